@@ -1,0 +1,17 @@
+"""sparsify_fx: train neural networks sparse, and ship them small.
+
+model = sparsify_fx.apply(model, method="signin", sparsity=0.9)
+scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=100, steps_per_epoch=len(loader))
+...
+sparsify_fx.merge(model)
+sparsify_fx.export(model, "model.onnx", example_inputs)
+"""
+
+from importlib.metadata import version as _version
+
+from sparsify_fx.api import apply, dense_state_dict, merge
+from sparsify_fx.scheduler import Scheduler
+
+__version__ = _version("sparsify_fx")
+
+__all__ = ["Scheduler", "__version__", "apply", "dense_state_dict", "merge"]

@@ -1,0 +1,139 @@
+"""apply, merge and dense_state_dict: the way in and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.criteria import pruning_context
+from sparsify_fx.errors import LayerError
+from sparsify_fx.layers import Selection, is_finite, select_layers
+from sparsify_fx.masks import kept_count
+from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
+from sparsify_fx.parameterizations import Dense
+from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize
+from sparsify_fx.plan import Plan
+from sparsify_fx.program import WeightProgram
+from sparsify_fx.pruning import choose_masks
+from sparsify_fx.recipe import find_method
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def apply(
+    model: M,
+    method: str = "signin",
+    *,
+    sparsity: float = 0.9,
+    batches: Iterable[Any] | None = None,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    include: Selection = None,
+    exclude: Selection = None,
+    seed: int = 0,
+    **axes: Any,
+) -> M:
+    """Rewrite `model` in place for sparse training and return it.
+
+    Every weight of the supported layers (convolutions, transposed convolutions, linear layers and their subclasses)
+    becomes a weight program; biases and norms stay as they are. Methods that prune at initialisation prune now. Build
+    the optimizer afterwards.
+
+    Args:
+        model: any `nn.Module`, or a traced `torch.fx.GraphModule`.
+        method: a registered name, or a sum such as "lrr+signin"; see `sparsify-fx methods`.
+        sparsity: the fraction of prunable weights that end as zeros, in [0, 1); exact to the weight. The method "dense"
+            has no masks and does not use it.
+        batches: (inputs, targets) pairs, for criteria that need data.
+        loss_fn: loss_fn(outputs, targets) -> scalar, for criteria that need a loss.
+        include: module name patterns or module types to prune; None: all supported layers.
+        exclude: module name patterns or module types to leave alone.
+        seed: of random criteria; the same seed gives the same mask on every device.
+        axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
+            method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}).
+
+    Raises:
+        UnknownNameError: an unknown method or axis, with the nearest known name.
+        SparsityError: a sparsity outside [0, 1), or one that keeps nothing.
+        LayerError: no prunable weight, or one that cannot be rewritten.
+        RecipeError: contradictory axes, or a criterion without its inputs.
+        After an error the model is as it was.
+
+    >>> model = apply(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), method="random", sparsity=0.75)
+    >>> sum(int((layer.weight != 0).sum()) for layer in (model[0], model[2]))
+    20
+    """
+    recipe = find_method(method, axes)
+    resolved = recipe.resolved()
+    layers = select_layers(model, include, exclude)
+    broken = [name for name, layer in layers.items() if not is_finite(layer)]
+    if broken:
+        raise LayerError(f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first")
+    total = sum(layer.weight.numel() for layer in layers.values())
+    kept_count(total, sparsity)
+    kept = resolved.schedule.initial(total, sparsity)
+    resolved.schedule.prunings(total, sparsity)
+    masks = None
+    if kept is not None:
+        weights = {name: layer.weight.detach() for name, layer in layers.items()}
+        masks = {name: torch.ones_like(weight, dtype=torch.uint8) for name, weight in weights.items()}
+        if kept < total:
+            resolved.criterion.check(batches, loss_fn)
+            context = pruning_context(model, weights, seed, batches=batches, loss_fn=loss_fn)
+            masks = choose_masks(resolved, context, kept)
+    _rewrite(model, include, exclude, masks, Plan(recipe.name, resolved, float(sparsity), seed))
+    return model
+
+
+def _rewrite(
+    model: nn.Module, include: Selection, exclude: Selection, masks: dict[str, Tensor] | None, plan: Plan
+) -> None:
+    Lift(include, exclude)(model)
+    if masks is not None:
+        InsertMask(masks)(model)
+    if plan.axes.parameterization != Dense():
+        Reparameterize(plan.axes.parameterization)(model)
+    for program in programs(model).values():
+        program.plan = plan
+
+
+def merge(model: M) -> M:
+    """Plain weights again, in place: original classes and keys, exact zeros where pruned; the model comes back.
+
+    merged = θ ⊙ mask. A plain model is left alone. Tied weights stay tied.
+
+    >>> model = apply(nn.Linear(4, 2), method="random", sparsity=0.5)
+    >>> type(merge(model)).__name__, list(model.state_dict())
+    ('Linear', ['weight', 'bias'])
+    """
+    Merge()(model)
+    return model
+
+
+def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The merged weights and all other state under the original keys and in their order; the model is not touched.
+
+    >>> model = apply(nn.Linear(4, 2), method="signin", sparsity=0.5)
+    >>> list(dense_state_dict(model))
+    ['weight', 'bias']
+    """
+    left = model.state_dict()
+    result: dict[str, Any] = {}
+    effective: dict[int, Tensor] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, WeightProgram):
+            continue
+        for name in (*module._parameters, *module._buffers):
+            key = qualified(prefix, name)
+            if name in owned_tensors(module):
+                program = program_of(module, name)
+                if id(program) not in effective:
+                    effective[id(program)] = program.effective()
+                result[key] = effective[id(program)]
+            elif key in left:
+                result[key] = left[key]
+    computed = {f"{p}." for p, m in model.named_modules(remove_duplicate=False) if isinstance(m, WeightProgram)}
+    others = {k: v for k, v in left.items() if k not in result and not any(k.startswith(c) for c in computed)}
+    return result | others

@@ -1,0 +1,63 @@
+"""The errors that sparsify_fx raises: each says what was wrong, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SparsifyError(Exception):
+    """Base of every error that sparsify_fx raises on purpose."""
+
+
+class UnknownNameError(SparsifyError, ValueError):
+    """A name (method, criterion, model, ...) that no registry holds."""
+
+
+class SparsityError(SparsifyError, ValueError):
+    """A sparsity or a budget of non-zeros that cannot be reached."""
+
+
+class LayerError(SparsifyError, ValueError):
+    """A layer selection that is empty, or a weight that cannot be rewritten."""
+
+
+class RecipeError(SparsifyError, ValueError):
+    """Axes of a method that contradict each other or miss an input."""
+
+
+class PassError(SparsifyError, RuntimeError):
+    """A pass whose pre- or postcondition does not hold."""
+
+
+class SchedulerError(SparsifyError, RuntimeError):
+    """A Scheduler that does not fit its model, optimizer or saved state."""
+
+
+class ConfigError(SparsifyError, ValueError):
+    """A training configuration with an unknown key or a value of the wrong kind."""
+
+
+class DataError(SparsifyError, ValueError):
+    """A data set that is missing or malformed."""
+
+
+class CheckpointError(SparsifyError, RuntimeError):
+    """A checkpoint or run folder that cannot be read."""
+
+
+class ExportError(SparsifyError, RuntimeError):
+    """An ONNX export that failed or whose result does not match PyTorch."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for an unknown name, with the nearest known one.
+
+    >>> raise unknown("method", "sing-in", ["signin", "lrr"])
+    Traceback (most recent call last):
+    sparsify_fx.errors.UnknownNameError: unknown method 'sing-in'; did you mean 'signin'? Known: lrr, signin
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}")

@@ -1,0 +1,159 @@
+"""Owners: modules whose weight is computed by a program instead of stored.
+
+An owner keeps its class, attributes and hooks; its class gets a subclass of the same name in which the tensor's name
+is a property that runs the program. The original `_parameters` entry stays as None, so the order of keys is kept.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Iterator
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from sparsify_fx.errors import LayerError
+from sparsify_fx.program import WeightProgram
+
+# Which tensors of which module types are prunable; a subclass is covered by its base.
+PRUNABLE: list[tuple[type[nn.Module], tuple[str, ...]]] = [
+    (nn.modules.conv._ConvNd, ("weight",)),
+    (nn.Linear, ("weight",)),
+]
+
+
+def prunable_tensors(module: nn.Module) -> tuple[str, ...]:
+    """Names of the tensors of `module` itself (not of its children) that can be pruned."""
+    return next((names for kind, names in PRUNABLE if isinstance(module, kind)), ())
+
+
+def program_name(tensor: str) -> str:
+    """The submodule name under which the program of `tensor` lives in its owner."""
+    return f"{tensor}_program"
+
+
+def owned_tensors(module: nn.Module) -> tuple[str, ...]:
+    """Names of the tensors of `module` that programs compute now."""
+    return cast("tuple[str, ...]", getattr(type(module), "_sparsify_fx_tensors", ()))
+
+
+def qualified(module_name: str, tensor: str) -> str:
+    """`conv1` and `weight` -> `conv1.weight`; the root module has the empty name."""
+    return f"{module_name}.{tensor}" if module_name else tensor
+
+
+def owners(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(module name, owner, tensor name) for every program-computed tensor, in module order; shared owners once."""
+    for name, module in model.named_modules():
+        for tensor in owned_tensors(module):
+            yield name, module, tensor
+
+
+def program_of(owner: nn.Module, tensor: str) -> WeightProgram:
+    """The program that computes `tensor` of `owner`."""
+    return cast(WeightProgram, owner._modules[program_name(tensor)])
+
+
+def programs(model: nn.Module) -> dict[str, WeightProgram]:
+    """Every weight program of `model` by the original name of its tensor (`layer1.0.conv1.weight`); tied ones once."""
+    if isinstance(model, WeightProgram):
+        return {"": model}
+    found: dict[str, WeightProgram] = {}
+    seen: set[int] = set()
+    for name, owner, tensor in owners(model):
+        program = program_of(owner, tensor)
+        if id(program) not in seen:
+            seen.add(id(program))
+            found[qualified(name, tensor)] = program
+    return found
+
+
+def install(owner: nn.Module, tensor: str, program: WeightProgram) -> None:
+    """Let `program` compute `owner`'s `tensor` from now on."""
+    owner._parameters[tensor] = None
+    owner.add_module(program_name(tensor), program)
+    base = original_class(owner)
+    owner.__class__ = _owner_class(base, (*owned_tensors(owner), tensor))
+
+
+def uninstall(owner: nn.Module, tensor: str, weight: nn.Parameter) -> None:
+    """Store `weight` as a plain parameter again; the class is the original one after the last tensor."""
+    left = tuple(name for name in owned_tensors(owner) if name != tensor)
+    base = original_class(owner)
+    owner.__class__ = _owner_class(base, left) if left else base
+    del owner._modules[program_name(tensor)]
+    owner._parameters[tensor] = weight
+
+
+def original_class(owner: nn.Module) -> type[nn.Module]:
+    """The class that `owner` had before any program was installed."""
+    return cast("type[nn.Module]", getattr(type(owner), "_sparsify_fx_base", type(owner)))
+
+
+_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+
+
+def _owner_class(base: type[nn.Module], tensors: tuple[str, ...]) -> type[nn.Module]:
+    """The subclass of `base` whose `tensors` are computed; one per pair, so that equal layers share a class."""
+    if (base, tensors) in _CLASSES:
+        return _CLASSES[base, tensors]
+    namespace: dict[str, Any] = {tensor: _computed(tensor) for tensor in tensors}
+    namespace |= {
+        "__module__": base.__module__,  # torch.fx calls a module a leaf by the module of its class
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": _reduce_owner,
+        "_load_from_state_dict": _load_split,
+        "register_parameter": _refuse_assignment,
+        "_sparsify_fx_base": base,
+        "_sparsify_fx_tensors": tensors,
+    }
+    return _CLASSES.setdefault((base, tensors), type(base.__name__, (base,), namespace))
+
+
+def _computed(tensor: str) -> property:
+    name = program_name(tensor)
+
+    def read(self: nn.Module) -> Tensor:
+        return cast(Tensor, self._modules[name]())  # type: ignore[misc]
+
+    return property(read, doc=f"The effective {tensor}, computed by `{name}`.")
+
+
+def _reduce_owner(self: nn.Module, protocol: Any) -> Any:
+    """Pickle the base class and the tensors; the generated class cannot be imported by name."""
+    base, tensors = original_class(self), owned_tensors(self)
+    function, arguments, *rest = cast("tuple[Any, ...]", base.__reduce_ex__(self, protocol))
+    if function is not getattr(copyreg, "__newobj__"):  # noqa: B009 - typeshed does not know it
+        raise LayerError(f"cannot copy or pickle {base.__name__}: it defines its own __reduce__; merge the model first")
+    return _new_owner, (base, tensors, *arguments[1:]), *rest
+
+
+def _new_owner(base: type[nn.Module], tensors: tuple[str, ...], *arguments: Any) -> nn.Module:
+    cls = _owner_class(base, tensors)
+    return cls.__new__(cls, *arguments)
+
+
+def _load_split(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Load a dense checkpoint into a rewritten owner: its weight is split on the way in, under the current mask."""
+    for tensor in owned_tensors(self):
+        weight = state_dict.pop(prefix + tensor, None)
+        if weight is None:
+            continue
+        program, child = program_of(self, tensor), prefix + program_name(tensor) + "."
+        mask = program.current_mask()
+        if mask is not None:
+            state_dict.setdefault(child + "mask", mask)
+            if weight.shape == mask.shape:
+                weight = weight * mask.to(weight.device)
+        state_dict.update({child + name: part for name, part in program.parameterization.split(weight).items()})
+    original_class(self)._load_from_state_dict(self, state_dict, prefix, *rest)
+
+
+def _refuse_assignment(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    if name in owned_tensors(self):
+        raise LayerError(
+            f"{name} of this {type(self).__name__} is computed by its weight program and cannot be assigned; "
+            "call sparsify_fx.merge(model) first, or load values with load_state_dict"
+        )
+    original_class(self).register_parameter(self, name, param)

@@ -1,0 +1,41 @@
+"""Lift: plain weights become programs `return dense`."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.fx.passes.infra.pass_base import PassResult
+
+from sparsify_fx.layers import Selection, select_layers
+from sparsify_fx.owners import install, programs
+from sparsify_fx.passes.module_pass import ModulePass
+from sparsify_fx.program import dense_program
+
+
+class Lift(ModulePass):
+    """Turn every selected weight into the program `return dense`, around the very same parameter.
+
+    A module that has programs already is left alone (modified = False).
+
+    Args:
+        include, exclude: as in `sparsify_fx.apply`.
+
+    Raises LayerError when nothing can be selected.
+
+    >>> model = nn.Linear(2, 3)
+    >>> Lift()(model).modified, Lift()(model).modified
+    (True, False)
+    """
+
+    def __init__(self, include: Selection = None, exclude: Selection = None) -> None:
+        self.include, self.exclude = include, exclude
+
+    def call(self, graph_module: nn.Module) -> PassResult:
+        """Install one program per distinct weight; tied weights share one."""
+        if programs(graph_module):
+            return PassResult(graph_module, False)
+        for layer in select_layers(graph_module, self.include, self.exclude).values():
+            program = dense_program(layer.weight)
+            program.passes = ("Lift",)
+            for owner, tensor in layer.places:
+                install(owner, tensor, program)
+        return PassResult(graph_module, True)

@@ -1,0 +1,44 @@
+"""Merge: programs are evaluated and become plain parameters again."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.fx.passes.infra.pass_base import PassResult
+
+from sparsify_fx.errors import PassError
+from sparsify_fx.owners import owners, program_of, programs, uninstall
+from sparsify_fx.passes.module_pass import ModulePass
+from sparsify_fx.program import WeightProgram
+
+
+class Merge(ModulePass):
+    """Evaluate every program: plain weights, original classes and keys, exact +0.0 at pruned entries.
+
+    merged = θ where mask = 1, and 0 elsewhere; for the dense parameterization bit for bit. Tied weights stay tied.
+    A plain model is left alone (modified = False).
+
+    >>> from sparsify_fx.passes import SplitProduct
+    >>> model = nn.Linear(2, 2)
+    >>> _ = SplitProduct()(model)
+    >>> Merge()(model).modified, list(model.state_dict()), type(model) is nn.Linear
+    (True, ['weight', 'bias'], True)
+    """
+
+    def call(self, graph_module: nn.Module) -> PassResult:
+        """Uninstall every program."""
+        if isinstance(graph_module, WeightProgram):
+            raise PassError("Merge: expected a model; a weight program has no owner to merge into")
+        merged: dict[int, nn.Parameter] = {}
+        for _, owner, tensor in list(owners(graph_module)):
+            program = program_of(owner, tensor)
+            if id(program) not in merged:
+                trainable = any(factor.requires_grad for factor in program.factor_tensors().values())
+                merged[id(program)] = nn.Parameter(program.effective(), requires_grad=trainable)
+            uninstall(owner, tensor, merged[id(program)])
+        return PassResult(graph_module, bool(merged))
+
+    def ensures(self, graph_module: nn.Module) -> None:
+        """No program may be left."""
+        left = list(programs(graph_module))
+        if left:
+            raise PassError(f"Merge: {left} were not merged")

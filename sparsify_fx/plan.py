@@ -1,0 +1,40 @@
+"""The plan: what `apply` decided for a model, carried by every weight program, read by the Scheduler and the export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.owners import programs
+from sparsify_fx.recipe import ResolvedAxes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The method, its axes, the requested sparsity and the seed."""
+
+    method: str
+    axes: ResolvedAxes
+    sparsity: float
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-ready values."""
+        return {"method": self.method, "sparsity": self.sparsity, "seed": self.seed, "axes": self.axes.to_dict()}
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan that `apply` left on the model's programs; None for a plain model or after bare passes."""
+    first = next(iter(programs(model).values()), None)
+    return None if first is None else first.plan
+
+
+def require_plan(model: nn.Module) -> Plan:
+    """The model's plan; RecipeError when `apply` has not run on it."""
+    plan = plan_of(model)
+    if plan is None:
+        raise RecipeError(f"{type(model).__name__} was not prepared; call sparsify_fx.apply(model, method=...) first")
+    return plan

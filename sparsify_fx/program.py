@@ -1,0 +1,124 @@
+"""Weight programs: a `torch.fx.GraphModule` without inputs that returns the effective weight of one tensor."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparsify_fx.parameterizations import Dense, Parameterization
+
+
+class WeightProgram(fx.GraphModule):
+    """The graph that computes one effective weight from its trainable factors and its mask.
+
+    Passes rewrite it: `return dense` -> `return dense * mask` -> `return m * w * mask`. The factors are its
+    parameters, the mask (uint8, shape of the weight, 1 keeps) its only buffer.
+
+    Attributes:
+        parameterization: how the factors make the weight.
+        plan: what `sparsify_fx.apply` decided for the whole model (None after bare passes).
+        passes: names of the passes that changed this program, oldest first.
+
+    >>> program = dense_program(nn.Parameter(torch.ones(2)))
+    >>> print(program.code.strip().splitlines()[-1].strip())
+    return dense
+    """
+
+    parameterization: Parameterization
+    plan: Any
+    passes: tuple[str, ...]
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, facts: tuple[Parameterization, Any, tuple[str, ...]]) -> None:
+        super().__init__(root, graph, class_name="WeightProgram")
+        self.parameterization, self.plan, self.passes = facts
+
+    @property
+    def facts(self) -> tuple[Parameterization, Any, tuple[str, ...]]:
+        """Everything beside graph and tensors; a copy or a pickle carries it along."""
+        return self.parameterization, self.plan, self.passes
+
+    def current_mask(self) -> Tensor | None:
+        """The mask (uint8, shape of the weight, 1 keeps), or None before `InsertMask`."""
+        return self._buffers.get("mask")
+
+    def factor_tensors(self) -> dict[str, nn.Parameter]:
+        """The trainable factors by name, in the order of the parameterization."""
+        return {name: self.get_parameter(name) for name in self.parameterization.factors}
+
+    def theta(self) -> Tensor:
+        """The weight before the mask, detached."""
+        with torch.no_grad():
+            value = self.parameterization.value({k: v.detach() for k, v in self.factor_tensors().items()})
+        return value if isinstance(value, Tensor) else torch.as_tensor(value)
+
+    def effective(self) -> Tensor:
+        """The weight that the layer sees, detached, with exact +0.0 where the mask is 0."""
+        theta, mask = self.theta(), self.current_mask()
+        return theta if mask is None else torch.where(mask.bool(), theta, torch.zeros_like(theta))
+
+    @torch.no_grad()
+    def write(self, theta: Tensor, where: Tensor | None = None) -> None:
+        """Set the factors in place so that the value is `theta`; only at `where` (bool), if given."""
+        for name, new in self.parameterization.split(theta).items():
+            factor = self.get_parameter(name)
+            factor.copy_(new if where is None else torch.where(where, new, factor))
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> bool:
+        """Write `mask` in place; entries pruned now, and regrown ones, hold the split of zero. True if it changed.
+
+        A pruned entry must hold no old value: weight decay, EMA and regrowth would bring it back.
+        """
+        old = self.current_mask()
+        assert old is not None, "set_mask needs InsertMask first"
+        new = mask.to(device=old.device, dtype=old.dtype)
+        self.write(torch.zeros_like(self.theta()), where=(old == 0) | (new == 0))
+        changed = not torch.equal(old, new)
+        old.copy_(new)
+        return changed
+
+    def __reduce__(self) -> Any:
+        rebuild, arguments = super().__reduce__()[:2]
+        return _restore, (rebuild, arguments, self.facts, self.training)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightProgram:
+        root = nn.Module()
+        for name, parameter in self._parameters.items():
+            root.register_parameter(name, copy.deepcopy(parameter, memo))
+        for name, buffer in self._buffers.items():
+            root.register_buffer(name, copy.deepcopy(buffer, memo))
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        copied = WeightProgram(root, graph, self.facts).train(self.training)
+        memo[id(self)] = copied
+        return copied
+
+
+def _restore(rebuild: Callable[..., fx.GraphModule], arguments: Any, facts: Any, training: bool) -> WeightProgram:
+    """Rebuild an unpickled program; `torch.fx` restores the graph, but not the class and its facts."""
+    plain = rebuild(*arguments)
+    return WeightProgram(plain, plain.graph, facts).train(training)
+
+
+def dense_program(weight: nn.Parameter) -> WeightProgram:
+    """The program `return dense` around `weight` itself, not a copy: an optimizer that holds it goes on training it."""
+    root = nn.Module()
+    root.register_parameter("dense", weight)
+    graph = fx.Graph()
+    graph.output(graph.get_attr("dense"))
+    return WeightProgram(root, graph, (Dense(), None, ()))
+
+
+def output_value(program: WeightProgram) -> fx.Node:
+    """The node whose value the program returns."""
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    value = output.args[0]
+    assert isinstance(value, fx.Node)
+    return value

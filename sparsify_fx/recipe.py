@@ -1,0 +1,229 @@
+"""Recipes: a method is a point on independent axes, and "a+b" merges two.
+
+A recipe *sets* the axes that define it and *suggests* others that any partner may replace: `signin` sets the
+parameterization and the rescaling, and suggests a random balanced mask at init, so `lrr+signin` has the masks of lrr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from sparsify_fx.actions import ACTIONS, TimedAction
+from sparsify_fx.allocations import ALLOCATIONS, Allocation, Global
+from sparsify_fx.criteria import CRITERIA, Criterion
+from sparsify_fx.errors import RecipeError, unknown
+from sparsify_fx.parameterizations import PARAMETERIZATIONS, Dense, Parameterization
+from sparsify_fx.penalties import PENALTIES, NoPenalty, Penalty
+from sparsify_fx.registry import Registry
+from sparsify_fx.rewinds import Rewind
+from sparsify_fx.schedules import SCHEDULES, AtInit, Schedule
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Values on the axes; None leaves an axis open."""
+
+    criterion: Criterion | None = None
+    allocation: Allocation | None = None
+    parameterization: Parameterization | None = None
+    penalty: Penalty | None = None
+    schedule: Schedule | None = None
+    rewind: Rewind | None = None
+    actions: tuple[TimedAction, ...] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The axes that are not open."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+AXES = tuple(f.name for f in fields(Axes))
+MASK_AXES = ("criterion", "allocation", "schedule")
+_NAMED: dict[str, tuple[Registry[Any], type[Any]]] = {
+    "criterion": (CRITERIA, Criterion),
+    "allocation": (ALLOCATIONS, Allocation),
+    "parameterization": (PARAMETERIZATIONS, Parameterization),
+    "penalty": (PENALTIES, Penalty),
+    "schedule": (SCHEDULES, Schedule),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named method.
+
+    Attributes:
+        name: "lrr", or "lrr+signin" for a sum.
+        summary: one sentence for `sparsify-fx methods`.
+        source: where it was published.
+        sets: the axes that define the method.
+        suggests: axes that a partner or the caller may replace.
+    """
+
+    name: str
+    summary: str = ""
+    source: str = ""
+    sets: Axes = field(default_factory=Axes)
+    suggests: Axes = field(default_factory=Axes)
+
+    def resolved(self) -> ResolvedAxes:
+        """Every axis filled: what is set, else what is suggested, else the plain default."""
+        plain: dict[str, Any] = {
+            "criterion": CRITERIA["magnitude"],
+            "allocation": Global(),
+            "parameterization": Dense(),
+            "penalty": NoPenalty(),
+            "schedule": AtInit(),
+            "rewind": Rewind(),
+            "actions": (),
+        }
+        return ResolvedAxes(**(plain | self.suggests.given() | self.sets.given()))
+
+
+@dataclass(frozen=True)
+class ResolvedAxes:
+    """A value on every axis."""
+
+    criterion: Criterion
+    allocation: Allocation
+    parameterization: Parameterization
+    penalty: Penalty
+    schedule: Schedule
+    rewind: Rewind
+    actions: tuple[TimedAction, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-ready values, in the form that `axis_value` reads."""
+        return {f.name: describe(f.name, getattr(self, f.name)) for f in fields(self)}
+
+
+METHODS: Registry[Recipe] = Registry("method")
+
+
+def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe called `name`, or the sum of several: "lrr+signin" equals "signin+lrr".
+
+    Args:
+        axes: values by axis that replace those of the method: objects, names ("uniform") or mappings
+            ({"name": "cycles", "keep": 0.5}); None leaves an axis to the method.
+
+    Raises UnknownNameError for an unknown part or axis, RecipeError when parts set an axis differently.
+    """
+    import sparsify_fx.zoo.methods  # noqa: F401 - fills the registry; here, since the methods import this module
+
+    for axis in axes or {}:
+        if axis not in AXES:
+            raise unknown("axis", axis, AXES)
+    chosen = Axes(**{axis: axis_value(axis, value) for axis, value in (axes or {}).items() if value is not None})
+    parts = sorted({part.strip() for part in name.split("+")})
+    recipe = METHODS[parts[0]]
+    for part in parts[1:]:
+        recipe = merge_recipes(recipe, METHODS[part], chosen)
+    return replace(recipe, sets=replace(recipe.sets, **chosen.given()))
+
+
+def merge_recipes(a: Recipe, b: Recipe, chosen: Axes | None = None) -> Recipe:
+    """The sum of two recipes.
+
+    An axis that one of them sets is taken from it. Between two suggestions on the mask axes (criterion, allocation,
+    schedule) that of the recipe counts which sets one of these axes. What stays contradictory raises RecipeError,
+    except on the axes that the caller has `chosen`.
+    """
+    name = "+".join(sorted({*a.name.split("+"), *b.name.split("+")}))
+    merged_set, merged_suggestion = {}, {}
+    for axis in set(AXES) - set((chosen or Axes()).given()):
+        set_a, set_b = getattr(a.sets, axis), getattr(b.sets, axis)
+        if set_a is not None or set_b is not None:
+            merged_set[axis] = _join(axis, (a.name, set_a), (b.name, set_b))
+            continue
+        hint_a, hint_b = getattr(a.suggests, axis), getattr(b.suggests, axis)
+        if axis in MASK_AXES and _decides_mask(a) != _decides_mask(b):
+            leader, follower = (hint_a, hint_b) if _decides_mask(a) else (hint_b, hint_a)
+            merged_suggestion[axis] = follower if leader is None else leader
+        else:
+            merged_suggestion[axis] = _join(axis, (a.name, hint_a), (b.name, hint_b))
+    return Recipe(
+        name=name,
+        summary=" ".join(part for part in (a.summary, b.summary) if part),
+        source="; ".join(dict.fromkeys(part for part in (a.source, b.source) if part)),
+        sets=Axes(**merged_set),
+        suggests=Axes(**merged_suggestion),
+    )
+
+
+def axis_value(axis: str, value: Any) -> Any:
+    """The object behind a name, a mapping, or the object itself.
+
+    >>> axis_value("schedule", {"name": "cycles", "keep": 0.5})
+    Cycles(keep=0.5)
+    """
+    if axis == "actions":
+        single = not isinstance(value, (list, tuple))
+        return tuple(_named(ACTIONS, TimedAction, item) for item in ([value] if single else value))
+    if axis == "rewind":
+        return _built(Rewind, "rewind", dict(value)) if isinstance(value, Mapping) else _expect(value, Rewind, axis)
+    return _named(*_NAMED[axis], value)
+
+
+def describe(axis: str, value: Any) -> Any:
+    """The JSON-ready form of an axis value: its registered name and its fields."""
+    if axis == "actions":
+        return [_described(ACTIONS, action) for action in value]
+    if axis == "rewind":
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    return value.name if isinstance(value, Criterion) else _described(_NAMED[axis][0], value)
+
+
+def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        return _expect(value, kind, registry.kind)
+    options = dict(value)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise RecipeError(f"{registry.kind}: expected a mapping with 'name' and its options, got {dict(value)!r}")
+    entry = registry[name]
+    if isinstance(entry, type):
+        return _built(entry, f"{registry.kind} {name!r}", options)
+    if options:
+        raise RecipeError(f"{registry.kind} {name!r} takes no options, got {sorted(options)}")
+    return entry
+
+
+def _built(cls: type[Any], label: str, options: Mapping[str, Any]) -> Any:
+    known = [f.name for f in fields(cls)]
+    for key in options:
+        if key not in known:
+            raise RecipeError(str(unknown(f"option of {label}", key, known)))
+    try:
+        return cls(**options)
+    except TypeError as error:
+        raise RecipeError(f"{label}: {error}; its options are {', '.join(known) or 'none'}") from error
+
+
+def _expect(value: Any, kind: type[Any], axis: str) -> Any:
+    if isinstance(value, type) or not isinstance(value, kind):
+        raise RecipeError(f"{axis}: expected a name, a mapping with options, or a {kind.__name__}; got {value!r}")
+    return value
+
+
+def _described(registry: Registry[Any], value: Any) -> Any:
+    name = registry.name_of(type(value)) or type(value).__name__
+    options = {f.name: getattr(value, f.name) for f in fields(value)}
+    return {"name": name, **options} if options else name
+
+
+def _decides_mask(recipe: Recipe) -> bool:
+    return any(getattr(recipe.sets, axis) is not None for axis in MASK_AXES)
+
+
+def _join(axis: str, a: tuple[str, Any], b: tuple[str, Any]) -> Any:
+    """One value out of two; actions of different kinds add up."""
+    if a[1] is None or b[1] is None or a[1] == b[1]:
+        return b[1] if a[1] is None else a[1]
+    if axis == "actions" and not {type(x) for x in a[1]} & {type(x) for x in b[1]}:
+        return tuple(sorted((*a[1], *b[1]), key=repr))
+    told = " and ".join(f"{name} has {describe(axis, value)!r}" for name, value in (a, b))
+    raise RecipeError(f"cannot merge {a[0]} with {b[0]}: on the axis {axis!r} {told}; pass {axis}= to choose")

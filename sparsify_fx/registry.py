@@ -1,0 +1,56 @@
+"""Name -> object tables that fail with a suggestion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from sparsify_fx.errors import unknown
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A table of named objects of one kind.
+
+    >>> curves = Registry[int]("curve")
+    >>> curves.add("flat", 1)
+    1
+    >>> curves["flat"]
+    1
+    >>> list(curves)
+    ['flat']
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, value: T) -> T:
+        """Register `value` under `name`; a name is taken once."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} {name!r} is already registered; choose another name")
+        self._entries[name] = value
+        return value
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator form of `add`."""
+        return lambda value: self.add(name, value)
+
+    def name_of(self, value: T) -> str | None:
+        """The name under which `value` is registered, or None."""
+        return next((name for name, entry in self._entries.items() if entry is value), None)
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            raise unknown(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)

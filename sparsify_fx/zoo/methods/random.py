@@ -1,0 +1,17 @@
+"""random: a random mask at initialisation."""
+
+from sparsify_fx.allocations import Balanced
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.schedules import AtInit
+
+METHODS.add(
+    "random",
+    Recipe(
+        name="random",
+        summary="A random mask at initialisation, then ordinary training; allocation balanced, uniform or erk.",
+        source="Gadhikar et al. 2023; papers 000 and 004",
+        sets=Axes(criterion=CRITERIA["random"]),
+        suggests=Axes(allocation=Balanced(), schedule=AtInit()),
+    ),
+)

@@ -1,0 +1,18 @@
+"""wr: weight rewinding, back to the weights after the warm-up."""
+
+from sparsify_fx.allocations import Global
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.rewinds import Rewind
+from sparsify_fx.schedules import Cycles
+
+METHODS.add(
+    "wr",
+    Recipe(
+        name="wr",
+        summary="Prune/retrain cycles that start from the weights of the dense run after its warm-up.",
+        source="Renda et al. 2020; Frankle et al. 2020; paper 000, appendix A.3",
+        sets=Axes(schedule=Cycles(), rewind=Rewind(weights="warmup", optimizer="warmup")),
+        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+    ),
+)
