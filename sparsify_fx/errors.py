@@ -50,8 +50,13 @@ class ExportError(SparsifyError, RuntimeError):
     """An ONNX export that failed or whose result does not match PyTorch."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+def unknown(kind: str, name: str, known: Iterable[str], show: Iterable[str] | None = None) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one.
+
+    Args:
+        kind: what the name should be one of: "method".
+        known: every name that would do.
+        show: the names to list in the message, where `known` is too long; None lists all.
 
     >>> raise unknown("method", "sing-in", ["signin", "lrr"])
     Traceback (most recent call last):
@@ -60,4 +65,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return UnknownNameError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}")
+    listed = sorted(show) + ["..."] if show is not None else names
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(listed) or 'none'}")

@@ -124,6 +124,12 @@ class Scheduler:
         """The number of the current run; 0 is the first."""
         return self._clock.locate(min(self._step, self.steps - 1))[0]
 
+    @property
+    def ends_run(self) -> bool:
+        """Whether the next `step()` ends the current run: the moment to measure a cycle, before the next pruning."""
+        following = self._step + 1
+        return following == self.steps or (following < self.steps and self._clock.locate(following)[1] == 0)
+
     def nonzeros(self) -> int:
         """Weights that the masks keep now (all prunable weights where there is no mask)."""
         masks = self._masks()

@@ -1,0 +1,65 @@
+"""Files that appear whole and checked, or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sparsify_fx.errors import ExportError
+
+T = TypeVar("T")
+
+
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """The file that `path` names, links resolved, once it is certain that it can be written.
+
+    Raises ExportError when its folder is missing or not writable, or when `path` is a folder.
+
+    >>> check_target("/none/m.onnx")
+    Traceback (most recent call last):
+    sparsify_fx.errors.ExportError: cannot write /none/m.onnx: folder /none does not exist; create it first
+    """
+    target = Path(path).resolve()
+    folder = target.parent
+    if target.is_dir():
+        raise ExportError(f"cannot write {path}: it is a folder; give the name of a file in it, e.g. {path}/model.onnx")
+    if not folder.is_dir():
+        raise ExportError(f"cannot write {path}: folder {folder} does not exist; create it first")
+    try:
+        # Permission bits do not tell (root, read-only mounts): an unnamed file does, and leaves nothing behind.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise ExportError(f"cannot write {path}: folder {folder} is not writable ({reason}); choose another") from error
+    return target
+
+
+def write_checked(target: Path, data: bytes, check: Callable[[Path], T]) -> T:
+    """Write `data` beside `target`, run `check` on that file, then rename it to `target`; returns what check returned.
+
+    Whatever `check` raises passes through, with no temporary file left and an older `target` untouched.
+    Raises ExportError when the disk refuses the data.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        _write(temporary, data)
+        result = check(temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise ExportError(f"cannot write {target}: {error}; free some space or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return result
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Create `path` with the user's usual permissions and flush it to the disk."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

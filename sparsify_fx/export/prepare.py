@@ -1,0 +1,143 @@
+"""The checked copy of model and inputs that the exporter works on."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.errors import ExportError
+from sparsify_fx.program import WeightProgram
+
+MAX_BYTES = 2**31 - 2**16
+"""The largest ONNX file in bytes: protobuf's 2 GB less room for the graph."""
+
+
+def merged_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` with plain float32 weights, on the CPU, in eval mode; the model itself is only read.
+
+    Wrappers (torch.compile, DataParallel, DistributedDataParallel) are left off; float16, bfloat16 and float64
+    weights become float32. Raises ExportError for something that is no module, for more than 2 GB of weights, for
+    a module that cannot be copied, and for NaN or Inf in a weight.
+    """
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise ExportError(
+            f"expected a torch.nn.Module that is not scripted, got {type(model).__name__}; pass the model"
+        )
+    bare = _unwrapped(model)
+    _check_size(bare)
+    try:
+        # Tensors that the memo holds already are not copied on the accelerator first.
+        copied = copy.deepcopy(bare, {id(tensor): moved for tensor, moved in _on_cpu(bare)})
+    except Exception as error:
+        raise ExportError(
+            f"the model cannot be copied ({_first_line(error)}); export works on a copy: keep no tensors with gradient "
+            "history or open handles in the model's attributes"
+        ) from error
+    if any(isinstance(module, WeightProgram) for module in copied.modules()):
+        from sparsify_fx.api import merge  # here, because api imports export
+
+        merge(copied)
+    copied.eval()
+    if any(_is_odd_float(tensor) for tensor in (*copied.parameters(), *copied.buffers())):
+        copied.float()
+    _check_finite(copied)
+    return copied
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The user's module inside the wrappers that torch adds."""
+    while True:
+        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def _check_size(model: nn.Module) -> None:
+    """Refuse what one protobuf file cannot hold."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    if size > MAX_BYTES:
+        raise ExportError(
+            f"the model holds {size / 1e9:.2f} GB of weights; ONNX files over 2 GB are not supported yet: "
+            "export a smaller model or its parts"
+        )
+
+
+def _on_cpu(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """(tensor, its copy on the CPU) for every parameter and buffer that lives elsewhere."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type != "cpu":
+            moved = tensor.detach().cpu()
+            yield tensor, nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+
+
+def _is_odd_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype != torch.float32
+
+
+def _check_finite(model: nn.Module) -> None:
+    """NaN nowhere; Inf in no parameter (a buffer may hold -inf: attention masks)."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        infinite = isinstance(tensor, nn.Parameter) and bool(tensor.isinf().any())
+        if bool(tensor.isnan().any()) or infinite:
+            bad = int((~tensor.isfinite()).sum())
+            raise ExportError(
+                f"{name} holds {bad} NaN or Inf among {tensor.numel()} values; expected finite weights: "
+                "load a checkpoint from before the training diverged"
+            )
+
+
+def example_tensors(example_inputs: Any, what: str = "example_inputs") -> tuple[Tensor, ...]:
+    """The inputs as a tuple of CPU tensors, copied, floats as float32.
+
+    Raises ExportError unless they are a Tensor or a tuple or list of Tensors with at least one element each.
+
+    >>> example_tensors("x")
+    Traceback (most recent call last):
+    sparsify_fx.errors.ExportError: example_inputs: expected a Tensor or a tuple of Tensors, got str
+    """
+    given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    if not isinstance(given, tuple | list) or not given:
+        kind = type(example_inputs).__name__ if given != () and given != [] else "nothing"
+        raise ExportError(f"{what}: expected a Tensor or a tuple of Tensors, got {kind}")
+    for position, value in enumerate(given):
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise ExportError(
+                f"{what}[{position}]: expected a Tensor, got {kind}; export takes positional Tensors only"
+            )
+        if value.numel() == 0:
+            raise ExportError(f"{what}[{position}] of shape {list(value.shape)} is empty; give at least one sample")
+    moved = [value.detach().cpu().clone() for value in given]
+    return tuple(value.float() if _is_odd_float(value) else value for value in moved)
+
+
+def run_model(model: nn.Module, inputs: tuple[Tensor, ...], complaint: str) -> Any:
+    """The model's output, without gradients; its own error becomes an ExportError that starts with `complaint`."""
+    try:
+        with torch.no_grad():
+            return model(*(value.clone() for value in inputs))
+    except Exception as error:
+        shapes = ", ".join(f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
+        raise ExportError(f"{complaint} ({shapes}): {type(error).__name__}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def untouched_rng() -> Iterator[None]:
+    """Give torch's random states back as they were."""
+    cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if cuda else ()
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

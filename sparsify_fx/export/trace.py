@@ -1,0 +1,100 @@
+"""From a PyTorch module to a dense ONNX model, through torch.onnx."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.errors import ExportError
+
+# What the exporter says about its own insides; pytest would turn each into an error, and users can do nothing about it.
+_HARMLESS: tuple[tuple[type[Warning], str], ...] = (
+    (FutureWarning, ""),
+    (DeprecationWarning, ""),
+    (UserWarning, r"# The axis name: "),
+    (UserWarning, r"The tensor attributes? .* (was|were) assigned during export"),
+)
+
+
+def batch_of(inputs: tuple[Tensor, ...]) -> int:
+    """The batch size: the first axis of the first input; raises ExportError when it has no axis."""
+    if inputs[0].dim() == 0:
+        raise ExportError("example_inputs[0] is a scalar without a batch axis; pass dynamic_batch=False")
+    return inputs[0].shape[0]
+
+
+def with_batch(inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
+    """The inputs repeated to `batch` samples; those whose first axis is not the batch stay as they are."""
+    old = batch_of(inputs)
+    rows = torch.arange(batch) % old
+    return tuple(value[rows] if _has_batch(value, old) else value for value in inputs)
+
+
+def _has_batch(value: Tensor, batch: int) -> bool:
+    return value.dim() > 0 and value.shape[0] == batch
+
+
+def trace(
+    model: nn.Module, inputs: tuple[Tensor, ...], outputs: int, *, opset: int | None, dynamic_batch: bool
+) -> onnx.ModelProto:
+    """The dense ONNX model of `model`, which returns a tuple of `outputs` tensors.
+
+    With `dynamic_batch` the first axis of every input that shares the first input's batch size is named `batch`.
+    Raises ExportError when torch.onnx cannot export the model or does not know the opset.
+    """
+    shapes = None
+    if dynamic_batch:
+        # torch.export takes a size of 1 for a constant, so it must see a batch of two or more.
+        batch = max(2, batch_of(inputs))
+        inputs = with_batch(inputs, batch)
+        axis = torch.export.Dim("batch")
+        shapes = tuple({0: axis} if _has_batch(value, batch) else None for value in inputs)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            for category, message in _HARMLESS:
+                warnings.filterwarnings("ignore", message, category)
+            program = torch.onnx.export(
+                model,
+                inputs,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                dynamic_shapes=shapes,
+                output_names=[f"sparsify_fx_output_{i}" for i in range(outputs)],
+            )
+            assert program is not None
+            traced: onnx.ModelProto = program.model_proto
+    except Exception as error:
+        hint = "; if it needs a fixed batch size, pass dynamic_batch=False" if dynamic_batch else ""
+        raise ExportError(f"torch.onnx cannot export this model: {_root_cause(error)}{hint}") from error
+    _check_traced(traced, len(inputs), outputs, opset)
+    return traced
+
+
+def _check_traced(model: onnx.ModelProto, inputs: int, outputs: int, opset: int | None) -> None:
+    """Inputs, outputs and opset are the ones asked for."""
+    graph, written = model.graph, opset_of(model)
+    if opset is not None and written != opset:
+        raise ExportError(f"opset {opset} was asked for, but torch.onnx wrote {written}; use opset={written} or None")
+    if (len(graph.input), len(graph.output)) != (inputs, outputs):
+        raise ExportError(
+            f"torch.onnx made a graph with {len(graph.input)} inputs and {len(graph.output)} outputs from a model with "
+            f"{inputs} and {outputs}; a forward that changes its own buffers or inputs cannot be exported"
+        )
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operator set, 0 if the model imports none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _root_cause(error: BaseException) -> str:
+    """Type and first lines of the error at the bottom of the chain, without terminal colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"

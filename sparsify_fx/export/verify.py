@@ -1,0 +1,83 @@
+"""Run an ONNX file in onnxruntime and compare it with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsify_fx.errors import ExportError
+
+Arrays = Sequence[NDArray[Any]]
+
+_FLOOR = 1e-3
+"""Outputs smaller than this are measured as if they were this large: float32 rounding alone leaves 1e-7."""
+
+
+class Runtime:
+    """An ONNX file loaded into stock onnxruntime on the CPU; ExportError when it does not load."""
+
+    def __init__(self, path: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only; warnings are about unused initializers and the like
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ExportError(
+                f"onnxruntime {onnxruntime.__version__} cannot load the exported model: {error}"
+            ) from error
+
+    def run(self, inputs: tuple[Tensor, ...]) -> list[NDArray[Any]]:
+        """The outputs in order; ExportError when onnxruntime fails."""
+        names = [item.name for item in self.session.get_inputs()]
+        feed = {name: value.contiguous().numpy() for name, value in zip(names, inputs, strict=True)}
+        try:
+            return list(self.session.run(None, feed))
+        except Exception as error:
+            raise ExportError(f"onnxruntime fails where PyTorch does not: {error}") from error
+
+
+def compare(expected: Arrays, got: Arrays, names: Sequence[str], tolerance: float) -> tuple[float, float]:
+    """The largest absolute difference, and the largest relative one: |a - b| / max(largest |a| of the output, 1e-3).
+
+    Raises ExportError, naming the output, when numbers of outputs, shapes or types differ, when NaN or Inf stand
+    elsewhere than in PyTorch's output, or when the relative difference is above `tolerance`.
+
+    >>> compare([np.float32([2, 4])], [np.float32([2, 4.25])], ["y"], tolerance=0.1)
+    (0.25, 0.0625)
+    """
+    if len(expected) != len(got):
+        raise ExportError(f"onnxruntime gives {len(got)} outputs, PyTorch {len(expected)}; the file is not written")
+    pairs = [_difference(a, b, name) for a, b, name in zip(expected, got, names, strict=True)]
+    for name, (absolute, relative) in zip(names, pairs, strict=True):
+        if relative > tolerance:
+            raise ExportError(
+                f"output {name!r} of onnxruntime differs from PyTorch by {absolute:.3g} ({relative:.3g} of the largest "
+                f"value), tolerance is {tolerance:g}; the file is not written. If that is good enough, raise tolerance"
+            )
+    return max(a for a, _ in pairs), max(r for _, r in pairs)
+
+
+def _difference(expected: NDArray[Any], got: NDArray[Any], name: str) -> tuple[float, float]:
+    """The two differences of one output."""
+    if expected.shape != got.shape or expected.dtype != got.dtype:
+        raise ExportError(
+            f"output {name!r} of onnxruntime is {got.dtype} {list(got.shape)}, of PyTorch {expected.dtype} "
+            f"{list(expected.shape)}; the file is not written"
+        )
+    if expected.size == 0:
+        return 0.0, 0.0
+    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
+    a, b = expected.astype(wide), got.astype(wide)
+    finite = np.isfinite(a)
+    if not np.array_equal(np.where(finite, 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True):
+        raise ExportError(f"output {name!r} has NaN or Inf where PyTorch's has not, or the reverse; check the weights")
+    if not finite.any():
+        return 0.0, 0.0
+    absolute = float(np.abs(a[finite] - b[finite]).max())
+    return absolute, absolute / max(float(np.abs(a[finite]).max()), _FLOOR)
