@@ -1,7 +1,7 @@
 """Learning rate rewinding by hand: prune to 80 %, rewind the learning rate, train again, and again.
 
-    python examples/lrr_cycles.py                            # to sparsity 0.9 in 11 cycles
-    python examples/lrr_cycles.py --epochs 1 --sparsity 0.36 # what CI runs
+python examples/lrr_cycles.py                            # to sparsity 0.9 in 11 cycles
+python examples/lrr_cycles.py --epochs 1 --sparsity 0.36 # what CI runs
 """
 
 import argparse

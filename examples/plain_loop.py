@@ -1,7 +1,7 @@
 """The whole of sparsify_fx in one script: rewrite a model, train it sparse, merge it, ship it as sparse ONNX.
 
-    python examples/plain_loop.py                 # 5 epochs of Sign-In at 0.9 on 4,000 real digits
-    python examples/plain_loop.py --epochs 1      # what CI runs
+python examples/plain_loop.py                 # 5 epochs of Sign-In at 0.9 on 4,000 real digits
+python examples/plain_loop.py --epochs 1      # what CI runs
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Run an exported file in plain onnxruntime, without sparsify_fx or torch.
 
-    python examples/run_onnx.py digits.onnx
+python examples/run_onnx.py digits.onnx
 """
 
 import sys

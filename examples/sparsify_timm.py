@@ -1,7 +1,7 @@
 """Sparsify a timm model: every convolution and linear layer but the classifier, uniformly, and run it.
 
-    python examples/sparsify_timm.py                          # mobilenetv3_small_100
-    python examples/sparsify_timm.py --model deit_tiny_patch16_224
+python examples/sparsify_timm.py                          # mobilenetv3_small_100
+python examples/sparsify_timm.py --model deit_tiny_patch16_224
 """
 
 import argparse

@@ -10,8 +10,18 @@ sparsify_fx.export(model, "model.onnx", example_inputs)
 from importlib.metadata import version as _version
 
 from sparsify_fx.api import apply, dense_state_dict, merge
+from sparsify_fx.onnx_export import ExportReport, export, inspect_file
 from sparsify_fx.scheduler import Scheduler
 
 __version__ = _version("sparsify_fx")
 
-__all__ = ["Scheduler", "__version__", "apply", "dense_state_dict", "merge"]
+__all__ = [
+    "ExportReport",
+    "Scheduler",
+    "__version__",
+    "apply",
+    "dense_state_dict",
+    "export",
+    "inspect_file",
+    "merge",
+]

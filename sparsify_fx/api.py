@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.criteria import pruning_context
+from sparsify_fx.criteria import PruningContext, check_inputs, criterion_name, pruning_generator
 from sparsify_fx.errors import LayerError
 from sparsify_fx.layers import Selection, is_finite, select_layers
-from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize
-from sparsify_fx.plan import Plan
+from sparsify_fx.plan import Plan, remember_inputs
 from sparsify_fx.program import WeightProgram
 from sparsify_fx.pruning import choose_masks
 from sparsify_fx.recipe import find_method
+from sparsify_fx.schedules import Budget
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -72,18 +72,28 @@ def apply(
     if broken:
         raise LayerError(f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first")
     total = sum(layer.weight.numel() for layer in layers.values())
-    kept_count(total, sparsity)
-    kept = resolved.schedule.initial(total, sparsity)
-    resolved.schedule.prunings(total, sparsity)
+    budget = Budget(total, sparsity)
+    kept, later = resolved.schedule.initial(budget), resolved.schedule.updates(budget)
+    if later or (kept is not None and kept < budget.total):
+        check_inputs(criterion_name(resolved.criterion), resolved.criterion.needs, batches, loss_fn)
+        check_inputs(recipe.name, resolved.schedule.needs, batches, loss_fn)
     masks = None
     if kept is not None:
         weights = {name: layer.weight.detach() for name, layer in layers.items()}
         masks = {name: torch.ones_like(weight, dtype=torch.uint8) for name, weight in weights.items()}
         if kept < total:
-            resolved.criterion.check(batches, loss_fn)
-            context = pruning_context(model, weights, seed, batches=batches, loss_fn=loss_fn)
-            masks = choose_masks(resolved, context, kept)
+            context = PruningContext(
+                weights=weights,
+                generator=pruning_generator(seed),
+                kept=kept,
+                allocation=resolved.allocation,
+                model=model if "model" in resolved.criterion.needs else None,
+                batches=batches,
+                loss_fn=loss_fn,
+            )
+            masks = choose_masks(resolved.criterion, context)
     _rewrite(model, include, exclude, masks, Plan(recipe.name, resolved, float(sparsity), seed))
+    remember_inputs(model, batches, loss_fn)
     return model
 
 

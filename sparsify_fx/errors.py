@@ -34,6 +34,10 @@ class SchedulerError(SparsifyError, RuntimeError):
     """A Scheduler that does not fit its model, optimizer or saved state."""
 
 
+class TrainingError(SparsifyError, RuntimeError):
+    """A training that diverged."""
+
+
 class ConfigError(SparsifyError, ValueError):
     """A training configuration with an unknown key or a value of the wrong kind."""
 
@@ -50,13 +54,12 @@ class ExportError(SparsifyError, RuntimeError):
     """An ONNX export that failed or whose result does not match PyTorch."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str], show: Iterable[str] | None = None) -> UnknownNameError:
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one.
 
     Args:
         kind: what the name should be one of: "method".
         known: every name that would do.
-        show: the names to list in the message, where `known` is too long; None lists all.
 
     >>> raise unknown("method", "sing-in", ["signin", "lrr"])
     Traceback (most recent call last):
@@ -65,5 +68,4 @@ def unknown(kind: str, name: str, known: Iterable[str], show: Iterable[str] | No
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    listed = sorted(show) + ["..."] if show is not None else names
-    return UnknownNameError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(listed) or 'none'}")
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}")

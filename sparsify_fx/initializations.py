@@ -24,7 +24,7 @@ def kaiming_normal(model: nn.Module, generator: torch.Generator) -> None:
 
     >>> layer = nn.Linear(1000, 200)
     >>> kaiming_normal(layer, torch.Generator().manual_seed(0))
-    >>> round(float(layer.weight.std()), 3)
+    >>> round(layer.weight.std().item(), 3)
     0.045
 
     Source: He et al. 2015; paper 000, Table 1.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -54,6 +55,11 @@ def top_mask(scores: Tensor, kept: int) -> Tensor:
     return (above | first_ties).to(torch.uint8).reshape(scores.shape)
 
 
-def nonzeros(masks: dict[str, Tensor]) -> int:
+def masks_of_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """The mask of each layer: its `counts[name]` highest scores."""
+    return {name: top_mask(score, counts[name]) for name, score in scores.items()}
+
+
+def nonzeros(masks: Mapping[str, Tensor]) -> int:
     """Number of kept weights over all masks."""
     return sum(int(mask.sum(dtype=torch.int64)) for mask in masks.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -24,6 +25,19 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-ready values."""
         return {"method": self.method, "sparsity": self.sparsity, "seed": self.seed, "axes": self.axes.to_dict()}
+
+
+_INPUTS: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()
+
+
+def remember_inputs(model: nn.Module, batches: Any, loss_fn: Any) -> None:
+    """Keep what `apply` was given, for the Scheduler of the same model object; copies and pickles do not have it."""
+    _INPUTS[model] = (batches, loss_fn)
+
+
+def remembered_inputs(model: nn.Module) -> tuple[Any, Any]:
+    """(batches, loss_fn) of `apply`, or Nones."""
+    return _INPUTS.get(model, (None, None))
 
 
 def plan_of(model: nn.Module) -> Plan | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sparsify_fx.actions import ACTIONS, TimedAction
 from sparsify_fx.allocations import ALLOCATIONS, Allocation, Global
-from sparsify_fx.criteria import CRITERIA, Criterion
+from sparsify_fx.criteria import CRITERIA, Criterion, FunctionCriterion
 from sparsify_fx.errors import RecipeError, unknown
 from sparsify_fx.parameterizations import PARAMETERIZATIONS, Dense, Parameterization
 from sparsify_fx.penalties import PENALTIES, NoPenalty, Penalty
@@ -172,7 +172,7 @@ def describe(axis: str, value: Any) -> Any:
         return [_described(ACTIONS, action) for action in value]
     if axis == "rewind":
         return {f.name: getattr(value, f.name) for f in fields(value)}
-    return value.name if isinstance(value, Criterion) else _described(_NAMED[axis][0], value)
+    return value.name if isinstance(value, FunctionCriterion) else _described(_NAMED[axis][0], value)
 
 
 def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:

@@ -12,16 +12,17 @@ from torch.optim import Optimizer
 
 from sparsify_fx.actions import action_label
 from sparsify_fx.clock import make_clock, resolve
-from sparsify_fx.criteria import pruning_context
+from sparsify_fx.criteria import check_inputs, criterion_name
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule, find_curve
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.owners import programs
-from sparsify_fx.plan import require_plan
-from sparsify_fx.pruning import choose_masks
+from sparsify_fx.plan import remembered_inputs, require_plan
+from sparsify_fx.pruner import Pruner
 from sparsify_fx.rates import Rates
 from sparsify_fx.rewinds import Epoch
-from sparsify_fx.snapshots import PARTS, clear_pruned_state, rewind, take_snapshot
+from sparsify_fx.schedules import Budget, check_times
+from sparsify_fx.snapshots import PARTS, rewind, take_snapshot
 from sparsify_fx.timeline import Event, Timeline
 
 
@@ -39,7 +40,7 @@ class Scheduler:
         steps_per_epoch: optimizer steps in an epoch.
         learning_rate: the curve of every run: "cosine-warmup", "step-warmup", "triangular", "imagenet", "constant", a
             `Curve`, or a function optimizer -> torch scheduler (made anew for every run, stepped every optimizer step).
-        batches, loss_fn: for criteria that need data, as in `apply`.
+        batches, loss_fn: for criteria that need data; None takes those that `apply` was given.
 
     Attributes:
         epochs: the total over all runs.
@@ -75,11 +76,16 @@ class Scheduler:
         restart, runs = axes.rewind.learning_rate, axes.schedule.runs(self.plan.sparsity)
         self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
         self._points = {point: resolve(point, curve, epochs) for point in axes.rewind.points()}
-        if runs > 1:
-            axes.criterion.check(batches, loss_fn)
-        self._batches, self._loss_fn = batches, loss_fn
         self.epochs, self.steps = self._clock.epochs, self._clock.steps
         self.total_weights = sum(program.theta().numel() for program in programs(model).values())
+        self._updates = axes.schedule.updates(Budget(self.total_weights, self.plan.sparsity, epochs))
+        check_times(self._updates, epochs, steps_per_epoch)
+        remembered = remembered_inputs(model)
+        batches, loss_fn = batches or remembered[0], loss_fn or remembered[1]
+        if self._updates:
+            check_inputs(criterion_name(axes.criterion), axes.criterion.needs, batches, loss_fn)
+            check_inputs(self.plan.method, axes.schedule.needs, batches, loss_fn)
+        self._pruner = Pruner(model, optimizer, self.plan, batches, loss_fn)
         self._rates = Rates(optimizer, curve, self._clock, restarts=restart is not None)
         self._snapshots: dict[str, dict[str, Any]] = {}
         # A stable sort by step keeps the order in which events at one step happen.
@@ -132,7 +138,7 @@ class Scheduler:
 
     def nonzeros(self) -> int:
         """Weights that the masks keep now (all prunable weights where there is no mask)."""
-        masks = self._masks()
+        masks = self._pruner.masks()
         return nonzeros(masks) if masks else self.total_weights
 
     def density(self) -> float:
@@ -164,11 +170,10 @@ class Scheduler:
 
     def _plan_events(self) -> Iterator[Event]:
         """Every event, those at one step in the order in which they happen: prune, rewind, act, snapshot."""
-        axes, total = self.plan.axes, self.total_weights
-        for pruning in axes.schedule.prunings(total, self.plan.sparsity):
-            detail = f"keep {pruning.kept} of {total} weights, density {pruning.kept / total:.6g}"
-            prune = functools.partial(self._prune, pruning.kept, pruning.run)
-            yield self._event(pruning.run, pruning.epoch, "prune", detail, prune)
+        axes = self.plan.axes
+        for draw, update in enumerate(self._updates, start=1):
+            do = functools.partial(update, self._pruner, draw)
+            yield self._event(update.run, update.epoch, *update.label(self.total_weights), do)
         for run in range(1, self._clock.runs):
             for part in PARTS:
                 point = getattr(axes.rewind, part)
@@ -193,25 +198,12 @@ class Scheduler:
             event.do()
         self._rates.set(self._step)
 
-    def _prune(self, kept: int, run: int) -> None:
-        found = programs(self.model)
-        weights = {name: program.effective() for name, program in found.items()}
-        context = pruning_context(self.model, weights, self.plan.seed, run, self._batches, self._loss_fn)
-        masks = choose_masks(self.plan.axes, context, kept, alive=self._masks())
-        for name, program in found.items():
-            program.set_mask(masks[name])
-        clear_pruned_state(self.model, self.optimizer)
-
     def _snapshot(self, point: Epoch) -> None:
         parts = [part for part in PARTS if getattr(self.plan.axes.rewind, part) == point]
         self._snapshots[str(point)] = take_snapshot(self.model, self.optimizer, parts)
 
     def _rewind(self, part: str, point: Epoch) -> None:
         rewind(part, self.model, self.optimizer, self._snapshots[str(point)])
-
-    def _masks(self) -> dict[str, Tensor]:
-        masks = {name: program.current_mask() for name, program in programs(self.model).items()}
-        return {name: mask for name, mask in masks.items() if mask is not None}
 
     def _fingerprint(self) -> dict[str, Any]:
         curve = repr(self._rates.curve) if isinstance(self._rates.curve, Curve) else "torch scheduler"

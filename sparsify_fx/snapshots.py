@@ -63,17 +63,20 @@ def _rewind_optimizer(model: nn.Module, optimizer: Optimizer, recorded: Mapping[
     clear_pruned_state(model, optimizer)
 
 
-@torch.no_grad()
 def clear_pruned_state(model: nn.Module, optimizer: Optimizer) -> None:
     """Zero the optimizer's per-entry state (momentum, second moments) wherever a mask is 0."""
-    for program in programs(model).values():
-        mask = program.current_mask()
-        if mask is None:
-            continue
-        for factor in program.factor_tensors().values():
+    masks = {name: program.current_mask() for name, program in programs(model).items()}
+    clear_state(model, optimizer, {name: mask == 0 for name, mask in masks.items() if mask is not None})
+
+
+@torch.no_grad()
+def clear_state(model: nn.Module, optimizer: Optimizer, entries: Mapping[str, Tensor]) -> None:
+    """Zero the optimizer's per-entry state at `entries` (bool, shape of the weight, by weight name)."""
+    for name, program in programs(model).items():
+        for factor in program.factor_tensors().values() if name in entries else ():
             for value in optimizer.state.get(factor, {}).values():
                 if isinstance(value, Tensor) and value.shape == factor.shape:
-                    value.masked_fill_(mask == 0, 0)
+                    value.masked_fill_(entries[name], 0)
 
 
 def _mask_names(model: nn.Module) -> set[str]:

@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsify_fx.allocations import ALLOCATIONS, Balanced, ErdosRenyiKernel, Global, PerLayer, Uniform, proportional
+from sparsify_fx.allocations import (
+    ALLOCATIONS,
+    Balanced,
+    ErdosRenyiKernel,
+    Global,
+    NofM,
+    PerLayer,
+    Uniform,
+    proportional,
+)
 from sparsify_fx.errors import SparsityError
 
 SHAPES = {"conv1": (16, 3, 3, 3), "conv2": (32, 16, 3, 3), "down": (32, 16, 1, 1), "fc": (10, 32)}
@@ -20,7 +29,10 @@ def sizes() -> dict[str, int]:
     return {name: score.numel() for name, score in scores().items()}
 
 
-@pytest.mark.parametrize("name", [name for name in ALLOCATIONS if name != "per-layer"])
+FREE = [name for name in ALLOCATIONS if name not in ("per-layer", "n:m")]  # those that meet any budget
+
+
+@pytest.mark.parametrize("name", FREE)
 @pytest.mark.parametrize("density", [1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.001])
 def test_every_allocation_spends_the_budget_to_the_weight(name: str, density: float) -> None:
     kept = round(density * sum(sizes().values()))
@@ -88,3 +100,19 @@ def test_a_budget_above_capacity_is_refused() -> None:
     for allocation in (Uniform(), Global()):
         with pytest.raises(SparsityError, match="that may stay"):
             allocation.counts(scores(), sizes(), sum(sizes().values()) + 1)
+
+
+def test_n_of_m_keeps_the_best_of_every_group_of_inputs() -> None:
+    score = torch.tensor([[4.0, 1.0, 3.0, 2.0, 5.0, 5.0, 5.0, 5.0]])
+    assert NofM(2, 4).masks({"fc": score}, 4)["fc"].tolist() == [[1, 0, 1, 0, 1, 1, 0, 0]]  # ties by index
+    masks = NofM(1, 4).masks(scores(), 432 + 4608 // 4 + 512 // 4 + 320 // 4)
+    assert masks["conv1"].all(), "3 input channels cannot be divided by 4: dense"
+    groups = masks["conv2"].reshape(32, 4, 4, 3, 3).sum(2)
+    assert (groups == 1).all()
+
+
+def test_n_of_m_says_which_sparsity_it_gives() -> None:
+    with pytest.raises(SparsityError, match=r"2:4 keeps 3152 of these 5872 weights, .* ask for sparsity=0\.463"):
+        NofM().masks(scores(), 587)
+    with pytest.raises(SparsityError, match="1 <= n < m"):
+        NofM(4, 4)

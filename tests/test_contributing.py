@@ -22,4 +22,4 @@ def test_one_file_adds_a_criterion_and_a_method(monkeypatch: pytest.MonkeyPatch)
     exec(compile(code, "distance.py", "exec"), {"__name__": "distance"})
     model = sparsify_fx.apply(small_net(), "distance+signin", sparsity=0.5)
     assert sum(int((weight != 0).sum()) for weight in effective(model).values()) == kept_count(792, 0.5)
-    assert find_method("signin+distance").resolved().criterion.name == "distance"
+    assert find_method("signin+distance").resolved().to_dict()["criterion"] == "distance"

@@ -18,6 +18,7 @@ from sparsify_fx.errors import RecipeError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
+from sparsify_fx.schedules import Budget
 from sparsify_fx.zoo import methods as _methods
 from tests.conftest import batch, effective, small_net, train_step, ulp_distance
 
@@ -95,7 +96,7 @@ def test_the_schedule_ends_on_the_exact_budget(method: str) -> None:
     counts = [scheduler.nonzeros()]
     for _ in run(model, optimizer, scheduler):
         counts.append(scheduler.nonzeros())
-    dense = find_method(method).resolved().schedule.initial(10, 0.5) is None
+    dense = find_method(method).resolved().schedule.initial(Budget(10, 0.5)) is None
     total = scheduler.total_weights
     assert counts[-1] == (total if dense else kept_count(total, SPARSITY))
     assert counts == sorted(counts, reverse=True)

@@ -43,7 +43,9 @@ def test_include_and_exclude(resnet: nn.Module, include: object, exclude: object
 
 
 def test_a_selector_that_matches_nothing_is_an_error_with_a_suggestion(resnet: nn.Module) -> None:
-    with pytest.raises(LayerError, match=r"unknown layer pattern or type 'layr1.0.conv1'; did you mean 'layer1.0.conv1'"):
+    with pytest.raises(
+        LayerError, match=r"unknown layer pattern or type 'layr1.0.conv1'; did you mean 'layer1.0.conv1'"
+    ):
         select_layers(resnet, include="layr1.0.conv1")
     with pytest.raises(LayerError, match="exclude: unknown layer pattern or type 'LSTM'"):
         select_layers(resnet, exclude=nn.LSTM)

@@ -26,7 +26,11 @@ def make(
     model = sparsify_fx.apply(small_net(), method, sparsity=sparsity, **axes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     scheduler = sparsify_fx.Scheduler(
-        model, optimizer, epochs=epochs, steps_per_epoch=3, learning_rate=learning_rate  # type: ignore[arg-type]
+        model,
+        optimizer,
+        epochs=epochs,
+        steps_per_epoch=3,
+        learning_rate=learning_rate,  # type: ignore[arg-type]
     )
     return model, optimizer, scheduler
 
@@ -182,7 +186,7 @@ def test_a_model_without_a_plan_is_refused(net: nn.Sequential) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for prepare in (lambda: None, lambda: InsertMask()(net)):
         prepare()
-        with pytest.raises(RecipeError, match="call sparsify_fx.apply"):
+        with pytest.raises(RecipeError, match=r"call sparsify_fx\.apply"):
             sparsify_fx.Scheduler(net, optimizer, epochs=1, steps_per_epoch=1)
 
 

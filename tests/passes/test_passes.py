@@ -16,8 +16,8 @@ from sparsify_fx.passes import (
     Lift,
     Merge,
     ModulePass,
-    RewindBatchNorm,
     Rescale,
+    RewindBatchNorm,
     SplitProduct,
     batchnorm_state,
 )
@@ -159,7 +159,9 @@ def test_regrown_weights_start_at_zero_and_can_learn(net: nn.Sequential) -> None
 
 def test_rewind_batchnorm_goes_by_type_and_leaves_the_rest(net: nn.Sequential) -> None:
     state = batchnorm_state(net)
-    assert set(state) == {f"{i}.{n}" for i in (1, 4) for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+    assert set(state) == {
+        f"{i}.{n}" for i in (1, 4) for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
     initial = copy.deepcopy(net.state_dict())
     train_step(net, torch.optim.SGD(net.parameters(), lr=0.1))
     trained = copy.deepcopy(net.state_dict())

@@ -1,0 +1,49 @@
+"""Signs of weights: which flipped between two points of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SignFlips:
+    """How many of `weights` compared weights changed their sign."""
+
+    flips: int
+    weights: int
+
+    @property
+    def share(self) -> float:
+        """flips / weights; 0.0 when there was nothing to compare."""
+        return self.flips / self.weights if self.weights else 0.0
+
+
+def sign_flips(before: Mapping[str, Tensor], after: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> SignFlips:
+    """Count the weights with sign(before) · sign(after) = −1 among those that the mask keeps.
+
+    Args:
+        before, after: weights by name; only the names of `mask` are read.
+        mask: by name, non-zero where a weight is kept.
+
+    Raises KeyError for a name that `before` or `after` lacks, ValueError for tensors of different shapes.
+
+    >>> one = torch.ones(4)
+    >>> sign_flips({"w": one}, {"w": torch.tensor([1.0, -1, -1, 0])}, {"w": torch.tensor([1, 1, 0, 1])})
+    SignFlips(flips=1, weights=3)
+
+    Source: paper 004, section 3 and Fig. 1.
+    """
+    flips = weights = 0
+    for name, kept in mask.items():
+        old, new = before[name], after[name]
+        if not old.shape == new.shape == kept.shape:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (old, new, kept))
+            raise ValueError(f"{name}: before, after and mask must have one shape, got {shapes}")
+        keep = kept.bool()
+        flips += int(((torch.sign(old) * torch.sign(new) < 0) & keep).sum())
+        weights += int(keep.sum())
+    return SignFlips(flips, weights)

@@ -1,0 +1,36 @@
+"""`sparsify-fx export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsify_fx.cli.output import JsonOption, Output
+
+NAME = "export"
+
+
+def command(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, its checkpoint.pt or its model.safetensors.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    encoding: Annotated[str, typer.Option(help="auto, coo or dense.")] = "auto",
+    json: JsonOption = None,
+) -> None:
+    """Write the trained model as a sparse ONNX file, checked in onnxruntime on real test inputs.
+
+    Example:
+
+        sparsify-fx export runs/lrr-0123456789 lenet5.onnx
+    """
+    from sparsify_fx.onnx_export import export
+    from sparsify_fx.train.restore import load_trained
+
+    output = Output(json)
+    trained = load_trained(checkpoint)
+    report = export(trained.model, out, trained.inputs[:1], encoding=encoding, verify_inputs=trained.inputs)
+    output.console.print(report.table())
+    output.finish(report.to_dict())

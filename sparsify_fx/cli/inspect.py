@@ -1,0 +1,32 @@
+"""`sparsify-fx inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsify_fx.cli.output import JsonOption, Output
+
+NAME = "inspect"
+
+
+def command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .onnx, .safetensors, .pt or .pth file.")],
+    json: JsonOption = None,
+) -> None:
+    """Show shape, density, zeros and bytes of every layer in a file.
+
+    Examples:
+
+        sparsify-fx inspect lenet5.onnx
+
+        sparsify-fx inspect runs/lrr-0123456789/checkpoint.pt --json -
+    """
+    from sparsify_fx.onnx_export import inspect_file
+
+    output = Output(json)
+    report = inspect_file(file)
+    output.console.print(report.table())
+    output.finish(report.to_dict())

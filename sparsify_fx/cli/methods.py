@@ -1,0 +1,84 @@
+"""`sparsify-fx methods`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from sparsify_fx.cli.output import JsonOption, Output
+from sparsify_fx.recipe import AXES, METHODS, Recipe, find_method
+
+NAME = "methods"
+_PLAIN = Recipe("plain").resolved().to_dict() | {"criterion": None, "allocation": None, "schedule": None}
+_SHOWN = ("criterion", "allocation", "parameterization", "schedule", "rewind", "actions")
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, or a sum: lrr+signin.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """List the methods as points on their axes, or show one in full.
+
+    Examples:
+
+        sparsify-fx methods
+
+        sparsify-fx methods lrr+signin --json -
+    """
+    output = Output(json)
+    if name is not None:
+        recipe = find_method(name)
+        output.console.print(card(recipe))
+        output.finish(to_dict(recipe))
+        return
+    import sparsify_fx.zoo.methods  # noqa: F401 - fills the registry
+
+    recipes = [METHODS[method] for method in METHODS]
+    output.console.print(overview(recipes))
+    output.finish([to_dict(recipe) for recipe in recipes])
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The method with a value on every axis, and which of them define it."""
+    about = {"name": recipe.name, "summary": recipe.summary, "source": recipe.source}
+    return {**about, "axes": recipe.resolved().to_dict(), "sets": sorted(recipe.sets.given())}
+
+
+def overview(recipes: list[Recipe]) -> Table:
+    """The methods, each with its axes under its summary, so that it fits every terminal."""
+    table = Table("name", "method", show_lines=True)
+    for recipe in recipes:
+        axes = recipe.resolved().to_dict()
+        shown = {axis: axis_text(axes[axis]) for axis in _SHOWN if axes[axis] != _PLAIN[axis]}
+        listed = "; ".join(f"{axis} {text}" for axis, text in shown.items())
+        table.add_row(recipe.name, Text.assemble(f"{recipe.summary}\n", (listed, "cyan")))
+    return table
+
+
+def card(recipe: Recipe) -> Table:
+    """One method: every axis, and whether the method sets it, suggests it, or leaves the default."""
+    table = Table("axis", "value", "", title=recipe.name, caption=f"{recipe.summary}\nSource: {recipe.source}")
+    axes = recipe.resolved().to_dict()
+    for axis in AXES:
+        given = "set" if axis in recipe.sets.given() else "suggested" if axis in recipe.suggests.given() else "default"
+        table.add_row(axis, axis_text(axes[axis]), given)
+    return table
+
+
+def axis_text(value: Any) -> str:
+    """A described axis value in a few words: "cycles(keep=0.8)", "weights: warmup", "-" for nothing.
+
+    >>> axis_text({"name": "cycles", "keep": 0.8})
+    'cycles(keep=0.8)'
+    """
+    if isinstance(value, list):
+        return ", ".join(axis_text(item) for item in value) or "-"
+    if not isinstance(value, dict):
+        return str(value)
+    options = {key: option for key, option in value.items() if key != "name"}
+    if "name" in value:
+        return f"{value['name']}({', '.join(f'{key}={option}' for key, option in options.items())})"
+    return ", ".join(f"{key}: {option}" for key, option in options.items() if option is not None) or "-"

@@ -1,0 +1,47 @@
+"""Where commands write: the console, and one JSON document for machines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sparsify_fx.errors import ConfigError
+
+JsonOption = Annotated[
+    str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")
+]
+
+
+class Output:
+    """Tables and lines on a console, and the JSON document that `--json` asks for.
+
+    With `--json -` standard output holds nothing but the document; all else goes to standard error.
+
+    Raises ConfigError when the folder of `--json PATH` does not exist, before any work is done.
+    """
+
+    def __init__(self, json_path: str | None) -> None:
+        self._json_path = json_path
+        self.console = Console(stderr=json_path == "-")
+        if json_path is None or json_path == "-":
+            return
+        path = Path(json_path)
+        if path.is_dir() or not path.parent.is_dir():
+            what = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
+            raise ConfigError(f"--json {json_path} {what}; give the path of a file, or - for standard output")
+
+    def finish(self, result: Any) -> None:
+        """Write the JSON document, if one was asked for."""
+        if self._json_path is None:
+            return
+        from sparsify_fx.train.files import write_text
+
+        text = json.dumps(result, indent=2)
+        if self._json_path == "-":
+            typer.echo(text)
+        else:
+            write_text(Path(self._json_path), text + "\n")

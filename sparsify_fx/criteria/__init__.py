@@ -1,0 +1,37 @@
+"""Criteria: a score for every weight; the highest scores stay."""
+
+from sparsify_fx.criteria.base import (
+    CRITERIA,
+    Criterion,
+    FunctionCriterion,
+    PruningContext,
+    Scores,
+    check_inputs,
+    criterion,
+    criterion_name,
+    pruning_generator,
+)
+from sparsify_fx.criteria.fisher import Fisher, WoodFisher
+from sparsify_fx.criteria.gradients import GraSP, gradient, snip
+from sparsify_fx.criteria.synflow import Synflow
+from sparsify_fx.criteria.weights import magnitude, random
+
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "Fisher",
+    "FunctionCriterion",
+    "GraSP",
+    "PruningContext",
+    "Scores",
+    "Synflow",
+    "WoodFisher",
+    "check_inputs",
+    "criterion",
+    "criterion_name",
+    "gradient",
+    "magnitude",
+    "pruning_generator",
+    "random",
+    "snip",
+]

@@ -1,0 +1,113 @@
+"""What a criterion is, what it may look at, and the registry.
+
+A criterion gives a score for every weight; the highest scores stay. It is one function from `PruningContext` to scores,
+registered with the inputs that it needs; one with options is a frozen dataclass with `needs` and `scores`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.allocations import Allocation
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.registry import Registry
+
+Scores = dict[str, Tensor]
+Masks = Mapping[str, Tensor]
+NEEDS = ("model", "batches", "loss_fn")
+
+
+@dataclass(frozen=True)
+class PruningContext:
+    """What a criterion may look at.
+
+    Attributes:
+        weights: the effective weights by name, detached.
+        generator: a CPU generator that depends on apply's seed and the run only.
+        kept: the budget of this pruning, over all layers.
+        allocation: how the budget will be divided (for criteria that prune in rounds).
+        alive: current masks; what is pruned stays pruned. None before the first pruning.
+        model: a plain model whose parameters of these names are the effective weights, not to be changed; None unless
+            the criterion needs it.
+        batches: (inputs, targets) pairs that can be read again and again, or None.
+        loss_fn: loss_fn(outputs, targets) -> scalar, or None.
+    """
+
+    weights: Mapping[str, Tensor]
+    generator: torch.Generator
+    kept: int
+    allocation: Allocation
+    alive: Masks | None = None
+    model: nn.Module | None = None
+    batches: Iterable[Any] | None = None
+    loss_fn: Callable[[Any, Any], Tensor] | None = None
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """Scores for every weight; `needs` names the inputs: "model", "batches", "loss_fn"."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the context must hold."""
+
+    def scores(self, context: PruningContext) -> Scores:
+        """A score of the weight's shape for each weight; the highest stay."""
+
+
+@dataclass(frozen=True)
+class FunctionCriterion:
+    """A scoring function without options, and what it needs."""
+
+    name: str
+    function: Callable[[PruningContext], Scores]
+    needs: tuple[str, ...] = ()
+
+    def scores(self, context: PruningContext) -> Scores:
+        """The function's scores."""
+        return self.function(context)
+
+
+CRITERIA: Registry[Any] = Registry("criterion")
+Scoring = Callable[[PruningContext], Scores]
+
+
+def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Scoring]:
+    """Register a scoring function under `name`.
+
+    >>> @criterion("first", needs=())
+    ... def first(context: PruningContext) -> Scores:
+    ...     return {name: -torch.arange(w.numel()).reshape(w.shape).float() for name, w in context.weights.items()}
+    """
+    odd = set(needs) - set(NEEDS)
+    if odd:
+        raise RecipeError(f"criterion {name!r} can need {', '.join(NEEDS)}, not {sorted(odd)}")
+
+    def add(function: Scoring) -> Scoring:
+        CRITERIA.add(name, FunctionCriterion(name, function, needs))
+        return function
+
+    return add
+
+
+def criterion_name(value: Criterion) -> str:
+    """The name under which a criterion is known."""
+    return value.name if isinstance(value, FunctionCriterion) else CRITERIA.name_of(type(value)) or type(value).__name__
+
+
+def check_inputs(name: str, needs: Iterable[str], batches: object, loss_fn: object) -> None:
+    """Raise RecipeError when something that `name` needs was not given: "snip needs batches= and loss_fn="."""
+    given = {"model": True, "batches": batches, "loss_fn": loss_fn}
+    missing = [f"{need}=" for need in needs if given[need] is None]
+    if missing:
+        raise RecipeError(f"{name} needs {' and '.join(missing)}")
+
+
+def pruning_generator(seed: int, run: int = 0) -> torch.Generator:
+    """The generator of a pruning: it depends on seed and run only, so that a resumed training agrees."""
+    return torch.Generator().manual_seed(seed + 1_000_003 * run)

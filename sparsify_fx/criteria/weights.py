@@ -1,0 +1,22 @@
+"""Criteria that look at the weights alone, or at nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from sparsify_fx.criteria.base import PruningContext, Scores, criterion
+
+
+@criterion("magnitude")
+def magnitude(context: PruningContext) -> Scores:
+    """Magnitude `|θ|`. Source: Han et al. 2015."""
+    return {name: weight.abs() for name, weight in context.weights.items()}
+
+
+@criterion("random")
+def random(context: PruningContext) -> Scores:
+    """Uniform in [0, 1), drawn on the CPU so that every device prunes the same weights."""
+    return {
+        name: torch.rand(weight.shape, generator=context.generator).to(weight.device)
+        for name, weight in context.weights.items()
+    }

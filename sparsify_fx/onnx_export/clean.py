@@ -1,0 +1,57 @@
+"""Tidy an exported ONNX model: no tracing metadata, our name as producer, one kind of zero."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sparsify_fx.onnx_export.weights import walk_graphs
+
+
+def strip_metadata(model: onnx.ModelProto) -> None:
+    """Drop, in place, doc strings and `metadata_props` everywhere: 67 to 590 KB of stack traces in a usual model.
+
+    Names of nodes, values and initializers stay.
+    """
+    for part in (model, *model.functions):
+        _bare(part)
+    graphs = list(walk_graphs(model.graph))
+    for graph in graphs:
+        _bare(graph)
+        for group in (graph.node, graph.value_info, graph.input, graph.output, graph.initializer):
+            for item in group:
+                _bare(item)
+    for function in model.functions:
+        for item in (*function.node, *function.value_info):
+            _bare(item)
+
+
+def _bare(item: object) -> None:
+    """Clear the two fields where `item` has them; older onnx versions miss some."""
+    fields = item.DESCRIPTOR.fields_by_name  # type: ignore[attr-defined]
+    for field in ("doc_string", "metadata_props"):
+        if field in fields:
+            item.ClearField(field)  # type: ignore[attr-defined]
+
+
+def set_producer(model: onnx.ModelProto) -> None:
+    """Name sparsify_fx and its version as the producer, in place."""
+    model.producer_name = "sparsify_fx"
+    model.producer_version = metadata.version("sparsify_fx")
+
+
+def normalise_zeros(model: onnx.ModelProto) -> None:
+    """Turn -0.0 into +0.0 in the float32 tensors of two or more dimensions, in place.
+
+    `weight * mask`, and a batch norm with a negative scale folded into its convolution, make -0.0 of pruned weights.
+    Nothing but the sign of a zero output can depend on it, and COO, bit-exact as it is, would store each of them.
+    """
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) >= 2 and tensor.data_type == onnx.TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor)
+            negative = (values == 0) & np.signbit(values)
+            if negative.any():
+                tensor.CopyFrom(numpy_helper.from_array(np.where(negative, np.float32(0), values), tensor.name))

@@ -1,0 +1,95 @@
+"""The Pruner: changes the masks of a model in training, and the optimizer's state with them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator
+from sparsify_fx.masks import nonzeros, top_mask
+from sparsify_fx.owners import programs
+from sparsify_fx.passes import Merge
+from sparsify_fx.plan import Plan
+from sparsify_fx.pruning import checked_scores, choose_masks
+from sparsify_fx.snapshots import clear_state
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """What a mask update works on. Everything changes in place; pruned and regrown weights start from zero."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    plan: Plan
+    batches: Iterable[Any] | None = None
+    loss_fn: Callable[[Any, Any], Tensor] | None = None
+
+    def masks(self) -> dict[str, Tensor]:
+        """The current masks by weight name; empty for a method without masks."""
+        found = {name: program.current_mask() for name, program in programs(self.model).items()}
+        return {name: mask for name, mask in found.items() if mask is not None}
+
+    def prune(self, kept: int, draw: int) -> None:
+        """Keep `kept` of the living weights by the method's criterion and allocation.
+
+        Args:
+            draw: number of the pruning; decides the random numbers together with apply's seed.
+        """
+        criterion = self.plan.axes.criterion
+        self._write(choose_masks(criterion, self._context(criterion, kept, draw, self.masks())))
+
+    def grow_all(self) -> None:
+        """Every pruned weight comes back, from zero."""
+        self._write({name: torch.ones_like(mask) for name, mask in self.masks().items()})
+
+    def regrow(self, fraction: float, growth: Criterion, draw: int) -> None:
+        """In each layer, drop `fraction` of the living weights by |θ| and grow as many of the others by `growth`.
+
+        A weight that is dropped and grown at once keeps its value; the number of non-zeros of each layer stays.
+        """
+        alive = self.masks()
+        grown = checked_scores(growth, self._context(growth, nonzeros(alive), draw, alive))
+        masks = {}
+        for name, program in programs(self.model).items():
+            mask = alive[name]
+            living = int(mask.sum(dtype=torch.int64))
+            moved = min(math.floor(fraction * living), mask.numel() - living)
+            size = program.effective().abs().masked_fill(mask == 0, -torch.inf)
+            stay = top_mask(size, living - moved)
+            grow = top_mask(grown[name].to(size.device).masked_fill(stay == 1, -torch.inf), moved)
+            masks[name] = stay | grow
+        self._write(masks)
+
+    def _context(self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]) -> PruningContext:
+        return PruningContext(
+            weights={name: program.effective() for name, program in programs(self.model).items()},
+            generator=pruning_generator(self.plan.seed, draw),
+            kept=kept,
+            allocation=self.plan.axes.allocation,
+            alive=alive,
+            model=self._merged() if "model" in criterion.needs else None,
+            batches=self.batches,
+            loss_fn=self.loss_fn,
+        )
+
+    def _merged(self) -> nn.Module:
+        """A plain copy, so that criteria need to know nothing of weight programs."""
+        copied = copy.deepcopy(self.model)
+        Merge()(copied)
+        return copied
+
+    def _write(self, masks: dict[str, Tensor]) -> None:
+        touched = {}
+        for name, program in programs(self.model).items():
+            old = program.current_mask()
+            assert old is not None
+            touched[name] = (old == 0) | (masks[name].to(old.device) == 0)
+            program.set_mask(masks[name])
+        clear_state(self.model, self.optimizer, touched)

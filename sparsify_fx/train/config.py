@@ -1,0 +1,201 @@
+"""The configuration of a training: everything that decides its result, checked before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sparsify_fx.errors import ConfigError
+from sparsify_fx.initializations import INITIALIZATIONS
+from sparsify_fx.learning_rate import CURVES, Curve
+from sparsify_fx.recipe import AXES, Recipe, find_method
+from sparsify_fx.train.optimizers import check_optimizer
+
+Auto = Literal["auto"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class OptimizerConfig(_Section):
+    """name: any torch.optim class in lower case; lr: the peak rate; every other option of that class by its name.
+
+    An option that is null counts as not given, so `--set optimizer.momentum=null` removes it.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "sgd"
+    lr: float = Field(gt=0, allow_inf_nan=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything beside name and lr."""
+        return {key: value for key, value in (self.model_extra or {}).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _known(self) -> OptimizerConfig:
+        check_optimizer(self.name, self.options)
+        return self
+
+
+class LearningRateConfig(_Section):
+    """curve: see `sparsify_fx.learning_rate`; warmup: epochs, null for the curve's own default."""
+
+    curve: str = "cosine-warmup"
+    warmup: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+    def build(self) -> Curve:
+        """The curve itself."""
+        cls = CURVES[self.curve]
+        if self.warmup is None:
+            plain: Curve = cls()
+            return plain
+        if "warmup" not in getattr(cls, "__dataclass_fields__", {}):
+            raise ValueError(f"the curve {self.curve!r} has no warm-up; leave warmup out")
+        warmed: Curve = cls(warmup=self.warmup)
+        return warmed
+
+    @model_validator(mode="after")
+    def _known(self) -> LearningRateConfig:
+        self.build()
+        return self
+
+
+class AugmentConfig(_Section):
+    """crop_padding: random crops after padding by so many pixels; flip: horizontally, half of the time."""
+
+    crop_padding: int = Field(default=0, ge=0)
+    flip: bool = False
+
+
+class TrainConfig(_Section):
+    """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
+
+    `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
+    `sparsify_fx.recipe.axis_value` reads them.
+    """
+
+    method: str = "signin"
+    sparsity: float = Field(default=0.9, ge=0, lt=1)
+    model: str
+    data: str
+    data_root: str = "data"
+    image_size: int | None = Field(default=None, ge=1)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optimizer: OptimizerConfig
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    axes: dict[str, Any] = Field(default_factory=dict)
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+    init: str = "default"
+    augment: AugmentConfig = AugmentConfig()
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    device: str = "auto"
+    compile: bool | Auto = "auto"
+    amp: bool | Auto = "auto"
+    eval_every: int = Field(default=1, ge=1)
+    checkpoint_every: int = Field(default=1, ge=1)
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("init")
+    @classmethod
+    def _known_init(cls, value: str) -> str:
+        INITIALIZATIONS[value]
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value != "auto":
+            try:
+                torch.device(value)
+            except RuntimeError as error:
+                raise ValueError(f"{value!r} is no device; expected auto, cpu, cuda, cuda:1, mps, ...") from error
+        return value
+
+    @model_validator(mode="after")
+    def _one_method(self) -> TrainConfig:
+        self.recipe()
+        return self
+
+    def recipe(self) -> Recipe:
+        """The method with the axes that this configuration sets; UnknownNameError or RecipeError."""
+        return find_method(self.method, {axis: self.axes[axis] for axis in sorted(self.axes, key=_axis_order)})
+
+    def resolved(self) -> TrainConfig:
+        """The same with every "auto" decided on this machine, and the method under its sorted name.
+
+        `auto` is: device cuda where there is one, else cpu; compile and amp (bfloat16) on cuda only.
+        Raises ConfigError for a device that this machine lacks.
+        """
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        kind = torch.device(device).type
+        _check_available(device)
+        choices = {name: kind == "cuda" if getattr(self, name) == "auto" else getattr(self, name) for name in _SWITCHES}
+        return self.model_copy(update={"device": device, "method": self.recipe().name, **choices})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, YAML- and JSON-ready values."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        plain["optimizer"] = {"name": self.optimizer.name, "lr": self.optimizer.lr, **self.optimizer.options}
+        return plain
+
+    def hash(self) -> str:
+        """10 hex digits of everything that can change a bit of the result or its metrics.
+
+        blake2b over canonical JSON of the resolved configuration, with the axes as objects see them ("uniform" equals
+        {"name": "uniform"}). In: the type of the device, compile and amp, since each changes rounding. Out: the number
+        of the device, `data_root` and `checkpoint_every`.
+        """
+        config = self.resolved()
+        content = config.to_dict()
+        for indifferent in _INDIFFERENT:
+            del content[indifferent]
+        content["axes"] = config.recipe().resolved().to_dict()
+        content["device"] = torch.device(config.device).type
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+        return hashlib.blake2b(canonical.encode(), digest_size=5).hexdigest()
+
+
+_INDIFFERENT = ("checkpoint_every", "data_root")
+_SWITCHES = ("compile", "amp")
+
+
+def _axis_order(axis: str) -> tuple[int, str]:
+    return (AXES.index(axis) if axis in AXES else len(AXES), axis)
+
+
+def _check_available(device: str) -> None:
+    """ConfigError for a device that this machine lacks."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {device!r} cannot be used here ({reason}); use device=cpu or auto") from error
+
+
+def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
+    """The checked configuration; ConfigError names every wrong key of `source`, what it expected and the nearest."""
+    from pydantic import ValidationError
+
+    from sparsify_fx.train.problems import tell
+
+    try:
+        return TrainConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(tell(problem, TrainConfig) for problem in error.errors())) from None

@@ -1,0 +1,90 @@
+"""What a training shows while it runs: timeline, progress bar, one line per epoch, TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.train.run_folder import TENSORBOARD
+
+
+class ScalarWriter(Protocol):
+    """The part of TensorBoard's SummaryWriter that is used here."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        """Record one number."""
+
+    def close(self) -> None:
+        """Write everything to the disk."""
+
+
+class Log:
+    """Takes the steps and rows of a training; shows them on a bar and hands them to TensorBoard where there are any."""
+
+    def __init__(self, bar: Progress | None, writer: ScalarWriter | None, done: int, total: int) -> None:
+        self._bar, self._writer, self._total = bar, writer, total
+        self._task = bar.add_task("steps", total=total, completed=done) if bar is not None else None
+
+    def advance(self) -> None:
+        """One optimizer step is done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """One epoch is done."""
+        if self._bar is not None:
+            self._bar.console.print(epoch_line(row), highlight=False, soft_wrap=True)
+        if self._writer is not None:
+            for name in ("loss", "train_accuracy", "test_accuracy", "density", "lr"):
+                if row[name] is not None:
+                    self._writer.add_scalar(name, row[name], row["epoch"])
+
+
+@contextmanager
+def open_log(
+    folder: Path, scheduler: Scheduler, epochs_done: int, console: Console | None, tensorboard: bool
+) -> Iterator[Log]:
+    """The log of a training that has `epochs_done` epochs behind it; without a console nothing is shown."""
+    writer = _tensorboard(folder / TENSORBOARD, epochs_done) if tensorboard else None
+    steps = epochs_done * (scheduler.steps // scheduler.epochs)
+    try:
+        if console is None:
+            yield Log(None, writer, steps, scheduler.steps)
+            return
+        console.print(scheduler.timeline().table() if epochs_done == 0 else f"going on after epoch {epochs_done}")
+        with _bar(console) as bar:
+            yield Log(bar, writer, steps, scheduler.steps)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def epoch_line(row: Mapping[str, Any]) -> str:
+    """The one line of an epoch."""
+    tested = "" if row["test_accuracy"] is None else f"  test {row['test_accuracy']:.4f}"
+    return (
+        f"epoch {row['epoch']:>4}  run {row['run']:>2}  loss {row['loss']:.4f}"
+        f"  train {row['train_accuracy']:.4f}{tested}"
+        f"  density {row['density']:.4f}  lr {row['lr']:.4g}  {row['seconds']:.1f} s"
+    )
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _tensorboard(folder: Path, epochs_done: int) -> ScalarWriter | None:
+    """A writer that forgets what came after the epochs that are done; None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    writer: ScalarWriter = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+    return writer

@@ -1,0 +1,216 @@
+"""The training loop: apply, train with the scheduler, evaluate, record; resumable at every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from sparsify_fx.api import dense_state_dict
+from sparsify_fx.errors import TrainingError
+from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.log import Log, open_log
+from sparsify_fx.train.result import CycleResult, Result
+from sparsify_fx.train.run_folder import RunFolder, open_folder, run_path
+from sparsify_fx.train.session import Session, build_session, compiled
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of metrics.jsonl. `epoch` counts from 1 over all cycles, `run` from 0.
+
+    `loss` and `train_accuracy` are means over the epoch while it trains (augmented, in training mode);
+    `test_accuracy` is None in epochs without an evaluation; `lr` is that of the epoch's last step.
+    """
+
+    epoch: int
+    run: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    density: float
+    nonzeros: int
+    lr: float
+    seconds: float
+
+
+def train(
+    config: TrainConfig,
+    *,
+    runs_dir: str | os.PathLike[str] = "runs",
+    force: bool = False,
+    progress: bool = True,
+    console: Console | None = None,
+    tensorboard: bool = True,
+) -> Result:
+    """Run a configuration to its end in its run folder, and return what came out.
+
+    A finished run is not repeated, an interrupted one goes on from its last checkpoint; both end bit-identical to a
+    run that nothing interrupted (same machine, same number of threads).
+
+    Args:
+        runs_dir: where run folders are; this one is `runs_dir`/{method}-{hash}.
+        force: start afresh, over what is there.
+        progress: show the timeline, a progress bar and one line per epoch.
+        console: where to show them; standard output unless given.
+        tensorboard: write scalars for TensorBoard too, if it is installed.
+
+    Raises TrainingError when the loss is NaN or infinite, CheckpointError for a folder that is damaged or in use, and
+    the errors of `build_session` before anything is written.
+
+    Example: `train(load_config("mnist5k-lenet5", ["method=random"])).test_accuracy` is about 0.96.
+    """
+    config = config.resolved()
+    path = run_path(runs_dir, config)
+    if not force and (known := RunFolder(path).result()) is not None:
+        return Result.from_dict(known)
+    with _own_randomness(config.device):
+        session = build_session(config)
+        with open_folder(path) as folder:
+            if force:
+                folder.clear()
+            elif (known := folder.result()) is not None:  # another process finished it meanwhile
+                return Result.from_dict(known)
+            return _train(session, folder, console or Console() if progress else None, tensorboard)
+
+
+def _train(session: Session, folder: RunFolder, console: Console | None, tensorboard: bool) -> Result:
+    config, scheduler = session.config, session.scheduler
+    rows = _restore(session, folder)
+    folder.write_config(config)
+    train_model = compiled(session)
+    with open_log(folder.path, scheduler, len(rows), console, tensorboard) as log:
+        for epoch in range(len(rows) + 1, scheduler.epochs + 1):
+            row = _train_epoch(session, train_model, epoch, log)
+            rows.append(row)
+            folder.append(asdict(row))
+            log.row(asdict(row))
+            if epoch % config.checkpoint_every == 0 or epoch == scheduler.epochs:
+                folder.save_checkpoint({"epoch": epoch, **session.state_dict()})
+    result = _result(session, folder, rows)
+    folder.finish(dense_state_dict(session.model), result.to_dict())
+    return result
+
+
+def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
+    """Load the last checkpoint, if there is one; the rows of the epochs that are done."""
+    state = folder.checkpoint(session.config.device)
+    done = 0 if state is None else int(state["epoch"])
+    if state is not None:
+        session.load_state_dict(state)
+    folder.cut_metrics(done)
+    return [EpochRow(**row) for row in folder.metrics()]
+
+
+def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log) -> EpochRow:
+    """One epoch. Its last scheduler step may prune and rewind, so the evaluation comes before that one."""
+    config, scheduler, start = session.config, session.scheduler, time.perf_counter()
+    torch.manual_seed(derived_seed(config.seed, epoch))
+    totals = torch.zeros(3, device=config.device)  # loss, correct, samples; read once per epoch
+    session.model.train()
+    for step, (x, y) in enumerate(session.training_batches(epoch), start=1):
+        with session.autocast():
+            outputs = train_model(x)
+        loss = session.loss(outputs, y) + scheduler.penalty()
+        loss.backward()  # type: ignore[no-untyped-call]
+        session.optimizer.step()
+        session.optimizer.zero_grad()
+        totals += counts(loss, outputs, y)
+        if step == session.steps_per_epoch:
+            row = _end_of_epoch(session, epoch, totals, start)
+        scheduler.step()
+        log.advance()
+    return row
+
+
+def _end_of_epoch(session: Session, epoch: int, totals: Tensor, start: float) -> EpochRow:
+    """The row of an epoch whose optimizer steps are done; TrainingError when its loss is not finite."""
+    scheduler = session.scheduler
+    loss, correct, samples = totals.tolist()
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss became {loss} in epoch {epoch} (run {scheduler.run}): the training diverged; lower optimizer.lr "
+            "or lengthen learning_rate.warmup. The run folder keeps the last checkpoint"
+        )
+    due = epoch % session.config.eval_every == 0 or epoch in session.run_ends()
+    return EpochRow(
+        epoch=epoch,
+        run=scheduler.run,
+        loss=loss / samples,
+        train_accuracy=correct / samples,
+        test_accuracy=evaluate(session) if due else None,
+        density=scheduler.density(),
+        nonzeros=scheduler.nonzeros(),
+        lr=float(session.optimizer.param_groups[0]["lr"]),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def evaluate(session: Session) -> float:
+    """Accuracy of the current model on the test set, in [0, 1]; the model is in eval mode afterwards.
+
+    Runs the uncompiled model, so that training keeps its one graph.
+    """
+    session.model.eval()
+    totals = torch.zeros(3, device=session.config.device)
+    with torch.no_grad():
+        for x, y in session.test_batches():
+            with session.autocast():
+                outputs = session.model(x)
+            totals += counts(session.loss(outputs, y), outputs, y)
+    _, correct, samples = totals.tolist()
+    return float(correct / samples)
+
+
+def counts(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    """(loss · samples, correct, samples) of a batch, on its device and without waiting for it."""
+    correct = (outputs.argmax(1) == targets).sum()
+    samples = torch.full_like(correct, len(targets))
+    return torch.stack([loss.detach() * len(targets), correct, samples])
+
+
+def derived_seed(seed: int, epoch: int) -> int:
+    """The seed of dropout and its like in one epoch: it does not depend on where a run was resumed."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()) >> 1
+
+
+def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result:
+    ends, last = [rows[epoch - 1] for epoch in session.run_ends()], rows[-1]
+    return Result(
+        folder=str(folder.path),
+        method=session.config.method,
+        requested_sparsity=session.config.sparsity,
+        epochs=len(rows),
+        weights=session.scheduler.total_weights,
+        nonzeros=last.nonzeros,
+        density=last.density,
+        loss=last.loss,
+        train_accuracy=last.train_accuracy,
+        test_accuracy=_tested(last),
+        seconds=sum(row.seconds for row in rows),
+        cycles=tuple(
+            CycleResult(row.run, row.epoch, row.density, row.nonzeros, row.train_accuracy, _tested(row)) for row in ends
+        ),
+    )
+
+
+def _tested(row: EpochRow) -> float:
+    assert row.test_accuracy is not None  # the last epoch of every run is evaluated
+    return row.test_accuracy
+
+
+@contextmanager
+def _own_randomness(device: str) -> Iterator[None]:
+    """Give the caller's random state back at the end."""
+    kind = torch.device(device)
+    devices = [torch.cuda.current_device() if kind.index is None else kind.index] if kind.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,39 @@
+"""What pydantic found wrong with a configuration, in the words of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from sparsify_fx.errors import unknown
+
+
+def tell(problem: Any, model: type[BaseModel]) -> str:
+    """One sentence on one of pydantic's `ValidationError.errors()`."""
+    place = [str(part) for part in problem["loc"] if not _is_branch(part)]
+    key, kind = ".".join(place), problem["type"]
+    if kind == "extra_forbidden":
+        known = _fields_at(model, place[:-1])
+        return str(unknown("key", key, [".".join([*place[:-1], name]) for name in known]))
+    if kind == "missing":
+        return f"{key} is missing; set it in the recipe or with --set {key}=..."
+    message = problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key or 'the configuration'}: {message[:1].lower()}{message[1:]}, got {problem['input']!r}"
+
+
+def _is_branch(part: object) -> bool:
+    """Whether a part of a location is pydantic's name for a branch of a union ("bool", "literal['auto']")."""
+    return isinstance(part, str) and (part in ("bool", "int", "float", "str") or part.startswith("literal["))
+
+
+def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
+    """The field names of the section at `place`."""
+    for name in place:
+        annotation = model.model_fields[name].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

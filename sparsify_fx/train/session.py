@@ -1,0 +1,162 @@
+"""A session: the data, model, optimizer and scheduler of a configuration, and their state."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsify_fx.api import apply
+from sparsify_fx.errors import CheckpointError
+from sparsify_fx.initializations import INITIALIZATIONS
+from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.optimizers import build_optimizer
+from sparsify_fx.zoo.data import Augment, Data, load_data
+from sparsify_fx.zoo.models import build_model
+
+_SCORING_BATCHES = 10  # for criteria that look at data
+
+
+@dataclass
+class Session:
+    """Everything that one training works with; `config` is resolved."""
+
+    config: TrainConfig
+    data: Data
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Scheduler
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy with the configured label smoothing; evaluated in float32."""
+        return F.cross_entropy(outputs.float(), targets, label_smoothing=self.config.label_smoothing)
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 for matrix products and convolutions when `amp` is on; nothing otherwise."""
+        kind = torch.device(self.config.device).type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=bool(self.config.amp))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.scheduler.steps // self.scheduler.epochs
+
+    def run_ends(self) -> tuple[int, ...]:
+        """The last epoch of every run, counted from 1 over all of them; a pruning, or the end, comes right after."""
+        first, runs = self.config.epochs, self.scheduler.timeline().runs
+        later = (self.scheduler.epochs - first) // (runs - 1) if runs > 1 else 0
+        return tuple(first + later * run for run in range(runs))
+
+    def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The shuffled and augmented batches of an epoch; they depend on (seed, epoch) alone."""
+        crop, flip = self.config.augment.crop_padding, self.config.augment.flip
+        augment = Augment(crop, flip) if crop or flip else None
+        return self.data.train.epoch(
+            self.config.batch_size, train=True, seed=self.config.seed, epoch=epoch, augment=augment
+        )
+
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test set in order."""
+        return self.data.test.epoch(self.config.batch_size, train=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain types: loadable with weights_only=True."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the state was taken; CheckpointError when it belongs to another configuration."""
+        self.load_model(state)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise _misfit(error) from error
+
+    def load_model(self, state: dict[str, Any]) -> None:
+        """The model's part of `load_state_dict`."""
+        try:
+            self.model.load_state_dict(state["model"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise _misfit(error) from error
+
+
+def _misfit(error: Exception) -> CheckpointError:
+    return CheckpointError(f"the checkpoint does not fit its configuration ({error}); train again with --force")
+
+
+def build_session(config: TrainConfig) -> Session:
+    """Data, model, optimizer and scheduler of `config`, all of them from its seed. Nothing is written.
+
+    Raises the error of whatever does not fit (DataError, UnknownNameError, LayerError, ConfigError, ...).
+    """
+    config = config.resolved()
+    data = open_data(config)
+    model = fresh_model(config, data).to(config.device)
+    loss_fn, batches = _scoring(config, data)
+    apply(
+        model,
+        config.method,
+        sparsity=config.sparsity,
+        batches=batches,
+        loss_fn=loss_fn,
+        include=config.include,
+        exclude=config.exclude,
+        seed=config.seed,
+        **config.axes,
+    )
+    optimizer = build_optimizer(
+        model.parameters(), config.optimizer.name, config.optimizer.lr, config.optimizer.options
+    )
+    scheduler = Scheduler(
+        model,
+        optimizer,
+        epochs=config.epochs,
+        steps_per_epoch=data.train.batches(config.batch_size, train=True),
+        learning_rate=config.learning_rate.build(),
+        batches=batches,
+        loss_fn=loss_fn,
+    )
+    return Session(config, data, model, optimizer, scheduler)
+
+
+def open_data(config: TrainConfig) -> Data:
+    """The data set of a resolved configuration, on its device."""
+    place = torch.device(config.device)
+    return load_data(config.data, root=Path(config.data_root), device=place, image_size=config.image_size)
+
+
+def fresh_model(config: TrainConfig, data: Data) -> nn.Module:
+    """The model with its initial weights, on the CPU: the same ones on every device."""
+    torch.manual_seed(config.seed)
+    model = build_model(
+        config.model, num_classes=data.num_classes, in_channels=data.in_channels, image_size=data.image_size
+    )
+    INITIALIZATIONS[config.init](model, torch.Generator().manual_seed(config.seed))
+    return model
+
+
+def compiled(session: Session) -> nn.Module:
+    """The model to train with: `torch.compile`d when asked for. It shares all parameters with `session.model`."""
+    return cast(nn.Module, torch.compile(session.model)) if session.config.compile else session.model
+
+
+def _scoring(config: TrainConfig, data: Data) -> tuple[Any, Any]:
+    """(loss_fn, batches) for a criterion that needs them, else (None, None)."""
+    needs = config.recipe().resolved().criterion.needs
+    loss_fn = F.cross_entropy if "loss_fn" in needs else None
+    if "batches" not in needs:
+        return loss_fn, None
+    epoch = data.train.epoch(config.batch_size, seed=config.seed, epoch=0, train=True)
+    return loss_fn, list(itertools.islice(epoch, _SCORING_BATCHES))

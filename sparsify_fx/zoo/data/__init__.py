@@ -1,0 +1,31 @@
+"""Data sets by spec: `mnist5k`, `cifar10`, `cifar100`, `imagefolder:PATH`, `npz:PATH`, one file per kind.
+
+Importing this package registers them. A newcomer is one file that ends in `DATASETS.add("its-name", Kind(load))`.
+"""
+
+from sparsify_fx.zoo.data import cifar, imagefolder, mnist5k, npz
+from sparsify_fx.zoo.data.augment import Augment
+from sparsify_fx.zoo.data.folder_source import FolderSource
+from sparsify_fx.zoo.data.load import DATASETS, LIMIT_BYTES, Kind, Request, load_data
+from sparsify_fx.zoo.data.source import Facts, Source
+from sparsify_fx.zoo.data.tensor_source import TensorSource
+from sparsify_fx.zoo.data.types import Data, Part
+
+__all__ = [
+    "DATASETS",
+    "LIMIT_BYTES",
+    "Augment",
+    "Data",
+    "Facts",
+    "FolderSource",
+    "Kind",
+    "Part",
+    "Request",
+    "Source",
+    "TensorSource",
+    "cifar",
+    "imagefolder",
+    "load_data",
+    "mnist5k",
+    "npz",
+]

@@ -1,0 +1,81 @@
+"""From arrays of images and labels to a data set on the device: splitting, resizing, normalising."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sparsify_fx.errors import DataError
+from sparsify_fx.zoo.data.load import Request
+from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.source import Facts
+from sparsify_fx.zoo.data.tensor_source import TensorSource
+from sparsify_fx.zoo.data.types import Data
+
+_CHUNK = 1024  # images at a time: bounds the copies that resizing makes
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set: images uint8 [N, C, H, W] and labels int64 [N] on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __getitem__(self, indices: Tensor) -> Split:
+        """The images and labels at `indices`."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+def split_every_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(train, test) indices, ascending: of each class, in the order of the data, every fifth one is for the test.
+
+    >>> split_every_fifth(torch.tensor([0, 0, 0, 0, 0, 1, 1]))
+    (tensor([0, 1, 2, 3, 5, 6]), tensor([4]))
+    """
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for label in set(labels.tolist()):
+        is_test[(labels == label).nonzero()[4::5]] = True
+    return (~is_test).nonzero().flatten(), is_test.nonzero().flatten()
+
+
+def tensor_data(
+    request: Request, train: Split, test: Split, num_classes: int, class_names: tuple[str, ...] = ()
+) -> Data:
+    """The data set with both parts on the device, in the size asked for, normalised by the training images.
+
+    Raises DataError for images that are not square, or that do not fit into `limit_bytes` once resized.
+    """
+    train, test = (_sized(part, request) for part in (train, test))
+    normalizer = Normalizer.of(train.images)
+    (count, channels, size, _), test_count = train.images.shape, len(test.images)
+    return Data(
+        facts=Facts(request.spec, num_classes, channels, size, count, test_count, class_names),
+        mean=normalizer.mean,
+        std=normalizer.std,
+        train=TensorSource(train.images, train.labels, normalizer, request.device),
+        test=TensorSource(test.images, test.labels, normalizer, request.device),
+    )
+
+
+def _sized(part: Split, request: Request) -> Split:
+    """The part at the image size asked for."""
+    count, channels, height, width = part.images.shape
+    if height != width:
+        raise DataError(f"{request.spec}: images are {height}x{width} (height x width); crop or pad them to squares")
+    size = request.image_size
+    if size is None or size == height:
+        return part
+    if (needed := count * channels * size * size) > request.limit_bytes:
+        raise DataError(
+            f"{request.spec}: {count} images of {size}x{size} take {needed:,} bytes, above limit_bytes="
+            f"{request.limit_bytes:,}; choose a smaller image_size or raise the limit"
+        )
+    return Split(torch.cat([_resized(chunk, size) for chunk in torch.split(part.images, _CHUNK)]), part.labels)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)

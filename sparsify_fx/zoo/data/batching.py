@@ -1,0 +1,56 @@
+"""Which images come in which batch: seeds, orders and counts that are pure functions of (seed, epoch)."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import DataError
+
+
+def mix_seed(seed: int, epoch: int, purpose: str, index: int = 0) -> int:
+    """A 64-bit seed for one use of randomness: the first 8 bytes of blake2b("purpose:seed:epoch:index"), big-endian.
+
+    Neighbouring seeds and epochs give unrelated streams, and the value is the same in every process and version of
+    Python, which `hash` is not. torch's CPU generator reads only the low 32 bits of a seed: those must be mixed too.
+
+    >>> mix_seed(0, 1, "shuffle")
+    18221610862998201753
+    >>> mix_seed(0, 1, "shuffle") == mix_seed(1, 0, "shuffle")
+    False
+    """
+    digest = hashlib.blake2b(f"{purpose}:{seed}:{epoch}:{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def generator_for(seed: int, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
+    """A generator on `device` that nothing else has drawn from."""
+    return torch.Generator(device=device).manual_seed(mix_seed(seed, epoch, purpose))
+
+
+def epoch_order(count: int, *, seed: int, epoch: int, train: bool) -> Tensor:
+    """Indices [count] of the images in the order of an epoch, on the CPU (so that every device gets the same)."""
+    if not train:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator_for(seed, epoch, "shuffle", torch.device("cpu")))
+
+
+def count_batches(count: int, batch_size: int, *, train: bool) -> int:
+    """Batches in an epoch over `count` images: only full ones in training, all of them otherwise.
+
+    Raises DataError for a batch size below 1, or one above `count` in training.
+
+    >>> count_batches(10, 4, train=True), count_batches(10, 4, train=False)
+    (2, 3)
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size={batch_size} must be a whole number >= 1")
+    if not train:
+        return -(-count // batch_size)
+    if count < batch_size:
+        raise DataError(
+            f"the {count} training images do not fill one batch of {batch_size}; set batch_size to at most {count}"
+        )
+    return count // batch_size

@@ -1,0 +1,49 @@
+"""CIFAR-10 and CIFAR-100, downloaded by torchvision.
+
+Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from sparsify_fx.errors import DataError
+from sparsify_fx.zoo.data.assemble import Split, tensor_data
+from sparsify_fx.zoo.data.load import DATASETS, Kind, Request
+from sparsify_fx.zoo.data.types import Data
+
+
+def load(class_name: str, request: Request) -> Data:
+    """50,000 training and 10,000 test images, 32x32x3; DataError when they are not there and cannot be downloaded.
+
+    The files are pickles; torchvision compares their MD5 sums with the published ones before it reads them.
+    """
+    train, test = (_download(class_name, request, train=train) for train in (True, False))
+    names = tuple(train.classes)
+    return tensor_data(request, _split(train), _split(test), len(names), names)
+
+
+def _download(class_name: str, request: Request, *, train: bool) -> Any:
+    from torchvision import datasets
+
+    folder, cifar = request.root.expanduser().absolute(), getattr(datasets, class_name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return cifar(folder, train=train, download=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise DataError(
+            f"{request.spec} could not be downloaded to {folder} ({error}); put {cifar.filename} there, "
+            "or use images of your own with imagefolder:PATH or npz:PATH"
+        ) from error
+
+
+def _split(dataset: Any) -> Split:
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.tensor(dataset.targets))
+
+
+DATASETS.add("cifar10", Kind(partial(load, "CIFAR10")))
+DATASETS.add("cifar100", Kind(partial(load, "CIFAR100")))

@@ -1,0 +1,77 @@
+"""Folders of images, one folder per class: PATH/train and PATH/test or PATH/val."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from sparsify_fx.errors import DataError
+from sparsify_fx.zoo.data.assemble import Split, tensor_data
+from sparsify_fx.zoo.data.decode import Listing, centred, shorter_side, whole
+from sparsify_fx.zoo.data.folder_source import FolderSource, eval_resize
+from sparsify_fx.zoo.data.load import DATASETS, Kind, Request
+from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.source import Facts
+from sparsify_fx.zoo.data.types import Data
+
+STREAMED_SIZE = 224
+"""Pixels a side of streamed images when no image_size is given: what ImageNet models expect."""
+
+_SAMPLE = 2048  # images from which a streamed set's mean and deviation are taken: all of ImageNet would take an hour
+
+
+def load(request: Request) -> Data:
+    """The images in RGB: decoded once onto the device if they fit into limit_bytes, else streamed.
+
+    Their size is image_size (the shorter side is resized, the middle cut out), or the images' own if all are equal
+    squares; streamed ones are 224 by default. DataError for missing folders, unreadable images, unequal sizes.
+    """
+    train, test = _list(request.path)
+    side = request.image_size or shorter_side(train.paths[0])
+    if len(train.paths) * 3 * side * side <= request.limit_bytes:
+        decoded, decoded_test = (_decode(part, request.image_size, side) for part in (train, test))
+        return tensor_data(request, decoded, decoded_test, len(train.classes), train.classes)
+    return _stream(request, train, test, request.image_size or STREAMED_SIZE)
+
+
+def _list(path: Path) -> tuple[Listing, Listing]:
+    """The training and test images; the classes of both must agree."""
+    folders = [path / "train", path / "test" if (path / "test").is_dir() else path / "val"]
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataError(f"{folder} does not exist; imagefolder:PATH needs PATH/train and PATH/test or PATH/val")
+    train, test = (Listing.of(folder) for folder in folders)
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise DataError(f"{folders[0]} and {folders[1]} must hold the same classes; only one has {', '.join(odd)}")
+    return train, test
+
+
+def _decode(part: Listing, image_size: int | None, side: int) -> Split:
+    """Every image of a listing in memory."""
+    images = torch.empty(len(part.paths), 3, side, side, dtype=torch.uint8)
+
+    def fill(index: int) -> None:
+        path = part.paths[index]
+        images[index] = whole(path, side) if image_size is None else centred(path, side, side)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(fill, range(len(part.paths))):
+            pass
+    return Split(images, torch.tensor(part.labels))
+
+
+def _stream(request: Request, train: Listing, test: Listing, size: int) -> Data:
+    """The data set with images read again in every epoch."""
+    step = -(-len(train.paths) // _SAMPLE)
+    sample = torch.stack([centred(path, size, eval_resize(size)) for path in train.paths[::step]])
+    normalizer = Normalizer.of(sample)
+    sources = [FolderSource(part, size, normalizer, request.device, request.workers) for part in (train, test)]
+    facts = Facts(request.spec, len(train.classes), 3, size, len(train.paths), len(test.paths), train.classes)
+    return Data(facts, normalizer.mean, normalizer.std, *sources)
+
+
+DATASETS.add("imagefolder", Kind(load, "PATH"))
