@@ -133,7 +133,8 @@ def near_zero_share(model: nn.Module) -> float:
     0.14. Gates count as they will settle: a weight behind a gate that would close is zero.
     """
     sizes = [program.settled().abs() for program in programs(model).values()]
-    return sum(int(_near_zero(size).sum()) for size in sizes) / sum(size.numel() for size in sizes)
+    small = torch.stack([_near_zero(size).sum() for size in sizes]).sum()
+    return int(small) / sum(size.numel() for size in sizes)
 
 
 def _near_zero(size: Tensor) -> Tensor:
