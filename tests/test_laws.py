@@ -72,6 +72,7 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: sparsify_
 
 def test_there_are_sums() -> None:
     assert {"lrr+signin", "imp+signin", "signin+wr", "random+signin", "magnitude+signin"} <= set(SUMS)
+    assert {"lrr+pilot", "pilot+wr"} <= set(SUMS)
 
 
 @every_method
