@@ -183,7 +183,7 @@ def derived_seed(seed: int, epoch: int) -> int:
 
 
 def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result:
-    ends, last = [rows[epoch - 1] for scheduler.ends_run], rows[-1]
+    ends, last = {row.run: row for row in rows}.values(), rows[-1]  # the last epoch of every run
     return Result(
         folder=str(folder.path),
         method=session.config.method,

@@ -44,6 +44,18 @@ class Session:
         kind = torch.device(self.config.device).type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=bool(self.config.amp))
 
+    def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The shuffled and augmented batches of an epoch; they depend on (seed, epoch) alone."""
+        crop, flip = self.config.augment.crop_padding, self.config.augment.flip
+        augment = Augment(crop, flip) if crop or flip else None
+        return self.data.train.epoch(
+            self.config.batch_size, train=True, seed=self.config.seed, epoch=epoch, augment=augment
+        )
+
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test set in order."""
+        return self.data.test.epoch(self.config.batch_size, train=False)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain types: loadable with weights_only=True."""
         return {
