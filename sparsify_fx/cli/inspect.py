@@ -13,7 +13,9 @@ NAME = "inspect"
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .onnx, .safetensors, .pt or .pth file, or a run folder.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An .onnx, .safetensors, .pt or .pth file, or a run folder.")
+    ],
     json: JsonOption = None,
 ) -> None:
     """Show shape, density, zeros and bytes of every layer in a file.
