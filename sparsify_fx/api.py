@@ -37,9 +37,9 @@ def apply(
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
 
-    Every weight of the supported layers (convolutions, transposed convolutions, linear, bilinear, recurrent and attention
-    layers and their subclasses) becomes a weight program; biases, norms and embeddings stay as they are. Methods that prune at initialisation prune now. Build
-    the optimizer afterwards.
+    Every weight of the supported layers (convolutions, transposed convolutions, linear, bilinear, recurrent and
+    attention layers and their subclasses) becomes a weight program; biases, norms and embeddings stay as they are.
+    Methods that prune at initialisation prune now. Build the optimizer afterwards.
 
     Args:
         model: any `nn.Module`, or a traced `torch.fx.GraphModule`.
