@@ -115,7 +115,7 @@ def test_missing_inputs_are_named_before_anything_happens(criterion: str) -> Non
         sparsify_fx.apply(small_net(), "random", criterion=criterion)
     with pytest.raises(RecipeError, match=f"^{criterion} needs loss_fn=$"):
         sparsify_fx.apply(small_net(), "lrr", criterion=criterion, batches=[batch()])
-    with pytest.raises(RecipeError, match="^synflow needs batches=$"):
+    with pytest.raises(RecipeError, match=r"^synflow needs batches=$"):
         sparsify_fx.apply(small_net(), "random", criterion="synflow")
 
 
