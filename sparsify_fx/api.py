@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.allocations import Checked
 from sparsify_fx.criteria import PruningContext, check_inputs, criterion_name, pruning_generator
 from sparsify_fx.errors import LayerError
 from sparsify_fx.layers import Selection, is_finite, select_layers
@@ -74,6 +75,8 @@ def apply(
         raise LayerError(f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first")
     total = sum(layer.weight.numel() for layer in layers.values())
     budget = Budget(total, sparsity)
+    if isinstance(resolved.allocation, Checked) and resolved.schedule.initial(budget) is not None:
+        resolved.allocation.check({name: layer.weight.numel() for name, layer in layers.items()}, budget.kept)
     kept, later = resolved.schedule.initial(budget), resolved.schedule.updates(budget)
     if later or (kept is not None and kept < budget.total):
         check_inputs(criterion_name(resolved.criterion), resolved.criterion.needs, batches, loss_fn)
