@@ -14,6 +14,9 @@ class MaskEditor(Protocol):
     def prune(self, kept: int, draw: int) -> None:
         """Keep `kept` of the living weights by the method's criterion and allocation."""
 
+    def settle(self, kept: int) -> None:
+        """Open or close the gates of the parameterization for good; SparsityError when fewer than `kept` are left."""
+
     def grow_all(self) -> None:
         """Every pruned weight comes back, from zero."""
 
@@ -53,6 +56,24 @@ class Prune:
 
     def __call__(self, pruner: MaskEditor, draw: int) -> None:
         """Prune by the method's criterion and allocation."""
+        pruner.prune(self.kept, draw)
+
+
+@dataclass(frozen=True)
+class SettleAndPrune:
+    """The end of a method that sparsifies by itself: its gates close or open for good, then `kept` weights stay."""
+
+    run: int
+    epoch: float
+    kept: int
+
+    def label(self, total: int) -> tuple[str, str]:
+        """How many stay."""
+        return "settle and prune", f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}"
+
+    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+        """Settle, then prune by the method's criterion and allocation."""
+        pruner.settle(self.kept)
         pruner.prune(self.kept, draw)
 
 

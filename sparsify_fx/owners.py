@@ -132,7 +132,10 @@ def _new_owner(base: type[nn.Module], tensors: tuple[str, ...], *arguments: Any)
 
 
 def _load_split(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Load a dense checkpoint into a rewritten owner: its weight is split on the way in, under the current mask."""
+    """Load a dense checkpoint into a rewritten owner: its weight is split on the way in, under the current mask.
+
+    Shared tensors (thresholds) start afresh with it; state (a temperature) stays.
+    """
     for tensor in owned_tensors(self):
         weight = state_dict.pop(prefix + tensor, None)
         if weight is None:
@@ -143,7 +146,10 @@ def _load_split(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest:
             state_dict.setdefault(child + "mask", mask)
             if weight.shape == mask.shape:
                 weight = weight * mask.to(weight.device)
-        state_dict.update({child + name: part for name, part in program.parameterization.split(weight).items()})
+        how, state = program.parameterization, program.state_tensors()
+        parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
+        parts |= {name: value for name, value in state.items() if name not in how.transient}
+        state_dict.update({child + name: part for name, part in parts.items()})
     original_class(self)._load_from_state_dict(self, state_dict, prefix, *rest)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,8 +15,9 @@ from sparsify_fx.parameterizations import Dense, Parameterization
 class WeightProgram(fx.GraphModule):
     """The graph that computes one effective weight from its trainable factors and its mask.
 
-    Passes rewrite it: `return dense` -> `return dense * mask` -> `return m * w * mask`. The factors are its
-    parameters, the mask (uint8, shape of the weight, 1 keeps) its only buffer.
+    Passes rewrite it: `return dense` -> `return dense * mask` -> `return m * w * mask`. The factors and the shared
+    tensors of its parameterization are its parameters; the mask (uint8, shape of the weight, 1 keeps) and the
+    parameterization's state are its buffers.
 
     Attributes:
         parameterization: how the factors make the weight.
@@ -35,35 +36,90 @@ class WeightProgram(fx.GraphModule):
     def __init__(self, root: nn.Module, graph: fx.Graph, facts: tuple[Parameterization, Any, tuple[str, ...]]) -> None:
         super().__init__(root, graph, class_name="WeightProgram")
         self.parameterization, self.plan, self.passes = facts
+        self._non_persistent_buffers_set |= set(self.parameterization.transient) & set(self._buffers)
 
     @property
     def facts(self) -> tuple[Parameterization, Any, tuple[str, ...]]:
         """Everything beside graph and tensors; a copy or a pickle carries it along."""
         return self.parameterization, self.plan, self.passes
 
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a buffer; the mask comes first, so that a program and its copies have their buffers in the same order."""
+        super().register_buffer(name, tensor, persistent)
+        if name == "mask":
+            for other in [key for key in self._buffers if key != "mask"]:
+                self._buffers[other] = self._buffers.pop(other)
+
     def current_mask(self) -> Tensor | None:
         """The mask (uint8, shape of the weight, 1 keeps), or None before `InsertMask`."""
         return self._buffers.get("mask")
 
     def factor_tensors(self) -> dict[str, nn.Parameter]:
-        """The trainable factors by name, in the order of the parameterization."""
+        """The trainable factors (shape of the weight) by name, in the order of the parameterization."""
         return {name: self.get_parameter(name) for name in self.parameterization.factors}
+
+    def shared_tensors(self) -> dict[str, nn.Parameter]:
+        """The other trainable tensors by name, such as thresholds."""
+        return {
+            name: self.get_parameter(name) for name in self._parameters if name not in self.parameterization.factors
+        }
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The parameterization's state by name, such as a temperature."""
+        return {name: self.get_buffer(name) for name in self._buffers if name != "mask"}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the weight before the mask is made of, detached, without the noise of training."""
+        state = self.state_tensors()
+        if "noisy" in state:
+            state["noisy"] = torch.zeros_like(state["noisy"])
+        trained = {**self.factor_tensors(), **self.shared_tensors()}
+        return {**{name: tensor.detach() for name, tensor in trained.items()}, **state}
 
     def theta(self) -> Tensor:
         """The weight before the mask, detached."""
-        with torch.no_grad():
-            value = self.parameterization.value({k: v.detach() for k, v in self.factor_tensors().items()})
-        return value if isinstance(value, Tensor) else torch.as_tensor(value)
+        return self._value(self.tensors())
 
     def effective(self) -> Tensor:
-        """The weight that the layer sees, detached, with exact +0.0 where the mask is 0."""
-        theta, mask = self.theta(), self.current_mask()
+        """The weight that the layer sees in evaluation, detached, with exact +0.0 where the mask is 0."""
+        return self._masked(self.theta())
+
+    def settled(self) -> Tensor:
+        """The effective weight that `settle` would leave."""
+        tensors = self.tensors()
+        return self._masked(self._value({**tensors, **self.parameterization.settle(tensors)}))
+
+    @torch.no_grad()
+    def settle(self) -> tuple[str, ...]:
+        """Open or close the gates of the parameterization for good, in place; the names of the tensors written."""
+        new = self.parameterization.settle(self.tensors())
+        for name, value in new.items():
+            self.get_parameter(name).copy_(value)
+        return tuple(new)
+
+    @torch.no_grad()
+    def _value(self, tensors: dict[str, Tensor]) -> Tensor:
+        value = self.parameterization.value(tensors)
+        return value if isinstance(value, Tensor) else torch.as_tensor(value)
+
+    def _masked(self, theta: Tensor) -> Tensor:
+        mask = self.current_mask()
         return theta if mask is None else torch.where(mask.bool(), theta, torch.zeros_like(theta))
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, in which a `noisy` state is 1, or evaluation."""
+        super().train(mode)
+        if "noisy" in self._buffers:
+            self.get_buffer("noisy").fill_(float(mode))
+        return self
 
     @torch.no_grad()
     def write(self, theta: Tensor, where: Tensor | None = None) -> None:
-        """Set the factors in place so that the value is `theta`; only at `where` (bool), if given."""
-        for name, new in self.parameterization.split(theta).items():
+        """Set the factors in place so that the value is `theta`; only at `where` (bool), if given.
+
+        Shared tensors and state stay.
+        """
+        for name, new in self.parameterization.split(theta, self.tensors()).items():
             factor = self.get_parameter(name)
             factor.copy_(new if where is None else torch.where(where, new, factor))
 

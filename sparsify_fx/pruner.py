@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator
+from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import nonzeros, top_mask
 from sparsify_fx.owners import programs
 from sparsify_fx.passes import Merge
@@ -44,6 +45,25 @@ class Pruner:
         """
         criterion = self.plan.axes.criterion
         self._write(choose_masks(criterion, self._context(criterion, kept, draw, self.masks())))
+
+    def settle(self, kept: int) -> None:
+        """Open or close all gates for good; what was settled starts with fresh optimizer state.
+
+        Raises SparsityError when fewer than `kept` weights would be left.
+        """
+        left = sum(int(program.settled().count_nonzero()) for program in programs(self.model).values())
+        total = sum(mask.numel() for mask in self.masks().values())
+        if left < kept < total:
+            raise SparsityError(
+                f"{self.plan.method} went beyond the requested sparsity {self.plan.sparsity:g}: {left} of {total} "
+                f"weights are left (sparsity {1 - left / total:.6g}), the budget is {kept}; ask for a higher sparsity, "
+                "give the penalty less strength or reach, or train for more epochs"
+            )
+        for program in programs(self.model).values():
+            for name in program.settle():
+                for key, value in self.optimizer.state.get(program.get_parameter(name), {}).items():
+                    if isinstance(value, Tensor) and key != "step":
+                        value.zero_()
 
     def grow_all(self) -> None:
         """Every pruned weight comes back, from zero."""

@@ -15,14 +15,17 @@ from sparsify_fx.clock import make_clock, resolve
 from sparsify_fx.criteria import check_inputs, criterion_name
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule, find_curve
+from sparsify_fx.mask_updates import SettleAndPrune
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.owners import programs
 from sparsify_fx.plan import remembered_inputs, require_plan
 from sparsify_fx.pruner import Pruner
 from sparsify_fx.rates import Rates
+from sparsify_fx.refresh import refresh
 from sparsify_fx.rewinds import Epoch
 from sparsify_fx.schedules import Budget, check_times
 from sparsify_fx.snapshots import PARTS, rewind, take_snapshot
+from sparsify_fx.strengths import Strengths
 from sparsify_fx.timeline import Event, Timeline
 
 
@@ -30,8 +33,8 @@ class Scheduler:
     """Drives the events of a sparse training, one call of `step()` after each optimizer step.
 
     The whole training is a sequence of runs: the first has `epochs` epochs; every later one starts with a pruning and
-    the method's rewinds. At one step the order is: prune, rewind, timed actions (rescale), snapshot; then the
-    learning rate of the next step. Everything changes in place, so `torch.compile` does not recompile.
+    the method's rewinds. At one step the order is: prune, rewind, timed actions (rescale), snapshot; then learning
+    rate, penalty strength, temperatures and noise of the next step. Everything changes in place: no recompile.
 
     Args:
         model: prepared by `sparsify_fx.apply`.
@@ -88,6 +91,8 @@ class Scheduler:
             check_inputs(self.plan.method, axes.schedule.needs, batches, loss_fn)
         self._pruner = Pruner(model, optimizer, self.plan, batches, loss_fn)
         self._rates = Rates(optimizer, curve, self._clock, restarts=restart is not None)
+        ends = [self._clock.step_of(u.run, u.epoch) for u in self._updates if isinstance(u, SettleAndPrune)]
+        self._strengths = Strengths(axes.penalty, model, self._clock, self.plan.sparsity, ends[0] if ends else None)
         self._snapshots: dict[str, dict[str, Any]] = {}
         # A stable sort by step keeps the order in which events at one step happen.
         self._events = sorted(self._plan_events(), key=lambda event: event.step)
@@ -110,7 +115,21 @@ class Scheduler:
 
     def penalty(self) -> Tensor:
         """The method's term to add to the loss (0-dimensional, differentiable); 0 when there is none."""
-        return self.plan.axes.penalty(programs(self.model).values())
+        return self._strengths.term()
+
+    def observe(self, *, accuracy: float) -> None:
+        """Give the training accuracy of an epoch, in [0, 1], before the `step()` that ends it; `pilot` needs it."""
+        self._strengths.observe(accuracy)
+
+    @property
+    def strength(self) -> float:
+        """The strength that an adaptive penalty has now; 0 for the others."""
+        return self._strengths.applied
+
+    @property
+    def strengths(self) -> tuple[tuple[int, float], ...]:
+        """(step, strength from there on) for every change so far; empty unless the penalty is adaptive."""
+        return tuple(self._strengths.path)
 
     def timeline(self) -> Timeline:
         """Every event of the whole training; `print(scheduler.timeline())` shows it as a table."""
@@ -151,6 +170,7 @@ class Scheduler:
         return {
             "step": self._step,
             "rates": self._rates.state_dict(),
+            "strengths": self._strengths.state_dict(),
             "snapshots": dict(self._snapshots),
             "fingerprint": self._fingerprint(),
         }
@@ -168,6 +188,8 @@ class Scheduler:
         self._step = int(state["step"])
         self._snapshots = dict(state["snapshots"])
         self._rates.load_state_dict(state["rates"], self._step)
+        self._strengths.load_state_dict(state["strengths"])
+        self._refresh()
 
     def _plan_events(self) -> Iterator[Event]:
         """Every event, those at one step in the order in which they happen: prune, rewind, act, snapshot."""
@@ -198,6 +220,11 @@ class Scheduler:
         for event in self._due.get(self._step, ()):
             event.do()
         self._rates.set(self._step)
+        self._strengths.advance(self._step)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        refresh(self.model, self._clock, self._updates, self.plan.seed, min(self._step, self.steps - 1))
 
     def _snapshot(self, point: Epoch) -> None:
         parts = [part for part in PARTS if getattr(self.plan.axes.rewind, part) == point]
@@ -222,7 +249,7 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     missing = [
         f"{name} ({factor})"
         for name, program in programs(model).items()
-        for factor, parameter in program.factor_tensors().items()
+        for factor, parameter in program.named_parameters()
         if parameter.requires_grad and id(parameter) not in held
     ]
     if missing:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.errors import RecipeError, SchedulerError
-from sparsify_fx.mask_updates import Decompress, MaskUpdate, Prune, Regrow
+from sparsify_fx.mask_updates import Decompress, MaskUpdate, Prune, Regrow, SettleAndPrune
 from sparsify_fx.masks import kept_count
 from sparsify_fx.registry import Registry
 
@@ -269,6 +269,9 @@ class RegrowEvery(_OneRun):
 class Late(_OneRun):
     """For methods that sparsify by themselves: one exact pruning late in the run, then a short fine-tuning.
 
+    Gates and thresholds settle at the pruning: from then on a weight is either kept or masked. When fewer weights than
+    the budget are non-zero by then, the pruning raises SparsityError. Penalties with an adaptive strength end there.
+
     Attributes:
         at: when, as a share of the run.
     """
@@ -281,7 +284,7 @@ class Late(_OneRun):
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One pruning to the budget."""
-        return (Prune(0, self.at * budget.epochs, budget.kept),)
+        return (SettleAndPrune(0, self.at * budget.epochs, budget.kept),)
 
 
 def check_times(updates: tuple[MaskUpdate, ...], epochs: int, steps_per_epoch: int) -> None:

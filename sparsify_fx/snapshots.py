@@ -77,7 +77,7 @@ def clear_state(model: nn.Module, optimizer: Optimizer, entries: Mapping[str, Te
     for name, program in programs(model).items():
         for factor in program.factor_tensors().values() if name in entries else ():
             for value in optimizer.state.get(factor, {}).values():
-                if isinstance(value, Tensor) and value.shape == factor.shape:
+                if isinstance(value, Tensor) and value.shape == entries[name].shape:
                     value.masked_fill_(entries[name], 0)
 
 

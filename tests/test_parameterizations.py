@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.parameterizations import PARAMETERIZATIONS, Product
-from tests.conftest import ulp_distance
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**60), max_value=2.0**60)
 
@@ -19,7 +18,8 @@ def test_value_of_split_is_theta(name: str, values: list[float]) -> None:
     parameterization = PARAMETERIZATIONS[name]()
     parts = parameterization.split(theta)
     assert set(parts) == set(parameterization.factors)
-    assert (ulp_distance(parameterization.value(parts), theta) <= 2).all()
+    value = parameterization.value({**parts, **parameterization.shared(theta), **parameterization.state(theta)})
+    assert ((value - theta).abs() <= parameterization.error_bound(theta)).all()
 
 
 @given(st.lists(floats, min_size=1, max_size=30), st.floats(1e-3, 1e3))

@@ -32,7 +32,7 @@ class Merge(ModulePass):
         for _, owner, tensor in list(owners(graph_module)):
             program = program_of(owner, tensor)
             if id(program) not in merged:
-                trainable = any(factor.requires_grad for factor in program.factor_tensors().values())
+                trainable = any(tensor.requires_grad for tensor in program.parameters())
                 merged[id(program)] = nn.Parameter(program.effective(), requires_grad=trainable)
             uninstall(owner, tensor, merged[id(program)])
         return PassResult(graph_module, bool(merged))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import fx, nn
 
 from sparsify_fx.parameterizations import Dense, Parameterization, Product
@@ -38,20 +40,25 @@ class Reparameterize(ProgramPass):
         """Swap the parameter for its factors and the graph's `dense` for their value."""
         if program.parameterization == self.parameterization:
             return False
-        dense = program.get_parameter("dense")
-        parts = self.parameterization.split(dense.detach())
-        for factor, part in parts.items():
-            program.register_parameter(factor, nn.Parameter(part, requires_grad=dense.requires_grad))
-        self._record(program)
-        del program.dense
-        program.parameterization = self.parameterization
+        dense, new = program.get_parameter("dense"), self.parameterization
+        theta, trains = dense.detach(), dense.requires_grad
+        trained, state = {**new.split(theta), **new.shared(theta)}, new.state(theta)
+        for name, value in trained.items():
+            program.register_parameter(name, nn.Parameter(value, requires_grad=trains))
+        for name, value in state.items():
+            program.register_buffer(name, value, persistent=name not in new.transient)
+        self._record(program, (*trained, *state))
+        if "dense" not in trained:
+            del program.dense
+        program.parameterization = new
+        program.train(program.training)
         return True
 
-    def _record(self, program: WeightProgram) -> None:
+    def _record(self, program: WeightProgram, names: Iterable[str]) -> None:
         (old,) = (node for node in program.graph.nodes if node.op == "get_attr" and node.target == "dense")
         with program.graph.inserting_before(old):
-            factors = {name: fx.Proxy(program.graph.get_attr(name)) for name in self.parameterization.factors}
-            old.replace_all_uses_with(self.parameterization.value(factors).node)
+            tensors = {name: fx.Proxy(program.graph.get_attr(name)) for name in names}
+            old.replace_all_uses_with(self.parameterization.value(tensors).node)
         program.graph.erase_node(old)
         program.recompile()
 

@@ -28,7 +28,8 @@ class EpochRow:
     """One line of metrics.jsonl. `epoch` counts from 1 over all cycles, `run` from 0.
 
     `loss` and `train_accuracy` are means over the epoch while it trains (augmented, in training mode);
-    `test_accuracy` is None in epochs without an evaluation; `lr` is that of the epoch's last step.
+    `test_accuracy` is None in epochs without an evaluation; `lr` is that of the epoch's last step, and so is
+    `strength`, that of an adaptive penalty (0 for other methods).
     """
 
     epoch: int
@@ -40,6 +41,7 @@ class EpochRow:
     nonzeros: int
     lr: float
     seconds: float
+    strength: float = 0.0
 
 
 def train(
@@ -126,6 +128,7 @@ def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log)
         totals += counts(loss, outputs, y)
         if step == scheduler.steps_per_epoch:
             row = _end_of_epoch(session, epoch, totals, start)
+            scheduler.observe(accuracy=row.train_accuracy)
         scheduler.step()
         log.advance()
     return row
@@ -151,6 +154,7 @@ def _end_of_epoch(session: Session, epoch: int, totals: Tensor, start: float) ->
         nonzeros=scheduler.nonzeros(),
         lr=float(session.optimizer.param_groups[0]["lr"]),
         seconds=time.perf_counter() - start,
+        strength=scheduler.strength,
     )
 
 

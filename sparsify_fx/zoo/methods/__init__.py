@@ -1,31 +1,7 @@
-"""The named methods, one file each; importing this package registers them."""
+"""The named methods, one file each; importing this package imports, and so registers, every file in it."""
 
-from sparsify_fx.zoo.methods import (
-    dense,
-    grasp,
-    imp,
-    lrr,
-    magnitude,
-    obd,
-    random,
-    signin,
-    snip,
-    synflow,
-    woodfisher,
-    wr,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "dense",
-    "grasp",
-    "imp",
-    "lrr",
-    "magnitude",
-    "obd",
-    "random",
-    "signin",
-    "snip",
-    "synflow",
-    "woodfisher",
-    "wr",
-]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,0 +1,116 @@
+"""What a parameterization is: how a weight θ is made of trainable tensors, and how θ is split into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.registry import Registry
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When `refresh` is called.
+
+    Attributes:
+        progress: share of the way through the current run, up to its last mask update if it has one; at most 1.
+        seed: of the random numbers of one weight at one optimizer step.
+    """
+
+    progress: float
+    seed: int
+
+
+@runtime_checkable
+class Parameterization(Protocol):
+    """θ = value(tensors). The tensors are of three kinds:
+
+    - `factors`: trained, with the shape of the weight; `split(θ)` gives them back.
+    - shared: trained, of another shape (a threshold of a layer); writing θ leaves them alone.
+    - state: not trained (a temperature, noise), changed in place, so that nothing recompiles. A state called `noisy` is
+      1 in training mode and 0 in evaluation; criteria and Merge see the value with 0.
+
+    Attributes:
+        factors: names of the factors.
+        transient: names of the state that no checkpoint holds, since `refresh` makes it anew.
+    """
+
+    factors: ClassVar[tuple[str, ...]]
+    transient: ClassVar[tuple[str, ...]]
+
+    def value(self, tensors: Mapping[str, Any]) -> Any:
+        """θ from all its tensors; called with tensors, and with `torch.fx` proxies to record the program."""
+
+    def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
+        """Factors whose value is θ, in θ's dtype and on its device, given the shared tensors and the state.
+
+        Without `others` these are the initial ones.
+        """
+
+    def shared(self, theta: Tensor) -> dict[str, Tensor]:
+        """Initial values of the shared tensors for a weight like θ."""
+
+    def state(self, theta: Tensor) -> dict[str, Tensor]:
+        """Initial values of the state for a weight like θ."""
+
+    def error_bound(self, theta: Tensor) -> Tensor:
+        """The largest |value(split(θ)) − θ| for every entry, with initial shared tensors and state."""
+
+    def settle(self, tensors: Tensors) -> dict[str, Tensor]:
+        """New factors and shared tensors once the masks are final: gates are either open or closed from then on.
+
+        What is not named stays; an empty result means that there is nothing to settle.
+        """
+
+    def refresh(self, state: Tensors, moment: Moment) -> None:
+        """Change the state in place before an optimizer step."""
+
+
+PARAMETERIZATIONS: Registry[type[Any]] = Registry("parameterization")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The common case: nothing but factors of the weight's shape, and value(split(θ)) = θ exactly."""
+
+    transient: ClassVar[tuple[str, ...]] = ()
+
+    def shared(self, theta: Tensor) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def state(self, theta: Tensor) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def error_bound(self, theta: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(theta)
+
+    def settle(self, tensors: Tensors) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def refresh(self, state: Tensors, moment: Moment) -> None:
+        """Nothing."""
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """`tensor` in float64, or in float32 on devices that have no float64."""
+    return tensor.float() if tensor.device.type == "mps" else tensor.double()
+
+
+def ulp(theta: Tensor) -> Tensor:
+    """The distance from |θ| to the next larger number of its dtype.
+
+    >>> ulp(torch.tensor([1.0])).item() == 2.0**-23
+    True
+    """
+    size = theta.abs()
+    return torch.nextafter(size, torch.full_like(size, torch.inf)) - size

@@ -1,0 +1,98 @@
+"""l0: every weight has a random gate in training, whose probability of being open is trained (hard concrete)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Moment, Plain, Tensors, ulp, widened
+
+_OPEN = 30.0  # log α of a gate that no noise closes: |noise| < 14
+
+
+@PARAMETERIZATIONS.register("l0")
+@dataclass(frozen=True)
+class Concrete(Plain):
+    """θ = d·z with a gate z = clamp(y·(ζ − γ) + γ, 0, 1), where γ < 0 and ζ > 1.
+
+    In training y = σ((log u − log(1−u) + log α)/b) with u uniform on (0, 1), in evaluation y = σ(log α). The noise is a
+    state of the weight's shape, drawn before every optimizer step from (seed, step, weight): a resumed training draws
+    the same. P(z ≠ 0) = σ(log α − b·log(−γ/ζ)).
+
+    split: log α = start, d = θ / z; value(split(θ)) = θ exactly where z = 1, as at the default start, else within
+    4 ulp.
+
+    Attributes:
+        start: log α at the beginning; 2.5 opens a gate with probability 0.98.
+        b: the concrete distribution's temperature (β in the source).
+        gamma, zeta: the stretch.
+
+    Raises RecipeError for a stretch that cannot reach 0 and 1, or a start whose gate is closed.
+
+    >>> gate = Concrete()
+    >>> parts = gate.split(torch.tensor([1.0, -2.0]))
+    >>> gate.value({**parts, **gate.state(parts["dense"])})
+    tensor([ 1., -2.])
+
+    Source: Louizos et al. 2018, eq. 10 to 13 (b = 2/3, γ = −0.1, ζ = 1.1).
+    """
+
+    start: float = 2.5
+    b: float = 2 / 3
+    gamma: float = -0.1
+    zeta: float = 1.1
+    factors: ClassVar[tuple[str, ...]] = ("dense", "log_alpha")
+    transient: ClassVar[tuple[str, ...]] = ("noise", "noisy")
+
+    def __post_init__(self) -> None:
+        if not (self.gamma < 0 and self.zeta > 1 and 0 < self.b <= 1 and math.isfinite(self.start)):
+            raise RecipeError(f"l0: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}")
+        if self.start <= math.log(-self.gamma / self.zeta):
+            raise RecipeError(f"l0: start={self.start!r} closes every gate; take more, for instance 2.5")
+
+    def value(self, tensors: Mapping[str, Any]) -> Any:
+        """θ = d·z; the noise counts as far as `noisy` is 1."""
+        noisy = tensors["noisy"]
+        drawn = (tensors["log_alpha"] + noisy * tensors["noise"]) * (1 + noisy * (1 / self.b - 1))
+        return tensors["dense"] * self._stretched(drawn)
+
+    def _stretched(self, logits: Any) -> Any:
+        return torch.clamp(torch.sigmoid(logits) * (self.zeta - self.gamma) + self.gamma, 0, 1)
+
+    def open_gates(self, tensors: Mapping[str, Any]) -> Any:
+        """P(z ≠ 0) of each gate."""
+        return torch.sigmoid(tensors["log_alpha"] - self.b * math.log(-self.gamma / self.zeta))
+
+    def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
+        """Gates as at the beginning, d = θ / z."""
+        log_alpha = torch.full_like(theta, self.start)
+        dense = (widened(theta) / widened(self._stretched(log_alpha))).to(theta.dtype)
+        return {"dense": dense, "log_alpha": log_alpha}
+
+    def state(self, theta: Tensor) -> dict[str, Tensor]:
+        """No noise yet, training mode."""
+        return {"noise": torch.zeros_like(theta), "noisy": theta.new_ones(())}
+
+    def error_bound(self, theta: Tensor) -> Tensor:
+        """4 ulp of θ; zero when the gates start wide open."""
+        wide_open = self._stretched(theta.new_tensor(self.start)) == 1
+        return torch.where(wide_open, torch.zeros_like(theta), 4 * ulp(theta))
+
+    def settle(self, tensors: Tensors) -> dict[str, Tensor]:
+        """d = d·z of evaluation; every gate open for good, whatever the noise."""
+        log_alpha = tensors["log_alpha"]
+        dense = tensors["dense"] * self._stretched(log_alpha)
+        return {"dense": dense, "log_alpha": torch.full_like(log_alpha, _OPEN)}
+
+    def refresh(self, state: Tensors, moment: Moment) -> None:
+        """New noise log u − log(1−u), drawn on the weight's device."""
+        noise = state["noise"]
+        generator = torch.Generator(noise.device).manual_seed(moment.seed)
+        uniform = torch.rand(noise.shape, generator=generator, device=noise.device, dtype=torch.float32)
+        noise.copy_(torch.logit(uniform, eps=1e-6))

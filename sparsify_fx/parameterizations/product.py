@@ -1,0 +1,90 @@
+"""product and balanced: the weight is m ⊙ w."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors, ulp, widened
+
+
+@PARAMETERIZATIONS.register("product")
+@dataclass(frozen=True)
+class Product(Plain):
+    """θ = m ⊙ w with m² − w² = β, which lets gradients flip signs.
+
+    split: m = sqrt(β/2 + sqrt(θ² + β²/4)), w = θ / m; m ⊙ w = θ within 2 ulp. The scalar β > 0 is the inner scaling:
+    gradient flow gives dθ = −(m² + w²) ⊙ ∇L dt = −sqrt(4θ² + β²) ⊙ ∇L dt, so θ passes through zero at speed β. (Eq. 1
+    of the paper writes the same flow as sqrt(θ² + β), in another normalisation of β; the split is that of its
+    Appendix B.)
+
+    Raises RecipeError when β is not a positive finite number.
+
+    >>> factors = Product(beta=1.0).split(torch.tensor([0.0, 0.75]))
+    >>> factors["m"] ** 2 - factors["w"] ** 2
+    tensor([1., 1.])
+
+    Source: Sign-In (paper 004), Algorithm 1 and Appendix B.
+    """
+
+    beta: float = 1.0
+    factors: ClassVar[tuple[str, ...]] = ("m", "w")
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise RecipeError(f"product: beta={self.beta!r} must be a positive finite number, for instance 1.0")
+
+    def value(self, tensors: Mapping[str, Any]) -> Any:
+        """θ = m ⊙ w."""
+        return tensors["m"] * tensors["w"]
+
+    def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
+        """The factors of θ with inner scaling β: m > 0 and m² − w² = β."""
+        wide = widened(theta)
+        half = self.beta / 2
+        m = torch.sqrt(half + torch.hypot(wide, torch.full_like(wide, half))).to(theta.dtype)
+        # w is divided by the rounded m, so that m ⊙ w meets θ to an ulp in θ's own dtype.
+        return {"m": m, "w": (wide / m.to(wide.dtype)).to(theta.dtype)}
+
+    def error_bound(self, theta: Tensor) -> Tensor:
+        """2 ulp of θ."""
+        return 2 * ulp(theta)
+
+
+@PARAMETERIZATIONS.register("balanced")
+@dataclass(frozen=True)
+class Balanced(Plain):
+    """θ = m ⊙ w with |m| = |w| = sqrt|θ|, the limit β = 0 of the product.
+
+    split: m = sqrt|θ|, w = sign(θ)·|θ|/m; m ⊙ w = θ within 2 ulp. The flow dθ = −2|θ| ∇L dt stops at zero: in the flow
+    no sign ever flips, and an entry that is exactly zero (pruned, or regrown) stays zero. Take the product where that
+    matters.
+
+    >>> Balanced().split(torch.tensor([0.0, -4.0]))
+    {'m': tensor([0., 2.]), 'w': tensor([ 0., -2.])}
+
+    Source: Ziyin & Wang 2023 (spred); paper 003, section 3, eq. 7.
+    """
+
+    factors: ClassVar[tuple[str, ...]] = ("m", "w")
+
+    def value(self, tensors: Mapping[str, Any]) -> Any:
+        """θ = m ⊙ w."""
+        return tensors["m"] * tensors["w"]
+
+    def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
+        """The balanced factors of θ, both zero where θ is."""
+        wide = widened(theta)
+        m = wide.abs().sqrt().to(theta.dtype)
+        w = torch.where(m == 0, torch.zeros_like(wide), wide / m.to(wide.dtype))
+        return {"m": m, "w": w.to(theta.dtype)}
+
+    def error_bound(self, theta: Tensor) -> Tensor:
+        """2 ulp of θ."""
+        return 2 * ulp(theta)

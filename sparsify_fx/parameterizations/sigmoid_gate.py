@@ -1,0 +1,85 @@
+"""sigmoid-gate: every weight has a gate that grows steeper until it is open or closed (continuous sparsification)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Moment, Plain, Tensors, ulp, widened
+
+_OPEN = 100.0  # τ·s of a gate that stays open: σ is exactly 1 in float64 too, its derivative 0, with room for decay
+
+
+@PARAMETERIZATIONS.register("sigmoid-gate")
+@dataclass(frozen=True)
+class Sigmoid(Plain):
+    """θ = d·σ(τ·s) with trained d and s, both of the weight's shape.
+
+    The temperature τ (state, shape []) rises exponentially from 1 to `temperature`: τ = temperature^progress, where
+    progress reaches 1 at the last mask update of a run, or at its end. Settling makes gates with s <= 0 zero and the
+    others one.
+
+    split: s = start, d = θ / σ(τ·s); value(split(θ)) = θ within 4 ulp.
+
+    Attributes:
+        start: s at the beginning; > 0 opens gates while τ rises, < 0 closes them.
+        temperature: the largest τ, > 1.
+
+    Raises RecipeError when these are not such numbers.
+
+    >>> gate = Sigmoid(start=0.2)
+    >>> parts = gate.split(torch.tensor([1.0, -2.0]))
+    >>> gate.value({**parts, "temperature": torch.tensor(1.0)})
+    tensor([ 1., -2.])
+
+    Source: Savarese et al. 2020, section 3 (τ up to 200).
+    """
+
+    start: float = 0.2
+    temperature: float = 200.0
+    factors: ClassVar[tuple[str, ...]] = ("dense", "s")
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and 1 < self.temperature < float("inf")):
+            raise RecipeError(f"sigmoid-gate: expected a finite start and a finite temperature > 1, got {self}")
+
+    def value(self, tensors: Mapping[str, Any]) -> Any:
+        """θ = d·σ(τ·s)."""
+        return tensors["dense"] * self.open_gates(tensors)
+
+    def open_gates(self, tensors: Mapping[str, Any]) -> Any:
+        """σ(τ·s), how far each gate is open."""
+        return torch.sigmoid(tensors["temperature"] * tensors["s"])
+
+    def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
+        """Gates as at the beginning, d = θ / σ(τ·s)."""
+        temperature = (self.state(theta) if others is None else others)["temperature"].to(theta.device, theta.dtype)
+        s = torch.full_like(theta, self.start)
+        gate = self.open_gates({"s": s, "temperature": temperature})
+        return {"dense": (widened(theta) / widened(gate)).to(theta.dtype), "s": s}
+
+    def state(self, theta: Tensor) -> dict[str, Tensor]:
+        """τ = 1."""
+        return {"temperature": theta.new_ones(())}
+
+    def error_bound(self, theta: Tensor) -> Tensor:
+        """4 ulp of θ."""
+        return 4 * ulp(theta)
+
+    def settle(self, tensors: Tensors) -> dict[str, Tensor]:
+        """d = 0 where s <= 0; every gate open for good at the largest temperature."""
+        dense, s = tensors["dense"], tensors["s"]
+        return {
+            "dense": torch.where(s > 0, dense, torch.zeros_like(dense)),
+            "s": torch.full_like(s, _OPEN / self.temperature),
+        }
+
+    def refresh(self, state: Tensors, moment: Moment) -> None:
+        """τ = temperature^progress."""
+        state["temperature"].fill_(self.temperature**moment.progress)

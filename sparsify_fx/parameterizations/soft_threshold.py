@@ -1,0 +1,82 @@
+"""soft-threshold: weights below a learned threshold are exactly zero (STR)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors, ulp
+
+_GATES = {"sigmoid": torch.sigmoid, "exp": torch.exp}
+
+
+@PARAMETERIZATIONS.register("soft-threshold")
+@dataclass(frozen=True)
+class Threshold(Plain):
+    """θ = sign(d)·relu(|d| − g(s)) with a trained s for each layer, or for each row of the weight.
+
+    ∂θ/∂d = 1 where |d| > g(s), else 0; ∂θ/∂s = −g'(s)·sign(d) there. Weight decay on s (the penalty `thresholds`) pulls
+    it to zero and so raises the threshold.
+
+    split: d = θ + sign(θ)·g(s), which is within 2 ulp of |θ| + g(s); exact where g(s) = 0, as it is in float32 at the
+    default start: sigmoid(−200) underflows. An entry that is exactly zero gets no gradient.
+
+    Attributes:
+        start: s at the beginning.
+        gate: g, "sigmoid" or "exp".
+        per: "layer" (s has no dimension), or "channel" (s has shape [rows, 1, ...]; the rows of a weight are its output
+            channels, of transposed convolutions the input channels).
+
+    Raises RecipeError for another gate, another `per`, or a start that is not finite.
+
+    >>> threshold = Threshold(start=-1.0, gate="exp")
+    >>> parts = threshold.split(torch.tensor([0.5, 0.0, -2.0]))
+    >>> threshold.value({**parts, **threshold.shared(parts["dense"])})
+    tensor([ 0.5000,  0.0000, -2.0000])
+
+    Source: Kusupati et al. 2020, eq. 3 to 5 (STR); paper 003, appendix C.2 (s = −200).
+    """
+
+    start: float = -200.0
+    gate: str = "sigmoid"
+    per: str = "layer"
+    factors: ClassVar[tuple[str, ...]] = ("dense",)
+
+    def __post_init__(self) -> None:
+        if self.gate not in _GATES or self.per not in ("layer", "channel") or not math.isfinite(self.start):
+            raise RecipeError(
+                "soft-threshold: expected gate 'sigmoid' or 'exp', per 'layer' or 'channel', and a finite start; "
+                f"got {self}"
+            )
+
+    def value(self, tensors: Mapping[str, Any]) -> Any:
+        """θ = sign(d)·relu(|d| − g(s))."""
+        dense = tensors["dense"]
+        return torch.sign(dense) * torch.relu(torch.abs(dense) - _GATES[self.gate](tensors["s"]))
+
+    def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
+        """d = θ + sign(θ)·g(s)."""
+        s = (self.shared(theta) if others is None else others)["s"]
+        return {"dense": theta + theta.sign() * _GATES[self.gate](s.to(theta.device)).to(theta.dtype)}
+
+    def shared(self, theta: Tensor) -> dict[str, Tensor]:
+        """s = start, of shape [] or [rows, 1, ...]."""
+        shape = (theta.shape[0], *[1] * (theta.dim() - 1)) if self.per == "channel" else ()
+        return {"s": theta.new_full(shape, self.start)}
+
+    def error_bound(self, theta: Tensor) -> Tensor:
+        """2 ulp of |θ| + g(start); zero where g(start) is."""
+        level = _GATES[self.gate](theta.new_tensor(self.start))
+        return torch.where(level == 0, torch.zeros_like(theta), 2 * ulp(theta.abs() + level))
+
+    def settle(self, tensors: Tensors) -> dict[str, Tensor]:
+        """d = θ and thresholds at their start: no weight falls below one any more."""
+        theta = self.value(tensors)
+        shared = {"s": torch.full_like(tensors["s"], self.start)}
+        return {**self.split(theta, shared), **shared}

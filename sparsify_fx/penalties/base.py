@@ -1,0 +1,97 @@
+"""What a penalty is, and what one whose strength changes during training may look at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.program import WeightProgram
+from sparsify_fx.registry import Registry
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """A differentiable scalar of the weight programs."""
+
+    def __call__(self, programs: Iterable[WeightProgram]) -> Tensor:
+        """The term to add to the loss (0-dimensional)."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the Scheduler shows to a penalty that adapts its strength.
+
+    Attributes:
+        epoch: epochs of the current run so far (a fraction between epochs).
+        epochs: T, the length of the run.
+        progress: share of the way to the final pruning, in [0, 1]; of the run when there is none.
+        sparsity: the requested sparsity if the method has to reach it by itself (schedule `late`), else None.
+        near_zero: share of the prunable weights that are near zero; see `sparsify_fx.strengths.near_zero_share`.
+        l1: Σ|θ| over all prunable weights.
+        kept_l1: Σ|θ| over as many weights as will stay, the largest ones, when training began.
+        accuracy: training accuracy of the last epoch as given to `scheduler.observe`, or None.
+    """
+
+    epoch: float
+    epochs: int
+    progress: float
+    sparsity: float | None
+    near_zero: float
+    l1: float
+    kept_l1: float
+    accuracy: float | None
+
+
+@runtime_checkable
+class AdaptivePenalty(Protocol):
+    """A penalty whose strength the Scheduler holds and changes by the penalty's own rule.
+
+    Attributes:
+        strength: the level at the start of every run.
+        every_epoch: True adapts after every epoch of all schedules; False adapts 100 times on the way to the final
+            pruning, and only if the method has to reach the sparsity by itself.
+    """
+
+    every_epoch: ClassVar[bool]
+
+    @property
+    def strength(self) -> float:
+        """The level at the start."""
+
+    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+        """The term to add to the loss, with `strength` (0-dimensional) in place of its own."""
+
+    def adapt(self, level: float, before: Observation | None, now: Observation) -> tuple[float, float]:
+        """(new level, strength that is applied until the next time); `before` is None at the first time of a run."""
+
+
+PENALTIES: Registry[type[Any]] = Registry("penalty")
+
+
+@PENALTIES.register("none")
+@dataclass(frozen=True)
+class NoPenalty:
+    """Nothing is added."""
+
+    def __call__(self, programs: Iterable[WeightProgram]) -> Tensor:
+        """0, on the device of the weights."""
+        first = next(iter(programs), None)
+        return torch.zeros(()) if first is None else torch.zeros((), device=next(first.parameters()).device)
+
+
+def check_strength(name: str, strength: float, example: str = "1e-4") -> None:
+    """RecipeError unless `strength` is a finite number >= 0."""
+    if not (math.isfinite(strength) and strength >= 0):
+        raise RecipeError(f"{name}: strength={strength!r} must be >= 0, for instance {example}")
+
+
+def kept_entries(program: WeightProgram, tensor: Tensor) -> Tensor:
+    """`tensor` (shape of the weight) times the mask: pruned entries count nothing and get no gradient."""
+    mask = program.current_mask()
+    return tensor if mask is None else tensor * mask

@@ -1,0 +1,40 @@
+"""factors: weight decay on the factors of a weight (spred)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.penalties.base import PENALTIES, kept_entries
+from sparsify_fx.penalties.towards import TowardsSparsity
+from sparsify_fx.program import WeightProgram
+
+
+def factor_squares(programs: Iterable[WeightProgram]) -> Tensor:
+    """Σ of the squares of all factors, ‖m‖² + ‖w‖² for a product, without pruned entries (0-dimensional)."""
+    factors = [(program, factor) for program in programs for factor in program.factor_tensors().values()]
+    return torch.stack([kept_entries(program, factor).square().sum() for program, factor in factors]).sum()
+
+
+@PENALTIES.register("factors")
+@dataclass(frozen=True)
+class FactorDecay(TowardsSparsity):
+    """α(‖m‖² + ‖w‖²). For a product θ = m ⊙ w it has its minimum over m and w at 2α‖θ‖₁: LASSO of strength 2α.
+
+    The gradient in m is 2αm, that of torch's `weight_decay=2α`.
+
+    Attributes:
+        strength: α.
+        reach: see `TowardsSparsity`.
+
+    Source: Ziyin & Wang 2023; paper 003, eq. 2.
+    """
+
+    strength: float = 1e-4
+
+    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+        """α Σ over all factors."""
+        return (self.strength if strength is None else strength) * factor_squares(programs)

@@ -1,0 +1,87 @@
+"""gates and thresholds: penalties on what decides which weights are zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.penalties.base import PENALTIES, kept_entries
+from sparsify_fx.penalties.towards import TowardsSparsity
+from sparsify_fx.program import WeightProgram
+
+
+@runtime_checkable
+class Gated(Protocol):
+    """A parameterization with a gate for every weight."""
+
+    def open_gates(self, tensors: Mapping[str, Any]) -> Any:
+        """How far, or how probably, each gate is open, in [0, 1] (shape of the weight)."""
+
+
+@PENALTIES.register("gates")
+@dataclass(frozen=True)
+class OpenGates(TowardsSparsity):
+    """λ Σ open: the expected number of open gates. Σσ(τ·s) for `sigmoid-gate`, ΣP(z ≠ 0) for `l0`.
+
+    Attributes:
+        strength: λ.
+        reach: see `TowardsSparsity`.
+
+    Raises RecipeError for a parameterization without gates.
+
+    Source: Savarese et al. 2020, section 3; Louizos et al. 2018, eq. 12.
+    """
+
+    strength: float = 1e-6
+    reversible: ClassVar[bool] = True
+
+    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+        """λ Σ over all gates."""
+        gates = torch.stack([kept_entries(program, _gates(program)).sum() for program in programs])
+        return (self.strength if strength is None else strength) * gates.sum()
+
+
+@PENALTIES.register("thresholds")
+@dataclass(frozen=True)
+class ThresholdDecay(TowardsSparsity):
+    """(λ/2) Σ s², over the thresholds of all weights: weight decay λ on s, which raises σ(s) towards σ(0).
+
+    Attributes:
+        strength: λ.
+        reach: see `TowardsSparsity`.
+
+    Raises RecipeError for a parameterization without thresholds.
+
+    Source: Kusupati et al. 2020, section 3 (weight decay on s decides the sparsity).
+    """
+
+    strength: float = 5e-4
+    reversible: ClassVar[bool] = True
+
+    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+        """(λ/2) Σ over all thresholds."""
+        squares = torch.stack([_threshold(program).square().sum() for program in programs])
+        return (self.strength if strength is None else strength) / 2 * squares.sum()
+
+
+def _gates(program: WeightProgram) -> Tensor:
+    how = program.parameterization
+    if not isinstance(how, Gated):
+        raise RecipeError(f"the penalty 'gates' needs gates, parameterization 'sigmoid-gate' or 'l0', found {how}")
+    gates: Tensor = how.open_gates({**program.factor_tensors(), **program.state_tensors()})
+    return gates
+
+
+def _threshold(program: WeightProgram) -> Tensor:
+    shared = program.shared_tensors()
+    if "s" not in shared:
+        raise RecipeError(
+            "the penalty 'thresholds' needs thresholds s, parameterization 'soft-threshold', "
+            f"found {program.parameterization}"
+        )
+    return shared["s"]

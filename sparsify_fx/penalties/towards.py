@@ -1,0 +1,72 @@
+"""The rule by which a penalty's strength is led so that the requested sparsity is reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.penalties.base import Observation, check_strength
+
+SLACK = 1.5  # the path ends at 1.5 times the budget; the exact pruning takes the rest
+CEILING = 1.25  # fewer than 1.25 times the budget: too few
+UPDATES = 100  # adaptations on the way to the final pruning
+
+
+@dataclass(frozen=True)
+class TowardsSparsity:
+    """A strength that follows a path of the share of near-zero weights, where a method must reach a sparsity itself.
+
+    With the share z of near-zero weights, the requested sparsity s and the progress t to the final pruning:
+
+        goal(t) = (1 − 1.5·(1 − s)) · (1 − (1 − t)³), at least 0        ceiling = 1 − 1.25·(1 − s)
+        z < goal(t): the level is applied, and grows by the factor reach^(2/100)
+        goal(t) <= z <= ceiling: nothing is applied
+        z > ceiling: nothing is applied; minus the level where that opens gates again (`reversible`)
+        z crossed the goal since the last time: the level is halved
+
+    100 times on the way. So the level grows by `reach`² at most, in long and short runs alike. Where a schedule brings
+    the masks, the strength is constant.
+
+    Attributes:
+        strength: the level at the start, >= 0.
+        reach: >= 1; 1 keeps the strength constant.
+
+    Raises RecipeError for other numbers.
+    """
+
+    strength: float = 1e-4
+    reach: float = 100.0
+    every_epoch: ClassVar[bool] = False
+    reversible: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_strength(type(self).__name__.lower(), self.strength)
+        if not 1 <= self.reach < float("inf"):
+            raise RecipeError(f"{type(self).__name__.lower()}: reach={self.reach!r} must be >= 1; 1 keeps it constant")
+
+    def adapt(self, level: float, before: Observation | None, now: Observation) -> tuple[float, float]:
+        """The rule above."""
+        if self.reach == 1 or now.sparsity is None:
+            return level, level
+        below = _below(now)
+        if before is not None and _below(before) != below:
+            level /= 2
+        elif below:
+            level *= self.reach ** (2 / UPDATES)
+        above = now.near_zero > 1 - CEILING * (1 - now.sparsity)
+        return level, level if below else -level if above and self.reversible else 0.0
+
+
+def goal(sparsity: float, progress: float) -> float:
+    """The share of near-zero weights to be reached at `progress`.
+
+    >>> round(goal(0.9, 1.0), 6), round(goal(0.9, 0.5), 6)
+    (0.85, 0.74375)
+    """
+    return float(max(0.0, 1 - SLACK * (1 - sparsity)) * (1 - (1 - progress) ** 3))
+
+
+def _below(seen: Observation) -> bool:
+    assert seen.sparsity is not None
+    return seen.near_zero < goal(seen.sparsity, seen.progress)

@@ -1,0 +1,145 @@
+"""Strengths: the strength of an adaptive penalty during a training, and what it is adapted to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.clock import Clock
+from sparsify_fx.masks import kept_count
+from sparsify_fx.owners import programs
+from sparsify_fx.penalties import UPDATES, AdaptivePenalty, NoPenalty, Observation, Penalty
+
+NEAR_ZERO = 0.05  # of the root mean square of the weight tensor
+
+
+class Strengths:
+    """Holds the strength of the method's penalty, gives the term of the loss, and adapts it when it is time.
+
+    A penalty that is not adaptive is called as it is. An adaptive one starts every run at its own strength, is off
+    after the final pruning of the schedule `late`, and takes part in the checkpoint.
+
+    Args:
+        until: the step of the final pruning of a method that reaches the sparsity by itself, or None.
+
+    Attributes:
+        path: (step, strength applied from there on) for every change.
+    """
+
+    def __init__(self, penalty: Penalty, model: nn.Module, clock: Clock, sparsity: float, until: int | None) -> None:
+        self._penalty = penalty if isinstance(penalty, AdaptivePenalty) else None
+        self._constant, self._model, self._clock = penalty, model, clock
+        self._sparsity, self._until = sparsity, until
+        self._level = self.applied = 0.0
+        self._tensor = torch.zeros((), device=next(model.parameters()).device)
+        self._before: Observation | None = None
+        self._accuracy: float | None = None
+        self.path: list[tuple[int, float]] = []
+        self._kept_l1 = 0.0
+        if self._penalty is not None:
+            self._penalty(programs(model).values())  # one that does not fit the parameterization fails here
+            self._kept_l1 = largest_l1(model, sparsity)
+            self._restart(0)
+
+    def term(self) -> Tensor:
+        """What is added to the loss (0-dimensional)."""
+        if self._penalty is None:
+            return self._constant(programs(self._model).values())
+        if self.applied == 0:
+            return NoPenalty()(programs(self._model).values())
+        return self._penalty(programs(self._model).values(), self._tensor)
+
+    def observe(self, accuracy: float) -> None:
+        """Take the training accuracy of the epoch that ends with the next step."""
+        self._accuracy = float(accuracy)
+
+    def advance(self, step: int) -> None:
+        """Adapt after `step` optimizer steps, if it is time."""
+        if self._penalty is None or step == 0:
+            return
+        run, since = self._clock.locate(step)
+        if self._until is not None and step >= self._until:
+            self._apply(step, 0.0)
+        elif since == 0:
+            self._restart(step)
+        elif self._due(since):
+            now = self._observation(run, since)
+            self._level, applied = self._penalty.adapt(self._level, self._before, now)
+            self._before, self._accuracy = now, None
+            self._apply(step, applied)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types only."""
+        before = None if self._before is None else asdict(self._before)
+        return {
+            "level": self._level,
+            "applied": self.applied,
+            "before": before,
+            "accuracy": self._accuracy,
+            "kept_l1": self._kept_l1,
+            "path": [list(point) for point in self.path],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self._level, self._accuracy, self._kept_l1 = state["level"], state["accuracy"], state["kept_l1"]
+        self._before = None if state["before"] is None else Observation(**state["before"])
+        self.path = [(int(step), float(value)) for step, value in state["path"]]
+        self._set(state["applied"])
+
+    def _due(self, since: int) -> bool:
+        assert self._penalty is not None
+        if self._penalty.every_epoch:
+            return since % self._clock.steps_per_epoch == 0
+        return self._until is not None and since * UPDATES // self._until > (since - 1) * UPDATES // self._until
+
+    def _observation(self, run: int, since: int) -> Observation:
+        per_epoch, length = self._clock.steps_per_epoch, self._clock.length(run)
+        horizon = length * per_epoch if self._until is None else self._until
+        return Observation(
+            epoch=since / per_epoch,
+            epochs=length,
+            progress=min(1.0, since / horizon),
+            sparsity=None if self._until is None else self._sparsity,
+            near_zero=near_zero_share(self._model),
+            l1=sum(float(program.effective().abs().sum()) for program in programs(self._model).values()),
+            kept_l1=self._kept_l1,
+            accuracy=self._accuracy,
+        )
+
+    def _restart(self, step: int) -> None:
+        assert self._penalty is not None
+        self._level, self._before, self._accuracy = self._penalty.strength, None, None
+        self._apply(step, self._level)
+
+    def _apply(self, step: int, strength: float) -> None:
+        if not self.path or self.path[-1][1] != strength:
+            self.path.append((step, strength))
+        self._set(strength)
+
+    def _set(self, strength: float) -> None:
+        self.applied = strength
+        self._tensor.fill_(strength)
+
+
+def near_zero_share(model: nn.Module) -> float:
+    """Share of the prunable weights with |θ| <= 0.05·rms, rms the root mean square of their tensor; in [0, 1].
+
+    Gates count as they will settle: a weight behind a gate that would close is zero.
+    """
+    small = total = 0
+    for program in programs(model).values():
+        size = program.settled().abs()
+        small += int((size <= NEAR_ZERO * size.square().mean().sqrt()).sum())
+        total += size.numel()
+    return small / total
+
+
+def largest_l1(model: nn.Module, sparsity: float) -> float:
+    """Σ|θ| over the largest prunable weights, as many as `sparsity` keeps."""
+    sizes = torch.cat([program.effective().abs().flatten() for program in programs(model).values()])
+    return float(sizes.topk(kept_count(sizes.numel(), sparsity)).values.sum())

@@ -1,0 +1,20 @@
+"""cs: continuous sparsification, a gate for every weight that grows steeper."""
+
+from sparsify_fx.allocations import Global
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.parameterizations import Sigmoid
+from sparsify_fx.penalties import OpenGates
+from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.schedules import Late
+
+METHODS.add(
+    "cs",
+    Recipe(
+        name="cs",
+        summary="Every weight has a gate σ(τ·s) with τ from 1 to 200 and a penalty on open gates, led to the requested "
+        "sparsity; the gates become binary at the exact pruning, then a short fine-tuning.",
+        source="Savarese et al. 2020",
+        sets=Axes(parameterization=Sigmoid(start=0.2, temperature=200.0), penalty=OpenGates(1e-6), schedule=Late()),
+        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+    ),
+)

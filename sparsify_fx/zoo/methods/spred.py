@@ -1,0 +1,20 @@
+"""spred: m ⊙ w with weight decay on both factors, which is LASSO."""
+
+from sparsify_fx.allocations import Global
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.parameterizations import Balanced
+from sparsify_fx.penalties import FactorDecay
+from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.schedules import Late
+
+METHODS.add(
+    "spred",
+    Recipe(
+        name="spred",
+        summary="Weights as m ⊙ w with |m| = |w| at the start and weight decay on m and w, led to the requested "
+        "sparsity; then one exact pruning and a short fine-tuning.",
+        source="Ziyin & Wang 2023; paper 003, eq. 2 and 7, Table 3",
+        sets=Axes(parameterization=Balanced(), penalty=FactorDecay(strength=2e-5), schedule=Late()),
+        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+    ),
+)

@@ -1,0 +1,20 @@
+"""str: soft thresholds that are learned, and that weight decay raises."""
+
+from sparsify_fx.allocations import Global
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.parameterizations import Threshold
+from sparsify_fx.penalties import ThresholdDecay
+from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.schedules import Late
+
+METHODS.add(
+    "str",
+    Recipe(
+        name="str",
+        summary="Every layer learns the threshold below which its weights are exactly zero; the decay of the "
+        "thresholds is led to the requested sparsity, then one exact pruning and a short fine-tuning.",
+        source="Kusupati et al. 2020 (s = −200 as in paper 003, appendix C.2)",
+        sets=Axes(parameterization=Threshold(start=-200.0), penalty=ThresholdDecay(strength=5e-4), schedule=Late()),
+        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+    ),
+)
