@@ -38,9 +38,9 @@ def apply(
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
 
-    Every weight of the supported layers (convolutions, transposed convolutions, linear layers and their subclasses)
-    becomes a weight program; biases and norms stay as they are. Methods that prune at initialisation prune now. Build
-    the optimizer afterwards.
+    Every weight of the supported layers (convolutions, transposed convolutions, linear, bilinear, recurrent and
+    attention layers and their subclasses) becomes a weight program; biases, norms and embeddings stay as they are.
+    Methods that prune at initialisation prune now. Build the optimizer afterwards.
 
     Args:
         model: any `nn.Module`, or a traced `torch.fx.GraphModule`.
@@ -49,7 +49,8 @@ def apply(
             has no masks and does not use it.
         batches: (inputs, targets) pairs, for criteria that need data.
         loss_fn: loss_fn(outputs, targets) -> scalar, for criteria that need a loss.
-        include: module name patterns or module types to prune; None: all supported layers.
+        include: module name patterns or module types to prune; None: all supported layers. Embeddings and other
+            matrices are pruned only when they are named here.
         exclude: module name patterns or module types to leave alone.
         seed: of random criteria; the same seed gives the same mask on every device.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the

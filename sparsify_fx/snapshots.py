@@ -57,9 +57,11 @@ def _rewind_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _rewind_optimizer(model: nn.Module, optimizer: Optimizer, recorded: Mapping[int, Any]) -> None:
-    state = optimizer.state_dict()  # groups as they are: the learning rate has a rewind of its own
-    state["state"] = copy.deepcopy(dict(recorded))
-    optimizer.load_state_dict(state)
+    # Not by load_state_dict: it would replace the groups, and with them a learning rate that is a tensor.
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.state.clear()
+    for index, state in recorded.items():
+        optimizer.state[parameters[index]] = copy.deepcopy(state)
     clear_pruned_state(model, optimizer)
 
 
