@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
-from sparsify_fx.criteria.objective import Weights, objective, scoring_batches
+from sparsify_fx.criteria.objective import Weights, is_recurrent, objective, scoring_batches
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.parameterizations import widened
 
@@ -52,9 +52,13 @@ def _gradients(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weig
         return objective(context, one.unsqueeze(0), target.unsqueeze(0))(weights)
 
     assert context.model is not None
-    each: Any = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
+    weights = dict(context.weights)
     with evaluating(context.model):
-        gradients: Weights = each(dict(context.weights), inputs, targets)
+        if is_recurrent(context.model):  # torch's recurrent kernels have no vmap
+            singles = [grad(loss)(weights, one, target) for one, target in zip(inputs, targets, strict=True)]
+            return {name: torch.stack([single[name] for single in singles]) for name in weights}
+        each: Any = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
+        gradients: Weights = each(weights, inputs, targets)
     return gradients
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsify_fx.criteria.base import PruningContext
 from sparsify_fx.errors import RecipeError
@@ -27,10 +29,31 @@ def objective(
     def loss(weights: Weights) -> Tensor:
         # Cloned in here: torch.func refuses the in-place updates of running statistics on captured tensors.
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        outputs = functional_call(model, {**others, **buffers, **weights}, (inputs,))
+        with _plain_kernels(model):
+            outputs = functional_call(model, {**others, **buffers, **weights}, (inputs,))
         return loss_fn(outputs / temperature if temperature != 1.0 else outputs, targets)
 
     return loss
+
+
+@contextlib.contextmanager
+def _plain_kernels(model: nn.Module) -> Iterator[None]:
+    """Attention and recurrent layers by kernels that have second derivatives (and a vmap); the fused ones have none."""
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if is_recurrent(model) else ()
+    before = [backend.enabled for backend in backends]
+    try:
+        for backend in backends:
+            backend.enabled = False
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for backend, enabled in zip(backends, before, strict=True):
+            backend.enabled = enabled
+
+
+def is_recurrent(model: nn.Module) -> bool:
+    """Whether the model holds one of torch's recurrent layers."""
+    return any(isinstance(module, nn.RNNBase) for module in model.modules())
 
 
 def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sparsify_fx
 from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.errors import RecipeError
+from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import programs
 from sparsify_fx.plan import require_plan
 from sparsify_fx.pruner import Pruner
@@ -107,6 +108,33 @@ def _plain_context(pruner: Pruner, plain: nn.Module, weights: dict[str, Tensor])
     rule = pruner.plan.axes.criterion
     context = pruner._context(rule, 400, 2, pruner.masks())
     return dataclasses.replace(context, model=plain if rule.needs else None, weights=weights)
+
+
+class Sequence(nn.Module):
+    """Attention, then an LSTM: layers whose fused kernels have no second derivative and no vmap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.attention(x, x, x, need_weights=False)[0]
+        output: Tensor = self.head(self.lstm(attended)[0][:, -1])
+        return output
+
+
+@every_criterion
+def test_attention_and_recurrent_models_are_scored(criterion: str) -> None:
+    enabled = torch.backends.mkldnn.enabled
+    inputs = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
+    given = {"batches": [(inputs, torch.arange(6) % 3)], "loss_fn": F.cross_entropy, "allocation": "global"}
+    model = sparsify_fx.apply(Sequence(), "random", criterion=criterion, sparsity=0.5, **given)
+    total = sum(program.theta().numel() for program in programs(model).values())
+    assert sum(int((weight != 0).sum()) for weight in effective(model).values()) == kept_count(total, 0.5)
+    assert torch.backends.mkldnn.enabled == enabled
 
 
 @pytest.mark.parametrize("criterion", WITH_DATA)
