@@ -96,8 +96,8 @@ def main() -> None:
     head = (
         "# All methods on 5,000 digits\n\n"
         f"Test accuracy in per cent on 1,000 real digits, mean and 95 % interval over {args.seeds} seeds; recipe "
-        f"`{args.recipe}`, batch 256, {args.budget} epochs in all for every method; cycles share them and keep {KEEP} of "
-        "the weights each. `dense` has no zeros.\n"
+        f"`{args.recipe}`, batch 256, {args.budget} epochs in all for every method; cycles share them and keep {KEEP} "
+        "of the weights each. `dense` has no zeros.\n"
         "The digits are easy and the budget is short: the table shows that every method works and where it breaks, "
         f"not a ranking.\n\nMade by `{command}`.\n\n"
     )
