@@ -97,9 +97,9 @@ def main() -> None:
     command = "python benchmarks/methods_table.py" + (f" --budget {args.budget} --seeds {args.seeds}")
     head = (
         "# All methods on 5,000 digits\n\n"
-        f"Test accuracy in per cent on 1,000 real digits, mean and 95 % interval over {args.seeds} seeds. LeNet-300-100,\n"
-        f"recipe `{args.recipe}` with batch 256 and Kaiming initialisation, {args.budget} epochs in all for every method;\n"
-        f"cycles share them and keep {KEEP} of the weights each. `dense` has no zeros.\n\n"
+        f"Test accuracy in per cent on 1,000 real digits, mean and 95 % interval over {args.seeds} seeds.\n"
+        f"LeNet-300-100, recipe `{args.recipe}` with batch 256 and Kaiming initialisation, {args.budget} epochs in all\n"
+        f"for every method; cycles share them and keep {KEEP} of the weights each. `dense` has no zeros.\n\n"
         "The digits are easy and the budget is short: the table shows that every method works and where it breaks,\n"
         f"not a ranking.\n\nMade by `{command}`.\n\n"
     )
