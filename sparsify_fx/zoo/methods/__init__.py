@@ -1,5 +1,5 @@
 """The named methods, one file each; importing this package registers them."""
 
-from sparsify_fx.zoo.methods import dense, imp, lrr, magnitude, random, signin, wr
+from sparsify_fx.zoo.methods import acdc, dense, gmp, imp, lrr, magnitude, random, rigl, set, signin, wr
 
-__all__ = ["dense", "imp", "lrr", "magnitude", "random", "signin", "wr"]
+__all__ = ["acdc", "dense", "gmp", "imp", "lrr", "magnitude", "random", "rigl", "set", "signin", "wr"]
