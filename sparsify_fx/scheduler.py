@@ -45,6 +45,7 @@ class Scheduler:
     Attributes:
         epochs: the total over all runs.
         steps: the total of optimizer steps.
+        steps_per_epoch: as given.
 
     Raises:
         SchedulerError: an optimizer that does not train the rewritten weights, or impossible times.
@@ -76,7 +77,7 @@ class Scheduler:
         restart, runs = axes.rewind.learning_rate, axes.schedule.runs(self.plan.sparsity)
         self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
         self._points = {point: resolve(point, curve, epochs) for point in axes.rewind.points()}
-        self.epochs, self.steps = self._clock.epochs, self._clock.steps
+        self.epochs, self.steps, self.steps_per_epoch = self._clock.epochs, self._clock.steps, steps_per_epoch
         self.total_weights = sum(program.theta().numel() for program in programs(model).values())
         self._updates = axes.schedule.updates(Budget(self.total_weights, self.plan.sparsity, epochs))
         check_times(self._updates, epochs, steps_per_epoch)
