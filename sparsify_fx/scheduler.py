@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.actions import action_label
+from sparsify_fx.actions import Occasion, action_label
 from sparsify_fx.clock import make_clock, resolve
 from sparsify_fx.criteria import check_inputs, criterion_name
 from sparsify_fx.errors import SchedulerError
@@ -208,8 +208,9 @@ class Scheduler:
         for run in range(self._clock.runs):
             for action in axes.actions:
                 what, detail = action_label(action)
-                for epoch in action.epochs(self._clock.length(run)):
-                    yield self._event(run, epoch, what, detail, functools.partial(action, self.model))
+                for epoch in action.epochs(self._clock.length(run), run, self._clock.runs):
+                    occasion = Occasion(run, epoch, self.plan.seed)
+                    yield self._event(run, epoch, what, detail, functools.partial(action, self.model, occasion))
         for point, at in self._points.items():
             yield self._event(0, at, "snapshot", f"at {point}", functools.partial(self._snapshot, point))
 
