@@ -22,7 +22,7 @@ def test_the_documentation_builds_without_warnings(tmp_path: Path) -> None:
 def test_readme_lists_every_method() -> None:
     find_method("dense")
     table = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(METHODS) <= set(re.findall(r"`([a-z-]+)`", table))
+    assert set(METHODS) <= set(re.findall(r"`([a-z0-9-]+)`", table))
 
 
 def test_concepts_lists_every_axis_and_recipes_page_every_recipe() -> None:

@@ -45,7 +45,10 @@ class Parameterization(Protocol):
     transient: ClassVar[tuple[str, ...]]
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
-        """θ from all its tensors; called with tensors, and with `torch.fx` proxies to record the program."""
+        """θ from all its tensors; called with tensors, and with `torch.fx` proxies to record the program.
+
+        Every operation needs a trained operand: pickling would freeze one between states alone as a constant.
+        """
 
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """Factors whose value is θ, in θ's dtype and on its device, given the shared tensors and the state.
@@ -60,7 +63,7 @@ class Parameterization(Protocol):
         """Initial values of the state for a weight like θ."""
 
     def error_bound(self, theta: Tensor) -> Tensor:
-        """The largest |value(split(θ)) − θ| for every entry, with initial shared tensors and state."""
+        """The largest abs(value(split(θ)) − θ) for every entry, with initial shared tensors and state."""
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:
         """New factors and shared tensors once the masks are final: gates are either open or closed from then on.
@@ -107,7 +110,7 @@ def widened(tensor: Tensor) -> Tensor:
 
 
 def ulp(theta: Tensor) -> Tensor:
-    """The distance from |θ| to the next larger number of its dtype.
+    """The distance from abs(θ) to the next larger number of its dtype.
 
     >>> ulp(torch.tensor([1.0])).item() == 2.0**-23
     True

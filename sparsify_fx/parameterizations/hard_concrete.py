@@ -58,8 +58,8 @@ class Concrete(Plain):
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = d·z; the noise counts as far as `noisy` is 1."""
-        noisy = tensors["noisy"]
-        drawn = (tensors["log_alpha"] + noisy * tensors["noise"]) * (1 + noisy * (1 / self.b - 1))
+        log_alpha, noisy = tensors["log_alpha"], tensors["noisy"]
+        drawn = (log_alpha + tensors["noise"]) * noisy * (1 / self.b) + (log_alpha - log_alpha * noisy)
         return tensors["dense"] * self._stretched(drawn)
 
     def _stretched(self, logits: Any) -> Any:

@@ -16,10 +16,10 @@ from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 @PARAMETERIZATIONS.register("power")
 @dataclass(frozen=True)
 class Power(Plain):
-    """θ = d·|d|^(α−1): gradients of small weights shrink with them, so that most stay near zero.
+    """θ = sign(d)·abs(d)^α: gradients of small weights shrink with them, so that most stay near zero.
 
-    split: d = sign(θ)·|θ|^(1/α); value(split(θ)) = θ within α + 2 ulp. ∂θ/∂d = α|d|^(α−1) is zero at d = 0: an entry
-    that is exactly zero (pruned, or regrown) stays zero.
+    split: d = sign(θ)·abs(θ)^(1/α); value(split(θ)) = θ within α + 2 ulp. ∂θ/∂d = α·abs(d)^(α−1) is zero at d = 0: an
+    entry that is exactly zero (pruned, or regrown) stays zero.
 
     Attributes:
         alpha: α >= 1; 1 is the dense parameterization.
@@ -40,12 +40,12 @@ class Power(Plain):
             raise RecipeError(f"power: alpha={self.alpha!r} must be a finite number >= 1, for instance 2.0")
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
-        """θ = sign(d)·|d|^α, whose derivative is finite at zero for every α >= 1."""
+        """θ = sign(d)·abs(d)^α, whose derivative is finite at zero for every α >= 1."""
         dense = tensors["dense"]
         return torch.sign(dense) * torch.abs(dense) ** self.alpha
 
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
-        """d = sign(θ)·|θ|^(1/α)."""
+        """d = sign(θ)·abs(θ)^(1/α)."""
         wide = widened(theta)
         return {"dense": (wide.sign() * wide.abs() ** (1 / self.alpha)).to(theta.dtype)}
 

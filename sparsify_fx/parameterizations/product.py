@@ -60,11 +60,11 @@ class Product(Plain):
 @PARAMETERIZATIONS.register("balanced")
 @dataclass(frozen=True)
 class Balanced(Plain):
-    """θ = m ⊙ w with |m| = |w| = sqrt|θ|, the limit β = 0 of the product.
+    """θ = m ⊙ w with abs(m) = abs(w), the limit β = 0 of the product.
 
-    split: m = sqrt|θ|, w = sign(θ)·|θ|/m; m ⊙ w = θ within 2 ulp. The flow dθ = −2|θ| ∇L dt stops at zero: in the flow
-    no sign ever flips, and an entry that is exactly zero (pruned, or regrown) stays zero. Take the product where that
-    matters.
+    split: m = sqrt(abs(θ)), w = θ/m (0 where m is); m ⊙ w = θ within 2 ulp. The flow dθ = −2·abs(θ) ∇L dt stops at
+    zero: in the flow no sign ever flips, and an entry that is exactly zero (pruned, or regrown) stays zero. Take the
+    product where that matters.
 
     >>> Balanced().split(torch.tensor([0.0, -4.0]))
     {'m': tensor([0., 2.]), 'w': tensor([ 0., -2.])}

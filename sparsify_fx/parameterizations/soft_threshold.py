@@ -19,13 +19,13 @@ _GATES = {"sigmoid": torch.sigmoid, "exp": torch.exp}
 @PARAMETERIZATIONS.register("soft-threshold")
 @dataclass(frozen=True)
 class Threshold(Plain):
-    """θ = sign(d)·relu(|d| − g(s)) with a trained s for each layer, or for each row of the weight.
+    """θ = sign(d)·relu(abs(d) − g(s)) with a trained s for each layer, or for each row of the weight.
 
-    ∂θ/∂d = 1 where |d| > g(s), else 0; ∂θ/∂s = −g'(s)·sign(d) there. Weight decay on s (the penalty `thresholds`) pulls
-    it to zero and so raises the threshold.
+    ∂θ/∂d = 1 where abs(d) > g(s), else 0; ∂θ/∂s = −g'(s)·sign(d) there. Weight decay on s (the penalty `thresholds`)
+    pulls it to zero and so raises the threshold.
 
-    split: d = θ + sign(θ)·g(s), which is within 2 ulp of |θ| + g(s); exact where g(s) = 0, as it is in float32 at the
-    default start: sigmoid(−200) underflows. An entry that is exactly zero gets no gradient.
+    split: d = θ + sign(θ)·g(s), within 2 ulp of abs(θ) + g(s); exact where g(s) = 0, as it is in float32 at the default
+    start: sigmoid(−200) underflows. An entry that is exactly zero gets no gradient.
 
     Attributes:
         start: s at the beginning.
@@ -56,7 +56,7 @@ class Threshold(Plain):
             )
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
-        """θ = sign(d)·relu(|d| − g(s))."""
+        """θ = sign(d)·relu(abs(d) − g(s))."""
         dense = tensors["dense"]
         return torch.sign(dense) * torch.relu(torch.abs(dense) - _GATES[self.gate](tensors["s"]))
 
@@ -71,7 +71,7 @@ class Threshold(Plain):
         return {"s": theta.new_full(shape, self.start)}
 
     def error_bound(self, theta: Tensor) -> Tensor:
-        """2 ulp of |θ| + g(start); zero where g(start) is."""
+        """2 ulp of abs(θ) + g(start); zero where g(start) is."""
         level = _GATES[self.gate](theta.new_tensor(self.start))
         return torch.where(level == 0, torch.zeros_like(theta), 2 * ulp(theta.abs() + level))
 

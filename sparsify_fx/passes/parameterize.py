@@ -7,7 +7,7 @@ from sparsify_fx.passes.reparameterize import Reparameterize
 
 
 class SoftThreshold(Reparameterize):
-    """θ -> sign(d)·relu(|d| − g(s)) with a trained threshold s; the inverse law is that of `Threshold`.
+    """θ -> sign(d)·relu(abs(d) − g(s)) with a trained threshold s; the inverse law is that of `Threshold`.
 
     Args:
         start: s at the beginning; sigmoid(−200) is exactly 0 in float32.
@@ -55,7 +55,7 @@ class HardConcrete(Reparameterize):
 
 
 class PowerPropagation(Reparameterize):
-    """θ -> sign(d)·|d|^α; the inverse law is that of `Power`.
+    """θ -> sign(d)·abs(d)^α; the inverse law is that of `Power`.
 
     Args:
         alpha: α >= 1.
@@ -68,7 +68,7 @@ class PowerPropagation(Reparameterize):
 
 
 class SplitBalanced(Reparameterize):
-    """θ -> m ⊙ w with |m| = |w| = sqrt|θ|; the inverse law is that of `Balanced`.
+    """θ -> m ⊙ w with abs(m) = abs(w); the inverse law is that of `Balanced`.
 
     Source: Ziyin & Wang 2023.
     """

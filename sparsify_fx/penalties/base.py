@@ -33,8 +33,8 @@ class Observation:
         progress: share of the way to the final pruning, in [0, 1]; of the run when there is none.
         sparsity: the requested sparsity if the method has to reach it by itself (schedule `late`), else None.
         near_zero: share of the prunable weights that are near zero; see `sparsify_fx.strengths.near_zero_share`.
-        l1: Σ|θ| over all prunable weights.
-        kept_l1: Σ|θ| over as many weights as will stay, the largest ones, when training began.
+        l1: Σabs(θ) over all prunable weights.
+        kept_l1: Σabs(θ) over as many weights as will stay, the largest ones, when training began.
         accuracy: training accuracy of the last epoch as given to `scheduler.observe`, or None.
     """
 
@@ -52,17 +52,15 @@ class Observation:
 class AdaptivePenalty(Protocol):
     """A penalty whose strength the Scheduler holds and changes by the penalty's own rule.
 
-    Attributes:
-        strength: the level at the start of every run.
-        every_epoch: True adapts after every epoch of all schedules; False adapts 100 times on the way to the final
-            pruning, and only if the method has to reach the sparsity by itself.
+    With `every_epoch` it adapts after every epoch, under all schedules; without, 1000 times on the way to the final
+    pruning (or after every step of a shorter way), and only if the method has to reach the sparsity by itself.
     """
 
     every_epoch: ClassVar[bool]
 
     @property
     def strength(self) -> float:
-        """The level at the start."""
+        """The level at the start of every run."""
 
     def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
         """The term to add to the loss, with `strength` (0-dimensional) in place of its own."""

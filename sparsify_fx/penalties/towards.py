@@ -10,27 +10,27 @@ from sparsify_fx.penalties.base import Observation, check_strength
 
 SLACK = 1.5  # the path ends at 1.5 times the budget; the exact pruning takes the rest
 CEILING = 1.25  # fewer than 1.25 times the budget: too few
-UPDATES = 100  # adaptations on the way to the final pruning
+UPDATES = 1000  # adaptations on the way to the final pruning, at most one a step
 
 
 @dataclass(frozen=True)
 class TowardsSparsity:
     """A strength that follows a path of the share of near-zero weights, where a method must reach a sparsity itself.
 
-    With the share z of near-zero weights, the requested sparsity s and the progress t to the final pruning:
+    With the share z of near-zero weights, the requested sparsity s and the progress t to the final pruning::
 
         goal(t) = (1 − 1.5·(1 − s)) · (1 − (1 − t)³), at least 0        ceiling = 1 − 1.25·(1 − s)
-        z < goal(t): the level is applied, and grows by the factor reach^(2/100)
+        z < goal(t): the level is applied, and grows like reach^(2t), up to reach times its start
         goal(t) <= z <= ceiling: nothing is applied
-        z > ceiling: nothing is applied; minus the level where that opens gates again (`reversible`)
-        z crossed the goal since the last time: the level is halved
+        z > ceiling: nothing is applied; minus the level where that opens gates again (reversible)
+        z came to the goal from below since the last time: the level is halved
 
-    100 times on the way. So the level grows by `reach`² at most, in long and short runs alike. Where a schedule brings
-    the masks, the strength is constant.
+    This happens after every step, or 1000 times on the way in long runs. Where a schedule brings the masks, the
+    strength is constant.
 
     Attributes:
         strength: the level at the start, >= 0.
-        reach: >= 1; 1 keeps the strength constant.
+        reach: how far the level may grow, >= 1; 1 keeps the strength constant.
 
     Raises RecipeError for other numbers.
     """
@@ -50,10 +50,11 @@ class TowardsSparsity:
         if self.reach == 1 or now.sparsity is None:
             return level, level
         below = _below(now)
-        if before is not None and _below(before) != below:
+        if below:
+            passed = now.progress - (0.0 if before is None else before.progress)
+            level = min(level * self.reach ** (2 * passed), self.strength * self.reach)
+        elif before is not None and _below(before):
             level /= 2
-        elif below:
-            level *= self.reach ** (2 / UPDATES)
         above = now.near_zero > 1 - CEILING * (1 - now.sparsity)
         return level, level if below else -level if above and self.reversible else 0.0
 

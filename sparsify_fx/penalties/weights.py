@@ -51,7 +51,7 @@ class L2(Frobenius):
 @PENALTIES.register("l1")
 @dataclass(frozen=True)
 class L1(TowardsSparsity):
-    """λ Σ|θ|, over the effective weights; the gradient in θ is λ·sign(θ), and 0 at 0.
+    """λ Σabs(θ), over the effective weights; the gradient in θ is λ·sign(θ), and 0 at 0.
 
     Attributes:
         strength, reach: see `TowardsSparsity`.

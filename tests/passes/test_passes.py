@@ -12,12 +12,17 @@ from torch.fx.passes.infra.pass_manager import PassManager
 from sparsify_fx.errors import LayerError, PassError
 from sparsify_fx.owners import programs
 from sparsify_fx.passes import (
+    HardConcrete,
     InsertMask,
     Lift,
     Merge,
     ModulePass,
+    PowerPropagation,
     Rescale,
     RewindBatchNorm,
+    SigmoidGate,
+    SoftThreshold,
+    SplitBalanced,
     SplitProduct,
     batchnorm_state,
 )
@@ -29,6 +34,11 @@ PASSES = {
     "insert_mask": lambda model: InsertMask(),
     "insert_given_masks": lambda model: InsertMask(checkerboard(model)),
     "split_product": lambda model: SplitProduct(beta=1.0),
+    "split_balanced": lambda model: SplitBalanced(),
+    "soft_threshold": lambda model: SoftThreshold(),
+    "sigmoid_gate": lambda model: SigmoidGate(),
+    "hard_concrete": lambda model: HardConcrete(),
+    "power": lambda model: PowerPropagation(alpha=2.0),
     "rescale": lambda model: Rescale(beta=2.0),
     "rewind_bn": lambda model: RewindBatchNorm(batchnorm_state(model)),
     "merge": lambda model: Merge(),
