@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sparsify_fx.errors import RecipeError
+from sparsify_fx.masks import top_mask
+from sparsify_fx.owners import programs
+from sparsify_fx.parameterizations import Product
 from sparsify_fx.passes import Rescale
+from sparsify_fx.program import WeightProgram
 from sparsify_fx.registry import Registry
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """When an action happens: the run (0 is the first), the epoch within it, and the seed of `apply`."""
+
+    run: int
+    epoch: int
+    seed: int
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator for these random numbers alone: the same after a resume, another for every purpose."""
+        text = f"{purpose} {self.seed} {self.run} {self.epoch}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
 
 
 @runtime_checkable
 class TimedAction(Protocol):
-    """Something done to the model between two optimizer steps."""
+    """Something done to the model between two optimizer steps, after prunings and rewinds of the same step."""
 
-    def epochs(self, run_epochs: int) -> list[int]:
-        """The epochs of a run (0 is its start) after which it happens."""
+    def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
+        """The epochs (0 is the start) of run number `run` of `runs` after which it happens."""
 
-    def __call__(self, model: nn.Module) -> None:
+    def __call__(self, model: nn.Module, occasion: Occasion) -> None:
         """Do it, in place."""
 
 
@@ -50,14 +72,69 @@ class RescaleEvery:
         if isinstance(self.until, bool) or not (0 < self.until <= 1 if share else self.until >= 1):
             raise RecipeError(f"rescale: until={self.until!r} must be epochs (int >= 1) or a share (float in (0, 1])")
 
-    def epochs(self, run_epochs: int) -> list[int]:
+    def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
         """Epoch i of the algorithm starts after i − 1 epochs."""
         stop = self.until * run_epochs if isinstance(self.until, float) else self.until
         return [i - 1 for i in range(1, run_epochs + 1) if i % self.every == 0 and i < stop]
 
-    def __call__(self, model: nn.Module) -> None:
+    def __call__(self, model: nn.Module, occasion: Occasion) -> None:
         """Rescale every product of `model`."""
         Rescale()(model)
+
+
+@ACTIONS.register("perturb-signs")
+@dataclass(frozen=True)
+class PerturbSigns:
+    """Flip the signs of round(fraction · n) of the n living weights of each layer, at the start of one run.
+
+    It comes after the pruning and the rewinds of that run. The weights are drawn from apply's seed and the run. Of a
+    product m ⊙ w the factor w changes its sign; the optimizer's state stays as it is.
+
+    Attributes:
+        fraction: p in (0, 1].
+        run: the run; in cycles that keep 0.8, run 1 trains at sparsity 0.2 and run 8 at 0.83.
+
+    Raises RecipeError for a fraction outside (0, 1], and in the Scheduler when there is no such run.
+
+    Source: paper 000, section 3, Figs. 6 (30 % at sparsity 0.2) and 7 (80 % at sparsity 0.83).
+    """
+
+    fraction: float
+    run: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.fraction, bool) or not 0 < self.fraction <= 1:
+            raise RecipeError(f"perturb-signs: fraction={self.fraction!r} must be in (0, 1], for instance 0.3")
+        if isinstance(self.run, bool) or not isinstance(self.run, int) or self.run < 0:
+            raise RecipeError(f"perturb-signs: run={self.run!r} must be the number of a run, 0 for the first")
+
+    def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
+        """The start of that run."""
+        if self.run >= runs:
+            raise RecipeError(
+                f"perturb-signs: run={self.run} is beyond the {runs} run(s) of this schedule, which count from 0; "
+                "ask for a higher sparsity, or give an earlier run"
+            )
+        return [0] if run == self.run else []
+
+    def __call__(self, model: nn.Module, occasion: Occasion) -> None:
+        """Flip."""
+        generator = occasion.generator("perturb-signs")
+        for program in programs(model).values():
+            theta = program.theta()
+            living = torch.ones_like(theta, dtype=torch.bool) if (mask := program.current_mask()) is None else mask == 1
+            drawn = torch.rand(theta.shape, generator=generator).to(theta.device).masked_fill(~living, -1)
+            count = math.floor(self.fraction * int(living.sum()) + 0.5)
+            _flip(program, top_mask(drawn, count) == 1)
+
+
+@torch.no_grad()
+def _flip(program: WeightProgram, where: Tensor) -> None:
+    if isinstance(program.parameterization, Product):  # exact, and m² − w² stays
+        w = program.get_parameter("w")
+        w.copy_(torch.where(where, -w, w))
+    else:
+        program.write(-program.theta(), where=where)
 
 
 def action_label(action: Any) -> tuple[str, str]:

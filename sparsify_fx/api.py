@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.allocations import Checked
 from sparsify_fx.criteria import PruningContext, check_inputs, criterion_name, pruning_generator
 from sparsify_fx.errors import LayerError
 from sparsify_fx.layers import Selection, is_finite, select_layers
@@ -37,9 +38,9 @@ def apply(
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
 
-    Every weight of the supported layers (convolutions, transposed convolutions, linear layers and their subclasses)
-    becomes a weight program; biases and norms stay as they are. Methods that prune at initialisation prune now. Build
-    the optimizer afterwards.
+    Every weight of the supported layers (convolutions, transposed convolutions, linear, bilinear, recurrent and
+    attention layers and their subclasses) becomes a weight program; biases, norms and embeddings stay as they are.
+    Methods that prune at initialisation prune now. Build the optimizer afterwards.
 
     Args:
         model: any `nn.Module`, or a traced `torch.fx.GraphModule`.
@@ -48,7 +49,8 @@ def apply(
             has no masks and does not use it.
         batches: (inputs, targets) pairs, for criteria that need data.
         loss_fn: loss_fn(outputs, targets) -> scalar, for criteria that need a loss.
-        include: module name patterns or module types to prune; None: all supported layers.
+        include: module name patterns or module types to prune; None: all supported layers. Embeddings and other
+            matrices are pruned only when they are named here.
         exclude: module name patterns or module types to leave alone.
         seed: of random criteria; the same seed gives the same mask on every device.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
@@ -73,6 +75,8 @@ def apply(
         raise LayerError(f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first")
     total = sum(layer.weight.numel() for layer in layers.values())
     budget = Budget(total, sparsity)
+    if isinstance(resolved.allocation, Checked) and resolved.schedule.initial(budget) is not None:
+        resolved.allocation.check({name: layer.weight.numel() for name, layer in layers.items()}, budget.kept)
     kept, later = resolved.schedule.initial(budget), resolved.schedule.updates(budget)
     if later or (kept is not None and kept < budget.total):
         check_inputs(criterion_name(resolved.criterion), resolved.criterion.needs, batches, loss_fn)

@@ -62,22 +62,22 @@ class DemoResult:
 
     def table(self) -> Table:
         """One line per method."""
-        table = Table("method", title=f"tested on {self.digits:,} real digits")
-        for column in ("accuracy", "non-zeros", "sign flips", "ONNX dense", "ONNX sparse", "same predictions"):
+        table = Table("method", title=f"tested on {self.digits:,} real digits; dense and sparse: ONNX file sizes")
+        for column in ("accuracy", "non-zeros", "sign flips", "dense", "sparse", "agree"):
             table.add_column(column, justify="right")
         for row in self.rows:
             table.add_row(
                 row.method,
                 f"{row.accuracy:.3f}",
-                f"{row.nonzeros:,} ({row.nonzeros / row.weights:.1%})",
-                f"{row.flips:,} ({row.flip_share:.1%})",
-                f"{row.bytes_dense:,} B",
-                f"{row.bytes_sparse:,} B",
-                f"{row.same_predictions:,} of {self.digits:,}",
+                f"{row.nonzeros:,}",
+                f"{row.flip_share:.1%}",
+                f"{row.bytes_dense / 1000:.1f} kB",
+                f"{row.bytes_sparse / 1000:.1f} kB",
+                f"{row.same_predictions:,}",
             )
         table.caption = (
             "random and signin have the same mask and seed; sign flips: from initialisation to end, among kept weights;"
-            f" same predictions: onnxruntime and PyTorch. One seed, easy digits: no ranking. {self.plot}, "
+            f" agree: same prediction by onnxruntime and PyTorch. One seed, easy digits: no ranking. {self.plot}, "
             f"{self.seconds:.0f} s"
         )
         return table

@@ -26,6 +26,10 @@ class RecipeError(SparsifyError, ValueError):
     """Axes of a method that contradict each other or miss an input."""
 
 
+class PluginError(SparsifyError, RuntimeError):
+    """An installed plugin that cannot be imported."""
+
+
 class PassError(SparsifyError, RuntimeError):
     """A pass whose pre- or postcondition does not hold."""
 

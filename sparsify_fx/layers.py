@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from sparsify_fx.errors import LayerError, unknown
-from sparsify_fx.owners import owned_tensors, prunable_tensors, qualified
+from sparsify_fx.owner_kinds import OwnerKind, kind_of, refusal
+from sparsify_fx.owners import owned_tensors, qualified
+from sparsify_fx.program import WeightProgram
 
 Selector = str | type[nn.Module]
 Selection = Selector | Iterable[Selector] | None
@@ -30,44 +32,80 @@ def select_layers(model: nn.Module, include: Selection = None, exclude: Selectio
     """Every prunable weight of `model` by name, in module order.
 
     Args:
-        include: module name patterns ("layer1.*") or module types, one or several; None selects every supported layer.
+        include: module name patterns ("layer1.*") or module types, one or several; None selects every supported layer
+            but embeddings. Embeddings and other matrices ("blocks.0.w_g", a parameter's own name or a pattern for it)
+            are pruned only when `include` selects them.
         exclude: the same; taken away from what `include` selects.
 
     Raises LayerError when a pattern or type matches nothing, when nothing is left, or when a selected weight cannot be
-    rewritten (uninitialised, computed by a parametrization, shared with an unsupported module).
+    rewritten (uninitialised, computed by a parametrization, scripted, quantized).
     """
-    candidates = {n: m for n, m in model.named_modules(remove_duplicate=False) if prunable_tensors(m)}
-    chosen = set(candidates) if include is None else _matching(model, candidates, include, "include")
+    candidates = _candidates(model)
+    usual = {name for name, (module, _, kind) in candidates.items() if kind is not None and kind.default}
+    chosen = usual if include is None else _matching(model, candidates, include, "include")
     if exclude is not None:
-        chosen -= _matching(model, candidates, exclude, "exclude")
+        chosen = chosen - _matching(model, candidates, exclude, "exclude")
     layers: dict[int, Layer] = {}
     for name in (name for name in candidates if name in chosen):
-        for tensor in prunable_tensors(candidates[name]):
-            _add(layers, qualified(name, tensor), candidates[name], tensor)
+        _add(layers, name, *candidates[name][:2])
     if not layers:
-        reason = "include= and exclude= leave none" if candidates else "it has no convolution or linear layer"
+        reason = "include= and exclude= leave none" if usual else "it has no convolution, linear or recurrent layer"
         raise LayerError(f"{type(model).__name__} has no prunable weight: {reason}")
-    _refuse_foreign_ties(model, layers)
-    return {layer.name: layer for layer in layers.values()}
+    return {layer.name: layer for layer in _with_ties(model, layers).values()}
 
 
-def _matching(model: nn.Module, candidates: dict[str, nn.Module], selection: Selection, word: str) -> set[str]:
+Candidates = dict[str, tuple[nn.Module, str, OwnerKind | None]]
+
+
+def _candidates(model: nn.Module) -> Candidates:
+    """(module, tensor, kind) by the name of every tensor that could be pruned; kind is None for loose matrices."""
+    found: Candidates = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        reason = refusal(module)
+        if reason is not None:
+            raise LayerError(f"{name or 'the model'} {reason}")
+        if isinstance(module, WeightProgram):
+            continue
+        kind = kind_of(module)
+        for tensor in () if kind is None else kind.tensors(module):
+            found[qualified(name, tensor)] = (module, tensor, kind)
+        for tensor, parameter in module._parameters.items():
+            full = qualified(name, tensor)
+            if full not in found and parameter is not None and not _lazy(parameter) and parameter.ndim >= 2:
+                found[full] = (module, tensor, None)
+    return found
+
+
+def _lazy(parameter: nn.Parameter) -> bool:
+    return isinstance(parameter, UninitializedParameter)
+
+
+def _matching(model: nn.Module, candidates: Candidates, selection: Selection, word: str) -> set[str]:
     single = isinstance(selection, (str, type))
     selectors: list[Selector] = [selection] if single else list(selection or ())  # type: ignore[arg-type,list-item]
     found: set[str] = set()
     for selector in selectors:
         if isinstance(selector, str):
-            hits = {name for name in candidates if fnmatchcase(name, selector) or name.startswith(selector + ".")}
+            hits = {name for name, entry in candidates.items() if _named(name, entry, selector)}
         elif isinstance(selector, type):
-            inside = [n for n, m in model.named_modules() if isinstance(m, selector)]
-            hits = {c for c in candidates if any(c == n or not n or c.startswith(n + ".") for n in inside)}
+            inside = {id(part) for m in model.modules() if isinstance(m, selector) for part in m.modules()}
+            hits = {name for name, (m, _, kind) in candidates.items() if id(m) in inside and kind is not None}
         else:
             raise LayerError(f"{word}= takes module name patterns and module types, not {selector!r}")
         if not hits:
             label = selector if isinstance(selector, str) else selector.__name__
-            raise LayerError(f"{word}: {unknown('layer pattern or type', label, candidates)}")
+            modules = [name.rpartition(".")[0] for name, (_, _, kind) in candidates.items() if kind is not None]
+            raise LayerError(f"{word}: {unknown('layer pattern or type', label, dict.fromkeys(modules))}")
         found |= hits
     return found
+
+
+def _named(name: str, entry: tuple[nn.Module, str, OwnerKind | None], pattern: str) -> bool:
+    """A layer goes by the name of its module, or of one above it; a loose matrix only by its own."""
+    module = name.rpartition(".")[0]
+    if entry[2] is None:
+        return fnmatchcase(name, pattern) and pattern != "*"
+    return fnmatchcase(module, pattern) or module.startswith(pattern + ".") or fnmatchcase(name, pattern)
 
 
 def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> None:
@@ -90,16 +128,19 @@ def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> 
     layers[id(weight)] = Layer(known.name if known else name, weight, tuple(dict.fromkeys(places)))
 
 
-def _refuse_foreign_ties(model: nn.Module, layers: dict[int, Layer]) -> None:
-    """A tensor that an unselected module holds too would silently come apart."""
-    selected = {(id(owner), tensor) for layer in layers.values() for owner, tensor in layer.places}
+def _with_ties(model: nn.Module, layers: dict[int, Layer]) -> dict[int, Layer]:
+    """The layers with all places that hold the same tensor, whatever their module, named by the first: one program.
+
+    Left out, a tied tensor would silently come apart into a pruned and a dense one.
+    """
+    found: dict[int, Layer] = {}
     for name, module in model.named_modules():
         for tensor, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in layers and (id(module), tensor) not in selected:
-                raise LayerError(
-                    f"{layers[id(parameter)].name} is tied to {qualified(name, tensor)}, whose {type(module).__name__} "
-                    "is not selected or not supported; leave the layer out with exclude="
-                )
+            layer = layers.get(id(parameter))
+            if layer is not None:
+                first = found.get(id(parameter), replace(layer, name=qualified(name, tensor), places=()))
+                found[id(parameter)] = replace(first, places=(*first.places, (module, tensor)))
+    return found
 
 
 def is_finite(layer: Layer) -> bool:

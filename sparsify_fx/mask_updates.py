@@ -38,6 +38,9 @@ class MaskUpdate(Protocol):
     def label(self, total: int) -> tuple[str, str]:
         """(event, detail) for the timeline; `total` prunable weights."""
 
+    def alive(self, before: int, total: int) -> int:
+        """How many of the `total` weights live afterwards, when `before` did until now."""
+
     def __call__(self, pruner: MaskEditor, draw: int) -> None:
         """Do it; `draw` numbers the updates of a training."""
 
@@ -53,6 +56,10 @@ class Prune:
     def label(self, total: int) -> tuple[str, str]:
         """How many stay."""
         return "prune", f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}"
+
+    def alive(self, before: int, total: int) -> int:
+        """The budget."""
+        return self.kept
 
     def __call__(self, pruner: MaskEditor, draw: int) -> None:
         """Prune by the method's criterion and allocation."""
@@ -71,6 +78,10 @@ class SettleAndPrune:
         """How many stay."""
         return "settle and prune", f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}"
 
+    def alive(self, before: int, total: int) -> int:
+        """The budget."""
+        return self.kept
+
     def __call__(self, pruner: MaskEditor, draw: int) -> None:
         """Settle, then prune by the method's criterion and allocation."""
         pruner.settle(self.kept)
@@ -87,6 +98,10 @@ class Decompress:
     def label(self, total: int) -> tuple[str, str]:
         """All of them."""
         return "decompress", f"all {total} weights"
+
+    def alive(self, before: int, total: int) -> int:
+        """All."""
+        return total
 
     def __call__(self, pruner: MaskEditor, draw: int) -> None:
         """Fill the masks with ones."""
@@ -105,6 +120,10 @@ class Regrow:
     def label(self, total: int) -> tuple[str, str]:
         """By which criterion; the fraction changes from time to time."""
         return "regrow", f"drop by magnitude, grow by {self.growth}"
+
+    def alive(self, before: int, total: int) -> int:
+        """As many as before."""
+        return before
 
     def __call__(self, pruner: MaskEditor, draw: int) -> None:
         """Move weights; the number of non-zeros stays."""

@@ -13,18 +13,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError
+from sparsify_fx.owner_kinds import kind_of
 from sparsify_fx.program import WeightProgram
-
-# Which tensors of which module types are prunable; a subclass is covered by its base.
-PRUNABLE: list[tuple[type[nn.Module], tuple[str, ...]]] = [
-    (nn.modules.conv._ConvNd, ("weight",)),
-    (nn.Linear, ("weight",)),
-]
-
-
-def prunable_tensors(module: nn.Module) -> tuple[str, ...]:
-    """Names of the tensors of `module` itself (not of its children) that can be pruned."""
-    return next((names for kind, names in PRUNABLE if isinstance(module, kind)), ())
 
 
 def program_name(tensor: str) -> str:
@@ -72,17 +62,23 @@ def install(owner: nn.Module, tensor: str, program: WeightProgram) -> None:
     """Let `program` compute `owner`'s `tensor` from now on."""
     owner._parameters[tensor] = None
     owner.add_module(program_name(tensor), program)
-    base = original_class(owner)
-    owner.__class__ = _owner_class(base, (*owned_tensors(owner), tensor))
+    base, kind = original_class(owner), kind_of(owner)
+    members = dict(kind.members) if kind is not None else {}
+    for name in members:
+        owner.__dict__.pop(name, None)  # what the class computes from now on
+    owner.__class__ = _owner_class(base, (*owned_tensors(owner), tensor), members)
 
 
 def uninstall(owner: nn.Module, tensor: str, weight: nn.Parameter) -> None:
     """Store `weight` as a plain parameter again; the class is the original one after the last tensor."""
     left = tuple(name for name in owned_tensors(owner) if name != tensor)
-    base = original_class(owner)
-    owner.__class__ = _owner_class(base, left) if left else base
+    base, kind = original_class(owner), kind_of(owner)
+    members = dict(kind.members) if kind is not None else {}
+    owner.__class__ = _owner_class(base, left, members) if left else base
     del owner._modules[program_name(tensor)]
     owner._parameters[tensor] = weight
+    if kind is not None and not left:
+        kind.restored(owner)
 
 
 def original_class(owner: nn.Module) -> type[nn.Module]:
@@ -93,11 +89,11 @@ def original_class(owner: nn.Module) -> type[nn.Module]:
 _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
 
 
-def _owner_class(base: type[nn.Module], tensors: tuple[str, ...]) -> type[nn.Module]:
+def _owner_class(base: type[nn.Module], tensors: tuple[str, ...], members: dict[str, Any]) -> type[nn.Module]:
     """The subclass of `base` whose `tensors` are computed; one per pair, so that equal layers share a class."""
     if (base, tensors) in _CLASSES:
         return _CLASSES[base, tensors]
-    namespace: dict[str, Any] = {tensor: _computed(tensor) for tensor in tensors}
+    namespace: dict[str, Any] = members | {tensor: _computed(tensor) for tensor in tensors}
     namespace |= {
         "__module__": base.__module__,  # torch.fx calls a module a leaf by the module of its class
         "__qualname__": base.__qualname__,
@@ -130,7 +126,8 @@ def _reduce_owner(self: nn.Module, protocol: Any) -> Any:
 
 
 def _new_owner(base: type[nn.Module], tensors: tuple[str, ...], *arguments: Any) -> nn.Module:
-    cls = _owner_class(base, tensors)
+    kind = kind_of(base.__new__(base, *arguments))
+    cls = _owner_class(base, tensors, {} if kind is None else dict(kind.members))
     return cls.__new__(cls, *arguments)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -35,8 +36,9 @@ def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Ten
 
 
 def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, Tensor]:
-    """Scores for every weight, of its shape and without NaN, detached."""
-    scores: Mapping[str, Tensor] = criterion.scores(context)
+    """Scores for every weight, of its shape and without NaN, detached; torch's random states stay as they are."""
+    with _own_randomness(context):
+        scores: Mapping[str, Tensor] = criterion.scores(context)
     for name, weight in context.weights.items():
         if name not in scores or scores[name].shape != weight.shape:
             raise SparsityError(f"{criterion_name(criterion)} gave no score of shape {tuple(weight.shape)} for {name}")
@@ -45,3 +47,14 @@ def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, T
                 f"{criterion_name(criterion)} gave NaN for {name}: the model diverged; nothing was pruned"
             )
     return {name: scores[name].detach() for name in context.weights}
+
+
+@contextlib.contextmanager
+def _own_randomness(context: PruningContext) -> Iterator[None]:
+    """Dropout and shuffled loaders draw from the pruning's seed, and leave nothing behind."""
+    devices = sorted({weight.get_device() for weight in context.weights.values() if weight.is_cuda})
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(context.generator.initial_seed())
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(context.generator.initial_seed())
+        yield

@@ -16,6 +16,7 @@ from sparsify_fx.criteria import CRITERIA, Criterion, FunctionCriterion
 from sparsify_fx.errors import RecipeError, unknown
 from sparsify_fx.parameterizations import PARAMETERIZATIONS, Dense, Parameterization
 from sparsify_fx.penalties import PENALTIES, NoPenalty, Penalty
+from sparsify_fx.plugins import load_plugins
 from sparsify_fx.registry import Registry
 from sparsify_fx.rewinds import Rewind
 from sparsify_fx.schedules import SCHEDULES, AtInit, Schedule
@@ -108,10 +109,10 @@ def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Recipe:
         axes: values by axis that replace those of the method: objects, names ("uniform") or mappings
             ({"name": "cycles", "keep": 0.5}); None leaves an axis to the method.
 
-    Raises UnknownNameError for an unknown part or axis, RecipeError when parts set an axis differently.
+    Raises UnknownNameError for an unknown part or axis, RecipeError when parts set an axis differently, PluginError
+    for an installed plugin that cannot be imported.
     """
-    import sparsify_fx.zoo.methods  # noqa: F401 - fills the registry; here, since the methods import this module
-
+    load_plugins()
     for axis in axes or {}:
         if axis not in AXES:
             raise unknown("axis", axis, AXES)

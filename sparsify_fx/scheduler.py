@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.actions import action_label
+from sparsify_fx.actions import Occasion, action_label
 from sparsify_fx.clock import make_clock, resolve
 from sparsify_fx.criteria import check_inputs, criterion_name
 from sparsify_fx.errors import SchedulerError
@@ -48,6 +48,7 @@ class Scheduler:
     Attributes:
         epochs: the total over all runs.
         steps: the total of optimizer steps.
+        steps_per_epoch: as given.
 
     Raises:
         SchedulerError: an optimizer that does not train the rewritten weights, or impossible times.
@@ -79,7 +80,7 @@ class Scheduler:
         restart, runs = axes.rewind.learning_rate, axes.schedule.runs(self.plan.sparsity)
         self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
         self._points = {point: resolve(point, curve, epochs) for point in axes.rewind.points()}
-        self.epochs, self.steps = self._clock.epochs, self._clock.steps
+        self.epochs, self.steps, self.steps_per_epoch = self._clock.epochs, self._clock.steps, steps_per_epoch
         self.total_weights = sum(program.theta().numel() for program in programs(model).values())
         self._updates = axes.schedule.updates(Budget(self.total_weights, self.plan.sparsity, epochs))
         check_times(self._updates, epochs, steps_per_epoch)
@@ -207,8 +208,9 @@ class Scheduler:
         for run in range(self._clock.runs):
             for action in axes.actions:
                 what, detail = action_label(action)
-                for epoch in action.epochs(self._clock.length(run)):
-                    yield self._event(run, epoch, what, detail, functools.partial(action, self.model))
+                for epoch in action.epochs(self._clock.length(run), run, self._clock.runs):
+                    occasion = Occasion(run, epoch, self.plan.seed)
+                    yield self._event(run, epoch, what, detail, functools.partial(action, self.model, occasion))
         for point, at in self._points.items():
             yield self._event(0, at, "snapshot", f"at {point}", functools.partial(self._snapshot, point))
 

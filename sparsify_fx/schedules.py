@@ -146,7 +146,9 @@ class Cycles(_OneRun):
 @SCHEDULES.register("cubic")
 @dataclass(frozen=True)
 class Cubic(_OneRun):
-    """Gradual pruning within one run: s_t = s · (1 − (1 − (t − t0)/(t1 − t0))³) at t0, t0 + every, ..., t1.
+    """Gradual pruning within one run: s_t = s · (1 − (1 − (t − t0)/(t1 − t0))³) at t = t0 + every, ..., t1.
+
+    s_t is 0 at t0 itself.
 
     Attributes:
         start, end: t0 and t1 as shares of the run.
@@ -161,19 +163,23 @@ class Cubic(_OneRun):
 
     def __post_init__(self) -> None:
         if not (0 <= self.start < self.end < 1 and self.every > 0):
-            raise RecipeError(f"cubic: expected 0 <= start < end < 1 and every > 0, got {self}")
+            raise RecipeError(
+                f"cubic: expected 0 <= start < end < 1 and every > 0; got start={self.start!r}, end={self.end!r}, "
+                f"every={self.every!r}"
+            )
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One every `every` epochs between t0 and t1, and one at t1."""
+        if budget.sparsity == 0:
+            return ()
         first, last = self.start * budget.epochs, self.end * budget.epochs
         count = math.ceil((last - first) / self.every - 1e-9)
-        times = [first + i * self.every for i in range(count)] + [last]
-        found: list[MaskUpdate] = []
-        for time in times:
-            sparsity = budget.sparsity * (1 - (1 - (time - first) / (last - first)) ** 3)
-            kept = budget.kept if time == last else max(budget.kept, kept_count(budget.total, sparsity))
-            found.append(Prune(0, time, kept))
-        return tuple(found)
+        times = [first + i * self.every for i in range(1, count)]
+        kept = [kept_count(budget.total, self._sparsity(budget, (time - first) / (last - first))) for time in times]
+        return (*(Prune(0, *update) for update in zip(times, kept, strict=True)), Prune(0, last, budget.kept))
+
+    def _sparsity(self, budget: Budget, progress: float) -> float:
+        return budget.sparsity * (1 - (1 - progress) ** 3)
 
 
 @SCHEDULES.register("alternating")
@@ -201,14 +207,20 @@ class Alternating(_OneRun):
     def __post_init__(self) -> None:
         if not (0 <= self.warmup < self.last_dense < self.end < 1 and self.phase > 0):
             raise RecipeError(f"alternating: expected 0 <= warmup < last_dense < end < 1 and phase > 0, got {self}")
-        if self._phases() % 2 == 0:
-            raise RecipeError(f"alternating: an odd number of phases must fit before last_dense, got {self._phases()}")
+        phases = (self.last_dense - self.warmup) / self.phase
+        if self._phases() % 2 == 0 or abs(phases - self._phases()) > 1e-6:
+            raise RecipeError(
+                f"alternating: last_dense − warmup must be an odd number of phases, got {phases:.6g}; with "
+                "phase=0.05 and warmup=0.1 last_dense=0.75 makes 13"
+            )
 
     def _phases(self) -> int:
         return round((self.last_dense - self.warmup) / self.phase)
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """Prune at the start of each compressed phase, decompress at the start of each dense one."""
+        if budget.sparsity == 0:
+            return ()
         found: list[MaskUpdate] = []
         for i in range(self._phases()):
             time = (self.warmup + i * self.phase) * budget.epochs
@@ -222,7 +234,8 @@ class Alternating(_OneRun):
 class RegrowEvery(_OneRun):
     """Sparse from initialisation; every `every` epochs a fraction of each layer's weights moves elsewhere.
 
-    The fraction falls as f_t = (α/2)(1 + cos(π t / t_end)). Grown weights start at zero with cleared momentum.
+    The fraction falls as f_t = (α/2)(1 + cos(π t / t_end)). Those of least |θ| are dropped. Grown weights start at
+    zero with cleared momentum; one that is dropped and grown at once keeps its value. Every layer keeps its count.
 
     Attributes:
         growth: criterion of the grown weights: "gradient" (RigL) or "random" (SET).
@@ -242,7 +255,10 @@ class RegrowEvery(_OneRun):
 
     def __post_init__(self) -> None:
         if not (0 < self.fraction < 1 and self.every > 0 and 0 < self.until <= 1):
-            raise RecipeError(f"regrow: expected fraction and until in (0, 1) and every > 0, got {self}")
+            raise RecipeError(
+                f"regrow: expected fraction in (0, 1), every > 0 and until in (0, 1]; got fraction={self.fraction!r}, "
+                f"every={self.every!r}, until={self.until!r}"
+            )
         CRITERIA[self.growth]
 
     @property
@@ -256,6 +272,8 @@ class RegrowEvery(_OneRun):
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One every `every` epochs before t_end."""
+        if budget.sparsity == 0:
+            return ()
         end = self.until * budget.epochs
         times = [i * self.every for i in range(1, math.ceil(end / self.every - 1e-9))]
         return tuple(Regrow(0, time, self._fraction(time, end), self.growth) for time in times)

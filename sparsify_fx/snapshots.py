@@ -13,21 +13,28 @@ from torch.optim import Optimizer
 from sparsify_fx.owners import programs
 from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
 from sparsify_fx.program import WeightProgram
+from sparsify_fx.signs import signed_like
 
-PARTS = ("weights", "batchnorm", "optimizer")  # what can be rewound, in the order in which it is
+PARTS = ("weights", "signs", "magnitudes", "batchnorm", "optimizer")  # what can be rewound, in the order in which it is
 
 
 def take_snapshot(model: nn.Module, optimizer: Optimizer, parts: Collection[str]) -> dict[str, Any]:
     """Copies of the asked parts, as plain types and tensors only.
 
     Args:
-        parts: "weights" (every parameter and buffer but the masks), "batchnorm", "optimizer" (its state).
+        parts: "weights" (every parameter and buffer but the masks), "signs" (of θ, int8), "magnitudes" (θ itself, for
+            its sign where the current one is zero), "batchnorm", "optimizer" (its state).
     """
     snapshot: dict[str, Any] = {}
     if "weights" in parts:
         masks = _mask_names(model)
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in masks}
         snapshot["weights"] = {name: tensor.detach().clone() for name, tensor in state.items()}
+    if "signs" in parts:
+        thetas = {name: program.theta() for name, program in programs(model).items()}
+        snapshot["signs"] = {name: theta.sign().to(torch.int8) for name, theta in thetas.items()}
+    if "magnitudes" in parts:
+        snapshot["magnitudes"] = {name: program.theta().clone() for name, program in programs(model).items()}
     if "batchnorm" in parts:
         snapshot["batchnorm"] = batchnorm_state(model)
     if "optimizer" in parts:
@@ -39,6 +46,8 @@ def rewind(part: str, model: nn.Module, optimizer: Optimizer, snapshot: Mapping[
     """Bring one part of the model or optimizer back to the snapshot, under the current masks."""
     if part == "weights":
         _rewind_weights(model, snapshot["weights"])
+    elif part in ("signs", "magnitudes"):
+        _rewind_half(part, model, snapshot[part])
     elif part == "optimizer":
         _rewind_optimizer(model, optimizer, snapshot["optimizer"])
     elif snapshot["batchnorm"]:  # a model without batch norm has nothing to rewind
@@ -56,10 +65,20 @@ def _rewind_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             program.write(torch.zeros_like(program.theta()), where=mask == 0)
 
 
+def _rewind_half(part: str, model: nn.Module, recorded: Mapping[str, Tensor]) -> None:
+    for name, program in programs(model).items():
+        now, then, mask = program.theta(), recorded[name], program.current_mask()
+        then = then.to(now.device)
+        theta = signed_like(now, then) if part == "signs" else signed_like(then, now)
+        program.write(theta, where=None if mask is None else mask == 1)
+
+
 def _rewind_optimizer(model: nn.Module, optimizer: Optimizer, recorded: Mapping[int, Any]) -> None:
-    state = optimizer.state_dict()  # groups as they are: the learning rate has a rewind of its own
-    state["state"] = copy.deepcopy(dict(recorded))
-    optimizer.load_state_dict(state)
+    # Not by load_state_dict: it would replace the groups, and with them a learning rate that is a tensor.
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer.state.clear()
+    for index, state in recorded.items():
+        optimizer.state[parameters[index]] = copy.deepcopy(state)
     clear_pruned_state(model, optimizer)
 
 

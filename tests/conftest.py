@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -29,6 +30,7 @@ def small_net(seed: int = 0) -> nn.Sequential:
     )
 
 
+@functools.cache
 def batch(seed: int = 0, size: int = 16) -> tuple[Tensor, Tensor]:
     """Inputs [size, 3, 8, 8] and labels [size]."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sparsify_fx
 from sparsify_fx.allocations import (
     ALLOCATIONS,
     Balanced,
@@ -16,6 +20,11 @@ from sparsify_fx.allocations import (
     proportional,
 )
 from sparsify_fx.errors import SparsityError
+from sparsify_fx.layers import select_layers
+from sparsify_fx.masks import kept_count
+from sparsify_fx.recipe import describe, find_method
+from sparsify_fx.zoo.models import build_model
+from tests.conftest import effective, small_net, train_step
 
 SHAPES = {"conv1": (16, 3, 3, 3), "conv2": (32, 16, 3, 3), "down": (32, 16, 1, 1), "fc": (10, 32)}
 
@@ -94,6 +103,103 @@ def test_per_layer_is_taken_at_its_word_or_refused() -> None:
         PerLayer(given_sparsity).counts(scores(), sizes(), 100)
     with pytest.raises(SparsityError, match="missing or unknown: \\['fc'\\]"):
         PerLayer(given_sparsity[:3]).counts(scores(), sizes(), ideal)
+
+
+def test_per_layer_takes_a_mapping_and_explains_what_is_none() -> None:
+    pairs = (("conv1", 0.5), ("fc", 0.0))
+    assert PerLayer(dict(pairs)) == PerLayer(tuple(reversed(pairs))) == PerLayer([list(pair) for pair in pairs])  # type: ignore[arg-type]
+    assert hash(PerLayer(dict(pairs))) == hash(PerLayer(pairs))
+    for wrong in ({}, {"fc": 1.5}, {"fc": "much"}, 0.5, ["fc"]):
+        with pytest.raises(SparsityError, match="must map names of weights to fractions"):
+            PerLayer(wrong)  # type: ignore[arg-type]
+
+
+def test_per_layer_falls_to_its_end_through_powers_of_its_densities() -> None:
+    given_sparsity = {"conv1": 0.5, "conv2": 0.9, "down": 1.0, "fc": 0.0}
+    total, end = sum(sizes().values()), 216 + 461 + 320
+    room = sizes()
+    for kept in (total, 4500, 3000, 1500, end):
+        room = PerLayer(given_sparsity).counts(scores(), room, kept)
+        assert sum(room.values()) == kept
+        assert room["fc"] == 320
+        if end < kept < total:
+            t = math.log(room["conv1"] / 432) / math.log(0.5)
+            assert room["conv2"] == pytest.approx(4608 * 0.1**t, rel=0.02)
+    assert room == {"conv1": 216, "conv2": 461, "down": 0, "fc": 320}
+
+
+def test_per_layer_is_usable_from_apply_at_init_and_in_cycles() -> None:
+    shares = {"0.weight": 0.5, "3.weight": 0.75, "7.weight": 0.25}
+    kept = 108 + 72 + 216
+    allocation = {"name": "per-layer", "sparsity": shares}
+    given = {"sparsity": 1 - kept / 792, "allocation": allocation}
+    model = sparsify_fx.apply(small_net(), "random", **given)
+    assert [int((weight != 0).sum()) for weight in effective(model).values()] == [108, 72, 216]
+    with pytest.raises(SparsityError, match=r"make them agree: sparsity=0\.5$"):
+        sparsify_fx.apply(small_net(), "lrr", sparsity=0.4, allocation=allocation)
+    model = sparsify_fx.apply(small_net(), "lrr", **given)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=1, steps_per_epoch=1)
+    while not scheduler.finished:
+        train_step(model, optimizer)
+        scheduler.step()
+    assert [int((weight != 0).sum()) for weight in effective(model).values()] == [108, 72, 216]
+    again = find_method("lrr", {"allocation": json.loads(json.dumps(describe("allocation", PerLayer(shares))))})
+    assert again.resolved().allocation == PerLayer(shares)
+
+
+def meta_scores(name: str) -> dict[str, torch.Tensor]:
+    """The prunable weights of a model, without their values."""
+    with torch.device("meta"):
+        model = build_model(name, num_classes=1000 if ":" in name else 10, image_size=224 if ":" in name else 32)
+    return {key: layer.weight.detach() for key, layer in select_layers(model).items()}
+
+
+def erk_by_rounds(shapes: dict[str, torch.Size], density: float) -> dict[str, float]:
+    """Densities as RigL finds them: raise ε, making full layers dense, until none is above 1."""
+    dense: set[str] = set()
+    while True:
+        free = {name: shape for name, shape in shapes.items() if name not in dense}
+        budget = density * sum(shape.numel() for shape in shapes.values())
+        budget -= sum(shapes[name].numel() for name in dense)
+        epsilon = budget / sum(sum(shape) for shape in free.values())
+        full = {name for name, shape in free.items() if epsilon * sum(shape) > shape.numel()}
+        if not full:
+            return {
+                name: 1.0 if name in dense else epsilon * sum(shape) / shape.numel() for name, shape in shapes.items()
+            }
+        dense |= full
+
+
+MODELS = ["resnet20", "torchvision:resnet18", "torchvision:resnet50", "timm:deit_small_patch16_224"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_erk_and_balanced_reach_the_density_to_the_weight(name: str) -> None:
+    found = meta_scores(name)
+    room = {key: score.numel() for key, score in found.items()}
+    total = sum(room.values())
+    for density in (0.5, 0.2, 0.1, 0.05, 0.02):
+        kept = kept_count(total, 1 - density)
+        for allocation in (ErdosRenyiKernel(), Balanced()):
+            counts = allocation.counts(found, room, kept)
+            assert sum(counts.values()) == kept
+            assert all(0 < counts[key] <= room[key] for key in room)
+        expected = erk_by_rounds({key: score.shape for key, score in found.items()}, kept / total)
+        erk = ErdosRenyiKernel().counts(found, room, kept)
+        assert all(abs(erk[key] - expected[key] * room[key]) < 1.01 for key in room)
+        open_counts = [count for key, count in Balanced().counts(found, room, kept).items() if count < room[key]]
+        assert max(open_counts) - min(open_counts) <= 1
+
+
+@pytest.mark.parametrize("allocation", ["erk", "balanced"])
+@pytest.mark.parametrize("density", [0.5, 0.2, 0.1, 0.05, 0.02])
+def test_apply_on_resnet20_lands_on_the_weight(allocation: str, density: float) -> None:
+    torch.manual_seed(0)
+    model = build_model("resnet20", num_classes=10)
+    total = sum(layer.weight.numel() for layer in select_layers(model).values())
+    sparsify_fx.apply(model, "random", sparsity=1 - density, allocation=allocation)
+    assert sum(int((weight != 0).sum()) for weight in effective(model).values()) == kept_count(total, 1 - density)
 
 
 def test_a_budget_above_capacity_is_refused() -> None:

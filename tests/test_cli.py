@@ -82,6 +82,7 @@ def test_export_writes_a_checked_file_that_onnxruntime_runs(trained: dict[str, A
     inspected = call_json("inspect", out)
     assert inspected["nonzeros"] == trained["nonzeros"]
     assert "conv1.weight" in call("inspect", folder / "checkpoint.pt", "--json", tmp_path / "i.json").stdout
+    assert call_json("inspect", folder)["nonzeros"] == trained["nonzeros"]
     assert json.loads((tmp_path / "i.json").read_text())["nonzeros"] == trained["nonzeros"]
 
 

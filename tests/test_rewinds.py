@@ -14,11 +14,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsify_fx
+from sparsify_fx.errors import RecipeError
 from sparsify_fx.learning_rate import CosineWarmup
 from sparsify_fx.owners import programs
+from sparsify_fx.program import WeightProgram
+from sparsify_fx.rewinds import Rewind
 from sparsify_fx.zoo.data import load_data
 from sparsify_fx.zoo.models import build_model
-from tests.conftest import effective
+from tests.conftest import effective, small_net, train_step, ulp_distance
 
 EPOCHS, STEPS, WARMUP = 2, 5, 1
 SPARSITY = 1 - 0.8**3
@@ -91,3 +94,64 @@ def check(
             expected = value if layer is None else value * masks[layer]
             assert torch.equal(state[key][field], expected), f"{method}: {field} of {key}"
             assert value.any(), "a comparison of zeros would show nothing"
+
+
+def halves(program: WeightProgram) -> tuple[torch.Tensor, torch.Tensor]:
+    return program.theta().sign(), program.theta().abs()
+
+
+@pytest.mark.parametrize("parameterization", ["dense", "product"])
+@pytest.mark.parametrize(
+    ("part", "point", "at"), [("signs", "init", 0), ("signs", "warmup", 2), ("magnitudes", 1, 2), ("magnitudes", 2, 4)]
+)
+def test_signs_or_magnitudes_alone_go_back(parameterization: str, part: str, point: str | int, at: int) -> None:
+    model = sparsify_fx.apply(
+        small_net(), "lrr", sparsity=0.36, parameterization=parameterization, rewind={part: point, "optimizer": "init"}
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    scheduler = sparsify_fx.Scheduler(
+        model, optimizer, epochs=3, steps_per_epoch=2, learning_rate=CosineWarmup(warmup=1)
+    )
+    copies, checked = {0: copy.deepcopy(model)}, 0
+    while not scheduler.finished:
+        train_step(model, optimizer, scheduler.step_count)
+        if scheduler.step_count == 0:
+            with torch.no_grad():  # a sign that is lost: θ = 0 at the recorded point
+                zero_first(programs(model)["7.weight"])
+        before, starts_run = copy.deepcopy(model), scheduler.ends_run
+        copies[scheduler.step_count + 1] = before
+        scheduler.step()
+        if starts_run and not scheduler.finished:
+            compare(part, model, copies[at], before)
+            checked += 1
+    assert checked == 2
+
+
+def zero_first(program: WeightProgram) -> None:
+    where = torch.zeros_like(program.theta(), dtype=torch.bool)
+    where.view(-1)[0] = True
+    program.write(torch.zeros_like(program.theta()), where=where)
+
+
+def compare(part: str, model: nn.Module, then: nn.Module, before: nn.Module) -> None:
+    flips = 0
+    for name, program in programs(model).items():
+        old_signs, old_sizes = halves(programs(then)[name])
+        signs, sizes = halves(programs(before)[name])
+        mask = program.current_mask()
+        expected = torch.where(old_signs == 0, signs, old_signs) * sizes
+        if part == "magnitudes":
+            expected = torch.where(signs == 0, old_signs, signs) * old_sizes
+        assert (ulp_distance(program.theta()[mask == 1], expected[mask == 1]) <= 2).all()
+        assert not effective(model)[name][mask == 0].any()
+        flips += int((old_signs * signs < 0).sum())
+    assert flips, "nothing would show"
+    assert torch.equal(model[0].weight != 0, programs(model)["0.weight"].current_mask() == 1)
+    for key in ("7.bias", "1.weight", "1.running_mean"):
+        assert torch.equal(model.state_dict()[key], before.state_dict()[key]), "only the prunable weights go back"
+
+
+@pytest.mark.parametrize("halves", [{"signs": "init"}, {"magnitudes": 1}, {"signs": 0, "magnitudes": 0}])
+def test_weights_exclude_signs_and_magnitudes(halves: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match="weights bring signs and magnitudes back already"):
+        Rewind(weights="init", **halves)  # type: ignore[arg-type]

@@ -105,6 +105,20 @@ def test_a_tensor_learning_rate_is_filled_in_place() -> None:
     assert float(rate) == pytest.approx(0.125)
 
 
+@pytest.mark.parametrize("method", ["imp", "wr", "lrr"])
+def test_rewinding_the_optimizer_leaves_its_groups_and_a_tensor_rate_in_place(method: str) -> None:
+    model = sparsify_fx.apply(small_net(), method, sparsity=0.3)
+    rate = torch.tensor(0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    groups = list(optimizer.param_groups)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=3, steps_per_epoch=2)
+    while not scheduler.finished:
+        train_step(model, optimizer)
+        scheduler.step()
+    assert all(a is b for a, b in zip(groups, optimizer.param_groups, strict=True))
+    assert optimizer.param_groups[0]["lr"] is rate
+
+
 def test_rescaling_happens_at_the_epochs_of_algorithm_1() -> None:
     # epoch i = 1, 2, ... starts after i − 1 epochs; rescale when i mod p = 0 and i < T2
     assert RescaleEvery(every=1, until=75).epochs(150) == list(range(74))

@@ -13,7 +13,9 @@ NAME = "inspect"
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .onnx, .safetensors, .pt or .pth file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An .onnx, .safetensors, .pt or .pth file, or a run folder.")
+    ],
     json: JsonOption = None,
 ) -> None:
     """Show shape, density, zeros and bytes of every layer in a file.
@@ -27,6 +29,12 @@ def command(
     from sparsify_fx.onnx_export import inspect_file
 
     output = Output(json)
-    report = inspect_file(file)
+    report = inspect_file(_file_of_run(file) if file.is_dir() else file)
     output.console.print(report.table())
     output.finish(report.to_dict())
+
+
+def _file_of_run(folder: Path) -> Path:
+    """The merged weights of a finished run, the checkpoint of an unfinished one; else the folder itself."""
+    files = (folder / "model.safetensors", folder / "checkpoint.pt")
+    return next((file for file in files if file.is_file()), folder)

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sparsify_fx.cli.output import JsonOption, Output
+from sparsify_fx.plugins import load_plugins
 from sparsify_fx.recipe import AXES, METHODS, Recipe, find_method
 
 NAME = "methods"
@@ -34,8 +35,7 @@ def command(
         output.console.print(card(recipe))
         output.finish(to_dict(recipe))
         return
-    import sparsify_fx.zoo.methods  # noqa: F401 - fills the registry
-
+    load_plugins()
     recipes = [METHODS[method] for method in METHODS]
     output.console.print(overview(recipes))
     output.finish([to_dict(recipe) for recipe in recipes])

@@ -6,6 +6,7 @@ registered with the inputs that it needs; one with options is a frozen dataclass
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -109,5 +110,10 @@ def check_inputs(name: str, needs: Iterable[str], batches: object, loss_fn: obje
 
 
 def pruning_generator(seed: int, run: int = 0) -> torch.Generator:
-    """The generator of a pruning: it depends on seed and run only, so that a resumed training agrees."""
-    return torch.Generator().manual_seed(seed + 1_000_003 * run)
+    """The generator of a pruning: it depends on seed and run only, so that a resumed training agrees.
+
+    The numbers are hashed: weights drawn after `torch.manual_seed(seed)` would come from the same stream as a mask of
+    this seed, and the mask would keep the largest of them.
+    """
+    digest = hashlib.blake2b(f"pruning {seed} {run}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))

@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
-from sparsify_fx.criteria.objective import Weights, objective, scoring_batches
+from sparsify_fx.criteria.objective import Weights, is_recurrent, objective, scoring_batches
 from sparsify_fx.errors import RecipeError
+from sparsify_fx.parameterizations import widened
 
 _NEEDS = ("model", "batches", "loss_fn")
+_BLOCKS_AT_ONCE = 4096  # inverted together: 80 MB in float64 for blocks of 50
 
 
-def sample_gradients(context: PruningContext, chunk: int) -> Iterator[Weights]:
-    """Gradients of single samples, [chunk, *weight shape], by vmap over grad.
-
-    The model is in evaluation mode meanwhile: batch norm must not mix the samples.
-    """
-    model = context.model
-    assert model is not None
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, every training flag given back: batch norm must not mix the samples."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        for inputs, targets in scoring_batches(context):
-            for start in range(0, len(inputs), chunk):
-                yield _gradients(context, inputs[start : start + chunk], targets[start : start + chunk])
+        yield
     finally:
         for module in training:
             module.training = True
+
+
+def sample_gradients(context: PruningContext, chunk: int, limit: int | None = None) -> Iterator[Weights]:
+    """Gradients of single samples, at most `chunk` at once and `limit` in all: [samples, *weight shape], by vmap."""
+    left = limit
+    for inputs, targets in scoring_batches(context):
+        if not isinstance(targets, Tensor) or len(targets) != len(inputs):
+            raise RecipeError("fisher and woodfisher need targets that are a tensor with an entry for every input")
+        for start in range(0, len(inputs), chunk):
+            stop = min(start + chunk, len(inputs), start + chunk if left is None else start + left)
+            yield _gradients(context, inputs[start:stop], targets[start:stop])
+            if left is not None:
+                left -= stop - start
+                if left == 0:
+                    return
 
 
 def _gradients(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weights:
     def loss(weights: Weights, one: Tensor, target: Tensor) -> Tensor:
         return objective(context, one.unsqueeze(0), target.unsqueeze(0))(weights)
 
-    each: Any = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
-    gradients: Weights = each(dict(context.weights), inputs, targets)
+    assert context.model is not None
+    weights = dict(context.weights)
+    with evaluating(context.model):
+        if is_recurrent(context.model):  # torch's recurrent kernels have no vmap
+            singles = [grad(loss)(weights, one, target) for one, target in zip(inputs, targets, strict=True)]
+            return {name: torch.stack([single[name] for single in singles]) for name in weights}
+        each: Any = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
+        gradients: Weights = each(weights, inputs, targets)
     return gradients
 
 
@@ -48,6 +66,8 @@ def _gradients(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weig
 @dataclass(frozen=True)
 class Fisher:
     """½ θ² F_ii, with F_ii the mean of the squared gradients of single samples: the loss expected from removing θ.
+
+    The model is in evaluation mode meanwhile. Targets are a tensor with one entry for every sample.
 
     Attributes:
         chunk: samples whose gradients are held at once.
@@ -57,6 +77,10 @@ class Fisher:
 
     chunk: int = 32
     needs: ClassVar[tuple[str, ...]] = _NEEDS
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise RecipeError(f"fisher: chunk={self.chunk!r} must be a whole number >= 1, for instance 32")
 
     def scores(self, context: PruningContext) -> Scores:
         """½ θ² F_ii."""
@@ -73,8 +97,9 @@ class Fisher:
 class WoodFisher:
     """θ² / (2 [F⁻¹]_ii), with F = λI + (1/N) Σ g gᵀ block-diagonal: the loss after the best update of the block.
 
-    F⁻¹ is built sample by sample with the Woodbury identity: F⁻¹ -= (F⁻¹g)(F⁻¹g)ᵀ / (N + gᵀF⁻¹g). Memory:
-    4 · block bytes per weight.
+    The blocks of F are summed up and inverted in float64, which gives what the sample-by-sample Woodbury identity of
+    the paper gives, without its rounding. Pruned weights take no part in F. Memory: 4 · block bytes per weight. The
+    model is in evaluation mode meanwhile. Targets are a tensor with one entry for every sample.
 
     Attributes:
         block: consecutive weights of a layer whose interactions count.
@@ -98,41 +123,29 @@ class WoodFisher:
 
     def scores(self, context: PruningContext) -> Scores:
         """θ² / (2 [F⁻¹]_ii)."""
-        total = sum(len(inputs) for inputs, _ in scoring_batches(context))
-        count = min(total, self.samples)
-        inverse = {name: self._start(weight) for name, weight in context.weights.items()}
-        seen = 0
-        for gradients in sample_gradients(context, self.chunk):
-            for i in range(min(len(next(iter(gradients.values()))), count - seen)):
-                for name, gradient in gradients.items():
-                    self._update(inverse[name], gradient[i], count)
-                seen += 1
-            if seen == count:
-                break
-        return {name: self._score(weight, inverse[name]) for name, weight in context.weights.items()}
+        sums: dict[str, Tensor] = {}
+        count = 0
+        for gradients in sample_gradients(context, self.chunk, self.samples):
+            for name, gradient in gradients.items():
+                alive = 1 if context.alive is None else context.alive[name]
+                g = _blocks((gradient * alive).flatten(1), self.block)
+                outer = torch.einsum("cni,cnj->nij", g, g)
+                sums[name] = sums[name].add_(outer) if name in sums else outer
+            count += len(next(iter(gradients.values())))
+        return {name: self._score(weight, sums.pop(name) / count) for name, weight in context.weights.items()}
 
-    def _start(self, weight: Tensor) -> Tensor:
-        block = min(self.block, weight.numel())
-        blocks = -(-weight.numel() // block)
-        eye = torch.eye(block, dtype=torch.float32, device=weight.device) / self.damping
-        return eye.repeat(blocks, 1, 1)
-
-    @staticmethod
-    def _update(inverse: Tensor, gradient: Tensor, count: int) -> None:
-        g = _blocks(gradient, inverse)
-        u = torch.einsum("nij,nj->ni", inverse, g)
-        scale = count + torch.einsum("ni,ni->n", g, u)
-        inverse -= torch.einsum("ni,nj->nij", u, u / scale[:, None])
-
-    @staticmethod
-    def _score(weight: Tensor, inverse: Tensor) -> Tensor:
-        diagonal = torch.diagonal(inverse, dim1=1, dim2=2)
-        score = _blocks(weight, inverse).square() / (2 * diagonal)
-        return score.reshape(-1)[: weight.numel()].reshape(weight.shape)
+    def _score(self, weight: Tensor, fisher: Tensor) -> Tensor:
+        diagonals = []
+        for part in torch.split(fisher, _BLOCKS_AT_ONCE):
+            wide = widened(part)
+            wide.diagonal(dim1=1, dim2=2).add_(self.damping)
+            diagonals.append(torch.linalg.inv(wide).diagonal(dim1=1, dim2=2))
+        inverse = torch.cat(diagonals).reshape(-1)[: weight.numel()].reshape(weight.shape)
+        return widened(weight).square() / (2 * inverse)
 
 
-def _blocks(tensor: Tensor, inverse: Tensor) -> Tensor:
-    """The entries as [blocks, block], padded with zeros."""
-    count, block, _ = inverse.shape
-    flat = tensor.detach().reshape(-1).float()
-    return torch.nn.functional.pad(flat, (0, count * block - flat.numel())).reshape(count, block)
+def _blocks(rows: Tensor, block: int) -> Tensor:
+    """[samples, weights] -> [samples, blocks, block] in float32, the last block padded with zeros."""
+    size = min(block, rows.shape[1])
+    missing = -rows.shape[1] % size
+    return torch.nn.functional.pad(rows.float(), (0, missing)).reshape(len(rows), -1, size)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
+from sparsify_fx.allocations import Global, Pattern
 from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
 from sparsify_fx.criteria.objective import scoring_batches
 from sparsify_fx.errors import RecipeError
@@ -22,9 +23,10 @@ class Synflow:
     """Synaptic flow `|θ| ⊙ ∂R/∂|θ|`: R sums the outputs of the net with absolute weights on an input of ones.
 
     Pruned in rounds: after round k of n, round(N · ρ^(k/n)) weights are left, ρ the final density, so no layer
-    collapses while another still has weights to give. Batch norm is in evaluation mode with absolute parameters and
-    statistics, so it stays linear. Only the shape of the inputs in `batches` is read. Scores that overflow or vanish in
-    float32 are computed in float64.
+    collapses while another still has weights to give. With an allocation other than "global", each layer falls
+    exponentially to its own count; an "n:m" pattern takes one round. Batch norm is in evaluation mode with absolute
+    parameters and without its means, so it passes the flow on. Only the shape of the inputs in `batches` is read.
+    Scores that overflow or vanish in float32 are computed in float64.
 
     Attributes:
         rounds: n >= 1; 100 in the paper.
@@ -42,53 +44,66 @@ class Synflow:
     def scores(self, context: PruningContext) -> Scores:
         """The last round's scores; −inf where an earlier round pruned."""
         inputs, _ = next(iter(scoring_batches(context)))
-        ones = torch.ones_like(inputs[:1], dtype=torch.float32)
+        if not inputs.is_floating_point():
+            raise RecipeError(f"synflow feeds ones into the model; inputs of dtype {inputs.dtype} cannot be replaced")
         alive = context.alive or {name: torch.ones_like(w, dtype=torch.uint8) for name, w in context.weights.items()}
         masks = {name: mask.clone() for name, mask in alive.items()}
-        before = sum(int(mask.sum(dtype=torch.int64)) for mask in masks.values())
-        flow = _Flow(context, ones)
-        for k in range(1, self.rounds + 1):
-            scores = flow.scores(masks)
-            scores = {name: score.masked_fill(masks[name] == 0, -torch.inf) for name, score in scores.items()}
-            if k == self.rounds:
-                return scores
-            kept = round(before * (context.kept / before) ** (k / self.rounds))
-            capacity = {name: int(mask.sum(dtype=torch.int64)) for name, mask in masks.items()}
-            masks = masks_of_counts(scores, context.allocation.counts(scores, capacity, kept))
-        raise AssertionError("unreachable: rounds >= 1")
+        flow = _Flow(context, torch.ones_like(inputs[:1], dtype=torch.float32))
+        start = _counts(masks)
+        rounds = 1 if isinstance(context.allocation, Pattern) else self.rounds
+        for k in range(1, rounds):
+            scores = _living(flow.scores(masks), masks)
+            masks = masks_of_counts(scores, _round_counts(context, scores, start, _counts(masks), k / rounds))
+        return _living(flow.scores(masks), masks)
+
+
+def _counts(masks: dict[str, Tensor]) -> dict[str, int]:
+    return {name: int(mask.sum(dtype=torch.int64)) for name, mask in masks.items()}
+
+
+def _living(scores: Scores, masks: dict[str, Tensor]) -> Scores:
+    return {name: score.masked_fill(masks[name] == 0, -torch.inf) for name, score in scores.items()}
+
+
+def _round_counts(
+    context: PruningContext, scores: Scores, start: dict[str, int], now: dict[str, int], share: float
+) -> dict[str, int]:
+    """Weights of each layer after the share k/n of the rounds: N · ρ^(k/n), over the model or layer by layer."""
+    if isinstance(context.allocation, Global):
+        before = sum(start.values())
+        return context.allocation.counts(scores, now, round(before * (context.kept / before) ** share))
+    final = context.allocation.counts(scores, start, context.kept)
+    return {name: max(final[name], round(start[name] ** (1 - share) * final[name] ** share)) for name in start}
 
 
 class _Flow:
-    """The absolute, linear copy of the model; its precision grows when float32 does not do."""
+    """The absolute copy of the model; its precision grows when float32 does not do."""
 
     def __init__(self, context: PruningContext, ones: Tensor) -> None:
         assert context.model is not None
         self.ones, self.weights = ones, {name: weight.abs() for name, weight in context.weights.items()}
         self.model: nn.Module = copy.deepcopy(context.model).eval()
-        with torch.no_grad():
-            for tensor in (*self.model.parameters(), *self.model.buffers()):
-                if tensor.is_floating_point():
-                    tensor.abs_()
-        self.dtype = torch.float32
-        self._cast()
+        _make_absolute(self.model)
+        self._cast(torch.float32)
 
-    def _cast(self) -> None:
-        self.model.to(self.dtype)
-        self.ones = self.ones.to(self.dtype)
-        self.weights = {name: weight.to(self.dtype) for name, weight in self.weights.items()}
+    def _cast(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.model.to(dtype)
+        self.ones = self.ones.to(dtype)
+        self.weights = {name: weight.to(dtype) for name, weight in self.weights.items()}
 
     def scores(self, masks: dict[str, Tensor]) -> Scores:
         """|θ| ⊙ ∂R/∂|θ| under the masks."""
         effective = {name: weight * masks[name] for name, weight in self.weights.items()}
         gradient = grad(self._outputs)(effective)
         scores = {name: effective[name] * gradient[name] for name in effective}
-        if all(torch.isfinite(score).all() and score.any() for score in scores.values()):
+        finite = all(torch.isfinite(score).all() for score in scores.values())
+        if finite and all(score.any() for score in scores.values()):
             return scores
         if self.dtype == torch.float32 and self.ones.device.type != "mps":
-            self.dtype = torch.float64
-            self._cast()
+            self._cast(torch.float64)
             return self.scores(masks)
-        if not all(torch.isfinite(score).all() for score in scores.values()):
+        if not finite:
             raise RecipeError("synflow: the flow overflows even in float64; use another criterion for this model")
         return scores
 
@@ -100,3 +115,14 @@ class _Flow:
                 f"synflow needs a model that returns one tensor, this one returns {type(outputs).__name__}"
             )
         return outputs.sum()
+
+
+@torch.no_grad()
+def _make_absolute(model: nn.Module) -> None:
+    """Absolute parameters and buffers; running means, which would be subtracted from the flow, become zero."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.abs_()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+            module.running_mean.zero_()

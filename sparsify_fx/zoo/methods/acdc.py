@@ -1,0 +1,17 @@
+"""acdc: alternating compressed and decompressed training."""
+
+from sparsify_fx.allocations import Global
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.schedules import Alternating
+
+METHODS.add(
+    "acdc",
+    Recipe(
+        name="acdc",
+        summary="AC/DC: compressed and dense phases in turn, all weights back from zero in each dense one.",
+        source="Peste et al. 2021; paper 004, section 3 and Table 5",
+        sets=Axes(schedule=Alternating()),
+        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+    ),
+)

@@ -1,0 +1,17 @@
+"""set: sparse evolutionary training."""
+
+from sparsify_fx.allocations import ErdosRenyiKernel
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.schedules import RegrowEvery
+
+METHODS.add(
+    "set",
+    Recipe(
+        name="set",
+        summary="Sparse from the start; after each epoch the smallest weights move to random places.",
+        source="Mocanu et al. 2018",
+        sets=Axes(schedule=RegrowEvery(growth="random", fraction=0.3, until=1.0, anneal=False)),
+        suggests=Axes(criterion=CRITERIA["random"], allocation=ErdosRenyiKernel()),
+    ),
+)

@@ -1,0 +1,17 @@
+"""snip: connection sensitivity at initialisation."""
+
+from sparsify_fx.allocations import Global
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.schedules import AtInit
+
+METHODS.add(
+    "snip",
+    Recipe(
+        name="snip",
+        summary="Prune at initialisation what the loss is least sensitive to: |θ ⊙ ∂L/∂θ|.",
+        source="Lee et al. 2019",
+        sets=Axes(criterion=CRITERIA["snip"]),
+        suggests=Axes(allocation=Global(), schedule=AtInit()),
+    ),
+)
