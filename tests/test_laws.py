@@ -193,7 +193,7 @@ def optimizers() -> dict[str, Callable[[nn.Module], torch.optim.Optimizer]]:
         "nesterov": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
         "adam": lambda m: torch.optim.Adam(m.parameters(), lr=0.01, weight_decay=0.1),
         "adamw": lambda m: torch.optim.AdamW(m.parameters(), lr=0.01, weight_decay=0.1),
-        "rmsprop": lambda m: torch.optim.RMSprop(m.parameters(), lr=0.01, momentum=0.9),
+        "rmsprop": lambda m: torch.optim.RMSprop(m.parameters(), lr=0.003, momentum=0.9),
     }
 
 
