@@ -26,7 +26,7 @@ from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import programs
 from sparsify_fx.plan import require_plan
 from sparsify_fx.recipe import METHODS, find_method
-from sparsify_fx.schedules import Budget
+from sparsify_fx.schedules import Budget, RegrowEvery
 from sparsify_fx.zoo.data import Data, load_data
 
 SPARSITY = 0.55
@@ -139,7 +139,7 @@ def test_a_method_trains_resumes_merges_and_exports(method: str, tmp_path: Path)
     assert training.scheduler.nonzeros() == kept
     masks = {name: program.current_mask() for name, program in programs(model).items()}
     assert sparsify_fx.merge(model) is model
-    check_zeros(model, masks, kept)
+    check_zeros(model, masks, kept, regrows=isinstance(find_method(method).resolved().schedule, RegrowEvery))
 
     inputs, labels = (torch.cat(parts) for parts in zip(*digits().test.epoch(500, train=False), strict=True))
     with torch.no_grad():
@@ -148,15 +148,18 @@ def test_a_method_trains_resumes_merges_and_exports(method: str, tmp_path: Path)
     check_export(model, inputs, outputs, tmp_path / "model.onnx")
 
 
-def check_zeros(model: nn.Module, masks: dict[str, Tensor | None], kept: int) -> None:
-    """Pruned weights are zero to the bit; of the others hardly one is zero (a regrown one without a gradient)."""
+def check_zeros(model: nn.Module, masks: dict[str, Tensor | None], kept: int, regrows: bool) -> None:
+    """Pruned weights are zero to the bit; of the others hardly one is zero.
+
+    A weight that was grown at random where its gradient is exactly zero (a dead unit, SET) stays at zero: up to 5 %.
+    """
     left = 0
     for name, mask in masks.items():
         weight = model.get_parameter(name).detach()
         left += int((weight != 0).sum())
         if mask is not None:
             assert (weight[mask == 0].view(torch.int32) == 0).all(), f"{name}: a pruned weight is not +0.0"
-    assert 0.98 * kept < left <= kept
+    assert (0.95 if regrows else 0.98) * kept < left <= kept
 
 
 def check_export(model: nn.Module, inputs: Tensor, expected: Tensor, path: Path) -> None:
