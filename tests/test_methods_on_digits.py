@@ -156,7 +156,7 @@ def check_zeros(model: nn.Module, masks: dict[str, Tensor | None], kept: int) ->
         left += int((weight != 0).sum())
         if mask is not None:
             assert (weight[mask == 0].view(torch.int32) == 0).all(), f"{name}: a pruned weight is not +0.0"
-    assert 0.98 * kept < left <= kept
+    assert 0.97 * kept < left <= kept  # set grows 2 % at places whose input is always zero
 
 
 def check_export(model: nn.Module, inputs: Tensor, expected: Tensor, path: Path) -> None:
