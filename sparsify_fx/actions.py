@@ -10,13 +10,15 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import CheckpointError, RecipeError
 from sparsify_fx.masks import top_mask
 from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Product
 from sparsify_fx.passes import Rescale
 from sparsify_fx.program import WeightProgram
 from sparsify_fx.registry import Registry
+from sparsify_fx.run_files import cycle_file, cycle_numbers, read_state
+from sparsify_fx.signs import signed_like
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,43 @@ def _flip(program: WeightProgram, where: Tensor) -> None:
         w.copy_(torch.where(where, -w, w))
     else:
         program.write(-program.theta(), where=where)
+
+
+@ACTIONS.register("signs-of")
+@dataclass(frozen=True)
+class SignsOf:
+    """`θ ← |θ| · sign(θ')` at the start of each run after the first, θ' of another run at the end of the same cycle.
+
+    It comes after the pruning and the rewinds of that run; where θ' is zero the own sign stays.
+
+    Attributes:
+        source: a run folder that was trained with `save_cycles: true`, with the same model and schedule.
+
+    Raises CheckpointError when it keeps no such cycle, or other weights.
+
+    Source: paper 000, section 3, Figs. 7 and 12 (initial magnitudes, mask and signs of LRR).
+    """
+
+    source: str
+
+    def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
+        """The start of every run but the first; the states of all of them must be there."""
+        if run > 0 and run not in cycle_numbers(self.source):
+            raise CheckpointError(
+                f"{self.source} keeps no {cycle_file(run)}; use a run with the same sparsity and schedule"
+            )
+        return [0] if run > 0 else []
+
+    def __call__(self, model: nn.Module, occasion: Occasion) -> None:
+        """Write the signs."""
+        state, found = read_state(self.source, cycle=occasion.run), programs(model)
+        odd = [n for n, program in found.items() if n not in state or state[n].shape != program.theta().shape]
+        if odd:
+            raise CheckpointError(f"cycle {occasion.run} of {self.source} does not fit {odd[0]} of this model")
+        for name, program in found.items():
+            theta, mask = program.theta(), program.current_mask()
+            signed = signed_like(theta, state[name].to(theta.device))
+            program.write(signed, where=None if mask is None else mask == 1)
 
 
 def action_label(action: Any) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.allocations import Checked
-from sparsify_fx.criteria import PruningContext, check_inputs, criterion_name, pruning_generator
+from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, criterion_name, pruning_generator
 from sparsify_fx.errors import LayerError
 from sparsify_fx.layers import Selection, is_finite, select_layers
 from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
@@ -81,6 +81,10 @@ def apply(
     if later or (kept is not None and kept < budget.total):
         check_inputs(criterion_name(resolved.criterion), resolved.criterion.needs, batches, loss_fn)
         check_inputs(recipe.name, resolved.schedule.needs, batches, loss_fn)
+    if isinstance(resolved.criterion, EarlyCheck):
+        budgets = {update.alive(total, total) for update in later} | {total if kept is None else kept}
+        shapes = {name: layer.weight.detach() for name, layer in layers.items()}
+        resolved.criterion.check(shapes, sorted(budgets - {total}), resolved.allocation)
     masks = None
     if kept is not None:
         weights = {name: layer.weight.detach() for name, layer in layers.items()}

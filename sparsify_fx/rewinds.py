@@ -17,8 +17,8 @@ class Rewind:
 
     Attributes:
         weights: every parameter and buffer (batch norm included), but never the masks.
-        signs: of the prunable weights only, θ ← |θ| · sign(θ_k); a zero in θ_k takes that of θ. Not with weights.
-        magnitudes: of the prunable weights only, θ ← sign(θ) · |θ_k|; a zero in θ takes that of θ_k. Not with weights.
+        signs: of the prunable weights only, `θ ← |θ| · sign(θ_k)`; a zero in θ_k takes that of θ. Not with weights.
+        magnitudes: of the prunable weights only, `θ ← sign(θ) · |θ_k|`; where θ is zero it is θ_k. Not with weights.
         batchnorm: scale, shift and running statistics of batch norm only.
         optimizer: the optimizer's state (momentum, ...), without that of pruned weights.
         learning_rate: the learning-rate curve starts again from this epoch, and the run is that much shorter;

@@ -234,7 +234,7 @@ class Alternating(_OneRun):
 class RegrowEvery(_OneRun):
     """Sparse from initialisation; every `every` epochs a fraction of each layer's weights moves elsewhere.
 
-    The fraction falls as f_t = (α/2)(1 + cos(π t / t_end)). Those of least |θ| are dropped. Grown weights start at
+    The fraction falls as f_t = (α/2)(1 + cos(π t / t_end)). Those of least `|θ|` are dropped. Grown weights start at
     zero with cleared momentum; one that is dropped and grown at once keeps its value. Every layer keeps its count.
 
     Attributes:

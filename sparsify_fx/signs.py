@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def signed_like(magnitudes: Tensor, signs: Tensor) -> Tensor:
-    """|magnitudes| · sign(signs); where `signs` is zero the sign of `magnitudes` stays.
+    """`|magnitudes| · sign(signs)`; where `signs` is zero the sign of `magnitudes` stays.
 
     Args:
         magnitudes: any shape, floating.

@@ -3,6 +3,7 @@
 from sparsify_fx.criteria.base import (
     CRITERIA,
     Criterion,
+    EarlyCheck,
     FunctionCriterion,
     PruningContext,
     Scores,
@@ -13,15 +14,18 @@ from sparsify_fx.criteria.base import (
 )
 from sparsify_fx.criteria.fisher import Fisher, WoodFisher
 from sparsify_fx.criteria.gradients import GraSP, gradient, snip
+from sparsify_fx.criteria.masks_of import MasksOf
 from sparsify_fx.criteria.synflow import Synflow
 from sparsify_fx.criteria.weights import magnitude, random
 
 __all__ = [
     "CRITERIA",
     "Criterion",
+    "EarlyCheck",
     "Fisher",
     "FunctionCriterion",
     "GraSP",
+    "MasksOf",
     "PruningContext",
     "Scores",
     "Synflow",

@@ -61,6 +61,14 @@ class Criterion(Protocol):
         """A score of the weight's shape for each weight; the highest stay."""
 
 
+@runtime_checkable
+class EarlyCheck(Protocol):
+    """A criterion that can tell in `apply` whether it will be able to score later."""
+
+    def check(self, weights: Mapping[str, Tensor], budgets: Iterable[int], allocation: Allocation) -> None:
+        """Raise an error if not; `budgets`: the weights kept by each pruning of the schedule."""
+
+
 @dataclass(frozen=True)
 class FunctionCriterion:
     """A scoring function without options, and what it needs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,6 +14,8 @@ from sparsify_fx.errors import ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.learning_rate import CURVES, Curve
 from sparsify_fx.recipe import AXES, Recipe, find_method
+from sparsify_fx.run_files import State, by_content, digest, read_state
+from sparsify_fx.taking import check_take
 from sparsify_fx.train.optimizers import check_optimizer
 
 Auto = Literal["auto"]
@@ -75,11 +77,35 @@ class AugmentConfig(_Section):
     flip: bool = False
 
 
+class SourceConfig(_Section):
+    """Another run to start from. run: a run folder, or one of its .safetensors files; take: mask, signs, magnitudes or
+    weights (see `sparsify_fx.take_from`); epoch or cycle: which of its states, the end if neither is given.
+    """
+
+    run: str
+    take: tuple[str, ...] = ("mask", "signs")
+    epoch: int | None = Field(default=None, ge=0)
+    cycle: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_state(self) -> SourceConfig:
+        check_take(self.take)
+        if self.epoch is not None and self.cycle is not None:
+            raise ValueError(f"epoch={self.epoch} and cycle={self.cycle} name two states; give one of them")
+        return self
+
+    def read(self) -> State:
+        """Weights and masks of that state; CheckpointError when it is not there."""
+        return read_state(self.run, epoch=self.epoch, cycle=self.cycle)
+
+
 class TrainConfig(_Section):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
-    `sparsify_fx.recipe.axis_value` reads them.
+    `sparsify_fx.recipe.axis_value` reads them; `init_from`: one or several runs to start from, taken in order;
+    `snapshots_at`: epochs over all cycles (0 is the start) after which weights and masks are kept; `save_cycles`: keep
+    them at the end of each cycle.
     """
 
     method: str = "signin"
@@ -104,6 +130,14 @@ class TrainConfig(_Section):
     amp: bool | Auto = "auto"
     eval_every: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
+    init_from: tuple[SourceConfig, ...] = ()
+    snapshots_at: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    save_cycles: bool = False
+
+    @field_validator("init_from", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, Mapping) else value or ()
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
@@ -160,13 +194,16 @@ class TrainConfig(_Section):
 
         blake2b over canonical JSON of the resolved configuration, with the axes as objects see them ("uniform" equals
         {"name": "uniform"}). In: the type of the device, compile and amp, since each changes rounding. Out: the number
-        of the device, `data_root` and `checkpoint_every`.
+        of the device, `data_root` and `checkpoint_every`. Other runs count by the content of their files, not by path.
         """
         config = self.resolved()
         content = config.to_dict()
         for indifferent in _INDIFFERENT:
             del content[indifferent]
-        content["axes"] = config.recipe().resolved().to_dict()
+        content["axes"] = by_content(config.recipe().resolved().to_dict())
+        content["init_from"] = [
+            {"take": sorted(source.take), "state": digest(source.read())} for source in config.init_from
+        ]
         content["device"] = torch.device(config.device).type
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.blake2b(canonical.encode(), digest_size=5).hexdigest()

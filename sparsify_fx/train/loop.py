@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from sparsify_fx.api import dense_state_dict
 from sparsify_fx.errors import TrainingError
+from sparsify_fx.run_files import cycle_file, epoch_file
+from sparsify_fx.taking import masked_state_dict
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.log import Log, open_log
 from sparsify_fx.train.result import CycleResult, Result
@@ -89,9 +91,11 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
     rows = _restore(session, folder)
     folder.write_config(config)
     train_model = compiled(session)
+    if not rows:
+        _keep_state(session, folder, 0)
     with open_log(folder.path, scheduler, len(rows), console, tensorboard) as log:
         for epoch in range(len(rows) + 1, scheduler.epochs + 1):
-            row = _train_epoch(session, train_model, epoch, log)
+            row = _train_epoch(session, train_model, epoch, log, folder)
             rows.append(row)
             folder.append(asdict(row))
             log.row(asdict(row))
@@ -112,8 +116,8 @@ def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
     return [EpochRow(**row) for row in folder.metrics()]
 
 
-def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log) -> EpochRow:
-    """One epoch. Its last scheduler step may prune and rewind, so the evaluation comes before that one."""
+def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log, folder: RunFolder) -> EpochRow:
+    """One epoch. Its last scheduler step may prune and rewind, so evaluation and snapshots come before that one."""
     config, scheduler, start = session.config, session.scheduler, time.perf_counter()
     torch.manual_seed(derived_seed(config.seed, epoch))
     totals = torch.zeros(3, device=config.device)  # loss, correct, samples; read once per epoch
@@ -129,9 +133,19 @@ def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log)
         if step == scheduler.steps_per_epoch:
             row = _end_of_epoch(session, epoch, totals, start)
             scheduler.observe(accuracy=row.train_accuracy)
+            _keep_state(session, folder, epoch)
         scheduler.step()
         log.advance()
     return row
+
+
+def _keep_state(session: Session, folder: RunFolder, epoch: int) -> None:
+    """Weights and masks after an epoch, where the configuration asks for them; 0 is the start."""
+    names = [epoch_file(epoch)] if epoch in session.config.snapshots_at else []
+    if session.config.save_cycles and epoch > 0 and session.scheduler.ends_run:
+        names.append(cycle_file(session.scheduler.run))
+    for name in names:
+        folder.save_state(name, masked_state_dict(session.model))
 
 
 def _end_of_epoch(session: Session, epoch: int, totals: Tensor, start: float) -> EpochRow:
@@ -159,7 +173,9 @@ def _end_of_epoch(session: Session, epoch: int, totals: Tensor, start: float) ->
 
 
 def evaluate(session: Session) -> float:
-    """Accuracy of the current model on the test set, in [0, 1]; the model is in eval mode afterwards.
+    """Accuracy of the current model on the test set, in [0, 1]; the model is in training mode afterwards.
+
+    The scheduler step that follows may score weights: it must not depend on whether there was an evaluation.
 
     Runs the uncompiled model, so that training keeps its one graph.
     """
@@ -170,6 +186,7 @@ def evaluate(session: Session) -> float:
             with session.autocast():
                 outputs = session.model(x)
             totals += counts(session.loss(outputs, y), outputs, y)
+    session.model.train()
     _, correct, samples = totals.tolist()
     return float(correct / samples)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -32,7 +32,10 @@ def _is_branch(part: object) -> bool:
 def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
     """The field names of the section at `place`."""
     for name in place:
+        if name.isdigit():
+            continue
         annotation = model.model_fields[name].annotation
+        annotation = next(iter(get_args(annotation)), None) if get_origin(annotation) is tuple else annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from sparsify_fx.api import merge
 from sparsify_fx.errors import CheckpointError
+from sparsify_fx.run_files import CHECKPOINT
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.recipes import load_config
-from sparsify_fx.train.run_folder import CHECKPOINT, CONFIG, RunFolder, find_folder
+from sparsify_fx.train.run_folder import CONFIG, RunFolder, find_folder
 from sparsify_fx.train.session import Session, build_session, fresh_model, open_data
 
 
@@ -56,7 +57,7 @@ def _at_checkpoint(given: Path, folder: RunFolder, config: TrainConfig) -> Sessi
     state = folder.checkpoint()
     if state is None:
         raise CheckpointError(f"{folder.path} has no {CHECKPOINT} yet; train first, with the same recipe")
-    session = build_session(config)
+    session = build_session(config.model_copy(update={"init_from": ()}))  # the checkpoint holds what was taken
     session.load_model(state)
     return session
 

@@ -4,6 +4,7 @@ runs/lrr-0123456789/
   config.yaml         the resolved configuration; also a recipe that `sparsify-fx train` reads
   metrics.jsonl       one JSON line per epoch
   checkpoint.pt       the newest state, written atomically
+  epoch-30.safetensors, cycle-2.safetensors   weights and masks on the way, where asked for
   model.safetensors   the merged weights at the end
   result.json         written last: marks a finished run
 """
@@ -27,16 +28,11 @@ import yaml
 from torch import Tensor
 
 from sparsify_fx.errors import CheckpointError
+from sparsify_fx.run_files import CHECKPOINT, WEIGHTS
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.files import write_atomically, write_text
 
-CONFIG, METRICS, CHECKPOINT, WEIGHTS, RESULT = (
-    "config.yaml",
-    "metrics.jsonl",
-    "checkpoint.pt",
-    "model.safetensors",
-    "result.json",
-)
+CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
 TENSORBOARD = "tensorboard"
 _LOCK = ".lock"
 
@@ -109,11 +105,15 @@ class RunFolder:
         """Replace checkpoint.pt; tensors and plain types only."""
         write_atomically(self.path / CHECKPOINT, lambda stream: torch.save(state, stream))
 
+    def save_state(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Write the safetensors file `name`."""
+        plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+        data = safetensors.torch.save(plain, metadata={"format": "pt"})
+        write_atomically(self.path / name, lambda stream: stream.write(data))
+
     def finish(self, weights: Mapping[str, Tensor], result: dict[str, Any]) -> None:
         """Write the merged weights, then the result, which marks the run as finished."""
-        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-        data = safetensors.torch.save(plain, metadata={"format": "pt"})
-        write_atomically(self.path / WEIGHTS, lambda stream: stream.write(data))
+        self.save_state(WEIGHTS, weights)
         write_text(self.path / RESULT, json.dumps(result, indent=2) + "\n")
 
     def clear(self) -> None:
@@ -121,8 +121,9 @@ class RunFolder:
         for name in (RESULT, CHECKPOINT, WEIGHTS, METRICS, CONFIG):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for pattern in (".*.tmp", "epoch-*.safetensors", "cycle-*.safetensors"):
+            for leftover in self.path.glob(pattern):
+                leftover.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.api import apply
-from sparsify_fx.errors import CheckpointError
+from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.taking import take_from
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.zoo.data import Augment, Data, load_data
@@ -93,6 +94,7 @@ def build_session(config: TrainConfig) -> Session:
     config = config.resolved()
     data = open_data(config)
     model = fresh_model(config, data).to(config.device)
+    initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()} if config.init_from else {}
     loss_fn, batches = _scoring(config, data)
     apply(
         model,
@@ -106,6 +108,8 @@ def build_session(config: TrainConfig) -> Session:
         **config.axes,
     )
     _initialize(config, model, after_apply=True)
+    for source in config.init_from:
+        take_from(model, source.read(), source.take, init=initial)
     optimizer = build_optimizer(
         model.parameters(), config.optimizer.name, config.optimizer.lr, config.optimizer.options
     )
@@ -118,6 +122,11 @@ def build_session(config: TrainConfig) -> Session:
         batches=batches,
         loss_fn=loss_fn,
     )
+    late = [epoch for epoch in config.snapshots_at if epoch > scheduler.epochs]
+    if late:
+        raise ConfigError(
+            f"snapshots_at: {late} is beyond the {scheduler.epochs} epochs of this training, cycles included"
+        )
     return Session(config, data, model, optimizer, scheduler)
 
 
@@ -150,8 +159,9 @@ def compiled(session: Session) -> nn.Module:
 
 
 def _scoring(config: TrainConfig, data: Data) -> tuple[Any, Any]:
-    """(loss_fn, batches) for a criterion that needs them, else (None, None)."""
-    needs = config.recipe().resolved().criterion.needs
+    """(loss_fn, batches) for a criterion or a schedule that needs them, else (None, None)."""
+    axes = config.recipe().resolved()
+    needs = (*axes.criterion.needs, *axes.schedule.needs)
     loss_fn = F.cross_entropy if "loss_fn" in needs else None
     if "batches" not in needs:
         return loss_fn, None
