@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -51,6 +51,7 @@ def split(parameterization: Parameterization, theta: Tensor) -> dict[str, Tensor
 @every
 @settings(deadline=None)
 @given(values=lists)
+@example(values=[1.6363732882076268e-39])
 def test_value_of_split_is_theta(name: str, values: list[float]) -> None:
     theta = torch.tensor(values, dtype=torch.float32)
     parameterization = EVERY[name]

@@ -53,8 +53,8 @@ class Product(Plain):
         return {"m": m, "w": (wide / m.to(wide.dtype)).to(theta.dtype)}
 
     def error_bound(self, theta: Tensor) -> Tensor:
-        """2 ulp of θ."""
-        return 2 * ulp(theta)
+        """2 ulp of θ; sqrt(β) of the smallest number where w is that small."""
+        return torch.maximum(2 * ulp(theta), math.sqrt(self.beta) * ulp(torch.zeros_like(theta)))
 
 
 @PARAMETERIZATIONS.register("balanced")
