@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.actions import Occasion, action_label
+from sparsify_fx.allocations import Pattern
 from sparsify_fx.clock import make_clock, resolve
 from sparsify_fx.criteria import check_inputs, criterion_name
-from sparsify_fx.errors import SchedulerError
+from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule, find_curve
-from sparsify_fx.mask_updates import SettleAndPrune
+from sparsify_fx.mask_updates import Regrow, SettleAndPrune
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.owners import programs
 from sparsify_fx.plan import remembered_inputs, require_plan
@@ -84,6 +85,10 @@ class Scheduler:
         self.total_weights = sum(program.theta().numel() for program in programs(model).values())
         self._updates = axes.schedule.updates(Budget(self.total_weights, self.plan.sparsity, epochs))
         check_times(self._updates, epochs, steps_per_epoch)
+        if isinstance(axes.allocation, Pattern) and any(isinstance(update, Regrow) for update in self._updates):
+            raise RecipeError(
+                f"{self.plan.method}: regrowing breaks the pattern {axes.allocation}; use allocation='erk'"
+            )
         remembered = remembered_inputs(model)
         batches, loss_fn = batches or remembered[0], loss_fn or remembered[1]
         if self._updates:

@@ -27,6 +27,11 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 30, bias=False), nn.Tanh(), nn.Linear(30, 3, bias=False))
 
 
+def wide() -> nn.Sequential:
+    """With a layer whose inputs 4 divides."""
+    return nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 3))
+
+
 def digits(step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
     return torch.randn(12, 6, generator=generator), torch.randint(0, 3, (12,), generator=generator)
@@ -209,6 +214,7 @@ def test_the_update_fraction_falls_as_a_cosine() -> None:
         (lambda: RegrowEvery(fraction=1.0), RecipeError, r"got fraction=1\.0"),
         (lambda: RegrowEvery(growth="gradients"), ValueError, "did you mean 'gradient'"),
         (lambda: sparsify_fx.apply(net(), "rigl"), RecipeError, "^rigl needs batches= and loss_fn=$"),
+        (lambda: short("set", allocation="n:m", include="2"), RecipeError, "set: regrowing breaks the pattern NofM"),
         (lambda: short("acdc"), SchedulerError, r"15 mask updates do not fit into runs of 6 steps; train for more"),
     ],
 )
@@ -217,7 +223,7 @@ def test_mistakes_are_explained(build: Callable[[], object], error: type[Excepti
         build()
 
 
-def short(method: str) -> sparsify_fx.Scheduler:
-    model = sparsify_fx.apply(net(), method, sparsity=0.5)
+def short(method: str, **given: Any) -> sparsify_fx.Scheduler:
+    model = sparsify_fx.apply(wide(), method, sparsity=0.5, **given)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     return sparsify_fx.Scheduler(model, optimizer, epochs=3, steps_per_epoch=2)
