@@ -97,6 +97,17 @@ def test_evaluating_and_checkpointing_less_often_changes_no_weight(tmp_path: Pat
     assert [c.test_accuracy for c in seldom.cycles] == [c.test_accuracy for c in often.cycles]
 
 
+@pytest.mark.parametrize("method", ["rigl", "acdc+signin"])
+def test_masks_that_move_do_not_depend_on_evaluations(tmp_path: Path, method: str) -> None:
+    given = [f"method={method}", "epochs=3", "batch_size=400"]
+    often = quietly(tiny(*given, recipe="mnist5k-lenet5-bn"), tmp_path)
+    seldom = quietly(tiny(*given, "eval_every=3", recipe="mnist5k-lenet5-bn"), tmp_path)
+    ours, theirs = weights_of(often), weights_of(seldom)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert often.path != seldom.path
+    assert often.nonzeros == seldom.nonzeros == round(0.1 * often.weights)
+
+
 def test_a_diverging_training_names_the_epoch_and_keeps_its_folder(tmp_path: Path) -> None:
     config = tiny("method=lrr", "sparsity=0.2", "optimizer.lr=1.0e+30")
     with pytest.raises(TrainingError, match=r"in epoch 1 .*lower optimizer\.lr"):
