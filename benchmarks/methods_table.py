@@ -1,6 +1,6 @@
 """Every method at several sparsities with one budget of epochs: the table in docs/results/methods_mnist5k.md.
 
-    python benchmarks/methods_table.py                          # all methods, about half an hour on 2 cores; resumes
+    python benchmarks/methods_table.py                          # all methods, about 40 minutes on 2 cores; resumes
     python benchmarks/methods_table.py --methods lrr signin --sparsities 0.9 --seeds 1 --budget 10
 
 Each training gets the same number of epochs in all, whether its method spends them in one run or in many cycles.
@@ -29,7 +29,7 @@ SUMS = (
 )
 STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 %, by number of seeds
 KEEP = 0.5  # of the weights in a cycle: with 0.8 the cycles to 0.98 would not fit into the budget
-# A multilayer perceptron: two seconds a training, so that all cells fit into half an hour.
+# A multilayer perceptron: two seconds a training, so that all cells take 40 minutes, not hours.
 SETUP = {"model": "lenet300", "init": "kaiming_normal", "batch_size": 256, "eval_every": 100, "checkpoint_every": 100}
 Cell = tuple[str, float]
 

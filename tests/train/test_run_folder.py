@@ -82,11 +82,17 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
 
 
 class _Dangerous:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch /tmp/sparsify-fx-was-here",)
+        return os.mkdir, (str(self.mark),)
 
 
 def test_checkpoints_run_no_code_and_damage_is_told(tmp_path: Path) -> None:
+    mark = tmp_path / "was-here"
     with open_folder(tmp_path) as folder:
         assert folder.checkpoint() is None
         folder.save_checkpoint({"epoch": 1, "model": {"w": torch.ones(2)}})
@@ -94,11 +100,11 @@ def test_checkpoints_run_no_code_and_damage_is_told(tmp_path: Path) -> None:
         assert state is not None
         assert torch.equal(state["model"]["w"], torch.ones(2))
         whole = (tmp_path / "checkpoint.pt").read_bytes()
-        for content in (whole[: len(whole) // 2], b"", pickle.dumps(_Dangerous(), protocol=2)):
+        for content in (whole[: len(whole) // 2], b"", pickle.dumps(_Dangerous(mark), protocol=2)):
             (tmp_path / "checkpoint.pt").write_bytes(content)
             with pytest.raises(CheckpointError, match="train again with --force"):
                 folder.checkpoint()
-    assert not Path("/tmp/sparsify-fx-was-here").exists()
+    assert not mark.exists()
 
 
 def test_finish_writes_weights_before_the_result_and_clear_removes_all(tmp_path: Path) -> None:
