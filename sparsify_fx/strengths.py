@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -39,10 +40,10 @@ class Strengths:
         self._before: Observation | None = None
         self._accuracy: float | None = None
         self.path: list[tuple[int, float]] = []
-        self._kept_l1 = 0.0
+        self._kept_l1 = self._first_norm = 0.0
         if self._penalty is not None:
             self._penalty(programs(model).values())  # one that does not fit the parameterization fails here
-            self._kept_l1 = largest_l1(model, sparsity)
+            self._kept_l1, self._first_norm = largest_l1(model, sparsity), norm(model)
             self._restart(0)
 
     def term(self) -> Tensor:
@@ -81,12 +82,14 @@ class Strengths:
             "before": before,
             "accuracy": self._accuracy,
             "kept_l1": self._kept_l1,
+            "first_norm": self._first_norm,
             "path": [list(point) for point in self.path],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self._level, self._accuracy, self._kept_l1 = state["level"], state["accuracy"], state["kept_l1"]
+        self._level, self._accuracy = state["level"], state["accuracy"]
+        self._kept_l1, self._first_norm = state["kept_l1"], state["first_norm"]
         self._before = None if state["before"] is None else Observation(**state["before"])
         self.path = [(int(step), float(value)) for step, value in state["path"]]
         self._set(state["applied"])
@@ -106,6 +109,7 @@ class Strengths:
             progress=min(1.0, since / horizon),
             sparsity=None if self._until is None else self._sparsity,
             near_zero=near_zero_share(self._model),
+            norm=norm(self._model) / self._first_norm if self._first_norm else 1.0,
             l1=sum(float(program.effective().abs().sum()) for program in programs(self._model).values()),
             kept_l1=self._kept_l1,
             accuracy=self._accuracy,
@@ -124,6 +128,11 @@ class Strengths:
     def _set(self, strength: float) -> None:
         self.applied = strength
         self._tensor.fill_(strength)
+
+
+def norm(model: nn.Module) -> float:
+    """‖θ‖₂ over all prunable weights."""
+    return math.sqrt(sum(float(program.effective().square().sum()) for program in programs(model).values()))
 
 
 def near_zero_share(model: nn.Module) -> float:

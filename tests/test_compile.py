@@ -47,7 +47,7 @@ def test_thresholds_temperatures_noise_and_strengths_are_one_graph(method: str) 
     counters.clear()
     model = sparsify_fx.apply(small_net(), method, sparsity=0.7)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=5, steps_per_epoch=2)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=10, steps_per_epoch=2)
     train = torch.compile(model, fullgraph=True, backend="aot_eager")
     while not scheduler.finished:
         inputs, labels = batch(scheduler.step_count)

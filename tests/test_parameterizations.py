@@ -153,12 +153,24 @@ def test_soft_threshold_forward_and_gradient_by_hand(gate: str, per: str) -> Non
 
 def test_sigmoid_gates_sharpen_and_become_binary() -> None:
     gate = Sigmoid(start=0.2, temperature=200.0)
-    tensors = {"dense": torch.ones(3), "s": torch.tensor([-0.1, 0.0, 0.1]), "temperature": torch.ones(())}
+    tensors = {"dense": torch.ones(3), "logit": torch.tensor([-0.1, 0.0, 0.1]), "temperature": torch.ones(())}
     for progress, temperature in ((0.0, 1.0), (0.5, 200.0**0.5), (1.0, 200.0)):
         gate.refresh(tensors, Moment(progress, seed=0))
-        expected = 1 / (1 + torch.exp(-temperature * tensors["s"]))
+        expected = 1 / (1 + torch.exp(-temperature * tensors["logit"]))
         torch.testing.assert_close(gate.value(tensors), expected)
     assert gate.value(tensors | gate.settle(tensors)).tolist() == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", [Sigmoid, Concrete])
+def test_a_step_of_sgd_moves_a_scaled_gate_by_the_square(kind: type[Sigmoid] | type[Concrete]) -> None:
+    moves = []
+    for scale in (1.0, 10.0):
+        gate = kind(start=0.3, scale=scale)
+        parts = {**gate.split(torch.ones(3)), **gate.state(torch.ones(3))}
+        logit = parts["logit"].requires_grad_()
+        (slope,) = torch.autograd.grad(gate.value(parts | {"logit": logit}).sum(), logit)
+        moves.append(gate.scale * 1e-3 * slope)
+    torch.testing.assert_close(moves[1], 100 * moves[0])
 
 
 def test_hard_concrete_gates_follow_their_distribution() -> None:
@@ -186,7 +198,7 @@ def test_hard_concrete_noise_is_on_in_training_only() -> None:
     layer.eval()
     assert torch.equal(program(), program.theta())
     assert not torch.equal(copy.deepcopy(layer.train()).weight, program.theta())
-    assert set(layer.state_dict()) == {"weight_program.dense", "weight_program.log_alpha"}
+    assert set(layer.state_dict()) == {"weight_program.dense", "weight_program.logit"}
 
 
 @given(lists, st.floats(1e-3, 1e3))
@@ -229,6 +241,8 @@ def test_impossible_options_are_rejected() -> None:
         lambda: Sigmoid(temperature=1.0),
         lambda: Concrete(start=-5.0),
         lambda: Concrete(gamma=0.1),
+        lambda: Concrete(scale=0.0),
+        lambda: Sigmoid(scale=float("nan")),
         lambda: Power(alpha=0.5),
     ):
         with pytest.raises(RecipeError, match=r"expected|must be|closes"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,13 +82,13 @@ def test_gates_of_continuous_sparsification() -> None:
     one = program(Sigmoid(start=0.2))
     one.temperature.fill_(3.0)
     gate = 1 / (1 + math.exp(-0.6))
-    check(OpenGates(0.1)([one]), 0.1 * 5 * gate, {one.s: 0.1 * 3 * gate * (1 - gate) * MASK.double()})
+    check(OpenGates(0.1)([one]), 0.1 * 5 * gate, {one.logit: 0.1 * 3 * gate * (1 - gate) * MASK.double()})
 
 
 def test_gates_of_hard_concrete() -> None:
     one = program(Concrete(start=1.0))
     gate = 1 / (1 + math.exp(-(1.0 - 2 / 3 * math.log(0.1 / 1.1))))
-    check(OpenGates(0.1)([one]), 0.1 * 5 * gate, {one.log_alpha: 0.1 * gate * (1 - gate) * MASK.double()})
+    check(OpenGates(0.1)([one]), 0.1 * 5 * gate, {one.logit: 0.1 * gate * (1 - gate) * MASK.double()})
 
 
 def test_a_given_strength_replaces_the_own_one() -> None:
@@ -148,7 +149,9 @@ def test_decay_of_the_factors_is_lasso_at_twice_the_strength() -> None:
 
 
 def seen(epoch: float, accuracy: float | None, l1: float, epochs: int = 8) -> Observation:
-    return Observation(epoch, epochs, epoch / epochs, None, near_zero=0.0, l1=l1, kept_l1=100.0, accuracy=accuracy)
+    return Observation(
+        epoch, epochs, epoch / epochs, None, near_zero=0.0, norm=1.0, l1=l1, kept_l1=100.0, accuracy=accuracy
+    )
 
 
 def test_pilot_by_hand() -> None:
@@ -169,7 +172,7 @@ def test_pilot_by_hand() -> None:
 
 
 def on_the_way(progress: float, near_zero: float) -> Observation:
-    return Observation(1.0, 10, progress, 0.9, near_zero, l1=1.0, kept_l1=1.0, accuracy=None)
+    return Observation(1.0, 10, progress, 0.9, near_zero, norm=1.0, l1=1.0, kept_l1=1.0, accuracy=None)
 
 
 def test_the_strength_is_led_to_the_sparsity() -> None:
@@ -184,3 +187,12 @@ def test_the_strength_is_led_to_the_sparsity() -> None:
     assert L1(1.0).adapt(8.0, below, above) == (4.0, 0.0)
     assert FactorDecay(1.0, reach=1.0).adapt(1.0, below, above) == (1.0, 1.0)
     assert L1(1.0).adapt(1.0, None, seen(1, 0.5, 1.0)) == (1.0, 1.0)
+
+
+def test_the_floor_ends_the_shrinking_of_all_weights() -> None:
+    rule, before = FactorDecay(1.0, floor=0.3), on_the_way(0.25, 0.1)
+    for norm, strength in ((0.31, 20.0), (0.29, 0.0)):
+        level, applied = rule.adapt(2.0, before, replace(on_the_way(0.5, 0.7), norm=norm))
+        assert (level, applied) == (pytest.approx(20.0 if strength else 2.0), pytest.approx(strength))
+    with pytest.raises(RecipeError, match=r"floor=1.0 must be in \[0, 1\)"):
+        FactorDecay(1.0, floor=1.0)

@@ -84,8 +84,8 @@ def test_overshooting_is_an_error_that_says_what_was_reached() -> None:
     model = sparsify_fx.apply(small_net(), "cs", sparsity=0.5)
     for program in programs(model).values():
         with torch.no_grad():
-            program.s.flatten()[::10] = 0.5
-            program.s[program.s < 0.5] = -1.0
+            program.logit.flatten()[::10] = 0.5
+            program.logit[program.logit < 0.5] = -1.0
     with pytest.raises(SparsityError, match=r"sparsity 0.5: 80 of 792 weights are left \(sparsity 0.89"):
         train(model, epochs=2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sparsify_fx.errors import RecipeError
 from sparsify_fx.registry import Registry
 
 Tensors = Mapping[str, Tensor]
@@ -117,3 +119,9 @@ def ulp(theta: Tensor) -> Tensor:
     """
     size = theta.abs()
     return torch.nextafter(size, torch.full_like(size, torch.inf)) - size
+
+
+def check_scale(name: str, scale: float) -> None:
+    """RecipeError unless `scale` is a finite number > 0."""
+    if not (math.isfinite(scale) and scale > 0):
+        raise RecipeError(f"{name}: scale={scale!r} must be a finite number > 0, for instance 10.0")

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Moment, Plain, Tensors, ulp, widened
+from sparsify_fx.parameterizations.base import (
+    PARAMETERIZATIONS,
+    Moment,
+    Plain,
+    Tensors,
+    check_scale,
+    ulp,
+    widened,
+)
 
 _OPEN = 30.0  # log α of a gate that no noise closes: |noise| < 14
 
@@ -19,7 +27,7 @@ _OPEN = 30.0  # log α of a gate that no noise closes: |noise| < 14
 @PARAMETERIZATIONS.register("l0")
 @dataclass(frozen=True)
 class Concrete(Plain):
-    """θ = d·z with a gate z = clamp(y·(ζ − γ) + γ, 0, 1), where γ < 0 and ζ > 1.
+    """θ = d·z with a gate z = clamp(y·(ζ − γ) + γ, 0, 1), where γ < 0 < 1 < ζ; log α = scale·logit is trained.
 
     In training y = σ((log u − log(1−u) + log α)/b) with u uniform on (0, 1), in evaluation y = σ(log α). The noise is a
     state of the weight's shape, drawn before every optimizer step from (seed, step, weight): a resumed training draws
@@ -32,8 +40,9 @@ class Concrete(Plain):
         start: log α at the beginning; 2.5 opens a gate with probability 0.98.
         b: the concrete distribution's temperature (β in the source).
         gamma, zeta: the stretch.
+        scale: under SGD log α moves scale² times as fast as with 1, under Adam scale times.
 
-    Raises RecipeError for a stretch that cannot reach 0 and 1, or a start whose gate is closed.
+    Raises RecipeError for a stretch that cannot reach 0 and 1, a start whose gate is closed, or a scale <= 0.
 
     >>> gate = Concrete()
     >>> parts = gate.split(torch.tensor([1.0, -2.0]))
@@ -47,18 +56,20 @@ class Concrete(Plain):
     b: float = 2 / 3
     gamma: float = -0.1
     zeta: float = 1.1
-    factors: ClassVar[tuple[str, ...]] = ("dense", "log_alpha")
+    scale: float = 1.0
+    factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
     transient: ClassVar[tuple[str, ...]] = ("noise", "noisy")
 
     def __post_init__(self) -> None:
         if not (self.gamma < 0 and self.zeta > 1 and 0 < self.b <= 1 and math.isfinite(self.start)):
             raise RecipeError(f"l0: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}")
+        check_scale("l0", self.scale)
         if self.start <= math.log(-self.gamma / self.zeta):
             raise RecipeError(f"l0: start={self.start!r} closes every gate; take more, for instance 2.5")
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = d·z; the noise counts as far as `noisy` is 1."""
-        log_alpha, noisy = tensors["log_alpha"], tensors["noisy"]
+        log_alpha, noisy = self.scale * tensors["logit"], tensors["noisy"]
         drawn = (log_alpha + tensors["noise"]) * noisy * (1 / self.b) + (log_alpha - log_alpha * noisy)
         return tensors["dense"] * self._stretched(drawn)
 
@@ -67,13 +78,13 @@ class Concrete(Plain):
 
     def open_gates(self, tensors: Mapping[str, Any]) -> Any:
         """P(z ≠ 0) of each gate."""
-        return torch.sigmoid(tensors["log_alpha"] - self.b * math.log(-self.gamma / self.zeta))
+        return torch.sigmoid(self.scale * tensors["logit"] - self.b * math.log(-self.gamma / self.zeta))
 
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """Gates as at the beginning, d = θ / z."""
-        log_alpha = torch.full_like(theta, self.start)
-        dense = (widened(theta) / widened(self._stretched(log_alpha))).to(theta.dtype)
-        return {"dense": dense, "log_alpha": log_alpha}
+        logit = torch.full_like(theta, self.start / self.scale)
+        dense = (widened(theta) / widened(self._stretched(self.scale * logit))).to(theta.dtype)
+        return {"dense": dense, "logit": logit}
 
     def state(self, theta: Tensor) -> dict[str, Tensor]:
         """No noise yet, training mode."""
@@ -86,9 +97,9 @@ class Concrete(Plain):
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:
         """d = d·z of evaluation; every gate open for good, whatever the noise."""
-        log_alpha = tensors["log_alpha"]
-        dense = tensors["dense"] * self._stretched(log_alpha)
-        return {"dense": dense, "log_alpha": torch.full_like(log_alpha, _OPEN)}
+        logit = tensors["logit"]
+        dense = tensors["dense"] * self._stretched(self.scale * logit)
+        return {"dense": dense, "logit": torch.full_like(logit, _OPEN / self.scale)}
 
     def refresh(self, state: Tensors, moment: Moment) -> None:
         """New noise log u − log(1−u), drawn on the weight's device."""

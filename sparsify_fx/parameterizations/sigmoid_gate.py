@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Moment, Plain, Tensors, ulp, widened
+from sparsify_fx.parameterizations.base import (
+    PARAMETERIZATIONS,
+    Moment,
+    Plain,
+    Tensors,
+    check_scale,
+    ulp,
+    widened,
+)
 
 _OPEN = 100.0  # τ·s of a gate that stays open: σ is exactly 1 in float64 too, its derivative 0, with room for decay
 
@@ -19,7 +27,7 @@ _OPEN = 100.0  # τ·s of a gate that stays open: σ is exactly 1 in float64 too
 @PARAMETERIZATIONS.register("sigmoid-gate")
 @dataclass(frozen=True)
 class Sigmoid(Plain):
-    """θ = d·σ(τ·s) with trained d and s, both of the weight's shape.
+    """θ = d·σ(τ·s), where s = scale·logit, with trained d and logit, both of the weight's shape.
 
     The temperature τ (state, shape []) rises exponentially from 1 to `temperature`: τ = temperature^progress, where
     progress reaches 1 at the last mask update of a run, or at its end. Settling makes gates with s <= 0 zero and the
@@ -30,6 +38,7 @@ class Sigmoid(Plain):
     Attributes:
         start: s at the beginning; > 0 opens gates while τ rises, < 0 closes them.
         temperature: the largest τ, > 1.
+        scale: under SGD s moves scale² times as fast as with 1, under Adam scale times.
 
     Raises RecipeError when these are not such numbers.
 
@@ -43,11 +52,13 @@ class Sigmoid(Plain):
 
     start: float = 0.2
     temperature: float = 200.0
-    factors: ClassVar[tuple[str, ...]] = ("dense", "s")
+    scale: float = 1.0
+    factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and 1 < self.temperature < float("inf")):
             raise RecipeError(f"sigmoid-gate: expected a finite start and a finite temperature > 1, got {self}")
+        check_scale("sigmoid-gate", self.scale)
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = d·σ(τ·s)."""
@@ -55,14 +66,14 @@ class Sigmoid(Plain):
 
     def open_gates(self, tensors: Mapping[str, Any]) -> Any:
         """σ(τ·s), how far each gate is open."""
-        return torch.sigmoid(tensors["temperature"] * tensors["s"])
+        return torch.sigmoid(tensors["temperature"] * (self.scale * tensors["logit"]))
 
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """Gates as at the beginning, d = θ / σ(τ·s)."""
         temperature = (self.state(theta) if others is None else others)["temperature"].to(theta.device, theta.dtype)
-        s = torch.full_like(theta, self.start)
-        gate = self.open_gates({"s": s, "temperature": temperature})
-        return {"dense": (widened(theta) / widened(gate)).to(theta.dtype), "s": s}
+        logit = torch.full_like(theta, self.start / self.scale)
+        gate = self.open_gates({"logit": logit, "temperature": temperature})
+        return {"dense": (widened(theta) / widened(gate)).to(theta.dtype), "logit": logit}
 
     def state(self, theta: Tensor) -> dict[str, Tensor]:
         """τ = 1."""
@@ -74,10 +85,10 @@ class Sigmoid(Plain):
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:
         """d = 0 where s <= 0; every gate open for good at the largest temperature."""
-        dense, s = tensors["dense"], tensors["s"]
+        dense, logit = tensors["dense"], tensors["logit"]
         return {
-            "dense": torch.where(s > 0, dense, torch.zeros_like(dense)),
-            "s": torch.full_like(s, _OPEN / self.temperature),
+            "dense": torch.where(logit > 0, dense, torch.zeros_like(dense)),
+            "logit": torch.full_like(logit, _OPEN / (self.temperature * self.scale)),
         }
 
     def refresh(self, state: Tensors, moment: Moment) -> None:

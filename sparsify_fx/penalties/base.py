@@ -33,6 +33,7 @@ class Observation:
         progress: share of the way to the final pruning, in [0, 1]; of the run when there is none.
         sparsity: the requested sparsity if the method has to reach it by itself (schedule `late`), else None.
         near_zero: share of the prunable weights that are near zero; see `sparsify_fx.strengths.near_zero_share`.
+        norm: ‖θ‖₂ of all prunable weights, as a fraction of what it was when training began.
         l1: Σabs(θ) over all prunable weights.
         kept_l1: Σabs(θ) over as many weights as will stay, the largest ones, when training began.
         accuracy: training accuracy of the last epoch as given to `scheduler.observe`, or None.
@@ -43,6 +44,7 @@ class Observation:
     progress: float
     sparsity: float | None
     near_zero: float
+    norm: float
     l1: float
     kept_l1: float
     accuracy: float | None

@@ -28,7 +28,7 @@ class FactorDecay(TowardsSparsity):
 
     Attributes:
         strength: α.
-        reach: see `TowardsSparsity`.
+        reach, floor: see `TowardsSparsity`.
 
     Source: Ziyin & Wang 2023; paper 003, eq. 2.
     """

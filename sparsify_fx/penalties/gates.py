@@ -30,7 +30,7 @@ class OpenGates(TowardsSparsity):
 
     Attributes:
         strength: λ.
-        reach: see `TowardsSparsity`.
+        reach, floor: see `TowardsSparsity`.
 
     Raises RecipeError for a parameterization without gates.
 
@@ -53,7 +53,7 @@ class ThresholdDecay(TowardsSparsity):
 
     Attributes:
         strength: λ.
-        reach: see `TowardsSparsity`.
+        reach, floor: see `TowardsSparsity`.
 
     Raises RecipeError for a parameterization without thresholds.
 

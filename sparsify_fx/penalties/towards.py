@@ -20,7 +20,8 @@ class TowardsSparsity:
     With the share z of near-zero weights, the requested sparsity s and the progress t to the final pruning::
 
         goal(t) = (1 − 1.5·(1 − s)) · (1 − (1 − t)³), at least 0        ceiling = 1 − 1.25·(1 − s)
-        z < goal(t): the level is applied, and grows like reach^(2t), up to reach times its start
+        z < goal(t): the level is applied, and grows like reach^(2t), up to reach times its start; not while all weights
+            together have shrunk to less than `floor` of their first norm
         goal(t) <= z <= ceiling: nothing is applied
         z > ceiling: nothing is applied; minus the level where that opens gates again (reversible)
         z came to the goal from below since the last time: the level is halved
@@ -31,12 +32,15 @@ class TowardsSparsity:
     Attributes:
         strength: the level at the start, >= 0.
         reach: how far the level may grow, >= 1; 1 keeps the strength constant.
+        floor: a share of the first ‖θ‖₂, in [0, 1); 0 lets the weights shrink without end, which costs nothing in front
+            of batch norm and ends a net without it.
 
     Raises RecipeError for other numbers.
     """
 
     strength: float = 1e-4
     reach: float = 100.0
+    floor: float = 0.0
     every_epoch: ClassVar[bool] = False
     reversible: ClassVar[bool] = False
 
@@ -44,12 +48,18 @@ class TowardsSparsity:
         check_strength(type(self).__name__.lower(), self.strength)
         if not 1 <= self.reach < float("inf"):
             raise RecipeError(f"{type(self).__name__.lower()}: reach={self.reach!r} must be >= 1; 1 keeps it constant")
+        if not 0 <= self.floor < 1:
+            raise RecipeError(
+                f"{type(self).__name__.lower()}: floor={self.floor!r} must be in [0, 1), for instance 0.3"
+            )
 
     def adapt(self, level: float, before: Observation | None, now: Observation) -> tuple[float, float]:
         """The rule above."""
         if self.reach == 1 or now.sparsity is None:
             return level, level
         below = _below(now)
+        if below and now.norm < self.floor:
+            return level, 0.0
         if below:
             passed = now.progress - (0.0 if before is None else before.progress)
             level = min(level * self.reach ** (2 * passed), self.strength * self.reach)

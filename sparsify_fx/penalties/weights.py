@@ -54,7 +54,7 @@ class L1(TowardsSparsity):
     """λ Σabs(θ), over the effective weights; the gradient in θ is λ·sign(θ), and 0 at 0.
 
     Attributes:
-        strength, reach: see `TowardsSparsity`.
+        strength, reach, floor: see `TowardsSparsity`.
 
     Source: Tibshirani 1996; paper 003, section 4 (LASSO as a baseline).
     """

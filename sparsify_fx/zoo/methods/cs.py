@@ -14,7 +14,11 @@ METHODS.add(
         summary="Every weight has a gate σ(τ·s) with τ from 1 to 200 and a penalty on open gates, led to the requested "
         "sparsity; the gates become binary at the exact pruning, then a short fine-tuning.",
         source="Savarese et al. 2020",
-        sets=Axes(parameterization=Sigmoid(start=0.3, temperature=200.0), penalty=OpenGates(1e-4), schedule=Late()),
+        sets=Axes(
+            parameterization=Sigmoid(start=0.3, temperature=200.0, scale=10.0),
+            penalty=OpenGates(1e-4, reach=1000.0),
+            schedule=Late(),
+        ),
         suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
     ),
 )
