@@ -1,0 +1,24 @@
+"""Schedules: when the masks change, and to which density."""
+
+from sparsify_fx.schedules.alternating import Alternating
+from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun, Schedule, check_times
+from sparsify_fx.schedules.cubic import Cubic
+from sparsify_fx.schedules.cycles import Cycles
+from sparsify_fx.schedules.regrow import RegrowEvery
+from sparsify_fx.schedules.single import AtInit, Late, Never, OneShot
+
+__all__ = [
+    "SCHEDULES",
+    "Alternating",
+    "AtInit",
+    "Budget",
+    "Cubic",
+    "Cycles",
+    "Late",
+    "Never",
+    "OneRun",
+    "OneShot",
+    "RegrowEvery",
+    "Schedule",
+    "check_times",
+]

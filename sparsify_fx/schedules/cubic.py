@@ -1,0 +1,50 @@
+"""cubic: gradual pruning within one run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.mask_updates import MaskUpdate, Prune
+from sparsify_fx.masks import kept_count
+from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
+
+
+@SCHEDULES.register("cubic")
+@dataclass(frozen=True)
+class Cubic(OneRun):
+    """Gradual pruning within one run: s_t = s · (1 − (1 − (t − t0)/(t1 − t0))³) at t = t0 + every, ..., t1.
+
+    s_t is 0 at t0 itself.
+
+    Attributes:
+        start, end: t0 and t1 as shares of the run.
+        every: epochs between prunings (fractions allowed).
+
+    Source: Zhu & Gupta 2017, eq. 1.
+    """
+
+    start: float = 0.1
+    end: float = 0.75
+    every: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start < self.end < 1 and self.every > 0):
+            raise RecipeError(
+                f"cubic: expected 0 <= start < end < 1 and every > 0; got start={self.start!r}, end={self.end!r}, "
+                f"every={self.every!r}"
+            )
+
+    def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
+        """One every `every` epochs between t0 and t1, and one at t1."""
+        if budget.sparsity == 0:
+            return ()
+        first, last = self.start * budget.epochs, self.end * budget.epochs
+        count = math.ceil((last - first) / self.every - 1e-9)
+        times = [first + i * self.every for i in range(1, count)]
+        kept = [kept_count(budget.total, self._sparsity(budget, (time - first) / (last - first))) for time in times]
+        return (*(Prune(0, *update) for update in zip(times, kept, strict=True)), Prune(0, last, budget.kept))
+
+    def _sparsity(self, budget: Budget, progress: float) -> float:
+        return budget.sparsity * (1 - (1 - progress) ** 3)

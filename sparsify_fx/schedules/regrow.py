@@ -1,0 +1,64 @@
+"""regrow: sparse from the start, with weights that move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sparsify_fx.criteria import CRITERIA
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.mask_updates import MaskUpdate, Regrow
+from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
+
+
+@SCHEDULES.register("regrow")
+@dataclass(frozen=True)
+class RegrowEvery(OneRun):
+    """Sparse from initialisation; every `every` epochs a fraction of each layer's weights moves elsewhere.
+
+    The fraction falls as f_t = (α/2)(1 + cos(π t / t_end)). Those of least `|θ|` are dropped. Grown weights start at
+    zero with cleared momentum; one that is dropped and grown at once keeps its value. Every layer keeps its count.
+
+    Attributes:
+        growth: criterion of the grown weights: "gradient" (RigL) or "random" (SET).
+        fraction: α.
+        every: epochs between updates (fractions allowed).
+        until: t_end as a share of the run.
+        anneal: False keeps the fraction constant (SET).
+
+    Source: Evci et al. 2020, section 3; Mocanu et al. 2018.
+    """
+
+    growth: str = "gradient"
+    fraction: float = 0.3
+    every: float = 1.0
+    until: float = 0.75
+    anneal: bool = True
+
+    def __post_init__(self) -> None:
+        if not (0 < self.fraction < 1 and self.every > 0 and 0 < self.until <= 1):
+            raise RecipeError(
+                f"regrow: expected fraction in (0, 1), every > 0 and until in (0, 1]; got fraction={self.fraction!r}, "
+                f"every={self.every!r}, until={self.until!r}"
+            )
+        CRITERIA[self.growth]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the growth criterion needs."""
+        return tuple(need for need in CRITERIA[self.growth].needs if need != "model")
+
+    def initial(self, budget: Budget) -> int | None:
+        """The final budget."""
+        return budget.kept
+
+    def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
+        """One every `every` epochs before t_end."""
+        if budget.sparsity == 0:
+            return ()
+        end = self.until * budget.epochs
+        times = [i * self.every for i in range(1, math.ceil(end / self.every - 1e-9))]
+        return tuple(Regrow(0, time, self._fraction(time, end), self.growth) for time in times)
+
+    def _fraction(self, time: float, end: float) -> float:
+        return self.fraction / 2 * (1 + math.cos(math.pi * time / end)) if self.anneal else self.fraction

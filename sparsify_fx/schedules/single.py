@@ -1,0 +1,66 @@
+"""never, at-init, one-shot and late: schedules with at most one pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.mask_updates import MaskUpdate, Prune, SettleAndPrune
+from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
+
+
+@SCHEDULES.register("never")
+@dataclass(frozen=True)
+class Never(OneRun):
+    """Dense training: no masks; the requested sparsity does not apply."""
+
+    def initial(self, budget: Budget) -> int | None:
+        """No masks."""
+        return None
+
+
+@SCHEDULES.register("at-init")
+@dataclass(frozen=True)
+class AtInit(OneRun):
+    """Pruned before training, in `apply`."""
+
+    def initial(self, budget: Budget) -> int | None:
+        """The final budget."""
+        return budget.kept
+
+
+@SCHEDULES.register("one-shot")
+@dataclass(frozen=True)
+class OneShot(OneRun):
+    """One dense run, one pruning to the final sparsity, one run of retraining."""
+
+    def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
+        """One, at the start of the second run."""
+        return () if budget.sparsity == 0 else (Prune(1, 0.0, budget.kept),)
+
+    def runs(self, sparsity: float) -> int:
+        """Two runs, or one when nothing is to be pruned."""
+        return 1 if sparsity == 0 else 2
+
+
+@SCHEDULES.register("late")
+@dataclass(frozen=True)
+class Late(OneRun):
+    """For methods that sparsify by themselves: one exact pruning late in the run, then a short fine-tuning.
+
+    Gates and thresholds settle at the pruning: from then on a weight is either kept or masked. When fewer weights than
+    the budget are non-zero by then, the pruning raises SparsityError. Penalties with an adaptive strength end there.
+
+    Attributes:
+        at: when, as a share of the run.
+    """
+
+    at: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.at < 1:
+            raise RecipeError(f"late: at={self.at!r} must be a share of the run in (0, 1), for instance 0.8")
+
+    def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
+        """One pruning to the budget."""
+        return (SettleAndPrune(0, self.at * budget.epochs, budget.kept),)
