@@ -76,7 +76,7 @@ def apply(
     total = sum(layer.weight.numel() for layer in layers.values())
     budget = Budget(total, sparsity)
     if isinstance(resolved.allocation, Checked) and resolved.schedule.initial(budget) is not None:
-        resolved.allocation.check({name: layer.weight.numel() for name, layer in layers.items()}, budget.kept)
+        resolved.allocation.check({name: tuple(layer.weight.shape) for name, layer in layers.items()}, budget.kept)
     kept, later = resolved.schedule.initial(budget), resolved.schedule.updates(budget)
     if later or (kept is not None and kept < budget.total):
         check_inputs(criterion_name(resolved.criterion), resolved.criterion.needs, batches, loss_fn)

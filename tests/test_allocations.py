@@ -217,8 +217,17 @@ def test_n_of_m_keeps_the_best_of_every_group_of_inputs() -> None:
     assert (groups == 1).all()
 
 
+def test_n_of_m_on_its_way_keeps_the_best_of_the_others_too() -> None:
+    score = torch.tensor([[9.0, 8.0, 7.0, 1.0, 2.0, 5.0, 4.0, 3.0]])
+    assert NofM(2, 4).masks({"fc": score}, 6)["fc"].tolist() == [[1, 1, 1, 0, 0, 1, 1, 1]]
+    pruned = score.masked_fill(score == 3, -torch.inf)
+    assert NofM(2, 4).masks({"fc": pruned}, 5)["fc"].tolist() == [[1, 1, 1, 0, 0, 1, 1, 0]]
+
+
 def test_n_of_m_says_which_sparsity_it_gives() -> None:
     with pytest.raises(SparsityError, match=r"2:4 keeps 3152 of these 5872 weights, .* ask for sparsity=0\.463"):
         NofM().masks(scores(), 587)
+    with pytest.raises(SparsityError, match=r"ask for sparsity=0\.463"):
+        NofM().check({name: tuple(score.shape) for name, score in scores().items()}, 4000)
     with pytest.raises(SparsityError, match="1 <= n < m"):
         NofM(4, 4)

@@ -164,3 +164,5 @@ def test_n_of_m_is_exact_or_says_what_it_can_do() -> None:
     allocation = {"name": "n:m", "n": 3, "m": 4}
     with pytest.raises(SparsityError, match=r"ask for sparsity=0\.25"):
         sparsify_fx.apply(nn.Linear(8, 8), "random", allocation=allocation, sparsity=0.5)
+    with pytest.raises(SparsityError, match=r"ask for sparsity=0\.25"):  # before training, not after the first cycle
+        sparsify_fx.apply(nn.Linear(8, 8), "lrr", allocation=allocation, sparsity=0.5)

@@ -227,3 +227,19 @@ def short(method: str, **given: Any) -> sparsify_fx.Scheduler:
     model = sparsify_fx.apply(wide(), method, sparsity=0.5, **given)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     return sparsify_fx.Scheduler(model, optimizer, epochs=3, steps_per_epoch=2)
+
+
+@pytest.mark.parametrize("method", ["lrr", "gmp", "acdc"])
+def test_n_of_m_is_reached_through_schedules_with_other_budgets_on_the_way(method: str) -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
+    sparsify_fx.apply(model, method, sparsity=0.5, allocation="n:m")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=20, steps_per_epoch=1)
+    while not scheduler.finished:
+        model(torch.randn(4, 16)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+    sparsify_fx.merge(model)
+    for layer in (model[0], model[2]):
+        assert ((layer.weight.reshape(-1, 4) != 0).sum(1) == 2).all()

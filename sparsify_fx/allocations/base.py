@@ -30,8 +30,8 @@ class Allocation(Protocol):
 class Checked(Protocol):
     """An allocation that meets some budgets only; `apply` asks it before anything changes."""
 
-    def check(self, sizes: Mapping[str, int], kept: int) -> None:
-        """Raise SparsityError when the weights of these sizes cannot end with `kept` non-zeros."""
+    def check(self, shapes: Mapping[str, tuple[int, ...]], kept: int) -> None:
+        """Raise SparsityError when weights of these shapes cannot end with `kept` non-zeros."""
 
 
 @runtime_checkable

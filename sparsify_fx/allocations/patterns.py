@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.allocations.base import ALLOCATIONS
+from sparsify_fx.allocations.shares import Global
 from sparsify_fx.errors import SparsityError
-from sparsify_fx.masks import nonzeros
+from sparsify_fx.masks import masks_of_counts, nonzeros
 
 
 @ALLOCATIONS.register("n:m")
@@ -19,7 +21,8 @@ class NofM:
     """The n highest scores of every m consecutive inputs of an output unit stay (2:4 runs on sparse tensor cores).
 
     Inputs are consecutive along dimension 1 of the weight: input features, or input channels at one kernel position. A
-    layer whose inputs m does not divide stays dense. The sparsity is decided by the pattern: ask for that one.
+    layer whose inputs m does not divide stays dense. The sparsity is decided by the pattern: ask for that one. While a
+    schedule keeps more weights on its way there, the best of the others, in all layers together, stay too.
 
     Attributes:
         n, m: 1 <= n < m.
@@ -40,19 +43,36 @@ class NofM:
         """Non-zeros per layer under the pattern."""
         return {name: int(mask.sum(dtype=torch.int64)) for name, mask in self.masks(scores, kept).items()}
 
-    def masks(self, scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
-        """The pattern's masks, if they keep exactly `kept` weights."""
-        masks = {name: self._mask(score) for name, score in scores.items()}
-        pattern, total = nonzeros(masks), sum(score.numel() for score in scores.values())
+    def check(self, shapes: Mapping[str, tuple[int, ...]], kept: int) -> None:
+        """Raise SparsityError unless the pattern keeps exactly `kept` weights."""
+        total = sum(math.prod(shape) for shape in shapes.values())
+        pattern = sum(
+            math.prod(shape) // self.m * self.n if self._fits(shape) else math.prod(shape) for shape in shapes.values()
+        )
         if pattern != kept:
             raise SparsityError(
                 f"{self.n}:{self.m} keeps {pattern} of these {total} weights, the request keeps {kept}; "
                 f"ask for sparsity={1 - pattern / total!r}, or leave out layers with exclude="
             )
+
+    def masks(self, scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
+        """The pattern's masks; with more to keep, the best of the other weights too. SparsityError with fewer."""
+        masks = {name: self._mask(score) for name, score in scores.items()}
+        more = kept - nonzeros(masks)
+        if more < 0:
+            self.check({name: tuple(score.shape) for name, score in scores.items()}, kept)
+        if more > 0:
+            others = {name: score.masked_fill(masks[name] == 1, -torch.inf) for name, score in scores.items()}
+            free = {name: int((other > -torch.inf).sum()) for name, other in others.items()}
+            added = masks_of_counts(others, Global().counts(others, free, more))
+            masks = {name: mask | added[name] for name, mask in masks.items()}
         return masks
 
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) >= 2 and shape[1] % self.m == 0
+
     def _mask(self, score: Tensor) -> Tensor:
-        if score.ndim < 2 or score.shape[1] % self.m:
+        if not self._fits(score.shape):
             return torch.ones_like(score, dtype=torch.uint8)
         moved = score.detach().movedim(1, -1)
         groups = moved.reshape(*moved.shape[:-1], -1, self.m)

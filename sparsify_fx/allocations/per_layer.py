@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,8 +41,9 @@ class PerLayer:
             )
         object.__setattr__(self, "sparsity", tuple(sorted(given.items())))
 
-    def check(self, sizes: Mapping[str, int], kept: int) -> None:
+    def check(self, shapes: Mapping[str, tuple[int, ...]], kept: int) -> None:
         """Raise SparsityError when layers are missing or unknown, or the sparsities do not meet the final budget."""
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         asked = sum(self._ideal(sizes).values(), Fraction(0))
         if abs(asked - kept) > len(sizes):
             raise SparsityError(
@@ -55,7 +57,7 @@ class PerLayer:
         ideal = self._ideal(sizes)
         if kept > sum(ideal.values()) + len(ideal):
             return rounded(_on_the_way(ideal, sizes, kept), capacity, kept)
-        self.check(sizes, kept)
+        self.check({name: tuple(score.shape) for name, score in scores.items()}, kept)
         return rounded(ideal, capacity, kept)
 
     def _ideal(self, sizes: Mapping[str, int]) -> dict[str, Fraction]:
