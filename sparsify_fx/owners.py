@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sparsify_fx.errors import LayerError
 from sparsify_fx.owner_kinds import kind_of
 from sparsify_fx.program import WeightProgram
+from sparsify_fx.sharing import computed, sharing_forward
 
 
 def program_name(tensor: str) -> str:
@@ -93,7 +94,7 @@ def _owner_class(base: type[nn.Module], tensors: tuple[str, ...], members: dict[
     """The subclass of `base` whose `tensors` are computed; one per pair, so that equal layers share a class."""
     if (base, tensors) in _CLASSES:
         return _CLASSES[base, tensors]
-    namespace: dict[str, Any] = members | {tensor: _computed(tensor) for tensor in tensors}
+    namespace: dict[str, Any] = members | sharing_forward(base) | {tensor: _computed(tensor) for tensor in tensors}
     namespace |= {
         "__module__": base.__module__,  # torch.fx calls a module a leaf by the module of its class
         "__qualname__": base.__qualname__,
@@ -111,7 +112,7 @@ def _computed(tensor: str) -> property:
     name = program_name(tensor)
 
     def read(self: nn.Module) -> Tensor:
-        return cast(Tensor, self._modules[name]())  # type: ignore[misc]
+        return computed(cast(nn.Module, self._modules[name]))
 
     return property(read, doc=f"The effective {tensor}, computed by `{name}`.")
 
