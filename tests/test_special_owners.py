@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import operator
 import pickle
 
 import pytest
 import torch
+import torch.ao.nn.quantized.dynamic
 from torch import Tensor, nn
 
 import sparsify_fx
@@ -62,6 +64,23 @@ class Bilinear(nn.Bilinear):
         return super().forward(x, x)
 
 
+class Cells(nn.Module):
+    """Cells are stepped by hand, and read their weights at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.LSTMCell(8, 6), nn.GRUCell(6, 6), nn.RNNCell(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, h, g = None, None, None
+        for step in x.unbind(1):
+            state = self.first(step, state)
+            h = self.second(state[0], h)
+            g = self.third(h, g)
+        assert g is not None
+        return g
+
+
 SPECIAL = {
     "attention": (lambda: Attention(None), 2),
     "attention with other widths": (lambda: Attention(4), 4),
@@ -71,6 +90,7 @@ SPECIAL = {
     "gru": (lambda: Recurrent(nn.GRU(8, 6, batch_first=True)), 2),
     "rnn": (lambda: Recurrent(nn.RNN(8, 6, bias=False, batch_first=True)), 2),
     "bilinear": (Bilinear, 1),
+    "cells": (Cells, 6),
 }
 
 
@@ -180,11 +200,13 @@ def test_scripted_modules_are_refused_with_the_reason() -> None:
         sparsify_fx.apply(nn.Sequential(scripted, nn.Linear(2, 2)))
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")  # torch's own, of its quantized types
-def test_quantized_modules_are_refused_with_the_reason() -> None:
-    from torch.ao.nn import quantized
-
-    model = nn.Sequential(nn.Linear(2, 2), quantized.Linear(2, 2))
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:torch.quantize_per_channel")
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:Please use quant_min")
+@pytest.mark.parametrize("kind", ["Linear", "Conv2d", "Embedding", "dynamic.Linear", "dynamic.LSTM", "dynamic.GRUCell"])
+def test_quantized_modules_are_refused_with_the_reason(kind: str) -> None:
+    """Without care a packed recurrent layer would be passed over as if it were sparse, or fail in the first forward."""
+    quantized = operator.attrgetter(kind)(torch.ao.nn.quantized)(2, 2, *([1] if kind == "Conv2d" else []))
+    model = nn.Sequential(nn.Linear(2, 2), quantized)
     with pytest.raises(LayerError, match="1 is quantized, its weight is packed"):
         sparsify_fx.apply(model)
     assert type(model[0]) is nn.Linear
