@@ -1,0 +1,349 @@
+"""Beside its weights nothing of a model changes: behaviour, dtypes, devices, flags, copies, tracers."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import timm
+import timm.layers
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, fx, nn
+from torch.func import functional_call, grad
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import sparsify_fx
+from sparsify_fx.errors import LayerError, SchedulerError
+from sparsify_fx.owners import programs
+from sparsify_fx.parameterizations import Dense
+from sparsify_fx.recipe import METHODS, find_method
+from sparsify_fx.zoo import methods as _methods
+from tests.conftest import batch, effective, small_net, train_step
+
+assert _methods  # the import fills the registry
+TIMM = ["test_vit", "test_resnet", "test_nfnet", "test_efficientnet", "test_byobnet", "test_convnext", "test_mambaout"]
+
+
+def timm_model(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    rates = {} if name == "test_mambaout" else {"drop_path_rate": 0.3}
+    model = timm.create_model(name, num_classes=10, drop_rate=0.2, **rates)
+    return model, torch.randn(2, *timm.get_pretrained_cfg(name).input_size)
+
+
+def made(method: str = "signin", sparsity: float = 0.5) -> nn.Sequential:
+    return sparsify_fx.apply(small_net(), method, sparsity=sparsity)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm_models_behave_as_before(name: str) -> None:
+    """Dropout and stochastic depth included: the rewritten model draws the same random numbers."""
+    original, inputs = timm_model(name)
+    model = sparsify_fx.apply(copy.deepcopy(original), "signin", sparsity=0.0)
+    assert isinstance(model, type(original))
+    for training in (True, False):
+        results = []
+        for each in (original.train(training), model.train(training)):
+            torch.manual_seed(1)
+            results.append(each(inputs))
+        torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.forward_features(inputs), original.forward_features(inputs), rtol=1e-4, atol=1e-4)
+    assert model.default_cfg == original.default_cfg
+    assert model.num_features == original.num_features
+    assert type(model.get_classifier()).__name__ == type(original.get_classifier()).__name__
+    if hasattr(original, "no_weight_decay"):
+        assert model.no_weight_decay() == original.no_weight_decay()
+    before = len(programs(model))
+    model.reset_classifier(3)
+    assert model(inputs).shape == (2, 3)
+    assert len(programs(model)) == before - 1, "a new head is a plain one, until the next apply"
+    assert type(model.get_classifier()) is nn.Linear
+
+
+def test_auxiliary_heads_and_dropout_are_as_before() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.main, self.aux = nn.Linear(6, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            x = self.drop(self.body(x))
+            return (self.main(x), self.aux(x)) if self.training else (self.main(x),)
+
+    original, inputs = Heads(), torch.randn(4, 6)
+    model = sparsify_fx.apply(copy.deepcopy(original), "signin", sparsity=0.0)
+    for training, count in ((True, 2), (False, 1)):
+        results = []
+        for each in (original.train(training), model.train(training)):
+            torch.manual_seed(0)
+            results.append(each(inputs))
+        assert len(results[1]) == count
+        torch.testing.assert_close(results[1], results[0])
+
+
+def test_hooks_of_every_kind_stay_and_can_be_removed() -> None:
+    calls: list[str] = []
+    model, (inputs, _) = small_net(), batch()
+    handles = [
+        model[0].register_forward_pre_hook(lambda module, args: calls.append("before")),
+        model[0].register_forward_hook(lambda module, args, output: calls.append("after")),
+        model[0].register_full_backward_hook(lambda module, given, received: calls.append("backward")),
+        model[0].register_state_dict_post_hook(lambda module, state, prefix, metadata: calls.append("state")),
+    ]
+    sparsify_fx.apply(model, "signin")
+    model(inputs.clone().requires_grad_()).sum().backward()
+    model.state_dict()
+    assert calls == ["before", "after", "backward", "state"]
+    for handle in handles:
+        handle.remove()
+    sparsify_fx.merge(model)
+    model(inputs)
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("method", ["signin", "random", "str", "powerprop"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("moved", ["before", "after"])
+def test_dtypes(method: str, dtype: torch.dtype, moved: str) -> None:
+    """A mask or a factor of another dtype would lift the whole forward to it."""
+    plain = small_net().to(dtype)
+    inputs, labels = batch()[0].to(dtype), batch()[1]
+    expected = plain(inputs)
+    if moved == "before":
+        model = sparsify_fx.apply(copy.deepcopy(plain), method, sparsity=0.0)
+    else:
+        model = sparsify_fx.apply(small_net(), method, sparsity=0.0).to(dtype)
+    outputs = model(inputs)
+    assert outputs.dtype == dtype
+    for name, program in programs(model).items():
+        assert program().dtype == dtype, name
+        assert all(parameter.dtype == dtype for parameter in program.parameters())
+        assert program.current_mask() is None or program.current_mask().dtype == torch.uint8
+    spacing = max(torch.finfo(t).eps for t in (dtype, torch.float32 if moved == "after" else dtype))
+    torch.testing.assert_close(outputs, expected, rtol=64 * spacing, atol=64 * spacing)
+    nn.functional.cross_entropy(outputs.float(), labels).backward()
+    assert all(p.grad is not None and p.grad.dtype == dtype for p in model.parameters())
+    sparsify_fx.merge(model)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_pruning_in_other_dtypes_is_exact(dtype: torch.dtype) -> None:
+    model = sparsify_fx.apply(small_net().to(dtype), "magnitude", sparsity=0.5, schedule="at-init")
+    counted = sum(int((weight != 0).sum()) for weight in effective(model).values())
+    assert counted == sum(p.theta().numel() for p in programs(model).values()) // 2
+
+
+def test_frozen_weights_stay_frozen_and_can_be_unfrozen() -> None:
+    """Without care a frozen layer would train again, or be missed in an optimizer that was right to leave it out."""
+    model = small_net()
+    model[0].requires_grad_(False)
+    sparsify_fx.apply(model, "signin", sparsity=0.5)
+    frozen, free = programs(model)["0.weight"], programs(model)["7.weight"]
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert all(parameter.requires_grad for parameter in free.parameters())
+    before = frozen.theta().clone()
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)
+    sparsify_fx.Scheduler(model, optimizer, epochs=1, steps_per_epoch=1)
+    train_step(model, optimizer)
+    assert torch.equal(frozen.theta(), before)
+
+    model[0].requires_grad_(True)
+    with pytest.raises(SchedulerError, match=r"build it after sparsify_fx\.apply"):
+        sparsify_fx.Scheduler(model, optimizer, epochs=1, steps_per_epoch=1)
+    train_step(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert not torch.equal(frozen.theta(), before)
+    assert (frozen.m.grad[frozen.current_mask() == 0] == 0).all()
+    with pytest.raises(RuntimeError, match="can only change requires_grad flags of leaf"):
+        model[0].weight.requires_grad_(False)
+
+
+def test_the_order_of_parameters_is_that_of_the_weights() -> None:
+    original = small_net()
+    model = sparsify_fx.apply(copy.deepcopy(original), "signin")
+
+    def weight(name: str) -> str:
+        return name.split("_program")[0]
+
+    order = list(dict.fromkeys(weight(name) for name, _ in model.named_parameters()))
+    matrices = [name for name, parameter in original.named_parameters() if parameter.ndim > 1]
+    assert [name for name in order if name in matrices] == matrices
+    layers = list(dict.fromkeys(name.split(".")[0] for name in order))
+    assert layers == list(dict.fromkeys(name.split(".")[0] for name, _ in original.named_parameters()))
+
+
+def prepared(method: str, **axes: object) -> Callable[[nn.Module], nn.Module]:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets)
+
+    return lambda model: sparsify_fx.apply(model, method, sparsity=0.5, batches=[batch()], loss_fn=loss, **axes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_optimizer_from_before_apply_trains_on_or_is_refused(method: str) -> None:
+    """Never would it train parameters that are gone."""
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    prepared(method)(model)
+    if find_method(method).resolved().parameterization == Dense():
+        sparsify_fx.Scheduler(model, optimizer, epochs=30, steps_per_epoch=3, batches=[batch()])
+        before = effective(model)
+        train_step(model, optimizer)
+        assert all(not torch.equal(weight, before[name]) for name, weight in effective(model).items())
+    else:
+        with pytest.raises(SchedulerError, match=r"build it after sparsify_fx\.apply\(model\)"):
+            sparsify_fx.Scheduler(model, optimizer, epochs=30, steps_per_epoch=3, batches=[batch()])
+
+
+AVERAGES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "swa": AveragedModel,
+    "ema": lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
+    "ema of buffers": lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
+    "timm": lambda model: ModelEmaV3(model, decay=0.9),
+    "timm one by one": lambda model: ModelEmaV3(model, decay=0.9, foreach=False),
+    "timm without buffers": lambda model: ModelEmaV3(model, decay=0.9, exclude_buffers=True),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("method", ["lrr+signin", "imp", "gmp"])
+def test_averages_keep_masks_and_zeros(name: str, method: str) -> None:
+    """Without care an average of masks would be no mask, and weights pruned later would stay in the average."""
+    model = sparsify_fx.apply(small_net(), method, sparsity=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=2, steps_per_epoch=2)
+    average = AVERAGES[name](model)
+    while not scheduler.finished:
+        train_step(model, optimizer, scheduler.step_count)
+        scheduler.step()
+        average.update(model) if isinstance(average, ModelEmaV3) else average.update_parameters(model)
+        average.eval()
+        for key, program in programs(average.module).items():
+            mask = programs(model)[key].current_mask()
+            assert torch.equal(program.current_mask(), mask)
+            assert (program()[mask == 0] == 0).all()
+            assert (program()[mask == 1] != 0).any()
+    merged = sparsify_fx.merge(average.module)
+    assert sum(int((weight != 0).sum()) for weight in (merged[i].weight for i in (0, 3, 7))) <= scheduler.nonzeros()
+
+
+def test_averaged_masks_are_refused_where_torch_spoils_them() -> None:
+    """AveragedModel(use_buffers=True) subtracts uint8 tensors: 0 - 1 is 255, and weights come out 128 times larger."""
+    model = made("random", 0.0)
+    average = AveragedModel(model, use_buffers=True)
+    average.update_parameters(model)
+    sparsify_fx.apply(sparsify_fx.merge(model), "random", sparsity=0.5)
+    average.update_parameters(model)
+    with pytest.raises(LayerError, match=r"values other than 0 and 1.*use AveragedModel\(model, use_buffers=False\)"):
+        average.eval()
+
+
+class Last(nn.Module):
+    """A recurrent layer's last output."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0][:, -1]
+
+
+TRACERS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
+    "symbolic_trace": lambda model, inputs: fx.symbolic_trace(model),
+    "jit.trace": lambda model, inputs: torch.jit.trace(model, (inputs,)),
+    "export": lambda model, inputs: torch.export.export(model, (inputs,)).module(),
+    "export strict": lambda model, inputs: torch.export.export(model, (inputs,), strict=True).module(),
+    "compile": lambda model, inputs: torch.compile(model, backend="aot_eager", fullgraph=True),
+}
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
+    "small net": lambda: (small_net(), batch()[0]),
+    "recurrent": lambda: (nn.Sequential(nn.Linear(6, 6), Last(nn.LSTM(6, 4, batch_first=True))), torch.randn(2, 3, 6)),
+    "attention": lambda: (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 3, 8)),
+    "standardised": lambda: (nn.Sequential(timm.layers.ScaledStdConv2dSame(3, 4, 3)), torch.randn(2, 3, 5, 5)),
+    "test_vit": lambda: timm_model("test_vit"),
+}
+NOT_FOR_THE_PLAIN_ONE = {
+    ("recurrent", "compile"): "Dynamo does not support RNN",
+    ("attention", "symbolic_trace"): "must be None or torch.Tensor",
+    ("attention", "jit.trace"): "Graphs differed across invocations",
+    ("test_vit", "symbolic_trace"): "symbolically traced",
+}
+PAIRS = [(model, tracer) for model in MODELS for tracer in TRACERS if (model, tracer) not in NOT_FOR_THE_PLAIN_ONE]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the models' own checks
+@pytest.mark.parametrize(("name", "tracer"), PAIRS)
+def test_tracers_see_the_effective_weight_and_its_factors(name: str, tracer: str) -> None:
+    """Without care a trace would hold weights from before, or constants that training does not reach."""
+    torch.manual_seed(0)
+    model, inputs = MODELS[name]()
+    sparsify_fx.apply(model.eval(), "signin", sparsity=0.5)
+    expected = model(inputs)
+    traced = TRACERS[tracer](model, inputs)
+    torch.testing.assert_close(traced(inputs), expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        for name, parameter in traced.named_parameters():
+            if name.endswith("weight_program.m"):
+                parameter.zero_()
+    assert not torch.allclose(traced(inputs), expected, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated")
+@pytest.mark.parametrize(("name", "tracer"), NOT_FOR_THE_PLAIN_ONE)
+def test_what_is_left_out_above_fails_for_the_plain_model(name: str, tracer: str) -> None:
+    model, inputs = MODELS[name]()
+    with pytest.raises(Exception, match=NOT_FOR_THE_PLAIN_ONE[name, tracer]):
+        TRACERS[tracer](model.eval(), inputs)(inputs)
+
+
+def test_a_traced_or_compiled_or_exported_model_can_be_rewritten() -> None:
+    inputs = batch()[0]
+    compiled = torch.compile(small_net().eval(), backend="aot_eager")
+    compiled(inputs)
+    exported = torch.export.export(small_net().eval(), (inputs,)).module()
+    matrices = ["0.weight", "3.weight", "7.weight"]
+    for model, include in ((fx.symbolic_trace(small_net().eval()), None), (compiled, None), (exported, matrices)):
+        expected = model(inputs)
+        sparsify_fx.apply(model, "signin", sparsity=0.0, include=include)
+        torch.testing.assert_close(model(inputs), expected)
+        for program in programs(model).values():
+            program.write(torch.zeros_like(program.theta()))
+        assert not torch.allclose(model(inputs), expected)
+
+
+def test_grad_reaches_recurrent_and_attention_factors() -> None:
+    for layer, inputs in (
+        (Last(nn.GRU(6, 4, batch_first=True)), torch.randn(2, 3, 6)),
+        (nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), torch.randn(2, 3, 8)),
+    ):
+        model = sparsify_fx.apply(layer, "signin", sparsity=0.5)
+        values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        model(inputs).square().sum().backward()
+
+        def loss(given: dict[str, Tensor], model: nn.Module = model, inputs: Tensor = inputs) -> Tensor:
+            return functional_call(model, given, (inputs,)).square().sum()
+
+        gradients = grad(loss)(values)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(gradients[name], parameter.grad)
+
+
+def test_a_copy_in_the_middle_of_training_goes_its_own_way() -> None:
+    model = made("lrr+signin")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train_step(model, optimizer)
+    twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    expected = effective(model)
+    for twin in twins:
+        assert [name for name, _ in twin.named_parameters()] == [name for name, _ in model.named_parameters()]
+        programs(twin)["0.weight"].set_mask(torch.zeros(8, 3, 3, 3))
+        assert not effective(twin)["0.weight"].any()
+    assert all(torch.equal(weight, expected[name]) for name, weight in effective(model).items())
