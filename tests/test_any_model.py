@@ -297,6 +297,7 @@ def test_tracers_see_the_effective_weight_and_its_factors(name: str, tracer: str
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(("name", "tracer"), NOT_FOR_THE_PLAIN_ONE)
 def test_what_is_left_out_above_fails_for_the_plain_model(name: str, tracer: str) -> None:
     model, inputs = MODELS[name]()
