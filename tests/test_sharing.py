@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
@@ -169,10 +170,13 @@ def test_changes_in_place_are_seen(method: str) -> None:
                 seen[-1].sum().backward()
                 optimizer.step()
             (program,) = programs(each).values()
-            mask = program.current_mask()
-            if mask is not None:
-                program.set_mask(1 - mask)
             seen += [each(x), each.eval()(x)]
+            mask = program.current_mask()
+            program.write(program.theta() * 3) if mask is None else program.set_mask(1 - mask)
+            seen.append(each(x))
+            with torch.no_grad():
+                next(program.parameters()).mul_(2)
+            seen.append(each(x))
         outputs.append(seen)
     for a, b in zip(*outputs, strict=True):
         torch.testing.assert_close(a, b)
@@ -243,6 +247,15 @@ def test_threads_do_not_share_with_each_other() -> None:
     for thread in threads:
         thread.join()
     assert len(results) == 200
+    with shared_weights():
+        model(x)
+        outside = threading.Thread(target=model, args=(x,))
+
+        def run() -> None:
+            outside.start()
+            outside.join()
+
+        assert evaluations(model, run) == {"layer.weight": 2}, "the other thread has no context"
     assert all(torch.equal(result, expected) for result in results)
 
 
@@ -258,17 +271,33 @@ def test_copies_made_within_the_context_are_independent() -> None:
         assert torch.equal(model(x), expected)
 
 
-def test_tracing_in_the_context_keeps_the_weights_variable() -> None:
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated")
+@pytest.mark.parametrize("tracer", ["symbolic_trace", "export", "jit.trace"])
+def test_tracing_in_the_context_keeps_the_weights_variable(tracer: str) -> None:
     """Without care a trace would hold the effective weight as a constant."""
     model, x = made(Twice()).eval(), torch.randn(2, 6)
     with shared_weights():
-        model(x)
-        graph = torch.fx.symbolic_trace(model)
-        exported = torch.export.export(model, (x,)).module()
-    for traced in (graph, exported):
-        torch.testing.assert_close(traced(x), model(x))
-        names = dict(traced.named_parameters())
-        assert any(name.endswith("m") for name in names)
+        expected = model(x)
+        if tracer == "symbolic_trace":
+            traced: nn.Module = torch.fx.symbolic_trace(model)
+        elif tracer == "export":
+            traced = torch.export.export(model, (x,)).module()
+        else:
+            traced = torch.jit.trace(model, (x,))
+    torch.testing.assert_close(traced(x), expected)
+    with torch.no_grad():
+        for parameter in traced.parameters():
+            parameter.zero_()
+    assert not traced(x).any()
+
+
+def test_fake_tensors_stay_where_they_were_made() -> None:
+    model, x = made(Twice()), torch.randn(2, 6)
+    expected = model(x)
+    with shared_weights():
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model(torch.empty(2, 6))
+        assert torch.equal(model(x), expected)
 
 
 def test_compile_joins_equal_computations_by_itself() -> None:
