@@ -158,6 +158,14 @@ class WeightProgram(fx.GraphModule):
         old.copy_(new)
         return changed
 
+    def _replicate_for_data_parallel(self) -> WeightProgram:
+        """A replica as of any module: that of `torch.fx` has parameters, where DataParallel would put plain tensors."""
+        replica = object.__new__(type(self))
+        buffers, modules = self._buffers.copy(), self._modules.copy()
+        replica.__dict__ = self.__dict__ | {"_parameters": {}, "_buffers": buffers, "_modules": modules}
+        replica.__dict__["_is_replica"] = True
+        return replica
+
     def __reduce__(self) -> Any:
         rebuild, arguments = super().__reduce__()[:2]
         return _restore, (rebuild, arguments, self.facts, self.training)

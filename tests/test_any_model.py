@@ -337,6 +337,34 @@ def test_grad_reaches_recurrent_and_attention_factors() -> None:
             torch.testing.assert_close(gradients[name], parameter.grad)
 
 
+def replicated(network: nn.Module) -> nn.Module:
+    """What torch.nn.parallel.replicate does for each device, without the devices."""
+    modules = list(network.modules())
+    copies = {id(module): module._replicate_for_data_parallel() for module in modules}
+    for module in modules:
+        replica = copies[id(module)]
+        for name, child in module._modules.items():
+            replica._modules[name] = None if child is None else copies[id(child)]
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                replica._parameters[name] = None
+            else:
+                setattr(replica, name, parameter.clone())
+        for name, buffer in module._buffers.items():
+            setattr(replica, name, buffer.clone())
+    return copies[id(network)]
+
+
+@pytest.mark.parametrize("method", ["signin", "imp", "str"])
+def test_replicas_of_data_parallel_compute_and_lead_gradients_back(method: str) -> None:
+    """Without care a replica would refuse the tensors that it gets in place of parameters."""
+    model, (inputs, _) = sparsify_fx.apply(small_net(), method, sparsity=0.5).eval(), batch()
+    replica = replicated(model)
+    assert torch.equal(replica(inputs), model(inputs))
+    replica(inputs).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
 def test_a_copy_in_the_middle_of_training_goes_its_own_way() -> None:
     model = made("lrr+signin")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
