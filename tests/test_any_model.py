@@ -135,6 +135,17 @@ def test_pruning_in_other_dtypes_is_exact(dtype: torch.dtype) -> None:
     assert counted == sum(p.theta().numel() for p in programs(model).values()) // 2
 
 
+def test_channels_last_after_apply_and_back() -> None:
+    model, inputs = made().eval(), batch()[0]
+    expected = model(inputs)
+    model.to(memory_format=torch.channels_last)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    outputs = model(inputs.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-5)
+    sparsify_fx.merge(model)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_frozen_weights_stay_frozen_and_can_be_unfrozen() -> None:
     """Without care a frozen layer would train again, or be missed in an optimizer that was right to leave it out."""
     model = small_net()

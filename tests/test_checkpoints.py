@@ -63,6 +63,22 @@ def test_a_state_of_another_method_is_refused(strict: bool) -> None:
     made("random").load_state_dict(sparsify_fx.dense_state_dict(made("signin")), strict=strict)
 
 
+def test_a_dense_checkpoint_loads_as_strictly_as_into_a_plain_model() -> None:
+    dense = small_net(seed=5).state_dict()
+    short = {key: value for key, value in dense.items() if key != "7.weight"}
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "7\.weight_program\.m"'):
+        made().load_state_dict(short)
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "8\.weight"'):
+        made().load_state_dict({**dense, "8.weight": torch.zeros(1)})
+    model = made()
+    before = effective(model)
+    missing, unexpected = model.load_state_dict({**short, "8.weight": torch.zeros(1)}, strict=False)
+    assert {key.split("_program")[0] for key in missing} == {"7.weight"}
+    assert unexpected == ["8.weight"]
+    assert torch.equal(effective(model)["7.weight"], before["7.weight"])
+    torch.testing.assert_close(effective(model)["0.weight"], dense["0.weight"] * (before["0.weight"] != 0))
+
+
 def test_states_go_through_files_and_libraries(tmp_path: Path) -> None:
     model = made()
     train_step(model, torch.optim.SGD(model.parameters(), lr=0.1))
