@@ -236,7 +236,7 @@ def test_a_weight_tied_to_an_embedding_stays_one_weight() -> None:
 
 
 def test_scripted_modules_are_refused_with_the_reason() -> None:
-    with pytest.warns(FutureWarning, match="deprecated"):
+    with pytest.warns((FutureWarning, DeprecationWarning), match="deprecated"):
         scripted = torch.jit.script(nn.Linear(2, 2))
     with pytest.raises(LayerError, match=r"0 is scripted, its code is fixed; rewrite the model before scripting"):
         sparsify_fx.apply(nn.Sequential(scripted, nn.Linear(2, 2)))
