@@ -12,6 +12,7 @@ from importlib.metadata import version as _version
 from sparsify_fx.api import apply, dense_state_dict, merge
 from sparsify_fx.onnx_export import ExportReport, export, inspect_file
 from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.sharing import shared_weights
 from sparsify_fx.taking import masked_state_dict, take_from
 
 __version__ = _version("sparsify_fx")
@@ -26,5 +27,6 @@ __all__ = [
     "inspect_file",
     "masked_state_dict",
     "merge",
+    "shared_weights",
     "take_from",
 ]

@@ -70,6 +70,12 @@ def apply(
     recipe = find_method(method, axes)
     resolved = recipe.resolved()
     layers = select_layers(model, include, exclude)
+    absent = [name for name, layer in layers.items() if layer.weight.is_meta]
+    if absent:
+        raise LayerError(
+            f"{len(absent)} weights are on the meta device and have no values, for instance {absent[0]}: give them "
+            "some first, by model.to_empty(...) and an initialisation or by model.load_state_dict(..., assign=True)"
+        )
     broken = [name for name, layer in layers.items() if not is_finite(layer)]
     if broken:
         raise LayerError(f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first")

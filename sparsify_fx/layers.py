@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from sparsify_fx.errors import LayerError, unknown
@@ -119,13 +119,22 @@ def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> 
     if weight is None:
         raise LayerError(
             f"{name} is not a plain parameter of its {type(owner).__name__} (weight_norm or another parametrization); "
-            "remove the parametrization first, or leave the layer out with exclude="
+            f"remove the parametrization first, {_made_of(name, owner, tensor)}or leave the layer out with exclude="
         )
     if not weight.is_floating_point():
         raise LayerError(f"{name} has dtype {weight.dtype}; only floating weights can be trained sparse")
     known = layers.get(id(weight))
     places = (*(known.places if known else ()), (owner, tensor))
     layers[id(weight)] = Layer(known.name if known else name, weight, tuple(dict.fromkeys(places)))
+
+
+def _made_of(name: str, owner: nn.Module, tensor: str) -> str:
+    """The advice to select the matrices of the same shape that a parametrization computes the tensor from."""
+    value = getattr(owner, tensor, None)
+    shape = value.shape if isinstance(value, Tensor) else None
+    module = name.rpartition(".")[0]
+    matrices = [qualified(module, own) for own, p in owner.named_parameters() if p.shape == shape and tensor in own]
+    return f"select what it is made of with include={matrices[0]!r}, " if matrices else ""
 
 
 def _with_ties(model: nn.Module, layers: dict[int, Layer]) -> dict[int, Layer]:

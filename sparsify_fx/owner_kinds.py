@@ -91,6 +91,7 @@ KINDS: list[OwnerKind] = [
         members=_RECURRENT,
         restored=_restore_recurrent,
     ),
+    _typed(nn.RNNCellBase, "weight_ih", "weight_hh"),
     OwnerKind(_class_of("transformers.pytorch_utils", "Conv1D"), _present("weight")),
     OwnerKind(_class_of("timm.layers.cond_conv2d", "CondConv2d"), _present("weight")),
     _typed(nn.Embedding, "weight", default=False),
@@ -98,16 +99,21 @@ KINDS: list[OwnerKind] = [
 ]
 
 
+_PACKED = "is quantized, its weight is packed and cannot be trained; sparsify the float model, then quantize"
+_QUANTIZED = (
+    ("modules.utils", "WeightedQuantizedModule"),  # linear layers and convolutions
+    ("modules.embedding_ops", "Embedding"),
+    ("dynamic.modules.rnn", "RNNBase"),
+    ("dynamic.modules.rnn", "RNNCellBase"),
+)
+
 # Modules whose weights cannot be computed anew, and why.
 REFUSED: list[tuple[Callable[[nn.Module], bool], str]] = [
     (
         lambda module: isinstance(module, torch.jit.ScriptModule),
         "is scripted, its code is fixed; rewrite the model before scripting",
     ),
-    (
-        _class_of("torch.ao.nn.quantized.modules.utils", "WeightedQuantizedModule"),
-        "is quantized, its weight is packed and cannot be trained; sparsify the float model, then quantize",
-    ),
+    *((_class_of(f"torch.ao.nn.quantized.{module}", kind), _PACKED) for module, kind in _QUANTIZED),
 ]
 
 

@@ -10,11 +10,13 @@ import copyreg
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError
 from sparsify_fx.owner_kinds import kind_of
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.program import FOR_PLAIN_MODELS, WeightProgram
+from sparsify_fx.sharing import computed, sharing_forward
 
 
 def program_name(tensor: str) -> str:
@@ -93,13 +95,14 @@ def _owner_class(base: type[nn.Module], tensors: tuple[str, ...], members: dict[
     """The subclass of `base` whose `tensors` are computed; one per pair, so that equal layers share a class."""
     if (base, tensors) in _CLASSES:
         return _CLASSES[base, tensors]
-    namespace: dict[str, Any] = members | {tensor: _computed(tensor) for tensor in tensors}
+    namespace: dict[str, Any] = members | sharing_forward(base) | {tensor: _computed(tensor) for tensor in tensors}
     namespace |= {
         "__module__": base.__module__,  # torch.fx calls a module a leaf by the module of its class
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": _reduce_owner,
         "_load_from_state_dict": _load_split,
+        "_save_to_state_dict": _save_marked,
         "register_parameter": _refuse_assignment,
         "_sparsify_fx_base": base,
         "_sparsify_fx_tensors": tensors,
@@ -111,7 +114,10 @@ def _computed(tensor: str) -> property:
     name = program_name(tensor)
 
     def read(self: nn.Module) -> Tensor:
-        return cast(Tensor, self._modules[name]())  # type: ignore[misc]
+        given = self._parameters.get(tensor)
+        if given is not None and given.numel():  # by functional_call, under the original name
+            return given
+        return computed(cast(nn.Module, self._modules[name]))
 
     return property(read, doc=f"The effective {tensor}, computed by `{name}`.")
 
@@ -131,26 +137,64 @@ def _new_owner(base: type[nn.Module], tensors: tuple[str, ...], *arguments: Any)
     return cls.__new__(cls, *arguments)
 
 
+def _save_marked(self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    """Save as the original class does; the first owner adds the two entries that plain models refuse."""
+    original_class(self)._save_to_state_dict(self, destination, prefix, keep_vars)
+    if not any(key.endswith(FOR_PLAIN_MODELS) for key in destination):
+        tensor = owned_tensors(self)[0]
+        marker = torch.empty(0, dtype=torch.uint8)
+        destination[prefix + tensor] = marker
+        destination[f"{prefix}{program_name(tensor)}.{FOR_PLAIN_MODELS}"] = marker.clone()
+
+
 def _load_split(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
     """Load a dense checkpoint into a rewritten owner: its weight is split on the way in, under the current mask.
 
     Shared tensors (thresholds) start afresh with it; state (a temperature) stays.
     """
+    errors: list[str] = rest[-1]
     for tensor in owned_tensors(self):
         weight = state_dict.pop(prefix + tensor, None)
-        if weight is None:
-            continue
         program, child = program_of(self, tensor), prefix + program_name(tensor) + "."
-        mask = program.current_mask()
-        if mask is not None:
-            state_dict.setdefault(child + "mask", mask)
-            if weight.shape == mask.shape:
-                weight = weight * mask.to(weight.device)
-        how, state = program.parameterization, program.state_tensors()
-        parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
-        parts |= {name: value for name, value in state.items() if name not in how.transient}
-        state_dict.update({child + name: part for name, part in parts.items()})
+        state_dict.pop(child + FOR_PLAIN_MODELS, None)
+        if weight is not None and weight.numel():
+            problem = _split_into(state_dict, child, program, weight)
+        else:
+            problem = _foreign(state_dict, child, program)
+        if problem is not None:
+            errors.append(f"{prefix + tensor}: {problem}")
     original_class(self)._load_from_state_dict(self, state_dict, prefix, *rest)
+
+
+def _split_into(state_dict: dict[str, Any], child: str, program: WeightProgram, weight: Tensor) -> str | None:
+    """Replace a dense weight by the entries of its program; or what is wrong."""
+    mask = program.current_mask()
+    if mask is not None:
+        if mask.is_meta and weight.device != mask.device and child + "mask" not in state_dict:
+            return (
+                "the model is on the meta device, so nobody knows its mask; load the state dict of a rewritten model, "
+                "or load the dense one into the plain model and call sparsify_fx.apply afterwards"
+            )
+        state_dict.setdefault(child + "mask", mask)
+        if weight.shape == mask.shape:
+            weight = weight * state_dict[child + "mask"].to(weight.device)
+    how, state = program.parameterization, program.state_tensors()
+    parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
+    parts |= {name: value for name, value in state.items() if name not in how.transient}
+    state_dict.update({child + name: part for name, part in parts.items()})
+    return None
+
+
+def _foreign(state_dict: dict[str, Any], child: str, program: WeightProgram) -> str | None:
+    """What is wrong with a state that another method has saved; strict=False must not load a part of it."""
+    found = {key.removeprefix(child) for key in state_dict if key.startswith(child)}
+    own = set(program.state_dict()) | set(program.parameterization.transient)
+    if found <= own:
+        return None
+    return (
+        f"the state holds {', '.join(sorted(found))}, the program of this model {', '.join(sorted(own))}: they are of "
+        "different methods; apply the same one, or save sparsify_fx.dense_state_dict(model) and load that"
+    )
 
 
 def _refuse_assignment(self: nn.Module, name: str, param: nn.Parameter | None) -> None:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
 
+from sparsify_fx.errors import LayerError
 from sparsify_fx.parameterizations import Dense, Parameterization
+
+# The state dict of a rewritten model must not load into a plain one, whose biases and norms alone it would fill under
+# strict=False. An empty tensor under one original key makes torch raise in any case; this key says what to do.
+FOR_PLAIN_MODELS = "this is the state of a rewritten model; for a plain one save sparsify_fx dense_state_dict(model)"
+
+
+def unmarked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the two entries that only make plain models refuse it."""
+    marks = {key for key in state if key.endswith(f"_program.{FOR_PLAIN_MODELS}")}
+    marks |= {key.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for key in marks}
+    return {key: tensor for key, tensor in state.items() if key not in marks}
 
 
 class WeightProgram(fx.GraphModule):
@@ -107,8 +119,17 @@ class WeightProgram(fx.GraphModule):
         return theta if mask is None else torch.where(mask.bool(), theta, torch.zeros_like(theta))
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, in which a `noisy` state is 1, or evaluation."""
+        """Training mode, in which a `noisy` state is 1, or evaluation.
+
+        Raises LayerError when the mask was averaged, as `AveragedModel(use_buffers=True)` does to integer buffers.
+        """
         super().train(mode)
+        mask = self._buffers.get("mask")
+        if type(mask) is Tensor and not mask.is_meta and mask.numel() and mask.max() > 1:
+            raise LayerError(
+                f"the mask of a weight of shape {tuple(mask.shape)} holds values other than 0 and 1, as if it were "
+                "averaged; use AveragedModel(model, use_buffers=False), which copies masks, and update_bn for norms"
+            )
         if "noisy" in self._buffers:
             self.get_buffer("noisy").fill_(float(mode))
         return self
@@ -137,6 +158,14 @@ class WeightProgram(fx.GraphModule):
         old.copy_(new)
         return changed
 
+    def _replicate_for_data_parallel(self) -> WeightProgram:
+        """A replica as of any module: that of `torch.fx` has parameters, where DataParallel would put plain tensors."""
+        replica = object.__new__(type(self))
+        buffers, modules = self._buffers.copy(), self._modules.copy()
+        replica.__dict__ = self.__dict__ | {"_parameters": {}, "_buffers": buffers, "_modules": modules}
+        replica.__dict__["_is_replica"] = True
+        return replica
+
     def __reduce__(self) -> Any:
         rebuild, arguments = super().__reduce__()[:2]
         return _restore, (rebuild, arguments, self.facts, self.training)
@@ -155,6 +184,10 @@ class WeightProgram(fx.GraphModule):
         copied = WeightProgram(root, graph, self.facts).train(self.training)
         memo[id(self)] = copied
         return copied
+
+
+# torch.distributed.checkpoint looks up every key of a state dict as an attribute.
+setattr(WeightProgram, FOR_PLAIN_MODELS, torch.empty(0, dtype=torch.uint8))
 
 
 def _restore(rebuild: Callable[..., fx.GraphModule], arguments: Any, facts: Any, training: bool) -> WeightProgram:

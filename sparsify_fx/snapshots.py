@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from sparsify_fx.owners import programs
 from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.program import WeightProgram, unmarked
 from sparsify_fx.signs import signed_like
 
 PARTS = ("weights", "signs", "magnitudes", "batchnorm", "optimizer")  # what can be rewound, in the order in which it is
@@ -28,7 +28,7 @@ def take_snapshot(model: nn.Module, optimizer: Optimizer, parts: Collection[str]
     snapshot: dict[str, Any] = {}
     if "weights" in parts:
         masks = _mask_names(model)
-        state = {name: tensor for name, tensor in model.state_dict().items() if name not in masks}
+        state = {name: tensor for name, tensor in unmarked(model.state_dict()).items() if name not in masks}
         snapshot["weights"] = {name: tensor.detach().clone() for name, tensor in state.items()}
     if "signs" in parts:
         thetas = {name: program.theta() for name, program in programs(model).items()}

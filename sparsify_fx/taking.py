@@ -12,6 +12,7 @@ from sparsify_fx.api import dense_state_dict
 from sparsify_fx.errors import CheckpointError, RecipeError, SparsityError, unknown
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.owners import programs
+from sparsify_fx.program import unmarked
 from sparsify_fx.run_files import State, mask_key
 from sparsify_fx.signs import signed_like
 
@@ -162,7 +163,7 @@ def _new_theta(
 def _others(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers beside the weight programs."""
     inside = tuple(f"{name}_program." for name in programs(model))
-    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(inside)}
+    return {name: tensor for name, tensor in unmarked(model.state_dict()).items() if not name.startswith(inside)}
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.onnx_export.report import LayerRow
+from sparsify_fx.program import unmarked
 
 _USUAL_KEYS = ("model", "state_dict", "model_state_dict", "model_state", "net", "module", "weights", "params")
 _PROGRAM = re.compile(r"(?P<weight>.+)_program\.(?P<part>[^.]+)")
@@ -78,6 +79,7 @@ def find_state_dict(content: Any) -> dict[str, Tensor] | None:
 def state_rows(state: Mapping[str, Tensor]) -> tuple[LayerRow, ...]:
     """Rows of a state dict; the factors and the mask of a weight program become one row of the weight they give."""
     programs: dict[str, dict[str, Tensor]] = {}
+    state = unmarked(state)
     for key, tensor in state.items():
         if match := _PROGRAM.fullmatch(key):
             programs.setdefault(match["weight"], {})[match["part"]] = tensor
