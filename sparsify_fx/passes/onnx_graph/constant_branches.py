@@ -53,4 +53,4 @@ def _constant_operand(node: onnx.NodeProto, constants: Constants) -> int | None:
     return None
 
 
-CONSTANT_BRANCHES = GraphPass("constant-branches", replace_constant_branches, exact=True)
+CONSTANT_BRANCHES = GraphPass("constant-branches", replace_constant_branches, exact=False)

@@ -36,10 +36,10 @@ class Builder:
     def weight(self, *shape: int, scale: float = 0.5) -> Array:
         """Normal, with a random share of dead rows and columns, and of single zeros."""
         values = self.rng.normal(0, scale, shape).astype(np.float32)
-        dead_rows, dead_columns, zeros = self.rng.choice([0.0, 0.3, 0.6, 0.95], 3, p=[0.35, 0.35, 0.2, 0.1])
+        dead_rows, dead_columns, zeros = self.rng.choice([0.0, 0.2, 0.5, 0.9], 3, p=[0.6, 0.25, 0.12, 0.03])
         values[self.rng.random(shape[0]) < dead_rows] = 0
         values[:, self.rng.random(shape[1]) < dead_columns] = 0
-        values[self.rng.random(shape) < zeros / 2] *= 0
+        values[self.rng.random(shape) < zeros] *= 0
         return values
 
     def bias(self, size: int) -> Array:
@@ -90,7 +90,7 @@ def transposed(b: Builder) -> None:
 def norm(b: Builder) -> None:
     x = b.pick()
     channels, side = b.maps[x]
-    gamma = b.rng.normal(0, 1, channels) * (b.rng.random(channels) > 0.2)
+    gamma = b.rng.normal(0, 1, channels) * (b.rng.random(channels) > 0.1)
     vectors = (gamma, b.bias(channels), b.rng.normal(0, 1, channels), b.rng.random(channels) + 0.1)
     names = [b.constant(vector.astype(np.float32)) for vector in vectors]
     b.put(b.add("BatchNormalization", x, *names), channels, side)

@@ -47,17 +47,24 @@ def remove_dead_channels(model: onnx.ModelProto) -> bool:
     W k is the same at every place. In a sum or product it goes only together with the same channel of all operands, in
     a grouped convolution only together with its group.
     """
-    spaces = track_channels(model)
-    return _remove(spaces, find_constants(spaces, KINDS), folding=True)
+    return _repeat(model, folding=True)
 
 
 def remove_unread_channels(model: onnx.ModelProto) -> bool:
     """Remove channels that all their readers multiply by zero, and what only those were computed from."""
-    spaces = track_channels(model)
-    return _remove(spaces, Constants(spaces), folding=False)
+    return _repeat(model, folding=False)
 
 
-def _remove(spaces: Spaces, constants: Constants, folding: bool) -> bool:
+def _repeat(model: onnx.ModelProto, folding: bool) -> bool:
+    """Remove until nothing goes: a grouped convolution with one group left is a dense one, which allows more."""
+    changed = False
+    while _remove(track_channels(model), folding):
+        changed = True
+    return changed
+
+
+def _remove(spaces: Spaces, folding: bool) -> bool:
+    constants = find_constants(spaces, KINDS) if folding else Constants(spaces)
     stays = channels_that_stay(spaces, constants if folding else None)
     if stays.all():
         return False
