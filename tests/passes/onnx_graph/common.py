@@ -22,26 +22,25 @@ def make(
     outputs: Sequence[str] = ("y",),
     opset: int = 18,
 ) -> onnx.ModelProto:
-    """A checked model with the input `x` and the given initializers; lists become float32, whole numbers int64."""
-    arrays = {name: value if isinstance(value, np.ndarray) else _array(value) for name, value in tensors.items()}
+    """A checked model with the input `x` and the given initializers; lists become float32."""
+    arrays = {
+        name: value if isinstance(value, np.ndarray) else np.array(value, np.float32) for name, value in tensors.items()
+    }
     graph = helper.make_graph(
         list(nodes),
         "test",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, list(x))],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(value, name) for name, value in arrays.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     inferred = onnx.shape_inference.infer_shapes(model)
     for item in model.graph.output:
-        item.CopyFrom(next(found for found in inferred.graph.output if found.name == item.name))
+        found = next(found for found in inferred.graph.output if found.name == item.name)
+        known = found.type.tensor_type.HasField("shape")
+        item.CopyFrom(found if known else helper.make_tensor_value_info(item.name, onnx.TensorProto.FLOAT, [None] * 4))
     onnx.checker.check_model(model)
     return model
-
-
-def _array(value: Any) -> Array:
-    array = np.array(value)
-    return array if array.dtype == np.int64 else array.astype(np.float32)
 
 
 def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
