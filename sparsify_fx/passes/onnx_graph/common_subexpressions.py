@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx
 from onnx import numpy_helper
 
@@ -13,7 +15,7 @@ RANDOM = frozenset(
 )
 """Operators that may answer twice differently."""
 
-_SMALL = 1024  # bytes; larger constants are compared by name only
+_SMALL = 256  # entries; larger constants are compared by name only
 
 
 def merge_common_subexpressions(model: onnx.ModelProto) -> bool:
@@ -49,7 +51,7 @@ def _attributes(node: onnx.NodeProto) -> tuple[bytes, ...]:
 def _identity(name: str, view: GraphView) -> object:
     """What two names must share to stand for the same value."""
     tensor = view.tensors.get(name)
-    if tensor is None or tensor.ByteSize() > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL:
+    if tensor is None or math.prod(tensor.dims) > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL:
         return name
     return tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()
 

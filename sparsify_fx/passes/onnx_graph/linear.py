@@ -86,16 +86,26 @@ class Linear:
 
     def response(self, constant: NDArray[np.float64]) -> NDArray[np.float64]:
         """W applied to an input that is `constant` [inputs] everywhere: [channels]."""
-        flat = self._by_group()
-        return np.asarray(np.einsum("goi,gi->go", flat, constant.reshape(self.groups, -1)).reshape(-1))
+        result, size = np.zeros(self.channels), self.inputs // self.groups
+        for group in range(self.groups):
+            part = constant[group * size : (group + 1) * size]
+            used = np.flatnonzero(part)
+            if used.size:
+                first = group * (self.channels // self.groups)
+                matrix = self._kernel_sums(group, used)
+                result[first : first + matrix.shape[0]] = matrix @ part[used]
+        return result
 
-    def _by_group(self) -> NDArray[np.float64]:
-        """Sums of W over the kernel: [groups, channels / groups, inputs / groups]."""
-        wide = self.values.astype(np.float64)
-        matrix = wide.sum(axis=tuple(range(2, wide.ndim)))
-        if self.out_axis == 0:
-            return np.asarray(matrix.reshape(self.groups, -1, matrix.shape[1]))
-        return np.asarray(matrix.reshape(self.groups, -1, matrix.shape[1]).transpose(0, 2, 1))
+    def _kernel_sums(self, group: int, inputs: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Sums of W over the kernel between a group's outputs and some of its inputs: [channels / groups, inputs]."""
+        kernel = tuple(range(2, self.values.ndim))
+        if self.node.op_type == "ConvTranspose":
+            rows = inputs + group * (self.inputs // self.groups)
+            return np.asarray(self.values[rows].sum(axis=kernel, dtype=np.float64).T)
+        if self.out_axis == 1:
+            return np.asarray(self.values[inputs].astype(np.float64).T)
+        size = self.channels // self.groups
+        return np.asarray(self.values[group * size : (group + 1) * size, inputs].sum(axis=kernel, dtype=np.float64))
 
     def _multiplied(self, factors: NDArray[np.float64], axis: int, spread: bool) -> Array:
         """W times factors along an axis; with `spread` each group along the other axis has its own factors."""

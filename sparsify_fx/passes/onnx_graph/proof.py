@@ -13,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sparsify_fx.errors import PassError
+from sparsify_fx.passes.onnx_graph.macs import count_bytes
 from sparsify_fx.passes.onnx_graph.shapes import Shape
 
 Array = NDArray[Any]
@@ -74,7 +75,7 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = ["CPUExecutionProvider"]
-    if model.ByteSize() < _LIMIT:
+    if count_bytes(model) < _LIMIT:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
     with tempfile.TemporaryDirectory() as folder:
         path, copy = Path(folder) / "model.onnx", onnx.ModelProto()

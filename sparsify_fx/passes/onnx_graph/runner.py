@@ -16,7 +16,7 @@ from sparsify_fx.passes.onnx_graph.drop_unused import DROP_UNUSED
 from sparsify_fx.passes.onnx_graph.fold_batch_norm import FOLD_BATCH_NORM
 from sparsify_fx.passes.onnx_graph.fold_before import FOLD_BEFORE
 from sparsify_fx.passes.onnx_graph.fold_constants import FOLD_CONSTANTS
-from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
+from sparsify_fx.passes.onnx_graph.macs import count_bytes, count_channels, count_macs
 from sparsify_fx.passes.onnx_graph.proof import Feed, difference, random_feeds
 from sparsify_fx.passes.onnx_graph.shapes import shapes_fit
 
@@ -97,7 +97,7 @@ class _Tally:
     @staticmethod
     def measure(model: onnx.ModelProto) -> tuple[int, ...]:
         """Nodes, channels, MACs and bytes."""
-        return len(model.graph.node), count_channels(model), count_macs(model), model.ByteSize()
+        return len(model.graph.node), count_channels(model), count_macs(model), count_bytes(model)
 
     def add(self, name: str, model: onnx.ModelProto) -> None:
         """Book the difference to the last state on the pass of this name."""

@@ -116,10 +116,11 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def names_in(graph: onnx.GraphProto) -> Iterator[str]:
-    """Every name that a subgraph reads or returns, its own and those from outside."""
-    yield from (item.name for item in graph.output)
+    """Every name in a subgraph, its own and those from outside."""
+    yield from (item.name for group in (graph.input, graph.output, graph.initializer) for item in group)
     for node in graph.node:
         yield from node.input
+        yield from node.output
         for inner in subgraphs(node):
             yield from names_in(inner)
 

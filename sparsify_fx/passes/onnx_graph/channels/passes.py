@@ -20,6 +20,13 @@ from sparsify_fx.passes.onnx_graph.view import GraphView
 KINDS: dict[str, Kind] = {**LAYERS, **ELEMENTWISE, **POOLING, **LAYOUT}
 """Operators that the channel passes understand; all others keep the channels of their inputs."""
 
+MULTIPLE = 4
+"""Convolutions read this many channels, or a multiple: for others onnxruntime's CPU kernels take twice as long.
+
+Measured with onnxruntime 1.31 and AVX-512: 3x3 on 14x14, 32 channels 141 µs, 31: 327 µs, 29: 272 µs, 28: 140 µs. Up to
+16 channels any number does (AVX2: 8).
+"""
+
 
 def track_channels(model: onnx.ModelProto) -> Spaces:
     """Follow the channels of every layer through the graph.
@@ -38,34 +45,34 @@ def track_channels(model: onnx.ModelProto) -> Spaces:
     return spaces
 
 
-def remove_dead_channels(model: onnx.ModelProto) -> bool:
+def remove_dead_channels(model: onnx.ModelProto, multiple: int = MULTIPLE) -> bool:
     """Remove channels that are constant, and move what they added into their readers' biases.
 
     A channel is constant when all weights that lead to it are zero, or meet constants. It is followed through
     activations, pooling, batch norms, sums, products, concatenations and reshapes. It goes when every layer that reads
     it can do without: its weights there are zero, or the constant is zero, or no padding is involved, so that
     W k is the same at every place. In a sum or product it goes only together with the same channel of all operands, in
-    a grouped convolution only together with its group.
+    a grouped convolution only together with its group. `multiple`: see `channels_that_stay`.
     """
-    return _repeat(model, folding=True)
+    return _repeat(model, True, multiple)
 
 
-def remove_unread_channels(model: onnx.ModelProto) -> bool:
+def remove_unread_channels(model: onnx.ModelProto, multiple: int = MULTIPLE) -> bool:
     """Remove channels that all their readers multiply by zero, and what only those were computed from."""
-    return _repeat(model, folding=False)
+    return _repeat(model, False, multiple)
 
 
-def _repeat(model: onnx.ModelProto, folding: bool) -> bool:
+def _repeat(model: onnx.ModelProto, folding: bool, multiple: int) -> bool:
     """Remove until nothing goes: a grouped convolution with one group left is a dense one, which allows more."""
     changed = False
-    while _remove(track_channels(model), folding):
+    while _remove(track_channels(model), folding, multiple):
         changed = True
     return changed
 
 
-def _remove(spaces: Spaces, folding: bool) -> bool:
+def _remove(spaces: Spaces, folding: bool, multiple: int) -> bool:
     constants = find_constants(spaces, KINDS) if folding else Constants(spaces)
-    stays = channels_that_stay(spaces, constants if folding else None)
+    stays = channels_that_stay(spaces, constants if folding else None, multiple)
     if stays.all():
         return False
     Removal(spaces, constants, stays).apply(KINDS)
