@@ -28,7 +28,7 @@ from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
 from sparsify_fx.train import load_config, train
 from sparsify_fx.train.restore import load_trained
 
-EPOCHS = {"lenet5": 30, "lenet5-bn": 30, "resnet20": 20}
+EPOCHS = {"lenet5": 30, "lenet5-bn": 30, "lenet300": 30, "resnet20": 20}
 LOOPS = 10  # inferences in one timing
 
 

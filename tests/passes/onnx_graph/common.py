@@ -60,7 +60,7 @@ def run(model: onnx.ModelProto, x: Array) -> list[Array]:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, {"x": x}))
+    return list(session.run(None, {session.get_inputs()[0].name: x}))
 
 
 def copy(model: onnx.ModelProto) -> onnx.ModelProto:
