@@ -18,6 +18,7 @@ def command(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
     encoding: Annotated[str, typer.Option(help="auto, coo or dense.")] = "auto",
+    optimize: Annotated[bool, typer.Option(help="Fold norms and remove dead channels first.")] = True,
     json: JsonOption = None,
 ) -> None:
     """Write the trained model as a sparse ONNX file, checked in onnxruntime on real test inputs.
@@ -31,6 +32,10 @@ def command(
 
     output = Output(json)
     trained = load_trained(checkpoint)
-    report = export(trained.model, out, trained.inputs[:1], encoding=encoding, verify_inputs=trained.inputs)
+    report = export(
+        trained.model, out, trained.inputs[:1], encoding=encoding, verify_inputs=trained.inputs, optimize=optimize
+    )
+    if (passes := report.passes_table()) is not None:
+        output.console.print(passes)
     output.console.print(report.table())
     output.finish(report.to_dict())

@@ -18,11 +18,13 @@ from sparsify_fx.onnx_export.clean import normalise_zeros, set_producer, strip_m
 from sparsify_fx.onnx_export.encodings import ENCODINGS, check_bits, encode_initializers
 from sparsify_fx.onnx_export.files import check_target, write_checked
 from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
+from sparsify_fx.onnx_export.optimized import optimized
 from sparsify_fx.onnx_export.outputs import flatten_outputs, named_tensors
 from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, run_model, untouched_rng
 from sparsify_fx.onnx_export.report import ExportReport, LayerRow, count_weights
 from sparsify_fx.onnx_export.trace import batch_of, opset_of, trace, with_batch
 from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
+from sparsify_fx.passes.onnx_graph import PassRow
 
 VALUES = ("fp32",)
 TARGETS = ("onnx",)
@@ -41,6 +43,7 @@ def export(
     verify: bool = True,
     verify_inputs: Tensor | tuple[Tensor, ...] | None = None,
     tolerance: float = 1e-4,
+    optimize: bool = True,
 ) -> ExportReport:
     """Write `model` to an ONNX file with its zeros stored sparsely, once onnxruntime agrees with PyTorch on it.
 
@@ -58,6 +61,8 @@ def export(
         verify: compare with PyTorch in onnxruntime, with `verify_inputs` (default: the examples) and, with a dynamic
             batch, with one sample more. Stored bits are checked in any case.
         tolerance: the largest difference, as a fraction of the largest value of an output.
+        optimize: run `passes.onnx_graph` first: norms are folded, channels that are dead or that nothing reads are
+            removed; `report.passes` says what that saved. A model without any keeps its bytes.
 
     Raises:
         UnknownNameError: unknown encoding, values or target.
@@ -87,6 +92,7 @@ def export(
         flatten_outputs(copied)
         dense = trace(copied, inputs, len(reference.names), opset=opset, dynamic_batch=dynamic_batch)
     _tidy(dense, copied, reference.names)
+    dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     encoded, rows = encode_initializers(dense, encoding)
     data = _serialise(encoded)
 
@@ -95,7 +101,7 @@ def export(
         return reference.differences(Runtime(written), tolerance) if verify else (None, None)
 
     absolute, relative = write_checked(place, data, check)
-    return _report(path, dense, len(data), rows, (absolute, relative))
+    return _report(path, dense, len(data), rows, (absolute, relative), passes)
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,7 @@ def _report(
     bytes_file: int,
     rows: tuple[LayerRow, ...],
     differences: tuple[float | None, float | None],
+    passes: tuple[PassRow, ...],
 ) -> ExportReport:
     weights, nonzeros, sparsity = count_weights(rows)
     bytes_dense = dense.ByteSize()  # exactly what serialising it would give
@@ -180,6 +187,7 @@ def _report(
         max_abs_difference=differences[0],
         max_rel_difference=differences[1],
         layers=rows,
+        passes=passes,
     )
 
 

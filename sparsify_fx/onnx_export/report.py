@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from sparsify_fx.passes.onnx_graph import PassRow, passes_table
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -75,6 +77,7 @@ class ExportReport:
     max_abs_difference: float | None
     max_rel_difference: float | None
     layers: tuple[LayerRow, ...]
+    passes: tuple[PassRow, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -98,6 +101,10 @@ class ExportReport:
             checked = f"largest difference to PyTorch {self.max_abs_difference:.1e}"
         table.caption = f"{self.bytes_dense:,} bytes dense, {self.bytes_file:,} here; {checked}; {self.verdict}"
         return table
+
+    def passes_table(self) -> Table | None:
+        """What the passes over the graph removed, as a table for rich; None when nothing was to be removed."""
+        return passes_table(self.passes)
 
 
 @dataclass(frozen=True)

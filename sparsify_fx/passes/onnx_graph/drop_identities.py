@@ -1,0 +1,49 @@
+"""drop-identities: nodes that return their input."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from sparsify_fx.passes.onnx_graph.base import GraphPass
+from sparsify_fx.passes.onnx_graph.view import GraphView, attribute, input_of, is_standard
+
+
+def drop_identities(model: onnx.ModelProto) -> bool:
+    """Remove Identity, Dropout, and Transpose, Pad and Concat that do nothing; their readers read the input.
+
+    A node stays when it makes a graph output or a value that a subgraph reads: the interface keeps its names.
+    """
+    view = GraphView(model)
+    dead = []
+    for index, node in enumerate(view.nodes):
+        outputs = [name for name in node.output if name]
+        unread = all(not view.uses.get(name) for name in outputs[1:])
+        if outputs and unread and view.fixed.isdisjoint(outputs) and is_identity(node, view):
+            view.reroute(outputs[0], node.input[0])
+            # What read the output reads the input now, which later nodes of this loop must know.
+            view.uses[node.input[0]] += view.uses.pop(outputs[0], [])
+            dead.append(index)
+    for index in reversed(dead):
+        del model.graph.node[index]
+    return bool(dead)
+
+
+def is_identity(node: onnx.NodeProto, view: GraphView) -> bool:
+    """Whether the first output equals the first input, bit for bit."""
+    if is_standard(node, "Identity"):
+        return True
+    if is_standard(node, "Dropout"):
+        return not input_of(node, 2) and view.opset >= 7
+    if is_standard(node, "Transpose"):
+        order = attribute(node, "perm")
+        return order is not None and list(order) == sorted(order)
+    if is_standard(node, "Concat"):
+        return len(node.input) == 1
+    if is_standard(node, "Pad"):
+        pads = view.constant(input_of(node, 1)) if len(node.input) > 1 else attribute(node, "pads")
+        return pads is not None and not np.any(pads)
+    return False
+
+
+DROP_IDENTITIES = GraphPass("drop-identities", drop_identities, exact=True)

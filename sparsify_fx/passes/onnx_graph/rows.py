@@ -1,0 +1,30 @@
+"""The rows of the passes as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from sparsify_fx.passes.onnx_graph.base import PassRow
+
+
+def passes_table(rows: Sequence[PassRow]) -> Table | None:
+    """The passes that changed something, and their total; None when none did."""
+    active = [row for row in rows if row.changes]
+    if not active:
+        return None
+    table = Table(title="removed by the passes over the graph")
+    table.add_column("pass", overflow="fold")
+    for heading in ("nodes", "channels", "MACs", "bytes"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in active:
+        table.add_row(row.name, *(f"{number:,}" for number in _numbers(row)))
+    table.add_section()
+    total = [sum(numbers) for numbers in zip(*map(_numbers, active), strict=True)]
+    table.add_row("all", *(f"{number:,}" for number in total))
+    return table
+
+
+def _numbers(row: PassRow) -> tuple[int, int, int, int]:
+    return row.nodes, row.channels, row.macs, row.bytes
