@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import ExportError, unknown
 from sparsify_fx.onnx_export.clean import normalise_zeros, set_producer, strip_metadata
-from sparsify_fx.onnx_export.encodings import ENCODINGS, check_bits, encode_initializers
+from sparsify_fx.onnx_export.encodings import (
+    ENCODING_NAMES,
+    VALUE_NAMES,
+    Encoded,
+    Wanted,
+    check_bits,
+    encode_initializers,
+)  # fmt: skip
 from sparsify_fx.onnx_export.files import check_target, write_checked
 from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
 from sparsify_fx.onnx_export.outputs import flatten_outputs, named_tensors
@@ -24,7 +31,6 @@ from sparsify_fx.onnx_export.report import ExportReport, LayerRow, count_weights
 from sparsify_fx.onnx_export.trace import batch_of, opset_of, trace, with_batch
 from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
 
-VALUES = ("fp32",)
 TARGETS = ("onnx",)
 
 
@@ -75,7 +81,9 @@ def export(
 
     Source: ONNX `sparse_initializer` (IR version 5 and later).
     """
-    _check_choices({"encoding": (encoding, ENCODINGS), "values": (values, VALUES), "target": (target, TARGETS)})
+    _check_choices(
+        {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}
+    )
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise ExportError(f"tolerance={tolerance!r} must be a positive finite number, for instance 1e-4")
     place = check_target(path)
@@ -87,15 +95,15 @@ def export(
         flatten_outputs(copied)
         dense = trace(copied, inputs, len(reference.names), opset=opset, dynamic_batch=dynamic_batch)
     _tidy(dense, copied, reference.names)
-    encoded, rows = encode_initializers(dense, encoding)
-    data = _serialise(encoded)
+    encoded = encode_initializers(dense, Wanted(encoding, values))
+    data = _serialise(encoded.model)
 
     def check(written: Path) -> tuple[float | None, float | None]:
-        _check_file(written, dense)
+        _check_file(written, encoded)
         return reference.differences(Runtime(written), tolerance) if verify else (None, None)
 
     absolute, relative = write_checked(place, data, check)
-    return _report(path, dense, len(data), rows, (absolute, relative))
+    return _report(path, dense, len(data), encoded.rows, (absolute, relative))
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ def _serialise(model: onnx.ModelProto) -> bytes:
     return data
 
 
-def _check_file(path: Path, dense: onnx.ModelProto) -> None:
+def _check_file(path: Path, encoded: Encoded) -> None:
     """The written file is valid ONNX and holds the same bits."""
     try:
         written = onnx.load(str(path))
@@ -156,7 +164,7 @@ def _check_file(path: Path, dense: onnx.ModelProto) -> None:
         onnx.checker.check_model(written)
     except (onnx.checker.ValidationError, DecodeError) as error:
         raise ExportError(f"the exported model is not valid ONNX: {error}") from error
-    check_bits(dense, written)
+    check_bits(encoded.digests, written)
 
 
 def _report(

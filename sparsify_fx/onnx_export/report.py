@@ -28,6 +28,7 @@ class LayerRow:
     bytes_stored: int
     encoding: str
     prunable: bool
+    values: str = "fp32"
 
     @property
     def zeros(self) -> int:
