@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, Weight
@@ -20,6 +19,7 @@ from sparsify_fx.onnx_export.codecs.placing import DOMAIN, place
 from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
 from sparsify_fx.onnx_export.names import used_names
 from sparsify_fx.onnx_export.report import LayerRow
+from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.weights import channel_axes, weight_values
 
@@ -34,8 +34,6 @@ SMALL = 1024
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _FAMILIES = tuple(map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS)))
-
-Read = Callable[[onnx.TensorProto], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -56,20 +54,20 @@ class Encoded:
     digests: dict[str, bytes]
 
 
-def encode_initializers(dense: onnx.ModelProto, wanted: Wanted, read: Read = numpy_helper.to_array) -> Encoded:
-    """A copy of `dense` with its initializers stored as wanted; `read` gives the array of an initializer.
+def encode_initializers(dense: onnx.ModelProto, wanted: Wanted, reader: TensorReader | None = None) -> Encoded:
+    """A copy of `dense` with its initializers stored as wanted; `reader` gives the arrays of initializers.
 
     `dense` itself is not changed. Values that lose something are for prunable weights only. Sizes in the rows are
     bytes; what several weights share is in none of them. Raises ExportError when the model's opset is too old.
     """
-    graph, opset = dense.graph, opset_of(dense)
+    graph, opset, reader = dense.graph, opset_of(dense), reader or TensorReader()
     _check_opset(opset, wanted)
     weights, axes = weight_values(graph), channel_axes(graph)
     # Inputs and outputs of the graph must stay ordinary tensors.
     fixed = {item.name for item in (*graph.input, *graph.output)}
     found = []
     for tensor in graph.initializer:
-        array, size = read(tensor), tensor.ByteSize()
+        array, size = reader.array(tensor), reader.size(tensor)
         if tensor.name in fixed or tensor.data_type not in _FLOATS or not tensor.dims:
             found.append([untouched(array, size)])
         else:
@@ -77,9 +75,9 @@ def encode_initializers(dense: onnx.ModelProto, wanted: Wanted, read: Read = num
             found.append(_options(Weight(array, axes.get(tensor.name, 0)), size, wanted, prunable, opset))
     picked = smallest(found, _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:])
     encoded = _with_choices(dense, picked, wanted.functions)
-    sizes = _stored_bytes(encoded)
+    sizes = _stored_bytes(encoded, reader)
     pairs = list(zip(graph.initializer, picked, strict=True))
-    rows = tuple(_row(tensor, choice, weights, sizes[tensor.name]) for tensor, choice in pairs)
+    rows = tuple(_row(tensor, choice, weights, reader.size(tensor), sizes[tensor.name]) for tensor, choice in pairs)
     return Encoded(encoded, rows, {tensor.name: choice.digest for tensor, choice in pairs})
 
 
@@ -155,22 +153,22 @@ def _label(choice: Choice) -> str:
     return f"{choice.encoding}_{choice.values}".replace("-", "_")
 
 
-def _stored_bytes(encoded: onnx.ModelProto) -> dict[str, int]:
+def _stored_bytes(encoded: onnx.ModelProto, reader: TensorReader) -> dict[str, int]:
     """Bytes of every tensor in the file; of rebuilt weights all that no other needs."""
     graph = encoded.graph
-    plain = {tensor.name: tensor.ByteSize() for tensor in graph.initializer}
+    plain = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
     sparse = {tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer}
-    return plain | sparse | rebuilding(graph, stored_weights(encoded)).bytes
+    return plain | sparse | rebuilding(graph, stored_weights(encoded), reader).bytes
 
 
-def _row(tensor: onnx.TensorProto, choice: Choice, weights: set[str], stored: int) -> LayerRow:
+def _row(tensor: onnx.TensorProto, choice: Choice, weights: set[str], dense: int, stored: int) -> LayerRow:
     return LayerRow(
         name=tensor.name,
         shape=tuple(tensor.dims),
         dtype=dtype_name(tensor.data_type),
         size=math.prod(tensor.dims),
         nonzeros=choice.nonzeros,
-        bytes_dense=tensor.ByteSize(),
+        bytes_dense=dense,
         bytes_stored=stored,
         encoding=choice.encoding,
         prunable=tensor.name in weights and is_matrix(tensor.data_type, tensor.dims),
@@ -190,9 +188,9 @@ def dtype_name(data_type: int) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def check_bits(digests: dict[str, bytes], written: onnx.ModelProto) -> None:
+def check_bits(digests: dict[str, bytes], written: onnx.ModelProto, reader: TensorReader | None = None) -> None:
     """Every initializer decodes, with the nodes of `written`, to what it must give; else an ExportError names it."""
-    decoder = Decoder(written)
+    decoder = Decoder(written, reader)
     for name, expected in digests.items():
         if digest(decoder.array(name)) != expected:
             raise ExportError(f"{name}: decoding the file gives other values; report a bug")

@@ -11,6 +11,9 @@ PREFIX = "sparsify_fx."
 WEIGHTS = "weights"
 """Under this name: {weight: "encoding values"} as JSON, for every weight that is not a plain tensor."""
 
+STORAGE_KEYS = (WEIGHTS, "encoding", "values")
+"""What a file says about how it stores its weights; the rest is about the model."""
+
 
 def put_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     """Replace all our entries by these; those of others stay."""

@@ -12,7 +12,7 @@ _OPERANDS = {
     "FusedGemm": 2, "LSTM": 3, "GRU": 3, "RNN": 3, "Einsum": 2,
 }  # fmt: skip
 # A weight may pass through these on its way to the operator.
-_LAYOUT = {"Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"}
+LAYOUT = {"Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"}
 
 
 def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -45,7 +45,7 @@ def weight_values(graph: onnx.GraphProto) -> set[str]:
             continue
         found.add(name)
         source = producers.get(name)
-        if source is not None and source.op_type in _LAYOUT:
+        if source is not None and source.op_type in LAYOUT:
             # Only Concat takes several tensors; the other inputs of the rest are axes and shapes.
             pending.extend(source.input if source.op_type == "Concat" else source.input[:1])
     return found

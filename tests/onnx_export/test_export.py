@@ -149,7 +149,12 @@ def test_file_is_clean_valid_onnx(conv: Exported) -> None:
     assert [item.name for item in model.graph.output] == ["output"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
-    assert {item.key: item.value for item in model.metadata_props} == {}
+    entries = {item.key: item.value for item in model.metadata_props}
+    assert entries == {
+        "sparsify_fx.encoding": "auto",
+        "sparsify_fx.sparsity": f"{conv.report.sparsity:.6f}",
+        "sparsify_fx.values": "fp32",
+    }
     assert not model.graph.metadata_props
     assert model.doc_string == ""
     assert str(Path(__file__).parent).encode() not in conv.path.read_bytes()

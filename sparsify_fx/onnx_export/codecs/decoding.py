@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo
+from sparsify_fx.onnx_export.tensors import TensorReader
 
 
 class Decoder:
@@ -23,8 +24,8 @@ class Decoder:
     Raises ExportError for a value that is not there, depends on an input, or cannot be computed.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
+    def __init__(self, model: onnx.ModelProto, reader: TensorReader | None = None) -> None:
+        self.model, self.reader = model, reader or TensorReader()
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.sparse = {tensor.values.name: tensor for tensor in model.graph.sparse_initializer}
         self.producers = {output: node for node in model.graph.node for output in node.output}
@@ -32,7 +33,7 @@ class Decoder:
     def array(self, name: str) -> NDArray[Any]:
         """The value `name`."""
         if name in self.tensors:
-            return np.asarray(numpy_helper.to_array(self.tensors[name]))
+            return self.reader.array(self.tensors[name])
         if name in self.sparse:
             return decode_coo(self.sparse[name])
         if name not in self.producers:
@@ -49,7 +50,7 @@ class Decoder:
         graph.name = "weight"
         graph.output.append(helper.make_empty_tensor_value_info(name))
         graph.node.extend(node for node in self.model.graph.node if not values.isdisjoint(node.output))
-        graph.initializer.extend(self.tensors[value] for value in values & self.tensors.keys())
+        graph.initializer.extend(self.reader.inline(self.tensors[value]) for value in values & self.tensors.keys())
         graph.sparse_initializer.extend(self.sparse[value] for value in values & self.sparse.keys())
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -86,15 +87,15 @@ class Rebuilding:
     bytes: dict[str, int]
 
 
-def rebuilding(graph: onnx.GraphProto, names: Iterable[str]) -> Rebuilding:
+def rebuilding(graph: onnx.GraphProto, names: Iterable[str], reader: TensorReader) -> Rebuilding:
     """Find the nodes and tensors from which these values of the graph are made, and nothing else is."""
     producers = {output: node for node in graph.node for output in node.output}
-    made = {name: set(ancestors(name, producers)) for name in names}
+    made = {name: set(ancestors(name, producers)) for name in names if name in producers}
     users = Counter(value for values in made.values() for value in values)
     nodes = {place for place, node in enumerate(graph.node) if any(output in users for output in node.output)}
     elsewhere = {value for place, node in enumerate(graph.node) if place not in nodes for value in node.input}
     elsewhere |= {item.name for item in graph.output}
-    sizes = {tensor.name: tensor.ByteSize() for tensor in graph.initializer}
+    sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
     sizes |= {tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer}
     sizes |= {node.output[0]: node.ByteSize() for place, node in enumerate(graph.node) if place in nodes}
     own = {name: sum(sizes.get(value, 0) for value in made[name] if users[value] == 1) for name in made}
