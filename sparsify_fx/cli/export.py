@@ -17,7 +17,10 @@ def command(
         Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, its checkpoint.pt or its model.safetensors.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
-    encoding: Annotated[str, typer.Option(help="auto, coo or dense.")] = "auto",
+    encoding: Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")] = "auto",
+    values: Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")] = "fp32",
+    functions: Annotated[bool, typer.Option(help="Store each weight as one node.")] = False,
+    measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency against dense.")] = False,
     json: JsonOption = None,
 ) -> None:
     """Write the trained model as a sparse ONNX file, checked in onnxruntime on real test inputs.
@@ -31,6 +34,17 @@ def command(
 
     output = Output(json)
     trained = load_trained(checkpoint)
-    report = export(trained.model, out, trained.inputs[:1], encoding=encoding, verify_inputs=trained.inputs)
+    config = trained.config
+    report = export(
+        trained.model,
+        out,
+        trained.inputs[:1],
+        encoding=encoding,
+        values=values,
+        functions=functions,
+        measure=measure,
+        verify_inputs=trained.inputs,
+        metadata={"method": config.resolved().method, "recipe": config.hash()},
+    )
     output.console.print(report.table())
     output.finish(report.to_dict())

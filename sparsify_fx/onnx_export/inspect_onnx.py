@@ -18,7 +18,7 @@ from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.metadata import stored_weights
 from sparsify_fx.onnx_export.report import LayerRow
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo
-from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, name_of, stored_tensors
+from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
 from sparsify_fx.onnx_export.weights import weight_values
 
 
@@ -44,21 +44,21 @@ def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:
     weights, stored, decoder = weight_values(graph), stored_weights(model), Decoder(model, reader)
     found = rebuilding(graph, stored, reader)
     packed = [_row(name, decoder.array(name), None, weights, size, *stored[name]) for name, size in found.bytes.items()]
-    left = [tensor for tensor in stored_tensors(graph) if name_of(tensor) not in found.tensors]
-    plain = [_plain_row(tensor, weights, reader) for tensor in left]
+    left = [(name, tensor) for name, tensor in stored_tensors(graph) if name not in found.tensors]
+    plain = [_plain_row(name, tensor, weights, reader) for name, tensor in left]
     nodes = [node for place, node in enumerate(graph.node) if place not in found.nodes]
     del graph.node[:]
     graph.node.extend(nodes)
     return packed + plain
 
 
-def _plain_row(tensor: onnx.TensorProto | onnx.SparseTensorProto, weights: set[str], reader: TensorReader) -> LayerRow:
+def _plain_row(
+    name: str, tensor: onnx.TensorProto | onnx.SparseTensorProto, weights: set[str], reader: TensorReader
+) -> LayerRow:
     """The row of a tensor that no nodes rebuild."""
     if isinstance(tensor, onnx.TensorProto):
-        array, kind = reader.array(tensor), tensor.data_type
-        return _row(tensor.name, array, kind, weights, reader.size(tensor), "dense", "fp32")
-    array, kind = decode_coo(tensor), tensor.values.data_type
-    return _row(tensor.values.name, array, kind, weights, tensor.ByteSize(), "coo", "fp32")
+        return _row(name, reader.array(tensor), tensor.data_type, weights, reader.size(tensor), "dense", "fp32")
+    return _row(name, decode_coo(tensor), tensor.values.data_type, weights, tensor.ByteSize(), "coo", "fp32")
 
 
 def _row(

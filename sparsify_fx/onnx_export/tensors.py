@@ -95,21 +95,14 @@ def load_onnx(file: Path) -> onnx.ModelProto:
     return model
 
 
-def stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto | onnx.SparseTensorProto]:
-    """Every tensor of the graph and its subgraphs, constant nodes included, under the name of the value it gives."""
+def stored_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto | onnx.SparseTensorProto]]:
+    """(value that it gives, tensor) for every tensor of the graph and its subgraphs, constant nodes included."""
     for inner in walk_graphs(graph):
-        yield from inner.initializer
-        yield from inner.sparse_initializer
+        yield from ((tensor.name, tensor) for tensor in inner.initializer)
+        yield from ((tensor.values.name, tensor) for tensor in inner.sparse_initializer)
         for node in inner.node:
             for attribute in node.attribute if node.op_type == "Constant" else ():
                 if attribute.HasField("t"):
-                    attribute.t.name = node.output[0]
-                    yield attribute.t
+                    yield node.output[0], attribute.t
                 elif attribute.HasField("sparse_tensor"):
-                    attribute.sparse_tensor.values.name = node.output[0]
-                    yield attribute.sparse_tensor
-
-
-def name_of(tensor: onnx.TensorProto | onnx.SparseTensorProto) -> str:
-    """The name of the value that a tensor gives."""
-    return str(tensor.name if isinstance(tensor, onnx.TensorProto) else tensor.values.name)
+                    yield node.output[0], attribute.sparse_tensor

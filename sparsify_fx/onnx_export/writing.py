@@ -57,6 +57,15 @@ def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, chec
     return result
 
 
+def model_bytes(model: onnx.ModelProto, reader: TensorReader) -> int:
+    """Bytes of the model with all its tensors in one file, whether or not one file can hold it."""
+    inside = sum(int(tensor.ByteSize()) for tensor in model.graph.initializer)
+    if inside < MAX_BYTES:
+        outside = sum(reader.size(tensor) - int(tensor.ByteSize()) for tensor in model.graph.initializer)
+        return int(model.ByteSize()) + outside
+    return sum(reader.size(tensor) for tensor in model.graph.initializer)
+
+
 def serialised(model: onnx.ModelProto) -> bytes:
     """The bytes of the file, the same ones every time."""
     try:

@@ -31,5 +31,5 @@ def _encode(stored: Quantised, values: ValueKind) -> Parts:
     return parts
 
 
-COO = Encoding("coo", 9, _refuses, _encode)
+COO = Encoding("coo", 1, _refuses, _encode)
 """A value and 1 to 4 bytes of position for each non-zero."""

@@ -22,5 +22,5 @@ def _encode(stored: Quantised, values: ValueKind) -> Parts:
     return parts
 
 
-DENSE = Encoding("dense", 9, _refuses, _encode)
+DENSE = Encoding("dense", 1, _refuses, _encode)
 """A plain initializer; with values other than fp32 one that a Cast turns into floats."""
