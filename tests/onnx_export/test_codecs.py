@@ -104,15 +104,34 @@ def test_every_node_that_decodes_is_folded(
     assert nodes[0] == nodes[1]
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("gap", [0, 1, 13, 14, 15, 16, 29, 30, 31, 254, 255, 256, 509, 510, 511])
-def test_gap_codes_at_their_borders(bits: int, gap: int) -> None:
-    places = np.array([gap, 2 * gap + 1, 2 * gap + 2])
-    codes = gap_codes(places, bits).astype(int)
-    most = 2**bits - 1
-    ends = np.cumsum(np.minimum(codes + 1, most)) - 1
-    assert ends[codes < most].tolist() == places.tolist()
-    assert codes.max() <= most
+@settings(max_examples=200, deadline=None)
+@given(
+    gaps=st.lists(st.one_of(st.integers(0, 70), st.integers(0, 70_000)), min_size=1, max_size=60),
+    bits=st.sampled_from([4, 8]),
+    high_bits=st.sampled_from([2, 3, 4]),
+)
+def test_gap_codes_sum_up_to_the_places(gaps: list[int], bits: int, high_bits: int) -> None:
+    places = np.cumsum(np.array(gaps) + 1) - 1
+    found = gap_codes(places, bits, high_bits)
+    skips = np.diff(found.patched, prepend=-1) - 1
+    for codes, width in ((found.low, bits), (found.high, high_bits), (skips, 8 - high_bits)):
+        assert codes.size == 0 or (codes.min() >= 0 and codes.max() < 2**width)
+    steps = found.low + 1
+    steps[found.patched] += found.high << bits
+    assert (np.cumsum(steps) - found.back).tolist() == found.places.tolist()
+    assert set(places.tolist()) <= set(found.places.tolist())
+    assert found.places[-1] == places[-1]
+    needed = sum((gap >> bits) >> high_bits for gap in gaps)
+    assert places.size <= found.places.size <= places.size + needed
+
+
+@pytest.mark.parametrize("gap", [0, 1, 14, 15, 16, 62, 63, 64, 254, 255, 256, 1023, 1024, 4095, 4096, 70_000])
+@pytest.mark.parametrize("first", [0, 1, 16, 17, 300])
+def test_gaps_at_the_borders_of_the_codes(gap: int, first: int) -> None:
+    array = np.zeros((1, first + 3 * (gap + 1) + 40), np.float32)
+    array[0, first :: gap + 1][:4] = [1, 2, 3, 4]
+    made = encode_initializers(matmul_with(array), Wanted("gap"))
+    assert Decoder(made.model).array("w").tobytes() == array.tobytes()
 
 
 def test_weights_without_a_nonzero_and_with_one() -> None:

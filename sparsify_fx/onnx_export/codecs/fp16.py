@@ -27,5 +27,5 @@ def _store(parts: Parts, vector: Array) -> str:
     return parts.node("Cast", [parts.own("values", vector)], "values_f", {"to": onnx.TensorProto.FLOAT})
 
 
-FP16 = ValueKind("fp16", False, _refuses, _quantise, _store)
+FP16 = ValueKind("fp16", False, _refuses, _quantise, _store, 16)
 """2 bytes a value; relative error at most 2**-11 above 6e-5."""

@@ -18,5 +18,5 @@ def _store(parts: Parts, vector: Array) -> str:
     return parts.own("values", vector)
 
 
-FP32 = ValueKind("fp32", True, _refuses, _quantise, _store)
+FP32 = ValueKind("fp32", True, _refuses, _quantise, _store, 32)
 """4 bytes a value, copied."""

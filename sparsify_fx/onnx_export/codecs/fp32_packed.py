@@ -62,5 +62,5 @@ def _mantissas(parts: Parts, raw: Array) -> str:
     return parts.node("Add", [signed, parts.node("Gather", [highs, indices], "high_f")], "mantissa")
 
 
-FP32_PACKED = ValueKind("fp32-packed", True, _refuses, _quantise, _store)
+FP32_PACKED = ValueKind("fp32-packed", True, _refuses, _quantise, _store, 26)
 """3 bytes and 1, 2 or 4 bits a value. Weights that were pruned by magnitude have very few exponents."""

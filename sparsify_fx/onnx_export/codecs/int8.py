@@ -34,5 +34,5 @@ def _store(parts: Parts, vector: Array) -> str:
     return parts.node("Cast", [parts.own("values", vector)], "values_f", {"to": onnx.TensorProto.FLOAT})
 
 
-INT8 = ValueKind("int8", False, _refuses, _quantise, _store)
+INT8 = ValueKind("int8", False, _refuses, _quantise, _store, 8)
 """1 byte a value and 4 a channel; error at most half a step, max |w[c]| / 254."""

@@ -34,6 +34,7 @@ class Parts:
 
     def own(self, name: str, array: NDArray[Any]) -> str:
         """Store a tensor of this weight; returns its name."""
+        self._check_free(name)
         self.tensors[name] = array
         return name
 
@@ -44,13 +45,14 @@ class Parts:
 
     def node(self, operator: str, inputs: list[str], output: str, attributes: dict[str, Any] | None = None) -> str:
         """Append a node with one output; returns the output's name."""
+        self._check_free(output)
         self.nodes.append(helper.make_node(operator, inputs, [output], **(attributes or {})))
         return output
 
     def table(self, name: str, entries: NDArray[Any]) -> str:
-        """A shared int32 table of entries below 256, stored as bytes; returns its name."""
+        """A shared int32 table of entries below 2**16, stored in one or two bytes each; returns its name."""
         output = f"{SHARED}{name}"
-        stored = self.share(f"{name}_u8", entries.astype(np.uint8))
+        stored = self.share(f"{name}_short", entries.astype(np.uint8 if entries.max() < 256 else np.uint16))
         self.shared_nodes[output] = helper.make_node("Cast", [stored], [output], to=onnx.TensorProto.INT32)
         return output
 
@@ -60,6 +62,11 @@ class Parts:
         length = self.share(f"size.{size}", np.array([size], np.int64))
         self.shared_nodes[name] = helper.make_node("ConstantOfShape", [length], [name], value=zero)
         return name
+
+    def _check_free(self, name: str) -> None:
+        """Two values of one name would overwrite each other, silently."""
+        if name in self.tensors or any(name in node.output for node in self.nodes):
+            raise ValueError(f"two values are named {name!r}; encodings and kinds of values need names of their own")
 
     @property
     def inputs(self) -> list[str]:

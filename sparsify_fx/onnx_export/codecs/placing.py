@@ -60,11 +60,16 @@ def _locals(parts: Parts) -> set[str]:
     return made | set(parts.tensors) | sparse
 
 
+def _role(value: str) -> str:
+    """The name of an input inside a function: its own, or `const_` and the role of a shared value."""
+    return f"const_{value.removeprefix(SHARED).partition('.')[0]}" if value.startswith(SHARED) else value
+
+
 def _call(placed: Placed, name: str, how: str, parts: Parts, names: dict[str, str], opset: int) -> onnx.NodeProto:
     """A call of the function that rebuilds this weight, added to `placed` unless an equal one is there."""
     inputs = parts.inputs
     # Without sizes and shapes in the names, weights that are stored alike share one function.
-    short = {value: value.removeprefix(SHARED).partition(".")[0] for value in inputs}
+    short = {value: _role(value) for value in inputs}
     body = renamed(parts.nodes, short)
     imports = [helper.make_opsetid("", opset)]
     function = helper.make_function(DOMAIN, "", list(short.values()), [OUTPUT], body, imports)

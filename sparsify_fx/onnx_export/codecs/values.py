@@ -53,6 +53,7 @@ class ValueKind:
     refuses: Callable[[Weight], str | None]
     quantise: Callable[[Weight], Quantised]
     store: Callable[[Parts, Array], str]
+    bits: float
 
 
 def not_float32(weight: Weight) -> str | None:
