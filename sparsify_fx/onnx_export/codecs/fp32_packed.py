@@ -36,7 +36,7 @@ def _quantise(weight: Weight) -> Quantised:
 
 
 def _store(parts: Parts, vector: Array) -> str:
-    """value = (sign * low + sign * high * 2**16) * 2**(e - 150), every step exact; zeros have scale 0."""
+    """value = (high + low) * 2**(e - 150), every step exact; zeros have scale 0."""
     raw, exponents = vector.view(np.uint32), _exponents(vector)
     used = np.unique(exponents)
     bits = next(bits for bits in (1, 2, 4) if used.size <= 2**bits)
@@ -50,16 +50,19 @@ def _store(parts: Parts, vector: Array) -> str:
 
 
 def _mantissas(parts: Parts, raw: Array) -> str:
-    """sign * (low + high * 2**16), an integer below 2**24: exact in float32."""
-    high = (((raw >> 16) & 127) | ((raw >> 31) << 7)).astype(np.uint8)
-    byte = np.arange(256)
-    sign = np.where(byte >= 128, -1, 1).astype(np.float32)
-    highs = parts.share("highs", sign * (((byte & 127) | 128) << 16).astype(np.float32))
-    signs = parts.share("signs", sign)
-    indices = byte_indices(parts, "high", high)
-    low = parts.node("Cast", [parts.own("low", raw.astype(np.uint16))], "low_f", {"to": onnx.TensorProto.FLOAT})
-    signed = parts.node("Mul", [low, parts.node("Gather", [signs, indices], "sign")], "low_s")
-    return parts.node("Add", [signed, parts.node("Gather", [highs, indices], "high_f")], "mantissa")
+    """sign * (2**23 + m) for mantissas m, integers below 2**24: exact in float32.
+
+    m for positive values and -1 - m for negative ones, in two's complement, is a signed byte * 2**16 + 16 bits without
+    a sign. A table gives the first part of each byte, and 2**23 or 1 - 2**23 with it.
+    """
+    signed = np.where(raw >> 31, -1 - (raw & 0x7FFFFF).astype(np.int64), (raw & 0x7FFFFF).astype(np.int64))
+    byte = np.arange(256).astype(np.uint8).view(np.int8).astype(np.int64)
+    firsts = (byte << 16) + np.where(byte < 0, 1 - 2**23, 2**23)
+    table = parts.share("firsts", firsts.astype(np.float32))
+    indices = byte_indices(parts, "high", (signed >> 16).astype(np.int8).view(np.uint8))
+    low = parts.own("low", (signed & 0xFFFF).astype(np.uint16))
+    lows = parts.node("Cast", [low], "low_f", {"to": onnx.TensorProto.FLOAT})
+    return parts.node("Add", [parts.node("Gather", [table, indices], "high_f"), lows], "mantissa")
 
 
 FP32_PACKED = ValueKind("fp32-packed", True, _refuses, _quantise, _store, 26)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from sparsify_fx.onnx_export.codecs.bits import byte_indices, code_table, look_up, pack_bits
 from sparsify_fx.onnx_export.codecs.encoding import Encoding, nonzero_places, shaped
 from sparsify_fx.onnx_export.codecs.parts import Parts
-from sparsify_fx.onnx_export.codecs.values import Quantised, ValueKind
+from sparsify_fx.onnx_export.codecs.values import Array, Quantised, ValueKind
 
 _WIDTHS = (4, 8)  # bits of the low part of a gap
 _HIGH_WIDTHS = (2, 3, 4)  # bits of the high part, which shares a byte with the distance to the patch before
@@ -92,9 +93,23 @@ def _encode(stored: Quantised, values: ValueKind) -> Parts:
         gaps = best_codes(kept, values.bits)
         place = _places(parts, gaps)
         updates = values.store(parts, flat[gaps.places])
+        if stored.scale is not None:
+            updates = _scaled(parts, updates, place, stored.scale, stored.codes.shape)
         zeros = parts.node("ScatterElements", [zeros, place, updates], "flat", {"axis": 0})
-    shaped(parts, zeros, stored)
+    shaped(parts, zeros, Quantised(stored.codes, stored.dtype))
     return parts
+
+
+def _scaled(parts: Parts, updates: str, place: str, scale: Array, shape: tuple[int, ...]) -> str:
+    """values * scale[channel], channel = place // inner % channels: less memory than to scale the whole weight."""
+    axis = int(np.argmax(scale.shape))
+    channel, inner = place, math.prod(shape[axis + 1 :])
+    if inner > 1:
+        channel = parts.node("Div", [channel, parts.own("inner", np.array(inner, np.int32))], "outer")
+    if math.prod(shape[:axis]) > 1 or scale.size == 1:
+        channel = parts.node("Mod", [channel, parts.own("channels", np.array(scale.size, np.int32))], "channel")
+    scales = parts.node("Gather", [parts.own("channel_scale", scale.reshape(-1)), channel], "scale_v")
+    return parts.node("Mul", [updates, scales], "scaled")
 
 
 def _places(parts: Parts, gaps: Gaps) -> str:
