@@ -4,8 +4,8 @@
     python benchmarks/export_sizes.py --encodings gap --values fp32 --sparsities 0.9 --loads 3 --no-zstd
 
 torchvision's resnet50 with random weights, uniform magnitude pruning of every convolution and linear layer, the first
-and last included, and batch norm statistics calibrated on random images. Each file is measured against the dense file in
-the same run, in turns. zstd-19 of the dense file needs the package `zstandard` (extra `bench`).
+and last included, and batch norm statistics calibrated on random images. Each file is measured against the dense file
+in the same run, in turns. zstd-19 of the dense file needs the package `zstandard` (extra `bench`).
 """
 
 from __future__ import annotations
