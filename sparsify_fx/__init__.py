@@ -10,7 +10,7 @@ sparsify_fx.export(model, "model.onnx", example_inputs)
 from importlib.metadata import version as _version
 
 from sparsify_fx.api import apply, dense_state_dict, merge
-from sparsify_fx.onnx_export import ExportReport, export, inspect_file
+from sparsify_fx.onnx_export import ExportReport, export, inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.sharing import shared_weights
 from sparsify_fx.taking import masked_state_dict, take_from
@@ -27,6 +27,8 @@ __all__ = [
     "inspect_file",
     "masked_state_dict",
     "merge",
+    "pack_onnx",
     "shared_weights",
     "take_from",
+    "unpack_onnx",
 ]

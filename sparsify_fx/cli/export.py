@@ -17,8 +17,11 @@ def command(
         Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, its checkpoint.pt or its model.safetensors.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
-    encoding: Annotated[str, typer.Option(help="auto, coo or dense.")] = "auto",
+    encoding: Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")] = "auto",
+    values: Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")] = "fp32",
+    functions: Annotated[bool, typer.Option(help="Store each weight as one node.")] = False,
     optimize: Annotated[bool, typer.Option(help="Fold norms and remove dead channels first.")] = True,
+    measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency against dense.")] = False,
     json: JsonOption = None,
 ) -> None:
     """Write the trained model as a sparse ONNX file, checked in onnxruntime on real test inputs.
@@ -32,8 +35,18 @@ def command(
 
     output = Output(json)
     trained = load_trained(checkpoint)
+    config = trained.config
     report = export(
-        trained.model, out, trained.inputs[:1], encoding=encoding, verify_inputs=trained.inputs, optimize=optimize
+        trained.model,
+        out,
+        trained.inputs[:1],
+        encoding=encoding,
+        values=values,
+        functions=functions,
+        optimize=optimize,
+        measure=measure,
+        verify_inputs=trained.inputs,
+        metadata={"method": config.resolved().method, "recipe": config.hash()},
     )
     if (passes := report.passes_table()) is not None:
         output.console.print(passes)

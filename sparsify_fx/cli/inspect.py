@@ -16,6 +16,9 @@ def command(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="An .onnx, .safetensors, .pt or .pth file, or a run folder.")
     ],
+    picture: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Also draw the density of every layer (.png or .svg).")
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Show shape, density, zeros and bytes of every layer in a file.
@@ -25,12 +28,20 @@ def command(
         sparsify-fx inspect lenet5.onnx
 
         sparsify-fx inspect runs/lrr-0123456789/checkpoint.pt --json -
+
+        sparsify-fx inspect lenet5.onnx --picture lenet5.svg
     """
     from sparsify_fx.onnx_export import inspect_file
+    from sparsify_fx.onnx_export.picture import check_picture, draw_density
 
     output = Output(json)
+    if picture is not None:
+        check_picture(picture)
     report = inspect_file(_file_of_run(file) if file.is_dir() else file)
     output.console.print(report.table())
+    if picture is not None:
+        draw_density(report, picture)
+        output.console.print(f"density per layer: {picture}")
     output.finish(report.to_dict())
 
 

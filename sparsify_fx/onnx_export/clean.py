@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.weights import walk_graphs
 
 
@@ -43,15 +47,25 @@ def set_producer(model: onnx.ModelProto) -> None:
     model.producer_version = metadata.version("sparsify_fx")
 
 
-def normalise_zeros(model: onnx.ModelProto) -> None:
+def normalise_zeros(model: onnx.ModelProto, reader: TensorReader | None = None) -> None:
     """Turn -0.0 into +0.0 in the float32 tensors of two or more dimensions, in place.
 
     `weight * mask`, and a batch norm with a negative scale folded into its convolution, make -0.0 of pruned weights.
     Nothing but the sign of a zero output can depend on it, and COO, bit-exact as it is, would store each of them.
     """
+    for tensor, values in _matrices(model, reader or TensorReader()):
+        negative = (values == 0) & np.signbit(values)
+        if negative.any():
+            tensor.CopyFrom(numpy_helper.from_array(np.where(negative, np.float32(0), values), tensor.name))
+
+
+def count_negative_zeros(model: onnx.ModelProto, reader: TensorReader) -> int:
+    """How many entries `normalise_zeros` would change."""
+    return sum(int(((values == 0) & np.signbit(values)).sum()) for _, values in _matrices(model, reader))
+
+
+def _matrices(model: onnx.ModelProto, reader: TensorReader) -> Iterator[tuple[onnx.TensorProto, NDArray[Any]]]:
+    """The float32 initializers of two or more dimensions, and their arrays."""
     for tensor in model.graph.initializer:
         if len(tensor.dims) >= 2 and tensor.data_type == onnx.TensorProto.FLOAT:
-            values = numpy_helper.to_array(tensor)
-            negative = (values == 0) & np.signbit(values)
-            if negative.any():
-                tensor.CopyFrom(numpy_helper.from_array(np.where(negative, np.float32(0), values), tensor.name))
+            yield tensor, reader.array(tensor)

@@ -2,58 +2,177 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper
 
 from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, Weight
+from sparsify_fx.onnx_export.codecs.choosing import Choice, choices, digest, smallest, untouched
+from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
+from sparsify_fx.onnx_export.codecs.placing import DOMAIN, place
+from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
+from sparsify_fx.onnx_export.names import used_names
 from sparsify_fx.onnx_export.report import LayerRow
-from sparsify_fx.onnx_export.sparse_initializers import decode_coo, encode_coo
-from sparsify_fx.onnx_export.weights import weight_values
+from sparsify_fx.onnx_export.tensors import TensorReader
+from sparsify_fx.onnx_export.trace import opset_of
+from sparsify_fx.onnx_export.weights import channel_axes, weight_values
 
-ENCODINGS = ("auto", "dense", "coo")
-"""Names for `export(encoding=...)`; auto stores a tensor as COO exactly when that takes fewer bytes."""
+ENCODING_NAMES = ("auto", *ENCODINGS)
+"""Names for `export(encoding=...)`; auto takes for each tensor whichever gives the fewest bytes."""
+
+VALUE_NAMES = tuple(VALUES)
+"""Names for `export(values=...)`."""
+
+SMALL = 1024
+"""Bytes of a dense tensor that `auto` leaves alone: nothing is to be gained there."""
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+_FAMILIES = tuple(map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS)))
 
 
-def encode_initializers(dense: onnx.ModelProto, encoding: str) -> tuple[onnx.ModelProto, tuple[LayerRow, ...]]:
-    """A copy of `dense` with its initializers stored as `encoding` says, and one row per initializer.
+@dataclass(frozen=True)
+class Wanted:
+    """How weights are to be stored; `functions`: each as one call of a local function that rebuilds it."""
 
-    `dense` itself is not changed. Sizes in the rows are serialised bytes.
+    encoding: str = "auto"
+    values: str = "fp32"
+    functions: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A model with its initializers encoded, one row for each, and a digest of the array that each must give."""
+
+    model: onnx.ModelProto
+    rows: tuple[LayerRow, ...]
+    digests: dict[str, bytes]
+
+
+def encode_initializers(dense: onnx.ModelProto, wanted: Wanted, reader: TensorReader | None = None) -> Encoded:
+    """A copy of `dense` with its initializers stored as wanted; `reader` gives the arrays of initializers.
+
+    `dense` itself is not changed. Values that lose something are for prunable weights only. Sizes in the rows are
+    bytes; what several weights share is in none of them. Raises ExportError when the model's opset is too old.
     """
-    encoded = onnx.ModelProto()
-    encoded.CopyFrom(dense)
-    graph = encoded.graph
-    del graph.initializer[:]
-    weights = weight_values(dense.graph)
+    graph, opset, reader = dense.graph, opset_of(dense), reader or TensorReader()
+    _check_opset(opset, wanted)
+    weights, axes = weight_values(graph), channel_axes(graph)
     # Inputs and outputs of the graph must stay ordinary tensors.
     fixed = {item.name for item in (*graph.input, *graph.output)}
-    rows = []
-    for tensor in dense.graph.initializer:
-        sparse = None if tensor.name in fixed else _sparse_form(tensor, encoding)
-        if sparse is None:
-            graph.initializer.append(tensor)
+    found = []
+    for tensor in graph.initializer:
+        array, size = reader.array(tensor), reader.size(tensor)
+        if tensor.name in fixed or tensor.data_type not in _FLOATS or not tensor.dims:
+            found.append([untouched(array, size)])
         else:
-            graph.sparse_initializer.append(sparse)
-        rows.append(tensor_row(tensor, None if sparse is None else sparse.ByteSize(), weights))
-    return encoded, tuple(rows)
+            prunable = tensor.name in weights and is_matrix(tensor.data_type, tensor.dims)
+            found.append(_options(Weight(array, axes.get(tensor.name, 0)), size, wanted, prunable, opset))
+    picked = smallest(found, _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:])
+    encoded = _with_choices(dense, picked, wanted.functions)
+    sizes = _stored_bytes(encoded, reader)
+    pairs = list(zip(graph.initializer, picked, strict=True))
+    rows = tuple(_row(tensor, choice, weights, reader.size(tensor), sizes[tensor.name]) for tensor, choice in pairs)
+    return Encoded(encoded, rows, {tensor.name: choice.digest for tensor, choice in pairs})
 
 
-def tensor_row(tensor: onnx.TensorProto, coo_bytes: int | None, weights: set[str]) -> LayerRow:
-    """The row of a dense tensor, stored as COO in `coo_bytes` bytes or, with None, as it is."""
-    values, size = numpy_helper.to_array(tensor), tensor.ByteSize()
+def _options(weight: Weight, size: int, wanted: Wanted, prunable: bool, opset: int) -> list[Choice]:
+    """The ways to store one float tensor; at least one."""
+    kind = VALUES[wanted.values]
+    kinds = [VALUES["fp32"]] if not prunable or kind.refuses(weight) is not None else [kind]
+    if kinds[0].lossless and kind.name != "fp32" and prunable:
+        kinds.append(VALUES["fp32"])  # of two that lose nothing the smaller
+    if wanted.encoding == "auto":
+        if size <= SMALL:
+            return [untouched(weight.array, size)]
+        encodings = [encoding for encoding in ENCODINGS.values() if encoding.opset <= opset]
+    else:
+        encodings = [ENCODINGS[wanted.encoding]]
+    found = [choice for kind in kinds for choice in choices(weight, encodings, kind, size)]
+    if not found:  # no zeros, or none of the encodings can do it
+        found = [choice for kind in kinds for choice in choices(weight, [ENCODINGS["dense"]], kind, size)]
+    return found
+
+
+def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: bool) -> onnx.ModelProto:
+    """A copy of the model with the chosen parts in place of the initializers."""
+    encoded, graph = shell(dense), dense.graph
+    pairs = list(zip(graph.initializer, picked, strict=True))
+    parts = [(t.name, _label(choice), choice.parts) for t, choice in pairs if choice.parts is not None]
+    placed = place(parts, _prefix(graph), opset_of(dense), functions=functions)
+    encoded.graph.initializer.extend(tensor for tensor, choice in pairs if choice.parts is None)
+    encoded.graph.initializer.extend(placed.tensors)
+    encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
+    encoded.graph.node.extend([*placed.nodes, *graph.node])
+    encoded.functions.extend(placed.functions.values())
+    if placed.functions:
+        encoded.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    if placed.functions or placed.sparse:
+        encoded.ir_version = max(encoded.ir_version, 8 if placed.functions else 5)
+    rebuilt = [(t.name, choice) for t, choice in pairs if choice.parts is not None and choice.parts.nodes]
+    stored = {name: f"{choice.encoding} {choice.values}" for name, choice in rebuilt}
+    put_metadata(encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(stored)} if stored else {}))
+    return encoded
+
+
+def shell(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model without initializers and nodes of the main graph: weights may be too large to copy."""
+    copied = onnx.ModelProto()
+    _copy_but(model, copied, {"graph"})
+    _copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
+    return copied
+
+
+def _copy_but(source: Any, target: Any, left_out: set[str]) -> None:
+    for field, value in source.ListFields():
+        if field.name in left_out:
+            continue
+        if hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        elif hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        else:
+            setattr(target, field.name, value)
+
+
+def _prefix(graph: onnx.GraphProto) -> str:
+    """What the names of our own values start with, and no other."""
+    prefix, taken = "s.", used_names(graph)
+    while any(name.startswith(prefix) for name in taken):
+        prefix = "s" + prefix
+    return prefix
+
+
+def _label(choice: Choice) -> str:
+    """A name for the function that rebuilds weights stored like this."""
+    return f"{choice.encoding}_{choice.values}".replace("-", "_")
+
+
+def _stored_bytes(encoded: onnx.ModelProto, reader: TensorReader) -> dict[str, int]:
+    """Bytes of every tensor in the file; of rebuilt weights all that no other needs."""
+    graph = encoded.graph
+    plain = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
+    sparse = {tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer}
+    return plain | sparse | rebuilding(graph, stored_weights(encoded), reader).bytes
+
+
+def _row(tensor: onnx.TensorProto, choice: Choice, weights: set[str], dense: int, stored: int) -> LayerRow:
     return LayerRow(
         name=tensor.name,
         shape=tuple(tensor.dims),
         dtype=dtype_name(tensor.data_type),
-        size=int(values.size),
-        nonzeros=count_nonzeros(values),
-        bytes_dense=size,
-        bytes_stored=size if coo_bytes is None else coo_bytes,
-        encoding="dense" if coo_bytes is None else "coo",
+        size=math.prod(tensor.dims),
+        nonzeros=choice.nonzeros,
+        bytes_dense=dense,
+        bytes_stored=stored,
+        encoding=choice.encoding,
         prunable=tensor.name in weights and is_matrix(tensor.data_type, tensor.dims),
+        values=choice.values,
     )
 
 
@@ -63,38 +182,26 @@ def is_matrix(data_type: int, shape: Any) -> bool:
     return len(shape) >= 2 and data_type in (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
 
 
-def count_nonzeros(values: NDArray[Any]) -> int:
-    """How many entries differ from 0; both signs of zero count as zero, strings as non-zero."""
-    return int(values.size) if values.dtype.kind in "OSU" else int(np.count_nonzero(values != 0))
-
-
 def dtype_name(data_type: int) -> str:
     """ONNX's number of a type as numpy's word for it: 1 -> `float32`."""
     name: str = onnx.TensorProto.DataType.Name(data_type).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def check_bits(dense: onnx.ModelProto, written: onnx.ModelProto) -> None:
-    """Every initializer of `written` decodes to the bits it has in `dense`; else an ExportError that names it."""
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in written.graph.initializer}
-    for sparse in written.graph.sparse_initializer:
-        stored[sparse.values.name] = decode_coo(sparse)
-    for tensor in dense.graph.initializer:
-        expected, got = numpy_helper.to_array(tensor), stored.pop(tensor.name, None)
-        if got is None or got.dtype != expected.dtype or got.shape != expected.shape:
-            raise ExportError(f"{tensor.name}: the written file lacks this tensor or changed its shape; report a bug")
-        if got.tobytes() != expected.tobytes():
-            raise ExportError(f"{tensor.name}: decoding the file gives other values; report a bug")
+def check_bits(digests: dict[str, bytes], written: onnx.ModelProto, reader: TensorReader | None = None) -> None:
+    """Every initializer decodes, with the nodes of `written`, to what it must give; else an ExportError names it."""
+    decoder = Decoder(written, reader)
+    for name, expected in digests.items():
+        if digest(decoder.array(name)) != expected:
+            raise ExportError(f"{name}: decoding the file gives other values; report a bug")
 
 
-def _sparse_form(tensor: onnx.TensorProto, encoding: str) -> onnx.SparseTensorProto | None:
-    """The COO form where `encoding` wants it, else None."""
-    if encoding == "dense" or tensor.data_type != onnx.TensorProto.FLOAT or not tensor.dims:
-        return None
-    values = numpy_helper.to_array(tensor).reshape(-1)
-    kept = int(np.count_nonzero(values.view(np.uint32)))
-    # A value and its index take 5 bytes or more: most dense tensors need no closer look.
-    if kept == values.size or (encoding == "auto" and 5 * kept >= tensor.ByteSize()):
-        return None
-    sparse = encode_coo(tensor)
-    return sparse if encoding == "coo" or sparse.ByteSize() < tensor.ByteSize() else None
+def _check_opset(opset: int, wanted: Wanted) -> None:
+    """The model has the operators that what was asked for needs."""
+    least = ENCODINGS[wanted.encoding].opset if wanted.encoding in ENCODINGS else 0
+    least = least if wanted.values == "fp32" else 11
+    if opset < least:
+        raise ExportError(
+            f"{wanted.encoding} with values {wanted.values} needs opset {least}, but the model has {opset}; "
+            "use encoding coo with values fp32, or convert it with onnx.version_converter"
+        )

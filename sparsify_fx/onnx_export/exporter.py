@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from sparsify_fx.errors import ExportError, unknown
 from sparsify_fx.onnx_export.clean import normalise_zeros, set_producer, strip_metadata
-from sparsify_fx.onnx_export.encodings import ENCODINGS, check_bits, encode_initializers
-from sparsify_fx.onnx_export.files import check_target, write_checked
+from sparsify_fx.onnx_export.codecs import VALUES
+from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers
+from sparsify_fx.onnx_export.files import check_target
+from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, make_report, measure_file
 from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
 from sparsify_fx.onnx_export.optimized import optimized
 from sparsify_fx.onnx_export.outputs import flatten_outputs, named_tensors
 from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, run_model, untouched_rng
-from sparsify_fx.onnx_export.report import ExportReport, LayerRow, count_weights
-from sparsify_fx.onnx_export.trace import batch_of, opset_of, trace, with_batch
+from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.tensors import TensorReader
+from sparsify_fx.onnx_export.trace import batch_of, trace, with_batch
 from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
-from sparsify_fx.passes.onnx_graph import PassRow
+from sparsify_fx.onnx_export.writing import write_model
+from sparsify_fx.plan import plan_of
 
-VALUES = ("fp32",)
 TARGETS = ("onnx",)
 
 
@@ -42,8 +44,11 @@ def export(
     dynamic_batch: bool = True,
     verify: bool = True,
     verify_inputs: Tensor | tuple[Tensor, ...] | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
+    functions: bool = False,
     optimize: bool = True,
+    measure: bool = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Write `model` to an ONNX file with its zeros stored sparsely, once onnxruntime agrees with PyTorch on it.
 
@@ -52,17 +57,24 @@ def export(
             to float32 and traced on the CPU.
         path: the file to write; it appears whole, after all checks, or not at all.
         example_inputs: a Tensor or a tuple of Tensors that the forward takes, batch first.
-        encoding: `coo` stores every float tensor that has a zero as `sparse_initializer`, `dense` none, `auto`
-            exactly those that shrink (float32 above a sparsity of about 0.5: 4 + 1 to 4 bytes per non-zero, not 4
-            per entry).
-        values, target: only `fp32` and `onnx` so far.
+        encoding: how the places of zeros are stored in every float tensor that has any. `dense`: plainly. `coo`:
+            ONNX's `sparse_initializer`, 1 to 4 bytes a value. `gap`: the zeros in between, 4 or 8 bits a value, which
+            onnxruntime turns into plain weights when it loads the file. `bitmask`: one bit an entry. `auto`: whichever
+            gives the smallest file; small tensors and those that would not shrink stay dense.
+        values: `fp32` as they are; `fp32-packed` the same bits in 3.25 to 3.5 bytes; `fp16` rounded; `int8` rounded,
+            with a scale for each output channel. The last two are for prunable weights only.
+        target: only `onnx` so far.
         opset: version of the standard operators; None takes torch.onnx's.
         dynamic_batch: the first axis of all inputs that share the first one's batch size can have any size.
         verify: compare with PyTorch in onnxruntime, with `verify_inputs` (default: the examples) and, with a dynamic
             batch, with one sample more. Stored bits are checked in any case.
-        tolerance: the largest difference, as a fraction of the largest value of an output.
+        tolerance: the largest difference, as a fraction of the largest value of an output. None: 1e-4, and for fp16 and
+            int8, whose difference is yours to judge, only NaN and Inf are errors.
+        functions: store each encoded weight as one node, a call of a local function, for readers of the graph.
         optimize: run `passes.onnx_graph` first: norms are folded, channels that are dead or that nothing reads are
             removed; `report.passes` says what that saved. A model without any keeps its bytes.
+        measure: also measure load time, memory and latency against the dense file (`report.speed`).
+        metadata: entries for the file's metadata; producer, encoding, sparsity and, if known, method are added.
 
     Raises:
         UnknownNameError: unknown encoding, values or target.
@@ -70,19 +82,20 @@ def export(
             not take, an operator that ONNX lacks, more than 2 GB, a result that differs. `path` is then as before.
 
     >>> import tempfile, torch
-    >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
-    >>> nn.init.zeros_(model[0].weight[:, 1:]).shape
-    torch.Size([4, 7])
+    >>> model = nn.Sequential(nn.Linear(80, 40), nn.ReLU())
+    >>> nn.init.zeros_(model[0].weight[:, 10:]).shape
+    torch.Size([40, 70])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     report = export(model, f"{folder}/model.onnx", torch.randn(1, 8))
+    ...     report = export(model, f"{folder}/model.onnx", torch.randn(1, 80))
     >>> report.weights, report.nonzeros, report.sparsity, report.layers[0].encoding
-    (32, 4, 0.875, 'coo')
+    (3200, 400, 0.875, 'coo')
 
-    Source: ONNX `sparse_initializer` (IR version 5 and later).
+    Source: ONNX operators CumSum, ScatterElements, Gather (opset 11 and later), `sparse_initializer` (IR version 5).
     """
-    _check_choices({"encoding": (encoding, ENCODINGS), "values": (values, VALUES), "target": (target, TARGETS)})
-    if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ExportError(f"tolerance={tolerance!r} must be a positive finite number, for instance 1e-4")
+    _check_choices(
+        {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}
+    )
+    limit = _limit(tolerance, values)
     place = check_target(path)
     inputs = example_tensors(example_inputs)
     probes = inputs if verify_inputs is None else example_tensors(verify_inputs, "verify_inputs")
@@ -93,15 +106,19 @@ def export(
         dense = trace(copied, inputs, len(reference.names), opset=opset, dynamic_batch=dynamic_batch)
     _tidy(dense, copied, reference.names)
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
-    encoded, rows = encode_initializers(dense, encoding)
-    data = _serialise(encoded)
+    wanted = Wanted(encoding, values, functions)
+    shapes = _shapes(dense, inputs)
+    encoded = describe(encode_initializers(dense, wanted), dense, wanted, shapes, _about(model, metadata))
 
-    def check(written: Path) -> tuple[float | None, float | None]:
-        _check_file(written, dense)
-        return reference.differences(Runtime(written), tolerance) if verify else (None, None)
+    def check(written: Path) -> Checked:
+        check_file(written, encoded)
+        differences = reference.differences(Runtime(written), limit) if verify else (None, None)
+        feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs, strict=True)}
+        return Checked(differences, measure_file(dense, written, feed) if measure else None)
 
-    absolute, relative = write_checked(place, data, check)
-    return _report(path, dense, len(data), rows, (absolute, relative), passes)
+    checked = write_model(place, encoded.model, TensorReader(), check)
+    report = make_report(path, encoded, wanted, checked, bytes_dense=dense.ByteSize(), reference="PyTorch")
+    return replace(report, passes=passes)
 
 
 @dataclass(frozen=True)
@@ -143,52 +160,25 @@ def _tidy(dense: onnx.ModelProto, model: nn.Module, outputs: list[str]) -> None:
     set_producer(dense)
 
 
-def _serialise(model: onnx.ModelProto) -> bytes:
-    """The bytes of the file, the same ones every time."""
-    try:
-        data: bytes = model.SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
-        raise ExportError(
-            "the ONNX file would exceed 2 GB, which is not supported yet; export a smaller model"
-        ) from error
-    return data
+def _limit(tolerance: float | None, values: str) -> float:
+    """The tolerance to use: its default depends on whether the values lose something."""
+    if tolerance is None:
+        return 1e-4 if VALUES[values].lossless else math.inf
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ExportError(f"tolerance={tolerance!r} must be a positive finite number, for instance 1e-4")
+    return tolerance
 
 
-def _check_file(path: Path, dense: onnx.ModelProto) -> None:
-    """The written file is valid ONNX and holds the same bits."""
-    try:
-        written = onnx.load(str(path))
-        # Without full_check: onnx's shape inference does not know sparse initializers.
-        onnx.checker.check_model(written)
-    except (onnx.checker.ValidationError, DecodeError) as error:
-        raise ExportError(f"the exported model is not valid ONNX: {error}") from error
-    check_bits(dense, written)
+def _shapes(dense: onnx.ModelProto, inputs: tuple[Tensor, ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the example inputs by name."""
+    return {item.name: tuple(value.shape) for item, value in zip(dense.graph.input, inputs, strict=True)}
 
 
-def _report(
-    path: str | os.PathLike[str],
-    dense: onnx.ModelProto,
-    bytes_file: int,
-    rows: tuple[LayerRow, ...],
-    differences: tuple[float | None, float | None],
-    passes: tuple[PassRow, ...],
-) -> ExportReport:
-    weights, nonzeros, sparsity = count_weights(rows)
-    bytes_dense = dense.ByteSize()  # exactly what serialising it would give
-    return ExportReport(
-        path=os.fspath(path),
-        opset=opset_of(dense),
-        sparsity=sparsity,
-        nonzeros=nonzeros,
-        weights=weights,
-        bytes_dense=bytes_dense,
-        bytes_file=bytes_file,
-        ratio=bytes_dense / bytes_file,
-        max_abs_difference=differences[0],
-        max_rel_difference=differences[1],
-        layers=rows,
-        passes=passes,
-    )
+def _about(model: nn.Module, metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """The method that the model was prepared with, if it still knows, and what the caller says."""
+    plan = plan_of(model) if isinstance(model, nn.Module) else None
+    known = {} if plan is None else {"method": plan.method, "seed": str(plan.seed)}
+    return known | dict(metadata or {})
 
 
 def _check_choices(choices: dict[str, tuple[str, Iterable[str]]]) -> None:

@@ -2,68 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import external_data_helper, numpy_helper
+from numpy.typing import NDArray
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.encodings import tensor_row
+from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros
+from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
+from sparsify_fx.onnx_export.codecs.parts import tensor_bytes
+from sparsify_fx.onnx_export.encodings import dtype_name, is_matrix
+from sparsify_fx.onnx_export.macs import layer_macs
+from sparsify_fx.onnx_export.metadata import stored_weights
 from sparsify_fx.onnx_export.report import LayerRow
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo
-from sparsify_fx.onnx_export.weights import walk_graphs, weight_values
+from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
+from sparsify_fx.onnx_export.weights import weight_values
 
 
 def onnx_rows(file: Path) -> tuple[LayerRow, ...]:
-    """One row per initializer, dense or sparse, and per constant node, branches and loops included.
+    """One row per initializer, dense, sparse or packed, and per constant node, branches and loops included.
 
     Raises ExportError when the file or its external data is missing, damaged or no ONNX.
     """
-    model = _load(file)
-    weights = weight_values(model.graph)
+    model, reader = load_onnx(file), TensorReader(file.parent)
     try:
-        return tuple(_row(tensor, weights) for tensor in _tensors(model.graph))
+        rows = _rows(model, reader)
     except (ValueError, TypeError) as error:
         raise ExportError(f"{file}: a tensor is damaged ({error}); write the file again") from error
+    except ExportError as error:
+        raise ExportError(f"{file}: {error}") from error
+    macs = layer_macs(model, rows, {})
+    return tuple(replace(row, macs=macs.get(row.name)) for row in rows)
 
 
-def _load(file: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(file), load_external_data=False)
-    except (DecodeError, ValueError, OSError) as error:
-        raise ExportError(f"{file} is not a whole ONNX file ({error}); it may be truncated: write it again") from error
-    if (
-        not model.ir_version
-        or not model.opset_import
-        or not model.graph.name + "".join(n.op_type for n in model.graph.node)
-    ):
-        raise ExportError(f"{file} holds no ONNX model; it may be truncated or of another kind: write it again")
-    try:
-        external_data_helper.load_external_data_for_model(model, str(file.parent))
-    except (onnx.checker.ValidationError, ValueError, OSError) as error:
-        raise ExportError(f"{file}: its external data cannot be read ({error}); keep both files together") from error
-    return model
+def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:
+    """The rows without MACs; the nodes that rebuild weights are taken out of the model on the way."""
+    graph = model.graph
+    weights, stored, decoder = weight_values(graph), stored_weights(model), Decoder(model, reader)
+    found = rebuilding(graph, stored, reader)
+    packed = [_row(name, decoder.array(name), None, weights, size, *stored[name]) for name, size in found.bytes.items()]
+    left = [(name, tensor) for name, tensor in stored_tensors(graph) if name not in found.tensors]
+    plain = [_plain_row(name, tensor, weights, reader) for name, tensor in left]
+    nodes = [node for place, node in enumerate(graph.node) if place not in found.nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return packed + plain
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto | onnx.SparseTensorProto]:
-    """Every stored tensor, under the name of the value it gives."""
-    for inner in walk_graphs(graph):
-        yield from inner.initializer
-        yield from inner.sparse_initializer
-        for node in inner.node:
-            for attribute in node.attribute if node.op_type == "Constant" else ():
-                if attribute.HasField("t"):
-                    attribute.t.name = node.output[0]
-                    yield attribute.t
-                elif attribute.HasField("sparse_tensor"):
-                    attribute.sparse_tensor.values.name = node.output[0]
-                    yield attribute.sparse_tensor
-
-
-def _row(tensor: onnx.TensorProto | onnx.SparseTensorProto, weights: set[str]) -> LayerRow:
+def _plain_row(
+    name: str, tensor: onnx.TensorProto | onnx.SparseTensorProto, weights: set[str], reader: TensorReader
+) -> LayerRow:
+    """The row of a tensor that no nodes rebuild."""
     if isinstance(tensor, onnx.TensorProto):
-        return tensor_row(tensor, None, weights)
-    dense = numpy_helper.from_array(decode_coo(tensor), tensor.values.name)
-    return tensor_row(dense, tensor.ByteSize(), weights)
+        return _row(name, reader.array(tensor), tensor.data_type, weights, reader.size(tensor), "dense", "fp32")
+    return _row(name, decode_coo(tensor), tensor.values.data_type, weights, tensor.ByteSize(), "coo", "fp32")
+
+
+def _row(
+    name: str, array: NDArray[Any], data_type: int | None, weights: set[str], stored: int, encoding: str, values: str
+) -> LayerRow:
+    """The row of an array; `data_type` is ONNX's, None the array's own."""
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype) if data_type is None else data_type
+    dense = stored if (encoding, values) == ("dense", "fp32") else tensor_bytes(name, array)
+    return LayerRow(
+        name=name,
+        shape=array.shape,
+        dtype=dtype_name(kind),
+        size=int(array.size),
+        nonzeros=count_nonzeros(array),
+        bytes_dense=dense,
+        bytes_stored=stored,
+        encoding=encoding,
+        prunable=name in weights and is_matrix(kind, array.shape),
+        values=values,
+    )

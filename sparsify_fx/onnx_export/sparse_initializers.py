@@ -1,4 +1,4 @@
-"""COO codec: float32 tensors with many zeros as ONNX's standard `sparse_initializer`."""
+"""COO codec: tensors with many zeros as ONNX's standard `sparse_initializer`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from onnx import numpy_helper
 
 from sparsify_fx.errors import ExportError
 
+_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8)
+
 
 def encode_coo(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
     """`tensor` as its non-zeros and their positions: flat[index[i]] = value[i], everything else +0.0.
 
     Shapes: any -> values [NNZ] raw, indices [NNZ] int64, linear in C order, ascending. An entry is left out only if
     all its bits are 0: -0.0 counts as a value, so decoding gives the same bits. Size: 4 bytes per value and 1 to 4
-    per index, since `int64_data` is varint-coded (`raw_data` would take 8). Raises ExportError for another type than
-    float32.
+    per index, since `int64_data` is varint-coded (`raw_data` would take 8). Raises ExportError for other types than
+    floats and int8.
 
     >>> sparse = encode_coo(numpy_helper.from_array(np.float32([[0, 2], [0, 0]]), "weight"))
     >>> list(sparse.indices.int64_data), decode_coo(sparse).tolist()
@@ -27,13 +29,11 @@ def encode_coo(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
 
     Source: onnx.proto3, message SparseTensorProto.
     """
-    if tensor.data_type != onnx.TensorProto.FLOAT:
+    if tensor.data_type not in _TYPES:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-        raise ExportError(
-            f"{tensor.name}: cannot be stored as COO: it is {kind}, and only float32 (FLOAT) is supported"
-        )
+        raise ExportError(f"{tensor.name}: cannot be stored as COO: it is {kind}; only floats and int8 are supported")
     flat = np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(-1)
-    positions = np.flatnonzero(flat.view(np.uint32))
+    positions = np.flatnonzero(flat.view(f"u{flat.dtype.itemsize}"))
     sparse = onnx.SparseTensorProto(dims=tensor.dims)
     sparse.values.CopyFrom(numpy_helper.from_array(flat[positions], tensor.name))
     sparse.indices.data_type = onnx.TensorProto.INT64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,19 @@ class Runtime:
     def run(self, inputs: tuple[Tensor, ...]) -> list[NDArray[Any]]:
         """The outputs in order; ExportError when onnxruntime fails."""
         names = [item.name for item in self.session.get_inputs()]
-        feed = {name: value.contiguous().numpy() for name, value in zip(names, inputs, strict=True)}
+        return self.run_feed({name: value.contiguous().numpy() for name, value in zip(names, inputs, strict=True)})
+
+    def run_feed(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs in order for inputs by name; ExportError when onnxruntime fails."""
         try:
-            return list(self.session.run(None, feed))
+            return list(self.session.run(None, dict(feed)))
         except Exception as error:
-            raise ExportError(f"onnxruntime fails where PyTorch does not: {error}") from error
+            raise ExportError(f"onnxruntime cannot run the model on these inputs: {error}") from error
 
 
-def compare(expected: Arrays, got: Arrays, names: Sequence[str], tolerance: float) -> tuple[float, float]:
+def compare(
+    expected: Arrays, got: Arrays, names: Sequence[str], tolerance: float, reference: str = "PyTorch"
+) -> tuple[float, float]:
     """The largest absolute difference, and the largest relative one: |a - b| / max(largest |a| of the output, 1e-3).
 
     Raises ExportError, naming the output, when numbers of outputs, shapes or types differ, when NaN or Inf stand
@@ -52,13 +57,14 @@ def compare(expected: Arrays, got: Arrays, names: Sequence[str], tolerance: floa
     (0.25, 0.0625)
     """
     if len(expected) != len(got):
-        raise ExportError(f"onnxruntime gives {len(got)} outputs, PyTorch {len(expected)}; the file is not written")
+        raise ExportError(f"onnxruntime gives {len(got)} outputs, {reference} {len(expected)}; the file is not written")
     pairs = [_difference(a, b, name) for a, b, name in zip(expected, got, names, strict=True)]
     for name, (absolute, relative) in zip(names, pairs, strict=True):
         if relative > tolerance:
             raise ExportError(
-                f"output {name!r} of onnxruntime differs from PyTorch by {absolute:.3g} ({relative:.3g} of the largest "
-                f"value), tolerance is {tolerance:g}; the file is not written. If that is good enough, raise tolerance"
+                f"output {name!r} of onnxruntime differs from {reference} by {absolute:.3g} ({relative:.3g} of the "
+                f"largest value), tolerance is {tolerance:g}; the file is not written. If that is good enough, raise "
+                "tolerance"
             )
     return max(a for a, _ in pairs), max(r for _, r in pairs)
 
@@ -73,7 +79,8 @@ def _difference(expected: NDArray[Any], got: NDArray[Any], name: str) -> tuple[f
     if expected.size == 0:
         return 0.0, 0.0
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    a, b = expected.astype(wide), got.astype(wide)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        a, b = expected.astype(wide), got.astype(wide)
     finite = np.isfinite(a)
     if not np.array_equal(np.where(finite, 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True):
         raise ExportError(f"output {name!r} has NaN or Inf where PyTorch's has not, or the reverse; check the weights")

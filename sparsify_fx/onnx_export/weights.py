@@ -12,7 +12,7 @@ _OPERANDS = {
     "FusedGemm": 2, "LSTM": 3, "GRU": 3, "RNN": 3, "Einsum": 2,
 }  # fmt: skip
 # A weight may pass through these on its way to the operator.
-_LAYOUT = {"Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"}
+LAYOUT = {"Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"}
 
 
 def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -45,7 +45,33 @@ def weight_values(graph: onnx.GraphProto) -> set[str]:
             continue
         found.add(name)
         source = producers.get(name)
-        if source is not None and source.op_type in _LAYOUT:
+        if source is not None and source.op_type in LAYOUT:
             # Only Concat takes several tensors; the other inputs of the rest are axes and shapes.
             pending.extend(source.input if source.op_type == "Concat" else source.input[:1])
     return found
+
+
+def channel_axes(graph: onnx.GraphProto) -> dict[str, int]:
+    """The axis of the output channels for each value that a convolution or matrix product reads as its weight.
+
+    0 for Conv and for Gemm with transB; 1 for ConvTranspose and Gemm; the last one for MatMul, -1. Values that
+    nodes read both ways, or not at all, are left out.
+
+    >>> node = onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])
+    >>> channel_axes(onnx.helper.make_graph([node], "g", [], []))
+    {'weight': -1}
+    """
+    found: dict[str, set[int]] = {}
+    for inner in walk_graphs(graph):
+        for node in inner.node:
+            axis = _channel_axis(node)
+            if axis is not None and len(node.input) > 1:
+                found.setdefault(node.input[1], set()).add(axis)
+    return {name: axes.pop() for name, axes in found.items() if len(axes) == 1}
+
+
+def _channel_axis(node: onnx.NodeProto) -> int | None:
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        return 0 if transposed else 1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}.get(node.op_type)

@@ -14,11 +14,12 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from rich.console import Console
 from torch import Tensor, fx, nn
 
-from sparsify_fx.onnx_export import ExportReport, decode_coo, export
+from sparsify_fx.onnx_export import ExportReport, export
+from sparsify_fx.onnx_export.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.metadata import stored_weights
 
 
 def f32(values: Any) -> NDArray[np.float32]:
@@ -89,9 +90,9 @@ def expected(model: nn.Module, *inputs: Tensor) -> Any:
 
 
 def stored(path: Path) -> dict[str, Any]:
-    graph = onnx.load(str(path)).graph
-    dense = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    return dense | {sparse.values.name: decode_coo(sparse) for sparse in graph.sparse_initializer}
+    model = onnx.load(str(path))
+    decoder, rebuilt = Decoder(model), stored_weights(model)
+    return {name: decoder.array(name) for name in (*decoder.tensors, *decoder.sparse, *rebuilt)}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
@@ -148,7 +149,13 @@ def test_file_is_clean_valid_onnx(conv: Exported) -> None:
     assert [item.name for item in model.graph.output] == ["output"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
-    assert [*model.metadata_props, *model.graph.metadata_props] == []
+    entries = {item.key: item.value for item in model.metadata_props}
+    assert entries == {
+        "sparsify_fx.encoding": "auto",
+        "sparsify_fx.sparsity": f"{conv.report.sparsity:.6f}",
+        "sparsify_fx.values": "fp32",
+    }
+    assert not model.graph.metadata_props
     assert model.doc_string == ""
     assert str(Path(__file__).parent).encode() not in conv.path.read_bytes()
 

@@ -1,5 +1,6 @@
 """`inspect_file`: ONNX files and checkpoints, whole and damaged."""
 
+import dataclasses
 import io
 import json
 import pickle
@@ -15,9 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
+from typer.testing import CliRunner
 
-from sparsify_fx.errors import CheckpointError, ExportError
+from sparsify_fx.cli import app
+from sparsify_fx.errors import CheckpointError, ConfigError, ExportError
 from sparsify_fx.onnx_export import LayerRow, export, inspect_file
+from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
+from sparsify_fx.onnx_export.picture import draw_density
 
 
 def f32(values: Any) -> NDArray[np.float32]:
@@ -237,3 +242,40 @@ def test_missing_files_folders_and_files_without_weights(tmp_path: Path) -> None
         torch.save(content, tmp_path / "m.pt")
         with pytest.raises(CheckpointError, match="holds no state dict"):
             inspect_file(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("kind", [".png", ".svg"])
+def test_picture(exported: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"density{kind}"
+    draw_density(inspect_file(exported), path)
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG" if kind == ".png" else b"<?xml")
+    if kind == ".svg":
+        assert b"0.weight" in data
+    draw_density(inspect_file(exported), path)
+    assert path.read_bytes() == data
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_picture_by_command_and_bad_targets(exported: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["inspect", str(exported), "--picture", str(tmp_path / "p.svg")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "p.svg").stat().st_size > 1000
+    report = inspect_file(exported)
+    with pytest.raises(ConfigError, match=r"a picture is \.png or \.svg"):
+        draw_density(report, tmp_path / "p.pdf")
+    with pytest.raises(ExportError, match="does not exist; create it first"):
+        draw_density(report, tmp_path / "none" / "p.png")
+    with pytest.raises(ExportError, match="no prunable weights"):
+        draw_density(dataclasses.replace(report, layers=()), tmp_path / "q.png")
+
+
+def test_every_encoding_is_shown_as_export_reported_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for encoding in ENCODINGS:
+        for values in VALUES:
+            made = export(network(), path, torch.randn(1, 3, 8, 8), encoding=encoding, values=values)
+            seen = inspect_file(path)
+            assert set(seen.layers) == set(made.layers)
+            assert sum(row.macs or 0 for row in seen.layers) == 8 * 27 * 36 + 11520
+            assert (seen.sparsity, seen.bytes_file) == (made.sparsity, made.bytes_file)

@@ -1,0 +1,48 @@
+"""`sparsify-fx pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsify_fx.cli.output import JsonOption, Output
+
+NAME = "pack"
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="Any ONNX file, packed or not.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    encoding: Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")] = "auto",
+    values: Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")] = "fp32",
+    functions: Annotated[bool, typer.Option(help="Store each weight as one node.")] = False,
+    normalize_zeros: Annotated[bool, typer.Option(help="Store -0.0 as 0.0.")] = False,
+    verify: Annotated[bool, typer.Option(help="Run both files in onnxruntime and compare.")] = True,
+    measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency of both files.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Store the zeros in an ONNX file's weights sparsely; every bit is checked.
+
+    Examples:
+
+        sparsify-fx pack pruned.onnx small.onnx
+
+        sparsify-fx pack pruned.onnx smaller.onnx --values fp32-packed --measure
+    """
+    from sparsify_fx.onnx_export import pack_onnx
+
+    output = Output(json)
+    report = pack_onnx(
+        source,
+        target,
+        encoding=encoding,
+        values=values,
+        functions=functions,
+        normalize_zeros=normalize_zeros,
+        verify=verify,
+        measure=measure,
+    )
+    output.console.print(report.table())
+    output.finish(report.to_dict())

@@ -1,0 +1,85 @@
+"""For one weight, every way to store it that was asked for; for all weights, the ways that make the smallest file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sparsify_fx.onnx_export.codecs.encoding import Encoding, nonzero_places
+from sparsify_fx.onnx_export.codecs.fp32 import FP32
+from sparsify_fx.onnx_export.codecs.parts import Parts, own_bytes, shared_bytes
+from sparsify_fx.onnx_export.codecs.values import Array, ValueKind, Weight
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to store a weight: names of encoding and values, and its parts (None: leave the tensor as it is).
+
+    `cost`: the bytes that this weight adds to the file, `digest` and `nonzeros` belong to the array it gives.
+    """
+
+    encoding: str
+    values: str
+    parts: Parts | None
+    cost: int
+    digest: bytes
+    nonzeros: int
+
+
+def untouched(array: Array, size: int) -> Choice:
+    """The choice to leave a tensor of `size` bytes as it is."""
+    return Choice("dense", "fp32", None, size, digest(array), count_nonzeros(array))
+
+
+def choices(weight: Weight, encodings: Sequence[Encoding], kind: ValueKind, size: int) -> Iterator[Choice]:
+    """All ways to store the weight, `size` bytes as it is, with these encodings and this kind of values.
+
+    Encodings other than dense are for weights with zeros. Nothing comes of a kind that refuses the weight.
+    """
+    if kind.refuses(weight) is not None:
+        return
+    stored = kind.quantise(weight)
+    decoded = stored.decoded()
+    mark, nonzeros = digest(decoded), count_nonzeros(decoded)
+    kept = nonzero_places(stored.codes).size
+    for encoding in encodings:
+        if encoding.name == "dense" and kind is FP32:
+            yield Choice("dense", "fp32", None, size, mark, nonzeros)
+        elif encoding.refuses(stored, kind) is None and (kept < stored.codes.size or encoding.name == "dense"):
+            parts = encoding.encode(stored, kind)
+            yield Choice(encoding.name, kind.name, parts, own_bytes(parts), mark, nonzeros)
+
+
+def smallest(weights: Sequence[Sequence[Choice]], families: Iterable[frozenset[str]]) -> list[Choice]:
+    """One choice for each weight: the smallest of each, from the family of encodings that gives the smallest file.
+
+    Families are compared because small files may not be worth the tables that encodings share. The first of equals
+    counts; a weight that a family cannot store keeps all its choices.
+    """
+    files = []
+    for family in families:
+        allowed = [[choice for choice in found if choice.encoding in family] or found for found in weights]
+        files.append([min(found, key=lambda choice: choice.cost) for found in allowed])
+    return min(files, key=_file_bytes)
+
+
+def _file_bytes(file: Sequence[Choice]) -> int:
+    return sum(choice.cost for choice in file) + shared_bytes(choice.parts for choice in file)
+
+
+def count_nonzeros(values: Array) -> int:
+    """How many entries differ from 0; both signs of zero count as zero, strings as non-zero."""
+    return int(values.size) if values.dtype.kind in "OSU" else int(np.count_nonzero(values != 0))
+
+
+def digest(array: Array) -> bytes:
+    """A key for type, shape and bits of an array."""
+    head = f"{array.dtype}{array.shape}".encode()
+    if array.dtype.kind in "OSU":
+        return hashlib.blake2b(head + repr(array.tolist()).encode(), digest_size=16).digest()
+    found = hashlib.blake2b(head, digest_size=16)
+    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.digest()

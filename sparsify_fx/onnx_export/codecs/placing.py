@@ -1,0 +1,82 @@
+"""Put the parts of all weights into a graph: as plain nodes, or as one call of a local function for each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from sparsify_fx.onnx_export.codecs.parts import OUTPUT, SHARED, Parts, renamed
+
+DOMAIN = "sparsify_fx"
+"""The domain of our local functions."""
+
+
+@dataclass
+class Placed:
+    """What the weights of a file add to its graph; `functions` has one entry for each different way to rebuild one."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: list[onnx.TensorProto] = field(default_factory=list)
+    sparse: list[onnx.SparseTensorProto] = field(default_factory=list)
+    functions: dict[bytes, onnx.FunctionProto] = field(default_factory=dict)
+
+
+def place(weights: Iterable[tuple[str, str, Parts]], prefix: str, opset: int, *, functions: bool) -> Placed:
+    """The nodes, tensors and functions for (name, how it is stored, parts) of each weight.
+
+    Values of the weights get names of their own that start with `prefix`, which no value of the graph may; the
+    rebuilt weight keeps its name. With `functions` every weight is one node, whose function viewers can open.
+    """
+    placed, shared, shared_nodes = Placed(), dict[str, NDArray[np.generic]](), dict[str, onnx.NodeProto]()
+    ours: list[onnx.NodeProto] = []
+    for number, (name, how, parts) in enumerate(weights):
+        names = {local: f"{prefix}{number}.{local}" for local in _locals(parts)} | {OUTPUT: name}
+        names |= {value: prefix + value.removeprefix(SHARED) for value in parts.inputs if value.startswith(SHARED)}
+        placed.tensors += [numpy_helper.from_array(array, names[local]) for local, array in parts.tensors.items()]
+        if parts.sparse is not None:
+            parts.sparse.values.name = names[parts.sparse.values.name]
+            placed.sparse.append(parts.sparse)
+        if functions and parts.nodes:
+            ours.append(_call(placed, name, how, parts, names, opset))
+        else:
+            ours += renamed(parts.nodes, names)
+        shared |= parts.shared
+        shared_nodes |= parts.shared_nodes
+    everywhere = {value: prefix + value.removeprefix(SHARED) for value in (*shared, *shared_nodes)}
+    placed.tensors += [numpy_helper.from_array(array, everywhere[value]) for value, array in shared.items()]
+    placed.nodes = renamed(shared_nodes.values(), everywhere) + ours
+    return placed
+
+
+def _locals(parts: Parts) -> set[str]:
+    """The local names of a weight's values."""
+    made = {name for node in parts.nodes for name in node.output}
+    sparse = set() if parts.sparse is None else {parts.sparse.values.name}
+    return made | set(parts.tensors) | sparse
+
+
+def _role(value: str) -> str:
+    """The name of an input inside a function: its own, or `const_` and the role of a shared value."""
+    return f"const_{value.removeprefix(SHARED).partition('.')[0]}" if value.startswith(SHARED) else value
+
+
+def _call(placed: Placed, name: str, how: str, parts: Parts, names: dict[str, str], opset: int) -> onnx.NodeProto:
+    """A call of the function that rebuilds this weight, added to `placed` unless an equal one is there."""
+    inputs = parts.inputs
+    # Without sizes and shapes in the names, weights that are stored alike share one function.
+    short = {value: _role(value) for value in inputs}
+    body = renamed(parts.nodes, short)
+    imports = [helper.make_opsetid("", opset)]
+    function = helper.make_function(DOMAIN, "", list(short.values()), [OUTPUT], body, imports)
+    key = function.SerializeToString(deterministic=True)
+    if key not in placed.functions:
+        alike = sum(other.name.startswith(how) for other in placed.functions.values())
+        function.name = how if not alike else f"{how}_{alike + 1}"
+        placed.functions[key] = function
+    operator = placed.functions[key].name
+    return helper.make_node(operator, [names[value] for value in inputs], [name], name=name, domain=DOMAIN)

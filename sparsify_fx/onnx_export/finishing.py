@@ -1,0 +1,119 @@
+"""What `export` and `pack_onnx` do alike once a model is encoded: describe it, check it, measure it, report on it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export.clean import set_producer
+from sparsify_fx.onnx_export.encodings import Encoded, Wanted, check_bits
+from sparsify_fx.onnx_export.macs import layer_macs
+from sparsify_fx.onnx_export.measure import Speed, measure
+from sparsify_fx.onnx_export.metadata import get_metadata, put_metadata
+from sparsify_fx.onnx_export.report import ExportReport, count_weights
+from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.trace import opset_of
+from sparsify_fx.onnx_export.writing import serialised
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What checking a written file gave: the largest absolute and relative difference, and speed if it was measured."""
+
+    differences: tuple[float | None, float | None]
+    speed: Speed | None = None
+
+
+def describe(
+    encoded: Encoded,
+    dense: onnx.ModelProto,
+    wanted: Wanted,
+    shapes: Mapping[str, tuple[int, ...]],
+    about: Mapping[str, str],
+) -> Encoded:
+    """Name producer, sparsity, encoding, values and `about` in the file, and put MACs into the rows.
+
+    `dense` gets the same entries in place, without encoding and values, so that sizes can be compared.
+    """
+    macs = layer_macs(dense, encoded.rows, shapes)
+    rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
+    common = {**about, "sparsity": f"{count_weights(rows)[2]:.6f}"}
+    stored = {}
+    if any((row.encoding, row.values) != ("dense", "fp32") for row in rows):
+        stored = {"encoding": wanted.encoding, "values": wanted.values}
+    for model, more in ((encoded.model, stored), (dense, {})):
+        set_producer(model)
+        put_metadata(model, get_metadata(model) | common | more)
+    return replace(encoded, rows=rows)
+
+
+def check_file(path: Path, encoded: Encoded, *, strictly: bool = True) -> None:
+    """The written file is valid ONNX, and every tensor in it decodes to the bits it must have.
+
+    `strictly`: for onnx's own checker too, which not every working file of other writers passes.
+    """
+    if strictly and (reason := invalid(path)) is not None:
+        raise ExportError(f"the written model is not valid ONNX: {reason}")
+    check_bits(encoded.digests, load_onnx(path), TensorReader(path.parent))
+
+
+def invalid(path: Path) -> str | None:
+    """Why onnx's checker rejects a file, or None."""
+    try:
+        # By path, for files that are too large in memory. Not full_check: its inference knows no sparse initializers.
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, DecodeError) as error:
+        return str(error)
+    return None
+
+
+def measure_file(dense: onnx.ModelProto, packed: Path, feed: Mapping[str, NDArray[Any]]) -> Speed:
+    """Measure a file against `dense`, which is written to a temporary folder for that."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "dense.onnx"
+        file.write_bytes(serialised(dense))
+        return measure(file, packed, feed)
+
+
+def make_report(
+    path: str | os.PathLike[str],
+    encoded: Encoded,
+    wanted: Wanted,
+    checked: Checked,
+    *,
+    bytes_dense: int,
+    reference: str,
+    notes: Sequence[str] = (),
+) -> ExportReport:
+    """The report on a file that has been written; its size is that of the file and its external data."""
+    weights, nonzeros, sparsity = count_weights(encoded.rows)
+    data = Path(f"{os.fspath(path)}.data")
+    outside = any(tensor.external_data for tensor in encoded.model.graph.initializer)
+    size = Path(path).stat().st_size + (data.stat().st_size if outside else 0)
+    return ExportReport(
+        path=os.fspath(path),
+        opset=opset_of(encoded.model),
+        sparsity=sparsity,
+        nonzeros=nonzeros,
+        weights=weights,
+        bytes_dense=bytes_dense,
+        bytes_file=size,
+        ratio=bytes_dense / size,
+        max_abs_difference=checked.differences[0],
+        max_rel_difference=checked.differences[1],
+        layers=encoded.rows,
+        encoding=wanted.encoding,
+        values=wanted.values,
+        reference=reference,
+        speed=checked.speed,
+        notes=tuple(notes),
+    )

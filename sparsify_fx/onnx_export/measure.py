@@ -1,0 +1,103 @@
+"""Load time, memory and latency of a file against its dense form, in the same run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export import probe
+
+LOADS = 5
+ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians in seconds and bytes, for the dense file and for the packed one; one thread.
+
+    Loading was measured in a new process each time, peak memory is what the load added to it (0: not known on this
+    system); runs took turns in one process.
+    """
+
+    load_dense: float
+    load: float
+    peak_dense: float
+    peak: float
+    latency_dense: float
+    latency: float
+
+    @property
+    def load_ratio(self) -> float:
+        """Load time against dense; below 1 is faster."""
+        return self.load / self.load_dense
+
+    @property
+    def peak_ratio(self) -> float:
+        """Peak memory against dense."""
+        return self.peak / self.peak_dense if self.peak_dense else 1.0
+
+    @property
+    def latency_ratio(self) -> float:
+        """Time of a run against dense."""
+        return self.latency / self.latency_dense
+
+    def to_dict(self) -> dict[str, float]:
+        """All fields and ratios, ready for JSON."""
+        ratios = {"load_ratio": self.load_ratio, "peak_ratio": self.peak_ratio, "latency_ratio": self.latency_ratio}
+        return {**asdict(self), **ratios}
+
+    def sentence(self) -> str:
+        """The figures in words."""
+        memory = f", peak memory {self.peak / 1e6:.0f} MB ({self.peak_ratio:.2f}x dense)" if self.peak_dense else ""
+        return (
+            f"load {self.load:.2f} s ({self.load_ratio:.2f}x dense){memory}, one run {1e3 * self.latency:.1f} ms "
+            f"({self.latency_ratio:.2f}x dense)"
+        )
+
+
+def measure(
+    dense: Path, packed: Path, inputs: Mapping[str, NDArray[Any]], *, loads: int = LOADS, rounds: int = ROUNDS
+) -> Speed:
+    """Load both files `loads` times and run them `rounds` times in turns, in processes of their own.
+
+    Raises ExportError when one of them cannot be loaded or run.
+    """
+    found: dict[Path, list[dict[str, float]]] = {dense: [], packed: []}
+    for _ in range(loads):
+        for path, results in found.items():
+            results.append(_probe("load", str(path)))
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/inputs.npz", **dict(inputs))  # type: ignore[arg-type]
+        latencies = _probe("latency", f"{folder}/inputs.npz", str(rounds), str(dense), str(packed))
+
+    def median(path: Path, key: str) -> float:
+        return statistics.median(result[key] for result in found[path])
+
+    return Speed(
+        load_dense=median(dense, "seconds"),
+        load=median(packed, "seconds"),
+        peak_dense=median(dense, "peak_bytes"),
+        peak=median(packed, "peak_bytes"),
+        latency_dense=latencies[0],
+        latency=latencies[1],
+    )
+
+
+def _probe(*arguments: str) -> Any:
+    """Run probe.py, by its path: importing this package would take longer and more memory than what is measured."""
+    done = subprocess.run([sys.executable, probe.__file__, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ExportError(f"measuring failed: {reason}; export or pack without measure (--no-measure)")
+    return json.loads(done.stdout)

@@ -1,0 +1,43 @@
+"""What a file says about itself: `metadata_props` under names that start with `sparsify_fx.`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import onnx
+
+PREFIX = "sparsify_fx."
+WEIGHTS = "weights"
+"""Under this name: {weight: "encoding values"} as JSON, for every weight that is not a plain tensor."""
+
+STORAGE_KEYS = (WEIGHTS, "encoding", "values")
+"""What a file says about how it stores its weights; the rest is about the model."""
+
+
+def put_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    """Replace all our entries by these; those of others stay."""
+    others = {item.key: item.value for item in model.metadata_props if not item.key.startswith(PREFIX)}
+    ours = {PREFIX + key: value for key, value in entries.items()}
+    onnx.helper.set_model_props(model, others | ours)
+
+
+def get_metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """Our entries, without the prefix; none for a foreign file."""
+    found = model.metadata_props
+    return {item.key.removeprefix(PREFIX): item.value for item in found if item.key.startswith(PREFIX)}
+
+
+def stored_weights(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    """(encoding, values) of every weight that is rebuilt by nodes or sparse, as the file says; none if it is foreign.
+
+    >>> model = onnx.ModelProto()
+    >>> put_metadata(model, {"weights": '{"fc.weight": "gap fp16"}'})
+    >>> stored_weights(model)
+    {'fc.weight': ('gap', 'fp16')}
+    """
+    try:
+        entries = json.loads(get_metadata(model).get(WEIGHTS, "{}"))
+        return {str(name): (how.split()[0], how.split()[1]) for name, how in entries.items()}
+    except (ValueError, AttributeError, IndexError):
+        return {}  # not ours, whatever it is

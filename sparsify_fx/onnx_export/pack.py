@@ -1,0 +1,167 @@
+"""`pack_onnx` and `unpack_onnx`: an existing ONNX file, stored sparsely, and dense again."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from sparsify_fx.errors import ExportError, unknown
+from sparsify_fx.onnx_export.clean import count_negative_zeros, normalise_zeros
+from sparsify_fx.onnx_export.codecs import VALUES
+from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers
+from sparsify_fx.onnx_export.files import check_target
+from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, invalid, make_report
+from sparsify_fx.onnx_export.made_up import made_up_inputs
+from sparsify_fx.onnx_export.measure import measure as measure_files
+from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
+from sparsify_fx.onnx_export.unpacking import constant_initializers, unpacked
+from sparsify_fx.onnx_export.verify import Runtime, compare
+from sparsify_fx.onnx_export.writing import model_bytes, write_model
+
+_LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+def pack_onnx(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    encoding: str = "auto",
+    values: str = "fp32",
+    functions: bool = False,
+    normalize_zeros: bool = False,
+    verify: bool = True,
+    measure: bool = False,
+    inputs: Feed | None = None,
+) -> ExportReport:
+    """Store the zeros of an ONNX file's weights sparsely; nothing else in the file changes.
+
+    Works on any ONNX file, packed ones too, with external data and beyond 2 GB: one tensor at a time is in memory.
+    Every tensor is decoded from the written file, with its own nodes, and compared bit for bit before the file appears.
+
+    Args:
+        source: the file to read.
+        target: the file to write; a result over 2 GB gets external data in `target`.data.
+        encoding, values, functions: as in `export`.
+        normalize_zeros: store -0.0 as 0.0 in tensors of two or more axes. Pruned weights are often -0.0, which costs as
+            much as any other value, and only the sign of a zero output can depend on it.
+        verify: also run both files in onnxruntime and compare. Needs memory for both models.
+        measure: also measure load time, memory and latency of both files (`report.speed`).
+        inputs: what to run them on, by name; None makes up random arrays that fit the signature.
+
+    Raises:
+        UnknownNameError: unknown encoding or values.
+        ExportError: a file that is damaged or cannot be written, an opset without the operators, a result that differs.
+            `target` is then as before.
+
+    >>> import tempfile, numpy as np
+    >>> from onnx import TensorProto, helper, numpy_helper
+    >>> weight = numpy_helper.from_array(np.eye(100, dtype=np.float32), "w")
+    >>> ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 100]) for name in "xy"]
+    >>> node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    >>> model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:], [weight]), ir_version=9)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     onnx.save(model, f"{folder}/dense.onnx")
+    ...     report = pack_onnx(f"{folder}/dense.onnx", f"{folder}/packed.onnx")
+    >>> report.sparsity, report.ratio > 40
+    (0.99, True)
+    """
+    for kind, (given, known) in {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES)}.items():
+        if given not in known:
+            raise unknown(kind, str(given), known)
+    file, place = Path(source), check_target(target)
+    model, reader = _read(file)
+    valid = invalid(file) is None
+    negative = count_negative_zeros(model, reader)
+    if normalize_zeros:
+        normalise_zeros(model, reader)
+    wanted = Wanted(encoding, values, functions)
+    encoded = describe(encode_initializers(model, wanted, reader), model, wanted, {}, {})
+    exact = VALUES[values].lossless and not (normalize_zeros and negative)
+    notes = [_about_negative_zeros(negative)] if negative and not normalize_zeros else []
+
+    def check(written: Path) -> Checked:
+        check_file(written, encoded, strictly=valid)
+        if not (verify or measure):
+            return Checked((None, None))
+        try:
+            feed = made_up_inputs(model) if inputs is None else inputs
+            differences = _differences(file, written, feed, _LIMIT if exact else math.inf) if verify else (None, None)
+        except _CannotRunError as error:
+            notes.append(f"outputs were not compared: {error}")
+            return Checked((None, None))
+        return Checked(differences, measure_files(file, written, feed) if measure else None)
+
+    dense_bytes = model_bytes(model, reader)
+    checked = write_model(place, encoded.model, reader, check)
+    return make_report(
+        target, encoded, wanted, checked, bytes_dense=dense_bytes, reference="the original file", notes=notes
+    )
+
+
+def unpack_onnx(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> ExportReport:
+    """Write a packed ONNX file with plain initializers again, to the bits that the packed one holds.
+
+    Rebuilds what `export` and `pack_onnx` stored in any encoding, and sparse initializers of other writers. The graph
+    is that of the original file; only the order of its initializers may differ. Raises ExportError as `pack_onnx`.
+    """
+    file, place = Path(source), check_target(target)
+    model, reader = _read(file)
+    valid, wanted = invalid(file) is None, Wanted("dense")
+    encoded = describe(encode_initializers(model, wanted, reader), model, wanted, {}, {})
+    size = model_bytes(model, reader)
+
+    def check(written: Path) -> Checked:
+        check_file(written, encoded, strictly=valid)
+        return Checked((None, None))
+
+    checked = write_model(place, encoded.model, reader, check)
+    return make_report(target, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
+
+
+def _read(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
+    """The model with plain initializers, which may still lie in external data."""
+    model, reader = load_onnx(file), TensorReader(file.parent)
+    try:
+        model = unpacked(model, reader)
+        constant_initializers(model)
+        initializers = {tensor.name for tensor in model.graph.initializer}
+        for name, tensor in stored_tensors(model.graph):
+            # Those inside branches and nodes are small; they must not refer to the old folder.
+            if isinstance(tensor, onnx.TensorProto) and name not in initializers:
+                tensor.CopyFrom(reader.inline(tensor))
+    except (ValueError, TypeError) as error:
+        raise ExportError(f"{file}: a tensor is damaged ({error}); write the file again") from error
+    except ExportError as error:
+        raise ExportError(f"{file}: {error}") from error
+    return model, reader
+
+
+class _CannotRunError(Exception):
+    """The original file does not run on the inputs there are."""
+
+
+def _differences(original: Path, written: Path, feed: Feed, limit: float) -> tuple[float, float]:
+    """The largest differences between the outputs of both files; ExportError above `limit`."""
+    try:
+        first = Runtime(original)
+        expected, names = first.run_feed(feed), [item.name for item in first.session.get_outputs()]
+        del first
+    except ExportError as error:
+        raise _CannotRunError(f"the original does not run on made-up inputs ({error})") from error
+    return compare(expected, Runtime(written).run_feed(feed), names, limit, "the original file")
+
+
+def _about_negative_zeros(count: int) -> str:
+    return (
+        f"{count:,} weights are -0.0 and were stored like other values, to keep every bit; pass normalize_zeros=True "
+        "(--normalize-zeros) to store them as zeros"
+    )

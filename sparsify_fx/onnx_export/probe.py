@@ -1,0 +1,61 @@
+"""Load ONNX files in a process of its own and print what that took, as JSON. Imports nothing but onnxruntime and numpy.
+
+python probe.py load FILE                     # seconds, and bytes of the highest resident set above the start
+python probe.py latency INPUTS.npz ROUNDS FILE FILE   # median seconds of a run of each, taken in turns
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+
+
+def session(path: str) -> onnxruntime.InferenceSession:
+    """The file in onnxruntime with one thread, so that figures can be compared."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def peak_bytes() -> int:
+    """The highest resident set of this process so far; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/status") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def load(path: str) -> dict[str, float]:
+    """Load once: seconds, and how much the peak of memory grew."""
+    before, start = peak_bytes(), time.perf_counter()
+    session(path)
+    return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes() - before}
+
+
+def latency(inputs: str, rounds: int, paths: list[str]) -> list[float]:
+    """Median seconds of a run of each file; the files take turns, so that what else the machine does hits all."""
+    with np.load(inputs) as file:
+        feed = {name: file[name] for name in file.files}
+    sessions = [session(path) for path in paths]
+    times: list[list[float]] = [[] for _ in paths]
+    for turn in range(rounds + 1):
+        for place, runtime in enumerate(sessions):
+            start = time.perf_counter()
+            runtime.run(None, feed)
+            if turn:  # the first run of each only warms up
+                times[place].append(time.perf_counter() - start)
+    return [statistics.median(found) for found in times]
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "load":
+        print(json.dumps(load(sys.argv[2])))
+    else:
+        print(json.dumps(latency(sys.argv[2], int(sys.argv[3]), sys.argv[4:])))

@@ -1,0 +1,299 @@
+"""`pack_onnx` and `unpack_onnx` on files of our own and of others, whole, damaged and too large for one file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+import sparsify_fx
+from sparsify_fx.cli import app
+from sparsify_fx.errors import ExportError, UnknownNameError
+from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx, writing
+from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
+from sparsify_fx.onnx_export.metadata import get_metadata
+from tests.onnx_export.arrays import matmul_with, model_with, random_tensor
+
+
+def foreign(density: float = 0.1) -> onnx.ModelProto:
+    """A small network of another writer: convolution, linear layer, a branch with its own weight, foreign metadata."""
+    weights = {
+        "conv.w": random_tensor((16, 3, 3, 3), density, 0, 1),
+        "fc.w": random_tensor((16 * 36, 50), density, 0, 2),
+    }
+    inner = helper.make_graph(
+        [helper.make_node("MatMul", ["logits", "inner"], ["z"])], "then", [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 50])],
+        [numpy_helper.from_array(random_tensor((50, 50), density, 0, 3), "inner")],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "conv.w"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Flatten", ["b"], ["c"]),
+        helper.make_node("MatMul", ["c", "fc.w"], ["logits"]),
+        helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
+        helper.make_node("If", ["yes"], ["y"], then_branch=inner, else_branch=inner),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", 3, 8, 8]), ("y", ["n", 50]))
+    ]
+    graph = helper.make_graph(
+        nodes, "net", ends[:1], ends[1:], [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="other")
+    helper.set_model_props(model, {"license": "theirs"})
+    return model
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
+def tensors(path: Path) -> dict[str, bytes]:
+    """Plain initializers by name, as bytes with type and shape."""
+    graph = onnx.load(str(path)).graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return {name: f"{a.dtype}{a.shape}".encode() + a.tobytes() for name, a in arrays.items()}
+
+
+def run(path: Path, feed: dict[str, NDArray[Any]]) -> list[Any]:
+    return list(onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feed))
+
+
+@pytest.mark.parametrize("functions", [False, True])
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("encoding", ["auto", *ENCODINGS])
+def test_pack_and_unpack(tmp_path: Path, encoding: str, values: str, functions: bool) -> None:
+    source = save(foreign(), tmp_path / "a.onnx")
+    report = pack_onnx(source, tmp_path / "b.onnx", encoding=encoding, values=values, functions=functions)
+    restored = unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert restored.bytes_file == (tmp_path / "c.onnx").stat().st_size
+    assert report.bytes_file == (tmp_path / "b.onnx").stat().st_size
+    before, after = onnx.load(str(source)), onnx.load(str(tmp_path / "c.onnx"))
+    assert list(before.graph.node) == list(after.graph.node)
+    assert (before.opset_import, list(after.functions)) == (after.opset_import, [])
+    assert {item.key: item.value for item in after.metadata_props}["license"] == "theirs"
+    assert get_metadata(after).keys() == {"sparsity"}
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
+    outputs = [run(tmp_path / f"{name}.onnx", feed)[0] for name in "abc"]
+    assert outputs[1].tobytes() == outputs[2].tobytes()
+    if VALUES[values].lossless:
+        assert tensors(source) == tensors(tmp_path / "c.onnx")
+        assert outputs[0].tobytes() == outputs[1].tobytes()
+        assert (report.max_abs_difference, report.reference) == (0.0, "the original file")
+    else:
+        assert tensors(source).keys() == tensors(tmp_path / "c.onnx").keys()
+        assert report.max_rel_difference is not None
+        assert 0 < report.max_rel_difference < 0.05
+    assert inspect_file(tmp_path / "b.onnx").nonzeros == report.nonzeros + 2 * _inner_nonzeros()
+
+
+def _inner_nonzeros() -> int:
+    """A weight inside a branch: inspect shows it, pack leaves it. Both branches of `foreign` have it."""
+    return int(np.count_nonzero(random_tensor((50, 50), 0.1, 0, 3)))
+
+
+def test_packing_again_from_packed_gives_the_same_as_from_dense(tmp_path: Path) -> None:
+    source = save(foreign(), tmp_path / "a.onnx")
+    pack_onnx(source, tmp_path / "gap.onnx", encoding="gap", functions=True)
+    pack_onnx(tmp_path / "gap.onnx", tmp_path / "twice.onnx", encoding="coo")
+    pack_onnx(source, tmp_path / "once.onnx", encoding="coo")
+    unpack_onnx(tmp_path / "twice.onnx", tmp_path / "back.onnx")
+    assert tensors(tmp_path / "back.onnx") == tensors(source)
+    assert (tmp_path / "twice.onnx").stat().st_size == (tmp_path / "once.onnx").stat().st_size
+    pack_onnx(source, source, encoding="gap")  # in place
+    assert inspect_file(source).layers[0].encoding == "gap"
+
+
+def test_special_values_and_other_types_keep_their_bits(tmp_path: Path) -> None:
+    arrays = {
+        "special": random_tensor((40, 90), 0.2, 0.3, 5),
+        "half": random_tensor((40, 90), 0.2, 0.3, 6, np.float16),
+        "double": random_tensor((40, 90), 0.2, 0.3, 7, np.float64),
+        "integers": np.arange(12).reshape(3, 4) * (np.arange(4) > 1),
+        "scalar": np.float32(0.0) * np.ones(()),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+    source = save(model_with({name: np.asarray(array) for name, array in arrays.items()}), tmp_path / "a.onnx")
+    for encoding in ENCODINGS:
+        report = pack_onnx(source, tmp_path / "b.onnx", encoding=encoding)
+        assert {row.name: row.encoding for row in report.layers}["double"] == encoding
+        unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+        assert tensors(tmp_path / "c.onnx") == tensors(source)
+    assert "-0.0" in report.notes[0]
+    clean = pack_onnx(source, tmp_path / "b.onnx", encoding="gap", normalize_zeros=True)
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    array = numpy_helper.to_array(
+        next(t for t in onnx.load(str(tmp_path / "c.onnx")).graph.initializer if t.name == "special")
+    )
+    assert not (np.signbit(array) & (array == 0)).any()
+    assert clean.notes == ()
+
+
+def test_old_models_and_initializers_that_are_inputs(tmp_path: Path) -> None:
+    """IR version 3 lists initializers as inputs; later such a weight may be replaced at run time, and stays."""
+    weight = random_tensor((90, 60), 0.1, 0, 1)
+    for ir_version, opset, encoding, expected in (
+        (3, 8, "auto", "coo"),
+        (3, 11, "gap", "gap"),
+        (7, 12, "gap", "dense"),
+    ):
+        model = matmul_with(weight, opset, ir_version)
+        model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, weight.shape))
+        report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx", encoding=encoding)
+        assert {row.name: row.encoding for row in report.layers} == {"w": expected}
+        feed = {"x": np.ones((2, 90), np.float32)}
+        assert run(tmp_path / "a.onnx", feed)[0].tobytes() == run(tmp_path / "b.onnx", feed)[0].tobytes()
+    with pytest.raises(ExportError, match="gap with values fp32 needs opset 11, but the model has 8; use encoding coo"):
+        pack_onnx(save(matmul_with(weight, 8, 4), tmp_path / "a.onnx"), tmp_path / "c.onnx", encoding="gap")
+    assert not (tmp_path / "c.onnx").exists()
+
+
+def external(path: Path, model: onnx.ModelProto) -> Path:
+    onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.weights", size_threshold=100)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["dense", "coo", "gap"])
+def test_external_data_goes_in_and_comes_out_beyond_the_limit(
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {f"w{i}": random_tensor((100, 300), 0.4, 0, i) for i in range(4)}
+    source = external(tmp_path / "a.onnx", model_with(arrays))
+    small = pack_onnx(source, tmp_path / "whole.onnx", encoding=encoding)
+    assert not (tmp_path / "whole.onnx.data").exists()
+    monkeypatch.setattr(writing, "MAX_BYTES", 150_000)  # as 2 GB would be for a real model
+    report = pack_onnx(source, tmp_path / "b.onnx", encoding=encoding)
+    names = {file.name for file in tmp_path.iterdir()}
+    if encoding == "coo":  # sparse initializers have no place outside
+        assert names == {"a.onnx", "a.onnx.weights", "whole.onnx", "b.onnx"}
+    else:
+        assert names == {"a.onnx", "a.onnx.weights", "whole.onnx", "b.onnx", "b.onnx.data"}
+        assert report.bytes_file == sum((tmp_path / f"b.onnx{end}").stat().st_size for end in ("", ".data"))
+    expected = {name: array.tobytes() for name, array in arrays.items()}
+    (tmp_path / "moved").mkdir()
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "moved" / "c.onnx")
+    assert (tmp_path / "moved" / "c.onnx.data").exists()
+    found = {
+        tensor.name: numpy_helper.to_array(tensor).tobytes()
+        for tensor in onnx.load(str(tmp_path / "moved" / "c.onnx")).graph.initializer
+    }
+    assert found == expected
+    for name in ("whole.onnx", "b.onnx", "moved/c.onnx"):
+        for array, got in zip(arrays.values(), run(tmp_path / name, {}), strict=True):
+            assert got.tobytes() == array.tobytes()
+    assert {row.name: row.nonzeros for row in inspect_file(tmp_path / "b.onnx").layers if row.name in arrays} == {
+        row.name: row.nonzeros for row in small.layers
+    }
+
+
+def test_external_data_that_is_missing_short_or_elsewhere(tmp_path: Path) -> None:
+    source = external(tmp_path / "a.onnx", matmul_with(random_tensor((100, 300), 0.4, 0, 1)))
+    data = tmp_path / "a.onnx.weights"
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-4])
+    with pytest.raises(ExportError, match=r"a\.onnx: w: its external data cannot be read: .* shorter"):
+        pack_onnx(source, tmp_path / "b.onnx")
+    data.unlink()
+    with pytest.raises(ExportError, match="missing"):
+        pack_onnx(source, tmp_path / "b.onnx")
+    model = onnx.load(str(source), load_external_data=False)
+    model.graph.initializer[0].external_data[0].value = "../a.onnx.weights"
+    (tmp_path.parent / "a.onnx.weights").write_bytes(whole)
+    with pytest.raises(ExportError, match="outside the model's folder"):
+        pack_onnx(save(model, source), tmp_path / "b.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.onnx"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 5000, -1])
+def test_damaged_files(tmp_path: Path, cut: int) -> None:
+    whole = save(foreign(), tmp_path / "whole.onnx").read_bytes()
+    source = tmp_path / "cut.onnx"
+    source.write_bytes(whole[:cut])
+    for work in (pack_onnx, unpack_onnx):
+        with pytest.raises(ExportError, match=r"cut\.onnx"):
+            work(source, tmp_path / "b.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cut.onnx", "whole.onnx"]
+
+
+def test_damaged_codes_are_found_and_leave_nothing(tmp_path: Path) -> None:
+    pack_onnx(save(foreign(), tmp_path / "a.onnx"), tmp_path / "b.onnx", encoding="gap")
+    model = onnx.load(str(tmp_path / "b.onnx"))
+    codes = next(tensor for tensor in model.graph.initializer if tensor.name.endswith(".gaps"))
+    codes.raw_data = b"\xff" * len(codes.raw_data)  # far beyond the end of the weight
+    save(model, tmp_path / "b.onnx")
+    for work in (
+        lambda: unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx"),
+        lambda: inspect_file(tmp_path / "b.onnx"),
+    ):
+        with pytest.raises(ExportError, match="onnxruntime cannot rebuild this weight"):
+            work()
+    codes.raw_data = codes.raw_data[:-1]
+    save(model, tmp_path / "b.onnx")
+    with pytest.raises(ExportError, match=r"damaged|cannot rebuild"):
+        unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert not (tmp_path / "c.onnx").exists()
+
+
+def test_targets_and_names_that_do_not_work(tmp_path: Path) -> None:
+    source = save(foreign(), tmp_path / "a.onnx")
+    with pytest.raises(UnknownNameError, match="unknown encoding 'gaps'; did you mean 'gap'"):
+        pack_onnx(source, tmp_path / "b.onnx", encoding="gaps")
+    with pytest.raises(UnknownNameError, match="unknown values 'int4'"):
+        pack_onnx(source, tmp_path / "b.onnx", values="int4")
+    with pytest.raises(ExportError, match="does not exist; create it first"):
+        pack_onnx(source, tmp_path / "none" / "b.onnx")
+    with pytest.raises(ExportError, match="does not exist"):
+        pack_onnx(tmp_path / "none.onnx", tmp_path / "b.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_foreign_operators_are_packed_but_not_compared(tmp_path: Path) -> None:
+    model = matmul_with(random_tensor((90, 60), 0.1, 0, 1))
+    model.graph.node.append(helper.make_node("Magic", ["y"], ["z"], domain="other"))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    model.opset_import.append(helper.make_opsetid("other", 1))
+    report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx", encoding="gap")
+    assert report.max_abs_difference is None
+    assert "outputs were not compared" in report.notes[0]
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert tensors(tmp_path / "c.onnx") == tensors(tmp_path / "a.onnx")
+
+
+def test_commands(tmp_path: Path) -> None:
+    source = save(foreign(), tmp_path / "a.onnx")
+    run_ = CliRunner().invoke
+    done = run_(
+        app,
+        [
+            "pack",
+            str(source),
+            str(tmp_path / "b.onnx"),
+            "--values",
+            "fp32-packed",
+            "--measure",
+            "--json",
+            str(tmp_path / "r.json"),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["bytes_file"] == (tmp_path / "b.onnx").stat().st_size
+    assert report["speed"]["latency_ratio"] > 0
+    assert report["speed"]["load"] > 0
+    assert {row["name"]: row["macs"] for row in report["layers"]} == {"conv.w": 16 * 27 * 36, "fc.w": 576 * 50}
+    assert run_(app, ["unpack", str(tmp_path / "b.onnx"), str(tmp_path / "c.onnx")]).exit_code == 0
+    assert tensors(tmp_path / "c.onnx") == tensors(source)
+    failed = run_(app, ["pack", str(tmp_path / "none.onnx"), str(tmp_path / "d.onnx")])
+    assert failed.exit_code == 2
+    assert sparsify_fx.pack_onnx is pack_onnx
