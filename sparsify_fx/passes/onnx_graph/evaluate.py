@@ -18,8 +18,8 @@ def evaluate(node: onnx.NodeProto, model: onnx.ModelProto, inputs: dict[str, Arr
     `model` gives the operator sets. Outputs that the node leaves out are left out here.
 
     >>> node = onnx.helper.make_node("Relu", ["x"], ["y"])
-    >>> graph = onnx.helper.make_graph([node], "g", [], [])
-    >>> evaluate(node, onnx.helper.make_model(graph, ir_version=10), {"x": np.float32([-1, 2])})
+    >>> model = onnx.ModelProto(ir_version=10, opset_import=[onnx.helper.make_opsetid("", 18)])
+    >>> evaluate(node, model, {"x": np.float32([-1, 2])})
     [array([0., 2.], dtype=float32)]
     """
     given = [name for name in dict.fromkeys(node.input) if name]

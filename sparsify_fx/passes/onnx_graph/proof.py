@@ -35,9 +35,15 @@ def difference(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Sequence[
     Both models run, without the runtime's own optimisations, on the first feed that `before` takes. Inf when shapes,
     types or places of NaN and Inf differ.
 
-    Raises PassError when `before` runs on none of the feeds, or `after` does not load or run.
+    Raises PassError when `before` does not load or runs on none of the feeds, or `after` does not load or run.
     """
-    reference = _session(before)
+    try:
+        reference = _session(before)
+    except Exception as error:
+        raise PassError(
+            f"{names}: onnxruntime {onnxruntime.__version__} cannot load the model as it is given: {error}; mend it "
+            "or pass prove=False"
+        ) from error
     problem: Exception | None = None
     for feed in feeds:
         try:

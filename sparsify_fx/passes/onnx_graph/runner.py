@@ -65,7 +65,8 @@ def optimize(
     >>> x, y = (make.make_tensor_value_info(name, 1, ["N", 2]) for name in "xy")
     >>> nodes = [make.make_node("Identity", ["x"], ["z"]), make.make_node("Relu", ["z"], ["y"])]
     >>> graph = make.make_graph(nodes, "g", [x], [y])
-    >>> smaller, rows = optimize(make.make_model(graph, ir_version=10))
+    >>> model = make.make_model(graph, ir_version=10, opset_imports=[make.make_opsetid("", 18)])
+    >>> smaller, rows = optimize(model)
     >>> [node.op_type for node in smaller.graph.node], [row.name for row in rows if row.changes]
     (['Relu'], ['drop-identities'])
     """

@@ -145,6 +145,15 @@ def test_the_proof_needs_inputs_that_the_model_takes() -> None:
     assert kinds(smaller) == ["Cast", "Sub", "Gather"]
 
 
+def test_a_model_that_does_not_load_cannot_be_proven() -> None:
+    model = dead_net()
+    model.graph.node[2].domain = "com.example"
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    with pytest.raises(PassError, match=r"onnxruntime [\d.]+ cannot load the model as it is given.*prove=False"):
+        optimize(model)
+    assert kinds(optimize(model, prove=False)[0]) == ["Conv", "Relu", "Conv"]
+
+
 def test_random_inputs_fit_other_types_and_sizes() -> None:
     model = make([node("Relu", "x", "y")], {}, x=("N", 3, "H", "W"))
     model.graph.input.append(helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["N", 7]))
