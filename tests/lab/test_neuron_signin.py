@@ -14,9 +14,16 @@ from sparsify_fx.lab.neuron_descent import descend, descend_factors, flow, signi
 from sparsify_fx.lab.neuron_signin import measure
 from sparsify_fx.lab.neuron_signin_runs import PAPER, RECOVERED, Size, by_beta, escape_by_imbalance, failures_by_width
 
-SMALL = Size(
-    runs=20, samples=60, steps=12_000, rates=(0.01,), larger_rates=(0.05,), scales=(0.1, 1.0), widths=(2, 10)
-)
+SMALL = Size(runs=20, samples=60, steps=12_000, rates=(0.01,), larger_rates=(0.05,), scales=(0.1, 1.0), widths=(2, 10))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("kind", ["samples", "population"])
+def test_the_gradients_are_those_of_the_loss(kind: str) -> None:
+    start = balanced_start(7, 4, seeded())
     teacher = torch.randn(7, 4, generator=seeded(1), dtype=torch.float64)
     problem: Problem = Population(teacher) if kind == "population" else draw_samples(teacher, 30, seeded(2), noise=0.1)
     (expected,) = torch.autograd.grad(problem.loss(start.requires_grad_()).sum(), start)
