@@ -16,9 +16,10 @@ def minimize(
     start: Tensor,
     *,
     free: Tensor,
+    rate: float = 1.0,
     steps: int = 1000,
     memory: int = 10,
-    tolerance: float = 1e-10,
+    tolerance: float = 1e-8,
 ) -> Tensor:
     """Minimise `loss` for every run by L-BFGS with backtracking; each run has its own history and step size.
 
@@ -26,6 +27,7 @@ def minimize(
         loss: parameters [runs, k] -> [runs]; gradient: -> [runs, k]; runs must not depend on each other.
         start: [runs, k], float64.
         free: True where a parameter may move, [runs, k]; the others keep their value.
+        rate: the share of a quasi-Newton step that is tried first; halved until the loss falls.
         steps: at most so many; a run stops when its largest gradient is below `tolerance`, or no step lowers its loss.
         memory: pairs of steps and gradient differences that are kept.
 
@@ -50,8 +52,8 @@ def minimize(
         direction = -history.apply(slope)
         uphill = (direction * slope).sum(1) >= 0
         direction = torch.where(uphill[:, None], -slope, direction)
-        width = (1 / slope.abs().sum(1)).clamp(max=1.0) if index == 0 else torch.ones_like(value)
-        width = _backtrack(loss, point, value, direction, (direction * slope).sum(1), width) * moving
+        first = (1 / slope.abs().sum(1)).clamp(max=1.0) if index == 0 else torch.ones_like(value)
+        width = _backtrack(loss, point, value, direction, (direction * slope).sum(1), rate * first * moving)
         moving = moving & (width > 0)
         reached = point + width[:, None] * direction
         new_slope = torch.where(free, gradient(reached), 0.0)
@@ -68,7 +70,7 @@ def _backtrack(
     for _ in range(40):
         lower = loss(point + width[:, None] * direction) <= value + 1e-4 * width * descent
         found = torch.where((found == 0) & lower, width, found)
-        if bool((found > 0).all()):
+        if bool(((found > 0) | (width == 0)).all()):
             break
         width = width / 2
     return found
