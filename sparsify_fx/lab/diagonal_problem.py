@@ -24,11 +24,13 @@ class Regression:
     def gradient(self, point: Tensor) -> Tensor:
         """∇f, [seeds, runs, n]."""
         error = (point - self.truth[:, None]) @ self.inputs.transpose(1, 2)
-        return error @ self.inputs / self.inputs.shape[1]
+        slope: Tensor = error @ self.inputs
+        return slope / self.inputs.shape[1]
 
     def distance(self, point: Tensor) -> Tensor:
         """|x − x*|, [seeds, runs]."""
-        return (point - self.truth[:, None]).norm(dim=-1)
+        size: Tensor = torch.linalg.vector_norm(point - self.truth[:, None], dim=-1)
+        return size
 
 
 def draw_regression(seeds: int, samples: int, width: int, nonzeros: int, seed: int) -> Regression:
@@ -47,7 +49,7 @@ SHAPES = ("constant", "harmonic", "quadratic", "geometric")
 
 @dataclass(frozen=True)
 class Schedule:
-    """α(t) of one of SHAPES with ∫α = total over [0, time]: constant, 1/(1 + t), 1/(1 + t)², 0.95^t.
+    """α(t) of one of SHAPES with ∫α = total over [0, time]: constant, 1/(1 + s), 1/(1 + s)², 0.95^s, s = t/unit.
 
     Source: paper 003, appendix C.1, there as sums over steps.
     """
@@ -55,6 +57,7 @@ class Schedule:
     shape: str
     total: float
     time: float
+    unit: float = 1.0
 
     def __str__(self) -> str:
         return f"{self.shape}, A = {self.total:g}"
@@ -65,20 +68,25 @@ class Schedule:
         >>> Schedule("geometric", 2.0, 100.0).integral(torch.tensor([0.0, 100.0]).double()).tolist()
         [0.0, 2.0]
         """
-        return self.total * _grown(self.shape, time) / _grown(self.shape, torch.tensor(self.time, dtype=torch.float64))
+        return self.total * _grown(self.shape, time / self.unit) / self._whole()
 
     def strength(self, time: Tensor) -> Tensor:
         """α(t) = A'(t)."""
+        scaled = time / self.unit
         slope = {
             "constant": torch.ones_like(time),
-            "harmonic": 1 / (1 + time),
-            "quadratic": (1 + time) ** -2,
-            "geometric": 0.95**time,
+            "harmonic": 1 / (1 + scaled),
+            "quadratic": (1 + scaled) ** -2,
+            "geometric": 0.95**scaled,
         }[self.shape]
-        return self.total * slope / _grown(self.shape, torch.tensor(self.time, dtype=torch.float64))
+        return self.total * slope / self._whole() / self.unit
+
+    def _whole(self) -> Tensor:
+        return _grown(self.shape, torch.tensor(self.time / self.unit, dtype=torch.float64))
 
 
 def _grown(shape: str, time: Tensor) -> Tensor:
+    """The integral of the shape alone."""
     if shape == "constant":
         return time
     if shape == "harmonic":
@@ -87,15 +95,25 @@ def _grown(shape: str, time: Tensor) -> Tensor:
 
 
 INITS = ("pilot", "spred", "l1")
+STARTS = ("pilot", "spred", "spred-float64", "spred-float32")
 
 
 def factors(start: Tensor, init: str) -> tuple[Tensor, Tensor]:
-    """m and w with m ⊙ w = x₀: m² − w² = 1 (pilot), or abs(m) = abs(w) to the last bit (spred)."""
+    """m and w with m ⊙ w = x₀, by one of STARTS.
+
+    pilot: m² − w² = 1. spred: abs(m) = abs(w) to the last bit. spred-float64, spred-float32: m = sqrt(abs(x₀)) and
+    w = x₀/m in that precision, whose rounding leaves abs(m) and abs(w) an ulp apart.
+    """
     if init == "pilot":
         split = Product(1.0).split(start)
         return split["m"], split["w"]
-    root = start.abs().sqrt()
-    return root, start.sign() * root
+    if init == "spred":
+        root = start.abs().sqrt()
+        return root, start.sign() * root
+    kind = {"spred-float64": torch.float64, "spred-float32": torch.float32}[init]
+    rounded = start.to(kind)
+    root = rounded.abs().sqrt()
+    return root.double(), (rounded / root).double()
 
 
 def descend(
@@ -130,7 +148,10 @@ def exact_flow(
 ) -> tuple[Tensor, Tensor]:
     """The limit of small steps: x(t) = u₀² exp(−2L − 4A) − v₀² exp(2L − 4A), dL/dt = ∇f(x), L(0) = 0.
 
-    Returns x and L, each [times, seeds, runs, n]. A balanced start has u₀ = 0 or v₀ = 0: x keeps its sign for ever.
+    u₀ = (m₀ + w₀)/2, v₀ = (m₀ − w₀)/2. A balanced start has u₀ = 0 or v₀ = 0: x keeps its sign for ever.
+
+    Returns x and L, each [times, seeds, runs, n].
+
     Source: paper 003, Lemma B.1 and, for the balanced start, Eq. 7.
     """
     start = problem.start[:, None].repeat(1, len(schedules), 1)
@@ -138,19 +159,12 @@ def exact_flow(
     up, down = ((first + second) / 2).square(), ((first - second) / 2).square()
 
     def point(moment: Tensor, impulse: Tensor) -> Tensor:
-        grown = torch.stack([schedule.integral(moment) for schedule in schedules], -1)[..., None]
-        return up * torch.exp(-2 * impulse - 4 * grown) - down * torch.exp(2 * impulse - 4 * grown)
+        decay = -4 * torch.stack([schedule.integral(moment) for schedule in schedules])[:, None]
+        return up * torch.exp(decay - 2 * impulse) - down * torch.exp(decay + 2 * impulse)
 
     def field(moment: Tensor, flat: Tensor) -> Tensor:
-        impulse = flat.view(start.shape)
-        return problem.gradient(point(moment.view(start.shape[:2])[:, 0], impulse)).reshape(flat.shape)
+        return problem.gradient(point(moment[0], flat.view(start.shape))).view(1, -1)
 
-    # one step size for all: the runs share one call of the gradient
-    flat = start.new_zeros(1, start.numel())
-
-    def joint(moment: Tensor, state: Tensor) -> Tensor:
-        return field(moment.expand(start.shape[0] * start.shape[1]), state)
-
-    impulses = integrate(joint, flat, times, rtol=rtol, atol=1e-9).view(-1, *start.shape)
-    points = torch.stack([point(moment.expand(start.shape[0]), some) for moment, some in zip(times, impulses, strict=True)])
-    return points, impulses
+    nothing = start.new_zeros(1, start.numel())  # one run for the integrator: all share its step size
+    impulses = integrate(field, nothing, times, rtol=rtol, atol=1e-9).view(-1, *start.shape)
+    return torch.stack([point(*pair) for pair in zip(times, impulses, strict=True)]), impulses
