@@ -36,9 +36,8 @@ def draw_distances(paths: dict[str, tuple[Tensor, Tensor]], best: dict[str, Sche
     for init, (times, path) in paths.items():
         mean, half = _band(path)
         (line,) = axes.plot(times, mean, label=f"{LABELS[init]}: {best[init]}")
-        axes.fill_between(times, mean - half, mean + half, color=line.get_color(), alpha=0.2)
-    axes.set(xlabel="time", ylabel="|x − x*|", yscale="symlog", ylim=(0, None))
-    axes.set_yscale("symlog", linthresh=0.01)
+        axes.fill_between(times, (mean - half).clamp(min=1e-9), mean + half, color=line.get_color(), alpha=0.2)
+    axes.set(xlabel="time", ylabel="|x − x*|", yscale="log", ylim=(1e-3, 10))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
@@ -52,8 +51,7 @@ def draw_schedules(screened: Screened, figure: Any) -> None:
             where = [index for index, schedule in enumerate(schedules) if schedule.shape == shape]
             index = min(where, key=lambda run: float(path[-1, :, run].mean()))
             axes.plot(times, path[:, :, index].mean(1), label=str(schedules[index]))
-        axes.set(title=LABELS[init], xlabel="time", ylabel="|x − x*|")
-        axes.set_yscale("symlog", linthresh=0.01)
+        axes.set(title=LABELS[init], xlabel="time", ylabel="|x − x*|", yscale="log", ylim=(1e-3, 10))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
 

@@ -37,12 +37,12 @@ class Size:
     coarse: float = 1e-2
     time: float = 100.0
     long_time: float = 600.0
-    escape_rates: tuple[float, ...] = (1e-2, 1e-3)
+    escape_rates: tuple[float, ...] = (1e-2,)
     escape_totals: tuple[float, ...] = (3.0, 10.0, 30.0)
     early: float = 0.01
 
 
-FULL = Size(escape_rates=(1e-2, 1e-3, 1e-4))
+FULL = Size(escape_rates=(1e-2, 1e-3))
 
 
 def problem_of(size: Size, seed: int) -> Regression:

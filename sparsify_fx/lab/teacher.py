@@ -5,7 +5,6 @@ Many runs at once; a neuron only ever sees the inputs that its mask keeps.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +50,7 @@ def draw_masked(
     teacher: Tensor, masks: Tensor, width: int, samples: int, generator: torch.Generator, *, noise: float = 0.0
 ) -> Masked:
     """x ~ N(0, I), y = teacher's output + N(0, (noise·E_y)²), E_y the root mean square of the noiseless outputs."""
-    runs, neurons, kept = masks.shape
+    runs, neurons, _ = masks.shape
     inputs = torch.randn(runs, 1, samples, width, generator=generator).expand(-1, neurons, -1, -1)
     seen = inputs.gather(3, masks[:, :, None].expand(-1, -1, samples, -1)).contiguous()
     clean = Masked(seen, torch.zeros(runs, samples)).outputs(teacher)
@@ -90,8 +89,8 @@ def accelerated(
 ) -> tuple[Tensor, Tensor]:
     """W⁽ᵗ⁺¹⁾ = W⁽ᵗ⁾ − η∇f(W⁽ᵗ⁾) + β(W⁽ᵗ⁾ − W⁽ᵗ⁻¹⁾); plain descent at β = 0.
 
-    A run ends when a step moves it by less than 1e-8 of its norm, or, with a `teacher`, when its relative error is below
-    `enough`; finished runs leave the batch.
+    A run ends when a step moves it by less than 1e-8 of its norm, or, with a `teacher`, when its relative error is
+    below `enough`; finished runs leave the batch.
 
     Args:
         every: with a teacher, its relative error is kept every so many steps; 0 keeps none.
@@ -120,12 +119,3 @@ def accelerated(
                 break
     found[runs] = now
     return found, torch.stack(kept) if kept else found.new_zeros(0, len(start))
-
-
-def wanted_steps(error: float, rate: float) -> int:
-    """Steps until error ≈ (1 − rate)^steps.
-
-    >>> wanted_steps(1e-4, 0.01)
-    917
-    """
-    return math.ceil(math.log(error) / math.log1p(-rate))
