@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from sparsify_fx.lab.teacher import (
     perturbed,
     relative_error,
 )
+from sparsify_fx.lab.tensor_start import MomentSize
 
 SUCCESS = 1e-4
 """A run has found the teacher when its relative error is below this. Source: paper 001, section 5.1."""
@@ -57,12 +58,13 @@ class Size:
     noise_samples: int = 1000
     noise_ranks: tuple[int, ...] = (4, 8, 12, 16, 20, 25, 30)
     noise_levels: tuple[float, ...] = (0.01, 0.02, 0.04)
-    imp_runs: int = 5
+    imp_runs: int = 4
     imp_width: int = 100
     imp_kept: int = 20
     imp_samples: tuple[int, ...] = (100, 700, 1000, 2000)
     imp_cycles: int = 12
     imp_noise: float = 1e-3
+    moments: MomentSize = field(default_factory=MomentSize)
 
 
 FULL = Size(
@@ -113,7 +115,8 @@ def rates(size: Size, seed: int) -> dict[tuple[str, int], tuple[Mean, Tensor]]:
     found, every = {}, max(1, size.rate_steps // 60)
     for kept in size.rate_ranks:
         data, teacher, generator = problem(size.rate_runs, size.neurons, size.rate_width, kept, size.rate_samples, seed)
-        start = perturbed(teacher, 0.1, generator)
+        start, teacher = perturbed(teacher, 0.1, generator).double(), teacher.double()
+        data = Masked(data.inputs.double(), data.labels.double())  # the slow end lies below float32's resolution
         for method, momentum in (("AGD", size.slow_momentum), ("GD", 0.0)):
             _, errors = accelerated(
                 data,
