@@ -58,6 +58,10 @@ class ExportError(SparsifyError, RuntimeError):
     """An ONNX export that failed or whose result does not match PyTorch."""
 
 
+class LabError(SparsifyError, RuntimeError):
+    """A laboratory experiment that cannot run, or whose numbers cannot be trusted."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one.
 

@@ -1,0 +1,56 @@
+"""`sparsify-fx lab`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from sparsify_fx.cli.output import JsonOption, Output
+
+NAME = "lab"
+
+
+def command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="An experiment; without one they are listed.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where figures and numbers go.")] = Path("sparsify-lab"),
+    full: Annotated[
+        bool, typer.Option("--full", help="The paper's exact size, instead of minutes on two cores.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of data, initial values and noise.")] = 0,
+    json: JsonOption = None,
+) -> None:
+    """Repeat a small experiment of a paper: figure, table and whether the claim holds here; without NAME, list them.
+
+    Examples:
+
+        sparsify-fx lab
+
+        sparsify-fx lab neuron-signin --out lab --json -
+    """
+    from sparsify_fx.lab import all_experiments, run_experiment
+
+    output = Output(json)
+    if name is None:
+        table = Table("name", "experiment", show_lines=True)
+        for entry in all_experiments():
+            table.add_row(entry.name, Text.assemble(f"{entry.claim}\n", (entry.paper, "cyan")))
+        output.console.print(table)
+        output.finish([{"name": e.name, "paper": e.paper, "claim": e.claim} for e in all_experiments()])
+        return
+    result = run_experiment(name, out, full=full, seed=seed)
+    for grid in result.findings.grids:
+        output.console.print(grid.table())
+    checks = Table("claim", "measured", "holds", title=result.experiment.paper)
+    for check in result.findings.checks:
+        checks.add_row(check.claim, check.measured, Text("yes", "green") if check.holds else Text("NO", "red"))
+    output.console.print(checks)
+    for note in result.findings.notes:
+        output.console.print(Text(note))
+    output.console.print(Text(f"{', '.join(result.figures)}; {result.seconds:.0f} s"))
+    output.finish(result.to_dict())

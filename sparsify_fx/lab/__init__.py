@@ -1,0 +1,16 @@
+"""The papers' small theory experiments: `sparsify-fx lab NAME`."""
+
+from sparsify_fx.lab.base import EXPERIMENTS, Check, Experiment, Findings, Grid
+from sparsify_fx.lab.run import LabResult, all_experiments, find_experiment, run_experiment
+
+__all__ = [
+    "EXPERIMENTS",
+    "Check",
+    "Experiment",
+    "Findings",
+    "Grid",
+    "LabResult",
+    "all_experiments",
+    "find_experiment",
+    "run_experiment",
+]

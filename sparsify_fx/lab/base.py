@@ -1,0 +1,89 @@
+"""What a laboratory experiment is, and the table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+from sparsify_fx.registry import Registry
+
+Value = str | int | float
+Draw = Callable[[Any], None]
+"""Draws into a matplotlib Figure."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table of results: a title, the columns' names, and rows of that many values."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def table(self) -> Table:
+        """For the console; floats with four significant digits."""
+        table = Table(title=self.title)
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in self.rows:
+            table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row))
+        return table
+
+
+@dataclass(frozen=True)
+class Check:
+    """A claim of the paper, what was measured, and whether the claim held here."""
+
+    claim: str
+    measured: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an experiment found. `data`: further numbers, JSON-ready; `figures`: how to draw each, by file name stem."""
+
+    grids: tuple[Grid, ...]
+    checks: tuple[Check, ...]
+    figures: dict[str, Draw]
+    settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the figures, JSON-ready."""
+        return {
+            "settings": self.settings,
+            "tables": [asdict(grid) for grid in self.grids],
+            "checks": [asdict(check) for check in self.checks],
+            "notes": list(self.notes),
+            "data": self.data,
+        }
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A small experiment of a paper.
+
+    Args:
+        name: as `sparsify-fx lab NAME` takes it.
+        paper: which, and its figures, tables and theorems.
+        claim: in one sentence.
+        run: called with `full` (the paper's exact size) and `seed`.
+    """
+
+    name: str
+    paper: str
+    claim: str
+    run: Callable[[bool, int], Findings]
+
+
+EXPERIMENTS: Registry[Experiment] = Registry("experiment")
+
+
+def experiment(name: str, *, paper: str, claim: str) -> Callable[[Callable[[bool, int], Findings]], Experiment]:
+    """Decorator: register a function of (full, seed) as an experiment."""
+    return lambda run: EXPERIMENTS.add(name, Experiment(name, paper, claim, run))

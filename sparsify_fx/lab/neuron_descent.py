@@ -1,0 +1,47 @@
+"""Gradient descent and gradient flows of the single neuron, on weights and on Sign-In's factors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.lab.flow import Field
+from sparsify_fx.lab.neuron import Problem
+from sparsify_fx.parameterizations.product import Product
+
+
+def descend(problem: Problem, start: Tensor, *, rate: float, steps: int) -> Tensor:
+    """Gradient descent on [a, w] for all runs at once: θ ← θ − rate·∇L(θ)."""
+    parameters = start.clone()
+    for _ in range(steps):
+        parameters = parameters - rate * problem.gradient(parameters)
+    return parameters
+
+
+def descend_factors(problem: Problem, start: Tensor, *, beta: tuple[float, float], rate: float, steps: int) -> Tensor:
+    """Gradient descent on m and w of θ = m ⊙ w, split with inner scaling beta[0] for a and beta[1] for w.
+
+    Returns θ = [a, w]. Source: paper 004, Algorithm 1 without its rescaling.
+    """
+    outer, inner = Product(beta[0]).split(start[:, :1]), Product(beta[1]).split(start[:, 1:])
+    first, second = (torch.cat([outer[factor], inner[factor]], 1) for factor in Product.factors)
+    for _ in range(steps):
+        gradient = rate * problem.gradient(first * second)
+        first, second = first - gradient * second, second - gradient * first
+    return first * second
+
+
+def flow(problem: Problem) -> Field:
+    """dθ/dt = −∇L(θ). Source: paper 000, Eq. 1; paper 004, Eq. 2."""
+    return lambda time, parameters: -problem.gradient(parameters)
+
+
+def signin_flow(problem: Problem, beta: tuple[float, float]) -> Field:
+    """dθ/dt = −sqrt(θ² + β) ⊙ ∇L(θ), β = beta[0] for a and beta[1] for w. Source: paper 004, Eq. 3."""
+
+    def field(time: Tensor, parameters: Tensor) -> Tensor:
+        scaling = torch.full_like(parameters, beta[1])
+        scaling[:, 0] = beta[0]
+        return -(parameters.square() + scaling).sqrt() * problem.gradient(parameters)
+
+    return field

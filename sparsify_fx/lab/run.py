@@ -1,0 +1,93 @@
+"""Run an experiment of the laboratory and write its figures and numbers."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sparsify_fx.errors import LabError
+from sparsify_fx.lab.base import EXPERIMENTS, Draw, Experiment, Findings
+
+
+@dataclass(frozen=True)
+class LabResult:
+    """An experiment's findings and the files they were written to."""
+
+    experiment: Experiment
+    findings: Findings
+    full: bool
+    seed: int
+    figures: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        about = {"name": self.experiment.name, "paper": self.experiment.paper, "claim": self.experiment.claim}
+        how = {"full": self.full, "seed": self.seed, "seconds": round(self.seconds, 1), "figures": list(self.figures)}
+        return {**about, **how, **self.findings.to_dict()}
+
+
+def run_experiment(name: str, out: str | Path, *, full: bool = False, seed: int = 0) -> LabResult:
+    """Run one experiment; write {figure}.png and {name}.json into `out`.
+
+    Args:
+        name: one of EXPERIMENTS.
+        out: a folder, made if need be; files of an earlier run of the same experiment are replaced.
+        full: the paper's exact size, instead of minutes on two cores.
+        seed: of data, initial values and noise.
+
+    Raises UnknownNameError for another name; LabError when matplotlib is missing or `out` cannot be written,
+    before any work is done.
+
+    Example: `run_experiment("neuron-signin", "lab").findings.checks`.
+    """
+    experiment, folder = find_experiment(name), Path(out)
+    figure_class = _figure_class()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+    start = time.perf_counter()
+    findings = experiment.run(full, seed)
+    files = tuple(_save(figure_class, folder / f"{stem}.png", draw) for stem, draw in findings.figures.items())
+    result = LabResult(experiment, findings, full, seed, files, time.perf_counter() - start)
+    from sparsify_fx.train.files import write_text
+
+    write_text(folder / f"{name}.json", json.dumps(result.to_dict(), indent=2) + "\n")
+    return result
+
+
+def find_experiment(name: str) -> Experiment:
+    """The experiment of that name; UnknownNameError with the nearest one otherwise."""
+    import sparsify_fx.lab.experiments  # noqa: F401 - fills the registry
+
+    return EXPERIMENTS[name]
+
+
+def all_experiments() -> tuple[Experiment, ...]:
+    """Every experiment, by name."""
+    import sparsify_fx.lab.experiments  # noqa: F401 - fills the registry
+
+    return tuple(EXPERIMENTS[name] for name in EXPERIMENTS)
+
+
+def _save(figure_class: Any, path: Path, draw: Draw) -> str:
+    """Draw one figure; it appears whole or not at all."""
+    from sparsify_fx.train.files import write_atomically
+
+    figure = figure_class(layout="constrained")
+    draw(figure)
+    write_atomically(path, lambda stream: figure.savefig(stream, dpi=150, format="png"))
+    return str(path)
+
+
+def _figure_class() -> Any:
+    """matplotlib's Figure, which draws without a display."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise LabError("the laboratory draws with matplotlib; install it: pip install 'sparsify_fx[plot]'") from None
+    return Figure

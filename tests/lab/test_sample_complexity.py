@@ -1,0 +1,206 @@
+"""Teacher and student with masks: Algorithm 1, the tensor initialisation, and paper 001's laws at small size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from sparsify_fx.lab.sample_complexity import measure
+from sparsify_fx.lab.sample_runs import (
+    Size,
+    half_point,
+    noisy_errors,
+    problem,
+    pruned_errors,
+    radii,
+    rates,
+    transitions,
+)
+from sparsify_fx.lab.statistics import fit_line
+from sparsify_fx.lab.teacher import (
+    Masked,
+    accelerated,
+    draw_masked,
+    draw_masks,
+    draw_teacher,
+    perturbed,
+    relative_error,
+)
+from sparsify_fx.lab.tensor_start import MomentSize, directions, low_moments, start_qualities
+
+SMALL = Size(
+    neurons=3,
+    rate=3.0,
+    radius_runs=6,
+    radius_width=30,
+    radius_samples=120,
+    radius_ranks=(16, 20, 24),
+    radius_halvings=5,
+    rate_runs=3,
+    rate_width=60,
+    rate_samples=500,
+    rate_ranks=(5, 10, 20),
+    slow_rate=0.3,
+    rate_steps=600,
+    sample_runs=10,
+    sample_width=40,
+    sample_ranks=(6, 10, 16),
+    noise_runs=4,
+    noise_neurons=3,
+    noise_width=60,
+    noise_samples=400,
+    noise_ranks=(4, 8, 16),
+    noise_levels=(0.01, 0.02),
+    imp_runs=3,
+    imp_width=30,
+    imp_kept=6,
+    imp_samples=(400,),
+    imp_cycles=11,
+    steps=600,
+    moments=MomentSize(runs=2, samples=(20_000,), chunk=10_000, width=100, kept=4),
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def line_r2(found: dict[int, float], power: float) -> float:
+    ranks = torch.tensor(list(found), dtype=torch.float64) ** power
+    return fit_line(ranks, torch.tensor(list(found.values()), dtype=torch.float64)).r2
+
+
+def test_masks_keep_that_many_different_inputs_and_each_neuron_sees_its_own() -> None:
+    masks = draw_masks(3, 4, 10, 6, seeded())
+    assert all(len(set(row.tolist())) == 6 for run in masks for row in run)
+    assert (masks.diff(dim=-1) > 0).all()
+    data = draw_masked(draw_teacher(3, 4, 6, seeded()), masks, 10, 50, seeded(1))
+    for run in range(3):
+        for one in range(4):
+            for other in range(4):
+                shared = set(masks[run, one].tolist()) & set(masks[run, other].tolist())
+                for index in shared:
+                    left = data.inputs[run, one, :, masks[run, one].tolist().index(index)]
+                    assert torch.equal(left, data.inputs[run, other, :, masks[run, other].tolist().index(index)])
+
+
+def test_the_gradient_is_that_of_the_risk_and_vanishes_at_the_teacher() -> None:
+    data, teacher, generator = problem(3, 4, 12, 5, 40, 0)
+    data, teacher = Masked(data.inputs.double(), data.labels.double()), teacher.double()
+    start = perturbed(teacher.float(), 0.5, generator).double().requires_grad_()
+    assert torch.allclose(relative_error(start, teacher), torch.full((3,), 0.5).double(), atol=1e-5)
+    risk = (data.outputs(start) - data.labels).square().mean(1).sum() / 2
+    (expected,) = torch.autograd.grad(risk, start)
+    assert torch.allclose(data.gradient(start.detach()), expected, atol=1e-10)
+    assert data.gradient(teacher).abs().max() < 1e-6
+
+
+def test_algorithm_1_is_momentum_and_runs_do_not_depend_on_each_other() -> None:
+    data, teacher, generator = problem(4, 3, 20, 5, 200, 0)
+    start = perturbed(teacher, 0.3, generator)
+    two, _ = accelerated(data, start, rate=1.0, momentum=0.5, steps=2)
+    first = start - data.gradient(start)
+    assert torch.allclose(two, first - data.gradient(first) + 0.5 * (first - start), atol=1e-6)
+    many, errors = accelerated(data, start, rate=3.0, momentum=0.8, steps=500, teacher=teacher, enough=1e-4, every=50)
+    assert (relative_error(many, teacher) < 1e-4).all()
+    assert torch.allclose(errors[0], torch.full((4,), 0.3), atol=1e-4)
+    some = torch.tensor([2])
+    alone, _ = accelerated(
+        data.some(some), start[some], rate=3.0, momentum=0.8, steps=500, teacher=teacher[some], enough=1e-4
+    )
+    assert torch.allclose(alone[0], many[2], atol=1e-5)
+
+
+def test_noise_is_measured_by_the_outputs_energy() -> None:
+    masks, teacher = draw_masks(2, 3, 20, 5, seeded()), draw_teacher(2, 3, 5, seeded(1))
+    clean = draw_masked(teacher, masks, 20, 5000, seeded(2))
+    noisy = draw_masked(teacher, masks, 20, 5000, seeded(2), noise=0.1)
+    assert torch.equal(clean.inputs, noisy.inputs)
+    ratio = (noisy.labels - clean.labels).square().mean(1).sqrt() / clean.labels.square().mean(1).sqrt()
+    assert torch.allclose(ratio, torch.full((2,), 0.1), rtol=0.05)
+
+
+def test_the_low_moments_are_the_formulas_and_the_directions_the_teacher_s() -> None:
+    generator = seeded()
+    masks = torch.stack([torch.arange(4), torch.arange(4) + 4])[None]  # no input is shared
+    teacher = torch.tensor([[[0.5, 0.1, -0.3, 0.0], [-0.1, 0.4, 0.2, 0.4]]])
+    chunks = [draw_masked(teacher, masks, 8, 100_000, generator) for _ in range(4)]
+    first, second = low_moments(chunks)
+    lengths = teacher[0].norm(dim=1, keepdim=True)
+    assert (first - teacher[0].sum(0) / (2 * 2**1.5)).abs().max() < 0.002
+    expected = (teacher[0] / lengths).T @ teacher[0] / (math.sqrt(2 * math.pi) * 4)
+    assert (second - expected).abs().max() < 0.003
+    found = directions(chunks, first, second, generator)
+    overlap = (found @ (teacher[0] / lengths).T).abs()
+    assert overlap.max(0).values.min() > 0.97
+
+
+def test_the_tensor_initialisation_leads_to_the_teacher_and_improves_with_samples() -> None:
+    few, many = start_qualities(MomentSize(runs=6, samples=(5_000, 200_000), width=100, kept=4), 0)
+    assert many.median < 0.5 * few.median
+    assert many.median < 0.2
+    assert many.success == 1
+
+
+def test_the_rate_grows_with_the_root_of_r_and_momentum_lowers_it() -> None:
+    found = rates(SMALL, 0)
+    for kept in SMALL.rate_ranks:
+        assert found["AGD", kept][0].mean < found["GD", kept][0].mean < 1
+    assert found["GD", 5][0].mean < found["GD", 20][0].mean
+
+
+def test_the_samples_needed_grow_as_r() -> None:
+    halves = {kept: half for kept, (_, half) in transitions(SMALL, 0).items()}
+    assert line_r2(halves, 1.0) >= 0.95
+
+
+def test_the_error_grows_as_the_root_of_r_and_as_the_noise() -> None:
+    found = noisy_errors(SMALL, 0)
+    assert line_r2({kept: found[0.02, kept].mean for kept in SMALL.noise_ranks}, 0.5) >= 0.95
+    for kept in SMALL.noise_ranks:
+        assert found[0.02, kept].mean / found[0.01, kept].mean == pytest.approx(2, rel=0.1)
+
+
+def test_imp_is_best_within_a_pruning_step_of_the_teacher_s_sparsity() -> None:
+    (rows,) = pruned_errors(SMALL, 0).values()
+    best, _ = min(rows, key=lambda row: row[1].mean)
+    assert 0.2 * 0.8 <= best <= 0.2 / 0.8
+    assert rows[-1][1].mean > 10 * min(mean.mean for _, mean in rows)
+
+
+def test_the_radius_falls_with_r() -> None:
+    radius = [mean.mean for mean in radii(SMALL, 0).values()]
+    assert radius[0] > 1.5 * radius[1] > 1.5 * 1.5 * radius[2] > 0
+
+
+def test_half_points_are_interpolated() -> None:
+    assert math.isnan(half_point({10: 0.0, 20: 0.2}))
+    assert math.isnan(half_point({10: 0.6, 20: 1.0}))
+    assert half_point({10: 0.0, 20: 1.0, 30: 0.2, 40: 1.0}) == pytest.approx(33.75)
+
+
+def test_the_whole_experiment_is_reported_and_drawn() -> None:
+    tiny = replace(
+        SMALL,
+        radius_ranks=(10, 12),
+        radius_runs=2,
+        radius_halvings=2,
+        rate_steps=60,
+        sample_ranks=(6, 8),
+        sample_runs=2,
+        noise_ranks=(4, 8),
+        imp_cycles=4,
+        steps=100,
+        moments=MomentSize(runs=1, samples=(5_000,), chunk=5_000, width=40, kept=4, steps=50),
+    )
+    findings = measure(tiny, 0)
+    assert len(findings.grids) == 7
+    assert len(findings.checks) == 4 + len(SMALL.noise_levels) + 1 + len(SMALL.imp_samples) + 1
+    for draw in findings.figures.values():
+        figure = Figure()
+        draw(figure)
+        assert figure.axes
