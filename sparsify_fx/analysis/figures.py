@@ -1,0 +1,91 @@
+"""How figures look and where they go: colours that colour-blind readers can tell apart, files whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsify_fx.analysis.base import Draw
+from sparsify_fx.errors import AnalysisError, unknown
+
+# Okabe & Ito, "Color Universal Design", 2008, without black and yellow (too pale on white).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+HATCHES = ("", "///", "...", "xxx")
+FORMATS = ("png", "svg", "pdf")
+_STYLE: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.markersize": 4.0,
+    "lines.linewidth": 1.4,
+    "svg.hashsalt": "sparsify_fx",  # the same numbers give the same file
+}
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and marker of the run number `index`."""
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def colour(index: int) -> str:
+    """The colour of the run number `index`."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def name_layers(axes: Any, names: Sequence[str]) -> None:
+    """Layers as ticks; beyond 24 of them only every so many are named."""
+    every = -(-len(names) // 24)
+    ticks = range(0, len(names), every)
+    short = [names[tick].removesuffix(".weight") for tick in ticks]
+    turned = len(short) > 6 or max(map(len, short)) > 8
+    axes.set_xticks(list(ticks), short, rotation=45 if turned else 0, ha="right" if turned else "center")
+
+
+def grouped_bars(axes: Any, groups: Sequence[str], series: dict[str, Sequence[float]]) -> None:
+    """Bars side by side, a group for each of `groups`, a colour and hatch for each of `series`."""
+    width = 0.8 / len(series)
+    for index, (label, values) in enumerate(series.items()):
+        places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
+        hatch = HATCHES[index // len(COLOURS) % len(HATCHES)]
+        axes.bar(places, values, width, label=label, color=colour(index), hatch=hatch, edgecolor="white", linewidth=0.4)
+    name_layers(axes, groups)
+    axes.grid(axis="y", alpha=0.3)
+
+
+def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """The formats without repetition; UnknownNameError for another, AnalysisError where matplotlib is missing."""
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown("figure format", name, FORMATS)
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise AnalysisError("figures are drawn with matplotlib; install it: pip install 'sparsify_fx[plot]'") from None
+    return tuple(dict.fromkeys(formats))
+
+
+def save(stem: Path, draw: Draw, formats: Sequence[str]) -> list[str]:
+    """Draw one figure and write `stem`.png, .svg or .pdf; the same numbers give the same bytes. The paths."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from sparsify_fx.train.files import write_atomically
+
+    undated: dict[str, Any] = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        draw(figure)
+        paths = [stem.with_name(f"{stem.name}.{name}") for name in formats]
+        for name, path in zip(formats, paths, strict=True):
+
+            def write(stream: Any, name: str = name) -> None:
+                figure.savefig(stream, dpi=130, format=name, metadata=undated[name])
+
+            write_atomically(path, write)
+    return [str(path) for path in paths]
