@@ -92,7 +92,7 @@ class Analysis:
         name: as `sparsify-fx analyze --only NAME` takes it.
         summary, source: one sentence; the figure of the paper.
         run: called with the runs that lack nothing.
-        lacks: what a run lacks and how to get it, or None; must be quick.
+        lacks: what a run lacks and how to get it, or None; before any analysis is carried out.
         least: how many runs it takes; `alike`: of one model only.
     """
 

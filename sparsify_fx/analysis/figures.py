@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,26 @@ def name_layers(axes: Any, names: Sequence[str]) -> None:
     axes.set_xticks(list(ticks), short, rotation=45 if turned else 0, ha="right" if turned else "center")
 
 
-def grouped_bars(axes: Any, groups: Sequence[str], series: dict[str, Sequence[float]]) -> None:
+def all_layers(found: Iterable[Iterable[str]]) -> list[str]:
+    """Every layer of several runs once, in the order of the first that has it."""
+    return list(dict.fromkeys(name for layers in found for name in layers))
+
+
+def layer_lines(axes: Any, found: Mapping[str, Mapping[str, float]]) -> None:
+    """A line for each run over its layers, from input to output."""
+    names = all_layers(found.values())
+    for index, (label, layers) in enumerate(found.items()):
+        axes.plot([names.index(name) for name in layers], list(layers.values()), label=label, **line_style(index))
+    name_layers(axes, names)
+    axes.grid(alpha=0.3)
+
+
+def legend(figure: Any, axes: Any, columns: int = 4) -> None:
+    """What `axes` shows, under the whole figure."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
+def grouped_bars(axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
     """Bars side by side, a group for each of `groups`, a colour and hatch for each of `series`."""
     width = 0.8 / len(series)
     for index, (label, values) in enumerate(series.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,23 @@ class Run:
         return cycle_numbers(self.path) if any(self.path.glob("cycle-*.safetensors")) else []
 
     @cached_property
+    def cycle_ends(self) -> dict[int, int]:
+        """The last epoch, over all cycles, of each cycle of which the folder keeps the end."""
+        last = {row["run"]: row["epoch"] for row in self.folder.metrics()}
+        return {cycle: last[cycle] for cycle in self.cycles if cycle in last}
+
+    def points(self) -> dict[int, State]:
+        """Every kept state by its epoch over all cycles, in order."""
+        found = {epoch: self.at_epoch(epoch) for epoch in self.epochs}
+        found |= {epoch: self.at_cycle(cycle) for cycle, epoch in self.cycle_ends.items() if epoch not in found}
+        return dict(sorted(found.items()))
+
+    @property
+    def warmup(self) -> int:
+        """The first whole epoch at whose end the first warm-up of the learning rate is over; 0 without a warm-up."""
+        return math.ceil(self.config.learning_rate.build().warmup_epochs(self.config.epochs))
+
+    @cached_property
     def initial(self) -> State:
         """Weights and masks before the first step: `epoch-0.safetensors`, or drawn again from the configuration."""
         if 0 in self.epochs:
@@ -121,6 +139,10 @@ class Run:
     def test_batches(self) -> list[Batch]:
         """The whole test set."""
         return list(self.session.test_batches())
+
+    def final_masks(self) -> dict[str, Tensor]:
+        """The masks at the end."""
+        return self.masks(self.final)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss it was trained with, without penalty and weight decay."""
