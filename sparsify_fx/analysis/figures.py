@@ -12,7 +12,9 @@ from sparsify_fx.errors import AnalysisError, unknown
 # Okabe & Ito, "Color Universal Design", 2008, without black and yellow (too pale on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (7, 2, 2, 2)))  # a line that lies on another one lets it through
 HATCHES = ("", "///", "...", "xxx")
+_WIDEST = 28  # characters of all ticks that fit side by side
 FORMATS = ("png", "svg", "pdf")
 _STYLE: Any = {
     "font.size": 9.0,
@@ -29,8 +31,12 @@ _STYLE: Any = {
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and marker of the run number `index`."""
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    """Colour, marker and dashes of the run number `index`."""
+    return {
+        "color": colour(index),
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": DASHES[index % len(DASHES)],
+    }
 
 
 def colour(index: int) -> str:
@@ -43,7 +49,7 @@ def name_layers(axes: Any, names: Sequence[str]) -> None:
     every = -(-len(names) // 24)
     ticks = range(0, len(names), every)
     short = [names[tick].removesuffix(".weight") for tick in ticks]
-    turned = len(short) > 6 or max(map(len, short)) > 8
+    turned = sum(max(map(len, text.split("\n"))) for text in short) > _WIDEST
     axes.set_xticks(list(ticks), short, rotation=45 if turned else 0, ha="right" if turned else "center")
 
 
@@ -104,7 +110,7 @@ def save(stem: Path, draw: Draw, formats: Sequence[str]) -> list[str]:
         for name, path in zip(formats, paths, strict=True):
 
             def write(stream: Any, name: str = name) -> None:
-                figure.savefig(stream, dpi=130, format=name, metadata=undated[name])
+                figure.savefig(stream, dpi=110, format=name, metadata=undated[name])
 
             write_atomically(path, write)
     return [str(path) for path in paths]

@@ -52,7 +52,7 @@ def draw(found: Pairs, figure: Any) -> None:
     for index, (pair, layers) in enumerate(found.items()):
         every, style = [*layers.values(), total_overlap(layers.values())], line_style(index)
         axes.plot([one.iou for one in every], label=pair, **style)
-        axes.plot([one.chance_iou for one in every], linestyle=":", markerfacecolor="white", **style)
+        axes.plot([one.chance_iou for one in every], **{**style, "linestyle": ":", "markerfacecolor": "white"})
     name_layers(axes, [*next(iter(found.values())), "all layers"])
     axes.set(ylabel="intersection over union", title="mask overlap (dotted: by chance)", ylim=(0, 1.02))
     axes.grid(alpha=0.3)

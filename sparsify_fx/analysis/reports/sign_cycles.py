@@ -100,10 +100,10 @@ def draw(found: dict[str, Cycles], figure: Any) -> None:
     flips.grid(alpha=0.3)
     most = max((one.cycles for one in found.values()), key=len)
     grouped_bars(settled, ["init", *map(str, most)], {name: _padded(one.settled, most) for name, one in found.items()})
-    settled.set(xlabel="end of cycle", ylabel="share of weights", title="signs stay after")
+    settled.set(xlabel="end of cycle", ylabel="share of weights", title="signs stay after", yscale="log")
     times = [str(count) for count in range(len(most) + 1)]
     grouped_bars(switches, times, {name: _padded(one.switches, most) for name, one in found.items()})
-    switches.set(xlabel="switches", ylabel="share of weights", title="signs switch so often")
+    switches.set(xlabel="switches", ylabel="share of weights", title="signs switch so often", yscale="log")
     legend(figure, flips)
 
 

@@ -11,6 +11,7 @@ from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.signs import SignFlips, sign_flips_by_layer, without_sign
 
 STAGES = ("init to warm-up", "warm-up to end", "init to end")
+SHORT = dict(zip(STAGES, ("init to\nwarm-up", "warm-up\nto end", "init\nto end"), strict=True))
 Flips = dict[str, dict[str, SignFlips]]  # stage -> layer -> flips
 
 
@@ -64,7 +65,7 @@ def draw(found: dict[str, Flips], figure: Any) -> None:
     figure.set_size_inches(2.6 + 2.4 * len(shown), 2.9)
     panels = figure.subplots(1, 1 + len(shown), sharey=True)
     shares = {label: [total(by_stage[stage]).share for stage in shown] for label, by_stage in found.items()}
-    grouped_bars(panels[0], [stage.replace(" to ", "\nto ") for stage in shown], shares)
+    grouped_bars(panels[0], [SHORT[stage] for stage in shown], shares)
     panels[0].set(ylabel="share of signs flipped", title="all layers")
     for axes, stage in zip(panels[1:], shown, strict=True):
         layers = {label: by_stage[stage].items() for label, by_stage in found.items()}
