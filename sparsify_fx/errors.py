@@ -62,6 +62,10 @@ class LabError(SparsifyError, RuntimeError):
     """A laboratory experiment that cannot run, or whose numbers cannot be trusted."""
 
 
+class AnalysisError(SparsifyError, RuntimeError):
+    """An analysis that the given runs do not allow."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one.
 

@@ -37,13 +37,36 @@ def sign_flips(before: Mapping[str, Tensor], after: Mapping[str, Tensor], mask: 
 
     Source: paper 004, section 3 and Fig. 1.
     """
-    flips = weights = 0
+    found = sign_flips_by_layer(before, after, mask).values()
+    return SignFlips(sum(layer.flips for layer in found), sum(layer.weights for layer in found))
+
+
+def sign_flips_by_layer(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], mask: Mapping[str, Tensor]
+) -> dict[str, SignFlips]:
+    """`sign_flips` of each weight tensor by its name; the same arguments and errors.
+
+    >>> sign_flips_by_layer({"w": torch.ones(2)}, {"w": torch.tensor([1.0, -1])}, {"w": torch.ones(2)})
+    {'w': SignFlips(flips=1, weights=2)}
+
+    Source: paper 004, Fig. 8.
+    """
+    found = {}
     for name, kept in mask.items():
         old, new = before[name], after[name]
         if not old.shape == new.shape == kept.shape:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (old, new, kept))
             raise ValueError(f"{name}: before, after and mask must have one shape, got {shapes}")
         keep = kept.bool()
-        flips += int(((torch.sign(old) * torch.sign(new) < 0) & keep).sum())
-        weights += int(keep.sum())
-    return SignFlips(flips, weights)
+        flips = int(((torch.sign(old) * torch.sign(new) < 0) & keep).sum())
+        found[name] = SignFlips(flips, int(keep.sum()))
+    return found
+
+
+def without_sign(weights: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> int:
+    """The number of kept weights that are zero in `weights`, so that nothing can flip from there.
+
+    >>> without_sign({"w": torch.tensor([0.0, 1.0, 0.0])}, {"w": torch.tensor([1, 1, 0])})
+    1
+    """
+    return sum(int(((weights[name] == 0) & kept.bool()).sum()) for name, kept in mask.items())

@@ -29,7 +29,7 @@ def objective(
     def loss(weights: Weights) -> Tensor:
         # Cloned in here: torch.func refuses the in-place updates of running statistics on captured tensors.
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        with _plain_kernels(model):
+        with plain_kernels(model):
             outputs = functional_call(model, {**others, **buffers, **weights}, (inputs,))
         return loss_fn(outputs / temperature if temperature != 1.0 else outputs, targets)
 
@@ -37,7 +37,7 @@ def objective(
 
 
 @contextlib.contextmanager
-def _plain_kernels(model: nn.Module) -> Iterator[None]:
+def plain_kernels(model: nn.Module) -> Iterator[None]:
     """Attention and recurrent layers by kernels that have second derivatives (and a vmap); the fused ones have none."""
     backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if is_recurrent(model) else ()
     before = [backend.enabled for backend in backends]

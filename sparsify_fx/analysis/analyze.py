@@ -1,0 +1,146 @@
+"""Carry out the analyses that the given runs allow; write their figures and numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sparsify_fx.analysis.reports  # noqa: F401 - fills the registry
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
+from sparsify_fx.analysis.figures import check_formats, save
+from sparsify_fx.analysis.runs import Run, open_runs
+from sparsify_fx.errors import AnalysisError
+from sparsify_fx.train.files import write_text
+
+RESULT = "analysis.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One analysis: what it found and the figures it wrote. left_out: why some of the runs are not in it, by label."""
+
+    analysis: Analysis
+    findings: Findings
+    figures: tuple[str, ...]
+    left_out: dict[str, str]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        about = {"summary": self.analysis.summary, "source": self.analysis.source}
+        how = {"figures": list(self.figures), "left_out": self.left_out, "seconds": round(self.seconds, 1)}
+        return {**about, **how, **self.findings.to_dict()}
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """All analyses by name, and why the others were not carried out."""
+
+    runs: dict[str, str]
+    results: dict[str, Result]
+    skipped: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        results = {name: result.to_dict() for name, result in self.results.items()}
+        return {"runs": self.runs, "analyses": results, "skipped": self.skipped}
+
+
+@dataclass(frozen=True)
+class _Step:
+    analysis: Analysis
+    runs: list[Run]
+    left_out: dict[str, str]
+
+    @property
+    def allowed(self) -> bool:
+        return len(self.runs) >= self.analysis.least
+
+    def reason(self) -> str:
+        least = self.analysis.least
+        if self.left_out:
+            return "; ".join(f"{label}: {lack}" for label, lack in self.left_out.items())
+        return f"compares runs and needs {least}; give {least - len(self.runs)} more"
+
+
+def analyze(
+    paths: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    only: Sequence[str] = (),
+    formats: Sequence[str] = ("png",),
+    options: Options | None = None,
+    device: str = "cpu",
+    show: Callable[[str], None] = lambda line: None,
+) -> Analysed:
+    """Analyse one or more runs; write {figure}.png and analysis.json into `out`.
+
+    Args:
+        paths: run folders of `sparsify-fx train`, finished or not; they are only read.
+        out: a folder, made if need be; files of an earlier analysis are replaced.
+        only: names of analyses; all that the runs allow if empty.
+        formats: png, svg, pdf.
+        show: gets a line before each analysis.
+
+    Raises UnknownNameError for an unknown analysis or format, CheckpointError for what is no run, AnalysisError when a
+    chosen analysis is not possible (with the remedy), matplotlib is missing or `out` cannot be written; all of them
+    before any analysis is carried out.
+
+    Example: `analyze(["runs/lrr-0123456789"], "analysis").results["signs"].findings.data`.
+    """
+    chosen = [ANALYSES[name] for name in dict.fromkeys(only or ANALYSES)]
+    kinds, runs = check_formats(formats), open_runs(paths, device=device)
+    steps = [_plan(analysis, runs) for analysis in chosen]
+    impossible = [step for step in steps if not step.allowed]
+    if impossible and (only or len(impossible) == len(steps)):
+        told = "; ".join(f"{step.analysis.name}: {step.reason()}" for step in impossible)
+        raise AnalysisError(f"not possible with these runs: {told}")
+    folder = _make(Path(out))
+    results = {}
+    for step in (step for step in steps if step.allowed):
+        show(f"{step.analysis.name} ...")
+        results[step.analysis.name] = _carry_out(step, folder, kinds, options or Options())
+    skipped = {step.analysis.name: step.reason() for step in impossible}
+    done = Analysed({run.label: str(run.path) for run in runs}, results, skipped)
+    write_text(folder / RESULT, json.dumps(done.to_dict(), indent=2) + "\n")
+    return done
+
+
+def _plan(analysis: Analysis, runs: Sequence[Run]) -> _Step:
+    """The runs that this analysis can take, and why not the others."""
+    usable: list[Run] = []
+    left_out = {}
+    for run in runs:
+        lack = analysis.lacks(run)
+        if lack is None and analysis.alike and usable and _kind(run) != _kind(usable[0]):
+            lack = f"trains another model or other data than {usable[0].label}; compare runs of one model"
+        if lack is None:
+            usable.append(run)
+        else:
+            left_out[run.label] = lack
+    return _Step(analysis, usable, left_out)
+
+
+def _kind(run: Run) -> tuple[Any, ...]:
+    shapes = tuple((name, tuple(run.final[name].shape)) for name in run.weights)
+    return run.config.model, run.config.data, shapes
+
+
+def _carry_out(step: _Step, folder: Path, formats: Sequence[str], options: Options) -> Result:
+    start = time.perf_counter()
+    findings = step.analysis.run(step.runs, options)
+    figures = [path for stem, draw in findings.figures.items() for path in save(folder / stem, draw, formats)]
+    return Result(step.analysis, findings, tuple(figures), step.left_out, time.perf_counter() - start)
+
+
+def _make(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnalysisError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+    return folder

@@ -1,0 +1,108 @@
+"""What an analysis of runs is, what it finds, and the table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.table import Table
+
+from sparsify_fx.analysis.runs import Run
+from sparsify_fx.registry import Registry
+
+Value = str | int | float
+Draw = Callable[[Any], None]
+"""Draws into an empty matplotlib Figure."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table of results: a title, the columns' names, and rows of that many values."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def table(self) -> Table:
+        """For the console; floats with four significant digits."""
+        table = Table(title=self.title)
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in self.rows:
+            table.add_row(*(_shown(value) for value in row))
+        return table
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an analysis found. `data`: all numbers, JSON-ready; `figures`: how to draw each, by file name stem."""
+
+    grids: tuple[Grid, ...]
+    figures: dict[str, Draw]
+    data: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the figures, JSON-ready."""
+        return {
+            "settings": self.settings,
+            "tables": [asdict(grid) for grid in self.grids],
+            "notes": list(self.notes),
+            "data": self.data,
+        }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the analyses that compute on data take.
+
+    Attributes:
+        samples: training images, without augmentation; the first ones of the order that `seed` gives.
+        seed: of that order, of start vectors and probes.
+        iterations: most Lanczos steps for an eigenvalue; tolerance: its relative residual.
+        probes: random vectors of the trace.
+        points: networks on the line between two runs, ends included.
+    """
+
+    samples: int = 1000
+    seed: int = 0
+    iterations: int = 50
+    tolerance: float = 1e-2
+    probes: int = 20
+    points: int = 11
+
+
+def _nothing(run: Run) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis of one or more runs.
+
+    Attributes:
+        name: as `sparsify-fx analyze --only NAME` takes it.
+        summary, source: one sentence; the figure of the paper.
+        run: called with the runs that lack nothing.
+        lacks: what a run lacks and how to get it, or None; before any analysis is carried out.
+        least: how many runs it takes; `alike`: of one model only.
+    """
+
+    name: str
+    summary: str
+    source: str
+    run: Callable[[Sequence[Run], Options], Findings]
+    lacks: Callable[[Run], str | None] = _nothing
+    least: int = 1
+    alike: bool = False
+
+
+ANALYSES: Registry[Analysis] = Registry("analysis")

@@ -1,0 +1,69 @@
+"""connectivity: the test error on the line between two runs, with batch norm estimated again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import combinations
+from typing import Any
+
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.connectivity import Line, line_between, loss_and_error
+from sparsify_fx.analysis.figures import legend, line_style
+from sparsify_fx.analysis.runs import Run
+
+
+def report(runs: Sequence[Run], options: Options) -> Findings:
+    """Every pair of runs."""
+    found = {f"{a.label} & {b.label}": line(a, b, options) for a, b in combinations(runs, 2)}
+    rows = tuple(
+        (pair, one.error[0], one.error[-1], max(one.error), one.error_barrier, one.loss_barrier)
+        for pair, one in found.items()
+    )
+    columns = ("runs", "error of first", "of second", "highest between", "error barrier", "loss barrier")
+    return Findings(
+        grids=(Grid("test error on the line between two runs", columns, rows),),
+        figures={"connectivity": lambda figure: draw(found, figure)},
+        data={
+            pair: {**asdict(one), "error_barrier": one.error_barrier, "loss_barrier": one.loss_barrier}
+            for pair, one in found.items()
+        },
+        settings={"samples": options.samples, "seed": options.seed, "points": options.points},
+        notes=("statistics of batch norm estimated on training images at every point, the ends included",),
+    )
+
+
+def line(a: Run, b: Run, options: Options) -> Line:
+    """One pair."""
+    test = a.test_batches()
+    return line_between(
+        a.model(),
+        b.model(),
+        options.points,
+        a.batches(options.samples, options.seed),
+        lambda model: loss_and_error(model, test, a.loss),
+    )
+
+
+def draw(found: dict[str, Line], figure: Any) -> None:
+    """Error and loss."""
+    panels = figure.subplots(1, 2)
+    for axes, what in zip(panels, ("error", "loss"), strict=True):
+        for index, (pair, one) in enumerate(found.items()):
+            axes.plot(one.alphas, getattr(one, what), label=pair, **line_style(index))
+        axes.set(xlabel="from the first run (0) to the second (1)", ylabel=f"test {what}")
+        axes.grid(alpha=0.3)
+    legend(figure, panels[0], 3)
+
+
+ANALYSES.add(
+    "connectivity",
+    Analysis(
+        "connectivity",
+        "Test error on the straight line between two runs, and its barrier.",
+        "Frankle et al. 2020, section 2",
+        report,
+        least=2,
+        alike=True,
+    ),
+)

@@ -1,0 +1,60 @@
+"""dead-channels: outputs of a layer that carry no signal, and layers that pass none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.dead_channels import Channels, dead_channels
+from sparsify_fx.analysis.figures import all_layers, grouped_bars, legend
+from sparsify_fx.analysis.runs import Run
+
+
+def report(runs: Sequence[Run], options: Options) -> Findings:
+    """The networks at the end, on training images."""
+    found = {
+        run.label: dead_channels(run.model(), run.batches(options.samples, options.seed), run.loss) for run in runs
+    }
+    rows = tuple(
+        (name, label, one.channels, one.without_weights, one.constant, one.unheard, one.dead)
+        for label, layers in found.items()
+        for name, one in layers.items()
+    )
+    columns = ("layer", "run", "channels", "without weights", "constant", "unheard", "dead")
+    return Findings(
+        grids=(Grid("dead channels", columns, rows),),
+        figures={"dead-channels": lambda figure: draw(found, figure)},
+        data={label: {name: asdict(one) for name, one in layers.items()} for label, layers in found.items()},
+        settings={"samples": options.samples, "seed": options.seed},
+        notes=tuple(
+            f"{label}: {name} has collapsed, all of its {one.channels} channels are dead"
+            for label, layers in found.items()
+            for name, one in layers.items()
+            if one.collapsed
+        ),
+    )
+
+
+def draw(found: dict[str, dict[str, Channels]], figure: Any) -> None:
+    """The share of dead channels."""
+    axes, names = figure.subplots(), all_layers(found.values())
+    shares = {
+        label: [layers[name].dead / layers[name].channels if name in layers else 0.0 for name in names]
+        for label, layers in found.items()
+    }
+    grouped_bars(axes, names, shares)
+    axes.set(ylabel="share of channels", title="dead channels, from input to output", ylim=(0, 1.02))
+    legend(figure, axes)
+
+
+ANALYSES.add(
+    "dead-channels",
+    Analysis(
+        "dead-channels",
+        "Channels that depend on no input or that nothing depends on; layers that collapsed.",
+        "Tanaka et al. 2020, section 3",
+        report,
+    ),
+)

@@ -1,0 +1,71 @@
+"""gradient-flow: the gradient of the kept weights of each layer, at the start and at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options, Value
+from sparsify_fx.analysis.batch_norm import batch_norms
+from sparsify_fx.analysis.figures import layer_lines, legend
+from sparsify_fx.analysis.gradients import GradientNorm, gradient_flow
+from sparsify_fx.analysis.loss import mean_loss
+from sparsify_fx.analysis.runs import Run
+from sparsify_fx.run_files import State
+
+Flow = dict[str, dict[str, GradientNorm]]  # "init" or "end" -> layer -> norm
+
+
+def report(runs: Sequence[Run], options: Options) -> Findings:
+    """The mean gradient over training images; batch norm takes the statistics of each batch, as in training."""
+    found = {run.label: {"init": flow(run, run.initial, options), "end": flow(run, run.final, options)} for run in runs}
+    rows: tuple[tuple[Value, ...], ...] = tuple(
+        (name, label, times["init"][name].norm, times["init"][name].rms, g.norm, g.rms)
+        for label, times in found.items()
+        for name, g in times["end"].items()
+    )
+    columns = ("layer", "run", "init: norm", "init: rms", "end: norm", "end: rms")
+    return Findings(
+        grids=(Grid("gradient of the kept weights", columns, rows),),
+        figures={"gradient-flow": lambda figure: draw(found, figure)},
+        data={
+            label: {
+                when: {name: {"norm": g.norm, "rms": g.rms, "weights": g.weights} for name, g in layers.items()}
+                for when, layers in times.items()
+            }
+            for label, times in found.items()
+        },
+        settings={"samples": options.samples, "seed": options.seed},
+        notes=("norm: of all kept weights of the layer; rms: norm / sqrt(kept weights)",),
+    )
+
+
+def flow(run: Run, state: State, options: Options) -> dict[str, GradientNorm]:
+    """One state of a run, in the space of the weights θ."""
+    model, masks = run.model(state), run.masks(state)
+    for norm in batch_norms(model).values():
+        norm.train()
+    return gradient_flow(mean_loss(model, run.batches(options.samples, options.seed), run.loss), masks)
+
+
+def draw(found: dict[str, Flow], figure: Any) -> None:
+    """Root mean squares, start and end."""
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, when, title in zip(panels, ("init", "end"), ("at initialisation", "at the end"), strict=True):
+        layers = {label: times[when].items() for label, times in found.items()}
+        layer_lines(axes, {label: {n: g.rms or math.nan for n, g in of_run} for label, of_run in layers.items()})
+        axes.set(title=title, yscale="log")
+    panels[0].set_ylabel("rms gradient of a kept weight")
+    legend(figure, panels[0])
+
+
+ANALYSES.add(
+    "gradient-flow",
+    Analysis(
+        "gradient-flow",
+        "Gradient norm of the kept weights by layer, at initialisation and at the end.",
+        "Evci et al. 2022",
+        report,
+    ),
+)

@@ -1,0 +1,92 @@
+"""hessian: largest eigenvalue and trace of the Hessian of the training loss at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.figures import colour
+from sparsify_fx.analysis.hessian import Eigenvalue, Operator, Trace, hessian, largest_eigenvalue, trace
+from sparsify_fx.analysis.loss import mean_loss
+from sparsify_fx.analysis.runs import Run
+from sparsify_fx.owners import programs
+
+Measured = tuple[int, Eigenvalue, Trace]
+NOTE = (
+    "in eval mode (batch norm by its running statistics), without weight decay and penalty, over all trainable "
+    "tensors; θ: effective weights, pruned ones left out; factors: what these are made of, such as m and w"
+)
+
+
+def report(runs: Sequence[Run], options: Options) -> Findings:
+    """In the space of θ, and in that of the factors where a weight has several."""
+    found: dict[str, Measured] = {}
+    for run in runs:
+        batches = run.batches(options.samples, options.seed)
+        plain = mean_loss(run.model(), batches, run.loss, run.final_masks())
+        found[f"{run.label}, θ"] = measure(hessian(plain), options)
+        if has_factors(run):
+            found[f"{run.label}, factors"] = measure(hessian(mean_loss(run.session.model, batches, run.loss)), options)
+    rows = tuple(
+        (name, size, top.value, top.residual, top.iterations, sum_.value, sum_.standard_error)
+        for name, (size, top, sum_) in found.items()
+    )
+    columns = ("run, space", "parameters", "largest eigenvalue", "residual", "iterations", "trace", "std. error")
+    return Findings(
+        grids=(Grid("Hessian of the training loss", columns, rows),),
+        figures={"hessian": lambda figure: draw(found, figure)},
+        data={
+            name: {"parameters": size, "eigenvalue": asdict(top), "trace": asdict(sum_)}
+            for name, (size, top, sum_) in found.items()
+        },
+        settings=asdict(options),
+        notes=(NOTE, *unfinished({name: top for name, (_, top, _) in found.items()}, options)),
+    )
+
+
+def has_factors(run: Run) -> bool:
+    """Whether a weight is made of several trained tensors."""
+    return any(len(list(program.parameters())) > 1 for program in programs(run.session.model).values())
+
+
+def measure(operator: Operator, options: Options) -> Measured:
+    """(rows of the matrix, largest eigenvalue, trace)."""
+    top = largest_eigenvalue(operator, iterations=options.iterations, tolerance=options.tolerance, seed=options.seed)
+    return operator.size, top, trace(operator, probes=options.probes, seed=options.seed)
+
+
+def unfinished(tops: dict[str, Eigenvalue], options: Options) -> list[str]:
+    """A note for each eigenvalue that is not as close as was asked."""
+    return [
+        f"{name}: after {top.iterations} iterations the residual is {top.residual:.2g}, above {options.tolerance:g} of "
+        "the eigenvalue; give more --iterations"
+        for name, top in tops.items()
+        if not top.converged
+    ]
+
+
+def draw(found: dict[str, Measured], figure: Any) -> None:
+    """Eigenvalues with residuals, traces with standard errors."""
+    panels = figure.subplots(1, 2)
+    labels = [name.replace(", ", "\n") for name in found]
+    tops = ([top.value for _, top, _ in found.values()], [top.residual for _, top, _ in found.values()])
+    sums = ([s.value for _, _, s in found.values()], [s.standard_error for _, _, s in found.values()])
+    titles = ("largest eigenvalue (± residual)", "trace (± standard error)")
+    for axes, (values, errors), title in zip(panels, (tops, sums), titles, strict=True):
+        axes.bar(labels, values, yerr=errors, capsize=3, color=[colour(index) for index in range(len(labels))])
+        axes.set_title(title)
+        axes.grid(axis="y", alpha=0.3)
+        axes.tick_params(axis="x", labelsize=7)
+
+
+ANALYSES.add(
+    "hessian",
+    Analysis(
+        "hessian",
+        "Largest eigenvalue (Lanczos) and trace (Hutchinson) of the Hessian of the training loss at the end.",
+        "paper 004, section 3 and Fig. 5b",
+        report,
+    ),
+)

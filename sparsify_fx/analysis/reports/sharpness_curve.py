@@ -1,0 +1,72 @@
+"""sharpness-curve: the largest eigenvalue of the Hessian while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.batch_norm import batch_norms
+from sparsify_fx.analysis.figures import legend, line_style
+from sparsify_fx.analysis.hessian import Eigenvalue, hessian, largest_eigenvalue
+from sparsify_fx.analysis.loss import mean_loss
+from sparsify_fx.analysis.reports import sign_curve
+from sparsify_fx.analysis.reports.hessian import NOTE, unfinished
+from sparsify_fx.analysis.runs import Run
+
+Curve = dict[int, Eigenvalue]
+
+
+def report(runs: Sequence[Run], options: Options) -> Findings:
+    """In the space of θ, at every kept state."""
+    found = {run.label: curve(run, options) for run in runs}
+    rows = tuple(
+        (label, epoch, top.value, top.residual, top.iterations)
+        for label, tops in found.items()
+        for epoch, top in tops.items()
+    )
+    named = {f"{label}, epoch {epoch}": top for label, tops in found.items() for epoch, top in tops.items()}
+    left_out = "; epoch 0 of a model with batch norm is left out: its running statistics are not those of any data"
+    return Findings(
+        grids=(Grid("largest eigenvalue by epoch", ("run", "epoch", "value", "residual", "iterations"), rows),),
+        figures={"sharpness-curve": lambda figure: draw(found, figure)},
+        data={label: {str(epoch): asdict(top) for epoch, top in tops.items()} for label, tops in found.items()},
+        settings=asdict(options),
+        notes=(NOTE + left_out, *unfinished(named, options)),
+    )
+
+
+def curve(run: Run, options: Options) -> Curve:
+    """By epoch over all cycles."""
+    batches, found = run.batches(options.samples, options.seed), {}
+    for epoch, state in run.points().items():
+        model = run.model(state)
+        if epoch > 0 or not batch_norms(model):
+            loss = mean_loss(model, batches, run.loss, run.masks(state))
+            found[epoch] = largest_eigenvalue(
+                hessian(loss), iterations=options.iterations, tolerance=options.tolerance, seed=options.seed
+            )
+    return found
+
+
+def draw(found: dict[str, Curve], figure: Any) -> None:
+    """A line for each run."""
+    axes = figure.subplots()
+    for index, (label, tops) in enumerate(found.items()):
+        axes.plot(list(tops), [top.value for top in tops.values()], label=label, **line_style(index))
+    axes.set(xlabel="epoch", ylabel="largest eigenvalue", title="sharpness of the training loss", yscale="symlog")
+    axes.grid(alpha=0.3)
+    legend(figure, axes)
+
+
+ANALYSES.add(
+    "sharpness-curve",
+    Analysis(
+        "sharpness-curve",
+        "Largest eigenvalue of the Hessian by epoch.",
+        "paper 004, Fig. 5b",
+        report,
+        sign_curve.lacks,
+    ),
+)

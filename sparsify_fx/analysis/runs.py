@@ -1,0 +1,180 @@
+"""A run as the analyses see it: its states, its model and its data."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.api import merge
+from sparsify_fx.errors import AnalysisError, CheckpointError
+from sparsify_fx.run_files import WEIGHTS, State, cycle_numbers, mask_key, read_state
+from sparsify_fx.taking import masked_state_dict
+from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.recipes import load_config
+from sparsify_fx.train.run_folder import CONFIG, find_folder
+from sparsify_fx.train.session import Session, build_session
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Run:
+    """A run folder, finished or not, read but never written. Everything is in float32, without compile or amp.
+
+    Attributes:
+        label: the method, or the name of the folder where several runs share a method.
+        config: its configuration, on the device of the analyses.
+
+    Raises CheckpointError for a folder that is not one of a run, or holds no checkpoint yet.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, device: str = "cpu") -> None:
+        self.folder = find_folder(path)
+        self.path = self.folder.path
+        self.config: TrainConfig = load_config(
+            self.path / CONFIG, values={"device": device, "compile": False, "amp": False}
+        ).resolved()
+        self.label = self.config.method
+        state = self.folder.checkpoint()
+        if state is None:
+            raise CheckpointError(
+                f"{self.path} has no checkpoint yet; train it first: sparsify-fx train {self.path}/{CONFIG}"
+            )
+        self._checkpoint = state
+
+    # ------------------------------------------------------------------ states
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the prunable weights, in module order."""
+        keys = (key.split("_program.")[0] for key in self._checkpoint["model"] if "_program." in key)
+        return tuple(dict.fromkeys(keys))
+
+    @cached_property
+    def epochs(self) -> list[int]:
+        """Epochs over all cycles of which the folder keeps the state (`snapshots_at`)."""
+        names = (re.fullmatch(r"epoch-(\d+)\.safetensors", path.name) for path in self.path.iterdir())
+        return sorted(int(name[1]) for name in names if name)
+
+    @cached_property
+    def cycles(self) -> list[int]:
+        """Cycles of which the folder keeps the end (`save_cycles`)."""
+        return cycle_numbers(self.path) if any(self.path.glob("cycle-*.safetensors")) else []
+
+    @cached_property
+    def cycle_ends(self) -> dict[int, int]:
+        """The last epoch, over all cycles, of each cycle of which the folder keeps the end."""
+        last = {row["run"]: row["epoch"] for row in self.folder.metrics()}
+        return {cycle: last[cycle] for cycle in self.cycles if cycle in last}
+
+    def points(self) -> dict[int, State]:
+        """Every kept state by its epoch over all cycles, in order."""
+        found = {epoch: self.at_epoch(epoch) for epoch in self.epochs}
+        found |= {epoch: self.at_cycle(cycle) for cycle, epoch in self.cycle_ends.items() if epoch not in found}
+        return dict(sorted(found.items()))
+
+    @property
+    def warmup(self) -> int:
+        """The first whole epoch at whose end the first warm-up of the learning rate is over; 0 without a warm-up."""
+        return math.ceil(self.config.learning_rate.build().warmup_epochs(self.config.epochs))
+
+    @cached_property
+    def initial(self) -> State:
+        """Weights and masks before the first step: `epoch-0.safetensors`, or drawn again from the configuration."""
+        if 0 in self.epochs:
+            return self.at_epoch(0)
+        return {name: tensor.detach().cpu() for name, tensor in masked_state_dict(_session(self.config).model).items()}
+
+    @cached_property
+    def final(self) -> State:
+        """Weights and masks at the end, or at the checkpoint of an unfinished run."""
+        if (self.path / WEIGHTS).is_file():
+            return read_state(self.path)
+        return {name: tensor.detach().cpu() for name, tensor in masked_state_dict(self.session.model).items()}
+
+    def at_epoch(self, epoch: int) -> State:
+        """Weights and masks after an epoch; CheckpointError when they were not kept."""
+        return read_state(self.path, epoch=epoch)
+
+    def at_cycle(self, cycle: int) -> State:
+        """Weights and masks at the end of a cycle; CheckpointError when they were not kept."""
+        return read_state(self.path, cycle=cycle)
+
+    def masks(self, state: State) -> dict[str, Tensor]:
+        """The masks of a state by weight (uint8); all ones for a method without masks."""
+        return {
+            name: state[mask_key(name)] if mask_key(name) in state else torch.ones_like(state[name], dtype=torch.uint8)
+            for name in self.weights
+        }
+
+    # ------------------------------------------------------------------ model and data
+
+    @cached_property
+    def session(self) -> Session:
+        """The model as it was trained, with its weight programs, at the last checkpoint; and its data."""
+        session = _session(self.config.model_copy(update={"init_from": ()}))  # the checkpoint holds what was taken
+        session.load_model(self._checkpoint)
+        session.model.eval()
+        return session
+
+    def model(self, state: State | None = None) -> nn.Module:
+        """A plain model of its own in eval mode: the merged weights at the end, or those of a kept state."""
+        model: nn.Module = merge(copy.deepcopy(self.session.model)).eval()
+        if state is not None:
+            masks = {mask_key(name) for name in self.weights}
+            model.load_state_dict({name: tensor for name, tensor in state.items() if name not in masks})
+        return model
+
+    def batches(self, samples: int, seed: int = 0) -> list[Batch]:
+        """Up to `samples` training images with labels, in batches of the training's size, never augmented."""
+        return list(_first(self.session.data.train.epoch(self.config.batch_size, train=True, seed=seed), samples))
+
+    def test_batches(self) -> list[Batch]:
+        """The whole test set."""
+        return list(self.session.test_batches())
+
+    def final_masks(self) -> dict[str, Tensor]:
+        """The masks at the end."""
+        return self.masks(self.final)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss it was trained with, without penalty and weight decay."""
+        return self.session.loss(outputs, targets)
+
+
+def open_runs(paths: Sequence[str | os.PathLike[str]], *, device: str = "cpu") -> list[Run]:
+    """The runs with labels of their own.
+
+    Raises CheckpointError for what is no run, AnalysisError for a run that is given twice.
+    """
+    runs = [Run(path, device=device) for path in paths]
+    places = [run.path.resolve() for run in runs]
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise AnalysisError(f"{run.path} is given twice; give each run once")
+    methods = [run.config.method for run in runs]
+    for run in runs:
+        if methods.count(run.label) > 1:
+            run.label = Path(run.path).name
+    return runs
+
+
+def _session(config: TrainConfig) -> Session:
+    with torch.random.fork_rng(devices=[]):
+        return build_session(config)
+
+
+def _first(batches: Iterator[Batch], samples: int) -> Iterator[Batch]:
+    left = samples
+    for inputs, targets in batches:
+        yield inputs[:left], targets[:left]
+        left -= len(targets)
+        if left <= 0:
+            return
