@@ -73,6 +73,8 @@ def test_export_writes_a_checked_file_that_onnxruntime_runs(trained: dict[str, A
         report = call_json("export", source, out)
         assert report["nonzeros"] == trained["nonzeros"]
         assert report["bytes_file"] < report["bytes_dense"]
+        assert "dead-channels" in [row["name"] for row in report["passes"]]
+    assert call_json("export", folder, tmp_path / "plain.onnx", "--no-optimize")["passes"] == []
     trained_model = load_trained(folder)
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     (outputs,) = session.run(None, {session.get_inputs()[0].name: trained_model.inputs.numpy()})
