@@ -58,6 +58,10 @@ class ExportError(SparsifyError, RuntimeError):
     """An ONNX export that failed or whose result does not match PyTorch."""
 
 
+class CoverageError(SparsifyError, RuntimeError):
+    """A model that does not pass a check of `sparsify-fx coverage`."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one.
 

@@ -1,4 +1,4 @@
-"""The command line: `sparsify-fx train | demo | export | inspect | methods`."""
+"""The command line: `sparsify-fx train | demo | export | inspect | methods | coverage`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sparsify_fx import __version__
-from sparsify_fx.cli import demo, export, inspect, methods, train
+from sparsify_fx.cli import coverage, demo, export, inspect, methods, train
 from sparsify_fx.errors import SparsifyError
 
 
@@ -38,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Train neural networks sparse and ship them small. Every command takes --json PATH.",
 )
-for _module in (train, demo, export, inspect, methods):
+for _module in (train, demo, export, inspect, methods, coverage):
     app.command(_module.NAME)(_reporting(_module.command))
 
 
