@@ -56,10 +56,10 @@ class Bench:
             self.sparsity = sparsity
         return self.model
 
-    def ready_to_copy(self, sparsity: float) -> nn.Module:
-        """The same; some models (RAFT) keep tensors of the last forward, which no model can copy with their history."""
-        evaluate(self.rewritten(sparsity), self.trial.inputs)
-        return self.model
+    def ready_to_copy(self, sparsity: float) -> tuple[nn.Module, Tensors]:
+        """The same with its outputs; RAFT keeps tensors of its last forward, which nothing can copy with gradients."""
+        model = self.rewritten(sparsity)
+        return model, evaluate(model, self.trial.inputs)
 
     def plain(self) -> nn.Module:
         """The merged model."""

@@ -98,34 +98,33 @@ def _masks(model: nn.Module) -> dict[str, Tensor]:
 
 def check_deepcopy(bench: Bench) -> str:
     """A deep copy has the same bits and outputs, and shares no memory."""
-    model = bench.ready_to_copy(SPARSITY)
+    model, outputs = bench.ready_to_copy(SPARSITY)
     copied = copy.deepcopy(model)
-    shared = {t.data_ptr() for t in model.parameters()} & {t.data_ptr() for t in copied.parameters() if t.numel()}
-    if shared:
+    if {t.data_ptr() for t in model.parameters()} & {t.data_ptr() for t in copied.parameters() if t.numel()}:
         raise CoverageError("the copy shares memory with the model")
-    return _check_copy(bench, copied)
+    return _check_copy(bench, outputs, copied)
 
 
 def check_pickle(bench: Bench) -> str:
     """The model comes back from torch.save and torch.load with the same bits and outputs."""
     file = bench.folder / "model.pt"
-    torch.save(bench.ready_to_copy(SPARSITY), file)
+    model, outputs = bench.ready_to_copy(SPARSITY)
+    torch.save(model, file)
     try:
-        return _check_copy(bench, torch.load(file, weights_only=False, mmap=True))
+        return _check_copy(bench, outputs, torch.load(file, weights_only=False, mmap=True))
     finally:
         file.unlink()
 
 
-def _check_copy(bench: Bench, copied: nn.Module) -> str:
-    model = bench.rewritten(SPARSITY)
-    for here, there in itertools.zip_longest(model.modules(), copied.modules()):
+def _check_copy(bench: Bench, outputs: Tensors, copied: nn.Module) -> str:
+    for here, there in itertools.zip_longest(bench.model.modules(), copied.modules()):
         if _class_of(here) is not _class_of(there):
             raise CoverageError(f"the copy of {type(here).__name__} has another class")
     state = copied.state_dict()
-    for key, value in model.state_dict().items():
+    for key, value in bench.model.state_dict().items():
         if isinstance(value, Tensor) and not _same_bits(value, state.get(key)):
             raise CoverageError(f"{key} of the copy differs")
-    found = difference(evaluate(model, bench.trial.inputs), evaluate(copied, bench.trial.inputs))
+    found = difference(outputs, evaluate(copied, bench.trial.inputs))
     if found > BOUND:
         raise CoverageError(f"the outputs of the copy differ by {found:.1e}")
     return ""

@@ -32,7 +32,7 @@ def check_onnx(bench: Bench) -> str:
     """`export` writes the pruned model, and onnxruntime gives its outputs; or the dense model has no export either."""
     file = bench.folder / "model.onnx"
     try:
-        return _export(bench, bench.rewritten(0.9), file)
+        return _export(bench, bench.ready_to_copy(0.9)[0], file)
     except ExportError as error:
         reason = error
     try:

@@ -29,9 +29,9 @@ timm up to that size.
 
 {checks}
 
-Weights are random, for nothing is downloaded. Parameters that are constant at the start (heads of zeros, layer scales of
-1e-6) get noise of 0.1, and batch norms the statistics of one batch, so that every layer shows in the outputs; detectors
-keep all scores, so that they detect something. Inputs are the smallest that the model takes, two at a time.
+Weights are random, for nothing is downloaded. Parameters that are constant at the start (heads of zeros, layer scales
+of 1e-6) get noise of 0.1, and batch norms the statistics of one batch, so that every layer shows in the outputs;
+detectors keep all scores, so that they detect something. Inputs are the smallest that the model takes, two at a time.
 
 A difference is the largest one, as a share of the largest value of the output. m·w is θ but for the last bit, and deep
 nets with random weights, above all in training mode, can make more than 1e-5 of that. Such a model is run again in

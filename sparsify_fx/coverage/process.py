@@ -57,19 +57,17 @@ def _watch(process: Any, receiver: Connection, result: ModelResult, limits: Limi
     doing, since = worker.SET_UP, time.monotonic()
     while True:
         try:
-            kind, value = receiver.recv() if receiver.poll(_POLL) else (None, None)
+            message: worker.Message = receiver.recv() if receiver.poll(_POLL) else worker.Message()
         except EOFError:
             process.join()
             return f"the process ended with code {process.exitcode} during {doing}"
-        if kind == "done":
+        if message.last:
             return None
-        if kind == "begin":
-            doing, since = value, time.monotonic()
-        elif kind == "facts":
-            for name, fact in value.items():
-                setattr(result, name, fact)
-        elif kind == "end":
-            result.checks[value[0]] = value[1]
+        if message.begin:
+            doing, since = message.begin, time.monotonic()
+        for name, fact in message.facts.items():
+            setattr(result, name, fact)
+        result.checks |= message.outcomes
         held = memory_of(process.pid)
         result.peak_memory = max(result.peak_memory, held)
         if held > limits.memory:
@@ -79,7 +77,7 @@ def _watch(process: Any, receiver: Connection, result: ModelResult, limits: Limi
 
 
 def memory_of(pid: int) -> int:
-    """Bytes of memory that the process holds for itself; mapped files do not count where the system tells them apart."""
+    """Bytes of memory that the process holds; without mapped files where the system tells them apart."""
     status = Path(f"/proc/{pid}/status")
     try:
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()

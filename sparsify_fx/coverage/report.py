@@ -102,7 +102,7 @@ def _reasons(results: Iterable[ModelResult], chosen: Callable[[Outcome], bool]) 
 def _cell(text: str) -> str:
     """Text that cannot break a Markdown table or become markup."""
     plain = text.replace("`", "'").replace("|", "/")
-    return f"`{plain[:400]}`"
+    return f"`{plain}`"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

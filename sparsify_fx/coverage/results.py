@@ -23,7 +23,7 @@ class Outcome:
     Attributes:
         state: "passed", "failed", or "dense model does not export".
         note: the reason of a failure, or a remark.
-        seconds: how long it took.
+        seconds: the processor time that it took.
     """
 
     state: str
