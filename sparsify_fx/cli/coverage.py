@@ -51,7 +51,7 @@ def command(
     from sparsify_fx.coverage.page import write_page
     from sparsify_fx.coverage.process import Limits
     from sparsify_fx.coverage.report import failure_table, line_of, summary_table
-    from sparsify_fx.coverage.results import read_results, to_document
+    from sparsify_fx.coverage.results import ModelResult, read_results, to_document
     from sparsify_fx.coverage.runner import sweep
     from sparsify_fx.coverage.suites import shard as part
     from sparsify_fx.coverage.suites import subjects
@@ -59,18 +59,22 @@ def command(
     if (suite is None) == (not results):
         raise ConfigError("give either --suite, to examine models, or --results, to show what was found")
     output = Output(json)
+
+    def said(number: int, count: int, result: ModelResult) -> None:
+        output.console.print(line_of(number, count, result), markup=False, highlight=False, soft_wrap=True)
+
     if suite is None:
         found = [result for path in results or () for result in read_results(path)]
     else:
         chosen = part(subjects(suite, every=every, max_parameters=max_parameters, names=models or ()), shard)
-        found = sweep(
-            chosen,
-            [name for name in CHECKS if onnx or name != "onnx"],
-            Limits(time_limit, int(memory_limit * 2**30), threads),
-            path=None if json in (None, "-") else Path(str(json)),
-            again=retry,
-            progress=lambda *said: output.console.print(line_of(*said), markup=False, highlight=False, soft_wrap=True),
-        )
+        checks = [name for name in CHECKS if onnx or name != "onnx"]
+        limits = Limits(time_limit, int(memory_limit * 2**30), threads)
+        path = None if json is None or json == "-" else Path(json)
+        try:
+            found = sweep(chosen, checks, limits, path=path, again=retry, progress=said)
+        except KeyboardInterrupt:
+            output.console.print("interrupted; with --json PATH the same command goes on from there")
+            raise typer.Exit(130) from None
     output.console.print(summary_table(found, CHECKS))
     failed = any(result.failures() for result in found)
     if failed:

@@ -86,12 +86,17 @@ def set_up(subject: Subject, folder: Path) -> Bench:
     reason = "it takes no input"
     for trial in trials(subject):
         try:
-            model = trial.build()
-            calibrate(model, trial.training)
-            return Bench(trial, model, observe(model, trial.inputs, trial.training), folder)
+            return bench_of(trial, folder)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"  # the error itself would hold the model
     raise CoverageError(f"the original model does not run: {reason}")
+
+
+def bench_of(trial: Trial, folder: Path) -> Bench:
+    """Build the model, and note what it does with the inputs of this trial; raises its error when it refuses them."""
+    model = trial.build()
+    calibrate(model, trial.training)
+    return Bench(trial, model, observe(model, trial.inputs, trial.training), folder)
 
 
 def observe(model: nn.Module, inputs: tuple[Any, ...], training: tuple[Any, ...]) -> Original:
