@@ -24,8 +24,8 @@ from sparsify_fx.pruning import choose_masks
 BOUND = 1e-5
 """The largest relative difference of outputs."""
 
-EXACT_BOUND = 1e-9
-"""The same in float64, for a difference above BOUND in float32 that is said to be rounding only."""
+EXACT_BOUND = 1e-7
+"""The same in float64, for a difference above BOUND in float32: what only rounding makes shrinks by 5e8 there."""
 
 SPARSITY, LATER = 0.9, 0.95
 

@@ -34,9 +34,9 @@ of 1e-6) get noise of 0.1, and batch norms the statistics of one batch, so that 
 detectors keep all scores, so that they detect something. Inputs are the smallest that the model takes, two at a time.
 
 A difference is the largest one, as a share of the largest value of the output. m·w is θ but for the last bit, and deep
-nets with random weights, above all in training mode, can make more than 1e-5 of that. Such a model is run again in
-float64, where rounding is 5e8 times smaller: it passes only when the difference falls below 1e-9 there, and is listed
-with both figures.
+nets with random weights, above all in training mode with two samples per batch norm, can make more than 1e-5 of that.
+Such a model is run again in float64, where rounding is 5e8 times smaller: it passes only when the difference falls below
+1e-7 there, and is listed with both figures.
 """
 
 
