@@ -117,6 +117,7 @@ def test_a_difference_that_only_rounding_makes_is_said_with_both_figures(tmp_pat
     """The last bit of a weight makes 1e-4 of the sine of 10000 weights in float32, and 1e-12 in float64."""
     note = CHECKS["forward"](bench(tmp_path, lambda: Reader(lambda layer: torch.sin(1e4 * layer.weight)), 2, 16))
     assert "by rounding of float32" in note
+    assert "0.0e+00 with weights m·w" in note
     assert "in float64" in note
 
 
