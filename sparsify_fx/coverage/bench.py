@@ -15,6 +15,7 @@ from sparsify_fx.coverage.build import Trial, trials
 from sparsify_fx.coverage.measure import Tensors, calibrate, check_finite, evaluate, in_double, train
 from sparsify_fx.coverage.suites import Subject
 from sparsify_fx.errors import CoverageError
+from sparsify_fx.layers import select_layers
 from sparsify_fx.owners import programs
 
 
@@ -49,12 +50,24 @@ class Bench:
     sparsity: float | None = None  # of the last apply; None while the model is plain
 
     def rewritten(self, sparsity: float) -> nn.Module:
-        """The model under signin at this sparsity (0.0: masks of ones), balanced."""
+        """The model under signin at this sparsity (0.0: masks of ones), balanced.
+
+        Before pruning, weights grow by (1 - sparsity)^-1/2, and after it batch norms see a batch: without training, each
+        layer would else pass on a tenth of the variance, and deep nets would answer every input alike.
+        """
         if self.sparsity != sparsity:
             self.plain()
+            for layer in select_layers(self.model).values():
+                layer.weight.data.mul_((1 - sparsity) ** -0.5)
             sparsify_fx.apply(self.model, "signin", sparsity=sparsity, allocation="balanced")
+            if sparsity > 0:
+                calibrate(self.model, self.trial.training)
             self.sparsity = sparsity
         return self.model
+
+    def start_again(self) -> None:
+        """The original model in the place of the one that was pruned and merged."""
+        self.model, self.sparsity = self.rebuilt(), None
 
     def ready_to_copy(self, sparsity: float) -> tuple[nn.Module, Tensors]:
         """The same with its outputs; RAFT keeps tensors of its last forward, which nothing can copy with gradients."""

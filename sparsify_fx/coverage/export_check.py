@@ -31,6 +31,7 @@ class _OfTensors(nn.Module):
 def check_onnx(bench: Bench) -> str:
     """`export` writes the pruned model, and onnxruntime gives its outputs; or the dense model has no export either."""
     file = bench.folder / "model.onnx"
+    bench.start_again()
     try:
         return _export(bench, bench.ready_to_copy(0.9)[0], file)
     except ExportError as error:

@@ -30,8 +30,9 @@ timm up to that size.
 {checks}
 
 Weights are random, for nothing is downloaded. Parameters that are constant at the start (heads of zeros, layer scales
-of 1e-6) get noise of 0.1, and batch norms the statistics of one batch, so that every layer shows in the outputs;
-detectors keep all scores, so that they detect something. Inputs are the smallest that the model takes, two at a time.
+of 1e-6) get noise of 0.1, and batch norms the statistics of one batch, so that every layer shows in the outputs; for
+the same reason weights grow by √10 before 90 % of them go. Detectors keep all scores, so that they detect something.
+Inputs are the smallest that the model takes, two at a time.
 
 A difference is the largest one, as a share of the largest value of the output. m·w is θ but for the last bit, and deep
 nets with random weights, above all in training mode with two samples per batch norm, can make more than 1e-5 of that.
@@ -44,5 +45,10 @@ float64, where rounding is 5e8 times smaller, the difference from the original i
 
 def write_page(path: Path, results: Sequence[ModelResult]) -> None:
     """Write the page; the folder must exist."""
+    write_text(path, markdown(results, list(CHECKS), versions(), introduction()))
+
+
+def introduction() -> str:
+    """What stands above the tables: how they are made, and what each check promises."""
     checks = "\n".join(f"- `{name}`: {(check.__doc__ or '').strip()}" for name, check in CHECKS.items())
-    write_text(path, markdown(results, list(CHECKS), versions(), _INTRO.format(checks=checks)))
+    return _INTRO.format(checks=checks)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from sparsify_fx.cli import app
 from sparsify_fx.coverage.checks import CHECKS
+from sparsify_fx.coverage.page import introduction
 from sparsify_fx.coverage.process import Limits
 from sparsify_fx.coverage.report import markdown, summary_rows
 from sparsify_fx.coverage.results import (
@@ -108,6 +109,11 @@ def test_wrong_options_are_named(arguments: tuple[str, ...], message: str) -> No
     done = call(*arguments)
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_the_documentation_says_what_the_checks_are_now() -> None:
+    page = (Path(__file__).parents[2] / "docs/coverage.md").read_text(encoding="utf-8")
+    assert page.startswith(introduction())
 
 
 def test_the_page_counts_exactly_and_keeps_every_reason() -> None:
