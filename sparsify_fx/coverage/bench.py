@@ -52,7 +52,7 @@ class Bench:
     def rewritten(self, sparsity: float) -> nn.Module:
         """The model under signin at this sparsity (0.0: masks of ones), balanced.
 
-        Before pruning, weights grow by (1 - sparsity)^-1/2, and after it batch norms see a batch: without training, each
+        Before pruning, weights grow by (1 - sparsity)^-1/2, and after it batch norms see a batch: untrained, each
         layer would else pass on a tenth of the variance, and deep nets would answer every input alike.
         """
         if self.sparsity != sparsity:
