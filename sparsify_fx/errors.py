@@ -66,6 +66,10 @@ class AnalysisError(SparsifyError, RuntimeError):
     """An analysis that the given runs do not allow."""
 
 
+class CoverageError(SparsifyError, RuntimeError):
+    """A model that does not pass a check of `sparsify-fx coverage`."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one.
 

@@ -1,4 +1,4 @@
-"""The command line: `sparsify-fx train | demo | export | pack | unpack | inspect | methods | analyze | lab`."""
+"""The command line: `sparsify-fx COMMAND`; every module here is one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sparsify_fx import __version__
-from sparsify_fx.cli import analyze, demo, export, inspect, lab, methods, pack, train, unpack
+from sparsify_fx.cli import analyze, coverage, demo, export, inspect, lab, methods, pack, train, unpack
 from sparsify_fx.errors import SparsifyError
 
 
@@ -38,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Train neural networks sparse and ship them small. Every command takes --json PATH.",
 )
-for _module in (train, demo, export, pack, unpack, inspect, methods, analyze, lab):
+for _module in (train, demo, export, pack, unpack, inspect, methods, analyze, lab, coverage):
     app.command(_module.NAME)(_reporting(_module.command))
 
 

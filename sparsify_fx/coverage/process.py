@@ -1,0 +1,94 @@
+"""One model in a process of its own, watched: it is ended when it takes too long or holds too much memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from sparsify_fx.coverage import worker
+from sparsify_fx.coverage.results import FAILED, ModelResult, Outcome
+from sparsify_fx.coverage.suites import Subject
+
+_POLL = 0.2  # seconds between two looks at the memory
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one model may take: `seconds` for each check, `memory` in bytes, `threads` of torch."""
+
+    seconds: float = 600.0
+    memory: int = 12 * 2**30
+    threads: int = 1
+
+
+def examine_apart(subject: Subject, checks: Sequence[str], limits: Limits) -> ModelResult:
+    """Run the checks in a fresh process; whatever happens to it becomes the reason of the check that it was at.
+
+    Processes are forked from a server that has torch and the model libraries loaded, but never ran anything.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([worker.__name__])
+    result = ModelResult(subject.suite, subject.name, subject.group, subject.parameters)
+    with tempfile.TemporaryDirectory(prefix="sparsify-fx-coverage-") as folder:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=worker.work, args=(sender, subject, checks, folder, limits.threads))
+        process.start()
+        sender.close()
+        try:
+            reason = _watch(process, receiver, result, limits)
+        finally:
+            process.kill()
+            process.join()
+        if reason is not None:
+            note = f"{reason}{_last_words(Path(folder) / 'log') if 'ended' in reason else ''}"
+            result.checks |= {name: Outcome(FAILED, note) for name in checks if name not in result.checks}
+    return result
+
+
+def _watch(process: Any, receiver: Connection, result: ModelResult, limits: Limits) -> str | None:
+    """Gather messages until the last; the reason when the process ends or must be ended before that."""
+    doing, since = worker.SET_UP, time.monotonic()
+    while True:
+        try:
+            message: worker.Message = receiver.recv() if receiver.poll(_POLL) else worker.Message()
+        except EOFError:
+            process.join()
+            return f"the process ended with code {process.exitcode} during {doing}"
+        if message.last:
+            return None
+        if message.begin:
+            doing, since = message.begin, time.monotonic()
+        for name, fact in message.facts.items():
+            setattr(result, name, fact)
+        result.checks |= message.outcomes
+        held = memory_of(process.pid)
+        result.peak_memory = max(result.peak_memory, held)
+        if held > limits.memory:
+            return f"more than {limits.memory / 2**30:g} GB of memory during {doing}"
+        if time.monotonic() - since > limits.seconds:
+            return f"more than {limits.seconds:g} s for {doing}"
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of memory that the process holds; without mapped files where the system tells them apart."""
+    status = Path(f"/proc/{pid}/status")
+    try:
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+    except OSError:
+        pass
+    asked = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return int(asked.stdout.strip() or 0) * 1024
+
+
+def _last_words(log: Path) -> str:
+    """The last line that the process wrote, for instance of a crash."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    return f": {lines[-1][:300]}" if lines else ""

@@ -1,0 +1,110 @@
+"""What a sweep found, for people: a table on the console, and the page of the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.table import Table
+
+from sparsify_fx.coverage.results import FAILED, NO_EXPORT, PASSED, ModelResult, Outcome
+
+_MARKS = {PASSED: "yes", FAILED: "**no**", NO_EXPORT: "dense: no"}
+
+
+def summary_rows(results: Sequence[ModelResult], checks: Iterable[str]) -> list[tuple[str, str, str, str]]:
+    """(suite, check, passed of those that could, remark) for each suite and check that ran."""
+    rows = []
+    for suite in dict.fromkeys(result.suite for result in results):
+        for check in checks:
+            outcomes = [r.checks[check] for r in results if r.suite == suite and check in r.checks]
+            able = [outcome for outcome in outcomes if outcome.state != NO_EXPORT]
+            if outcomes:
+                passed = sum(outcome.state == PASSED for outcome in able)
+                share = f" ({100 * passed / len(able):.1f} %)" if able else ""
+                rows.append((suite, check, f"{passed} of {len(able)}{share}", _remark(outcomes)))
+    return rows
+
+
+def _remark(outcomes: Sequence[Outcome]) -> str:
+    dense = sum(outcome.state == NO_EXPORT for outcome in outcomes)
+    rounding = sum("float64" in outcome.note and outcome.state == PASSED for outcome in outcomes)
+    fixed = sum("fixed batch" in outcome.note for outcome in outcomes)
+    remarks = [(dense, "have no dense export"), (fixed, "with a fixed batch size")]
+    remarks += [(rounding, "above 1e-5 by rounding only, shown in float64")]
+    return "; ".join(f"{count} {text}" for count, text in remarks if count)
+
+
+def summary_table(results: Sequence[ModelResult], checks: Iterable[str]) -> Table:
+    """Passed models by suite and check."""
+    table = Table("suite", "check", "passed", "remark")
+    for row in summary_rows(results, checks):
+        table.add_row(*row)
+    return table
+
+
+def failure_table(results: Iterable[ModelResult]) -> Table:
+    """Every failure with its reason."""
+    table = Table("model", "check", "reason")
+    for result in results:
+        for check, reason in result.failures().items():
+            table.add_row(result.name, check, reason)
+    return table
+
+
+def line_of(number: int, count: int, result: ModelResult) -> str:
+    """One line of progress: `3/109 resnet18: passed, 12 s`."""
+    failures = result.failures()
+    said = "; ".join(f"{check}: {reason}" for check, reason in failures.items()) if failures else "passed"
+    dense = [outcome.note for outcome in result.checks.values() if outcome.state == NO_EXPORT]
+    said += f"; no dense export: {dense[0][:120]}" if dense else ""
+    return f"{number}/{count} {result.name}: {said}, {result.seconds():.0f} s, {result.peak_memory / 2**30:.1f} GB"
+
+
+def markdown(results: Sequence[ModelResult], checks: Sequence[str], versions: dict[str, str], intro: str) -> str:
+    """The page: what is checked, how many pass, every model, every reason."""
+    parts = [intro.strip(), "## Result", _summary(results, checks)]
+    parts.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
+    failed = _reasons(results, lambda outcome: outcome.state == FAILED)
+    parts += ["## Failures", failed or "None."]
+    for suite in dict.fromkeys(result.suite for result in results):
+        parts += [f"## {suite}", _models([r for r in results if r.suite == suite], checks)]
+    dense = _reasons(results, lambda outcome: outcome.state == NO_EXPORT)
+    if dense:
+        parts += ["## Models whose dense form has no export", dense]
+    rounding = _reasons(results, lambda outcome: outcome.state == PASSED and "float64" in outcome.note)
+    if rounding:
+        parts += ["## Differences above 1e-5", rounding]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(results: Sequence[ModelResult], checks: Iterable[str]) -> str:
+    return _table(("suite", "check", "passed", "remark"), summary_rows(results, checks))
+
+
+def _models(results: Sequence[ModelResult], checks: Sequence[str]) -> str:
+    rows = []
+    for r in sorted(results, key=lambda r: (r.group, r.name)):
+        marks = [_MARKS[r.checks[check].state] if check in r.checks else "" for check in checks]
+        rows.append((r.name, r.group, f"{r.parameters / 1e6:.1f} M", r.inputs, str(r.weights), *marks))
+    return _table(("model", "group", "parameters", "input", "weights", *checks), rows)
+
+
+def _reasons(results: Iterable[ModelResult], chosen: Callable[[Outcome], bool]) -> str:
+    rows = [
+        (result.name, check, _cell(outcome.note))
+        for result in results
+        for check, outcome in result.checks.items()
+        if chosen(outcome)
+    ]
+    return _table(("model", "check", "reason"), rows) if rows else ""
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break a Markdown table or become markup."""
+    plain = text.replace("`", "'").replace("|", "/")
+    return f"`{plain}`"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines)

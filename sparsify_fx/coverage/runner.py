@@ -1,0 +1,57 @@
+"""A sweep: model after model, each result written at once, so that a later run goes on where this one stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sparsify_fx.coverage.process import Limits, examine_apart
+from sparsify_fx.coverage.results import ModelResult, read_results, write_results
+from sparsify_fx.coverage.suites import Subject
+
+Progress = Callable[[int, int, ModelResult], None]
+
+
+def sweep(
+    found: Sequence[Subject],
+    checks: Sequence[str],
+    limits: Limits,
+    *,
+    path: Path | None = None,
+    again: bool = False,
+    progress: Progress = lambda number, count, result: None,
+) -> list[ModelResult]:
+    """The results of all models, in order.
+
+    Args:
+        checks: names of the checks to run.
+        path: where results are written after every model; checks that stand in it already are not repeated.
+        again: repeat those that failed.
+        progress: called after every model that was examined, with its place, the number of models, and its result.
+
+    Raises CheckpointError when `path` holds something else, or results of other library versions.
+    """
+    known = {result.key: result for result in read_results(path)} if path is not None and path.exists() else {}
+    for number, subject in enumerate(found, start=1):
+        old = known.get((subject.suite, subject.name))
+        missing = [name for name in checks if old is None or name not in old.checks]
+        if again and old is not None:
+            missing = [name for name in checks if name in missing or name in old.failures()]
+        if not missing:
+            continue
+        result = joined(old, examine_apart(subject, missing, limits))
+        known[result.key] = result
+        if path is not None:
+            write_results(path, known.values())
+        progress(number, len(found), result)
+    wanted = [(subject.suite, subject.name) for subject in found]
+    return [known[key] for key in wanted]
+
+
+def joined(old: ModelResult | None, new: ModelResult) -> ModelResult:
+    """The new result with the outcomes of earlier checks that it does not repeat."""
+    if old is not None:
+        new.checks = {**old.checks, **new.checks}
+        new.peak_memory = max(old.peak_memory, new.peak_memory)
+        new.weights, new.inputs = new.weights or old.weights, new.inputs or old.inputs
+    return new

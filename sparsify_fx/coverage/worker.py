@@ -1,0 +1,102 @@
+"""The process of one model: runs its checks and sends each outcome as soon as it is known."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsify_fx.coverage.bench import Bench, set_up
+from sparsify_fx.coverage.checks import CHECKS
+from sparsify_fx.coverage.export_check import NoDenseExport
+from sparsify_fx.coverage.results import FAILED, NO_EXPORT, PASSED, Outcome
+from sparsify_fx.coverage.suites import Subject
+from sparsify_fx.errors import CoverageError
+
+SET_UP = "set up"
+
+
+@dataclass(frozen=True)
+class Message:
+    """What the process says.
+
+    Attributes:
+        begin: the check that starts now.
+        facts: attributes of the `ModelResult` that are known now.
+        outcomes: checks that ended.
+        last: whether there is nothing left to do.
+    """
+
+    begin: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    last: bool = False
+
+
+Send = Callable[[Message], None]
+
+
+def work(connection: Connection, subject: Subject, checks: Sequence[str], folder: str, threads: int) -> None:
+    """The target of the process; what models and libraries print goes to a file in `folder`."""
+    log = os.open(Path(folder) / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    examine(subject, checks, Path(folder), connection.send)
+
+
+def examine(subject: Subject, checks: Sequence[str], folder: Path, send: Send) -> None:
+    """Run the checks in their order; after an error that leaves the model in doubt the rest fails with its reason."""
+    send(Message(begin=SET_UP))
+    try:
+        bench = set_up(subject, folder)
+        facts = {"inputs": bench.trial.shape, "parameters": sum(p.numel() for p in bench.model.parameters())}
+        send(Message(facts=facts))
+        broken = None
+    except Exception as error:
+        broken = Outcome(FAILED, reason_of(error))
+    for name in (name for name in CHECKS if name in checks):
+        send(Message(begin=name))
+        if broken is None:
+            outcome, usable = _run(name, bench)
+            send(Message(facts={"weights": len(bench.names())} if bench.sparsity is not None else {}))
+            broken = None if usable else Outcome(FAILED, f"not reached, {name} failed")
+        else:
+            outcome = broken
+        send(Message(outcomes={name: outcome}))
+    send(Message(last=True))
+
+
+def _run(name: str, bench: Bench) -> tuple[Outcome, bool]:
+    """The outcome, and whether the model can be used further."""
+    start = time.process_time()
+    state, note, usable = PASSED, "", True
+    try:
+        note = CHECKS[name](bench)
+    except NoDenseExport as error:
+        state, note = NO_EXPORT, reason_of(error)
+    except CoverageError as error:
+        state, note = FAILED, reason_of(error)
+    except Exception as error:
+        state, note, usable = FAILED, reason_of(error), False
+    return Outcome(state, note, round(time.process_time() - start, 2)), usable
+
+
+def reason_of(error: Exception) -> str:
+    """The message in one line; for an unexpected error with its type and the place where it was raised."""
+    line = textwrap.shorten(str(error), 400, placeholder=" ...")
+    if isinstance(error, CoverageError | NoDenseExport):
+        return line
+    places = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(places[-1].filename).name}, {places[-1].name})" if places else ""
+    return f"{type(error).__name__}: {line}{place}"

@@ -1,0 +1,62 @@
+"""A model's process is ended at its limits, and whatever happens to it becomes the reason."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sparsify_fx.coverage.process import Limits, examine_apart, memory_of
+from sparsify_fx.coverage.suites import Subject, subjects
+
+(SMALL,) = subjects("timm", names=["test_vit"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(seconds=0.01), "more than 0.01 s for "),
+        (Limits(memory=2**20), "more than 0.000976562 GB of memory during "),
+    ],
+)
+def test_limits_end_the_process_and_are_the_reason(limits: Limits, reason: str) -> None:
+    result = examine_apart(SMALL, ["forward", "keys"], limits)
+    assert set(result.checks) == {"forward", "keys"}
+    assert any(note.startswith(reason) for note in result.failures().values())
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_process_is_the_reason() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(examine_apart, SMALL, ["pickle"], Limits())
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.001)
+        while (pid := children[0].pid) is None:
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGKILL)
+    assert future.result().failures()["pickle"].startswith("the process ended with code -9 during ")
+
+
+def test_a_model_that_does_not_build_says_why() -> None:
+    result = examine_apart(Subject("timm", "no_such_net", "none", 1), ["forward", "onnx"], Limits())
+    assert set(result.failures()) == {"forward", "onnx"}
+    assert "the original model does not run: RuntimeError: Unknown model (no_such_net)" in result.checks["onnx"].note
+
+
+def test_facts_of_the_model_come_back() -> None:
+    result = examine_apart(SMALL, ["forward"], Limits())
+    assert result.failures() == {}
+    assert (result.inputs, result.parameters) == ("2x3x160x160", SMALL.parameters)
+    assert result.weights > 10
+    assert result.peak_memory > 50 * 2**20
+
+
+def test_memory_grows_with_what_is_held() -> None:
+    before = memory_of(os.getpid())
+    held = bytearray(os.urandom(64 * 2**20))
+    assert memory_of(os.getpid()) - before > 50 * 2**20
+    del held
