@@ -53,9 +53,14 @@ class Run:
 
     @cached_property
     def weights(self) -> tuple[str, ...]:
-        """Names of the prunable weights, in module order."""
-        keys = (key.split("_program.")[0] for key in self._checkpoint["model"] if "_program." in key)
-        return tuple(dict.fromkeys(keys))
+        """Names of the prunable weights, in module order; tied ones once, by the first name."""
+        found: dict[str, int] = {}  # and where the first tensor of each lies
+        for key, tensor in self._checkpoint["model"].items():
+            name, program, _ = key.partition("_program.")
+            if program and name not in found:
+                found[name] = tensor.data_ptr()
+        first = {place: name for name, place in reversed(found.items())}
+        return tuple(name for name, place in found.items() if first[place] == name)
 
     @cached_property
     def epochs(self) -> list[int]:

@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner, Result
 
-import sparsify_fx.analysis.reports  # noqa: F401 - fills the registry
+import sparsify_fx
+import sparsify_fx.analysis.reports  # fills the registry
 from sparsify_fx.analysis.analyze import analyze
 from sparsify_fx.analysis.base import ANALYSES, Options
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.cli import app
 from sparsify_fx.errors import AnalysisError
+from sparsify_fx.owners import programs
 from sparsify_fx.run_files import read_state
 from sparsify_fx.train import load_config, train
 
@@ -203,3 +206,12 @@ def test_a_run_without_checkpoint_and_a_missing_matplotlib(
     with pytest.raises(AnalysisError, match=r"sparsify_fx\[plot\]"):
         analyze([runs["lrr"]], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_tied_weights_count_once(runs: dict[str, Path], tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
+    model[2].weight = model[0].weight
+    sparsify_fx.apply(model, "signin", sparsity=0.5)
+    shutil.copy(runs["signin"] / "config.yaml", tmp_path)
+    torch.save({"model": model.state_dict()}, tmp_path / "checkpoint.pt")
+    assert Run(tmp_path).weights == tuple(programs(model)) == ("0.weight", "1.weight")

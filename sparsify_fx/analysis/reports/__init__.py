@@ -1,17 +1,17 @@
-"""The analyses of `sparsify-fx analyze`, one file each; importing this package registers them, in this order."""
+"""The analyses of `sparsify-fx analyze`, one file each; importing this package registers them."""
 
-from sparsify_fx.analysis.reports import (  # isort: skip - the order in which they are shown
-    signs,
-    sign_curve,
-    sign_cycles,
-    sparsity,
-    overlap,
+from sparsify_fx.analysis.reports import (
     bn_scales,
+    connectivity,
     dead_channels,
     gradient_flow,
     hessian,
+    overlap,
     sharpness_curve,
-    connectivity,
+    sign_curve,
+    sign_cycles,
+    signs,
+    sparsity,
 )
 
 __all__ = [
