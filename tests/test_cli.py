@@ -47,11 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_version_and_help() -> None:
     assert call("--version").stdout.strip() == f"sparsify-fx {sparsify_fx.__version__}"
     assert "RECIPE" in call("train", "--help").stdout
-<<<<<<< HEAD
-    for command in ("train", "demo", "export", "inspect", "methods", "coverage"):
-=======
-    for command in ("train", "demo", "export", "inspect", "methods", "analyze"):
->>>>>>> h6
+    for command in ("train", "demo", "export", "pack", "unpack", "inspect", "methods", "analyze", "lab", "coverage"):
         text = call(command, "--help").stdout
         assert "--json" in text
         assert "Example" in text
