@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, fx, nn
 
+import sparsify_fx
+from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import ExportReport, export
 from sparsify_fx.onnx_export.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.metadata import stored_weights
+from sparsify_fx.onnx_export.metadata import get_metadata, stored_weights
 
 
 def f32(values: Any) -> NDArray[np.float32]:
@@ -288,3 +290,49 @@ def test_report_as_json_and_table(conv: Exported) -> None:
     assert "0.weight" in text
     assert "coo" in text
     assert f"{conv.report.bytes_file:,}" in text
+
+
+@pytest.mark.parametrize("functions", [False, True])
+@pytest.mark.parametrize("values", ["fp32-packed", "fp16", "int8"])
+def test_values_encodings_and_metadata(tmp_path: Path, values: str, functions: bool) -> None:
+    path = tmp_path / "m.onnx"
+    about = {"method": "lrr", "recipe": "0123456789"}
+    made = export(
+        mlp(), path, torch.randn(3, 5, 400), encoding="gap", values=values, functions=functions, metadata=about
+    )
+    (first, second) = (row for row in made.layers if row.prunable)
+    assert (first.encoding, first.values, second.values) == ("gap", values, values)
+    assert first.bytes_stored < {"fp32-packed": 4.2, "fp16": 2.9, "int8": 1.95}[values] * first.nonzeros
+    assert first.bytes_bound < first.bytes_dense / 8
+    assert (first.macs, first.macs_remaining) == (3 * 5 // 3 * 320000, 5 * 32000)
+    assert made.max_rel_difference is not None
+    assert made.max_rel_difference < {"fp32-packed": 1e-5, "fp16": 1e-3, "int8": 0.05}[values]
+    entries = get_metadata(onnx.load(str(path)))
+    assert entries.keys() == {"method", "recipe", "sparsity", "encoding", "values", "weights"}
+    assert (entries["method"], entries["encoding"], entries["values"]) == ("lrr", "gap", values)
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        export(mlp(), tmp_path / "n.onnx", torch.randn(3, 400), values="int8", tolerance=1e-6)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_the_method_of_a_rewritten_model_is_named(tmp_path: Path) -> None:
+    model = sparsify_fx.apply(mlp(), method="magnitude", sparsity=0.8)
+    export(model, tmp_path / "m.onnx", torch.randn(3, 400))
+    entries = get_metadata(onnx.load(str(tmp_path / "m.onnx")))
+    assert (entries["method"], entries["seed"]) == ("magnitude", "0")
+
+
+def test_measured_speed(tmp_path: Path) -> None:
+    report = export(mlp(), tmp_path / "m.onnx", torch.randn(3, 400), encoding="gap", measure=True)
+    speed = report.speed
+    assert speed is not None
+    assert 0 < speed.load_dense < 60 and 0 < speed.load < 60  # noqa: PT018
+    assert speed.latency_ratio == speed.latency / speed.latency_dense > 0
+    assert speed.peak_ratio > 0
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(report.table())
+    text = " ".join(console.export_text().split())
+    assert "peak memory" in text
+    assert "Faster: whole channels pruned" in text
+    assert json.loads(json.dumps(report.to_dict()))["speed"]["load_ratio"] == speed.load_ratio
+    assert "10% of the multiply-adds are needed" in report.advice
