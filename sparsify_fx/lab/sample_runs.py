@@ -132,7 +132,8 @@ def hessian_eigenvalues(data: Masked, teacher: Tensor) -> Tensor:
     """Eigenvalues of ∇²f(W*) of one run without noise, where the residual vanishes, ascending, [K·r]."""
     active = (data.inputs[0] @ teacher[0, ..., None] > 0).to(data.inputs.dtype)
     slopes = (data.inputs[0] * active).transpose(0, 1).flatten(1) / data.inputs.shape[1]
-    return torch.linalg.eigvalsh((slopes.T @ slopes).double() / len(slopes))
+    values: Tensor = torch.linalg.eigvalsh((slopes.T @ slopes).double() / len(slopes))
+    return values
 
 
 def asymptotic_rate(values: Tensor, rate: float, momentum: float) -> float:
