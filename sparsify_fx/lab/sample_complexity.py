@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.lab.base import Check, Findings, Grid, experiment
-from sparsify_fx.lab.sample_runs import FULL, Size, noisy_errors, pruned_errors, radii, rates, transitions
+from sparsify_fx.lab.sample_runs import FULL, Size, error_paths, noisy_errors, pruned_errors, radii, rates, transitions
 from sparsify_fx.lab.statistics import Line, Mean, fit_line
 from sparsify_fx.lab.tensor_start import StartQuality, start_qualities
 
-Rates = dict[tuple[str, int], tuple[Mean, Tensor]]
+Rates = dict[tuple[str, int], Mean]
+Paths = dict[tuple[str, int], Tensor]
 Pruned = dict[int, list[tuple[float, Mean]]]
 
 
@@ -32,6 +33,7 @@ def measure(size: Size, seed: int) -> Findings:
     """The whole experiment at a given size."""
     radius, speed, needed = radii(size, seed), rates(size, seed), transitions(size, seed)
     noise, pruned, starts = noisy_errors(size, seed), pruned_errors(size, seed), start_qualities(size.moments, seed)
+    paths = error_paths(size, seed)
     halves = {kept: half for kept, (_, half) in needed.items()}
     lines = {
         "radius against sqrt(r)": _line({k: v.mean for k, v in radius.items()}, root=True),
@@ -48,7 +50,7 @@ def measure(size: Size, seed: int) -> Findings:
             Grid(
                 "Fig. 3: rate by r",
                 ("r", "AGD", "GD"),
-                tuple((k, f"{speed['AGD', k][0].mean:.5f}", f"{speed['GD', k][0].mean:.5f}") for k in size.rate_ranks),
+                tuple((k, f"{speed['AGD', k].mean:.5f}", f"{speed['GD', k].mean:.5f}") for k in size.rate_ranks),
             ),
             Grid("Fig. 4: samples at which half the runs succeed", ("r", "N"), tuple(halves.items())),
             Grid(
@@ -73,7 +75,7 @@ def measure(size: Size, seed: int) -> Findings:
         ),
         checks=(*_line_checks(lines), *_other_checks(size, speed, pruned, starts)),
         figures={
-            "sample-complexity": lambda figure: draw(figure, size, radius, speed, halves, noise, pruned),
+            "sample-complexity": lambda figure: draw(figure, size, radius, speed, paths, halves, noise, pruned),
             "sample-complexity-transition": lambda figure: draw_transition(figure, needed),
         },
         settings=asdict(size),
@@ -89,6 +91,7 @@ def draw(
     size: Size,
     radius: dict[int, Mean],
     speed: Rates,
+    paths: Paths,
     halves: dict[int, float],
     noise: dict[tuple[float, int], Mean],
     pruned: Pruned,
@@ -101,10 +104,9 @@ def draw(
     places[0, 0].errorbar(roots, [m.mean for m in means], yerr=[m.half for m in means], fmt="o-", capsize=3)
     places[0, 0].set(xlabel="sqrt(r)", ylabel="radius, relative to |W*|", title="Fig. 2: convex region")
     every = max(1, size.rate_steps // 60)
-    for kept in (size.rate_ranks[0], size.rate_ranks[-1]):
-        for method, style in (("AGD", "-"), ("GD", "--")):
-            path = speed[method, kept][1]
-            places[0, 1].plot([every * index for index in range(len(path))], path, style, label=f"{method}, r = {kept}")
+    for (method, kept), path in paths.items():
+        steps = [every * index for index in range(len(path))]
+        places[0, 1].plot(steps, path, "-" if method == "AGD" else "--", label=f"{method}, r = {kept}")
     places[0, 1].set(xlabel="step", ylabel="relative error", yscale="log", title="Fig. 3a: convergence")
     for method in ("AGD", "GD"):
         found = _means(speed, method)
@@ -139,7 +141,7 @@ def draw_transition(figure: Any, needed: dict[int, tuple[dict[int, float], float
 
 
 def _means(speed: Rates, method: str) -> dict[int, float]:
-    return {kept: mean.mean for (name, kept), (mean, _) in speed.items() if name == method}
+    return {kept: mean.mean for (name, kept), mean in speed.items() if name == method}
 
 
 def _line(found: dict[int, float], *, root: bool = False) -> Line:
@@ -164,7 +166,7 @@ def _line_checks(lines: dict[str, Line]) -> list[Check]:
 
 
 def _other_checks(size: Size, speed: Rates, pruned: Pruned, starts: list[StartQuality]) -> list[Check]:
-    gaps = {kept: speed["GD", kept][0].mean - speed["AGD", kept][0].mean for kept in size.rate_ranks}
+    gaps = {kept: speed["GD", kept].mean - speed["AGD", kept].mean for kept in size.rate_ranks}
     truth, step = size.imp_kept / size.imp_width, 0.8
     checks = [
         Check("AGD's rate lies below GD's at every r", f"by at least {min(gaps.values()):.2g}", min(gaps.values()) > 0)
