@@ -8,8 +8,8 @@ from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
 from sparsify_fx.analysis.batch_norm import batch_norms
+from sparsify_fx.analysis.curvature import Eigenvalue, hessian, largest_eigenvalue
 from sparsify_fx.analysis.figures import legend, line_style
-from sparsify_fx.analysis.hessian import Eigenvalue, hessian, largest_eigenvalue
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.reports import sign_curve
 from sparsify_fx.analysis.reports.hessian import NOTE, unfinished
