@@ -12,7 +12,8 @@ from sparsify_fx.errors import AnalysisError, unknown
 # Okabe & Ito, "Color Universal Design", 2008, without black and yellow (too pale on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (7, 2, 2, 2)))  # a line that lies on another one lets it through
+# A line that lies on another one lets it through; dotted lines are for what is expected by chance.
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (7, 2, 2, 2)), (0, (3, 3)))
 HATCHES = ("", "///", "...", "xxx")
 _WIDEST = 28  # characters of all ticks that fit side by side
 FORMATS = ("png", "svg", "pdf")

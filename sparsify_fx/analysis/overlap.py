@@ -23,7 +23,7 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """|A ∩ B| / |A ∪ B|; 1.0 when both are empty."""
+        """`|A ∩ B| / |A ∪ B|`; 1.0 when both are empty."""
         return _ratio(self.both, self.kept_a + self.kept_b)
 
     @property
@@ -35,7 +35,7 @@ class Overlap:
 def mask_overlap(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Overlap]:
     """Intersection over union of two sets of masks, layer by layer.
 
-    `E|A ∩ B| = |A| · |B| / n` for independent masks with |A| and |B| of n entries (hypergeometric).
+    `E|A ∩ B| = |A| · |B| / n` for independent masks that keep `|A|` and `|B|` of n entries.
 
     Args:
         a, b: masks of the same names and shapes, non-zero where a weight is kept.

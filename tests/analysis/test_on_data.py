@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsify_fx
+from sparsify_fx.analysis.channels import dead_channels
 from sparsify_fx.analysis.connectivity import interpolate, line_between, loss_and_error
-from sparsify_fx.analysis.dead_channels import dead_channels
+from sparsify_fx.analysis.curvature import Operator, hessian, largest_eigenvalue, trace
 from sparsify_fx.analysis.gradients import gradient_flow
-from sparsify_fx.analysis.hessian import Operator, hessian, largest_eigenvalue, trace
 from sparsify_fx.analysis.loss import MeanLoss, Weights, mean_loss
 from sparsify_fx.errors import AnalysisError
 from sparsify_fx.owners import programs

@@ -8,8 +8,8 @@ from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
 from sparsify_fx.analysis.batch_norm import batch_norms
+from sparsify_fx.analysis.curvature import Eigenvalue, hessian, largest_eigenvalue
 from sparsify_fx.analysis.figures import legend, line_style
-from sparsify_fx.analysis.hessian import Eigenvalue, hessian, largest_eigenvalue
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.reports import sign_curve
 from sparsify_fx.analysis.reports.hessian import NOTE, unfinished
@@ -55,7 +55,8 @@ def draw(found: dict[str, Curve], figure: Any) -> None:
     axes = figure.subplots()
     for index, (label, tops) in enumerate(found.items()):
         axes.plot(list(tops), [top.value for top in tops.values()], label=label, **line_style(index))
-    axes.set(xlabel="epoch", ylabel="largest eigenvalue", title="sharpness of the training loss", yscale="symlog")
+    axes.set(xlabel="epoch", ylabel="largest eigenvalue", title="sharpness of the training loss")
+    axes.set_yscale("log" if all(top.value > 0 for tops in found.values() for top in tops.values()) else "symlog")
     axes.grid(alpha=0.3)
     legend(figure, axes)
 

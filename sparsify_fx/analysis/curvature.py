@@ -77,7 +77,7 @@ def largest_eigenvalue(
 
     Args:
         iterations: at most so many products with H.
-        tolerance: stop once residual <= tolerance · |λ|.
+        tolerance: stop once residual <= tolerance · abs(λ).
         seed: of the start vector.
 
     >>> matrix = torch.diag(torch.tensor([-5.0, 1.0, 3.0]))
