@@ -29,7 +29,7 @@ def _remark(outcomes: Sequence[Outcome]) -> str:
     dense = sum(outcome.state == NO_EXPORT for outcome in outcomes)
     rounding = sum("float64" in outcome.note and outcome.state == PASSED for outcome in outcomes)
     fixed = sum("fixed batch" in outcome.note for outcome in outcomes)
-    remarks = [(dense, "have no dense export"), (fixed, "with a fixed batch size")]
+    remarks = [(dense, "have no dense export that matches"), (fixed, "with a fixed batch size")]
     remarks += [(rounding, "above 1e-5 by rounding only, shown in float64")]
     return "; ".join(f"{count} {text}" for count, text in remarks if count)
 
