@@ -6,38 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.table import Table
-
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.grids import Draw, Grid
 from sparsify_fx.registry import Registry
-
-Value = str | int | float
-Draw = Callable[[Any], None]
-"""Draws into an empty matplotlib Figure."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One table of results: a title, the columns' names, and rows of that many values."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
-
-    def table(self) -> Table:
-        """For the console; floats with four significant digits."""
-        table = Table(title=self.title)
-        for index, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
-        for row in self.rows:
-            table.add_row(*(_shown(value) for value in row))
-        return table
-
-
-def _shown(value: Value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else value
 
 
 @dataclass(frozen=True)

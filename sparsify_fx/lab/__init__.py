@@ -1,6 +1,7 @@
 """The papers' small theory experiments: `sparsify-fx lab NAME`."""
 
-from sparsify_fx.lab.base import EXPERIMENTS, Check, Experiment, Findings, Grid
+from sparsify_fx.grids import Grid
+from sparsify_fx.lab.base import EXPERIMENTS, Check, Experiment, Findings
 from sparsify_fx.lab.run import LabResult, all_experiments, find_experiment, run_experiment
 
 __all__ = [

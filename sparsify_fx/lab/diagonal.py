@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.base import Check, Findings, Grid, experiment
+from sparsify_fx.grids import Grid
+from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.bregman import Residuals, check_mirror_flow, potential, width_at
 from sparsify_fx.lab.diagonal_problem import INITS, SHAPES, Schedule
 from sparsify_fx.lab.diagonal_runs import (

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.base import Check, Findings, Grid, experiment
+from sparsify_fx.grids import Grid
+from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.lbfgs import minimize
 from sparsify_fx.lab.neuron import QUADRANTS, Samples, draw_samples, first_axis, quadrant_name, quadrant_starts
 from sparsify_fx.lab.neuron_closed import largest_errors

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.base import Check, Findings, Grid, experiment
+from sparsify_fx.grids import Grid
+from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.neuron import QUADRANTS, Problem, quadrant_name
 from sparsify_fx.lab.neuron_signin_runs import (
     FULL,

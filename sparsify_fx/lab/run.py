@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_fx.errors import LabError
-from sparsify_fx.lab.base import EXPERIMENTS, Draw, Experiment, Findings
+from sparsify_fx.grids import Draw
+from sparsify_fx.lab.base import EXPERIMENTS, Experiment, Findings
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.base import Check, Findings, Grid, experiment
+from sparsify_fx.grids import Grid
+from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.sample_runs import FULL, Size, error_paths, noisy_errors, pruned_errors, radii, rates, transitions
 from sparsify_fx.lab.statistics import Line, Mean, fit_line
 from sparsify_fx.lab.tensor_start import StartQuality, start_qualities

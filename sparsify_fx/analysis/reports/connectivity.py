@@ -7,10 +7,11 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.connectivity import Line, line_between, loss_and_error
 from sparsify_fx.analysis.figures import legend, line_style
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.grids import Grid
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options, Value
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.batch_norm import batch_norms
 from sparsify_fx.analysis.figures import layer_lines, legend
 from sparsify_fx.analysis.gradients import GradientNorm, gradient_flow
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.grids import Grid, Value
 from sparsify_fx.run_files import State
 
 Flow = dict[str, dict[str, GradientNorm]]  # "init" or "end" -> layer -> norm

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.curvature import Eigenvalue, Operator, Trace, hessian, largest_eigenvalue, trace
 from sparsify_fx.analysis.figures import colour
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.grids import Grid
 from sparsify_fx.owners import programs
 
 Measured = tuple[int, Eigenvalue, Trace]

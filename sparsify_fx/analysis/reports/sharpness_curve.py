@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.batch_norm import batch_norms
 from sparsify_fx.analysis.curvature import Eigenvalue, hessian, largest_eigenvalue
 from sparsify_fx.analysis.figures import legend, line_style
@@ -14,6 +14,7 @@ from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.reports import sign_curve
 from sparsify_fx.analysis.reports.hessian import NOTE, unfinished
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.grids import Grid
 
 Curve = dict[int, Eigenvalue]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.figures import legend, line_style
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.signs import sign_flips
+from sparsify_fx.grids import Grid
 
 LEAST = 3
 

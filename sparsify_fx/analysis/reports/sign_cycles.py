@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.figures import grouped_bars, legend, line_style
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.sign_history import kept_signs, settled_after, sign_switches
 from sparsify_fx.analysis.signs import sign_flips
+from sparsify_fx.grids import Grid
 from sparsify_fx.masks import nonzeros
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Grid, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.figures import layer_lines, legend
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.sparsity import LayerSparsity, layer_sparsity
+from sparsify_fx.grids import Grid
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
