@@ -8,6 +8,7 @@ from pathlib import Path
 from sparsify_fx.coverage.checks import CHECKS
 from sparsify_fx.coverage.report import markdown
 from sparsify_fx.coverage.results import ModelResult, versions
+from sparsify_fx.coverage.suites import SUITES, subjects
 from sparsify_fx.train.files import write_text
 
 _INTRO = """\
@@ -49,7 +50,9 @@ both figures.
 
 def write_page(path: Path, results: Sequence[ModelResult]) -> None:
     """Write the page; the folder must exist."""
-    write_text(path, markdown(results, list(CHECKS), versions(), introduction()))
+    seen = {result.key for result in results}
+    unseen = [f"{s.suite} {s.name}" for suite in SUITES for s in subjects(suite) if (s.suite, s.name) not in seen]
+    write_text(path, markdown(results, list(CHECKS), versions(), introduction(), unseen))
 
 
 def introduction() -> str:

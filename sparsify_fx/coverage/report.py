@@ -18,18 +18,19 @@ def summary_rows(results: Sequence[ModelResult], checks: Iterable[str]) -> list[
         for check in checks:
             outcomes = [r.checks[check] for r in results if r.suite == suite and check in r.checks]
             able = [outcome for outcome in outcomes if outcome.state != NO_EXPORT]
+            total = sum(r.suite == suite for r in results)
             if outcomes:
                 passed = sum(outcome.state == PASSED for outcome in able)
                 share = f" ({100 * passed / len(able):.1f} %)" if able else ""
-                rows.append((suite, check, f"{passed} of {len(able)}{share}", _remark(outcomes)))
+                rows.append((suite, check, f"{passed} of {len(able)}{share}", _remark(outcomes, total - len(outcomes))))
     return rows
 
 
-def _remark(outcomes: Sequence[Outcome]) -> str:
+def _remark(outcomes: Sequence[Outcome], missing: int) -> str:
     dense = sum(outcome.state == NO_EXPORT for outcome in outcomes)
     rounding = sum("float64" in outcome.note and outcome.state == PASSED for outcome in outcomes)
     fixed = sum("fixed batch" in outcome.note for outcome in outcomes)
-    remarks = [(dense, "have no dense export that matches"), (fixed, "with a fixed batch size")]
+    remarks = [(missing, "not examined yet"), (dense, "have no dense export"), (fixed, "with a fixed batch size")]
     remarks += [(rounding, "above 1e-5 by rounding only, shown in float64")]
     return "; ".join(f"{count} {text}" for count, text in remarks if count)
 
@@ -60,10 +61,18 @@ def line_of(number: int, count: int, result: ModelResult) -> str:
     return f"{number}/{count} {result.name}: {said}, {result.seconds():.0f} s, {result.peak_memory / 2**30:.1f} GB"
 
 
-def markdown(results: Sequence[ModelResult], checks: Sequence[str], versions: dict[str, str], intro: str) -> str:
-    """The page: what is checked, how many pass, every model, every reason."""
+def markdown(
+    results: Sequence[ModelResult],
+    checks: Sequence[str],
+    versions: dict[str, str],
+    intro: str,
+    unseen: Sequence[str] = (),
+) -> str:
+    """The page: what is checked, how many pass, which models nobody looked at, every model, every reason."""
     parts = [intro.strip(), "## Result", _summary(results, checks)]
     parts.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
+    if unseen:
+        parts.append(f"Not examined yet, and in none of the numbers: {', '.join(unseen)}.")
     failed = _reasons(results, lambda outcome: outcome.state == FAILED)
     parts += ["## Failures", failed or "None."]
     for suite in dict.fromkeys(result.suite for result in results):

@@ -139,7 +139,7 @@ def hessian_eigenvalues(data: Masked, teacher: Tensor) -> Tensor:
 def asymptotic_rate(values: Tensor, rate: float, momentum: float) -> float:
     """The slowest mode's factor per step of W⁽ᵗ⁺¹⁾ = W⁽ᵗ⁾ − ηHW⁽ᵗ⁾ + β(W⁽ᵗ⁾ − W⁽ᵗ⁻¹⁾): roots of z² − (1 + β − ηλ)z + β.
 
-    >>> asymptotic_rate(torch.tensor([0.1, 1.0]).double(), 0.5, 0.0)
+    >>> round(asymptotic_rate(torch.tensor([0.1, 1.0]), 0.5, 0.0), 6)
     0.95
     """
     half = (1 + momentum - rate * values.double()) / 2

@@ -121,8 +121,9 @@ def test_the_page_counts_exactly_and_keeps_every_reason() -> None:
         return ModelResult("timm", name, "nets", 1_500_000, "2x3x64x64", 7, {"onnx": Outcome(state, note)})
 
     found = [model("a", PASSED), model("b", FAILED, "wrong | by `0.1`"), model("c", NO_EXPORT, "no such operator")]
-    assert summary_rows(found, ["onnx"]) == [("timm", "onnx", "1 of 2 (50.0 %)", "1 have no dense export that matches")]
-    page = markdown(found, ["onnx"], {"torch": "2"}, "# Title")
+    assert summary_rows(found, ["onnx"]) == [("timm", "onnx", "1 of 2 (50.0 %)", "1 have no dense export")]
+    page = markdown(found, ["onnx"], {"torch": "2"}, "# Title", ["timm d"])
+    assert "Not examined yet, and in none of the numbers: timm d." in page
     assert "| b | onnx | `wrong / by '0.1'` |" in page
     assert "| c | onnx | `no such operator` |" in page
     assert "| a | nets | 1.5 M | 2x3x64x64 | 7 | yes |" in page
