@@ -297,8 +297,12 @@ def test_report_as_json_and_table(conv: Exported) -> None:
 def test_values_encodings_and_metadata(tmp_path: Path, values: str, functions: bool) -> None:
     path = tmp_path / "m.onnx"
     about = {"method": "lrr", "recipe": "0123456789"}
+    model = mlp()
+    with torch.no_grad():
+        for weight in (model.get_parameter("0.weight"), model.get_parameter("2.weight")):
+            weight.copy_(weight.sign() * (weight.abs() + 0.01))  # few exponents, as after pruning by magnitude
     made = export(
-        mlp(), path, torch.randn(3, 5, 400), encoding="gap", values=values, functions=functions, metadata=about
+        model, path, torch.randn(3, 5, 400), encoding="gap", values=values, functions=functions, metadata=about
     )
     (first, second) = (row for row in made.layers if row.prunable)
     assert (first.encoding, first.values, second.values) == ("gap", values, values)
