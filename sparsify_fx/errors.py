@@ -58,6 +58,10 @@ class ExportError(SparsifyError, RuntimeError):
     """An ONNX export that failed or whose result does not match PyTorch."""
 
 
+class RuntimeLibraryError(SparsifyError, RuntimeError):
+    """The library of sparse kernels, which a C++ compiler builds at installation, is missing."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one.
 
