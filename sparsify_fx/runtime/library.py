@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -29,6 +30,20 @@ def library() -> str:
             "copy run `python setup.py build_ext --inplace`"
         )
     return str(found[0])
+
+
+def instruction_set() -> str:
+    """Which kernels run on this processor: `avx512`, `avx2` or `portable`.
+
+    The environment variable SPARSIFY_FX_ISA, set before the first use, takes lesser ones than the best.
+
+    >>> instruction_set() in ("avx512", "avx2", "portable")
+    True
+    """
+    function = ctypes.CDLL(library()).sparsify_fx_instruction_set
+    function.restype = ctypes.c_char_p
+    name: bytes = function()
+    return name.decode()
 
 
 def session(

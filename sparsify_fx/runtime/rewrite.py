@@ -31,7 +31,7 @@ class Candidate:
 
 
 def to_sparse(model: onnx.ModelProto, choose: Callable[[Candidate], bool]) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy of `model` in which every layer that `choose` takes is a sparse operator, and the names of their weights."""
+    """A copy of `model` whose layers that `choose` takes are sparse operators, and the names of their weights."""
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     graph = rewritten.graph

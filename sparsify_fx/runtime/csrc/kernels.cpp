@@ -1,22 +1,41 @@
 #include "kernels.h"
 
 #include <cstdlib>
-#include <cstring>
+#include <string>
+
+#include "ort.h"
 
 namespace sparsify {
 
 namespace {
 
-const Kernels& choose() {
+// Fastest first.
+const Kernels* const kAll[] = {
 #if defined(__x86_64__)
-  const char* wanted = std::getenv("SPARSIFY_FX_ISA");
-  const bool lesser = wanted != nullptr && std::strcmp(wanted, "avx512") != 0;
-  const bool least = lesser && std::strcmp(wanted, "avx2") != 0;
-  __builtin_cpu_init();
-  if (!lesser && __builtin_cpu_supports("avx512f")) return kAvx512Kernels;
-  if (!least && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAvx2Kernels;
+    &kAvx512Kernels,
+    &kAvx2Kernels,
 #endif
-  return kPortableKernels;
+    &kPortableKernels,
+};
+
+bool runs_here(const Kernels& kernel) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (&kernel == &kAvx512Kernels) return __builtin_cpu_supports("avx512f");
+  if (&kernel == &kAvx2Kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return &kernel == &kPortableKernels;
+}
+
+const Kernels& choose() {
+  const char* wanted = std::getenv("SPARSIFY_FX_ISA");
+  std::string known;
+  for (const Kernels* kernel : kAll) {
+    if (!runs_here(*kernel)) continue;
+    if (wanted == nullptr || *wanted == '\0' || std::string(wanted) == kernel->name) return *kernel;
+    known += std::string(known.empty() ? "" : ", ") + kernel->name;
+  }
+  throw InvalidArgument("SPARSIFY_FX_ISA is '" + std::string(wanted) + "'; this processor runs: " + known);
 }
 
 }  // namespace

@@ -56,7 +56,8 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
 
-// The fastest that this processor runs; SPARSIFY_FX_ISA=avx2 or portable takes a lesser one.
+// The fastest that this processor runs, or the one that the environment variable SPARSIFY_FX_ISA names;
+// InvalidArgument when it names none that runs here.
 const Kernels& kernels();
 
 }  // namespace sparsify

@@ -84,6 +84,15 @@ OrtStatus* create_domain(const OrtApi* api, OrtCustomOpDomain** domain) {
 
 }  // namespace sparsify
 
+// The instruction set in use: "avx512", "avx2" or "portable"; empty when SPARSIFY_FX_ISA names none that runs here.
+extern "C" __attribute__((visibility("default"))) const char* sparsify_fx_instruction_set() {
+  try {
+    return sparsify::kernels().name;
+  } catch (...) {
+    return "";
+  }
+}
+
 extern "C" __attribute__((visibility("default"))) sparsify::OrtStatus* RegisterCustomOps(
     sparsify::OrtSessionOptions* options, const sparsify::OrtApiBase* base) {
   using namespace sparsify;
@@ -92,6 +101,11 @@ extern "C" __attribute__((visibility("default"))) sparsify::OrtStatus* RegisterC
     api = base->GetApi(1);
     return api == nullptr ? nullptr
                           : CreateStatus::call(api, kFail, "sparsify_fx.runtime needs onnxruntime 1.17 or later");
+  }
+  try {
+    kernels();
+  } catch (...) {
+    return status_of(api, "runtime", std::current_exception());
   }
   // The domain must live as long as any session options that point to it, so it lives for good.
   static std::mutex mutex;

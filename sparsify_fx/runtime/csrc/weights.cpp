@@ -21,6 +21,7 @@ int64_t checked_size(const std::vector<int64_t>& shape) {
 
 Weights read_weights(const Tensor& values, const Tensor& gaps, const std::vector<int64_t>& shape) {
   if (values.type != kFloat) throw InvalidArgument("the weight must be float32");
+  if (gaps && shape.empty()) throw InvalidArgument("with gaps, weight_shape must give the shape of the weight");
   Weights weights;
   weights.shape = gaps ? shape : values.shape;
   const int64_t size = checked_size(weights.shape);
