@@ -80,7 +80,7 @@ def test_weights_must_be_constant() -> None:
 
 
 def test_weights_must_be_float32() -> None:
-    with pytest.raises(Exception, match="(?i)type"):
+    with pytest.raises(Exception, match=r"(?i)type"):
         session_of("SparseConv", ["x", "w"], {}, w=WEIGHT.astype(np.float64))
 
 
