@@ -69,10 +69,15 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info) : api_(api)
   const int64_t rows = out_channels_ / attributes_.group;
   const int64_t columns = in_channels_ * kernel_height_ * kernel_width_;
   const double density = static_cast<double>(weights.values.size()) / static_cast<double>(out_channels_ * columns);
-  const Shape shape = choose_shape(static_cast<int>(columns), density);
+  const Shape shape = choose_shape(density);
   max_vectors_ = shape.max_vectors;
-  for (int64_t g = 0; g < attributes_.group; ++g)
+  const int64_t taps = kernel_height_ * kernel_width_;
+  for (int64_t g = 0; g < attributes_.group; ++g) {
     matrices_.push_back(build_matrix(take_rows(weights, g * rows, rows, columns), shape.block_columns, false));
+    columns_.emplace_back();
+    for (int32_t column : matrices_.back().columns)
+      columns_.back().push_back({static_cast<int32_t>(column / taps), static_cast<int32_t>(column % taps)});
+  }
 }
 
 // Sizes of one run. A 1x1 convolution without stride and padding sees its image as a single line.
@@ -160,51 +165,92 @@ void SparseConv::compute(OrtKernelContext* context) const {
 
 namespace {
 
-// Where tap (ky, kx) of the kernel reads for the pixels [first, first + count) of the output.
+// The lanes i < run whose source from + i * stride lies in [0, size).
+uint32_t lanes_within(int64_t from, int64_t stride, int run, int64_t size) {
+  const uint64_t all = (uint64_t{1} << run) - 1;
+  if (from >= 0 && from + (run - 1) * stride < size) return static_cast<uint32_t>(all);
+  const int64_t low = from >= 0 ? 0 : std::min<int64_t>((-from + stride - 1) / stride, run);
+  const int64_t high = from >= size ? 0 : std::min<int64_t>((size - from + stride - 1) / stride, run);
+  return low >= high ? 0 : static_cast<uint32_t>(all >> (run - (high - low)) << low);
+}
+
+// A run of neighbouring output pixels in a vector: its first lane, its length, and its place in the output.
+struct Run {
+  int lane, length;
+  int64_t image, y, x;
+};
+
+// The runs of every vector for the output pixels [first, first + count).
 template <typename Geometry>
-std::vector<Piece> pieces_of(const Geometry& g, int64_t dy, int64_t dx, int64_t first, int count, int tile, int lanes) {
-  std::vector<Piece> pieces;
+std::vector<std::vector<Run>> runs_of(const Geometry& g, int64_t first, int count, int vectors, int lanes) {
+  std::vector<std::vector<Run>> runs(vectors);
+  int64_t image = first / g.out_plane(), y = first % g.out_plane() / g.out_width, x = first % g.out_width;
   for (int done = 0; done < count;) {
-    const int64_t pixel = first + done;
-    const int64_t image = pixel / g.out_plane(), y = pixel % g.out_plane() / g.out_width, x = pixel % g.out_width;
-    const int run = static_cast<int>(std::min<int64_t>({g.out_width - x, count - done, lanes}));
-    const int64_t from_y = y * g.stride_y + dy, from_x = x * g.stride_x + dx;
-    Piece piece{done, 0, image * g.channels * g.plane() + from_y * g.width + from_x};
-    if (from_y >= 0 && from_y < g.height)
-      for (int i = 0; i < run; ++i) {
-        const int64_t at = from_x + i * g.stride_x;
-        if (at >= 0 && at < g.width) piece.mask |= uint32_t{1} << i;
-      }
-    pieces.push_back(piece);
-    done += run;
+    const int lane = done % lanes;
+    const int length = static_cast<int>(std::min<int64_t>({g.out_width - x, count - done, lanes - lane}));
+    runs[done / lanes].push_back({lane, length, image, y, x});
+    done += length;
+    x += length;
+    if (x == g.out_width) x = 0, ++y;
+    if (y == g.out_height) y = 0, ++image;
   }
-  for (int rest = (count + lanes - 1) / lanes * lanes; rest < tile; rest += lanes) pieces.push_back({rest, 0, 0});
-  return pieces;
+  return runs;
+}
+
+// Where a tap that lies (dy, dx) off the place of the output pixel reads.
+template <typename Geometry>
+void add_pieces(std::vector<Piece>& pieces, const Geometry& g, const std::vector<std::vector<Run>>& runs,
+                size_t per_vector, int64_t dy, int64_t dx) {
+  for (const auto& vector : runs) {
+    for (const Run& run : vector) {
+      const int64_t y = run.y * g.stride_y + dy, x = run.x * g.stride_x + dx;
+      const bool inside = y >= 0 && y < g.height;
+      const uint32_t mask = inside ? lanes_within(x, g.stride_x, run.length, g.width) : 0;
+      const int64_t source = run.image * g.channels * g.plane() + y * g.width + x - run.lane * g.stride_x;
+      pieces.push_back({mask == 0 ? 0 : source, mask << run.lane});
+    }
+    for (size_t i = vector.size(); i < per_vector; ++i) pieces.push_back({0, 0});
+  }
+}
+
+bool is_line(const Piece* pieces, size_t count, int lanes) {
+  for (size_t i = 0; i < count; ++i)
+    if (pieces[i].mask != (uint64_t{1} << lanes) - 1 ||
+        pieces[i].source != pieces[0].source + static_cast<int64_t>(i) * lanes)
+      return false;
+  return true;
 }
 
 }  // namespace
 
-void SparseConv::pack(const Call& call, int64_t group, int block, int64_t tile,
-                      const std::vector<std::vector<Piece>>& pieces, float* panel) const {
-  const Matrix& matrix = matrices_[group];
-  const Kernels& kernel = kernels();
-  const int width = call.tiling.width(tile) * kernel.lanes;
-  const int64_t taps = kernel_height_ * kernel_width_;
-  for (int k = 0; k < matrix.blocks[block].columns; ++k) {
-    const int64_t column = matrix.columns[matrix.blocks[block].first_column + k];
-    const float* plane = call.x + (group * in_channels_ + column / taps) * call.g.plane();
-    const std::vector<Piece>& tap = pieces[column % taps];
-    kernel.pack(panel + static_cast<int64_t>(k) * width, plane, tap.data(), static_cast<int>(tap.size()),
-                call.g.stride_x);
+// The taps of the kernel for one tile.
+struct SparseConv::TileTaps {
+  std::vector<Piece> pieces;
+  std::vector<Tap> taps;
+  size_t per_vector = 1;
+
+  void set(const SparseConv& conv, const Geometry& g, int64_t first, int count, int vectors, int lanes) {
+    const auto runs = runs_of(g, first, count, vectors, lanes);
+    per_vector = 1;
+    for (const auto& vector : runs) per_vector = std::max(per_vector, vector.size());
+    pieces.clear();
+    for (int64_t y = 0; y < conv.kernel_height_; ++y)
+      for (int64_t x = 0; x < conv.kernel_width_; ++x)
+        add_pieces(pieces, g, runs, per_vector, y * conv.attributes_.dilations[0] - g.pad_y,
+                   x * conv.attributes_.dilations[1] - g.pad_x);
+    taps.clear();
+    const size_t step = per_vector * vectors;
+    for (size_t i = 0; i < pieces.size(); i += step)
+      taps.push_back({&pieces[i], per_vector == 1 && is_line(&pieces[i], step, lanes)});
   }
-}
+};
 
 void SparseConv::work(const Call& call, Tasks& tasks) const {
   const Kernels& kernel = kernels();
   const Geometry& g = call.g;
   const int64_t rows = out_channels_ / attributes_.group;
   ScratchLease scratch;
-  std::vector<std::vector<Piece>> pieces;
+  TileTaps taps;
   int64_t packed = -1;  // the tile (of a group) whose panel lies in `scratch`
   for (int64_t task; tasks.next(&task);) {
     const int part = static_cast<int>(task % call.parts);
@@ -214,17 +260,13 @@ void SparseConv::work(const Call& call, Tasks& tasks) const {
     const int64_t first = call.tiling.first(tile), image = first / g.out_plane();
     const bool fresh = packed != task / call.parts;
     if (fresh) {
-      pieces.clear();
-      for (int64_t ky = 0; ky < kernel_height_; ++ky)
-        for (int64_t kx = 0; kx < kernel_width_; ++kx)
-          pieces.push_back(pieces_of(g, ky * attributes_.dilations[0] - g.pad_y,
-                                     kx * attributes_.dilations[1] - g.pad_x, first, count, width, kernel.lanes));
+      taps.set(*this, g, first, count, vectors, kernel.lanes);
       packed = task / call.parts;
     }
     // All blocks stay in the panel when other parts of the rows will need them again.
     const bool keep = call.parts > 1;
     const int64_t panel_rows = keep ? static_cast<int64_t>(matrix.columns.size()) : matrix.widest_block();
-    float* panel = scratch->panel.need(panel_rows * width + kernel.lanes);
+    float* panel = scratch->panel.need(panel_rows * width);
     float* sums = scratch->sums.need(rows * width);
     const bool direct = first + count <= (image + 1) * g.out_plane();
     const int64_t offset = image * out_channels_ * g.out_plane() + group * rows * g.out_plane() + first % g.out_plane();
@@ -232,7 +274,10 @@ void SparseConv::work(const Call& call, Tasks& tasks) const {
     for (size_t b = 0; b < matrix.blocks.size(); ++b) {
       const Block& block = matrix.blocks[b];
       float* here = keep ? panel + static_cast<int64_t>(block.first_column) * width : panel;
-      if (fresh || !keep) pack(call, group, static_cast<int>(b), tile, pieces, here);
+      if (fresh || !keep)
+        kernel.pack({here, vectors, call.x + group * in_channels_ * g.plane(), g.plane(),
+                     columns_[group].data() + block.first_column, block.columns, taps.taps.data(),
+                     static_cast<int>(taps.per_vector), g.stride_x});
       RowsCall rows_call{};
       rows_call.panel = here;
       rows_call.first = b == 0;

@@ -1,7 +1,6 @@
 // Sparse convolution over NCHW activations.
 #pragma once
 
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -27,11 +26,10 @@ class SparseConv {
 
  private:
   struct Geometry;
+  struct TileTaps;
   struct Call;
   Geometry geometry(const Tensor& x) const;
   void work(const Call& call, Tasks& tasks) const;
-  void pack(const Call& call, int64_t group, int block, int64_t tile, const std::vector<std::vector<Piece>>& pieces,
-            float* panel) const;
 
   const OrtApi* api_;
   ConvAttributes attributes_;
@@ -39,6 +37,7 @@ class SparseConv {
   int64_t out_channels_, in_channels_;           // of all groups; of one group
   int64_t kernel_height_, kernel_width_;
   std::vector<Matrix> matrices_;                 // one per group
+  std::vector<std::vector<Column>> columns_;     // what the columns of each matrix stand for
   int max_vectors_;
 };
 

@@ -13,12 +13,34 @@ namespace sparsify {
 
 enum class Activation : int { kNone, kRelu, kRelu6, kSilu, kGelu };
 
-// A run of at most `lanes` pixels in a panel row: lane i is plane[source + i * stride] where bit i of `mask` is set,
-// else zero. All lanes are written; the next piece overwrites those beyond the run.
+// Lanes of one vector of a panel row: lane i is plane[source + i * stride] where bit i of `mask` is set. Every vector
+// of a tile has equally many pieces, which complete each other; what none of them sets is zero.
 struct Piece {
-  int32_t target;
-  uint32_t mask;
   int64_t source;
+  uint32_t mask;
+};
+
+// Where the panel rows of one kernel tap come from: the pieces of vector 0, then of vector 1, ...
+struct Tap {
+  const Piece* pieces;
+  bool line;  // the whole row is one run of neighbours that exist
+};
+
+// A panel row: a plane (a channel of the image) and a tap.
+struct Column {
+  int32_t plane, tap;
+};
+
+struct PackCall {
+  float* panel;
+  int vectors;
+  const float* planes;  // plane 0
+  int64_t plane_size;
+  const Column* columns;
+  int count;
+  const Tap* taps;
+  int pieces;  // of each vector
+  int64_t stride;
 };
 
 struct RowsCall {
@@ -41,7 +63,7 @@ struct Kernels {
   int lanes;
   int max_vectors;
   void (*rows)(int vectors, const RowsCall&);
-  void (*pack)(float* row, const float* plane, const Piece* pieces, int count, int64_t stride);
+  void (*pack)(const PackCall&);
   // panel[k][t] = source[t * step + k] for t < pixels, zeros for the pixels up to `tile`.
   void (*pack_transposed)(float* panel, int tile, const float* source, int64_t step, int pixels, int columns);
   // target[t * step + row] = sums[row][t], for rows < row_count

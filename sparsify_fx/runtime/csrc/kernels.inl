@@ -111,6 +111,14 @@ static void rows_of(const RowsCall& call) {
     const int count = call.rows[i].count;
     float* sums = call.sums + static_cast<int64_t>(row) * kTile;
     Vec even[V], odd[V];  // two chains of sums hide the latency of a multiply-add
+    if (call.last && call.target != nullptr && i + 1 < call.row_count) {  // the next row is written soon
+      const int64_t next = call.rows[i + 1].row * call.target_step;
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) {
+        __builtin_prefetch(call.target + next + q * LANES, 1);
+        if (call.residual != nullptr) __builtin_prefetch(call.residual + next + q * LANES);
+      }
+    }
     const float start = call.bias == nullptr ? 0.0f : call.bias[row];
 #pragma GCC unroll 8
     for (int q = 0; q < V; ++q) {
@@ -170,25 +178,45 @@ static void rows(int vectors, const RowsCall& call) {
   }
 }
 
-// One piece: masked loads never touch memory outside the mask.
+static inline Vec either(Vec a, Vec b) {  // of two vectors that have no lane in common
+  IntVec x, y;
+  __builtin_memcpy(&x, &a, sizeof x);
+  __builtin_memcpy(&y, &b, sizeof y);
+  x |= y;
+  __builtin_memcpy(&a, &x, sizeof x);
+  return a;
+}
+
+#if defined(SPARSIFY_AVX512)
+// Lanes 0, 2, 4, ... of 32 floats, of which only those in `mask` are read.
+static inline Vec load_even(const float* from, uint32_t mask) {
+  // Bit i of the mask moves to bit 2i.
+  uint32_t spread = mask;
+  spread = (spread | spread << 8) & 0x00ff00ffu;
+  spread = (spread | spread << 4) & 0x0f0f0f0fu;
+  spread = (spread | spread << 2) & 0x33333333u;
+  spread = (spread | spread << 1) & 0x55555555u;
+  const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(spread), from);
+  const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(spread >> 16), from + 16);
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  return (Vec)_mm512_permutex2var_ps(low, even, high);
+}
+#endif
+
+// One piece; nothing outside its mask is read, masked loads of the processor included.
 static inline Vec load_piece(const float* plane, const Piece& piece, int64_t stride) {
   const float* from = plane + piece.source;
-  constexpr uint32_t kAll = static_cast<uint32_t>((uint64_t{1} << LANES) - 1);
-  if (stride == 1 && piece.mask == kAll) return load(from);
 #if defined(SPARSIFY_AVX512)
   if (stride == 1) return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>(piece.mask), from);
-  if (stride < (1 << 20)) {
-    const __m512i step = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                                            _mm512_set1_epi32(static_cast<int>(stride)));
-    return (Vec)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), static_cast<__mmask16>(piece.mask), step, from, 4);
-  }
-#endif
-#if defined(SPARSIFY_AVX2)
+  if (stride == 2) return load_even(from, piece.mask);
+#elif defined(SPARSIFY_AVX2)
   if (stride == 1) {
     const __m256i bit = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
     const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(piece.mask)), bit);
     return (Vec)_mm256_maskload_ps(from, _mm256_cmpeq_epi32(set, bit));
   }
+#else
+  if (stride == 1 && piece.mask == (1u << LANES) - 1) return load(from);
 #endif
   float lanes[LANES] = {};
   for (int i = 0; i < LANES; ++i)
@@ -196,8 +224,60 @@ static inline Vec load_piece(const float* plane, const Piece& piece, int64_t str
   return load(lanes);
 }
 
-static void pack(float* row, const float* plane, const Piece* pieces, int count, int64_t stride) {
-  for (int i = 0; i < count; ++i) store(row + pieces[i].target, load_piece(plane, pieces[i], stride));
+// Pieces, Stride: 0 stands for any number. Without branches that depend on the image, which would be mispredicted.
+template <int Pieces, int Stride>
+static void pack_rows(const PackCall& call) {
+  constexpr int kAhead = 12;
+  const int64_t width = static_cast<int64_t>(call.vectors) * LANES;
+  const int64_t stride = Stride == 0 ? call.stride : Stride;
+  const int pieces = Pieces == 0 ? call.pieces : Pieces;
+  for (int k = 0; k < call.count; ++k) {
+    const Column column = call.columns[k];
+    const Tap& tap = call.taps[column.tap];
+    const float* plane = call.planes + column.plane * call.plane_size;
+    float* row = call.panel + k * width;
+    if (k + kAhead < call.count && call.columns[k + kAhead].plane != call.columns[k + kAhead - 1].plane) {
+      const Tap& later = call.taps[call.columns[k + kAhead].tap];
+      const float* there = call.planes + call.columns[k + kAhead].plane * call.plane_size;
+      for (int q = 0; q < call.vectors; ++q) __builtin_prefetch(there + later.pieces[q * pieces].source);
+    }
+    const Piece* piece = tap.pieces;
+    if (Stride == 1 && tap.line) {
+      for (int q = 0; q < call.vectors; ++q) store(row + q * LANES, load(plane + piece->source + q * LANES));
+      continue;
+    }
+    for (int q = 0; q < call.vectors; ++q, piece += pieces) {
+      Vec v = load_piece(plane, piece[0], stride);
+#pragma GCC unroll 4
+      for (int i = 1; i < pieces; ++i) v = either(v, load_piece(plane, piece[i], stride));
+      store(row + q * LANES, v);
+    }
+  }
+}
+
+template <int Stride>
+static void pack_stride(const PackCall& call) {
+  switch (call.pieces) {
+    case 1:
+      return pack_rows<1, Stride>(call);
+    case 2:
+      return pack_rows<2, Stride>(call);
+    case 3:
+      return pack_rows<3, Stride>(call);
+    case 4:
+      return pack_rows<4, Stride>(call);
+    default:
+      return pack_rows<0, Stride>(call);
+  }
+}
+
+static void pack(const PackCall& call) {
+  if (call.stride == 1)
+    pack_stride<1>(call);
+  else if (call.stride == 2)
+    pack_stride<2>(call);
+  else
+    pack_stride<0>(call);
 }
 
 // Rows of a square become its columns, in log2(LANES) rounds of exchanging blocks.

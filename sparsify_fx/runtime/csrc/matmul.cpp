@@ -18,7 +18,7 @@ SparseMatMul::SparseMatMul(const OrtApi* api, const OrtKernelInfo* info) : api_(
   outer_ = weights.shape[transposed ? 0 : 1];
   activation_ = parse_activation(attribute_string(api, info, "activation"));
   const double density = static_cast<double>(weights.values.size()) / static_cast<double>(inner_ * outer_);
-  const Shape shape = choose_shape(static_cast<int>(inner_), density);
+  const Shape shape = choose_shape(density);
   max_vectors_ = shape.max_vectors;
   Rows rows = transposed ? take_rows(weights, 0, outer_, inner_) : take_transposed(weights, inner_, outer_);
   matrix_ = build_matrix(rows, shape.block_columns, true);

@@ -1,23 +1,18 @@
 #include "product.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <exception>
 #include <mutex>
 
 namespace sparsify {
 
-Shape choose_shape(int columns, double density) {
+Shape choose_shape(double density) {
   const Kernels& kernel = kernels();
-  const int fast = 8192;  // floats of the first level cache that a panel may take
-  int vectors = kernel.max_vectors;
-  int block = std::max(16, fast / (vectors * kernel.lanes));
+  // A panel of this many floats stays in the first level cache.
+  const int cached = 8192 / (kernel.max_vectors * kernel.lanes);
   // A row should meet some non-zeros in every block, or starting and ending it costs more than its products.
-  const int enough = static_cast<int>(8.0 / std::max(density, 1e-3));
-  block = std::max(block, enough);
-  if (const char* v = std::getenv("SFX_V")) vectors = std::min(kernel.max_vectors, std::atoi(v));
-  if (const char* v = std::getenv("SFX_KB")) block = std::atoi(v);
-  (void)columns;
-  return {vectors, block};
+  const int enough = static_cast<int>(14.0 / std::max(density, 1e-3));
+  return {kernel.max_vectors, std::max(cached, enough)};
 }
 
 int row_parts(const Matrix& matrix, int64_t tiles) {

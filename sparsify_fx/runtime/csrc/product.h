@@ -1,8 +1,8 @@
 // A sparse matrix times the activations of many pixels: what convolution and matrix product have in common.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
-#include <exception>
 #include <functional>
 
 #include "kernels.h"
@@ -17,11 +17,10 @@ struct Shape {
   int block_columns;
 };
 
-// For a matrix of `columns` used columns of which a fraction `density` is non-zero.
-Shape choose_shape(int columns, double density);
+// For a matrix of which a fraction `density` is non-zero.
+Shape choose_shape(double density);
 
-// Runs work(task) for every task, on the threads of the session's own pool; rethrows what a task threw.
-// `worker` is called once per thread that takes part and calls the function it gets with one task after another.
+// Numbers 0, 1, ... count - 1, each given to one of the threads that ask.
 class Tasks {
  public:
   explicit Tasks(int64_t count) : count_(count) {}
@@ -36,6 +35,8 @@ class Tasks {
   const int64_t count_;
 };
 
+// Runs `worker` on the threads of the session's own pool, each taking tasks until none is left; rethrows what it threw.
+// How many threads there are onnxruntime does not tell: up to 64 workers start, and all but as many find nothing to do.
 void run_workers(const OrtApi* api, const OrtKernelContext* context, Tasks& tasks,
                  const std::function<void(Tasks&)>& worker);
 
