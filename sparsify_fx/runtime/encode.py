@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 
 def encode_gaps(dense: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -38,3 +40,9 @@ def decode_gaps(values: NDArray[np.float32], gaps: NDArray[np.uint8], shape: tup
     dense = np.zeros(int(np.prod(shape)), np.float32)
     dense[np.cumsum(gaps.astype(np.int64) + 1) - 1] = values
     return dense.reshape(shape)
+
+
+def packed_weight(name: str, dense: NDArray[np.float32]) -> list[onnx.TensorProto]:
+    """The two initializers of a sparse operator: `name.values` and `name.gaps`."""
+    values, gaps = encode_gaps(dense)
+    return [numpy_helper.from_array(values, f"{name}.values"), numpy_helper.from_array(gaps, f"{name}.gaps")]

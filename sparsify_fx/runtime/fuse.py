@@ -114,6 +114,12 @@ def _attribute(node: NodeProto, name: str, otherwise: object) -> object:
     return otherwise
 
 
+def read_names(graph: onnx.GraphProto) -> set[str]:
+    """Every value that a node, a nested graph or the caller reads."""
+    named = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    return named | set(_names_in_subgraphs(graph))
+
+
 def _names_in_subgraphs(graph: onnx.GraphProto) -> list[str]:
     """Every value that a nested graph (If, Loop, Scan) may read from outside."""
     names: list[str] = []

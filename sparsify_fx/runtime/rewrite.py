@@ -1,115 +1,143 @@
-"""Layers of an ONNX model become the sparse operators of this module, and dense ones again."""
+"""Layers of an ONNX model become the sparse operators of this package, and dense ones again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from sparsify_fx.runtime.encode import encode_gaps
-from sparsify_fx.runtime.fuse import Tail, Uses, tail_of
-
-DOMAIN = "sparsify_fx"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A layer that a sparse kernel can compute: its node, its weight, and the shape of its output."""
-
-    node: NodeProto
-    weight: NDArray[np.float32]
-    output_shape: tuple[object, ...] | None
-
-    @property
-    def density(self) -> float:
-        """The fraction of weights that are not zero."""
-        return np.count_nonzero(self.weight) / self.weight.size
+from sparsify_fx.runtime.candidates import DOMAIN, Candidate, attributes, candidate_of, sparse_node
+from sparsify_fx.runtime.cost import estimate, measure
+from sparsify_fx.runtime.encode import decode_gaps, packed_weight
+from sparsify_fx.runtime.fuse import Uses, read_names, tail_of
 
 
-def to_sparse(model: onnx.ModelProto, choose: Callable[[Candidate], bool]) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy of `model` whose layers that `choose` takes are sparse operators, and the names of their weights."""
-    rewritten = onnx.ModelProto()
-    rewritten.CopyFrom(model)
+def to_sparse(
+    model: onnx.ModelProto,
+    choose: Callable[[Candidate], bool] | None = None,
+    *,
+    autotune: bool = False,
+    batch: int = 1,
+    threads: int = 1,
+) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy of `model` with sparse operators where they are faster, and the names of the weights they hold.
+
+    Additions of equal shape and activations (ReLU, ReLU6, SiLU, GELU) behind a layer become part of it. All other
+    nodes stay as they are; activations stay in NCHW, so nothing is converted between sparse and dense layers.
+
+    Args:
+        model: a model with dense weights as initializers.
+        choose: which layers to take; the default compares estimated times for dense and sparse.
+        autotune: measure each layer on this machine instead, with `threads` threads.
+        batch: the batch size to expect, where the model leaves it open.
+
+    Raises ExportError when `autotune` meets a layer whose input has an unknown size.
+
+    >>> import numpy as np
+    >>> weight = numpy_helper.from_array(np.eye(512, dtype=np.float32), "w")
+    >>> x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 512]) for name in "xy")
+    >>> node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    >>> model = helper.make_model(helper.make_graph([node], "g", [x], [y], [weight]))
+    >>> sparse, names = to_sparse(model)
+    >>> names, sparse.graph.node[0].op_type, to_dense(sparse).graph.node[0].op_type
+    (['w'], 'SparseMatMul', 'MatMul')
+    """
+    if choose is None:
+        choose = (
+            (lambda layer: measure(layer, batch=batch, threads=threads).sparse_wins)
+            if autotune
+            else (lambda layer: estimate(layer, batch).sparse_wins)
+        )
+    rewritten = _copy(model)
     graph = rewritten.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     uses = Uses(rewritten)
     taken: set[int] = set()
     replaced: dict[int, list[NodeProto]] = {}
-    packed: dict[str, list[onnx.TensorProto]] = {}
+    packed: dict[str, list[TensorProto]] = {}
     for node in graph.node:
-        candidate = candidate_of(node, constants, uses)
-        if candidate is None or not choose(candidate):
+        layer = candidate_of(node, constants, uses)
+        if layer is None or not choose(layer):
             continue
         tail = tail_of(node, uses, constants, taken)
         gone = (node, *tail.nodes)
         taken.update(id(each) for each in gone)
         replaced.update({id(each): [] for each in gone})
-        replaced[id(gone[-1])] = [_sparse_node(node, candidate.weight, tail)]
-        packed[node.input[1]] = _packed(node.input[1], candidate.weight)
+        replaced[id(gone[-1])] = [sparse_node(layer, tail)]
+        packed[node.input[1]] = packed_weight(node.input[1], layer.weight)
     nodes = [new for node in graph.node for new in replaced.get(id(node), [node])]
-    _replace(rewritten, nodes, packed)
+    _replace(rewritten, nodes, [tensor for tensors in packed.values() for tensor in tensors])
+    if packed and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
+        rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return rewritten, list(packed)
 
 
-def candidate_of(node: NodeProto, constants: dict[str, NDArray[np.float32]], uses: Uses) -> Candidate | None:
-    """The node as a candidate, when its operator, its weight and its attributes are of a supported kind."""
-    weight = constants.get(node.input[1]) if len(node.input) > 1 else None
-    if node.domain or weight is None or weight.dtype != np.float32:
-        return None
-    found = attributes(node)
-    if node.op_type == "Conv":
-        fits = weight.ndim in (3, 4) and found.get("auto_pad", b"NOTSET") == b"NOTSET"
-    elif node.op_type == "Gemm":
-        plain = found.get("alpha", 1.0) == 1.0 and found.get("beta", 1.0) == 1.0 and not found.get("transA", 0)
-        bias = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        rows = weight.shape[0 if found.get("transB", 0) else 1]
-        fits = plain and (len(node.input) < 3 or not node.input[2] or (bias is not None and bias.shape == (rows,)))
-    else:
-        fits = node.op_type == "MatMul" and weight.ndim == 2
-    return Candidate(node, weight, uses.shapes.get(node.output[0])) if fits else None
+def to_dense(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` in standard operators alone, which any onnxruntime runs: the way back from `to_sparse`."""
+    dense = _copy(model)
+    constants = {tensor.name: tensor for tensor in dense.graph.initializer}
+    nodes: list[NodeProto] = []
+    weights: dict[str, TensorProto] = {}
+    for node in dense.graph.node:
+        if node.domain != DOMAIN:
+            nodes.append(node)
+            continue
+        name = node.input[1].removesuffix(".values")
+        values, gaps = (numpy_helper.to_array(constants[each]) for each in node.input[1:3])
+        weight = decode_gaps(values, gaps, tuple(attributes(node)["weight_shape"]))
+        if node.op_type == "SparseMatMul" and attributes(node).get("transB", 0):
+            weight = weight.T.copy()
+        weights[name] = numpy_helper.from_array(weight, name)
+        nodes += _dense_nodes(node, name, weights)
+    _replace(dense, nodes, weights.values())
+    kept = [opset for opset in dense.opset_import if opset.domain != DOMAIN]
+    del dense.opset_import[:]
+    dense.opset_import.extend(kept)
+    return dense
 
 
-def attributes(node: NodeProto) -> dict[str, object]:
-    """The attributes of a node by name."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+def _dense_nodes(node: NodeProto, weight: str, weights: dict[str, TensorProto]) -> list[NodeProto]:
+    """The standard operators of one sparse one: layer, bias, residual, activation."""
+    _, _, _, bias, residual = (*node.input, "", "")[:5]
+    output, activation = node.output[0], attributes(node).get("activation", b"").decode()
+    conv = node.op_type == "SparseConv"
+    steps = [("Conv" if conv else "MatMul", [weight, bias] if conv and bias else [weight])]
+    steps += [("Add", [bias])] if bias and not conv else []
+    steps += [("Add", [residual])] if residual else []
+    steps += [(activation, [])] if activation in ("Relu", "Gelu") else []
+    if activation == "Relu6":
+        for limit, value in (("sparsify_fx.zero", 0.0), ("sparsify_fx.six", 6.0)):
+            weights[limit] = helper.make_tensor(limit, TensorProto.FLOAT, [], [value])
+        steps.append(("Clip", ["sparsify_fx.zero", "sparsify_fx.six"]))
+    steps += [("Sigmoid", [])] if activation == "Silu" else []
+    nodes, name = [], node.input[0]
+    for number, (kind, others) in enumerate(steps):
+        final = number + 1 == len(steps) and activation != "Silu"
+        following = output if final else f"{output}.{number}"
+        nodes.append(helper.make_node(kind, [name, *others], [following], name=node.name if number == 0 else ""))
+        name = following
+    if activation == "Silu":
+        nodes.append(helper.make_node("Mul", [nodes[-1].input[0], name], [output]))
+    if conv:
+        nodes[0].attribute.extend(a for a in node.attribute if a.name not in ("activation", "weight_shape"))
+    return nodes
 
 
-def _sparse_node(node: NodeProto, weight: NDArray[np.float32], tail: Tail) -> NodeProto:
-    kept = {"Conv": ("strides", "pads", "dilations", "group"), "Gemm": ("transB",), "MatMul": ()}[node.op_type]
-    name = node.input[1]
-    bias = tail.bias or (node.input[2] if len(node.input) > 2 else "")
-    inputs = [node.input[0], f"{name}.values", f"{name}.gaps", bias, tail.residual]
-    while not inputs[-1]:
-        inputs.pop()
-    kind = "SparseConv" if node.op_type == "Conv" else "SparseMatMul"
-    sparse = helper.make_node(kind, inputs, [tail.output], name=node.name, domain=DOMAIN, weight_shape=weight.shape)
-    sparse.attribute.extend(attribute for attribute in node.attribute if attribute.name in kept)
-    if tail.activation:
-        sparse.attribute.append(helper.make_attribute("activation", tail.activation))
-    return sparse
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
 
 
-def _packed(name: str, weight: NDArray[np.float32]) -> list[onnx.TensorProto]:
-    values, gaps = encode_gaps(weight)
-    return [numpy_helper.from_array(values, f"{name}.values"), numpy_helper.from_array(gaps, f"{name}.gaps")]
-
-
-def _replace(model: onnx.ModelProto, nodes: list[NodeProto], packed: dict[str, list[onnx.TensorProto]]) -> None:
-    """New nodes and weights into the model; weights that no node reads any more go."""
+def _replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]) -> None:
+    """New nodes and weights into the model, in place; initializers that nothing reads any more go."""
     graph = model.graph
+    # Copies, since clearing a field of a message ends the life of what it held.
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name not in packed or tensor.name in read]
-    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    read = read_names(graph)
+    kept = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read]
     del graph.initializer[:]
-    graph.initializer.extend(kept)
-    for tensors in packed.values():
-        graph.initializer.extend(tensors)
-    if packed and all(opset.domain != DOMAIN for opset in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    graph.initializer.extend([*kept, *weights])
