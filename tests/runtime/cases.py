@@ -171,6 +171,7 @@ def open_session(model: bytes, library: str | None, threads: int = 1) -> onnxrun
     """A session on the CPU, with our operators if `library` is given."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # every tensor its own allocation, which sanitizers watch
     options.log_severity_level = 4  # errors are raised; they need not be printed as well
     if library is not None:
         options.register_custom_ops_library(library)

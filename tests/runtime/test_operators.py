@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import subprocess
 import sys
@@ -117,6 +119,30 @@ def test_batch_and_image_size_may_change_between_runs() -> None:
         case = Case("Conv", x, weight, None, None, {"strides": [2, 1], "pads": [1, 1, 1, 1]}, "", False)
         dense = cases.open_session(cases.model_of([cases.dense_nodes(case, "0")], [case]), None)
         np.testing.assert_allclose(session.run(None, {"x": x})[0], dense.run(None, {"x0": x})[0], atol=1e-5)
+
+
+def guarded(array: np.ndarray, at_end: bool) -> np.ndarray:
+    """A copy whose last (or first) byte lies at a page that must not be touched."""
+    page = mmap.PAGESIZE
+    pages = -(-array.nbytes // page)
+    memory = mmap.mmap(-1, (pages + 2) * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    for forbidden in (start, start + (pages + 1) * page):
+        assert protect(ctypes.c_void_p(forbidden), ctypes.c_size_t(page), 0) == 0
+    offset = page + (pages * page - array.nbytes if at_end else 0)
+    copied = np.frombuffer(memory, array.dtype, array.size, offset).reshape(array.shape)
+    copied[:] = array
+    return copied
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_nothing_is_read_beyond_an_input(at_end: bool) -> None:
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        case = cases.random_matmul(random) if random.random() < 0.25 else cases.random_conv(random)
+        feed = {name: guarded(array, at_end) for name, array in cases.feeds([case]).items()}
+        np.testing.assert_array_equal(session_of(case).run(None, feed), session_of(case).run(None, cases.feeds([case])))
 
 
 def test_nan_and_infinity_pass_through() -> None:
