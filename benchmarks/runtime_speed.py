@@ -93,19 +93,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--autotune", action="store_true")
     given = parser.parse_args()
-    columns = [
-        "model",
-        "sparsity",
-        "batch",
-        "threads",
-        "layers",
-        "dense ms",
-        "sparse ms",
-        "ratio",
-        "of minima",
-        "error",
-    ]
-    columns.append("spread")
+    columns = ["model", "sparsity", "batch", "threads", "layers", "dense ms", "sparse ms"]
+    columns += ["ratio", "of minima", "error", "spread"]
     table = Table(*columns, title=f"{runtime.instruction_set()}, onnxruntime {onnxruntime.__version__}, {given.mask}")
     for name in given.models:
         dense = exported(name)
