@@ -70,6 +70,10 @@ class CoverageError(SparsifyError, RuntimeError):
     """A model that does not pass a check of `sparsify-fx coverage`."""
 
 
+class RuntimeLibraryError(SparsifyError, RuntimeError):
+    """The library of sparse kernels, which a C++ compiler builds at installation, is missing."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for an unknown name, with the nearest known one.
 

@@ -46,6 +46,12 @@ def test_the_wheel_holds_passes_zoo_and_recipes(wheel: list[str]) -> None:
     assert recipes <= set(wheel)
 
 
+def test_the_wheel_holds_the_sparse_kernels_and_their_sources(wheel: list[str]) -> None:
+    assert any(name.startswith("sparsify_fx/runtime/_kernels.") and name.endswith(".so") for name in wheel)
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "sparsify_fx/runtime/csrc").iterdir()}
+    assert sources <= set(wheel)
+
+
 def test_nothing_stands_beside_the_package(wheel: list[str]) -> None:
     tops = {name.split("/")[0] for name in wheel}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"sparsify_fx"}

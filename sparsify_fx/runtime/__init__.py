@@ -1,0 +1,18 @@
+"""Sparse kernels for onnxruntime: pruned models run faster in the onnxruntime that people already have."""
+
+from sparsify_fx.runtime.candidates import Candidate
+from sparsify_fx.runtime.cost import Times, estimate, measure
+from sparsify_fx.runtime.library import instruction_set, library, session
+from sparsify_fx.runtime.rewrite import to_dense, to_sparse
+
+__all__ = [
+    "Candidate",
+    "Times",
+    "estimate",
+    "instruction_set",
+    "library",
+    "measure",
+    "session",
+    "to_dense",
+    "to_sparse",
+]

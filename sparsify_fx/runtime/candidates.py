@@ -1,0 +1,76 @@
+"""Layers of an ONNX model that a sparse operator can compute, and that operator as a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, helper
+
+from sparsify_fx.runtime.fuse import Arrays, Tail, Uses
+
+DOMAIN = "sparsify_fx"
+# The sparse operator of each dense one, and the attributes that it shares.
+KINDS = {"Conv": "SparseConv", "Gemm": "SparseMatMul", "MatMul": "SparseMatMul"}
+SHARED = {"Conv": ("strides", "pads", "dilations", "group"), "Gemm": ("transB",), "MatMul": ()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layer that a sparse kernel can compute: its node, its weight, and the shapes around it as far as known."""
+
+    node: NodeProto
+    weight: NDArray[np.float32]
+    input_shape: tuple[object, ...] | None
+    output_shape: tuple[object, ...] | None
+
+    @property
+    def density(self) -> float:
+        """The fraction of weights that are not zero."""
+        return np.count_nonzero(self.weight) / self.weight.size
+
+
+def candidate_of(node: NodeProto, constants: Arrays, uses: Uses) -> Candidate | None:
+    """The node as a candidate, when its operator, its weight and its attributes are of a supported kind.
+
+    Convolutions in one or two dimensions with explicit padding; matrix products with a constant right operand of two
+    dimensions; Gemm without scaling and with a bias per column or none.
+    """
+    weight = constants.get(node.input[1]) if len(node.input) > 1 else None
+    if node.domain or weight is None or weight.dtype != np.float32 or not weight.size:
+        return None
+    found = attributes(node)
+    if node.op_type == "Conv":
+        fits = weight.ndim in (3, 4) and found.get("auto_pad", b"NOTSET") == b"NOTSET"
+    elif node.op_type == "Gemm":
+        plain = found.get("alpha", 1.0) == 1.0 and found.get("beta", 1.0) == 1.0 and not found.get("transA", 0)
+        bias = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+        columns = weight.shape[0 if found.get("transB", 0) else 1]
+        fits = plain and (len(node.input) < 3 or not node.input[2] or (bias is not None and bias.shape == (columns,)))
+    else:
+        fits = node.op_type == "MatMul" and weight.ndim == 2
+    return Candidate(node, weight, uses.shapes.get(node.input[0]), uses.shapes.get(node.output[0])) if fits else None
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def sparse_node(layer: Candidate, tail: Tail | None = None) -> NodeProto:
+    """The sparse operator for a layer and what follows it; its weight is named like the dense one, with an ending."""
+    node = layer.node
+    name = node.input[1]
+    bias = node.input[2] if len(node.input) > 2 else ""
+    after = Tail((), node.output[0]) if tail is None else tail
+    inputs = [node.input[0], f"{name}.values", f"{name}.gaps", after.bias or bias, after.residual]
+    while not inputs[-1]:
+        inputs.pop()
+    kind, shape = KINDS[node.op_type], layer.weight.shape
+    sparse = helper.make_node(kind, inputs, [after.output], name=node.name, domain=DOMAIN, weight_shape=shape)
+    sparse.attribute.extend(attribute for attribute in node.attribute if attribute.name in SHARED[node.op_type])
+    if after.activation:
+        sparse.attribute.append(helper.make_attribute("activation", after.activation))
+    return sparse

@@ -1,0 +1,15 @@
+// For every processor that GCC or Clang compile for: four lanes, as NEON and SSE have.
+#include "kernels.h"
+
+#define LANES 4
+#define MAX_VECTORS 4
+
+namespace sparsify {
+namespace portable {
+#include "kernels.inl"
+}  // namespace portable
+
+const Kernels kPortableKernels = {"portable",     LANES, MAX_VECTORS, portable::rows, portable::pack,
+                                  portable::pack_transposed, portable::unpack_transposed, portable::finish};
+
+}  // namespace sparsify

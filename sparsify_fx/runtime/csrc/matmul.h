@@ -1,0 +1,27 @@
+// Sparse matrix product: activations [..., K] times a constant weight [K, N].
+#pragma once
+
+#include "product.h"
+
+namespace sparsify {
+
+class SparseMatMul {
+ public:
+  static constexpr const char* kName = "SparseMatMul";
+  static constexpr size_t kInputs = 5;  // A, W or its non-zeros, gaps, B, Z
+
+  SparseMatMul(const OrtApi* api, const OrtKernelInfo* info);
+  void compute(OrtKernelContext* context) const;
+
+ private:
+  struct Call;
+  void work(const Call& call, Tasks& tasks) const;
+
+  const OrtApi* api_;
+  int64_t inner_, outer_;  // K, N
+  Activation activation_;
+  Matrix matrix_;  // N rows, K columns
+  int max_vectors_;
+};
+
+}  // namespace sparsify

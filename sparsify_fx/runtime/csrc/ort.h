@@ -1,0 +1,79 @@
+// What the operators ask of onnxruntime, with C++ errors instead of status pointers.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "ort_api.h"
+
+namespace sparsify {
+
+// An attribute or input that an operator cannot take; becomes an onnxruntime error.
+struct InvalidArgument : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+inline void check(const OrtApi* api, OrtStatus* status) {
+  if (status == nullptr) return;
+  std::string message = GetErrorMessage::call(api, status);
+  ReleaseStatus::call(api, status);
+  throw InvalidArgument(message);
+}
+
+// A tensor that onnxruntime owns; `data` is null for an optional input that is not there.
+struct Tensor {
+  std::vector<int64_t> shape;
+  int type = kUndefined;
+  void* data = nullptr;
+
+  int64_t size() const {
+    int64_t count = 1;
+    for (int64_t length : shape) count *= length;
+    return count;
+  }
+  const float* floats() const { return static_cast<const float*>(data); }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+inline Tensor view(const OrtApi* api, const OrtValue* value) {
+  Tensor tensor;
+  if (value == nullptr) return tensor;
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api, GetTensorTypeAndShape::call(api, value, &info));
+  size_t rank = 0;
+  OrtStatus* status = GetDimensionsCount::call(api, info, &rank);
+  if (status == nullptr) {
+    tensor.shape.resize(rank);
+    status = GetDimensions::call(api, info, tensor.shape.data(), rank);
+  }
+  if (status == nullptr) status = GetTensorElementType::call(api, info, &tensor.type);
+  ReleaseTensorTypeAndShapeInfo::call(api, info);
+  check(api, status);
+  check(api, GetTensorMutableData::call(api, const_cast<OrtValue*>(value), &tensor.data));
+  static float nothing;  // an empty tensor may have no address, and is still an input that is there
+  if (tensor.data == nullptr) tensor.data = &nothing;
+  return tensor;
+}
+
+inline Tensor input(const OrtApi* api, const OrtKernelContext* context, size_t index) {
+  const OrtValue* value = nullptr;
+  check(api, GetInput::call(api, context, index, &value));
+  return view(api, value);
+}
+
+inline Tensor output(const OrtApi* api, OrtKernelContext* context, const std::vector<int64_t>& shape) {
+  OrtValue* value = nullptr;
+  check(api, GetOutput::call(api, context, 0, shape.data(), shape.size(), &value));
+  return view(api, value);
+}
+
+// Attributes: a missing one gives the default.
+int64_t attribute_int(const OrtApi*, const OrtKernelInfo*, const char* name, int64_t otherwise);
+std::string attribute_string(const OrtApi*, const OrtKernelInfo*, const char* name);
+std::vector<int64_t> attribute_ints(const OrtApi*, const OrtKernelInfo*, const char* name);
+
+// A constant input at session creation; without data when it is missing or not constant.
+Tensor constant_input(const OrtApi*, const OrtKernelInfo*, size_t index);
+
+}  // namespace sparsify

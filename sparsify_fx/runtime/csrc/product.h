@@ -1,0 +1,77 @@
+// A sparse matrix times the activations of many pixels: what convolution and matrix product have in common.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+
+#include "kernels.h"
+#include "ort.h"
+#include "scratch.h"
+
+namespace sparsify {
+
+// How wide tiles and column blocks are.
+struct Shape {
+  int max_vectors;
+  int block_columns;
+};
+
+// For a matrix of which a fraction `density` is non-zero.
+Shape choose_shape(double density);
+
+// Numbers 0, 1, ... count - 1, each given to one of the threads that ask.
+class Tasks {
+ public:
+  explicit Tasks(int64_t count) : count_(count) {}
+  bool next(int64_t* task) {
+    *task = next_.fetch_add(1, std::memory_order_relaxed);
+    return *task < count_;
+  }
+  int64_t count() const { return count_; }
+
+ private:
+  std::atomic<int64_t> next_{0};
+  const int64_t count_;
+};
+
+// Runs `worker` on the threads of the session's own pool, each taking tasks until none is left; rethrows what it threw.
+// How many threads there are onnxruntime does not tell: up to 64 workers start, and all but as many find nothing to do.
+void run_workers(const OrtApi* api, const OrtKernelContext* context, Tasks& tasks,
+                 const std::function<void(Tasks&)>& worker);
+
+// Cuts `pixels` into tiles of whole vectors, nearly equal and at most max_vectors wide.
+struct Tiling {
+  int64_t pixels, vectors, tiles;
+  int lanes;
+
+  Tiling(int64_t pixels_, int lanes_, int max_vectors)
+      : pixels(pixels_), vectors((pixels_ + lanes_ - 1) / lanes_), tiles((vectors + max_vectors - 1) / max_vectors),
+        lanes(lanes_) {}
+  int64_t first_vector(int64_t tile) const { return vectors * tile / tiles; }
+  int64_t first(int64_t tile) const { return first_vector(tile) * lanes; }
+  int width(int64_t tile) const { return static_cast<int>(first_vector(tile + 1) - first_vector(tile)); }
+  int count(int64_t tile) const {
+    const int64_t end = first(tile) + static_cast<int64_t>(width(tile)) * lanes;
+    return static_cast<int>((end < pixels ? end : pixels) - first(tile));
+  }
+};
+
+// Into how many parts the rows are cut, so that a few tiles still keep many threads busy.
+int row_parts(const Matrix& matrix, int64_t tiles);
+
+// The call for the rows of one group in one block.
+inline RowsCall stretch_of(const Matrix& matrix, const Block& block, int group, RowsCall call) {
+  const Stretch& stretch = block.stretches[group];
+  call.rows = matrix.refs.data() + stretch.first_row;
+  call.row_count = stretch.rows;
+  call.nonzeros = matrix.nonzeros.data() + stretch.first_nonzero;
+  return call;
+}
+
+// The rows of part `part`, as a range of groups.
+inline int first_group(const Matrix& matrix, int part, int parts) {
+  return static_cast<int>(static_cast<int64_t>(matrix.groups()) * part / parts);
+}
+
+}  // namespace sparsify

@@ -1,0 +1,117 @@
+// The entry point that onnxruntime looks for, and the operators of the domain sparsify_fx.
+#include <exception>
+#include <mutex>
+
+#include "conv.h"
+#include "matmul.h"
+
+namespace sparsify {
+
+namespace {
+
+// An error of ours as one of onnxruntime's, which names the operator.
+OrtStatus* status_of(const OrtApi* api, const char* name, std::exception_ptr error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const InvalidArgument& e) {
+    return CreateStatus::call(api, kInvalidArgument, (std::string("sparsify_fx.") + name + ": " + e.what()).c_str());
+  } catch (const std::exception& e) {
+    return CreateStatus::call(api, kFail, (std::string("sparsify_fx.") + name + ": " + e.what()).c_str());
+  }
+}
+
+template <typename Operator>
+struct Kernel {
+  const OrtApi* api;
+  Operator op;
+};
+
+// The table that describes `Operator` to onnxruntime.
+template <typename Operator>
+OrtCustomOp describe() {
+  OrtCustomOp op{};
+  op.version = kApiVersion;
+  op.GetName = [](const OrtCustomOp*) { return Operator::kName; };
+  op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return Operator::kInputs; };
+  op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 2 ? kUint8 : kFloat; };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) { return index < 2 ? kRequired : kOptional; };
+  op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
+  op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
+  op.GetOutputType = [](const OrtCustomOp*, size_t) { return kFloat; };
+  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return kRequired; };
+  op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+  op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
+  op.GetEndVersion = [](const OrtCustomOp*) { return 1; };
+  op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) -> OrtStatus* {
+    try {
+      *kernel = new Kernel<Operator>{api, Operator(api, info)};
+      return nullptr;
+    } catch (...) {
+      return status_of(api, Operator::kName, std::current_exception());
+    }
+  };
+  op.KernelComputeV2 = [](void* kernel, OrtKernelContext* context) -> OrtStatus* {
+    const auto* self = static_cast<const Kernel<Operator>*>(kernel);
+    try {
+      self->op.compute(context);
+      return nullptr;
+    } catch (...) {
+      return status_of(self->api, Operator::kName, std::current_exception());
+    }
+  };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel<Operator>*>(kernel); };
+  return op;
+}
+
+OrtStatus* create_domain(const OrtApi* api, OrtCustomOpDomain** domain) {
+  static const OrtCustomOp conv = describe<SparseConv>(), matmul = describe<SparseMatMul>();
+  OrtCustomOpDomain* created = nullptr;
+  if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
+  for (const OrtCustomOp* op : {&conv, &matmul})
+    if (OrtStatus* status = CustomOpDomainAdd::call(api, created, op)) {
+      ReleaseCustomOpDomain::call(api, created);
+      return status;
+    }
+  *domain = created;
+  return nullptr;
+}
+
+}  // namespace
+
+}  // namespace sparsify
+
+// The instruction set in use: "avx512", "avx2" or "portable"; empty when SPARSIFY_FX_ISA names none that runs here.
+extern "C" __attribute__((visibility("default"))) const char* sparsify_fx_instruction_set() {
+  try {
+    return sparsify::kernels().name;
+  } catch (...) {
+    return "";
+  }
+}
+
+extern "C" __attribute__((visibility("default"))) sparsify::OrtStatus* RegisterCustomOps(
+    sparsify::OrtSessionOptions* options, const sparsify::OrtApiBase* base) {
+  using namespace sparsify;
+  const OrtApi* api = base->GetApi(kApiVersion);
+  if (api == nullptr) {  // onnxruntime is older than 1.17; only the entries of version 1 are needed to say so
+    api = base->GetApi(1);
+    return api == nullptr ? nullptr
+                          : CreateStatus::call(api, kFail, "sparsify_fx.runtime needs onnxruntime 1.17 or later");
+  }
+  try {
+    kernels();
+  } catch (...) {
+    return status_of(api, "runtime", std::current_exception());
+  }
+  // The domain must live as long as any session options that point to it, so it lives for good.
+  static std::mutex mutex;
+  static OrtCustomOpDomain* domain = nullptr;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (domain == nullptr)
+    if (OrtStatus* status = create_domain(api, &domain)) return status;
+  return AddCustomOpDomain::call(api, options, domain);
+}

@@ -1,0 +1,65 @@
+"""Where the compiled library lies, and sessions that use it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import onnxruntime
+
+from sparsify_fx.errors import RuntimeLibraryError
+
+
+def library() -> str:
+    """The path of the library of sparse operators, for `SessionOptions.register_custom_ops_library`.
+
+    Any onnxruntime from 1.17 on can load it, in every language: `RegisterCustomOpsLibrary` in C and C++,
+    `RegisterCustomOpLibraryV2` in C#, `registerCustomOpLibrary` in Java.
+
+    Raises RuntimeLibraryError when the package was installed without it.
+
+    >>> options = onnxruntime.SessionOptions()
+    >>> options.register_custom_ops_library(library())
+    """
+    found = sorted(Path(__file__).parent.glob("_kernels*.so"))
+    if not found:
+        raise RuntimeLibraryError(
+            "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); "
+            "install one and then sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working "
+            "copy run `python setup.py build_ext --inplace`"
+        )
+    return str(found[0])
+
+
+def instruction_set() -> str:
+    """Which kernels run on this processor: `avx512`, `avx2` or `portable`.
+
+    The environment variable SPARSIFY_FX_ISA, set before the first use, takes lesser ones than the best.
+
+    >>> instruction_set() in ("avx512", "avx2", "portable")
+    True
+    """
+    function = ctypes.CDLL(library()).sparsify_fx_instruction_set
+    function.restype = ctypes.c_char_p
+    name: bytes = function()
+    return name.decode()
+
+
+def session(
+    path: str | os.PathLike[str], *, threads: int = 0, options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the CPU that knows the sparse operators.
+
+    Args:
+        path: an ONNX file, with sparse operators or without.
+        threads: how many threads an operator may use; 0 leaves that to onnxruntime (one per core).
+        options: further settings; the library is registered with them, and `threads`, if not 0, is set in them.
+
+    Raises RuntimeLibraryError without the library, and what onnxruntime raises for a file that it does not take.
+    """
+    chosen = onnxruntime.SessionOptions() if options is None else options
+    if threads:
+        chosen.intra_op_num_threads = threads
+    chosen.register_custom_ops_library(library())
+    return onnxruntime.InferenceSession(os.fspath(path), chosen, providers=["CPUExecutionProvider"])

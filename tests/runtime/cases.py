@@ -1,0 +1,219 @@
+"""Random layers, sparse against onnxruntime's own dense operators; many in one model, so that thousands are quick.
+
+As a program it checks one instruction set, with any onnxruntime: `python tests/runtime/cases.py LIBRARY COUNT SEED`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Floats = NDArray[np.float32]
+
+DENSITIES = (0.0, 0.02, 0.1, 0.3, 1.0)
+ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "Gelu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer: dense weights, and everything else that the sparse and the dense operator share."""
+
+    kind: str  # "Conv" or "MatMul"
+    x: Floats
+    weight: Floats
+    bias: Floats | None
+    residual: Floats | None
+    attributes: dict[str, object]
+    activation: str
+    packed: bool
+
+
+def random_conv(random: np.random.Generator) -> Case:
+    """Any kernel, stride, padding, dilation, groups and batch; one or two dimensions."""
+    rank = int(random.choice([1, 2, 2, 2]))
+    group = int(random.choice([1, 1, 2, 3]))
+    channels, outputs = (int(random.integers(1, limit)) * group for limit in (12, 30))
+    kernel, strides, dilations = (random.integers(1, limit, rank) for limit in (5, 4, 3))
+    pads = random.integers(0, 4, 2 * rank)
+    least = np.maximum(1, dilations * (kernel - 1) + 1 - pads[:rank] - pads[rank:])
+    size = [int(random.integers(low, low + 24)) for low in least]
+    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
+    weight = sparse(random, (outputs, channels // group, *kernel))
+    out = (np.array(size) + pads[:rank] + pads[rank:] - dilations * (kernel - 1) - 1) // strides + 1
+    attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": group}
+    return _finish("Conv", random, x, weight, (x.shape[0], outputs, *out.tolist()), attributes)
+
+
+def random_matmul(random: np.random.Generator) -> Case:
+    """Activations of one to four dimensions, a weight in either order."""
+    inner, outer = (int(random.integers(1, 150)) for _ in range(2))
+    leading = [int(random.integers(1, 20)) for _ in range(int(random.integers(0, 4)))]
+    flip = int(random.integers(0, 2))
+    weight = sparse(random, (outer, inner) if flip else (inner, outer))
+    x = random.standard_normal((*leading, inner), np.float32)
+    return _finish("MatMul", random, x, weight, (*leading, outer), {"transB": flip})
+
+
+def sparse(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
+    """Normal weights at a density of 0 to 1, with some rows empty."""
+    weight = random.standard_normal(shape, np.float32)
+    weight *= random.random(shape) < random.choice(DENSITIES)
+    if random.random() < 0.3:
+        weight[random.random(shape[0]) < 0.5] = 0
+    return weight
+
+
+def _finish(
+    kind: str,
+    random: np.random.Generator,
+    x: Floats,
+    weight: Floats,
+    out: tuple[int, ...],
+    attributes: dict[str, object],
+) -> Case:
+    rows = out[1] if kind == "Conv" else out[-1]
+    bias = random.standard_normal(rows, np.float32) if random.random() < 0.7 else None
+    residual = random.standard_normal(out, np.float32) if random.random() < 0.4 else None
+    activation = str(random.choice(ACTIVATIONS))
+    return Case(kind, x, weight, bias, residual, attributes, activation, bool(random.random() < 0.5))
+
+
+def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The case as one operator of ours."""
+    constants = {"w": case.weight}
+    if case.packed:
+        values, gaps = encode(case.weight)
+        constants = {"w": values, "gaps": gaps}
+    if case.bias is not None:
+        constants["b"] = case.bias
+    inputs = [f"x{tag}", f"w{tag}", f"gaps{tag}" if case.packed else "", f"b{tag}" if case.bias is not None else ""]
+    inputs += [f"z{tag}"] if case.residual is not None else []
+    node = helper.make_node(f"Sparse{case.kind}", inputs, [f"y{tag}"], domain="sparsify_fx", **case.attributes)
+    if case.packed:
+        node.attribute.append(helper.make_attribute("weight_shape", case.weight.shape))
+    if case.activation:
+        node.attribute.append(helper.make_attribute("activation", case.activation))
+    return [node], [numpy_helper.from_array(array, name + tag) for name, array in constants.items()]
+
+
+def encode(weight: Floats) -> tuple[Floats, NDArray[np.uint8]]:
+    """Gap codes, one number at a time: written anew here, so that it checks the package's own encoder."""
+    values, gaps, gap = [], [], 0
+    for value in weight.ravel():
+        if value != 0 or gap == 255:
+            values.append(value)
+            gaps.append(gap)
+            gap = 0
+        else:
+            gap += 1
+    return np.array(values or [0], np.float32), np.array(gaps if values else [0], np.uint8)
+
+
+def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """The same case in standard operators."""
+    weight, constants = case.weight, {}
+    attributes = dict(case.attributes)
+    if case.kind == "MatMul" and attributes.pop("transB"):
+        weight = np.ascontiguousarray(weight.T)
+    steps: list[tuple[str, list[str], dict[str, object]]] = [(case.kind, ["w"], attributes)]
+    constants["w"] = weight
+    if case.bias is not None:
+        shape = (-1, *[1] * (case.x.ndim - 2)) if case.kind == "Conv" else (-1,)
+        constants["b"] = case.bias.reshape(shape)
+        steps.append(("Add", ["b"], {}))
+    if case.residual is not None:
+        steps.append(("Add", ["z"], {}))
+    if case.activation in ("Relu", "Gelu"):
+        steps.append((case.activation, [], {}))
+    if case.activation == "Relu6":
+        constants |= {"low": np.float32(0), "high": np.float32(6)}
+        steps.append(("Clip", ["low", "high"], {}))
+    nodes, name = [], f"x{tag}"
+    for number, (kind, others, given) in enumerate(steps):
+        following = f"h{number}{tag}"
+        nodes.append(helper.make_node(kind, [name, *[other + tag for other in others]], [following], **given))
+        name = following
+    if case.activation == "Silu":
+        nodes.append(helper.make_node("Sigmoid", [name], [f"s{tag}"]))
+        nodes.append(helper.make_node("Mul", [name, f"s{tag}"], [f"y{tag}"]))
+    else:
+        nodes.append(helper.make_node("Identity", [name], [f"y{tag}"]))
+    return nodes, [numpy_helper.from_array(np.asarray(array), key + tag) for key, array in constants.items()]
+
+
+def model_of(parts: list[tuple[list[onnx.NodeProto], list[onnx.TensorProto]]], cases: list[Case]) -> bytes:
+    """All parts side by side in one model; case i reads x{i} and z{i} and writes y{i}."""
+    nodes = [node for part, _ in parts for node in part]
+    weights = [tensor for _, tensors in parts for tensor in tensors]
+    given = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in feeds(cases).items()
+    ]
+    results = [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in range(len(cases))]
+    graph = helper.make_graph(nodes, "cases", given, results, weights)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("sparsify_fx", 1)]
+    data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    return data
+
+
+def feeds(cases: list[Case]) -> dict[str, Floats]:
+    """The inputs of all cases by name."""
+    named = {f"x{i}": case.x for i, case in enumerate(cases)}
+    return named | {f"z{i}": case.residual for i, case in enumerate(cases) if case.residual is not None}
+
+
+def open_session(model: bytes, library: str | None, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session on the CPU, with our operators if `library` is given."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # every tensor its own allocation, which sanitizers watch
+    options.log_severity_level = 4  # errors are raised; they need not be printed as well
+    if library is not None:
+        options.register_custom_ops_library(library)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def worst_error(cases: list[Case], library: str, threads: int = 1) -> float:
+    """The largest difference of any case, as a fraction of its largest output (or of 1e-3)."""
+    tags = [str(i) for i in range(len(cases))]
+    dense = model_of([dense_nodes(case, tag) for case, tag in zip(cases, tags, strict=True)], cases)
+    ours = model_of([sparse_nodes(case, tag) for case, tag in zip(cases, tags, strict=True)], cases)
+    expected = open_session(dense, None).run(None, feeds(cases))
+    got = open_session(ours, library, threads).run(None, feeds(cases))
+    worst = 0.0
+    for case, a, b in zip(cases, expected, got, strict=True):
+        if a.shape != b.shape:
+            raise AssertionError(f"shape {b.shape}, expected {a.shape}: {describe(case)}")
+        error = float(np.abs(a - b).max(initial=0) / max(np.abs(a).max(initial=0), 1e-3))
+        if not error < 1e-5:
+            raise AssertionError(f"error {error:.2g}: {describe(case)}")
+        worst = max(worst, error)
+    return worst
+
+
+def describe(case: Case) -> str:
+    """What one needs to repeat a case that failed."""
+    extras = (case.bias is not None, case.residual is not None, case.activation, case.packed)
+    return f"{case.kind} x{case.x.shape} w{case.weight.shape} {case.attributes} {extras}"
+
+
+def check_many(library: str, count: int, seed: int) -> float:
+    """`count` random cases, three convolutions to one matrix product, on one and two threads in turn."""
+    random = np.random.default_rng(seed)
+    worst = 0.0
+    for start in range(0, count, 50):
+        cases = [
+            random_matmul(random) if i % 4 == 3 else random_conv(random) for i in range(start, min(start + 50, count))
+        ]
+        worst = max(worst, worst_error(cases, library, threads=1 + start // 50 % 2))
+    return worst
+
+
+if __name__ == "__main__":
+    worst = check_many(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    print(f"onnxruntime {onnxruntime.__version__}: {sys.argv[2]} cases, largest relative error {worst:.2g}")

@@ -1,0 +1,142 @@
+"""Attributes and inputs that make no sense are errors of onnxruntime that say what was expected; nothing crashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from sparsify_fx import runtime
+from tests.runtime.cases import open_session
+
+WEIGHT = np.ones((4, 2, 3, 3), np.float32)
+VALUES, GAPS = np.ones(3, np.float32), np.array([0, 5, 255], np.uint8)
+
+
+def session_of(kind: str, inputs: list[str], attributes: dict[str, Any], **constants: Any) -> Any:
+    """A model of one operator; inputs that are no constants are inputs of the model."""
+    node = helper.make_node(kind, inputs, ["y"], domain="sparsify_fx", **attributes)
+    free = [name for name in inputs if name and name not in constants]
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in free]
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph([node], "bad", given, [result], weights)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("sparsify_fx", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return open_session(model.SerializeToString(), runtime.library())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"strides": [0, 1]}, "strides holds 0"),
+        ({"strides": [1]}, "strides needs 2 values"),
+        ({"strides": [1, 2**40]}, "strides holds"),
+        ({"dilations": [1, -1]}, "dilations holds -1"),
+        ({"pads": [0, 0, 0, -1]}, "pads holds -1"),
+        ({"pads": [1, 1]}, "pads needs 4 values"),
+        ({"pads": [2**62] * 4}, "pads holds"),
+        ({"group": 0}, "group must be positive"),
+        ({"group": 3}, "divide the number of output channels"),
+        ({"group": -4}, "group must be positive"),
+        ({"activation": "Tanh"}, "unknown activation 'Tanh'"),
+    ],
+)
+def test_conv_attributes(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        session_of("SparseConv", ["x", "w"], attributes, w=WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("constants", "shape", "message"),
+    [
+        ({"w": VALUES, "gaps": GAPS}, None, "weight_shape must give"),
+        ({"w": VALUES, "gaps": GAPS}, [90, 9], "3 or 4 dimensions"),
+        ({"w": VALUES, "gaps": GAPS}, [4, 2, 3], "beyond the end"),
+        ({"w": VALUES, "gaps": GAPS[:2]}, [4, 2, 9, 9], "same length"),
+        ({"w": VALUES, "gaps": GAPS}, [4, 2, 0, 3], "must be positive"),
+        ({"w": VALUES, "gaps": GAPS}, [2**40, 2, 3, 3], "too large"),
+        ({"w": VALUES, "gaps": GAPS}, [2**31, 2**31, 2**31, 2**31], "too large"),
+        ({"w": VALUES, "gaps": GAPS}, [-4, -2, 9, 9], "must be positive"),
+        ({"w": VALUES.reshape(1, 3), "gaps": GAPS.reshape(1, 3)}, [4, 2, 9, 9], "vectors of the same length"),
+        ({"w": np.ones((3, 3), np.float32)}, None, "3 or 4 dimensions"),
+        ({"w": np.ones((0, 2, 3, 3), np.float32)}, None, "must be positive"),
+    ],
+)
+def test_conv_weights(constants: dict[str, Any], shape: list[int] | None, message: str) -> None:
+    attributes = {} if shape is None else {"weight_shape": shape}
+    inputs = ["x", "w", *(["gaps"] if "gaps" in constants else [])]
+    with pytest.raises(Exception, match=message):
+        session_of("SparseConv", inputs, attributes, **constants)
+
+
+def test_weights_must_be_constant() -> None:
+    for kind in ("SparseConv", "SparseMatMul"):
+        with pytest.raises(Exception, match=f"{kind}: input W must be a constant initializer"):
+            session_of(kind, ["x", "w"], {})
+
+
+def test_weights_must_be_float32() -> None:
+    with pytest.raises(Exception, match=r"(?i)type"):
+        session_of("SparseConv", ["x", "w"], {}, w=WEIGHT.astype(np.float64))
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        ({"x": zeros(1, 3, 8, 8)}, "3 channels; the weight needs 2"),
+        ({"x": zeros(1, 2, 8)}, "3 dimensions; the weight has 4"),
+        ({"x": zeros(1, 2, 2, 8)}, "smaller than the kernel"),
+        ({"x": zeros(1, 2, 8, 8), "b": zeros(5)}, "a value per output channel"),
+        ({"x": zeros(1, 2, 8, 8), "b": zeros(4, 1)}, "a value per output channel"),
+        ({"x": zeros(1, 2, 8, 8), "z": zeros(1, 4, 6, 5)}, "the shape of the output"),
+        ({"x": zeros(1, 2, 8, 8), "z": zeros(4)}, "the shape of the output"),
+    ],
+)
+def test_conv_inputs(feed: dict[str, np.ndarray], message: str) -> None:
+    inputs = ["x", "w", "", "b" if "b" in feed else "", "z" if "z" in feed else ""]
+    while not inputs[-1]:
+        inputs.pop()
+    session = session_of("SparseConv", inputs, {}, w=WEIGHT)
+    with pytest.raises(Exception, match=message):
+        session.run(None, feed)
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        ({"x": zeros(2, 6)}, "a last dimension of 5"),
+        ({"x": zeros(5), "b": zeros(6)}, "a float32 vector of 7 values"),
+        ({"x": zeros(2, 5), "z": zeros(2, 5)}, "the shape of the output"),
+    ],
+)
+def test_matmul_inputs(feed: dict[str, np.ndarray], message: str) -> None:
+    inputs = ["x", "w", "", "b" if "b" in feed else "", "z" if "z" in feed else ""]
+    while not inputs[-1]:
+        inputs.pop()
+    session = session_of("SparseMatMul", inputs, {}, w=np.ones((5, 7), np.float32))
+    with pytest.raises(Exception, match=message):
+        session.run(None, feed)
+
+
+def test_a_session_goes_on_after_an_error() -> None:
+    session = session_of("SparseConv", ["x", "w"], {}, w=WEIGHT)
+    with pytest.raises(Exception, match="channels"):
+        session.run(None, {"x": zeros(1, 3, 8, 8)})
+    assert session.run(None, {"x": zeros(1, 2, 8, 8) + 1})[0].max() == 18
+
+
+def test_without_the_library_onnxruntime_names_the_operator() -> None:
+    node = helper.make_node("SparseConv", ["x", "w"], ["y"], domain="sparsify_fx")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 8, 8]) for name in "xy")
+    graph = helper.make_graph([node], "alone", [x], [y], [numpy_helper.from_array(WEIGHT, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("sparsify_fx", 1)], ir_version=9)
+    with pytest.raises(Exception, match="sparsify_fx"):
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -1,0 +1,161 @@
+"""Models that are rewritten to sparse operators, and back, give the same answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional as F
+
+import sparsify_fx
+from sparsify_fx import runtime
+from sparsify_fx.errors import ExportError
+from sparsify_fx.runtime.encode import decode_gaps, encode_gaps
+from tests.runtime import cases
+
+
+class Mixed(nn.Module):
+    """A residual block, a depthwise and a strided layer, tails of every kind, a linear layer; 6 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 24, 3, stride=2, padding=1)
+        self.left = nn.Conv2d(24, 24, 3, padding=1)
+        self.right = nn.Conv2d(24, 24, 1, bias=False)
+        self.deep = nn.Conv2d(24, 24, 3, padding=1, groups=24)
+        self.wide = nn.Conv2d(24, 40, 1)
+        self.plain = nn.Linear(40, 20, bias=False)
+        self.head = nn.Linear(20, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(self.left(x) + self.right(x))
+        x = F.relu6(self.deep(x))
+        x = F.silu(self.wide(x)).flatten(2).transpose(1, 2)
+        x = F.relu(self.plain(x) + 1.0).mean(1)
+        return self.head(x)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """`Mixed` with nine weights in ten zero, exported dense."""
+    net = Mixed().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim > 1:
+                parameter *= torch.rand(parameter.shape) < 0.1
+    path = tmp_path_factory.mktemp("mixed") / "mixed.onnx"
+    sparsify_fx.export(net, path, torch.randn(2, 3, 20, 20), encoding="dense")
+    return onnx.load(path)
+
+
+def run(model: onnx.ModelProto, x: np.ndarray, library: str | None = None) -> np.ndarray:
+    session = cases.open_session(model.SerializeToString(), library)
+    result: np.ndarray = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return result
+
+
+def images(batch: int) -> np.ndarray:
+    return np.random.default_rng(batch).standard_normal((batch, 3, 20, 20), np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_rewritten_model_answers_as_before(model: onnx.ModelProto, batch: int) -> None:
+    sparse, names = runtime.to_sparse(model, lambda layer: True)
+    kinds = [node.op_type for node in sparse.graph.node if node.domain == "sparsify_fx"]
+    assert (len(names), kinds.count("SparseConv"), kinds.count("SparseMatMul")) == (7, 5, 2)
+    expected = run(model, images(batch))
+    np.testing.assert_allclose(run(sparse, images(batch), runtime.library()), expected, atol=1e-5)
+    np.testing.assert_allclose(run(runtime.to_dense(sparse), images(batch)), expected, atol=1e-5)
+
+
+def test_tails_are_taken_over(model: onnx.ModelProto) -> None:
+    sparse, _ = runtime.to_sparse(model, lambda layer: True)
+    activations = [
+        a.s.decode() for node in sparse.graph.node for a in node.attribute if node.domain and a.name == "activation"
+    ]
+    assert sorted(activations) == ["Relu", "Relu", "Relu6", "Silu"]
+    assert [len(node.input) for node in sparse.graph.node if node.op_type == "SparseConv"].count(5) == 1
+    left = {node.op_type for node in sparse.graph.node if not node.domain}
+    assert not left & {"Conv", "Gemm", "MatMul", "Sigmoid", "Clip"}
+
+
+def test_a_chosen_layer_alone_is_rewritten(model: onnx.ModelProto) -> None:
+    sparse, names = runtime.to_sparse(model, lambda layer: layer.weight.shape[-1] == 1)
+    assert len(names) == 2
+    expected = run(model, images(2))
+    np.testing.assert_allclose(run(sparse, images(2), runtime.library()), expected, atol=1e-5)
+
+
+def test_weights_come_back_bit_for_bit(model: onnx.ModelProto) -> None:
+    sparse, _ = runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")
+    dense = runtime.to_dense(sparse)
+    before, after = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in each.graph.initializer} for each in (model, dense)
+    )
+    weights = [name for name in before if name.endswith((".weight", ".bias"))]
+    assert len(weights) == 11
+    for name in weights:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_dense_layers_stay_dense(model: onnx.ModelProto) -> None:
+    full = onnx.ModelProto()
+    full.CopyFrom(model)
+    for tensor in full.graph.initializer:
+        if len(tensor.dims) > 1 and tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(np.ones(tuple(tensor.dims), np.float32), tensor.name))
+    sparse, names = runtime.to_sparse(full)
+    assert names == []
+    assert sparse.SerializeToString() == full.SerializeToString()
+
+
+def layer_model(density: float, size: int | str = 14, channels: int = 256) -> onnx.ModelProto:
+    weight = np.random.default_rng(0).standard_normal((channels, channels, 1, 1), np.float32)
+    weight *= np.random.default_rng(1).random(weight.shape) < density
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", channels, size, size])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", channels, size, size])
+    graph = helper.make_graph([node], "layer", [x], [y], [numpy_helper.from_array(weight, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("autotune", [False, True])
+def test_the_choice_follows_density(autotune: bool) -> None:
+    assert runtime.to_sparse(layer_model(0.02), autotune=autotune)[1] == ["w"]
+    assert runtime.to_sparse(layer_model(1.0), autotune=autotune)[1] == []
+
+
+def test_autotune_needs_sizes() -> None:
+    with pytest.raises(ExportError, match="only its first dimension may be open"):
+        runtime.to_sparse(layer_model(0.02, size="side"), autotune=True)
+
+
+def test_files_open_in_one_line(model: onnx.ModelProto, tmp_path: Path) -> None:
+    sparse, _ = runtime.to_sparse(model, lambda layer: True)
+    onnx.save(sparse, tmp_path / "sparse.onnx")
+    session = runtime.session(tmp_path / "sparse.onnx", threads=1)
+    got = session.run(None, {session.get_inputs()[0].name: images(2)})[0]
+    np.testing.assert_allclose(got, run(model, images(2)), atol=1e-5)
+    with pytest.raises(Exception, match="sparsify_fx"):
+        onnxruntime.InferenceSession(tmp_path / "sparse.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.05, 0.5, 1.0])
+def test_gap_codes_give_back_every_bit(density: float) -> None:
+    random = np.random.default_rng(0)
+    for shape in ((1,), (3, 5), (7, 1000), (2, 3, 3, 300)):
+        dense = (random.standard_normal(shape) * (random.random(shape) < density)).astype(np.float32)
+        values, gaps = encode_gaps(dense)
+        np.testing.assert_array_equal(decode_gaps(values, gaps, shape), dense)
+        expected = cases.encode(dense)
+        if density:
+            assert np.array_equal(values, expected[0][: len(values)])
+            assert np.array_equal(gaps, expected[1][: len(gaps)])
