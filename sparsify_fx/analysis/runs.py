@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.api import merge
 from sparsify_fx.errors import AnalysisError, CheckpointError
+from sparsify_fx.program import unmarked
 from sparsify_fx.run_files import WEIGHTS, State, cycle_numbers, mask_key, read_state
 from sparsify_fx.taking import masked_state_dict
 from sparsify_fx.train.config import TrainConfig
@@ -55,7 +56,7 @@ class Run:
     def weights(self) -> tuple[str, ...]:
         """Names of the prunable weights, in module order; tied ones once, by the first name."""
         found: dict[str, int] = {}  # and where the first tensor of each lies
-        for key, tensor in self._checkpoint["model"].items():
+        for key, tensor in unmarked(self._checkpoint["model"]).items():
             name, program, _ = key.partition("_program.")
             if program and name not in found:
                 found[name] = tensor.data_ptr()
