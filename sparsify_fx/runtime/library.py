@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import onnxruntime
@@ -22,14 +24,23 @@ def library() -> str:
     >>> options = onnxruntime.SessionOptions()
     >>> options.register_custom_ops_library(library())
     """
-    found = sorted(Path(__file__).parent.glob("_kernels*.so"))
-    if not found:
+    found = next((file for folder in _folders() for file in sorted(folder.glob("_kernels*.so"))), None)
+    if found is None:
         raise RuntimeLibraryError(
             "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); "
             "install one and then sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working "
             "copy run `python setup.py build_ext --inplace`"
         )
-    return str(found[0])
+    return str(found)
+
+
+def _folders() -> Iterator[Path]:
+    """This one, and that of the installed package, for which a working copy may have been imported."""
+    yield Path(__file__).parent
+    try:
+        yield Path(str(metadata.distribution("sparsify_fx").locate_file("sparsify_fx/runtime")))
+    except metadata.PackageNotFoundError:
+        return
 
 
 def instruction_set() -> str:
