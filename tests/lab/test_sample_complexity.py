@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -156,14 +157,18 @@ def test_the_rate_grows_with_the_root_of_r_and_momentum_lowers_it() -> None:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.2])
-def test_the_rate_at_the_teacher_is_that_of_a_run(momentum: float) -> None:
+def test_the_rate_of_a_run_rises_to_that_of_the_slowest_mode(momentum: float) -> None:
+    """Faster modes die out first; a run ends, by its smallest step, while the last of them is still there."""
     data, teacher, generator = problem(1, 2, 20, 4, 300, 0)
     data, teacher = Masked(data.inputs.double(), data.labels.double()), teacher.double()
     data = replace(data, labels=data.outputs(teacher))
     start = teacher + 1e-3 * torch.randn(teacher.shape, generator=generator, dtype=torch.float64)
     _, errors = accelerated(data, start, rate=0.5, momentum=momentum, steps=400, teacher=teacher, every=50)
-    measured = float(errors[-1] / errors[-2]) ** (1 / 50)
-    assert measured == pytest.approx(asymptotic_rate(hessian_eigenvalues(data, teacher), 0.5, momentum), abs=3e-4)
+    rates = [float(after / before) ** (1 / 50) for before, after in pairwise(errors)]
+    slowest = asymptotic_rate(hessian_eigenvalues(data, teacher), 0.5, momentum)
+    assert len(rates) >= 4
+    assert rates == sorted(rates)
+    assert slowest - 1e-3 < rates[-1] < slowest
 
 
 def test_the_samples_needed_grow_as_r() -> None:

@@ -16,7 +16,7 @@ METHODS.add(
         source="Savarese et al. 2020",
         sets=Axes(
             parameterization=Sigmoid(start=0.3, temperature=200.0, scale=10.0),
-            penalty=OpenGates(1e-4, reach=1000.0),
+            penalty=OpenGates(1e-4),
             schedule=Late(),
         ),
         suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
