@@ -35,12 +35,11 @@ def library() -> str:
 
 
 def _folders() -> Iterator[Path]:
-    """This one, and that of the installed package, for which a working copy may have been imported."""
+    """This one, and those of installed packages, in whose place a working copy may have been imported."""
     yield Path(__file__).parent
-    try:
-        yield Path(str(metadata.distribution("sparsify_fx").locate_file("sparsify_fx/runtime")))
-    except metadata.PackageNotFoundError:
-        return
+    # A build leaves its egg-info in the working copy, so that the first distribution found may be the copy itself.
+    for distribution in metadata.distributions(name="sparsify_fx"):
+        yield Path(str(distribution.locate_file("sparsify_fx/runtime")))
 
 
 def instruction_set() -> str:
