@@ -34,6 +34,7 @@ def exported(name: str) -> onnx.ModelProto:
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain average of what it sees
+            torch.nn.init.ones_(module.weight)  # of zeros, as timm begins, export would remove the whole block
     with torch.no_grad():
         model.train()(torch.randn(4, 3, 224, 224))
     with tempfile.TemporaryDirectory() as folder:
