@@ -1,7 +1,9 @@
 """Load ONNX files in a process of its own and print what that took, as JSON. Imports nothing but onnxruntime and numpy.
 
-python probe.py load FILE                     # seconds, and bytes of the highest resident set above the start
-python probe.py latency INPUTS.npz ROUNDS FILE FILE   # median seconds of a run of each, taken in turns
+python probe.py load LIBRARY FILE                     # seconds, and bytes of the highest resident set above the start
+python probe.py latency LIBRARY INPUTS.npz ROUNDS FILE FILE   # median seconds of a run of each, taken in turns
+
+LIBRARY holds custom operators; it may be empty.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import numpy as np
 import onnxruntime
 
 
-def session(path: str) -> onnxruntime.InferenceSession:
+def session(path: str, library: str) -> onnxruntime.InferenceSession:
     """The file in onnxruntime with one thread, so that figures can be compared."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if library:
+        options.register_custom_ops_library(library)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -32,18 +36,18 @@ def peak_bytes() -> int:
         return 0
 
 
-def load(path: str) -> dict[str, float]:
+def load(library: str, path: str) -> dict[str, float]:
     """Load once: seconds, and how much the peak of memory grew."""
     before, start = peak_bytes(), time.perf_counter()
-    session(path)
+    session(path, library)
     return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes() - before}
 
 
-def latency(inputs: str, rounds: int, paths: list[str]) -> list[float]:
+def latency(library: str, inputs: str, rounds: int, paths: list[str]) -> list[float]:
     """Median seconds of a run of each file; the files take turns, so that what else the machine does hits all."""
     with np.load(inputs) as file:
         feed = {name: file[name] for name in file.files}
-    sessions = [session(path) for path in paths]
+    sessions = [session(path, library) for path in paths]
     times: list[list[float]] = [[] for _ in paths]
     for turn in range(rounds + 1):
         for place, runtime in enumerate(sessions):
@@ -56,6 +60,6 @@ def latency(inputs: str, rounds: int, paths: list[str]) -> list[float]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "load":
-        print(json.dumps(load(sys.argv[2])))
+        print(json.dumps(load(sys.argv[2], sys.argv[3])))
     else:
-        print(json.dumps(latency(sys.argv[2], int(sys.argv[3]), sys.argv[4:])))
+        print(json.dumps(latency(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5:])))
