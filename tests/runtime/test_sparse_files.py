@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,22 @@ def test_export_writes_sparse_operators_that_agree_with_pytorch(tmp_path: Path) 
     assert said in report.verdict
     assert "sparsify_fx.runtime.session(path)" in report.advice
     assert json.loads(json.dumps(report.to_dict()))["sparse_layers"] == list(report.sparse_layers)
+
+
+def test_eight_threads_with_any_batch_on_one_session(dense: Path, tmp_path: Path) -> None:
+    """The bits of each answer are those of a session of one thread that runs alone."""
+    pack_onnx(dense, tmp_path / "sparse.onnx", target="sparse-ort")
+    random = np.random.default_rng(0)
+    inputs = [random.standard_normal((batch, 3, 20, 20), np.float32) for batch in (1, 2, 3, 5, 8, 1)]
+    alone = runtime.session(tmp_path / "sparse.onnx", threads=1)
+    name = alone.get_inputs()[0].name
+    expected = [alone.run(None, {name: x})[0] for x in inputs]
+    shared = runtime.session(tmp_path / "sparse.onnx", threads=2)
+    places = [place % len(inputs) for place in range(96)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda place: shared.run(None, {name: inputs[place]})[0], places))
+    for place, answer in zip(places, answers, strict=True):
+        np.testing.assert_array_equal(answer, expected[place])
 
 
 def test_two_exports_are_identical_and_say_how_layers_were_chosen(tmp_path: Path) -> None:
