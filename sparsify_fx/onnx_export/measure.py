@@ -81,13 +81,14 @@ def measure(
 
     Raises ExportError when one of them cannot be loaded or run.
     """
+    needed = [] if library is None else ["--library", library]
     found: dict[Path, list[dict[str, float]]] = {dense: [], packed: []}
     for _ in range(loads):
         for path, results in found.items():
-            results.append(_probe("load", library or "", str(path)))
+            results.append(_probe(*needed, "load", str(path)))
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/inputs.npz", **dict(inputs))  # type: ignore[arg-type]
-        latencies = _probe("latency", library or "", f"{folder}/inputs.npz", str(rounds), str(dense), str(packed))
+        latencies = _probe(*needed, "latency", f"{folder}/inputs.npz", str(rounds), str(dense), str(packed))
 
     def median(path: Path, key: str) -> float:
         return statistics.median(result[key] for result in found[path])

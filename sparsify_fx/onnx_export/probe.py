@@ -1,9 +1,7 @@
 """Load ONNX files in a process of its own and print what that took, as JSON. Imports nothing but onnxruntime and numpy.
 
-python probe.py load LIBRARY FILE                     # seconds, and bytes of the highest resident set above the start
-python probe.py latency LIBRARY INPUTS.npz ROUNDS FILE FILE   # median seconds of a run of each, taken in turns
-
-LIBRARY holds custom operators; it may be empty.
+python probe.py load FILE                     # seconds, and bytes of the highest resident set above the start
+python probe.py latency INPUTS.npz ROUNDS FILE FILE   # median seconds of a run of each, taken in turns
 """
 
 from __future__ import annotations
@@ -17,13 +15,17 @@ import numpy as np
 import onnxruntime
 
 
-def session(path: str, library: str) -> onnxruntime.InferenceSession:
+LIBRARY = ""
+"""Of custom operators that a file may need: `python probe.py --library PATH load FILE`, or before `latency`."""
+
+
+def session(path: str) -> onnxruntime.InferenceSession:
     """The file in onnxruntime with one thread, so that figures can be compared."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if library:
-        options.register_custom_ops_library(library)
+    if LIBRARY:
+        options.register_custom_ops_library(LIBRARY)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -36,18 +38,18 @@ def peak_bytes() -> int:
         return 0
 
 
-def load(library: str, path: str) -> dict[str, float]:
+def load(path: str) -> dict[str, float]:
     """Load once: seconds, and how much the peak of memory grew."""
     before, start = peak_bytes(), time.perf_counter()
-    session(path, library)
+    session(path)
     return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes() - before}
 
 
-def latency(library: str, inputs: str, rounds: int, paths: list[str]) -> list[float]:
+def latency(inputs: str, rounds: int, paths: list[str]) -> list[float]:
     """Median seconds of a run of each file; the files take turns, so that what else the machine does hits all."""
     with np.load(inputs) as file:
         feed = {name: file[name] for name in file.files}
-    sessions = [session(path, library) for path in paths]
+    sessions = [session(path) for path in paths]
     times: list[list[float]] = [[] for _ in paths]
     for turn in range(rounds + 1):
         for place, runtime in enumerate(sessions):
@@ -59,7 +61,10 @@ def latency(library: str, inputs: str, rounds: int, paths: list[str]) -> list[fl
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--library":
+        LIBRARY = sys.argv[2]
+        del sys.argv[1:3]
     if sys.argv[1] == "load":
-        print(json.dumps(load(sys.argv[2], sys.argv[3])))
+        print(json.dumps(load(sys.argv[2])))
     else:
-        print(json.dumps(latency(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5:])))
+        print(json.dumps(latency(sys.argv[2], int(sys.argv[3]), sys.argv[4:])))
