@@ -14,7 +14,6 @@ import time
 import numpy as np
 import onnxruntime
 
-
 LIBRARY = ""
 """Of custom operators that a file may need: `python probe.py --library PATH load FILE`, or before `latency`."""
 
