@@ -67,19 +67,28 @@ class Speed:
 
 
 def measure(
-    dense: Path, packed: Path, inputs: Mapping[str, NDArray[Any]], *, loads: int = LOADS, rounds: int = ROUNDS
+    dense: Path,
+    packed: Path,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    loads: int = LOADS,
+    rounds: int = ROUNDS,
+    library: str | None = None,
 ) -> Speed:
     """Load both files `loads` times and run them `rounds` times in turns, in processes of their own.
 
+    `library`: operators that one of them needs.
+
     Raises ExportError when one of them cannot be loaded or run.
     """
+    needed = [] if library is None else ["--library", library]
     found: dict[Path, list[dict[str, float]]] = {dense: [], packed: []}
     for _ in range(loads):
         for path, results in found.items():
-            results.append(_probe("load", str(path)))
+            results.append(_probe(*needed, "load", str(path)))
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/inputs.npz", **dict(inputs))  # type: ignore[arg-type]
-        latencies = _probe("latency", f"{folder}/inputs.npz", str(rounds), str(dense), str(packed))
+        latencies = _probe(*needed, "latency", f"{folder}/inputs.npz", str(rounds), str(dense), str(packed))
 
     def median(path: Path, key: str) -> float:
         return statistics.median(result[key] for result in found[path])

@@ -14,12 +14,17 @@ import time
 import numpy as np
 import onnxruntime
 
+LIBRARY = ""
+"""Of custom operators that a file may need: `python probe.py --library PATH load FILE`, or before `latency`."""
+
 
 def session(path: str) -> onnxruntime.InferenceSession:
     """The file in onnxruntime with one thread, so that figures can be compared."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if LIBRARY:
+        options.register_custom_ops_library(LIBRARY)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -55,6 +60,9 @@ def latency(inputs: str, rounds: int, paths: list[str]) -> list[float]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--library":
+        LIBRARY = sys.argv[2]
+        del sys.argv[1:3]
     if sys.argv[1] == "load":
         print(json.dumps(load(sys.argv[2])))
     else:

@@ -337,6 +337,6 @@ def test_measured_speed(tmp_path: Path) -> None:
     console.print(report.table())
     text = " ".join(console.export_text().split())
     assert "peak memory" in text
-    assert "Faster: whole channels pruned" in text
+    assert 'Faster: target="sparse-ort" (--target sparse-ort)' in text
     assert json.loads(json.dumps(report.to_dict()))["speed"]["load_ratio"] == speed.load_ratio
     assert "10% of the multiply-adds are needed" in report.advice
