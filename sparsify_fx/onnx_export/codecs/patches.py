@@ -60,7 +60,8 @@ def gap_codes(places: NDArray[np.intp], bits: int, high_bits: int) -> Gaps:
 
 def best_codes(places: NDArray[np.intp], value_bits: float) -> Gaps:
     """The codes of fewest bits, if a value takes `value_bits`."""
-    candidates = [gap_codes(places, bits, high_bits) for bits in _WIDTHS for high_bits in _HIGH_WIDTHS]
+    # A generator: one at a time in memory.
+    candidates = (gap_codes(places, bits, high_bits) for bits in _WIDTHS for high_bits in _HIGH_WIDTHS)
     return min(candidates, key=lambda codes: codes.cost(value_bits))
 
 
