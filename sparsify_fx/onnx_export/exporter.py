@@ -96,7 +96,8 @@ def export(
     >>> report.weights, report.nonzeros, report.sparsity, report.layers[0].encoding
     (3200, 400, 0.875, 'coo')
 
-    Source: ONNX operators CumSum, ScatterElements, Gather (opset 11 and later), `sparse_initializer` (IR version 5).
+    Source: ONNX operators CumSum, MaxUnpool, ScatterElements, Gather (opset 11 and later), `sparse_initializer` (IR
+    version 5).
     """
     _check_choices(
         {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}

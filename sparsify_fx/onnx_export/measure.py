@@ -27,7 +27,7 @@ class Speed:
     """Medians in seconds and bytes, for the dense file and for the packed one; one thread.
 
     Loading was measured in a new process each time, peak memory is what the load added to it (0: not known on this
-    system); runs took turns in one process.
+    system); runs took turns in one process. Names with cpu: seconds of the processor, not of the clock.
     """
 
     load_dense: float
@@ -36,6 +36,10 @@ class Speed:
     peak: float
     latency_dense: float
     latency: float
+    cpu_load_dense: float
+    cpu_load: float
+    cpu_latency_dense: float
+    cpu_latency: float
 
     @property
     def load_ratio(self) -> float:
@@ -52,10 +56,20 @@ class Speed:
         """Time of a run against dense."""
         return self.latency / self.latency_dense
 
+    @property
+    def cpu_load_ratio(self) -> float:
+        """Processor time of loading against dense."""
+        return self.cpu_load / self.cpu_load_dense
+
+    @property
+    def cpu_latency_ratio(self) -> float:
+        """Processor time of a run against dense."""
+        return self.cpu_latency / self.cpu_latency_dense
+
     def to_dict(self) -> dict[str, float]:
         """All fields and ratios, ready for JSON."""
-        ratios = {"load_ratio": self.load_ratio, "peak_ratio": self.peak_ratio, "latency_ratio": self.latency_ratio}
-        return {**asdict(self), **ratios}
+        ratios = ("load_ratio", "peak_ratio", "latency_ratio", "cpu_load_ratio", "cpu_latency_ratio")
+        return {**asdict(self), **{name: getattr(self, name) for name in ratios}}
 
     def sentence(self) -> str:
         """The figures in words."""
@@ -98,8 +112,12 @@ def measure(
         load=median(packed, "seconds"),
         peak_dense=median(dense, "peak_bytes"),
         peak=median(packed, "peak_bytes"),
-        latency_dense=latencies[0],
-        latency=latencies[1],
+        latency_dense=latencies[0]["seconds"],
+        latency=latencies[1]["seconds"],
+        cpu_load_dense=median(dense, "cpu_seconds"),
+        cpu_load=median(packed, "cpu_seconds"),
+        cpu_latency_dense=latencies[0]["cpu_seconds"],
+        cpu_latency=latencies[1]["cpu_seconds"],
     )
 
 
