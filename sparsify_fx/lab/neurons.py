@@ -65,10 +65,13 @@ def draw_layer(teacher: Tensor, neurons: int, width: int, samples: int, generato
     return Layer(inputs, Layer(inputs, inputs[:, :, 0], neurons).outputs(teacher), neurons)
 
 
-def draw_students(runs: int, neurons: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sizes of a balanced start: w ~ N(0, I/d) [runs, k, d] and |a_i| = |w_i| [runs, k]."""
+def draw_sizes(
+    runs: int, neurons: int, width: int, generator: torch.Generator, *, balanced: bool
+) -> tuple[Tensor, Tensor]:
+    """w ~ N(0, I/d) [runs, k, d], and the sizes of a [runs, k]: |a_i| = |w_i|, or drawn as |N(0, 1/d)|."""
     inner = torch.randn(runs, neurons, width, generator=generator, dtype=torch.float64) / math.sqrt(width)
-    return inner.norm(dim=2), inner
+    own = torch.randn(runs, neurons, generator=generator, dtype=torch.float64).abs() / math.sqrt(width)
+    return inner.norm(dim=2) if balanced else own, inner
 
 
 def bad_signs(sizes: Tensor, inner: Tensor) -> Tensor:
