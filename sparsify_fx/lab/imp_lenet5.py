@@ -68,7 +68,8 @@ def accuracies(size: Size, digits: Digits, seed: int) -> tuple[list[float], list
     densities, found = [], []
     for _ in range(scheduler.steps):
         batch = torch.randint(len(digits.images), (size.batch,), generator=order)
-        F.cross_entropy(model(digits.images[batch]), digits.labels[batch]).backward()
+        loss = F.cross_entropy(model(digits.images[batch]), digits.labels[batch])
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         if scheduler.ends_run:

@@ -23,7 +23,7 @@ class Layer:
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """a [runs, k] and w [runs, k, d] of rows [runs, k·(1 + d)]."""
         outer, inner = parameters[:, : self.neurons], parameters[:, self.neurons :]
-        return outer, inner.unflatten(1, (self.neurons, -1))
+        return outer, inner.reshape(len(inner), self.neurons, -1)
 
     def outputs(self, parameters: Tensor) -> Tensor:
         """Σ a_i relu(w_iᵀz), [runs, n]."""

@@ -78,8 +78,8 @@ def courses(data: Masked, teacher: Tensor, start: Tensor, size: Size) -> Tensor:
 
 
 def _errors(weights: Tensor, goal: Tensor) -> Tensor:
-    distance: Tensor = (weights - goal[..., None]).flatten(0, 1).norm(dim=0)
-    return distance / goal.norm()
+    relative: Tensor = (weights - goal[..., None]).flatten(0, 1).norm(dim=0) / goal.norm()
+    return relative
 
 
 def last_rate(errors: Tensor, size: Size) -> float:

@@ -38,7 +38,7 @@ def test_the_starts_are_what_they_say() -> None:
     teacher, layer, sizes, inner = drawn(50)
     assert (teacher[:, :3].abs() == 1).all()
     assert (teacher[:, :3] < 0).any(1).all()
-    assert torch.allclose(teacher[:, 3:].unflatten(1, (3, 2)).norm(dim=2), torch.ones(50, 3).double())
+    assert torch.allclose(teacher[:, 3:].reshape(50, 3, 2).norm(dim=2), torch.ones(50, 3).double())
     assert torch.allclose(sizes, inner.norm(dim=2))
     good, bad = good_signs(sizes, inner, teacher), bad_signs(sizes, inner)
     assert torch.equal(good.sign(), teacher.sign())
