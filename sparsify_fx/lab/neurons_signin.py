@@ -21,7 +21,7 @@ RECOVERED = 1e-2
 class Size:
     """How large the experiment is. pairs: half of the dense net's neurons; rate: of plain descent, for `steps` steps.
 
-    Descent on the factors takes rate/(2β), at most `rate`; the dense net takes rate/10 and 3 times the steps.
+    Descent on the factors takes rate/(2β), at most `rate`; the dense net takes rate/10 and twice the steps.
     """
 
     runs: int = 200
@@ -96,7 +96,7 @@ def courses(size: Size, start: str, seed: int) -> dict[str, Course]:
     for beta in size.betas:
         rate = size.rate / max(2 * beta, 1)
         paths[signin_name(beta)] = descend(few, bad, rate=rate, steps=size.steps, beta=beta)
-    wide = Course(many, teacher, descend(many, dense, rate=size.rate / 10, steps=3 * size.steps))
+    wide = Course(many, teacher, descend(many, dense, rate=size.rate / 10, steps=2 * size.steps))
     return {"dense": wide, **{name: Course(few, teacher, path) for name, path in paths.items()}}
 
 
