@@ -87,10 +87,7 @@ def measure(size: Size, seed: int) -> Findings:
             "sample-complexity-transition": lambda figure: draw_transition(figure, needed),
         },
         settings=asdict(size),
-        notes=(
-            "Fig. 7 (IMP of LeNet-5 on digits) is training, not theory: "
-            "sparsify-fx train mnist5k-lenet5 --method imp --sparsity 0.83222784",
-        ),
+        notes=("Fig. 7, IMP of LeNet-5 on digits: sparsify-fx lab imp-lenet5",),
     )
 
 
