@@ -25,7 +25,7 @@ class Size:
     samples: tuple[int, ...] = (500, 1000, 4000)
     seeds: int = 2
     prunings: int = 12
-    steps: int = 250
+    steps: int = 200
     batch: int = 60
     rate: float = 1.2e-3
 
