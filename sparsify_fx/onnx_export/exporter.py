@@ -21,6 +21,7 @@ from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, mak
 from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
 from sparsify_fx.onnx_export.optimized import optimized
 from sparsify_fx.onnx_export.outputs import flatten_outputs, named_tensors
+from sparsify_fx.onnx_export.padding import keep_zero_padding
 from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, run_model, untouched_rng
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.tensors import TensorReader
@@ -152,8 +153,9 @@ def _arrays(output: Any) -> Arrays:
 
 
 def _tidy(dense: onnx.ModelProto, model: nn.Module, outputs: list[str]) -> None:
-    """Metadata away, readable names, one kind of zero, our name as producer; in place."""
+    """Metadata away, readable names, one kind of zero, our name as producer; padding as it is meant; in place."""
     strip_metadata(dense)
+    keep_zero_padding(dense)
     restore_weight_names(dense.graph, model)
     name_outputs(dense.graph, outputs)
     normalise_zeros(dense)
