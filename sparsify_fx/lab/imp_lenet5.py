@@ -23,7 +23,7 @@ class Size:
     """How large the experiment is. samples: training images; steps: of each cycle, whatever the number of images."""
 
     samples: tuple[int, ...] = (500, 1000, 4000)
-    seeds: int = 2
+    seeds: int = 1
     prunings: int = 12
     steps: int = 200
     batch: int = 60
