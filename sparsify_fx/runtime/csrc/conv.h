@@ -1,20 +1,12 @@
 // Sparse convolution over NCHW activations.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "product.h"
+#include "window.h"
 
 namespace sparsify {
-
-Activation parse_activation(const std::string& name);
-
-struct ConvAttributes {
-  int64_t group = 1;
-  std::vector<int64_t> strides, pads, dilations;  // two, four, two values
-  Activation activation = Activation::kNone;
-};
 
 class SparseConv {
  public:
@@ -25,20 +17,16 @@ class SparseConv {
   void compute(OrtKernelContext* context) const;
 
  private:
-  struct Geometry;
-  struct TileTaps;
   struct Call;
-  Geometry geometry(const Tensor& x) const;
-  void work(const Call& call, Tasks& tasks) const;
+  class Worker;
 
   const OrtApi* api_;
   ConvAttributes attributes_;
-  size_t rank_;                                  // of the activations: 3 or 4
-  int64_t out_channels_, in_channels_;           // of all groups; of one group
-  int64_t kernel_height_, kernel_width_;
-  std::vector<Matrix> matrices_;                 // one per group
-  std::vector<std::vector<Column>> columns_;     // what the columns of each matrix stand for
+  Taps taps_;
+  std::vector<Matrix> matrices_;              // one per group
+  std::vector<std::vector<Column>> columns_;  // what the planes of each matrix stand for
   int max_vectors_;
+  bool direct_;  // reads the image itself where nothing has to be padded
 };
 
 }  // namespace sparsify

@@ -18,11 +18,17 @@ SparseMatMul::SparseMatMul(const OrtApi* api, const OrtKernelInfo* info) : api_(
   outer_ = weights.shape[transposed ? 0 : 1];
   activation_ = parse_activation(attribute_string(api, info, "activation"));
   const double density = static_cast<double>(weights.values.size()) / static_cast<double>(inner_ * outer_);
-  const Shape shape = choose_shape(density);
+  const Shape shape = choose_shape(density, 1);
   max_vectors_ = shape.max_vectors;
   Rows rows = transposed ? take_rows(weights, 0, outer_, inner_) : take_transposed(weights, inner_, outer_);
-  matrix_ = build_matrix(rows, shape.block_columns, true);
+  matrix_ = build_matrix(rows, shape.block_planes, true);
 }
+
+namespace {
+
+constexpr int32_t kNoOffset = 0;  // a matrix product has one tap
+
+}  // namespace
 
 struct SparseMatMul::Call {
   Tiling tiling;
@@ -73,11 +79,13 @@ void SparseMatMul::work(const Call& call, Tasks& tasks) const {
     const int from = first_group(matrix_, part, call.parts), to = first_group(matrix_, part + 1, call.parts);
     for (size_t b = 0; b < matrix_.blocks.size(); ++b) {
       const Block& block = matrix_.blocks[b];
-      float* here = keep ? panel + static_cast<int64_t>(block.first_column) * width : panel;
+      float* here = keep ? panel + static_cast<int64_t>(block.first_plane) * width : panel;
       if (fresh)
-        kernel.pack_transposed(here, width, call.a + first * inner_ + block.first_column, inner_, count, block.columns);
+        kernel.pack_transposed(here, width, call.a + first * inner_ + block.first_plane, inner_, count, block.planes);
       RowsCall rows_call{};
       rows_call.panel = here;
+      rows_call.plane_step = width;
+      rows_call.offsets = &kNoOffset;
       rows_call.first = b == 0;
       rows_call.bias = call.bias;
       rows_call.sums = sums;
