@@ -62,6 +62,8 @@ template <int V, bool Tail>
 static void rows_of(const RowsCall& call) {
   constexpr int kTile = V * LANES;
   constexpr bool kTwoChains = V < 6;  // of sums: a few vectors alone do not hide the latency of a multiply-add
+  constexpr int kAhead = 4;  // rows between asking for the memory of an output and writing it
+  const bool writes = call.last && call.target != nullptr;
   const Nonzero* entry = call.nonzeros;
   const auto pixels_of = [&](const Nonzero& nonzero) {
     return call.panel + nonzero.plane * call.plane_step + call.offsets[nonzero.tap];
@@ -70,8 +72,8 @@ static void rows_of(const RowsCall& call) {
     const int row = call.rows[i].row;
     const int count = call.rows[i].count;
     float* sums = call.sums == nullptr ? nullptr : call.sums + static_cast<int64_t>(row) * kTile;
-    if (call.last && call.target != nullptr && i + 1 < call.row_count) {  // the next row is written soon
-      const int64_t next = call.rows[i + 1].row * call.target_step + call.outputs->at;
+    if (writes && i + kAhead < call.row_count) {
+      const int64_t next = call.rows[i + kAhead].row * call.target_step + call.outputs->at;
 #pragma GCC unroll 8
       for (int q = 0; q < V; ++q) {
         __builtin_prefetch(call.target + next + q * LANES, 1);
@@ -105,7 +107,7 @@ static void rows_of(const RowsCall& call) {
 #pragma GCC unroll 8
       for (int q = 0; q < V; ++q) even[q] += odd[q];
     }
-    if (call.last && call.target != nullptr) {
+    if (writes) {
       write<V>(call, row, even);
     } else {
 #pragma GCC unroll 8
