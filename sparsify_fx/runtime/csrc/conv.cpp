@@ -44,6 +44,7 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info) : api_(api)
   const Shape shape = choose_shape(density, static_cast<double>(kernel) / phases);
   max_vectors_ = shape.max_vectors;
   direct_ = kernel == 1;
+  uses_per_plane_ = density * static_cast<double>(a.out_channels) / static_cast<double>(a.group);
   for (int64_t g = 0; g < a.group; ++g) {
     matrices_.push_back(build_matrix(rows_of(weights, a, taps_, g), shape.block_planes, direct_));
     columns_.emplace_back();

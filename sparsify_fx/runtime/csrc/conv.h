@@ -12,6 +12,8 @@ class SparseConv {
  public:
   static constexpr const char* kName = "SparseConv";
   static constexpr size_t kInputs = 5;  // X, W or its non-zeros, gaps, B, Z
+  static constexpr int kResidual = 4;   // the input Z
+  static constexpr bool kResidualInPlace = true;  // every output is written after its place in Z was read
 
   SparseConv(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;
@@ -26,7 +28,8 @@ class SparseConv {
   std::vector<Matrix> matrices_;              // one per group
   std::vector<std::vector<Column>> columns_;  // what the planes of each matrix stand for
   int max_vectors_;
-  bool direct_;  // reads the image itself where nothing has to be padded
+  bool direct_;            // can read the image itself where nothing has to be padded
+  double uses_per_plane_;  // rows that read a pixel
 };
 
 }  // namespace sparsify

@@ -8,6 +8,9 @@ namespace {
 
 constexpr int64_t kPanelFloats = int64_t{1} << 18;  // half of a second level cache
 
+// Copying the pixels of a tile pays where vectors are not aligned to cache lines and this many rows read each of them.
+constexpr double kFewUses = 9;
+
 // Tiles to a band: enough that what the window reads beyond the band is a small part of it.
 int64_t tiles_in_band(const Window& window, const Matrix& matrix, int tile) {
   const int64_t wanted = (4 * window.reach + tile - 1) / tile;
@@ -25,7 +28,8 @@ SparseConv::Call::Call(const SparseConv& conv, const Geometry& geometry, const f
   bands = (tiling.tiles + band - 1) / band;
   parts = row_parts(conv.matrices_[0], bands * groups);
   in_place = conv.direct_ && g.stride_y == 1 && g.stride_x == 1 && g.pad_y == 0 && g.pad_x == 0 &&
-             g.out_height == g.height && g.out_width == g.width;
+             g.out_height == g.height && g.out_width == g.width &&
+             (g.plane() % kernels().lanes == 0 || conv.uses_per_plane_ < kFewUses);
 }
 
 void SparseConv::Worker::set_band(int64_t group, int64_t band) {
