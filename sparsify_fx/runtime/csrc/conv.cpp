@@ -9,21 +9,27 @@ namespace sparsify {
 
 namespace {
 
-// The rows of one group, with columns as taps of planes; planes count the phases of channel 0, then of channel 1, ...
-Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, int64_t group) {
+constexpr int64_t kFusedPlanes = 48;  // of a matrix that stands for several groups: as many as the nearest cache holds
+
+// The rows of groups [first, first + count), each with planes of its own, as one matrix whose columns are taps of
+// planes; planes count the phases of channel 0, then of channel 1, ...
+Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, int64_t first, int64_t count) {
   const int64_t rows = a.out_channels / a.group, kernel = a.kernel_height * a.kernel_width;
-  Rows taken = take_rows(weights, group * rows, rows, a.in_channels * kernel);
+  Rows taken = take_rows(weights, first * rows, count * rows, a.in_channels * kernel);
   const int32_t phases = static_cast<int32_t>(taps.phases.size());
-  taken.planes = static_cast<int32_t>(a.in_channels) * phases;
-  for (Rows::Entry& entry : taken.nonzeros) {
-    const int64_t column = entry.plane, tap = column % kernel;
-    entry.plane = static_cast<int32_t>(column / kernel) * phases + taps.phase[tap];
-    entry.tap = static_cast<int32_t>(taps.shared ? tap : 0);
-  }
+  const int32_t planes = static_cast<int32_t>(a.in_channels) * phases;  // of one group
+  taken.planes = static_cast<int32_t>(count) * planes;
   const auto earlier = [](const Rows::Entry& a, const Rows::Entry& b) { return a.plane < b.plane; };
-  if (taps.shared && phases > 1)
-    for (int32_t row = 0; row < taken.rows; ++row)
-      std::stable_sort(taken.nonzeros.begin() + taken.begin[row], taken.nonzeros.begin() + taken.begin[row + 1], earlier);
+  for (int32_t row = 0; row < taken.rows; ++row) {
+    const auto begin = taken.nonzeros.begin() + taken.begin[row], end = taken.nonzeros.begin() + taken.begin[row + 1];
+    for (auto entry = begin; entry != end; ++entry) {
+      const int64_t column = entry->plane, tap = column % kernel;
+      entry->plane = static_cast<int32_t>(row / rows) * planes + static_cast<int32_t>(column / kernel) * phases +
+                     taps.phase[tap];
+      entry->tap = static_cast<int32_t>(taps.shared ? tap : 0);
+    }
+    if (taps.shared && phases > 1) std::stable_sort(begin, end, earlier);
+  }
   return taken;
 }
 
@@ -45,8 +51,14 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info) : api_(api)
   max_vectors_ = shape.max_vectors;
   direct_ = kernel == 1;
   uses_per_plane_ = density * static_cast<double>(a.out_channels) / static_cast<double>(a.group);
-  for (int64_t g = 0; g < a.group; ++g) {
-    matrices_.push_back(build_matrix(rows_of(weights, a, taps_, g), shape.block_planes, direct_));
+  // Small groups, as of a depthwise convolution, are taken together: each alone would be over before it has begun.
+  const int64_t fused = std::clamp<int64_t>(kFusedPlanes / (a.in_channels * phases), 1, a.group);
+  const int block_planes = fused > 1 ? kFusedPlanes : shape.block_planes;
+  matrix_rows_ = fused * (a.out_channels / a.group);
+  matrix_channels_ = fused * a.in_channels;
+  for (int64_t g = 0; g < a.group; g += fused) {
+    const Rows rows = rows_of(weights, a, taps_, g, std::min(fused, a.group - g));
+    matrices_.push_back(build_matrix(rows, block_planes, direct_));
     columns_.emplace_back();
     for (int32_t plane : matrices_.back().planes) columns_.back().push_back({plane / phases, plane % phases});
   }

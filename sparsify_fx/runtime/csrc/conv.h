@@ -25,7 +25,8 @@ class SparseConv {
   const OrtApi* api_;
   ConvAttributes attributes_;
   Taps taps_;
-  std::vector<Matrix> matrices_;              // one per group
+  std::vector<Matrix> matrices_;              // one per group, or for some groups together
+  int64_t matrix_rows_, matrix_channels_;     // of one matrix; the last one may have fewer
   std::vector<std::vector<Column>> columns_;  // what the planes of each matrix stand for
   int max_vectors_;
   bool direct_;            // can read the image itself where nothing has to be padded
