@@ -71,6 +71,8 @@ struct Kernels {
   int max_vectors;
   bool masks;  // takes pieces of several runs of lanes, and a tail
   void (*rows)(int vectors, const RowsCall&);
+  // Of one pixel: sums[row] = bias + row times panel[plane], or more of the sum when the block is not the first.
+  void (*dots)(const RowsCall&);
   void (*pack)(const PackCall&);
   // panel[k][t] = source[t * step + k] for t < pixels, zeros for the pixels up to `tile`.
   void (*pack_transposed)(float* panel, int tile, const float* source, int64_t step, int pixels, int columns);

@@ -4,5 +4,6 @@
 
 #include "vectors.inl"
 #include "rows.inl"
+#include "dots.inl"
 #include "pack.inl"
 #include "transpose.inl"
