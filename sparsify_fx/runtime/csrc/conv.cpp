@@ -9,7 +9,7 @@ namespace sparsify {
 
 namespace {
 
-constexpr int64_t kFusedPlanes = 48;  // of a matrix that stands for several groups: as many as the nearest cache holds
+constexpr int64_t kFusedPlanes = 16;  // of a matrix that stands for several groups: as many as the nearest cache holds
 
 // The rows of groups [first, first + count), each with planes of its own, as one matrix whose columns are taps of
 // planes; planes count the phases of channel 0, then of channel 1, ...
