@@ -1,86 +1,157 @@
 """How much faster sparse operators run than stock onnxruntime on the same pruned models, in turn in one process.
 
     python benchmarks/runtime_speed.py --models resnet50 --sparsities 0.8 0.9 0.95 0.98 --batches 1 8 --threads 1 2
+    python benchmarks/runtime_speed.py --models resnet50 deit_small_patch16_224 resnet20 --mask global --memory
+    python benchmarks/runtime_speed.py --models mobilenetv2_100 --mask pointwise --sparsities 0.9 --compile
 
-Random weights with calibrated batch norms, pruned by magnitude: each layer alike, or with --mask global all together.
-Every setting runs both sessions in turn; the ratio is that of medians, the second one of minima. `spread` is the
-middle half of the dense times over their median: how restless the machine was.
+Random weights with norms calibrated on real images, pruned by magnitude: each layer alike (uniform), all together
+(global), or 1x1 layers alone (pointwise). The sparse file is what `pack --target sparse-ort` writes. All sessions of a
+setting run in turn; times are medians by the clock. `ratio`: dense / sparse; `minima`: that of the fastest runs; `CPU`:
+that of processor time, less disturbed by other programs; `limit`: multiply-adds dense / remaining; `error`: the largest
+difference on real images, as a fraction of the largest output; `spread`: the middle half of the dense times over
+their median, which tells how restless the machine was. --compile adds torch.compile (its fastest run, and
+that over the fastest sparse one), and --memory the peak resident
+memory of loading and three runs in a fresh process each, less what the imports took.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
-import timm
 import torch
-from onnx import numpy_helper
+from pruned_models import Subject, pruned, subject
 from rich.console import Console
 from rich.table import Table
 
-from sparsify_fx import export, runtime
+from sparsify_fx import runtime
+from sparsify_fx.onnx_export import ExportReport, pack_onnx
+
+COLUMNS = ["model", "zeros", "batch", "threads", "layers", "limit", "dense ms", "sparse ms", "ratio", "minima", "CPU"]
+COLUMNS += ["error", "spread"]
 
 
-def exported(name: str) -> onnx.ModelProto:
-    """A timm model at 224x224 with random weights, as dense ONNX with an open batch."""
-    torch.manual_seed(0)
-    model = timm.create_model(name)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the plain average of what it sees
-    with torch.no_grad():
-        model.train()(torch.randn(4, 3, 224, 224))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export(model.eval(), path, torch.randn(2, 3, 224, 224), encoding="dense")
-        return onnx.load(path)
+@dataclass(frozen=True)
+class Setting:
+    """What is run how."""
+
+    batch: int
+    threads: int
+    runs: int
+    compiled: bool
+    memory: bool
 
 
-def pruned(dense: onnx.ModelProto, sparsity: float, mask: str) -> onnx.ModelProto:
-    """The smallest weights of every layer (uniform) or of all layers together (global) at zero."""
-    model = onnx.ModelProto()
-    model.CopyFrom(dense)
-    read = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
-    tensors = [tensor for tensor in model.graph.initializer if tensor.name in read and len(tensor.dims) > 1]
-    weights = [numpy_helper.to_array(tensor) for tensor in tensors]
-    overall = np.quantile(np.abs(np.concatenate([weight.ravel() for weight in weights])), sparsity)
-    for tensor, weight in zip(tensors, weights, strict=True):
-        limit = overall if mask == "global" else np.quantile(np.abs(weight), sparsity)
-        tensor.CopyFrom(numpy_helper.from_array(np.where(np.abs(weight) < limit, np.float32(0), weight), tensor.name))
-    return model
+def packed(dense: Path, target: Path, given: Subject, batch: int, autotune: bool) -> ExportReport:
+    """The sparse file, its layers chosen for this batch."""
+    feed = given.feed(batch)
+    return pack_onnx(dense, target, target="sparse-ort", autotune=autotune, verify=False, inputs=feed)
 
 
-def open_session(model: onnx.ModelProto, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int, library: str | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.register_custom_ops_library(runtime.library())
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 3
+    if library is not None:
+        options.register_custom_ops_library(library)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def compare(dense: onnx.ModelProto, batch: int, threads: int, runs: int, autotune: bool) -> list[str]:
-    """One row of the table: layers made sparse, times, ratios, error, spread."""
-    sparse, names = runtime.to_sparse(dense, autotune=autotune, batch=batch, threads=threads)
-    sessions = [open_session(model, threads) for model in (dense, sparse)]
-    images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224), np.float32)
-    feed = {sessions[0].get_inputs()[0].name: images}
-    expected, got = (session.run(None, feed)[0] for session in sessions)
-    error = np.abs(got - expected).max() / np.abs(expected).max()
-    times: list[list[float]] = [[], []]
+def times_in_turn(works: Sequence[Callable[[], object]], runs: int) -> tuple[list[list[float]], list[list[float]]]:
+    """Milliseconds by the clock and of processor time, for each work and run."""
+    clock: list[list[float]] = [[] for _ in works]
+    processor: list[list[float]] = [[] for _ in works]
     for _ in range(runs):
-        for session, taken in zip(sessions, times, strict=True):
-            start = time.perf_counter()
-            session.run(None, feed)
-            taken.append(1e3 * (time.perf_counter() - start))
-    (a, b), least = (statistics.median(taken) for taken in times), [min(taken) for taken in times]
-    low, _, high = statistics.quantiles(times[0], n=4)
-    cells = [f"{len(names)}", f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}", f"{least[0] / least[1]:.2f}", f"{error:.1e}"]
-    return [*cells, f"{(high - low) / a:.0%}"]
+        for place, work in enumerate(works):
+            start, used = time.perf_counter(), time.process_time()
+            work()
+            clock[place].append(1e3 * (time.perf_counter() - start))
+            processor[place].append(1e3 * (time.process_time() - used))
+    return clock, processor
+
+
+def compare(given: Subject, dense: Path, sparse: Path, report: ExportReport, setting: Setting) -> list[str]:
+    """One row of the table without the names."""
+    sessions = [open_session(dense, setting.threads, None), open_session(sparse, setting.threads, runtime.library())]
+    feed, everything = given.feed(setting.batch), given.feed(len(given.images))
+    expected, got = (session.run(None, everything)[0] for session in sessions)
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    works: list[Callable[[], object]] = [lambda s=session: s.run(None, feed) for session in sessions]
+    if setting.compiled:
+        works.append(compiled(given, setting))
+    for work in works:
+        work()
+    clock, processor = times_in_turn(works, setting.runs)
+    medians, minima = ([how(taken) for taken in clock] for how in (statistics.median, min))
+    cpu = [statistics.median(taken) for taken in processor]
+    low, _, high = statistics.quantiles(clock[0], n=4)
+    all_macs, left = report.macs or (0, 0)
+    prunable = sum(row.prunable for row in report.layers)
+    cells = [f"{len(report.sparse_layers)}/{prunable}", f"{all_macs / max(1, left):.1f}"]
+    cells += [f"{medians[0]:.2f}", f"{medians[1]:.2f}", f"{medians[0] / medians[1]:.2f}"]
+    cells += [f"{minima[0] / minima[1]:.2f}", f"{cpu[0] / cpu[1]:.2f}", f"{error:.0e}"]
+    cells += [f"{(high - low) / medians[0]:.0%}"]
+    cells += [f"{minima[2]:.2f}", f"{minima[2] / minima[1]:.2f}"] if setting.compiled else []
+    if setting.memory:
+        peaks = [peak(dense, given, setting, ""), peak(sparse, given, setting, runtime.library())]
+        cells += [f"{peaks[0]:.0f}", f"{peaks[1]:.0f}", f"{peaks[1] / peaks[0]:.2f}"]
+    return cells
+
+
+def compiled(given: Subject, setting: Setting) -> Callable[[], object]:
+    """The dense model through torch.compile with frozen weights: zeros make no difference to its speed."""
+    torch.set_num_threads(setting.threads)
+    torch._inductor.config.freezing = True
+    torch._dynamo.reset()
+    images, model = given.images[: setting.batch], torch.compile(given.torch_model)
+
+    def work() -> object:
+        with torch.no_grad():
+            return model(images)
+
+    return work
+
+
+def peak(path: Path, given: Subject, setting: Setting, library: str) -> float:
+    """Megabytes that a session and three runs add to the peak of a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/inputs.npz", **given.feed(setting.batch))
+        command = [sys.executable, __file__, "--peak", str(path), f"{folder}/inputs.npz", str(setting.threads), library]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def table_of(given: argparse.Namespace) -> Table:
+    """All rows; each is also printed when it is there."""
+    columns = COLUMNS + (["compile ms", "over compile"] if given.compile else [])
+    columns += ["dense MB", "sparse MB", "memory"] if given.memory else []
+    title = f"{runtime.instruction_set()}, onnxruntime {onnxruntime.__version__}, {given.mask} masks"
+    table = Table(*columns, title=title)
+    for name in given.models:
+        one = subject(name, given.data)
+        for sparsity in given.sparsities:
+            with tempfile.TemporaryDirectory() as folder:
+                dense, sparse = Path(folder) / "dense.onnx", Path(folder) / "sparse.onnx"
+                onnx.save(pruned(one.dense, sparsity, given.mask), dense)
+                for batch in given.batches:
+                    report = packed(dense, sparse, one, batch, given.autotune)
+                    for threads in given.threads:
+                        setting = Setting(batch, threads, given.runs, given.compile, given.memory)
+                        cells = compare(one, dense, sparse, report, setting)
+                        row = [name, f"{sparsity}", f"{batch}", f"{threads}", *cells]
+                        table.add_row(*row)
+                        print(*row, flush=True)
+    return table
 
 
 def main() -> None:
@@ -89,24 +160,33 @@ def main() -> None:
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.8, 0.9, 0.95, 0.98])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--mask", choices=["uniform", "global"], default="uniform")
+    parser.add_argument("--mask", choices=["uniform", "global", "pointwise"], default="uniform")
+    parser.add_argument("--data", default="mnist5k", help="real images: mnist5k, npz:PATH or imagefolder:PATH")
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--autotune", action="store_true")
-    given = parser.parse_args()
-    columns = ["model", "sparsity", "batch", "threads", "layers", "dense ms", "sparse ms"]
-    columns += ["ratio", "of minima", "error", "spread"]
-    table = Table(*columns, title=f"{runtime.instruction_set()}, onnxruntime {onnxruntime.__version__}, {given.mask}")
-    for name in given.models:
-        dense = exported(name)
-        for sparsity in given.sparsities:
-            model = pruned(dense, sparsity, given.mask)
-            for batch in given.batches:
-                for threads in given.threads:
-                    row = compare(model, batch, threads, given.runs, given.autotune)
-                    table.add_row(name, f"{sparsity}", f"{batch}", f"{threads}", *row)
-                    print(name, sparsity, batch, threads, *row, flush=True)
-    Console(width=140).print(table)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--memory", action="store_true")
+    Console(width=170).print(table_of(parser.parse_args()))
+
+
+def print_peak(path: str, inputs: str, threads: str, library: str) -> None:
+    """The work of `peak`'s process, which has imported what this one has."""
+    with np.load(inputs) as file:
+        feed = {name: file[name] for name in file.files}
+    before = _peak_megabytes()
+    session = open_session(Path(path), int(threads), library or None)
+    for _ in range(3):
+        session.run(None, feed)
+    print(_peak_megabytes() - before)
+
+
+def _peak_megabytes() -> float:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--peak"]:
+        print_peak(*sys.argv[2:])
+    else:
+        main()

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from sparsify_fx.analysis.signs import sign_flips
 from sparsify_fx.api import dense_state_dict, merge
+from sparsify_fx.demo_speed import SparseSpeed, sparse_speed
 from sparsify_fx.errors import ConfigError, ExportError
 from sparsify_fx.onnx_export import export
+from sparsify_fx.onnx_export.predictions import same_predictions
 from sparsify_fx.owners import programs
 from sparsify_fx.train import Result, load_config, train
 from sparsify_fx.train.run_folder import RunFolder
@@ -48,12 +50,16 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """All rows; `digits`: how many test images onnxruntime and PyTorch agree on, which is all of them."""
+    """All rows; `digits`: how many test images onnxruntime and PyTorch agree on, which is all of them.
+
+    `sparse_runtime`: the last row's model with this package's sparse kernels.
+    """
 
     rows: tuple[DemoRow, ...]
     masks_equal: bool
     digits: int
     plot: str
+    sparse_runtime: SparseSpeed
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +84,7 @@ class DemoResult:
         table.caption = (
             "random and signin have the same mask and seed; sign flips: from initialisation to end, among kept weights;"
             f" agree: same prediction by onnxruntime and PyTorch. One seed, easy digits: no ranking. {self.plot}, "
-            f"{self.seconds:.0f} s"
+            f"{self.seconds:.0f} s\n{self.sparse_runtime.sentence()}"
         )
         return table
 
@@ -89,7 +95,8 @@ def run_demo(
     """Train the three, compare them, export each, and check every prediction of onnxruntime against PyTorch.
 
     Args:
-        out: a folder for curves.png, {method}.onnx and runs/; what an earlier demo left there is replaced.
+        out: a folder for curves.png, {method}.onnx, signin-sparse-ort.onnx and runs/; what an earlier demo left there
+            is replaced.
         epochs: per method; None takes the recipe's.
         console: shows progress; None is silent.
 
@@ -112,13 +119,20 @@ def run_demo(
     sessions = {method: build_session(config) for method, config in configs.items()}
     equal = _same_masks(_masks(sessions["random"]), _masks(sessions["signin"]))
     rows = tuple(_row(sessions[method], results[method], folder) for method in METHODS)
+    last = METHODS[-1]
+    speed = sparse_speed(sessions[last].model, _images(sessions[last]), folder, last)
     plot = folder / "curves.png"
     _plot(figure_class, rows, plot)
-    return DemoResult(rows, equal, len(sessions["dense"].data.test), str(plot), time.perf_counter() - start)
+    return DemoResult(rows, equal, len(sessions["dense"].data.test), str(plot), speed, time.perf_counter() - start)
+
+
+def _images(session: Session) -> Tensor:
+    """All test images."""
+    return torch.cat([x for x, _ in session.test_batches()])
 
 
 def _row(session: Session, result: Result, folder: Path) -> DemoRow:
-    """Export and count; `session` is fresh: its weights are the initial ones."""
+    """Export and count; `session` is fresh: its weights are the initial ones, and the trained ones afterwards."""
     before, masks, folder_of_run = dense_state_dict(session.model), _masks(session), RunFolder(result.path)
     before = {name: tensor.clone() for name, tensor in before.items()}
     state = folder_of_run.checkpoint()
@@ -126,7 +140,7 @@ def _row(session: Session, result: Result, folder: Path) -> DemoRow:
     session.load_model(state)
     model = merge(session.model).eval()
     after = model.state_dict()
-    images = torch.cat([x for x, _ in session.test_batches()])
+    images = _images(session)
     report = export(model, folder / f"{result.method}.onnx", images[:1], verify_inputs=images)
     flips = sign_flips(before, after, masks)
     return DemoRow(
@@ -162,11 +176,8 @@ def _same_masks(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 def _same_predictions(model: nn.Module, file: Path, images: Tensor) -> int:
     """How many images get the same class from onnxruntime and PyTorch: all, or ExportError."""
-    with torch.no_grad():
-        expected = model(images).argmax(1)
     runtime = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (outputs,) = runtime.run(None, {runtime.get_inputs()[0].name: images.numpy()})
-    same = int((torch.from_numpy(outputs).argmax(1) == expected).sum())
+    same = same_predictions(model, runtime, images)
     if same != len(images):
         raise ExportError(f"{file}: onnxruntime and PyTorch predict differently on {len(images) - same} digits")
     return same

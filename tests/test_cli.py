@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.cli.methods import axis_text
+from sparsify_fx.onnx_export import inspect_file
 from sparsify_fx.recipe import METHODS
 from sparsify_fx.train.restore import load_trained
 
@@ -152,3 +153,9 @@ def test_demo_compares_three_on_one_mask_and_onnxruntime_agrees(tmp_path: Path) 
         assert row["accuracy"] == row["curve"][-1]
     assert rows["signin"]["bytes_sparse"] < 0.4 * rows["signin"]["bytes_dense"]
     assert (tmp_path / "demo" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    speed = demo["sparse_runtime"]
+    assert (speed["method"], speed["same_predictions"]) == ("signin", 1000)
+    assert 0 < speed["faster"] < 100
+    layers = f"{len(speed['sparse_layers'])} of 4 layers skip their zeros"
+    assert layers in speed["said"]
+    assert inspect_file(speed["onnx"]).nonzeros <= rows["signin"]["nonzeros"]

@@ -26,7 +26,7 @@ def command(
     ] = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts of the models.")] = "1/1",
     onnx: Annotated[bool, typer.Option(help="Export every model too; that takes most of the time.")] = True,
-    time_limit: Annotated[float, typer.Option(min=1, help="Seconds for one check of one model.")] = 600,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds of processor time for one check.")] = 600,
     memory_limit: Annotated[float, typer.Option(min=0.1, help="GB of memory for one model.")] = 12,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     retry: Annotated[bool, typer.Option("--retry", help="Repeat the checks that failed in PATH of --json.")] = False,

@@ -19,6 +19,8 @@ def command(
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
     encoding: Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")] = "auto",
     values: Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")] = "fp32",
+    target: Annotated[str, typer.Option(help="onnx, or sparse-ort: kernels that skip zeros.")] = "onnx",
+    autotune: Annotated[bool, typer.Option(help="With sparse-ort: time each layer on this machine.")] = False,
     functions: Annotated[bool, typer.Option(help="Store each weight as one node.")] = False,
     optimize: Annotated[bool, typer.Option(help="Fold norms and remove dead channels first.")] = True,
     measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency against dense.")] = False,
@@ -29,6 +31,8 @@ def command(
     Example:
 
         sparsify-fx export runs/lrr-0123456789 lenet5.onnx
+
+        sparsify-fx export runs/lrr-0123456789 lenet5-fast.onnx --target sparse-ort --measure
     """
     from sparsify_fx.onnx_export import export
     from sparsify_fx.train.restore import load_trained
@@ -42,6 +46,8 @@ def command(
         trained.inputs[:1],
         encoding=encoding,
         values=values,
+        target=target,
+        autotune=autotune,
         functions=functions,
         optimize=optimize,
         measure=measure,

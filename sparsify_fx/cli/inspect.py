@@ -19,6 +19,7 @@ def command(
     picture: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Also draw the density of every layer (.png or .svg).")
     ] = None,
+    measure: Annotated[bool, typer.Option(help="Time an ONNX file against the same model with plain weights.")] = False,
     json: JsonOption = None,
 ) -> None:
     """Show shape, density, zeros and bytes of every layer in a file.
@@ -30,6 +31,8 @@ def command(
         sparsify-fx inspect runs/lrr-0123456789/checkpoint.pt --json -
 
         sparsify-fx inspect lenet5.onnx --picture lenet5.svg
+
+        sparsify-fx inspect lenet5-fast.onnx --measure
     """
     from sparsify_fx.onnx_export import inspect_file
     from sparsify_fx.onnx_export.picture import check_picture, draw_density
@@ -37,7 +40,7 @@ def command(
     output = Output(json)
     if picture is not None:
         check_picture(picture)
-    report = inspect_file(_file_of_run(file) if file.is_dir() else file)
+    report = inspect_file(_file_of_run(file) if file.is_dir() else file, measure=measure)
     output.console.print(report.table())
     if picture is not None:
         draw_density(report, picture)

@@ -14,9 +14,11 @@ NAME = "pack"
 
 def command(
     source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="Any ONNX file, packed or not.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
     encoding: Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")] = "auto",
     values: Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")] = "fp32",
+    target: Annotated[str, typer.Option(help="onnx, or sparse-ort: kernels that skip zeros.")] = "onnx",
+    autotune: Annotated[bool, typer.Option(help="With sparse-ort: time each layer on this machine.")] = False,
     functions: Annotated[bool, typer.Option(help="Store each weight as one node.")] = False,
     normalize_zeros: Annotated[bool, typer.Option(help="Store -0.0 as 0.0.")] = False,
     verify: Annotated[bool, typer.Option(help="Run both files in onnxruntime and compare.")] = True,
@@ -30,15 +32,19 @@ def command(
         sparsify-fx pack pruned.onnx small.onnx
 
         sparsify-fx pack pruned.onnx smaller.onnx --values fp32-packed --measure
+
+        sparsify-fx pack pruned.onnx faster.onnx --target sparse-ort --autotune --measure
     """
     from sparsify_fx.onnx_export import pack_onnx
 
     output = Output(json)
     report = pack_onnx(
         source,
-        target,
+        out,
         encoding=encoding,
         values=values,
+        target=target,
+        autotune=autotune,
         functions=functions,
         normalize_zeros=normalize_zeros,
         verify=verify,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sparsify_fx.coverage.process import Limits, examine_apart
 from sparsify_fx.coverage.results import ModelResult, read_results, write_results
 from sparsify_fx.coverage.suites import Subject
+from sparsify_fx.errors import CheckpointError
 
 Progress = Callable[[int, int, ModelResult], None]
 
@@ -29,8 +33,20 @@ def sweep(
         again: repeat those that failed.
         progress: called after every model that was examined, with its place, the number of models, and its result.
 
-    Raises CheckpointError when `path` holds something else, or results of other library versions.
+    Raises CheckpointError when `path` holds something else, or results of other library versions, and when another
+    sweep writes to it.
     """
+    try:
+        with nullcontext() if path is None else FileLock(f"{path}.lock", blocking=False):
+            return _sweep(found, checks, limits, path, again, progress)
+    except Timeout as error:
+        raise CheckpointError(f"another sweep writes to {path}; wait for it, or give each a file of its own") from error
+
+
+def _sweep(
+    found: Sequence[Subject], checks: Sequence[str], limits: Limits, path: Path | None, again: bool, progress: Progress
+) -> list[ModelResult]:
+    """The sweep, by the only process that writes to `path`."""
     known = {result.key: result for result in read_results(path)} if path is not None and path.exists() else {}
     for number, subject in enumerate(found, start=1):
         old = known.get((subject.suite, subject.name))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from sparsify_fx.lab.flow import Field
-from sparsify_fx.lab.neuron import Problem
 from sparsify_fx.parameterizations.product import Product
 
 
-def descend(problem: Problem, start: Tensor, *, rate: float, steps: int) -> Tensor:
+class Risk(Protocol):
+    """A loss of many runs, each with its own row of parameters."""
+
+    def gradient(self, parameters: Tensor) -> Tensor:
+        """The gradient by every run's parameters, [runs, k]."""
+
+
+def descend(problem: Risk, start: Tensor, *, rate: float, steps: int) -> Tensor:
     """Gradient descent on [a, w] for all runs at once: θ ← θ − rate·∇L(θ)."""
     parameters = start.clone()
     for _ in range(steps):
@@ -18,7 +26,7 @@ def descend(problem: Problem, start: Tensor, *, rate: float, steps: int) -> Tens
     return parameters
 
 
-def descend_factors(problem: Problem, start: Tensor, *, beta: tuple[float, float], rate: float, steps: int) -> Tensor:
+def descend_factors(problem: Risk, start: Tensor, *, beta: tuple[float, float], rate: float, steps: int) -> Tensor:
     """Gradient descent on m and w of θ = m ⊙ w, split with inner scaling beta[0] for a and beta[1] for w.
 
     Returns θ = [a, w]. Source: paper 004, Algorithm 1 without its rescaling.
@@ -31,12 +39,12 @@ def descend_factors(problem: Problem, start: Tensor, *, beta: tuple[float, float
     return first * second
 
 
-def flow(problem: Problem) -> Field:
+def flow(problem: Risk) -> Field:
     """dθ/dt = −∇L(θ). Source: paper 000, Eq. 1; paper 004, Eq. 2."""
     return lambda time, parameters: -problem.gradient(parameters)
 
 
-def signin_flow(problem: Problem, beta: tuple[float, float]) -> Field:
+def signin_flow(problem: Risk, beta: tuple[float, float]) -> Field:
     """dθ/dt = −sqrt(θ² + β) ⊙ ∇L(θ), β = beta[0] for a and beta[1] for w. Source: paper 004, Eq. 3."""
 
     def field(time: Tensor, parameters: Tensor) -> Tensor:

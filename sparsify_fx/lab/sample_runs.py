@@ -1,4 +1,4 @@
-"""What `sample-complexity` measures: radius, rate, samples, noise, and IMP on synthetic data."""
+"""What `sample-complexity` measures: radius, samples, noise, and IMP on synthetic data; rates: `sample_rates`."""
 
 from __future__ import annotations
 
@@ -29,30 +29,34 @@ SUCCESS = 1e-4
 class Size:
     """How large the experiment is; ranks are numbers of kept inputs per neuron, r.
 
-    rate, momentum: Algorithm 1 where only its end counts; slow_rate, slow_momentum: η and β of Fig. 3.
+    rate, momentum: Algorithm 1 where only its end counts; slow_rate, slow_momentum: η and β of Fig. 3, whose runs start
+    at the relative distance rate_start and end at rate_until; radius_ranks: whose radius is neither 0 nor beyond 4.
     """
 
     neurons: int = 5
     rate: float = 5.0
     momentum: float = 0.8
     steps: int = 1000
-    radius_runs: int = 8
+    radius_runs: int = 16
     radius_width: int = 100
     radius_samples: int = 600
-    radius_ranks: tuple[int, ...] = (55, 60, 65, 70, 75, 80)
+    radius_ranks: tuple[int, ...] = (60, 65, 70, 75, 80, 85)
     radius_halvings: int = 7
-    rate_runs: int = 5
+    rate_runs: int = 8
     rate_width: int = 300
     rate_samples: int = 3000
     rate_ranks: tuple[int, ...] = (10, 20, 30, 40, 60, 80)
+    rate_start: float = 0.1
+    rate_steps: int = 10_000
+    rate_every: int = 20
+    rate_until: float = 1e-6
     slow_rate: float = 0.5
     slow_momentum: float = 0.2
-    rate_steps: int = 600
-    sample_runs: int = 16
+    sample_runs: int = 32
     sample_width: int = 100
     sample_ranks: tuple[int, ...] = (10, 20, 30, 40, 50)
     sample_shares: tuple[float, ...] = (0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8)
-    noise_runs: int = 4
+    noise_runs: int = 8
     noise_neurons: int = 10
     noise_width: int = 300
     noise_samples: int = 1000
@@ -61,7 +65,7 @@ class Size:
     imp_runs: int = 3
     imp_width: int = 100
     imp_kept: int = 20
-    imp_samples: tuple[int, ...] = (100, 700, 1400)
+    imp_samples: tuple[int, ...] = (100, 700, 1000, 2000)
     imp_cycles: int = 12
     imp_noise: float = 1e-3
     moments: MomentSize = field(default_factory=MomentSize)
@@ -74,7 +78,6 @@ FULL = Size(
     radius_ranks=(275, 300, 325, 350, 375, 400),
     rate_runs=20,
     rate_ranks=(10, 20, 40, 60, 80, 100),
-    rate_steps=3000,
     sample_runs=100,
     noise_runs=20,
     noise_ranks=(4, 8, 12, 16, 20, 25, 30),
@@ -111,54 +114,6 @@ def radii(size: Size, seed: int) -> dict[int, Mean]:
             success = relative_error(found_weights, teacher) < SUCCESS
             low, high = torch.where(success, middle, low), torch.where(success, high, middle)
         found[kept] = mean_with_interval((low + high) / 2)
-    return found
-
-
-def rates(size: Size, seed: int) -> dict[tuple[str, int], Mean]:
-    """Fig. 3b: by method and r, the rate ν of |W⁽ᵗ⁾ − W*| ~ νᵗ near the teacher, from the eigenvalues of ∇²f(W*)."""
-    found = {}
-    for kept in size.rate_ranks:
-        rows = []
-        for run in range(size.rate_runs):
-            data, teacher, _ = problem(1, size.neurons, size.rate_width, kept, size.rate_samples, seed + run)
-            values = hessian_eigenvalues(data, teacher)
-            rows.append([asymptotic_rate(values, size.slow_rate, beta) for beta in (size.slow_momentum, 0.0)])
-        both = torch.tensor(rows)
-        found["AGD", kept], found["GD", kept] = mean_with_interval(both[:, 0]), mean_with_interval(both[:, 1])
-    return found
-
-
-def hessian_eigenvalues(data: Masked, teacher: Tensor) -> Tensor:
-    """Eigenvalues of ∇²f(W*) of one run without noise, where the residual vanishes, ascending, [K·r]."""
-    active = (data.inputs[0] @ teacher[0, ..., None] > 0).to(data.inputs.dtype)
-    slopes = (data.inputs[0] * active).transpose(0, 1).flatten(1) / data.inputs.shape[1]
-    values: Tensor = torch.linalg.eigvalsh((slopes.T @ slopes).double() / len(slopes))
-    return values
-
-
-def asymptotic_rate(values: Tensor, rate: float, momentum: float) -> float:
-    """The slowest mode's factor per step of W⁽ᵗ⁺¹⁾ = W⁽ᵗ⁾ − ηHW⁽ᵗ⁾ + β(W⁽ᵗ⁾ − W⁽ᵗ⁻¹⁾): roots of z² − (1 + β − ηλ)z + β.
-
-    >>> round(asymptotic_rate(torch.tensor([0.1, 1.0]), 0.5, 0.0), 6)
-    0.95
-    """
-    half = (1 + momentum - rate * values.double()) / 2
-    square = half.square() - momentum
-    real = half.abs() + square.clamp(min=0).sqrt()
-    return float(torch.where(square >= 0, real, momentum**0.5).max())
-
-
-def error_paths(size: Size, seed: int) -> dict[tuple[str, int], Tensor]:
-    """Fig. 3a: relative error of one run by method and r, smallest and largest, every `rate_steps`/60 steps."""
-    found, every = {}, max(1, size.rate_steps // 60)
-    for kept in (size.rate_ranks[0], size.rate_ranks[-1]):
-        data, teacher, generator = problem(1, size.neurons, size.rate_width, kept, size.rate_samples, seed)
-        start = perturbed(teacher, 0.1, generator)
-        for method, beta in (("AGD", size.slow_momentum), ("GD", 0.0)):
-            _, errors = accelerated(
-                data, start, rate=size.slow_rate, momentum=beta, steps=size.rate_steps, teacher=teacher, every=every
-            )
-            found[method, kept] = errors[:, 0]
     return found
 
 

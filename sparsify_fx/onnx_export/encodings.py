@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +38,16 @@ _FAMILIES = tuple(map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENC
 
 @dataclass(frozen=True)
 class Wanted:
-    """How weights are to be stored; `functions`: each as one call of a local function that rebuilds it."""
+    """How weights are to be stored, and for which runtime.
+
+    `functions`: each as one call of a local function that rebuilds it; `autotune`: layers are timed on this machine.
+    """
 
     encoding: str = "auto"
     values: str = "fp32"
     functions: bool = False
+    target: str = "onnx"
+    autotune: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,24 @@ class Encoded:
     digests: dict[str, bytes]
 
 
-def encode_initializers(dense: onnx.ModelProto, wanted: Wanted, reader: TensorReader | None = None) -> Encoded:
+def encode_initializers(
+    dense: onnx.ModelProto,
+    wanted: Wanted,
+    reader: TensorReader | None = None,
+    *,
+    untouched_names: Collection[str] = (),
+) -> Encoded:
     """A copy of `dense` with its initializers stored as wanted; `reader` gives the arrays of initializers.
 
-    `dense` itself is not changed. Values that lose something are for prunable weights only. Sizes in the rows are
-    bytes; what several weights share is in none of them. Raises ExportError when the model's opset is too old.
+    Those of `untouched_names` stay as they are, and `dense` itself is not changed. Values that lose something are for
+    prunable weights only. Sizes in the rows are bytes; what several weights share is in none of them. Raises
+    ExportError when the model's opset is too old.
     """
     graph, opset, reader = dense.graph, opset_of(dense), reader or TensorReader()
     _check_opset(opset, wanted)
     weights, axes = weight_values(graph), channel_axes(graph)
     # Inputs and outputs of the graph must stay ordinary tensors.
-    fixed = {item.name for item in (*graph.input, *graph.output)}
+    fixed = {item.name for item in (*graph.input, *graph.output)} | set(untouched_names)
     found = []
     for tensor in graph.initializer:
         array, size = reader.array(tensor), reader.size(tensor)
@@ -110,7 +122,7 @@ def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: b
     encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
     encoded.graph.node.extend([*placed.nodes, *graph.node])
     encoded.functions.extend(placed.functions.values())
-    if placed.functions:
+    if placed.functions and all(entry.domain != DOMAIN for entry in encoded.opset_import):
         encoded.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     if placed.functions or placed.sparse:
         encoded.ir_version = max(encoded.ir_version, 8 if placed.functions else 5)

@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from sparsify_fx.errors import ExportError, unknown
 from sparsify_fx.onnx_export.clean import normalise_zeros, set_producer, strip_metadata
 from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers
+from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted
 from sparsify_fx.onnx_export.files import check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, make_report, measure_file
 from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
 from sparsify_fx.onnx_export.optimized import optimized
 from sparsify_fx.onnx_export.outputs import flatten_outputs, named_tensors
+from sparsify_fx.onnx_export.padding import keep_zero_padding
 from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, run_model, untouched_rng
 from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import batch_of, trace, with_batch
 from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
 from sparsify_fx.onnx_export.writing import write_model
 from sparsify_fx.plan import plan_of
-
-TARGETS = ("onnx",)
 
 
 def export(
@@ -48,6 +48,7 @@ def export(
     functions: bool = False,
     optimize: bool = True,
     measure: bool = False,
+    autotune: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Write `model` to an ONNX file with its zeros stored sparsely, once onnxruntime agrees with PyTorch on it.
@@ -63,7 +64,9 @@ def export(
             gives the smallest file; small tensors and those that would not shrink stay dense.
         values: `fp32` as they are; `fp32-packed` the same bits in 3.25 to 3.5 bytes; `fp16` rounded; `int8` rounded,
             with a scale for each output channel. The last two are for prunable weights only.
-        target: only `onnx` so far.
+        target: `onnx` for any runtime, which gains no speed from zeros. `sparse-ort` for onnxruntime with the library
+            of this package: layers whose sparse kernel is faster become operators that skip zeros, for the sizes
+            of `example_inputs`. Open it with `sparsify_fx.runtime.session(path)`; `unpack_onnx` gives a plain file.
         opset: version of the standard operators; None takes torch.onnx's.
         dynamic_batch: the first axis of all inputs that share the first one's batch size can have any size.
         verify: compare with PyTorch in onnxruntime, with `verify_inputs` (default: the examples) and, with a dynamic
@@ -74,10 +77,13 @@ def export(
         optimize: run `passes.onnx_graph` first: norms are folded, channels that are dead or that nothing reads are
             removed; `report.passes` says what that saved. A model without any keeps its bytes.
         measure: also measure load time, memory and latency against the dense file (`report.speed`).
+        autotune: with `sparse-ort`, measure each layer dense and sparse on this machine instead of estimating both; the
+            file's metadata say how its layers were chosen.
         metadata: entries for the file's metadata; producer, encoding, sparsity and, if known, method are added.
 
     Raises:
         UnknownNameError: unknown encoding, values or target.
+        RuntimeLibraryError: target `sparse-ort`, and the package was installed without its library.
         ExportError: everything else: a path that cannot be written, NaN or Inf weights, inputs that the model does
             not take, an operator that ONNX lacks, more than 2 GB, a result that differs. `path` is then as before.
 
@@ -90,11 +96,14 @@ def export(
     >>> report.weights, report.nonzeros, report.sparsity, report.layers[0].encoding
     (3200, 400, 0.875, 'coo')
 
-    Source: ONNX operators CumSum, ScatterElements, Gather (opset 11 and later), `sparse_initializer` (IR version 5).
+    Source: ONNX operators CumSum, MaxUnpool, ScatterElements, Gather (opset 11 and later), `sparse_initializer` (IR
+    version 5).
     """
     _check_choices(
         {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}
     )
+    wanted = Wanted(encoding, values, functions, target, autotune)
+    check_wanted(wanted)
     limit = _limit(tolerance, values)
     place = check_target(path)
     inputs = example_tensors(example_inputs)
@@ -106,15 +115,15 @@ def export(
         dense = trace(copied, inputs, len(reference.names), opset=opset, dynamic_batch=dynamic_batch)
     _tidy(dense, copied, reference.names)
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
-    wanted = Wanted(encoding, values, functions)
     shapes = _shapes(dense, inputs)
-    encoded = describe(encode_initializers(dense, wanted), dense, wanted, shapes, _about(model, metadata))
+    encoded = describe(encode(dense, wanted, shapes), dense, wanted, shapes, _about(model, metadata))
+    library = library_for(encoded.model)
 
     def check(written: Path) -> Checked:
         check_file(written, encoded)
-        differences = reference.differences(Runtime(written), limit) if verify else (None, None)
+        differences = reference.differences(Runtime(written, library), limit) if verify else (None, None)
         feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs, strict=True)}
-        return Checked(differences, measure_file(dense, written, feed) if measure else None)
+        return Checked(differences, measure_file(dense, written, feed, library) if measure else None)
 
     checked = write_model(place, encoded.model, TensorReader(), check)
     report = make_report(path, encoded, wanted, checked, bytes_dense=dense.ByteSize(), reference="PyTorch")
@@ -152,8 +161,9 @@ def _arrays(output: Any) -> Arrays:
 
 
 def _tidy(dense: onnx.ModelProto, model: nn.Module, outputs: list[str]) -> None:
-    """Metadata away, readable names, one kind of zero, our name as producer; in place."""
+    """Metadata away, readable names, one kind of zero, our name as producer; padding as it is meant; in place."""
     strip_metadata(dense)
+    keep_zero_padding(dense)
     restore_weight_names(dense.graph, model)
     name_outputs(dense.graph, outputs)
     normalise_zeros(dense)

@@ -23,6 +23,7 @@ from sparsify_fx.onnx_export.report import ExportReport, count_weights
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.writing import serialised
+from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ def check_file(path: Path, encoded: Encoded, *, strictly: bool = True) -> None:
     """
     if strictly and (reason := invalid(path)) is not None:
         raise ExportError(f"the written model is not valid ONNX: {reason}")
-    check_bits(encoded.digests, load_onnx(path), TensorReader(path.parent))
+    written, reader = load_onnx(path), TensorReader(path.parent)
+    check_bits(encoded.digests, to_dense(written, reader.array) if sparse_weights(written) else written, reader)
 
 
 def invalid(path: Path) -> str | None:
@@ -76,12 +78,14 @@ def invalid(path: Path) -> str | None:
     return None
 
 
-def measure_file(dense: onnx.ModelProto, packed: Path, feed: Mapping[str, NDArray[Any]]) -> Speed:
-    """Measure a file against `dense`, which is written to a temporary folder for that."""
+def measure_file(
+    dense: onnx.ModelProto, packed: Path, feed: Mapping[str, NDArray[Any]], library: str | None = None
+) -> Speed:
+    """Measure a file, which may need a library, against `dense`, which is written to a temporary folder for that."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dense.onnx"
         file.write_bytes(serialised(dense))
-        return measure(file, packed, feed)
+        return measure(file, packed, feed, library=library)
 
 
 def make_report(
@@ -113,6 +117,7 @@ def make_report(
         layers=encoded.rows,
         encoding=wanted.encoding,
         values=wanted.values,
+        target=wanted.target,
         reference=reference,
         speed=checked.speed,
         notes=tuple(notes),

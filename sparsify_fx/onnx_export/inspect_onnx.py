@@ -16,10 +16,11 @@ from sparsify_fx.onnx_export.codecs.parts import tensor_bytes
 from sparsify_fx.onnx_export.encodings import dtype_name, is_matrix
 from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.metadata import stored_weights
-from sparsify_fx.onnx_export.report import LayerRow
+from sparsify_fx.onnx_export.report import SPARSE, LayerRow
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
 from sparsify_fx.onnx_export.weights import weight_values
+from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
 def onnx_rows(file: Path) -> tuple[LayerRow, ...]:
@@ -29,13 +30,23 @@ def onnx_rows(file: Path) -> tuple[LayerRow, ...]:
     """
     model, reader = load_onnx(file), TensorReader(file.parent)
     try:
+        held = {name: _held_bytes(model, node, reader) for name, node in sparse_weights(model).items()}
+        model = to_dense(model, reader.array) if held else model
         rows = _rows(model, reader)
     except (ValueError, TypeError) as error:
         raise ExportError(f"{file}: a tensor is damaged ({error}); write the file again") from error
     except ExportError as error:
         raise ExportError(f"{file}: {error}") from error
     macs = layer_macs(model, rows, {})
-    return tuple(replace(row, macs=macs.get(row.name)) for row in rows)
+    rows = [replace(row, macs=macs.get(row.name)) for row in rows]
+    return tuple(
+        replace(row, encoding=SPARSE, bytes_stored=held[row.name]) if row.name in held else row for row in rows
+    )
+
+
+def _held_bytes(model: onnx.ModelProto, node: onnx.NodeProto, reader: TensorReader) -> int:
+    """Bytes of the tensors of a sparse operator's weight."""
+    return sum(reader.size(tensor) for tensor in model.graph.initializer if tensor.name in node.input[1:3])
 
 
 def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:

@@ -27,7 +27,7 @@ class Speed:
     """Medians in seconds and bytes, for the dense file and for the packed one; one thread.
 
     Loading was measured in a new process each time, peak memory is what the load added to it (0: not known on this
-    system); runs took turns in one process.
+    system); runs took turns in one process. Names with cpu: seconds of the processor, not of the clock.
     """
 
     load_dense: float
@@ -36,6 +36,10 @@ class Speed:
     peak: float
     latency_dense: float
     latency: float
+    cpu_load_dense: float
+    cpu_load: float
+    cpu_latency_dense: float
+    cpu_latency: float
 
     @property
     def load_ratio(self) -> float:
@@ -52,10 +56,20 @@ class Speed:
         """Time of a run against dense."""
         return self.latency / self.latency_dense
 
+    @property
+    def cpu_load_ratio(self) -> float:
+        """Processor time of loading against dense."""
+        return self.cpu_load / self.cpu_load_dense
+
+    @property
+    def cpu_latency_ratio(self) -> float:
+        """Processor time of a run against dense."""
+        return self.cpu_latency / self.cpu_latency_dense
+
     def to_dict(self) -> dict[str, float]:
         """All fields and ratios, ready for JSON."""
-        ratios = {"load_ratio": self.load_ratio, "peak_ratio": self.peak_ratio, "latency_ratio": self.latency_ratio}
-        return {**asdict(self), **ratios}
+        ratios = ("load_ratio", "peak_ratio", "latency_ratio", "cpu_load_ratio", "cpu_latency_ratio")
+        return {**asdict(self), **{name: getattr(self, name) for name in ratios}}
 
     def sentence(self) -> str:
         """The figures in words."""
@@ -67,19 +81,28 @@ class Speed:
 
 
 def measure(
-    dense: Path, packed: Path, inputs: Mapping[str, NDArray[Any]], *, loads: int = LOADS, rounds: int = ROUNDS
+    dense: Path,
+    packed: Path,
+    inputs: Mapping[str, NDArray[Any]],
+    *,
+    loads: int = LOADS,
+    rounds: int = ROUNDS,
+    library: str | None = None,
 ) -> Speed:
     """Load both files `loads` times and run them `rounds` times in turns, in processes of their own.
 
+    `library`: operators that one of them needs.
+
     Raises ExportError when one of them cannot be loaded or run.
     """
+    needed = [] if library is None else ["--library", library]
     found: dict[Path, list[dict[str, float]]] = {dense: [], packed: []}
     for _ in range(loads):
         for path, results in found.items():
-            results.append(_probe("load", str(path)))
+            results.append(_probe(*needed, "load", str(path)))
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/inputs.npz", **dict(inputs))  # type: ignore[arg-type]
-        latencies = _probe("latency", f"{folder}/inputs.npz", str(rounds), str(dense), str(packed))
+        latencies = _probe(*needed, "latency", f"{folder}/inputs.npz", str(rounds), str(dense), str(packed))
 
     def median(path: Path, key: str) -> float:
         return statistics.median(result[key] for result in found[path])
@@ -89,8 +112,12 @@ def measure(
         load=median(packed, "seconds"),
         peak_dense=median(dense, "peak_bytes"),
         peak=median(packed, "peak_bytes"),
-        latency_dense=latencies[0],
-        latency=latencies[1],
+        latency_dense=latencies[0]["seconds"],
+        latency=latencies[1]["seconds"],
+        cpu_load_dense=median(dense, "cpu_seconds"),
+        cpu_load=median(packed, "cpu_seconds"),
+        cpu_latency_dense=latencies[0]["cpu_seconds"],
+        cpu_latency=latencies[1]["cpu_seconds"],
     )
 
 

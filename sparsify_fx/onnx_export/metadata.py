@@ -11,7 +11,10 @@ PREFIX = "sparsify_fx."
 WEIGHTS = "weights"
 """Under this name: {weight: "encoding values"} as JSON, for every weight that is not a plain tensor."""
 
-STORAGE_KEYS = (WEIGHTS, "encoding", "values")
+TARGET, CHOICE = "target", "choice"
+"""Of a file with sparse operators: their name as a target, and as JSON how each layer was chosen, with its times."""
+
+STORAGE_KEYS = (WEIGHTS, "encoding", "values", TARGET, CHOICE)
 """What a file says about how it stores its weights; the rest is about the model."""
 
 

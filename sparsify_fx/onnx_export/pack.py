@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,22 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from sparsify_fx.errors import ExportError, unknown
+from sparsify_fx.errors import ExportError, RuntimeLibraryError, unknown
 from sparsify_fx.onnx_export.clean import count_negative_zeros, normalise_zeros
 from sparsify_fx.onnx_export.codecs import VALUES
 from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers
 from sparsify_fx.onnx_export.files import check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, invalid, make_report
 from sparsify_fx.onnx_export.made_up import made_up_inputs
+from sparsify_fx.onnx_export.measure import Speed
 from sparsify_fx.onnx_export.measure import measure as measure_files
 from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
 from sparsify_fx.onnx_export.unpacking import constant_initializers, unpacked
 from sparsify_fx.onnx_export.verify import Runtime, compare
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
+from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 _LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
 
@@ -32,14 +36,16 @@ Feed = Mapping[str, NDArray[Any]]
 
 def pack_onnx(
     source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     encoding: str = "auto",
     values: str = "fp32",
+    target: str = "onnx",
     functions: bool = False,
     normalize_zeros: bool = False,
     verify: bool = True,
     measure: bool = False,
+    autotune: bool = False,
     inputs: Feed | None = None,
 ) -> ExportReport:
     """Store the zeros of an ONNX file's weights sparsely; nothing else in the file changes.
@@ -49,18 +55,21 @@ def pack_onnx(
 
     Args:
         source: the file to read.
-        target: the file to write; a result over 2 GB gets external data in `target`.data.
-        encoding, values, functions: as in `export`.
+        path: the file to write; a result over 2 GB gets external data in `path`.data.
+        encoding, values, functions, target, autotune: as in `export`. With the target `sparse-ort` layers become sparse
+            operators, and additions and activations behind them a part of these; `unpack_onnx` takes them apart again.
         normalize_zeros: store -0.0 as 0.0 in tensors of two or more axes. Pruned weights are often -0.0, which costs as
             much as any other value, and only the sign of a zero output can depend on it.
         verify: also run both files in onnxruntime and compare. Needs memory for both models.
         measure: also measure load time, memory and latency of both files (`report.speed`).
-        inputs: what to run them on, by name; None makes up random arrays that fit the signature.
+        inputs: what to run them on, by name; None makes up random arrays that fit the signature. Their shapes are those
+            that layers are chosen for.
 
     Raises:
-        UnknownNameError: unknown encoding or values.
+        UnknownNameError: unknown encoding, values or target.
+        RuntimeLibraryError: target `sparse-ort`, and the package was installed without its library.
         ExportError: a file that is damaged or cannot be written, an opset without the operators, a result that differs.
-            `target` is then as before.
+            `path` is then as before.
 
     >>> import tempfile, numpy as np
     >>> from onnx import TensorProto, helper, numpy_helper
@@ -74,17 +83,20 @@ def pack_onnx(
     >>> report.sparsity, report.ratio > 40
     (0.99, True)
     """
-    for kind, (given, known) in {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES)}.items():
+    words = {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}
+    for kind, (given, known) in words.items():
         if given not in known:
             raise unknown(kind, str(given), known)
-    file, place = Path(source), check_target(target)
+    wanted = Wanted(encoding, values, functions, target, autotune)
+    check_wanted(wanted)
+    file, place = Path(source), check_target(path)
     model, reader = _read(file)
     valid = invalid(file) is None
     negative = count_negative_zeros(model, reader)
     if normalize_zeros:
         normalise_zeros(model, reader)
-    wanted = Wanted(encoding, values, functions)
-    encoded = describe(encode_initializers(model, wanted, reader), model, wanted, {}, {})
+    encoded = describe(encode(model, wanted, _sizes(model, inputs), reader), model, wanted, {}, {})
+    library = library_for(encoded.model)
     exact = VALUES[values].lossless and not (normalize_zeros and negative)
     notes = [_about_negative_zeros(negative)] if negative and not normalize_zeros else []
 
@@ -93,27 +105,28 @@ def pack_onnx(
         if not (verify or measure):
             return Checked((None, None))
         try:
-            feed = made_up_inputs(model) if inputs is None else inputs
-            differences = _differences(file, written, feed, _LIMIT if exact else math.inf) if verify else (None, None)
+            feed, limit = _feed(model, inputs), _LIMIT if exact else math.inf
+            differences = _differences(file, written, feed, limit, library) if verify else (None, None)
         except _CannotRunError as error:
             notes.append(f"outputs were not compared: {error}")
             return Checked((None, None))
-        return Checked(differences, measure_files(file, written, feed) if measure else None)
+        return Checked(differences, _speed(file, written, feed, library) if measure else None)
 
     dense_bytes = model_bytes(model, reader)
     checked = write_model(place, encoded.model, reader, check)
     return make_report(
-        target, encoded, wanted, checked, bytes_dense=dense_bytes, reference="the original file", notes=notes
+        path, encoded, wanted, checked, bytes_dense=dense_bytes, reference="the original file", notes=notes
     )
 
 
-def unpack_onnx(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> ExportReport:
+def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> ExportReport:
     """Write a packed ONNX file with plain initializers again, to the bits that the packed one holds.
 
     Rebuilds what `export` and `pack_onnx` stored in any encoding, and sparse initializers of other writers. The graph
-    is that of the original file; only the order of its initializers may differ. Raises ExportError as `pack_onnx`.
+    is that of the original file; only the order of its initializers may differ, and behind what was a sparse operator
+    the names of values between layer, addition and activation. Raises ExportError as `pack_onnx`.
     """
-    file, place = Path(source), check_target(target)
+    file, place = Path(source), check_target(path)
     model, reader = _read(file)
     valid, wanted = invalid(file) is None, Wanted("dense")
     encoded = describe(encode_initializers(model, wanted, reader), model, wanted, {}, {})
@@ -124,7 +137,29 @@ def unpack_onnx(source: str | os.PathLike[str], target: str | os.PathLike[str]) 
         return Checked((None, None))
 
     checked = write_model(place, encoded.model, reader, check)
-    return make_report(target, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
+    return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
+
+
+def _feed(model: onnx.ModelProto, inputs: Feed | None) -> Feed:
+    """What to run the model on; ExportError when no inputs can be made up."""
+    return made_up_inputs(model) if inputs is None else inputs
+
+
+def _sizes(model: onnx.ModelProto, inputs: Feed | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of what to run the model on; none when no inputs can be made up."""
+    try:
+        return {name: array.shape for name, array in _feed(model, inputs).items()}
+    except ExportError:
+        return {}
+
+
+def _speed(original: Path, written: Path, feed: Feed, library: str | None) -> Speed:
+    """The written file against the original or, if that has sparse operators, against its dense twin."""
+    if not sparse_weights(load_onnx(original)):
+        return measure_files(original, written, feed, library=library)
+    with tempfile.TemporaryDirectory() as folder:
+        unpack_onnx(original, f"{folder}/dense.onnx")
+        return measure_files(Path(folder) / "dense.onnx", written, feed, library=library)
 
 
 def _read(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
@@ -132,6 +167,7 @@ def _read(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
     model, reader = load_onnx(file), TensorReader(file.parent)
     try:
         model = unpacked(model, reader)
+        model = to_dense(model, reader.array) if sparse_weights(model) else model
         constant_initializers(model)
         initializers = {tensor.name for tensor in model.graph.initializer}
         for name, tensor in stored_tensors(model.graph):
@@ -149,15 +185,15 @@ class _CannotRunError(Exception):
     """The original file does not run on the inputs there are."""
 
 
-def _differences(original: Path, written: Path, feed: Feed, limit: float) -> tuple[float, float]:
+def _differences(original: Path, written: Path, feed: Feed, limit: float, library: str | None) -> tuple[float, float]:
     """The largest differences between the outputs of both files; ExportError above `limit`."""
     try:
-        first = Runtime(original)
+        first = Runtime(original, library_for(load_onnx(original)))
         expected, names = first.run_feed(feed), [item.name for item in first.session.get_outputs()]
         del first
-    except ExportError as error:
+    except (ExportError, RuntimeLibraryError) as error:
         raise _CannotRunError(f"the original does not run on made-up inputs ({error})") from error
-    return compare(expected, Runtime(written).run_feed(feed), names, limit, "the original file")
+    return compare(expected, Runtime(written, library).run_feed(feed), names, limit, "the original file")
 
 
 def _about_negative_zeros(count: int) -> str:

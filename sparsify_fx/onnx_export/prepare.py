@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.program import WeightProgram
@@ -32,11 +33,12 @@ def merged_copy(model: nn.Module) -> nn.Module:
     _check_size(bare)
     try:
         # Tensors that the memo holds already are not copied on the accelerator first.
-        copied = copy.deepcopy(bare, {id(tensor): moved for tensor, moved in _on_cpu(bare)})
+        held = (*_on_cpu(bare), *_without_history(bare))
+        copied = copy.deepcopy(bare, {id(tensor): moved for tensor, moved in held})
     except Exception as error:
         raise ExportError(
             f"the model cannot be copied ({_first_line(error)}); export works on a copy: keep no tensors with gradient "
-            "history or open handles in the model's attributes"
+            "history in objects that the model holds, and no open handles"
         ) from error
     if any(isinstance(module, WeightProgram) for module in copied.modules()):
         from sparsify_fx.api import merge  # here, because api imports export
@@ -76,6 +78,14 @@ def _on_cpu(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
         if tensor.device.type != "cpu":
             moved = tensor.detach().cpu()
             yield tensor, nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+
+
+def _without_history(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """(tensor, its values) for what a training step left in attributes, which torch refuses to copy; RAFT does that."""
+    for module in model.modules():
+        for value in _pytree.tree_leaves(dict(vars(module))):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                yield value, value.detach().cpu()
 
 
 def _is_odd_float(tensor: Tensor) -> bool:

@@ -2,6 +2,8 @@
 
 python probe.py load FILE                     # seconds, and bytes of the highest resident set above the start
 python probe.py latency INPUTS.npz ROUNDS FILE FILE   # median seconds of a run of each, taken in turns
+
+Every time is given by the clock and in seconds of the processor, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -14,12 +16,17 @@ import time
 import numpy as np
 import onnxruntime
 
+LIBRARY = ""
+"""Of custom operators that a file may need: `python probe.py --library PATH load FILE`, or before `latency`."""
+
 
 def session(path: str) -> onnxruntime.InferenceSession:
     """The file in onnxruntime with one thread, so that figures can be compared."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if LIBRARY:
+        options.register_custom_ops_library(LIBRARY)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -34,27 +41,34 @@ def peak_bytes() -> int:
 
 def load(path: str) -> dict[str, float]:
     """Load once: seconds, and how much the peak of memory grew."""
-    before, start = peak_bytes(), time.perf_counter()
+    before, start, busy = peak_bytes(), time.perf_counter(), time.process_time()
     session(path)
-    return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes() - before}
+    seconds, cpu = time.perf_counter() - start, time.process_time() - busy
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak_bytes() - before}
 
 
-def latency(inputs: str, rounds: int, paths: list[str]) -> list[float]:
+def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]]:
     """Median seconds of a run of each file; the files take turns, so that what else the machine does hits all."""
     with np.load(inputs) as file:
         feed = {name: file[name] for name in file.files}
     sessions = [session(path) for path in paths]
     times: list[list[float]] = [[] for _ in paths]
+    busy: list[list[float]] = [[] for _ in paths]
     for turn in range(rounds + 1):
         for place, runtime in enumerate(sessions):
-            start = time.perf_counter()
+            start, start_busy = time.perf_counter(), time.process_time()
             runtime.run(None, feed)
             if turn:  # the first run of each only warms up
                 times[place].append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
+                busy[place].append(time.process_time() - start_busy)
+    medians = zip(map(statistics.median, times), map(statistics.median, busy), strict=True)
+    return [{"seconds": seconds, "cpu_seconds": cpu} for seconds, cpu in medians]
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--library":
+        LIBRARY = sys.argv[2]
+        del sys.argv[1:3]
     if sys.argv[1] == "load":
         print(json.dumps(load(sys.argv[2])))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,11 @@ from rich.table import Table
 
 from sparsify_fx.onnx_export.codecs.encoding import entropy_bytes
 from sparsify_fx.onnx_export.measure import Speed
+from sparsify_fx.onnx_export.verify import HOW_TO_OPEN
 from sparsify_fx.passes.onnx_graph import PassRow, passes_table
+
+SPARSE = "sparse-ort"
+"""The target whose files hold sparse operators, and the encoding of the weights that these hold."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class LayerRow:
     """One tensor of a file: `size` and `nonzeros` count entries, the rest of the sizes are bytes.
 
     `bytes_dense`: stored as a plain tensor; `bytes_stored`: as it is in the file. `prunable`: counts in the totals.
-    `encoding` and `values` are the names of `export`; of other floats than float32 `fp32` means their own bits.
+    `encoding` and `values` are the names of `export`; of other floats than float32 `fp32` means their own bits. The
+    encoding of a weight inside a sparse operator is `sparse-ort`.
     `macs`: multiply-adds of a dense layer for one sample, None if its shapes are not known.
 
     >>> LayerRow("fc.weight", (2, 2), "float32", 4, 1, 16, 16, "dense", True).sparsity
@@ -87,6 +92,11 @@ def count_macs(layers: Sequence[LayerRow]) -> tuple[int, int] | None:
     return sum(row.macs or 0 for row in known), sum(row.macs_remaining or 0 for row in known)
 
 
+def sparse_layers(layers: Sequence[LayerRow]) -> tuple[str, ...]:
+    """The names of the weights that sparse operators hold."""
+    return tuple(row.name for row in layers if row.encoding == SPARSE)
+
+
 @dataclass(frozen=True)
 class ExportReport:
     """The result of `export`, `pack_onnx` and `unpack_onnx`: sizes in bytes, sparsity of the prunable weights.
@@ -111,6 +121,7 @@ class ExportReport:
     passes: tuple[PassRow, ...] = ()
     encoding: str = "auto"
     values: str = "fp32"
+    target: str = "onnx"
     reference: str = "PyTorch"
     speed: Speed | None = None
     notes: tuple[str, ...] = ()
@@ -126,27 +137,53 @@ class ExportReport:
         return count_macs(self.layers)
 
     @property
+    def sparse_layers(self) -> tuple[str, ...]:
+        """The names of the weights that sparse operators hold."""
+        return sparse_layers(self.layers)
+
+    @property
     def verdict(self) -> str:
         """One honest sentence on size and speed."""
         if self.bytes_file < 0.995 * self.bytes_dense:
             size = f"the file is {self.ratio:.1f}x smaller" if self.ratio >= 1.05 else "the file is hardly smaller"
         else:
             size = f"the file is not smaller at sparsity {self.sparsity:.3f} (that takes about 0.5)"
-        return f"stock onnxruntime gains no speed from zeros; {size}"
+        if self.target != SPARSE:
+            return f"stock onnxruntime gains no speed from zeros; {size}"
+        prunable = sum(row.prunable for row in self.layers)
+        held = f"{len(self.sparse_layers)} of {prunable} layers skip their zeros"
+        return f"{held}, {self._measured_speed()}; {size}"
+
+    def _measured_speed(self) -> str:
+        """What is known about the speed of a file with sparse operators."""
+        if not self.sparse_layers:
+            return "the others would not be faster: the file is as fast as a dense one"
+        if self.speed is None:
+            return "how much faster that is was not measured (measure=True, --measure)"
+        faster = 1 / self.speed.latency_ratio
+        if faster < 1.05:
+            return f"which is not faster than dense here: {faster:.2f}x in the same run"
+        return f"{faster:.1f}x as fast as dense in the same run, one thread"
 
     @property
     def advice(self) -> str:
-        """Why the file is not faster, and what would help."""
+        """Why the file is not faster, or how it is run, and what would help."""
         macs = self.macs
         share = "" if macs is None or not macs[0] else f"; {macs[1] / macs[0]:.0%} of the multiply-adds are needed"
+        if self.target == SPARSE and self.sparse_layers:
+            return f"{HOW_TO_OPEN}{share}"
+        if self.target == SPARSE:
+            return f"the file has no sparse operators: any onnxruntime runs it{share}"
         return (
             "stock onnxruntime multiplies by zeros as by any other number, so a packed file runs as fast as a dense "
-            f"one{share}. Faster: whole channels pruned, which can be removed, or a runtime with sparse kernels"
+            f'one{share}. Faster: target="{SPARSE}" (--target {SPARSE}), whose kernels skip zeros, or whole channels '
+            "pruned, which can be removed"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, layers, bound, verdict and advice, ready for JSON."""
         more = {"verdict": self.verdict, "advice": self.advice, "bytes_bound": self.bytes_bound, "macs": self.macs}
+        more["sparse_layers"] = list(self.sparse_layers)
         speed = None if self.speed is None else self.speed.to_dict()
         return {**asdict(self), "layers": [row.to_dict() for row in self.layers], **more, "speed": speed}
 
@@ -172,7 +209,11 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class FileReport:
-    """The result of `inspect_file`; `kind` is `onnx`, `safetensors` or `torch`, sizes are bytes."""
+    """The result of `inspect_file`; `kind` is `onnx`, `safetensors` or `torch`, sizes are bytes.
+
+    `speed`: against the same model in standard operators, if it was measured; `choice`: how, as the file says, the
+    layers with sparse operators were chosen, with the times that decided.
+    """
 
     path: str
     kind: str
@@ -181,19 +222,40 @@ class FileReport:
     nonzeros: int
     weights: int
     layers: tuple[LayerRow, ...]
+    speed: Speed | None = None
+    choice: Mapping[str, Any] | None = None
 
     @property
     def zeros(self) -> int:
         """weights - nonzeros."""
         return self.weights - self.nonzeros
 
+    @property
+    def sparse_layers(self) -> tuple[str, ...]:
+        """The names of the weights that sparse operators hold."""
+        return sparse_layers(self.layers)
+
+    @property
+    def macs(self) -> tuple[int, int] | None:
+        """(multiply-adds of one sample, those with weights other than zero), or None."""
+        return count_macs(self.layers)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields and layers, ready for JSON."""
-        return {**asdict(self), "zeros": self.zeros, "layers": [row.to_dict() for row in self.layers]}
+        more = {"zeros": self.zeros, "macs": self.macs, "sparse_layers": list(self.sparse_layers)}
+        speed = None if self.speed is None else self.speed.to_dict()
+        return {**asdict(self), "layers": [row.to_dict() for row in self.layers], **more, "speed": speed}
 
     def table(self) -> Table:
         """The layers and their total as a table for rich."""
-        return _layers_table(f"{self.path} ({self.kind})", self.layers, self.bytes_file)
+        table = _layers_table(f"{self.path} ({self.kind})", self.layers, self.bytes_file)
+        lines = [self.speed.sentence()] if self.speed is not None else []
+        if self.sparse_layers:
+            known = dict(self.choice or {})
+            how = f", chosen by {known['by']} for batch {known['batch']}" if {"by", "batch"} <= known.keys() else ""
+            lines = [f"{len(self.sparse_layers)} layers are sparse operators{how}", *lines, HOW_TO_OPEN]
+        table.caption = "\n".join(lines) or None
+        return table
 
 
 def _layers_table(title: str, layers: Sequence[LayerRow], bytes_file: int) -> Table:

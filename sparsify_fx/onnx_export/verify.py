@@ -19,17 +19,30 @@ _FLOOR = 1e-3
 """Outputs smaller than this are measured as if they were this large: float32 rounding alone leaves 1e-7."""
 
 
-class Runtime:
-    """An ONNX file loaded into stock onnxruntime on the CPU; ExportError when it does not load."""
+HOW_TO_OPEN = (
+    "its sparse operators need this package's library: open it with sparsify_fx.runtime.session(path), or register "
+    "sparsify_fx.runtime.library() with SessionOptions.register_custom_ops_library; `sparsify-fx unpack` writes a file "
+    "without them"
+)
 
-    def __init__(self, path: Path) -> None:
+
+class Runtime:
+    """An ONNX file loaded into onnxruntime on the CPU, with a library of operators or stock.
+
+    Raises ExportError when it does not load.
+    """
+
+    def __init__(self, path: Path, library: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only; warnings are about unused initializers and the like
+        if library is not None:
+            options.register_custom_ops_library(library)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
+            hint = f"; {HOW_TO_OPEN}" if "sparsify_fx:Sparse" in str(error) else ""
             raise ExportError(
-                f"onnxruntime {onnxruntime.__version__} cannot load the exported model: {error}"
+                f"onnxruntime {onnxruntime.__version__} cannot load the exported model: {error}{hint}"
             ) from error
 
     def run(self, inputs: tuple[Tensor, ...]) -> list[NDArray[Any]]:

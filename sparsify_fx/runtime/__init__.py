@@ -3,7 +3,8 @@
 from sparsify_fx.runtime.candidates import Candidate
 from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.library import instruction_set, library, session
-from sparsify_fx.runtime.rewrite import to_dense, to_sparse
+from sparsify_fx.runtime.restore import sparse_weights, to_dense
+from sparsify_fx.runtime.rewrite import to_sparse
 
 __all__ = [
     "Candidate",
@@ -13,6 +14,7 @@ __all__ = [
     "library",
     "measure",
     "session",
+    "sparse_weights",
     "to_dense",
     "to_sparse",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from sparsify_fx.runtime.fuse import Arrays, Tail, Uses
+from sparsify_fx.runtime.fuse import Arrays, Tail
+from sparsify_fx.runtime.shapes import Shape
 
 DOMAIN = "sparsify_fx"
 # The sparse operator of each dense one, and the attributes that it shares.
 KINDS = {"Conv": "SparseConv", "Gemm": "SparseMatMul", "MatMul": "SparseMatMul"}
-SHARED = {"Conv": ("strides", "pads", "dilations", "group"), "Gemm": ("transB",), "MatMul": ()}
+SHARED = {"Conv": ("strides", "pads", "dilations", "group"), "Gemm": (), "MatMul": ()}
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Candidate:
         return np.count_nonzero(self.weight) / self.weight.size
 
 
-def candidate_of(node: NodeProto, constants: Arrays, uses: Uses) -> Candidate | None:
+def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]) -> Candidate | None:
     """The node as a candidate, when its operator, its weight and its attributes are of a supported kind.
 
     Convolutions in one or two dimensions with explicit padding; matrix products with a constant right operand of two
     dimensions; Gemm without scaling and with a bias per column or none.
     """
+    if node.op_type not in KINDS:
+        return None
     weight = constants.get(node.input[1]) if len(node.input) > 1 else None
     if node.domain or weight is None or weight.dtype != np.float32 or not weight.size:
         return None
@@ -51,7 +55,7 @@ def candidate_of(node: NodeProto, constants: Arrays, uses: Uses) -> Candidate | 
         fits = plain and (len(node.input) < 3 or not node.input[2] or (bias is not None and bias.shape == (columns,)))
     else:
         fits = node.op_type == "MatMul" and weight.ndim == 2
-    return Candidate(node, weight, uses.shapes.get(node.input[0]), uses.shapes.get(node.output[0])) if fits else None
+    return Candidate(node, weight, shapes.get(node.input[0]), shapes.get(node.output[0])) if fits else None
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
@@ -71,6 +75,8 @@ def sparse_node(layer: Candidate, tail: Tail | None = None) -> NodeProto:
     kind, shape = KINDS[node.op_type], layer.weight.shape
     sparse = helper.make_node(kind, inputs, [after.output], name=node.name, domain=DOMAIN, weight_shape=shape)
     sparse.attribute.extend(attribute for attribute in node.attribute if attribute.name in SHARED[node.op_type])
+    if node.op_type == "Gemm":  # always, even when 0: a SparseMatMul with transB was a Gemm, one without a MatMul
+        sparse.attribute.append(helper.make_attribute("transB", int(attributes(node).get("transB", 0))))
     if after.activation:
         sparse.attribute.append(helper.make_attribute("activation", after.activation))
     return sparse

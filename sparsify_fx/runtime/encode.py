@@ -12,14 +12,15 @@ def encode_gaps(dense: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArra
     """Values and gaps of the non-zeros of `dense` in row-major order, 5 bytes each.
 
     `position[i] = position[i - 1] + gaps[i] + 1`, from `position[-1] = -1`. Where more than 255 zeros lie between two
-    non-zeros, a value of zero bridges 256 places. An all-zero tensor keeps one zero, since nothing can be empty.
+    non-zeros, a value of zero bridges 256 places. An all-zero tensor keeps one zero, since nothing can be empty. A zero
+    with a sign is a value like any other, so every bit comes back.
 
     >>> values, gaps = encode_gaps(np.array([[0, 0, 5], [0, 7, 0]], np.float32))
     >>> values.tolist(), gaps.tolist()
     ([5.0, 7.0], [2, 1])
     """
-    flat = dense.ravel()
-    positions = np.flatnonzero(flat)
+    flat = np.ascontiguousarray(dense).ravel()
+    positions = np.flatnonzero(flat.view(np.uint32))
     steps = np.diff(positions, prepend=-1)
     bridges = (steps - 1) // 256
     places = np.cumsum(bridges + 1) - 1

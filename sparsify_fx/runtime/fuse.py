@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from sparsify_fx.runtime.shapes import infer_shapes
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -35,7 +37,7 @@ class Uses:
             for name in node.input:
                 self.readers[name].append(node)
         self.kept = {value.name for value in graph.output} | set(_names_in_subgraphs(graph))
-        self.shapes = _shapes(model)
+        self.shapes = infer_shapes(model)
 
     def only_reader(self, name: str) -> NodeProto | None:
         """The one node that reads `name`, if nothing else needs the value."""
@@ -130,15 +132,3 @@ def _names_in_subgraphs(graph: onnx.GraphProto) -> list[str]:
                 names += [value.name for value in inner.output]
                 names += _names_in_subgraphs(inner)
     return names
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[object, ...]]:
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
-    return {
-        value.name: tuple(
-            d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in value.type.tensor_type.shape.dim
-        )
-        for value in values
-        if value.type.tensor_type.HasField("shape")
-    }

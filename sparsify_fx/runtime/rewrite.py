@@ -1,16 +1,21 @@
-"""Layers of an ONNX model become the sparse operators of this package, and dense ones again."""
+"""Layers of an ONNX model become the sparse operators of this package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from sparsify_fx.runtime.candidates import DOMAIN, Candidate, attributes, candidate_of, sparse_node
+from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, sparse_node
 from sparsify_fx.runtime.cost import estimate, measure
-from sparsify_fx.runtime.encode import decode_gaps, packed_weight
-from sparsify_fx.runtime.fuse import Uses, read_names, tail_of
+from sparsify_fx.runtime.encode import packed_weight
+from sparsify_fx.runtime.fuse import Uses, tail_of
+from sparsify_fx.runtime.replace import copied, replace
+from sparsify_fx.runtime.restore import Read
+from sparsify_fx.runtime.shapes import Shape, infer_shapes
 
 
 def to_sparse(
@@ -20,17 +25,22 @@ def to_sparse(
     autotune: bool = False,
     batch: int = 1,
     threads: int = 1,
+    sizes: Mapping[str, tuple[int, ...]] | None = None,
+    read: Read = numpy_helper.to_array,
 ) -> tuple[onnx.ModelProto, list[str]]:
     """A copy of `model` with sparse operators where they are faster, and the names of the weights they hold.
 
     Additions of equal shape and activations (ReLU, ReLU6, SiLU, GELU) behind a layer become part of it. All other
-    nodes stay as they are; activations stay in NCHW, so nothing is converted between sparse and dense layers.
+    nodes stay as they are; activations stay in NCHW, so nothing is converted between sparse and dense layers. A weight
+    that several nodes read becomes sparse for all of them or for none.
 
     Args:
         model: a model with dense weights as initializers.
         choose: which layers to take; the default compares estimated times for dense and sparse.
         autotune: measure each layer on this machine instead, with `threads` threads.
         batch: the batch size to expect, where the model leaves it open.
+        sizes: the shapes of the model's inputs to expect, where it leaves more open than that.
+        read: gives the array of an initializer, for models with external data.
 
     Raises ExportError when `autotune` meets a layer whose input has an unknown size.
 
@@ -40,8 +50,8 @@ def to_sparse(
     >>> node = helper.make_node("MatMul", ["x", "w"], ["y"])
     >>> model = helper.make_model(helper.make_graph([node], "g", [x], [y], [weight]))
     >>> sparse, names = to_sparse(model)
-    >>> names, sparse.graph.node[0].op_type, to_dense(sparse).graph.node[0].op_type
-    (['w'], 'SparseMatMul', 'MatMul')
+    >>> names, sparse.graph.node[0].op_type
+    (['w'], 'SparseMatMul')
     """
     if choose is None:
         choose = (
@@ -49,95 +59,72 @@ def to_sparse(
             if autotune
             else (lambda layer: estimate(layer, batch).sparse_wins)
         )
-    rewritten = _copy(model)
+    rewritten = copied(model)
     graph = rewritten.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    uses = Uses(rewritten)
+    constants, uses = _Constants(graph, read), Uses(rewritten)
+    layers = _layers(rewritten, constants, uses, choose, sizes)
     taken: set[int] = set()
     replaced: dict[int, list[NodeProto]] = {}
-    packed: dict[str, list[TensorProto]] = {}
     for node in graph.node:
-        layer = candidate_of(node, constants, uses)
-        if layer is None or not choose(layer):
+        if id(node) not in layers:
             continue
         tail = tail_of(node, uses, constants, taken)
         gone = (node, *tail.nodes)
         taken.update(id(each) for each in gone)
         replaced.update({id(each): [] for each in gone})
-        replaced[id(gone[-1])] = [sparse_node(layer, tail)]
-        packed[node.input[1]] = packed_weight(node.input[1], layer.weight)
+        replaced[id(gone[-1])] = [sparse_node(layers[id(node)], tail)]
     nodes = [new for node in graph.node for new in replaced.get(id(node), [node])]
-    _replace(rewritten, nodes, [tensor for tensors in packed.values() for tensor in tensors])
-    if packed and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
+    weights = {layer.node.input[1]: layer.weight for layer in layers.values()}
+    replace(rewritten, nodes, [tensor for name, weight in weights.items() for tensor in packed_weight(name, weight)])
+    if weights and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
         rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return rewritten, list(packed)
+    return rewritten, list(weights)
 
 
-def to_dense(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` in standard operators alone, which any onnxruntime runs: the way back from `to_sparse`."""
-    dense = _copy(model)
-    constants = {tensor.name: tensor for tensor in dense.graph.initializer}
-    nodes: list[NodeProto] = []
-    weights: dict[str, TensorProto] = {}
-    for node in dense.graph.node:
-        if node.domain != DOMAIN:
-            nodes.append(node)
-            continue
-        name = node.input[1].removesuffix(".values")
-        values, gaps = (numpy_helper.to_array(constants[each]) for each in node.input[1:3])
-        weight = decode_gaps(values, gaps, tuple(attributes(node)["weight_shape"]))
-        if node.op_type == "SparseMatMul" and attributes(node).get("transB", 0):
-            weight = weight.T.copy()
-        weights[name] = numpy_helper.from_array(weight, name)
-        nodes += _dense_nodes(node, name, weights)
-    _replace(dense, nodes, weights.values())
-    kept = [opset for opset in dense.opset_import if opset.domain != DOMAIN]
-    del dense.opset_import[:]
-    dense.opset_import.extend(kept)
-    return dense
+def _layers(
+    model: onnx.ModelProto,
+    constants: _Constants,
+    uses: Uses,
+    choose: Callable[[Candidate], bool],
+    sizes: Mapping[str, tuple[int, ...]] | None,
+) -> dict[int, Candidate]:
+    """The layers to rewrite by the `id` of their node."""
+    shapes: dict[str, Shape] = uses.shapes | (infer_shapes(model, sizes) if sizes else {})
+    found: dict[int, Candidate] = {}
+    for node in model.graph.node:
+        layer = candidate_of(node, constants, shapes)
+        if layer is not None and not constants.has_parts(node.input[1]) and choose(layer):
+            found[id(node)] = layer
+
+    def alone(layer: Candidate) -> bool:
+        name = layer.node.input[1]
+        readers = [id(reader) for reader in uses.readers[name]]
+        return name not in uses.kept and name != layer.node.input[0] and all(reader in found for reader in readers)
+
+    return {key: layer for key, layer in found.items() if alone(layer)}
 
 
-def _dense_nodes(node: NodeProto, weight: str, weights: dict[str, TensorProto]) -> list[NodeProto]:
-    """The standard operators of one sparse one: layer, bias, residual, activation."""
-    _, _, _, bias, residual = (*node.input, "", "")[:5]
-    output, activation = node.output[0], attributes(node).get("activation", b"").decode()
-    conv = node.op_type == "SparseConv"
-    steps = [("Conv" if conv else "MatMul", [weight, bias] if conv and bias else [weight])]
-    steps += [("Add", [bias])] if bias and not conv else []
-    steps += [("Add", [residual])] if residual else []
-    steps += [(activation, [])] if activation in ("Relu", "Gelu") else []
-    if activation == "Relu6":
-        for limit, value in (("sparsify_fx.zero", 0.0), ("sparsify_fx.six", 6.0)):
-            weights[limit] = helper.make_tensor(limit, TensorProto.FLOAT, [], [value])
-        steps.append(("Clip", ["sparsify_fx.zero", "sparsify_fx.six"]))
-    steps += [("Sigmoid", [])] if activation == "Silu" else []
-    nodes, name = [], node.input[0]
-    for number, (kind, others) in enumerate(steps):
-        final = number + 1 == len(steps) and activation != "Silu"
-        following = output if final else f"{output}.{number}"
-        nodes.append(helper.make_node(kind, [name, *others], [following], name=node.name if number == 0 else ""))
-        name = following
-    if activation == "Silu":
-        nodes.append(helper.make_node("Mul", [nodes[-1].input[0], name], [output]))
-    if conv:
-        nodes[0].attribute.extend(a for a in node.attribute if a.name not in ("activation", "weight_shape"))
-    return nodes
+class _Constants(Mapping[str, NDArray[Any]]):
+    """The arrays of the initializers that no caller can replace, each read when it is asked for."""
 
+    def __init__(self, graph: onnx.GraphProto, read: Read) -> None:
+        given = {item.name for item in graph.input}
+        self._names = {tensor.name for tensor in graph.initializer}
+        self._tensors: dict[str, TensorProto] = {t.name: t for t in graph.initializer if t.name not in given}
+        self._read = read
 
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    return copied
+    def has_parts(self, name: str) -> bool:
+        """Whether the names that the sparse form of this weight would use are taken."""
+        return f"{name}.values" in self._names or f"{name}.gaps" in self._names
 
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._read(self._tensors[name])
 
-def _replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]) -> None:
-    """New nodes and weights into the model, in place; initializers that nothing reads any more go."""
-    graph = model.graph
-    # Copies, since clearing a field of a message ends the life of what it held.
-    nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    read = read_names(graph)
-    kept = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend([*kept, *weights])
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)

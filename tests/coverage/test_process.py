@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sparsify_fx.coverage.process import Limits, examine_apart, memory_of
+from sparsify_fx.coverage.process import Limits, examine_apart, memory_of, seconds_of
 from sparsify_fx.coverage.suites import Subject, subjects
 
 (SMALL,) = subjects("timm", names=["test_vit"])
@@ -60,3 +60,22 @@ def test_memory_grows_with_what_is_held() -> None:
     held = bytearray(os.urandom(64 * 2**20))
     assert memory_of(os.getpid()) - before > 50 * 2**20
     del held
+
+
+def test_time_is_that_of_the_processor() -> None:
+    before, used = seconds_of(os.getpid()), time.process_time()
+    while time.process_time() - used < 0.3:
+        sum(range(10_000))
+    worked = seconds_of(os.getpid()) - before
+    time.sleep(0.3)
+    assert 0.25 < worked < 0.6
+    assert seconds_of(os.getpid()) - before < worked + 0.1
+
+
+def test_a_process_that_hangs_is_ended_too() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(examine_apart, SMALL, ["forward"], Limits(seconds=2.0))
+        while not (children := multiprocessing.active_children()) or children[0].pid is None:
+            time.sleep(0.001)
+        os.kill(children[0].pid, signal.SIGSTOP)
+    assert future.result().failures()["forward"].startswith("more than 10 s by the clock for ")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner, Result
 
 from sparsify_fx.cli import app
@@ -50,6 +51,16 @@ def test_only_what_is_missing_is_examined(tmp_path: Path) -> None:
     assert all(list(result.checks) == ["keys", "forward"] for result in read_results(path))
     write_results(path, [result for result in read_results(path) if result.name != "test_vit"])
     assert swept(path, ["keys", "forward"]) == ["test_vit"]
+
+
+def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    with FileLock(f"{path}.lock"):
+        refused = call("--suite", "timm", "--models", "test_vit", "--no-onnx", "--json", path)
+    assert refused.exit_code == 2
+    assert f"another sweep writes to {path}" in refused.output.replace("\n", "")
+    assert not path.exists()
+    assert len(swept(path, ["keys"])) == 2
 
 
 def test_failures_are_repeated_when_wanted(tmp_path: Path) -> None:

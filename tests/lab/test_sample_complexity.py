@@ -11,18 +11,8 @@ import torch
 from matplotlib.figure import Figure
 
 from sparsify_fx.lab.sample_complexity import measure
-from sparsify_fx.lab.sample_runs import (
-    Size,
-    asymptotic_rate,
-    half_point,
-    hessian_eigenvalues,
-    noisy_errors,
-    problem,
-    pruned_errors,
-    radii,
-    rates,
-    transitions,
-)
+from sparsify_fx.lab.sample_rates import asymptotic_rate, courses, hessian_eigenvalues, last_rate, rates
+from sparsify_fx.lab.sample_runs import Size, half_point, noisy_errors, problem, pruned_errors, radii, transitions
 from sparsify_fx.lab.statistics import fit_line
 from sparsify_fx.lab.teacher import (
     Masked,
@@ -48,7 +38,7 @@ SMALL = Size(
     rate_samples=500,
     rate_ranks=(5, 10, 20),
     slow_rate=0.3,
-    rate_steps=600,
+    rate_steps=4000,
     sample_runs=10,
     sample_width=40,
     sample_ranks=(6, 10, 16),
@@ -150,10 +140,30 @@ def test_the_tensor_initialisation_leads_to_the_teacher_and_improves_with_sample
 
 
 def test_the_rate_grows_with_the_root_of_r_and_momentum_lowers_it() -> None:
-    found = rates(SMALL, 0)
-    for kept in SMALL.rate_ranks:
-        assert found["AGD", kept].mean < found["GD", kept].mean < 1
-    assert line_r2({kept: found["GD", kept].mean for kept in SMALL.rate_ranks}, 0.5) >= 0.9
+    speed = rates(SMALL, 0)
+    for found in (speed.measured, speed.slowest):
+        for kept in SMALL.rate_ranks:
+            assert found["AGD", kept].mean < found["GD", kept].mean < 1
+        assert line_r2({kept: found["GD", kept].mean for kept in SMALL.rate_ranks}, 0.5) >= 0.9
+    for key, slowest in speed.slowest.items():
+        assert 0 < slowest.mean - speed.measured[key].mean < 0.1 * (1 - slowest.mean) + 1e-3
+
+
+def test_the_measured_rate_is_that_of_algorithm_1() -> None:
+    """The two columns of `courses` are Algorithm 1 with and without momentum, run by run."""
+    size = replace(SMALL, rate_steps=100, rate_every=50)
+    data, teacher, generator = problem(1, 3, 20, 5, 200, 0)
+    data, teacher = Masked(data.inputs.double(), data.labels.double()), teacher.double()
+    data = replace(data, labels=data.outputs(teacher))
+    start = perturbed(teacher.float(), 0.1, generator).double()
+    errors = courses(data, teacher, start, size)
+    for index, momentum in enumerate((size.slow_momentum, 0.0)):
+        _, expected = accelerated(
+            data, start, rate=size.slow_rate, momentum=momentum, steps=100, teacher=teacher, every=50
+        )
+        assert torch.allclose(errors[:, index], expected[:, 0], rtol=1e-9)
+    two = 0.9 ** torch.arange(400.0).double() + 0.99 ** torch.arange(400.0).double()
+    assert last_rate(two, replace(size, rate_every=1)) == pytest.approx(0.99, abs=5e-4)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.2])
@@ -217,7 +227,7 @@ def test_the_whole_experiment_is_reported_and_drawn() -> None:
     )
     findings = measure(tiny, 0)
     assert len(findings.grids) == 7
-    assert len(findings.checks) == 4 + len(SMALL.noise_levels) + 1 + len(SMALL.imp_samples) + 1
+    assert len(findings.checks) == 6 + len(SMALL.noise_levels) + 2 + len(SMALL.imp_samples) + 1
     for draw in findings.figures.values():
         figure = Figure()
         draw(figure)

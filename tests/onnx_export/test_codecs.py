@@ -19,7 +19,7 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, Weight
 from sparsify_fx.onnx_export.codecs.decoding import Decoder
 from sparsify_fx.onnx_export.codecs.encoding import entropy_bytes
-from sparsify_fx.onnx_export.codecs.gap import gap_codes
+from sparsify_fx.onnx_export.codecs.patches import gap_codes
 from sparsify_fx.onnx_export.encodings import SMALL, Encoded, Wanted, check_bits, encode_initializers
 from tests.onnx_export.arrays import matmul_with, model_with, random_tensor
 

@@ -1,71 +1,20 @@
 """`export`: real torch.onnx, real onnxruntime, and nothing left behind when it fails."""
 
-import copy
-import dataclasses
 import io
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor, fx, nn
 
-import sparsify_fx
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export import ExportReport, export
-from sparsify_fx.onnx_export.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.metadata import get_metadata, stored_weights
-
-
-def f32(values: Any) -> NDArray[np.float32]:
-    return np.array(values, np.float32)
-
-
-def zeroed(model: nn.Module, sparsity: float) -> nn.Module:
-    """Zero exactly this fraction of every matrix, the way users do: by multiplying with a mask (which makes -0.0)."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                order = torch.randperm(weight.numel(), generator=generator)
-                mask = (order >= round(sparsity * weight.numel())).reshape(weight.shape)
-                weight.mul_(mask)
-    return model
-
-
-def conv_net() -> nn.Module:
-    """Conv and batch norm with running statistics and scales of both signs."""
-    torch.manual_seed(0)
-    first, second = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
-    for norm in (first, second):
-        for value in (norm.weight, norm.running_mean):
-            assert value is not None
-            nn.init.normal_(value)
-    head = (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
-    body = (nn.Conv2d(3, 16, 3), first, nn.ReLU(), nn.Conv2d(16, 16, 3, bias=False), second, nn.ReLU())
-    return zeroed(nn.Sequential(*body, *head), 0.9)
-
-
-def mlp() -> nn.Module:
-    torch.manual_seed(0)
-    return zeroed(nn.Sequential(nn.Linear(400, 800), nn.GELU(), nn.Linear(800, 400)), 0.9)
-
-
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    """A model in training mode, its input, the file and the report."""
-
-    model: nn.Module
-    inputs: Tensor
-    path: Path
-    report: ExportReport
+from sparsify_fx.onnx_export import export
+from sparsify_fx.onnx_export.metadata import get_metadata
+from tests.onnx_export.models import Exported, conv_net, expected, mlp, run, stored
 
 
 @pytest.fixture(scope="module")
@@ -78,23 +27,6 @@ def conv(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def dense_layers(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model, inputs, path = mlp(), torch.randn(3, 5, 400), tmp_path_factory.mktemp("mlp") / "mlp.onnx"
     return Exported(model, inputs, path, export(model, path, inputs))
-
-
-def run(path: Path, *inputs: Tensor) -> list[Any]:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [item.name for item in session.get_inputs()]
-    return list(session.run(None, dict(zip(names, (value.numpy() for value in inputs), strict=True))))
-
-
-def expected(model: nn.Module, *inputs: Tensor) -> Any:
-    with torch.no_grad():
-        return copy.deepcopy(model).eval()(*inputs)
-
-
-def stored(path: Path) -> dict[str, Any]:
-    model = onnx.load(str(path))
-    decoder, rebuilt = Decoder(model), stored_weights(model)
-    return {name: decoder.array(name) for name in (*decoder.tensors, *decoder.sparse, *rebuilt)}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
@@ -196,81 +128,6 @@ def test_live_model_is_not_touched(tmp_path: Path) -> None:
     assert not model[9].weight.requires_grad  # type: ignore[index]
 
 
-@dataclasses.dataclass
-class Answer:
-    logits: Tensor
-    loss: Tensor | None
-    states: tuple[Tensor, ...]
-
-
-class Many(nn.Module):
-    """Several inputs, and outputs of every kind: a name that clashes, one tensor twice, integers, None."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind, self.fc, self.logits = kind, nn.Linear(6, 4), nn.Parameter(torch.ones(4))
-
-    def forward(self, left: Tensor, right: Tensor, shift: Tensor) -> Any:
-        logits = self.fc(left * right + shift) + self.logits
-        if self.kind == "dataclass":
-            return Answer(logits, None, (left + 1, logits))
-        if self.kind == "dict":
-            return {"logits": logits, "loss": None, "classes": logits.argmax(-1), "count": 3}
-        return logits, [logits, left]
-
-
-@pytest.mark.parametrize(
-    ("kind", "names"),
-    [
-        ("tuple", ["output_0", "output_1_0", "output_1_1"]),
-        ("dict", ["logits_out", "classes"]),
-        ("dataclass", ["logits_out", "states_0", "states_1"]),
-    ],
-)
-def test_many_inputs_and_outputs(tmp_path: Path, kind: str, names: list[str]) -> None:
-    model, inputs = Many(kind), (torch.randn(1, 6), torch.randn(1, 6), torch.randn(6))
-    export(model, tmp_path / "m.onnx", inputs)
-    assert [item.name for item in onnx.load(str(tmp_path / "m.onnx")).graph.output] == names
-    larger = (torch.randn(5, 6), torch.randn(5, 6), inputs[2])
-    got, answer = run(tmp_path / "m.onnx", *larger), expected(model, *larger)
-    logits = answer[0] if kind == "tuple" else answer["logits"] if kind == "dict" else answer.logits
-    np.testing.assert_allclose(got[0], logits.numpy(), atol=1e-5)
-    assert got[1].shape[0] == 5
-
-
-def test_static_batch_and_opset(tmp_path: Path) -> None:
-    report = export(nn.Linear(4, 2), tmp_path / "m.onnx", torch.randn(3, 4), dynamic_batch=False, opset=18)
-    model = onnx.load(str(tmp_path / "m.onnx"))
-    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
-    assert report.opset == 18 == model.opset_import[0].version
-
-
-def test_graph_modules_compiled_models_and_other_floats(tmp_path: Path) -> None:
-    model, inputs = nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.randn(2, 4)
-    for variant in (fx.symbolic_trace(model), torch.compile(model), nn.DataParallel(model)):
-        export(variant, tmp_path / "m.onnx", inputs)  # type: ignore[arg-type]
-        np.testing.assert_allclose(run(tmp_path / "m.onnx", inputs)[0], expected(model, inputs).numpy(), atol=1e-6)
-        assert "0.weight" in stored(tmp_path / "m.onnx")
-    half = copy.deepcopy(model).bfloat16()
-    export(half, tmp_path / "m.onnx", inputs.bfloat16())
-    assert stored(tmp_path / "m.onnx")["0.weight"].dtype == np.float32
-    assert half[0].weight.dtype == torch.bfloat16
-
-
-def test_recurrent_layers_count_as_prunable(tmp_path: Path) -> None:
-    class Tagger(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.rnn(x)[0])  # type: ignore[no-any-return]
-
-    model = zeroed(Tagger(), 0.75)
-    report = export(model, tmp_path / "m.onnx", torch.randn(2, 5, 8))
-    assert (report.weights, report.sparsity) == (4 * 16 * (8 + 16) + 64, 0.75)
-
-
 def test_verify_inputs_and_no_verification(conv: Exported, tmp_path: Path) -> None:
     probe = torch.randn(4, 3, 12, 12)
     assert export(conv.model, tmp_path / "a.onnx", conv.inputs, verify_inputs=probe).max_abs_difference is not None
@@ -319,13 +176,6 @@ def test_values_encodings_and_metadata(tmp_path: Path, values: str, functions: b
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_the_method_of_a_rewritten_model_is_named(tmp_path: Path) -> None:
-    model = sparsify_fx.apply(mlp(), method="magnitude", sparsity=0.8)
-    export(model, tmp_path / "m.onnx", torch.randn(3, 400))
-    entries = get_metadata(onnx.load(str(tmp_path / "m.onnx")))
-    assert (entries["method"], entries["seed"]) == ("magnitude", "0")
-
-
 def test_measured_speed(tmp_path: Path) -> None:
     report = export(mlp(), tmp_path / "m.onnx", torch.randn(3, 400), encoding="gap", measure=True)
     speed = report.speed
@@ -337,6 +187,6 @@ def test_measured_speed(tmp_path: Path) -> None:
     console.print(report.table())
     text = " ".join(console.export_text().split())
     assert "peak memory" in text
-    assert "Faster: whole channels pruned" in text
+    assert 'Faster: target="sparse-ort" (--target sparse-ort)' in text
     assert json.loads(json.dumps(report.to_dict()))["speed"]["load_ratio"] == speed.load_ratio
     assert "10% of the multiply-adds are needed" in report.advice

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -34,19 +35,27 @@ def test_the_reference_evaluator_gives_the_same(encoding: str, values: str, func
     np.testing.assert_array_equal(got, x @ weight)
 
 
-def test_coo_is_beyond_the_reference_evaluator_but_not_beyond_its_decoder() -> None:
-    """onnx's evaluator takes a sparse initializer for a plain one and fails, with the smallest file too."""
-    weight = random_tensor((30, 90), 0.15, 0, 1)
-    made = encode_initializers(matmul_with(weight), Wanted("coo")).model
-    by_hand = matmul_with(weight)
-    del by_hand.graph.initializer[:]
+def test_sparse_tensors_are_beyond_the_reference_evaluator() -> None:
+    """It fails on the smallest sparse initializer and on a constant node with one; onnxruntime loads both."""
     values = helper.make_tensor("w", TensorProto.FLOAT, [1], [2.0])
-    indices = helper.make_tensor("i", TensorProto.INT64, [1], [3])
-    by_hand.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [30, 90]))
-    for model in (made, by_hand):
-        with pytest.raises((ValueError, AttributeError)):
-            ReferenceEvaluator(model)
-    dense = unpacked(made, TensorReader())
+    sparse = helper.make_sparse_tensor(values, helper.make_tensor("i", TensorProto.INT64, [1], [3]), [30, 90])
+    as_initializer, as_constant = (matmul_with(np.ones((30, 90), np.float32)) for _ in range(2))
+    for model in (as_initializer, as_constant):
+        del model.graph.initializer[:]
+    as_initializer.graph.sparse_initializer.append(sparse)
+    as_constant.graph.node.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    x = np.ones((2, 30), np.float32)
+    for model in (as_initializer, as_constant):
+        onnx.checker.check_model(model)
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        assert session.run(None, {"x": x})[0].sum() == 4
+        with pytest.raises((ValueError, AttributeError, TypeError)):
+            ReferenceEvaluator(model).run(None, {"x": x})
+
+
+def test_an_unpacked_coo_file_runs_in_the_reference_evaluator() -> None:
+    weight = random_tensor((30, 90), 0.15, 0, 1)
+    dense = unpacked(encode_initializers(matmul_with(weight), Wanted("coo")).model, TensorReader())
     x = np.random.default_rng(0).standard_normal((2, 30)).astype(np.float32)
     (got,) = ReferenceEvaluator(dense).run(None, {"x": x})
     np.testing.assert_array_equal(got, x @ weight)

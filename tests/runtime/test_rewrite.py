@@ -153,10 +153,44 @@ def test_files_open_in_one_line(model: onnx.ModelProto, tmp_path: Path) -> None:
 def test_gap_codes_give_back_every_bit(density: float) -> None:
     random = np.random.default_rng(0)
     for shape in ((1,), (3, 5), (7, 1000), (2, 3, 3, 300)):
-        dense = (random.standard_normal(shape) * (random.random(shape) < density)).astype(np.float32)
+        dense = np.where(random.random(shape) < density, random.standard_normal(shape, np.float32), np.float32(0))
         values, gaps = encode_gaps(dense)
         np.testing.assert_array_equal(decode_gaps(values, gaps, shape), dense)
         expected = cases.encode(dense)
         if density:
             assert np.array_equal(values, expected[0][: len(values)])
             assert np.array_equal(gaps, expected[1][: len(gaps)])
+
+
+def test_gap_codes_keep_the_sign_of_zeros() -> None:
+    dense = np.float32([[0, -0.0, 3], [-0.0, 0, 0]])
+    values, gaps = encode_gaps(dense)
+    assert (values.tolist(), gaps.tolist()) == ([0, 3, 0], [1, 0, 0])
+    assert decode_gaps(values, gaps, dense.shape).tobytes() == dense.tobytes()
+
+
+def test_a_weight_that_two_layers_read_is_sparse_for_both_or_neither() -> None:
+    weight = np.eye(32, dtype=np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Gemm", ["h", "w"], ["y"], transB=1)]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 32]) for name in "xy")
+    graph = helper.make_graph(nodes, "shared", [x], [y], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert runtime.to_sparse(model, lambda layer: layer.node.op_type == "Gemm")[1] == []
+    sparse, names = runtime.to_sparse(model, lambda layer: True)
+    assert (names, [tensor.name for tensor in sparse.graph.initializer]) == (["w"], ["w.values", "w.gaps"])
+    dense = runtime.to_dense(sparse)
+    assert [(node.op_type, list(node.input)) for node in dense.graph.node] == [
+        ("MatMul", ["x", "w"]), ("Gemm", ["h", "w"])
+    ]  # fmt: skip
+    assert numpy_helper.to_array(dense.graph.initializer[0]).tobytes() == weight.tobytes()
+    feed = {"x": np.random.default_rng(0).standard_normal((4, 32), np.float32)}
+    outputs = [cases.open_session(m.SerializeToString(), runtime.library()).run(None, feed)[0] for m in (sparse, dense)]
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-6)
+
+
+def test_weights_that_callers_may_replace_stay_dense() -> None:
+    weight = numpy_helper.from_array(np.eye(32, dtype=np.float32), "w")
+    x, w, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [32, 32]) for name in "xwy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "open", [x, w], [y], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert runtime.to_sparse(model, lambda layer: True)[1] == []

@@ -23,7 +23,7 @@ def _encode(stored: Quantised, values: ValueKind) -> Parts:
     mask = np.zeros(flat.size, np.uint8)
     mask[places] = 1
     packed = byte_indices(parts, "mask", pack_bits(mask, 1))
-    held = look_up(parts, parts.table("codes_1", code_table(1)), packed, "held", 1, flat.size)
+    held = look_up(parts, parts.table("codes_1", code_table(1)), packed, "held", 1, flat.shape)
     shaped(parts, with_zeros(parts, held, values.store(parts, flat[places]), stored.dtype), stored)
     return parts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,18 +44,28 @@ def byte_indices(parts: Parts, name: str, packed: Bytes) -> str:
     return parts.node("Cast", [stored], f"{name}_i", {"to": onnx.TensorProto.INT32})
 
 
-def look_up(parts: Parts, table: str, indices: str, output: str, bits: int, size: int) -> str:
-    """The entries of `table` [256, 8 // bits] for all codes in the bytes `indices`, as a vector of `size`.
+def look_up(parts: Parts, table: str, indices: str, output: str, bits: int, shape: tuple[int, ...]) -> str:
+    """The entries of `table` [256, 8 // bits] for all codes in the bytes `indices`, as an array of this shape.
 
     A table of one code a byte is a vector [256]; what the padding of the last byte gives is cut off.
     """
     per = 8 // bits
     if per == 1:
         return parts.node("Gather", [table, indices], output)
-    flat = parts.share("one_axis", np.array([-1], np.int64))
-    rows = parts.node("Gather", [table, indices], f"{output}_rows")
+    rows, size = parts.node("Gather", [table, indices], f"{output}_rows"), math.prod(shape)
     if size % per == 0:
-        return parts.node("Reshape", [rows, flat], output)
-    padded = parts.node("Reshape", [rows, flat], f"{output}_padded")
+        return parts.node("Reshape", [rows, _any_rows(parts, shape)], output)
+    padded = parts.node("Reshape", [rows, _any_rows(parts, (size,))], f"{output}_padded")
     start, end = parts.share("start", np.zeros(1, np.int64)), parts.own(f"{output}_size", np.array([size], np.int64))
-    return parts.node("Slice", [padded, start, end], output)
+    if len(shape) == 1:
+        return parts.node("Slice", [padded, start, end], output)
+    vector = parts.node("Slice", [padded, start, end], f"{output}_vector")
+    return parts.node("Reshape", [vector, _any_rows(parts, shape)], output)
+
+
+def _any_rows(parts: Parts, shape: tuple[int, ...]) -> str:
+    """The target of a Reshape to `shape` whatever its longest side is: one constant for weights of many sizes."""
+    free = int(np.argmax(shape))
+    sides = [-1 if axis == free else side for axis, side in enumerate(shape)]
+    name = "one_axis" if len(shape) == 1 else "rows." + "_".join(map(str, sides)).replace("-1", "n")
+    return parts.share(name, np.array(sides, np.int64))

@@ -42,10 +42,10 @@ def _store(parts: Parts, vector: Array) -> str:
     bits = next(bits for bits in (1, 2, 4) if used.size <= 2**bits)
     table = np.zeros(2**bits, np.float32)
     table[: used.size] = np.where(used == 0, 0.0, 2.0 ** (used.astype(np.float64) - 150))
-    codes = byte_indices(parts, "exponents", pack_bits(np.searchsorted(used, exponents), bits))
+    codes = byte_indices(parts, "exponents", pack_bits(np.searchsorted(used, exponents).reshape(-1), bits))
     rows = parts.table(f"codes_{bits}", code_table(bits))
     scales = parts.node("Gather", [parts.own("scales", table), rows], "scale_table")
-    scale = look_up(parts, scales, codes, "scale", bits, vector.size)
+    scale = look_up(parts, scales, codes, "scale", bits, vector.shape)
     return parts.node("Mul", [_mantissas(parts, raw), scale], "values_f")
 
 

@@ -49,19 +49,22 @@ class Parts:
         self.nodes.append(helper.make_node(operator, inputs, [output], **(attributes or {})))
         return output
 
+    def share_node(self, operator: str, inputs: list[str], name: str, attributes: dict[str, Any] | None = None) -> str:
+        """A node on shared values, made once for the whole file; returns its output's name."""
+        node = helper.make_node(operator, inputs, [SHARED + name], **(attributes or {}))
+        self.shared_nodes[SHARED + name] = node
+        return SHARED + name
+
     def table(self, name: str, entries: NDArray[Any]) -> str:
         """A shared int32 table of entries below 2**16, stored in one or two bytes each; returns its name."""
-        output = f"{SHARED}{name}"
         stored = self.share(f"{name}_short", entries.astype(np.uint8 if entries.max() < 256 else np.uint16))
-        self.shared_nodes[output] = helper.make_node("Cast", [stored], [output], to=onnx.TensorProto.INT32)
-        return output
+        return self.share_node("Cast", [stored], name, {"to": onnx.TensorProto.INT32})
 
     def zeros(self, size: int, dtype: np.dtype[Any]) -> str:
         """A vector of `size` zeros, made once for all weights of that size."""
-        name, zero = f"{SHARED}zeros.{dtype}_{size}", numpy_helper.from_array(np.zeros(1, dtype))
+        zero = numpy_helper.from_array(np.zeros(1, dtype))
         length = self.share(f"size.{size}", np.array([size], np.int64))
-        self.shared_nodes[name] = helper.make_node("ConstantOfShape", [length], [name], value=zero)
-        return name
+        return self.share_node("ConstantOfShape", [length], f"zeros.{dtype}_{size}", {"value": zero})
 
     def _check_free(self, name: str) -> None:
         """Two values of one name would overwrite each other, silently."""

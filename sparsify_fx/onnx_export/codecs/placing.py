@@ -71,12 +71,25 @@ def _call(placed: Placed, name: str, how: str, parts: Parts, names: dict[str, st
     # Without sizes and shapes in the names, weights that are stored alike share one function.
     short = {value: _role(value) for value in inputs}
     body = renamed(parts.nodes, short)
+    given = _take_out_kernels(body)
     imports = [helper.make_opsetid("", opset)]
-    function = helper.make_function(DOMAIN, "", list(short.values()), [OUTPUT], body, imports)
+    function = helper.make_function(DOMAIN, "", list(short.values()), [OUTPUT], body, imports, list(given))
     key = function.SerializeToString(deterministic=True)
     if key not in placed.functions:
         alike = sum(other.name.startswith(how) for other in placed.functions.values())
         function.name = how if not alike else f"{how}_{alike + 1}"
         placed.functions[key] = function
     operator = placed.functions[key].name
-    return helper.make_node(operator, [names[value] for value in inputs], [name], name=name, domain=DOMAIN)
+    return helper.make_node(operator, [names[value] for value in inputs], [name], name=name, domain=DOMAIN, **given)  # type: ignore[arg-type]
+
+
+def _take_out_kernels(body: Iterable[onnx.NodeProto]) -> dict[str, list[int]]:
+    """Make a kernel's shape, which depends on the weight's size, an attribute of the function; returns its value."""
+    given: dict[str, list[int]] = {}
+    for node in body:
+        for attribute in node.attribute:
+            if attribute.name == "kernel_shape":
+                given[attribute.name] = list(attribute.ints)
+                del attribute.ints[:]
+                attribute.ref_attr_name = attribute.name
+    return given

@@ -44,7 +44,7 @@ class ValueKind:
     """A kind of value: a name for users, and functions.
 
     `refuses(weight)`: the reason why it cannot store this weight, or None. `quantise(weight)`: what it stores.
-    `store(parts, vector)`: put a vector of codes into the file; returns the name of the same as floats.
+    `store(parts, codes)`: put an array of codes into the file; returns the name of the same as floats.
     `bits`: about the size of one value.
     """
 

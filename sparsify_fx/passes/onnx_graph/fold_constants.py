@@ -12,7 +12,7 @@ from sparsify_fx.passes.onnx_graph.view import GraphView, is_standard, subgraphs
 
 KEPT = RANDOM | {
     *("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "ScatterElements", "ScatterND", "Scatter"),
-    *("CumSum", "BitShift", "BitwiseAnd", "BitwiseOr", "NonZero", "Compress", "Unique"),
+    *("CumSum", "MaxUnpool", "BitShift", "BitwiseAnd", "BitwiseOr", "NonZero", "Compress", "Unique"),
 }
 """Operators that unpack small constants to large ones: the decoders of sparse and of quantised weights."""
 

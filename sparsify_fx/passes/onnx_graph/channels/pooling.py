@@ -131,7 +131,7 @@ def _slice_pad(node: onnx.NodeProto, removal: Removal) -> None:
         return
     node.input[1] = removal.add(node.input[1], pads.reshape(-1))
     if input_of(node, 3):
-        set_input(node, 3, "")
+        set_input(node, 3, removal.add(node.input[3], np.arange(track.rank)))
 
 
 def _track_resize(node: onnx.NodeProto, spaces: Spaces) -> bool:

@@ -1,0 +1,120 @@
+"""`target="sparse-ort"`: layers become sparse operators where those are faster; all other weights are encoded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import onnx
+import onnxruntime
+
+from sparsify_fx import runtime
+from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros, digest
+from sparsify_fx.onnx_export.encodings import Encoded, Wanted, dtype_name, encode_initializers
+from sparsify_fx.onnx_export.metadata import CHOICE, TARGET, get_metadata, put_metadata
+from sparsify_fx.onnx_export.report import SPARSE, LayerRow
+from sparsify_fx.onnx_export.tensors import TensorReader
+from sparsify_fx.runtime.candidates import Candidate
+
+TARGETS = ("onnx", SPARSE)
+"""Names for `export(target=...)`: any runtime, or onnxruntime with this package's library of sparse operators."""
+
+Sizes = Mapping[str, tuple[int, ...]]
+
+
+def check_wanted(wanted: Wanted) -> None:
+    """What was asked for fits together and can be done here; nothing has been written yet.
+
+    Raises ExportError for options that contradict the target, RuntimeLibraryError without the library.
+    """
+    if wanted.target != SPARSE:
+        if wanted.autotune:
+            raise ExportError(
+                f"autotune chooses layers for the sparse operators, but the target is {wanted.target!r}; "
+                f"pass target={SPARSE!r} (--target {SPARSE})"
+            )
+        return
+    if wanted.values not in ("fp32", "fp32-packed"):
+        raise ExportError(
+            f"values={wanted.values!r} is not for target {SPARSE!r}: the sparse operators hold float32; use fp32"
+        )
+    runtime.library()
+
+
+def encode(dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorReader | None = None) -> Encoded:
+    """A copy of `dense` with its weights stored as wanted, for the wanted target; `sizes`: shapes of the inputs.
+
+    Which layers are sparse, why, and the times in nanoseconds that decided are in the copy's metadata. Rows and
+    digests are those of the dense weights, whatever holds them.
+    """
+    if wanted.target != SPARSE:
+        return encode_initializers(dense, wanted, reader)
+    reader = reader or TensorReader()
+    sparse, names, choice = _sparse(dense, wanted, sizes, reader)
+    put_metadata(sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: choice}))
+    held = {f"{name}.{part}" for name in names for part in ("values", "gaps")}
+    encoded = encode_initializers(sparse, wanted, reader, untouched_names=held)
+    bytes_of = {row.name: row.bytes_stored for row in encoded.rows}
+    rows = {row.name: row for row in encoded.rows if row.name not in held}
+    digests = {name: mark for name, mark in encoded.digests.items() if name not in held}
+    for tensor in dense.graph.initializer:
+        if tensor.name in names:
+            stored = bytes_of[f"{tensor.name}.values"] + bytes_of[f"{tensor.name}.gaps"]
+            array = reader.array(tensor)
+            rows[tensor.name] = _row(tensor, count_nonzeros(array), reader.size(tensor), stored)
+            digests[tensor.name] = digest(array)
+    kept = [rows[tensor.name] for tensor in dense.graph.initializer if tensor.name in rows]
+    return replace(encoded, rows=tuple(kept), digests=digests)
+
+
+def _sparse(
+    dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorReader
+) -> tuple[onnx.ModelProto, set[str], str]:
+    """The model with sparse operators, the weights they hold, and how each layer was chosen, as JSON."""
+    batch = next((shape[0] for shape in sizes.values() if shape), 1)
+    times: dict[str, runtime.Times] = {}
+
+    def choose(layer: Candidate) -> bool:
+        if layer.density == 1.0:
+            return False
+        found = runtime.measure(layer, batch=batch) if wanted.autotune else runtime.estimate(layer, batch)
+        times[layer.node.input[1]] = found
+        return found.sparse_wins
+
+    sparse, names = runtime.to_sparse(dense, choose, sizes=sizes, read=reader.array)
+    layers = {
+        name: {"sparse": name in names, "dense_ns": round(found.dense), "sparse_ns": round(found.sparse)}
+        for name, found in times.items()
+    }
+    how: dict[str, Any] = {"by": "measurement" if wanted.autotune else "estimate", "batch": batch, "threads": 1}
+    if wanted.autotune:
+        how |= {"onnxruntime": onnxruntime.__version__, "instructions": runtime.instruction_set()}
+    return sparse, set(names), json.dumps(how | {"layers": layers})
+
+
+def _row(tensor: onnx.TensorProto, nonzeros: int, size: int, stored: int) -> LayerRow:
+    """The row of a weight that a sparse operator holds."""
+    shape = tuple(tensor.dims)
+    return LayerRow(
+        name=tensor.name,
+        shape=shape,
+        dtype=dtype_name(tensor.data_type),
+        size=math.prod(shape),
+        nonzeros=nonzeros,
+        bytes_dense=size,
+        bytes_stored=stored,
+        encoding=SPARSE,
+        prunable=True,
+    )
+
+
+def library_for(model: onnx.ModelProto) -> str | None:
+    """The library that a session needs for this model; None for a model without sparse operators.
+
+    Raises RuntimeLibraryError when it needs one and there is none.
+    """
+    return runtime.library() if runtime.sparse_weights(model) else None

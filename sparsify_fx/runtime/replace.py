@@ -1,0 +1,35 @@
+"""Nodes and weights of an ONNX model exchanged for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from sparsify_fx.runtime.fuse import read_names
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that can be changed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]) -> None:
+    """New nodes and weights into the model, in place; initializers and shapes that nothing needs any more go."""
+    graph = model.graph
+    # Copies, since clearing a field of a message ends the life of what it held.
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    gone = {name for node in graph.node for name in node.output} - {name for node in nodes for name in node.output}
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = read_names(graph)
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name not in read:
+            del graph.initializer[place]
+    graph.initializer.extend(weights)
+    for place in reversed(range(len(graph.value_info))):
+        if graph.value_info[place].name in gone:
+            del graph.value_info[place]

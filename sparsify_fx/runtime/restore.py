@@ -1,0 +1,97 @@
+"""Sparse operators become standard ones again, with every bit of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from sparsify_fx.errors import ExportError
+from sparsify_fx.runtime.candidates import DOMAIN, KINDS, attributes
+from sparsify_fx.runtime.encode import decode_gaps
+from sparsify_fx.runtime.replace import copied, replace
+
+Read = Callable[[TensorProto], NDArray[Any]]
+
+
+def sparse_weights(model: onnx.ModelProto) -> dict[str, NodeProto]:
+    """The sparse operator of every weight that one holds, by the weight's name; empty for any other model."""
+    return {_weight_name(node): node for node in model.graph.node if _is_ours(node)}
+
+
+def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx.ModelProto:
+    """A copy of `model` in standard operators alone, which any onnxruntime runs: the way back from `to_sparse`.
+
+    `read` gives the arrays of initializers, for models with external data. Raises ExportError for weights that are
+    damaged or were not written by `to_sparse`.
+    """
+    dense = copied(model)
+    constants = {tensor.name: tensor for tensor in dense.graph.initializer}
+    nodes: list[NodeProto] = []
+    weights: dict[str, TensorProto] = {}
+    for node in dense.graph.node:
+        if not _is_ours(node):
+            nodes.append(node)
+            continue
+        name = _weight_name(node)
+        if name not in constants and name not in weights:
+            weights[name] = numpy_helper.from_array(_weight(node, name, constants, read), name)
+        nodes += _dense_nodes(node, name, weights)
+    replace(dense, nodes, weights.values())
+    if not dense.functions:
+        kept = [opset for opset in dense.opset_import if opset.domain != DOMAIN]
+        del dense.opset_import[:]
+        dense.opset_import.extend(kept)
+    return dense
+
+
+def _is_ours(node: NodeProto) -> bool:
+    return node.domain == DOMAIN and node.op_type in KINDS.values()
+
+
+def _weight_name(node: NodeProto) -> str:
+    return str(node.input[1]).removesuffix(".values")
+
+
+def _weight(node: NodeProto, name: str, constants: dict[str, TensorProto], read: Read) -> NDArray[Any]:
+    """The dense weight of a sparse operator."""
+    shape = attributes(node).get("weight_shape")
+    parts = [constants.get(each) for each in node.input[1:3]]
+    if shape is None or len(parts) < 2 or parts[0] is None or parts[1] is None:
+        raise ExportError(f"{name}: the sparse operator {node.name!r} has no packed weight; write the file again")
+    values, gaps = read(parts[0]), read(parts[1])
+    try:
+        return decode_gaps(values, gaps, tuple(shape))
+    except (ValueError, IndexError) as error:
+        raise ExportError(f"{name}: its gap codes are damaged ({error}); write the file again") from error
+
+
+def _dense_nodes(node: NodeProto, weight: str, weights: dict[str, TensorProto]) -> list[NodeProto]:
+    """The standard operators of one sparse one: layer, bias, residual, activation."""
+    _, _, _, bias, residual = (*node.input, "", "", "")[:5]
+    output, found = node.output[0], attributes(node)
+    activation, conv = found.get("activation", b"").decode(), node.op_type == "SparseConv"
+    joined = conv or "transB" in found  # Conv and Gemm add their bias themselves
+    steps = [("Conv" if conv else "Gemm" if joined else "MatMul", [weight, bias] if joined and bias else [weight])]
+    steps += [("Add", [bias])] if bias and not joined else []
+    steps += [("Add", [residual])] if residual else []
+    steps += [(activation, [])] if activation in ("Relu", "Gelu") else []
+    if activation == "Relu6":
+        for limit, value in (("sparsify_fx.zero", 0.0), ("sparsify_fx.six", 6.0)):
+            weights[limit] = helper.make_tensor(limit, TensorProto.FLOAT, [], [value])
+        steps.append(("Clip", ["sparsify_fx.zero", "sparsify_fx.six"]))
+    steps += [("Sigmoid", [])] if activation == "Silu" else []
+    nodes, name = [], node.input[0]
+    for number, (kind, others) in enumerate(steps):
+        final = number + 1 == len(steps) and activation != "Silu"
+        following = output if final else f"{output}.sparsify_fx.{number}"
+        nodes.append(helper.make_node(kind, [name, *others], [following], name=node.name if number == 0 else ""))
+        name = following
+    if activation == "Silu":
+        nodes.append(helper.make_node("Mul", [nodes[-1].input[0], name], [output]))
+    if conv or joined:
+        nodes[0].attribute.extend(a for a in node.attribute if a.name not in ("activation", "weight_shape"))
+    return nodes
