@@ -18,6 +18,7 @@ from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.library import library
 
 LANES = 16
+FEW_PIXELS = 4  # as in csrc/matmul.cpp
 MARGIN = 0.9
 """A layer becomes sparse when that saves at least this part of its time: estimates and timers are not exact."""
 
@@ -38,31 +39,65 @@ class Times:
 def estimate(layer: Candidate, batch: int = 1) -> Times:
     """Nanoseconds of a layer on one AVX-512 core, from its shape and density alone.
 
-    dense  = max(products / (16 · 6.1), 0.3 · weights)                    products and weights of the dense layer
-    sparse = vectors · (non-zeros / 2.8 + c · columns + rows)             vectors of 16 output pixels
+    dense  = max(products / (16 · 6.1), 0.3 · weights, 0.2 · values)
+    sparse = vectors · (0.32 · non-zeros + copy · planes + 1.9 · rows) + non-zeros + 0.06 · values + 4000
 
-    with c the cost of gathering 16 inputs: 1 for 1x1 kernels and matrix products, 3.5 for larger kernels, 7 with a
-    stride. Fitted on single layers of resnet50 at 80 to 98 % zeros (a core at about 3 GHz). On other processors the
-    ratio of both is what should carry over; `measure` looks instead.
+    with products and weights of the dense layer, `values` read and written by a convolution, vectors of 16 output
+    pixels, and the cost of copying 16 inputs of a plane: none for 1x1 kernels on whole vectors, 2.4 for others, 5.5 for
+    larger kernels, 17 with a stride, 7.6 for matrix products. A product with at most four rows takes 1.6 · non-zeros a
+    row. A pruned convolution with a group per channel stands between sparse layers as a rule, and its dense twin would
+    have its values converted to onnxruntime's own order and back: 0.2 · values more.
+
+    Fitted on the layers of resnet50, mobilenetv2, deit_small and resnet20 at 50 to 98 % zeros (a core at about
+    3.5 GHz). On other processors the ratio of both is what should carry over; `measure` looks instead.
     """
-    weight = layer.weight
+    size = _size_of(layer, batch)
+    nonzeros, weights = np.count_nonzero(layer.weight), layer.weight.size
+    dense = max(size.pixels * weights / (LANES * 6.1), 0.3 * weights, 0.2 * size.values)
+    if size.depthwise and layer.density < 1:
+        dense += 0.2 * size.values
+    if layer.node.op_type != "Conv" and size.pixels <= FEW_PIXELS:
+        return Times(dense, 1.6 * nonzeros * size.pixels + 4000)
+    vectors = math.ceil(size.pixels / LANES)
+    products = vectors * (0.32 * nonzeros + size.copy * size.planes + 1.9 * size.rows)
+    return Times(dense, products + nonzeros + 0.06 * size.values + 4000)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What the estimate needs of a layer: rows, planes that are read (phases of a stride counted each), and so on."""
+
+    rows: int
+    planes: float
+    pixels: int
+    values: float  # read and written; 0 for matrix products
+    copy: float  # nanoseconds for 16 inputs of a plane
+    depthwise: bool
+
+
+def _size_of(layer: Candidate, batch: int) -> _Size:
     found = attributes(layer.node)
-    group = int(found.get("group", 1)) if layer.node.op_type == "Conv" else 1
-    if layer.node.op_type == "Conv":
-        rows, columns = weight.shape[0], int(np.prod(weight.shape[1:]))
-        strided = max(found.get("strides", [1])) > 1
-        gather = 7.0 if strided else 1.0 if max(weight.shape[2:]) == 1 else 3.5
-        known = [d for d in (layer.output_shape or ())[2:] if isinstance(d, int)]
-    else:
+    weight = layer.weight
+    if layer.node.op_type != "Conv":
         flip = layer.node.op_type == "Gemm" and found.get("transB", 0)
         columns, rows = weight.shape[::-1] if flip else weight.shape
-        gather = 1.0
-        known = [d for d in (layer.output_shape or ())[1:-1] if isinstance(d, int)]
-    pixels = batch * max(1, math.prod(known))
-    vectors = math.ceil(pixels / LANES)
-    used = min(1.0, layer.density * rows / group) * columns * group
-    dense = max(pixels * weight.size / (LANES * 6.1), 0.3 * weight.size)
-    return Times(dense, vectors * (np.count_nonzero(weight) / 2.8 + gather * used + rows))
+        pixels = _pixels(layer.output_shape, slice(1, -1), batch)
+        return _Size(rows, columns + rows, pixels, 0.0, 7.6, False)
+    group = int(found.get("group", 1))
+    rows, channels = weight.shape[:2]
+    taps, stride = math.prod(weight.shape[2:]), max(found.get("strides", [1]))
+    pixels = _pixels(layer.output_shape, slice(2, None), batch)
+    whole = pixels // batch % LANES == 0
+    copy = 17.0 if stride > 1 and taps > 1 else 9.4 if stride > 1 else 5.5 if taps > 1 else 0.0 if whole else 2.4
+    phases = min(taps, stride**2) if weight.ndim == 4 else min(taps, stride)
+    used = 1 - (1 - layer.density) ** (rows / group * taps / phases)  # of the planes: those that any row reads
+    values = float(batch * channels * group * stride ** (weight.ndim - 2) * (pixels // batch) + rows * pixels)
+    return _Size(rows, channels * group * phases * used, pixels, values, copy, channels == 1 and group > 1)
+
+
+def _pixels(shape: tuple[object, ...] | None, axes: slice, batch: int) -> int:
+    """Output pixels of a batch; axes of unknown length count as one."""
+    return batch * max(1, math.prod(length for length in (shape or ())[axes] if isinstance(length, int)))
 
 
 def measure(layer: Candidate, *, batch: int = 1, threads: int = 1, runs: int = 15) -> Times:

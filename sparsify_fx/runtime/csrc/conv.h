@@ -1,44 +1,36 @@
 // Sparse convolution over NCHW activations.
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "product.h"
+#include "window.h"
 
 namespace sparsify {
-
-Activation parse_activation(const std::string& name);
-
-struct ConvAttributes {
-  int64_t group = 1;
-  std::vector<int64_t> strides, pads, dilations;  // two, four, two values
-  Activation activation = Activation::kNone;
-};
 
 class SparseConv {
  public:
   static constexpr const char* kName = "SparseConv";
   static constexpr size_t kInputs = 5;  // X, W or its non-zeros, gaps, B, Z
+  static constexpr int kResidual = 4;   // the input Z
+  static constexpr bool kResidualInPlace = true;  // every output is written after its place in Z was read
 
   SparseConv(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;
 
  private:
-  struct Geometry;
-  struct TileTaps;
   struct Call;
-  Geometry geometry(const Tensor& x) const;
-  void work(const Call& call, Tasks& tasks) const;
+  class Worker;
 
   const OrtApi* api_;
   ConvAttributes attributes_;
-  size_t rank_;                                  // of the activations: 3 or 4
-  int64_t out_channels_, in_channels_;           // of all groups; of one group
-  int64_t kernel_height_, kernel_width_;
-  std::vector<Matrix> matrices_;                 // one per group
-  std::vector<std::vector<Column>> columns_;     // what the columns of each matrix stand for
+  Taps taps_;
+  std::vector<Matrix> matrices_;              // one per group, or for some groups together
+  int64_t matrix_rows_, matrix_channels_;     // of one matrix; the last one may have fewer
+  std::vector<std::vector<Column>> columns_;  // what the planes of each matrix stand for
   int max_vectors_;
+  bool direct_;            // can read the image itself where nothing has to be padded
+  double uses_per_plane_;  // rows that read a pixel
 };
 
 }  // namespace sparsify

@@ -1,7 +1,7 @@
 // The inner loops, compiled once for every instruction set, and the choice among them.
 //
-// A tile is `vectors` vectors of `lanes` output pixels. A panel holds the activations of a tile: panel[k][pixel],
-// one padded row of vectors * lanes floats for every column k of the matrix.
+// A tile is `vectors` vectors of `lanes` output positions. A panel holds the activations that it reads: a row of floats
+// for every plane of the matrix, in which each tap of the kernel begins at an offset of its own.
 #pragma once
 
 #include <cstddef>
@@ -13,22 +13,24 @@ namespace sparsify {
 
 enum class Activation : int { kNone, kRelu, kRelu6, kSilu, kGelu };
 
-// Lanes of one vector of a panel row: lane i is plane[source + i * stride] where bit i of `mask` is set. Every vector
-// of a tile has equally many pieces, which complete each other; what none of them sets is zero.
+// Some lanes of a vector and where their floats are: the lanes in `mask`, `count` of them, belong to the floats at `at`,
+// at + stride, at + 2 * stride, ... of an image.
 struct Piece {
-  int64_t source;
+  int64_t at;
   uint32_t mask;
+  int32_t count;
 };
 
-// Where the panel rows of one kernel tap come from: the pieces of vector 0, then of vector 1, ...
-struct Tap {
+// What the panel rows of one phase are made of: equally many pieces for vector 0, for vector 1, ... Lanes in no piece
+// are zero.
+struct Phase {
   const Piece* pieces;
   bool line;  // the whole row is one run of neighbours that exist
 };
 
-// A panel row: a plane (a channel of the image) and a tap.
+// A panel row: a plane (a channel of the image) and a phase.
 struct Column {
-  int32_t plane, tap;
+  int32_t plane, phase;
 };
 
 struct PackCall {
@@ -38,8 +40,8 @@ struct PackCall {
   int64_t plane_size;
   const Column* columns;
   int count;
-  const Tap* taps;
-  int pieces;  // of each vector
+  const Phase* phases;
+  int pieces_per_vector;
   int64_t stride;
 };
 
@@ -47,14 +49,19 @@ struct RowsCall {
   const RowRef* rows;
   int row_count;
   const Nonzero* nonzeros;
-  const float* panel;   // of this block
-  bool first, last;     // start the sums from the bias, write them to `target`; otherwise `sums` keeps them
-  const float* bias;    // of every row, or null
-  float* sums;          // [rows][tile]
-  float* target;        // of the tile's first pixel, row 0
-  int64_t target_step;  // floats from one row to the next
-  const float* residual;  // laid out like target, or null
-  int pixels;           // that exist in this tile; the rest is not written
+  const float* panel;      // of this block, at the first position of the tile
+  int64_t plane_step;      // floats from one plane of the panel to the next
+  const int32_t* offsets;  // of the taps, in floats
+  int tail;                // lanes of the last vector that may be read; 0 when all may
+  bool first, last;        // start the sums from the bias, write them to `target`; otherwise `sums` keeps them
+  const float* bias;       // of every row, or null
+  float* sums;             // [rows][tile]
+  float* target;           // row 0 of the output; null keeps all in `sums`
+  int64_t target_step;     // floats from one row to the next
+  const float* residual;   // laid out like target, or null
+  const Piece* outputs;    // where the vectors of the tile go in a row
+  int outputs_per_vector;
+  bool whole;              // all lanes, to neighbouring places from outputs->at on
   Activation activation;
 };
 
@@ -62,7 +69,10 @@ struct Kernels {
   const char* name;
   int lanes;
   int max_vectors;
+  bool masks;  // takes pieces of several runs of lanes, and a tail
   void (*rows)(int vectors, const RowsCall&);
+  // Of one pixel: sums[row] = bias + row times panel[plane], or more of the sum when the block is not the first.
+  void (*dots)(const RowsCall&);
   void (*pack)(const PackCall&);
   // panel[k][t] = source[t * step + k] for t < pixels, zeros for the pixels up to `tile`.
   void (*pack_transposed)(float* panel, int tile, const float* source, int64_t step, int pixels, int columns);

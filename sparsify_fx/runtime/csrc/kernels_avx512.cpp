@@ -29,7 +29,7 @@ namespace avx512 {
 
 namespace sparsify {
 
-const Kernels kAvx512Kernels = {"avx512",     LANES, MAX_VECTORS, avx512::rows, avx512::pack,
+const Kernels kAvx512Kernels = {"avx512",     LANES, MAX_VECTORS, true, avx512::rows, avx512::dots, avx512::pack,
                               avx512::pack_transposed, avx512::unpack_transposed, avx512::finish};
 
 }  // namespace sparsify

@@ -9,7 +9,7 @@ namespace portable {
 #include "kernels.inl"
 }  // namespace portable
 
-const Kernels kPortableKernels = {"portable",     LANES, MAX_VECTORS, portable::rows, portable::pack,
+const Kernels kPortableKernels = {"portable",     LANES, MAX_VECTORS, false, portable::rows, portable::dots, portable::pack,
                                   portable::pack_transposed, portable::unpack_transposed, portable::finish};
 
 }  // namespace sparsify

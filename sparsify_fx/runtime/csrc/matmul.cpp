@@ -18,11 +18,18 @@ SparseMatMul::SparseMatMul(const OrtApi* api, const OrtKernelInfo* info) : api_(
   outer_ = weights.shape[transposed ? 0 : 1];
   activation_ = parse_activation(attribute_string(api, info, "activation"));
   const double density = static_cast<double>(weights.values.size()) / static_cast<double>(inner_ * outer_);
-  const Shape shape = choose_shape(density);
+  const Shape shape = choose_shape(density, 1);
   max_vectors_ = shape.max_vectors;
   Rows rows = transposed ? take_rows(weights, 0, outer_, inner_) : take_transposed(weights, inner_, outer_);
-  matrix_ = build_matrix(rows, shape.block_columns, true);
+  matrix_ = build_matrix(rows, shape.block_planes, true);
 }
+
+namespace {
+
+constexpr int64_t kFewPixels = 4;
+constexpr int32_t kNoOffset = 0;  // a matrix product has one tap
+
+}  // namespace
 
 struct SparseMatMul::Call {
   Tiling tiling;
@@ -55,7 +62,37 @@ void SparseMatMul::compute(OrtKernelContext* context) const {
             static_cast<float*>(y.data)};
   call.parts = row_parts(matrix_, call.tiling.tiles);
   Tasks tasks(call.tiling.tiles * call.parts);
+  const bool few = call.tiling.pixels <= kFewPixels;
+  if (few) {
+    call.parts = row_parts(matrix_, call.tiling.pixels);
+    Tasks dots(call.tiling.pixels * call.parts);
+    run_workers(api_, context, dots, [&](Tasks& shared) { work_by_pixel(call, shared); });
+    return;
+  }
   run_workers(api_, context, tasks, [&](Tasks& shared) { work(call, shared); });
+}
+
+// A few pixels leave most lanes of a tile empty: dot products, pixel by pixel, then take less time.
+void SparseMatMul::work_by_pixel(const Call& call, Tasks& tasks) const {
+  const Kernels& kernel = kernels();
+  ScratchLease scratch;
+  for (int64_t task; tasks.next(&task);) {
+    const int part = static_cast<int>(task % call.parts);
+    const int64_t pixel = task / call.parts;
+    const int from = first_group(matrix_, part, call.parts), to = first_group(matrix_, part + 1, call.parts);
+    RowsCall rows_call{};
+    rows_call.bias = call.bias;
+    rows_call.sums = scratch->sums.need(outer_);
+    for (size_t b = 0; b < matrix_.blocks.size(); ++b) {
+      rows_call.panel = call.a + pixel * inner_ + matrix_.blocks[b].first_plane;
+      rows_call.first = b == 0;
+      for (int i = from; i < to; ++i) kernel.dots(stretch_of(matrix_, matrix_.blocks[b], i, rows_call));
+    }
+    const int64_t row = from * kGroup, rows = std::min<int64_t>(to * kGroup, outer_) - row;
+    const int64_t at = pixel * outer_ + row;
+    kernel.finish(call.y + at, rows_call.sums + row, call.residual == nullptr ? nullptr : call.residual + at, rows,
+                  activation_);
+  }
 }
 
 void SparseMatMul::work(const Call& call, Tasks& tasks) const {
@@ -73,11 +110,13 @@ void SparseMatMul::work(const Call& call, Tasks& tasks) const {
     const int from = first_group(matrix_, part, call.parts), to = first_group(matrix_, part + 1, call.parts);
     for (size_t b = 0; b < matrix_.blocks.size(); ++b) {
       const Block& block = matrix_.blocks[b];
-      float* here = keep ? panel + static_cast<int64_t>(block.first_column) * width : panel;
+      float* here = keep ? panel + static_cast<int64_t>(block.first_plane) * width : panel;
       if (fresh)
-        kernel.pack_transposed(here, width, call.a + first * inner_ + block.first_column, inner_, count, block.columns);
+        kernel.pack_transposed(here, width, call.a + first * inner_ + block.first_plane, inner_, count, block.planes);
       RowsCall rows_call{};
       rows_call.panel = here;
+      rows_call.plane_step = width;
+      rows_call.offsets = &kNoOffset;
       rows_call.first = b == 0;
       rows_call.bias = call.bias;
       rows_call.sums = sums;

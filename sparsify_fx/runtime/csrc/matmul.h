@@ -9,6 +9,8 @@ class SparseMatMul {
  public:
   static constexpr const char* kName = "SparseMatMul";
   static constexpr size_t kInputs = 5;  // A, W or its non-zeros, gaps, B, Z
+  static constexpr int kResidual = 4;   // the input Z
+  static constexpr bool kResidualInPlace = false;  // every output is written after its place in Z was read
 
   SparseMatMul(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;
@@ -16,6 +18,7 @@ class SparseMatMul {
  private:
   struct Call;
   void work(const Call& call, Tasks& tasks) const;
+  void work_by_pixel(const Call& call, Tasks& tasks) const;
 
   const OrtApi* api_;
   int64_t inner_, outer_;  // K, N

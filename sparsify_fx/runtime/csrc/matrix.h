@@ -1,9 +1,10 @@
 // The kernels' own format of a sparse matrix.
 //
-// A matrix of M rows and K columns is cut into blocks of columns, so that the part of the activations that a block
-// reads stays in the first level cache. Columns without any non-zero are left out. Within a block, rows are ordered
-// by their number of non-zeros (in groups of kGroup rows): the inner loop then runs equally often many times in a
-// row, which branch predictors like.
+// A column of the matrix is a tap of a plane: a plane is a row of the panel of activations, and the taps of a kernel
+// begin at different offsets in it. A matrix product has one tap. The matrix is cut into blocks of planes, so that the
+// part of the activations that a block reads stays near the processor. Planes without any non-zero are left out.
+// Within a block, rows are ordered by their number of non-zeros (in groups of kGroup rows): the inner loop then runs
+// equally often many times in a row, which branch predictors like.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,11 @@ namespace sparsify {
 
 constexpr int kGroup = 128;
 
+constexpr int kMaxTaps = 1 << 16, kMaxBlockPlanes = 1 << 16;
+
 struct Nonzero {
-  int32_t column;  // within its block
+  uint16_t plane;  // within its block
+  uint16_t tap;
   float value;
 };
 
@@ -30,13 +34,13 @@ struct Stretch {
 };
 
 struct Block {
-  int32_t first_column, columns;   // places in Matrix::columns
+  int32_t first_plane, planes;     // places in Matrix::planes
   std::vector<Stretch> stretches;  // one per group
 };
 
 struct Matrix {
   int32_t rows = 0;
-  std::vector<int32_t> columns;  // the original numbers of the columns that have non-zeros
+  std::vector<int32_t> planes;  // the original numbers of the planes that have non-zeros
   std::vector<Block> blocks;     // at least one
   std::vector<RowRef> refs;
   std::vector<Nonzero> nonzeros;
@@ -47,12 +51,17 @@ struct Matrix {
 
 // A sparse matrix row by row, as it is read from a model.
 struct Rows {
-  int32_t rows = 0, columns = 0;
+  struct Entry {
+    int32_t plane;
+    float value;
+    int32_t tap = 0;
+  };
+  int32_t rows = 0, planes = 0;
   std::vector<int64_t> begin;  // rows + 1
-  std::vector<Nonzero> nonzeros;
+  std::vector<Entry> nonzeros;  // of each row in the order of their planes
 };
 
-// Cuts `rows` into blocks of `block_columns` used columns, or of all columns with `keep_all`.
-Matrix build_matrix(const Rows& rows, int block_columns, bool keep_all);
+// Cuts `rows` into blocks of `block_planes` used planes, or of all planes with `keep_all`.
+Matrix build_matrix(const Rows& rows, int block_planes, bool keep_all);
 
 }  // namespace sparsify

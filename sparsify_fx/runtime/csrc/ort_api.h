@@ -2,8 +2,8 @@
 //
 // onnxruntime ships no headers in its Python wheel. Its interface is one table of function pointers, `OrtApi`, that
 // only ever grows at its end, so an entry keeps its place for good; the struct `OrtCustomOp` grows at its end too, and
-// its field `version` says how much of it we filled in. Both are declared here up to API version 17 (onnxruntime
-// 1.17), the first with KernelContext_ParallelFor. The places were counted in the public header
+// its field `version` says how much of it we filled in. The first is declared here up to API version 17 (onnxruntime
+// 1.17), the first with KernelContext_ParallelFor; the second up to version 18, which is used where it exists. The places were counted in the public header
 // onnxruntime_c_api.h; tests/runtime/test_ort_versions.py loads the library into several onnxruntime releases.
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace sparsify {
 
-constexpr uint32_t kApiVersion = 17;
+constexpr uint32_t kApiVersion = 17, kInPlaceVersion = 18;
 
 // Opaque types of onnxruntime.
 struct OrtStatus;
@@ -37,7 +37,7 @@ enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum ElementType : int { kUndefined = 0, kFloat = 1, kUint8 = 2 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 
-// struct OrtCustomOp of API version 17, field by field.
+// struct OrtCustomOp of API version 18, field by field.
 struct OrtCustomOp {
   uint32_t version;
   void* (*CreateKernel)(const OrtCustomOp*, const OrtApi*, const OrtKernelInfo*);
@@ -61,6 +61,11 @@ struct OrtCustomOp {
   OrtStatus* (*InferOutputShape)(const OrtCustomOp*, OrtShapeInferContext*);                             // since 17
   int (*GetStartVersion)(const OrtCustomOp*);                                                            // since 17
   int (*GetEndVersion)(const OrtCustomOp*);                                                              // since 17
+  // Arrays of inputs and of the outputs that may take over their memory; returns how many.
+  size_t (*GetMayInplace)(int** inputs, int** outputs);  // since 18
+  void (*ReleaseMayInplace)(int* inputs, int* outputs);  // since 18
+  size_t (*GetAliasMap)(int** inputs, int** outputs);    // since 18
+  void (*ReleaseAliasMap)(int* inputs, int* outputs);    // since 18
 };
 
 // Calls the entry at a place of the table with the types that onnxruntime documents for it.

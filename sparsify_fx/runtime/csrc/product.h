@@ -11,14 +11,14 @@
 
 namespace sparsify {
 
-// How wide tiles and column blocks are.
+// How wide tiles and blocks of planes are.
 struct Shape {
   int max_vectors;
-  int block_columns;
+  int block_planes;
 };
 
-// For a matrix of which a fraction `density` is non-zero.
-Shape choose_shape(double density);
+// For a matrix of which a fraction `density` is non-zero, with `taps` columns in every plane.
+Shape choose_shape(double density, double taps);
 
 // Numbers 0, 1, ... count - 1, each given to one of the threads that ask.
 class Tasks {

@@ -28,9 +28,9 @@ struct Kernel {
 
 // The table that describes `Operator` to onnxruntime.
 template <typename Operator>
-OrtCustomOp describe() {
+OrtCustomOp describe(uint32_t version) {
   OrtCustomOp op{};
-  op.version = kApiVersion;
+  op.version = version;
   op.GetName = [](const OrtCustomOp*) { return Operator::kName; };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return Operator::kInputs; };
@@ -63,12 +63,21 @@ OrtCustomOp describe() {
       return status_of(self->api, Operator::kName, std::current_exception());
     }
   };
+  if (version >= kInPlaceVersion && Operator::kResidualInPlace) {
+    // The sum may overwrite Z, where nobody else needs it: half of the memory that an addition touches.
+    op.GetMayInplace = [](int** inputs, int** outputs) -> size_t {
+      *inputs = new int(Operator::kResidual);
+      *outputs = new int(0);
+      return 1;
+    };
+    op.ReleaseMayInplace = [](int* inputs, int* outputs) { delete inputs, delete outputs; };
+  }
   op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel<Operator>*>(kernel); };
   return op;
 }
 
-OrtStatus* create_domain(const OrtApi* api, OrtCustomOpDomain** domain) {
-  static const OrtCustomOp conv = describe<SparseConv>(), matmul = describe<SparseMatMul>();
+OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain** domain) {
+  static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version);
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
   for (const OrtCustomOp* op : {&conv, &matmul})
@@ -111,7 +120,8 @@ extern "C" __attribute__((visibility("default"))) sparsify::OrtStatus* RegisterC
   static std::mutex mutex;
   static OrtCustomOpDomain* domain = nullptr;
   std::lock_guard<std::mutex> lock(mutex);
+  const uint32_t version = base->GetApi(kInPlaceVersion) == nullptr ? kApiVersion : kInPlaceVersion;
   if (domain == nullptr)
-    if (OrtStatus* status = create_domain(api, &domain)) return status;
+    if (OrtStatus* status = create_domain(api, version, &domain)) return status;
   return AddCustomOpDomain::call(api, options, domain);
 }

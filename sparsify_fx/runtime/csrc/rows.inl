@@ -1,0 +1,150 @@
+// The multiplication: rows of the matrix times the panel of a tile.
+
+#if defined(SPARSIFY_AVX512)
+static inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+#endif
+
+// The lanes in the piece's mask, one after another, to target[piece.at ...].
+static inline void write_piece(float* target, const float* residual, Vec sum, const Piece& piece, Activation activation) {
+#if defined(SPARSIFY_AVX512)
+  const __mmask16 kept = first_lanes(piece.count);
+  Vec v = (Vec)_mm512_maskz_compress_ps(static_cast<__mmask16>(piece.mask), (__m512)sum);
+  if (residual != nullptr) v += (Vec)_mm512_maskz_loadu_ps(kept, residual + piece.at);
+  _mm512_mask_storeu_ps(target + piece.at, kept, (__m512)activate(v, activation));
+#else
+  float lanes[LANES] = {};
+  if (residual != nullptr) {
+    const float* from = residual + piece.at;
+    for (int lane = 0; lane < LANES; ++lane)
+      if (piece.mask >> lane & 1) lanes[lane] = *from++;
+    sum += load(lanes);
+  }
+  store(lanes, activate(sum, activation));
+  float* to = target + piece.at;
+  for (int lane = 0; lane < LANES; ++lane)
+    if (piece.mask >> lane & 1) *to++ = lanes[lane];
+#endif
+}
+
+template <int V>
+static inline void write(const RowsCall& call, int row, Vec* sum) {
+  float* target = call.target + row * call.target_step;
+  const float* residual = call.residual == nullptr ? nullptr : call.residual + row * call.target_step;
+  if (call.whole) {
+    target += call.outputs->at;
+    if (residual != nullptr) {
+      residual += call.outputs->at;
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) sum[q] += load(residual + q * LANES);
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < V; ++q) store(target + q * LANES, activate(sum[q], call.activation));
+    return;
+  }
+  const Piece* piece = call.outputs;
+#pragma GCC unroll 8
+  for (int q = 0; q < V; ++q)
+    for (int i = 0; i < call.outputs_per_vector; ++i, ++piece)
+      write_piece(target, residual, sum[q], *piece, call.activation);
+}
+
+// Vector q of a panel row. With Tail the last one ends where the image does, and nothing behind it is read.
+template <int V, bool Tail>
+static inline Vec load_pixels(const RowsCall& call, const float* from, int q) {
+#if defined(SPARSIFY_AVX512)
+  if (Tail && q == V - 1) return (Vec)_mm512_maskz_loadu_ps(first_lanes(call.tail), from + q * LANES);
+#endif
+  (void)call;
+  return load(from + q * LANES);
+}
+
+template <int V, bool Tail>
+static void rows_of(const RowsCall& call) {
+  constexpr int kTile = V * LANES;
+  constexpr bool kTwoChains = V < 6;  // of sums: a few vectors alone do not hide the latency of a multiply-add
+  constexpr int kAhead = 4;  // rows between asking for the memory of an output and writing it
+  const bool writes = call.last && call.target != nullptr;
+  const Nonzero* entry = call.nonzeros;
+  const auto pixels_of = [&](const Nonzero& nonzero) {
+    return call.panel + nonzero.plane * call.plane_step + call.offsets[nonzero.tap];
+  };
+  for (int i = 0; i < call.row_count; ++i) {
+    const int row = call.rows[i].row;
+    const int count = call.rows[i].count;
+    float* sums = call.sums == nullptr ? nullptr : call.sums + static_cast<int64_t>(row) * kTile;
+    if (writes && i + kAhead < call.row_count) {
+      const int64_t next = call.rows[i + kAhead].row * call.target_step + call.outputs->at;
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) {
+        __builtin_prefetch(call.target + next + q * LANES, 1);
+        if (call.residual != nullptr) __builtin_prefetch(call.residual + next + q * LANES);
+      }
+    }
+    Vec even[V], odd[V];
+    const float start = call.bias == nullptr ? 0.0f : call.bias[row];
+#pragma GCC unroll 8
+    for (int q = 0; q < V; ++q) even[q] = call.first ? all(start) : load(sums + q * LANES);
+#pragma GCC unroll 8
+    for (int q = 0; q < V; ++q) odd[q] = all(0.0f);
+    int p = 0;
+    for (; p + 2 <= count; p += 2) {
+      const float* a = pixels_of(entry[p]);
+      const float* b = pixels_of(entry[p + 1]);
+      const Vec v = all(entry[p].value), w = all(entry[p + 1].value);
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) even[q] += v * load_pixels<V, Tail>(call, a, q);
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) (kTwoChains ? odd : even)[q] += w * load_pixels<V, Tail>(call, b, q);
+    }
+    if (p < count) {
+      const float* a = pixels_of(entry[p]);
+      const Vec v = all(entry[p].value);
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) even[q] += v * load_pixels<V, Tail>(call, a, q);
+    }
+    entry += count;
+    if (kTwoChains) {
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) even[q] += odd[q];
+    }
+    if (writes) {
+      write<V>(call, row, even);
+    } else {
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) store(sums + q * LANES, even[q]);
+    }
+  }
+}
+
+template <bool Tail>
+static void rows_with(int vectors, const RowsCall& call) {
+  switch (vectors) {
+    case 1:
+      return rows_of<1, Tail>(call);
+    case 2:
+      return rows_of<2, Tail>(call);
+    case 3:
+      return rows_of<3, Tail>(call);
+    case 4:
+      return rows_of<4, Tail>(call);
+#if MAX_VECTORS > 4
+    case 5:
+      return rows_of<5, Tail>(call);
+    case 6:
+      return rows_of<6, Tail>(call);
+#endif
+#if MAX_VECTORS > 6
+    case 7:
+      return rows_of<7, Tail>(call);
+    case 8:
+      return rows_of<8, Tail>(call);
+#endif
+  }
+}
+
+static void rows(int vectors, const RowsCall& call) {
+#if defined(SPARSIFY_AVX512)
+  if (call.tail != 0) return rows_with<true>(vectors, call);
+#endif
+  rows_with<false>(vectors, call);
+}

@@ -1,0 +1,73 @@
+// Rows of a square become its columns, in log2(LANES) rounds of exchanging blocks.
+template <int Half>
+static inline void exchange(Vec* square) {
+  if constexpr (Half > 0) {
+    IntVec low{}, high{};
+    for (int lane = 0; lane < LANES; ++lane) {
+      low[lane] = lane & Half ? LANES + lane - Half : lane;
+      high[lane] = lane & Half ? LANES + lane : lane + Half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; ++i) {
+      if (i & Half) continue;
+      const Vec a = square[i], b = square[i + Half];
+#if defined(__clang__)
+      for (int lane = 0; lane < LANES; ++lane) {
+        square[i][lane] = low[lane] < LANES ? a[low[lane]] : b[low[lane] - LANES];
+        square[i + Half][lane] = high[lane] < LANES ? a[high[lane]] : b[high[lane] - LANES];
+      }
+#else
+      square[i] = __builtin_shuffle(a, b, low);
+      square[i + Half] = __builtin_shuffle(a, b, high);
+#endif
+    }
+    exchange<Half / 2>(square);
+  }
+}
+
+static void pack_transposed(float* panel, int tile, const float* source, int64_t step, int pixels, int columns) {
+  for (int t = 0; t < tile; t += LANES) {
+    int k = 0;
+    if (t + LANES <= pixels) {
+      for (; k + LANES <= columns; k += LANES) {
+        Vec square[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; ++i) square[i] = load(source + (t + i) * step + k);
+        exchange<LANES / 2>(square);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; ++i) store(panel + static_cast<int64_t>(k + i) * tile + t, square[i]);
+      }
+    }
+    for (; k < columns; ++k)
+      for (int i = 0; i < LANES; ++i)
+        panel[static_cast<int64_t>(k) * tile + t + i] = t + i < pixels ? source[(t + i) * step + k] : 0.0f;
+  }
+}
+
+static void unpack_transposed(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count) {
+  for (int t = 0; t < pixels; t += LANES) {
+    int row = 0;
+    if (t + LANES <= pixels) {
+      for (; row + LANES <= row_count; row += LANES) {
+        Vec square[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; ++i) square[i] = load(sums + static_cast<int64_t>(row + i) * tile + t);
+        exchange<LANES / 2>(square);
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; ++i) store(target + (t + i) * step + row, square[i]);
+      }
+    }
+    for (; row < row_count; ++row)
+      for (int i = t; i < pixels && i < t + LANES; ++i)
+        target[i * step + row] = sums[static_cast<int64_t>(row) * tile + i];
+  }
+}
+
+static void finish(float* target, const float* sums, const float* residual, int64_t count, Activation activation) {
+  for (int64_t i = 0; i < count; i += LANES) {
+    const int left = static_cast<int>(count - i < LANES ? count - i : LANES);
+    Vec v = load_some(sums + i, left);
+    if (residual != nullptr) v += load_some(residual + i, left);
+    store_some(target + i, activate(v, activation), left);
+  }
+}
