@@ -4,7 +4,7 @@
 // only ever grows at its end, so an entry keeps its place for good; the struct `OrtCustomOp` grows at its end too, and
 // its field `version` says how much of it we filled in. The first is declared here up to API version 17 (onnxruntime
 // 1.17), the first with KernelContext_ParallelFor; the second up to version 18, which is used where it exists. The places were counted in the public header
-// onnxruntime_c_api.h; tests/runtime/test_ort_versions.py loads the library into several onnxruntime releases.
+// onnxruntime_c_api.h; tests/runtime/other_versions.py loads the library into several onnxruntime releases.
 #pragma once
 
 #include <cstddef>
