@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -23,14 +24,14 @@ class Size:
     """How large the experiment is. samples: training images; steps: of each cycle, whatever the number of images."""
 
     samples: tuple[int, ...] = (500, 1000, 4000)
-    seeds: int = 1
-    prunings: int = 12
+    seeds: int = 3
+    prunings: int = 20
     steps: int = 200
     batch: int = 60
     rate: float = 1.2e-3
 
 
-FULL = Size(samples=(250, 500, 1000, 2000, 4000), seeds=5, prunings=16, steps=2000)
+FULL = Size(samples=(250, 500, 1000, 2000, 4000), seeds=5, prunings=20, steps=2000)
 Curves = dict[int, tuple[Tensor, Tensor]]
 """By number of training images: densities [cycles], test accuracies [seeds, cycles]."""
 
@@ -142,9 +143,13 @@ def draw(left: list[float], means: dict[int, list[Mean]], figure: Any) -> None:
     """Fig. 7 of paper 001: test accuracy by the share of weights left, a line for each number of images."""
     figure.set_size_inches(6, 4)
     axes = figure.subplots()
+    shares = [100 * share for share in left]
     for samples, found in means.items():
-        axes.plot([100 * share for share in left], [mean.mean for mean in found], "o-", label=f"N = {samples}")
+        axes.plot(shares, [mean.mean for mean in found], "o-", markersize=4, label=f"N = {samples}")
+        if all(isfinite(mean.half) for mean in found):  # a single run has no interval
+            low, high = ([mean.mean + sign * mean.half for mean in found] for sign in (-1, 1))
+            axes.fill_between(shares, low, high, alpha=0.15)
     axes.set(xlabel="weights left, %", ylabel="test accuracy", xscale="log", title="IMP of LeNet-5 on digits")
     axes.invert_xaxis()
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    axes.legend(loc="lower left")
