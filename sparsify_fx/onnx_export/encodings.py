@@ -13,7 +13,7 @@ from onnx import helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, Weight
-from sparsify_fx.onnx_export.codecs.choosing import Choice, choices, digest, smallest, untouched
+from sparsify_fx.onnx_export.codecs.choosing import Choice, choices, digest, smallest, untouched, worth_keeping
 from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.codecs.placing import DOMAIN, place
 from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
@@ -84,7 +84,8 @@ def encode_initializers(
             found.append([untouched(array, size)])
         else:
             prunable = tensor.name in weights and is_matrix(tensor.data_type, tensor.dims)
-            found.append(_options(Weight(array, axes.get(tensor.name, 0)), size, wanted, prunable, opset))
+            options = _options(Weight(array, axes.get(tensor.name, 0)), size, wanted, prunable, opset)
+            found.append(worth_keeping(options))
     picked = smallest(found, _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:])
     encoded = _with_choices(dense, picked, wanted.functions)
     sizes = _stored_bytes(encoded, reader)

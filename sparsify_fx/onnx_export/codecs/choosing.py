@@ -53,6 +53,16 @@ def choices(weight: Weight, encodings: Sequence[Encoding], kind: ValueKind, size
             yield Choice(encoding.name, kind.name, parts, own_bytes(parts), mark, nonzeros)
 
 
+def worth_keeping(found: Sequence[Choice]) -> list[Choice]:
+    """Those that may be in the smallest file: not larger than the smallest with all tables that it would have to bring.
+
+    Large weights are left with one of them, so that a model of gigabytes is never held in every encoding at once.
+    """
+    best = min(found, key=lambda choice: choice.cost)
+    limit = best.cost + shared_bytes([best.parts])
+    return [choice for choice in found if choice.cost <= limit]
+
+
 def smallest(weights: Sequence[Sequence[Choice]], families: Iterable[frozenset[str]]) -> list[Choice]:
     """One choice for each weight: the smallest of each, from the family of encodings that gives the smallest file.
 
