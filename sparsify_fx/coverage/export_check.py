@@ -83,17 +83,19 @@ def _rounding(bench: Bench, model: nn.Module) -> float:
 def _write(bench: Bench, model: nn.Module, file: Path, tolerance: float | None) -> tuple[float | None, bool]:
     """The difference and whether the batch size is fixed: it is where torch.onnx can export no free one.
 
-    Without a tolerance the file is written and not compared.
+    Without a tolerance the file is written as torch.onnx makes it, and not compared.
     """
     inputs, verify = bench.trial.inputs, tolerance is not None
     if bench.trial.as_list:
         model, inputs = _OfTensors(model), tuple(inputs[0])
     else:
         try:
-            return export(model, file, inputs, tolerance=tolerance, verify=verify).max_rel_difference, False
+            return export(
+                model, file, inputs, tolerance=tolerance, verify=verify, optimize=verify
+            ).max_rel_difference, False
         except ExportError:
             torch.compiler.reset()
-    report = export(model, file, inputs, dynamic_batch=False, tolerance=tolerance, verify=verify)
+    report = export(model, file, inputs, dynamic_batch=False, tolerance=tolerance, verify=verify, optimize=verify)
     return report.max_rel_difference, True
 
 

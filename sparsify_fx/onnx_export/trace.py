@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
 import onnx
 import torch
@@ -54,20 +55,9 @@ def trace(
         axis = torch.export.Dim("batch")
         shapes = tuple({0: axis} if _has_batch(value, batch) else None for value in inputs)
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            for category, message in _HARMLESS:
-                warnings.filterwarnings("ignore", message, category)
-            program = torch.onnx.export(
-                model,
-                inputs,
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                dynamic_shapes=shapes,
-                output_names=[f"sparsify_fx_output_{i}" for i in range(outputs)],
-            )
-            assert program is not None
-            traced: onnx.ModelProto = program.model_proto
+        traced = _program(model, inputs, outputs, opset, shapes, optimize=True)
+        if _unmade(traced):  # torch's optimizer may drop limits that a Clip still reads (timm's gemma4)
+            traced = _program(model, inputs, outputs, opset, shapes, optimize=False)
     except Exception as error:
         hint = "; if it needs a fixed batch size, pass dynamic_batch=False" if dynamic_batch else ""
         raise ExportError(f"torch.onnx cannot export this model: {_root_cause(error)}{hint}") from error
@@ -75,11 +65,43 @@ def trace(
     return traced
 
 
+def _program(
+    model: nn.Module, inputs: tuple[Tensor, ...], outputs: int, opset: int | None, shapes: Any, *, optimize: bool
+) -> onnx.ModelProto:
+    """What torch.onnx makes of the model; `shapes` are its dynamic ones, `optimize` lets it simplify the graph."""
+    with warnings.catch_warnings(), torch.no_grad():
+        for category, message in _HARMLESS:
+            warnings.filterwarnings("ignore", message, category)
+        program = torch.onnx.export(
+            model,
+            inputs,
+            dynamo=True,
+            verbose=False,
+            optimize=optimize,
+            opset_version=opset,
+            dynamic_shapes=shapes,
+            output_names=[f"sparsify_fx_output_{i}" for i in range(outputs)],
+        )
+    assert program is not None
+    found: onnx.ModelProto = program.model_proto
+    return found
+
+
+def _unmade(model: onnx.ModelProto) -> list[str]:
+    """Values of the main graph that a node reads and nothing makes."""
+    graph = model.graph
+    made = {item.name for item in (*graph.input, *graph.initializer)} | {""}
+    made.update(name for node in graph.node for name in node.output)
+    return [name for node in graph.node for name in node.input if name not in made]
+
+
 def _check_traced(model: onnx.ModelProto, inputs: int, outputs: int, opset: int | None) -> None:
     """Inputs, outputs and opset are the ones asked for."""
     graph, written = model.graph, opset_of(model)
     if opset is not None and written != opset:
         raise ExportError(f"opset {opset} was asked for, but torch.onnx wrote {written}; use opset={written} or None")
+    if unmade := _unmade(model):
+        raise ExportError(f"torch.onnx cannot export this model: its graph reads {unmade[:4]}, which nothing makes")
     if (len(graph.input), len(graph.output)) != (inputs, outputs):
         raise ExportError(
             f"torch.onnx made a graph with {len(graph.input)} inputs and {len(graph.output)} outputs from a model with "
