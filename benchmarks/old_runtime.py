@@ -3,9 +3,9 @@
     python -m venv old && old/bin/pip install "onnxruntime==1.18.*" "numpy<2"
     python benchmarks/old_runtime.py old/bin/python
 
-Writes a small network in every encoding with every kind of values, in one round and in several, loads all files there at every level of
-optimisation, and compares outputs with those of the dense file in the same runtime: to the bit where weights are
-folded, to 1e-6 of the largest output where nothing is. Nodes of the optimised graphs are counted too.
+Writes a small network in every encoding with every kind of values, rebuilt in one round and in several, loads all files
+there at every level of optimisation, and compares outputs with those of the dense file in the same runtime: to the bit
+where weights are folded, to 1e-6 of the largest output where nothing is. Nodes of the optimised graphs are counted too.
 """
 
 from __future__ import annotations
