@@ -119,7 +119,7 @@ def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: b
     stored = [Stored(t.name, _label(choice), math.prod(t.dims), choice.parts) for t, choice in pairs if choice.parts]
     placed = place(stored, _prefix(graph), opset_of(dense), functions=functions)
     encoded.graph.initializer.extend(tensor for tensor, choice in pairs if choice.parts is None)
-    encoded.graph.initializer.extend(placed.tensors)
+    placed.move_tensors(encoded.graph)
     encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
     encoded.graph.node.extend([*placed.nodes, *graph.node])
     encoded.functions.extend(placed.functions.values())
@@ -136,12 +136,13 @@ def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: b
 def shell(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the model without initializers and nodes of the main graph: weights may be too large to copy."""
     copied = onnx.ModelProto()
-    _copy_but(model, copied, {"graph"})
-    _copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
+    copy_fields(model, copied, {"graph"})
+    copy_fields(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
     return copied
 
 
-def _copy_but(source: Any, target: Any, left_out: set[str]) -> None:
+def copy_fields(source: Any, target: Any, left_out: Collection[str]) -> None:
+    """Copy a protocol buffer's fields, but for those of these names, into an empty one."""
     for field, value in source.ListFields():
         if field.name in left_out:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,12 +20,22 @@ DOMAIN = "sparsify_fx"
 
 @dataclass
 class Placed:
-    """What the weights of a file add to its graph; `functions` has one entry for each different way to rebuild one."""
+    """What the weights of a file add to its graph; `functions` has one entry for each different way to rebuild one.
+
+    `tensors`: pairs of name and array.
+    """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
-    tensors: list[onnx.TensorProto] = field(default_factory=list)
+    tensors: list[tuple[str, NDArray[Any]]] = field(default_factory=list)
     sparse: list[onnx.SparseTensorProto] = field(default_factory=list)
     functions: dict[bytes, onnx.FunctionProto] = field(default_factory=dict)
+
+    def move_tensors(self, graph: onnx.GraphProto) -> None:
+        """Make the arrays initializers of the graph, each freed before the next is copied."""
+        self.tensors.reverse()
+        while self.tensors:
+            name, array = self.tensors.pop()
+            graph.initializer.add().CopyFrom(numpy_helper.from_array(array, name))
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ def place(weights: Sequence[Stored], prefix: str, opset: int, *, functions: bool
     """The nodes, tensors and functions for these weights; large ones are rebuilt in rounds.
 
     Values of the weights get names of their own that start with `prefix`, which no value of the graph may; the
-    rebuilt weight keeps its name. With `functions` every weight is one node, whose function viewers can open.
+    rebuilt weight keeps its name. With `functions` every weight is one node, whose function viewers can open. The
+    arrays are moved out of the parts.
     """
     placed, shared, shared_nodes = Placed(), dict[str, NDArray[np.generic]](), dict[str, onnx.NodeProto]()
     ours: list[onnx.NodeProto] = []
@@ -54,7 +66,7 @@ def place(weights: Sequence[Stored], prefix: str, opset: int, *, functions: bool
         if turn:
             awaited.setdefault(turn, set()).update(parts.late)
             names |= {value: late(_everywhere(prefix, value), turn) for value in parts.late}
-        placed.tensors += [numpy_helper.from_array(array, names[local]) for local, array in parts.tensors.items()]
+        placed.tensors += [(names[local], parts.tensors.pop(local)) for local in list(parts.tensors)]
         if parts.sparse is not None:
             parts.sparse.values.name = names[parts.sparse.values.name]
             placed.sparse.append(parts.sparse)
@@ -72,7 +84,7 @@ def place(weights: Sequence[Stored], prefix: str, opset: int, *, functions: bool
         for turn, values in sorted(awaited.items()):
             scalars = [(everywhere[value], value in shared and not shared[value].ndim) for value in sorted(values)]
             placed.nodes += delayed(prefix, turn, scalars)
-    placed.tensors += [numpy_helper.from_array(array, _everywhere(prefix, value)) for value, array in shared.items()]
+    placed.tensors += [(_everywhere(prefix, value), array) for value, array in shared.items()]
     placed.nodes += ours
     return placed
 
