@@ -94,6 +94,14 @@ def encode_initializers(
     return Encoded(encoded, rows, {tensor.name: choice.digest for tensor, choice in pairs})
 
 
+def as_it_is(dense: onnx.ModelProto, reader: TensorReader) -> Encoded:
+    """The model itself, not a copy; its plain initializers are what `encode_initializers` makes of them for `dense`."""
+    weights = weight_values(dense.graph)
+    pairs = [(tensor, untouched(reader.array(tensor), reader.size(tensor))) for tensor in dense.graph.initializer]
+    rows = tuple(_row(tensor, choice, weights, choice.cost, choice.cost) for tensor, choice in pairs)
+    return Encoded(dense, rows, {tensor.name: choice.digest for tensor, choice in pairs})
+
+
 def _options(weight: Weight, size: int, wanted: Wanted, prunable: bool, opset: int) -> list[Choice]:
     """The ways to store one float tensor; at least one."""
     kind = VALUES[wanted.values]

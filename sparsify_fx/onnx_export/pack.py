@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsify_fx.errors import ExportError, RuntimeLibraryError, unknown
 from sparsify_fx.onnx_export.clean import count_negative_zeros, normalise_zeros
 from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers
+from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, as_it_is
 from sparsify_fx.onnx_export.files import check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, invalid, make_report
 from sparsify_fx.onnx_export.made_up import made_up_inputs
@@ -130,7 +130,7 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     file, place = Path(source), check_target(path)
     model, reader = _read(file)
     valid, wanted = invalid(file) is None, Wanted("dense")
-    encoded = describe(encode_initializers(model, wanted, reader), model, wanted, {}, {})
+    encoded = describe(as_it_is(model, reader), model, wanted, {}, {})
     size = model_bytes(model, reader)
 
     def check(written: Path) -> Checked:
