@@ -1,14 +1,13 @@
-"""Channels, multiply-accumulates and bytes of an ONNX graph."""
+"""Channels and multiply-accumulates of an ONNX graph."""
 
 from __future__ import annotations
 
 import math
 
 import onnx
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from sparsify_fx.passes.onnx_graph.linear import linear_of
-from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes, skeleton
+from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
 from sparsify_fx.passes.onnx_graph.view import GraphView
 
 
@@ -44,15 +43,6 @@ def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
             source = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
             found[node.output[0]] = layer.values.size * _places(shapes.get(source, ()), node.op_type)
     return found
-
-
-def count_bytes(model: onnx.ModelProto) -> int:
-    """The bytes of the serialised model; above 2 GB, where protobuf gives up, those of its parts."""
-    try:
-        return int(model.ByteSize())
-    except EncodeError:
-        tensors = (*model.graph.initializer, *model.graph.sparse_initializer)
-        return int(skeleton(model).ByteSize()) + sum(int(tensor.ByteSize()) for tensor in tensors)
 
 
 def _places(shape: Shape, kind: str) -> int:
