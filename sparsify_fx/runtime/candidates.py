@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from sparsify_fx.passes.onnx_graph.shapes import Shape
 from sparsify_fx.runtime.fuse import Arrays, Tail
-from sparsify_fx.runtime.shapes import Shape
 
 DOMAIN = "sparsify_fx"
 # The sparse operator of each dense one, and the attributes that it shares.

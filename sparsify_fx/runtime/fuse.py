@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from sparsify_fx.runtime.shapes import infer_shapes
+from sparsify_fx.passes.onnx_graph.shapes import infer_shapes
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -37,7 +37,7 @@ class Uses:
             for name in node.input:
                 self.readers[name].append(node)
         self.kept = {value.name for value in graph.output} | set(_names_in_subgraphs(graph))
-        self.shapes = infer_shapes(model)
+        self.shapes = infer_shapes(model, recorded=True)
 
     def only_reader(self, name: str) -> NodeProto | None:
         """The one node that reads `name`, if nothing else needs the value."""

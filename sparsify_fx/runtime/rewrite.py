@@ -9,13 +9,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
 from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, sparse_node
 from sparsify_fx.runtime.cost import estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Uses, tail_of
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
-from sparsify_fx.runtime.shapes import Shape, infer_shapes
 
 
 def to_sparse(
