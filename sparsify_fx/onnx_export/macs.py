@@ -10,7 +10,9 @@ from onnx import helper
 
 from sparsify_fx.onnx_export.report import LayerRow
 from sparsify_fx.onnx_export.weights import LAYOUT
+from sparsify_fx.passes.onnx_graph.macs import weight_places
 from sparsify_fx.passes.onnx_graph.shapes import infer_shapes, skeleton
+from sparsify_fx.passes.onnx_graph.view import input_of
 
 Shape = tuple[int, ...]
 
@@ -39,17 +41,12 @@ def layer_macs(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping
 
 def _uses(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Iterator[tuple[int, int]]:
     """(which input is a weight, how many times each of its entries is used) for the whole batch."""
-    data = shapes.get(node.input[0]) if node.input else None
-    output = shapes.get(node.output[0]) if node.output else None
-    if node.op_type == "Conv" and output:
-        yield 1, output[0] * math.prod(output[2:])
-    elif node.op_type == "ConvTranspose" and data:
-        yield 1, data[0] * math.prod(data[2:])
-    elif node.op_type in ("MatMul", "Gemm") and output:
-        yield 1, math.prod(output[:-1])
-    elif node.op_type in ("LSTM", "GRU", "RNN") and data:
-        yield 1, math.prod(data[:2])
-        yield 2, math.prod(data[:2])
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        if data := shapes.get(input_of(node, 0)):
+            steps = math.prod(data[:2])
+            yield from ((1, steps), (2, steps))
+    elif (places := weight_places(node, shapes)) is not None:
+        yield 1, math.prod(places)
 
 
 def _shapes(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping[str, Shape]) -> dict[str, Shape]:
