@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ class Bench:
 
     def start_again(self) -> None:
         """The original model in the place of the one that was pruned and merged."""
+        del self.model  # before there is another: some hold gigabytes
+        gc.collect()
         self.model, self.sparsity = self.rebuilt(), None
 
     def ready_to_copy(self, sparsity: float) -> tuple[nn.Module, Tensors]:
@@ -78,6 +81,7 @@ class Bench:
         """The merged model."""
         sparsify_fx.merge(self.model)
         self.sparsity = None
+        gc.collect()  # modules of torch.fx lie in cycles of references, and their weights with them
         return self.model
 
     def rebuilt(self) -> nn.Module:

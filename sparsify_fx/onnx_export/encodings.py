@@ -22,6 +22,7 @@ from sparsify_fx.onnx_export.report import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.weights import channel_axes, weight_values
+from sparsify_fx.passes.onnx_graph.outside import copy_but
 
 ENCODING_NAMES = ("auto", *ENCODINGS)
 """Names for `export(encoding=...)`; auto takes for each tensor whichever gives the fewest bytes."""
@@ -136,21 +137,9 @@ def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: b
 def shell(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the model without initializers and nodes of the main graph: weights may be too large to copy."""
     copied = onnx.ModelProto()
-    _copy_but(model, copied, {"graph"})
-    _copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
+    copy_but(model, copied, {"graph"})
+    copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
     return copied
-
-
-def _copy_but(source: Any, target: Any, left_out: set[str]) -> None:
-    for field, value in source.ListFields():
-        if field.name in left_out:
-            continue
-        if hasattr(value, "CopyFrom"):
-            getattr(target, field.name).CopyFrom(value)
-        elif hasattr(value, "extend"):
-            getattr(target, field.name).extend(value)
-        else:
-            setattr(target, field.name, value)
 
 
 def _prefix(graph: onnx.GraphProto) -> str:

@@ -23,6 +23,7 @@ from sparsify_fx.onnx_export.report import ExportReport, count_weights
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.writing import serialised
+from sparsify_fx.passes.onnx_graph import outside
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
@@ -84,7 +85,10 @@ def measure_file(
     """Measure a file, which may need a library, against `dense`, which is written to a temporary folder for that."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dense.onnx"
-        file.write_bytes(serialised(dense))
+        if outside.count_bytes(dense) < outside.MAX_BYTES:
+            file.write_bytes(serialised(dense))
+        else:
+            outside.write_beside(dense, file)
         return measure(file, packed, feed, library=library)
 
 

@@ -21,9 +21,10 @@ import sparsify_fx
 from sparsify_fx import runtime
 from sparsify_fx.cli import app
 from sparsify_fx.errors import CheckpointError, ExportError, RuntimeLibraryError
-from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx, writing
+from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.metadata import get_metadata
 from sparsify_fx.onnx_export.verify import Runtime
+from sparsify_fx.passes.onnx_graph import outside
 
 X = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(3))
 
@@ -290,13 +291,13 @@ def test_damaged_gap_codes_are_errors(tmp_path: Path) -> None:
 
 
 def test_external_data_goes_in_and_comes_out(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outside = tmp_path / "outside.onnx"
+    source = tmp_path / "source.onnx"
     model = onnx.load(str(dense))
-    onnx.save(model, outside, save_as_external_data=True, location="outside.bin", size_threshold=0)
-    report = pack_onnx(outside, tmp_path / "sparse.onnx", target="sparse-ort")
+    onnx.save(model, source, save_as_external_data=True, location="source.bin", size_threshold=0)
+    report = pack_onnx(source, tmp_path / "sparse.onnx", target="sparse-ort")
     assert {"left.weight", "right.weight"} <= set(report.sparse_layers)
-    monkeypatch.setattr(writing, "MAX_BYTES", 10_000)
-    pack_onnx(outside, tmp_path / "large.onnx", target="sparse-ort")
+    monkeypatch.setattr(outside, "MAX_BYTES", 10_000)
+    pack_onnx(source, tmp_path / "large.onnx", target="sparse-ort")
     assert (tmp_path / "large.onnx.data").stat().st_size > 10_000
     np.testing.assert_array_equal(run(tmp_path / "large.onnx"), run(tmp_path / "sparse.onnx"))
     assert set(inspect_file(tmp_path / "large.onnx").sparse_layers) == set(report.sparse_layers)

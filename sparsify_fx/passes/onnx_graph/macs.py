@@ -1,4 +1,4 @@
-"""Channels, multiply-accumulates and bytes of an ONNX graph."""
+"""Channels and multiply-accumulates of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import onnx
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from sparsify_fx.passes.onnx_graph.linear import linear_of
-from sparsify_fx.passes.onnx_graph.shapes import infer_shapes, skeleton
+from sparsify_fx.passes.onnx_graph.shapes import infer_shapes
 from sparsify_fx.passes.onnx_graph.view import GraphView, input_of
 
 Size = TypeVar("Size", bound=int | str | None)
@@ -66,12 +65,3 @@ def weight_places(node: onnx.NodeProto, shapes: Mapping[str, tuple[Size, ...]]) 
     if not shape:
         return None
     return (*shape[:1], *shape[2:]) if kind.startswith("Conv") else shape[:-1]
-
-
-def count_bytes(model: onnx.ModelProto) -> int:
-    """The bytes of the serialised model; above 2 GB, where protobuf gives up, those of its parts."""
-    try:
-        return int(model.ByteSize())
-    except EncodeError:
-        tensors = (*model.graph.initializer, *model.graph.sparse_initializer)
-        return int(skeleton(model).ByteSize()) + sum(int(tensor.ByteSize()) for tensor in tensors)
