@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import onnx
 
 from sparsify_fx.errors import PassError
+from sparsify_fx.passes.onnx_graph.outside import copy_but
 
 Shape = tuple[int | str | None, ...]
 """Sizes; a name for a dynamic axis, None for an unknown one."""
@@ -61,9 +63,7 @@ def shapes_fit(model: onnx.ModelProto) -> str | None:
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its large initializers as inputs, and without recorded shapes: a few KB."""
     bare = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name not in ("graph", "metadata_props", "doc_string"):
-            getattr(bare, field.name).MergeFrom(value) if field.is_repeated else setattr(bare, field.name, value)
+    copy_but(model, bare, {"graph", "metadata_props", "doc_string"})
     graph, kept = model.graph, bare.graph
     kept.name = graph.name
     kept.node.extend(graph.node)
@@ -71,10 +71,7 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     kept.output.extend(graph.output)
     given = {item.name for item in graph.input}
     for tensor in graph.initializer:
-        size = 1
-        for dim in tensor.dims:
-            size *= dim
-        if size <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
             kept.initializer.append(tensor)
         elif tensor.name not in given:
             kept.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
