@@ -17,7 +17,7 @@ from sparsify_fx.onnx_export.codecs.choosing import Choice, choices, digest, sma
 from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.codecs.placing import DOMAIN, place
 from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
-from sparsify_fx.onnx_export.report import LayerRow
+from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.weights import channel_axes, weight_values

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx
 from onnx import helper
 
-from sparsify_fx.onnx_export.report import LayerRow
+from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.weights import LAYOUT
 from sparsify_fx.passes.onnx_graph.macs import weight_places
 from sparsify_fx.passes.onnx_graph.shapes import infer_shapes, skeleton
