@@ -66,11 +66,15 @@ class Bench:
             self.sparsity = sparsity
         return self.model
 
+    def clear(self) -> None:
+        """No model, until `start_again`: some hold gigabytes."""
+        self.model, self.sparsity = nn.Module(), None
+        gc.collect()
+
     def start_again(self) -> None:
         """The original model in the place of the one that was pruned and merged."""
-        del self.model  # before there is another: some hold gigabytes
-        gc.collect()
-        self.model, self.sparsity = self.rebuilt(), None
+        self.clear()
+        self.model = self.rebuilt()
 
     def ready_to_copy(self, sparsity: float) -> tuple[nn.Module, Tensors]:
         """The same with its outputs; RAFT keeps tensors of its last forward, which nothing can copy with gradients."""
