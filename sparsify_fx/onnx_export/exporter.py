@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
 from sparsify_fx.onnx_export.optimized import optimized
 from sparsify_fx.onnx_export.outputs import flatten_outputs, named_tensors
 from sparsify_fx.onnx_export.padding import keep_zero_padding
-from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, run_model, untouched_rng
+from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, release, run_model, untouched_rng
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader
@@ -117,8 +116,7 @@ def export(
         flatten_outputs(copied)
         dense = trace(copied, inputs, len(reference.names), opset=opset, dynamic_batch=dynamic_batch)
     _tidy(dense, copied, reference.names)
-    del copied
-    gc.collect()  # what torch.export made lies in cycles of references, and the weights with it
+    release(copied)
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
     encoded = describe(encode(dense, wanted, shapes), dense, wanted, shapes, _about(model, metadata))
