@@ -116,7 +116,7 @@ def export(
         flatten_outputs(copied)
         dense = trace(copied, inputs, len(reference.names), opset=opset, dynamic_batch=dynamic_batch)
     _tidy(dense, copied, reference.names)
-    release(copied)
+    release(copied, model)
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
     encoded = describe(encode(dense, wanted, shapes), dense, wanted, shapes, _about(model, metadata))

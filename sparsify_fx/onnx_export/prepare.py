@@ -47,10 +47,15 @@ def merged_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def release(copied: nn.Module) -> None:
-    """Give the memory of a copy's tensors back at once, whoever in torch.onnx still refers to them."""
+def release(copied: nn.Module, model: nn.Module) -> None:
+    """Give the memory of a copy's tensors back at once, whoever in torch.onnx still refers to them.
+
+    What a module of its own `__deepcopy__` shares with `model` stays.
+    """
+    kept = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     for tensor in (*copied.parameters(), *copied.buffers()):
-        tensor.data = tensor.new_empty(0)
+        if tensor.data_ptr() not in kept:
+            tensor.data = tensor.new_empty(0)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

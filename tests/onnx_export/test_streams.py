@@ -47,6 +47,14 @@ def test_streams_sum_up_to_the_places(sides: tuple[int, int, int], density: floa
     assert math.prod(grown) == size
 
 
+@settings(max_examples=200, deadline=None)
+@given(rows=st.integers(10, 400), share=st.floats(0.05, 0.5), seed=st.integers(0, 2**32 - 1))
+def test_a_size_with_many_divisors_always_has_streams(rows: int, share: float, seed: int) -> None:
+    size = 96 * rows
+    kept = np.sort(np.random.default_rng(seed).choice(size, int(share * size), replace=False))
+    assert best_streams(kept, size, 32) is not None
+
+
 @pytest.mark.parametrize(("density", "per"), [(0.25, 4), (0.1, 3), (0.05, 5), (0.02, 1)])
 def test_the_code_follows_the_density(density: float, per: int) -> None:
     weight = random_tensor((256, 512), density, 0, 1)
