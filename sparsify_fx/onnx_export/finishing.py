@@ -19,7 +19,8 @@ from sparsify_fx.onnx_export.encodings import Encoded, Wanted, check_bits
 from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.measure import Speed, measure
 from sparsify_fx.onnx_export.metadata import get_metadata, put_metadata
-from sparsify_fx.onnx_export.report import ExportReport, count_weights
+from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.rows import count_weights
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.writing import serialised

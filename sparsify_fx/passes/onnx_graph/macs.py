@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 import onnx
 
 from sparsify_fx.passes.onnx_graph.linear import linear_of
-from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
-from sparsify_fx.passes.onnx_graph.view import GraphView
+from sparsify_fx.passes.onnx_graph.shapes import infer_shapes
+from sparsify_fx.passes.onnx_graph.view import GraphView, input_of
+
+Size = TypeVar("Size", bound=int | str | None)
 
 
 def count_channels(model: onnx.ModelProto) -> int:
@@ -40,12 +44,24 @@ def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
     for node in view.nodes:
         layer = linear_of(node, view)
         if layer is not None:
-            source = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
-            found[node.output[0]] = layer.values.size * _places(shapes.get(source, ()), node.op_type)
+            places = weight_places(node, shapes) or ()
+            found[node.output[0]] = layer.values.size * math.prod(size for size in places[1:] if isinstance(size, int))
     return found
 
 
-def _places(shape: Shape, kind: str) -> int:
-    """How often the weights are used in one sample."""
-    axes = shape[2:] if kind.startswith("Conv") else shape[1:-1]
-    return math.prod(size for size in axes if isinstance(size, int))
+def weight_places(node: onnx.NodeProto, shapes: Mapping[str, tuple[Size, ...]]) -> tuple[Size, ...] | None:
+    """The axes along which a layer uses its weights again and again, samples first; None where the shape is not known.
+
+    Conv: the axes of its output but channels; ConvTranspose: those of its input but channels; Gemm and MatMul: those of
+    the output but the last. None for other operators.
+
+    >>> weight_places(onnx.helper.make_node("Conv", ["x", "w"], ["y"]), {"y": ("N", 64, 7, 7)})
+    ('N', 7, 7)
+    """
+    kind = node.op_type
+    if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not node.output:
+        return None
+    shape = shapes.get(input_of(node, 0) if kind == "ConvTranspose" else node.output[0])
+    if not shape:
+        return None
+    return (*shape[:1], *shape[2:]) if kind.startswith("Conv") else shape[:-1]
