@@ -10,9 +10,9 @@ import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from sparsify_fx.onnx_export import writing
-from sparsify_fx.onnx_export.encodings import copy_fields
 from sparsify_fx.onnx_export.files import write_checked
 from sparsify_fx.onnx_export.tensors import TensorReader
+from sparsify_fx.passes.onnx_graph import outside
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def write_in_pieces(target: Path, model: onnx.ModelProto, reader: TensorReader, 
 
     Tensors of `model` that were external data lose their reference: the written file has none.
     """
-    if sum(reader.size(tensor) for tensor in model.graph.initializer) >= writing.MAX_BYTES:
+    if writing.model_bytes(model, reader) >= outside.MAX_BYTES:
         return writing.write_model(target, model, reader, check)
     result = write_checked(target, model_pieces(model, reader), check)
     for tensor in model.graph.initializer:
@@ -65,7 +65,7 @@ def _around(message: Message, field: str) -> tuple[bytes, bytes]:
         {name for name, other in numbers.items() if other <= number},
     ):
         half = type(message)()
-        copy_fields(message, half, left_out)
+        outside.copy_but(message, half, left_out)
         halves.append(half.SerializeToString(deterministic=True))
     return halves[0], halves[1]
 
