@@ -21,13 +21,12 @@ from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, inv
 from sparsify_fx.onnx_export.made_up import made_up_inputs
 from sparsify_fx.onnx_export.measure import Speed
 from sparsify_fx.onnx_export.measure import measure as measure_files
-from sparsify_fx.onnx_export.pieces import write_in_pieces
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
 from sparsify_fx.onnx_export.unpacking import constant_initializers, unpacked
 from sparsify_fx.onnx_export.verify import Runtime, compare
-from sparsify_fx.onnx_export.writing import model_bytes
+from sparsify_fx.onnx_export.writing import model_bytes, write_model
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 _LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
@@ -114,7 +113,7 @@ def pack_onnx(
         return Checked(differences, _speed(file, written, feed, library) if measure else None)
 
     dense_bytes = model_bytes(model, reader)
-    checked = write_in_pieces(place, encoded.model, reader, check)
+    checked = write_model(place, encoded.model, reader, check)
     return make_report(
         path, encoded, wanted, checked, bytes_dense=dense_bytes, reference="the original file", notes=notes
     )
@@ -137,7 +136,7 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
         check_file(written, encoded, strictly=valid)
         return Checked((None, None))
 
-    checked = write_in_pieces(place, encoded.model, reader, check)
+    checked = write_model(place, encoded.model, reader, check)
     return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
 
 

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterator
 
 import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
-from sparsify_fx.onnx_export import writing
-from sparsify_fx.onnx_export.files import write_checked
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.passes.onnx_graph import outside
-
-T = TypeVar("T")
 
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 _RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
-
-
-def write_in_pieces(target: Path, model: onnx.ModelProto, reader: TensorReader, check: Callable[[Path], T]) -> T:
-    """As `write_model`, to the same bytes, without a copy of the whole model in memory.
-
-    Tensors of `model` that were external data lose their reference: the written file has none.
-    """
-    if writing.model_bytes(model, reader) >= outside.MAX_BYTES:
-        return writing.write_model(target, model, reader, check)
-    result = write_checked(target, model_pieces(model, reader), check)
-    for tensor in model.graph.initializer:
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-    return result
 
 
 def model_pieces(model: onnx.ModelProto, reader: TensorReader) -> Iterator[bytes]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import onnx
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.files import write_checked
+from sparsify_fx.onnx_export.pieces import model_pieces
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.passes.onnx_graph import outside
 
@@ -24,13 +24,15 @@ def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, chec
     """Write `model` beside `target`, run `check` on the file, then rename it; returns what check returned.
 
     Up to `outside.MAX_BYTES` everything is in one file; a larger model gets `target`.data beside it. `reader` finds
-    external data that `model` refers to. The tensors of `model` are moved out of it on the way. Raises ExportError when
-    the disk refuses the data; whatever `check` raises passes through; nothing half-written stays.
+    external data that `model` refers to; its tensors refer to what is written afterwards. Raises ExportError when the
+    disk refuses the data; whatever `check` raises passes through; nothing half-written stays.
     """
-    if sum(reader.size(tensor) for tensor in model.graph.initializer) < outside.MAX_BYTES:
+    if model_bytes(model, reader) < outside.MAX_BYTES:
+        result = write_checked(target, model_pieces(model, reader), check)
         for tensor in model.graph.initializer:
-            tensor.CopyFrom(reader.inline(tensor))
-        return write_checked(target, serialised(model), check)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+        return result
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         data, written = folder / f"{target.name}.data", folder / target.name
@@ -58,13 +60,12 @@ def model_bytes(model: onnx.ModelProto, reader: TensorReader) -> int:
 
 
 def serialised(model: onnx.ModelProto) -> bytes:
-    """The bytes of the file, the same ones every time."""
-    try:
-        data: bytes = model.SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
+    """The bytes of the file, the same ones every time; ExportError where one file cannot hold them."""
+    if outside.count_bytes(model) >= outside.MAX_BYTES:
         raise ExportError(
             "the ONNX file would exceed 2 GB, and coo has no place for weights outside of it; use encoding gap"
-        ) from error
+        )
+    data: bytes = model.SerializeToString(deterministic=True)
     return data
 
 

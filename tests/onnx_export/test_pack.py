@@ -165,7 +165,7 @@ def external(path: Path, model: onnx.ModelProto) -> Path:
     return path
 
 
-@pytest.mark.parametrize("encoding", ["dense", "coo", "gap"])
+@pytest.mark.parametrize("encoding", ["dense", "gap"])
 def test_external_data_goes_in_and_comes_out_beyond_the_limit(
     tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,11 +176,8 @@ def test_external_data_goes_in_and_comes_out_beyond_the_limit(
     monkeypatch.setattr(outside, "MAX_BYTES", 150_000)  # as 2 GB would be for a real model
     report = pack_onnx(source, tmp_path / "b.onnx", encoding=encoding)
     names = {file.name for file in tmp_path.iterdir()}
-    if encoding == "coo":  # sparse initializers have no place outside
-        assert names == {"a.onnx", "a.onnx.weights", "whole.onnx", "b.onnx"}
-    else:
-        assert names == {"a.onnx", "a.onnx.weights", "whole.onnx", "b.onnx", "b.onnx.data"}
-        assert report.bytes_file == sum((tmp_path / f"b.onnx{end}").stat().st_size for end in ("", ".data"))
+    assert names == {"a.onnx", "a.onnx.weights", "whole.onnx", "b.onnx", "b.onnx.data"}
+    assert report.bytes_file == sum((tmp_path / f"b.onnx{end}").stat().st_size for end in ("", ".data"))
     expected = {name: array.tobytes() for name, array in arrays.items()}
     (tmp_path / "moved").mkdir()
     unpack_onnx(tmp_path / "b.onnx", tmp_path / "moved" / "c.onnx")
@@ -196,6 +193,14 @@ def test_external_data_goes_in_and_comes_out_beyond_the_limit(
     assert {row.name: row.nonzeros for row in inspect_file(tmp_path / "b.onnx").layers if row.name in arrays} == {
         row.name: row.nonzeros for row in small.layers
     }
+
+
+def test_coo_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = external(tmp_path / "a.onnx", matmul_with(random_tensor((100, 300), 0.4, 0, 1)))
+    monkeypatch.setattr(outside, "MAX_BYTES", 40_000)
+    with pytest.raises(ExportError, match="would exceed 2 GB, and coo has no place .* use encoding gap"):
+        pack_onnx(source, tmp_path / "b.onnx", encoding="coo")
+    assert {file.name for file in tmp_path.iterdir()} == {"a.onnx", "a.onnx.weights"}
 
 
 def test_external_data_that_is_missing_short_or_elsewhere(tmp_path: Path) -> None:
