@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "depthwise.h"
 #include "product.h"
 #include "window.h"
 
@@ -24,6 +25,8 @@ class SparseConv {
 
   const OrtApi* api_;
   ConvAttributes attributes_;
+  bool is_depthwise_;
+  Depthwise depthwise_;  // then all that follows is empty
   Taps taps_;
   std::vector<Matrix> matrices_;              // one per group, or for some groups together
   int64_t matrix_rows_, matrix_channels_;     // of one matrix; the last one may have fewer

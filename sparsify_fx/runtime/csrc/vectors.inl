@@ -13,16 +13,31 @@ static inline void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v);
 
 static inline Vec all(float value) { return value - Vec{}; }
 
-static inline Vec load_some(const float* from, int count) {
+// The first `count` lanes, fewer than all; nothing behind them is read or written, and the other lanes are zero.
+static inline Vec load_first(const float* from, int count) {
+#if defined(SPARSIFY_AVX512)
+  return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(SPARSIFY_AVX2)
+  const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  return (Vec)_mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane));
+#else
   float lanes[LANES] = {};
   for (int i = 0; i < count; ++i) lanes[i] = from[i];
   return load(lanes);
+#endif
 }
 
-static inline void store_some(float* to, Vec v, int count) {
+static inline void store_first(float* to, Vec v, int count) {
+#if defined(SPARSIFY_AVX512)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+#elif defined(SPARSIFY_AVX2)
+  const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane), (__m256)v);
+#else
   float lanes[LANES];
   store(lanes, v);
   for (int i = 0; i < count; ++i) to[i] = lanes[i];
+#endif
 }
 
 // e^x for |x| <= 87 (clamped), relative error below 2e-7: 2^n times a polynomial on [-ln2/2, ln2/2].
@@ -64,14 +79,33 @@ static inline Vec gelu(Vec x) {
   return u < all(0.0f) ? 0.5f * x * tail : 0.5f * x * (2.0f - tail);
 }
 
-// Comparisons are written so that NaN stays NaN.
+// Both give `x` where it is NaN, as the processor's own instructions do for their second operand.
+static inline Vec at_least(float limit, Vec x) {
+#if defined(SPARSIFY_AVX512)
+  return (Vec)_mm512_maskz_max_ps(0xffff, _mm512_set1_ps(limit), (__m512)x);
+#elif defined(SPARSIFY_AVX2)
+  return (Vec)_mm256_max_ps(_mm256_set1_ps(limit), (__m256)x);
+#else
+  return x < all(limit) ? all(limit) : x;
+#endif
+}
+
+static inline Vec at_most(float limit, Vec x) {
+#if defined(SPARSIFY_AVX512)
+  return (Vec)_mm512_maskz_min_ps(0xffff, _mm512_set1_ps(limit), (__m512)x);
+#elif defined(SPARSIFY_AVX2)
+  return (Vec)_mm256_min_ps(_mm256_set1_ps(limit), (__m256)x);
+#else
+  return x > all(limit) ? all(limit) : x;
+#endif
+}
+
 static inline Vec activate(Vec x, Activation activation) {
   switch (activation) {
     case Activation::kRelu:
-      return x < all(0.0f) ? all(0.0f) : x;
+      return at_least(0.0f, x);
     case Activation::kRelu6:
-      x = x < all(0.0f) ? all(0.0f) : x;
-      return x > all(6.0f) ? all(6.0f) : x;
+      return at_most(6.0f, at_least(0.0f, x));
     case Activation::kSilu:
       return silu(x);
     case Activation::kGelu:
