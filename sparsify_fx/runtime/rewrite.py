@@ -13,6 +13,7 @@ from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, spar
 from sparsify_fx.runtime.cost import estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Uses, tail_of
+from sparsify_fx.runtime.join import join_depthwise
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
 from sparsify_fx.runtime.shapes import Shape, infer_shapes
@@ -78,6 +79,7 @@ def to_sparse(
     replace(rewritten, nodes, [tensor for name, weight in weights.items() for tensor in packed_weight(name, weight)])
     if weights and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
         rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    join_depthwise(rewritten)
     return rewritten, list(weights)
 
 

@@ -13,6 +13,7 @@ class SparseConv {
  public:
   static constexpr const char* kName = "SparseConv";
   static constexpr size_t kInputs = 5;  // X, W or its non-zeros, gaps, B, Z
+  static constexpr size_t kMoreGaps = 2;
   static constexpr int kResidual = 4;   // the input Z
   static constexpr bool kResidualInPlace = true;  // every output is written after its place in Z was read
 

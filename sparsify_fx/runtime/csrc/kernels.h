@@ -103,6 +103,8 @@ struct Kernels {
   void (*finish)(float* target, const float* sums, const float* residual, int64_t count, Activation activation);
   // Lines [first, first + count) of an image, as `plan` wants them; zeros for those that do not exist.
   void (*copy_lines)(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target);
+  // The zeros around such lines, where something else has written the pixels.
+  void (*end_lines)(const DepthwisePlan& plan, int64_t first, int64_t count, float* lines);
   void (*depthwise)(const DepthwisePlan& plan, const DepthwiseCall& call);
 };
 
