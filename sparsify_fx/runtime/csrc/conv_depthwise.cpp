@@ -73,7 +73,6 @@ class SparseConvDepthwise::Worker {
   Worker(const SparseConvDepthwise& conv, const Call& call) : conv_(conv), call_(call) {
     panel_ = scratch_->panel.need(call.channels * call.panel_step);
     lines_ = scratch_->sums.need(kRows * call.lines_step);
-    std::fill(lines_, lines_ + kRows * call.lines_step, 0.0f);
   }
 
   void run(int64_t task) {
@@ -81,14 +80,32 @@ class SparseConvDepthwise::Worker {
     const int64_t image = place / call_.bands.count, band = place % call_.bands.count;
     const int64_t top = call_.bands.first_line(band), end = top + call_.bands.lines(band);
     const int64_t from = std::clamp<int64_t>(top, 0, call_.g.height), to = std::clamp<int64_t>(end, 0, call_.g.height);
+    if (band != band_) set_edges(from - top, to - top);
     if (place != place_ && from < to) copy(image, from, to);
-    place_ = place;
+    place_ = place, band_ = band;
     const int64_t number = task % matrices;
     if (from < to) multiply(number, (to - from) * call_.bands.plan.line, (from - top) * call_.bands.plan.line);
     convolve(number, image, band);
   }
 
  private:
+  // Zeros into the lines that lie in the padding, all but [from, to), and around them; marks the pixels of the others.
+  void set_edges(int64_t from, int64_t to) {
+    const DepthwisePlan& plan = call_.bands.plan;
+    kept_.assign(call_.panel_step, 0);
+    for (int64_t line = 0; line < to - from; ++line)
+      for (int64_t half = 0; half < plan.stride_x; ++half)
+        std::fill_n(kept_.begin() + line * plan.line + half * plan.pitch,
+                    (plan.width + plan.stride_x - 1 - half) / plan.stride_x, -1);
+    const int64_t begin = call_.bands.before + from * call_.bands.plan.line;
+    const int64_t end = call_.bands.before + to * call_.bands.plan.line;
+    for (int64_t row = 0; row < kRows; ++row) {
+      float* lines = lines_ + row * call_.lines_step;
+      std::fill(lines, lines + begin, 0.0f);
+      std::fill(lines + end, lines + call_.lines_step, 0.0f);
+    }
+  }
+
   void copy(int64_t image, int64_t from, int64_t to) {
     const float* x = call_.x + image * call_.channels * call_.g.plane();
     for (int64_t plane = 0; plane < call_.channels; ++plane)
@@ -113,6 +130,7 @@ class SparseConvDepthwise::Worker {
     for (int64_t tile = 0; tile < tiling.tiles; ++tile) {
       const Piece piece{tiling.first(tile), 0, 0};
       call.outputs = &piece;
+      call.kept = kept_.data() + tiling.first(tile);
       call.panel = panel_ + tiling.first(tile);
       for (int group = 0; group < matrix.groups(); ++group)
         kernel.rows(tiling.width(tile), stretch_of(matrix, matrix.blocks[0], group, call));
@@ -124,8 +142,7 @@ class SparseConvDepthwise::Worker {
     const Geometry& g = call_.g;
     for (int64_t row = 0; row < conv_.matrices_[number].rows; ++row) {
       const int64_t channel = number * kRows + row;
-      float* lines = lines_ + row * call_.lines_step + bands.before;
-      kernels().end_lines(bands.plan, bands.first_line(band), bands.lines(band), lines);
+      const float* lines = lines_ + row * call_.lines_step + bands.before;
       const int64_t at = (image * g.channels + channel) * g.out_plane() + bands.first_output(band) * g.out_width;
       kernels().depthwise(bands.plan, {lines, conv_.second_.weights(channel),
                                        call_.depthwise_bias == nullptr ? 0.0f : call_.depthwise_bias[channel],
@@ -137,7 +154,8 @@ class SparseConvDepthwise::Worker {
   const Call& call_;
   ScratchLease scratch_;
   float *panel_, *lines_;
-  int64_t place_ = -1;  // whose panel is at hand
+  std::vector<int32_t> kept_;  // -1 for the pixels of the lines, 0 between and behind them
+  int64_t place_ = -1, band_ = -1;  // whose panel and whose edges are at hand
 };
 
 void SparseConvDepthwise::compute(OrtKernelContext* context) const {

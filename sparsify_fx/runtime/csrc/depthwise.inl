@@ -50,24 +50,6 @@ static void copy_lines(const DepthwisePlan& plan, const float* image, int64_t fi
   }
 }
 
-// Zeros into lines that were computed in place of a copy: those that lie in the padding, and behind each half of a line.
-static void end_lines(const DepthwisePlan& plan, int64_t first, int64_t count, float* lines) {
-  const auto clear = [](float* from, int64_t length) {
-    for (; length >= LANES; from += LANES, length -= LANES) store(from, all(0.0f));
-    if (length > 0) store_first(from, all(0.0f), static_cast<int>(length));
-  };
-  for (int64_t y = first; y < first + count; ++y, lines += plan.line) {
-    if (y < 0 || y >= plan.height) {
-      clear(lines, plan.line);
-      continue;
-    }
-    for (int64_t half = 0; half < plan.stride_x; ++half) {
-      const int64_t length = (plan.width + plan.stride_x - 1 - half) / plan.stride_x;
-      clear(lines + half * plan.pitch + length, plan.pitch - length);
-    }
-  }
-}
-
 // Loaded once and not again with every multiply-add, as compilers prefer it: most loads here cross a cache line.
 static inline void keep_in_register(Vec& v) {
 #if defined(SPARSIFY_AVX512)

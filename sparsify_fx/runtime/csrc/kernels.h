@@ -62,6 +62,7 @@ struct RowsCall {
   const Piece* outputs;    // where the vectors of the tile go in a row
   int outputs_per_vector;
   bool whole;              // all lanes, to neighbouring places from outputs->at on
+  const int32_t* kept;     // then for each of them -1, or 0 where a zero is to be written; null keeps all
   Activation activation;
 };
 
@@ -103,8 +104,6 @@ struct Kernels {
   void (*finish)(float* target, const float* sums, const float* residual, int64_t count, Activation activation);
   // Lines [first, first + count) of an image, as `plan` wants them; zeros for those that do not exist.
   void (*copy_lines)(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target);
-  // The zeros around such lines, where something else has written the pixels.
-  void (*end_lines)(const DepthwisePlan& plan, int64_t first, int64_t count, float* lines);
   void (*depthwise)(const DepthwisePlan& plan, const DepthwiseCall& call);
 };
 

@@ -26,6 +26,16 @@ static inline void write_piece(float* target, const float* residual, Vec sum, co
 #endif
 }
 
+// Zeros where `kept` is 0, whatever was there.
+static inline Vec masked(Vec v, const int32_t* kept) {
+  IntVec bits, lanes;
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  __builtin_memcpy(&lanes, kept, sizeof lanes);
+  bits &= lanes;
+  __builtin_memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
 template <int V>
 static inline void write(const RowsCall& call, int row, Vec* sum) {
   float* target = call.target + row * call.target_step;
@@ -37,8 +47,13 @@ static inline void write(const RowsCall& call, int row, Vec* sum) {
 #pragma GCC unroll 8
       for (int q = 0; q < V; ++q) sum[q] += load(residual + q * LANES);
     }
+    activate_all<V>(sum, call.activation);
+    if (call.kept != nullptr) {
 #pragma GCC unroll 8
-    for (int q = 0; q < V; ++q) store(target + q * LANES, activate(sum[q], call.activation));
+      for (int q = 0; q < V; ++q) sum[q] = masked(sum[q], call.kept + q * LANES);
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < V; ++q) store(target + q * LANES, sum[q]);
     return;
   }
   const Piece* piece = call.outputs;

@@ -114,3 +114,21 @@ static inline Vec activate(Vec x, Activation activation) {
       return x;
   }
 }
+
+template <int V>
+static inline void activate_all(Vec* x, Activation activation) {
+  switch (activation) {
+    case Activation::kNone:
+      return;
+    case Activation::kRelu:
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) x[q] = at_least(0.0f, x[q]);
+      return;
+    case Activation::kRelu6:
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) x[q] = at_most(6.0f, at_least(0.0f, x[q]));
+      return;
+    default:
+      for (int q = 0; q < V; ++q) x[q] = activate(x[q], activation);
+  }
+}
