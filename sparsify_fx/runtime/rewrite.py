@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import onnx
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, sparse_node
-from sparsify_fx.runtime.cost import estimate, measure
+from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Uses, tail_of
 from sparsify_fx.runtime.join import join_depthwise
+from sparsify_fx.runtime.layouts import Graph, fastest_layers
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
 from sparsify_fx.runtime.shapes import Shape, infer_shapes
@@ -23,6 +25,7 @@ def to_sparse(
     model: onnx.ModelProto,
     choose: Callable[[Candidate], bool] | None = None,
     *,
+    timed: Callable[[Candidate], Times] | None = None,
     autotune: bool = False,
     batch: int = 1,
     threads: int = 1,
@@ -37,7 +40,8 @@ def to_sparse(
 
     Args:
         model: a model with dense weights as initializers.
-        choose: which layers to take; the default compares estimated times for dense and sparse.
+        choose: which layers to take; the default are those with which the whole model should take the least time.
+        timed: for that, the times of a layer instead of estimates; with `autotune`, times of the layer alone.
         autotune: measure each layer on this machine instead, with `threads` threads.
         batch: the batch size to expect, where the model leaves it open.
         sizes: the shapes of the model's inputs to expect, where it leaves more open than that.
@@ -54,16 +58,24 @@ def to_sparse(
     >>> names, sparse.graph.node[0].op_type
     (['w'], 'SparseMatMul')
     """
-    if choose is None:
-        choose = (
-            (lambda layer: measure(layer, batch=batch, threads=threads).sparse_wins)
-            if autotune
-            else (lambda layer: estimate(layer, batch).sparse_wins)
-        )
     rewritten = copied(model)
     graph = rewritten.graph
     constants, uses = _Constants(graph, read), Uses(rewritten)
-    layers = _layers(rewritten, constants, uses, choose, sizes)
+    shapes: dict[str, Shape] = uses.shapes | (infer_shapes(rewritten, sizes) if sizes else {})
+    if choose is None:
+        known = Graph(
+            list(graph.node),
+            shapes,
+            [item.name for item in graph.output],
+            batch,
+            lambda node: candidate_of(node, constants, shapes),
+            lambda node: tail_of(node, uses, constants, set()).output,
+        )
+        if timed is None:
+            timed = partial(measure, batch=batch, threads=threads) if autotune else partial(estimate, batch=batch)
+        fastest = fastest_layers(known, timed, alone=autotune)
+        choose = lambda layer: layer.node.output[0] in fastest  # noqa: E731
+    layers = _layers(rewritten, constants, uses, choose, shapes)
     taken: set[int] = set()
     replaced: dict[int, list[NodeProto]] = {}
     for node in graph.node:
@@ -88,10 +100,9 @@ def _layers(
     constants: _Constants,
     uses: Uses,
     choose: Callable[[Candidate], bool],
-    sizes: Mapping[str, tuple[int, ...]] | None,
+    shapes: Mapping[str, Shape],
 ) -> dict[int, Candidate]:
     """The layers to rewrite by the `id` of their node."""
-    shapes: dict[str, Shape] = uses.shapes | (infer_shapes(model, sizes) if sizes else {})
     found: dict[int, Candidate] = {}
     for node in model.graph.node:
         layer = candidate_of(node, constants, shapes)
