@@ -94,7 +94,9 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
     phases = min(taps, stride**2) if weight.ndim == 4 else min(taps, stride)
     used = 1 - (1 - layer.density) ** (rows / group * taps / phases)  # of the planes: those that any row reads
     values = float(batch * channels * group * stride ** (weight.ndim - 2) * (pixels // batch) + rows * pixels)
-    lines = rows * pixels / _width(layer) * math.ceil(_width(layer) / LANES) if is_depthwise(weight.shape, found) else 0.0
+    lines = (
+        rows * pixels / _width(layer) * math.ceil(_width(layer) / LANES) if is_depthwise(weight.shape, found) else 0.0
+    )
     return _Size(rows, channels * group * phases * used, pixels, values, copy, lines)
 
 

@@ -6,7 +6,7 @@ As a program it checks one instruction set, with any onnxruntime: `python tests/
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -32,6 +32,8 @@ class Case:
     attributes: dict[str, object]
     activation: str
     packed: bool
+    second: Case | None = None
+    """A depthwise convolution that reads the result, for a joined operator; its own `x` and residual are not used."""
 
 
 def random_conv(random: np.random.Generator) -> Case:
@@ -48,6 +50,30 @@ def random_conv(random: np.random.Generator) -> Case:
     out = (np.array(size) + pads[:rank] + pads[rank:] - dilations * (kernel - 1) - 1) // strides + 1
     attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": group}
     return _finish("Conv", random, x, weight, (x.shape[0], outputs, *out.tolist()), attributes)
+
+
+def random_depthwise(random: np.random.Generator, channels: int = 0) -> Case:
+    """A channel to a group, kernels of 3, 5 and 7 at strides of 1 and 2, any padding; lines of one pixel up to many vectors."""
+    channels = channels or int(random.integers(1, 20))
+    side = int(random.choice([3, 3, 5, 7]))
+    strides, pads = random.integers(1, 3, 2), random.integers(0, 5, 4)
+    least = np.maximum(1, side - pads[:2] - pads[2:])
+    size = [int(random.integers(low, low + random.choice([8, 30, 70]))) for low in least]
+    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
+    weight = sparse(random, (channels, 1, side, side))
+    out = (np.array(size) + pads[:2] + pads[2:] - side) // strides + 1
+    attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "group": channels}
+    return _finish("Conv", random, x, weight, (x.shape[0], channels, *out.tolist()), attributes)
+
+
+def random_joined(random: np.random.Generator) -> Case:
+    """A 1x1 convolution with `random_depthwise` behind it."""
+    outputs = int(random.choice([random.integers(1, 20), random.integers(60, 140)]))
+    second = random_depthwise(random, outputs)
+    channels = int(random.integers(1, 30))
+    x = random.standard_normal((second.x.shape[0], channels, *second.x.shape[2:]), np.float32)
+    first = _finish("Conv", random, x, sparse(random, (outputs, channels, 1, 1)), second.x.shape, {})
+    return replace(first, residual=None, packed=True, second=replace(second, residual=None))
 
 
 def random_matmul(random: np.random.Generator) -> Case:
@@ -86,6 +112,8 @@ def _finish(
 
 def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The case as one operator of ours."""
+    if case.second is not None:
+        return _joined_node(case, case.second, tag)
     constants = {"w": case.weight}
     if case.packed:
         values, gaps = encode(case.weight)
@@ -100,6 +128,19 @@ def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.
     if case.activation:
         node.attribute.append(helper.make_attribute("activation", case.activation))
     return [node], [numpy_helper.from_array(array, name + tag) for name, array in constants.items()]
+
+
+def _joined_node(case: Case, second: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    (values, gaps), (more, more_gaps) = encode(case.weight), encode(second.weight)
+    constants = {"w": values, "gaps": gaps, "b": case.bias, "d": more, "dgaps": more_gaps, "c": second.bias}
+    given = {name: array for name, array in constants.items() if array is not None}
+    inputs = [f"x{tag}", *(f"{name}{tag}" if name in given else "" for name in constants)]
+    attributes: dict[str, object] = {f"depthwise_{name}": value for name, value in second.attributes.items()}
+    attributes |= {"weight_shape": case.weight.shape, "depthwise_shape": second.weight.shape}
+    attributes |= {"activation": case.activation} if case.activation else {}
+    attributes |= {"depthwise_activation": second.activation} if second.activation else {}
+    node = helper.make_node("SparseConvDepthwise", inputs, [f"y{tag}"], domain="sparsify_fx", **attributes)
+    return [node], [numpy_helper.from_array(array, name + tag) for name, array in given.items()]
 
 
 def encode(weight: Floats) -> tuple[Floats, NDArray[np.uint8]]:
@@ -117,6 +158,11 @@ def encode(weight: Floats) -> tuple[Floats, NDArray[np.uint8]]:
 
 def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The same case in standard operators."""
+    if case.second is not None:
+        first, second = dense_nodes(replace(case, second=None), f"{tag}a"), dense_nodes(case.second, f"{tag}b")
+        names = [(f"x{tag}", f"x{tag}a"), (f"y{tag}a", f"x{tag}b"), (f"y{tag}b", f"y{tag}")]
+        links = [helper.make_node("Identity", [source], [target]) for source, target in names]
+        return [links[0], *first[0], links[1], *second[0], links[2]], first[1] + second[1]
     weight, constants = case.weight, {}
     attributes = dict(case.attributes)
     if case.kind == "MatMul" and attributes.pop("transB"):
@@ -199,17 +245,17 @@ def worst_error(cases: list[Case], library: str, threads: int = 1) -> float:
 def describe(case: Case) -> str:
     """What one needs to repeat a case that failed."""
     extras = (case.bias is not None, case.residual is not None, case.activation, case.packed)
-    return f"{case.kind} x{case.x.shape} w{case.weight.shape} {case.attributes} {extras}"
+    second = "" if case.second is None else f", then {describe(case.second)}"
+    return f"{case.kind} x{case.x.shape} w{case.weight.shape} {case.attributes} {extras}{second}"
 
 
 def check_many(library: str, count: int, seed: int) -> float:
-    """`count` random cases, three convolutions to one matrix product, on one and two threads in turn."""
+    """`count` random cases of all kinds, on one and two threads in turn."""
     random = np.random.default_rng(seed)
+    kinds = (random_conv, random_depthwise, random_joined, random_conv, random_matmul)
     worst = 0.0
     for start in range(0, count, 50):
-        cases = [
-            random_matmul(random) if i % 4 == 3 else random_conv(random) for i in range(start, min(start + 50, count))
-        ]
+        cases = [kinds[i % len(kinds)](random) for i in range(start, min(start + 50, count))]
         worst = max(worst, worst_error(cases, library, threads=1 + start // 50 % 2))
     return worst
 
