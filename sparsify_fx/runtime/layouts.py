@@ -17,6 +17,7 @@ from sparsify_fx.runtime.candidates import Candidate, attributes
 from sparsify_fx.runtime.cost import MARGIN, Times
 from sparsify_fx.runtime.cut import SINK, SOURCE, minimum_cut
 from sparsify_fx.runtime.join import is_depthwise, is_pointwise
+from sparsify_fx.runtime.pools import DENSE_VALUE, OWN_VALUE, is_pool
 from sparsify_fx.runtime.shapes import Shape
 
 TO_BLOCKS, FROM_BLOCKS = 0.14, 0.2
@@ -54,7 +55,7 @@ class Graph:
 
 
 def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times], alone: bool = False) -> set[str]:
-    """The first output of every node that should become sparse, so that the sum of all times is least.
+    """The first output of every layer that should become sparse and of every pooling between them, so that the sum of all times is least.
 
     A layer costs its time, dense or sparse; a value that one side computes and the other reads costs a copy; a 1x1
     convolution with the depthwise one behind it costs less when both are sparse. `alone`: dense times are those of
@@ -62,7 +63,7 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times], alone: boo
     zeros is worth it stays as it is.
     """
     costs: dict[tuple[str, str], float] = defaultdict(float)
-    sparse, pointwise, depthwise = set(), {}, {}
+    sparse, pools, pointwise, depthwise = set(), set(), {}, {}
     for node in graph.nodes:
         key = node.output[0] if node.output else ""
         layer = graph.candidate(node) if node.input else None
@@ -79,6 +80,11 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times], alone: boo
                     pointwise[graph.behind(node)] = key
             if own:
                 depthwise[node.input[0]] = key
+        elif is_pool(node) and node.input[0] in graph.shapes:
+            size = graph.values(node.input[0]) + graph.values(node.output[0])
+            costs[SOURCE, key] += MARGIN * DENSE_VALUE * size
+            costs[key, SINK] += OWN_VALUE * size
+            pools.add(key)
         elif node.op_type in BLOCKED:
             costs[key, SINK] = math.inf
         elif node.op_type not in EITHER:
@@ -89,8 +95,7 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times], alone: boo
         costs[pointwise[name], SINK] -= saved
         costs[pointwise[name], depthwise[name]] += saved
     chosen = minimum_cut(costs)
-    layers = {key for key in chosen if key in sparse or key in depthwise.values()}
-    return layers if layers & sparse else set()
+    return chosen & (sparse | pools | set(depthwise.values())) if chosen & sparse else set()
 
 
 def _copies(graph: Graph, layer: Candidate) -> float:

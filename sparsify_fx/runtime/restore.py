@@ -13,6 +13,7 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.runtime.candidates import DOMAIN, KINDS, attributes
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.join import parts
+from sparsify_fx.runtime.pools import standard_pool
 from sparsify_fx.runtime.replace import copied, replace
 
 Read = Callable[[TensorProto], NDArray[Any]]
@@ -35,7 +36,7 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
     weights: dict[str, TensorProto] = {}
     for node in (part for each in dense.graph.node for part in parts(each)):
         if not _is_ours(node):
-            nodes.append(node)
+            nodes.append(standard_pool(node))
             continue
         name = _weight_name(node)
         if name not in constants and name not in weights:

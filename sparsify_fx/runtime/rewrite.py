@@ -16,6 +16,7 @@ from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Uses, tail_of
 from sparsify_fx.runtime.join import join_depthwise
 from sparsify_fx.runtime.layouts import Graph, fastest_layers
+from sparsify_fx.runtime.pools import is_pool, pool_node
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
 from sparsify_fx.runtime.shapes import Shape, infer_shapes
@@ -60,6 +61,7 @@ def to_sparse(
     """
     rewritten = copied(model)
     graph = rewritten.graph
+    pools: list[NodeProto] = []
     constants, uses = _Constants(graph, read), Uses(rewritten)
     shapes: dict[str, Shape] = uses.shapes | (infer_shapes(rewritten, sizes) if sizes else {})
     if choose is None:
@@ -75,9 +77,10 @@ def to_sparse(
             timed = partial(measure, batch=batch, threads=threads) if autotune else partial(estimate, batch=batch)
         fastest = fastest_layers(known, timed, alone=autotune)
         choose = lambda layer: layer.node.output[0] in fastest  # noqa: E731
+        pools = [node for node in graph.node if is_pool(node) and node.output[0] in fastest]
     layers = _layers(rewritten, constants, uses, choose, shapes)
     taken: set[int] = set()
-    replaced: dict[int, list[NodeProto]] = {}
+    replaced: dict[int, list[NodeProto]] = {id(node): [pool_node(node)] for node in pools}
     for node in graph.node:
         if id(node) not in layers:
             continue

@@ -82,7 +82,7 @@ void SparseConv::compute(OrtKernelContext* context) const {
     throw InvalidArgument("input Z must be float32 and have the shape of the output");
   const Tensor y = output(api_, context, g.output_shape);
   if (y.size() == 0) return;
-  const Depthwise::Images images{x.floats(), bias ? bias.floats() : nullptr, residual ? residual.floats() : nullptr,
+  const Images images{x.floats(), bias ? bias.floats() : nullptr, residual ? residual.floats() : nullptr,
                                  static_cast<float*>(y.data)};
   if (is_depthwise_) return depthwise_.run(api_, context, g, images);
   const Call call(*this, g, images.x, images.bias, images.residual, images.y);

@@ -1,6 +1,7 @@
 #include "depthwise.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace sparsify {
 
@@ -14,8 +15,8 @@ int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - 
 int64_t round_up(int64_t a, int64_t unit) { return (a + unit - 1) / unit * unit; }
 
 // A power of two where several copied lines share a vector, otherwise whole vectors.
-int64_t pitch_of(int64_t needed, const Geometry& g, const Kernels& kernel) {
-  if (kernel.masks && g.stride_x == 1 && g.stride_y == 1 && needed <= kernel.lanes / 2) {
+int64_t pitch_of(int64_t needed, const Geometry& g, const Kernels& kernel, bool maximum) {
+  if (kernel.masks && !maximum && g.stride_x == 1 && g.stride_y == 1 && needed <= kernel.lanes / 2) {
     int64_t pitch = 1;
     while (pitch < needed) pitch *= 2;
     return pitch;
@@ -32,7 +33,7 @@ bool is_depthwise(const ConvAttributes& a) {
          a.dilations[1] == 1;
 }
 
-Bands::Bands(const ConvAttributes& a, const Geometry& g, int64_t most)
+Bands::Bands(const ConvAttributes& a, const Geometry& g, int64_t most, bool maximum)
     : out_height(g.out_height), kernel(a.kernel_width), pad_y(g.pad_y) {
   const Kernels& kernels_here = kernels();
   int64_t lowest = 0, highest = 0;
@@ -42,10 +43,11 @@ Bands::Bands(const ConvAttributes& a, const Geometry& g, int64_t most)
   }
   // Behind the pixels of a line lie the zeros that end it and those that the next one begins with.
   const int64_t length = (g.width + g.stride_x - 1) / g.stride_x;
-  const int64_t pitch = pitch_of(std::max(length - lowest, g.out_width + highest), g, kernels_here);
+  const int64_t pitch = pitch_of(std::max(length - lowest, g.out_width + highest), g, kernels_here, maximum);
   for (int64_t kx = 0; kx < kernel; ++kx) offsets[kx] += (kx - g.pad_x - offsets[kx] * g.stride_x) * pitch;
-  plan = {g.width,    g.height, g.out_width,          g.stride_y,     g.stride_x,
-          static_cast<int>(kernel), pitch, pitch * g.stride_x, offsets.data(), a.activation};
+  plan = {g.width,          g.height,     g.out_width, g.stride_y, g.stride_x, static_cast<int>(kernel), pitch,
+          pitch * g.stride_x, offsets.data(), a.activation, maximum,
+          maximum ? -std::numeric_limits<float>::infinity() : 0.0f};
   const int64_t outputs = std::max<int64_t>(4, (most / plan.line - kernel) / g.stride_y / 4 * 4);
   count = (out_height + outputs - 1) / outputs;
   before = round_up(-lowest, kernels_here.lanes);
@@ -63,9 +65,11 @@ Depthwise::Depthwise(const Weights& weights, const ConvAttributes& attributes)
   }
 }
 
-void Depthwise::run(const OrtApi* api, const OrtKernelContext* context, const Geometry& g, const Images& images) const {
+void run_bands(const OrtApi* api, const OrtKernelContext* context, const ConvAttributes& attributes, const Geometry& g,
+               const Images& images, const float* weights) {
   const Kernels& kernel = kernels();
-  const Bands bands(attributes_, g, kNearFloats);
+  const Bands bands(attributes, g, kNearFloats, weights == nullptr);
+  const int64_t taps = bands.kernel * bands.kernel;
   const int64_t planes = g.images * g.channels, step = bands.most_lines() * bands.plan.line;
   const int64_t at_once = std::clamp<int64_t>(kNearFloats / step, 1, planes);
   const int64_t per_task = round_up(kTaskFloats / std::max<int64_t>(1, g.plane() / bands.count) + 1, at_once);
@@ -76,7 +80,7 @@ void Depthwise::run(const OrtApi* api, const OrtKernelContext* context, const Ge
     for (int64_t plane = first; plane < end; ++plane) {
       const int64_t channel = plane % g.channels;
       const int64_t at = plane * g.out_plane() + bands.first_output(band) * g.out_width;
-      kernel.depthwise(bands.plan, {lines + (plane - first) * step, weights(channel),
+      kernel.depthwise(bands.plan, {lines + (plane - first) * step, weights == nullptr ? nullptr : weights + channel * taps,
                                     images.bias == nullptr ? 0.0f : images.bias[channel], images.y + at,
                                     images.residual == nullptr ? nullptr : images.residual + at, bands.outputs(band)});
     }
@@ -88,7 +92,7 @@ void Depthwise::run(const OrtApi* api, const OrtKernelContext* context, const Ge
     ScratchLease scratch;
     const int64_t size = bands.before + at_once * step + bands.behind;
     float* lines = scratch->panel.need(size);
-    std::fill(lines, lines + size, 0.0f);
+    std::fill(lines, lines + size, bands.plan.padding);
     do {
       const int64_t first = task / bands.count * per_task, end = std::min(first + per_task, planes);
       for (int64_t plane = first; plane < end; plane += at_once)

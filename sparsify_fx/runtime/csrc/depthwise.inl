@@ -1,12 +1,12 @@
-// Depthwise convolution: planes of their own, each with a small dense kernel.
+// Depthwise convolution and pooling: planes of their own, each with a small dense kernel or the maximum of as many pixels.
 //
-// The pixels that a band of output lines reads are copied into lines of a fixed pitch with zeros for the padding, so
+// The pixels that a band of output lines reads are copied into lines of a fixed pitch with zeros (or minus infinity) for the padding, so
 // that no load of the inner loop needs a mask. With a stride of two in a line its even pixels lie before its odd ones.
 
-// Pixels [at, at + LANES) of a line of `width`; zeros behind its end.
-static inline Vec line_part(const float* line, int64_t at, int64_t width) {
+// Pixels [at, at + LANES) of a line of `width`; padding behind its end.
+static inline Vec line_part(const float* line, int64_t at, int64_t width, Vec padding) {
   if (at + LANES <= width) return load(line + at);
-  return at < width ? load_first(line + at, static_cast<int>(width - at)) : all(0.0f);
+  return at < width ? load_first(line + at, static_cast<int>(width - at), padding) : padding;
 }
 
 static inline void part_by_parity(Vec a, Vec b, Vec* even, Vec* odd) {
@@ -23,26 +23,27 @@ static inline void part_by_parity(Vec a, Vec b, Vec* even, Vec* odd) {
 #endif
 }
 
-// A line of the image, or with a width of 0 one of zeros.
+// A line of the image, or with a width of 0 one of padding.
 static inline void copy_line(const DepthwisePlan& plan, const float* line, int64_t width, float* target) {
+  const Vec padding = all(plan.padding);
   if (plan.stride_x == 1 && plan.pitch < LANES) {  // several lines to a vector; the ones behind come later
-    const Vec pixels = width == 0 ? all(0.0f) : load_first(line, static_cast<int>(width));
+    const Vec pixels = width == 0 ? padding : load_first(line, static_cast<int>(width), padding);
     store_first(target, pixels, static_cast<int>(plan.pitch));
     return;
   }
   for (int64_t x = 0; x < plan.pitch; x += LANES) {
     if (plan.stride_x == 1) {
-      store(target + x, line_part(line, x, width));
+      store(target + x, line_part(line, x, width, padding));
       continue;
     }
     Vec even, odd;
-    part_by_parity(line_part(line, 2 * x, width), line_part(line, 2 * x + LANES, width), &even, &odd);
+    part_by_parity(line_part(line, 2 * x, width, padding), line_part(line, 2 * x + LANES, width, padding), &even, &odd);
     store(target + x, even);
     store(target + plan.pitch + x, odd);
   }
 }
 
-// Lines [first, first + count) of an image; those that lie in the padding are zeros.
+// Lines [first, first + count) of an image; those that do not exist are padding.
 static void copy_lines(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target) {
   for (int64_t y = first; y < first + count; ++y, target += plan.line) {
     const bool exists = y >= 0 && y < plan.height;
@@ -62,10 +63,10 @@ static inline void keep_in_register(Vec& v) {
 }
 
 // `Count` output lines from line `y` of the band on, which share what they read.
-template <int Kernel, int Stride, int Count>
+template <int Kernel, int Stride, int Count, bool Maximum>
 static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, int64_t y) {
   constexpr int kRead = (Count - 1) * Stride + Kernel, kTaps = Kernel * Kernel;
-  constexpr bool kHeld = Kernel == 3 && LANES > 8;  // all weights fit into registers
+  constexpr bool kHeld = Kernel == 3 && LANES > 8 && !Maximum;  // all weights fit into registers
   // Whatever is stored might be a part of plan or call, for all that compilers know.
   const int64_t width = plan.out_width, step = plan.line;
   const Activation activation = plan.activation;
@@ -75,7 +76,7 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
   const float* columns[Kernel];
 #pragma GCC unroll 8
   for (int kx = 0; kx < Kernel; ++kx) columns[kx] = call.lines + y * Stride * step + plan.offsets[kx];
-  const Vec bias = all(call.bias);
+  const Vec bias = all(call.bias), padding = all(plan.padding);
   Vec held[kTaps];
   if (kHeld) {
 #pragma GCC unroll 9
@@ -84,7 +85,7 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
   const auto vectors_at = [&](int64_t x, auto finish) {
     Vec sums[Count];
 #pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) sums[i] = bias;
+    for (int i = 0; i < Count; ++i) sums[i] = Maximum ? padding : bias;
 #pragma GCC unroll 3
     for (int kx = 0; kx < Kernel; ++kx) {
       const float* from = columns[kx] + x;
@@ -95,7 +96,10 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i) {
           const int tap = kx * Kernel + line - i * Stride;
-          if (line - i * Stride >= 0 && line - i * Stride < Kernel)
+          if (line - i * Stride < 0 || line - i * Stride >= Kernel) continue;
+          if (Maximum)
+            sums[i] = larger(sums[i], pixels);
+          else
             sums[i] += (kHeld ? held[tap] : all(weights[tap])) * pixels;
         }
       }
@@ -140,19 +144,23 @@ static void narrow_lines(const DepthwisePlan& plan, const DepthwiseCall& call) {
 }
 #endif
 
-template <int Kernel, int Stride>
+template <int Kernel, int Stride, bool Maximum = false>
 static void depthwise_of(const DepthwisePlan& plan, const DepthwiseCall& call) {
 #if defined(SPARSIFY_AVX512)
   if (plan.pitch < LANES) return narrow_lines<Kernel>(plan, call);
 #endif
   int64_t y = 0;
-  for (; y + 4 <= call.out_lines; y += 4) output_lines<Kernel, Stride, 4>(plan, call, y);
-  if (y + 2 <= call.out_lines) output_lines<Kernel, Stride, 2>(plan, call, y), y += 2;
-  if (y < call.out_lines) output_lines<Kernel, Stride, 1>(plan, call, y);
+  for (; y + 4 <= call.out_lines; y += 4) output_lines<Kernel, Stride, 4, Maximum>(plan, call, y);
+  if (y + 2 <= call.out_lines) output_lines<Kernel, Stride, 2, Maximum>(plan, call, y), y += 2;
+  if (y < call.out_lines) output_lines<Kernel, Stride, 1, Maximum>(plan, call, y);
 }
 
 static void depthwise(const DepthwisePlan& plan, const DepthwiseCall& call) {
   const bool twice = plan.stride_y == 2;
+  if (plan.maximum) {
+    if (plan.kernel == 2) return twice ? depthwise_of<2, 2, true>(plan, call) : depthwise_of<2, 1, true>(plan, call);
+    return twice ? depthwise_of<3, 2, true>(plan, call) : depthwise_of<3, 1, true>(plan, call);
+  }
   switch (plan.kernel) {
     case 3:
       return twice ? depthwise_of<3, 2>(plan, call) : depthwise_of<3, 1>(plan, call);

@@ -66,7 +66,7 @@ struct RowsCall {
   Activation activation;
 };
 
-// A depthwise convolution of one run: sizes of a plane, and where the columns of the kernel read in a copied line.
+// A depthwise convolution or pooling of one run: sizes of a plane, and where the columns of the kernel read in a copied line.
 struct DepthwisePlan {
   int64_t width, height, out_width;
   int64_t stride_y, stride_x;  // 1 or 2
@@ -75,6 +75,8 @@ struct DepthwisePlan {
   int64_t line;                // floats from one copied line to the next
   const int64_t* offsets;      // of the columns of the kernel
   Activation activation;
+  bool maximum;   // of the pixels, of which padding is the least, in place of a sum of products; kernels of 2 or 3
+  float padding;
 };
 
 // A band of output lines of one plane, and the copied lines that it reads.
