@@ -73,6 +73,14 @@ static inline Vec load_pixels(const RowsCall& call, const float* from, int q) {
   return load(from + q * LANES);
 }
 
+// Asks for the memory of V vectors that are soon read, or written (Write: 1).
+template <int V, int Write>
+static inline void ask_for(const float* from) {
+  asm("" : "+r"(from));  // one address and not V of them, which compilers would compute in advance and run out of registers
+#pragma GCC unroll 8
+  for (int q = 0; q < V; ++q) __builtin_prefetch(from + q * LANES, Write);
+}
+
 template <int V, bool Tail>
 static void rows_of(const RowsCall& call) {
   constexpr int kTile = V * LANES;
@@ -89,11 +97,8 @@ static void rows_of(const RowsCall& call) {
     float* sums = call.sums == nullptr ? nullptr : call.sums + static_cast<int64_t>(row) * kTile;
     if (writes && i + kAhead < call.row_count) {
       const int64_t next = call.rows[i + kAhead].row * call.target_step + call.outputs->at;
-#pragma GCC unroll 8
-      for (int q = 0; q < V; ++q) {
-        __builtin_prefetch(call.target + next + q * LANES, 1);
-        if (call.residual != nullptr) __builtin_prefetch(call.residual + next + q * LANES);
-      }
+      ask_for<V, 1>(call.target + next);
+      if (call.residual != nullptr) ask_for<V, 0>(call.residual + next);
     }
     Vec even[V], odd[V];
     const float start = call.bias == nullptr ? 0.0f : call.bias[row];
