@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from itertools import pairwise
 
 SOURCE, SINK = "source", "sink"
 _LEAST = 1e-6
@@ -50,7 +51,7 @@ def _reached(left: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
 
 def _send(left: dict[str, dict[str, float]], path: list[str]) -> None:
     """Uses up as much of a path as it has."""
-    steps = list(zip(path, path[1:], strict=False))
+    steps = list(pairwise(path))
     amount = min(left.get(a, {}).get(b, 0.0) for a, b in steps)
     if 0 < amount < math.inf:
         for a, b in steps:

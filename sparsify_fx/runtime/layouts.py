@@ -55,7 +55,7 @@ class Graph:
 
 
 def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times], alone: bool = False) -> set[str]:
-    """The first output of every layer that should become sparse and of every pooling between them, so that the sum of all times is least.
+    """The first output of each layer that should become sparse, and of each pooling between them: least time in all.
 
     A layer costs its time, dense or sparse; a value that one side computes and the other reads costs a copy; a 1x1
     convolution with the depthwise one behind it costs less when both are sparse. `alone`: dense times are those of

@@ -53,7 +53,7 @@ def random_conv(random: np.random.Generator) -> Case:
 
 
 def random_depthwise(random: np.random.Generator, channels: int = 0) -> Case:
-    """A channel to a group, kernels of 3, 5 and 7 at strides of 1 and 2, any padding; lines of one pixel up to many vectors."""
+    """A channel to a group, kernels of 3, 5 and 7, strides of 1 and 2, any padding; lines of up to many vectors."""
     channels = channels or int(random.integers(1, 20))
     side = int(random.choice([3, 3, 5, 7]))
     strides, pads = random.integers(1, 3, 2), random.integers(0, 5, 4)
