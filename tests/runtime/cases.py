@@ -6,7 +6,8 @@ As a program it checks one instruction set, with any onnxruntime: `python tests/
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,104 +15,27 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-Floats = NDArray[np.float32]
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
 
-DENSITIES = (0.0, 0.02, 0.1, 0.3, 1.0)
-ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "Gelu")
+from tests.runtime.random_layers import (
+    Case,
+    Floats,
+    random_conv,
+    random_depthwise,
+    random_joined,
+    random_matmul,
+    random_pool,
+    sparse,
+)
 
-
-@dataclass(frozen=True)
-class Case:
-    """One layer: dense weights, and everything else that the sparse and the dense operator share."""
-
-    kind: str  # "Conv" or "MatMul"
-    x: Floats
-    weight: Floats
-    bias: Floats | None
-    residual: Floats | None
-    attributes: dict[str, object]
-    activation: str
-    packed: bool
-    second: Case | None = None
-    """A depthwise convolution that reads the result, for a joined operator; its own `x` and residual are not used."""
-
-
-def random_conv(random: np.random.Generator) -> Case:
-    """Any kernel, stride, padding, dilation, groups and batch; one or two dimensions."""
-    rank = int(random.choice([1, 2, 2, 2]))
-    group = int(random.choice([1, 1, 2, 3]))
-    channels, outputs = (int(random.integers(1, limit)) * group for limit in (12, 30))
-    kernel, strides, dilations = (random.integers(1, limit, rank) for limit in (5, 4, 3))
-    pads = random.integers(0, 4, 2 * rank)
-    least = np.maximum(1, dilations * (kernel - 1) + 1 - pads[:rank] - pads[rank:])
-    size = [int(random.integers(low, low + 24)) for low in least]
-    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
-    weight = sparse(random, (outputs, channels // group, *kernel))
-    out = (np.array(size) + pads[:rank] + pads[rank:] - dilations * (kernel - 1) - 1) // strides + 1
-    attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": group}
-    return _finish("Conv", random, x, weight, (x.shape[0], outputs, *out.tolist()), attributes)
-
-
-def random_depthwise(random: np.random.Generator, channels: int = 0) -> Case:
-    """A channel to a group, kernels of 3, 5 and 7, strides of 1 and 2, any padding; lines of up to many vectors."""
-    channels = channels or int(random.integers(1, 20))
-    side = int(random.choice([3, 3, 5, 7]))
-    strides, pads = random.integers(1, 3, 2), random.integers(0, 5, 4)
-    least = np.maximum(1, side - pads[:2] - pads[2:])
-    size = [int(random.integers(low, low + random.choice([8, 30, 70]))) for low in least]
-    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
-    weight = sparse(random, (channels, 1, side, side))
-    out = (np.array(size) + pads[:2] + pads[2:] - side) // strides + 1
-    attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "group": channels}
-    return _finish("Conv", random, x, weight, (x.shape[0], channels, *out.tolist()), attributes)
-
-
-def random_joined(random: np.random.Generator) -> Case:
-    """A 1x1 convolution with `random_depthwise` behind it."""
-    outputs = int(random.choice([random.integers(1, 20), random.integers(60, 140)]))
-    second = random_depthwise(random, outputs)
-    channels = int(random.integers(1, 30))
-    x = random.standard_normal((second.x.shape[0], channels, *second.x.shape[2:]), np.float32)
-    first = _finish("Conv", random, x, sparse(random, (outputs, channels, 1, 1)), second.x.shape, {})
-    return replace(first, residual=None, packed=True, second=replace(second, residual=None))
-
-
-def random_matmul(random: np.random.Generator) -> Case:
-    """Activations of one to four dimensions, a weight in either order."""
-    inner, outer = (int(random.integers(1, 150)) for _ in range(2))
-    leading = [int(random.integers(1, 20)) for _ in range(int(random.integers(0, 4)))]
-    flip = int(random.integers(0, 2))
-    weight = sparse(random, (outer, inner) if flip else (inner, outer))
-    x = random.standard_normal((*leading, inner), np.float32)
-    return _finish("MatMul", random, x, weight, (*leading, outer), {"transB": flip})
-
-
-def sparse(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Normal weights at a density of 0 to 1, with some rows empty."""
-    weight = random.standard_normal(shape, np.float32)
-    weight *= random.random(shape) < random.choice(DENSITIES)
-    if random.random() < 0.3:
-        weight[random.random(shape[0]) < 0.5] = 0
-    return weight
-
-
-def _finish(
-    kind: str,
-    random: np.random.Generator,
-    x: Floats,
-    weight: Floats,
-    out: tuple[int, ...],
-    attributes: dict[str, object],
-) -> Case:
-    rows = out[1] if kind == "Conv" else out[-1]
-    bias = random.standard_normal(rows, np.float32) if random.random() < 0.7 else None
-    residual = random.standard_normal(out, np.float32) if random.random() < 0.4 else None
-    activation = str(random.choice(ACTIVATIONS))
-    return Case(kind, x, weight, bias, residual, attributes, activation, bool(random.random() < 0.5))
+__all__ = ["Case", "random_conv", "random_depthwise", "random_joined", "random_matmul", "random_pool", "sparse"]
 
 
 def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The case as one operator of ours."""
+    if case.kind == "MaxPool":
+        return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], domain="sparsify_fx", **case.attributes)], []
     if case.second is not None:
         return _joined_node(case, case.second, tag)
     constants = {"w": case.weight}
@@ -158,6 +82,8 @@ def encode(weight: Floats) -> tuple[Floats, NDArray[np.uint8]]:
 
 def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The same case in standard operators."""
+    if case.kind == "MaxPool":
+        return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], **case.attributes)], []
     if case.second is not None:
         first, second = dense_nodes(replace(case, second=None), f"{tag}a"), dense_nodes(case.second, f"{tag}b")
         names = [(f"x{tag}", f"x{tag}a"), (f"y{tag}a", f"x{tag}b"), (f"y{tag}b", f"y{tag}")]
@@ -252,7 +178,7 @@ def describe(case: Case) -> str:
 def check_many(library: str, count: int, seed: int) -> float:
     """`count` random cases of all kinds, on one and two threads in turn."""
     random = np.random.default_rng(seed)
-    kinds = (random_conv, random_depthwise, random_joined, random_conv, random_matmul)
+    kinds = (random_conv, random_depthwise, random_joined, random_conv, random_matmul, random_pool)
     worst = 0.0
     for start in range(0, count, 50):
         cases = [kinds[i % len(kinds)](random) for i in range(start, min(start + 50, count))]

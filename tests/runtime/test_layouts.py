@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from torch import nn
 
 import sparsify_fx
@@ -140,21 +140,3 @@ def test_a_layer_whose_copies_cost_more_than_it_gains_stays_dense(model: onnx.Mo
 def test_without_zeros_no_layer_is_taken(tmp_path_factory: pytest.TempPathFactory) -> None:
     model = exported(Inverted().eval(), tmp_path_factory.mktemp("dense") / "model.onnx")
     assert runtime.to_sparse(model)[1] == []
-
-
-@pytest.mark.parametrize("side", [2, 3])
-def test_pools_equal_standard_ones(side: int) -> None:
-    random = np.random.default_rng(side)
-    for _ in range(40):
-        attributes = {"strides": random.integers(1, 3, 2).tolist(), "pads": random.integers(0, side, 4).tolist()}
-        x = random.standard_normal((*random.integers(1, 9, 2), *random.integers(side, 60, 2)), np.float32) - 3
-        results = []
-        for domain in ("", "sparsify_fx"):
-            node = helper.make_node("MaxPool", ["x"], ["y"], domain=domain, kernel_shape=[side, side], **attributes)
-            given = helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)
-            result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-            opsets = [helper.make_opsetid("", 20), helper.make_opsetid("sparsify_fx", 1)]
-            graph = helper.make_graph([node], "pool", [given], [result])
-            data = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
-            results.append(cases.open_session(data, runtime.library()).run(None, {"x": x})[0])
-        np.testing.assert_array_equal(*results)

@@ -165,6 +165,7 @@ def test_nothing_is_read_beyond_an_input(at_end: bool) -> None:
     random = np.random.default_rng(0)
     for _ in range(150):
         kinds = (cases.random_matmul, cases.random_conv, cases.random_conv, cases.random_depthwise, cases.random_joined)
+        kinds += (cases.random_pool,)
         case = kinds[int(random.integers(len(kinds)))](random)
         feed = {name: guarded(array, at_end) for name, array in cases.feeds([case]).items()}
         np.testing.assert_array_equal(session_of(case).run(None, feed), session_of(case).run(None, cases.feeds([case])))
