@@ -98,7 +98,7 @@ def main() -> None:
         print(f"pack: {size:,} -> {small:,} bytes ({size / small:.2f}x), {seconds:.0f} s, peak {peak:.2f} GB")
         code = f"import sparsify_fx; sparsify_fx.unpack_onnx({str(packed)!r}, {str(back)!r})"
         if options.gigabytes < 2:  # below 2 GB one file would hold everything
-            code = f"from sparsify_fx.onnx_export import writing; writing.MAX_BYTES = 10**6; {code}"
+            code = f"from sparsify_fx.passes.onnx_graph import outside; outside.MAX_BYTES = 10**6; {code}"
         memory = options.memory + size / 2**30  # what is decoded is held until it is written
         seconds, peak = limited(code, memory)
         print(f"unpack: {seconds:.0f} s, peak {peak:.2f} GB")

@@ -44,12 +44,21 @@ def subject(name: str, data: str) -> Subject:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain average of what it sees
             nn.init.ones_(module.weight)  # of zeros, as timm begins, export would remove the whole block
+    _strengthen_head(model)
     with torch.no_grad():
         model.train()(images)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export(model.eval(), path, images[:2], encoding="dense")
         return Subject(name, model, onnx.load(path), images)
+
+
+def _strengthen_head(model: nn.Module) -> None:
+    """Draw the last linear layer as wide as the median layer; as timm begins, one threshold for all would empty it."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    spread = float(np.median([float(layer.weight.detach().std()) for layer in layers]))
+    head = next(layer for layer in reversed(layers) if isinstance(layer, nn.Linear))
+    nn.init.normal_(head.weight, std=spread)
 
 
 def real_images(data: str, side: int, count: int = 16) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The command line: `sparsify-fx COMMAND`; every module here is one."""
+"""The command line: `sparsify-fx COMMAND`; every module here but `options` and `output` is one."""
 
 from __future__ import annotations
 

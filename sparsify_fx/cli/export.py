@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sparsify_fx.cli.options import Autotune, Encoding, Functions, OutFile, Target, Values
 from sparsify_fx.cli.output import JsonOption, Output
 
 NAME = "export"
@@ -16,12 +17,12 @@ def command(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, its checkpoint.pt or its model.safetensors.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
-    encoding: Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")] = "auto",
-    values: Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")] = "fp32",
-    target: Annotated[str, typer.Option(help="onnx, or sparse-ort: kernels that skip zeros.")] = "onnx",
-    autotune: Annotated[bool, typer.Option(help="With sparse-ort: time each layer on this machine.")] = False,
-    functions: Annotated[bool, typer.Option(help="Store each weight as one node.")] = False,
+    out: OutFile,
+    encoding: Encoding = "auto",
+    values: Values = "fp32",
+    target: Target = "onnx",
+    autotune: Autotune = False,
+    functions: Functions = False,
     optimize: Annotated[bool, typer.Option(help="Fold norms and remove dead channels first.")] = True,
     measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency against dense.")] = False,
     json: JsonOption = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sparsify_fx.cli.options import Autotune, Encoding, Functions, OutFile, Target, Values
 from sparsify_fx.cli.output import JsonOption, Output
 
 NAME = "pack"
@@ -14,12 +15,12 @@ NAME = "pack"
 
 def command(
     source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="Any ONNX file, packed or not.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
-    encoding: Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")] = "auto",
-    values: Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")] = "fp32",
-    target: Annotated[str, typer.Option(help="onnx, or sparse-ort: kernels that skip zeros.")] = "onnx",
-    autotune: Annotated[bool, typer.Option(help="With sparse-ort: time each layer on this machine.")] = False,
-    functions: Annotated[bool, typer.Option(help="Store each weight as one node.")] = False,
+    out: OutFile,
+    encoding: Encoding = "auto",
+    values: Values = "fp32",
+    target: Target = "onnx",
+    autotune: Autotune = False,
+    functions: Functions = False,
     normalize_zeros: Annotated[bool, typer.Option(help="Store -0.0 as 0.0.")] = False,
     verify: Annotated[bool, typer.Option(help="Run both files in onnxruntime and compare.")] = True,
     measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency of both files.")] = False,

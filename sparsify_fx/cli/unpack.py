@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sparsify_fx.cli.options import OutFile
 from sparsify_fx.cli.output import JsonOption, Output
 
 NAME = "unpack"
@@ -14,7 +15,7 @@ NAME = "unpack"
 
 def command(
     source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="A packed ONNX file.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
+    target: OutFile,
     json: JsonOption = None,
 ) -> None:
     """Write a packed ONNX file with plain weights again, bit for bit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,15 @@ class Bench:
             self.sparsity = sparsity
         return self.model
 
+    def clear(self) -> None:
+        """No model, until `start_again`: some hold gigabytes."""
+        self.model, self.sparsity = nn.Module(), None
+        gc.collect()
+
     def start_again(self) -> None:
         """The original model in the place of the one that was pruned and merged."""
-        self.model, self.sparsity = self.rebuilt(), None
+        self.clear()
+        self.model = self.rebuilt()
 
     def ready_to_copy(self, sparsity: float) -> tuple[nn.Module, Tensors]:
         """The same with its outputs; RAFT keeps tensors of its last forward, which nothing can copy with gradients."""
@@ -78,6 +85,7 @@ class Bench:
         """The merged model."""
         sparsify_fx.merge(self.model)
         self.sparsity = None
+        gc.collect()  # modules of torch.fx lie in cycles of references, and their weights with them
         return self.model
 
     def rebuilt(self) -> nn.Module:

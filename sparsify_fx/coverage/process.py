@@ -17,6 +17,9 @@ from sparsify_fx.coverage import worker
 from sparsify_fx.coverage.results import FAILED, ModelResult, Outcome
 from sparsify_fx.coverage.suites import Subject
 
+# Large blocks come from the system one by one and go back to it: freed weights must not stay with the process, whose
+# memory is limited. For glibc; others do not read it.
+_ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", str(2**22))
 _POLL = 0.2  # seconds between two looks at memory and time
 _PATIENCE = 5  # a check may take so much longer by the clock than in processor time: others may want the processor too
 
@@ -38,6 +41,7 @@ def examine_apart(subject: Subject, checks: Sequence[str], limits: Limits) -> Mo
 
     Processes are forked from a server that has torch and the model libraries loaded, but never ran anything.
     """
+    os.environ.setdefault(*_ALLOCATOR)  # read when the server starts
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
     result = ModelResult(subject.suite, subject.name, subject.group, subject.parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import textwrap
 import time
@@ -79,6 +80,7 @@ def examine(subject: Subject, checks: Sequence[str], folder: Path, send: Send) -
 
 def _run(name: str, bench: Bench) -> tuple[Outcome, bool]:
     """The outcome, and whether the model can be used further."""
+    gc.collect()
     start = time.process_time()
     state, note, usable = PASSED, "", True
     try:

@@ -17,11 +17,12 @@ from sparsify_fx.onnx_export.codecs.choosing import Choice, choices, digest, sma
 from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.codecs.placing import DOMAIN, place
 from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
-from sparsify_fx.onnx_export.names import used_names
-from sparsify_fx.onnx_export.report import LayerRow
+from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.weights import channel_axes, weight_values
+from sparsify_fx.passes.onnx_graph.outside import copy_but
+from sparsify_fx.passes.onnx_graph.view import names_in
 
 ENCODING_NAMES = ("auto", *ENCODINGS)
 """Names for `export(encoding=...)`; auto takes for each tensor whichever gives the fewest bytes."""
@@ -136,26 +137,14 @@ def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: b
 def shell(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the model without initializers and nodes of the main graph: weights may be too large to copy."""
     copied = onnx.ModelProto()
-    _copy_but(model, copied, {"graph"})
-    _copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
+    copy_but(model, copied, {"graph"})
+    copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
     return copied
-
-
-def _copy_but(source: Any, target: Any, left_out: set[str]) -> None:
-    for field, value in source.ListFields():
-        if field.name in left_out:
-            continue
-        if hasattr(value, "CopyFrom"):
-            getattr(target, field.name).CopyFrom(value)
-        elif hasattr(value, "extend"):
-            getattr(target, field.name).extend(value)
-        else:
-            setattr(target, field.name, value)
 
 
 def _prefix(graph: onnx.GraphProto) -> str:
     """What the names of our own values start with, and no other."""
-    prefix, taken = "s.", used_names(graph)
+    prefix, taken = "s.", set(names_in(graph))
     while any(name.startswith(prefix) for name in taken):
         prefix = "s" + prefix
     return prefix

@@ -22,13 +22,14 @@ from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
 from sparsify_fx.onnx_export.optimized import optimized
 from sparsify_fx.onnx_export.outputs import flatten_outputs, named_tensors
 from sparsify_fx.onnx_export.padding import keep_zero_padding
-from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, run_model, untouched_rng
+from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, release, run_model, untouched_rng
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import batch_of, trace, with_batch
 from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
 from sparsify_fx.onnx_export.writing import write_model
+from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.plan import plan_of
 
 
@@ -56,7 +57,8 @@ def export(
     Args:
         model: any module, rewritten by `apply` or not. It is only read: a copy is merged, put in eval mode, converted
             to float32 and traced on the CPU.
-        path: the file to write; it appears whole, after all checks, or not at all.
+        path: the file to write; it appears whole, after all checks, or not at all. One that would exceed 2 GB gets its
+            large tensors in `path`.data.
         example_inputs: a Tensor or a tuple of Tensors that the forward takes, batch first.
         encoding: how the places of zeros are stored in every float tensor that has any. `dense`: plainly. `coo`:
             ONNX's `sparse_initializer`, 1 to 4 bytes a value. `gap`: the zeros in between, 4 or 8 bits a value, which
@@ -85,7 +87,7 @@ def export(
         UnknownNameError: unknown encoding, values or target.
         RuntimeLibraryError: target `sparse-ort`, and the package was installed without its library.
         ExportError: everything else: a path that cannot be written, NaN or Inf weights, inputs that the model does
-            not take, an operator that ONNX lacks, more than 2 GB, a result that differs. `path` is then as before.
+            not take, an operator that ONNX lacks, a result that differs. `path` is then as before.
 
     >>> import tempfile, torch
     >>> model = nn.Sequential(nn.Linear(80, 40), nn.ReLU())
@@ -114,6 +116,7 @@ def export(
         flatten_outputs(copied)
         dense = trace(copied, inputs, len(reference.names), opset=opset, dynamic_batch=dynamic_batch)
     _tidy(dense, copied, reference.names)
+    release(copied, model)
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
     encoded = describe(encode(dense, wanted, shapes), dense, wanted, shapes, _about(model, metadata))
@@ -126,7 +129,7 @@ def export(
         return Checked(differences, measure_file(dense, written, feed, library) if measure else None)
 
     checked = write_model(place, encoded.model, TensorReader(), check)
-    report = make_report(path, encoded, wanted, checked, bytes_dense=dense.ByteSize(), reference="PyTorch")
+    report = make_report(path, encoded, wanted, checked, bytes_dense=count_bytes(dense), reference="PyTorch")
     return replace(report, passes=passes)
 
 

@@ -19,10 +19,12 @@ from sparsify_fx.onnx_export.encodings import Encoded, Wanted, check_bits
 from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.measure import Speed, measure
 from sparsify_fx.onnx_export.metadata import get_metadata, put_metadata
-from sparsify_fx.onnx_export.report import ExportReport, count_weights
+from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.rows import count_weights
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.writing import serialised
+from sparsify_fx.passes.onnx_graph import outside
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
@@ -84,7 +86,10 @@ def measure_file(
     """Measure a file, which may need a library, against `dense`, which is written to a temporary folder for that."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dense.onnx"
-        file.write_bytes(serialised(dense))
+        if outside.count_bytes(dense) < outside.MAX_BYTES:
+            file.write_bytes(serialised(dense))
+        else:
+            outside.write_beside(dense, file)
         return measure(file, packed, feed, library=library)
 
 

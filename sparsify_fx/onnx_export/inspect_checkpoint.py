@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.onnx_export.report import LayerRow
+from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.program import unmarked
 
 _USUAL_KEYS = ("model", "state_dict", "model_state_dict", "model_state", "net", "module", "weights", "params")

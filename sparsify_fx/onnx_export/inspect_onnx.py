@@ -16,7 +16,7 @@ from sparsify_fx.onnx_export.codecs.parts import tensor_bytes
 from sparsify_fx.onnx_export.encodings import dtype_name, is_matrix
 from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.metadata import stored_weights
-from sparsify_fx.onnx_export.report import SPARSE, LayerRow
+from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
 from sparsify_fx.onnx_export.weights import weight_values

@@ -8,7 +8,8 @@ from pathlib import Path
 from sparsify_fx.errors import CheckpointError, ExportError
 from sparsify_fx.onnx_export.inspect_checkpoint import safetensors_rows, torch_rows
 from sparsify_fx.onnx_export.inspect_onnx import onnx_rows
-from sparsify_fx.onnx_export.report import FileReport, count_weights
+from sparsify_fx.onnx_export.report import FileReport
+from sparsify_fx.onnx_export.rows import count_weights
 from sparsify_fx.onnx_export.twins import measure_onnx, onnx_choice
 
 _READERS = {"onnx": onnx_rows, "safetensors": safetensors_rows, "torch": torch_rows}

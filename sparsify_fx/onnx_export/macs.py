@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx
 from onnx import helper
 
-from sparsify_fx.onnx_export.report import LayerRow
+from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.weights import LAYOUT
-
-_WHOLE = 4096
-"""Bytes up to which a tensor goes into shape inference with its data: shapes and axes are read from there."""
+from sparsify_fx.passes.onnx_graph.macs import weight_places
+from sparsify_fx.passes.onnx_graph.shapes import infer_shapes, skeleton
+from sparsify_fx.passes.onnx_graph.view import input_of
 
 Shape = tuple[int, ...]
 
@@ -41,30 +41,20 @@ def layer_macs(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping
 
 def _uses(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Iterator[tuple[int, int]]:
     """(which input is a weight, how many times each of its entries is used) for the whole batch."""
-    data = shapes.get(node.input[0]) if node.input else None
-    output = shapes.get(node.output[0]) if node.output else None
-    if node.op_type == "Conv" and output:
-        yield 1, output[0] * math.prod(output[2:])
-    elif node.op_type == "ConvTranspose" and data:
-        yield 1, data[0] * math.prod(data[2:])
-    elif node.op_type in ("MatMul", "Gemm") and output:
-        yield 1, math.prod(output[:-1])
-    elif node.op_type in ("LSTM", "GRU", "RNN") and data:
-        yield 1, math.prod(data[:2])
-        yield 2, math.prod(data[:2])
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        if data := shapes.get(input_of(node, 0)):
+            steps = math.prod(data[:2])
+            yield from ((1, steps), (2, steps))
+    elif (places := weight_places(node, shapes)) is not None:
+        yield 1, math.prod(places)
 
 
 def _shapes(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Every shape that onnx can infer; large tensors take part as inputs, so that nothing large is copied."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    """The shapes that are known in all sizes; tensors of `rows` that the model lacks take part as inputs."""
+    light = skeleton(model)
     graph = light.graph
-    graph.name = "shapes"
-    graph.node.extend(model.graph.node)
-    small = [
-        tensor for tensor in model.graph.initializer if len(tensor.raw_data) <= _WHOLE and not tensor.external_data
-    ]
-    graph.initializer.extend(small)
-    known = {tensor.name for tensor in small}
+    known = {item.name for item in (*graph.input, *graph.initializer)}
+    known.update(name for node in graph.node for name in node.output)
     for row in rows:
         if row.name not in known:
             kind = {"float32": "float", "float64": "double"}.get(row.dtype, row.dtype).upper()
@@ -72,30 +62,18 @@ def _shapes(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping[st
                 helper.make_tensor_value_info(row.name, onnx.TensorProto.DataType.Value(kind), list(row.shape))
             )
             known.add(row.name)
-    for item in model.graph.input:
-        if item.name not in known:
-            graph.input.append(_with_shape(item, inputs.get(item.name)))
-    graph.output.extend(helper.make_empty_tensor_value_info(item.name) for item in model.graph.output)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception:  # a foreign operator or a contradiction: what is known of the inputs is all there is
-        inferred = graph
+    sizes = {item.name: _sizes(item, inputs.get(item.name)) for item in model.graph.input}
     found = {}
-    for item in (*inferred.input, *inferred.value_info, *inferred.output):
-        kind = item.type.tensor_type
-        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            found[item.name] = tuple(dim.dim_value for dim in kind.shape.dim)
+    for name, shape in infer_shapes(light, sizes).items():
+        numbers = tuple(size for size in shape if isinstance(size, int))
+        if len(numbers) == len(shape):
+            found[name] = numbers
     return found
 
 
-def _with_shape(item: onnx.ValueInfoProto, shape: Shape | None) -> onnx.ValueInfoProto:
-    """The input with this shape or, with None, a free first axis as 1."""
-    copied = onnx.ValueInfoProto()
-    copied.CopyFrom(item)
-    dims = copied.type.tensor_type.shape.dim
-    for axis, dim in enumerate(dims):
-        if shape is not None and len(shape) == len(dims):
-            dim.dim_value = shape[axis]
-        elif axis == 0 and not dim.HasField("dim_value"):
-            dim.dim_value = 1
-    return copied
+def _sizes(item: onnx.ValueInfoProto, shape: Shape | None) -> tuple[int | None, ...]:
+    """The sizes of an input: these or, with None, 1 for a free first axis."""
+    dims = item.type.tensor_type.shape.dim
+    if shape is not None and len(shape) == len(dims):
+        return shape
+    return tuple(1 if axis == 0 and not dim.HasField("dim_value") else None for axis, dim in enumerate(dims))

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from sparsify_fx.onnx_export.weights import walk_graphs
+from sparsify_fx.passes.onnx_graph.view import names_in
 
 
 def rename_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
@@ -23,22 +24,12 @@ def rename_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
             node.output[:] = [names.get(name, name) for name in node.output]
 
 
-def used_names(graph: onnx.GraphProto) -> set[str]:
-    """Every value name in `graph` and its subgraphs."""
-    found: set[str] = set()
-    for inner in walk_graphs(graph):
-        found.update(item.name for group in (inner.initializer, inner.input, inner.output) for item in group)
-        for node in inner.node:
-            found.update([*node.input, *node.output])
-    return found
-
-
 def name_outputs(graph: onnx.GraphProto, wanted: Sequence[str]) -> None:
     """Name the outputs as `wanted`, in place; where a value has that name already, `_out` is appended.
 
     Needed because torch.onnx gives an output the name asked for even if an initializer has it.
     """
-    taken, names = used_names(graph), {}
+    taken, names = set(names_in(graph)), {}
     for output, name in zip(list(graph.output), wanted, strict=True):
         while name in taken:
             name += "_out"
@@ -54,7 +45,7 @@ def restore_weight_names(graph: onnx.GraphProto, model: nn.Module) -> None:
     says nothing: all of a transformer. They are found by their bits; of equal weights the first in the model counts.
     """
     parameters = dict(model.named_parameters())
-    taken = used_names(graph)
+    taken = set(names_in(graph))
     transposed: dict[str, str] = {}
     for name, value in parameters.items():
         if value.dim() == 2 and name not in taken:

@@ -8,7 +8,8 @@ from typing import Any
 
 from sparsify_fx.errors import ConfigError, ExportError
 from sparsify_fx.onnx_export.files import check_target, write_checked
-from sparsify_fx.onnx_export.report import ExportReport, FileReport, LayerRow
+from sparsify_fx.onnx_export.report import ExportReport, FileReport
+from sparsify_fx.onnx_export.rows import LayerRow
 
 SUFFIXES = (".png", ".svg")
 _LABELS = 60  # more names than that nobody can read

@@ -14,23 +14,19 @@ from torch.utils import _pytree
 from sparsify_fx.errors import ExportError
 from sparsify_fx.program import WeightProgram
 
-MAX_BYTES = 2**31 - 2**16
-"""The largest ONNX file in bytes: protobuf's 2 GB less room for the graph."""
-
 
 def merged_copy(model: nn.Module) -> nn.Module:
     """A copy of `model` with plain float32 weights, on the CPU, in eval mode; the model itself is only read.
 
     Wrappers (torch.compile, DataParallel, DistributedDataParallel) are left off; float16, bfloat16 and float64
-    weights become float32. Raises ExportError for something that is no module, for more than 2 GB of weights, for
-    a module that cannot be copied, and for NaN or Inf in a weight.
+    weights become float32. Raises ExportError for something that is no module, for a module that
+    cannot be copied, and for NaN or Inf in a weight.
     """
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise ExportError(
             f"expected a torch.nn.Module that is not scripted, got {type(model).__name__}; pass the model"
         )
     bare = _unwrapped(model)
-    _check_size(bare)
     try:
         # Tensors that the memo holds already are not copied on the accelerator first.
         held = (*_on_cpu(bare), *_without_history(bare))
@@ -51,6 +47,17 @@ def merged_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
+def release(copied: nn.Module, model: nn.Module) -> None:
+    """Give the memory of a copy's tensors back at once, whoever in torch.onnx still refers to them.
+
+    What a module of its own `__deepcopy__` shares with `model` stays.
+    """
+    kept = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        if tensor.data_ptr() not in kept:
+            tensor.data = tensor.new_empty(0)
+
+
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The user's module inside the wrappers that torch adds."""
     while True:
@@ -60,16 +67,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
-
-
-def _check_size(model: nn.Module) -> None:
-    """Refuse what one protobuf file cannot hold."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
-    if size > MAX_BYTES:
-        raise ExportError(
-            f"the model holds {size / 1e9:.2f} GB of weights; ONNX files over 2 GB are not supported yet: "
-            "export a smaller model or its parts"
-        )
 
 
 def _on_cpu(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros, digest
 from sparsify_fx.onnx_export.encodings import Encoded, Wanted, dtype_name, encode_initializers
 from sparsify_fx.onnx_export.metadata import CHOICE, TARGET, get_metadata, put_metadata
-from sparsify_fx.onnx_export.report import SPARSE, LayerRow
+from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.runtime.candidates import Candidate
 

@@ -84,6 +84,8 @@ def _program(
         )
     assert program is not None
     found: onnx.ModelProto = program.model_proto
+    for value in program.model.graph.initializers.values():
+        value.const_value = None  # rewriting rules of the exporter remember the last graph, and with it the weights
     return found
 
 

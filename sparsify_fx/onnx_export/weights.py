@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import onnx
 
+from sparsify_fx.passes.onnx_graph.view import attribute, subgraphs
+
 # Inputs of these operators that are data or weights, but not biases or states.
 _OPERANDS = {
     "Conv": 2, "ConvTranspose": 2, "DeformConv": 2, "Gemm": 2, "MatMul": 2, "FusedConv": 2, "FusedMatMul": 2,
@@ -19,10 +21,8 @@ def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """`graph` and all graphs inside its nodes (branches of If, bodies of Loop and Scan), outermost first."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-            for subgraph in inner:
-                yield from walk_graphs(subgraph)
+        for inner in subgraphs(node):
+            yield from walk_graphs(inner)
 
 
 def weight_values(graph: onnx.GraphProto) -> set[str]:
@@ -72,6 +72,5 @@ def channel_axes(graph: onnx.GraphProto) -> dict[str, int]:
 
 def _channel_axis(node: onnx.NodeProto) -> int | None:
     if node.op_type == "Gemm":
-        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        return 0 if transposed else 1
+        return 0 if attribute(node, "transB", 0) else 1
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}.get(node.op_type)

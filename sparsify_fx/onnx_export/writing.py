@@ -15,25 +15,19 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.files import write_checked
 from sparsify_fx.onnx_export.tensors import TensorReader
+from sparsify_fx.passes.onnx_graph import outside
 
 T = TypeVar("T")
-
-MAX_BYTES = 2**31 - 2**16
-"""The largest ONNX file in bytes: protobuf's 2 GB less some room."""
-
-_EXTERNAL_FROM = 4096  # bytes of a tensor that is worth a place outside
-_ALIGNMENT = 4096  # so that runtimes can map each tensor
-_CHUNK = 2**24
 
 
 def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, check: Callable[[Path], T]) -> T:
     """Write `model` beside `target`, run `check` on the file, then rename it; returns what check returned.
 
-    Up to `MAX_BYTES` everything is in one file; a larger model gets `target`.data beside it. `reader` finds external
-    data that `model` refers to. The tensors of `model` are moved out of it on the way. Raises ExportError when the
-    disk refuses the data; whatever `check` raises passes through; nothing half-written stays.
+    Up to `outside.MAX_BYTES` everything is in one file; a larger model gets `target`.data beside it. `reader` finds
+    external data that `model` refers to. The tensors of `model` are moved out of it on the way. Raises ExportError when
+    the disk refuses the data; whatever `check` raises passes through; nothing half-written stays.
     """
-    if sum(reader.size(tensor) for tensor in model.graph.initializer) < MAX_BYTES:
+    if sum(reader.size(tensor) for tensor in model.graph.initializer) < outside.MAX_BYTES:
         for tensor in model.graph.initializer:
             tensor.CopyFrom(reader.inline(tensor))
         return write_checked(target, serialised(model), check)
@@ -42,7 +36,7 @@ def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, chec
         data, written = folder / f"{target.name}.data", folder / target.name
         with data.open("xb") as stream:
             for tensor in model.graph.initializer:
-                _move_out(tensor, reader, stream, data.name)
+                tensor.CopyFrom(_moved_out(tensor, reader, stream))
             _to_disk(stream)
         with written.open("xb") as stream:
             stream.write(serialised(model))
@@ -59,11 +53,8 @@ def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, chec
 
 def model_bytes(model: onnx.ModelProto, reader: TensorReader) -> int:
     """Bytes of the model with all its tensors in one file, whether or not one file can hold it."""
-    inside = sum(int(tensor.ByteSize()) for tensor in model.graph.initializer)
-    if inside < MAX_BYTES:
-        outside = sum(reader.size(tensor) - int(tensor.ByteSize()) for tensor in model.graph.initializer)
-        return int(model.ByteSize()) + outside
-    return sum(reader.size(tensor) for tensor in model.graph.initializer)
+    elsewhere = sum(reader.size(tensor) - int(tensor.ByteSize()) for tensor in model.graph.initializer)
+    return outside.count_bytes(model) + elsewhere
 
 
 def serialised(model: onnx.ModelProto) -> bytes:
@@ -71,29 +62,18 @@ def serialised(model: onnx.ModelProto) -> bytes:
     try:
         data: bytes = model.SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
-        raise ExportError("the ONNX file would exceed 2 GB without its initializers; export a smaller model") from error
+        raise ExportError(
+            "the ONNX file would exceed 2 GB, and coo has no place for weights outside of it; use encoding gap"
+        ) from error
     return data
 
 
-def _move_out(tensor: onnx.TensorProto, reader: TensorReader, stream: BinaryIO, location: str) -> None:
-    """Append the data of a large tensor to `stream`, and leave a reference in its place."""
-    if reader.size(tensor) < _EXTERNAL_FROM or tensor.data_type == onnx.TensorProto.STRING:
-        tensor.CopyFrom(reader.inline(tensor))
-        return
-    stream.write(bytes(-stream.tell() % _ALIGNMENT))
-    offset = stream.tell()
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        mapped = reader.mapped(tensor)
-        for start in range(0, mapped.size, _CHUNK):
-            stream.write(mapped[start : start + _CHUNK].data)
-    else:
-        stream.write(tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes())
-    length = stream.tell() - offset
-    moved = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-    moved.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in {"location": location, "offset": offset, "length": length}.items():
-        moved.external_data.add(key=key, value=str(value))
-    tensor.CopyFrom(moved)
+def _moved_out(tensor: onnx.TensorProto, reader: TensorReader, stream: BinaryIO) -> onnx.TensorProto:
+    """The tensor with its data in `stream`, or inside where it is small."""
+    if not outside.worth_moving(tensor, reader.size(tensor)):
+        return reader.inline(tensor)
+    held = tensor.data_location != onnx.TensorProto.EXTERNAL
+    return outside.moved_out(tensor, outside.tensor_data(tensor) if held else reader.mapped(tensor), stream)
 
 
 def _to_disk(stream: BinaryIO) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
+from sparsify_fx.passes.onnx_graph.shapes import Shape
+from sparsify_fx.passes.onnx_graph.view import attribute, input_of
 from sparsify_fx.runtime.fuse import Arrays, Tail
-from sparsify_fx.runtime.shapes import Shape
 
 DOMAIN = "sparsify_fx"
 # The sparse operator of each dense one, and the attributes that it shares.
@@ -42,17 +43,17 @@ def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]
     """
     if node.op_type not in KINDS:
         return None
-    weight = constants.get(node.input[1]) if len(node.input) > 1 else None
+    weight = constants.get(input_of(node, 1))
     if node.domain or weight is None or weight.dtype != np.float32 or not weight.size:
         return None
-    found = attributes(node)
     if node.op_type == "Conv":
-        fits = weight.ndim in (3, 4) and found.get("auto_pad", b"NOTSET") == b"NOTSET"
+        fits = weight.ndim in (3, 4) and attribute(node, "auto_pad", "NOTSET") == "NOTSET"
     elif node.op_type == "Gemm":
-        plain = found.get("alpha", 1.0) == 1.0 and found.get("beta", 1.0) == 1.0 and not found.get("transA", 0)
-        bias = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        columns = weight.shape[0 if found.get("transB", 0) else 1]
-        fits = plain and (len(node.input) < 3 or not node.input[2] or (bias is not None and bias.shape == (columns,)))
+        scaled = any(attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
+        name, columns = input_of(node, 2), weight.shape[0 if attribute(node, "transB", 0) else 1]
+        bias = constants.get(name) if name else None
+        row = not name or (bias is not None and bias.shape == (columns,))
+        fits = row and not scaled and not attribute(node, "transA", 0)
     else:
         fits = node.op_type == "MatMul" and weight.ndim == 2
     return Candidate(node, weight, shapes.get(node.input[0]), shapes.get(node.output[0])) if fits else None
@@ -60,23 +61,22 @@ def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]
 
 def attributes(node: NodeProto) -> dict[str, Any]:
     """The attributes of a node by name."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
 
 
 def sparse_node(layer: Candidate, tail: Tail | None = None) -> NodeProto:
     """The sparse operator for a layer and what follows it; its weight is named like the dense one, with an ending."""
     node = layer.node
     name = node.input[1]
-    bias = node.input[2] if len(node.input) > 2 else ""
     after = Tail((), node.output[0]) if tail is None else tail
-    inputs = [node.input[0], f"{name}.values", f"{name}.gaps", after.bias or bias, after.residual]
+    inputs = [node.input[0], f"{name}.values", f"{name}.gaps", after.bias or input_of(node, 2), after.residual]
     while not inputs[-1]:
         inputs.pop()
     kind, shape = KINDS[node.op_type], layer.weight.shape
     sparse = helper.make_node(kind, inputs, [after.output], name=node.name, domain=DOMAIN, weight_shape=shape)
-    sparse.attribute.extend(attribute for attribute in node.attribute if attribute.name in SHARED[node.op_type])
+    sparse.attribute.extend(each for each in node.attribute if each.name in SHARED[node.op_type])
     if node.op_type == "Gemm":  # always, even when 0: a SparseMatMul with transB was a Gemm, one without a MatMul
-        sparse.attribute.append(helper.make_attribute("transB", int(attributes(node).get("transB", 0))))
+        sparse.attribute.append(helper.make_attribute("transB", int(attribute(node, "transB", 0))))
     if after.activation:
         sparse.attribute.append(helper.make_attribute("activation", after.activation))
     return sparse

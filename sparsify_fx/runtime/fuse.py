@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
-from sparsify_fx.runtime.shapes import infer_shapes
+from sparsify_fx.passes.onnx_graph.shapes import Shape
+from sparsify_fx.passes.onnx_graph.view import GraphView, attribute
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -27,36 +26,13 @@ class Tail:
     activation: str = ""
 
 
-class Uses:
-    """Who reads each value of a graph, and the shapes that are known."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
-        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
-        for node in graph.node:
-            for name in node.input:
-                self.readers[name].append(node)
-        self.kept = {value.name for value in graph.output} | set(_names_in_subgraphs(graph))
-        self.shapes = infer_shapes(model)
-
-    def only_reader(self, name: str) -> NodeProto | None:
-        """The one node that reads `name`, if nothing else needs the value."""
-        readers = self.readers[name]
-        return readers[0] if len(readers) == 1 and name not in self.kept else None
-
-    def same_shape(self, first: str, second: str) -> bool:
-        """Both shapes are known and equal, symbols included."""
-        shape = self.shapes.get(first)
-        return shape is not None and None not in shape and shape == self.shapes.get(second)
-
-
-def tail_of(layer: NodeProto, uses: Uses, constants: Arrays, taken: set[int]) -> Tail:
+def tail_of(layer: NodeProto, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays, taken: set[int]) -> Tail:
     """The longest tail behind `layer` whose nodes are not yet `taken` (by `id`): bias, residual, activation."""
     nodes: list[NodeProto] = []
     output, bias, residual, activation = layer.output[0], "", "", ""
 
     def follower(kind: str = "") -> NodeProto | None:
-        node = uses.only_reader(output)
+        node = view.only_reader(output)
         fits = node is not None and not node.domain and id(node) not in taken and kind in ("", node.op_type)
         return node if fits else None
 
@@ -66,14 +42,19 @@ def tail_of(layer: NodeProto, uses: Uses, constants: Arrays, taken: set[int]) ->
             bias, output, nodes = other, add.output[0], [add]
     if (add := follower("Add")) is not None:
         other = _other(add, output)
-        if other and other not in constants and uses.same_shape(other, output):
+        if other and other not in constants and _same_shape(shapes.get(other), shapes.get(output)):
             residual, output, nodes = other, add.output[0], [*nodes, add]
     last = follower()
     if last is not None and (activation := _activation(last, constants)):
         output, nodes = last.output[0], [*nodes, last]
-    elif (found := _silu(output, uses, taken)) is not None:
+    elif (found := _silu(output, view, taken)) is not None:
         activation, output, nodes = "Silu", found[1].output[0], [*nodes, *found]
     return Tail(tuple(nodes), output, bias, residual, activation)
+
+
+def _same_shape(first: Shape | None, second: Shape | None) -> bool:
+    """Both shapes are known and equal, symbols included."""
+    return first is not None and None not in first and first == second
 
 
 def _other(node: NodeProto, name: str) -> str:
@@ -87,7 +68,7 @@ def _activation(node: NodeProto, constants: Arrays) -> str:
         return ""
     if node.op_type == "Relu":
         return "Relu"
-    if node.op_type == "Gelu" and _attribute(node, "approximate", b"none") == b"none":
+    if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "none":
         return "Gelu"
     if node.op_type == "Clip" and len(node.input) == 3:
         limits = [constants.get(name) for name in node.input[1:]]
@@ -97,38 +78,13 @@ def _activation(node: NodeProto, constants: Arrays) -> str:
     return ""
 
 
-def _silu(output: str, uses: Uses, taken: set[int]) -> tuple[NodeProto, NodeProto] | None:
+def _silu(output: str, view: GraphView, taken: set[int]) -> tuple[NodeProto, NodeProto] | None:
     """Sigmoid and Mul of x * sigmoid(x), when `output` is x and nothing else reads it."""
-    readers = uses.readers[output]
-    if output in uses.kept or len(readers) != 2 or any(node.domain or id(node) in taken for node in readers):
+    readers = view.uses.get(output, [])
+    if output in view.fixed or len(readers) != 2 or any(node.domain or id(node) in taken for node in readers):
         return None
     by_type = {node.op_type: node for node in readers}
     sigmoid, product = by_type.get("Sigmoid"), by_type.get("Mul")
-    if sigmoid is None or product is None or uses.only_reader(sigmoid.output[0]) is not product:
+    if sigmoid is None or product is None or view.only_reader(sigmoid.output[0]) is not product:
         return None
     return (sigmoid, product) if _other(product, output) == sigmoid.output[0] else None
-
-
-def _attribute(node: NodeProto, name: str, otherwise: object) -> object:
-    for attribute in node.attribute:
-        if attribute.name == name:
-            return helper.get_attribute_value(attribute)
-    return otherwise
-
-
-def read_names(graph: onnx.GraphProto) -> set[str]:
-    """Every value that a node, a nested graph or the caller reads."""
-    named = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    return named | set(_names_in_subgraphs(graph))
-
-
-def _names_in_subgraphs(graph: onnx.GraphProto) -> list[str]:
-    """Every value that a nested graph (If, Loop, Scan) may read from outside."""
-    names: list[str] = []
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                names += [name for each in inner.node for name in each.input]
-                names += [value.name for value in inner.output]
-                names += _names_in_subgraphs(inner)
-    return names

@@ -9,8 +9,8 @@ from typing import Any
 import onnx
 from onnx import NodeProto, helper
 
+from sparsify_fx.passes.onnx_graph.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
-from sparsify_fx.runtime.fuse import Uses
 
 JOINED = "SparseConvDepthwise"
 SIZES = (3, 5, 7)
@@ -41,7 +41,7 @@ def join_depthwise(model: onnx.ModelProto) -> None:
     """Joins, in place, each sparse 1x1 convolution with the sparse depthwise one that alone reads its result."""
     graph = model.graph
     readers = Counter(name for node in graph.node for name in node.input)
-    kept = Uses(model).kept
+    kept = GraphView(model).fixed
     makers = {node.output[0]: node for node in graph.node if _fits(node, is_pointwise)}
     seconds = {
         node.input[0]: node

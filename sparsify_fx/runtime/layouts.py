@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
+from sparsify_fx.passes.onnx_graph.shapes import Shape
 from sparsify_fx.runtime.candidates import Candidate, attributes
 from sparsify_fx.runtime.cost import MARGIN, Times
 from sparsify_fx.runtime.cut import SINK, SOURCE, minimum_cut
 from sparsify_fx.runtime.join import is_depthwise, is_pointwise
 from sparsify_fx.runtime.pools import DENSE_VALUE, OWN_VALUE, is_pool
-from sparsify_fx.runtime.shapes import Shape
 
 TO_BLOCKS, FROM_BLOCKS = 0.14, 0.2
 """Nanoseconds to copy one value from NCHW into blocks and back, on the machine of `estimate`."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import NodeProto, TensorProto
 
-from sparsify_fx.runtime.fuse import read_names
+from sparsify_fx.passes.onnx_graph.view import GraphView
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -25,7 +25,8 @@ def replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterabl
     gone = {name for node in graph.node for name in node.output} - {name for node in nodes for name in node.output}
     del graph.node[:]
     graph.node.extend(nodes)
-    read = read_names(graph)
+    view = GraphView(model)
+    read = view.uses.keys() | view.fixed
     for place in reversed(range(len(graph.initializer))):
         if graph.initializer[place].name not in read:
             del graph.initializer[place]

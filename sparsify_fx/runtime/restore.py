@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.runtime.candidates import DOMAIN, KINDS, attributes
+from sparsify_fx.passes.onnx_graph.view import attribute
+from sparsify_fx.runtime.candidates import DOMAIN, KINDS
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.join import parts
 from sparsify_fx.runtime.pools import standard_pool
@@ -60,7 +61,7 @@ def _weight_name(node: NodeProto) -> str:
 
 def _weight(node: NodeProto, name: str, constants: dict[str, TensorProto], read: Read) -> NDArray[Any]:
     """The dense weight of a sparse operator."""
-    shape = attributes(node).get("weight_shape")
+    shape = attribute(node, "weight_shape")
     parts = [constants.get(each) for each in node.input[1:3]]
     if shape is None or len(parts) < 2 or parts[0] is None or parts[1] is None:
         raise ExportError(f"{name}: the sparse operator {node.name!r} has no packed weight; write the file again")
@@ -74,9 +75,8 @@ def _weight(node: NodeProto, name: str, constants: dict[str, TensorProto], read:
 def _dense_nodes(node: NodeProto, weight: str, weights: dict[str, TensorProto]) -> list[NodeProto]:
     """The standard operators of one sparse one: layer, bias, residual, activation."""
     _, _, _, bias, residual = (*node.input, "", "", "")[:5]
-    output, found = node.output[0], attributes(node)
-    activation, conv = found.get("activation", b"").decode(), node.op_type == "SparseConv"
-    joined = conv or "transB" in found  # Conv and Gemm add their bias themselves
+    output, activation, conv = node.output[0], attribute(node, "activation", ""), node.op_type == "SparseConv"
+    joined = conv or attribute(node, "transB") is not None  # Conv and Gemm add their bias themselves
     steps = [("Conv" if conv else "Gemm" if joined else "MatMul", [weight, bias] if joined and bias else [weight])]
     steps += [("Add", [bias])] if bias and not joined else []
     steps += [("Add", [residual])] if residual else []

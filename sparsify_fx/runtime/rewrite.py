@@ -10,16 +10,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
+from sparsify_fx.passes.onnx_graph.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, sparse_node
 from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
-from sparsify_fx.runtime.fuse import Uses, tail_of
+from sparsify_fx.runtime.fuse import tail_of
 from sparsify_fx.runtime.join import join_depthwise
 from sparsify_fx.runtime.layouts import Graph, fastest_layers
 from sparsify_fx.runtime.pools import is_pool, pool_node
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
-from sparsify_fx.runtime.shapes import Shape, infer_shapes
 
 
 def to_sparse(
@@ -62,34 +63,34 @@ def to_sparse(
     rewritten = copied(model)
     graph = rewritten.graph
     pools: list[NodeProto] = []
-    constants, uses = _Constants(graph, read), Uses(rewritten)
-    shapes: dict[str, Shape] = uses.shapes | (infer_shapes(rewritten, sizes) if sizes else {})
+    constants, view, shapes = _Constants(graph, read), GraphView(rewritten), infer_shapes(rewritten, recorded=True)
+    expected = shapes | (infer_shapes(rewritten, sizes) if sizes else {})
     if choose is None:
         known = Graph(
-            list(graph.node),
-            shapes,
+            view.nodes,
+            expected,
             [item.name for item in graph.output],
             batch,
-            lambda node: candidate_of(node, constants, shapes),
-            lambda node: tail_of(node, uses, constants, set()).output,
+            lambda node: candidate_of(node, constants, expected),
+            lambda node: tail_of(node, view, shapes, constants, set()).output,
         )
         if timed is None:
             timed = partial(measure, batch=batch, threads=threads) if autotune else partial(estimate, batch=batch)
         fastest = fastest_layers(known, timed, alone=autotune)
         choose = lambda layer: layer.node.output[0] in fastest  # noqa: E731
-        pools = [node for node in graph.node if is_pool(node) and node.output[0] in fastest]
-    layers = _layers(rewritten, constants, uses, choose, shapes)
+        pools = [node for node in view.nodes if is_pool(node) and node.output[0] in fastest]
+    layers = _layers(view, constants, expected, choose)
     taken: set[int] = set()
     replaced: dict[int, list[NodeProto]] = {id(node): [pool_node(node)] for node in pools}
-    for node in graph.node:
+    for node in view.nodes:
         if id(node) not in layers:
             continue
-        tail = tail_of(node, uses, constants, taken)
+        tail = tail_of(node, view, shapes, constants, taken)
         gone = (node, *tail.nodes)
         taken.update(id(each) for each in gone)
         replaced.update({id(each): [] for each in gone})
         replaced[id(gone[-1])] = [sparse_node(layers[id(node)], tail)]
-    nodes = [new for node in graph.node for new in replaced.get(id(node), [node])]
+    nodes = [new for node in view.nodes for new in replaced.get(id(node), [node])]
     weights = {layer.node.input[1]: layer.weight for layer in layers.values()}
     replace(rewritten, nodes, [tensor for name, weight in weights.items() for tensor in packed_weight(name, weight)])
     if weights and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
@@ -99,23 +100,19 @@ def to_sparse(
 
 
 def _layers(
-    model: onnx.ModelProto,
-    constants: _Constants,
-    uses: Uses,
-    choose: Callable[[Candidate], bool],
-    shapes: Mapping[str, Shape],
+    view: GraphView, constants: _Constants, shapes: Mapping[str, Shape], choose: Callable[[Candidate], bool]
 ) -> dict[int, Candidate]:
     """The layers to rewrite by the `id` of their node."""
     found: dict[int, Candidate] = {}
-    for node in model.graph.node:
+    for node in view.nodes:
         layer = candidate_of(node, constants, shapes)
         if layer is not None and not constants.has_parts(node.input[1]) and choose(layer):
             found[id(node)] = layer
 
     def alone(layer: Candidate) -> bool:
         name = layer.node.input[1]
-        readers = [id(reader) for reader in uses.readers[name]]
-        return name not in uses.kept and name != layer.node.input[0] and all(reader in found for reader in readers)
+        readers = [id(reader) for reader in view.uses[name]]
+        return name not in view.fixed and name != layer.node.input[0] and all(reader in found for reader in readers)
 
     return {key: layer for key, layer in found.items() if alone(layer)}
 

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.errors import ExportError, UnknownNameError
-from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx, writing
+from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
 from sparsify_fx.onnx_export.metadata import get_metadata
+from sparsify_fx.passes.onnx_graph import outside
 from tests.onnx_export.arrays import matmul_with, model_with, random_tensor
 
 
@@ -172,7 +173,7 @@ def test_external_data_goes_in_and_comes_out_beyond_the_limit(
     source = external(tmp_path / "a.onnx", model_with(arrays))
     small = pack_onnx(source, tmp_path / "whole.onnx", encoding=encoding)
     assert not (tmp_path / "whole.onnx.data").exists()
-    monkeypatch.setattr(writing, "MAX_BYTES", 150_000)  # as 2 GB would be for a real model
+    monkeypatch.setattr(outside, "MAX_BYTES", 150_000)  # as 2 GB would be for a real model
     report = pack_onnx(source, tmp_path / "b.onnx", encoding=encoding)
     names = {file.name for file in tmp_path.iterdir()}
     if encoding == "coo":  # sparse initializers have no place outside

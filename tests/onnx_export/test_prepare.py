@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,3 +36,28 @@ def test_a_model_is_exported_between_training_steps(tmp_path: Path) -> None:
     assert model.training
     loss.backward()
     assert model.layer.weight.grad is not None
+
+
+class Sharing(nn.Linear):
+    """Its copies share its weight, as some modules do with large frozen tables."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sharing:
+        copied = Sharing(4, 4)
+        copied.weight = self.weight
+        return copied
+
+
+def test_what_a_copy_shares_with_the_model_stays(tmp_path: Path) -> None:
+    model = nn.Sequential(Sharing(4, 4), nn.Linear(4, 4)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    export(model, tmp_path / "model.onnx", torch.randn(3, 4))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_nothing_of_the_copy_stays_in_memory(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(500, 501), nn.ReLU(), nn.Linear(501, 3))
+    export(model, tmp_path / "model.onnx", torch.randn(3, 500))
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if type(each) is nn.Parameter]
+    own = {id(parameter) for parameter in model.parameters()}
+    assert not [each.shape for each in tensors if id(each) not in own and tuple(each.shape) == (501, 500)]

@@ -1,15 +1,18 @@
-"""Channels, multiply-accumulates and bytes of an ONNX graph."""
+"""Channels and multiply-accumulates of an ONNX graph."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 import onnx
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from sparsify_fx.passes.onnx_graph.linear import linear_of
-from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes, skeleton
-from sparsify_fx.passes.onnx_graph.view import GraphView
+from sparsify_fx.passes.onnx_graph.shapes import infer_shapes
+from sparsify_fx.passes.onnx_graph.view import GraphView, input_of
+
+Size = TypeVar("Size", bound=int | str | None)
 
 
 def count_channels(model: onnx.ModelProto) -> int:
@@ -41,21 +44,24 @@ def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
     for node in view.nodes:
         layer = linear_of(node, view)
         if layer is not None:
-            source = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
-            found[node.output[0]] = layer.values.size * _places(shapes.get(source, ()), node.op_type)
+            places = weight_places(node, shapes) or ()
+            found[node.output[0]] = layer.values.size * math.prod(size for size in places[1:] if isinstance(size, int))
     return found
 
 
-def count_bytes(model: onnx.ModelProto) -> int:
-    """The bytes of the serialised model; above 2 GB, where protobuf gives up, those of its parts."""
-    try:
-        return int(model.ByteSize())
-    except EncodeError:
-        tensors = (*model.graph.initializer, *model.graph.sparse_initializer)
-        return int(skeleton(model).ByteSize()) + sum(int(tensor.ByteSize()) for tensor in tensors)
+def weight_places(node: onnx.NodeProto, shapes: Mapping[str, tuple[Size, ...]]) -> tuple[Size, ...] | None:
+    """The axes along which a layer uses its weights again and again, samples first; None where the shape is not known.
 
+    Conv: the axes of its output but channels; ConvTranspose: those of its input but channels; Gemm and MatMul: those of
+    the output but the last. None for other operators.
 
-def _places(shape: Shape, kind: str) -> int:
-    """How often the weights are used in one sample."""
-    axes = shape[2:] if kind.startswith("Conv") else shape[1:-1]
-    return math.prod(size for size in axes if isinstance(size, int))
+    >>> weight_places(onnx.helper.make_node("Conv", ["x", "w"], ["y"]), {"y": ("N", 64, 7, 7)})
+    ('N', 7, 7)
+    """
+    kind = node.op_type
+    if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not node.output:
+        return None
+    shape = shapes.get(input_of(node, 0) if kind == "ConvTranspose" else node.output[0])
+    if not shape:
+        return None
+    return (*shape[:1], *shape[2:]) if kind.startswith("Conv") else shape[:-1]

@@ -13,14 +13,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sparsify_fx.errors import PassError
-from sparsify_fx.passes.onnx_graph.macs import count_bytes
+from sparsify_fx.passes.onnx_graph import outside
 from sparsify_fx.passes.onnx_graph.shapes import Shape
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
 
 _FLOOR = 1e-3  # outputs smaller than this are measured as if they were this large
-_LIMIT = 2**31 - 2**16  # bytes that one protobuf message holds
 _SIZES = (2, 3, 32, 64, 224)  # tried in turn for dynamic axes other than the first
 
 
@@ -37,8 +36,18 @@ def difference(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Sequence[
 
     Raises PassError when `before` does not load or runs on none of the feeds, or `after` does not load or run.
     """
+    feed, expected = _first_run(before, feeds, names)
     try:
-        reference = _session(before)
+        got = _session(after).run(None, dict(feed))
+    except Exception as error:
+        raise PassError(f"{names}: the rewritten graph does not run: {error}; report a bug") from error
+    return max((_distance(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
+
+
+def _first_run(model: onnx.ModelProto, feeds: Sequence[Feed], names: str) -> tuple[Feed, Sequence[Any]]:
+    """The first feed that the model takes, and its outputs; only these stay in memory."""
+    try:
+        session = _session(model)
     except Exception as error:
         raise PassError(
             f"{names}: onnxruntime {onnxruntime.__version__} cannot load the model as it is given: {error}; mend it "
@@ -47,15 +56,9 @@ def difference(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Sequence[
     problem: Exception | None = None
     for feed in feeds:
         try:
-            expected = reference.run(None, dict(feed))
+            return feed, session.run(None, dict(feed))
         except Exception as error:  # sizes that this model does not take
             problem = error
-            continue
-        try:
-            got = _session(after).run(None, dict(feed))
-        except Exception as error:
-            raise PassError(f"{names}: the rewritten graph does not run: {error}; report a bug") from error
-        return max((_distance(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
     raise PassError(
         f"{names}: the model runs on none of {len(feeds)} random inputs ({problem}); give inputs= that it takes, or "
         "prove=False"
@@ -81,12 +84,11 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = ["CPUExecutionProvider"]
-    if count_bytes(model) < _LIMIT:
+    if outside.count_bytes(model) < outside.MAX_BYTES:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
     with tempfile.TemporaryDirectory() as folder:
-        path, copy = Path(folder) / "model.onnx", onnx.ModelProto()
-        copy.CopyFrom(model)
-        onnx.save_model(copy, str(path), save_as_external_data=True, location="weights")
+        path = Path(folder) / "model.onnx"
+        outside.write_beside(model, path)
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 

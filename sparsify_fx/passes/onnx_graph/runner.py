@@ -16,7 +16,8 @@ from sparsify_fx.passes.onnx_graph.drop_unused import DROP_UNUSED
 from sparsify_fx.passes.onnx_graph.fold_batch_norm import FOLD_BATCH_NORM
 from sparsify_fx.passes.onnx_graph.fold_before import FOLD_BEFORE
 from sparsify_fx.passes.onnx_graph.fold_constants import FOLD_CONSTANTS
-from sparsify_fx.passes.onnx_graph.macs import count_bytes, count_channels, count_macs
+from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
+from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.passes.onnx_graph.proof import Feed, difference, random_feeds
 from sparsify_fx.passes.onnx_graph.shapes import shapes_fit
 
