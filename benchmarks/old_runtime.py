@@ -3,13 +3,14 @@
     python -m venv old && old/bin/pip install "onnxruntime==1.18.*" "numpy<2"
     python benchmarks/old_runtime.py old/bin/python
 
-Writes a small network in every encoding with every kind of values, loads all files there at every level of
-optimisation, and compares outputs with those of the dense file in the same runtime: to the bit where weights are
-folded, to 1e-6 of the largest output where nothing is. Nodes of the optimised graphs are counted too.
+Writes a small network in every encoding with every kind of values, rebuilt in one round and in several, loads all files
+there at every level of optimisation, and compares outputs with those of the dense file in the same runtime: to the bit
+where weights are folded, to 1e-6 of the largest output where nothing is. Nodes of the optimised graphs are counted too.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def write(folder: Path) -> None:
     from torch import nn
 
     from sparsify_fx import export, pack_onnx, unpack_onnx
-    from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
+    from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, rounds
 
     torch.manual_seed(0)
     body = (nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 96, 1), nn.ReLU())
@@ -69,13 +70,14 @@ def write(folder: Path) -> None:
                 weight.mul_(torch.rand_like(weight) < 0.1)
     dense = folder / "all.onnx"
     export(model.eval(), dense, torch.randn(1, 3, 32, 32), encoding="dense")
-    for encoding in ENCODINGS:
-        for values in VALUES:
-            for functions in (False, True):
-                stem = f"{encoding}-{values}" + ("-functions" if functions else "")
-                packed = folder / f"{stem}.packed.onnx"
-                pack_onnx(dense, packed, encoding=encoding, values=values, functions=functions)
-                unpack_onnx(packed, folder / f"{stem}.dense.onnx")  # of lossy values: what they were rounded to
+    kept = rounds.ENOUGH
+    for encoding, values, functions, enough in itertools.product(ENCODINGS, VALUES, (False, True), (kept, 0)):
+        rounds.ENOUGH = enough  # 0: as large models are rebuilt
+        stem = f"{encoding}-{values}" + ("-functions" if functions else "") + ("" if enough else "-rounds")
+        packed = folder / f"{stem}.packed.onnx"
+        pack_onnx(dense, packed, encoding=encoding, values=values, functions=functions)
+        unpack_onnx(packed, folder / f"{stem}.dense.onnx")  # of lossy values: what they were rounded to
+    rounds.ENOUGH = kept
     dense.unlink()
 
 

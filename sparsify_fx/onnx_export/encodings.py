@@ -15,7 +15,7 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, Weight
 from sparsify_fx.onnx_export.codecs.choosing import Choice, choices, digest, smallest, untouched, worth_keeping
 from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
-from sparsify_fx.onnx_export.codecs.placing import DOMAIN, place
+from sparsify_fx.onnx_export.codecs.placing import DOMAIN, Stored, place
 from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
 from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
@@ -95,6 +95,14 @@ def encode_initializers(
     return Encoded(encoded, rows, {tensor.name: choice.digest for tensor, choice in pairs})
 
 
+def as_it_is(dense: onnx.ModelProto, reader: TensorReader) -> Encoded:
+    """The model itself, not a copy; its plain initializers are what `encode_initializers` makes of them for `dense`."""
+    weights = weight_values(dense.graph)
+    pairs = [(tensor, untouched(reader.array(tensor), reader.size(tensor))) for tensor in dense.graph.initializer]
+    rows = tuple(_row(tensor, choice, weights, choice.cost, choice.cost) for tensor, choice in pairs)
+    return Encoded(dense, rows, {tensor.name: choice.digest for tensor, choice in pairs})
+
+
 def _options(weight: Weight, size: int, wanted: Wanted, prunable: bool, opset: int) -> list[Choice]:
     """The ways to store one float tensor; at least one."""
     kind = VALUES[wanted.values]
@@ -117,10 +125,10 @@ def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: b
     """A copy of the model with the chosen parts in place of the initializers."""
     encoded, graph = shell(dense), dense.graph
     pairs = list(zip(graph.initializer, picked, strict=True))
-    parts = [(t.name, _label(choice), choice.parts) for t, choice in pairs if choice.parts is not None]
-    placed = place(parts, _prefix(graph), opset_of(dense), functions=functions)
+    stored = [Stored(t.name, _label(choice), math.prod(t.dims), choice.parts) for t, choice in pairs if choice.parts]
+    placed = place(stored, _prefix(graph), opset_of(dense), functions=functions)
     encoded.graph.initializer.extend(tensor for tensor, choice in pairs if choice.parts is None)
-    encoded.graph.initializer.extend(placed.tensors)
+    placed.move_tensors(encoded.graph)
     encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
     encoded.graph.node.extend([*placed.nodes, *graph.node])
     encoded.functions.extend(placed.functions.values())
@@ -129,8 +137,8 @@ def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: b
     if placed.functions or placed.sparse:
         encoded.ir_version = max(encoded.ir_version, 8 if placed.functions else 5)
     rebuilt = [(t.name, choice) for t, choice in pairs if choice.parts is not None and choice.parts.nodes]
-    stored = {name: f"{choice.encoding} {choice.values}" for name, choice in rebuilt}
-    put_metadata(encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(stored)} if stored else {}))
+    how = {name: f"{choice.encoding} {choice.values}" for name, choice in rebuilt}
+    put_metadata(encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(how)} if how else {}))
     return encoded
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,15 +39,17 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def write_checked(target: Path, data: bytes, check: Callable[[Path], T]) -> T:
+def write_checked(target: Path, data: bytes | Iterable[bytes], check: Callable[[Path], T]) -> T:
     """Write `data` beside `target`, run `check` on that file, then rename it to `target`; returns what check returned.
+
+    Data in several pieces is written as it comes, so that it need not be in memory as a whole.
 
     Whatever `check` raises passes through, with no temporary file left and an older `target` untouched.
     Raises ExportError when the disk refuses the data.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        _write(temporary, data)
+        _write(temporary, (data,) if isinstance(data, bytes) else data)
         result = check(temporary)
         os.replace(temporary, target)
     except OSError as error:
@@ -57,9 +59,9 @@ def write_checked(target: Path, data: bytes, check: Callable[[Path], T]) -> T:
     return result
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
     """Create `path` with the user's usual permissions and flush it to the disk."""
     with open(path, "xb") as file:
-        file.write(data)
+        file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())

@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from sparsify_fx.errors import ExportError, RuntimeLibraryError, unknown
 from sparsify_fx.onnx_export.clean import count_negative_zeros, normalise_zeros
 from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers
+from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, as_it_is
 from sparsify_fx.onnx_export.files import check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, invalid, make_report
 from sparsify_fx.onnx_export.made_up import made_up_inputs
 from sparsify_fx.onnx_export.measure import Speed
 from sparsify_fx.onnx_export.measure import measure as measure_files
+from sparsify_fx.onnx_export.pieces import write_in_pieces
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
 from sparsify_fx.onnx_export.unpacking import constant_initializers, unpacked
 from sparsify_fx.onnx_export.verify import Runtime, compare
-from sparsify_fx.onnx_export.writing import model_bytes, write_model
+from sparsify_fx.onnx_export.writing import model_bytes
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 _LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
@@ -113,7 +114,7 @@ def pack_onnx(
         return Checked(differences, _speed(file, written, feed, library) if measure else None)
 
     dense_bytes = model_bytes(model, reader)
-    checked = write_model(place, encoded.model, reader, check)
+    checked = write_in_pieces(place, encoded.model, reader, check)
     return make_report(
         path, encoded, wanted, checked, bytes_dense=dense_bytes, reference="the original file", notes=notes
     )
@@ -129,14 +130,14 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     file, place = Path(source), check_target(path)
     model, reader = _read(file)
     valid, wanted = invalid(file) is None, Wanted("dense")
-    encoded = describe(encode_initializers(model, wanted, reader), model, wanted, {}, {})
+    encoded = describe(as_it_is(model, reader), model, wanted, {}, {})
     size = model_bytes(model, reader)
 
     def check(written: Path) -> Checked:
         check_file(written, encoded, strictly=valid)
         return Checked((None, None))
 
-    checked = write_model(place, encoded.model, reader, check)
+    checked = write_in_pieces(place, encoded.model, reader, check)
     return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
 
 

@@ -44,7 +44,7 @@ def _store(parts: Parts, vector: Array) -> str:
     table[: used.size] = np.where(used == 0, 0.0, 2.0 ** (used.astype(np.float64) - 150))
     codes = byte_indices(parts, "exponents", pack_bits(np.searchsorted(used, exponents).reshape(-1), bits))
     rows = parts.table(f"codes_{bits}", code_table(bits))
-    scales = parts.node("Gather", [parts.own("scales", table), rows], "scale_table")
+    scales = parts.node("Gather", [parts.own("scales", table), rows], "scale_of")
     scale = look_up(parts, scales, codes, "scale", bits, vector.shape)
     return parts.node("Mul", [_mantissas(parts, raw), scale], "values_f")
 
@@ -58,7 +58,7 @@ def _mantissas(parts: Parts, raw: Array) -> str:
     signed = np.where(raw >> 31, -1 - (raw & 0x7FFFFF).astype(np.int64), (raw & 0x7FFFFF).astype(np.int64))
     byte = np.arange(256).astype(np.uint8).view(np.int8).astype(np.int64)
     firsts = (byte << 16) + np.where(byte < 0, 1 - 2**23, 2**23)
-    table = parts.share("firsts", firsts.astype(np.float32))
+    table = parts.awaited(parts.share("firsts", firsts.astype(np.float32)))
     indices = byte_indices(parts, "high", (signed >> 16).astype(np.int8).view(np.uint8))
     low = parts.own("low", (signed & 0xFFFF).astype(np.uint16))
     lows = parts.node("Cast", [low], "low_f", {"to": onnx.TensorProto.FLOAT})

@@ -58,9 +58,11 @@ def _scaled(parts: Parts, updates: str, place: str, stored: Quantised) -> str:
     axis = int(np.argmax(scale.shape))
     channel, inner = place, math.prod(shape[axis + 1 :])
     if inner > 1:
-        channel = parts.node("Div", [channel, parts.own("inner", np.array(inner, np.int32))], "outer")
+        channel = parts.node("Div", [channel, parts.share(f"inner.{inner}", np.array(inner, np.int32))], "outer")
     if math.prod(shape[:axis]) > 1 or scale.size == 1:
-        channel = parts.node("Mod", [channel, parts.own("channels", np.array(scale.size, np.int32))], "channel")
+        channel = parts.node(
+            "Mod", [channel, parts.share(f"channels.{scale.size}", np.array(scale.size, np.int32))], "channel"
+        )
     scales = parts.node("Gather", [parts.own("channel_scale", scale.reshape(-1)), channel], "scale_v")
     return parts.node("Mul", [updates, scales], "scaled")
 

@@ -23,7 +23,8 @@ class Parts:
     """What rebuilds one weight: `nodes` in order, `tensors` of its own, `shared` tensors and nodes of the whole file.
 
     All names are local to the weight, except those that start with `SHARED`. A weight without nodes is stored as a
-    plain initializer, the tensor named `OUTPUT`, or as the sparse initializer `sparse`.
+    plain initializer, the tensor named `OUTPUT`, or as the sparse initializer `sparse`. `late`: shared values without
+    which little is computed of this weight (see `rounds`).
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -31,6 +32,7 @@ class Parts:
     shared: dict[str, NDArray[Any]] = field(default_factory=dict)
     shared_nodes: dict[str, onnx.NodeProto] = field(default_factory=dict)
     sparse: onnx.SparseTensorProto | None = None
+    late: set[str] = field(default_factory=set)
 
     def own(self, name: str, array: NDArray[Any]) -> str:
         """Store a tensor of this weight; returns its name."""
@@ -55,10 +57,15 @@ class Parts:
         self.shared_nodes[SHARED + name] = node
         return SHARED + name
 
+    def awaited(self, name: str) -> str:
+        """Mark a shared value as one that the weight may be made to wait for; returns its name."""
+        self.late.add(name)
+        return name
+
     def table(self, name: str, entries: NDArray[Any]) -> str:
         """A shared int32 table of entries below 2**16, stored in one or two bytes each; returns its name."""
         stored = self.share(f"{name}_short", entries.astype(np.uint8 if entries.max() < 256 else np.uint16))
-        return self.share_node("Cast", [stored], name, {"to": onnx.TensorProto.INT32})
+        return self.awaited(self.share_node("Cast", [stored], name, {"to": onnx.TensorProto.INT32}))
 
     def zeros(self, size: int, dtype: np.dtype[Any]) -> str:
         """A vector of `size` zeros, made once for all weights of that size."""

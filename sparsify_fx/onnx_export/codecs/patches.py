@@ -71,7 +71,12 @@ def patched_places(parts: Parts, gaps: Gaps) -> str:
     table = (code_table(gaps.bits).squeeze() + 1).astype(dtype)
     packed = byte_indices(parts, "gaps", pack_bits(gaps.low, gaps.bits))
     steps = look_up(
-        parts, parts.share(f"gap_steps.{gaps.bits}_{dtype}", table), packed, "low_steps", gaps.bits, gaps.low.shape
+        parts,
+        parts.awaited(parts.share(f"gap_steps.{gaps.bits}_{dtype}", table)),
+        packed,
+        "low_steps",
+        gaps.bits,
+        gaps.low.shape,
     )
     if gaps.patched.size:
         steps = _patched(parts, gaps, steps, dtype)

@@ -137,19 +137,20 @@ def _kernel(shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
 def summed(parts: Parts, streams: Streams) -> str:
     """The nodes that sum the steps up; returns the name of the places as int32."""
     steps = _steps(parts, parts.own("gaps", streams.words), streams.code)
-    sums = parts.node("CumSum", [steps, parts.share("rows_axis", np.array(2, np.int64))], "sums")
-    return parts.node("Add", [sums, parts.own("starts", streams.starts)], "places")
+    sums = parts.node("CumSum", [steps, parts.awaited(parts.share("rows_axis", np.array(2, np.int64)))], "sum")
+    return parts.node("Add", [sums, parts.own("start", streams.starts)], "place")
 
 
 def _steps(parts: Parts, words: str, code: StepCode) -> str:
     """The nodes that take the words apart; returns the name of the steps as int32."""
     if code.bits == 32:
         powers, base = _digits(parts, code)
-        return parts.node("Mod", [parts.node("Div", [words, powers], "shifted"), base], "steps")
+        shifted = parts.node("Div", [words, parts.awaited(powers)], "shifted")
+        return parts.node("Mod", [shifted, base], "step")
     if code.per > 1:
-        indices = parts.node("Cast", [words], "gaps_i", {"to": onnx.TensorProto.INT32})
-        words = parts.node("Gather", [_table(parts, code), indices], "short_steps")
-    return parts.node("Cast", [words], "steps", {"to": onnx.TensorProto.INT32})
+        indices = parts.node("Cast", [words], "word", {"to": onnx.TensorProto.INT32})
+        words = parts.node("Gather", [parts.awaited(_table(parts, code)), indices], "short")
+    return parts.node("Cast", [words], "step", {"to": onnx.TensorProto.INT32})
 
 
 def _digits(parts: Parts, code: StepCode) -> tuple[str, str]:
@@ -175,5 +176,5 @@ def _table(parts: Parts, code: StepCode) -> str:
 
 def unpooled(parts: Parts, values: str, places: str, streams: Streams) -> str:
     """A tensor of zeros with the values at the places: what MaxUnpool makes of maxima and where they were."""
-    linear = parts.node("Cast", [places], "linear", {"to": onnx.TensorProto.INT64})
+    linear = parts.node("Cast", [places], "at", {"to": onnx.TensorProto.INT64})
     return parts.node("MaxUnpool", [values, linear], "flat", {"kernel_shape": list(streams.kernel)})
