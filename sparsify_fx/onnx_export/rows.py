@@ -88,5 +88,5 @@ def count_macs(layers: Sequence[LayerRow]) -> tuple[int, int] | None:
 
 
 def sparse_layers(layers: Sequence[LayerRow]) -> tuple[str, ...]:
-    """The names of the weights that sparse operators hold."""
-    return tuple(row.name for row in layers if row.encoding == SPARSE)
+    """The names of the weights whose zeros sparse operators skip; dense ones that they hold as well do not count."""
+    return tuple(row.name for row in layers if row.encoding == SPARSE and row.nonzeros < row.size)

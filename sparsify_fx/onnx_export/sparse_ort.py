@@ -78,14 +78,14 @@ def _sparse(
     batch = next((shape[0] for shape in sizes.values() if shape), 1)
     times: dict[str, runtime.Times] = {}
 
-    def choose(layer: Candidate) -> bool:
-        if layer.density == 1.0:
-            return False
+    def timed(layer: Candidate) -> runtime.Times:
         found = runtime.measure(layer, batch=batch) if wanted.autotune else runtime.estimate(layer, batch)
         times[layer.node.input[1]] = found
-        return found.sparse_wins
+        return found
 
-    sparse, names = runtime.to_sparse(dense, choose, sizes=sizes, read=reader.array)
+    sparse, names = runtime.to_sparse(
+        dense, timed=timed, autotune=wanted.autotune, batch=batch, sizes=sizes, read=reader.array
+    )
     layers = {
         name: {"sparse": name in names, "dense_ns": round(found.dense), "sparse_ns": round(found.sparse)}
         for name, found in times.items()

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparsify_fx.errors import ExportError
 from sparsify_fx.runtime.candidates import Candidate, attributes, sparse_node
 from sparsify_fx.runtime.encode import packed_weight
+from sparsify_fx.runtime.join import is_depthwise
 from sparsify_fx.runtime.library import library
 
 LANES = 16
@@ -45,8 +46,8 @@ def estimate(layer: Candidate, batch: int = 1) -> Times:
     with products and weights of the dense layer, `values` read and written by a convolution, vectors of 16 output
     pixels, and the cost of copying 16 inputs of a plane: none for 1x1 kernels on whole vectors, 2.4 for others, 5.5 for
     larger kernels, 17 with a stride, 7.6 for matrix products. A product with at most four rows takes 1.6 · non-zeros a
-    row. A pruned convolution with a group per channel stands between sparse layers as a rule, and its dense twin would
-    have its values converted to onnxruntime's own order and back: 0.2 · values more.
+    row. A convolution with a group per channel that has a kernel of its own (`join.is_depthwise`) takes
+    0.12 · values + 0.29 · taps · vectors in whole lines + 4000, whatever its zeros.
 
     Fitted on the layers of resnet50, mobilenetv2, deit_small and resnet20 at 50 to 98 % zeros (a core at about
     3.5 GHz). On other processors the ratio of both is what should carry over; `measure` looks instead.
@@ -54,8 +55,9 @@ def estimate(layer: Candidate, batch: int = 1) -> Times:
     size = _size_of(layer, batch)
     nonzeros, weights = np.count_nonzero(layer.weight), layer.weight.size
     dense = max(size.pixels * weights / (LANES * 6.1), 0.3 * weights, 0.2 * size.values)
-    if size.depthwise and layer.density < 1:
-        dense += 0.2 * size.values
+    if size.lines:
+        taps = math.prod(layer.weight.shape[2:])
+        return Times(dense, 0.12 * size.values + 0.29 * taps * size.lines + 4000)
     if layer.node.op_type != "Conv" and size.pixels <= FEW_PIXELS:
         return Times(dense, 1.6 * nonzeros * size.pixels + 4000)
     vectors = math.ceil(size.pixels / LANES)
@@ -72,7 +74,7 @@ class _Size:
     pixels: int
     values: float  # read and written; 0 for matrix products
     copy: float  # nanoseconds for 16 inputs of a plane
-    depthwise: bool
+    lines: float = 0  # of a depthwise convolution: vectors of output, each in one line
 
 
 def _size_of(layer: Candidate, batch: int) -> _Size:
@@ -82,7 +84,7 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
         flip = layer.node.op_type == "Gemm" and found.get("transB", 0)
         columns, rows = weight.shape[::-1] if flip else weight.shape
         pixels = _pixels(layer.output_shape, slice(1, -1), batch)
-        return _Size(rows, columns + rows, pixels, 0.0, 7.6, False)
+        return _Size(rows, columns + rows, pixels, 0.0, 7.6)
     group = int(found.get("group", 1))
     rows, channels = weight.shape[:2]
     taps, stride = math.prod(weight.shape[2:]), max(found.get("strides", [1]))
@@ -92,7 +94,16 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
     phases = min(taps, stride**2) if weight.ndim == 4 else min(taps, stride)
     used = 1 - (1 - layer.density) ** (rows / group * taps / phases)  # of the planes: those that any row reads
     values = float(batch * channels * group * stride ** (weight.ndim - 2) * (pixels // batch) + rows * pixels)
-    return _Size(rows, channels * group * phases * used, pixels, values, copy, channels == 1 and group > 1)
+    lines = (
+        rows * pixels / _width(layer) * math.ceil(_width(layer) / LANES) if is_depthwise(weight.shape, found) else 0.0
+    )
+    return _Size(rows, channels * group * phases * used, pixels, values, copy, lines)
+
+
+def _width(layer: Candidate) -> int:
+    """Pixels of an output line; 1 where that is unknown."""
+    last = layer.output_shape[-1] if layer.output_shape else None
+    return last if isinstance(last, int) and last > 0 else 1
 
 
 def _pixels(shape: tuple[object, ...] | None, axes: slice, batch: int) -> int:

@@ -13,6 +13,8 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.passes.onnx_graph.view import attribute
 from sparsify_fx.runtime.candidates import DOMAIN, KINDS
 from sparsify_fx.runtime.encode import decode_gaps
+from sparsify_fx.runtime.join import parts
+from sparsify_fx.runtime.pools import standard_pool
 from sparsify_fx.runtime.replace import copied, replace
 
 Read = Callable[[TensorProto], NDArray[Any]]
@@ -20,7 +22,7 @@ Read = Callable[[TensorProto], NDArray[Any]]
 
 def sparse_weights(model: onnx.ModelProto) -> dict[str, NodeProto]:
     """The sparse operator of every weight that one holds, by the weight's name; empty for any other model."""
-    return {_weight_name(node): node for node in model.graph.node if _is_ours(node)}
+    return {_weight_name(node): node for each in model.graph.node for node in parts(each) if _is_ours(node)}
 
 
 def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx.ModelProto:
@@ -33,9 +35,9 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
     constants = {tensor.name: tensor for tensor in dense.graph.initializer}
     nodes: list[NodeProto] = []
     weights: dict[str, TensorProto] = {}
-    for node in dense.graph.node:
+    for node in (part for each in dense.graph.node for part in parts(each)):
         if not _is_ours(node):
-            nodes.append(node)
+            nodes.append(standard_pool(node))
             continue
         name = _weight_name(node)
         if name not in constants and name not in weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import onnx
@@ -12,9 +13,12 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
 from sparsify_fx.passes.onnx_graph.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, sparse_node
-from sparsify_fx.runtime.cost import estimate, measure
+from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import tail_of
+from sparsify_fx.runtime.join import join_depthwise
+from sparsify_fx.runtime.layouts import Graph, fastest_layers
+from sparsify_fx.runtime.pools import is_pool, pool_node
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
 
@@ -23,6 +27,7 @@ def to_sparse(
     model: onnx.ModelProto,
     choose: Callable[[Candidate], bool] | None = None,
     *,
+    timed: Callable[[Candidate], Times] | None = None,
     autotune: bool = False,
     batch: int = 1,
     threads: int = 1,
@@ -37,7 +42,8 @@ def to_sparse(
 
     Args:
         model: a model with dense weights as initializers.
-        choose: which layers to take; the default compares estimated times for dense and sparse.
+        choose: which layers to take; the default are those with which the whole model should take the least time.
+        timed: for that, the times of a layer instead of estimates; with `autotune`, times of the layer alone.
         autotune: measure each layer on this machine instead, with `threads` threads.
         batch: the batch size to expect, where the model leaves it open.
         sizes: the shapes of the model's inputs to expect, where it leaves more open than that.
@@ -54,19 +60,28 @@ def to_sparse(
     >>> names, sparse.graph.node[0].op_type
     (['w'], 'SparseMatMul')
     """
-    if choose is None:
-        choose = (
-            (lambda layer: measure(layer, batch=batch, threads=threads).sparse_wins)
-            if autotune
-            else (lambda layer: estimate(layer, batch).sparse_wins)
-        )
     rewritten = copied(model)
     graph = rewritten.graph
+    pools: list[NodeProto] = []
     constants, view, shapes = _Constants(graph, read), GraphView(rewritten), infer_shapes(rewritten, recorded=True)
     expected = shapes | (infer_shapes(rewritten, sizes) if sizes else {})
+    if choose is None:
+        known = Graph(
+            view.nodes,
+            expected,
+            [item.name for item in graph.output],
+            batch,
+            lambda node: candidate_of(node, constants, expected),
+            lambda node: tail_of(node, view, shapes, constants, set()).output,
+        )
+        if timed is None:
+            timed = partial(measure, batch=batch, threads=threads) if autotune else partial(estimate, batch=batch)
+        fastest = fastest_layers(known, timed, alone=autotune)
+        choose = lambda layer: layer.node.output[0] in fastest  # noqa: E731
+        pools = [node for node in view.nodes if is_pool(node) and node.output[0] in fastest]
     layers = _layers(view, constants, expected, choose)
     taken: set[int] = set()
-    replaced: dict[int, list[NodeProto]] = {}
+    replaced: dict[int, list[NodeProto]] = {id(node): [pool_node(node)] for node in pools}
     for node in view.nodes:
         if id(node) not in layers:
             continue
@@ -80,6 +95,7 @@ def to_sparse(
     replace(rewritten, nodes, [tensor for name, weight in weights.items() for tensor in packed_weight(name, weight)])
     if weights and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
         rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    join_depthwise(rewritten)
     return rewritten, list(weights)
 
 

@@ -6,7 +6,8 @@ As a program it checks one instruction set, with any onnxruntime: `python tests/
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,78 +15,29 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-Floats = NDArray[np.float32]
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
 
-DENSITIES = (0.0, 0.02, 0.1, 0.3, 1.0)
-ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "Gelu")
+from tests.runtime.random_layers import (
+    Case,
+    Floats,
+    random_conv,
+    random_depthwise,
+    random_joined,
+    random_matmul,
+    random_pool,
+    sparse,
+)
 
-
-@dataclass(frozen=True)
-class Case:
-    """One layer: dense weights, and everything else that the sparse and the dense operator share."""
-
-    kind: str  # "Conv" or "MatMul"
-    x: Floats
-    weight: Floats
-    bias: Floats | None
-    residual: Floats | None
-    attributes: dict[str, object]
-    activation: str
-    packed: bool
-
-
-def random_conv(random: np.random.Generator) -> Case:
-    """Any kernel, stride, padding, dilation, groups and batch; one or two dimensions."""
-    rank = int(random.choice([1, 2, 2, 2]))
-    group = int(random.choice([1, 1, 2, 3]))
-    channels, outputs = (int(random.integers(1, limit)) * group for limit in (12, 30))
-    kernel, strides, dilations = (random.integers(1, limit, rank) for limit in (5, 4, 3))
-    pads = random.integers(0, 4, 2 * rank)
-    least = np.maximum(1, dilations * (kernel - 1) + 1 - pads[:rank] - pads[rank:])
-    size = [int(random.integers(low, low + 24)) for low in least]
-    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
-    weight = sparse(random, (outputs, channels // group, *kernel))
-    out = (np.array(size) + pads[:rank] + pads[rank:] - dilations * (kernel - 1) - 1) // strides + 1
-    attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": group}
-    return _finish("Conv", random, x, weight, (x.shape[0], outputs, *out.tolist()), attributes)
-
-
-def random_matmul(random: np.random.Generator) -> Case:
-    """Activations of one to four dimensions, a weight in either order."""
-    inner, outer = (int(random.integers(1, 150)) for _ in range(2))
-    leading = [int(random.integers(1, 20)) for _ in range(int(random.integers(0, 4)))]
-    flip = int(random.integers(0, 2))
-    weight = sparse(random, (outer, inner) if flip else (inner, outer))
-    x = random.standard_normal((*leading, inner), np.float32)
-    return _finish("MatMul", random, x, weight, (*leading, outer), {"transB": flip})
-
-
-def sparse(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-    """Normal weights at a density of 0 to 1, with some rows empty."""
-    weight = random.standard_normal(shape, np.float32)
-    weight *= random.random(shape) < random.choice(DENSITIES)
-    if random.random() < 0.3:
-        weight[random.random(shape[0]) < 0.5] = 0
-    return weight
-
-
-def _finish(
-    kind: str,
-    random: np.random.Generator,
-    x: Floats,
-    weight: Floats,
-    out: tuple[int, ...],
-    attributes: dict[str, object],
-) -> Case:
-    rows = out[1] if kind == "Conv" else out[-1]
-    bias = random.standard_normal(rows, np.float32) if random.random() < 0.7 else None
-    residual = random.standard_normal(out, np.float32) if random.random() < 0.4 else None
-    activation = str(random.choice(ACTIVATIONS))
-    return Case(kind, x, weight, bias, residual, attributes, activation, bool(random.random() < 0.5))
+__all__ = ["Case", "random_conv", "random_depthwise", "random_joined", "random_matmul", "random_pool", "sparse"]
 
 
 def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The case as one operator of ours."""
+    if case.kind == "MaxPool":
+        return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], domain="sparsify_fx", **case.attributes)], []
+    if case.second is not None:
+        return _joined_node(case, case.second, tag)
     constants = {"w": case.weight}
     if case.packed:
         values, gaps = encode(case.weight)
@@ -100,6 +52,19 @@ def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.
     if case.activation:
         node.attribute.append(helper.make_attribute("activation", case.activation))
     return [node], [numpy_helper.from_array(array, name + tag) for name, array in constants.items()]
+
+
+def _joined_node(case: Case, second: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    (values, gaps), (more, more_gaps) = encode(case.weight), encode(second.weight)
+    constants = {"w": values, "gaps": gaps, "b": case.bias, "d": more, "dgaps": more_gaps, "c": second.bias}
+    given = {name: array for name, array in constants.items() if array is not None}
+    inputs = [f"x{tag}", *(f"{name}{tag}" if name in given else "" for name in constants)]
+    attributes: dict[str, object] = {f"depthwise_{name}": value for name, value in second.attributes.items()}
+    attributes |= {"weight_shape": case.weight.shape, "depthwise_shape": second.weight.shape}
+    attributes |= {"activation": case.activation} if case.activation else {}
+    attributes |= {"depthwise_activation": second.activation} if second.activation else {}
+    node = helper.make_node("SparseConvDepthwise", inputs, [f"y{tag}"], domain="sparsify_fx", **attributes)
+    return [node], [numpy_helper.from_array(array, name + tag) for name, array in given.items()]
 
 
 def encode(weight: Floats) -> tuple[Floats, NDArray[np.uint8]]:
@@ -117,6 +82,13 @@ def encode(weight: Floats) -> tuple[Floats, NDArray[np.uint8]]:
 
 def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The same case in standard operators."""
+    if case.kind == "MaxPool":
+        return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], **case.attributes)], []
+    if case.second is not None:
+        first, second = dense_nodes(replace(case, second=None), f"{tag}a"), dense_nodes(case.second, f"{tag}b")
+        names = [(f"x{tag}", f"x{tag}a"), (f"y{tag}a", f"x{tag}b"), (f"y{tag}b", f"y{tag}")]
+        links = [helper.make_node("Identity", [source], [target]) for source, target in names]
+        return [links[0], *first[0], links[1], *second[0], links[2]], first[1] + second[1]
     weight, constants = case.weight, {}
     attributes = dict(case.attributes)
     if case.kind == "MatMul" and attributes.pop("transB"):
@@ -199,17 +171,17 @@ def worst_error(cases: list[Case], library: str, threads: int = 1) -> float:
 def describe(case: Case) -> str:
     """What one needs to repeat a case that failed."""
     extras = (case.bias is not None, case.residual is not None, case.activation, case.packed)
-    return f"{case.kind} x{case.x.shape} w{case.weight.shape} {case.attributes} {extras}"
+    second = "" if case.second is None else f", then {describe(case.second)}"
+    return f"{case.kind} x{case.x.shape} w{case.weight.shape} {case.attributes} {extras}{second}"
 
 
 def check_many(library: str, count: int, seed: int) -> float:
-    """`count` random cases, three convolutions to one matrix product, on one and two threads in turn."""
+    """`count` random cases of all kinds, on one and two threads in turn."""
     random = np.random.default_rng(seed)
+    kinds = (random_conv, random_depthwise, random_joined, random_conv, random_matmul, random_pool)
     worst = 0.0
     for start in range(0, count, 50):
-        cases = [
-            random_matmul(random) if i % 4 == 3 else random_conv(random) for i in range(start, min(start + 50, count))
-        ]
+        cases = [kinds[i % len(kinds)](random) for i in range(start, min(start + 50, count))]
         worst = max(worst, worst_error(cases, library, threads=1 + start // 50 % 2))
     return worst
 

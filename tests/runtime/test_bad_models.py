@@ -140,3 +140,69 @@ def test_without_the_library_onnxruntime_names_the_operator() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("sparsify_fx", 1)], ir_version=9)
     with pytest.raises(Exception, match="sparsify_fx"):
         onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+POINT, TAPS = np.ones((4, 2, 1, 1), np.float32), np.ones((4, 1, 3, 3), np.float32)
+JOINED = {"depthwise_group": 4}
+
+
+@pytest.mark.parametrize(
+    ("constants", "attributes", "message"),
+    [
+        ({"w": WEIGHT, "d": TAPS}, JOINED, "needs a 1x1 convolution"),
+        ({"w": POINT, "d": TAPS}, JOINED | {"strides": [2, 2]}, "needs a 1x1 convolution"),
+        ({"w": POINT, "d": TAPS}, JOINED | {"pads": [1, 0, 0, 0]}, "needs a 1x1 convolution"),
+        ({"w": POINT, "d": TAPS}, {}, "and a depthwise one of size 3, 5 or 7"),
+        ({"w": POINT, "d": TAPS}, JOINED | {"depthwise_strides": [3, 1]}, "depthwise one of size 3, 5 or 7"),
+        ({"w": POINT, "d": TAPS}, JOINED | {"depthwise_dilations": [1, 2]}, "depthwise one of size 3, 5 or 7"),
+        ({"w": POINT, "d": TAPS}, JOINED | {"depthwise_pads": [1, 1]}, "depthwise_pads needs 4 values"),
+        ({"w": POINT, "d": TAPS}, JOINED | {"depthwise_activation": "Tanh"}, "unknown activation 'Tanh'"),
+        ({"w": POINT, "d": TAPS[:2]}, {"depthwise_group": 2}, "2 channels; the first gives 4"),
+        ({"w": POINT}, JOINED, "inputs W and D must be constant"),
+        ({"w": POINT, "d": VALUES, "dgaps": GAPS}, JOINED, "weight_shape must give"),
+        ({"w": POINT, "d": VALUES, "dgaps": GAPS}, JOINED | {"depthwise_shape": [4, 1, 3, 3]}, "beyond the end"),
+    ],
+)
+def test_joined_layers(constants: dict[str, Any], attributes: dict[str, Any], message: str) -> None:
+    inputs = ["x", "w", "", "", "d", *(["dgaps"] if "dgaps" in constants else [])]
+    with pytest.raises(Exception, match=message):
+        session_of("SparseConvDepthwise", inputs, attributes, **constants)
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        ({"x": zeros(1, 3, 8, 8)}, "3 channels; the weight needs 2"),
+        ({"x": zeros(1, 2, 8)}, "3 dimensions; the weight has 4"),
+        ({"x": zeros(1, 2, 2, 8)}, "smaller than the kernel"),
+        ({"x": zeros(1, 2, 8, 8), "b": zeros(5)}, "input B must be a float32 vector"),
+        ({"x": zeros(1, 2, 8, 8), "c": zeros(4, 1)}, "input C must be a float32 vector"),
+    ],
+)
+def test_joined_inputs(feed: dict[str, np.ndarray], message: str) -> None:
+    inputs = ["x", "w", "", "b" if "b" in feed else "", "d", "", "c" if "c" in feed else ""]
+    session = session_of("SparseConvDepthwise", inputs, JOINED, w=POINT, d=TAPS)
+    with pytest.raises(Exception, match=message):
+        session.run(None, feed)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "kernel_shape must be"),
+        ({"kernel_shape": [3, 2]}, "kernel_shape must be"),
+        ({"kernel_shape": [2**40, 2**40]}, "kernel_shape must be"),
+        ({"kernel_shape": [3, 3], "strides": [1, 3]}, "strides must be 1 or 2"),
+        ({"kernel_shape": [3, 3], "dilations": [2, 1]}, "dilations must be 1"),
+        ({"kernel_shape": [3, 3], "pads": [0, 0, 3, 0]}, "pads must be smaller"),
+    ],
+)
+def test_pools(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        session_of("MaxPool", ["x"], attributes)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8), (1, 2, 2, 8)])
+def test_pool_inputs(shape: tuple[int, ...]) -> None:
+    with pytest.raises(Exception, match=r"dimensions; the weight has 4|smaller than the kernel"):
+        session_of("MaxPool", ["x"], {"kernel_shape": [3, 3]}).run(None, {"x": zeros(*shape)})

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,30 @@ def large_matmul(seed: int = 0) -> Case:
     return Case("MatMul", x, weight, random.standard_normal(500, np.float32), residual, {"transB": 0}, "Gelu", False)
 
 
-@pytest.mark.parametrize("case", [large_conv(), large_conv(batch=1), large_matmul()], ids=["conv", "one", "matmul"])
+def large_depthwise(seed: int = 0) -> Case:
+    """As `large_conv`, for a depthwise convolution in several bands."""
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((2, 90, 130, 77), np.float32)
+    residual = random.standard_normal((2, 90, 65, 77), np.float32)
+    weight, bias = random.standard_normal((90, 1, 3, 3), np.float32), random.standard_normal(90, np.float32)
+    attributes = {"pads": [1, 1, 1, 1], "strides": [2, 1], "group": 90}
+    return Case("Conv", x, weight, bias, residual, attributes, "Relu6", True)
+
+
+def large_joined(seed: int = 0) -> Case:
+    """As `large_conv`, for a joined operator in several bands and groups of rows."""
+    random = np.random.default_rng(seed)
+    second = replace(large_depthwise(seed), residual=None)
+    weight = random.standard_normal((90, 24, 1, 1), np.float32) * (random.random((90, 24, 1, 1)) < 0.2)
+    x, bias = random.standard_normal((2, 24, 130, 77), np.float32), random.standard_normal(90, np.float32)
+    return Case("Conv", x, weight.astype(np.float32), bias, None, {}, "Relu6", True, second)
+
+
+LARGE = {"conv": large_conv(), "one": large_conv(batch=1), "matmul": large_matmul()}
+LARGE |= {"depthwise": large_depthwise(), "joined": large_joined()}
+
+
+@pytest.mark.parametrize("case", LARGE.values(), ids=LARGE.keys())
 @pytest.mark.parametrize("threads", [1, 2])
 def test_large_layers_equal_dense_ones(case: Case, threads: int) -> None:
     assert cases.worst_error([case], runtime.library(), threads) < 1e-5
@@ -68,7 +92,7 @@ def session_of(case: Case, threads: int = 1) -> cases.onnxruntime.InferenceSessi
     )
 
 
-@pytest.mark.parametrize("case", [large_conv(), large_matmul()], ids=["conv", "matmul"])
+@pytest.mark.parametrize("case", LARGE.values(), ids=LARGE.keys())
 def test_results_are_the_same_bits_from_run_to_run_and_for_any_number_of_threads(case: Case) -> None:
     feed = cases.feeds([case])
     expected = session_of(case).run(None, feed)[0]
@@ -140,7 +164,9 @@ def guarded(array: np.ndarray, at_end: bool) -> np.ndarray:
 def test_nothing_is_read_beyond_an_input(at_end: bool) -> None:
     random = np.random.default_rng(0)
     for _ in range(150):
-        case = cases.random_matmul(random) if random.random() < 0.25 else cases.random_conv(random)
+        kinds = (cases.random_matmul, cases.random_conv, cases.random_conv, cases.random_depthwise, cases.random_joined)
+        kinds += (cases.random_pool,)
+        case = kinds[int(random.integers(len(kinds)))](random)
         feed = {name: guarded(array, at_end) for name, array in cases.feeds([case]).items()}
         np.testing.assert_array_equal(session_of(case).run(None, feed), session_of(case).run(None, cases.feeds([case])))
 

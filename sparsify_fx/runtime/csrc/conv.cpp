@@ -42,6 +42,11 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info) : api_(api)
   const Weights weights = read_weights(values, gaps, attribute_ints(api, info, "weight_shape"));
   attributes_ = read_attributes(api, info, weights.shape);
   const ConvAttributes& a = attributes_;
+  is_depthwise_ = is_depthwise(a);
+  if (is_depthwise_) {
+    depthwise_ = Depthwise(weights, a);
+    return;
+  }
   taps_ = choose_taps(a);
   const int64_t kernel = a.kernel_height * a.kernel_width;
   const int32_t phases = static_cast<int32_t>(taps_.phases.size());
@@ -77,8 +82,10 @@ void SparseConv::compute(OrtKernelContext* context) const {
     throw InvalidArgument("input Z must be float32 and have the shape of the output");
   const Tensor y = output(api_, context, g.output_shape);
   if (y.size() == 0) return;
-  const Call call(*this, g, x.floats(), bias ? bias.floats() : nullptr, residual ? residual.floats() : nullptr,
-                  static_cast<float*>(y.data));
+  const Images images{x.floats(), bias ? bias.floats() : nullptr, residual ? residual.floats() : nullptr,
+                                 static_cast<float*>(y.data)};
+  if (is_depthwise_) return depthwise_.run(api_, context, g, images);
+  const Call call(*this, g, images.x, images.bias, images.residual, images.y);
   Tasks tasks(call.tasks());
   run_workers(api_, context, tasks, [&](Tasks& shared) {
     Worker worker(*this, call);

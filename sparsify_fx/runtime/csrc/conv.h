@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "depthwise.h"
 #include "product.h"
 #include "window.h"
 
@@ -12,6 +13,7 @@ class SparseConv {
  public:
   static constexpr const char* kName = "SparseConv";
   static constexpr size_t kInputs = 5;  // X, W or its non-zeros, gaps, B, Z
+  static constexpr size_t kMoreGaps = 2;
   static constexpr int kResidual = 4;   // the input Z
   static constexpr bool kResidualInPlace = true;  // every output is written after its place in Z was read
 
@@ -24,6 +26,8 @@ class SparseConv {
 
   const OrtApi* api_;
   ConvAttributes attributes_;
+  bool is_depthwise_;
+  Depthwise depthwise_;  // then all that follows is empty
   Taps taps_;
   std::vector<Matrix> matrices_;              // one per group, or for some groups together
   int64_t matrix_rows_, matrix_channels_;     // of one matrix; the last one may have fewer

@@ -17,31 +17,32 @@ namespace {
 
 constexpr int64_t kMaxLength = int64_t{1} << 24;  // of a stride, pad, dilation or image side
 
-std::vector<int64_t> ints_or(const OrtApi* api, const OrtKernelInfo* info, const char* name, size_t count,
+std::vector<int64_t> ints_or(const OrtApi* api, const OrtKernelInfo* info, const std::string& name, size_t count,
                              int64_t otherwise, int64_t least) {
-  std::vector<int64_t> values = attribute_ints(api, info, name);
+  std::vector<int64_t> values = attribute_ints(api, info, name.c_str());
   if (values.empty()) values.assign(count, otherwise);
   if (values.size() != count)
-    throw InvalidArgument(std::string(name) + " needs " + std::to_string(count) + " values");
+    throw InvalidArgument(name + " needs " + std::to_string(count) + " values");
   for (int64_t value : values)
     if (value < least || value > kMaxLength)
-      throw InvalidArgument(std::string(name) + " holds " + std::to_string(value) + "; expected at least " +
+      throw InvalidArgument(name + " holds " + std::to_string(value) + "; expected at least " +
                             std::to_string(least) + " and at most " + std::to_string(kMaxLength));
   return values;
 }
 
 }  // namespace
 
-ConvAttributes read_attributes(const OrtApi* api, const OrtKernelInfo* info, const std::vector<int64_t>& weight_shape) {
+ConvAttributes read_attributes(const OrtApi* api, const OrtKernelInfo* info, const std::vector<int64_t>& weight_shape,
+                               const std::string& prefix) {
   ConvAttributes a;
   a.rank = weight_shape.size();
   if (a.rank != 3 && a.rank != 4) throw InvalidArgument("the weight must have 3 or 4 dimensions");
   const size_t spatial = a.rank - 2;
-  a.group = attribute_int(api, info, "group", 1);
-  a.strides = ints_or(api, info, "strides", spatial, 1, 1);
-  a.dilations = ints_or(api, info, "dilations", spatial, 1, 1);
-  a.pads = ints_or(api, info, "pads", 2 * spatial, 0, 0);
-  a.activation = parse_activation(attribute_string(api, info, "activation"));
+  a.group = attribute_int(api, info, (prefix + "group").c_str(), 1);
+  a.strides = ints_or(api, info, prefix + "strides", spatial, 1, 1);
+  a.dilations = ints_or(api, info, prefix + "dilations", spatial, 1, 1);
+  a.pads = ints_or(api, info, prefix + "pads", 2 * spatial, 0, 0);
+  a.activation = parse_activation(attribute_string(api, info, (prefix + "activation").c_str()));
   if (spatial == 1) {
     a.strides.insert(a.strides.begin(), 1);
     a.dilations.insert(a.dilations.begin(), 1);

@@ -21,8 +21,9 @@ struct ConvAttributes {
   Activation activation = Activation::kNone;
 };
 
-// Read and checked; `weight_shape` is that of the dense weight.
-ConvAttributes read_attributes(const OrtApi* api, const OrtKernelInfo* info, const std::vector<int64_t>& weight_shape);
+// Read and checked; `weight_shape` is that of the dense weight. All names begin with `prefix`.
+ConvAttributes read_attributes(const OrtApi* api, const OrtKernelInfo* info, const std::vector<int64_t>& weight_shape,
+                               const std::string& prefix = "");
 
 // Sizes of one run. A 1x1 convolution without stride and padding sees its image as a single line.
 struct Geometry {

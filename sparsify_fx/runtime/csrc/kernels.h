@@ -62,7 +62,31 @@ struct RowsCall {
   const Piece* outputs;    // where the vectors of the tile go in a row
   int outputs_per_vector;
   bool whole;              // all lanes, to neighbouring places from outputs->at on
+  const int32_t* kept;     // then for each of them -1, or 0 where a zero is to be written; null keeps all
   Activation activation;
+};
+
+// A depthwise convolution or pooling of one run: sizes of a plane, and where the columns of the kernel read in a copied line.
+struct DepthwisePlan {
+  int64_t width, height, out_width;
+  int64_t stride_y, stride_x;  // 1 or 2
+  int kernel;                  // 3, 5 or 7, in both directions
+  int64_t pitch;               // floats of a copied line, or with a stride of two of each half of it
+  int64_t line;                // floats from one copied line to the next
+  const int64_t* offsets;      // of the columns of the kernel
+  Activation activation;
+  bool maximum;   // of the pixels, of which padding is the least, in place of a sum of products; kernels of 2 or 3
+  float padding;
+};
+
+// A band of output lines of one plane, and the copied lines that it reads.
+struct DepthwiseCall {
+  const float* lines;
+  const float* weights;  // column by column
+  float bias;
+  float* target;          // the first output line
+  const float* residual;  // laid out like target, or null
+  int64_t out_lines;
 };
 
 struct Kernels {
@@ -80,6 +104,9 @@ struct Kernels {
   void (*unpack_transposed)(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count);
   // Sums of a few pixels become outputs: target[i] = activation(sums[i] + residual[i]).
   void (*finish)(float* target, const float* sums, const float* residual, int64_t count, Activation activation);
+  // Lines [first, first + count) of an image, as `plan` wants them; zeros for those that do not exist.
+  void (*copy_lines)(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target);
+  void (*depthwise)(const DepthwisePlan& plan, const DepthwiseCall& call);
 };
 
 extern const Kernels kPortableKernels;

@@ -7,3 +7,4 @@
 #include "dots.inl"
 #include "pack.inl"
 #include "transpose.inl"
+#include "depthwise.inl"

@@ -11,7 +11,7 @@ Shape choose_shape(double density, double taps) {
   // A panel of this many floats stays in the first level cache.
   const int cached = 8192 / (kernel.max_vectors * kernel.lanes) / (taps > 1 ? 2 : 1);
   // A row should meet some non-zeros in every block, or starting and ending it costs more than its products.
-  const int enough = static_cast<int>(14.0 / std::max(density * taps, 1e-3));
+  const int enough = static_cast<int>(std::min(28.0 / std::max(density * taps, 1e-3), 700.0));
   return {kernel.max_vectors, std::max(cached, enough)};
 }
 

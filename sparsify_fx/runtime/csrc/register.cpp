@@ -3,7 +3,9 @@
 #include <mutex>
 
 #include "conv.h"
+#include "conv_depthwise.h"
 #include "matmul.h"
+#include "pool.h"
 
 namespace sparsify {
 
@@ -34,7 +36,7 @@ OrtCustomOp describe(uint32_t version) {
   op.GetName = [](const OrtCustomOp*) { return Operator::kName; };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return Operator::kInputs; };
-  op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 2 ? kUint8 : kFloat; };
+  op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 2 || index == Operator::kMoreGaps ? kUint8 : kFloat; };
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) { return index < 2 ? kRequired : kOptional; };
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
@@ -77,10 +79,11 @@ OrtCustomOp describe(uint32_t version) {
 }
 
 OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain** domain) {
-  static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version);
+  static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version),
+                           both = describe<SparseConvDepthwise>(version), pool = describe<MaxPool>(version);
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
-  for (const OrtCustomOp* op : {&conv, &matmul})
+  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool})
     if (OrtStatus* status = CustomOpDomainAdd::call(api, created, op)) {
       ReleaseCustomOpDomain::call(api, created);
       return status;

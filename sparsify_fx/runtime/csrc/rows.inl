@@ -26,6 +26,16 @@ static inline void write_piece(float* target, const float* residual, Vec sum, co
 #endif
 }
 
+// Zeros where `kept` is 0, whatever was there.
+static inline Vec masked(Vec v, const int32_t* kept) {
+  IntVec bits, lanes;
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  __builtin_memcpy(&lanes, kept, sizeof lanes);
+  bits &= lanes;
+  __builtin_memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
 template <int V>
 static inline void write(const RowsCall& call, int row, Vec* sum) {
   float* target = call.target + row * call.target_step;
@@ -37,8 +47,13 @@ static inline void write(const RowsCall& call, int row, Vec* sum) {
 #pragma GCC unroll 8
       for (int q = 0; q < V; ++q) sum[q] += load(residual + q * LANES);
     }
+    activate_all<V>(sum, call.activation);
+    if (call.kept != nullptr) {
 #pragma GCC unroll 8
-    for (int q = 0; q < V; ++q) store(target + q * LANES, activate(sum[q], call.activation));
+      for (int q = 0; q < V; ++q) sum[q] = masked(sum[q], call.kept + q * LANES);
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < V; ++q) store(target + q * LANES, sum[q]);
     return;
   }
   const Piece* piece = call.outputs;
@@ -58,6 +73,14 @@ static inline Vec load_pixels(const RowsCall& call, const float* from, int q) {
   return load(from + q * LANES);
 }
 
+// Asks for the memory of V vectors that are soon read, or written (Write: 1).
+template <int V, int Write>
+static inline void ask_for(const float* from) {
+  asm("" : "+r"(from));  // one address and not V of them, which compilers would compute in advance and run out of registers
+#pragma GCC unroll 8
+  for (int q = 0; q < V; ++q) __builtin_prefetch(from + q * LANES, Write);
+}
+
 template <int V, bool Tail>
 static void rows_of(const RowsCall& call) {
   constexpr int kTile = V * LANES;
@@ -74,11 +97,8 @@ static void rows_of(const RowsCall& call) {
     float* sums = call.sums == nullptr ? nullptr : call.sums + static_cast<int64_t>(row) * kTile;
     if (writes && i + kAhead < call.row_count) {
       const int64_t next = call.rows[i + kAhead].row * call.target_step + call.outputs->at;
-#pragma GCC unroll 8
-      for (int q = 0; q < V; ++q) {
-        __builtin_prefetch(call.target + next + q * LANES, 1);
-        if (call.residual != nullptr) __builtin_prefetch(call.residual + next + q * LANES);
-      }
+      ask_for<V, 1>(call.target + next);
+      if (call.residual != nullptr) ask_for<V, 0>(call.residual + next);
     }
     Vec even[V], odd[V];
     const float start = call.bias == nullptr ? 0.0f : call.bias[row];

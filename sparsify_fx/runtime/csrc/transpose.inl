@@ -66,8 +66,9 @@ static void unpack_transposed(float* target, int64_t step, const float* sums, in
 static void finish(float* target, const float* sums, const float* residual, int64_t count, Activation activation) {
   for (int64_t i = 0; i < count; i += LANES) {
     const int left = static_cast<int>(count - i < LANES ? count - i : LANES);
-    Vec v = load_some(sums + i, left);
-    if (residual != nullptr) v += load_some(residual + i, left);
-    store_some(target + i, activate(v, activation), left);
+    Vec v = left == LANES ? load(sums + i) : load_first(sums + i, left);
+    if (residual != nullptr) v += left == LANES ? load(residual + i) : load_first(residual + i, left);
+    v = activate(v, activation);
+    left == LANES ? store(target + i, v) : store_first(target + i, v, left);
   }
 }

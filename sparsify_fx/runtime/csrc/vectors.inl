@@ -13,16 +13,33 @@ static inline void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v);
 
 static inline Vec all(float value) { return value - Vec{}; }
 
-static inline Vec load_some(const float* from, int count) {
-  float lanes[LANES] = {};
+// The first `count` lanes, fewer than all; nothing behind them is read, and the other lanes are those of `others`.
+static inline Vec load_first(const float* from, int count, Vec others = Vec{}) {
+#if defined(SPARSIFY_AVX512)
+  return (Vec)_mm512_mask_loadu_ps((__m512)others, static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(SPARSIFY_AVX2)
+  const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
+  return (Vec)_mm256_blendv_ps((__m256)others, _mm256_maskload_ps(from, mask), _mm256_castsi256_ps(mask));
+#else
+  float lanes[LANES];
+  store(lanes, others);
   for (int i = 0; i < count; ++i) lanes[i] = from[i];
   return load(lanes);
+#endif
 }
 
-static inline void store_some(float* to, Vec v, int count) {
+static inline void store_first(float* to, Vec v, int count) {
+#if defined(SPARSIFY_AVX512)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+#elif defined(SPARSIFY_AVX2)
+  const __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+  _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane), (__m256)v);
+#else
   float lanes[LANES];
   store(lanes, v);
   for (int i = 0; i < count; ++i) to[i] = lanes[i];
+#endif
 }
 
 // e^x for |x| <= 87 (clamped), relative error below 2e-7: 2^n times a polynomial on [-ln2/2, ln2/2].
@@ -64,19 +81,56 @@ static inline Vec gelu(Vec x) {
   return u < all(0.0f) ? 0.5f * x * tail : 0.5f * x * (2.0f - tail);
 }
 
-// Comparisons are written so that NaN stays NaN.
+// Both give `y` where one of them is NaN.
+static inline Vec larger(Vec x, Vec y) {
+#if defined(SPARSIFY_AVX512)
+  return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)x, (__m512)y);
+#elif defined(SPARSIFY_AVX2)
+  return (Vec)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+  return x > y ? x : y;
+#endif
+}
+
+static inline Vec smaller(Vec x, Vec y) {
+#if defined(SPARSIFY_AVX512)
+  return (Vec)_mm512_maskz_min_ps(0xffff, (__m512)x, (__m512)y);
+#elif defined(SPARSIFY_AVX2)
+  return (Vec)_mm256_min_ps((__m256)x, (__m256)y);
+#else
+  return x < y ? x : y;
+#endif
+}
+
 static inline Vec activate(Vec x, Activation activation) {
   switch (activation) {
     case Activation::kRelu:
-      return x < all(0.0f) ? all(0.0f) : x;
+      return larger(all(0.0f), x);
     case Activation::kRelu6:
-      x = x < all(0.0f) ? all(0.0f) : x;
-      return x > all(6.0f) ? all(6.0f) : x;
+      return smaller(all(6.0f), larger(all(0.0f), x));
     case Activation::kSilu:
       return silu(x);
     case Activation::kGelu:
       return gelu(x);
     default:
       return x;
+  }
+}
+
+template <int V>
+static inline void activate_all(Vec* x, Activation activation) {
+  switch (activation) {
+    case Activation::kNone:
+      return;
+    case Activation::kRelu:
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) x[q] = larger(all(0.0f), x[q]);
+      return;
+    case Activation::kRelu6:
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) x[q] = smaller(all(6.0f), larger(all(0.0f), x[q]));
+      return;
+    default:
+      for (int q = 0; q < V; ++q) x[q] = activate(x[q], activation);
   }
 }

@@ -1,0 +1,191 @@
+#include "conv_depthwise.h"
+
+#include <algorithm>
+
+namespace sparsify {
+
+namespace {
+
+constexpr int64_t kRows = 64;
+constexpr int64_t kLinesFloats = int64_t{1} << 17;  // of kRows planes: a part of a second level cache
+constexpr int64_t kPanelFloats = 8192;              // of a tile: it stays in the nearest cache
+constexpr int32_t kNoOffset = 0;                    // a 1x1 kernel has one tap
+
+// An odd number of cache lines, or the same place of all planes would compete for a few places of the cache.
+int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+
+Weights constant_weights(const OrtApi* api, const OrtKernelInfo* info, size_t input, const char* shape) {
+  const Tensor values = constant_input(api, info, input), gaps = constant_input(api, info, input + 1);
+  if (!values) throw InvalidArgument("inputs W and D must be constant initializers");
+  return read_weights(values, gaps, attribute_ints(api, info, shape));
+}
+
+bool is_pointwise(const ConvAttributes& a) {
+  const auto all_are = [](const std::vector<int64_t>& values, int64_t expected) {
+    return std::all_of(values.begin(), values.end(), [&](int64_t value) { return value == expected; });
+  };
+  return a.rank == 4 && a.kernel_height == 1 && a.kernel_width == 1 && a.group == 1 && all_are(a.strides, 1) &&
+         all_are(a.pads, 0);
+}
+
+}  // namespace
+
+SparseConvDepthwise::SparseConvDepthwise(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
+  const Weights weights = constant_weights(api, info, 1, "weight_shape");
+  const Weights kernels_of = constant_weights(api, info, 4, "depthwise_shape");
+  first_ = read_attributes(api, info, weights.shape);
+  const ConvAttributes second = read_attributes(api, info, kernels_of.shape, "depthwise_");
+  if (!is_pointwise(first_) || !is_depthwise(second))
+    throw InvalidArgument("needs a 1x1 convolution without stride or padding and a depthwise one of size 3, 5 or 7");
+  if (second.group != first_.out_channels)
+    throw InvalidArgument("the depthwise convolution has " + std::to_string(second.group) + " channels; the first gives " +
+                          std::to_string(first_.out_channels));
+  if (first_.in_channels > kMaxBlockPlanes) throw InvalidArgument("the weight has too many input channels");
+  second_ = Depthwise(kernels_of, second);
+  for (int64_t row = 0; row < first_.out_channels; row += kRows) {
+    const int64_t rows = std::min(kRows, first_.out_channels - row);
+    matrices_.push_back(build_matrix(take_rows(weights, row, rows, first_.in_channels), kMaxBlockPlanes, true));
+  }
+  const Kernels& kernel = kernels();
+  max_vectors_ = static_cast<int>(std::clamp<int64_t>(kPanelFloats / (kernel.lanes * first_.in_channels),
+                                                      std::min(4, kernel.max_vectors), kernel.max_vectors));
+}
+
+struct SparseConvDepthwise::Call {
+  const float *x, *bias, *depthwise_bias;
+  float* y;
+  Geometry g;  // of the depthwise convolution
+  Bands bands;
+  int64_t channels;                // of x
+  int64_t panel_step, lines_step;  // floats from plane to plane
+
+  Call(const SparseConvDepthwise& conv, const Geometry& geometry)
+      : g(geometry),
+        bands(conv.second_.attributes(), g, kLinesFloats / std::min(kRows, conv.first_.out_channels)),
+        channels(conv.first_.in_channels),
+        panel_step(odd_lines(bands.most_lines() * bands.plan.line)),
+        lines_step(odd_lines(bands.before + panel_step + bands.behind)) {}
+};
+
+// Computes the rows of one matrix in one band of an image.
+class SparseConvDepthwise::Worker {
+ public:
+  Worker(const SparseConvDepthwise& conv, const Call& call) : conv_(conv), call_(call) {
+    panel_ = scratch_->panel.need(call.channels * call.panel_step);
+    lines_ = scratch_->sums.need(kRows * call.lines_step);
+  }
+
+  void run(int64_t task) {
+    const int64_t matrices = static_cast<int64_t>(conv_.matrices_.size()), place = task / matrices;
+    const int64_t image = place / call_.bands.count, band = place % call_.bands.count;
+    const int64_t top = call_.bands.first_line(band), end = top + call_.bands.lines(band);
+    const int64_t from = std::clamp<int64_t>(top, 0, call_.g.height), to = std::clamp<int64_t>(end, 0, call_.g.height);
+    if (band != band_) set_edges(from - top, to - top);
+    if (place != place_ && from < to) copy(image, from, to);
+    place_ = place, band_ = band;
+    const int64_t number = task % matrices;
+    if (from < to) multiply(number, (to - from) * call_.bands.plan.line, (from - top) * call_.bands.plan.line);
+    convolve(number, image, band);
+  }
+
+ private:
+  // Zeros into the lines that lie in the padding, all but [from, to), and around them; marks the pixels of the others.
+  void set_edges(int64_t from, int64_t to) {
+    const DepthwisePlan& plan = call_.bands.plan;
+    kept_.assign(call_.panel_step, 0);
+    for (int64_t line = 0; line < to - from; ++line)
+      for (int64_t half = 0; half < plan.stride_x; ++half)
+        std::fill_n(kept_.begin() + line * plan.line + half * plan.pitch,
+                    (plan.width + plan.stride_x - 1 - half) / plan.stride_x, -1);
+    const int64_t begin = call_.bands.before + from * call_.bands.plan.line;
+    const int64_t end = call_.bands.before + to * call_.bands.plan.line;
+    for (int64_t row = 0; row < kRows; ++row) {
+      float* lines = lines_ + row * call_.lines_step;
+      std::fill(lines, lines + begin, 0.0f);
+      std::fill(lines + end, lines + call_.lines_step, 0.0f);
+    }
+  }
+
+  void copy(int64_t image, int64_t from, int64_t to) {
+    const float* x = call_.x + image * call_.channels * call_.g.plane();
+    for (int64_t plane = 0; plane < call_.channels; ++plane)
+      kernels().copy_lines(call_.bands.plan, x + plane * call_.g.plane(), from, to - from,
+                           panel_ + plane * call_.panel_step);
+  }
+
+  // The rows of a matrix for `count` positions of the panel, to where `at` leads in the lines.
+  void multiply(int64_t number, int64_t count, int64_t at) {
+    const Matrix& matrix = conv_.matrices_[number];
+    const Kernels& kernel = kernels();
+    const Tiling tiling(count, kernel.lanes, conv_.max_vectors_);
+    RowsCall call{};
+    call.plane_step = call_.panel_step;
+    call.offsets = &kNoOffset;
+    call.first = call.last = call.whole = true;
+    call.bias = call_.bias == nullptr ? nullptr : call_.bias + number * kRows;
+    call.target = lines_ + call_.bands.before + at;
+    call.target_step = call_.lines_step;
+    call.outputs_per_vector = 1;
+    call.activation = conv_.first_.activation;
+    for (int64_t tile = 0; tile < tiling.tiles; ++tile) {
+      const Piece piece{tiling.first(tile), 0, 0};
+      call.outputs = &piece;
+      call.kept = kept_.data() + tiling.first(tile);
+      call.panel = panel_ + tiling.first(tile);
+      for (int group = 0; group < matrix.groups(); ++group)
+        kernel.rows(tiling.width(tile), stretch_of(matrix, matrix.blocks[0], group, call));
+    }
+  }
+
+  void convolve(int64_t number, int64_t image, int64_t band) {
+    const Bands& bands = call_.bands;
+    const Geometry& g = call_.g;
+    for (int64_t row = 0; row < conv_.matrices_[number].rows; ++row) {
+      const int64_t channel = number * kRows + row;
+      const float* lines = lines_ + row * call_.lines_step + bands.before;
+      const int64_t at = (image * g.channels + channel) * g.out_plane() + bands.first_output(band) * g.out_width;
+      kernels().depthwise(bands.plan, {lines, conv_.second_.weights(channel),
+                                       call_.depthwise_bias == nullptr ? 0.0f : call_.depthwise_bias[channel],
+                                       call_.y + at, nullptr, bands.outputs(band)});
+    }
+  }
+
+  const SparseConvDepthwise& conv_;
+  const Call& call_;
+  ScratchLease scratch_;
+  float *panel_, *lines_;
+  std::vector<int32_t> kept_;  // -1 for the pixels of the lines, 0 between and behind them
+  int64_t place_ = -1, band_ = -1;  // whose panel and whose edges are at hand
+};
+
+void SparseConvDepthwise::compute(OrtKernelContext* context) const {
+  size_t inputs = 0;
+  check(api_, GetInputCount::call(api_, context, &inputs));
+  const auto vector_of = [&](size_t index, const char* name) -> const float* {
+    const Tensor tensor = inputs > index ? input(api_, context, index) : Tensor{};
+    if (tensor && (tensor.type != kFloat || tensor.shape != std::vector<int64_t>{first_.out_channels}))
+      throw InvalidArgument(std::string("input ") + name + " must be a float32 vector with a value per output channel");
+    return tensor ? tensor.floats() : nullptr;
+  };
+  const Tensor x = input(api_, context, 0);
+  geometry_of(first_, x);
+  Tensor between = x;  // a shape alone
+  between.shape[1] = first_.out_channels;
+  Call call(*this, geometry_of(second_.attributes(), between));
+  call.x = x.floats();
+  call.bias = vector_of(3, "B");
+  call.depthwise_bias = vector_of(6, "C");
+  const Tensor y = output(api_, context, call.g.output_shape);
+  if (y.size() == 0) return;
+  call.y = static_cast<float*>(y.data);
+  Tasks tasks(call.g.images * call.bands.count * static_cast<int64_t>(matrices_.size()));
+  run_workers(api_, context, tasks, [&](Tasks& shared) {
+    int64_t task;
+    if (!shared.next(&task)) return;
+    Worker worker(*this, call);
+    do worker.run(task);
+    while (shared.next(&task));
+  });
+}
+
+}  // namespace sparsify

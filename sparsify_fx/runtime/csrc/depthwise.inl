@@ -1,0 +1,172 @@
+// Depthwise convolution and pooling: planes of their own, each with a small dense kernel or the maximum of as many pixels.
+//
+// The pixels that a band of output lines reads are copied into lines of a fixed pitch with zeros (or minus infinity) for the padding, so
+// that no load of the inner loop needs a mask. With a stride of two in a line its even pixels lie before its odd ones.
+
+// Pixels [at, at + LANES) of a line of `width`; padding behind its end.
+static inline Vec line_part(const float* line, int64_t at, int64_t width, Vec padding) {
+  if (at + LANES <= width) return load(line + at);
+  return at < width ? load_first(line + at, static_cast<int>(width - at), padding) : padding;
+}
+
+static inline void part_by_parity(Vec a, Vec b, Vec* even, Vec* odd) {
+#if defined(__clang__)
+  for (int lane = 0; lane < LANES; ++lane) {
+    (*even)[lane] = 2 * lane < LANES ? a[2 * lane] : b[2 * lane - LANES];
+    (*odd)[lane] = 2 * lane + 1 < LANES ? a[2 * lane + 1] : b[2 * lane + 1 - LANES];
+  }
+#else
+  IntVec places{};
+  for (int lane = 0; lane < LANES; ++lane) places[lane] = 2 * lane;
+  *even = __builtin_shuffle(a, b, places);
+  *odd = __builtin_shuffle(a, b, places + 1);
+#endif
+}
+
+// A line of the image, or with a width of 0 one of padding.
+static inline void copy_line(const DepthwisePlan& plan, const float* line, int64_t width, float* target) {
+  const Vec padding = all(plan.padding);
+  if (plan.stride_x == 1 && plan.pitch < LANES) {  // several lines to a vector; the ones behind come later
+    const Vec pixels = width == 0 ? padding : load_first(line, static_cast<int>(width), padding);
+    store_first(target, pixels, static_cast<int>(plan.pitch));
+    return;
+  }
+  for (int64_t x = 0; x < plan.pitch; x += LANES) {
+    if (plan.stride_x == 1) {
+      store(target + x, line_part(line, x, width, padding));
+      continue;
+    }
+    Vec even, odd;
+    part_by_parity(line_part(line, 2 * x, width, padding), line_part(line, 2 * x + LANES, width, padding), &even, &odd);
+    store(target + x, even);
+    store(target + plan.pitch + x, odd);
+  }
+}
+
+// Lines [first, first + count) of an image; those that do not exist are padding.
+static void copy_lines(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target) {
+  for (int64_t y = first; y < first + count; ++y, target += plan.line) {
+    const bool exists = y >= 0 && y < plan.height;
+    copy_line(plan, exists ? image + y * plan.width : image, exists ? plan.width : 0, target);
+  }
+}
+
+// Loaded once and not again with every multiply-add, as compilers prefer it: most loads here cross a cache line.
+static inline void keep_in_register(Vec& v) {
+#if defined(SPARSIFY_AVX512)
+  asm("" : "+v"(v));
+#elif defined(SPARSIFY_AVX2)
+  asm("" : "+x"(v));
+#else
+  (void)v;
+#endif
+}
+
+// `Count` output lines from line `y` of the band on, which share what they read.
+template <int Kernel, int Stride, int Count, bool Maximum>
+static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, int64_t y) {
+  constexpr int kRead = (Count - 1) * Stride + Kernel, kTaps = Kernel * Kernel;
+  constexpr bool kHeld = Kernel == 3 && LANES > 8 && !Maximum;  // all weights fit into registers
+  // Whatever is stored might be a part of plan or call, for all that compilers know.
+  const int64_t width = plan.out_width, step = plan.line;
+  const Activation activation = plan.activation;
+  const float *weights = call.weights, *residual = call.residual;
+  float* target = call.target + y * width;
+  if (residual != nullptr) residual += y * width;
+  const float* columns[Kernel];
+#pragma GCC unroll 8
+  for (int kx = 0; kx < Kernel; ++kx) columns[kx] = call.lines + y * Stride * step + plan.offsets[kx];
+  const Vec bias = all(call.bias), padding = all(plan.padding);
+  Vec held[kTaps];
+  if (kHeld) {
+#pragma GCC unroll 9
+    for (int i = 0; i < kTaps; ++i) held[i] = all(weights[i]);
+  }
+  const auto vectors_at = [&](int64_t x, auto finish) {
+    Vec sums[Count];
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) sums[i] = Maximum ? padding : bias;
+#pragma GCC unroll 3
+    for (int kx = 0; kx < Kernel; ++kx) {
+      const float* from = columns[kx] + x;
+#pragma GCC unroll 16
+      for (int line = 0; line < kRead; ++line) {
+        Vec pixels = load(from + line * step);
+        keep_in_register(pixels);
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) {
+          const int tap = kx * Kernel + line - i * Stride;
+          if (line - i * Stride < 0 || line - i * Stride >= Kernel) continue;
+          if (Maximum)
+            sums[i] = larger(sums[i], pixels);
+          else
+            sums[i] += (kHeld ? held[tap] : all(weights[tap])) * pixels;
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) finish(sums[i], i * width + x);
+  };
+  int64_t x = 0;
+  for (; x + LANES <= width; x += LANES)
+    vectors_at(x, [&](Vec sum, int64_t at) {
+      if (residual != nullptr) sum += load(residual + at);
+      store(target + at, activate(sum, activation));
+    });
+  const int left = static_cast<int>(width - x);
+  if (left > 0)
+    vectors_at(x, [&](Vec sum, int64_t at) {
+      if (residual != nullptr) sum += load_first(residual + at, left);
+      store_first(target + at, activate(sum, activation), left);
+    });
+}
+
+#if defined(SPARSIFY_AVX512)
+// Narrow images, stride 1: a vector holds LANES / pitch output lines.
+template <int Kernel>
+static void narrow_lines(const DepthwisePlan& plan, const DepthwiseCall& call) {
+  const int per_vector = static_cast<int>(LANES / plan.pitch), width = static_cast<int>(plan.out_width);
+  uint32_t whole = 0;
+  for (int i = 0; i < per_vector; ++i) whole |= ((1u << width) - 1) << (i * plan.pitch);
+  for (int64_t y = 0; y < call.out_lines; y += per_vector) {
+    const float* from = call.lines + y * plan.line;
+    Vec sum = all(call.bias), other = all(0.0f);
+    for (int kx = 0; kx < Kernel; ++kx)
+#pragma GCC unroll 8
+      for (int ky = 0; ky < Kernel; ++ky)
+        (ky % 2 == 0 ? sum : other) +=
+            all(call.weights[kx * Kernel + ky]) * load(from + plan.offsets[kx] + ky * plan.line);
+    const int64_t lines = call.out_lines - y < per_vector ? call.out_lines - y : per_vector;
+    const uint32_t mask = whole & ((1u << (lines * plan.pitch)) - 1);
+    const Piece piece{y * plan.out_width, mask, static_cast<int32_t>(lines) * width};
+    write_piece(call.target, call.residual, sum + other, piece, plan.activation);
+  }
+}
+#endif
+
+template <int Kernel, int Stride, bool Maximum = false>
+static void depthwise_of(const DepthwisePlan& plan, const DepthwiseCall& call) {
+#if defined(SPARSIFY_AVX512)
+  if (plan.pitch < LANES) return narrow_lines<Kernel>(plan, call);
+#endif
+  int64_t y = 0;
+  for (; y + 4 <= call.out_lines; y += 4) output_lines<Kernel, Stride, 4, Maximum>(plan, call, y);
+  if (y + 2 <= call.out_lines) output_lines<Kernel, Stride, 2, Maximum>(plan, call, y), y += 2;
+  if (y < call.out_lines) output_lines<Kernel, Stride, 1, Maximum>(plan, call, y);
+}
+
+static void depthwise(const DepthwisePlan& plan, const DepthwiseCall& call) {
+  const bool twice = plan.stride_y == 2;
+  if (plan.maximum) {
+    if (plan.kernel == 2) return twice ? depthwise_of<2, 2, true>(plan, call) : depthwise_of<2, 1, true>(plan, call);
+    return twice ? depthwise_of<3, 2, true>(plan, call) : depthwise_of<3, 1, true>(plan, call);
+  }
+  switch (plan.kernel) {
+    case 3:
+      return twice ? depthwise_of<3, 2>(plan, call) : depthwise_of<3, 1>(plan, call);
+    case 5:
+      return twice ? depthwise_of<5, 2>(plan, call) : depthwise_of<5, 1>(plan, call);
+    case 7:
+      return twice ? depthwise_of<7, 2>(plan, call) : depthwise_of<7, 1>(plan, call);
+  }
+}

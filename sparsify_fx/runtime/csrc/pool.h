@@ -1,0 +1,24 @@
+// Pooling over NCHW activations, for models whose convolutions are sparse: onnxruntime's own would convert them first.
+#pragma once
+
+#include "depthwise.h"
+
+namespace sparsify {
+
+class MaxPool {
+ public:
+  static constexpr const char* kName = "MaxPool";
+  static constexpr size_t kInputs = 1;
+  static constexpr size_t kMoreGaps = 2;
+  static constexpr int kResidual = 0;
+  static constexpr bool kResidualInPlace = false;
+
+  MaxPool(const OrtApi* api, const OrtKernelInfo* info);
+  void compute(OrtKernelContext* context) const;
+
+ private:
+  const OrtApi* api_;
+  ConvAttributes attributes_;
+};
+
+}  // namespace sparsify

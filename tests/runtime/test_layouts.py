@@ -1,0 +1,142 @@
+"""Layers are chosen together: neighbours in one memory layout, depthwise layers and pooling between sparse ones."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+import sparsify_fx
+from sparsify_fx import runtime
+from sparsify_fx.runtime.candidates import Candidate
+from sparsify_fx.runtime.cut import SINK, SOURCE, minimum_cut
+from tests.runtime import cases
+
+
+def test_a_cut_costs_as_little_as_any_division() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        inner = [f"n{i}" for i in range(int(random.integers(1, 7)))]
+        names = [SOURCE, SINK, *inner]
+        costs = {(a, b): float(random.integers(0, 9)) for a in names for b in names if a != b and random.random() < 0.5}
+
+        def price(side: set[str], costs: dict[tuple[str, str], float] = costs) -> float:
+            return sum(cost for (a, b), cost in costs.items() if a in side and b not in side)
+
+        every = itertools.chain.from_iterable(itertools.combinations(inner, n) for n in range(len(inner) + 1))
+        least = min(price({SOURCE, *some}) for some in every)
+        assert price(minimum_cut(costs)) == pytest.approx(least)
+
+
+class Inverted(nn.Module):
+    """A stem with pooling and two inverted residual blocks, the second with a stride, as in MobileNetV2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(32, 160, 1),
+                nn.ReLU6(),
+                nn.Conv2d(160, 160, 3, stride, 1, groups=160),
+                nn.ReLU6(),
+                nn.Conv2d(160, 32, 1),
+            )
+            for stride in (1, 2)
+        )
+        self.head = nn.Linear(32, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.blocks[0](x)
+        return self.head(self.blocks[1](x).mean((2, 3)))
+
+
+def pruned(net: nn.Module, density: float, sides: tuple[int, ...]) -> nn.Module:
+    """Only so many weights stay in convolutions whose kernels have one of these sides."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 4 and parameter.shape[-1] in sides:
+                parameter *= torch.rand(parameter.shape) < density
+    return net.eval()
+
+
+def exported(net: nn.Module, path: object) -> onnx.ModelProto:
+    sparsify_fx.export(net, path, images(1), encoding="dense", optimize=False)  # type: ignore[arg-type]
+    return onnx.load(path)  # type: ignore[arg-type]
+
+
+def images(batch: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(batch).standard_normal((batch, 3, 56, 56), np.float32))
+
+
+def ours(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node if node.domain == "sparsify_fx"]
+
+
+def run(model: onnx.ModelProto, x: torch.Tensor, library: str | None = None) -> np.ndarray:
+    session = cases.open_session(model.SerializeToString(), library)
+    result: np.ndarray = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    return result
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """`Inverted` with 95 % zeros in its 1x1 convolutions alone."""
+    return exported(pruned(Inverted(), 0.05, (1,)), tmp_path_factory.mktemp("inverted") / "model.onnx")
+
+
+def test_dense_depthwise_layers_join_the_sparse_ones_before_them(model: onnx.ModelProto) -> None:
+    sparse, names = runtime.to_sparse(model, sizes={model.graph.input[0].name: (1, 3, 56, 56)})
+    assert ours(sparse) == ["SparseConvDepthwise", "SparseConv"] * 2
+    assert len(names) == 6
+    for batch in (1, 3):
+        expected = run(model, images(batch))
+        np.testing.assert_allclose(run(sparse, images(batch), runtime.library()), expected, atol=1e-5)
+        np.testing.assert_allclose(run(runtime.to_dense(sparse), images(batch)), expected, atol=1e-5)
+
+
+def test_every_weight_of_joined_layers_comes_back(model: onnx.ModelProto) -> None:
+    sparse, names = runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")
+    assert ours(sparse).count("SparseConvDepthwise") == 2
+    assert sorted(runtime.sparse_weights(sparse)) == sorted(names)
+    before, after = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in each.graph.initializer}
+        for each in (model, runtime.to_dense(sparse))
+    )
+    for name in names:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_pooling_between_sparse_layers_is_ours(tmp_path_factory: pytest.TempPathFactory) -> None:
+    net = pruned(Inverted(), 0.03, (1, 3))
+    model = exported(net, tmp_path_factory.mktemp("pooled") / "model.onnx")
+    sparse, _ = runtime.to_sparse(model, sizes={model.graph.input[0].name: (1, 3, 56, 56)})
+    assert ours(sparse)[:2] == ["SparseConv", "MaxPool"]
+    expected = run(model, images(2))
+    np.testing.assert_allclose(run(sparse, images(2), runtime.library()), expected, atol=1e-5)
+    back = runtime.to_dense(sparse)
+    assert not ours(back)
+    np.testing.assert_allclose(run(back, images(2)), expected, atol=1e-5)
+
+
+def test_a_layer_whose_copies_cost_more_than_it_gains_stays_dense(model: onnx.ModelProto) -> None:
+    gain = {1: 1000.0, 3: -50000.0}  # nanoseconds; the copies around each 1x1 layer take far more
+
+    def timed(layer: Candidate) -> runtime.Times:
+        return runtime.Times(1e6, 9e5 - gain[layer.weight.shape[-1]] if layer.weight.ndim == 4 else 2e6)
+
+    sparse, names = runtime.to_sparse(model, timed=timed, sizes={model.graph.input[0].name: (1, 3, 56, 56)})
+    assert names == []
+    assert sparse.SerializeToString() == model.SerializeToString()
+
+
+def test_without_zeros_no_layer_is_taken(tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = exported(Inverted().eval(), tmp_path_factory.mktemp("dense") / "model.onnx")
+    assert runtime.to_sparse(model)[1] == []
