@@ -198,7 +198,7 @@ def test_external_data_goes_in_and_comes_out_beyond_the_limit(
 def test_coo_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = external(tmp_path / "a.onnx", matmul_with(random_tensor((100, 300), 0.4, 0, 1)))
     monkeypatch.setattr(outside, "MAX_BYTES", 40_000)
-    with pytest.raises(ExportError, match="exceed 2 GB, and coo has no place for weights outside of it; use encoding gap"):
+    with pytest.raises(ExportError, match=r"exceed 2 GB, and coo has no place for .*; use encoding gap"):
         pack_onnx(source, tmp_path / "b.onnx", encoding="coo")
     assert {file.name for file in tmp_path.iterdir()} == {"a.onnx", "a.onnx.weights"}
 
