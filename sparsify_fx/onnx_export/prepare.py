@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,7 @@ def merged_copy(model: nn.Module) -> nn.Module:
         from sparsify_fx.api import merge  # here, because api imports export
 
         merge(copied)
+        gc.collect()  # modules of torch.fx lie in cycles of references, and the factors with them
     copied.eval()
     if any(_is_odd_float(tensor) for tensor in (*copied.parameters(), *copied.buffers())):
         copied.float()
