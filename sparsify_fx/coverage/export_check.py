@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def check_onnx(bench: Bench) -> str:
     try:
         return _export(bench, bench.ready_to_copy(0.9)[0], file)
     except ExportError as error:
-        reason = error
+        reason = error.with_traceback(None)
+    bench.clear()
     try:
         _write(bench, bench.rebuilt(), file, None)
     except ExportError as error:
@@ -59,13 +61,17 @@ def _export(bench: Bench, model: nn.Module, file: Path) -> str:
     """Export within 1e-4, or within what float32 allows: ten times what it makes in PyTorch alone, measured."""
     try:
         return _remark(*_write(bench, model, file, _TOLERANCE))
-    except ExportError:
-        rounding = _rounding(bench, model)
-        if rounding * _MARGIN <= _TOLERANCE:
-            raise
-        torch.compiler.reset()
-        found = _remark(*_write(bench, model, file, rounding * _MARGIN))
-        return f"{found} by rounding of float32, which makes {rounding:.1e} in PyTorch alone"
+    except ExportError as error:
+        # Without its traceback: the frames hold the model in ONNX, and the session that gave the outputs.
+        reason = error.with_traceback(None)
+        reason.__context__ = None
+    gc.collect()
+    rounding = _rounding(bench, model)
+    if rounding * _MARGIN <= _TOLERANCE:
+        raise reason
+    torch.compiler.reset()
+    found = _remark(*_write(bench, model, file, rounding * _MARGIN))
+    return f"{found} by rounding of float32, which makes {rounding:.1e} in PyTorch alone"
 
 
 def _rounding(bench: Bench, model: nn.Module) -> float:
