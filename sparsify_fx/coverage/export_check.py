@@ -103,6 +103,7 @@ def _write(bench: Bench, model: nn.Module, file: Path, tolerance: float | None) 
             ).max_rel_difference, False
         except ExportError:
             torch.compiler.reset()
+        gc.collect()
     report = export(model, file, inputs, dynamic_batch=False, tolerance=tolerance, verify=verify, optimize=verify)
     return report.max_rel_difference, True
 
