@@ -77,7 +77,7 @@ def to_sparse(
         if timed is None:
             timed = partial(measure, batch=batch, threads=threads) if autotune else partial(estimate, batch=batch)
         fastest = fastest_layers(known, timed, alone=autotune)
-        choose = lambda layer: layer.node.output[0] in fastest  # noqa: E731
+        choose = partial(_makes_one_of, fastest)
         pools = [node for node in view.nodes if is_pool(node) and node.output[0] in fastest]
     layers = _layers(view, constants, expected, choose)
     taken: set[int] = set()
@@ -97,6 +97,10 @@ def to_sparse(
         rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     join_depthwise(rewritten)
     return rewritten, list(weights)
+
+
+def _makes_one_of(names: set[str], layer: Candidate) -> bool:
+    return layer.node.output[0] in names
 
 
 def _layers(
