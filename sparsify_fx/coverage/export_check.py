@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def check_onnx(bench: Bench) -> str:
     try:
         return _export(bench, bench.ready_to_copy(0.9)[0], file)
     except ExportError as error:
-        reason = error.with_traceback(None)
+        reason = _released(error)
     bench.clear()
     try:
         _write(bench, bench.rebuilt(), file, None)
@@ -62,16 +63,23 @@ def _export(bench: Bench, model: nn.Module, file: Path) -> str:
     try:
         return _remark(*_write(bench, model, file, _TOLERANCE))
     except ExportError as error:
-        # Without its traceback: the frames hold the model in ONNX, and the session that gave the outputs.
-        reason = error.with_traceback(None)
-        reason.__context__ = None
-    gc.collect()
+        reason = _released(error)
     rounding = _rounding(bench, model)
     if rounding * _MARGIN <= _TOLERANCE:
         raise reason
     torch.compiler.reset()
     found = _remark(*_write(bench, model, file, rounding * _MARGIN))
     return f"{found} by rounding of float32, which makes {rounding:.1e} in PyTorch alone"
+
+
+def _released(error: ExportError) -> ExportError:
+    """The error, whose frames no longer hold the model in ONNX, nor the session that gave the outputs."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    gc.collect()
+    return error
 
 
 def _rounding(bench: Bench, model: nn.Module) -> float:
@@ -101,9 +109,9 @@ def _write(bench: Bench, model: nn.Module, file: Path, tolerance: float | None) 
             return export(
                 model, file, inputs, tolerance=tolerance, verify=verify, optimize=verify
             ).max_rel_difference, False
-        except ExportError:
+        except ExportError as error:
+            _released(error)
             torch.compiler.reset()
-        gc.collect()
     report = export(model, file, inputs, dynamic_batch=False, tolerance=tolerance, verify=verify, optimize=verify)
     return report.max_rel_difference, True
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,9 @@ def examine_apart(subject: Subject, checks: Sequence[str], limits: Limits) -> Mo
 
     Processes are forked from a server that has torch and the model libraries loaded, but never ran anything.
     """
-    os.environ.setdefault(*_ALLOCATOR)  # read when the server starts
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
+    _start_server()
     result = ModelResult(subject.suite, subject.name, subject.group, subject.parameters)
     with tempfile.TemporaryDirectory(prefix="sparsify-fx-coverage-") as folder:
         receiver, sender = context.Pipe(duplex=False)
@@ -59,6 +60,18 @@ def examine_apart(subject: Subject, checks: Sequence[str], limits: Limits) -> Mo
             note = f"{reason}{_last_words(Path(folder) / 'log') if 'ended' in reason else ''}"
             result.checks |= {name: Outcome(FAILED, note) for name in checks if name not in result.checks}
     return result
+
+
+def _start_server() -> None:
+    """Start the server, if none runs, with the allocator's setting; processes of others must not inherit that."""
+    name, value = _ALLOCATOR
+    given = os.environ.get(name)
+    os.environ.setdefault(name, value)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if given is None:
+            del os.environ[name]
 
 
 def _watch(process: Any, receiver: Connection, result: ModelResult, limits: Limits) -> str | None:

@@ -81,7 +81,8 @@ def to_sparse(
         pools = [node for node in view.nodes if is_pool(node) and node.output[0] in fastest]
     layers = _layers(view, constants, expected, choose)
     taken: set[int] = set()
-    replaced: dict[int, list[NodeProto]] = {id(node): [pool_node(node)] for node in pools}
+    # Pooling pays between sparse layers alone, and a file without any must not need the library.
+    replaced: dict[int, list[NodeProto]] = {id(node): [pool_node(node)] for node in pools if layers}
     for node in view.nodes:
         if id(node) not in layers:
             continue
