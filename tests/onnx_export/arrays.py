@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -46,3 +48,12 @@ def matmul_with(weight: NDArray[Any], opset: int = 18, ir_version: int = 9) -> o
 
 
 __all__ = ["SPECIAL", "TensorProto", "matmul_with", "model_with", "random_tensor"]
+
+
+def save(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
+def run(path: Path, feed: dict[str, NDArray[Any]]) -> list[Any]:
+    return list(onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feed))

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
@@ -20,8 +17,7 @@ from sparsify_fx.errors import ExportError, UnknownNameError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
 from sparsify_fx.onnx_export.metadata import get_metadata
-from sparsify_fx.passes.onnx_graph import outside
-from tests.onnx_export.arrays import matmul_with, model_with, random_tensor
+from tests.onnx_export.arrays import matmul_with, model_with, random_tensor, run, save
 
 
 def foreign(density: float = 0.1) -> onnx.ModelProto:
@@ -55,20 +51,11 @@ def foreign(density: float = 0.1) -> onnx.ModelProto:
     return model
 
 
-def save(model: onnx.ModelProto, path: Path) -> Path:
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return path
-
-
 def tensors(path: Path) -> dict[str, bytes]:
     """Plain initializers by name, as bytes with type and shape."""
     graph = onnx.load(str(path)).graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     return {name: f"{a.dtype}{a.shape}".encode() + a.tobytes() for name, a in arrays.items()}
-
-
-def run(path: Path, feed: dict[str, NDArray[Any]]) -> list[Any]:
-    return list(onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feed))
 
 
 @pytest.mark.parametrize("functions", [False, True])
@@ -158,67 +145,6 @@ def test_old_models_and_initializers_that_are_inputs(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="gap with values fp32 needs opset 11, but the model has 8; use encoding coo"):
         pack_onnx(save(matmul_with(weight, 8, 4), tmp_path / "a.onnx"), tmp_path / "c.onnx", encoding="gap")
     assert not (tmp_path / "c.onnx").exists()
-
-
-def external(path: Path, model: onnx.ModelProto) -> Path:
-    onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.weights", size_threshold=100)
-    return path
-
-
-@pytest.mark.parametrize("encoding", ["dense", "gap"])
-def test_external_data_goes_in_and_comes_out_beyond_the_limit(
-    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arrays = {f"w{i}": random_tensor((100, 300), 0.4, 0, i) for i in range(4)}
-    source = external(tmp_path / "a.onnx", model_with(arrays))
-    small = pack_onnx(source, tmp_path / "whole.onnx", encoding=encoding)
-    assert not (tmp_path / "whole.onnx.data").exists()
-    monkeypatch.setattr(outside, "MAX_BYTES", 150_000)  # as 2 GB would be for a real model
-    report = pack_onnx(source, tmp_path / "b.onnx", encoding=encoding)
-    names = {file.name for file in tmp_path.iterdir()}
-    assert names == {"a.onnx", "a.onnx.weights", "whole.onnx", "b.onnx", "b.onnx.data"}
-    assert report.bytes_file == sum((tmp_path / f"b.onnx{end}").stat().st_size for end in ("", ".data"))
-    expected = {name: array.tobytes() for name, array in arrays.items()}
-    (tmp_path / "moved").mkdir()
-    unpack_onnx(tmp_path / "b.onnx", tmp_path / "moved" / "c.onnx")
-    assert (tmp_path / "moved" / "c.onnx.data").exists()
-    found = {
-        tensor.name: numpy_helper.to_array(tensor).tobytes()
-        for tensor in onnx.load(str(tmp_path / "moved" / "c.onnx")).graph.initializer
-    }
-    assert found == expected
-    for name in ("whole.onnx", "b.onnx", "moved/c.onnx"):
-        for array, got in zip(arrays.values(), run(tmp_path / name, {}), strict=True):
-            assert got.tobytes() == array.tobytes()
-    assert {row.name: row.nonzeros for row in inspect_file(tmp_path / "b.onnx").layers if row.name in arrays} == {
-        row.name: row.nonzeros for row in small.layers
-    }
-
-
-def test_coo_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = external(tmp_path / "a.onnx", matmul_with(random_tensor((100, 300), 0.4, 0, 1)))
-    monkeypatch.setattr(outside, "MAX_BYTES", 40_000)
-    with pytest.raises(ExportError, match=r"exceed 2 GB, and coo has no place for .*; use encoding gap"):
-        pack_onnx(source, tmp_path / "b.onnx", encoding="coo")
-    assert {file.name for file in tmp_path.iterdir()} == {"a.onnx", "a.onnx.weights"}
-
-
-def test_external_data_that_is_missing_short_or_elsewhere(tmp_path: Path) -> None:
-    source = external(tmp_path / "a.onnx", matmul_with(random_tensor((100, 300), 0.4, 0, 1)))
-    data = tmp_path / "a.onnx.weights"
-    whole = data.read_bytes()
-    data.write_bytes(whole[:-4])
-    with pytest.raises(ExportError, match=r"a\.onnx: w: its external data cannot be read: .* shorter"):
-        pack_onnx(source, tmp_path / "b.onnx")
-    data.unlink()
-    with pytest.raises(ExportError, match="missing"):
-        pack_onnx(source, tmp_path / "b.onnx")
-    model = onnx.load(str(source), load_external_data=False)
-    model.graph.initializer[0].external_data[0].value = "../a.onnx.weights"
-    (tmp_path.parent / "a.onnx.weights").write_bytes(whole)
-    with pytest.raises(ExportError, match="outside the model's folder"):
-        pack_onnx(save(model, source), tmp_path / "b.onnx")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.onnx"]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, 5000, -1])

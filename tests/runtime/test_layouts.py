@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 import sparsify_fx
@@ -140,3 +140,21 @@ def test_a_layer_whose_copies_cost_more_than_it_gains_stays_dense(model: onnx.Mo
 def test_without_zeros_no_layer_is_taken(tmp_path_factory: pytest.TempPathFactory) -> None:
     model = exported(Inverted().eval(), tmp_path_factory.mktemp("dense") / "model.onnx")
     assert runtime.to_sparse(model)[1] == []
+
+
+def test_pooling_alone_makes_no_sparse_file() -> None:
+    weight = np.zeros((64, 64, 1, 1), np.float32)
+    weight[::10] = 1
+    make = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("MaxPool", ["a"], ["b"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["b", "w"], ["y"]),
+    ]
+    ends = [make("x", 1, [1, 64, 56, 56]), make("y", 1, [1, 64, 28, 28]), make("w", 1, weight.shape)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    sparse, names = runtime.to_sparse(model)  # the weight is an output as well: it has to stay
+    assert names == []
+    assert [(node.op_type, node.domain) for node in sparse.graph.node] == [(n.op_type, "") for n in nodes]
+    assert not [entry for entry in sparse.opset_import if entry.domain]
