@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from sparsify_fx.onnx_export import export
 
 _TOLERANCE = 1e-4
 _MARGIN = 10.0
+_BROKEN = 1.0
+"""A difference as large as the output itself; smaller ones are judged here, so that one export is enough."""
 
 
 class NoDenseExport(Exception):
@@ -40,36 +41,56 @@ def check_onnx(bench: Bench) -> str:
 
     A dense file whose outputs differ in onnxruntime is an export all the same: the check has failed then, and says so.
     """
-    file = bench.folder / "model.onnx"
     bench.start_again()
     try:
-        return _export(bench, bench.ready_to_copy(0.9)[0], file)
+        return _export(bench, bench.ready_to_copy(0.9)[0])
     except ExportError as error:
         reason = _released(error)
     bench.clear()
     try:
-        _write(bench, bench.rebuilt(), file, None)
+        _export(bench, bench.rebuilt(), verify=False)
     except ExportError as error:
         raise NoDenseExport(str(error)) from error
     try:
-        _export(bench, bench.rebuilt(), file)
+        _export(bench, bench.rebuilt())
     except ExportError as error:
         raise CoverageError(f"{reason} -- the dense model's file differs too: {error}") from reason
     raise CoverageError(f"the dense model exports, the pruned one does not: {reason}") from reason
 
 
-def _export(bench: Bench, model: nn.Module, file: Path) -> str:
-    """Export within 1e-4, or within what float32 allows: ten times what it makes in PyTorch alone, measured."""
-    try:
-        return _remark(*_write(bench, model, file, _TOLERANCE))
-    except ExportError as error:
-        reason = _released(error)
+def _export(bench: Bench, model: nn.Module, *, verify: bool = True) -> str:
+    """Write the model with a free batch size or, where that fails, a fixed one; a list of images has none at all."""
+    if not bench.trial.as_list:
+        try:
+            return _write(bench, model, dynamic=True, verify=verify)
+        except ExportError as error:
+            _released(error)
+            torch.compiler.reset()
+    return f"{_write(bench, model, dynamic=False, verify=verify)}, fixed batch size"
+
+
+def _write(bench: Bench, model: nn.Module, *, dynamic: bool, verify: bool) -> str:
+    """One export; not to be verified, the file is left as torch.onnx makes it."""
+    wrapped, inputs = (
+        (_OfTensors(model), tuple(bench.trial.inputs[0])) if bench.trial.as_list else (model, bench.trial.inputs)
+    )
+    file = bench.folder / "model.onnx"
+    report = export(wrapped, file, inputs, dynamic_batch=dynamic, tolerance=_BROKEN, verify=verify, optimize=verify)
+    return _judged(bench, model, report.max_rel_difference) if verify else ""
+
+
+def _judged(bench: Bench, model: nn.Module, found: float | None) -> str:
+    """The difference in words: at most 1e-4, or ten times what rounding to float32 makes in PyTorch alone."""
+    found = found or 0.0
+    if found <= _TOLERANCE:
+        return f"{found:.1e}"
     rounding = _rounding(bench, model)
-    if rounding * _MARGIN <= _TOLERANCE:
-        raise reason
-    torch.compiler.reset()
-    found = _remark(*_write(bench, model, file, rounding * _MARGIN))
-    return f"{found} by rounding of float32, which makes {rounding:.1e} in PyTorch alone"
+    if found > rounding * _MARGIN:
+        raise ExportError(
+            f"onnxruntime differs from PyTorch by {found:.1e} of an output's largest value; rounding to float32 makes "
+            f"{rounding:.1e} in PyTorch alone"
+        )
+    return f"{found:.1e} by rounding of float32, which makes {rounding:.1e} in PyTorch alone"
 
 
 def _released(error: ExportError) -> ExportError:
@@ -94,27 +115,3 @@ def _rounding(bench: Bench, model: nn.Module) -> float:
     except (CoverageError, KeyError):
         return 0.0
     return found if math.isfinite(found) else 0.0
-
-
-def _write(bench: Bench, model: nn.Module, file: Path, tolerance: float | None) -> tuple[float | None, bool]:
-    """The difference and whether the batch size is fixed: it is where torch.onnx can export no free one.
-
-    Without a tolerance the file is written as torch.onnx makes it, and not compared.
-    """
-    inputs, verify = bench.trial.inputs, tolerance is not None
-    if bench.trial.as_list:
-        model, inputs = _OfTensors(model), tuple(inputs[0])
-    else:
-        try:
-            return export(
-                model, file, inputs, tolerance=tolerance, verify=verify, optimize=verify
-            ).max_rel_difference, False
-        except ExportError as error:
-            _released(error)
-            torch.compiler.reset()
-    report = export(model, file, inputs, dynamic_batch=False, tolerance=tolerance, verify=verify, optimize=verify)
-    return report.max_rel_difference, True
-
-
-def _remark(found: float | None, fixed: bool) -> str:
-    return f"{0.0 if found is None else found:.1e}{', fixed batch size' if fixed else ''}"

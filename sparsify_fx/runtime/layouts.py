@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
@@ -62,40 +62,77 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times], alone: boo
     a session with one layer, which contain the copies of its input and output. A model in which no layer with
     zeros is worth it stays as it is.
     """
-    costs: dict[tuple[str, str], float] = defaultdict(float)
-    sparse, pools, pointwise, depthwise = set(), set(), {}, {}
+    found = _Costs()
     for node in graph.nodes:
-        key = node.output[0] if node.output else ""
         layer = graph.candidate(node) if node.input else None
-        found = attributes(node) if node.op_type == "Conv" else {}
-        own = layer is not None and is_depthwise(layer.weight.shape, found)
-        if layer is not None and (own or layer.density < 1):
-            times = timed(layer)
-            dense = times.dense - (_copies(graph, layer) if alone else 0.0)
-            costs[SOURCE, key] += MARGIN * max(dense, 0.5 * times.dense)
-            costs[key, SINK] += times.sparse
-            if layer.density < 1:
-                sparse.add(key)
-                if node.op_type == "Conv" and is_pointwise(layer.weight.shape, found):
-                    pointwise[graph.behind(node)] = key
-            if own:
-                depthwise[node.input[0]] = key
+        if layer is not None and (_is_depthwise(layer) or layer.density < 1):
+            _add_layer(found, graph, layer, timed(layer), alone)
         elif is_pool(node) and node.input[0] in graph.shapes:
-            size = graph.values(node.input[0]) + graph.values(node.output[0])
-            costs[SOURCE, key] += MARGIN * DENSE_VALUE * size
-            costs[key, SINK] += OWN_VALUE * size
-            pools.add(key)
+            _add_pool(found, graph, node)
         elif node.op_type in BLOCKED:
-            costs[key, SINK] = math.inf
-        elif node.op_type not in EITHER:
-            costs[SOURCE, key] = math.inf
-    _add_copies(graph, costs)
-    for name in pointwise.keys() & depthwise.keys():
-        saved = min(JOINED_VALUE * graph.values(name) + JOINED_LAYER, costs[pointwise[name], SINK])
-        costs[pointwise[name], SINK] -= saved
-        costs[pointwise[name], depthwise[name]] += saved
-    chosen = minimum_cut(costs)
-    return chosen & (sparse | pools | set(depthwise.values())) if chosen & sparse else set()
+            found.edges[node.output[0], SINK] = math.inf
+        elif node.output and node.op_type not in EITHER:
+            found.edges[SOURCE, node.output[0]] = math.inf
+    _add_copies(graph, found.edges)
+    _join(found, graph)
+    chosen = minimum_cut(found.edges)
+    ours = found.sparse | found.pools | set(found.depthwise.values())
+    return chosen & ours if chosen & found.sparse else set()
+
+
+@dataclass
+class _Costs:
+    """The edges of the cut in nanoseconds, and what its vertices are.
+
+    Attributes:
+        edges: from the side of our layers, SOURCE, to that of dense ones, SINK.
+        sparse: layers that have zeros.
+        pools: poolings.
+        pointwise: 1x1 convolutions, by the value that reaches the node behind them.
+        depthwise: depthwise convolutions, by the value that they read.
+    """
+
+    edges: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    sparse: set[str] = field(default_factory=set)
+    pools: set[str] = field(default_factory=set)
+    pointwise: dict[str, str] = field(default_factory=dict)
+    depthwise: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, dense: float, own: float) -> None:
+        """What a node costs in onnxruntime, and as one of ours."""
+        self.edges[SOURCE, key] += MARGIN * dense
+        self.edges[key, SINK] += own
+
+
+def _is_depthwise(layer: Candidate) -> bool:
+    return layer.node.op_type == "Conv" and is_depthwise(layer.weight.shape, attributes(layer.node))
+
+
+def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times, alone: bool) -> None:
+    node, key = layer.node, layer.node.output[0]
+    dense = times.dense - (_copies(graph, layer) if alone else 0.0)
+    found.add(key, max(dense, 0.5 * times.dense), times.sparse)
+    if layer.density < 1:
+        found.sparse.add(key)
+        if node.op_type == "Conv" and is_pointwise(layer.weight.shape, attributes(node)):
+            found.pointwise[graph.behind(node)] = key
+    if _is_depthwise(layer):
+        found.depthwise[node.input[0]] = key
+
+
+def _add_pool(found: _Costs, graph: Graph, node: NodeProto) -> None:
+    size = graph.values(node.input[0]) + graph.values(node.output[0])
+    found.add(node.output[0], DENSE_VALUE * size, OWN_VALUE * size)
+    found.pools.add(node.output[0])
+
+
+def _join(found: _Costs, graph: Graph) -> None:
+    """A 1x1 convolution is cheaper where the depthwise one behind it is ours too."""
+    for name in found.pointwise.keys() & found.depthwise.keys():
+        first, second = found.pointwise[name], found.depthwise[name]
+        saved = min(JOINED_VALUE * graph.values(name) + JOINED_LAYER, found.edges[first, SINK])
+        found.edges[first, SINK] -= saved
+        found.edges[first, second] += saved
 
 
 def _copies(graph: Graph, layer: Candidate) -> float:

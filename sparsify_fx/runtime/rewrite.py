@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from sparsify_fx.passes.onnx_graph.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, sparse_node
 from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
-from sparsify_fx.runtime.fuse import tail_of
+from sparsify_fx.runtime.fuse import Tail, tail_of
 from sparsify_fx.runtime.join import join_depthwise
 from sparsify_fx.runtime.layouts import Graph, fastest_layers
 from sparsify_fx.runtime.pools import is_pool, pool_node
@@ -61,37 +62,20 @@ def to_sparse(
     (['w'], 'SparseMatMul')
     """
     rewritten = copied(model)
-    graph = rewritten.graph
-    pools: list[NodeProto] = []
-    constants, view, shapes = _Constants(graph, read), GraphView(rewritten), infer_shapes(rewritten, recorded=True)
+    shapes = infer_shapes(rewritten, recorded=True)
     expected = shapes | (infer_shapes(rewritten, sizes) if sizes else {})
+    known = _Known(GraphView(rewritten), _Constants(rewritten.graph, read), shapes, expected)
+    pools: list[NodeProto] = []
     if choose is None:
-        known = Graph(
-            view.nodes,
-            expected,
-            [item.name for item in graph.output],
-            batch,
-            lambda node: candidate_of(node, constants, expected),
-            lambda node: tail_of(node, view, shapes, constants, set()).output,
-        )
         if timed is None:
             timed = partial(measure, batch=batch, threads=threads) if autotune else partial(estimate, batch=batch)
-        fastest = fastest_layers(known, timed, alone=autotune)
+        outputs = [item.name for item in rewritten.graph.output]
+        fastest = fastest_layers(known.graph(outputs, batch), timed, alone=autotune)
         choose = partial(_makes_one_of, fastest)
-        pools = [node for node in view.nodes if is_pool(node) and node.output[0] in fastest]
-    layers = _layers(view, constants, expected, choose)
-    taken: set[int] = set()
+        pools = [node for node in known.view.nodes if is_pool(node) and node.output[0] in fastest]
+    layers = known.layers(choose)
     # Pooling pays between sparse layers alone, and a file without any must not need the library.
-    replaced: dict[int, list[NodeProto]] = {id(node): [pool_node(node)] for node in pools if layers}
-    for node in view.nodes:
-        if id(node) not in layers:
-            continue
-        tail = tail_of(node, view, shapes, constants, taken)
-        gone = (node, *tail.nodes)
-        taken.update(id(each) for each in gone)
-        replaced.update({id(each): [] for each in gone})
-        replaced[id(gone[-1])] = [sparse_node(layers[id(node)], tail)]
-    nodes = [new for node in view.nodes for new in replaced.get(id(node), [node])]
+    nodes = _with_ours(known, layers, pools if layers else [])
     weights = {layer.node.input[1]: layer.weight for layer in layers.values()}
     replace(rewritten, nodes, [tensor for name, weight in weights.items() for tensor in packed_weight(name, weight)])
     if weights and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
@@ -104,22 +88,53 @@ def _makes_one_of(names: set[str], layer: Candidate) -> bool:
     return layer.node.output[0] in names
 
 
-def _layers(
-    view: GraphView, constants: _Constants, shapes: Mapping[str, Shape], choose: Callable[[Candidate], bool]
-) -> dict[int, Candidate]:
-    """The layers to rewrite by the `id` of their node."""
-    found: dict[int, Candidate] = {}
-    for node in view.nodes:
-        layer = candidate_of(node, constants, shapes)
-        if layer is not None and not constants.has_parts(node.input[1]) and choose(layer):
-            found[id(node)] = layer
+def _with_ours(known: _Known, layers: Mapping[int, Candidate], pools: Iterable[NodeProto]) -> list[NodeProto]:
+    """All nodes in their order, with these layers and the tails behind them, and these poolings, as our operators."""
+    replaced: dict[int, list[NodeProto]] = {id(node): [pool_node(node)] for node in pools}
+    taken: set[int] = set()
+    for layer in layers.values():
+        tail = known.tail(layer.node, taken)
+        gone = (layer.node, *tail.nodes)
+        taken.update(id(each) for each in gone)
+        replaced.update({id(each): [] for each in gone})
+        replaced[id(gone[-1])] = [sparse_node(layer, tail)]
+    return [new for node in known.view.nodes for new in replaced.get(id(node), [node])]
 
-    def alone(layer: Candidate) -> bool:
-        name = layer.node.input[1]
-        readers = [id(reader) for reader in view.uses[name]]
-        return name not in view.fixed and name != layer.node.input[0] and all(reader in found for reader in readers)
 
-    return {key: layer for key, layer in found.items() if alone(layer)}
+@dataclass(frozen=True)
+class _Known:
+    """A graph, its constants, the shapes that every input gives, and those of the expected input."""
+
+    view: GraphView
+    constants: _Constants
+    shapes: Mapping[str, Shape]
+    expected: Mapping[str, Shape]
+
+    def candidate(self, node: NodeProto) -> Candidate | None:
+        return candidate_of(node, self.constants, self.expected)
+
+    def tail(self, node: NodeProto, taken: set[int]) -> Tail:
+        return tail_of(node, self.view, self.shapes, self.constants, taken)
+
+    def graph(self, outputs: Iterable[str], batch: int) -> Graph:
+        """As `fastest_layers` looks at it."""
+        nodes = self.view.nodes
+        return Graph(nodes, self.expected, outputs, batch, self.candidate, lambda node: self.tail(node, set()).output)
+
+    def layers(self, choose: Callable[[Candidate], bool]) -> dict[int, Candidate]:
+        """The layers to rewrite by the `id` of their node, in order."""
+        found: dict[int, Candidate] = {}
+        for node in self.view.nodes:
+            layer = self.candidate(node)
+            if layer is not None and not self.constants.has_parts(node.input[1]) and choose(layer):
+                found[id(node)] = layer
+
+        def alone(layer: Candidate) -> bool:
+            name, view = layer.node.input[1], self.view
+            readers = [id(reader) for reader in view.uses[name]]
+            return name not in view.fixed and name != layer.node.input[0] and all(reader in found for reader in readers)
+
+        return {key: layer for key, layer in found.items() if alone(layer)}
 
 
 class _Constants(Mapping[str, NDArray[Any]]):

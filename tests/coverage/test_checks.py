@@ -169,3 +169,31 @@ def test_a_dense_model_that_cannot_be_exported_is_told_from_a_failure(tmp_path: 
 
     with pytest.raises(NoDenseExport, match="cannot export"):
         CHECKS["onnx"](bench(tmp_path, Branching, 2, 16))
+
+
+def test_an_export_that_differs_by_rounding_alone_is_said_with_both_figures(tmp_path: Path) -> None:
+    """The order of a sum of 2048 products changes its last bit, and that the sine of 1e5 times it by 1e-2."""
+
+    class Steep(Lone):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2048, 64)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return torch.sin(1e5 * self.layer(inputs).tanh())
+
+    note = CHECKS["onnx"](bench(tmp_path, Steep, 2, 2048))
+    assert "by rounding of float32, which makes" in note
+    assert "fixed batch size" not in note
+
+
+def test_an_export_that_answers_otherwise_fails(tmp_path: Path) -> None:
+    """A hundredth of the output is no rounding, and the dense model's file shows it too."""
+
+    class Exported(Lone):
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = self.layer(inputs)
+            return outputs * (1.01 if torch.compiler.is_exporting() else 1.0)
+
+    with pytest.raises(CoverageError, match=r"PyTorch by 1\.0e-02.* -- the dense model's file differs too"):
+        CHECKS["onnx"](bench(tmp_path, Exported, 2, 16))

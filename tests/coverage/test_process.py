@@ -55,6 +55,13 @@ def test_facts_of_the_model_come_back() -> None:
     assert result.peak_memory > 50 * 2**20
 
 
+def test_the_allocators_setting_stays_with_the_server() -> None:
+    """Whatever this process starts later must not inherit it."""
+    before = dict(os.environ)
+    examine_apart(SMALL, ["keys"], Limits())
+    assert dict(os.environ) == before
+
+
 def test_memory_grows_with_what_is_held() -> None:
     before = memory_of(os.getpid())
     held = bytearray(os.urandom(64 * 2**20))
