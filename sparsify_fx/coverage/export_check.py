@@ -104,7 +104,13 @@ def _released(error: ExportError) -> ExportError:
 
 
 def _rounding(bench: Bench, model: nn.Module) -> float:
-    """The difference between the model in float32 and in float64; 0 where the two do not compare (detections)."""
+    """The difference between the model in float32 and in float64; 0 where the two do not compare (detections).
+
+    Of the merged model: factors in float64 would take four times its memory.
+    """
+    if model is bench.model:
+        bench.plain()
+    gc.collect()  # what the export left
     single = evaluate(model, bench.trial.inputs)
     try:  # in place, and exactly back: some models leave no room for a copy
         double = evaluate(model.double(), in_double(bench.trial.inputs))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import textwrap
+import threading
 import time
 import traceback
 import warnings
@@ -53,7 +55,20 @@ def work(connection: Connection, subject: Subject, checks: Sequence[str], folder
     os.dup2(log, 2)
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
+    end_with_parent()
     examine(subject, checks, Path(folder), connection.send)
+
+
+def end_with_parent() -> None:
+    """From now on this process ends when the one that asked for it does: killed, that could leave gigabytes behind."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def examine(subject: Subject, checks: Sequence[str], folder: Path, send: Send) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +63,36 @@ def test_the_allocators_setting_stays_with_the_server() -> None:
     before = dict(os.environ)
     examine_apart(SMALL, ["keys"], Limits())
     assert dict(os.environ) == before
+
+
+ORPHAN = """
+import multiprocessing, time
+from sparsify_fx.coverage.worker import end_with_parent
+
+def wait():
+    end_with_parent()
+    time.sleep(100)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("forkserver").Process(target=wait)
+    process.start()
+    print(process.pid, flush=True)
+    process.join()
+"""
+
+
+def test_no_process_outlives_the_one_that_asked_for_it(tmp_path: Path) -> None:
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    with subprocess.Popen([sys.executable, tmp_path / "orphan.py"], stdout=subprocess.PIPE, text=True) as asking:
+        assert asking.stdout is not None
+        pid = int(asking.stdout.readline())
+        while memory_of(pid) < 50 * 2**20:  # it is not yet at work
+            time.sleep(0.05)
+        asking.kill()
+    limit = time.monotonic() + 20
+    while memory_of(pid) > 0 and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert memory_of(pid) == 0
 
 
 def test_memory_grows_with_what_is_held() -> None:
