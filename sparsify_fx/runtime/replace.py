@@ -18,15 +18,21 @@ def copied(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]) -> None:
-    """New nodes and weights into the model, in place; initializers and shapes that nothing needs any more go."""
+    """New nodes and weights into the model, in place; constants and shapes that nothing needs any more go."""
     graph = model.graph
     # Copies, since clearing a field of a message ends the life of what it held.
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    before = GraphView(model).uses.keys()
     gone = {name for node in graph.node for name in node.output} - {name for node in nodes for name in node.output}
     del graph.node[:]
     graph.node.extend(nodes)
     view = GraphView(model)
     read = view.uses.keys() | view.fixed
+    for place in reversed(range(len(graph.node))):
+        names = set(graph.node[place].output)
+        if graph.node[place].op_type == "Constant" and names <= before and names.isdisjoint(read):
+            gone |= names
+            del graph.node[place]
     for place in reversed(range(len(graph.initializer))):
         if graph.initializer[place].name not in read:
             del graph.initializer[place]

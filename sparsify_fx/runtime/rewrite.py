@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
-from sparsify_fx.passes.onnx_graph.view import GraphView
+from sparsify_fx.passes.onnx_graph.view import GraphView, attribute
 from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, sparse_node
 from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
@@ -111,7 +111,8 @@ class _Known:
     expected: Mapping[str, Shape]
 
     def candidate(self, node: NodeProto) -> Candidate | None:
-        return candidate_of(node, self.constants, self.expected)
+        stored = len(node.input) > 1 and self.constants.can_be_sparse(node.input[1])
+        return candidate_of(node, self.constants, self.expected) if stored else None
 
     def tail(self, node: NodeProto, taken: set[int]) -> Tail:
         return tail_of(node, self.view, self.shapes, self.constants, taken)
@@ -126,7 +127,7 @@ class _Known:
         found: dict[int, Candidate] = {}
         for node in self.view.nodes:
             layer = self.candidate(node)
-            if layer is not None and not self.constants.has_parts(node.input[1]) and choose(layer):
+            if layer is not None and choose(layer):
                 found[id(node)] = layer
 
         def alone(layer: Candidate) -> bool:
@@ -138,17 +139,21 @@ class _Known:
 
 
 class _Constants(Mapping[str, NDArray[Any]]):
-    """The arrays of the initializers that no caller can replace, each read when it is asked for."""
+    """The arrays of initializers that no caller can replace, and of Constant nodes, each read when it is asked for."""
 
     def __init__(self, graph: onnx.GraphProto, read: Read) -> None:
         given = {item.name for item in graph.input}
         self._names = {tensor.name for tensor in graph.initializer}
         self._tensors: dict[str, TensorProto] = {t.name: t for t in graph.initializer if t.name not in given}
+        for node in graph.node:  # older exporters write limits and biases like that
+            value = attribute(node, "value") if node.op_type == "Constant" and not node.domain else None
+            if value is not None:
+                self._tensors[node.output[0]] = value
         self._read = read
 
-    def has_parts(self, name: str) -> bool:
-        """Whether the names that the sparse form of this weight would use are taken."""
-        return f"{name}.values" in self._names or f"{name}.gaps" in self._names
+    def can_be_sparse(self, name: str) -> bool:
+        """Whether this is an initializer, and the names that its sparse form would use are free."""
+        return name in self._names and self._names.isdisjoint((f"{name}.values", f"{name}.gaps"))
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._read(self._tensors[name])

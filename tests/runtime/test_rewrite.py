@@ -88,6 +88,38 @@ def test_tails_are_taken_over(model: onnx.ModelProto) -> None:
     assert not left & {"Conv", "Gemm", "MatMul", "Sigmoid", "Clip"}
 
 
+def with_constant_nodes(model: onnx.ModelProto, most_axes: int) -> onnx.ModelProto:
+    """The same model with small initializers as Constant nodes, as older exporters write them."""
+    other = onnx.ModelProto.FromString(model.SerializeToString())
+    tensors = [tensor for tensor in other.graph.initializer if len(tensor.dims) <= most_axes]
+    nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in tensors]
+    for tensor in tensors:
+        other.graph.initializer.remove(tensor)
+    nodes += list(other.graph.node)
+    del other.graph.node[:]
+    other.graph.node.extend(nodes)
+    return other
+
+
+def test_tails_with_constant_nodes_are_taken_over_too(model: onnx.ModelProto) -> None:
+    sparse, names = runtime.to_sparse(with_constant_nodes(model, 1), lambda layer: True)
+    usual, usual_names = runtime.to_sparse(model, lambda layer: True)
+    assert names == usual_names
+    kinds, usual_kinds = ([n.op_type for n in each.graph.node if n.op_type != "Constant"] for each in (sparse, usual))
+    assert kinds == usual_kinds
+    read = {name for node in sparse.graph.node for name in node.input}
+    assert all(node.output[0] in read for node in sparse.graph.node if node.op_type == "Constant")
+    expected = run(usual, images(2), runtime.library())
+    np.testing.assert_array_equal(run(sparse, images(2), runtime.library()), expected)
+    np.testing.assert_allclose(run(runtime.to_dense(sparse), images(2)), expected, atol=1e-5)
+
+
+def test_weights_of_constant_nodes_stay_dense(model: onnx.ModelProto) -> None:
+    sparse, names = runtime.to_sparse(with_constant_nodes(model, 4), lambda layer: True)
+    assert names == []
+    assert not any(node.domain for node in sparse.graph.node)
+
+
 def test_a_chosen_layer_alone_is_rewritten(model: onnx.ModelProto) -> None:
     sparse, names = runtime.to_sparse(model, lambda layer: layer.weight.shape[-1] == 1)
     assert len(names) == 2
