@@ -18,7 +18,7 @@ from sparsify_fx.passes.onnx_graph.fold_before import FOLD_BEFORE
 from sparsify_fx.passes.onnx_graph.fold_constants import FOLD_CONSTANTS
 from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
 from sparsify_fx.passes.onnx_graph.outside import count_bytes
-from sparsify_fx.passes.onnx_graph.proof import Feed, difference, random_feeds
+from sparsify_fx.passes.onnx_graph.proof import Feed, difference, random_feeds, sensitivity
 from sparsify_fx.passes.onnx_graph.shapes import shapes_fit
 
 PASSES = (
@@ -36,6 +36,9 @@ PASSES = (
 
 TOLERANCE = 1e-5
 """The largest difference that is put down to float32 rounding, relative to the largest entry of an output."""
+
+_MARGIN = 10.0
+"""Where more differs, as many times the model's `sensitivity` may."""
 
 _ROUNDS = 50
 
@@ -57,7 +60,8 @@ def optimize(
     Args:
         prove: compare both models in onnxruntime on `inputs`, or on random ones drawn from `seed`.
         inputs: an array per graph input; needed when the model does not run on random numbers.
-        tolerance: the largest accepted difference, relative to the largest entry of an output.
+        tolerance: the largest accepted difference, relative to the largest entry of an output; or ten times what the
+            weights' last places make of the model itself, where that is more.
 
     Raises PassError, which names the pass, when a pass breaks the graph, its shapes or its results, and when the model
     runs on none of the inputs.
@@ -152,7 +156,7 @@ def _prove(
 ) -> None:
     """Compare before and after; when they differ, find the pass that did it."""
     found = difference(before, after, feeds)
-    if found <= tolerance:
+    if found <= tolerance or found <= (tolerance := max(tolerance, _MARGIN * sensitivity(before, feeds))):
         return
     work = onnx.ModelProto()
     work.CopyFrom(before)

@@ -20,7 +20,7 @@ from sparsify_fx.passes.onnx_graph import PASSES, GraphPass, PassRow, optimize, 
 from sparsify_fx.passes.onnx_graph.channels.passes import remove_dead_channels
 from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
 from sparsify_fx.passes.onnx_graph.outside import count_bytes
-from sparsify_fx.passes.onnx_graph.proof import difference, random_feeds
+from sparsify_fx.passes.onnx_graph.proof import difference, random_feeds, sensitivity
 from tests.passes.onnx_graph.common import distance, kinds, make, node, normal, run, shapes
 
 PADS = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
@@ -101,6 +101,27 @@ def test_a_pass_that_changes_the_outputs_is_named() -> None:
     with pytest.raises(PassError, match=r"careless: changed the outputs by .* expected 1e-05"):
         optimize(dead_net(), passes)
     assert kinds(optimize(dead_net(), passes, prove=False)[0]) == ["Conv", "Abs", "Conv"]
+
+
+def steep_net() -> onnx.ModelProto:
+    """A scale that folds into the convolution before it, and a sine that makes much of the last bit."""
+    nodes = [node("Conv", "x a", "h", **PADS), node("Mul", "h s", "k"), node("Sin", "k", "z"), node("Relu", "z", "y")]
+    return make(nodes, {"a": normal(4, 3, 3, 3), "s": 3e3})
+
+
+def test_a_model_that_rounding_alone_changes_as_much_passes() -> None:
+    model = steep_net()
+    smaller, _ = optimize(model)
+    assert kinds(smaller) == ["Conv", "Sin", "Relu"]
+    feeds = random_feeds(model, 0)
+    assert 1e-5 < difference(model, smaller, feeds) < 10 * sensitivity(model, feeds) < 0.1
+    with pytest.raises(PassError, match=r"careless: changed the outputs by [0-9.]+ of the largest entry; expected 0.0"):
+        optimize(model, (*PASSES, wrong("careless", "Abs")))
+
+
+def test_the_last_places_of_weights_matter_little_elsewhere() -> None:
+    model = dead_net()
+    assert 0 < sensitivity(model, random_feeds(model, 0)) < 1e-6
 
 
 def test_a_pass_that_breaks_the_graph_is_named() -> None:
