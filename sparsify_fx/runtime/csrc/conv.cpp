@@ -86,10 +86,12 @@ void SparseConv::compute(OrtKernelContext* context) const {
                                  static_cast<float*>(y.data)};
   if (is_depthwise_) return depthwise_.run(api_, context, g, images);
   const Call call(*this, g, images.x, images.bias, images.residual, images.y);
-  Tasks tasks(call.tasks());
-  run_workers(api_, context, tasks, [&](Tasks& shared) {
+  run_workers(api_, context, call.tasks(), [&](Share& share) {
+    int64_t task;
+    if (!share.next(&task)) return;
     Worker worker(*this, call);
-    for (int64_t task; shared.next(&task);) worker.run(task);
+    do worker.run(task);
+    while (share.next(&task));
   });
 }
 

@@ -178,13 +178,12 @@ void SparseConvDepthwise::compute(OrtKernelContext* context) const {
   const Tensor y = output(api_, context, call.g.output_shape);
   if (y.size() == 0) return;
   call.y = static_cast<float*>(y.data);
-  Tasks tasks(call.g.images * call.bands.count * static_cast<int64_t>(matrices_.size()));
-  run_workers(api_, context, tasks, [&](Tasks& shared) {
+  run_workers(api_, context, call.g.images * call.bands.count * static_cast<int64_t>(matrices_.size()), [&](Share& share) {
     int64_t task;
-    if (!shared.next(&task)) return;
+    if (!share.next(&task)) return;
     Worker worker(*this, call);
     do worker.run(task);
-    while (shared.next(&task));
+    while (share.next(&task));
   });
 }
 

@@ -85,10 +85,9 @@ void run_bands(const OrtApi* api, const OrtKernelContext* context, const ConvAtt
                                     images.residual == nullptr ? nullptr : images.residual + at, bands.outputs(band)});
     }
   };
-  Tasks tasks(bands.count * ((planes + per_task - 1) / per_task));
-  run_workers(api, context, tasks, [&](Tasks& shared) {
+  run_workers(api, context, bands.count * ((planes + per_task - 1) / per_task), [&](Share& share) {
     int64_t task;
-    if (!shared.next(&task)) return;
+    if (!share.next(&task)) return;
     ScratchLease scratch;
     const int64_t size = bands.before + at_once * step + bands.behind;
     float* lines = scratch->panel.need(size);
@@ -97,7 +96,7 @@ void run_bands(const OrtApi* api, const OrtKernelContext* context, const ConvAtt
       const int64_t first = task / bands.count * per_task, end = std::min(first + per_task, planes);
       for (int64_t plane = first; plane < end; plane += at_once)
         run_planes(plane, std::min(plane + at_once, end), task % bands.count, lines + bands.before);
-    } while (shared.next(&task));
+    } while (share.next(&task));
   });
 }
 

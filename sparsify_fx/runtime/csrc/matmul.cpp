@@ -61,22 +61,21 @@ void SparseMatMul::compute(OrtKernelContext* context) const {
             residual ? residual.floats() : nullptr,
             static_cast<float*>(y.data)};
   call.parts = row_parts(matrix_, call.tiling.tiles);
-  Tasks tasks(call.tiling.tiles * call.parts);
-  const bool few = call.tiling.pixels <= kFewPixels;
-  if (few) {
+  if (call.tiling.pixels <= kFewPixels) {
     call.parts = row_parts(matrix_, call.tiling.pixels);
-    Tasks dots(call.tiling.pixels * call.parts);
-    run_workers(api_, context, dots, [&](Tasks& shared) { work_by_pixel(call, shared); });
-    return;
+    run_workers(api_, context, call.tiling.pixels * call.parts, [&](Share& share) { work_by_pixel(call, share); });
+  } else {
+    run_workers(api_, context, call.tiling.tiles * call.parts, [&](Share& share) { work(call, share); });
   }
-  run_workers(api_, context, tasks, [&](Tasks& shared) { work(call, shared); });
 }
 
 // A few pixels leave most lanes of a tile empty: dot products, pixel by pixel, then take less time.
-void SparseMatMul::work_by_pixel(const Call& call, Tasks& tasks) const {
+void SparseMatMul::work_by_pixel(const Call& call, Share& share) const {
+  int64_t task;
+  if (!share.next(&task)) return;
   const Kernels& kernel = kernels();
   ScratchLease scratch;
-  for (int64_t task; tasks.next(&task);) {
+  do {
     const int part = static_cast<int>(task % call.parts);
     const int64_t pixel = task / call.parts;
     const int from = first_group(matrix_, part, call.parts), to = first_group(matrix_, part + 1, call.parts);
@@ -92,14 +91,16 @@ void SparseMatMul::work_by_pixel(const Call& call, Tasks& tasks) const {
     const int64_t at = pixel * outer_ + row;
     kernel.finish(call.y + at, rows_call.sums + row, call.residual == nullptr ? nullptr : call.residual + at, rows,
                   activation_);
-  }
+  } while (share.next(&task));
 }
 
-void SparseMatMul::work(const Call& call, Tasks& tasks) const {
+void SparseMatMul::work(const Call& call, Share& share) const {
+  int64_t task;
+  if (!share.next(&task)) return;
   const Kernels& kernel = kernels();
   ScratchLease scratch;
   int64_t packed = -1;  // the tile whose panel lies in `scratch`
-  for (int64_t task; tasks.next(&task);) {
+  do {
     const int part = static_cast<int>(task % call.parts);
     const int64_t tile = task / call.parts, first = call.tiling.first(tile);
     const int vectors = call.tiling.width(tile), width = vectors * kernel.lanes, count = call.tiling.count(tile);
@@ -130,7 +131,7 @@ void SparseMatMul::work(const Call& call, Tasks& tasks) const {
     for (int t = 0; t < count; ++t)
       kernel.finish(target + t * outer_, target + t * outer_, residual == nullptr ? nullptr : residual + t * outer_, rows,
                     activation_);
-  }
+  } while (share.next(&task));
 }
 
 }  // namespace sparsify

@@ -18,8 +18,8 @@ class SparseMatMul {
 
  private:
   struct Call;
-  void work(const Call& call, Tasks& tasks) const;
-  void work_by_pixel(const Call& call, Tasks& tasks) const;
+  void work(const Call& call, Share& share) const;
+  void work_by_pixel(const Call& call, Share& share) const;
 
   const OrtApi* api_;
   int64_t inner_, outer_;  // K, N

@@ -20,19 +20,34 @@ int row_parts(const Matrix& matrix, int64_t tiles) {
   return static_cast<int>(std::clamp<int64_t>((wanted + tiles - 1) / tiles, 1, std::max(1, matrix.groups())));
 }
 
+bool Tasks::take(int64_t* place) {
+  const int64_t first = *place;
+  for (int64_t i = 0; i < count() && left_.load(std::memory_order_relaxed) > 0; ++i) {
+    *place = first + i < count() ? first + i : first + i - count();
+    std::atomic<bool>& taken = taken_[static_cast<size_t>(*place)];
+    if (!taken.load(std::memory_order_relaxed) && !taken.exchange(true, std::memory_order_relaxed)) {
+      left_.fetch_sub(1, std::memory_order_relaxed);
+      return true;
+    }
+  }
+  return false;
+}
+
 namespace {
 
 struct Work {
-  Tasks* tasks;
-  const std::function<void(Tasks&)>* worker;
+  Tasks tasks;
+  int64_t workers;
+  const std::function<void(Share&)>& worker;
   std::mutex mutex;
   std::exception_ptr error;
 };
 
-void work_on(void* argument, size_t) {
+void work_on(void* argument, size_t number) {
   Work& work = *static_cast<Work*>(argument);
   try {
-    (*work.worker)(*work.tasks);
+    Share share(work.tasks, static_cast<int64_t>(number) * work.tasks.count() / work.workers);
+    work.worker(share);
   } catch (...) {
     std::lock_guard<std::mutex> lock(work.mutex);
     if (!work.error) work.error = std::current_exception();
@@ -41,14 +56,13 @@ void work_on(void* argument, size_t) {
 
 }  // namespace
 
-void run_workers(const OrtApi* api, const OrtKernelContext* context, Tasks& tasks,
-                 const std::function<void(Tasks&)>& worker) {
-  Work work{&tasks, &worker, {}, {}};
-  const size_t workers = static_cast<size_t>(std::min<int64_t>(tasks.count(), 64));
-  if (workers == 1)
+void run_workers(const OrtApi* api, const OrtKernelContext* context, int64_t tasks,
+                 const std::function<void(Share&)>& worker) {
+  Work work{Tasks(tasks), std::min<int64_t>(tasks, 64), worker, {}, {}};
+  if (work.workers == 1)
     work_on(&work, 0);
-  else if (workers > 1)
-    check(api, ParallelFor::call(api, context, work_on, workers, 0, &work));
+  else if (work.workers > 1)
+    check(api, ParallelFor::call(api, context, work_on, static_cast<size_t>(work.workers), 0, &work));
   if (work.error) std::rethrow_exception(work.error);
 }
 

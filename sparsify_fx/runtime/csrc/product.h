@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <functional>
+#include <vector>
 
 #include "kernels.h"
 #include "ort.h"
@@ -20,25 +21,41 @@ struct Shape {
 // For a matrix of which a fraction `density` is non-zero, with `taps` columns in every plane.
 Shape choose_shape(double density, double taps);
 
-// Numbers 0, 1, ... count - 1, each given to one of the threads that ask.
+// Numbers 0, 1, ... count - 1, each given to one of the workers that ask. Each worker goes on from a place of its own:
+// neighbouring tasks then fall to the same thread, which has packed what they read, and in each layer to the same one.
 class Tasks {
  public:
-  explicit Tasks(int64_t count) : count_(count) {}
-  bool next(int64_t* task) {
-    *task = next_.fetch_add(1, std::memory_order_relaxed);
-    return *task < count_;
-  }
-  int64_t count() const { return count_; }
+  explicit Tasks(int64_t count) : taken_(static_cast<size_t>(count)), left_(count) {}
+  int64_t count() const { return static_cast<int64_t>(taken_.size()); }
+
+  // The next free task behind *place, which moves on to it; false when there is none any more.
+  bool take(int64_t* place);
 
  private:
-  std::atomic<int64_t> next_{0};
-  const int64_t count_;
+  std::vector<std::atomic<bool>> taken_;
+  std::atomic<int64_t> left_;
+};
+
+// The tasks of one worker.
+class Share {
+ public:
+  Share(Tasks& tasks, int64_t first) : tasks_(tasks), place_(first) {}
+  bool next(int64_t* task) {
+    const bool found = tasks_.take(&place_);
+    *task = place_;
+    return found;
+  }
+
+ private:
+  Tasks& tasks_;
+  int64_t place_;
 };
 
 // Runs `worker` on the threads of the session's own pool, each taking tasks until none is left; rethrows what it threw.
 // How many threads there are onnxruntime does not tell: up to 64 workers start, and all but as many find nothing to do.
-void run_workers(const OrtApi* api, const OrtKernelContext* context, Tasks& tasks,
-                 const std::function<void(Tasks&)>& worker);
+// It gives each thread a run of neighbouring numbers, so that the first worker of each tells where its tasks begin.
+void run_workers(const OrtApi* api, const OrtKernelContext* context, int64_t tasks,
+                 const std::function<void(Share&)>& worker);
 
 // Cuts `pixels` into tiles of whole vectors, nearly equal and at most max_vectors wide.
 struct Tiling {

@@ -2,10 +2,13 @@
 // workers ever ran at the same time.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <thread>
+#include <utility>
 #include <vector>
 
 namespace sparsify {
@@ -40,20 +43,25 @@ class Floats {
 
 struct Scratch {
   Floats panel, sums;
+  std::thread::id last;  // that had it: in whose cache it lies
 };
 
 class ScratchLease {
  public:
   ScratchLease() {
     std::lock_guard<std::mutex> lock(pool().mutex);
-    if (!pool().free.empty()) {
-      scratch_ = std::move(pool().free.back());
-      pool().free.pop_back();
-    }
+    std::vector<Scratch>& free = pool().free;
+    if (free.empty()) return;
+    const auto own = [](const Scratch& scratch) { return scratch.last == std::this_thread::get_id(); };
+    const auto found = std::find_if(free.begin(), free.end(), own);
+    if (found != free.end()) std::swap(*found, free.back());
+    scratch_ = std::move(free.back());
+    free.pop_back();
   }
   ~ScratchLease() {
     try {
       std::lock_guard<std::mutex> lock(pool().mutex);
+      scratch_.last = std::this_thread::get_id();
       pool().free.push_back(std::move(scratch_));
     } catch (...) {  // no memory for the list: the scratch is simply freed
     }
