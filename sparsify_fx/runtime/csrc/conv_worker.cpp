@@ -11,6 +11,9 @@ constexpr int64_t kPanelFloats = int64_t{1} << 18;  // half of a second level ca
 // Copying the pixels of a tile pays where vectors are not aligned to cache lines and this many rows read each of them.
 constexpr double kFewUses = 9;
 
+// So many tiles are one band where threads would else write to the same cache lines, where planes meet.
+constexpr int64_t kSmallPlane = 4;
+
 // Tiles to a band: enough that what the window reads beyond the band is a small part of it.
 int64_t tiles_in_band(const Window& window, const Matrix& matrix, int tile) {
   const int64_t wanted = (4 * window.reach + tile - 1) / tile;
@@ -20,12 +23,20 @@ int64_t tiles_in_band(const Window& window, const Matrix& matrix, int tile) {
 
 }  // namespace
 
+int64_t SparseConv::Call::count_bands(const SparseConv& conv) const {
+  const Matrix& matrix = conv.matrices_[0];
+  const bool torn = tiling.tiles <= kSmallPlane && g.out_plane() % kernels().lanes != 0;
+  // Threads then share the rows. That each packs all planes costs less as long as there are more rows than planes.
+  if (torn && conv.direct_ && matrix.rows >= static_cast<int64_t>(matrix.planes.size())) return 1;
+  const int64_t band = tiles_in_band(window, matrix, conv.max_vectors_ * kernels().lanes);
+  return std::min(even((tiling.tiles + band - 1) / band), tiling.tiles);
+}
+
 SparseConv::Call::Call(const SparseConv& conv, const Geometry& geometry, const float* input, const float* bias_,
                        const float* residual_, float* output)
     : g(geometry), x(input), bias(bias_), residual(residual_), y(output), window(make_window(conv.taps_, g)),
       tiling(window.positions, kernels().lanes, conv.max_vectors_), matrices(static_cast<int64_t>(conv.matrices_.size())) {
-  const int64_t band = tiles_in_band(window, conv.matrices_[0], conv.max_vectors_ * kernels().lanes);
-  bands = (tiling.tiles + band - 1) / band;
+  bands = count_bands(conv);
   parts = row_parts(conv.matrices_[0], bands * matrices);
   in_place = conv.direct_ && g.stride_y == 1 && g.stride_x == 1 && g.pad_y == 0 && g.pad_x == 0 &&
              g.out_height == g.height && g.out_width == g.width &&

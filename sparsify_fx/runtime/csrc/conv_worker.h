@@ -19,6 +19,7 @@ struct SparseConv::Call {
   Call(const SparseConv& conv, const Geometry& geometry, const float* input, const float* bias_, const float* residual_,
        float* output);
   int64_t tasks() const { return bands * matrices * parts; }
+  int64_t count_bands(const SparseConv& conv) const;
   int64_t first_tile(int64_t band) const { return tiling.tiles * band / bands; }
 };
 

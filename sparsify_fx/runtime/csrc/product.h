@@ -57,14 +57,19 @@ class Share {
 void run_workers(const OrtApi* api, const OrtKernelContext* context, int64_t tasks,
                  const std::function<void(Share&)>& worker);
 
+constexpr int64_t kFewTiles = 16;
+
+// A few of something are made an even number: two threads, or four, then have equally much to do.
+inline int64_t even(int64_t count) { return count > 1 && count < kFewTiles ? count + count % 2 : count; }
+
 // Cuts `pixels` into tiles of whole vectors, nearly equal and at most max_vectors wide.
 struct Tiling {
   int64_t pixels, vectors, tiles;
   int lanes;
 
   Tiling(int64_t pixels_, int lanes_, int max_vectors)
-      : pixels(pixels_), vectors((pixels_ + lanes_ - 1) / lanes_), tiles((vectors + max_vectors - 1) / max_vectors),
-        lanes(lanes_) {}
+      : pixels(pixels_), vectors((pixels_ + lanes_ - 1) / lanes_),
+        tiles(even((vectors + max_vectors - 1) / max_vectors)), lanes(lanes_) {}
   int64_t first_vector(int64_t tile) const { return vectors * tile / tiles; }
   int64_t first(int64_t tile) const { return first_vector(tile) * lanes; }
   int width(int64_t tile) const { return static_cast<int>(first_vector(tile + 1) - first_vector(tile)); }
