@@ -62,6 +62,8 @@ def open_session(path: Path, threads: int, library: str | None) -> onnxruntime.I
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # The threads of one session must not spin, waiting for work, while another session is measured.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if library is not None:
         options.register_custom_ops_library(library)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

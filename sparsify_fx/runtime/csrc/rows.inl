@@ -4,8 +4,14 @@
 static inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
 #endif
 
-// The lanes in the piece's mask, one after another, to target[piece.at ...].
+// The lanes in the piece's mask, one after another, to target[piece.at ...]. Which case it is repeats from row to row.
 static inline void write_piece(float* target, const float* residual, Vec sum, const Piece& piece, Activation activation) {
+  if (piece.count == 0) return;
+  if (piece.count == LANES) {
+    if (residual != nullptr) sum += load(residual + piece.at);
+    store(target + piece.at, activate(sum, activation));
+    return;
+  }
 #if defined(SPARSIFY_AVX512)
   const __mmask16 kept = first_lanes(piece.count);
   Vec v = (Vec)_mm512_maskz_compress_ps(static_cast<__mmask16>(piece.mask), (__m512)sum);
