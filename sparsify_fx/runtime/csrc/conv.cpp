@@ -11,14 +11,14 @@ namespace {
 
 constexpr int64_t kFusedPlanes = 16;  // of a matrix that stands for several groups: as many as the nearest cache holds
 
-// The rows of groups [first, first + count), each with planes of its own, as one matrix whose columns are taps of
-// planes; planes count the phases of channel 0, then of channel 1, ...
+}  // namespace
+
 Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, int64_t first, int64_t count) {
   const int64_t rows = a.out_channels / a.group, kernel = a.kernel_height * a.kernel_width;
-  Rows taken = take_rows(weights, first * rows, count * rows, a.in_channels * kernel);
+  Rows taken = take_rows(weights, first, count, a.in_channels * kernel);
   const int32_t phases = static_cast<int32_t>(taps.phases.size());
   const int32_t planes = static_cast<int32_t>(a.in_channels) * phases;  // of one group
-  taken.planes = static_cast<int32_t>(count) * planes;
+  taken.planes = static_cast<int32_t>((count + rows - 1) / rows) * planes;
   const auto earlier = [](const Rows::Entry& a, const Rows::Entry& b) { return a.plane < b.plane; };
   for (int32_t row = 0; row < taken.rows; ++row) {
     const auto begin = taken.nonzeros.begin() + taken.begin[row], end = taken.nonzeros.begin() + taken.begin[row + 1];
@@ -32,8 +32,6 @@ Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, 
   }
   return taken;
 }
-
-}  // namespace
 
 SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
   const Tensor values = constant_input(api, info, 1);
@@ -59,10 +57,11 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info) : api_(api)
   // Small groups, as of a depthwise convolution, are taken together: each alone would be over before it has begun.
   const int64_t fused = std::clamp<int64_t>(kFusedPlanes / (a.in_channels * phases), 1, a.group);
   const int block_planes = fused > 1 ? kFusedPlanes : shape.block_planes;
-  matrix_rows_ = fused * (a.out_channels / a.group);
+  const int64_t group_rows = a.out_channels / a.group;
+  matrix_rows_ = fused * group_rows;
   matrix_channels_ = fused * a.in_channels;
   for (int64_t g = 0; g < a.group; g += fused) {
-    const Rows rows = rows_of(weights, a, taps_, g, std::min(fused, a.group - g));
+    const Rows rows = rows_of(weights, a, taps_, g * group_rows, std::min(fused, a.group - g) * group_rows);
     matrices_.push_back(build_matrix(rows, block_planes, direct_));
     columns_.emplace_back();
     for (int32_t plane : matrices_.back().planes) columns_.back().push_back({plane / phases, plane % phases});

@@ -9,6 +9,10 @@
 
 namespace sparsify {
 
+// `count` rows from row `first` on, the first of its group, as a matrix whose columns are taps of planes. Each group has
+// planes of its own: the phases of its channel 0, then of channel 1, ...
+Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, int64_t first, int64_t count);
+
 class SparseConv {
  public:
   static constexpr const char* kName = "SparseConv";

@@ -47,7 +47,7 @@ Bands::Bands(const ConvAttributes& a, const Geometry& g, int64_t most, bool maxi
   for (int64_t kx = 0; kx < kernel; ++kx) offsets[kx] += (kx - g.pad_x - offsets[kx] * g.stride_x) * pitch;
   plan = {g.width,          g.height,     g.out_width, g.stride_y, g.stride_x, static_cast<int>(kernel), pitch,
           pitch * g.stride_x, offsets.data(), a.activation, maximum,
-          maximum ? -std::numeric_limits<float>::infinity() : 0.0f};
+          maximum ? -std::numeric_limits<float>::infinity() : 0.0f, g.width};
   const int64_t outputs = std::max<int64_t>(4, (most / plan.line - kernel) / g.stride_y / 4 * 4);
   count = (out_height + outputs - 1) / outputs;
   before = round_up(-lowest, kernels_here.lanes);

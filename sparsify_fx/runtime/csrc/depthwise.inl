@@ -47,7 +47,7 @@ static inline void copy_line(const DepthwisePlan& plan, const float* line, int64
 static void copy_lines(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target) {
   for (int64_t y = first; y < first + count; ++y, target += plan.line) {
     const bool exists = y >= 0 && y < plan.height;
-    copy_line(plan, exists ? image + y * plan.width : image, exists ? plan.width : 0, target);
+    copy_line(plan, exists ? image + y * plan.step : image, exists ? plan.width : 0, target);
   }
 }
 

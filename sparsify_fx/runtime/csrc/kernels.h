@@ -77,6 +77,7 @@ struct DepthwisePlan {
   Activation activation;
   bool maximum;   // of the pixels, of which padding is the least, in place of a sum of products; kernels of 2 or 3
   float padding;
+  int64_t step;   // floats from one line of the image to the next
 };
 
 // A band of output lines of one plane, and the copied lines that it reads.

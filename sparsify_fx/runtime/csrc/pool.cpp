@@ -4,16 +4,19 @@
 
 namespace sparsify {
 
-MaxPool::MaxPool(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
-  const std::vector<int64_t> kernel = attribute_ints(api, info, "kernel_shape");
+ConvAttributes read_pool(const OrtApi* api, const OrtKernelInfo* info, const std::string& prefix) {
+  const std::vector<int64_t> kernel = attribute_ints(api, info, (prefix + "kernel_shape").c_str());
   if (kernel != std::vector<int64_t>{2, 2} && kernel != std::vector<int64_t>{3, 3})
-    throw InvalidArgument("kernel_shape must be [2, 2] or [3, 3]");
-  attributes_ = read_attributes(api, info, {1, 1, kernel[0], kernel[1]});
+    throw InvalidArgument(prefix + "kernel_shape must be [2, 2] or [3, 3]");
+  const ConvAttributes a = read_attributes(api, info, {1, 1, kernel[0], kernel[1]}, prefix);
   const auto largest = [](const std::vector<int64_t>& values) { return *std::max_element(values.begin(), values.end()); };
-  if (largest(attributes_.strides) > 2) throw InvalidArgument("strides must be 1 or 2");
-  if (largest(attributes_.dilations) > 1) throw InvalidArgument("dilations must be 1");
-  if (largest(attributes_.pads) >= kernel[0]) throw InvalidArgument("pads must be smaller than the kernel");
+  if (largest(a.strides) > 2) throw InvalidArgument(prefix + "strides must be 1 or 2");
+  if (largest(a.dilations) > 1) throw InvalidArgument(prefix + "dilations must be 1");
+  if (largest(a.pads) >= kernel[0]) throw InvalidArgument(prefix + "pads must be smaller than the kernel");
+  return a;
 }
+
+MaxPool::MaxPool(const OrtApi* api, const OrtKernelInfo* info) : api_(api), attributes_(read_pool(api, info)) {}
 
 void MaxPool::compute(OrtKernelContext* context) const {
   const Tensor x = input(api_, context, 0);

@@ -5,6 +5,9 @@
 
 namespace sparsify {
 
+// Those of a pooling that the kernels compute; all names begin with `prefix`.
+ConvAttributes read_pool(const OrtApi* api, const OrtKernelInfo* info, const std::string& prefix = "");
+
 class MaxPool {
  public:
   static constexpr const char* kName = "MaxPool";

@@ -1,0 +1,189 @@
+#include "conv_pool.h"
+
+#include <algorithm>
+
+#include "conv.h"
+#include "pool.h"
+
+namespace sparsify {
+
+namespace {
+
+constexpr int64_t kRows = 32;
+constexpr int64_t kLinesFloats = int64_t{1} << 17;  // of kRows planes: a part of a second level cache
+constexpr int64_t kPanelFloats = int64_t{1} << 18;  // of all planes that these read: half of it
+constexpr int64_t kLeastOutputs = 4;                // lines of a band: fewer would compute too many lines twice
+
+// An odd number of cache lines, or the same place of all planes would compete for a few places of the cache.
+int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+
+int64_t vectors_of(int64_t floats) { return (floats + kernels().lanes - 1) / kernels().lanes; }
+
+// Sizes of an image, a 1x1 convolution's too line by line.
+Geometry lines_of(const ConvAttributes& attributes, const Tensor& x) {
+  Geometry g = geometry_of(attributes, x);
+  g.height = x.shape[2], g.width = x.shape[3];
+  g.out_height = g.output_shape[2], g.out_width = g.output_shape[3];
+  return g;
+}
+
+Geometry alone(Geometry g) {  // one image
+  g.images = g.output_shape[0] = 1;
+  return g;
+}
+
+}  // namespace
+
+SparseConvPool::SparseConvPool(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
+  const Tensor values = constant_input(api, info, 1), gaps = constant_input(api, info, 2);
+  if (!values) throw InvalidArgument("input W must be a constant initializer");
+  const Weights weights = read_weights(values, gaps, attribute_ints(api, info, "weight_shape"));
+  conv_ = read_attributes(api, info, weights.shape);
+  if (conv_.rank != 4 || conv_.group != 1) throw InvalidArgument("needs a convolution in two dimensions with one group");
+  pool_ = read_pool(api, info, "pool_");
+  pool_.group = pool_.out_channels = conv_.out_channels;
+  taps_ = choose_taps(conv_);
+  const int32_t phases = static_cast<int32_t>(taps_.phases.size());
+  if (conv_.in_channels > kMaxBlockPlanes / phases) throw InvalidArgument("the weight has too many input channels");
+  for (int64_t row = 0; row < conv_.out_channels; row += kRows) {
+    const Rows rows = rows_of(weights, conv_, taps_, row, std::min(kRows, conv_.out_channels - row));
+    matrices_.push_back(build_matrix(rows, kMaxBlockPlanes, true));
+  }
+  for (int32_t plane : matrices_.front().planes) columns_.push_back({plane / phases, plane % phases});
+}
+
+struct SparseConvPool::Call {
+  const float *x, *bias;
+  float* y;
+  int64_t images;
+  Geometry conv, pool;  // of one image
+  Window window;
+  Bands bands;                       // of the pooling
+  int64_t panel_vectors, rows_step;  // from plane to plane; of the convolution's result in floats
+
+  Call(const SparseConvPool& op, const Geometry& conv_, const Geometry& pool_)
+      : images(conv_.images), conv(alone(conv_)), pool(alone(pool_)), window(make_window(op.taps_, conv)),
+        bands(op.pool_, pool, 0, true) {
+    const int64_t rows = std::min(kRows, op.conv_.out_channels), planes = static_cast<int64_t>(op.columns_.size());
+    const int64_t lines = std::min(kLinesFloats / (rows * window.pitch),
+                                   kPanelFloats / (planes * window.pitch) - op.taps_.most_down);
+    const int64_t outputs = std::max(kLeastOutputs, (lines - bands.kernel) / pool.stride_y + 1);
+    bands.count = std::min(even((pool.out_height + outputs - 1) / outputs), pool.out_height);
+    bands.plan.step = window.pitch;
+    const int64_t most = std::min(bands.most_lines(), conv.out_height) * window.pitch;
+    panel_vectors = (vectors_of(most) + vectors_of(window.reach)) | 1;
+    rows_step = odd_lines(vectors_of(most) * kernels().lanes);
+  }
+  int64_t copied() const { return odd_lines(bands.before + bands.most_lines() * bands.plan.line + bands.behind); }
+};
+
+// Computes the rows of one matrix in one band of an image.
+class SparseConvPool::Worker {
+ public:
+  Worker(const SparseConvPool& op, const Call& call) : op_(op), call_(call), plan_(call.bands.plan) {
+    panel_ = scratch_->panel.need(static_cast<int64_t>(op.columns_.size()) * call.panel_vectors * kernels().lanes);
+    copied_ = scratch_->sums.need(call.copied() + kRows * call.rows_step);
+    rows_ = copied_ + call.copied();
+    std::fill(copied_, rows_, plan_.padding);
+  }
+
+  void run(int64_t task) {
+    const int64_t matrices = static_cast<int64_t>(op_.matrices_.size()), place = task / matrices;
+    const int64_t image = place % call_.images, band = place / call_.images, number = task % matrices;
+    if (band != band_) set_band(band);
+    if (place != place_) pack(image);
+    place_ = place;
+    multiply(number);
+    pool(number, image);
+  }
+
+ private:
+  void set_band(int64_t band) {
+    const Kernels& kernel = kernels();
+    band_ = band;
+    first_ = call_.bands.first_line(band);
+    from_ = std::clamp<int64_t>(first_, 0, call_.conv.out_height);
+    const int64_t to = std::clamp<int64_t>(first_ + call_.bands.lines(band), 0, call_.conv.out_height);
+    plan_.height = to - from_;
+    count_ = std::max<int64_t>(0, (to - from_ - 1) * call_.window.pitch + call_.conv.out_width);
+    inputs_.set_inputs(op_.taps_, call_.window, call_.conv, from_ * call_.window.pitch,
+                       static_cast<int>(call_.panel_vectors), kernel.lanes, kernel.masks);
+  }
+
+  void pack(int64_t image) {
+    kernels().pack({panel_, static_cast<int>(call_.panel_vectors), call_.x + image * call_.conv.channels * call_.conv.plane(),
+                    call_.conv.plane(), op_.columns_.data(), static_cast<int>(op_.columns_.size()), inputs_.phases().data(),
+                    inputs_.per_vector(), call_.conv.stride_x});
+  }
+
+  // Whole vectors of positions, those between the lines too, which nothing reads.
+  void multiply(int64_t number) {
+    const Matrix& matrix = op_.matrices_[number];
+    const Kernels& kernel = kernels();
+    const Tiling tiling(count_, kernel.lanes, kernel.max_vectors);
+    RowsCall call{};
+    call.plane_step = call_.panel_vectors * kernel.lanes;
+    call.offsets = call_.window.offsets.data();
+    call.first = call.last = call.whole = true;
+    call.bias = call_.bias == nullptr ? nullptr : call_.bias + number * kRows;
+    call.target = rows_;
+    call.target_step = call_.rows_step;
+    call.outputs_per_vector = 1;
+    call.activation = op_.conv_.activation;
+    for (int64_t tile = 0; tile < tiling.tiles; ++tile) {
+      const Piece piece{tiling.first(tile), 0, 0};
+      call.outputs = &piece;
+      call.panel = panel_ + tiling.first(tile);
+      for (int group = 0; group < matrix.groups(); ++group)
+        kernel.rows(tiling.width(tile), stretch_of(matrix, matrix.blocks[0], group, call));
+    }
+  }
+
+  void pool(int64_t number, int64_t image) {
+    const Bands& bands = call_.bands;
+    float* lines = copied_ + bands.before;
+    for (int64_t row = 0; row < op_.matrices_[number].rows; ++row) {
+      const int64_t plane = image * op_.conv_.out_channels + number * kRows + row;
+      const int64_t at = plane * call_.pool.out_plane() + bands.first_output(band_) * call_.pool.out_width;
+      kernels().copy_lines(plan_, rows_ + row * call_.rows_step, first_ - from_, bands.lines(band_), lines);
+      kernels().depthwise(plan_, {lines, nullptr, 0.0f, call_.y + at, nullptr, bands.outputs(band_)});
+    }
+  }
+
+  const SparseConvPool& op_;
+  const Call& call_;
+  DepthwisePlan plan_;  // of an image that begins with line from_ of the convolution's result
+  ScratchLease scratch_;
+  float *panel_, *copied_, *rows_;
+  Pieces inputs_;
+  int64_t place_ = -1, band_ = -1;  // whose panel and whose pieces are at hand
+  int64_t first_ = 0, from_ = 0, count_ = 0;
+};
+
+void SparseConvPool::compute(OrtKernelContext* context) const {
+  size_t inputs = 0;
+  check(api_, GetInputCount::call(api_, context, &inputs));
+  const Tensor x = input(api_, context, 0);
+  const Tensor bias = inputs > 3 ? input(api_, context, 3) : Tensor{};
+  const Geometry conv = lines_of(conv_, x);
+  if (bias && (bias.type != kFloat || bias.shape != std::vector<int64_t>{conv_.out_channels}))
+    throw InvalidArgument("input B must be a float32 vector with a value per output channel");
+  Tensor between = x;  // a shape alone
+  between.shape = conv.output_shape;
+  const Geometry pool = lines_of(pool_, between);
+  const Tensor y = output(api_, context, pool.output_shape);
+  if (y.size() == 0) return;
+  Call call(*this, conv, pool);
+  call.x = x.floats();
+  call.bias = bias ? bias.floats() : nullptr;
+  call.y = static_cast<float*>(y.data);
+  run_workers(api_, context, call.images * call.bands.count * static_cast<int64_t>(matrices_.size()), [&](Share& share) {
+    int64_t task;
+    if (!share.next(&task)) return;
+    Worker worker(*this, call);
+    do worker.run(task);
+    while (share.next(&task));
+  });
+}
+
+}  // namespace sparsify
