@@ -69,22 +69,20 @@ struct SparseConvPool::Call {
                                    kPanelFloats / (planes * window.pitch) - op.taps_.most_down);
     const int64_t outputs = std::max(kLeastOutputs, (lines - bands.kernel) / pool.stride_y + 1);
     bands.count = std::min(even((pool.out_height + outputs - 1) / outputs), pool.out_height);
-    bands.plan.step = window.pitch;
     const int64_t most = std::min(bands.most_lines(), conv.out_height) * window.pitch;
     panel_vectors = (vectors_of(most) + vectors_of(window.reach)) | 1;
     rows_step = odd_lines(vectors_of(most) * kernels().lanes);
   }
-  int64_t copied() const { return odd_lines(bands.before + bands.most_lines() * bands.plan.line + bands.behind); }
 };
 
 // Computes the rows of one matrix in one band of an image.
 class SparseConvPool::Worker {
  public:
-  Worker(const SparseConvPool& op, const Call& call) : op_(op), call_(call), plan_(call.bands.plan) {
+  Worker(const SparseConvPool& op, const Call& call) : op_(op), call_(call) {
     panel_ = scratch_->panel.need(static_cast<int64_t>(op.columns_.size()) * call.panel_vectors * kernels().lanes);
-    copied_ = scratch_->sums.need(call.copied() + kRows * call.rows_step);
-    rows_ = copied_ + call.copied();
-    std::fill(copied_, rows_, plan_.padding);
+    float* room = scratch_->sums.need(pool_floats(call.bands) + kRows * call.rows_step);
+    lines_ = pool_lines(call.bands, room);
+    rows_ = room + pool_floats(call.bands);
   }
 
   void run(int64_t task) {
@@ -104,8 +102,8 @@ class SparseConvPool::Worker {
     first_ = call_.bands.first_line(band);
     from_ = std::clamp<int64_t>(first_, 0, call_.conv.out_height);
     const int64_t to = std::clamp<int64_t>(first_ + call_.bands.lines(band), 0, call_.conv.out_height);
-    plan_.height = to - from_;
-    count_ = std::max<int64_t>(0, (to - from_ - 1) * call_.window.pitch + call_.conv.out_width);
+    height_ = to - from_;
+    count_ = (height_ - 1) * call_.window.pitch + call_.conv.out_width;
     inputs_.set_inputs(op_.taps_, call_.window, call_.conv, from_ * call_.window.pitch,
                        static_cast<int>(call_.panel_vectors), kernel.lanes, kernel.masks);
   }
@@ -141,23 +139,22 @@ class SparseConvPool::Worker {
 
   void pool(int64_t number, int64_t image) {
     const Bands& bands = call_.bands;
-    float* lines = copied_ + bands.before;
     for (int64_t row = 0; row < op_.matrices_[number].rows; ++row) {
       const int64_t plane = image * op_.conv_.out_channels + number * kRows + row;
       const int64_t at = plane * call_.pool.out_plane() + bands.first_output(band_) * call_.pool.out_width;
-      kernels().copy_lines(plan_, rows_ + row * call_.rows_step, first_ - from_, bands.lines(band_), lines);
-      kernels().depthwise(plan_, {lines, nullptr, 0.0f, call_.y + at, nullptr, bands.outputs(band_)});
+      kernels().pool(bands.plan, {rows_ + row * call_.rows_step, height_, call_.window.pitch, first_ - from_, lines_,
+                                  call_.y + at, bands.outputs(band_)});
     }
   }
 
   const SparseConvPool& op_;
   const Call& call_;
-  DepthwisePlan plan_;  // of an image that begins with line from_ of the convolution's result
   ScratchLease scratch_;
-  float *panel_, *copied_, *rows_;
+  float *panel_, *lines_, *rows_;
   Pieces inputs_;
   int64_t place_ = -1, band_ = -1;  // whose panel and whose pieces are at hand
-  int64_t first_ = 0, from_ = 0, count_ = 0;
+  int64_t first_ = 0, from_ = 0;         // line of the first window, and the first one that exists
+  int64_t height_ = 0, count_ = 0;       // lines and positions of the convolution's result
 };
 
 void SparseConvPool::compute(OrtKernelContext* context) const {

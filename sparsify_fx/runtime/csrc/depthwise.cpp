@@ -46,8 +46,8 @@ Bands::Bands(const ConvAttributes& a, const Geometry& g, int64_t most, bool maxi
   const int64_t pitch = pitch_of(std::max(length - lowest, g.out_width + highest), g, kernels_here, maximum);
   for (int64_t kx = 0; kx < kernel; ++kx) offsets[kx] += (kx - g.pad_x - offsets[kx] * g.stride_x) * pitch;
   plan = {g.width,          g.height,     g.out_width, g.stride_y, g.stride_x, static_cast<int>(kernel), pitch,
-          pitch * g.stride_x, offsets.data(), a.activation, maximum,
-          maximum ? -std::numeric_limits<float>::infinity() : 0.0f, g.width};
+          pitch * g.stride_x, offsets.data(), a.activation,
+          maximum ? -std::numeric_limits<float>::infinity() : 0.0f};
   const int64_t outputs = std::max<int64_t>(4, (most / plan.line - kernel) / g.stride_y / 4 * 4);
   count = (out_height + outputs - 1) / outputs;
   before = round_up(-lowest, kernels_here.lanes);
@@ -68,7 +68,7 @@ Depthwise::Depthwise(const Weights& weights, const ConvAttributes& attributes)
 void run_bands(const OrtApi* api, const OrtKernelContext* context, const ConvAttributes& attributes, const Geometry& g,
                const Images& images, const float* weights) {
   const Kernels& kernel = kernels();
-  const Bands bands(attributes, g, kNearFloats, weights == nullptr);
+  const Bands bands(attributes, g, kNearFloats);
   const int64_t taps = bands.kernel * bands.kernel;
   const int64_t planes = g.images * g.channels, step = bands.most_lines() * bands.plan.line;
   const int64_t at_once = std::clamp<int64_t>(kNearFloats / step, 1, planes);
@@ -80,7 +80,7 @@ void run_bands(const OrtApi* api, const OrtKernelContext* context, const ConvAtt
     for (int64_t plane = first; plane < end; ++plane) {
       const int64_t channel = plane % g.channels;
       const int64_t at = plane * g.out_plane() + bands.first_output(band) * g.out_width;
-      kernel.depthwise(bands.plan, {lines + (plane - first) * step, weights == nullptr ? nullptr : weights + channel * taps,
+      kernel.depthwise(bands.plan, {lines + (plane - first) * step, weights + channel * taps,
                                     images.bias == nullptr ? 0.0f : images.bias[channel], images.y + at,
                                     images.residual == nullptr ? nullptr : images.residual + at, bands.outputs(band)});
     }

@@ -35,7 +35,7 @@ struct Images {
   float* y;
 };
 
-// All bands of all planes. `weights`: the kernels of the channels, each column by column, or null for pooling.
+// All bands of all planes. `weights`: the kernels of the channels, each column by column.
 void run_bands(const OrtApi* api, const OrtKernelContext* context, const ConvAttributes& attributes, const Geometry& g,
                const Images& images, const float* weights);
 

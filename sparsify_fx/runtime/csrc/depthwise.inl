@@ -1,6 +1,6 @@
-// Depthwise convolution and pooling: planes of their own, each with a small dense kernel or the maximum of as many pixels.
+// Depthwise convolution: planes of their own, each with a small dense kernel.
 //
-// The pixels that a band of output lines reads are copied into lines of a fixed pitch with zeros (or minus infinity) for the padding, so
+// The pixels that a band of output lines reads are copied into lines of a fixed pitch with zeros for the padding, so
 // that no load of the inner loop needs a mask. With a stride of two in a line its even pixels lie before its odd ones.
 
 // Pixels [at, at + LANES) of a line of `width`; padding behind its end.
@@ -47,7 +47,7 @@ static inline void copy_line(const DepthwisePlan& plan, const float* line, int64
 static void copy_lines(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target) {
   for (int64_t y = first; y < first + count; ++y, target += plan.line) {
     const bool exists = y >= 0 && y < plan.height;
-    copy_line(plan, exists ? image + y * plan.step : image, exists ? plan.width : 0, target);
+    copy_line(plan, exists ? image + y * plan.width : image, exists ? plan.width : 0, target);
   }
 }
 
@@ -63,10 +63,10 @@ static inline void keep_in_register(Vec& v) {
 }
 
 // `Count` output lines from line `y` of the band on, which share what they read.
-template <int Kernel, int Stride, int Count, bool Maximum>
+template <int Kernel, int Stride, int Count>
 static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, int64_t y) {
   constexpr int kRead = (Count - 1) * Stride + Kernel, kTaps = Kernel * Kernel;
-  constexpr bool kHeld = Kernel == 3 && LANES > 8 && !Maximum;  // all weights fit into registers
+  constexpr bool kHeld = Kernel == 3 && LANES > 8;  // all weights fit into registers
   // Whatever is stored might be a part of plan or call, for all that compilers know.
   const int64_t width = plan.out_width, step = plan.line;
   const Activation activation = plan.activation;
@@ -76,7 +76,7 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
   const float* columns[Kernel];
 #pragma GCC unroll 8
   for (int kx = 0; kx < Kernel; ++kx) columns[kx] = call.lines + y * Stride * step + plan.offsets[kx];
-  const Vec bias = all(call.bias), padding = all(plan.padding);
+  const Vec bias = all(call.bias);
   Vec held[kTaps];
   if (kHeld) {
 #pragma GCC unroll 9
@@ -85,7 +85,7 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
   const auto vectors_at = [&](int64_t x, auto finish) {
     Vec sums[Count];
 #pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) sums[i] = Maximum ? padding : bias;
+    for (int i = 0; i < Count; ++i) sums[i] = bias;
 #pragma GCC unroll 3
     for (int kx = 0; kx < Kernel; ++kx) {
       const float* from = columns[kx] + x;
@@ -97,10 +97,7 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
         for (int i = 0; i < Count; ++i) {
           const int tap = kx * Kernel + line - i * Stride;
           if (line - i * Stride < 0 || line - i * Stride >= Kernel) continue;
-          if (Maximum)
-            sums[i] = larger(sums[i], pixels);
-          else
-            sums[i] += (kHeld ? held[tap] : all(weights[tap])) * pixels;
+          sums[i] += (kHeld ? held[tap] : all(weights[tap])) * pixels;
         }
       }
     }
@@ -144,23 +141,19 @@ static void narrow_lines(const DepthwisePlan& plan, const DepthwiseCall& call) {
 }
 #endif
 
-template <int Kernel, int Stride, bool Maximum = false>
+template <int Kernel, int Stride>
 static void depthwise_of(const DepthwisePlan& plan, const DepthwiseCall& call) {
 #if defined(SPARSIFY_AVX512)
   if (plan.pitch < LANES) return narrow_lines<Kernel>(plan, call);
 #endif
   int64_t y = 0;
-  for (; y + 4 <= call.out_lines; y += 4) output_lines<Kernel, Stride, 4, Maximum>(plan, call, y);
-  if (y + 2 <= call.out_lines) output_lines<Kernel, Stride, 2, Maximum>(plan, call, y), y += 2;
-  if (y < call.out_lines) output_lines<Kernel, Stride, 1, Maximum>(plan, call, y);
+  for (; y + 4 <= call.out_lines; y += 4) output_lines<Kernel, Stride, 4>(plan, call, y);
+  if (y + 2 <= call.out_lines) output_lines<Kernel, Stride, 2>(plan, call, y), y += 2;
+  if (y < call.out_lines) output_lines<Kernel, Stride, 1>(plan, call, y);
 }
 
 static void depthwise(const DepthwisePlan& plan, const DepthwiseCall& call) {
   const bool twice = plan.stride_y == 2;
-  if (plan.maximum) {
-    if (plan.kernel == 2) return twice ? depthwise_of<2, 2, true>(plan, call) : depthwise_of<2, 1, true>(plan, call);
-    return twice ? depthwise_of<3, 2, true>(plan, call) : depthwise_of<3, 1, true>(plan, call);
-  }
   switch (plan.kernel) {
     case 3:
       return twice ? depthwise_of<3, 2>(plan, call) : depthwise_of<3, 1>(plan, call);

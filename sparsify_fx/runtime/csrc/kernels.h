@@ -70,14 +70,12 @@ struct RowsCall {
 struct DepthwisePlan {
   int64_t width, height, out_width;
   int64_t stride_y, stride_x;  // 1 or 2
-  int kernel;                  // 3, 5 or 7, in both directions
+  int kernel;                  // 3, 5 or 7, in both directions; of pooling 2 or 3
   int64_t pitch;               // floats of a copied line, or with a stride of two of each half of it
   int64_t line;                // floats from one copied line to the next
   const int64_t* offsets;      // of the columns of the kernel
   Activation activation;
-  bool maximum;   // of the pixels, of which padding is the least, in place of a sum of products; kernels of 2 or 3
   float padding;
-  int64_t step;   // floats from one line of the image to the next
 };
 
 // A band of output lines of one plane, and the copied lines that it reads.
@@ -87,6 +85,18 @@ struct DepthwiseCall {
   float bias;
   float* target;          // the first output line
   const float* residual;  // laid out like target, or null
+  int64_t out_lines;
+};
+
+constexpr int kPoolLines = 4;
+
+// A band of output lines of one plane that holds the largest pixel of every window, and the lines that it reads.
+struct PoolCall {
+  const float* image;     // line 0
+  int64_t height, step;   // lines that exist; floats from one to the next
+  int64_t first;          // line of the first window, which need not exist
+  float* lines;           // room for kPoolLines copied lines, with padding in and around it
+  float* target;          // the first output line
   int64_t out_lines;
 };
 
@@ -108,6 +118,7 @@ struct Kernels {
   // Lines [first, first + count) of an image, as `plan` wants them; zeros for those that do not exist.
   void (*copy_lines)(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target);
   void (*depthwise)(const DepthwisePlan& plan, const DepthwiseCall& call);
+  void (*pool)(const DepthwisePlan& plan, const PoolCall& call);
 };
 
 extern const Kernels kPortableKernels;

@@ -8,3 +8,4 @@
 #include "pack.inl"
 #include "transpose.inl"
 #include "depthwise.inl"
+#include "pool.inl"

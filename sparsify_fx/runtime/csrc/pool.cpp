@@ -4,6 +4,19 @@
 
 namespace sparsify {
 
+namespace {
+
+constexpr int64_t kBandFloats = 6144, kTaskFloats = int64_t{1} << 14;  // read at once, and by one task at least
+
+}  // namespace
+
+int64_t pool_floats(const Bands& bands) { return (bands.before + kPoolLines * bands.plan.line + bands.behind + 15) / 16 * 16; }
+
+float* pool_lines(const Bands& bands, float* room) {
+  std::fill_n(room, pool_floats(bands), bands.plan.padding);
+  return room + bands.before;
+}
+
 ConvAttributes read_pool(const OrtApi* api, const OrtKernelInfo* info, const std::string& prefix) {
   const std::vector<int64_t> kernel = attribute_ints(api, info, (prefix + "kernel_shape").c_str());
   if (kernel != std::vector<int64_t>{2, 2} && kernel != std::vector<int64_t>{3, 3})
@@ -25,7 +38,22 @@ void MaxPool::compute(OrtKernelContext* context) const {
   const Geometry g = geometry_of(a, x);
   const Tensor y = output(api_, context, g.output_shape);
   if (y.size() == 0) return;
-  run_bands(api_, context, a, g, {x.floats(), nullptr, nullptr, static_cast<float*>(y.data)}, nullptr);
+  const Kernels& kernel = kernels();
+  const Bands bands(a, g, kBandFloats, true);
+  const int64_t planes = g.images * g.channels, per_task = kTaskFloats / std::max<int64_t>(1, g.plane() / bands.count) + 1;
+  run_workers(api_, context, bands.count * ((planes + per_task - 1) / per_task), [&](Share& share) {
+    int64_t task;
+    if (!share.next(&task)) return;
+    ScratchLease scratch;
+    float* lines = pool_lines(bands, scratch->panel.need(pool_floats(bands)));
+    do {
+      const int64_t first = task / bands.count * per_task, band = task % bands.count;
+      for (int64_t plane = first; plane < std::min(first + per_task, planes); ++plane)
+        kernel.pool(bands.plan, {x.floats() + plane * g.plane(), g.height, g.width, bands.first_line(band), lines,
+                                 static_cast<float*>(y.data) + plane * g.out_plane() + bands.first_output(band) * g.out_width,
+                                 bands.outputs(band)});
+    } while (share.next(&task));
+  });
 }
 
 }  // namespace sparsify

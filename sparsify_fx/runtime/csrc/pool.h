@@ -8,6 +8,10 @@ namespace sparsify {
 // Those of a pooling that the kernels compute; all names begin with `prefix`.
 ConvAttributes read_pool(const OrtApi* api, const OrtKernelInfo* info, const std::string& prefix = "");
 
+// The memory that a worker needs for PoolCall::lines, and these, with padding, in it.
+int64_t pool_floats(const Bands& bands);
+float* pool_lines(const Bands& bands, float* room);
+
 class MaxPool {
  public:
   static constexpr const char* kName = "MaxPool";

@@ -74,14 +74,14 @@ struct Pieces::Grid {
 void Pieces::cut(const Window& window, const Grid& grid, int64_t first, int64_t count, int lanes, bool merge) {
   int64_t image = first / (window.pitch * window.lines);
   int64_t y = first / window.pitch % window.lines, x = first % window.pitch;
+  int lane = 0;
+  size_t vector = vectors_cut_;
   for (int64_t done = 0; done < count;) {
-    const int lane = static_cast<int>(done % lanes);
     const int64_t run = std::min<int64_t>({window.pitch - x, count - done, lanes - lane});
     const int64_t from = std::max(x, grid.low_x), to = std::min(x + run, grid.high_x);
     if (image < grid.images && y >= grid.low_y && y < grid.high_y && from < to) {
       const int64_t at = grid.base + image * grid.image_step + y * grid.line_step + from * grid.step;
       const uint32_t mask = static_cast<uint32_t>(((uint64_t{1} << (to - from)) - 1) << (lane + from - x));
-      const size_t vector = vectors_cut_ + static_cast<size_t>(done / lanes);
       Loose* last = loose_.empty() ? nullptr : &loose_.back();
       if (merge && last != nullptr && last->vector == vector &&
           last->piece.at + last->piece.count * grid.step == at) {
@@ -93,6 +93,8 @@ void Pieces::cut(const Window& window, const Grid& grid, int64_t first, int64_t 
     }
     done += run;
     x += run;
+    lane += static_cast<int>(run);
+    if (lane == lanes) lane = 0, ++vector;
     if (x == window.pitch) x = 0, ++y;
     if (y == window.lines) y = 0, ++image;
   }
