@@ -26,17 +26,27 @@ from tests.runtime.random_layers import (
     random_joined,
     random_matmul,
     random_pool,
+    random_pooled,
     sparse,
 )
 
-__all__ = ["Case", "random_conv", "random_depthwise", "random_joined", "random_matmul", "random_pool", "sparse"]
+__all__ = [
+    "Case",
+    "random_conv",
+    "random_depthwise",
+    "random_joined",
+    "random_matmul",
+    "random_pool",
+    "random_pooled",
+    "sparse",
+]
 
 
 def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The case as one operator of ours."""
     if case.kind == "MaxPool":
         return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], domain="sparsify_fx", **case.attributes)], []
-    if case.second is not None:
+    if case.second is not None and case.second.kind == "Conv":
         return _joined_node(case, case.second, tag)
     constants = {"w": case.weight}
     if case.packed:
@@ -46,12 +56,19 @@ def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.
         constants["b"] = case.bias
     inputs = [f"x{tag}", f"w{tag}", f"gaps{tag}" if case.packed else "", f"b{tag}" if case.bias is not None else ""]
     inputs += [f"z{tag}"] if case.residual is not None else []
-    node = helper.make_node(f"Sparse{case.kind}", inputs, [f"y{tag}"], domain="sparsify_fx", **case.attributes)
+    node = helper.make_node(_operator(case), inputs, [f"y{tag}"], domain="sparsify_fx", **case.attributes)
     if case.packed:
         node.attribute.append(helper.make_attribute("weight_shape", case.weight.shape))
     if case.activation:
         node.attribute.append(helper.make_attribute("activation", case.activation))
+    if case.second is not None:
+        pool = {f"pool_{name}": value for name, value in case.second.attributes.items()}
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in pool.items())
     return [node], [numpy_helper.from_array(array, name + tag) for name, array in constants.items()]
+
+
+def _operator(case: Case) -> str:
+    return f"Sparse{case.kind}" + ("Pool" if case.second is not None else "")
 
 
 def _joined_node(case: Case, second: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
@@ -178,7 +195,7 @@ def describe(case: Case) -> str:
 def check_many(library: str, count: int, seed: int) -> float:
     """`count` random cases of all kinds, on one and two threads in turn."""
     random = np.random.default_rng(seed)
-    kinds = (random_conv, random_depthwise, random_joined, random_conv, random_matmul, random_pool)
+    kinds = (random_conv, random_depthwise, random_joined, random_pooled, random_matmul, random_pool, random_conv)
     worst = 0.0
     for start in range(0, count, 50):
         cases = [kinds[i % len(kinds)](random) for i in range(start, min(start + 50, count))]

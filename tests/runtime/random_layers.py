@@ -26,7 +26,7 @@ class Case:
     activation: str
     packed: bool
     second: Case | None = None
-    """A depthwise convolution that reads the result, for a joined operator; its own `x` and residual are not used."""
+    """A depthwise convolution or pooling that reads the result, for a joined operator; its own `x` and residual are not used."""
 
 
 def random_conv(random: np.random.Generator) -> Case:
@@ -77,6 +77,23 @@ def random_pool(random: np.random.Generator) -> Case:
     strides, pads = random.integers(1, 3, 2).tolist(), random.integers(0, side, 4).tolist()
     attributes = {"kernel_shape": [side, side], "strides": strides, "pads": pads}
     return Case("MaxPool", x, np.zeros(0, np.float32), None, None, attributes, "", False)
+
+
+def random_pooled(random: np.random.Generator) -> Case:
+    """A convolution in two dimensions with `random_pool` behind it; lines of up to many vectors, in up to many bands."""
+    pool = random_pool(random)
+    channels, outputs = int(random.integers(1, 9)), int(random.choice([random.integers(1, 20), random.integers(30, 80)]))
+    kernel, strides, dilations = random.integers(1, 8, 2), random.integers(1, 4, 2), random.integers(1, 3, 2)
+    pads = random.integers(0, 4, 4)
+    # The result has at least one window of the pooling.
+    reach = dilations * (kernel - 1) + 1 + 2 * strides
+    least = np.maximum(1, reach - pads[:2] - pads[2:])
+    size = [int(random.integers(low, low + random.choice([8, 30, 130]))) for low in least]
+    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
+    weight = sparse(random, (outputs, channels, *kernel))
+    attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": 1}
+    first = _finish("Conv", random, x, weight, (0, outputs, 0, 0), attributes)
+    return replace(first, residual=None, second=pool)
 
 
 def random_matmul(random: np.random.Generator) -> Case:
