@@ -17,7 +17,7 @@ constexpr int64_t kLeastOutputs = 4;                // lines of a band: fewer wo
 // An odd number of cache lines, or the same place of all planes would compete for a few places of the cache.
 int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
-int64_t vectors_of(int64_t floats) { return (floats + kernels().lanes - 1) / kernels().lanes; }
+int64_t whole_vectors(int64_t floats) { return (floats + kernels().lanes - 1) / kernels().lanes * kernels().lanes; }
 
 // Sizes of an image, a 1x1 convolution's too line by line.
 Geometry lines_of(const ConvAttributes& attributes, const Tensor& x) {
@@ -58,28 +58,29 @@ struct SparseConvPool::Call {
   int64_t images;
   Geometry conv, pool;  // of one image
   Window window;
+  std::vector<LinePhase> phases;     // of line 0
   Bands bands;                       // of the pooling
-  int64_t panel_vectors, rows_step;  // from plane to plane; of the convolution's result in floats
+  int64_t panel_step, rows_step;  // floats from plane to plane: of what is packed, and of the convolution's result
 
   Call(const SparseConvPool& op, const Geometry& conv_, const Geometry& pool_)
       : images(conv_.images), conv(alone(conv_)), pool(alone(pool_)), window(make_window(op.taps_, conv)),
-        bands(op.pool_, pool, 0, true) {
+        phases(line_phases(op.taps_, window, conv)), bands(op.pool_, pool, 0, true) {
     const int64_t rows = std::min(kRows, op.conv_.out_channels), planes = static_cast<int64_t>(op.columns_.size());
     const int64_t lines = std::min(kLinesFloats / (rows * window.pitch),
                                    kPanelFloats / (planes * window.pitch) - op.taps_.most_down);
     const int64_t outputs = std::max(kLeastOutputs, (lines - bands.kernel) / pool.stride_y + 1);
     bands.count = std::min(even((pool.out_height + outputs - 1) / outputs), pool.out_height);
     const int64_t most = std::min(bands.most_lines(), conv.out_height) * window.pitch;
-    panel_vectors = (vectors_of(most) + vectors_of(window.reach)) | 1;
-    rows_step = odd_lines(vectors_of(most) * kernels().lanes);
+    panel_step = odd_lines(whole_vectors(most) + window.reach);
+    rows_step = odd_lines(whole_vectors(most));
   }
 };
 
 // Computes the rows of one matrix in one band of an image.
 class SparseConvPool::Worker {
  public:
-  Worker(const SparseConvPool& op, const Call& call) : op_(op), call_(call) {
-    panel_ = scratch_->panel.need(static_cast<int64_t>(op.columns_.size()) * call.panel_vectors * kernels().lanes);
+  Worker(const SparseConvPool& op, const Call& call) : op_(op), call_(call), phases_(call.phases) {
+    panel_ = scratch_->panel.need(static_cast<int64_t>(op.columns_.size()) * call.panel_step + kernels().lanes);
     float* room = scratch_->sums.need(pool_floats(call.bands) + kRows * call.rows_step);
     lines_ = pool_lines(call.bands, room);
     rows_ = room + pool_floats(call.bands);
@@ -97,21 +98,20 @@ class SparseConvPool::Worker {
 
  private:
   void set_band(int64_t band) {
-    const Kernels& kernel = kernels();
     band_ = band;
     first_ = call_.bands.first_line(band);
     from_ = std::clamp<int64_t>(first_, 0, call_.conv.out_height);
     const int64_t to = std::clamp<int64_t>(first_ + call_.bands.lines(band), 0, call_.conv.out_height);
     height_ = to - from_;
     count_ = (height_ - 1) * call_.window.pitch + call_.conv.out_width;
-    inputs_.set_inputs(op_.taps_, call_.window, call_.conv, from_ * call_.window.pitch,
-                       static_cast<int>(call_.panel_vectors), kernel.lanes, kernel.masks);
+    for (size_t i = 0; i < phases_.size(); ++i) phases_[i].y = call_.phases[i].y + from_ * call_.conv.stride_y;
   }
 
   void pack(int64_t image) {
-    kernels().pack({panel_, static_cast<int>(call_.panel_vectors), call_.x + image * call_.conv.channels * call_.conv.plane(),
-                    call_.conv.plane(), op_.columns_.data(), static_cast<int>(op_.columns_.size()), inputs_.phases().data(),
-                    inputs_.per_vector(), call_.conv.stride_x});
+    const Geometry& g = call_.conv;
+    kernels().pack_lines({panel_, call_.panel_step, call_.x + image * g.channels * g.plane(), g.height, g.width,
+                          op_.columns_.data(), static_cast<int>(op_.columns_.size()), phases_.data(),
+                          height_ + op_.taps_.most_down, call_.window.pitch, g.stride_y, g.stride_x});
   }
 
   // Whole vectors of positions, those between the lines too, which nothing reads.
@@ -120,7 +120,7 @@ class SparseConvPool::Worker {
     const Kernels& kernel = kernels();
     const Tiling tiling(count_, kernel.lanes, kernel.max_vectors);
     RowsCall call{};
-    call.plane_step = call_.panel_vectors * kernel.lanes;
+    call.plane_step = call_.panel_step;
     call.offsets = call_.window.offsets.data();
     call.first = call.last = call.whole = true;
     call.bias = call_.bias == nullptr ? nullptr : call_.bias + number * kRows;
@@ -151,8 +151,8 @@ class SparseConvPool::Worker {
   const Call& call_;
   ScratchLease scratch_;
   float *panel_, *lines_, *rows_;
-  Pieces inputs_;
-  int64_t place_ = -1, band_ = -1;  // whose panel and whose pieces are at hand
+  std::vector<LinePhase> phases_;  // of the band
+  int64_t place_ = -1, band_ = -1;  // whose panel and whose phases are at hand
   int64_t first_ = 0, from_ = 0;         // line of the first window, and the first one that exists
   int64_t height_ = 0, count_ = 0;       // lines and positions of the convolution's result
 };

@@ -45,6 +45,24 @@ struct PackCall {
   int64_t stride;
 };
 
+// Where the lines of a panel row lie in an image: position p of line i is the pixel p * stride_x + x of image line
+// y + i * stride_y, for the positions [low, high), and zero for others and in lines that do not exist.
+struct LinePhase {
+  int64_t y, x, low, high;
+};
+
+struct LinesCall {
+  float* panel;
+  int64_t row_step;     // floats from one row to the next; those behind the lines become zeros
+  const float* planes;  // plane 0
+  int64_t height, width;
+  const Column* columns;
+  int count;
+  const LinePhase* phases;
+  int64_t lines, pitch;  // of a row
+  int64_t stride_y, stride_x;
+};
+
 struct RowsCall {
   const RowRef* rows;
   int row_count;
@@ -119,6 +137,7 @@ struct Kernels {
   void (*copy_lines)(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target);
   void (*depthwise)(const DepthwisePlan& plan, const DepthwiseCall& call);
   void (*pool)(const DepthwisePlan& plan, const PoolCall& call);
+  void (*pack_lines)(const LinesCall&);
 };
 
 extern const Kernels kPortableKernels;

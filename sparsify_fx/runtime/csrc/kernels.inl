@@ -9,3 +9,4 @@
 #include "transpose.inl"
 #include "depthwise.inl"
 #include "pool.inl"
+#include "pack_lines.inl"

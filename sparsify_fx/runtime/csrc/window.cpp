@@ -64,6 +64,16 @@ Window make_window(const Taps& taps, const Geometry& g) {
   return window;
 }
 
+std::vector<LinePhase> line_phases(const Taps& taps, const Window& window, const Geometry& g) {
+  std::vector<LinePhase> phases;
+  for (const Shift& shift : taps.phases) {
+    const int64_t x = shift.x - g.pad_x;
+    phases.push_back({shift.y - g.pad_y, x, std::clamp<int64_t>(ceil_divide(-x, g.stride_x), 0, window.pitch),
+                      std::clamp<int64_t>(ceil_divide(g.width - x, g.stride_x), 0, window.pitch)});
+  }
+  return phases;
+}
+
 // Pixels [low, high) of the rows and columns of a window exist; pixel (0, 0) of image 0 is at `base`.
 struct Pieces::Grid {
   int64_t images, low_y, high_y, low_x, high_x;

@@ -39,6 +39,9 @@ struct Window {
 
 Window make_window(const Taps& taps, const Geometry& g);
 
+// Where the lines of each phase lie, line 0 of the window the first one.
+std::vector<LinePhase> line_phases(const Taps& taps, const Window& window, const Geometry& g);
+
 // Where the vectors of a stretch of positions come from or go to, in tables that keep their memory.
 class Pieces {
  public:

@@ -1,0 +1,60 @@
+// Packing a band of lines: as pack.inl, but line by line of one image, which needs no table of pieces.
+//
+// Vectors at the end of what is written may reach into what comes next, which is written later; behind the last row of
+// the panel there must be room for one more.
+
+static inline void put_zeros(float* target, int64_t from, int64_t to) {
+  for (int64_t x = from; x < to; x += LANES) store(target + x, all(0.0f));
+}
+
+// Pixels 0, 2, 4, ... of which the last lane's may not exist: nothing behind pixel `read` - 1 is read.
+static inline Vec even_pixels(const float* from, int64_t read) {
+  Vec even, odd;
+  part_by_parity(line_part(from, 0, read, all(0.0f)), line_part(from, LANES, read, all(0.0f)), &even, &odd);
+  return even;
+}
+
+// `count` pixels, each `stride` behind the one before.
+template <int Stride>
+static inline void put_pixels(float* target, const float* from, int64_t count, int64_t stride) {
+  int64_t x = 0;
+  if (Stride == 1) {
+    for (; x + LANES <= count; x += LANES) store(target + x, load(from + x));
+    if (x < count) store(target + x, line_part(from, x, count, all(0.0f)));
+  } else if (Stride == 2) {
+    for (; x + LANES < count; x += LANES) store(target + x, even_pixels(from + 2 * x, 2 * LANES));
+    if (x < count) store(target + x, even_pixels(from + 2 * x, 2 * (count - x) - 1));
+  } else {
+    for (; x < count; ++x) target[x] = from[x * stride];
+  }
+}
+
+template <int Stride>
+static void pack_lines_of(const LinesCall& call) {
+  for (int k = 0; k < call.count; ++k) {
+    const LinePhase phase = call.phases[call.columns[k].phase];
+    const float* plane = call.planes + call.columns[k].plane * call.height * call.width;
+    float* row = call.panel + k * call.row_step;
+    for (int64_t i = 0; i < call.lines; ++i, row += call.pitch) {
+      const int64_t y = phase.y + i * call.stride_y;
+      if (y < 0 || y >= call.height || phase.low >= phase.high) {
+        put_zeros(row, 0, call.pitch);
+        continue;
+      }
+      put_zeros(row, 0, phase.low);
+      put_pixels<Stride>(row + phase.low, plane + y * call.width + phase.x + phase.low * call.stride_x,
+                         phase.high - phase.low, call.stride_x);
+      put_zeros(row, phase.high, call.pitch);
+    }
+    put_zeros(row, 0, call.row_step - call.lines * call.pitch);
+  }
+}
+
+static void pack_lines(const LinesCall& call) {
+  if (call.stride_x == 1)
+    pack_lines_of<1>(call);
+  else if (call.stride_x == 2)
+    pack_lines_of<2>(call);
+  else
+    pack_lines_of<0>(call);
+}
