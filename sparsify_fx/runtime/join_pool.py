@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 
+import numpy as np
 import onnx
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.passes.onnx_graph.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
 from sparsify_fx.runtime.pools import POOL
 
 JOINED = "SparseConvPool"
-MOST_PLANES = 1 << 16
-"""Columns of the weight, its kernels unrolled, up to which the operator takes it."""
+FEW_PLANES, FEW_NONZEROS = 32, 28
+"""A layer with so few input planes, or non-zeros in a row on average, is joined: writing its result takes long then, as
+against computing it. With more, the planes that a row reads would no longer lie in the nearest cache."""
+
+MOST_COLUMNS = 1 << 16
+"""Of a weight; the operator refuses some with more."""
 
 _PREFIX = "pool_"
 
@@ -23,7 +30,8 @@ def join_pools(model: onnx.ModelProto) -> None:
     graph = model.graph
     readers = Counter(name for node in graph.node for name in node.input)
     kept = GraphView(model).fixed
-    makers = {node.output[0]: node for node in graph.node if _fits(node)}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node if _fits(node, weights)}
     joined = {
         node.input[0]: _joined(makers[node.input[0]], node)
         for node in graph.node
@@ -63,10 +71,16 @@ def _joined(conv: NodeProto, pool: NodeProto) -> NodeProto:
     return helper.make_node(JOINED, conv.input, pool.output, name=conv.name, domain=DOMAIN, **found)
 
 
-def _fits(node: NodeProto) -> bool:
-    """Whether the node is a packed SparseConv in two dimensions, of one group, to which nothing is added."""
+def _fits(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
+    """Whether the node is a packed SparseConv in two dimensions, of one group and little work, and adds nothing."""
     if node.op_type != "SparseConv" or node.domain != DOMAIN or len(node.input) > 4 or not node.input[2]:
         return False
     found = attributes(node)
     shape = found["weight_shape"]
-    return len(shape) == 4 and found.get("group", 1) == 1 and shape[1] * shape[2] * shape[3] <= MOST_PLANES
+    if len(shape) != 4 or found.get("group", 1) != 1 or math.prod(shape[1:]) > MOST_COLUMNS:
+        return False
+    steps = math.prod(min(side, step) for side, step in zip(shape[2:], found.get("strides", [1, 1]), strict=True))
+    if shape[1] * steps <= FEW_PLANES:
+        return True
+    values = numpy_helper.to_array(weights[node.input[1]])  # a stored -0.0 costs nothing and does not count
+    return bool(np.count_nonzero(values) <= FEW_NONZEROS * shape[0])

@@ -26,7 +26,7 @@ class Case:
     activation: str
     packed: bool
     second: Case | None = None
-    """A depthwise convolution or pooling that reads the result, for a joined operator; its own `x` and residual are not used."""
+    """A depthwise convolution or pooling that reads the result, for a joined operator; its `x` is not used."""
 
 
 def random_conv(random: np.random.Generator) -> Case:
@@ -80,9 +80,10 @@ def random_pool(random: np.random.Generator) -> Case:
 
 
 def random_pooled(random: np.random.Generator) -> Case:
-    """A convolution in two dimensions with `random_pool` behind it; lines of up to many vectors, in up to many bands."""
+    """A convolution in two dimensions with `random_pool` behind it; lines of many vectors, in many bands."""
     pool = random_pool(random)
-    channels, outputs = int(random.integers(1, 9)), int(random.choice([random.integers(1, 20), random.integers(30, 80)]))
+    channels = int(random.integers(1, 9))
+    outputs = int(random.choice([random.integers(1, 20), random.integers(30, 80)]))
     kernel, strides, dilations = random.integers(1, 8, 2), random.integers(1, 4, 2), random.integers(1, 3, 2)
     pads = random.integers(0, 4, 4)
     # The result has at least one window of the pooling.

@@ -202,6 +202,52 @@ def test_pools(attributes: dict[str, Any], message: str) -> None:
         session_of("MaxPool", ["x"], attributes)
 
 
+POOLED = {"pool_kernel_shape": [3, 3], "pool_strides": [2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("constants", "attributes", "message"),
+    [
+        ({"w": WEIGHT}, {}, "pool_kernel_shape must be"),
+        ({"w": WEIGHT}, {"pool_kernel_shape": [4, 4]}, "pool_kernel_shape must be"),
+        ({"w": WEIGHT}, POOLED | {"pool_strides": [3, 1]}, "pool_strides must be 1 or 2"),
+        ({"w": WEIGHT}, POOLED | {"pool_strides": [2]}, "pool_strides needs 2 values"),
+        ({"w": WEIGHT}, POOLED | {"pool_pads": [3, 0, 0, 0]}, "pool_pads must be smaller"),
+        ({"w": WEIGHT}, POOLED | {"pool_dilations": [1, 2]}, "pool_dilations must be 1"),
+        ({"w": WEIGHT}, POOLED | {"pool_group": 4}, "group must be positive and divide"),
+        ({"w": WEIGHT}, POOLED | {"pool_activation": "Relu"}, "pool_activation"),
+        ({"w": WEIGHT}, POOLED | {"group": 2}, "in two dimensions with one group"),
+        ({"w": WEIGHT[0]}, POOLED, "in two dimensions with one group"),
+        ({"w": WEIGHT}, POOLED | {"pads": [0, 0, 0, -1]}, "pads holds -1"),
+        ({"w": WEIGHT}, POOLED | {"activation": "Tanh"}, "unknown activation 'Tanh'"),
+        ({"w": VALUES, "gaps": GAPS}, POOLED | {"weight_shape": [4, 2, 3, 3]}, "beyond the end"),
+        ({"w": VALUES, "gaps": GAPS}, POOLED | {"weight_shape": [1, 2**17, 3, 3]}, "too many input channels"),
+        ({}, POOLED, "input W must be a constant"),
+    ],
+)
+def test_joined_pools(constants: dict[str, Any], attributes: dict[str, Any], message: str) -> None:
+    inputs = ["x", "w", *(["gaps"] if "gaps" in constants else [])]
+    with pytest.raises(Exception, match=message):
+        session_of("SparseConvPool", inputs, attributes, **constants)
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        ({"x": zeros(1, 3, 8, 8)}, "3 channels; the weight needs 2"),
+        ({"x": zeros(1, 2, 8)}, "3 dimensions; the weight has 4"),
+        ({"x": zeros(1, 2, 2, 8)}, "smaller than the kernel"),
+        ({"x": zeros(1, 2, 4, 8)}, "smaller than the kernel"),
+        ({"x": zeros(1, 2, 8, 8), "b": zeros(5)}, "a value per output channel"),
+    ],
+)
+def test_joined_pool_inputs(feed: dict[str, np.ndarray], message: str) -> None:
+    inputs = ["x", "w", "", *(["b"] if "b" in feed else [])]
+    session = session_of("SparseConvPool", inputs[: 4 if "b" in feed else 2], POOLED, w=WEIGHT)
+    with pytest.raises(Exception, match=message):
+        session.run(None, feed)
+
+
 @pytest.mark.parametrize("shape", [(1, 2, 8), (1, 2, 2, 8)])
 def test_pool_inputs(shape: tuple[int, ...]) -> None:
     with pytest.raises(Exception, match=r"dimensions; the weight has 4|smaller than the kernel"):

@@ -118,12 +118,54 @@ def test_pooling_between_sparse_layers_is_ours(tmp_path_factory: pytest.TempPath
     net = pruned(Inverted(), 0.03, (1, 3))
     model = exported(net, tmp_path_factory.mktemp("pooled") / "model.onnx")
     sparse, _ = runtime.to_sparse(model, sizes={model.graph.input[0].name: (1, 3, 56, 56)})
-    assert ours(sparse)[:2] == ["SparseConv", "MaxPool"]
+    assert ours(sparse)[:2] == ["SparseConvPool", "SparseConvDepthwise"]
     expected = run(model, images(2))
     np.testing.assert_allclose(run(sparse, images(2), runtime.library()), expected, atol=1e-5)
     back = runtime.to_dense(sparse)
     assert not ours(back)
+    standard = [[node.op_type for node in each.graph.node] for each in (model, back)]
+    assert standard[0] == standard[1]
     np.testing.assert_allclose(run(back, images(2)), expected, atol=1e-5)
+
+
+def pooled(density: float, channels: int, also: str = "") -> onnx.ModelProto:
+    """A convolution, ReLU and pooling; `also` is a second output."""
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((64, channels, 3, 3), np.float32) * (random.random((64, channels, 3, 3)) < density)
+    make = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MaxPool", ["b"], ["c"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["c", "v"], ["y"]),
+    ]
+    weights = [numpy_helper.from_array(weight.astype(np.float32), "w")]
+    weights.append(numpy_helper.from_array(np.eye(64, dtype=np.float32)[..., None, None], "v"))
+    outputs = [make("y", 1, None), *([make(also, 1, None)] if also else [])]
+    graph = helper.make_graph(nodes, "g", [make("x", 1, ["batch", channels, 56, 56])], outputs, weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_pooling_joins_the_convolution_before_it_where_that_has_little_to_compute() -> None:
+    def gained(layer: Candidate) -> runtime.Times:
+        return runtime.Times(1e9, 1e6)
+
+    joined, apart = ["SparseConvPool", "SparseConv"], ["SparseConv", "MaxPool", "SparseConv"]
+    kinds = [(0.9, 8, joined), (0.9, 9, apart), (0.02, 128, joined), (0.05, 128, apart)]
+    for density, channels, expected in kinds:
+        model = pooled(density, channels)
+        sparse, _ = runtime.to_sparse(model, timed=gained)
+        assert ours(sparse) == expected
+        for batch in (1, 3):
+            x = torch.randn(batch, channels, 56, 56, generator=torch.Generator().manual_seed(batch))
+            want = run(model, x)
+            np.testing.assert_allclose(run(sparse, x, runtime.library()), want, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(run(runtime.to_dense(sparse), x), want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_result_that_others_need_is_not_joined() -> None:
+    sparse, _ = runtime.to_sparse(pooled(0.1, 8, also="b"), timed=lambda _: runtime.Times(1e9, 1e6))
+    assert ours(sparse) == ["SparseConv", "MaxPool", "SparseConv"]
 
 
 def test_a_layer_whose_copies_cost_more_than_it_gains_stays_dense(model: onnx.ModelProto) -> None:

@@ -76,8 +76,20 @@ def large_joined(seed: int = 0) -> Case:
     return Case("Conv", x, weight.astype(np.float32), bias, None, {}, "Relu6", True, second)
 
 
+def large_pooled(seed: int = 0) -> Case:
+    """As `large_conv`, for a convolution and its pooling in several bands and groups of rows."""
+    random = np.random.default_rng(seed)
+    attributes = {"pads": [3, 3, 3, 3], "strides": [2, 2], "dilations": [1, 1], "group": 1}
+    pool = replace(
+        cases.random_pool(random), attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    )
+    weight = random.standard_normal((70, 3, 7, 7), np.float32) * (random.random((70, 3, 7, 7)) < 0.1)
+    x, bias = random.standard_normal((2, 3, 190, 203), np.float32), random.standard_normal(70, np.float32)
+    return Case("Conv", x, weight.astype(np.float32), bias, None, attributes, "Silu", True, pool)
+
+
 LARGE = {"conv": large_conv(), "one": large_conv(batch=1), "matmul": large_matmul()}
-LARGE |= {"depthwise": large_depthwise(), "joined": large_joined()}
+LARGE |= {"depthwise": large_depthwise(), "joined": large_joined(), "pooled": large_pooled()}
 
 
 @pytest.mark.parametrize("case", LARGE.values(), ids=LARGE.keys())
@@ -121,10 +133,12 @@ def test_eight_threads_may_open_and_close_sessions() -> None:
             np.testing.assert_array_equal(result, expected)
 
 
-def dynamic_session(attributes: dict[str, object], **constants: np.ndarray) -> cases.onnxruntime.InferenceSession:
-    """A SparseConv whose input may have any shape of four dimensions."""
+def dynamic_session(
+    attributes: dict[str, object], kind: str = "SparseConv", **constants: np.ndarray
+) -> cases.onnxruntime.InferenceSession:
+    """A convolution whose input may have any shape of four dimensions."""
     names = [name if name in constants else "" for name in ("w", "gaps", "b")]
-    node = helper.make_node("SparseConv", ["x", *names], ["y"], domain="sparsify_fx", **attributes)
+    node = helper.make_node(kind, ["x", *names], ["y"], domain="sparsify_fx", **attributes)
     weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None] * 4)
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
@@ -143,6 +157,21 @@ def test_batch_and_image_size_may_change_between_runs() -> None:
         case = Case("Conv", x, weight, None, None, {"strides": [2, 1], "pads": [1, 1, 1, 1]}, "", False)
         dense = cases.open_session(cases.model_of([cases.dense_nodes(case, "0")], [case]), None)
         np.testing.assert_allclose(session.run(None, {"x": x})[0], dense.run(None, {"x0": x})[0], atol=1e-5)
+
+
+def test_sizes_may_change_between_runs_of_a_convolution_and_its_pooling() -> None:
+    random = np.random.default_rng(0)
+    case = large_pooled()
+    session = dynamic_session(
+        case.attributes | {f"pool_{name}": value for name, value in case.second.attributes.items()},
+        "SparseConvPool",
+        w=case.weight,
+    )
+    for shape in ((1, 3, 8, 8), (5, 3, 9, 70), (1, 3, 300, 5), (2, 3, 1, 1), (0, 3, 8, 8), (1, 3, 120, 130)):
+        now = replace(case, x=random.standard_normal(shape, np.float32), bias=None, activation="")
+        dense = cases.open_session(cases.model_of([cases.dense_nodes(now, "0")], [now]), None)
+        expected = dense.run(None, {"x0": now.x})[0]
+        np.testing.assert_allclose(session.run(None, {"x": now.x})[0], expected, atol=1e-4, rtol=1e-5)
 
 
 def guarded(array: np.ndarray, at_end: bool) -> np.ndarray:
@@ -165,7 +194,7 @@ def test_nothing_is_read_beyond_an_input(at_end: bool) -> None:
     random = np.random.default_rng(0)
     for _ in range(150):
         kinds = (cases.random_matmul, cases.random_conv, cases.random_conv, cases.random_depthwise, cases.random_joined)
-        kinds += (cases.random_pool,)
+        kinds += (cases.random_pool, cases.random_pooled)
         case = kinds[int(random.integers(len(kinds)))](random)
         feed = {name: guarded(array, at_end) for name, array in cases.feeds([case]).items()}
         np.testing.assert_array_equal(session_of(case).run(None, feed), session_of(case).run(None, cases.feeds([case])))

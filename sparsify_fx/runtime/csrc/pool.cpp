@@ -25,6 +25,7 @@ ConvAttributes read_pool(const OrtApi* api, const OrtKernelInfo* info, const std
   const auto largest = [](const std::vector<int64_t>& values) { return *std::max_element(values.begin(), values.end()); };
   if (largest(a.strides) > 2) throw InvalidArgument(prefix + "strides must be 1 or 2");
   if (largest(a.dilations) > 1) throw InvalidArgument(prefix + "dilations must be 1");
+  if (a.activation != Activation::kNone) throw InvalidArgument(prefix + "activation is not computed behind a pooling");
   if (largest(a.pads) >= kernel[0]) throw InvalidArgument(prefix + "pads must be smaller than the kernel");
   return a;
 }
