@@ -65,10 +65,11 @@ static inline Vec exponential(Vec x) {
   return p * power;
 }
 
-static inline Vec silu(Vec x) { return x / (1.0f + exponential(-x)); }
+// Silu and Gelu are calls, or each loop that ends with an activation would hold a copy of them and run out of registers.
+static __attribute__((noinline)) Vec silu(Vec x) { return x / (1.0f + exponential(-x)); }
 
 // x/2 (1 + erf(x / sqrt 2)) with erf to 1.5e-7 (Abramowitz and Stegun 7.1.26).
-static inline Vec gelu(Vec x) {
+static __attribute__((noinline)) Vec gelu(Vec x) {
   const Vec u = x * 0.70710678118654752f;
   const Vec a = u < all(0.0f) ? -u : u;
   const Vec t = 1.0f / (1.0f + 0.3275911f * a);
@@ -102,7 +103,7 @@ static inline Vec smaller(Vec x, Vec y) {
 #endif
 }
 
-static inline Vec activate(Vec x, Activation activation) {
+static inline __attribute__((always_inline)) Vec activate(Vec x, Activation activation) {
   switch (activation) {
     case Activation::kRelu:
       return larger(all(0.0f), x);
