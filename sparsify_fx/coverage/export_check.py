@@ -19,7 +19,7 @@ _TOLERANCE = 1e-4
 _MARGIN = 10.0
 _UNSTEADY = 1e-2
 """Where rounding makes more than this share of an output, a comparison proves nothing."""
-_SAMPLES = 8
+_SAMPLES = 32
 _ANY = 1e30
 """The tolerance of `export`: differences are judged here, so that one export is enough."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -14,6 +14,7 @@ from sparsify_fx.passes.onnx_graph.view import attribute
 from sparsify_fx.runtime.candidates import DOMAIN, KINDS
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.join import parts
+from sparsify_fx.runtime.join_sum import sum_parts
 from sparsify_fx.runtime.pools import standard_pool
 from sparsify_fx.runtime.replace import copied, replace
 
@@ -22,7 +23,7 @@ Read = Callable[[TensorProto], NDArray[Any]]
 
 def sparse_weights(model: onnx.ModelProto) -> dict[str, NodeProto]:
     """The sparse operator of every weight that one holds, by the weight's name; empty for any other model."""
-    return {_weight_name(node): node for each in model.graph.node for node in parts(each) if _is_ours(node)}
+    return {_weight_name(node): node for node in _apart(model) if _is_ours(node)}
 
 
 def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx.ModelProto:
@@ -35,7 +36,7 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
     constants = {tensor.name: tensor for tensor in dense.graph.initializer}
     nodes: list[NodeProto] = []
     weights: dict[str, TensorProto] = {}
-    for node in (part for each in dense.graph.node for part in parts(each)):
+    for node in _apart(dense):
         if not _is_ours(node):
             nodes.append(standard_pool(node))
             continue
@@ -49,6 +50,11 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
         del dense.opset_import[:]
         dense.opset_import.extend(kept)
     return dense
+
+
+def _apart(model: onnx.ModelProto) -> Iterator[NodeProto]:
+    """The nodes in order, joined ones as their parts."""
+    return (part for node in model.graph.node for each in sum_parts(node) for part in parts(each))
 
 
 def _is_ours(node: NodeProto) -> bool:

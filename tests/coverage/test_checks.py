@@ -213,7 +213,7 @@ def nearly_equal_samples(folder: Path, steepness: float) -> Bench:
 
 def test_norms_that_saw_too_little_are_calibrated_once_more(tmp_path: Path) -> None:
     note = CHECKS["onnx"](nearly_equal_samples(tmp_path, 1.0))
-    assert note.endswith(", norms calibrated on 8 samples")
+    assert note.endswith(", norms calibrated on 32 samples")
     assert float(note.split()[0].rstrip(",")) < 1e-4
 
 

@@ -26,10 +26,12 @@ from tests.runtime.random_layers import (
     random_joined,
     random_matmul,
     random_pool,
+    random_sum,
     sparse,
 )
 
-__all__ = ["Case", "random_conv", "random_depthwise", "random_joined", "random_matmul", "random_pool", "sparse"]
+__all__ = ["Case", "random_conv", "random_depthwise", "random_joined", "random_matmul", "random_pool", "random_sum"]
+__all__ += ["sparse"]
 
 
 def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
@@ -37,7 +39,7 @@ def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.
     if case.kind == "MaxPool":
         return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], domain="sparsify_fx", **case.attributes)], []
     if case.second is not None:
-        return _joined_node(case, case.second, tag)
+        return (_sum_node if case.kind == "ConvSum" else _joined_node)(case, case.second, tag)
     constants = {"w": case.weight}
     if case.packed:
         values, gaps = encode(case.weight)
@@ -67,6 +69,19 @@ def _joined_node(case: Case, second: Case, tag: str) -> tuple[list[onnx.NodeProt
     return [node], [numpy_helper.from_array(array, name + tag) for name, array in given.items()]
 
 
+def _sum_node(case: Case, second: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    (values, gaps), (more, more_gaps) = encode(case.weight), encode(second.weight)
+    constants = {"w": values, "gaps": gaps, "b": case.bias, "v": more, "vgaps": more_gaps, "c": second.bias}
+    given = {name: array for name, array in constants.items() if array is not None}
+    names = [f"{name}{tag}" if name in given else "" for name in constants]
+    attributes = case.attributes | {"weight_shape": case.weight.shape, "projection_shape": second.weight.shape}
+    attributes |= {"activation": case.activation} if case.activation else {}
+    attributes |= {"projection_strides": second.attributes["strides"]}
+    inputs = [f"x{tag}", *names[:3], f"z{tag}", *names[3:]]
+    node = helper.make_node("SparseConvSum", inputs, [f"y{tag}"], domain="sparsify_fx", **attributes)
+    return [node], [numpy_helper.from_array(array, name + tag) for name, array in given.items()]
+
+
 def encode(weight: Floats) -> tuple[Floats, NDArray[np.uint8]]:
     """Gap codes, one number at a time: written anew here, so that it checks the package's own encoder."""
     values, gaps, gap = [], [], 0
@@ -84,6 +99,14 @@ def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.T
     """The same case in standard operators."""
     if case.kind == "MaxPool":
         return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], **case.attributes)], []
+    if case.second is not None and case.kind == "ConvSum":
+        first, second = (
+            dense_nodes(replace(case, kind="Conv", second=None), f"{tag}a"),
+            dense_nodes(case.second, f"{tag}b"),
+        )
+        names = [(f"z{tag}", f"x{tag}b"), (f"y{tag}b", f"z{tag}a"), (f"x{tag}", f"x{tag}a"), (f"y{tag}a", f"y{tag}")]
+        links = [helper.make_node("Identity", [source], [target]) for source, target in names]
+        return [links[0], *second[0], *links[1:3], *first[0], links[3]], first[1] + second[1]
     if case.second is not None:
         first, second = dense_nodes(replace(case, second=None), f"{tag}a"), dense_nodes(case.second, f"{tag}b")
         names = [(f"x{tag}", f"x{tag}a"), (f"y{tag}a", f"x{tag}b"), (f"y{tag}b", f"y{tag}")]
@@ -178,7 +201,7 @@ def describe(case: Case) -> str:
 def check_many(library: str, count: int, seed: int) -> float:
     """`count` random cases of all kinds, on one and two threads in turn."""
     random = np.random.default_rng(seed)
-    kinds = (random_conv, random_depthwise, random_joined, random_conv, random_matmul, random_pool)
+    kinds = (random_conv, random_depthwise, random_joined, random_conv, random_matmul, random_pool, random_sum)
     worst = 0.0
     for start in range(0, count, 50):
         cases = [kinds[i % len(kinds)](random) for i in range(start, min(start + 50, count))]

@@ -4,6 +4,7 @@
 
 #include "conv.h"
 #include "conv_depthwise.h"
+#include "conv_sum.h"
 #include "matmul.h"
 #include "pool.h"
 
@@ -80,10 +81,11 @@ OrtCustomOp describe(uint32_t version) {
 
 OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain** domain) {
   static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version),
-                           both = describe<SparseConvDepthwise>(version), pool = describe<MaxPool>(version);
+                           both = describe<SparseConvDepthwise>(version), pool = describe<MaxPool>(version),
+                           sum = describe<SparseConvSum>(version);
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
-  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool})
+  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &sum})
     if (OrtStatus* status = CustomOpDomainAdd::call(api, created, op)) {
       ReleaseCustomOpDomain::call(api, created);
       return status;
