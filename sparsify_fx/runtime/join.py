@@ -68,21 +68,21 @@ def parts(node: NodeProto) -> list[NodeProto]:
         return [node]
     found = attributes(node)
     inputs, between = [*node.input, "", ""][:7], f"{node.output[0]}.sparsify_fx.between"
-    first = _node("SparseConv", inputs[:4], between, "")
-    second = _node("SparseConv", [between, *inputs[4:]], node.output[0], node.name)
-    _add(first, {name: found[name] for name in ("weight_shape", "activation") if name in found})
+    first = own_node("SparseConv", inputs[:4], between, "")
+    second = own_node("SparseConv", [between, *inputs[4:]], node.output[0], node.name)
+    add_attributes(first, {name: found[name] for name in ("weight_shape", "activation") if name in found})
     names = {"weight_shape": "depthwise_shape"} | {name: f"depthwise_{name}" for name in _OF_SECOND}
-    _add(second, {own: found[name] for own, name in names.items() if name in found})
+    add_attributes(second, {own: found[name] for own, name in names.items() if name in found})
     return [first, second]
 
 
 def _joined(first: NodeProto, second: NodeProto) -> NodeProto:
     inputs = [*[*first.input, ""][:4], *second.input[1:]]
-    node = _node(JOINED, inputs, second.output[0], second.name)
+    node = own_node(JOINED, inputs, second.output[0], second.name)
     found, more = attributes(first), attributes(second)
-    _add(node, {name: found[name] for name in ("weight_shape", "activation") if name in found})
-    _add(node, {"depthwise_shape": more["weight_shape"]})
-    _add(node, {f"depthwise_{name}": more[name] for name in _OF_SECOND if name in more})
+    add_attributes(node, {name: found[name] for name in ("weight_shape", "activation") if name in found})
+    add_attributes(node, {"depthwise_shape": more["weight_shape"]})
+    add_attributes(node, {f"depthwise_{name}": more[name] for name in _OF_SECOND if name in more})
     return node
 
 
@@ -94,11 +94,13 @@ def _fits(node: NodeProto, kind: Any) -> bool:
     return bool(kind(tuple(found["weight_shape"]), found))
 
 
-def _node(kind: str, inputs: list[str], output: str, name: str) -> NodeProto:
+def own_node(kind: str, inputs: list[str], output: str, name: str) -> NodeProto:
+    """An operator of this package without attributes; inputs that are empty at the end are left out."""
     while not inputs[-1]:
         inputs.pop()
     return helper.make_node(kind, inputs, [output], name=name, domain=DOMAIN)
 
 
-def _add(node: NodeProto, values: Mapping[str, Any]) -> None:
+def add_attributes(node: NodeProto, values: Mapping[str, Any]) -> None:
+    """Append attributes by name, in place."""
     node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())

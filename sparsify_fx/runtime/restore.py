@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -15,6 +15,7 @@ from sparsify_fx.runtime.candidates import DOMAIN, KINDS
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.join import parts
 from sparsify_fx.runtime.join_pool import pool_parts
+from sparsify_fx.runtime.join_sum import sum_parts
 from sparsify_fx.runtime.pools import standard_pool
 from sparsify_fx.runtime.replace import copied, replace
 
@@ -23,7 +24,7 @@ Read = Callable[[TensorProto], NDArray[Any]]
 
 def sparse_weights(model: onnx.ModelProto) -> dict[str, NodeProto]:
     """The sparse operator of every weight that one holds, by the weight's name; empty for any other model."""
-    return {_weight_name(node): node for node in _single(model) if _is_ours(node)}
+    return {_weight_name(node): node for node in _apart(model) if _is_ours(node)}
 
 
 def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx.ModelProto:
@@ -36,7 +37,7 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
     constants = {tensor.name: tensor for tensor in dense.graph.initializer}
     nodes: list[NodeProto] = []
     weights: dict[str, TensorProto] = {}
-    for node in _single(dense):
+    for node in _apart(dense):
         if not _is_ours(node):
             nodes.append(standard_pool(node))
             continue
@@ -52,9 +53,10 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
     return dense
 
 
-def _single(model: onnx.ModelProto) -> list[NodeProto]:
-    """All nodes in their order, joined ones as what they were joined from."""
-    return [part for node in model.graph.node for each in pool_parts(node) for part in parts(each)]
+def _apart(model: onnx.ModelProto) -> Iterator[NodeProto]:
+    """The nodes in order, joined ones as their parts."""
+    once = (each for node in model.graph.node for each in pool_parts(node))
+    return (part for node in once for each in sum_parts(node) for part in parts(each))
 
 
 def _is_ours(node: NodeProto) -> bool:

@@ -19,6 +19,7 @@ from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Tail, tail_of
 from sparsify_fx.runtime.join import join_depthwise
 from sparsify_fx.runtime.join_pool import join_pools
+from sparsify_fx.runtime.join_sum import join_sums
 from sparsify_fx.runtime.layouts import Graph, fastest_layers
 from sparsify_fx.runtime.pools import is_pool, pool_node
 from sparsify_fx.runtime.replace import copied, replace
@@ -83,6 +84,7 @@ def to_sparse(
         rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     join_depthwise(rewritten)
     join_pools(rewritten)
+    join_sums(rewritten)
     return rewritten, list(weights)
 
 

@@ -172,7 +172,7 @@ def test_a_dense_model_that_cannot_be_exported_is_told_from_a_failure(tmp_path: 
 
 
 def test_an_export_that_differs_by_rounding_alone_is_said_with_both_figures(tmp_path: Path) -> None:
-    """The order of a sum of 2048 products changes its last bit, and that the sine of 1e5 times it by 1e-2."""
+    """The order of a sum of 2048 products changes its last bit, and that the sine of 1e4 times it by 1e-3."""
 
     class Steep(Lone):
         def __init__(self) -> None:
@@ -180,11 +180,46 @@ def test_an_export_that_differs_by_rounding_alone_is_said_with_both_figures(tmp_
             self.layer = nn.Linear(2048, 64)
 
         def forward(self, inputs: Tensor) -> Tensor:
-            return torch.sin(1e5 * self.layer(inputs).tanh())
+            return torch.sin(1e4 * self.layer(inputs).tanh())
 
     note = CHECKS["onnx"](bench(tmp_path, Steep, 2, 2048))
     assert "by rounding of float32, which makes" in note
     assert "fixed batch size" not in note
+
+
+class Normed(nn.Module):
+    """A norm divides by how much the samples differ that it saw; `steepness` times that reaches a sine."""
+
+    def __init__(self, steepness: float) -> None:
+        super().__init__()
+        self.layer, self.norm, self.steepness = nn.Linear(512, 64), nn.BatchNorm1d(64, eps=1e-30), steepness
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.sin(self.steepness * self.norm(self.layer(inputs)))
+
+
+def nearly_equal_samples(folder: Path, steepness: float) -> Bench:
+    """A bench whose norms are calibrated on two samples that hardly differ: a chaotic model."""
+
+    def seeded() -> nn.Module:
+        seed_everything(0)
+        return Normed(steepness)
+
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(2, 512, generator=generator)
+    training = inputs[:1] + 1e-6 * torch.randn(2, 512, generator=generator)
+    return bench_of(Trial(seeded, (inputs,), (training,), "small"), folder)
+
+
+def test_norms_that_saw_too_little_are_calibrated_once_more(tmp_path: Path) -> None:
+    note = CHECKS["onnx"](nearly_equal_samples(tmp_path, 1.0))
+    assert note.endswith(", norms calibrated on 32 samples")
+    assert float(note.split()[0].rstrip(",")) < 1e-4
+
+
+def test_outputs_that_rounding_alone_decides_prove_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CoverageError, match=r"rounding to float32 makes .* such outputs prove nothing"):
+        CHECKS["onnx"](nearly_equal_samples(tmp_path, 1e8))
 
 
 def test_an_export_that_answers_otherwise_fails(tmp_path: Path) -> None:

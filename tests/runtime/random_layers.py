@@ -17,7 +17,7 @@ ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "Gelu")
 class Case:
     """One layer: dense weights, and everything else that the sparse and the dense operator share."""
 
-    kind: str  # "Conv", "MatMul" or "MaxPool"
+    kind: str  # "Conv", "MatMul", "MaxPool" or "ConvSum"
     x: Floats
     weight: Floats
     bias: Floats | None
@@ -26,7 +26,10 @@ class Case:
     activation: str
     packed: bool
     second: Case | None = None
-    """A depthwise convolution or pooling that reads the result, for a joined operator; its `x` is not used."""
+    """A depthwise convolution or pooling that reads the result, for a joined operator; its `x` is not used.
+
+    Of a ConvSum: the projection that is added, whose input is the residual.
+    """
 
 
 def random_conv(random: np.random.Generator) -> Case:
@@ -67,6 +70,26 @@ def random_joined(random: np.random.Generator) -> Case:
     x = random.standard_normal((second.x.shape[0], channels, *second.x.shape[2:]), np.float32)
     first = _finish("Conv", random, x, sparse(random, (outputs, channels, 1, 1)), second.x.shape, {})
     return replace(first, residual=None, packed=True, second=replace(second, residual=None))
+
+
+def random_sum(random: np.random.Generator) -> Case:
+    """Two 1x1 convolutions of any strides with results of the same shape, and their sum."""
+    images, outputs = (
+        int(random.integers(1, 4)),
+        int(random.choice([random.integers(1, 30), random.integers(100, 300)])),
+    )
+    size = random.integers(1, random.choice([6, 30]), 2)
+    cases = []
+    for _ in range(2):
+        strides, channels = random.choice([1, 1, 2, 3], 2), int(random.integers(1, 90))
+        side = (size - 1) * strides + 1 + random.integers(0, strides)
+        x = random.standard_normal((images, channels, *side.tolist()), np.float32)
+        weight = sparse(random, (outputs, channels, 1, 1))
+        cases.append(
+            _finish("Conv", random, x, weight, (images, outputs, *size.tolist()), {"strides": strides.tolist()})
+        )
+    second = replace(cases[1], residual=None, activation="")
+    return replace(cases[0], kind="ConvSum", residual=second.x, packed=True, second=second)
 
 
 def random_pool(random: np.random.Generator) -> Case:

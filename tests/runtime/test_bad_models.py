@@ -187,6 +187,51 @@ def test_joined_inputs(feed: dict[str, np.ndarray], message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("constants", "attributes", "message"),
+    [
+        ({"w": POINT, "v": WEIGHT}, {}, "needs two convolutions of images with 1x1 kernels"),
+        ({"w": WEIGHT, "v": POINT}, {}, "needs two convolutions of images with 1x1 kernels"),
+        ({"w": POINT, "v": POINT}, {"pads": [1, 0, 0, 0]}, "one group and no padding"),
+        ({"w": POINT, "v": POINT}, {"group": 2}, "one group and no padding"),
+        ({"w": POINT, "v": POINT[:, :, 0]}, {}, "needs two convolutions of images"),
+        ({"w": POINT, "v": POINT[:3]}, {}, "the projection gives 3 channels, what it is added to 4"),
+        ({"w": POINT, "v": POINT}, {"projection_activation": "Relu"}, "the projection cannot have an activation"),
+        ({"w": POINT, "v": POINT}, {"projection_strides": [0, 1]}, "projection_strides holds 0"),
+        ({"w": POINT}, {}, "input V must be a constant initializer"),
+        ({"w": POINT, "v": VALUES, "vgaps": GAPS}, {}, "weight_shape must give"),
+    ],
+)
+def test_sums(constants: dict[str, Any], attributes: dict[str, Any], message: str) -> None:
+    inputs = ["x", "w", "", "", "p", "v", *(["vgaps"] if "vgaps" in constants else [])]
+    with pytest.raises(Exception, match=message):
+        session_of("SparseConvSum", inputs, attributes, **constants)
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        ({"x": zeros(1, 2, 8, 8), "p": zeros(1, 3, 8, 8)}, "3 channels; the weight needs 2"),
+        ({"x": zeros(1, 2, 8, 8), "p": zeros(1, 2, 8)}, "3 dimensions; the weight has 4"),
+        ({"x": zeros(1, 2, 8, 8), "p": zeros(2, 2, 8, 8)}, "do not give results of the same shape"),
+        ({"x": zeros(1, 2, 8, 8), "p": zeros(1, 2, 8, 7)}, "do not give results of the same shape"),
+        ({"x": zeros(1, 2, 8, 8), "p": zeros(1, 2, 8, 8), "b": zeros(5)}, "input B must be a float32 vector"),
+        ({"x": zeros(1, 2, 8, 8), "p": zeros(1, 2, 8, 8), "c": zeros(4, 1)}, "input C must be a float32 vector"),
+    ],
+)
+def test_sum_inputs(feed: dict[str, np.ndarray], message: str) -> None:
+    inputs = ["x", "w", "", "b" if "b" in feed else "", "p", "v", "", "c" if "c" in feed else ""]
+    session = session_of("SparseConvSum", inputs, {}, w=POINT, v=POINT)
+    with pytest.raises(Exception, match=message):
+        session.run(None, feed)
+
+
+def test_a_sum_needs_both_inputs() -> None:
+    session = session_of("SparseConvSum", ["x", "w", "", "", "", "v"], {}, w=POINT, v=POINT)
+    with pytest.raises(Exception, match="input P is missing"):
+        session.run(None, {"x": zeros(1, 2, 8, 8)})
+
+
+@pytest.mark.parametrize(
     ("attributes", "message"),
     [
         ({}, "kernel_shape must be"),

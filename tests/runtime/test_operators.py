@@ -88,8 +88,20 @@ def large_pooled(seed: int = 0) -> Case:
     return Case("Conv", x, weight.astype(np.float32), bias, None, attributes, "Silu", True, pool)
 
 
+def large_sum(seed: int = 0) -> Case:
+    """As `large_conv`, for a sum with a projection of stride 2."""
+    random = np.random.default_rng(seed)
+    weights = [random.standard_normal((300, channels, 1, 1), np.float32) for channels in (130, 70)]
+    first, second = (weight * (random.random(weight.shape) < 0.1) for weight in weights)
+    x, z = random.standard_normal((3, 130, 13, 9), np.float32), random.standard_normal((3, 70, 25, 18), np.float32)
+    bias = random.standard_normal(300, np.float32)
+    projection = Case("Conv", z, second.astype(np.float32), bias, None, {"strides": [2, 2]}, "", True)
+    return Case("ConvSum", x, first.astype(np.float32), bias, z, {"strides": [1, 1]}, "Relu", True, projection)
+
+
 LARGE = {"conv": large_conv(), "one": large_conv(batch=1), "matmul": large_matmul()}
-LARGE |= {"depthwise": large_depthwise(), "joined": large_joined(), "pooled": large_pooled()}
+LARGE |= {"depthwise": large_depthwise(), "joined": large_joined(), "sum": large_sum()}
+LARGE["pooled"] = large_pooled()
 
 
 @pytest.mark.parametrize("case", LARGE.values(), ids=LARGE.keys())
@@ -194,7 +206,7 @@ def test_nothing_is_read_beyond_an_input(at_end: bool) -> None:
     random = np.random.default_rng(0)
     for _ in range(150):
         kinds = (cases.random_matmul, cases.random_conv, cases.random_conv, cases.random_depthwise, cases.random_joined)
-        kinds += (cases.random_pool, cases.random_pooled)
+        kinds += (cases.random_pool, cases.random_pooled, cases.random_sum)
         case = kinds[int(random.integers(len(kinds)))](random)
         feed = {name: guarded(array, at_end) for name, array in cases.feeds([case]).items()}
         np.testing.assert_array_equal(session_of(case).run(None, feed), session_of(case).run(None, cases.feeds([case])))

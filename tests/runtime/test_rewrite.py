@@ -88,6 +88,48 @@ def test_tails_are_taken_over(model: onnx.ModelProto) -> None:
     assert not left & {"Conv", "Gemm", "MatMul", "Sigmoid", "Clip"}
 
 
+class Projected(nn.Module):
+    """Two residual blocks that end in a sum with a projection; what the first projection gives is an output, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.ends, self.projections = (
+            nn.ModuleList(nn.Conv2d(channels, 40, 1, stride=stride) for channels, stride in sizes)
+            for sizes in (((3, 1), (40, 1)), ((3, 1), (40, 2)))
+        )
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = self.projections[0](x)
+        x = F.relu(self.ends[0](x) + seen)
+        return F.relu(self.ends[1](x[:, :, ::2, ::2]) + self.projections[1](x)), seen
+
+
+def test_a_projection_joins_what_it_is_added_to_unless_others_read_it(tmp_path: Path) -> None:
+    net = Projected().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter *= torch.rand(parameter.shape) < 0.3
+    sparsify_fx.export(net, tmp_path / "net.onnx", torch.randn(2, 3, 20, 20), encoding="dense", optimize=False)
+    model = onnx.load(tmp_path / "net.onnx")
+    sparse, names = runtime.to_sparse(model, lambda layer: True)
+    assert [node.op_type for node in sparse.graph.node if node.domain] == ["SparseConv", "SparseConv", "SparseConvSum"]
+    assert sorted(runtime.sparse_weights(sparse)) == sorted(names)
+    dense = runtime.to_dense(sparse)
+    assert not any(node.domain for node in dense.graph.node)
+    for batch in (1, 3):
+        x = {model.graph.input[0].name: images(batch)}
+        results = [
+            cases.open_session(m.SerializeToString(), runtime.library()).run(None, x) for m in (model, sparse, dense)
+        ]
+        for expected, got, back in zip(*results, strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+            np.testing.assert_allclose(back, expected, atol=1e-5)
+    before, after = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (model, dense))
+    for name in names:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
 def with_constant_nodes(model: onnx.ModelProto, most_axes: int) -> onnx.ModelProto:
     """The same model with small initializers as Constant nodes, as older exporters write them."""
     other = onnx.ModelProto.FromString(model.SerializeToString())

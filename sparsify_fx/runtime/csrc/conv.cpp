@@ -33,12 +33,13 @@ Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, 
   return taken;
 }
 
-SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
-  const Tensor values = constant_input(api, info, 1);
-  const Tensor gaps = constant_input(api, info, 2);
-  if (!values) throw InvalidArgument("input W must be a constant initializer");
-  const Weights weights = read_weights(values, gaps, attribute_ints(api, info, "weight_shape"));
-  attributes_ = read_attributes(api, info, weights.shape);
+SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weight, const std::string& prefix) : api_(api) {
+  const Tensor values = constant_input(api, info, weight);
+  const Tensor gaps = constant_input(api, info, weight + 1);
+  if (!values) throw InvalidArgument(std::string("input ") + (prefix.empty() ? "W" : "V") + " must be a constant initializer");
+  const std::string shape_name = prefix.empty() ? "weight_shape" : prefix + "shape";
+  const Weights weights = read_weights(values, gaps, attribute_ints(api, info, shape_name.c_str()));
+  attributes_ = read_attributes(api, info, weights.shape, prefix);
   const ConvAttributes& a = attributes_;
   is_depthwise_ = is_depthwise(a);
   if (is_depthwise_) {

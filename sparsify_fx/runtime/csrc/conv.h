@@ -1,6 +1,7 @@
 // Sparse convolution over NCHW activations.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "depthwise.h"
@@ -21,10 +22,14 @@ class SparseConv {
   static constexpr int kResidual = 4;   // the input Z
   static constexpr bool kResidualInPlace = true;  // every output is written after its place in Z was read
 
-  SparseConv(const OrtApi* api, const OrtKernelInfo* info);
+  SparseConv(const OrtApi* api, const OrtKernelInfo* info) : SparseConv(api, info, 1, "") {}
+  // With input `weight` as W and the next one as gaps; all attributes but weight_shape begin with `prefix`, and that
+  // is then called prefix + "shape".
+  SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weight, const std::string& prefix);
   void compute(OrtKernelContext* context) const;
 
  private:
+  friend class SparseConvSum;
   struct Call;
   class Worker;
 

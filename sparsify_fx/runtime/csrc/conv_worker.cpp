@@ -23,6 +23,11 @@ int64_t tiles_in_band(const Window& window, const Matrix& matrix, int tile) {
 
 }  // namespace
 
+void SparseConv::Call::share(const SparseConv& conv, int64_t count) {
+  bands = count;
+  parts = row_parts(conv.matrices_[0], bands * matrices);
+}
+
 int64_t SparseConv::Call::count_bands(const SparseConv& conv) const {
   const Matrix& matrix = conv.matrices_[0];
   const bool torn = tiling.tiles <= kSmallPlane && g.out_plane() % kernels().lanes != 0;
@@ -36,8 +41,7 @@ SparseConv::Call::Call(const SparseConv& conv, const Geometry& geometry, const f
                        const float* residual_, float* output)
     : g(geometry), x(input), bias(bias_), residual(residual_), y(output), window(make_window(conv.taps_, g)),
       tiling(window.positions, kernels().lanes, conv.max_vectors_), matrices(static_cast<int64_t>(conv.matrices_.size())) {
-  bands = count_bands(conv);
-  parts = row_parts(conv.matrices_[0], bands * matrices);
+  share(conv, count_bands(conv));
   in_place = conv.direct_ && g.stride_y == 1 && g.stride_x == 1 && g.pad_y == 0 && g.pad_x == 0 &&
              g.out_height == g.height && g.out_width == g.width &&
              (g.plane() % kernels().lanes == 0 || conv.uses_per_plane_ < kFewUses);

@@ -20,6 +20,7 @@ struct SparseConv::Call {
        float* output);
   int64_t tasks() const { return bands * matrices * parts; }
   int64_t count_bands(const SparseConv& conv) const;
+  void share(const SparseConv& conv, int64_t count);  // cuts the work into so many bands, and their rows into parts
   int64_t first_tile(int64_t band) const { return tiling.tiles * band / bands; }
 };
 

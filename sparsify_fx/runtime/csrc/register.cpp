@@ -5,6 +5,7 @@
 #include "conv.h"
 #include "conv_depthwise.h"
 #include "conv_pool.h"
+#include "conv_sum.h"
 #include "matmul.h"
 #include "pool.h"
 
@@ -82,10 +83,10 @@ OrtCustomOp describe(uint32_t version) {
 OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain** domain) {
   static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version),
                            both = describe<SparseConvDepthwise>(version), pool = describe<MaxPool>(version),
-                           conv_pool = describe<SparseConvPool>(version);
+                           conv_pool = describe<SparseConvPool>(version), sum = describe<SparseConvSum>(version);
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
-  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &conv_pool})
+  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &conv_pool, &sum})
     if (OrtStatus* status = CustomOpDomainAdd::call(api, created, op)) {
       ReleaseCustomOpDomain::call(api, created);
       return status;
