@@ -6,7 +6,8 @@
 
 Random weights with norms calibrated on real images, pruned by magnitude: each layer alike (uniform), all together
 (global), or 1x1 layers alone (pointwise). The sparse file is what `pack --target sparse-ort` writes. All sessions of a
-setting run in turn; times are medians by the clock. `ratio`: dense / sparse; `minima`: that of the fastest runs; `CPU`:
+setting run in turn, each twice, and the second run counts, as in a program with one session; times are medians by the
+clock. `ratio`: dense / sparse; `minima`: that of the fastest runs; `CPU`:
 that of processor time, less disturbed by other programs; `limit`: multiply-adds dense / remaining; `error`: the largest
 difference on real images, as a fraction of the largest output; `spread`: the middle half of the dense times over
 their median, which tells how restless the machine was. --compile adds torch.compile (its fastest run, and
@@ -70,11 +71,12 @@ def open_session(path: Path, threads: int, library: str | None) -> onnxruntime.I
 
 
 def times_in_turn(works: Sequence[Callable[[], object]], runs: int) -> tuple[list[list[float]], list[list[float]]]:
-    """Milliseconds by the clock and of processor time, for each work and run."""
+    """Milliseconds by the clock and of processor time, for each work and run; a run before each is not counted."""
     clock: list[list[float]] = [[] for _ in works]
     processor: list[list[float]] = [[] for _ in works]
     for _ in range(runs):
         for place, work in enumerate(works):
+            work()  # finds the other's weights in the caches
             start, used = time.perf_counter(), time.process_time()
             work()
             clock[place].append(1e3 * (time.perf_counter() - start))

@@ -11,6 +11,7 @@ from onnx import NodeProto, helper
 
 from sparsify_fx.passes.onnx_graph.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
+from sparsify_fx.runtime.replace import set_nodes
 
 JOINED = "SparseConvDepthwise"
 SIZES = (3, 5, 7)
@@ -54,12 +55,8 @@ def join_depthwise(model: onnx.ModelProto) -> None:
         if node.output and node.output[0] in seconds:
             continue  # in the order of the graph all that the second one reads is there by then
         first = makers.get(node.input[0]) if node.input and seconds.get(node.input[0]) == node else None
-        nodes.append(NodeProto.FromString((node if first is None else _joined(first, node)).SerializeToString()))
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for place in reversed(range(len(graph.value_info))):
-        if graph.value_info[place].name in seconds:
-            del graph.value_info[place]
+        nodes.append(node if first is None else _joined(first, node))
+    set_nodes(graph, nodes, seconds)
 
 
 def parts(node: NodeProto) -> list[NodeProto]:

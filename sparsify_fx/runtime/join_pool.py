@@ -13,6 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from sparsify_fx.passes.onnx_graph.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
 from sparsify_fx.runtime.pools import POOL
+from sparsify_fx.runtime.replace import set_nodes
 
 JOINED = "SparseConvPool"
 FEW_PLANES, FEW_NONZEROS = 32, 28
@@ -45,12 +46,7 @@ def join_pools(model: onnx.ModelProto) -> None:
         for node in graph.node
         if not (node.op_type == POOL and node.domain == DOMAIN and node.output[0] in gone)
     ]
-    nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    for place in reversed(range(len(graph.value_info))):
-        if graph.value_info[place].name in joined:
-            del graph.value_info[place]
+    set_nodes(graph, nodes, joined)
 
 
 def pool_parts(node: NodeProto) -> list[NodeProto]:

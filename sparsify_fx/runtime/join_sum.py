@@ -10,6 +10,7 @@ from onnx import NodeProto
 from sparsify_fx.passes.onnx_graph.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
 from sparsify_fx.runtime.join import add_attributes, own_node
+from sparsify_fx.runtime.replace import set_nodes
 
 SUM = "SparseConvSum"
 
@@ -33,12 +34,8 @@ def join_sums(model: onnx.ModelProto) -> None:
         first = makers.get(_residual(node)) if _is_point(node) else None
         if first is not None:
             gone.add(first.output[0])
-        nodes.append(NodeProto.FromString((node if first is None else _joined(first, node)).SerializeToString()))
-    del graph.node[:]
-    graph.node.extend(node for node in nodes if gone.isdisjoint(node.output))
-    for place in reversed(range(len(graph.value_info))):
-        if graph.value_info[place].name in gone:
-            del graph.value_info[place]
+        nodes.append(node if first is None else _joined(first, node))
+    set_nodes(graph, [node for node in nodes if gone.isdisjoint(node.output)], gone)
 
 
 def sum_parts(node: NodeProto) -> list[NodeProto]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx
 from onnx import NodeProto, TensorProto
@@ -37,6 +37,16 @@ def replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterabl
         if graph.initializer[place].name not in read:
             del graph.initializer[place]
     graph.initializer.extend(weights)
+    for place in reversed(range(len(graph.value_info))):
+        if graph.value_info[place].name in gone:
+            del graph.value_info[place]
+
+
+def set_nodes(graph: onnx.GraphProto, nodes: Iterable[NodeProto], gone: Collection[str]) -> None:
+    """These nodes in the place of all others, in place; the shapes of values that are `gone` go with them."""
+    nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
     for place in reversed(range(len(graph.value_info))):
         if graph.value_info[place].name in gone:
             del graph.value_info[place]

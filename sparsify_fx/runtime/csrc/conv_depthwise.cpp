@@ -11,9 +11,6 @@ constexpr int64_t kLinesFloats = int64_t{1} << 17;  // of kRows planes: a part o
 constexpr int64_t kPanelFloats = 8192;              // of a tile: it stays in the nearest cache
 constexpr int32_t kNoOffset = 0;                    // a 1x1 kernel has one tap
 
-// An odd number of cache lines, or the same place of all planes would compete for a few places of the cache.
-int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
-
 Weights constant_weights(const OrtApi* api, const OrtKernelInfo* info, size_t input, const char* shape) {
   const Tensor values = constant_input(api, info, input), gaps = constant_input(api, info, input + 1);
   if (!values) throw InvalidArgument("inputs W and D must be constant initializers");

@@ -14,9 +14,6 @@ constexpr int64_t kLinesFloats = int64_t{1} << 17;  // of kRows planes: a part o
 constexpr int64_t kPanelFloats = int64_t{1} << 18;  // of all planes that these read: half of it
 constexpr int64_t kLeastOutputs = 4;                // lines of a band: fewer would compute too many lines twice
 
-// An odd number of cache lines, or the same place of all planes would compete for a few places of the cache.
-int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
-
 int64_t whole_vectors(int64_t floats) { return (floats + kernels().lanes - 1) / kernels().lanes * kernels().lanes; }
 
 // Sizes of an image, a 1x1 convolution's too line by line.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -40,6 +41,9 @@ class Floats {
   float* data_ = nullptr;
   size_t size_ = 0;
 };
+
+// An odd number of cache lines, or the same place of all planes would compete for a few places of the cache.
+inline int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
 struct Scratch {
   Floats panel, sums;
