@@ -103,10 +103,10 @@ def test_a_pass_that_changes_the_outputs_is_named() -> None:
     assert kinds(optimize(dead_net(), passes, prove=False)[0]) == ["Conv", "Abs", "Conv"]
 
 
-def steep_net() -> onnx.ModelProto:
+def steep_net(scale: float = 3e3) -> onnx.ModelProto:
     """A scale that folds into the convolution before it, and a sine that makes much of the last bit."""
     nodes = [node("Conv", "x a", "h", **PADS), node("Mul", "h s", "k"), node("Sin", "k", "z"), node("Relu", "z", "y")]
-    return make(nodes, {"a": normal(4, 3, 3, 3), "s": 3e3})
+    return make(nodes, {"a": normal(4, 3, 3, 3), "s": scale})
 
 
 def test_a_model_that_rounding_alone_changes_as_much_passes() -> None:
@@ -117,6 +117,13 @@ def test_a_model_that_rounding_alone_changes_as_much_passes() -> None:
     assert 1e-5 < difference(model, smaller, feeds) < 10 * sensitivity(model, feeds) < 0.1
     with pytest.raises(PassError, match=r"careless: changed the outputs by [0-9.]+ of the largest entry; expected 0.0"):
         optimize(model, (*PASSES, wrong("careless", "Abs")))
+
+
+def test_a_chaotic_model_proves_nothing() -> None:
+    model = steep_net(1e7)
+    assert sensitivity(model, random_feeds(model, 0)) > 0.1
+    with pytest.raises(PassError, match=r"changed the outputs by [0-9.]+ of the largest entry; expected 0\.01"):
+        optimize(model)
 
 
 def test_the_last_places_of_weights_matter_little_elsewhere() -> None:
