@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sparsify_fx.coverage.suites import Subject
 # Large blocks come from the system one by one and go back to it: freed weights must not stay with the process, whose
 # memory is limited. For glibc; others do not read it.
 _ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", str(2**22))
+_STARTING = threading.Lock()
 _POLL = 0.2  # seconds between two looks at memory and time
 _PATIENCE = 5  # a check may take so much longer by the clock than in processor time: others may want the processor too
 
@@ -65,13 +67,14 @@ def examine_apart(subject: Subject, checks: Sequence[str], limits: Limits) -> Mo
 def _start_server() -> None:
     """Start the server, if none runs, with the allocator's setting; processes of others must not inherit that."""
     name, value = _ALLOCATOR
-    given = os.environ.get(name)
-    os.environ.setdefault(name, value)
-    try:
-        forkserver.ensure_running()
-    finally:
-        if given is None:
-            del os.environ[name]
+    with _STARTING:  # models may be examined in several threads, and the environment is theirs together
+        given = os.environ.get(name)
+        os.environ.setdefault(name, value)
+        try:
+            forkserver.ensure_running()
+        finally:
+            if given is None:
+                del os.environ[name]
 
 
 def _watch(process: Any, receiver: Connection, result: ModelResult, limits: Limits) -> str | None:
