@@ -40,7 +40,7 @@ class Runtime:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            hint = f"; {HOW_TO_OPEN}" if "sparsify_fx:Sparse" in str(error) else ""
+            hint = f"; {HOW_TO_OPEN}" if "sparsify_fx:" in str(error) else ""
             raise ExportError(
                 f"onnxruntime {onnxruntime.__version__} cannot load the exported model: {error}{hint}"
             ) from error

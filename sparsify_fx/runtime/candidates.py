@@ -22,12 +22,16 @@ SHARED = {"Conv": ("strides", "pads", "dilations", "group"), "Gemm": (), "MatMul
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layer that a sparse kernel can compute: its node, its weight, and the shapes around it as far as known."""
+    """A layer that a sparse kernel can compute: its node, its weight, and the shapes around it as far as known.
+
+    `chained`: it could pass padded planes on to another such layer, or take them from one (`planes.pad_planes`).
+    """
 
     node: NodeProto
     weight: NDArray[np.float32]
     input_shape: tuple[object, ...] | None
     output_shape: tuple[object, ...] | None
+    chained: bool = False
 
     @property
     def density(self) -> float:

@@ -45,9 +45,10 @@ def estimate(layer: Candidate, batch: int = 1) -> Times:
 
     with products and weights of the dense layer, `values` read and written by a convolution, vectors of 16 output
     pixels, and the cost of copying 16 inputs of a plane: none for 1x1 kernels on whole vectors, 2.4 for others, 5.5 for
-    larger kernels, 17 with a stride, 7.6 for matrix products. A product with at most four rows takes 1.6 · non-zeros a
-    row. A convolution with a group per channel that has a kernel of its own (`join.is_depthwise`) takes
-    0.12 · values + 0.29 · taps · vectors in whole lines + 4000, whatever its zeros.
+    larger kernels, 17 with a stride, 7.6 for matrix products. Layers that are `chained` have a position more in every
+    line, copy only with a stride (6, for 1x1 kernels 4), and take 1500 in the place of 4000. A product with at most
+    four rows takes 1.6 · non-zeros a row. A convolution with a group per channel that has a kernel of its own
+    (`join.is_depthwise`) takes 0.12 · values + 0.29 · taps · vectors in whole lines + 4000, whatever its zeros.
 
     Fitted on the layers of resnet50, mobilenetv2, deit_small and resnet20 at 50 to 98 % zeros (a core at about
     3.5 GHz). On other processors the ratio of both is what should carry over; `measure` looks instead.
@@ -60,9 +61,8 @@ def estimate(layer: Candidate, batch: int = 1) -> Times:
         return Times(dense, 0.12 * size.values + 0.29 * taps * size.lines + 4000)
     if layer.node.op_type != "Conv" and size.pixels <= FEW_PIXELS:
         return Times(dense, 1.6 * nonzeros * size.pixels + 4000)
-    vectors = math.ceil(size.pixels / LANES)
-    products = vectors * (0.32 * nonzeros + size.copy * size.planes + 1.9 * size.rows)
-    return Times(dense, products + nonzeros + 0.06 * size.values + 4000)
+    products = size.vectors * (0.32 * nonzeros + size.copy * size.planes + 1.9 * size.rows)
+    return Times(dense, products + nonzeros + 0.06 * size.values + size.call)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class _Size:
     pixels: int
     values: float  # read and written; 0 for matrix products
     copy: float  # nanoseconds for 16 inputs of a plane
+    vectors: int  # of output positions
+    call: float  # nanoseconds of a pass over the layer, whatever its size
     lines: float = 0  # of a depthwise convolution: vectors of output, each in one line
 
 
@@ -84,20 +86,25 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
         flip = layer.node.op_type == "Gemm" and found.get("transB", 0)
         columns, rows = weight.shape[::-1] if flip else weight.shape
         pixels = _pixels(layer.output_shape, slice(1, -1), batch)
-        return _Size(rows, columns + rows, pixels, 0.0, 7.6)
+        return _Size(rows, columns + rows, pixels, 0.0, 7.6, math.ceil(pixels / LANES), 4000)
     group = int(found.get("group", 1))
     rows, channels = weight.shape[:2]
     taps, stride = math.prod(weight.shape[2:]), max(found.get("strides", [1]))
     pixels = _pixels(layer.output_shape, slice(2, None), batch)
     whole = pixels // batch % LANES == 0
     copy = 17.0 if stride > 1 and taps > 1 else 9.4 if stride > 1 else 5.5 if taps > 1 else 0.0 if whole else 2.4
+    vectors, call = math.ceil(pixels / LANES), 4000.0
+    if layer.chained:  # every line has a position more, and only strides are packed
+        width = _width(layer)
+        vectors = batch * math.ceil(pixels // batch // width * (width + 1) / LANES)
+        copy, call = (0.0 if stride == 1 else 6.0 if taps > 1 else 4.0), 1500.0
     phases = min(taps, stride**2) if weight.ndim == 4 else min(taps, stride)
     used = 1 - (1 - layer.density) ** (rows / group * taps / phases)  # of the planes: those that any row reads
     values = float(batch * channels * group * stride ** (weight.ndim - 2) * (pixels // batch) + rows * pixels)
     lines = (
         rows * pixels / _width(layer) * math.ceil(_width(layer) / LANES) if is_depthwise(weight.shape, found) else 0.0
     )
-    return _Size(rows, channels * group * phases * used, pixels, values, copy, lines)
+    return _Size(rows, channels * group * phases * used, pixels, values, copy, vectors, call, lines)
 
 
 def _width(layer: Candidate) -> int:

@@ -38,6 +38,14 @@ def is_pointwise(shape: tuple[int, ...], found: Mapping[str, Any]) -> bool:
     return len(shape) == 4 and tuple(shape[2:]) == (1, 1) and found.get("group", 1) == 1 and plain
 
 
+def fits_planes(shape: tuple[int, ...], found: Mapping[str, Any]) -> bool:
+    """Whether the library computes such a convolution on padded planes: 1x1, or 3x3 with pads of 1; steps of 1 or 2."""
+    steps, pads = found.get("strides", [1, 1]), found.get("pads", [0])
+    sides = len(shape) == 4 and tuple(shape[2:]) in ((1, 1), (3, 3)) and set(pads) == {shape[3] // 2}
+    plain = found.get("group", 1) == 1 and max(found.get("dilations", [1])) == 1
+    return sides and plain and max(steps) <= 2 and len(set(steps)) == 1
+
+
 def join_depthwise(model: onnx.ModelProto) -> None:
     """Joins, in place, each sparse 1x1 convolution with the sparse depthwise one that alone reads its result."""
     graph = model.graph

@@ -13,9 +13,11 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.passes.onnx_graph.view import attribute
 from sparsify_fx.runtime.candidates import DOMAIN, KINDS
 from sparsify_fx.runtime.encode import decode_gaps
+from sparsify_fx.runtime.halve import HALVE, standard_halves
 from sparsify_fx.runtime.join import parts
 from sparsify_fx.runtime.join_pool import pool_parts
 from sparsify_fx.runtime.join_sum import sum_parts
+from sparsify_fx.runtime.planes import without_planes
 from sparsify_fx.runtime.pools import standard_pool
 from sparsify_fx.runtime.replace import copied, replace
 
@@ -38,6 +40,9 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
     nodes: list[NodeProto] = []
     weights: dict[str, TensorProto] = {}
     for node in _apart(dense):
+        if node.domain == DOMAIN and node.op_type == HALVE:
+            nodes += standard_halves(node, weights)
+            continue
         if not _is_ours(node):
             nodes.append(standard_pool(node))
             continue
@@ -55,7 +60,7 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
 
 def _apart(model: onnx.ModelProto) -> Iterator[NodeProto]:
     """The nodes in order, joined ones as their parts."""
-    once = (each for node in model.graph.node for each in pool_parts(node))
+    once = (each for node in without_planes(model.graph.node) for each in pool_parts(node))
     return (part for node in once for each in sum_parts(node) for part in parts(each))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import onnx
@@ -13,14 +14,15 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
 from sparsify_fx.passes.onnx_graph.view import GraphView, attribute
-from sparsify_fx.runtime.candidates import DOMAIN, Candidate, candidate_of, sparse_node
+from sparsify_fx.runtime.candidates import DOMAIN, Candidate, attributes, candidate_of, sparse_node
 from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Tail, tail_of
-from sparsify_fx.runtime.join import join_depthwise
+from sparsify_fx.runtime.join import fits_planes, join_depthwise
 from sparsify_fx.runtime.join_pool import join_pools
 from sparsify_fx.runtime.join_sum import join_sums
 from sparsify_fx.runtime.layouts import Graph, fastest_layers
+from sparsify_fx.runtime.planes import pad_planes
 from sparsify_fx.runtime.pools import is_pool, pool_node
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
@@ -85,6 +87,7 @@ def to_sparse(
     join_depthwise(rewritten)
     join_pools(rewritten)
     join_sums(rewritten)
+    pad_planes(rewritten)
     return rewritten, list(weights)
 
 
@@ -116,7 +119,20 @@ class _Known:
 
     def candidate(self, node: NodeProto) -> Candidate | None:
         stored = len(node.input) > 1 and self.constants.can_be_sparse(node.input[1])
-        return candidate_of(node, self.constants, self.expected) if stored else None
+        found = candidate_of(node, self.constants, self.expected) if stored else None
+        return found and dataclasses.replace(found, chained=id(node) in self.chained)
+
+    @cached_property
+    def chained(self) -> set[int]:
+        """The convolutions, by the `id` of their node, that could pass padded planes on, or take them."""
+        fitting = {
+            self.tail(node, set()).output: node
+            for node in self.view.nodes
+            if node.op_type == "Conv" and node.input[1] in self.constants
+            if fits_planes(self.constants[node.input[1]].shape, attributes(node))
+        }
+        read = {node.input[0] for node in fitting.values()}
+        return {id(node) for name, node in fitting.items() if node.input[0] in fitting or name in read}
 
     def tail(self, node: NodeProto, taken: set[int]) -> Tail:
         return tail_of(node, self.view, self.shapes, self.constants, taken)

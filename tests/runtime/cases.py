@@ -30,13 +30,16 @@ from tests.runtime.random_layers import (
     random_sum,
     sparse,
 )
+from tests.runtime.random_planes import on_planes, random_chain, random_halves, random_planes_sum
 
 __all__ = ["Case", "random_conv", "random_depthwise", "random_joined", "random_matmul", "random_pool", "random_pooled"]
-__all__ += ["random_sum", "sparse"]
+__all__ += ["random_chain", "random_halves", "random_planes_sum", "random_sum", "sparse"]
 
 
 def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The case as one operator of ours."""
+    """The case as one operator of ours; on planes, as one for each layer."""
+    if case.padded:
+        return _planes_nodes(case, tag)
     if case.kind == "MaxPool":
         return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], domain="sparsify_fx", **case.attributes)], []
     if case.second is not None and case.second.kind == "Conv":
@@ -58,6 +61,19 @@ def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.
         pool = {f"pool_{name}": value for name, value in case.second.attributes.items()}
         node.attribute.extend(helper.make_attribute(name, value) for name, value in pool.items())
     return [node], [numpy_helper.from_array(array, name + tag) for name, array in constants.items()]
+
+
+def _planes_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    if case.kind == "Halves":
+        node = helper.make_node("HalvePlanes", [f"x{tag}"], [f"y{tag}"], domain="sparsify_fx", **case.attributes)
+        return on_planes([node], case, tag), []
+    chain = case.second is not None and case.kind == "Conv"
+    nodes, weights = sparse_nodes(replace(case, padded=False, second=None if chain else case.second), tag)
+    if chain and case.second is not None:
+        more, more_weights = sparse_nodes(replace(case.second, padded=False), f"{tag}b")
+        nodes[0].output[0], more[0].output[0] = more[0].input[0], nodes[0].output[0]
+        nodes, weights = nodes + more, weights + more_weights
+    return on_planes(nodes, case, tag), weights
 
 
 def _operator(case: Case) -> str:
@@ -107,6 +123,8 @@ def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.T
     """The same case in standard operators."""
     if case.kind == "MaxPool":
         return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], **case.attributes)], []
+    if case.kind == "Halves":
+        return _halves_nodes(case, tag)
     if case.second is not None and case.kind == "ConvSum":
         first, second = (
             dense_nodes(replace(case, kind="Conv", second=None), f"{tag}a"),
@@ -118,8 +136,9 @@ def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.T
     if case.second is not None:
         first, second = dense_nodes(replace(case, second=None), f"{tag}a"), dense_nodes(case.second, f"{tag}b")
         names = [(f"x{tag}", f"x{tag}a"), (f"y{tag}a", f"x{tag}b"), (f"y{tag}b", f"y{tag}")]
+        names += [(f"z{tag}", f"z{tag}a")] if case.residual is not None else []
         links = [helper.make_node("Identity", [source], [target]) for source, target in names]
-        return [links[0], *first[0], links[1], *second[0], links[2]], first[1] + second[1]
+        return [links[0], *links[3:], *first[0], links[1], *second[0], links[2]], first[1] + second[1]
     weight, constants = case.weight, {}
     attributes = dict(case.attributes)
     if case.kind == "MatMul" and attributes.pop("transB"):
@@ -148,6 +167,15 @@ def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.T
     else:
         nodes.append(helper.make_node("Identity", [name], [f"y{tag}"]))
     return nodes, [numpy_helper.from_array(np.asarray(array), key + tag) for key, array in constants.items()]
+
+
+def _halves_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    pads = [0, case.attributes["before"], 0, 0, 0, case.attributes["behind"], 0, 0]
+    limits = {"starts": [0, 0], "ends": [2**31 - 1] * 2, "axes": [2, 3], "steps": [2, 2], "pads": pads}
+    constants = [numpy_helper.from_array(np.array(values), name + tag) for name, values in limits.items()]
+    names = [tensor.name for tensor in constants]
+    nodes = [helper.make_node("Slice", [f"x{tag}", *names[:4]], [f"sliced{tag}"])]
+    return [*nodes, helper.make_node("Pad", [f"sliced{tag}", names[4]], [f"y{tag}"])], constants
 
 
 def model_of(parts: list[tuple[list[onnx.NodeProto], list[onnx.TensorProto]]], cases: list[Case]) -> bytes:
@@ -216,7 +244,7 @@ def check_many(library: str, count: int, seed: int) -> float:
     """`count` random cases of all kinds, on one and two threads in turn."""
     random = np.random.default_rng(seed)
     kinds = (random_conv, random_depthwise, random_joined, random_pooled, random_matmul, random_pool, random_conv)
-    kinds += (random_sum,)
+    kinds += (random_sum, random_chain, random_planes_sum, random_chain, random_halves)
     worst = 0.0
     for start in range(0, count, 50):
         cases = [kinds[i % len(kinds)](random) for i in range(start, min(start + 50, count))]

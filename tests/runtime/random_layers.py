@@ -17,7 +17,7 @@ ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "Gelu")
 class Case:
     """One layer: dense weights, and everything else that the sparse and the dense operator share."""
 
-    kind: str  # "Conv", "MatMul", "MaxPool" or "ConvSum"
+    kind: str  # "Conv", "MatMul", "MaxPool", "ConvSum" or "Halves"
     x: Floats
     weight: Floats
     bias: Floats | None
@@ -28,8 +28,10 @@ class Case:
     second: Case | None = None
     """A depthwise convolution or pooling that reads the result, for a joined operator; its `x` is not used.
 
-    Of a ConvSum: the projection that is added, whose input is the residual.
+    Of a ConvSum: the projection that is added, whose input is the residual. On planes: any convolution.
     """
+    padded: bool = False
+    """Computed on padded planes."""
 
 
 def random_conv(random: np.random.Generator) -> Case:
@@ -45,7 +47,7 @@ def random_conv(random: np.random.Generator) -> Case:
     weight = sparse(random, (outputs, channels // group, *kernel))
     out = (np.array(size) + pads[:rank] + pads[rank:] - dilations * (kernel - 1) - 1) // strides + 1
     attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": group}
-    return _finish("Conv", random, x, weight, (x.shape[0], outputs, *out.tolist()), attributes)
+    return finish("Conv", random, x, weight, (x.shape[0], outputs, *out.tolist()), attributes)
 
 
 def random_depthwise(random: np.random.Generator, channels: int = 0) -> Case:
@@ -59,7 +61,7 @@ def random_depthwise(random: np.random.Generator, channels: int = 0) -> Case:
     weight = sparse(random, (channels, 1, side, side))
     out = (np.array(size) + pads[:2] + pads[2:] - side) // strides + 1
     attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "group": channels}
-    return _finish("Conv", random, x, weight, (x.shape[0], channels, *out.tolist()), attributes)
+    return finish("Conv", random, x, weight, (x.shape[0], channels, *out.tolist()), attributes)
 
 
 def random_joined(random: np.random.Generator) -> Case:
@@ -68,7 +70,7 @@ def random_joined(random: np.random.Generator) -> Case:
     second = random_depthwise(random, outputs)
     channels = int(random.integers(1, 30))
     x = random.standard_normal((second.x.shape[0], channels, *second.x.shape[2:]), np.float32)
-    first = _finish("Conv", random, x, sparse(random, (outputs, channels, 1, 1)), second.x.shape, {})
+    first = finish("Conv", random, x, sparse(random, (outputs, channels, 1, 1)), second.x.shape, {})
     return replace(first, residual=None, packed=True, second=replace(second, residual=None))
 
 
@@ -86,7 +88,7 @@ def random_sum(random: np.random.Generator) -> Case:
         x = random.standard_normal((images, channels, *side.tolist()), np.float32)
         weight = sparse(random, (outputs, channels, 1, 1))
         cases.append(
-            _finish("Conv", random, x, weight, (images, outputs, *size.tolist()), {"strides": strides.tolist()})
+            finish("Conv", random, x, weight, (images, outputs, *size.tolist()), {"strides": strides.tolist()})
         )
     second = replace(cases[1], residual=None, activation="")
     return replace(cases[0], kind="ConvSum", residual=second.x, packed=True, second=second)
@@ -116,7 +118,7 @@ def random_pooled(random: np.random.Generator) -> Case:
     x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
     weight = sparse(random, (outputs, channels, *kernel))
     attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": 1}
-    first = _finish("Conv", random, x, weight, (0, outputs, 0, 0), attributes)
+    first = finish("Conv", random, x, weight, (0, outputs, 0, 0), attributes)
     return replace(first, residual=None, second=pool)
 
 
@@ -127,7 +129,7 @@ def random_matmul(random: np.random.Generator) -> Case:
     flip = int(random.integers(0, 2))
     weight = sparse(random, (outer, inner) if flip else (inner, outer))
     x = random.standard_normal((*leading, inner), np.float32)
-    return _finish("MatMul", random, x, weight, (*leading, outer), {"transB": flip})
+    return finish("MatMul", random, x, weight, (*leading, outer), {"transB": flip})
 
 
 def sparse(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -139,7 +141,7 @@ def sparse(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
     return weight
 
 
-def _finish(
+def finish(
     kind: str,
     random: np.random.Generator,
     x: Floats,
@@ -147,6 +149,7 @@ def _finish(
     out: tuple[int, ...],
     attributes: dict[str, object],
 ) -> Case:
+    """The case with or without a bias, something added and an activation, as drawn."""
     rows = out[1] if kind == "Conv" else out[-1]
     bias = random.standard_normal(rows, np.float32) if random.random() < 0.7 else None
     residual = random.standard_normal(out, np.float32) if random.random() < 0.4 else None

@@ -16,7 +16,7 @@ from tests.runtime.sparse_files import X, net, run_plain
 
 def test_without_the_library_onnxruntime_refuses_and_we_say_what_to_do(dense: Path, tmp_path: Path) -> None:
     pack_onnx(dense, tmp_path / "sparse.onnx", target="sparse-ort")
-    with pytest.raises(Exception, match="sparsify_fx:Sparse"):  # onnxruntime's own words
+    with pytest.raises(Exception, match=r"sparsify_fx:\w+.* is not a registered"):  # onnxruntime's own words
         run_plain(tmp_path / "sparse.onnx")
     with pytest.raises(ExportError, match=r"register sparsify_fx.runtime.library\(\).*sparsify-fx unpack"):
         Runtime(tmp_path / "sparse.onnx")

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "conv_planes.h"
 #include "conv_worker.h"
 #include "weights.h"
 
@@ -41,7 +42,9 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weig
   const Weights weights = read_weights(values, gaps, attribute_ints(api, info, shape_name.c_str()));
   attributes_ = read_attributes(api, info, weights.shape, prefix);
   const ConvAttributes& a = attributes_;
-  is_depthwise_ = is_depthwise(a);
+  padded_ = attribute_int(api, info, "padded", 0) != 0, edges_ = attribute_int(api, info, "edges", 0) != 0;
+  if (padded_) check_planes(a);
+  is_depthwise_ = !padded_ && is_depthwise(a);
   if (is_depthwise_) {
     depthwise_ = Depthwise(weights, a);
     return;
@@ -63,21 +66,26 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weig
   matrix_channels_ = fused * a.in_channels;
   for (int64_t g = 0; g < a.group; g += fused) {
     const Rows rows = rows_of(weights, a, taps_, g * group_rows, std::min(fused, a.group - g) * group_rows);
-    matrices_.push_back(build_matrix(rows, block_planes, direct_));
+    matrices_.push_back(build_matrix(rows, block_planes, direct_ || (padded_ && a.strides[0] == 1)));
     columns_.emplace_back();
     for (int32_t plane : matrices_.back().planes) columns_.back().push_back({plane / phases, plane % phases});
   }
 }
 
+void SparseConv::check_bias(const Tensor& bias) const {
+  if (bias && (bias.type != kFloat || bias.shape != std::vector<int64_t>{attributes_.out_channels}))
+    throw InvalidArgument("input B must be a float32 vector with a value per output channel");
+}
+
 void SparseConv::compute(OrtKernelContext* context) const {
+  if (padded_) return compute_planes(context);
   size_t inputs = 0;
   check(api_, GetInputCount::call(api_, context, &inputs));
   const Tensor x = input(api_, context, 0);
   const Tensor bias = inputs > 3 ? input(api_, context, 3) : Tensor{};
   const Tensor residual = inputs > 4 ? input(api_, context, 4) : Tensor{};
   const Geometry g = geometry_of(attributes_, x);
-  if (bias && (bias.type != kFloat || bias.shape != std::vector<int64_t>{attributes_.out_channels}))
-    throw InvalidArgument("input B must be a float32 vector with a value per output channel");
+  check_bias(bias);
   if (residual && (residual.type != kFloat || residual.shape != g.output_shape))
     throw InvalidArgument("input Z must be float32 and have the shape of the output");
   const Tensor y = output(api_, context, g.output_shape);

@@ -1,10 +1,13 @@
 // Sparse convolution over NCHW activations.
 #pragma once
 
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "depthwise.h"
+#include "planes.h"
 #include "product.h"
 #include "window.h"
 
@@ -32,9 +35,17 @@ class SparseConv {
   friend class SparseConvSum;
   struct Call;
   class Worker;
+  struct Places;
+  struct PlanesCall;
+  class PlanesWorker;
+  Planes output_planes(const Planes& in, const char* name) const;
+  void compute_planes(OrtKernelContext* context) const;
+  std::shared_ptr<const Places> places_for(int64_t step, const std::vector<int32_t>& offsets) const;
+  void check_bias(const Tensor& bias) const;
 
   const OrtApi* api_;
   ConvAttributes attributes_;
+  bool padded_, edges_;  // reads and writes padded planes; whose bands hold the lines of their neighbours
   bool is_depthwise_;
   Depthwise depthwise_;  // then all that follows is empty
   Taps taps_;
@@ -44,6 +55,8 @@ class SparseConv {
   int max_vectors_;
   bool direct_;            // can read the image itself where nothing has to be padded
   double uses_per_plane_;  // rows that read a pixel
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const Places> places_;  // for the planes of the last run
 };
 
 }  // namespace sparsify

@@ -106,7 +106,7 @@ class SparseConvPool::Worker {
 
   void pack(int64_t image) {
     const Geometry& g = call_.conv;
-    kernels().pack_lines({panel_, call_.panel_step, call_.x + image * g.channels * g.plane(), g.height, g.width,
+    kernels().pack_lines({panel_, call_.panel_step, call_.x + image * g.channels * g.plane(), g.plane(), g.height, g.width,
                           op_.columns_.data(), static_cast<int>(op_.columns_.size()), phases_.data(),
                           height_ + op_.taps_.most_down, call_.window.pitch, g.stride_y, g.stride_x});
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "conv_planes.h"
 #include "conv_worker.h"
 
 namespace sparsify {
@@ -27,7 +28,12 @@ SparseConvSum::SparseConvSum(const OrtApi* api, const OrtKernelInfo* info)
     throw InvalidArgument("the projection cannot have an activation");
 }
 
-void SparseConvSum::compute(OrtKernelContext* context) const {
+struct SparseConvSum::Inputs {
+  Tensor x, p;
+  const float *bias, *more;
+};
+
+SparseConvSum::Inputs SparseConvSum::inputs_of(OrtKernelContext* context) const {
   size_t inputs = 0;
   check(api_, GetInputCount::call(api_, context, &inputs));
   if (inputs <= 4) throw InvalidArgument("input P is missing");
@@ -37,27 +43,58 @@ void SparseConvSum::compute(OrtKernelContext* context) const {
       throw InvalidArgument(std::string("input ") + name + " must be a float32 vector with a value per output channel");
     return bias ? bias.floats() : nullptr;
   };
-  const Tensor x = input(api_, context, 0), p = input(api_, context, 4);
-  if (!p) throw InvalidArgument("input P is missing");
-  const float *bias = bias_of(3, "B"), *more = bias_of(7, "C");
-  const Geometry g = geometry_of(conv_.attributes_, x), h = geometry_of(projection_.attributes_, p);
-  if (g.output_shape != h.output_shape) throw InvalidArgument("inputs X and P do not give results of the same shape");
-  const Tensor y = output(api_, context, g.output_shape);
-  if (y.size() == 0) return;
-  float* target = static_cast<float*>(y.data);
-  SparseConv::Call first(projection_, h, p.floats(), more, nullptr, target), second(conv_, g, x.floats(), bias, target, target);
-  // Both have as many rows and positions, and so the same tiles.
-  first.share(projection_, std::max(first.bands, second.bands));
-  second.share(conv_, first.bands);
-  run_workers(api_, context, first.tasks(), [&](Share& share) {
+  const Inputs given{input(api_, context, 0), input(api_, context, 4), bias_of(3, "B"), bias_of(7, "C")};
+  if (!given.p) throw InvalidArgument("input P is missing");
+  return given;
+}
+
+namespace {
+
+// Each task of both, the projection first.
+template <typename Worker, typename Call>
+void run_both(const OrtApi* api, const OrtKernelContext* context, const SparseConv& projection, const Call& first,
+              const SparseConv& conv, const Call& second) {
+  run_workers(api, context, first.tasks(), [&](Share& share) {
     int64_t task;
     if (!share.next(&task)) return;
-    SparseConv::Worker project(projection_, first), add(conv_, second);
+    Worker project(projection, first), add(conv, second);
     do {
       project.run(task);
       add.run(task);
     } while (share.next(&task));
   });
+}
+
+}  // namespace
+
+void SparseConvSum::compute(OrtKernelContext* context) const {
+  const Inputs given = inputs_of(context);
+  if (conv_.padded_) return compute_planes(context, given);
+  const Geometry g = geometry_of(conv_.attributes_, given.x), h = geometry_of(projection_.attributes_, given.p);
+  if (g.output_shape != h.output_shape) throw InvalidArgument("inputs X and P do not give results of the same shape");
+  const Tensor y = output(api_, context, g.output_shape);
+  if (y.size() == 0) return;
+  float* target = static_cast<float*>(y.data);
+  SparseConv::Call first(projection_, h, given.p.floats(), given.more, nullptr, target);
+  SparseConv::Call second(conv_, g, given.x.floats(), given.bias, target, target);
+  // Both have as many rows and positions, and so the same tiles.
+  first.share(projection_, std::max(first.bands, second.bands));
+  second.share(conv_, first.bands);
+  run_both<SparseConv::Worker>(api_, context, projection_, first, conv_, second);
+}
+
+void SparseConvSum::compute_planes(OrtKernelContext* context, const Inputs& given) const {
+  const Planes in = Planes::of(given.x, "X"), more = Planes::of(given.p, "P");
+  const Planes out = conv_.output_planes(in, "X");
+  if (!projection_.output_planes(more, "P").same_shape(out))
+    throw InvalidArgument("inputs X and P do not give results of the same shape");
+  const Tensor y = output(api_, context, {out.size()});
+  float* target = static_cast<float*>(y.data);
+  out.write_header(target);
+  if (out.empty()) return;
+  SparseConv::PlanesCall first(projection_, more, out, given.p.floats(), given.more, nullptr, target);
+  SparseConv::PlanesCall second(conv_, in, out, given.x.floats(), given.bias, target, target);
+  run_both<SparseConv::PlanesWorker>(api_, context, projection_, first, conv_, second);
 }
 
 }  // namespace sparsify

@@ -18,6 +18,10 @@ class SparseConvSum {
   void compute(OrtKernelContext* context) const;
 
  private:
+  struct Inputs;
+  Inputs inputs_of(OrtKernelContext* context) const;
+  void compute_planes(OrtKernelContext* context, const Inputs& given) const;
+
   const OrtApi* api_;
   SparseConv conv_, projection_;
 };

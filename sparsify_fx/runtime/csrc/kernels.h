@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "matrix.h"
 
@@ -55,7 +56,8 @@ struct LinesCall {
   float* panel;
   int64_t row_step;     // floats from one row to the next; those behind the lines become zeros
   const float* planes;  // plane 0
-  int64_t height, width;
+  int64_t plane_size;
+  int64_t height, step;  // lines of the image; floats from one to the next
   const Column* columns;
   int count;
   const LinePhase* phases;
@@ -63,10 +65,23 @@ struct LinesCall {
   int64_t stride_y, stride_x;
 };
 
+// Even pixels of lines that stand in planes with room around them: whole vectors are read.
+struct EvenCall {
+  float* panel;
+  int64_t row_step;  // floats from one row to the next
+  const float* plane;
+  int64_t plane_step;
+  const Column* columns;
+  int count;
+  const int64_t* lines;  // where line i of phase p begins in plane 0: at lines[p * line_count + i]
+  int64_t line_count, pitch;
+};
+
 struct RowsCall {
   const RowRef* rows;
   int row_count;
   const Nonzero* nonzeros;
+  const Place* places;     // the same as places in the panel; null where they are not known
   const float* panel;      // of this block, at the first position of the tile
   int64_t plane_step;      // floats from one plane of the panel to the next
   const int32_t* offsets;  // of the taps, in floats
@@ -81,6 +96,7 @@ struct RowsCall {
   int outputs_per_vector;
   bool whole;              // all lanes, to neighbouring places from outputs->at on
   const int32_t* kept;     // then for each of them -1, or 0 where a zero is to be written; null keeps all
+  int written;             // and lanes of the last vector that are written; 0 when all are
   Activation activation;
 };
 
@@ -138,6 +154,8 @@ struct Kernels {
   void (*depthwise)(const DepthwisePlan& plan, const DepthwiseCall& call);
   void (*pool)(const DepthwisePlan& plan, const PoolCall& call);
   void (*pack_lines)(const LinesCall&);
+  // Behind the last row of the panel there must be room for a vector.
+  void (*pack_even)(const EvenCall&);
 };
 
 extern const Kernels kPortableKernels;

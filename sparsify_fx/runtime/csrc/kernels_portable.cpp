@@ -10,6 +10,6 @@ namespace portable {
 }  // namespace portable
 
 const Kernels kPortableKernels = {"portable",     LANES, MAX_VECTORS, false, portable::rows, portable::dots, portable::pack,
-                                  portable::pack_transposed, portable::unpack_transposed, portable::finish, portable::copy_lines, portable::depthwise, portable::pool, portable::pack_lines};
+                                  portable::pack_transposed, portable::unpack_transposed, portable::finish, portable::copy_lines, portable::depthwise, portable::pool, portable::pack_lines, portable::pack_even};
 
 }  // namespace sparsify

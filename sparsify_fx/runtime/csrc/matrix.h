@@ -22,6 +22,12 @@ struct Nonzero {
   float value;
 };
 
+// A non-zero for planes of a known size.
+struct Place {
+  int32_t at;  // what it reads, in floats from plane 0 of its block
+  float value;
+};
+
 struct RowRef {
   int32_t row;
   int32_t count;  // of non-zeros in this block

@@ -33,7 +33,7 @@ template <int Stride>
 static void pack_lines_of(const LinesCall& call) {
   for (int k = 0; k < call.count; ++k) {
     const LinePhase phase = call.phases[call.columns[k].phase];
-    const float* plane = call.planes + call.columns[k].plane * call.height * call.width;
+    const float* plane = call.planes + call.columns[k].plane * call.plane_size;
     float* row = call.panel + k * call.row_step;
     for (int64_t i = 0; i < call.lines; ++i, row += call.pitch) {
       const int64_t y = phase.y + i * call.stride_y;
@@ -42,11 +42,26 @@ static void pack_lines_of(const LinesCall& call) {
         continue;
       }
       put_zeros(row, 0, phase.low);
-      put_pixels<Stride>(row + phase.low, plane + y * call.width + phase.x + phase.low * call.stride_x,
+      put_pixels<Stride>(row + phase.low, plane + y * call.step + phase.x + phase.low * call.stride_x,
                          phase.high - phase.low, call.stride_x);
       put_zeros(row, phase.high, call.pitch);
     }
     put_zeros(row, 0, call.row_step - call.lines * call.pitch);
+  }
+}
+
+static void pack_even(const EvenCall& call) {
+  for (int k = 0; k < call.count; ++k) {
+    const float* plane = call.plane + call.columns[k].plane * call.plane_step;
+    const int64_t* lines = call.lines + call.columns[k].phase * call.line_count;
+    float* row = call.panel + k * call.row_step;
+    for (int64_t i = 0; i < call.line_count; ++i, row += call.pitch)
+      for (int64_t x = 0; x < call.pitch; x += LANES) {
+        const float* from = plane + lines[i] + 2 * x;
+        Vec even, odd;
+        part_by_parity(load(from), load(from + LANES), &even, &odd);
+        store(row + x, even);
+      }
   }
 }
 

@@ -67,9 +67,12 @@ struct Tiling {
   int64_t pixels, vectors, tiles;
   int lanes;
 
-  Tiling(int64_t pixels_, int lanes_, int max_vectors)
-      : pixels(pixels_), vectors((pixels_ + lanes_ - 1) / lanes_),
-        tiles(even((vectors + max_vectors - 1) / max_vectors)), lanes(lanes_) {}
+  // `shared`: among threads, tile by tile.
+  Tiling(int64_t pixels_, int lanes_, int max_vectors, bool shared = true)
+      : pixels(pixels_), vectors((pixels_ + lanes_ - 1) / lanes_), tiles((vectors + max_vectors - 1) / max_vectors),
+        lanes(lanes_) {
+    if (shared) tiles = even(tiles);
+  }
   int64_t first_vector(int64_t tile) const { return vectors * tile / tiles; }
   int64_t first(int64_t tile) const { return first_vector(tile) * lanes; }
   int width(int64_t tile) const { return static_cast<int>(first_vector(tile + 1) - first_vector(tile)); }
@@ -88,6 +91,7 @@ inline RowsCall stretch_of(const Matrix& matrix, const Block& block, int group, 
   call.rows = matrix.refs.data() + stretch.first_row;
   call.row_count = stretch.rows;
   call.nonzeros = matrix.nonzeros.data() + stretch.first_nonzero;
+  if (call.places != nullptr) call.places += stretch.first_nonzero;
   return call;
 }
 

@@ -6,7 +6,9 @@
 #include "conv_depthwise.h"
 #include "conv_pool.h"
 #include "conv_sum.h"
+#include "halve_planes.h"
 #include "matmul.h"
+#include "planes.h"
 #include "pool.h"
 
 namespace sparsify {
@@ -83,10 +85,11 @@ OrtCustomOp describe(uint32_t version) {
 OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain** domain) {
   static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version),
                            both = describe<SparseConvDepthwise>(version), pool = describe<MaxPool>(version),
-                           conv_pool = describe<SparseConvPool>(version), sum = describe<SparseConvSum>(version);
+                           conv_pool = describe<SparseConvPool>(version), sum = describe<SparseConvSum>(version),
+                           pad = describe<PadPlanes>(version), unpad = describe<UnpadPlanes>(version), halve = describe<HalvePlanes>(version);
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
-  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &conv_pool, &sum})
+  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &conv_pool, &sum, &pad, &unpad, &halve})
     if (OrtStatus* status = CustomOpDomainAdd::call(api, created, op)) {
       ReleaseCustomOpDomain::call(api, created);
       return status;

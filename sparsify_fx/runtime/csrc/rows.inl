@@ -59,7 +59,11 @@ static inline void write(const RowsCall& call, int row, Vec* sum) {
       for (int q = 0; q < V; ++q) sum[q] = masked(sum[q], call.kept + q * LANES);
     }
 #pragma GCC unroll 8
-    for (int q = 0; q < V; ++q) store(target + q * LANES, sum[q]);
+    for (int q = 0; q < V - 1; ++q) store(target + q * LANES, sum[q]);
+    if (call.written == 0)
+      store(target + (V - 1) * LANES, sum[V - 1]);
+    else
+      store_first(target + (V - 1) * LANES, sum[V - 1], call.written);
     return;
   }
   const Piece* piece = call.outputs;
@@ -79,6 +83,13 @@ static inline Vec load_pixels(const RowsCall& call, const float* from, int q) {
   return load(from + q * LANES);
 }
 
+static inline const Place* entries_of(const RowsCall& call, std::true_type) { return call.places; }
+static inline const Nonzero* entries_of(const RowsCall& call, std::false_type) { return call.nonzeros; }
+static inline int64_t place_of(const RowsCall&, const Place& place) { return place.at; }
+static inline int64_t place_of(const RowsCall& call, const Nonzero& nonzero) {
+  return nonzero.plane * call.plane_step + call.offsets[nonzero.tap];
+}
+
 // Asks for the memory of V vectors that are soon read, or written (Write: 1).
 template <int V, int Write>
 static inline void ask_for(const float* from) {
@@ -87,16 +98,14 @@ static inline void ask_for(const float* from) {
   for (int q = 0; q < V; ++q) __builtin_prefetch(from + q * LANES, Write);
 }
 
-template <int V, bool Tail>
+template <int V, bool Tail, bool Placed>
 static void rows_of(const RowsCall& call) {
   constexpr int kTile = V * LANES;
   constexpr bool kTwoChains = V < 6;  // of sums: a few vectors alone do not hide the latency of a multiply-add
   constexpr int kAhead = 4;  // rows between asking for the memory of an output and writing it
   const bool writes = call.last && call.target != nullptr;
-  const Nonzero* entry = call.nonzeros;
-  const auto pixels_of = [&](const Nonzero& nonzero) {
-    return call.panel + nonzero.plane * call.plane_step + call.offsets[nonzero.tap];
-  };
+  const auto* entry = entries_of(call, std::integral_constant<bool, Placed>());
+  const auto pixels_of = [&](const auto& nonzero) { return call.panel + place_of(call, nonzero); };
   for (int i = 0; i < call.row_count; ++i) {
     const int row = call.rows[i].row;
     const int count = call.rows[i].count;
@@ -142,35 +151,36 @@ static void rows_of(const RowsCall& call) {
   }
 }
 
-template <bool Tail>
+template <bool Tail, bool Placed>
 static void rows_with(int vectors, const RowsCall& call) {
   switch (vectors) {
     case 1:
-      return rows_of<1, Tail>(call);
+      return rows_of<1, Tail, Placed>(call);
     case 2:
-      return rows_of<2, Tail>(call);
+      return rows_of<2, Tail, Placed>(call);
     case 3:
-      return rows_of<3, Tail>(call);
+      return rows_of<3, Tail, Placed>(call);
     case 4:
-      return rows_of<4, Tail>(call);
+      return rows_of<4, Tail, Placed>(call);
 #if MAX_VECTORS > 4
     case 5:
-      return rows_of<5, Tail>(call);
+      return rows_of<5, Tail, Placed>(call);
     case 6:
-      return rows_of<6, Tail>(call);
+      return rows_of<6, Tail, Placed>(call);
 #endif
 #if MAX_VECTORS > 6
     case 7:
-      return rows_of<7, Tail>(call);
+      return rows_of<7, Tail, Placed>(call);
     case 8:
-      return rows_of<8, Tail>(call);
+      return rows_of<8, Tail, Placed>(call);
 #endif
   }
 }
 
 static void rows(int vectors, const RowsCall& call) {
+  if (call.places != nullptr) return rows_with<false, true>(vectors, call);
 #if defined(SPARSIFY_AVX512)
-  if (call.tail != 0) return rows_with<true>(vectors, call);
+  if (call.tail != 0) return rows_with<true, false>(vectors, call);
 #endif
-  rows_with<false>(vectors, call);
+  rows_with<false, false>(vectors, call);
 }

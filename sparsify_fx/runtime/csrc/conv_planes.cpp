@@ -1,0 +1,177 @@
+#include "conv_planes.h"
+
+#include <algorithm>
+
+namespace sparsify {
+
+namespace {
+
+constexpr int64_t kPanelFloats = int64_t{1} << 18;  // half of a second level cache
+
+// As few chunks as the cache allows: the lines at their ends are packed twice.
+int64_t count_chunks(const Matrix& matrix, const Tiling& tiling, int64_t more, int64_t tile) {
+  const int64_t room = kPanelFloats / std::max<int64_t>(1, static_cast<int64_t>(matrix.planes.size())) - more;
+  const int64_t chunk = std::max<int64_t>(1, room / tile);
+  return (tiling.tiles + chunk - 1) / chunk;
+}
+
+}  // namespace
+
+void check_planes(const ConvAttributes& a) {
+  const int64_t side = a.kernel_height, stride = a.strides[0];
+  const bool fits = a.rank == 4 && a.group == 1 && a.kernel_width == side && (side == 1 || side == 3) &&
+                    a.strides[1] == stride && stride <= 2 && a.dilations == std::vector<int64_t>{1, 1} &&
+                    a.pads == std::vector<int64_t>(4, side / 2);
+  if (!fits)
+    throw InvalidArgument(
+        "padded planes need kernels of 1x1 without pads or of 3x3 with pads of 1, equal strides of 1 or 2, one group and "
+        "no dilations");
+}
+
+Planes SparseConv::output_planes(const Planes& in, const char* name) const {
+  const ConvAttributes& a = attributes_;
+  if (in.channels != a.in_channels)
+    throw InvalidArgument(std::string("input ") + name + " has " + std::to_string(in.channels) +
+                          " channels; the weight needs " + std::to_string(a.in_channels));
+  if (a.kernel_height > 1 && !in.edges)
+    throw InvalidArgument(std::string("input ") + name + " has bands without the edges that a kernel of 3x3 reads");
+  const auto length = [&](int64_t side) { return (side + a.strides[0] - 1) / a.strides[0]; };
+  return {in.images, a.out_channels, length(in.height), length(in.width), edges_};
+}
+
+std::shared_ptr<const SparseConv::Places> SparseConv::places_for(int64_t step, const std::vector<int32_t>& offsets) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (places_ != nullptr && places_->step == step && places_->offsets == offsets) return places_;
+  const Matrix& matrix = matrices_[0];
+  auto made = std::make_shared<Places>(Places{step, offsets, {}});
+  if ((matrix.widest_block() + 1) * step < INT32_MAX) {
+    made->nonzeros.reserve(matrix.nonzeros.size());
+    for (const Nonzero& each : matrix.nonzeros)
+      made->nonzeros.push_back({static_cast<int32_t>(each.plane * step + offsets[each.tap]), each.value});
+  }
+  return places_ = std::move(made);
+}
+
+SparseConv::PlanesCall::PlanesCall(const SparseConv& conv, const Planes& in_, const Planes& out_, const float* x_,
+                                   const float* bias_, const float* residual_, float* y_)
+    : in(in_), out(out_), x(x_), bias(bias_), residual(residual_), y(y_), direct(conv.attributes_.strides[0] == 1),
+      kept(out_.kept(0)), kept_last(out_.kept(out_.bands - 1)),
+      tiling(out_.positions(), kernels().lanes, conv.max_vectors_, false) {
+  const Taps& taps = conv.taps_;
+  const int64_t pad = direct ? conv.attributes_.pads[0] : 0;
+  for (size_t tap = 0; tap < taps.phase.size(); ++tap)
+    offsets.push_back(static_cast<int32_t>((taps.down[tap] - pad) * out.pitch + taps.right[tap] - pad));
+  if (direct) places = conv.places_for(in.step, offsets);
+  reach = taps.most_down * out.pitch + taps.most_right;
+  const int64_t tile = static_cast<int64_t>(conv.max_vectors_) * kernels().lanes;
+  chunks = direct ? tiling.tiles : count_chunks(conv.matrices_[0], tiling, reach + out.pitch, tile);
+  parts = row_parts(conv.matrices_[0], out.images * out.bands);
+}
+
+void SparseConv::PlanesWorker::set_chunk(int64_t chunk) {
+  first_tile_ = call_.first_tile(chunk), end_tile_ = call_.first_tile(chunk + 1);
+  if (call_.direct) return;
+  const Planes &in = call_.in, &out = call_.out;
+  const std::vector<Shift>& shifts = conv_.taps_.phases;
+  const int64_t pad = conv_.attributes_.pads[0], end = call_.tiling.first(end_tile_) + call_.reach;
+  first_line_ = call_.tiling.first(first_tile_) / out.pitch;
+  const int64_t lines = (end + out.pitch - 1) / out.pitch - first_line_;
+  row_step_ = odd_lines(lines * out.pitch);
+  lines_.clear();
+  for (const Shift& shift : shifts)
+    for (int64_t i = 0; i < lines; ++i) {
+      const int64_t y = 2 * (band_ * out.lines + first_line_ + i) + shift.y - pad;
+      // Behind the last line that there is, nothing that an output pixel needs; any line will do.
+      const int64_t last = in.edges ? in.height : in.height - 1;
+      lines_.push_back(in.line_at(image_, std::min(y, last)) + shift.x - pad);
+    }
+}
+
+const float* SparseConv::PlanesWorker::panel_of(const Block& block, bool pack) {
+  const Planes& in = call_.in;
+  if (call_.direct) return call_.x + in.at(image_, band_, block.first_plane);
+  const Matrix& matrix = conv_.matrices_[0];
+  const size_t phases = conv_.taps_.phases.size();
+  // All blocks stay in the panel when other parts of the rows will need them again.
+  const bool keep = call_.parts > 1 && call_.chunks == 1;
+  const int64_t rows = keep ? static_cast<int64_t>(matrix.planes.size()) : matrix.widest_block();
+  float* panel = scratch_->panel.need((rows + 1) * row_step_ + 16) + (keep ? block.first_plane * row_step_ : 0);
+  if (pack || !keep)
+    kernels().pack_even({panel, row_step_, call_.x, in.step, conv_.columns_[0].data() + block.first_plane, block.planes,
+                         lines_.data(), static_cast<int64_t>(lines_.size() / phases), call_.out.pitch});
+  return panel - first_line_ * call_.out.pitch;
+}
+
+void SparseConv::PlanesWorker::multiply(const Block& block, const float* panel, int64_t tile, int first_rows, int end_rows) {
+  const Kernels& kernel = kernels();
+  const Planes& out = call_.out;
+  const Matrix& matrix = conv_.matrices_[0];
+  const int64_t position = call_.tiling.first(tile), plane = out.at(image_, band_);
+  const Piece output{position, 0, 0};
+  RowsCall call{};
+  call.panel = panel + position;
+  call.plane_step = call_.direct ? call_.in.step : row_step_;
+  call.offsets = call_.offsets.data();
+  call.places = call_.places == nullptr || call_.places->nonzeros.empty() ? nullptr : call_.places->nonzeros.data();
+  call.first = &block == &matrix.blocks.front();
+  call.last = &block == &matrix.blocks.back();
+  call.bias = call_.bias;
+  if (matrix.blocks.size() > 1) {
+    const int64_t first = call_.tiling.first(first_tile_), chunk = call_.tiling.first(end_tile_) - first;
+    call.sums = scratch_->sums.need(matrix.rows * chunk) + matrix.rows * (position - first);
+  }
+  call.target = call_.y + plane;
+  call.target_step = out.step;
+  call.residual = call_.residual == nullptr ? nullptr : call_.residual + plane;
+  call.outputs = &output;
+  call.outputs_per_vector = 1;
+  call.whole = true;
+  call.kept = (band_ + 1 == out.bands ? call_.kept_last : call_.kept)->data() + position;
+  call.written = call_.tiling.count(tile) % kernel.lanes;
+  call.activation = conv_.attributes_.activation;
+  for (int i = first_rows; i < end_rows; ++i) kernel.rows(call_.tiling.width(tile), stretch_of(matrix, block, i, call));
+}
+
+void SparseConv::PlanesWorker::run(int64_t task) {
+  const Matrix& matrix = conv_.matrices_[0];
+  const Planes& out = call_.out;
+  const int part = static_cast<int>(task % call_.parts);
+  const int64_t band = task / call_.parts % out.bands, image = task / call_.parts / out.bands;
+  const bool fresh = band != band_ || image != image_;
+  image_ = image, band_ = band;
+  const int from = first_group(matrix, part, call_.parts), to = first_group(matrix, part + 1, call_.parts);
+  for (int64_t chunk = 0; chunk < call_.chunks; ++chunk) {
+    set_chunk(chunk);
+    for (const Block& block : matrix.blocks) {
+      const float* panel = panel_of(block, fresh);
+      for (int64_t tile = first_tile_; tile < end_tile_; ++tile) multiply(block, panel, tile, from, to);
+    }
+  }
+  out.write_edges(call_.y, image, band, from * kGroup, std::min(to * kGroup, matrix.rows));
+}
+
+void SparseConv::compute_planes(OrtKernelContext* context) const {
+  size_t inputs = 0;
+  check(api_, GetInputCount::call(api_, context, &inputs));
+  const Tensor x = input(api_, context, 0);
+  const Tensor bias = inputs > 3 ? input(api_, context, 3) : Tensor{};
+  const Tensor residual = inputs > 4 ? input(api_, context, 4) : Tensor{};
+  const Planes in = Planes::of(x, "X"), out = output_planes(in, "X");
+  check_bias(bias);
+  if (residual && !(Planes::of(residual, "Z") == out))
+    throw InvalidArgument("input Z must have the shape and the edges of the output");
+  const Tensor y = output(api_, context, {out.size()});
+  float* target = static_cast<float*>(y.data);
+  out.write_header(target);
+  if (out.empty()) return;
+  const PlanesCall call(*this, in, out, x.floats(), bias ? bias.floats() : nullptr, residual ? residual.floats() : nullptr, target);
+  run_workers(api_, context, call.tasks(), [&](Share& share) {
+    int64_t task;
+    if (!share.next(&task)) return;
+    PlanesWorker worker(*this, call);
+    do worker.run(task);
+    while (share.next(&task));
+  });
+}
+
+}  // namespace sparsify

@@ -1,0 +1,52 @@
+#include "halve_planes.h"
+
+#include <algorithm>
+
+namespace sparsify {
+
+namespace {
+
+constexpr int64_t kMostChannels = int64_t{1} << 24;
+
+int64_t channels(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  const int64_t count = attribute_int(api, info, name, 0);
+  if (count < 0 || count > kMostChannels) throw InvalidArgument(std::string(name) + " must be a number of channels");
+  return count;
+}
+
+}  // namespace
+
+HalvePlanes::HalvePlanes(const OrtApi* api, const OrtKernelInfo* info)
+    : api_(api), before_(channels(api, info, "before")), behind_(channels(api, info, "behind")),
+      edges_(attribute_int(api, info, "edges", 0) != 0) {}
+
+void HalvePlanes::compute(OrtKernelContext* context) const {
+  const Tensor x = input(api_, context, 0);
+  const Planes in = Planes::of(x, "X");
+  const Planes out(in.images, before_ + in.channels + behind_, (in.height + 1) / 2, (in.width + 1) / 2, edges_);
+  const Tensor y = output(api_, context, {out.size()});
+  float* target = static_cast<float*>(y.data);
+  out.write_header(target);
+  if (out.empty()) return;
+  share_planes(api_, context, out, [&](int64_t image, int64_t band, int64_t first, int64_t end) {
+    for (int64_t channel = first; channel < end; ++channel) {
+      float* to = target + out.at(image, band, channel);
+      const int64_t source = channel - before_;
+      const bool exists = source >= 0 && source < in.channels;
+      if (!exists) {
+        std::fill_n(to, out.positions(), 0.0f);
+        continue;
+      }
+      const int64_t held = out.lines_of(band);
+      for (int64_t line = 0; line < held; ++line, to += out.pitch) {
+        const float* from = x.floats() + in.line_at(image, 2 * (band * out.lines + line)) + source * in.step;
+        for (int64_t i = 0; i < out.width; ++i) to[i] = from[2 * i];
+        to[out.width] = 0.0f;
+      }
+      std::fill_n(to, (out.lines - held) * out.pitch, 0.0f);
+    }
+    out.write_edges(target, image, band, first, end);
+  });
+}
+
+}  // namespace sparsify

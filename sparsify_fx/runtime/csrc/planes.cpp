@@ -1,0 +1,136 @@
+#include "planes.h"
+
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "scratch.h"
+
+namespace sparsify {
+
+namespace {
+
+constexpr int32_t kMark = 0x53504c31;        // in the header of every such tensor
+constexpr int64_t kMost = int64_t{1} << 40;  // floats
+constexpr size_t kMasks = 64;                // so many masks are kept
+constexpr int64_t kBand = 832, kAlone = 128;  // positions: of a band at most, of an image that is one band
+
+int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+// As memcpy, which is a call, of a few floats.
+inline void copy_line(float* to, const float* from, int64_t count) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) std::memcpy(to + i, from + i, 16);
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+}  // namespace
+
+Planes::Planes(int64_t images_, int64_t channels_, int64_t height_, int64_t width_, bool edges_)
+    : images(images_), channels(channels_), height(height_), width(width_), edges(edges_), pitch(width_ + 1) {
+  const int64_t all = height * pitch, wanted = all <= kAlone ? 1 : std::max<int64_t>(2, (all + kBand - 1) / kBand);
+  lines = std::max<int64_t>(1, (height + wanted - 1) / wanted);
+  bands = std::max<int64_t>(1, (height + lines - 1) / lines);
+  lead = edges ? whole_lines(pitch + 1) : 0;
+  step = odd_lines(lead + whole_lines(positions()) + (edges ? pitch + 1 : 0));
+}
+
+bool Planes::same_shape(const Planes& other) const {
+  return images == other.images && channels == other.channels && height == other.height && width == other.width;
+}
+
+Planes Planes::of(const Tensor& tensor, const char* name) {
+  const auto wrong = [&](const char* what) { return InvalidArgument(std::string("input ") + name + what); };
+  int32_t sizes[6] = {};
+  if (tensor.type == kFloat && tensor.shape.size() == 1 && tensor.size() >= kHeader) std::memcpy(sizes, tensor.data, sizeof sizes);
+  if (sizes[0] != kMark) throw wrong(" must hold padded planes, as PadPlanes makes them");
+  // Compared as real numbers first: the product may not fit.
+  double floats = 1;
+  for (int i = 1; i < 5; ++i) floats *= std::max(sizes[i], 1);
+  const bool fits = *std::min_element(sizes + 1, sizes + 6) >= 0 && floats < static_cast<double>(kMost);
+  const Planes planes = fits ? Planes(sizes[1], sizes[2], sizes[3], sizes[4], sizes[5] != 0) : Planes();
+  if (!fits || planes.size() != tensor.size()) throw wrong(" has a damaged header");
+  return planes;
+}
+
+void Planes::write_header(float* tensor) const {
+  const int32_t sizes[kHeader] = {kMark, static_cast<int32_t>(images), static_cast<int32_t>(channels),
+                                  static_cast<int32_t>(height), static_cast<int32_t>(width), edges};
+  std::memcpy(tensor, sizes, sizeof sizes);
+}
+
+void Planes::write_edges(float* tensor, int64_t image, int64_t band, int64_t first, int64_t end) const {
+  if (!edges) return;
+  const bool top = band == 0, bottom = band + 1 == bands;
+  for (int64_t channel = first; channel < end; ++channel) {
+    float* plane = tensor + at(image, band, channel);
+    float* above = top ? plane : tensor + at(image, band - 1, channel);  // whose last line is this band's first, or zeros
+    float* below = bottom ? plane : tensor + at(image, band + 1, channel);
+    if (top)
+      std::fill_n(plane - pitch - 1, pitch + 1, 0.0f);
+    else
+      copy_line(above + positions(), plane, pitch);
+    if (bottom) {
+      std::fill_n(plane + positions(), pitch, 0.0f);
+    } else {
+      below[-pitch - 1] = 0.0f;
+      copy_line(below - pitch, plane + positions() - pitch, pitch);
+    }
+  }
+}
+
+std::shared_ptr<const std::vector<int32_t>> Planes::kept(int64_t band) const {
+  static std::mutex mutex;
+  static std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<const std::vector<int32_t>>> known;
+  const int64_t held = lines_of(band);
+  std::lock_guard<std::mutex> lock(mutex);
+  auto& found = known[{lines, held, width}];
+  if (found != nullptr) return found;
+  auto lanes = std::make_shared<std::vector<int32_t>>(static_cast<size_t>(whole_lines(positions())), 0);
+  for (int64_t y = 0; y < held; ++y) std::fill_n(lanes->begin() + y * pitch, width, -1);
+  const std::shared_ptr<const std::vector<int32_t>> made = found = std::move(lanes);
+  if (known.size() > kMasks) known.clear();
+  return made;
+}
+
+void PadPlanes::compute(OrtKernelContext* context) const {
+  const Tensor x = input(api_, context, 0);
+  if (x.type != kFloat || x.shape.size() != 4) throw InvalidArgument("input X must be float32 and have 4 dimensions");
+  if (*std::max_element(x.shape.begin(), x.shape.end()) > INT32_MAX) throw InvalidArgument("input X is too large");
+  const Planes planes(x.shape[0], x.shape[1], x.shape[2], x.shape[3], edges_);
+  const Tensor y = output(api_, context, {planes.size()});
+  float* target = static_cast<float*>(y.data);
+  planes.write_header(target);
+  const int64_t width = planes.width, size = planes.height * width;
+  share_planes(api_, context, planes, [&](int64_t image, int64_t band, int64_t first, int64_t end) {
+    const int64_t held = planes.lines_of(band);
+    for (int64_t channel = first; channel < end; ++channel) {
+      float* to = target + planes.at(image, band, channel);
+      const float* from = x.floats() + (image * planes.channels + channel) * size + band * planes.lines * width;
+      for (int64_t line = 0; line < held; ++line, from += width, to += planes.pitch) {
+        copy_line(to, from, width);
+        to[width] = 0.0f;
+      }
+      std::fill_n(to, (planes.lines - held) * planes.pitch, 0.0f);
+    }
+    planes.write_edges(target, image, band, first, end);
+  });
+}
+
+void UnpadPlanes::compute(OrtKernelContext* context) const {
+  const Tensor x = input(api_, context, 0);
+  const Planes planes = Planes::of(x, "X");
+  const int64_t width = planes.width, size = planes.height * width;
+  const Tensor y = output(api_, context, {planes.images, planes.channels, planes.height, width});
+  if (planes.empty()) return;
+  share_planes(api_, context, planes, [&](int64_t image, int64_t band, int64_t first, int64_t end) {
+    for (int64_t channel = first; channel < end; ++channel) {
+      const float* from = x.floats() + planes.at(image, band, channel);
+      float* to = static_cast<float*>(y.data) + (image * planes.channels + channel) * size + band * planes.lines * width;
+      for (int64_t line = 0; line < planes.lines_of(band); ++line, from += planes.pitch, to += width) copy_line(to, from, width);
+    }
+  });
+}
+
+}  // namespace sparsify
