@@ -115,8 +115,9 @@ def _padded(nodes: Iterable[NodeProto], chosen: Mapping[str, NodeProto], kept: s
         for name in _read(node):
             if name not in there:
                 there.add(name)
-                edges = {"edges": 1} if sizes.get(name, name) in edged else {}
-                yield helper.make_node(PAD, [name], [name + _SUFFIX], domain=DOMAIN, **edges)
+                pad = helper.make_node(PAD, [name], [name + _SUFFIX], domain=DOMAIN)
+                add_attributes(pad, {"edges": 1} if sizes.get(name, name) in edged else {})
+                yield pad
         output = node.output[0]
         yield _on_planes(node, sizes[output] in edged)
         if others[output] or output in kept:
