@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from sparsify_fx.owners import programs
 
-torch.set_num_threads(1)  # the nets are small: a second thread costs more than it brings
-
 
 def small_net(seed: int = 0) -> nn.Sequential:
     """Convolution, batch norm, grouped convolution and a linear layer; 8x8 inputs of 3 channels, 4 classes."""
