@@ -21,6 +21,7 @@ if __name__ == "__main__":
 from tests.runtime.random_layers import (
     Case,
     Floats,
+    random_attention,
     random_conv,
     random_depthwise,
     random_joined,
@@ -32,13 +33,13 @@ from tests.runtime.random_layers import (
 )
 
 __all__ = ["Case", "random_conv", "random_depthwise", "random_joined", "random_matmul", "random_pool", "random_pooled"]
-__all__ += ["random_sum", "sparse"]
+__all__ += ["random_attention", "random_sum", "sparse"]
 
 
 def sparse_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """The case as one operator of ours."""
-    if case.kind == "MaxPool":
-        return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], domain="sparsify_fx", **case.attributes)], []
+    if case.kind in ("MaxPool", "Attention"):
+        return [helper.make_node(case.kind, [f"x{tag}"], [f"y{tag}"], domain="sparsify_fx", **case.attributes)], []
     if case.second is not None and case.second.kind == "Conv":
         return (_sum_node if case.kind == "ConvSum" else _joined_node)(case, case.second, tag)
     constants = {"w": case.weight}
@@ -107,6 +108,8 @@ def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.T
     """The same case in standard operators."""
     if case.kind == "MaxPool":
         return [helper.make_node("MaxPool", [f"x{tag}"], [f"y{tag}"], **case.attributes)], []
+    if case.kind == "Attention":
+        return _dense_attention(case, tag)
     if case.second is not None and case.kind == "ConvSum":
         first, second = (
             dense_nodes(replace(case, kind="Conv", second=None), f"{tag}a"),
@@ -148,6 +151,32 @@ def dense_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.T
     else:
         nodes.append(helper.make_node("Identity", [name], [f"y{tag}"]))
     return nodes, [numpy_helper.from_array(np.asarray(array), key + tag) for key, array in constants.items()]
+
+
+def _dense_attention(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """By the definition, in float64, so that all of the difference is ours."""
+    heads, size, flip, scales = (case.attributes[name] for name in ("heads", "head_size", "tokens_first", "scales"))
+    first, second, width = case.x.shape
+    constants = {"heads": np.array([first, second, heads, size]), "out": np.array([first, second, width // 3])}
+    constants["scale"] = np.array(np.float32(scales).prod(dtype=np.float64))
+    order = [1, 2, 0, 3] if flip else [0, 2, 1, 3]
+    steps = [("Cast", ["x"], ["wide"], {"to": TensorProto.DOUBLE})]
+    steps += [("Split", ["wide"], list("qkv"), {"axis": 2, "num_outputs": 3})]
+    steps += [("Reshape", [name, "heads"], [f"{name}_heads_"], {}) for name in "qkv"]
+    perms = {"q": order, "k": [order[0], order[1], 3, order[2]], "v": order}
+    steps += [("Transpose", [f"{name}_heads_"], [f"{name}_moved_"], {"perm": perm}) for name, perm in perms.items()]
+    steps += [("MatMul", ["q_moved_", "k_moved_"], ["s_"], {}), ("Mul", ["s_", "scale"], ["scaled_"], {})]
+    steps += [("Softmax", ["scaled_"], ["p"], {"axis": -1}), ("MatMul", ["p", "v_moved_"], ["m"], {})]
+    steps += [
+        ("Transpose", ["m"], ["back_"], {"perm": np.argsort(order).tolist()}),
+        ("Reshape", ["back_", "out"], ["r"], {}),
+    ]
+    steps += [("Cast", ["r"], ["y"], {"to": TensorProto.FLOAT})]
+    nodes = [
+        helper.make_node(kind, [each + tag for each in inputs], [each + tag for each in outputs], **given)
+        for kind, inputs, outputs, given in steps
+    ]
+    return nodes, [numpy_helper.from_array(array, name + tag) for name, array in constants.items()]
 
 
 def model_of(parts: list[tuple[list[onnx.NodeProto], list[onnx.TensorProto]]], cases: list[Case]) -> bytes:
@@ -216,7 +245,7 @@ def check_many(library: str, count: int, seed: int) -> float:
     """`count` random cases of all kinds, on one and two threads in turn."""
     random = np.random.default_rng(seed)
     kinds = (random_conv, random_depthwise, random_joined, random_pooled, random_matmul, random_pool, random_conv)
-    kinds += (random_sum,)
+    kinds += (random_sum, random_attention)
     worst = 0.0
     for start in range(0, count, 50):
         cases = [kinds[i % len(kinds)](random) for i in range(start, min(start + 50, count))]

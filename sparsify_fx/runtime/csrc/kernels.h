@@ -118,10 +118,36 @@ struct PoolCall {
   int64_t out_lines;
 };
 
+constexpr int kDenseRows = 6;
+
+// Dense rows times a dense panel, one tile of columns: target[i] = factors[i] * (start[i] + a[i] * panel).
+struct DenseCall {
+  const float* a;  // [rows][depth]
+  int64_t a_step;  // floats from one row to the next, here and below
+  int rows, depth;
+  const float* panel;  // [depth][whole vectors]
+  int64_t panel_step;
+  const float* start;  // null: zeros
+  int64_t start_step;
+  float* target;
+  int64_t target_step;
+  int columns;           // that are written, in the last vector perhaps not all of it
+  const float* factors;  // null: ones
+};
+
+// Rows of scores become e^(score - the row's largest), and `factors` one over the sum of each.
+struct SoftmaxCall {
+  float* scores;
+  int64_t step;
+  int rows, columns;  // whole vectors are written
+  float* factors;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
   int max_vectors;
+  int dense_vectors;  // the most of a tile of `dense`
   bool masks;  // takes pieces of several runs of lanes, and a tail
   void (*rows)(int vectors, const RowsCall&);
   // Of one pixel: sums[row] = bias + row times panel[plane], or more of the sum when the block is not the first.
@@ -138,6 +164,8 @@ struct Kernels {
   void (*depthwise)(const DepthwisePlan& plan, const DepthwiseCall& call);
   void (*pool)(const DepthwisePlan& plan, const PoolCall& call);
   void (*pack_lines)(const LinesCall&);
+  void (*dense)(int vectors, const DenseCall&);
+  void (*softmax)(const SoftmaxCall&);
 };
 
 extern const Kernels kPortableKernels;

@@ -42,10 +42,48 @@ static inline void store_first(float* to, Vec v, int count) {
 #endif
 }
 
+// Both give `y` where one of them is NaN.
+static inline Vec larger(Vec x, Vec y) {
+#if defined(SPARSIFY_AVX512)
+  return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)x, (__m512)y);
+#elif defined(SPARSIFY_AVX2)
+  return (Vec)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+  return x > y ? x : y;
+#endif
+}
+
+static inline Vec smaller(Vec x, Vec y) {
+#if defined(SPARSIFY_AVX512)
+  return (Vec)_mm512_maskz_min_ps(0xffff, (__m512)x, (__m512)y);
+#elif defined(SPARSIFY_AVX2)
+  return (Vec)_mm256_min_ps((__m256)x, (__m256)y);
+#else
+  return x < y ? x : y;
+#endif
+}
+
+// In every lane `of` of all lanes, taken in pairs.
+template <int Half = LANES / 2, typename Of>
+static inline Vec folded(Vec v, Of of) {
+  if constexpr (Half == 0) {
+    return v;
+  } else {
+    IntVec place{};
+    for (int lane = 0; lane < LANES; ++lane) place[lane] = lane ^ Half;
+#if defined(__clang__)
+    Vec other{};
+    for (int lane = 0; lane < LANES; ++lane) other[lane] = v[place[lane]];
+#else
+    const Vec other = __builtin_shuffle(v, place);
+#endif
+    return folded<Half / 2>(of(v, other), of);
+  }
+}
+
 // e^x for |x| <= 87 (clamped), relative error below 2e-7: 2^n times a polynomial on [-ln2/2, ln2/2].
 static inline Vec exponential(Vec x) {
-  x = x > all(87.0f) ? all(87.0f) : x;
-  x = x < all(-87.0f) ? all(-87.0f) : x;
+  x = smaller(all(87.0f), larger(all(-87.0f), x));
   const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const Vec shifted = x * 1.44269504088896341f + shift;
   const Vec n = shifted - shift;
@@ -80,27 +118,6 @@ static __attribute__((noinline)) Vec gelu(Vec x) {
   p = p * t + 0.254829592f;
   const Vec tail = p * t * exponential(-(a * a));  // erfc(|u|)
   return u < all(0.0f) ? 0.5f * x * tail : 0.5f * x * (2.0f - tail);
-}
-
-// Both give `y` where one of them is NaN.
-static inline Vec larger(Vec x, Vec y) {
-#if defined(SPARSIFY_AVX512)
-  return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)x, (__m512)y);
-#elif defined(SPARSIFY_AVX2)
-  return (Vec)_mm256_max_ps((__m256)x, (__m256)y);
-#else
-  return x > y ? x : y;
-#endif
-}
-
-static inline Vec smaller(Vec x, Vec y) {
-#if defined(SPARSIFY_AVX512)
-  return (Vec)_mm512_maskz_min_ps(0xffff, (__m512)x, (__m512)y);
-#elif defined(SPARSIFY_AVX2)
-  return (Vec)_mm256_min_ps((__m256)x, (__m256)y);
-#else
-  return x < y ? x : y;
-#endif
 }
 
 static inline __attribute__((always_inline)) Vec activate(Vec x, Activation activation) {
