@@ -155,8 +155,9 @@ struct Kernels {
   void (*pack)(const PackCall&);
   // panel[k][t] = source[t * step + k] for t < pixels, zeros for the pixels up to `tile`.
   void (*pack_transposed)(float* panel, int tile, const float* source, int64_t step, int pixels, int columns);
-  // target[t * step + row] = sums[row][t], for rows < row_count
-  void (*unpack_transposed)(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count);
+  // target[t * step + row] = sums[row][t], plus the residual in the same place, for rows < row_count
+  void (*unpack_transposed)(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count,
+                            const float* residual);
   // Sums of a few pixels become outputs: target[i] = activation(sums[i] + residual[i]).
   void (*finish)(float* target, const float* sums, const float* residual, int64_t count, Activation activation);
   // Lines [first, first + count) of an image, as `plan` wants them; zeros for those that do not exist.
