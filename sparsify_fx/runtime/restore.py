@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.passes.onnx_graph.view import attribute
+from sparsify_fx.runtime.attention import is_attention, standard_attention
 from sparsify_fx.runtime.candidates import DOMAIN, KINDS
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.halve import HALVE, standard_halves
@@ -44,7 +45,7 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
             nodes += standard_halves(node, weights)
             continue
         if not _is_ours(node):
-            nodes.append(standard_pool(node))
+            nodes += standard_attention(node, weights) if is_attention(node) else [standard_pool(node)]
             continue
         name = _weight_name(node)
         if name not in constants and name not in weights:

@@ -19,6 +19,7 @@ from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Tail, tail_of
 from sparsify_fx.runtime.join import fits_planes, join_depthwise
+from sparsify_fx.runtime.join_attention import join_attention
 from sparsify_fx.runtime.join_pool import join_pools
 from sparsify_fx.runtime.join_sum import join_sums
 from sparsify_fx.runtime.layouts import Graph, fastest_layers
@@ -42,8 +43,9 @@ def to_sparse(
     """A copy of `model` with sparse operators where they are faster, and the names of the weights they hold.
 
     Additions of equal shape and activations (ReLU, ReLU6, SiLU, GELU) behind a layer become part of it. All other
-    nodes stay as they are; activations stay in NCHW, so nothing is converted between sparse and dense layers. A weight
-    that several nodes read becomes sparse for all of them or for none.
+    nodes stay as they are, but for attention over packed heads, which becomes one operator; activations stay in NCHW,
+    so nothing is converted between sparse and dense layers. A weight that several nodes read becomes sparse for all of
+    them or for none.
 
     Args:
         model: a model with dense weights as initializers.
@@ -88,6 +90,8 @@ def to_sparse(
     join_pools(rewritten)
     join_sums(rewritten)
     pad_planes(rewritten)
+    if layers:  # alone it makes no sparse file either
+        join_attention(rewritten, shapes, _Constants(rewritten.graph, read))
     return rewritten, list(weights)
 
 

@@ -17,7 +17,7 @@ ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "Gelu")
 class Case:
     """One layer: dense weights, and everything else that the sparse and the dense operator share."""
 
-    kind: str  # "Conv", "MatMul", "MaxPool", "ConvSum" or "Halves"
+    kind: str  # "Conv", "MatMul", "MaxPool", "ConvSum", "Attention" or "Halves"
     x: Floats
     weight: Floats
     bias: Floats | None
@@ -130,6 +130,19 @@ def random_matmul(random: np.random.Generator) -> Case:
     weight = sparse(random, (outer, inner) if flip else (inner, outer))
     x = random.standard_normal((*leading, inner), np.float32)
     return finish("MatMul", random, x, weight, (*leading, outer), {"transB": flip})
+
+
+def random_attention(random: np.random.Generator) -> Case:
+    """Any numbers of images, tokens, heads and floats, tokens or images first; some scores so large that one is all."""
+    images, heads = random.integers(1, 4, 2).tolist()
+    size = int(random.choice([random.integers(1, 20), random.integers(30, 140), 32, 64]))
+    tokens = int(random.choice([random.integers(1, 20), random.integers(60, 300)]))
+    flip = int(random.integers(0, 2))
+    shape = (tokens, images, 3 * heads * size) if flip else (images, tokens, 3 * heads * size)
+    x = random.standard_normal(shape, np.float32)
+    scales = (random.choice([0.1, 1.0, 3.0]) * random.uniform(0.2, 1.0, 3)).tolist()
+    attributes = {"heads": heads, "head_size": size, "tokens_first": flip, "scales": [*scales[:2], scales[2] / size]}
+    return Case("Attention", x, np.zeros(0, np.float32), None, None, attributes, "", False)
 
 
 def sparse(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from tests.runtime.random_layers import Case, finish, sparse
 
@@ -82,6 +82,16 @@ def on_planes(nodes: list[onnx.NodeProto], case: Case, tag: str) -> list[onnx.No
     last = nodes[-1].output[0]
     nodes[-1].output[0] = f"{last}p"
     return [*padded, *nodes, helper.make_node("UnpadPlanes", [f"{last}p"], [last], domain="sparsify_fx")]
+
+
+def halves_nodes(case: Case, tag: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Halves in standard operators."""
+    pads = [0, case.attributes["before"], 0, 0, 0, case.attributes["behind"], 0, 0]
+    limits = {"starts": [0, 0], "ends": [2**31 - 1] * 2, "axes": [2, 3], "steps": [2, 2], "pads": pads}
+    constants = [numpy_helper.from_array(np.array(values), name + tag) for name, values in limits.items()]
+    names = [tensor.name for tensor in constants]
+    nodes = [helper.make_node("Slice", [f"x{tag}", *names[:4]], [f"sliced{tag}"])]
+    return [*nodes, helper.make_node("Pad", [f"sliced{tag}", names[4]], [f"y{tag}"])], constants
 
 
 def _pad(name: str, edges: bool) -> onnx.NodeProto:

@@ -297,3 +297,28 @@ def test_joined_pool_inputs(feed: dict[str, np.ndarray], message: str) -> None:
 def test_pool_inputs(shape: tuple[int, ...]) -> None:
     with pytest.raises(Exception, match=r"dimensions; the weight has 4|smaller than the kernel"):
         session_of("MaxPool", ["x"], {"kernel_shape": [3, 3]}).run(None, {"x": zeros(*shape)})
+
+
+HEADS = {"heads": 2, "head_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "heads and head_size must be from 1 to"),
+        ({"heads": 2}, "heads and head_size must be from 1 to"),
+        ({"heads": -2, "head_size": -4}, "heads and head_size must be from 1 to"),
+        ({"heads": 2**62, "head_size": 2**62}, "heads and head_size must be from 1 to"),
+        (HEADS | {"scales": [1.0]}, "scales needs 3 values"),
+        (HEADS | {"scales": [1.0, 1.0, 1.0, 1.0]}, "scales needs 3 values"),
+    ],
+)
+def test_attention_attributes(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        session_of("Attention", ["x"], attributes)
+
+
+@pytest.mark.parametrize("shape", [(2, 24), (1, 2, 3, 24), (1, 2, 23), (1, 2, 8), (1, 2, 0)])
+def test_attention_inputs(shape: tuple[int, ...]) -> None:
+    with pytest.raises(Exception, match="with 3 dimensions, the last one of 24"):
+        session_of("Attention", ["x"], HEADS).run(None, {"x": zeros(*shape)})

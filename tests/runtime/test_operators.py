@@ -99,9 +99,16 @@ def large_sum(seed: int = 0) -> Case:
     return Case("ConvSum", x, first.astype(np.float32), bias, z, {"strides": [1, 1]}, "Relu", True, projection)
 
 
+def large_attention(seed: int = 0) -> Case:
+    """As `large_conv`, for attention in several blocks of rows, and of the values that they read."""
+    x = np.random.default_rng(seed).standard_normal((2, 405, 3 * 3 * 72), np.float32)
+    attributes = {"heads": 3, "head_size": 72, "tokens_first": 0, "scales": [0.4, 0.4, 1.0]}
+    return Case("Attention", x, np.zeros(0, np.float32), None, None, attributes, "", False)
+
+
 LARGE = {"conv": large_conv(), "one": large_conv(batch=1), "matmul": large_matmul()}
 LARGE |= {"depthwise": large_depthwise(), "joined": large_joined(), "sum": large_sum()}
-LARGE["pooled"] = large_pooled()
+LARGE |= {"pooled": large_pooled(), "attention": large_attention()}
 
 
 @pytest.mark.parametrize("case", LARGE.values(), ids=LARGE.keys())
@@ -186,6 +193,40 @@ def test_sizes_may_change_between_runs_of_a_convolution_and_its_pooling() -> Non
         np.testing.assert_allclose(session.run(None, {"x": now.x})[0], expected, atol=1e-4, rtol=1e-5)
 
 
+def attention_session(**attributes: object) -> cases.onnxruntime.InferenceSession:
+    """Attention whose input may have any shape of three dimensions."""
+    node = helper.make_node("Attention", ["x"], ["y"], domain="sparsify_fx", **attributes)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None] * 3)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([node], "dynamic", [x], [y])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("sparsify_fx", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return cases.open_session(model.SerializeToString(), runtime.library())
+
+
+def test_sizes_may_change_between_runs_of_attention() -> None:
+    case, random = large_attention(), np.random.default_rng(0)
+    session = attention_session(**case.attributes)
+    for images, tokens in ((1, 7), (5, 90), (0, 7), (2, 0), (1, 1), (1, 700), (3, 12)):
+        now = replace(case, x=random.standard_normal((images, tokens, 648), np.float32))
+        got = session.run(None, {"x": now.x})[0]
+        assert got.shape == (images, tokens, 216)
+        if now.x.size:
+            dense = cases.open_session(cases.model_of([cases.dense_nodes(now, "0")], [now]), None)
+            np.testing.assert_allclose(got, dense.run(None, {"x0": now.x})[0], atol=1e-5)
+
+
+def test_attention_to_scores_that_are_no_numbers_or_huge() -> None:
+    """The rows of queries with a NaN are NaN, and a score far above the others takes all, as in onnxruntime."""
+    x = np.random.default_rng(0).standard_normal((1, 9, 12), np.float32)
+    x[0, 2, 0], x[0, 5, :4] = np.nan, 1e4
+    got = attention_session(heads=1, head_size=4).run(None, {"x": x})[0][0]
+    assert np.isnan(got[2]).all()
+    assert np.isfinite(np.delete(got, 2, axis=0)).all()
+    best = int((x[0, 5, :4] @ x[0, :, 4:8].T).argmax())
+    np.testing.assert_array_equal(got[5], x[0, best, 8:])
+
+
 def guarded(array: np.ndarray, at_end: bool) -> np.ndarray:
     """A copy whose last (or first) byte lies at a page that must not be touched."""
     page = mmap.PAGESIZE
@@ -206,7 +247,7 @@ def test_nothing_is_read_beyond_an_input(at_end: bool) -> None:
     random = np.random.default_rng(0)
     for _ in range(150):
         kinds = (cases.random_matmul, cases.random_conv, cases.random_conv, cases.random_depthwise, cases.random_joined)
-        kinds += (cases.random_pool, cases.random_pooled, cases.random_sum)
+        kinds += (cases.random_pool, cases.random_pooled, cases.random_sum, cases.random_attention)
         case = kinds[int(random.integers(len(kinds)))](random)
         feed = {name: guarded(array, at_end) for name, array in cases.feeds([case]).items()}
         np.testing.assert_array_equal(session_of(case).run(None, feed), session_of(case).run(None, cases.feeds([case])))

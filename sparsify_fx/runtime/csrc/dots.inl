@@ -19,13 +19,8 @@ static inline Vec gathered(const Nonzero* entry, int count, const float* x) {
 }
 #endif
 
-static inline float added(Vec v) {  // in pairs
-  float lanes[LANES];
-  store(lanes, v);
-  for (int half = LANES / 2; half > 0; half /= 2)
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
-  return lanes[0];
-}
+static inline Vec plus(Vec a, Vec b) { return a + b; }
+static inline float added(Vec v) { return folded(v, plus)[0]; }
 
 // sums[row] = bias + the row times the panel, which is one vector of activations; or more of it, when not the first.
 static void dots(const RowsCall& call) {

@@ -134,10 +134,36 @@ struct PoolCall {
   int64_t out_lines;
 };
 
+constexpr int kDenseRows = 6;
+
+// Dense rows times a dense panel, one tile of columns: target[i] = factors[i] * (start[i] + a[i] * panel).
+struct DenseCall {
+  const float* a;  // [rows][depth]
+  int64_t a_step;  // floats from one row to the next, here and below
+  int rows, depth;
+  const float* panel;  // [depth][whole vectors]
+  int64_t panel_step;
+  const float* start;  // null: zeros
+  int64_t start_step;
+  float* target;
+  int64_t target_step;
+  int columns;           // that are written, in the last vector perhaps not all of it
+  const float* factors;  // null: ones
+};
+
+// Rows of scores become e^(score - the row's largest), and `factors` one over the sum of each.
+struct SoftmaxCall {
+  float* scores;
+  int64_t step;
+  int rows, columns;  // whole vectors are written
+  float* factors;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
   int max_vectors;
+  int dense_vectors;  // the most of a tile of `dense`
   bool masks;  // takes pieces of several runs of lanes, and a tail
   void (*rows)(int vectors, const RowsCall&);
   // Of one pixel: sums[row] = bias + row times panel[plane], or more of the sum when the block is not the first.
@@ -145,8 +171,9 @@ struct Kernels {
   void (*pack)(const PackCall&);
   // panel[k][t] = source[t * step + k] for t < pixels, zeros for the pixels up to `tile`.
   void (*pack_transposed)(float* panel, int tile, const float* source, int64_t step, int pixels, int columns);
-  // target[t * step + row] = sums[row][t], for rows < row_count
-  void (*unpack_transposed)(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count);
+  // target[t * step + row] = sums[row][t], plus the residual in the same place, for rows < row_count
+  void (*unpack_transposed)(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count,
+                            const float* residual);
   // Sums of a few pixels become outputs: target[i] = activation(sums[i] + residual[i]).
   void (*finish)(float* target, const float* sums, const float* residual, int64_t count, Activation activation);
   // Lines [first, first + count) of an image, as `plan` wants them; zeros for those that do not exist.
@@ -156,6 +183,8 @@ struct Kernels {
   void (*pack_lines)(const LinesCall&);
   // Behind the last row of the panel there must be room for a vector.
   void (*pack_even)(const EvenCall&);
+  void (*dense)(int vectors, const DenseCall&);
+  void (*softmax)(const SoftmaxCall&);
 };
 
 extern const Kernels kPortableKernels;

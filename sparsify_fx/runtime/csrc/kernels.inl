@@ -1,5 +1,5 @@
 // The kernels themselves, in the vector extensions of GCC and Clang; included by one file per instruction set, which
-// defines LANES and MAX_VECTORS and opens a namespace of its own. All functions are static, so that no instruction
+// defines LANES, MAX_VECTORS and DENSE_VECTORS and opens a namespace of its own. All functions are static, so that no instruction
 // of one set can slip into another.
 
 #include "vectors.inl"
@@ -10,3 +10,4 @@
 #include "depthwise.inl"
 #include "pool.inl"
 #include "pack_lines.inl"
+#include "dense.inl"

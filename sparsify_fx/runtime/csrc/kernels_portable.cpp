@@ -3,13 +3,15 @@
 
 #define LANES 4
 #define MAX_VECTORS 4
+#define DENSE_VECTORS 2
 
 namespace sparsify {
 namespace portable {
 #include "kernels.inl"
 }  // namespace portable
 
-const Kernels kPortableKernels = {"portable",     LANES, MAX_VECTORS, false, portable::rows, portable::dots, portable::pack,
-                                  portable::pack_transposed, portable::unpack_transposed, portable::finish, portable::copy_lines, portable::depthwise, portable::pool, portable::pack_lines, portable::pack_even};
+const Kernels kPortableKernels = {"portable",     LANES, MAX_VECTORS, DENSE_VECTORS, false, portable::rows, portable::dots, portable::pack,
+                                  portable::pack_transposed, portable::unpack_transposed, portable::finish, portable::copy_lines, portable::depthwise, portable::pool, portable::pack_lines, portable::pack_even,
+                                  portable::dense, portable::softmax};
 
 }  // namespace sparsify

@@ -124,13 +124,14 @@ void SparseMatMul::work(const Call& call, Share& share) const {
       for (int i = from; i < to; ++i) kernel.rows(vectors, stretch_of(matrix_, block, i, rows_call));
     }
     const int64_t row = from * kGroup, rows = std::min<int64_t>(to * kGroup, outer_) - row;
-    float* target = call.y + first * outer_ + row;
-    kernel.unpack_transposed(target, outer_, sums + row * width, width, count, static_cast<int>(rows));
-    if (call.residual == nullptr && activation_ == Activation::kNone) continue;
+    float *target = call.y + first * outer_ + row, *found = sums + row * width;
     const float* residual = call.residual == nullptr ? nullptr : call.residual + first * outer_ + row;
-    for (int t = 0; t < count; ++t)
-      kernel.finish(target + t * outer_, target + t * outer_, residual == nullptr ? nullptr : residual + t * outer_, rows,
-                    activation_);
+    const bool activates = activation_ != Activation::kNone;
+    // Where they lie in the cache side by side, if nothing need be added before.
+    if (activates && residual == nullptr) kernel.finish(found, found, nullptr, rows * width, activation_);
+    kernel.unpack_transposed(target, outer_, found, width, count, static_cast<int>(rows), residual);
+    for (int t = 0; t < count && activates && residual != nullptr; ++t)
+      kernel.finish(target + t * outer_, target + t * outer_, nullptr, rows, activation_);
   } while (share.next(&task));
 }
 

@@ -27,12 +27,26 @@ std::string attribute_string(const OrtApi* api, const OrtKernelInfo* info, const
   return text;
 }
 
-std::vector<int64_t> attribute_ints(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+namespace {
+
+// All values of an attribute, read by `Get`.
+template <typename Get, typename Value>
+std::vector<Value> attribute_values(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
   size_t count = 0;
-  if (!found(api, GetAttributeInts::call(api, info, name, nullptr, &count))) return {};
-  std::vector<int64_t> values(count);
-  if (count > 0) check(api, GetAttributeInts::call(api, info, name, values.data(), &count));
+  if (!found(api, Get::call(api, info, name, static_cast<Value*>(nullptr), &count))) return {};
+  std::vector<Value> values(count);
+  if (count > 0) check(api, Get::call(api, info, name, values.data(), &count));
   return values;
+}
+
+}  // namespace
+
+std::vector<int64_t> attribute_ints(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  return attribute_values<GetAttributeInts, int64_t>(api, info, name);
+}
+
+std::vector<float> attribute_floats(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
+  return attribute_values<GetAttributeFloats, float>(api, info, name);
 }
 
 Tensor constant_input(const OrtApi* api, const OrtKernelInfo* info, size_t index) {

@@ -72,6 +72,7 @@ inline Tensor output(const OrtApi* api, OrtKernelContext* context, const std::ve
 int64_t attribute_int(const OrtApi*, const OrtKernelInfo*, const char* name, int64_t otherwise);
 std::string attribute_string(const OrtApi*, const OrtKernelInfo*, const char* name);
 std::vector<int64_t> attribute_ints(const OrtApi*, const OrtKernelInfo*, const char* name);
+std::vector<float> attribute_floats(const OrtApi*, const OrtKernelInfo*, const char* name);
 
 // A constant input at session creation; without data when it is missing or not constant.
 Tensor constant_input(const OrtApi*, const OrtKernelInfo*, size_t index);

@@ -95,6 +95,7 @@ using GetOutput = Entry<91, OrtStatus*, OrtKernelContext*, size_t, const int64_t
 using ReleaseStatus = Entry<93, void, OrtStatus*>;
 using ReleaseTensorTypeAndShapeInfo = Entry<99, void, OrtTensorTypeAndShapeInfo*>;
 using ReleaseCustomOpDomain = Entry<101, void, OrtCustomOpDomain*>;
+using GetAttributeFloats = Entry<162, OrtStatus*, const OrtKernelInfo*, const char*, float*, size_t*>;
 using GetAttributeInts = Entry<163, OrtStatus*, const OrtKernelInfo*, const char*, int64_t*, size_t*>;
 using GetKernelInputCount = Entry<230, OrtStatus*, const OrtKernelInfo*, size_t*>;
 using GetConstantInput = Entry<249, OrtStatus*, const OrtKernelInfo*, size_t, int*, const OrtValue**>;

@@ -2,6 +2,7 @@
 #include <exception>
 #include <mutex>
 
+#include "attention.h"
 #include "conv.h"
 #include "conv_depthwise.h"
 #include "conv_pool.h"
@@ -86,10 +87,11 @@ OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain*
   static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version),
                            both = describe<SparseConvDepthwise>(version), pool = describe<MaxPool>(version),
                            conv_pool = describe<SparseConvPool>(version), sum = describe<SparseConvSum>(version),
-                           pad = describe<PadPlanes>(version), unpad = describe<UnpadPlanes>(version), halve = describe<HalvePlanes>(version);
+                           pad = describe<PadPlanes>(version), unpad = describe<UnpadPlanes>(version), halve = describe<HalvePlanes>(version),
+                           attention = describe<Attention>(version);
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
-  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &conv_pool, &sum, &pad, &unpad, &halve})
+  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &conv_pool, &sum, &pad, &unpad, &halve, &attention})
     if (OrtStatus* status = CustomOpDomainAdd::call(api, created, op)) {
       ReleaseCustomOpDomain::call(api, created);
       return status;

@@ -44,7 +44,8 @@ static void pack_transposed(float* panel, int tile, const float* source, int64_t
   }
 }
 
-static void unpack_transposed(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count) {
+static void unpack_transposed(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count,
+                              const float* residual) {
   for (int t = 0; t < pixels; t += LANES) {
     int row = 0;
     if (t + LANES <= pixels) {
@@ -53,22 +54,35 @@ static void unpack_transposed(float* target, int64_t step, const float* sums, in
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; ++i) square[i] = load(sums + static_cast<int64_t>(row + i) * tile + t);
         exchange<LANES / 2>(square);
+        if (residual != nullptr) {
+#pragma GCC unroll 16
+          for (int i = 0; i < LANES; ++i) square[i] += load(residual + (t + i) * step + row);
+        }
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; ++i) store(target + (t + i) * step + row, square[i]);
       }
     }
     for (; row < row_count; ++row)
-      for (int i = t; i < pixels && i < t + LANES; ++i)
-        target[i * step + row] = sums[static_cast<int64_t>(row) * tile + i];
+      for (int i = t; i < pixels && i < t + LANES; ++i) {
+        const float sum = sums[static_cast<int64_t>(row) * tile + i];
+        target[i * step + row] = residual == nullptr ? sum : sum + residual[i * step + row];
+      }
   }
 }
 
-static void finish(float* target, const float* sums, const float* residual, int64_t count, Activation activation) {
+template <typename Of>
+static inline void finish_with(float* target, const float* sums, const float* residual, int64_t count, Of of) {
   for (int64_t i = 0; i < count; i += LANES) {
     const int left = static_cast<int>(count - i < LANES ? count - i : LANES);
     Vec v = left == LANES ? load(sums + i) : load_first(sums + i, left);
     if (residual != nullptr) v += left == LANES ? load(residual + i) : load_first(residual + i, left);
-    v = activate(v, activation);
+    v = of(v);
     left == LANES ? store(target + i, v) : store_first(target + i, v, left);
   }
+}
+
+static void finish(float* target, const float* sums, const float* residual, int64_t count, Activation activation) {
+  if (activation == Activation::kGelu) return finish_with(target, sums, residual, count, gelu_of);
+  if (activation == Activation::kSilu) return finish_with(target, sums, residual, count, silu_of);
+  finish_with(target, sums, residual, count, [&](Vec v) __attribute__((always_inline)) { return activate(v, activation); });
 }

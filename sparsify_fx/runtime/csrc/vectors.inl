@@ -2,6 +2,7 @@
 
 typedef float Vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t UintVec __attribute__((vector_size(4 * LANES)));
 
 static inline Vec load(const float* from) {
   Vec v;
@@ -42,46 +43,6 @@ static inline void store_first(float* to, Vec v, int count) {
 #endif
 }
 
-// e^x for |x| <= 87 (clamped), relative error below 2e-7: 2^n times a polynomial on [-ln2/2, ln2/2].
-static inline Vec exponential(Vec x) {
-  x = x > all(87.0f) ? all(87.0f) : x;
-  x = x < all(-87.0f) ? all(-87.0f) : x;
-  const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const Vec shifted = x * 1.44269504088896341f + shift;
-  const Vec n = shifted - shift;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = all(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  IntVec bits;
-  __builtin_memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits + 127) << 23;  // the high bits of `shift` fall out at the top
-  Vec power;
-  __builtin_memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
-
-// Silu and Gelu are calls, or each loop that ends with an activation would hold a copy of them and run out of registers.
-static __attribute__((noinline)) Vec silu(Vec x) { return x / (1.0f + exponential(-x)); }
-
-// x/2 (1 + erf(x / sqrt 2)) with erf to 1.5e-7 (Abramowitz and Stegun 7.1.26).
-static __attribute__((noinline)) Vec gelu(Vec x) {
-  const Vec u = x * 0.70710678118654752f;
-  const Vec a = u < all(0.0f) ? -u : u;
-  const Vec t = 1.0f / (1.0f + 0.3275911f * a);
-  Vec p = all(1.061405429f);
-  p = p * t - 1.453152027f;
-  p = p * t + 1.421413741f;
-  p = p * t - 0.284496736f;
-  p = p * t + 0.254829592f;
-  const Vec tail = p * t * exponential(-(a * a));  // erfc(|u|)
-  return u < all(0.0f) ? 0.5f * x * tail : 0.5f * x * (2.0f - tail);
-}
-
 // Both give `y` where one of them is NaN.
 static inline Vec larger(Vec x, Vec y) {
 #if defined(SPARSIFY_AVX512)
@@ -102,6 +63,76 @@ static inline Vec smaller(Vec x, Vec y) {
   return x < y ? x : y;
 #endif
 }
+
+// In every lane `of` of all lanes, taken in pairs.
+template <int Half = LANES / 2, typename Of>
+static inline Vec folded(Vec v, Of of) {
+  if constexpr (Half == 0) {
+    return v;
+  } else {
+    IntVec place{};
+    for (int lane = 0; lane < LANES; ++lane) place[lane] = lane ^ Half;
+#if defined(__clang__)
+    Vec other{};
+    for (int lane = 0; lane < LANES; ++lane) other[lane] = v[place[lane]];
+#else
+    const Vec other = __builtin_shuffle(v, place);
+#endif
+    return folded<Half / 2>(of(v, other), of);
+  }
+}
+
+// e^x for |x| <= 87 (clamped), relative error below 2e-7: 2^n times a polynomial on [-ln2/2, ln2/2].
+static inline Vec exponential(Vec x) {
+  x = smaller(all(87.0f), larger(all(-87.0f), x));
+  const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Vec shifted = x * 1.44269504088896341f + shift;
+  const Vec n = shifted - shift;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  UintVec bits;  // which may be those of NaN, and overflow
+  __builtin_memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + 127) << 23;  // the high bits of `shift` fall out at the top
+  Vec power;
+  __builtin_memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+// One over a number of 1 to 1e6; relative error below 2e-7.
+static inline Vec reciprocal(Vec x) {
+#if defined(SPARSIFY_AVX512)  // whose division takes as long as ten products
+  const Vec about = (Vec)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
+  return about * (2.0f - x * about);
+#else
+  return 1.0f / x;
+#endif
+}
+
+static inline Vec silu_of(Vec x) { return x / (1.0f + exponential(-x)); }
+
+// x Phi(x) with the normal distribution Phi to 2e-7: 1/2 plus a rational function of least error on [-5.6, 5.6]; below
+// that, 0.
+static inline Vec gelu_of(Vec x) {
+  const Vec u = smaller(all(5.6f), larger(all(-5.6f), x)), t = u * u;
+  Vec p = all(2.214560350e-8f), q = all(1.180210517e-6f);
+  p = p * t + 6.356398918e-6f, q = q * t + 7.509845850e-5f;
+  p = p * t + 1.738410670e-4f, q = q * t + 1.912924360e-3f;
+  p = p * t + 4.707200908e-3f, q = q * t + 2.893957234e-2f;
+  p = p * t + 3.437522842e-2f, q = q * t + 2.528316338e-1f;
+  p = p * t + 3.989422216e-1f, q = q * t + 1.0f;
+  const Vec half = p * u * reciprocal(q);
+  return x < all(-5.6f) ? x * 0.0f : x * (0.5f + half);
+}
+
+// Calls, or each loop that ends with an activation would hold a copy of them and run out of registers.
+static __attribute__((noinline)) Vec silu(Vec x) { return silu_of(x); }
+static __attribute__((noinline)) Vec gelu(Vec x) { return gelu_of(x); }
 
 static inline __attribute__((always_inline)) Vec activate(Vec x, Activation activation) {
   switch (activation) {

@@ -1,0 +1,26 @@
+// Multi-head attention over packed queries, keys and values: softmax(scale Q K^T) V in pieces that stay in the cache.
+#pragma once
+
+#include "product.h"
+
+namespace sparsify {
+
+class Attention {
+ public:
+  static constexpr const char* kName = "Attention";
+  static constexpr size_t kInputs = 1;  // [images, tokens, 3 * channels]: queries, keys, values, each head by head
+  static constexpr size_t kMoreGaps = 2;
+  static constexpr int kResidual = 0;
+  static constexpr bool kResidualInPlace = false;
+
+  Attention(const OrtApi* api, const OrtKernelInfo* info);
+  void compute(OrtKernelContext* context) const;
+
+ private:
+  const OrtApi* api_;
+  int64_t heads_, head_;  // how many, and floats to each
+  bool tokens_first_;  // [tokens, images, ...], input and output
+  float scale_ = 1.0f;
+};
+
+}  // namespace sparsify
