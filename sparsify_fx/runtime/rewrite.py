@@ -18,7 +18,7 @@ from sparsify_fx.runtime.candidates import DOMAIN, Candidate, attributes, candid
 from sparsify_fx.runtime.cost import Times, estimate, measure
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Tail, tail_of
-from sparsify_fx.runtime.join import fits_planes, join_depthwise
+from sparsify_fx.runtime.join import fits_planes, is_depthwise, join_depthwise
 from sparsify_fx.runtime.join_attention import join_attention
 from sparsify_fx.runtime.join_pool import join_pools
 from sparsify_fx.runtime.join_sum import join_sums
@@ -129,12 +129,15 @@ class _Known:
     @cached_property
     def chained(self) -> set[int]:
         """The convolutions, by the `id` of their node, that could pass padded planes on, or take them."""
-        fitting = {
-            self.tail(node, set()).output: node
+        shapes = {
+            id(node): self.constants[node.input[1]].shape
             for node in self.view.nodes
             if node.op_type == "Conv" and node.input[1] in self.constants
-            if fits_planes(self.constants[node.input[1]].shape, attributes(node))
         }
+        convs = [node for node in self.view.nodes if id(node) in shapes]
+        joined = {node.input[0] for node in convs if is_depthwise(shapes[id(node)], attributes(node))}
+        fitting = {self.tail(n, set()).output: n for n in convs if fits_planes(shapes[id(n)], attributes(n))}
+        fitting = {name: node for name, node in fitting.items() if name not in joined}
         read = {node.input[0] for node in fitting.values()}
         return {id(node) for name, node in fitting.items() if node.input[0] in fitting or name in read}
 
