@@ -14,7 +14,8 @@ namespace {
 constexpr int32_t kMark = 0x53504c31;        // in the header of every such tensor
 constexpr int64_t kMost = int64_t{1} << 40;  // floats
 constexpr size_t kMasks = 64;                // so many masks are kept
-constexpr int64_t kBand = 832, kAlone = 128;  // positions: of a band at most, of an image that is one band
+constexpr int64_t kBand = 832, kAlone = 128;  // positions: of a band at most, of an image that may be one band
+constexpr int64_t kHalf = 17;                 // of a band that is worth a thread of its own
 
 int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 
@@ -29,7 +30,10 @@ inline void copy_line(float* to, const float* from, int64_t count) {
 
 Planes::Planes(int64_t images_, int64_t channels_, int64_t height_, int64_t width_, bool edges_)
     : images(images_), channels(channels_), height(height_), width(width_), edges(edges_), pitch(width_ + 1) {
-  const int64_t all = height * pitch, wanted = all <= kAlone ? 1 : std::max<int64_t>(2, (all + kBand - 1) / kBand);
+  const int64_t all = height * pitch, half = (height + 1) / 2 * pitch;
+  // Two bands are for two threads; small images have them where that makes no vector more.
+  const bool two = all > kAlone || (half >= kHalf && 2 * whole_lines(half) <= whole_lines(all));
+  const int64_t wanted = std::max<int64_t>(two ? 2 : 1, (all + kBand - 1) / kBand);
   lines = std::max<int64_t>(1, (height + wanted - 1) / wanted);
   bands = std::max<int64_t>(1, (height + lines - 1) / lines);
   lead = edges ? whole_lines(pitch + 1) : 0;
