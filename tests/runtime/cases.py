@@ -226,6 +226,8 @@ def open_session(model: bytes, library: str | None, threads: int = 1) -> onnxrun
     options.log_severity_level = 4  # errors are raised; they need not be printed as well
     if library is not None:
         options.register_custom_ops_library(library)
+    else:  # as it stands: onnxruntime 1.18 makes an operator of float64 products that it does not have
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

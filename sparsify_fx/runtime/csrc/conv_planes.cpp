@@ -7,6 +7,7 @@ namespace sparsify {
 namespace {
 
 constexpr int64_t kPanelFloats = int64_t{1} << 18;  // half of a second level cache
+constexpr int64_t kNear = int64_t{1} << 14;         // floats of a band of all rows
 
 // As few chunks as the cache allows: the lines at their ends are packed twice.
 int64_t count_chunks(const Matrix& matrix, const Tiling& tiling, int64_t more, int64_t tile) {
@@ -113,6 +114,7 @@ void SparseConv::PlanesWorker::multiply(const Block& block, const float* panel, 
   call.plane_step = call_.direct ? call_.in.step : row_step_;
   call.offsets = call_.offsets.data();
   call.places = call_.places == nullptr || call_.places->nonzeros.empty() ? nullptr : call_.places->nonzeros.data();
+  call.near = matrix.rows * out.step <= kNear;
   call.first = &block == &matrix.blocks.front();
   call.last = &block == &matrix.blocks.back();
   call.bias = call_.bias;

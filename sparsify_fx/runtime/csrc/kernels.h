@@ -86,6 +86,7 @@ struct RowsCall {
   int64_t plane_step;      // floats from one plane of the panel to the next
   const int32_t* offsets;  // of the taps, in floats
   int tail;                // lanes of the last vector that may be read; 0 when all may
+  bool near;               // the outputs need not be asked for: they lie in the nearest caches
   bool first, last;        // start the sums from the bias, write them to `target`; otherwise `sums` keeps them
   const float* bias;       // of every row, or null
   float* sums;             // [rows][tile]

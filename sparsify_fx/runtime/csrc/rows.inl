@@ -110,7 +110,7 @@ static void rows_of(const RowsCall& call) {
     const int row = call.rows[i].row;
     const int count = call.rows[i].count;
     float* sums = call.sums == nullptr ? nullptr : call.sums + static_cast<int64_t>(row) * kTile;
-    if (writes && i + kAhead < call.row_count) {
+    if (writes && !call.near && i + kAhead < call.row_count) {
       const int64_t next = call.rows[i + kAhead].row * call.target_step + call.outputs->at;
       ask_for<V, 1>(call.target + next);
       if (call.residual != nullptr) ask_for<V, 0>(call.residual + next);
