@@ -202,6 +202,7 @@ def header(place: int, value: int) -> NDArray[np.float32]:
         (header(2, 2**31 - 1), "damaged header"),
         (header(3, -1), "damaged header"),
         (header(4, 0), "damaged header"),
+        (header(3, 2**24 + 1), "damaged header"),
         (planes(1, 3, 5, 5), "3 channels; the weight needs 2"),
         (planes(1, 2, 5, 5, edges=False), "without the edges"),
     ],

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int32_t kMark = 0x53504c31;        // in the header of every such tensor
 constexpr int64_t kMost = int64_t{1} << 40;  // floats
+constexpr int64_t kMostSide = int64_t{1} << 24;  // of an image, so that the offsets of taps fit into 32 bits
 constexpr size_t kMasks = 64;                // so many masks are kept
 constexpr int64_t kBand = 832, kAlone = 128;  // positions: of a band at most, of an image that may be one band
 constexpr int64_t kHalf = 17;                 // of a band that is worth a thread of its own
@@ -52,7 +53,8 @@ Planes Planes::of(const Tensor& tensor, const char* name) {
   // Compared as real numbers first: the product may not fit.
   double floats = 1;
   for (int i = 1; i < 5; ++i) floats *= std::max(sizes[i], 1);
-  const bool fits = *std::min_element(sizes + 1, sizes + 6) >= 0 && floats < static_cast<double>(kMost);
+  const bool fits = *std::min_element(sizes + 1, sizes + 6) >= 0 && std::max(sizes[3], sizes[4]) <= kMostSide &&
+                    floats < static_cast<double>(kMost);
   const Planes planes = fits ? Planes(sizes[1], sizes[2], sizes[3], sizes[4], sizes[5] != 0) : Planes();
   if (!fits || planes.size() != tensor.size()) throw wrong(" has a damaged header");
   return planes;
@@ -101,7 +103,8 @@ std::shared_ptr<const std::vector<int32_t>> Planes::kept(int64_t band) const {
 void PadPlanes::compute(OrtKernelContext* context) const {
   const Tensor x = input(api_, context, 0);
   if (x.type != kFloat || x.shape.size() != 4) throw InvalidArgument("input X must be float32 and have 4 dimensions");
-  if (*std::max_element(x.shape.begin(), x.shape.end()) > INT32_MAX) throw InvalidArgument("input X is too large");
+  if (std::max(x.shape[0], x.shape[1]) > INT32_MAX || std::max(x.shape[2], x.shape[3]) > kMostSide)
+    throw InvalidArgument("input X is too large; expected images of at most 2^24 lines and columns");
   const Planes planes(x.shape[0], x.shape[1], x.shape[2], x.shape[3], edges_);
   const Tensor y = output(api_, context, {planes.size()});
   float* target = static_cast<float*>(y.data);

@@ -58,7 +58,8 @@ class Planes {
 // Calls work(image, band, first, end) for the channels [first, end) of every band, on the session's threads.
 template <typename F>
 void share_planes(const OrtApi* api, const OrtKernelContext* context, const Planes& planes, F work) {
-  const int64_t bands = planes.images * planes.bands, parts = std::clamp<int64_t>(8 / std::max<int64_t>(bands, 1), 1, planes.channels);
+  const int64_t bands = planes.images * planes.bands;
+  const int64_t parts = std::clamp<int64_t>(8 / std::max<int64_t>(bands, 1), 1, std::max<int64_t>(planes.channels, 1));
   run_workers(api, context, bands * parts, [&](Share& share) {
     for (int64_t task; share.next(&task);) {
       const int64_t band = task / parts, part = task % parts;
