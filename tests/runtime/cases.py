@@ -252,7 +252,7 @@ def worst_error(cases: list[Case], library: str, threads: int = 1) -> float:
 def least_output(case: Case) -> float:
     """Below that errors are absolute ones. GELU's is exact to 2e-7 of x, whatever little it leaves of that."""
     layers = [case] if case.second is None else [case, case.second]
-    return 0.1 if any(layer.activation == "Gelu" for layer in layers) else 1e-3
+    return 0.05 if any(layer.activation == "Gelu" for layer in layers) else 1e-3
 
 
 def describe(case: Case) -> str:
