@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sparsify_fx.errors import LayerError
 from sparsify_fx.owner_kinds import kind_of
 from sparsify_fx.program import FOR_PLAIN_MODELS, WeightProgram
+from sparsify_fx.program_state import EXTRA
 from sparsify_fx.sharing import computed, sharing_forward
 
 
@@ -163,6 +164,7 @@ def _load_split(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest:
             problem = _foreign(state_dict, child, program)
         if problem is not None:
             errors.append(f"{prefix + tensor}: {problem}")
+            state_dict[child + EXTRA] = program.get_extra_state()
     original_class(self)._load_from_state_dict(self, state_dict, prefix, *rest)
 
 
@@ -182,13 +184,14 @@ def _split_into(state_dict: dict[str, Any], child: str, program: WeightProgram, 
     parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
     parts |= {name: value for name, value in state.items() if name not in how.transient}
     state_dict.update({child + name: part for name, part in parts.items()})
+    state_dict[child + EXTRA] = program.get_extra_state()
     return None
 
 
 def _foreign(state_dict: dict[str, Any], child: str, program: WeightProgram) -> str | None:
     """What is wrong with a state that another method has saved; strict=False must not load a part of it."""
-    found = {key.removeprefix(child) for key in state_dict if key.startswith(child)}
-    own = set(program.state_dict()) | set(program.parameterization.transient)
+    found = {key.removeprefix(child) for key in state_dict if key.startswith(child)} - {EXTRA}
+    own = (set(program.state_dict()) | set(program.parameterization.transient)) - {EXTRA}
     if found <= own:
         return None
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, fx, nn
 
 from sparsify_fx.errors import LayerError
 from sparsify_fx.parameterizations import Dense, Parameterization
+from sparsify_fx.program_state import EXTRA, decode, encode, restored
+from sparsify_fx.progress import Progress
 
 # The state dict of a rewritten model must not load into a plain one, whose biases and norms alone it would fill under
 # strict=False. An empty tensor under one original key makes torch raise in any case; this key says what to do.
@@ -18,10 +21,30 @@ FOR_PLAIN_MODELS = "this is the state of a rewritten model; for a plain one save
 
 
 def unmarked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the two entries that only make plain models refuse it."""
+    """The parameters and buffers of a state dict.
+
+    Not the two entries that only make plain models refuse it, nor what modules, weight programs among them, keep as
+    extra state: a fresh object at every call, of any type.
+    """
     marks = {key for key in state if key.endswith(f"_program.{FOR_PLAIN_MODELS}")}
     marks |= {key.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for key in marks}
+    marks |= {key for key, value in state.items() if is_extra(key) or not isinstance(value, Tensor)}
     return {key: tensor for key, tensor in state.items() if key not in marks}
+
+
+def is_extra(key: str) -> bool:
+    """Whether a key of a state dict is the extra state of a module (`get_extra_state`)."""
+    return key.rpartition(".")[2] == EXTRA
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything of a program beside graph and tensors; a copy or a pickle carries it along."""
+
+    parameterization: Parameterization
+    plan: Any = None
+    passes: tuple[str, ...] = ()
+    progress: Progress = field(default_factory=Progress)
 
 
 class WeightProgram(fx.GraphModule):
@@ -35,6 +58,7 @@ class WeightProgram(fx.GraphModule):
         parameterization: how the factors make the weight.
         plan: what `sparsify_fx.apply` decided for the whole model (None after bare passes).
         passes: names of the passes that changed this program, oldest first.
+        progress: how far the training has come; the programs of one `apply` share it.
 
     >>> program = dense_program(nn.Parameter(torch.ones(2)))
     >>> print(program.code.strip().splitlines()[-1].strip())
@@ -44,16 +68,62 @@ class WeightProgram(fx.GraphModule):
     parameterization: Parameterization
     plan: Any
     passes: tuple[str, ...]
+    progress: Progress
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, facts: tuple[Parameterization, Any, tuple[str, ...]]) -> None:
+    def __init__(self, root: nn.Module, graph: fx.Graph, facts: Facts) -> None:
         super().__init__(root, graph, class_name="WeightProgram")
-        self.parameterization, self.plan, self.passes = facts
+        self.parameterization, self.plan, self.passes = facts.parameterization, facts.plan, facts.passes
+        self.progress = facts.progress
         self._non_persistent_buffers_set |= set(self.parameterization.transient) & set(self._buffers)
 
     @property
-    def facts(self) -> tuple[Parameterization, Any, tuple[str, ...]]:
-        """Everything beside graph and tensors; a copy or a pickle carries it along."""
-        return self.parameterization, self.plan, self.passes
+    def facts(self) -> Facts:
+        """Everything beside graph and tensors."""
+        return Facts(self.parameterization, self.plan, self.passes, self.progress)
+
+    def get_extra_state(self) -> Tensor:
+        """The parameterization and the progress as a uint8 tensor, a part of the state dict."""
+        return encode(self.parameterization, self.progress)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take both from a state dict; the progress is written into the object that the programs share.
+
+        Raises LayerError when the state is damaged or that of another method.
+        """
+        try:
+            content = decode(state)
+            new = restored(self.parameterization, content["parameterization"]) if content else self.parameterization
+        except ValueError as error:
+            raise LayerError(f"the state of a weight program cannot be loaded: {error}") from error
+        self.parameterization = new
+        for name in ("step", "steps", "schedule") if content else ():
+            setattr(self.progress, name, content[name])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """As any module, but a state of another method changes nothing, and one from before 0.2 has no extra state."""
+        errors: list[str] = rest[-1]
+        problem = self.misfit(state_dict.get(prefix + EXTRA))
+        if problem is not None:
+            errors.append(f"{prefix.removesuffix('_program.') or 'the weight program'}: {problem}")
+            return
+        state_dict.setdefault(prefix + EXTRA, self.get_extra_state())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def misfit(self, state: Any) -> str | None:
+        """Why an extra state cannot be loaded into this program; None when it can, or when there is none."""
+        try:
+            content = {} if state is None else decode(state)
+        except ValueError as error:
+            return f"the state of its weight program is damaged ({error}); load another checkpoint"
+        try:
+            if content:
+                restored(self.parameterization, content["parameterization"])
+        except ValueError as error:
+            return (
+                f"{error}; apply the same one with the same options, or save sparsify_fx.dense_state_dict(model) and "
+                "load that"
+            )
+        return None
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a buffer; the mask comes first, so that a program and its copies have their buffers in the same order."""
@@ -181,7 +251,8 @@ class WeightProgram(fx.GraphModule):
             root.register_buffer(name, copy.deepcopy(buffer, memo))
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, {}))
-        copied = WeightProgram(root, graph, self.facts).train(self.training)
+        facts = replace(self.facts, progress=copy.deepcopy(self.progress, memo))
+        copied = WeightProgram(root, graph, facts).train(self.training)
         memo[id(self)] = copied
         return copied
 
@@ -193,7 +264,8 @@ setattr(WeightProgram, FOR_PLAIN_MODELS, torch.empty(0, dtype=torch.uint8))
 def _restore(rebuild: Callable[..., fx.GraphModule], arguments: Any, facts: Any, training: bool) -> WeightProgram:
     """Rebuild an unpickled program; `torch.fx` restores the graph, but not the class and its facts."""
     plain = rebuild(*arguments)
-    return WeightProgram(plain, plain.graph, facts).train(training)
+    known = facts if isinstance(facts, Facts) else Facts(*facts)  # a tuple before 0.2
+    return WeightProgram(plain, plain.graph, known).train(training)
 
 
 def dense_program(weight: nn.Parameter) -> WeightProgram:
@@ -202,7 +274,7 @@ def dense_program(weight: nn.Parameter) -> WeightProgram:
     root.register_parameter("dense", weight)
     graph = fx.Graph()
     graph.output(graph.get_attr("dense"))
-    return WeightProgram(root, graph, (Dense(), None, ()))
+    return WeightProgram(root, graph, Facts(Dense()))
 
 
 def output_value(program: WeightProgram) -> fx.Node:

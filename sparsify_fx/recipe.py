@@ -17,7 +17,7 @@ from sparsify_fx.errors import RecipeError, unknown
 from sparsify_fx.parameterizations import PARAMETERIZATIONS, Dense, Parameterization
 from sparsify_fx.penalties import PENALTIES, NoPenalty, Penalty
 from sparsify_fx.plugins import load_plugins
-from sparsify_fx.registry import Registry
+from sparsify_fx.registry import Registry, described
 from sparsify_fx.rewinds import Rewind
 from sparsify_fx.schedules import SCHEDULES, AtInit, Schedule
 
@@ -170,10 +170,10 @@ def axis_value(axis: str, value: Any) -> Any:
 def describe(axis: str, value: Any) -> Any:
     """The JSON-ready form of an axis value: its registered name and its fields."""
     if axis == "actions":
-        return [_described(ACTIONS, action) for action in value]
+        return [described(ACTIONS, action) for action in value]
     if axis == "rewind":
         return {f.name: getattr(value, f.name) for f in fields(value)}
-    return value.name if isinstance(value, FunctionCriterion) else _described(_NAMED[axis][0], value)
+    return value.name if isinstance(value, FunctionCriterion) else described(_NAMED[axis][0], value)
 
 
 def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
@@ -208,12 +208,6 @@ def _expect(value: Any, kind: type[Any], axis: str) -> Any:
     if isinstance(value, type) or not isinstance(value, kind):
         raise RecipeError(f"{axis}: expected a name, a mapping with options, or a {kind.__name__}; got {value!r}")
     return value
-
-
-def _described(registry: Registry[Any], value: Any) -> Any:
-    name = registry.name_of(type(value)) or type(value).__name__
-    options = {f.name: getattr(value, f.name) for f in fields(value)}
-    return {"name": name, **options} if options else name
 
 
 def _decides_mask(recipe: Recipe) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any, Generic, TypeVar
 
 from sparsify_fx.errors import unknown
 
@@ -54,3 +55,15 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def described(registry: Registry[type[Any]], value: Any) -> Any:
+    """A value whose class is registered as plain data: the registered name, with its fields if it has any.
+
+    >>> from sparsify_fx.parameterizations import PARAMETERIZATIONS, Dense, Product
+    >>> described(PARAMETERIZATIONS, Product(beta=0.5)), described(PARAMETERIZATIONS, Dense())
+    ({'name': 'product', 'beta': 0.5}, 'dense')
+    """
+    name = registry.name_of(type(value)) or type(value).__name__
+    options = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else {}
+    return {"name": name, **options} if options else name
