@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from sparsify_fx.allocations import Checked
 from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, criterion_name, pruning_generator
 from sparsify_fx.errors import LayerError
-from sparsify_fx.layers import Selection, is_finite, select_layers
-from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
+from sparsify_fx.layers import Layer, Selection, is_finite, select_layers
+from sparsify_fx.owners import Subset, owned_tensors, program_of, programs, qualified
 from sparsify_fx.parameterizations import Dense
-from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize
-from sparsify_fx.plan import Plan, remember_inputs
+from sparsify_fx.passes import InsertMask, Merge, Reparameterize
+from sparsify_fx.passes.lift import lift_layers
+from sparsify_fx.plan import Inputs, Plan, remember_inputs
 from sparsify_fx.program import WeightProgram
+from sparsify_fx.progress import Progress
 from sparsify_fx.pruning import choose_masks
 from sparsify_fx.recipe import find_method
 from sparsify_fx.schedules import Budget
@@ -41,6 +44,9 @@ def apply(
     Every weight of the supported layers (convolutions, transposed convolutions, linear, bilinear, recurrent and
     attention layers and their subclasses) becomes a weight program; biases, norms and embeddings stay as they are.
     Methods that prune at initialisation prune now. Build the optimizer afterwards.
+
+    Several calls on parts of one model (`apply(net.backbone, ...)`, `apply(net, ..., include="head")`) give each part a
+    plan of its own; one Scheduler over the whole follows them all.
 
     Args:
         model: any `nn.Module`, or a traced `torch.fx.GraphModule`.
@@ -101,26 +107,34 @@ def apply(
                 generator=pruning_generator(seed),
                 kept=kept,
                 allocation=resolved.allocation,
-                model=model if "model" in resolved.criterion.needs else None,
+                model=_plain(model) if "model" in resolved.criterion.needs else None,
                 batches=batches,
                 loss_fn=loss_fn,
             )
             masks = choose_masks(resolved.criterion, context)
-    _rewrite(model, include, exclude, masks, Plan(recipe.name, resolved, float(sparsity), seed))
-    remember_inputs(model, batches, loss_fn)
+    plan = Plan(recipe.name, resolved, float(sparsity), seed, tuple(layers))
+    _rewrite(layers, masks, plan)
+    remember_inputs(model, plan, Inputs(batches, loss_fn))
     return model
 
 
-def _rewrite(
-    model: nn.Module, include: Selection, exclude: Selection, masks: dict[str, Tensor] | None, plan: Plan
-) -> None:
-    Lift(include, exclude)(model)
+def _plain(model: nn.Module) -> nn.Module:
+    """The model itself, or a merged copy when another part of it is rewritten already: criteria see plain weights."""
+    if not programs(model):
+        return model
+    copied = copy.deepcopy(model)
+    Merge()(copied)
+    return copied
+
+
+def _rewrite(layers: Mapping[str, Layer], masks: dict[str, Tensor] | None, plan: Plan) -> None:
+    view, progress = Subset(lift_layers(layers)), Progress()
     if masks is not None:
-        InsertMask(masks)(model)
+        InsertMask(masks)(view)
     if plan.axes.parameterization != Dense():
-        Reparameterize(plan.axes.parameterization)(model)
-    for program in programs(model).values():
-        program.plan = plan
+        Reparameterize(plan.axes.parameterization)(view)
+    for program in programs(view).values():
+        program.plan, program.progress = plan, progress
 
 
 def merge(model: M) -> M:

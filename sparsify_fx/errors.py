@@ -70,6 +70,18 @@ class CoverageError(SparsifyError, RuntimeError):
     """A model that does not pass a check of `sparsify-fx coverage`."""
 
 
+class SparsifyWarning(UserWarning):
+    """Base of every warning that sparsify_fx gives."""
+
+
+class LearningRateWarning(SparsifyWarning):
+    """A learning rate that something beside the Scheduler changes."""
+
+
+class UnfinishedWarning(SparsifyWarning):
+    """A model that is merged or exported before its schedule has brought it to the sparsity that was asked for."""
+
+
 class RuntimeLibraryError(SparsifyError, RuntimeError):
     """The library of sparse kernels, which a C++ compiler builds at installation, is missing."""
 

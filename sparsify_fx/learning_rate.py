@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.registry import Registry
@@ -115,21 +115,34 @@ class Constant:
         return 0.0
 
 
+@dataclass(frozen=True)
+class HandsOff(Constant):
+    """learning_rate=None: whoever else sets the optimizer's rate goes on doing so."""
+
+
 def _progress(epoch: float, start: float, epochs: float) -> float:
     return min(1.0, (epoch - start) / max(epochs - start, 1e-12))
 
 
-def find_curve(curve: str | Curve | TorchSchedule) -> Curve | TorchSchedule:
-    """The curve of that name, or the curve or factory of a torch scheduler itself.
+def find_curve(curve: str | Curve | TorchSchedule | None) -> Curve | TorchSchedule:
+    """The curve of that name, or the curve or factory of a torch scheduler itself; `HandsOff()` for None.
 
     Raises UnknownNameError or SchedulerError.
     """
+    if curve is None:
+        return HandsOff()
     if isinstance(curve, str):
         found: Curve = CURVES[curve]()
         return found
-    if isinstance(curve, Curve) or callable(curve):
+    if isinstance(curve, (LRScheduler, ReduceLROnPlateau)):
+        raise SchedulerError(
+            f"learning_rate={type(curve).__name__}(...) is made already; give a function that makes it, for instance "
+            "learning_rate=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000), or "
+            "learning_rate=None and step it yourself"
+        )
+    if (isinstance(curve, Curve) or callable(curve)) and not isinstance(curve, type):
         return curve
     raise SchedulerError(
-        f"learning_rate={curve!r} must be a name ({', '.join(CURVES)}), a Curve, "
-        "or a function from the optimizer to a torch scheduler"
+        f"learning_rate={curve!r} must be a name ({', '.join(CURVES)}), a Curve, a function from the optimizer to a "
+        "torch scheduler, or None to leave the optimizer's rate alone"
     )

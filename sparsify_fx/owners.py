@@ -7,7 +7,8 @@ is a property that runs the program. The original `_parameters` entry stays as N
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from sparsify_fx.errors import LayerError
 from sparsify_fx.owner_kinds import kind_of
 from sparsify_fx.program import FOR_PLAIN_MODELS, WeightProgram
-from sparsify_fx.program_state import EXTRA
+from sparsify_fx.program_state import EXTRA, encode
+from sparsify_fx.progress import UNKNOWN
 from sparsify_fx.sharing import computed, sharing_forward
 
 
@@ -47,10 +49,20 @@ def program_of(owner: nn.Module, tensor: str) -> WeightProgram:
     return cast(WeightProgram, owner._modules[program_name(tensor)])
 
 
+class Subset(nn.Module):
+    """Some of the programs of a model, by name: what passes and actions see of one part. It registers nothing."""
+
+    def __init__(self, found: Mapping[str, WeightProgram]) -> None:
+        super().__init__()
+        self.__dict__["found"] = dict(found)
+
+
 def programs(model: nn.Module) -> dict[str, WeightProgram]:
     """Every weight program of `model` by the original name of its tensor (`layer1.0.conv1.weight`); tied ones once."""
     if isinstance(model, WeightProgram):
         return {"": model}
+    if isinstance(model, Subset):
+        return dict(model.__dict__["found"])
     found: dict[str, WeightProgram] = {}
     seen: set[int] = set()
     for name, owner, tensor in owners(model):
@@ -184,7 +196,8 @@ def _split_into(state_dict: dict[str, Any], child: str, program: WeightProgram, 
     parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
     parts |= {name: value for name, value in state.items() if name not in how.transient}
     state_dict.update({child + name: part for name, part in parts.items()})
-    state_dict[child + EXTRA] = program.get_extra_state()
+    # Dense weights do not tell of which step they are.
+    state_dict[child + EXTRA] = encode(how, replace(program.progress, step=UNKNOWN))
     return None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from sparsify_fx.errors import LayerError
 from sparsify_fx.parameterizations import Dense, Parameterization
 from sparsify_fx.program_state import EXTRA, decode, encode, restored
-from sparsify_fx.progress import Progress
+from sparsify_fx.progress import UNKNOWN, Progress
 
 # The state dict of a rewritten model must not load into a plain one, whose biases and norms alone it would fill under
 # strict=False. An empty tensor under one original key makes torch raise in any case; this key says what to do.
@@ -106,8 +106,13 @@ class WeightProgram(fx.GraphModule):
         if problem is not None:
             errors.append(f"{prefix.removesuffix('_program.') or 'the weight program'}: {problem}")
             return
-        state_dict.setdefault(prefix + EXTRA, self.get_extra_state())
+        if prefix + EXTRA not in state_dict:
+            before = replace(self.progress, step=UNKNOWN) if self._is_in(state_dict, prefix) else self.progress
+            state_dict[prefix + EXTRA] = encode(self.parameterization, before)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _is_in(self, state_dict: Mapping[str, Any], prefix: str) -> bool:
+        return any(prefix + factor in state_dict for factor in self.parameterization.factors)
 
     def misfit(self, state: Any) -> str | None:
         """Why an extra state cannot be loaded into this program; None when it can, or when there is none."""

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from sparsify_fx.parameterizations import PARAMETERIZATIONS, Parameterization
-from sparsify_fx.progress import Progress
+from sparsify_fx.progress import UNKNOWN, Progress
 from sparsify_fx.registry import described
 
 EXTRA = "_extra_state"  # what torch calls it
@@ -55,7 +55,7 @@ def decode(state: Any) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(bytes(state.detach().cpu().tolist()))
-        numbers = [content["step"], content["steps"]]
+        numbers = [content["step"] - UNKNOWN, content["steps"]]
         whole = all(type(number) is int and number >= 0 for number in numbers) and isinstance(content["schedule"], str)
         name_of(content["parameterization"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+UNKNOWN = -1
+
 
 @dataclass
 class Progress:
@@ -12,7 +14,7 @@ class Progress:
     The state dict of every program holds it, so that a Scheduler that is built on loaded weights knows where they are.
 
     Attributes:
-        step: optimizer steps made.
+        step: optimizer steps made; UNKNOWN after loading dense weights, or a checkpoint of version 0.1.
         steps: steps of the whole schedule; 0: no Scheduler has begun.
         schedule: digest of the schedule's fingerprint; "": none.
 

@@ -1,12 +1,11 @@
-"""The Pruner: changes the masks of a model in training, and the optimizer's state with them."""
+"""The Pruner: changes the masks of a part in training, and the optimizers' state with them."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +16,33 @@ from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import nonzeros, top_mask
 from sparsify_fx.owners import programs
 from sparsify_fx.passes import Merge
-from sparsify_fx.plan import Plan
+from sparsify_fx.plan import Inputs, Plan
 from sparsify_fx.pruning import checked_scores, choose_masks
 from sparsify_fx.snapshots import clear_state
 
 
 @dataclass(frozen=True)
 class Pruner:
-    """What a mask update works on. Everything changes in place; pruned and regrown weights start from zero."""
+    """What a mask update works on. Everything changes in place; pruned and regrown weights start from zero.
 
-    model: nn.Module
-    optimizer: Optimizer
+    Attributes:
+        scored: the module that criteria evaluate on `inputs`.
+        view: the programs, by their names in `scored`.
+    """
+
+    scored: nn.Module
+    view: nn.Module
+    optimizers: Sequence[Optimizer]
     plan: Plan
-    batches: Iterable[Any] | None = None
-    loss_fn: Callable[[Any, Any], Tensor] | None = None
+    inputs: Inputs = field(default_factory=Inputs)
+
+    def reading(self, scored: nn.Module, view: nn.Module, inputs: Inputs) -> Pruner:
+        """The same with other inputs, for another module around the same programs."""
+        return replace(self, scored=scored, view=view, inputs=inputs)
 
     def masks(self) -> dict[str, Tensor]:
         """The current masks by weight name; empty for a method without masks."""
-        found = {name: program.current_mask() for name, program in programs(self.model).items()}
+        found = {name: program.current_mask() for name, program in programs(self.view).items()}
         return {name: mask for name, mask in found.items() if mask is not None}
 
     def prune(self, kept: int, draw: int) -> None:
@@ -51,7 +59,7 @@ class Pruner:
 
         Raises SparsityError when fewer than `kept` weights would be left.
         """
-        left = sum(int(program.settled().count_nonzero()) for program in programs(self.model).values())
+        left = sum(int(program.settled().count_nonzero()) for program in programs(self.view).values())
         total = sum(mask.numel() for mask in self.masks().values())
         if left < kept < total:
             raise SparsityError(
@@ -59,11 +67,12 @@ class Pruner:
                 f"weights are left (sparsity {1 - left / total:.6g}), the budget is {kept}; ask for a higher sparsity, "
                 "give the penalty less strength or reach, or train for more epochs"
             )
-        for program in programs(self.model).values():
+        for program in programs(self.view).values():
             for name in program.settle():
-                for key, value in self.optimizer.state.get(program.get_parameter(name), {}).items():
-                    if isinstance(value, Tensor) and key != "step":
-                        value.zero_()
+                for optimizer in self.optimizers:
+                    for key, value in optimizer.state.get(program.get_parameter(name), {}).items():
+                        if isinstance(value, Tensor) and key != "step":
+                            value.zero_()
 
     def grow_all(self) -> None:
         """Every pruned weight comes back, from zero."""
@@ -77,7 +86,7 @@ class Pruner:
         alive = self.masks()
         grown = checked_scores(growth, self._context(growth, nonzeros(alive), draw, alive))
         masks = {}
-        for name, program in programs(self.model).items():
+        for name, program in programs(self.view).items():
             mask = alive[name]
             living = int(mask.sum(dtype=torch.int64))
             moved = min(math.floor(fraction * living), mask.numel() - living)
@@ -89,27 +98,27 @@ class Pruner:
 
     def _context(self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]) -> PruningContext:
         return PruningContext(
-            weights={name: program.effective() for name, program in programs(self.model).items()},
+            weights={name: program.effective() for name, program in programs(self.view).items()},
             generator=pruning_generator(self.plan.seed, draw),
             kept=kept,
             allocation=self.plan.axes.allocation,
             alive=alive,
             model=self._merged() if "model" in criterion.needs else None,
-            batches=self.batches,
-            loss_fn=self.loss_fn,
+            batches=self.inputs.batches,
+            loss_fn=self.inputs.loss_fn,
         )
 
     def _merged(self) -> nn.Module:
         """A plain copy, so that criteria need to know nothing of weight programs."""
-        copied = copy.deepcopy(self.model)
+        copied = copy.deepcopy(self.scored)
         Merge()(copied)
         return copied
 
     def _write(self, masks: dict[str, Tensor]) -> None:
         touched = {}
-        for name, program in programs(self.model).items():
+        for name, program in programs(self.view).items():
             old = program.current_mask()
             assert old is not None
             touched[name] = (old == 0) | (masks[name].to(old.device) == 0)
             program.set_mask(masks[name])
-        clear_state(self.model, self.optimizer, touched)
+        clear_state(self.view, self.optimizers, touched)

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import functools
+import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.actions import Occasion, action_label
-from sparsify_fx.allocations import Pattern
-from sparsify_fx.clock import make_clock, resolve
-from sparsify_fx.criteria import check_inputs, criterion_name
-from sparsify_fx.errors import RecipeError, SchedulerError
-from sparsify_fx.learning_rate import Curve, TorchSchedule, find_curve
-from sparsify_fx.mask_updates import Regrow, SettleAndPrune
-from sparsify_fx.masks import nonzeros
-from sparsify_fx.owners import programs
-from sparsify_fx.plan import remembered_inputs, require_plan
-from sparsify_fx.pruner import Pruner
+from sparsify_fx.clock import make_clock
+from sparsify_fx.errors import SchedulerError
+from sparsify_fx.guards import check_finite, check_optimizers
+from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule, find_curve
+from sparsify_fx.parts import Part, belonging, parts_of
+from sparsify_fx.plan import Inputs
+from sparsify_fx.progress import UNKNOWN, Progress
 from sparsify_fx.rates import Rates
-from sparsify_fx.refresh import refresh
 from sparsify_fx.rewinds import Epoch
-from sparsify_fx.schedules import Budget, check_times
-from sparsify_fx.snapshots import PARTS, rewind, take_snapshot
-from sparsify_fx.strengths import Strengths
 from sparsify_fx.timeline import Event, Timeline
+from sparsify_fx.track import Track
 
 
 class Scheduler:
@@ -37,14 +31,21 @@ class Scheduler:
     the method's rewinds. At one step the order is: prune, rewind, timed actions (rescale), snapshot; then learning
     rate, penalty strength, temperatures and noise of the next step. Everything changes in place: no recompile.
 
+    A model that several calls of `apply` prepared has parts: each follows its own plan, to its own number of weights.
+    The schedule has as many runs as the longest of them needs.
+
+    Built on the weights of an unfinished training of the same schedule, it waits for `load_state_dict`.
+
     Args:
         model: prepared by `sparsify_fx.apply`.
-        optimizer: built after `apply`, with the peak learning rate in its groups.
+        optimizer: built after `apply`, with the peak learning rate in its groups; or several of them.
         epochs: the length of one run.
-        steps_per_epoch: optimizer steps in an epoch.
+        steps_per_epoch: optimizer steps in an epoch (with gradient accumulation: batches / accumulation).
         learning_rate: the curve of every run: "cosine-warmup", "step-warmup", "triangular", "imagenet", "constant", a
             `Curve`, or a function optimizer -> torch scheduler (made anew for every run, stepped every optimizer step).
+            None leaves the optimizer's rate to others.
         batches, loss_fn: for criteria that need data; None takes those that `apply` was given.
+        start_over: begin at step 0 on weights of an unfinished training of the same schedule.
 
     Attributes:
         epochs: the total over all runs.
@@ -54,6 +55,7 @@ class Scheduler:
     Raises:
         SchedulerError: an optimizer that does not train the rewritten weights, or impossible times.
         RecipeError: a model without a plan, or a criterion without its inputs.
+        After an error model and optimizer are as they were.
 
     >>> import sparsify_fx, torch
     >>> model = sparsify_fx.apply(nn.Linear(10, 10), method="lrr", sparsity=0.5)
@@ -66,79 +68,92 @@ class Scheduler:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         *,
         epochs: int,
         steps_per_epoch: int,
-        learning_rate: str | Curve | TorchSchedule = "cosine-warmup",
+        learning_rate: str | Curve | TorchSchedule | None = "cosine-warmup",
         batches: Iterable[Any] | None = None,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        start_over: bool = False,
     ) -> None:
-        self.plan = require_plan(model)
-        _check_optimizer(model, optimizer)
-        self.model, self.optimizer = model, optimizer
-        axes, curve = self.plan.axes, find_curve(learning_rate)
-        restart, runs = axes.rewind.learning_rate, axes.schedule.runs(self.plan.sparsity)
+        parts = parts_of(model)
+        self.model, self.optimizers = model, check_optimizers(model, optimizer)
+        curve = find_curve(learning_rate)
+        restart, runs = _runs(parts, curve)
         self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
-        self._points = {point: resolve(point, curve, epochs) for point in axes.rewind.points()}
         self.epochs, self.steps, self.steps_per_epoch = self._clock.epochs, self._clock.steps, steps_per_epoch
-        self.total_weights = sum(program.theta().numel() for program in programs(model).values())
-        self._updates = axes.schedule.updates(Budget(self.total_weights, self.plan.sparsity, epochs))
-        check_times(self._updates, epochs, steps_per_epoch)
-        if isinstance(axes.allocation, Pattern) and any(isinstance(update, Regrow) for update in self._updates):
-            raise RecipeError(
-                f"{self.plan.method}: regrowing breaks the pattern {axes.allocation}; use allocation='erk'"
-            )
-        remembered = remembered_inputs(model)
-        batches, loss_fn = batches or remembered[0], loss_fn or remembered[1]
-        if self._updates:
-            check_inputs(criterion_name(axes.criterion), axes.criterion.needs, batches, loss_fn)
-            check_inputs(self.plan.method, axes.schedule.needs, batches, loss_fn)
-        self._pruner = Pruner(model, optimizer, self.plan, batches, loss_fn)
-        self._rates = Rates(optimizer, curve, self._clock, restarts=restart is not None)
-        ends = [self._clock.step_of(u.run, u.epoch) for u in self._updates if isinstance(u, SettleAndPrune)]
-        self._strengths = Strengths(axes.penalty, model, self._clock, self.plan.sparsity, ends[0] if ends else None)
-        self._snapshots: dict[str, dict[str, Any]] = {}
+        self._tracks = self._follow(parts, curve, Inputs(batches, loss_fn))
+        self.total_weights = sum(track.total for track in self._tracks)
         # A stable sort by step keeps the order in which events at one step happen.
-        self._events = sorted(self._plan_events(), key=lambda event: event.step)
+        self._events = sorted((e for track in self._tracks for e in track.events()), key=lambda event: event.step)
         self._due: dict[int, list[Event]] = defaultdict(list)
         for event in self._events:
             self._due[event.step].append(event)
+        self._rates = Rates(self.optimizers, curve, self._clock, restarts=restart is not None)
         self._step = 0
-        self._happen()
+        self._begin(start_over)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, or the first of several."""
+        return self.optimizers[0]
 
     def step(self) -> None:
         """Call after each optimizer step: does what is due and sets the learning rate of the next step.
 
-        Raises SchedulerError after the last step of the schedule.
+        Raises SchedulerError after the last step of the schedule, and when the weights are those of another step;
+        TrainingError at the end of an epoch after which weights hold NaN.
         """
         if self.finished:
             raise SchedulerError(f"the schedule ended after {self.steps} steps ({self.epochs} epochs); stop training")
+        self._check_in_step()
+        if (self._step + 1) % self.steps_per_epoch == 0:
+            check_finite(self.model, (self._step + 1) // self.steps_per_epoch)
         self._step += 1
         if not self.finished:
             self._happen()
+        self._record()
 
     def penalty(self) -> Tensor:
         """The method's term to add to the loss (0-dimensional, differentiable); 0 when there is none."""
-        return self._strengths.term()
+        first, *others = (track.strengths.term() for track in self._tracks)
+        return sum(others, start=first)
 
     def observe(self, *, accuracy: float) -> None:
         """Give the training accuracy of an epoch, in [0, 1], before the `step()` that ends it; `pilot` needs it."""
-        self._strengths.observe(accuracy)
+        for track in self._tracks:
+            track.strengths.observe(accuracy)
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether the next `step()` scores weights on the batch of this step, as RigL does; see `score_on`."""
+        return any(track.needs_batch(self._step + 1) for track in self._tracks)
+
+    def score_on(self, inputs: Any, targets: Any, loss_fn: Callable[[Any, Any], Tensor] | None = None) -> None:
+        """Let the next `step()` score on this batch of the whole model in place of `batches`; when `needs_batch`.
+
+        Args:
+            inputs, targets: as one pair of `batches`.
+            loss_fn: loss_fn(outputs, targets) -> scalar; None takes the one given before.
+        """
+        for track in self._tracks:
+            track.score_on(Inputs([(inputs, targets)], loss_fn or track.pruner.inputs.loss_fn))
 
     @property
     def strength(self) -> float:
         """The strength that an adaptive penalty has now; 0 for the others."""
-        return self._strengths.applied
+        return max((track.strengths.applied for track in self._tracks), key=abs)
 
     @property
     def strengths(self) -> tuple[tuple[int, float], ...]:
-        """(step, strength from there on) for every change so far; empty unless the penalty is adaptive."""
-        return tuple(self._strengths.path)
+        """(step, strength from there on) for every change so far; empty unless a penalty is adaptive."""
+        return tuple(sorted(point for track in self._tracks for point in track.strengths.path))
 
     def timeline(self) -> Timeline:
         """Every event of the whole training; `print(scheduler.timeline())` shows it as a table."""
-        return Timeline(tuple(self._events), self._clock.runs, self.epochs, self.steps)
+        facts = (*self._rate_facts(), *(fact for track in self._tracks for fact in track.facts()))
+        return Timeline(tuple(self._events), self._clock.runs, self.epochs, self.steps, facts)
 
     @property
     def finished(self) -> bool:
@@ -163,8 +178,7 @@ class Scheduler:
 
     def nonzeros(self) -> int:
         """Weights that the masks keep now (all prunable weights where there is no mask)."""
-        masks = self._pruner.masks()
-        return nonzeros(masks) if masks else self.total_weights
+        return sum(track.nonzeros() for track in self._tracks)
 
     def density(self) -> float:
         """Share of the prunable weights that the masks keep now."""
@@ -172,94 +186,131 @@ class Scheduler:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`."""
-        return {
-            "step": self._step,
-            "rates": self._rates.state_dict(),
-            "strengths": self._strengths.state_dict(),
-            "snapshots": dict(self._snapshots),
-            "fingerprint": self._fingerprint(),
-        }
+        states = [track.state_dict() for track in self._tracks]
+        parts = states[0] if len(states) == 1 else {"parts": states}
+        state = {"step": self._step, "rates": self._rates.state_dict(), "fingerprint": self._fingerprint()}
+        return state | parts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; load the state of the model and the optimizer first.
+        """Go on where `state` was taken; load the states of the model and the optimizer too, in any order.
 
         Raises SchedulerError when the state belongs to another method, sparsity, seed or length.
         """
         ours, theirs = self._fingerprint(), state["fingerprint"]
         if ours != theirs:
-            odd = sorted(key for key in ours if ours[key] != theirs.get(key))
-            told = "; ".join(f"{key}: saved {theirs.get(key)!r}, here {ours[key]!r}" for key in odd)
+            odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+            told = "; ".join(f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd)
             raise SchedulerError(f"the saved schedule is another one: {told}")
-        self._step = int(state["step"])
-        self._snapshots = dict(state["snapshots"])
-        self._rates.load_state_dict(state["rates"], self._step)
-        self._strengths.load_state_dict(state["strengths"])
+        step = int(state["step"])
+        if not 0 <= step <= self.steps:
+            raise SchedulerError(f"the saved schedule is at step {step} of {self.steps}; its state is damaged")
+        self._rates.load_state_dict(state["rates"], step)
+        for track, saved in zip(self._tracks, state.get("parts", [state]), strict=True):
+            track.load_state_dict(saved)
+        self._step = step
         self._refresh()
 
-    def _plan_events(self) -> Iterator[Event]:
-        """Every event, those at one step in the order in which they happen: prune, rewind, act, snapshot."""
-        axes = self.plan.axes
-        for draw, update in enumerate(self._updates, start=1):
-            do = functools.partial(update, self._pruner, draw)
-            yield self._event(update.run, update.epoch, *update.label(self.total_weights), do)
-        for run in range(1, self._clock.runs):
-            for part in PARTS:
-                point = getattr(axes.rewind, part)
-                if point is not None:
-                    go_back = functools.partial(self._rewind, part, point)
-                    yield self._event(run, 0, f"rewind {part}", f"to {point}", go_back)
-            if axes.rewind.learning_rate is not None:
-                yield self._event(run, 0, "rewind learning rate", f"to {axes.rewind.learning_rate}", _by_the_clock)
-        for run in range(self._clock.runs):
-            for action in axes.actions:
-                what, detail = action_label(action)
-                for epoch in action.epochs(self._clock.length(run), run, self._clock.runs):
-                    occasion = Occasion(run, epoch, self.plan.seed)
-                    yield self._event(run, epoch, what, detail, functools.partial(action, self.model, occasion))
-        for point, at in self._points.items():
-            yield self._event(0, at, "snapshot", f"at {point}", functools.partial(self._snapshot, point))
+    # ------------------------------------------------------------------ construction
 
-    def _event(self, run: int, epoch: float, what: str, detail: str, do: Callable[[], None]) -> Event:
-        return Event(self._clock.step_of(run, epoch), run, epoch, what, detail, do)
+    def _follow(self, parts: tuple[Part, ...], curve: Curve | TorchSchedule, inputs: Inputs) -> list[Track]:
+        owner = belonging(parts, iter(self.model.state_dict())) if len(parts) > 1 else {}
+        return [
+            Track(
+                part,
+                frozenset(name for name, of in owner.items() if of == number) if owner else None,
+                self.optimizers,
+                self._clock,
+                curve,
+                inputs,
+            )
+            for number, part in enumerate(parts)
+        ]
 
-    def _happen(self) -> None:
+    def _begin(self, start_over: bool) -> None:
+        """The events of step 0, once in a training: weights that were loaded have them behind them."""
+        schedule = self._digest()
+        going_on = not start_over and all(p.schedule == schedule and p.step < p.steps for p in self._progress())
+        if going_on and any(p.step > 0 for p in self._progress()):
+            self._rates.set(0)
+            return  # `step` asks for load_state_dict
+        for progress in self._progress():
+            progress.schedule, progress.steps = schedule, self.steps
+        self._happen(only="snapshot" if going_on else None)
+        self._record()
+
+    def _progress(self) -> list[Progress]:
+        return [track.part.progress for track in self._tracks]
+
+    def _record(self) -> None:
+        for progress in self._progress():
+            progress.step = self._step
+
+    def _check_in_step(self) -> None:
+        odd = [p.step for p in self._progress() if p.step not in (self._step, UNKNOWN)]
+        if odd:
+            raise SchedulerError(
+                f"the weights are those after {odd[0]} of {self.steps} optimizer steps, the Scheduler is at step "
+                f"{self._step}: load the saved states of both, with model.load_state_dict and "
+                "scheduler.load_state_dict; or begin anew from these weights with Scheduler(..., start_over=True)"
+            )
+
+    # ------------------------------------------------------------------ what happens at a step
+
+    def _happen(self, only: str | None = None) -> None:
         for event in self._due.get(self._step, ()):
-            event.do()
+            if only is None or event.what == only:
+                event.do()
         self._rates.set(self._step)
-        self._strengths.advance(self._step)
+        for track in self._tracks:
+            track.strengths.advance(self._step)
+            track.score_on(None)
         self._refresh()
 
     def _refresh(self) -> None:
-        refresh(self.model, self._clock, self._updates, self.plan.seed, min(self._step, self.steps - 1))
+        for track in self._tracks:
+            track.refresh(min(self._step, self.steps - 1))
 
-    def _snapshot(self, point: Epoch) -> None:
-        parts = [part for part in PARTS if getattr(self.plan.axes.rewind, part) == point]
-        self._snapshots[str(point)] = take_snapshot(self.model, self.optimizer, parts)
+    def _rate_facts(self) -> Iterator[Event]:
+        curve = self._rates.curve
+        told = repr(curve) if isinstance(curve, Curve) else f"torch scheduler of {_name(curve)}"
+        if isinstance(curve, HandsOff):
+            told = "left to others (learning_rate=None)"
+        yield Event(0, 0, 0, "learning rate", told, lambda: None)
 
-    def _rewind(self, part: str, point: Epoch) -> None:
-        rewind(part, self.model, self.optimizer, self._snapshots[str(point)])
+    def _digest(self) -> str:
+        text = json.dumps(self._fingerprint(), sort_keys=True, default=repr)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def _fingerprint(self) -> dict[str, Any]:
         curve = repr(self._rates.curve) if isinstance(self._rates.curve, Curve) else "torch scheduler"
         clock = {"epochs": self._clock.run_epochs, "steps_per_epoch": self._clock.steps_per_epoch}
-        return {**self.plan.to_dict(), **clock, "weights": self.total_weights, "learning_rate": curve}
+        plans = [{**track.plan.to_dict(), "part": track.part.name} for track in self._tracks]
+        plan = self._tracks[0].plan.to_dict() if len(plans) == 1 else {"parts": plans}
+        return {**plan, **clock, "weights": self.total_weights, "learning_rate": curve}
 
 
-def _by_the_clock() -> None:
-    """The learning rate goes back through `Rates`, which counts from the start of each run."""
+def _runs(parts: tuple[Part, ...], curve: Curve | TorchSchedule) -> tuple[Epoch | None, int]:
+    """(where the learning rate goes back to at each run, number of runs), for all parts together.
 
-
-def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
-    """Every trainable factor must be in the optimizer; one built before `apply` holds parameters that are gone."""
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [
-        f"{name} ({factor})"
-        for name, program in programs(model).items()
-        for factor, parameter in program.named_parameters()
-        if parameter.requires_grad and id(parameter) not in held
-    ]
-    if missing:
+    Raises SchedulerError when parts want it otherwise, or the rate is not the Scheduler's to rewind.
+    """
+    runs = {part: part.plan.axes.schedule.runs(part.plan.sparsity) for part in parts}
+    longest = [part for part in parts if runs[part] > 1] or list(parts[:1])
+    wanted = {part.plan.axes.rewind.learning_rate: part for part in longest}
+    if len(wanted) > 1:
+        told = " and ".join(f"{part.name} ({part.plan.method}): {point!r}" for point, part in wanted.items())
         raise SchedulerError(
-            f"the optimizer does not train {len(missing)} rewritten weights, for instance {missing[0]}: build it after "
-            "sparsify_fx.apply(model), or freeze those weights with requires_grad_(False)"
+            f"parts of one training share its learning rate, but rewind it to different points: {told}; give one of "
+            "them rewind={'learning_rate': ...} of the other"
         )
+    ((restart, part),) = wanted.items()
+    if isinstance(curve, HandsOff) and runs[part] > 1 and restart is not None:
+        raise SchedulerError(
+            f"{part.plan.method} rewinds the learning rate at each of its {runs[part]} runs, but learning_rate=None "
+            "leaves the rate to others; name a curve, or apply the method with rewind={'learning_rate': None}"
+        )
+    return restart, max(runs.values())
+
+
+def _name(factory: Any) -> str:
+    return getattr(factory, "__qualname__", type(factory).__name__)

@@ -25,34 +25,40 @@ class Strengths:
     after the final pruning of the schedule `late`, and takes part in the checkpoint.
 
     Args:
+        view: the weight programs that are penalized, or a module with no others.
         until: the step of the final pruning of a method that reaches the sparsity by itself, or None.
 
     Attributes:
         path: (step, strength applied from there on) for every change.
     """
 
-    def __init__(self, penalty: Penalty, model: nn.Module, clock: Clock, sparsity: float, until: int | None) -> None:
+    def __init__(self, penalty: Penalty, view: nn.Module, clock: Clock, sparsity: float, until: int | None) -> None:
         self._penalty = penalty if isinstance(penalty, AdaptivePenalty) else None
-        self._constant, self._model, self._clock = penalty, model, clock
+        self._constant, self._view, self._clock = penalty, view, clock
         self._sparsity, self._until = sparsity, until
         self._level = self.applied = 0.0
-        self._tensor = torch.zeros((), device=next(model.parameters()).device)
+        self._tensor = torch.zeros((), device=next(iter(programs(view).values())).theta().device)
         self._before: Observation | None = None
         self._accuracy: float | None = None
         self.path: list[tuple[int, float]] = []
         self._kept_l1 = self._first_norm = 0.0
         if self._penalty is not None:
-            self._penalty(programs(model).values())  # one that does not fit the parameterization fails here
-            self._kept_l1, self._first_norm = largest_l1(model, sparsity), norm(model)
+            self._penalty(programs(view).values())  # one that does not fit the parameterization fails here
+            self._kept_l1, self._first_norm = largest_l1(view, sparsity), norm(view)
             self._restart(0)
 
     def term(self) -> Tensor:
         """What is added to the loss (0-dimensional)."""
         if self._penalty is None:
-            return self._constant(programs(self._model).values())
+            return self._constant(programs(self._view).values())
         if self.applied == 0:
-            return NoPenalty()(programs(self._model).values())
-        return self._penalty(programs(self._model).values(), self._tensor)
+            return NoPenalty()(programs(self._view).values())
+        return self._penalty(programs(self._view).values(), self._tensor)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the strength can change during the training."""
+        return self._penalty is not None
 
     def observe(self, accuracy: float) -> None:
         """Take the training accuracy of the epoch that ends with the next step."""
@@ -108,9 +114,9 @@ class Strengths:
             epochs=length,
             progress=min(1.0, since / horizon),
             sparsity=None if self._until is None else self._sparsity,
-            near_zero=near_zero_share(self._model),
-            norm=norm(self._model) / self._first_norm if self._first_norm else 1.0,
-            l1=sum(float(program.effective().abs().sum()) for program in programs(self._model).values()),
+            near_zero=near_zero_share(self._view),
+            norm=norm(self._view) / self._first_norm if self._first_norm else 1.0,
+            l1=sum(float(program.effective().abs().sum()) for program in programs(self._view).values()),
             kept_l1=self._kept_l1,
             accuracy=self._accuracy,
         )

@@ -19,6 +19,7 @@ class Event:
         what: "prune", "snapshot", "rewind weights", "rescale", ...
         detail: "512 of 1000 weights, density 0.512", the rewind point, ...
         do: the deed.
+        part: the part of the model that it concerns; "" when there is only one.
     """
 
     step: int
@@ -27,34 +28,51 @@ class Event:
     what: str
     detail: str
     do: Callable[[], None] = field(repr=False, compare=False)
+    part: str = ""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """All events in order, and the runs; prints as a table."""
+    """All events in order, and the runs; prints as a table.
+
+    Attributes:
+        events: what the Scheduler does at a step.
+        facts: what is so from a step on, or happens all the time: the first mask, the learning rate, the penalty.
+    """
 
     events: tuple[Event, ...]
     runs: int
     epochs: int
     steps: int
+    facts: tuple[Event, ...] = ()
 
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """(run, epoch, step, event, detail); an event that repeats within a run takes one row."""
-        groups: dict[tuple[int, str, str], list[Event]] = {}
-        for event in self.events:
-            groups.setdefault((event.run, event.what, event.detail), []).append(event)
-        rows = []
-        for (run, what, detail), members in groups.items():
-            epochs = [f"{event.epoch:g}" for event in members]
-            shown = ", ".join(epochs) if len(epochs) <= 3 else f"{epochs[0]}, {epochs[1]} … {epochs[-1]}"
-            steps = f"{members[0].step}" if len(members) == 1 else f"{members[0].step} … {members[-1].step}"
-            rows.append((str(run), shown, steps, what, detail))
-        return rows
+    def rows(self) -> list[tuple[str, ...]]:
+        """(run, epoch, step, event, detail), with the part in front where there are several.
+
+        An event that repeats within a run takes one row.
+        """
+        groups: dict[tuple[str, int, str, str], list[Event]] = {}
+        for event in sorted((*self.facts, *self.events), key=lambda event: event.step):
+            groups.setdefault((event.part, event.run, event.what, event.detail), []).append(event)
+        return [self._row(members) for members in groups.values()]
+
+    def _row(self, members: list[Event]) -> tuple[str, ...]:
+        first, last = members[0], members[-1]
+        epochs = [f"{event.epoch:g}" for event in members]
+        shown = ", ".join(epochs) if len(epochs) <= 3 else f"{epochs[0]}, {epochs[1]} … {epochs[-1]}"
+        steps = f"{first.step}" if len(members) == 1 else f"{first.step} … {last.step}"
+        row = (str(first.run), shown, steps, first.what, first.detail)
+        return (first.part or "all", *row) if self.parts else row
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts with plans of their own; none where one plan rules the model."""
+        return tuple(dict.fromkeys(event.part for event in (*self.facts, *self.events) if event.part))
 
     def table(self) -> Table:
         """The rows as a rich table."""
         table = Table(title=f"{self.runs} run(s), {self.epochs} epochs, {self.steps} optimizer steps")
-        for column in ("run", "epoch", "step", "event", "detail"):
+        for column in (*(("part",) if self.parts else ()), "run", "epoch", "step", "event", "detail"):
             table.add_column(column)
         for row in self.rows():
             table.add_row(*row)

@@ -114,10 +114,15 @@ def test_progress_reaches_one_at_the_last_mask_update_of_a_run() -> None:
     model = sparsify_fx.apply(small_net(), "cs", sparsity=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=10, steps_per_epoch=2)
-    assert [progress_at(scheduler._clock, scheduler._updates, step) for step in (0, 8, 16, 19)] == [0, 0.5, 1, 1]
+    assert [progress_at(scheduler._clock, scheduler._tracks[0].updates, step) for step in (0, 8, 16, 19)] == [
+        0,
+        0.5,
+        1,
+        1,
+    ]
     lrr = sparsify_fx.apply(small_net(), "lrr", sparsity=0.3, parameterization="sigmoid-gate")
     cycles = sparsify_fx.Scheduler(lrr, torch.optim.SGD(lrr.parameters(), lr=0.01), epochs=10, steps_per_epoch=2)
-    assert [progress_at(cycles._clock, cycles._updates, step) for step in (0, 10, 20, 30)] == [0, 0.5, 0, 0.5]
+    assert [progress_at(cycles._clock, cycles._tracks[0].updates, step) for step in (0, 10, 20, 30)] == [0, 0.5, 0, 0.5]
 
 
 def test_near_zero_and_largest() -> None:

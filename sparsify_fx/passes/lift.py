@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassResult
 
-from sparsify_fx.layers import Selection, select_layers
+from sparsify_fx.layers import Layer, Selection, select_layers
 from sparsify_fx.owners import install, programs
 from sparsify_fx.passes.module_pass import ModulePass
-from sparsify_fx.program import dense_program
+from sparsify_fx.program import WeightProgram, dense_program
 
 
 class Lift(ModulePass):
@@ -33,9 +35,16 @@ class Lift(ModulePass):
         """Install one program per distinct weight; tied weights share one."""
         if programs(graph_module):
             return PassResult(graph_module, False)
-        for layer in select_layers(graph_module, self.include, self.exclude).values():
-            program = dense_program(layer.weight)
-            program.passes = ("Lift",)
-            for owner, tensor in layer.places:
-                install(owner, tensor, program)
+        lift_layers(select_layers(graph_module, self.include, self.exclude))
         return PassResult(graph_module, True)
+
+
+def lift_layers(layers: Mapping[str, Layer]) -> dict[str, WeightProgram]:
+    """Install the program `return dense` for each selected layer; the programs by the layers' names."""
+    found = {}
+    for name, layer in layers.items():
+        found[name] = program = dense_program(layer.weight)
+        program.passes = ("Lift",)
+        for owner, tensor in layer.places:
+            install(owner, tensor, program)
+    return found

@@ -16,7 +16,7 @@ from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import programs
-from sparsify_fx.plan import require_plan
+from sparsify_fx.plan import Inputs, require_plan
 from sparsify_fx.pruner import Pruner
 from tests.conftest import batch, effective, small_net, train_step
 
@@ -86,7 +86,7 @@ def test_scoring_within_cycles_disturbs_nothing_and_sees_the_effective_weight(cr
     given = {"batches": [batch(1), batch(2)], "loss_fn": F.cross_entropy}
     model = sparsify_fx.apply(small_net(), method, sparsity=0.5, criterion=criterion, **given)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    pruner = Pruner(model, optimizer, require_plan(model), **given)
+    pruner = Pruner(model, model, [optimizer], require_plan(model), Inputs(**given))
     pruner.prune(600, draw=1)
     train_step(model, optimizer)
     weights = effective(model)

@@ -1,0 +1,190 @@
+"""A track: one part's way through a schedule, with its mask updates, rewinds, actions, snapshots and penalty."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from sparsify_fx.actions import Occasion, action_label
+from sparsify_fx.allocations import Pattern
+from sparsify_fx.clock import Clock, resolve
+from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.learning_rate import Curve, TorchSchedule
+from sparsify_fx.mask_updates import MaskUpdate, Regrow, SettleAndPrune
+from sparsify_fx.owners import Subset
+from sparsify_fx.parts import Part
+from sparsify_fx.plan import Inputs, remembered_inputs
+from sparsify_fx.pruner import Pruner
+from sparsify_fx.recipe import describe
+from sparsify_fx.refresh import refresh
+from sparsify_fx.rewinds import Epoch
+from sparsify_fx.schedules import Budget, check_times
+from sparsify_fx.snapshots import PARTS, Scope, rewind, take_snapshot
+from sparsify_fx.strengths import Strengths
+from sparsify_fx.timeline import Event
+
+
+class Track:
+    """What happens to one part, and when; nothing happens at construction.
+
+    Args:
+        names: the tensors of the model's state dict that are rewound with the part; None for all of them.
+        inputs: batches for the whole model and a loss, or those that `apply` was given where they are None.
+
+    Raises SchedulerError for times that do not fit, RecipeError for a criterion without its inputs.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        names: frozenset[str] | None,
+        optimizers: Sequence[Optimizer],
+        clock: Clock,
+        curve: Curve | TorchSchedule,
+        inputs: Inputs,
+    ) -> None:
+        self.part, self.clock, self.plan = part, clock, part.plan
+        axes, epochs = self.plan.axes, clock.run_epochs
+        self.total = part.total()
+        self.updates: tuple[MaskUpdate, ...] = axes.schedule.updates(Budget(self.total, self.plan.sparsity, epochs))
+        check_times(self.updates, epochs, clock.steps_per_epoch)
+        if isinstance(axes.allocation, Pattern) and any(isinstance(update, Regrow) for update in self.updates):
+            raise RecipeError(
+                f"{self.plan.method}: regrowing breaks the pattern {axes.allocation}; use allocation='erk'"
+            )
+        self.points = {point: resolve(point, curve, epochs) for point in axes.rewind.points()}
+        self.pruner = self._pruner(optimizers, inputs)
+        self._scope = Scope(part.model, part.view(), optimizers, names)
+        ends = [clock.step_of(u.run, u.epoch) for u in self.updates if isinstance(u, SettleAndPrune)]
+        self.settles = ends[0] if ends else None
+        self.strengths = Strengths(axes.penalty, part.view(), clock, self.plan.sparsity, self.settles)
+        self.snapshots: dict[str, dict[str, Any]] = {}
+        self._batch: Inputs | None = None
+
+    def _pruner(self, optimizers: Sequence[Optimizer], given: Inputs) -> Pruner:
+        axes, part = self.plan.axes, self.part
+        known = remembered_inputs(part.root, self.plan)
+        inputs = Inputs(given.batches or known.batches, given.loss_fn or known.loss_fn)
+        if self.updates:
+            check_inputs(criterion_name(axes.criterion), axes.criterion.needs, inputs.batches, inputs.loss_fn)
+            check_inputs(self.plan.method, axes.schedule.needs, inputs.batches, inputs.loss_fn)
+        pruner = Pruner(part.root, part.view(), optimizers, self.plan, inputs)
+        return self._whole(pruner, inputs) if given.batches is not None and part.prefix else pruner
+
+    def _whole(self, pruner: Pruner, inputs: Inputs) -> Pruner:
+        """Batches that the Scheduler was given are for the whole model; those of `apply` are for its module."""
+        return pruner.reading(self.part.model, Subset(self.part.named_in_model()), inputs)
+
+    # ------------------------------------------------------------------ events
+
+    def events(self) -> Iterator[Event]:
+        """Every event of the part, those at one step in the order in which they happen."""
+        axes, clock = self.plan.axes, self.clock
+        for draw, update in enumerate(self.updates, start=1):
+            do = functools.partial(self._update, update, draw)
+            yield self._event(update.run, update.epoch, *update.label(self.total), do)
+        runs = axes.schedule.runs(self.plan.sparsity)
+        for run in range(1, runs):
+            for part in PARTS:
+                point = getattr(axes.rewind, part)
+                if point is not None:
+                    go_back = functools.partial(self._rewind, part, point)
+                    yield self._event(run, 0, f"rewind {part}", f"to {point}", go_back)
+            if axes.rewind.learning_rate is not None:
+                yield self._event(run, 0, "rewind learning rate", f"to {axes.rewind.learning_rate}", _by_the_clock)
+        for run in range(clock.runs):
+            for action in axes.actions:
+                what, detail = action_label(action)
+                for epoch in action.epochs(clock.length(run), run, clock.runs):
+                    occasion = Occasion(run, epoch, self.plan.seed)
+                    act = functools.partial(action, self.part.view(), occasion)
+                    yield self._event(run, epoch, what, detail, act)
+        for point, at in self.points.items():
+            yield self._event(0, at, "snapshot", f"at {point}", functools.partial(self._snapshot, point))
+
+    def facts(self) -> Iterator[Event]:
+        """What is so from the start or happens by itself, for the timeline: the first mask, the penalty, the gates."""
+        axes, kept = self.plan.axes, self.plan.axes.schedule.initial(Budget(self.total, self.plan.sparsity))
+        if kept is None:
+            yield self._event(0, 0, "no mask", f"all {self.total} weights stay", _by_the_clock)
+        elif kept < self.total:
+            chosen = f"{criterion_name(axes.criterion)}, {_name('allocation', axes.allocation)}"
+            detail = f"{chosen}: keep {kept} of {self.total} weights, density {kept / self.total:.6g}"
+            yield self._event(0, 0, "mask at initialization", detail, _by_the_clock)
+        elif not self.updates:
+            yield self._event(0, 0, "mask at initialization", f"all {self.total} weights stay", _by_the_clock)
+        penalty = _name("penalty", axes.penalty)
+        if penalty != "none":
+            until = "" if self.settles is None or not self.strengths.adaptive else f", until step {self.settles}"
+            how = "strength adapts" if self.strengths.adaptive else "constant strength"
+            detail = f"{penalty}, {how}{until}"
+            yield self._event(0, 0, "penalty", detail, _by_the_clock)
+        if next(iter(self.part.programs.values())).state_tensors():
+            detail = f"{_name('parameterization', axes.parameterization)}: state changes before every step"
+            yield self._event(0, 0, "refresh", detail, _by_the_clock)
+
+    def _event(self, run: int, epoch: float, what: str, detail: str, do: Callable[[], None]) -> Event:
+        return Event(self.clock.step_of(run, epoch), run, epoch, what, detail, do, self.part.name)
+
+    # ------------------------------------------------------------------ what the events do
+
+    def _update(self, update: MaskUpdate, draw: int) -> None:
+        pruner = self.pruner
+        if self._batch is not None and _scores_current_batch(update):
+            pruner = self._whole(pruner, self._batch)
+        update(pruner, draw)
+
+    def _snapshot(self, point: Epoch) -> None:
+        parts = [part for part in PARTS if getattr(self.plan.axes.rewind, part) == point]
+        self.snapshots[str(point)] = take_snapshot(self._scope, parts)
+
+    def _rewind(self, part: str, point: Epoch) -> None:
+        rewind(part, self._scope, self.snapshots[str(point)])
+
+    def refresh(self, step: int) -> None:
+        """Temperatures and noise of the optimizer step that follows `step` others."""
+        refresh(self.part.view(), self.clock, self.updates, self.plan.seed, step)
+
+    # ------------------------------------------------------------------ the current batch
+
+    def needs_batch(self, step: int) -> bool:
+        """Whether an update after `step` steps scores the batch of that step, as its paper does."""
+        due = [u for u in self.updates if self.clock.step_of(u.run, u.epoch) == step]
+        return any(_scores_current_batch(update) for update in due)
+
+    def score_on(self, batch: Inputs | None) -> None:
+        """Let such updates read `batch`, which is for the whole model."""
+        self._batch = batch
+
+    # ------------------------------------------------------------------ state
+
+    def nonzeros(self) -> int:
+        """Weights that the masks keep now; all where there is no mask."""
+        masks = [program.current_mask() for program in self.part.programs.values()]
+        return sum(int(mask.sum()) for mask in masks if mask is not None) if None not in masks else self.total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types and tensors only."""
+        return {"strengths": self.strengths.state_dict(), "snapshots": dict(self.snapshots)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.snapshots = dict(state["snapshots"])
+        self.strengths.load_state_dict(state["strengths"])
+
+
+def _scores_current_batch(update: MaskUpdate) -> bool:
+    return isinstance(update, Regrow) and "batches" in CRITERIA[update.growth].needs
+
+
+def _by_the_clock() -> None:
+    """The learning rate goes back through `Rates`, which counts from the start of each run."""
+
+
+def _name(axis: str, value: Any) -> str:
+    described = describe(axis, value)
+    return described["name"] if isinstance(described, dict) else str(described)
