@@ -23,6 +23,7 @@ from sparsify_fx.progress import Progress
 from sparsify_fx.pruning import choose_masks
 from sparsify_fx.recipe import find_method
 from sparsify_fx.schedules import Budget
+from sparsify_fx.unfinished import warn_unfinished
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -140,12 +141,14 @@ def _rewrite(layers: Mapping[str, Layer], masks: dict[str, Tensor] | None, plan:
 def merge(model: M) -> M:
     """Plain weights again, in place: original classes and keys, exact zeros where pruned; the model comes back.
 
-    merged = θ ⊙ mask. A plain model is left alone. Tied weights stay tied.
+    merged = θ ⊙ mask. A plain model is left alone. Tied weights stay tied. A model that does not have the sparsity yet
+    that `apply` was asked for is told by an UnfinishedWarning.
 
     >>> model = apply(nn.Linear(4, 2), method="random", sparsity=0.5)
     >>> type(merge(model)).__name__, list(model.state_dict())
     ('Linear', ['weight', 'bias'])
     """
+    warn_unfinished(model, "the model is merged")
     Merge()(model)
     return model
 
@@ -153,10 +156,18 @@ def merge(model: M) -> M:
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The merged weights and all other state under the original keys and in their order; the model is not touched.
 
+    A model that does not have the sparsity yet that `apply` was asked for is told by an UnfinishedWarning.
+
     >>> model = apply(nn.Linear(4, 2), method="signin", sparsity=0.5)
     >>> list(dense_state_dict(model))
     ['weight', 'bias']
     """
+    warn_unfinished(model, "the dense weights are taken")
+    return effective_state_dict(model)
+
+
+def effective_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """`dense_state_dict` at any time of a training."""
     left = model.state_dict()
     result: dict[str, Any] = {}
     effective: dict[int, Tensor] = {}

@@ -66,6 +66,11 @@ def make_clock(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SchedulerError(f"{name}={value!r} must be a whole number >= 1")
     restart_epoch = 0 if restart is None else math.ceil(resolve(restart, curve, run_epochs))
+    if restart_epoch >= run_epochs:
+        raise SchedulerError(
+            f"each later run starts with the learning rate of {restart!r}, at the next whole epoch after it, which is "
+            f"{restart_epoch}, and a run has only {run_epochs} epochs; train for more, or give fewer steps_per_epoch"
+        )
     return Clock(run_epochs, steps_per_epoch, runs, restart_epoch)
 
 
@@ -82,6 +87,6 @@ def resolve(point: Epoch, curve: Curve | TorchSchedule, run_epochs: int) -> floa
             "the method rewinds to the end of the warm-up, but this learning-rate curve has none; choose one with a "
             "warm-up, or give apply a rewind point in epochs, such as rewind={'weights': 2, 'optimizer': 2}"
         )
-    if math.ceil(epoch) >= run_epochs:
+    if epoch >= run_epochs:
         raise SchedulerError(f"rewind point {point!r} is epoch {epoch:g}, but the run has only {run_epochs} epochs")
     return epoch

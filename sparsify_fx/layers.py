@@ -111,7 +111,8 @@ def _named(name: str, entry: tuple[nn.Module, str, OwnerKind | None], pattern: s
 def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> None:
     if tensor in owned_tensors(owner):
         raise LayerError(
-            f"{name} is already computed by a weight program; call sparsify_fx.merge(model) before a new apply"
+            f"{name} is already computed by a weight program; call sparsify_fx.merge(model) before a new apply, or "
+            "give the rest of the model a plan of its own with include= or exclude="
         )
     weight = owner._parameters.get(tensor)
     if isinstance(weight, UninitializedParameter):

@@ -59,10 +59,10 @@ class Part:
         return f"{self.name}: {text}" if self.name else text
 
 
-def parts_of(model: nn.Module) -> tuple[Part, ...]:
+def parts_of(model: nn.Module, *, strict: bool = True) -> tuple[Part, ...]:
     """The parts of a prepared model, in module order.
 
-    Raises RecipeError for a model without a plan, and where bare passes made programs beside those of `apply`.
+    Raises RecipeError for a model without a plan, and (`strict`) for programs of bare passes beside those of `apply`.
 
     >>> from sparsify_fx import apply
     >>> net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
@@ -73,8 +73,10 @@ def parts_of(model: nn.Module) -> tuple[Part, ...]:
     require_plan(model)
     groups: dict[int, dict[str, WeightProgram]] = {}
     for name, program in programs(model).items():
-        if program.plan is None:
+        if program.plan is None and strict:
             raise RecipeError(f"{name} has a weight program but no plan; call sparsify_fx.apply on it, or merge it")
+        if program.plan is None:
+            continue
         groups.setdefault(id(program.plan), {})[name] = program
     names = _names(list(groups.values()))
     return tuple(_part(model, found, name) for found, name in zip(groups.values(), names, strict=True))

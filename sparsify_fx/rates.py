@@ -104,10 +104,13 @@ class _Rates:
         self._write([base * factor for base in self._base])
 
     def _restart(self, factory: TorchSchedule) -> LRScheduler:
+        before = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._write(self._base)
         for group in self.optimizer.param_groups:
             group.pop("initial_lr", None)
         made: Any = factory(self.optimizer)
+        if isinstance(made, ReduceLROnPlateau) or not isinstance(made, LRScheduler):
+            self._write(before)
         if isinstance(made, ReduceLROnPlateau) or not isinstance(made, LRScheduler):
             plateau = "it waits for a metric, and the Scheduler has none" if isinstance(made, ReduceLROnPlateau) else ""
             raise SchedulerError(

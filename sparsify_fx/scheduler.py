@@ -230,12 +230,13 @@ class Scheduler:
         """The events of step 0, once in a training: weights that were loaded have them behind them."""
         schedule = self._digest()
         going_on = not start_over and all(p.schedule == schedule and p.step < p.steps for p in self._progress())
+        self._rates.set(0)  # it may refuse, and nothing is written yet
         if going_on and any(p.step > 0 for p in self._progress()):
-            self._rates.set(0)
             return  # `step` asks for load_state_dict
         for progress in self._progress():
             progress.schedule, progress.steps = schedule, self.steps
-        self._happen(only="snapshot" if going_on else None)
+        self._do_events(only="snapshot" if going_on else None)
+        self._advance()
         self._record()
 
     def _progress(self) -> list[Progress]:
@@ -256,11 +257,17 @@ class Scheduler:
 
     # ------------------------------------------------------------------ what happens at a step
 
-    def _happen(self, only: str | None = None) -> None:
+    def _happen(self) -> None:
+        self._do_events()
+        self._rates.set(self._step)
+        self._advance()
+
+    def _do_events(self, only: str | None = None) -> None:
         for event in self._due.get(self._step, ()):
             if only is None or event.what == only:
                 event.do()
-        self._rates.set(self._step)
+
+    def _advance(self) -> None:
         for track in self._tracks:
             track.strengths.advance(self._step)
             track.score_on(None)

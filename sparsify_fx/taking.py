@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.api import dense_state_dict
+from sparsify_fx.api import effective_state_dict
 from sparsify_fx.errors import CheckpointError, RecipeError, SparsityError, unknown
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.owners import programs
@@ -28,7 +28,7 @@ def masked_state_dict(model: nn.Module) -> State:
     ['weight', 'bias', 'weight.mask']
     """
     masks = {mask_key(name): program.current_mask() for name, program in programs(model).items()}
-    return dense_state_dict(model) | {key: mask.detach().clone() for key, mask in masks.items() if mask is not None}
+    return effective_state_dict(model) | {key: mask.detach().clone() for key, mask in masks.items() if mask is not None}
 
 
 def take_from(

@@ -12,7 +12,7 @@ from sparsify_fx.actions import Occasion, action_label
 from sparsify_fx.allocations import Pattern
 from sparsify_fx.clock import Clock, resolve
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.mask_updates import MaskUpdate, Regrow, SettleAndPrune
 from sparsify_fx.owners import Subset
@@ -57,6 +57,11 @@ class Track:
                 f"{self.plan.method}: regrowing breaks the pattern {axes.allocation}; use allocation='erk'"
             )
         self.points = {point: resolve(point, curve, epochs) for point in axes.rewind.points()}
+        for point, at in self.points.items():
+            if clock.step_of(0, at) >= epochs * clock.steps_per_epoch:
+                raise SchedulerError(
+                    f"rewind point {point!r} is epoch {at:g}, which no step of a run of {epochs} reaches"
+                )
         self.pruner = self._pruner(optimizers, inputs)
         self._scope = Scope(part.model, part.view(), optimizers, names)
         ends = [clock.step_of(u.run, u.epoch) for u in self.updates if isinstance(u, SettleAndPrune)]

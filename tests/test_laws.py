@@ -152,6 +152,10 @@ def test_there_are_sums() -> None:
     assert {"lrr+pilot", "pilot+wr"} <= set(SUMS)
 
 
+merged_at_once = pytest.mark.filterwarnings("ignore::sparsify_fx.errors.UnfinishedWarning")
+
+
+@merged_at_once
 @every_method
 def test_apply_then_merge_returns_the_weights(method: str) -> None:
     model = small_net()
@@ -238,6 +242,7 @@ def test_pruned_weights_have_no_momentum_and_regrown_ones_start_from_zero(method
     assert straight(method).stale == 0
 
 
+@merged_at_once
 @every_method
 def test_state_dict_round_trips_and_a_dense_checkpoint_is_split(method: str) -> None:
     model = prepare(method)

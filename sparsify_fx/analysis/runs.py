@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.api import merge
 from sparsify_fx.errors import AnalysisError, CheckpointError
+from sparsify_fx.passes import Merge
 from sparsify_fx.program import unmarked
 from sparsify_fx.run_files import WEIGHTS, State, cycle_numbers, mask_key, read_state
 from sparsify_fx.taking import masked_state_dict
@@ -132,7 +132,8 @@ class Run:
 
     def model(self, state: State | None = None) -> nn.Module:
         """A plain model of its own in eval mode: the merged weights at the end, or those of a kept state."""
-        model: nn.Module = merge(copy.deepcopy(self.session.model)).eval()
+        model = copy.deepcopy(self.session.model).eval()
+        Merge()(model)
         if state is not None:
             masks = {mask_key(name) for name in self.weights}
             model.load_state_dict({name: tensor for name, tensor in state.items() if name not in masks})

@@ -31,6 +31,7 @@ from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
 from sparsify_fx.onnx_export.writing import write_model
 from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.plan import plan_of
+from sparsify_fx.unfinished import warn_unfinished
 
 
 def export(
@@ -110,6 +111,7 @@ def export(
     place = check_target(path)
     inputs = example_tensors(example_inputs)
     probes = inputs if verify_inputs is None else example_tensors(verify_inputs, "verify_inputs")
+    notes = warn_unfinished(model, "the model is exported") if isinstance(model, nn.Module) else ()
     with untouched_rng():
         copied = merged_copy(model)
         reference = _reference(copied, inputs, probes, dynamic_batch)
@@ -129,7 +131,9 @@ def export(
         return Checked(differences, measure_file(dense, written, feed, library) if measure else None)
 
     checked = write_model(place, encoded.model, TensorReader(), check)
-    report = make_report(path, encoded, wanted, checked, bytes_dense=count_bytes(dense), reference="PyTorch")
+    report = make_report(
+        path, encoded, wanted, checked, bytes_dense=count_bytes(dense), reference="PyTorch", notes=notes
+    )
     return replace(report, passes=passes)
 
 
@@ -142,8 +146,21 @@ class _Reference:
 
     def differences(self, runtime: Runtime, tolerance: float) -> tuple[float, float]:
         """The largest absolute and relative difference over all runs; ExportError above the tolerance."""
-        found = [compare(outputs, runtime.run(inputs), self.names, tolerance) for inputs, outputs in self.runs]
+        found = []
+        for number, (inputs, outputs) in enumerate(self.runs):
+            try:
+                found.append(compare(outputs, runtime.run(inputs), self.names, tolerance))
+            except ExportError as error:
+                raise error if number == 0 else _another_batch(inputs, error) from error
         return max(a for a, _ in found), max(r for _, r in found)
+
+
+def _another_batch(inputs: tuple[Tensor, ...], error: ExportError) -> ExportError:
+    return ExportError(
+        f"with inputs whose first axis is {batch_of(inputs)}, one more than in example_inputs: {error}. The exported "
+        "graph is fixed to the first axis of the examples: if that is not the batch (time first, as nn.LSTM has it by "
+        "default), pass dynamic_batch=False, or let the model take the batch first (batch_first=True)"
+    )
 
 
 def _reference(model: nn.Module, inputs: tuple[Tensor, ...], probes: tuple[Tensor, ...], grow: bool) -> _Reference:

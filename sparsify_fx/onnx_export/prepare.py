@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from sparsify_fx.errors import ExportError
+from sparsify_fx.passes import Merge
 from sparsify_fx.program import WeightProgram
 
 
@@ -38,9 +39,7 @@ def merged_copy(model: nn.Module) -> nn.Module:
             "history in objects that the model holds, and no open handles"
         ) from error
     if any(isinstance(module, WeightProgram) for module in copied.modules()):
-        from sparsify_fx.api import merge  # here, because api imports export
-
-        merge(copied)
+        Merge()(copied)
         gc.collect()  # modules of torch.fx lie in cycles of references, and the factors with them
     copied.eval()
     if any(_is_odd_float(tensor) for tensor in (*copied.parameters(), *copied.buffers())):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import sparsify_fx
+from sparsify_fx.api import effective_state_dict
 from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.masks import kept_count
@@ -95,7 +96,7 @@ def test_scoring_within_cycles_disturbs_nothing_and_sees_the_effective_weight(cr
     scores = dict(rule.scores(pruner._context(rule, 400, 2, pruner.masks())))
     assert same({**before, "rng": 0}, {**facts(model), "rng": 0})
     plain = sparsify_fx.merge(small_net())
-    plain.load_state_dict(sparsify_fx.dense_state_dict(model))
+    plain.load_state_dict(effective_state_dict(model))
     expected = rule.scores(_plain_context(pruner, plain, weights))
     for name, score in scores.items():
         torch.testing.assert_close(score, expected[name], rtol=1e-5, atol=1e-9)
