@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from sparsify_fx.errors import SchedulerError, TrainingError
 from sparsify_fx.owners import programs
+from sparsify_fx.program import WeightProgram
 
 
 def check_optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer]) -> tuple[Optimizer, ...]:
@@ -40,6 +41,29 @@ def check_optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer]) -
     if twice:
         raise SchedulerError(f"{twice[0]} is in several optimizers; give every parameter to one of them")
     return optimizers
+
+
+def check_ties(model: nn.Module) -> None:
+    """Raise SchedulerError for a weight that a program trains and another module still holds as its own.
+
+    It happens to tied weights when `apply` saw only one of the modules: they would come apart.
+    """
+    plain = {
+        id(parameter): f"{name}.{tensor}" if name else tensor
+        for name, module in model.named_modules()
+        if not isinstance(module, WeightProgram)
+        for tensor, parameter in module._parameters.items()
+        if parameter is not None
+    }
+    seen: dict[int, str] = {}
+    for name, program in programs(model).items():
+        for parameter in program.parameters():
+            other = plain.get(id(parameter)) or seen.setdefault(id(parameter), name)
+            if other != name:
+                raise SchedulerError(
+                    f"{name} and {other} were one tied weight, and `apply` was given only a part of the model that "
+                    "holds one of them; call apply on a module that holds both, with include= to narrow it"
+                )
 
 
 def _factors(name: str, program: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from sparsify_fx.clock import make_clock
 from sparsify_fx.errors import SchedulerError
-from sparsify_fx.guards import check_finite, check_optimizers
+from sparsify_fx.guards import check_finite, check_optimizers, check_ties
 from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule, find_curve
 from sparsify_fx.parts import Part, belonging, parts_of
 from sparsify_fx.plan import Inputs
@@ -78,6 +78,7 @@ class Scheduler:
         start_over: bool = False,
     ) -> None:
         parts = parts_of(model)
+        check_ties(model)
         self.model, self.optimizers = model, check_optimizers(model, optimizer)
         curve = find_curve(learning_rate)
         restart, runs = _runs(parts, curve)

@@ -253,3 +253,24 @@ def test_contradictions_are_refused_in_words() -> None:
     sparsify_fx.passes.Lift()(net.head)
     with pytest.raises(RecipeError, match=r"head\.0\.weight has a weight program but no plan"):
         sparsify_fx.Scheduler(net, optimize(net), epochs=2, steps_per_epoch=3)
+
+
+def test_tied_weights_that_apply_tore_apart_are_refused() -> None:
+    for method in ("random", "magnitude"):
+        net = nn.ModuleDict({"encoder": nn.Linear(6, 6), "decoder": nn.Linear(6, 6)})
+        net["decoder"].weight = net["encoder"].weight
+        sparsify_fx.apply(net["encoder"], method, sparsity=0.5)
+        with pytest.raises(SchedulerError, match=r"encoder\.weight and decoder\.weight were one tied weight"):
+            sparsify_fx.Scheduler(net, optimize(net), epochs=2, steps_per_epoch=2)
+        sparsify_fx.apply(net["decoder"], method, sparsity=0.25)
+        with pytest.raises(SchedulerError, match=r"decoder\.weight and encoder\.weight were one tied weight"):
+            sparsify_fx.Scheduler(net, optimize(net), epochs=2, steps_per_epoch=2)
+
+
+def test_compiled_and_parallel_wrappers_of_the_model_have_the_same_parts() -> None:
+    net = fresh()
+    by_modules(net)
+    for wrapped in (torch.compile(net), nn.DataParallel(net)):
+        optimizer = optimize(net)
+        scheduler = sparsify_fx.Scheduler(wrapped, optimizer, epochs=4, steps_per_epoch=3, start_over=True)
+        assert [track.part.root for track in scheduler._tracks] == [net.backbone, net.head]

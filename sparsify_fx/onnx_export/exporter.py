@@ -29,8 +29,9 @@ from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import batch_of, trace, with_batch
 from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
 from sparsify_fx.onnx_export.writing import write_model
+from sparsify_fx.parts import parts_of
 from sparsify_fx.passes.onnx_graph.outside import count_bytes
-from sparsify_fx.plan import plan_of
+from sparsify_fx.plan import plans_of
 from sparsify_fx.unfinished import warn_unfinished
 
 
@@ -206,8 +207,10 @@ def _shapes(dense: onnx.ModelProto, inputs: tuple[Tensor, ...]) -> dict[str, tup
 
 def _about(model: nn.Module, metadata: Mapping[str, str] | None) -> dict[str, str]:
     """The method that the model was prepared with, if it still knows, and what the caller says."""
-    plan = plan_of(model) if isinstance(model, nn.Module) else None
-    known = {} if plan is None else {"method": plan.method, "seed": str(plan.seed)}
+    parts = parts_of(model, strict=False) if isinstance(model, nn.Module) and plans_of(model) else ()
+    methods = "; ".join(part.says(part.plan.method) for part in parts)
+    seeds = "; ".join(part.says(str(part.plan.seed)) for part in parts)
+    known = {"method": methods, "seed": seeds} if parts else {}
     return known | dict(metadata or {})
 
 
