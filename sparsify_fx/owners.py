@@ -19,7 +19,7 @@ from sparsify_fx.owner_kinds import kind_of
 from sparsify_fx.program import FOR_PLAIN_MODELS, WeightProgram
 from sparsify_fx.program_state import EXTRA, encode
 from sparsify_fx.progress import UNKNOWN
-from sparsify_fx.sharing import computed, sharing_forward
+from sparsify_fx.sharing import as_read, computed, sharing_forward
 
 
 def program_name(tensor: str) -> str:
@@ -130,7 +130,8 @@ def _computed(tensor: str) -> property:
         given = self._parameters.get(tensor)
         if given is not None and given.numel():  # by functional_call, under the original name
             return given
-        return computed(cast(nn.Module, self._modules[name]))
+        weight = computed(cast(nn.Module, self._modules[name]))
+        return as_read(weight, self, tensor)
 
     return property(read, doc=f"The effective {tensor}, computed by `{name}`.")
 

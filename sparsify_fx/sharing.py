@@ -16,18 +16,25 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.computed_weight import in_forward, protected
+
 # Modules that hold a `forward` which reads a weight more than once and makes one result of it: recurrent layers (dtype
 # check, kernel), attention (fast-path checks, kernel), standardised convolutions (statistics, shape).
 REREADING = ("torch.nn.modules.rnn", "torch.nn.modules.activation", "timm.layers.std_conv")
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Result:
-    """What a program returned, and the tensors and their versions that it was made of."""
+    """What a program returned, and the tensors and their versions that it was made of.
+
+    Attributes:
+        outside: the weight as it reads outside of a forward, once it was read there.
+    """
 
     made_of: tuple[Tensor, ...]
     versions: tuple[int, ...]
     weight: Tensor
+    outside: Tensor | None = None
 
     def fits(self, tensors: tuple[Tensor, ...]) -> bool:
         """Whether a program with these tensors would return the same again."""
@@ -100,6 +107,19 @@ def computed(program: nn.Module) -> Tensor:
     return weight
 
 
+def as_read(weight: Tensor, owner: nn.Module, tensor: str) -> Tensor:
+    """A computed weight for whoever reads the property: outside of a forward it refuses writes, which would be lost."""
+    if torch.compiler.is_compiling() or type(weight) is not Tensor or in_forward() or _observed():
+        return weight
+    described = f"{tensor} of this {type(owner).__name__}"
+    known = next((result for result in (_SPAN.results or {}).values() if result.weight is weight), None)
+    if known is None:
+        return protected(weight, described)
+    if known.outside is None:
+        known.outside = protected(weight, described)
+    return known.outside
+
+
 def _forget(results: dict[Key, _Result], key: Key) -> None:
     results.pop(key, None)
 
@@ -110,11 +130,13 @@ def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
 
 def _shareable() -> bool:
     """False where someone relies on every read being computed: checkpointing, tracers, modes, `torch.func`."""
-    return not (
-        torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._is_tracing()
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is None and not _observed()
+
+
+def _observed() -> bool:
+    """Whether a tracer, a mode or a transform of `torch.func` sees every operation."""
+    return bool(
+        torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing()  # type: ignore[no-untyped-call]
     )
 
 
