@@ -1,9 +1,9 @@
 """ComputedWeight: what a rewritten layer's weight reads as outside of a forward, where writing to it raises.
 
-A computed weight is a temporary tensor: a write to it would be lost without a word. So a read from outside of a module's
-forward gives a tensor that behaves like any other, whose results are plain tensors, but which refuses in-place
-operations, assignments to `.data`, and the like, also through its views. Inside of a forward, under compilers, tracers and
-`torch.func` the weight is the plain tensor.
+A computed weight is a temporary tensor: a write to it would be lost without a word. So a read from outside of a
+module's forward gives a tensor that behaves like any other, whose results are plain tensors, but which refuses in-place
+operations, assignments to `.data`, and the like, also through its views. Inside of a forward, under compilers, tracers
+and `torch.func` the weight is the plain tensor.
 """
 
 from __future__ import annotations
@@ -22,10 +22,22 @@ _CALL = nn.Module._call_impl.__code__
 # `_call_impl` runs hooks and forward in functions of its own.
 _PARTS = frozenset(id(part) for part in _CALL.co_consts if isinstance(part, CodeType))
 
-_IN_PLACE_OPERATORS = frozenset(
-    f"__i{name}__"
-    for name in "add sub mul matmul truediv floordiv mod pow and or xor lshift rshift concat repeat div".split()
-) | {"__setitem__"}
+_OPERATORS = (
+    "add",
+    "sub",
+    "mul",
+    "matmul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+)
+_IN_PLACE_OPERATORS = frozenset({"__setitem__", *(f"__i{name}__" for name in _OPERATORS)})
 _ALLOWED = frozenset({"requires_grad_"})  # torch itself refuses it where it would be lost
 _ATTRIBUTES = frozenset({"data", "grad", "real", "imag"})
 _VIEWS = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})

@@ -1,7 +1,7 @@
 """Owners: modules whose weight is computed by a program instead of stored.
 
-An owner keeps its class, attributes and hooks; its class gets a subclass of the same name in which the tensor's name
-is a property that runs the program. The original `_parameters` entry stays as None, so the order of keys is kept.
+An owner keeps its attributes and hooks; its class becomes a subclass of the same name in which the tensor's name is a
+property that runs the program. The original `_parameters` entry stays as None, so the order of keys is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError
+from sparsify_fx.owner_class import owner_class, set_class
 from sparsify_fx.owner_kinds import kind_of
 from sparsify_fx.program import FOR_PLAIN_MODELS, WeightProgram
 from sparsify_fx.program_state import EXTRA, encode
@@ -73,23 +74,33 @@ def programs(model: nn.Module) -> dict[str, WeightProgram]:
     return found
 
 
+def check_owner(owner: nn.Module, tensors: tuple[str, ...]) -> None:
+    """Raise LayerError, with nothing changed, when programs cannot compute these tensors of `owner`."""
+    for name in map(program_name, tensors):
+        if name in {*owner.__dict__, *owner._parameters, *owner._buffers, *owner._modules} or hasattr(
+            type(owner), name
+        ):
+            raise LayerError(f"this {type(owner).__name__} has a {name} of its own; rename it, or exclude= the layer")
+    before = type(owner)
+    set_class(owner, _class_for(owner, (*owned_tensors(owner), *tensors)))
+    set_class(owner, before)
+
+
 def install(owner: nn.Module, tensor: str, program: WeightProgram) -> None:
     """Let `program` compute `owner`'s `tensor` from now on."""
+    kind = kind_of(owner)
+    set_class(owner, _class_for(owner, (*owned_tensors(owner), tensor)))
     owner._parameters[tensor] = None
-    owner.add_module(program_name(tensor), program)
-    base, kind = original_class(owner), kind_of(owner)
-    members = dict(kind.members) if kind is not None else {}
-    for name in members:
+    owner._modules[program_name(tensor)] = program
+    for name in () if kind is None else kind.members:
         owner.__dict__.pop(name, None)  # what the class computes from now on
-    owner.__class__ = _owner_class(base, (*owned_tensors(owner), tensor), members)
 
 
 def uninstall(owner: nn.Module, tensor: str, weight: nn.Parameter) -> None:
     """Store `weight` as a plain parameter again; the class is the original one after the last tensor."""
     left = tuple(name for name in owned_tensors(owner) if name != tensor)
-    base, kind = original_class(owner), kind_of(owner)
-    members = dict(kind.members) if kind is not None else {}
-    owner.__class__ = _owner_class(base, left, members) if left else base
+    kind = kind_of(owner)
+    set_class(owner, _class_for(owner, left) if left else original_class(owner))
     del owner._modules[program_name(tensor)]
     owner._parameters[tensor] = weight
     if kind is not None and not left:
@@ -101,26 +112,21 @@ def original_class(owner: nn.Module) -> type[nn.Module]:
     return cast("type[nn.Module]", getattr(type(owner), "_sparsify_fx_base", type(owner)))
 
 
-_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
-
-
-def _owner_class(base: type[nn.Module], tensors: tuple[str, ...], members: dict[str, Any]) -> type[nn.Module]:
-    """The subclass of `base` whose `tensors` are computed; one per pair, so that equal layers share a class."""
-    if (base, tensors) in _CLASSES:
-        return _CLASSES[base, tensors]
-    namespace: dict[str, Any] = members | sharing_forward(base) | {tensor: _computed(tensor) for tensor in tensors}
+def _class_for(owner: nn.Module, tensors: tuple[str, ...]) -> type[nn.Module]:
+    """The class in which these tensors of `owner` are computed."""
+    base, kind = original_class(owner), kind_of(owner)
+    members = {} if kind is None else dict(kind.members)
+    namespace = members | sharing_forward(base) | {tensor: _computed(tensor) for tensor in tensors}
     namespace |= {
-        "__module__": base.__module__,  # torch.fx calls a module a leaf by the module of its class
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
         "__reduce_ex__": _reduce_owner,
+        "__delattr__": _refuse_deletion,
         "_load_from_state_dict": _load_split,
         "_save_to_state_dict": _save_marked,
         "register_parameter": _refuse_assignment,
         "_sparsify_fx_base": base,
         "_sparsify_fx_tensors": tensors,
     }
-    return _CLASSES.setdefault((base, tensors), type(base.__name__, (base,), namespace))
+    return owner_class(base, tensors, namespace)
 
 
 def _computed(tensor: str) -> property:
@@ -146,9 +152,9 @@ def _reduce_owner(self: nn.Module, protocol: Any) -> Any:
 
 
 def _new_owner(base: type[nn.Module], tensors: tuple[str, ...], *arguments: Any) -> nn.Module:
-    kind = kind_of(base.__new__(base, *arguments))
-    cls = _owner_class(base, tensors, {} if kind is None else dict(kind.members))
-    return cls.__new__(cls, *arguments)
+    owner = base.__new__(base, *arguments)
+    set_class(owner, _class_for(owner, tensors))
+    return owner
 
 
 def _save_marked(self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -216,8 +222,18 @@ def _foreign(state_dict: dict[str, Any], child: str, program: WeightProgram) -> 
 
 def _refuse_assignment(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
     if name in owned_tensors(self):
-        raise LayerError(
-            f"{name} of this {type(self).__name__} is computed by its weight program and cannot be assigned; "
-            "call sparsify_fx.merge(model) first, or load values with load_state_dict"
-        )
+        raise _not_yours(self, name, "assigned")
     original_class(self).register_parameter(self, name, param)
+
+
+def _refuse_deletion(self: nn.Module, name: str) -> None:
+    if name in owned_tensors(self):
+        raise _not_yours(self, name, "deleted")
+    original_class(self).__delattr__(self, name)
+
+
+def _not_yours(owner: nn.Module, name: str, what: str) -> LayerError:
+    return LayerError(
+        f"{name} of this {type(owner).__name__} is computed by its weight program and cannot be {what}; "
+        "call sparsify_fx.merge(model) first, or load values with load_state_dict"
+    )

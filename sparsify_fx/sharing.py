@@ -136,7 +136,7 @@ def _shareable() -> bool:
 def _observed() -> bool:
     """Whether a tracer, a mode or a transform of `torch.func` sees every operation."""
     return bool(
-        torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing()  # type: ignore[no-untyped-call]
+        torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing()
     )
 
 

@@ -59,11 +59,15 @@ class InsertMask(ProgramPass):
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:
         """Add the buffer and the product; then write the mask."""
-        inserted = program.current_mask() is None
-        if inserted:
-            program.register_buffer("mask", torch.ones_like(program.theta(), dtype=torch.uint8))
-            self._multiply(program)
+        inserted = self._insert(program)
         return (self.masks is not None and program.set_mask(self.masks[name])) or inserted
+
+    def _insert(self, program: WeightProgram) -> bool:
+        if program.current_mask() is not None:
+            return False
+        program.register_buffer("mask", torch.ones_like(program.theta(), dtype=torch.uint8))
+        self._multiply(program)
+        return True
 
     @staticmethod
     def _multiply(program: WeightProgram) -> None:

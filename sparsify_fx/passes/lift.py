@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from sparsify_fx.layers import Layer, Selection, select_layers
-from sparsify_fx.owners import install, programs
+from sparsify_fx.owners import check_owner, install, programs
 from sparsify_fx.passes.module_pass import ModulePass
 from sparsify_fx.program import WeightProgram, dense_program
 
@@ -21,7 +21,7 @@ class Lift(ModulePass):
     Args:
         include, exclude: as in `sparsify_fx.apply`.
 
-    Raises LayerError when nothing can be selected.
+    Raises LayerError when nothing can be selected, or when a selected layer's class cannot be changed.
 
     >>> model = nn.Linear(2, 3)
     >>> Lift()(model).modified, Lift()(model).modified
@@ -40,7 +40,12 @@ class Lift(ModulePass):
 
 
 def lift_layers(layers: Mapping[str, Layer]) -> dict[str, WeightProgram]:
-    """Install the program `return dense` for each selected layer; the programs by the layers' names."""
+    """Install the program `return dense` for each selected layer; the programs by the layers' names.
+
+    Raises LayerError, with nothing changed, when the class of a layer cannot be changed.
+    """
+    for owner, tensors in _by_owner(layers.values()):
+        check_owner(owner, tensors)
     found = {}
     for name, layer in layers.items():
         found[name] = program = dense_program(layer.weight)
@@ -48,3 +53,11 @@ def lift_layers(layers: Mapping[str, Layer]) -> dict[str, WeightProgram]:
         for owner, tensor in layer.places:
             install(owner, tensor, program)
     return found
+
+
+def _by_owner(layers: Iterable[Layer]) -> list[tuple[nn.Module, tuple[str, ...]]]:
+    """Every owner once, with the tensors of it that are selected."""
+    found: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
+    for owner, tensor in (place for layer in layers for place in layer.places):
+        found[id(owner)] = (owner, (*found.get(id(owner), (owner, ()))[1], tensor))
+    return list(found.values())

@@ -25,16 +25,14 @@ class Merge(ModulePass):
     """
 
     def call(self, graph_module: nn.Module) -> PassResult:
-        """Uninstall every program."""
+        """Evaluate every program, then uninstall them."""
         if isinstance(graph_module, WeightProgram):
             raise PassError("Merge: expected a model; a weight program has no owner to merge into")
-        merged: dict[int, nn.Parameter] = {}
-        for _, owner, tensor in list(owners(graph_module)):
-            program = program_of(owner, tensor)
-            if id(program) not in merged:
-                trainable = any(tensor.requires_grad for tensor in program.parameters())
-                merged[id(program)] = nn.Parameter(program.effective(), requires_grad=trainable)
-            uninstall(owner, tensor, merged[id(program)])
+        places = [(owner, tensor, program_of(owner, tensor)) for _, owner, tensor in owners(graph_module)]
+        merged = {id(program): program for _, _, program in places}
+        weights = {key: _weight(program) for key, program in merged.items()}
+        for owner, tensor, program in places:
+            uninstall(owner, tensor, weights[id(program)])
         return PassResult(graph_module, bool(merged))
 
     def ensures(self, graph_module: nn.Module) -> None:
@@ -42,3 +40,8 @@ class Merge(ModulePass):
         left = list(programs(graph_module))
         if left:
             raise PassError(f"Merge: {left} were not merged")
+
+
+def _weight(program: WeightProgram) -> nn.Parameter:
+    trainable = any(tensor.requires_grad for tensor in program.parameters())
+    return nn.Parameter(program.effective(), requires_grad=trainable)

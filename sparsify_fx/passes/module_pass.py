@@ -7,19 +7,22 @@ import abc
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from sparsify_fx.transaction import untouched_on_error
+
 
 class ModulePass(PassBase):
     """A pass that takes an `nn.Module` or a traced `GraphModule`, works in place and returns a `PassResult`.
 
     `requires` checks before anything changes, `ensures` checks the result, `PassResult.modified` is truthful: a second
-    run reports False. Fits torch's `PassManager`.
+    run reports False. A pass that fails leaves the modules as they were. Fits torch's `PassManager`.
     """
 
     def __call__(self, graph_module: nn.Module) -> PassResult:
         """Check, run, check."""
         self.requires(graph_module)
-        result = self.call(graph_module)
-        self.ensures(graph_module)
+        with untouched_on_error(graph_module):
+            result = self.call(graph_module)
+            self.ensures(graph_module)
         return result
 
     @abc.abstractmethod

@@ -41,7 +41,7 @@ class Reparameterize(ProgramPass):
         if program.parameterization == self.parameterization:
             return False
         dense, new = program.get_parameter("dense"), self.parameterization
-        theta, trains = dense.detach(), dense.requires_grad
+        theta, trains = program.effective(), dense.requires_grad
         trained, state = {**new.split(theta), **new.shared(theta)}, new.state(theta)
         for name, value in trained.items():
             program.register_parameter(name, nn.Parameter(value, requires_grad=trains))
