@@ -122,11 +122,39 @@ def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> 
             f"{name} is not a plain parameter of its {type(owner).__name__} (weight_norm or another parametrization); "
             f"remove the parametrization first, {_made_of(name, owner, tensor)}or leave the layer out with exclude="
         )
-    if not weight.is_floating_point():
-        raise LayerError(f"{name} has dtype {weight.dtype}; only floating weights can be trained sparse")
+    reason = _untrainable(weight)
+    if reason is not None:
+        raise LayerError(f"{name} {reason}, or leave the layer out with exclude=")
     known = layers.get(id(weight))
     places = (*(known.places if known else ()), (owner, tensor))
     layers[id(weight)] = Layer(known.name if known else name, weight, tuple(dict.fromkeys(places)))
+
+
+def _untrainable(weight: nn.Parameter) -> str | None:
+    """Why no program can compute this parameter, and what to do; None when one can."""
+    if not _plain(weight):
+        return (
+            f"has the type {type(weight).__name__}, quantized, packed or sharded by another library, without entries "
+            "of its own that could be masked and trained; sparsify the plain model first, then convert it"
+        )
+    if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return f"has dtype {weight.dtype}; only floating weights can be trained sparse: sparsify first, then quantize"
+    if weight.is_inference():
+        return "was made under torch.inference_mode and can never be trained; copy it: nn.Parameter(weight.clone())"
+    if any(stride == 0 and size > 1 for stride, size in zip(weight.stride(), weight.shape, strict=True)):
+        return "is expanded, several of its entries are one; make it whole: nn.Parameter(weight.contiguous())"
+    return None
+
+
+def _plain(weight: nn.Parameter) -> bool:
+    """Whether a parameter is a tensor of numbers; types of other libraries intercept operations or keep scales."""
+    kind = type(weight)
+    intercepts = (
+        kind.__torch_function__ != nn.Parameter.__torch_function__
+        or kind.__torch_dispatch__ != nn.Parameter.__torch_dispatch__
+        or type(weight.data) is not Tensor
+    )
+    return not intercepts and not any(hasattr(weight, name) for name in ("quant_state", "SCB", "CB"))  # bitsandbytes
 
 
 def _made_of(name: str, owner: nn.Module, tensor: str) -> str:

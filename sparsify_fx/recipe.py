@@ -109,9 +109,11 @@ def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Recipe:
         axes: values by axis that replace those of the method: objects, names ("uniform") or mappings
             ({"name": "cycles", "keep": 0.5}); None leaves an axis to the method.
 
-    Raises UnknownNameError for an unknown part or axis, RecipeError when parts set an axis differently, PluginError
-    for an installed plugin that cannot be imported.
+    Raises UnknownNameError for an unknown part or axis, RecipeError for what is no name or when parts set an axis
+    differently, PluginError for an installed plugin that cannot be imported.
     """
+    if not isinstance(name, str):
+        raise RecipeError(f"method={name!r}: expected a name such as 'signin', or a sum such as 'lrr+signin'")
     load_plugins()
     for axis in axes or {}:
         if axis not in AXES:

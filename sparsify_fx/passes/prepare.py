@@ -33,6 +33,7 @@ def prepare(
 
     Returns the new programs by weight name. Raises LayerError and PassError as these passes do.
 
+    >>> from sparsify_fx.layers import select_layers
     >>> model = nn.Linear(2, 2, bias=False)
     >>> masks = {"weight": torch.tensor([[1, 0], [0, 1]])}
     >>> list(prepare(model, select_layers(model), masks, Dense()))
