@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from sparsify_fx.allocations import Checked
 from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, criterion_name, pruning_generator
 from sparsify_fx.errors import LayerError
-from sparsify_fx.layers import Layer, Selection, is_finite, select_layers
-from sparsify_fx.owners import Subset, owned_tensors, program_of, programs, qualified
-from sparsify_fx.parameterizations import Dense
-from sparsify_fx.passes import InsertMask, Merge, Reparameterize
-from sparsify_fx.passes.lift import lift_layers
+from sparsify_fx.layers import Selection, is_finite, select_layers
+from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
+from sparsify_fx.passes import Merge
+from sparsify_fx.passes.prepare import prepare
 from sparsify_fx.plan import Inputs, Plan, remember_inputs
 from sparsify_fx.program import WeightProgram
 from sparsify_fx.progress import Progress
@@ -114,7 +113,9 @@ def apply(
             )
             masks = choose_masks(resolved.criterion, context)
     plan = Plan(recipe.name, resolved, float(sparsity), seed, tuple(layers))
-    _rewrite(layers, masks, plan)
+    progress = Progress()
+    for program in prepare(model, layers, masks, resolved.parameterization).values():
+        program.plan, program.progress = plan, progress
     remember_inputs(model, plan, Inputs(batches, loss_fn))
     return model
 
@@ -126,16 +127,6 @@ def _plain(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model)
     Merge()(copied)
     return copied
-
-
-def _rewrite(layers: Mapping[str, Layer], masks: dict[str, Tensor] | None, plan: Plan) -> None:
-    view, progress = Subset(lift_layers(layers)), Progress()
-    if masks is not None:
-        InsertMask(masks)(view)
-    if plan.axes.parameterization != Dense():
-        Reparameterize(plan.axes.parameterization)(view)
-    for program in programs(view).values():
-        program.plan, program.progress = plan, progress
 
 
 def merge(model: M) -> M:
