@@ -38,6 +38,10 @@ class SchedulerError(SparsifyError, RuntimeError):
     """A Scheduler that does not fit its model, optimizer or saved state."""
 
 
+class DistributedError(SparsifyError, RuntimeError):
+    """Processes that train one model together and do not agree, or one of which failed."""
+
+
 class TrainingError(SparsifyError, RuntimeError):
     """A training that diverged."""
 

@@ -1,0 +1,250 @@
+"""Several processes: ranks with data of their own that train copies of one model choose equal masks.
+
+Nothing here communicates unless `torch.distributed` is initialised with more than one rank; then every rank must make
+the same calls of `apply` and `Scheduler`. All messages go through one small exchange, so that a rank which fails is
+heard by the others before any of them waits for its numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sparsify_fx.collectives import gather, gather_texts, sum_in_place
+from sparsify_fx.errors import DistributedError
+from sparsify_fx.fingerprints import digest, fingerprints, text_hash
+
+if TYPE_CHECKING:
+    from sparsify_fx.program import WeightProgram
+
+_OTHER_MODELS = "ranks that train models of their own belong under sparsify_fx.distributed.independent()"
+_DEFAULT = "the default group"
+_chosen: dist.ProcessGroup | str | None = _DEFAULT
+
+
+class use_group:
+    """From now on the ranks of `group` train copies of one model; as a context manager, until its end.
+
+    Args:
+        group: a process group whose ranks hold the same weights, for instance the data-parallel one of a device mesh;
+            None: this rank trains a model of its own.
+
+    >>> with use_group(None):
+    ...     group() is None
+    True
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        global _chosen
+        self._before, _chosen = _chosen, group
+
+    def __enter__(self) -> None:
+        """The group counts already."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        global _chosen
+        _chosen = self._before
+
+
+def independent() -> use_group:
+    """From now on this rank trains a model of its own: nothing is averaged or compared; also a context manager.
+
+    For independent runs or pipeline stages within one process group. Every rank must call it.
+
+    >>> with independent():
+    ...     pass
+    """
+    return use_group(None)
+
+
+def group() -> dist.ProcessGroup | None:
+    """The process group whose ranks train copies of one model; None when there is only this process."""
+    if _chosen is None or not dist.is_available() or not dist.is_initialized():
+        return None
+    found = dist.group.WORLD if isinstance(_chosen, str) else _chosen
+    if found is None or dist.get_rank(found) < 0:
+        return None
+    return found if dist.get_world_size(found) > 1 else None
+
+
+def exchange(moment: str, said: str = "", error: BaseException | None = None) -> list[str]:
+    """What every rank says at `moment`, in rank order; alone, only what was `said` here.
+
+    Args:
+        moment: what the ranks are about to do, the same text on every rank.
+        error: why this rank cannot go on.
+
+    Raises DistributedError on every rank when the ranks are at different moments, or when another one gave an error;
+    on the rank that gave it, nothing is raised here: it raises its error itself.
+    """
+    ranks = group()
+    if ranks is None:
+        return [said]
+    told = "" if error is None else f"{type(error).__name__}: {error}"
+    messages = [text.split("\x1f") for text in gather_texts(ranks, f"{moment[:200]}\x1f{told[:400]}\x1f{said}")]
+    if error is not None:
+        _mark(error)
+        return []
+    failed = [(_name(ranks, i), message[1]) for i, message in enumerate(messages) if message[1]]
+    if failed:
+        raise DistributedError(f"rank {failed[0][0]} failed at {moment}: {failed[0][1]}; so no other rank goes on")
+    if any(message[0] != messages[0][0] for message in messages):
+        places = ", ".join(f"rank {_name(ranks, i)} at {message[0]}" for i, message in enumerate(messages))
+        raise DistributedError(f"every rank must make the same calls, but they differ: {places}; {_OTHER_MODELS}")
+    return [message[2] for message in messages]
+
+
+@contextlib.contextmanager
+def together(moment: str) -> Iterator[None]:
+    """What one rank cannot do no rank goes on after: an error inside is raised on every rank, naming its rank."""
+    try:
+        yield
+    except Exception as error:
+        if not _heard(error):
+            exchange(moment, error=error)
+        raise
+    exchange(moment)
+
+
+def sum_over_ranks(moment: str, work: Callable[[], tuple[dict[str, Tensor], int]]) -> tuple[dict[str, Tensor], int]:
+    """The sums and the count that `work` gives, added up over the ranks; alone, exactly what it gives.
+
+    Added in float64 in the order of the ranks, so that every rank has the same bits. Ranks may count differently.
+
+    Args:
+        work: computes this rank's sums by name, of equal shapes on all ranks, and how many terms they have.
+
+    Raises DistributedError on every rank when `work` failed on one.
+    """
+    ranks = group()
+    if ranks is None:
+        return work()
+    with _first_to_fail(moment):
+        sums, count = work()
+    shapes = ",".join(f"{name}{tuple(value.shape)}" for name, value in sums.items())
+    said = exchange(moment, f"{count}/{len(sums)} tensors, digest {text_hash(shapes)}")
+    counts, layouts = zip(*(text.split("/") for text in said), strict=True)
+    if len(set(layouts)) > 1:
+        raise DistributedError(
+            f"at {moment} the ranks hold different models: {_by_rank(ranks, layouts)}; {_OTHER_MODELS}"
+        )
+    return {name: sum_in_place(ranks, value) for name, value in sums.items()}, sum(map(int, counts))
+
+
+def mean_over_ranks(moment: str, work: Callable[[], tuple[dict[str, Tensor], int]]) -> dict[str, Tensor]:
+    """The sums of `work` over all ranks divided by the number of terms over all ranks; see `sum_over_ranks`."""
+    sums, count = sum_over_ranks(moment, work)
+    return {name: value / count for name, value in sums.items()}
+
+
+def mean_number(value: float | None, moment: str = "a mean over the ranks") -> float | None:
+    """The mean of a number over the ranks that have one, the same on every rank; None when none has.
+
+    >>> mean_number(0.5)
+    0.5
+    """
+    said = exchange(moment, "" if value is None else float(value).hex())
+    numbers = [float.fromhex(text) for text in said if text]
+    return math.fsum(numbers) / len(numbers) if numbers else None
+
+
+def averaged_if_different(moment: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` as they are where all ranks hold the same bits, else their mean over the ranks."""
+    ranks = group()
+    if ranks is None or len(set(exchange(moment, digest(tensors)))) == 1:
+        return dict(tensors)
+    return mean_over_ranks(moment, lambda: ({name: value.detach().clone() for name, value in tensors.items()}, 1))
+
+
+def check_equal_masks(programs: Mapping[str, WeightProgram], moment: str) -> None:
+    """Compare the masks of all ranks; costs one exchange of a kilobyte.
+
+    Args:
+        programs: the model's weight programs by name.
+        moment: for the message: "before the pruning of step 40".
+
+    Raises DistributedError on every rank when masks differ; it names the ranks, a tensor, and what to do.
+    """
+    found = {name: program.current_mask() for name, program in programs.items()}
+    check_equal("masks", {name: mask for name, mask in found.items() if mask is not None}, moment)
+
+
+def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:
+    """Raise DistributedError on every rank unless all hold the same bits in `tensors`; see `check_equal_masks`.
+
+    Args:
+        what: for the message, in the plural: "masks".
+    """
+    ranks = group()
+    if ranks is None:
+        return
+    names = list(tensors)
+    layout = f"{len(names)} tensors, digest {text_hash(','.join(names))}"
+    said = [text.split("/") for text in exchange(f"comparing {what} {moment}", f"{digest(tensors)}/{layout}")]
+    if len({text[1] for text in said}) > 1:
+        told = _by_rank(ranks, [text[1] for text in said])
+        raise DistributedError(f"{moment} the ranks hold different models: {told}; {_OTHER_MODELS}")
+    if len({text[0] for text in said}) > 1:
+        raise DistributedError(_difference(ranks, what, tensors, moment))
+
+
+def _difference(ranks: dist.ProcessGroup, what: str, tensors: Mapping[str, Tensor], moment: str) -> str:
+    """Which ranks differ from most others (from the first, when no side is larger), in which tensors, what to do."""
+    own = torch.tensor(fingerprints(tensors), dtype=torch.int64)
+    every = [row.tolist() for row in gather(ranks, own)]
+    odd: set[int] = set()
+    names = []
+    for name, values in zip(tensors, zip(*every, strict=True), strict=True):
+        usual = Counter(values).most_common(1)[0][0]
+        others = {i for i, value in enumerate(values) if value != usual}
+        if others:
+            names.append(name)
+            odd |= others
+    who = ", ".join(str(_name(ranks, i)) for i in sorted(odd))
+    more = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
+    return (
+        f"{moment} the {what} of {names[0]}{more} on rank {who} differ from those of the other ranks: they would train "
+        "different models. Give every rank the same weights before apply (the same torch.manual_seed, or one state "
+        "dict), the same arguments, and wrap the model in DistributedDataParallel before you build the Scheduler; in a "
+        f"training that is under way load the last checkpoint on every rank; {_OTHER_MODELS}"
+    )
+
+
+def _by_rank(ranks: dist.ProcessGroup, texts: Sequence[str]) -> str:
+    return ", ".join(f"rank {_name(ranks, i)}: {text}" for i, text in enumerate(texts))
+
+
+def _name(ranks: dist.ProcessGroup, position: int) -> int:
+    """The rank's number in the whole job."""
+    return dist.get_global_rank(ranks, position)
+
+
+@contextlib.contextmanager
+def _first_to_fail(moment: str) -> Iterator[None]:
+    """As `together`, but a success is not said yet."""
+    try:
+        yield
+    except Exception as error:
+        if not _heard(error):
+            exchange(moment, error=error)
+        raise
+
+
+def _mark(error: BaseException) -> None:
+    with contextlib.suppress(AttributeError, TypeError):
+        error.__dict__["heard_by_all_ranks"] = True
+
+
+def _heard(error: BaseException) -> bool:
+    """Whether every rank knows of the error already."""
+    return isinstance(error, DistributedError) or "heard_by_all_ranks" in getattr(error, "__dict__", {})
