@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsify_fx.allocations import Pattern
 from sparsify_fx.criteria import Criterion, PruningContext, criterion_name
+from sparsify_fx.distributed import averaged_if_different, together
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import masks_of_counts, nonzeros
 
@@ -36,17 +37,22 @@ def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Ten
 
 
 def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, Tensor]:
-    """Scores for every weight, of its shape and without NaN, detached; torch's random states stay as they are."""
-    with _own_randomness(context):
-        scores: Mapping[str, Tensor] = criterion.scores(context)
-    for name, weight in context.weights.items():
-        if name not in scores or scores[name].shape != weight.shape:
-            raise SparsityError(f"{criterion_name(criterion)} gave no score of shape {tuple(weight.shape)} for {name}")
-        if torch.isnan(scores[name]).any():
-            raise SparsityError(
-                f"{criterion_name(criterion)} gave NaN for {name}: the model diverged; nothing was pruned"
-            )
-    return {name: scores[name].detach() for name in context.weights}
+    """Scores for every weight, of its shape and without NaN, detached; torch's random states stay as they are.
+
+    In a process group they are equal on all ranks: where a criterion read batches and did not average over the ranks
+    itself, the scores are averaged. An error on one rank is raised on all.
+    """
+    label = criterion_name(criterion)
+    with together(f"the scores of {label}"):
+        with _own_randomness(context):
+            scores: Mapping[str, Tensor] = criterion.scores(context)
+        for name, weight in context.weights.items():
+            if name not in scores or scores[name].shape != weight.shape:
+                raise SparsityError(f"{label} gave no score of shape {tuple(weight.shape)} for {name}")
+            if torch.isnan(scores[name]).any():
+                raise SparsityError(f"{label} gave NaN for {name}: the model diverged; nothing was pruned")
+        found = {name: scores[name].detach() for name in context.weights}
+    return averaged_if_different(f"the scores of {label}", found) if "batches" in criterion.needs else found
 
 
 @contextlib.contextmanager

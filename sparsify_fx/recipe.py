@@ -7,7 +7,7 @@ parameterization and the rescaling, and suggests a random balanced mask at init,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from sparsify_fx.actions import ACTIONS, TimedAction
@@ -190,6 +190,8 @@ def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
     entry = registry[name]
     if isinstance(entry, type):
         return _built(entry, f"{registry.kind} {name!r}", options)
+    if options and is_dataclass(entry) and not isinstance(entry, FunctionCriterion):  # an object with options
+        return _built(type(entry), f"{registry.kind} {name!r}", options)
     if options:
         raise RecipeError(f"{registry.kind} {name!r} takes no options, got {sorted(options)}")
     return entry

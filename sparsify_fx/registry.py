@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any, Generic, TypeVar
 
 from sparsify_fx.errors import unknown
+from sparsify_fx.options import stated_options
 
 T = TypeVar("T")
 
@@ -42,6 +43,11 @@ class Registry(Generic[T]):
         """The name under which `value` is registered, or None."""
         return next((name for name, entry in self._entries.items() if entry is value), None)
 
+    def name_of_kind(self, value: object) -> str | None:
+        """The name of the class of `value`, or of a registered object of that class; None when there is none."""
+        kinds = ((name, entry if isinstance(entry, type) else type(entry)) for name, entry in self._entries.items())
+        return next((name for name, kind in kinds if kind is type(value)), None)
+
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             raise unknown(self.kind, name, self._entries)
@@ -64,6 +70,6 @@ def described(registry: Registry[type[Any]], value: Any) -> Any:
     >>> described(PARAMETERIZATIONS, Product(beta=0.5)), described(PARAMETERIZATIONS, Dense())
     ({'name': 'product', 'beta': 0.5}, 'dense')
     """
-    name = registry.name_of(type(value)) or type(value).__name__
-    options = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else {}
+    name = registry.name_of_kind(value) or type(value).__name__
+    options = stated_options(value) if is_dataclass(value) else {}
     return {"name": name, **options} if options else name

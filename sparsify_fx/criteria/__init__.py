@@ -2,6 +2,7 @@
 
 from sparsify_fx.criteria.base import (
     CRITERIA,
+    Brief,
     Criterion,
     EarlyCheck,
     FunctionCriterion,
@@ -13,21 +14,25 @@ from sparsify_fx.criteria.base import (
     pruning_generator,
 )
 from sparsify_fx.criteria.fisher import Fisher, WoodFisher
-from sparsify_fx.criteria.gradients import GraSP, gradient, snip
+from sparsify_fx.criteria.gradients import Gradient, GraSP, Snip, gradient, snip
 from sparsify_fx.criteria.masks_of import MasksOf
+from sparsify_fx.criteria.rehearsal import rehearse
 from sparsify_fx.criteria.synflow import Synflow
 from sparsify_fx.criteria.weights import magnitude, random
 
 __all__ = [
     "CRITERIA",
+    "Brief",
     "Criterion",
     "EarlyCheck",
     "Fisher",
     "FunctionCriterion",
     "GraSP",
+    "Gradient",
     "MasksOf",
     "PruningContext",
     "Scores",
+    "Snip",
     "Synflow",
     "WoodFisher",
     "check_inputs",
@@ -37,5 +42,6 @@ __all__ = [
     "magnitude",
     "pruning_generator",
     "random",
+    "rehearse",
     "snip",
 ]

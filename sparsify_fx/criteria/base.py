@@ -69,6 +69,14 @@ class EarlyCheck(Protocol):
         """Raise an error if not; `budgets`: the weights kept by each pruning of the schedule."""
 
 
+@runtime_checkable
+class Brief(Protocol):
+    """A criterion whose rehearsal can be cheaper than its scores; see `rehearse`."""
+
+    def brief(self) -> tuple[Criterion, int]:
+        """A criterion that fails where this one would, and how many samples it needs to see."""
+
+
 @dataclass(frozen=True)
 class FunctionCriterion:
     """A scoring function without options, and what it needs."""
@@ -106,7 +114,7 @@ def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Sco
 
 def criterion_name(value: Criterion) -> str:
     """The name under which a criterion is known."""
-    return value.name if isinstance(value, FunctionCriterion) else CRITERIA.name_of(type(value)) or type(value).__name__
+    return value.name if isinstance(value, FunctionCriterion) else CRITERIA.name_of_kind(value) or type(value).__name__
 
 
 def check_inputs(name: str, needs: Iterable[str], batches: object, loss_fn: object) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import grad, vmap
 
-from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
-from sparsify_fx.criteria.objective import Weights, is_recurrent, objective, scoring_batches
+from sparsify_fx.criteria.base import CRITERIA, Criterion, PruningContext, Scores
+from sparsify_fx.criteria.objective import Weights, gradient_of, is_recurrent, objective, scoring_batches
+from sparsify_fx.criteria.scoring_mode import in_mode
+from sparsify_fx.distributed import sum_over_ranks
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.parameterizations import widened
 
@@ -20,46 +22,52 @@ _NEEDS = ("model", "batches", "loss_fn")
 _BLOCKS_AT_ONCE = 4096  # inverted together: 80 MB in float64 for blocks of 50
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, every training flag given back: batch norm must not mix the samples."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def sample_gradients(context: PruningContext, chunk: int, limit: int | None = None) -> Iterator[Weights]:
-    """Gradients of single samples, at most `chunk` at once and `limit` in all: [samples, *weight shape], by vmap."""
+    """Gradients of single samples, at most `chunk` at once and `limit` in all: [samples, *weight shape].
+
+    By vmap; one by one when an operation of the model has no rule for it (recurrent layers and cells, some
+    activations, custom functions), which takes longer.
+    """
+    assert context.model is not None
     left = limit
+    each = _one_by_one if is_recurrent(context.model) else _all_at_once
     for inputs, targets in scoring_batches(context):
-        if not isinstance(targets, Tensor) or len(targets) != len(inputs):
+        if not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) != len(inputs):
             raise RecipeError("fisher and woodfisher need targets that are a tensor with an entry for every input")
         for start in range(0, len(inputs), chunk):
             stop = min(start + chunk, len(inputs), start + chunk if left is None else start + left)
-            yield _gradients(context, inputs[start:stop], targets[start:stop])
+            given = (context, inputs[start:stop], targets[start:stop])
+            with in_mode(context.model, "eval"):  # batch norm must not mix the samples
+                try:
+                    gradients = each(*given)
+                except RuntimeError as error:
+                    if each is _one_by_one or isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    each = _one_by_one
+                    gradients = each(*given)
+            yield gradients
             if left is not None:
                 left -= stop - start
                 if left == 0:
                     return
 
 
-def _gradients(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weights:
+def _all_at_once(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weights:
     def loss(weights: Weights, one: Tensor, target: Tensor) -> Tensor:
         return objective(context, one.unsqueeze(0), target.unsqueeze(0))(weights)
 
-    assert context.model is not None
-    weights = dict(context.weights)
-    with evaluating(context.model):
-        if is_recurrent(context.model):  # torch's recurrent kernels have no vmap
-            singles = [grad(loss)(weights, one, target) for one, target in zip(inputs, targets, strict=True)]
-            return {name: torch.stack([single[name] for single in singles]) for name in weights}
-        each: Any = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
-        gradients: Weights = each(weights, inputs, targets)
+    together: Any = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # slow, and right
+        gradients: Weights = together(dict(context.weights), inputs, targets)
     return gradients
+
+
+def _one_by_one(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weights:
+    weights = dict(context.weights)
+    pairs = zip(torch.split(inputs, 1), torch.split(targets, 1), strict=True)
+    singles = [gradient_of(objective(context, one, target), weights) for one, target in pairs]
+    return {name: torch.stack([single[name] for single in singles]) for name in weights}
 
 
 @CRITERIA.register("fisher")
@@ -67,7 +75,8 @@ def _gradients(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weig
 class Fisher:
     """½ θ² F_ii, with F_ii the mean of the squared gradients of single samples: the loss expected from removing θ.
 
-    The model is in evaluation mode meanwhile. Targets are a tensor with one entry for every sample.
+    The model is in evaluation mode meanwhile: batch norm in training would mix the samples. Targets are a tensor with
+    one entry for every sample. In a process group the mean is over the samples of all ranks.
 
     Attributes:
         chunk: samples whose gradients are held at once.
@@ -82,14 +91,22 @@ class Fisher:
         if self.chunk < 1:
             raise RecipeError(f"fisher: chunk={self.chunk!r} must be a whole number >= 1, for instance 32")
 
+    def brief(self) -> tuple[Criterion, int]:
+        """Itself, on two samples."""
+        return self, 2
+
     def scores(self, context: PruningContext) -> Scores:
         """½ θ² F_ii."""
+        squares, count = sum_over_ranks("the squared gradients of fisher", lambda: self._squares(context))
+        return {name: 0.5 * context.weights[name].square() * squares[name] / count for name in squares}
+
+    def _squares(self, context: PruningContext) -> tuple[Weights, int]:
         squares = {name: torch.zeros_like(weight) for name, weight in context.weights.items()}
         count = 0
         for gradients in sample_gradients(context, self.chunk):
             squares = {name: squares[name] + gradients[name].square().sum(0) for name in squares}
             count += len(next(iter(gradients.values())))
-        return {name: 0.5 * context.weights[name].square() * squares[name] / count for name in squares}
+        return squares, count
 
 
 @CRITERIA.register("woodfisher")
@@ -99,12 +116,13 @@ class WoodFisher:
 
     The blocks of F are summed up and inverted in float64, which gives what the sample-by-sample Woodbury identity of
     the paper gives, without its rounding. Pruned weights take no part in F. Memory: 4 · block bytes per weight. The
-    model is in evaluation mode meanwhile. Targets are a tensor with one entry for every sample.
+    model is in evaluation mode meanwhile. Targets are a tensor with one entry for every sample. In a process group F is
+    that of the samples of all ranks.
 
     Attributes:
         block: consecutive weights of a layer whose interactions count.
         damping: λ > 0, in units of the squared gradient.
-        samples: N, the most samples to read.
+        samples: the most samples to read, on each rank of a process group.
         chunk: samples whose gradients are held at once.
 
     Source: Singh & Alistarh 2020, eq. 9 and 15; Kuznedelev et al. 2024 (CAP) for blocks of 50. Scores only: the weights
@@ -121,8 +139,16 @@ class WoodFisher:
         if self.block < 1 or self.samples < 1 or self.chunk < 1 or not self.damping > 0:
             raise RecipeError("woodfisher: block, samples and chunk must be >= 1 and damping > 0")
 
+    def brief(self) -> tuple[Criterion, int]:
+        """Blocks of one weight, on two samples."""
+        return replace(self, block=1), 2
+
     def scores(self, context: PruningContext) -> Scores:
         """θ² / (2 [F⁻¹]_ii)."""
+        sums, count = sum_over_ranks("the Fisher blocks of woodfisher", lambda: self._blocks(context))
+        return {name: self._score(weight, sums.pop(name) / count) for name, weight in context.weights.items()}
+
+    def _blocks(self, context: PruningContext) -> tuple[Weights, int]:
         sums: dict[str, Tensor] = {}
         count = 0
         for gradients in sample_gradients(context, self.chunk, self.samples):
@@ -132,7 +158,7 @@ class WoodFisher:
                 outer = torch.einsum("cni,cnj->nij", g, g)
                 sums[name] = sums[name].add_(outer) if name in sums else outer
             count += len(next(iter(gradients.values())))
-        return {name: self._score(weight, sums.pop(name) / count) for name, weight in context.weights.items()}
+        return sums, count
 
     def _score(self, weight: Tensor, fisher: Tensor) -> Tensor:
         diagonals = []

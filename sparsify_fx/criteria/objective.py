@@ -1,4 +1,4 @@
-"""The loss as a function of the prunable weights, for torch.func."""
+"""The loss as a function of the prunable weights, and its mean gradient."""
 
 from __future__ import annotations
 
@@ -8,32 +8,78 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsify_fx.criteria.base import PruningContext
+from sparsify_fx.criteria.scoring_mode import in_mode, local_statistics, unit_scales
+from sparsify_fx.distributed import sum_over_ranks
 from sparsify_fx.errors import RecipeError
 
 Weights = dict[str, Tensor]
+Loss = Callable[[Weights], Tensor]
 
 
 def objective(
-    context: PruningContext, inputs: Tensor, targets: Any, temperature: float = 1.0
-) -> Callable[[Weights], Tensor]:
-    """θ -> loss_fn(model_θ(inputs) / temperature, targets); the model and its buffers stay as they are."""
+    context: PruningContext,
+    inputs: Tensor,
+    targets: Any,
+    temperature: float = 1.0,
+    replaced: Weights | None = None,
+) -> Loss:
+    """θ -> loss_fn(model_θ(inputs) / temperature, targets); the model and its buffers stay as they are.
+
+    Args:
+        replaced: values of other parameters by name, in place of the model's own.
+    """
     model, loss_fn = context.model, context.loss_fn
     assert model is not None
     assert loss_fn is not None
     others = {name: p.detach() for name, p in model.named_parameters() if name not in context.weights}
 
     def loss(weights: Weights) -> Tensor:
-        # Cloned in here: torch.func refuses the in-place updates of running statistics on captured tensors.
+        # Cloned in here: the in-place updates of running statistics must not reach the model.
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        with plain_kernels(model):
-            outputs = functional_call(model, {**others, **buffers, **weights}, (inputs,))
+        given = {**others, **(replaced or {}), **buffers, **weights}
+        with plain_kernels(model), local_statistics(model):
+            outputs = functional_call(model, given, (inputs,))
         return loss_fn(outputs / temperature if temperature != 1.0 else outputs, targets)
 
     return loss
+
+
+def gradient_of(loss: Loss, weights: Weights, *, differentiable: bool = False) -> Weights:
+    """∇L at `weights`; zero where the loss does not depend on one.
+
+    By ordinary autograd: custom functions and activation checkpointing, which torch.func refuses, work as well.
+    """
+    with torch.enable_grad():
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        return _derivative(loss(leaves), leaves, differentiable)
+
+
+def hessian_product(loss: Loss, weights: Weights, direction: Weights) -> Weights:
+    """H v at `weights`, H the Hessian of the loss: the derivative of the gradient's product with v."""
+    with torch.enable_grad():
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        gradient = _derivative(loss(leaves), leaves, differentiable=True)
+        moving = [name for name, value in gradient.items() if value.requires_grad]
+        if not moving:  # a loss that is linear in the weights
+            return {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        products = torch.autograd.grad(
+            [gradient[name] for name in moving],
+            list(leaves.values()),
+            [direction[name] for name in moving],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    return dict(zip(weights, products, strict=True))
+
+
+def _derivative(value: Tensor, leaves: Weights, differentiable: bool) -> Weights:
+    tensors = list(leaves.values())
+    found = torch.autograd.grad(value, tensors, create_graph=differentiable, allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
 
 
 @contextlib.contextmanager
@@ -78,15 +124,31 @@ def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:
         raise RecipeError("batches= is empty; give a list or a loader that can be read again, not a spent iterator")
 
 
-def mean_gradient(context: PruningContext, temperature: float = 1.0) -> Weights:
-    """∇L(θ), the mean over the batches, with the shapes of the weights."""
-    weights = dict(context.weights)
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    count = 0
-    for inputs, targets in scoring_batches(context):
-        gradient = grad(objective(context, inputs, targets, temperature))(weights)
-        total = {name: total[name] + gradient[name] for name in total}
-        count += 1
+def mean_gradient(
+    context: PruningContext, moment: str, *, temperature: float = 1.0, mode: str = "train", unit: bool = False
+) -> Weights:
+    """∇L(θ), the mean over the batches of all ranks, with the shapes of the weights.
+
+    Args:
+        moment: what it is for, as other ranks are told.
+        mode: "train" or "eval", the mode of the model meanwhile.
+        unit: whether scales that are zero count as one.
+    """
+    assert context.model is not None
+    model, weights = context.model, dict(context.weights)
+    replaced = unit_scales(model, weights) if unit else {}
+
+    def summed() -> tuple[Weights, int]:
+        total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        count = 0
+        with in_mode(model, mode):
+            for inputs, targets in scoring_batches(context):
+                gradient = gradient_of(objective(context, inputs, targets, temperature, replaced), weights)
+                total = {name: total[name] + gradient[name] for name in total}
+                count += 1
+        return total, count
+
+    total, count = sum_over_ranks(f"the gradients of {moment}", summed)
     return {name: value / count for name, value in total.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from sparsify_fx.allocations import Global, Pattern
-from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
+from sparsify_fx.criteria.base import CRITERIA, Criterion, PruningContext, Scores
 from sparsify_fx.criteria.objective import scoring_batches
+from sparsify_fx.criteria.scoring_mode import unit_scales
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.masks import masks_of_counts
+from sparsify_fx.options import added_option
 
 
 @CRITERIA.register("synflow")
@@ -22,24 +24,39 @@ from sparsify_fx.masks import masks_of_counts
 class Synflow:
     """Synaptic flow `|θ| ⊙ ∂R/∂|θ|`: R sums the outputs of the net with absolute weights on an input of ones.
 
-    Pruned in rounds: after round k of n, round(N · ρ^(k/n)) weights are left, ρ the final density, so no layer
-    collapses while another still has weights to give. With an allocation other than "global", each layer falls
-    exponentially to its own count; an "n:m" pattern takes one round. Batch norm is in evaluation mode with absolute
-    parameters and without its means, so it passes the flow on. Only the shape of the inputs in `batches` is read.
+    Pruned in rounds: after round k of n, round(N · ρ^(k/n)) weights are left, ρ the final density. In a net without
+    biases the scores of every layer add up to R, so no layer that all paths cross is emptied while another still has
+    weights to give. Biases and the shifts of norms take part, in absolute value, as in the published code: they feed
+    the layers behind them with a flow that no weight before them carries, so scores are no longer conserved and a layer
+    can lose all its weights; `min_per_layer` keeps some. With an allocation other than "global", each layer falls
+    exponentially to its own count; an "n:m" pattern takes one round. The model is in evaluation mode, batch norm has
+    absolute parameters and no means, so it passes the flow on. Only the shape of the inputs in `batches` is read.
     Scores that overflow or vanish in float32 are computed in float64.
 
     Attributes:
         rounds: n >= 1; 100 in the paper.
+        unit_scales: score with ones in place of scales that are zero throughout, as for `Snip`.
+
+    Raises RecipeError for rounds below 1, inputs that are not floating, a model that does not return one tensor, and a
+    flow that overflows.
+
+    >>> Synflow(rounds=10).rounds
+    10
 
     Source: Tanaka et al. 2020, algorithm 1 and appendix.
     """
 
     rounds: int = 100
+    unit_scales: bool = added_option(False)
     needs: ClassVar[tuple[str, ...]] = ("model", "batches")
 
     def __post_init__(self) -> None:
         if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
             raise RecipeError(f"synflow: rounds={self.rounds!r} must be a whole number >= 1; the paper uses 100")
+
+    def brief(self) -> tuple[Criterion, int]:
+        """One round."""
+        return replace(self, rounds=1), 1
 
     def scores(self, context: PruningContext) -> Scores:
         """The last round's scores; −inf where an earlier round pruned."""
@@ -48,7 +65,7 @@ class Synflow:
             raise RecipeError(f"synflow feeds ones into the model; inputs of dtype {inputs.dtype} cannot be replaced")
         alive = context.alive or {name: torch.ones_like(w, dtype=torch.uint8) for name, w in context.weights.items()}
         masks = {name: mask.clone() for name, mask in alive.items()}
-        flow = _Flow(context, torch.ones_like(inputs[:1], dtype=torch.float32))
+        flow = _Flow(context, torch.ones_like(inputs[:1], dtype=torch.float32), self.unit_scales)
         start = _counts(masks)
         rounds = 1 if isinstance(context.allocation, Pattern) else self.rounds
         for k in range(1, rounds):
@@ -79,10 +96,12 @@ def _round_counts(
 class _Flow:
     """The absolute copy of the model; its precision grows when float32 does not do."""
 
-    def __init__(self, context: PruningContext, ones: Tensor) -> None:
+    def __init__(self, context: PruningContext, ones: Tensor, unit: bool) -> None:
         assert context.model is not None
         self.ones, self.weights = ones, {name: weight.abs() for name, weight in context.weights.items()}
         self.model: nn.Module = copy.deepcopy(context.model).eval()
+        for name in unit_scales(self.model, context.weights) if unit else ():
+            nn.init.ones_(self.model.get_parameter(name))
         _make_absolute(self.model)
         self._cast(torch.float32)
 
