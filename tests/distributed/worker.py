@@ -1,0 +1,39 @@
+"""One rank: runs every case in one gloo process group and writes what it saw as JSON.
+
+python -m tests.distributed.worker RANK RANKS RENDEZVOUS RESULT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from tests.distributed.cases import CASES
+
+
+def main(rank: int, ranks: int, rendezvous: str, result: str) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    found = {}
+    for name, case in CASES.items():
+        try:
+            found[name] = case(rank, ranks)
+        except Exception:
+            found[name] = {"failed": traceback.format_exc()}
+        flags: list[bool] = [False] * ranks
+        dist.all_gather_object(flags, isinstance(found[name], dict) and "failed" in found[name])
+        if any(flags) and not flags[rank]:
+            found[name] = {"failed": "on another rank"}
+    Path(result).write_text(json.dumps(found), encoding="utf-8")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
