@@ -214,9 +214,9 @@ def _difference(ranks: dist.ProcessGroup, what: str, tensors: Mapping[str, Tenso
     more = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
     return (
         f"{moment} the {what} of {names[0]}{more} on rank {who} differ from those of the other ranks: they would train "
-        "different models. Give every rank the same weights before apply (the same torch.manual_seed, or one state "
-        "dict), the same arguments, and wrap the model in DistributedDataParallel before you build the Scheduler; in a "
-        f"training that is under way load the last checkpoint on every rank; {_OTHER_MODELS}"
+        "different models. Call apply after init_process_group, with the same weights (the same torch.manual_seed, "
+        "or one state dict) and arguments on every rank; wrap the model in DistributedDataParallel before you build "
+        f"the Scheduler; in a training that is under way load the last checkpoint on every rank; {_OTHER_MODELS}"
     )
 
 

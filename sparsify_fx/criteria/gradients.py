@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
-from sparsify_fx.criteria.objective import Weights, hessian_product, mean_gradient, objective, scoring_batches
+from sparsify_fx.criteria.objective import Weights, mean_gradient, objective, scoring_batches
 from sparsify_fx.criteria.scoring_mode import check_mode, in_mode, unit_scales
-from sparsify_fx.criteria.second_derivatives import twice_differentiable
+from sparsify_fx.criteria.second_derivatives import hessian_product
 from sparsify_fx.distributed import sum_over_ranks
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.options import added_option
@@ -133,8 +133,7 @@ class GraSP:
         with in_mode(context.model, self.mode):
             for inputs, targets in scoring_batches(context):
                 loss = objective(context, inputs, targets, self.temperature, replaced)
-                with twice_differentiable(context.model, inputs, "grasp"):
-                    part = hessian_product(loss, weights, direction)
+                part = hessian_product(context, inputs, loss, weights, direction, "grasp")
                 product = {name: product[name] + part[name] for name in product}
                 count += 1
         return product, count

@@ -48,38 +48,21 @@ def objective(
     return loss
 
 
-def gradient_of(loss: Loss, weights: Weights, *, differentiable: bool = False) -> Weights:
+def gradient_of(loss: Loss, weights: Weights) -> Weights:
     """∇L at `weights`; zero where the loss does not depend on one.
 
     By ordinary autograd: custom functions and activation checkpointing, which torch.func refuses, work as well.
     """
     with torch.enable_grad():
-        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-        return _derivative(loss(leaves), leaves, differentiable)
-
-
-def hessian_product(loss: Loss, weights: Weights, direction: Weights) -> Weights:
-    """H v at `weights`, H the Hessian of the loss: the derivative of the gradient's product with v."""
-    with torch.enable_grad():
-        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-        gradient = _derivative(loss(leaves), leaves, differentiable=True)
-        moving = [name for name, value in gradient.items() if value.requires_grad]
-        if not moving:  # a loss that is linear in the weights
-            return {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        products = torch.autograd.grad(
-            [gradient[name] for name in moving],
-            list(leaves.values()),
-            [direction[name] for name in moving],
-            allow_unused=True,
-            materialize_grads=True,
-        )
-    return dict(zip(weights, products, strict=True))
-
-
-def _derivative(value: Tensor, leaves: Weights, differentiable: bool) -> Weights:
-    tensors = list(leaves.values())
-    found = torch.autograd.grad(value, tensors, create_graph=differentiable, allow_unused=True, materialize_grads=True)
+        leaves = leaves_of(weights)
+        tensors = list(leaves.values())
+        found = torch.autograd.grad(loss(leaves), tensors, allow_unused=True, materialize_grads=True)
     return dict(zip(leaves, found, strict=True))
+
+
+def leaves_of(weights: Weights) -> Weights:
+    """The same values as leaves of a new graph."""
+    return {name: weight.detach().requires_grad_() for name, weight in weights.items()}
 
 
 @contextlib.contextmanager

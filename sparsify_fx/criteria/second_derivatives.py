@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from sparsify_fx.criteria.objective import plain_kernels
+from sparsify_fx.criteria.base import PruningContext
+from sparsify_fx.criteria.objective import Loss, Weights, leaves_of, plain_kernels
 from sparsify_fx.errors import LayerError
 
 _MISSING = ("is not implemented", "not differentiable", "does not support double backward", "once_differentiable")
@@ -39,26 +39,83 @@ class _Formulas(TorchFunctionMode):
         return _FORMULAS.get(func, func)(*args, **(kwargs or {}))
 
 
-@contextlib.contextmanager
-def twice_differentiable(model: nn.Module, inputs: Tensor, criterion: str) -> Iterator[None]:
-    """Within it the model's activations have second derivatives wherever they exist.
+def hessian_product(
+    context: PruningContext, inputs: Tensor, loss: Loss, weights: Weights, direction: Weights, criterion: str
+) -> Weights:
+    """H v at `weights`, H the Hessian of the loss on `inputs`: the derivative of the gradient's product with v.
 
-    Raises LayerError in place of torch's error when one does not; it names the module.
+    Raises LayerError where a second derivative does not exist; it names the module.
     """
+    assert context.model is not None
     try:
-        with _Formulas():
-            yield
+        with torch.enable_grad(), _Formulas():
+            return _product(loss, weights, direction)
     except RuntimeError as error:
-        if not any(text in str(error) for text in _MISSING):
+        if not _about_derivatives(error):
             raise
         raise LayerError(
-            f"{criterion} needs second derivatives, and {_culprit(model, inputs)} has none ({_first_line(error)}); "
-            "write it with differentiable operations, or use a criterion of first order such as snip"
+            f"{criterion} needs second derivatives, and {_culprit(context.model, inputs)} has none "
+            f"({str(error).splitlines()[0].rstrip('. ')}); write it with differentiable operations, or use a criterion "
+            "of first order such as snip"
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0].rstrip(". ")
+def _product(loss: Loss, weights: Weights, direction: Weights) -> Weights:
+    leaves = leaves_of(weights)
+    tensors = list(leaves.values())
+    gradient = _gradient(loss(leaves), tensors)
+    moving = [(part, v) for part, v in zip(gradient, direction.values(), strict=True) if part.requires_grad]
+    if not moving:  # the loss is linear in the weights
+        return {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    parts, directions = zip(*moving, strict=True)
+    products = torch.autograd.grad(parts, tensors, directions, allow_unused=True, materialize_grads=True)
+    return dict(zip(weights, products, strict=True))
+
+
+def _gradient(value: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """The gradient, as something to differentiate again.
+
+    Raises RuntimeError for backward passes that autograd would silently take for constants in doing so.
+    """
+    opaque: list[str] = []
+    for node in _nodes(value):
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            node.register_hook(_note_constants(type(node).__name__, opaque))
+    found = torch.autograd.grad(value, tensors, create_graph=True, allow_unused=True, materialize_grads=True)
+    if opaque:
+        raise RuntimeError(f"{opaque[0]} is not differentiable")
+    if any(type(node).__name__ == "Error" for part in found for node in _nodes(part)):
+        raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
+    return found
+
+
+def _note_constants(name: str, opaque: list[str]) -> Callable[..., None]:
+    """A hook of a node that notes its name when it returns a constant for a gradient that is none."""
+
+    def hook(to_inputs: tuple[Tensor | None, ...], to_outputs: tuple[Tensor | None, ...]) -> None:
+        varies = any(part is not None and part.requires_grad for part in to_outputs)
+        constant = any(part is not None and not part.requires_grad and bool(part.any()) for part in to_inputs)
+        if varies and constant:
+            opaque.append(name)
+
+    return hook
+
+
+def _nodes(value: Tensor) -> Iterator[Any]:
+    """Every node of the graph that made `value`, once."""
+    seen: set[Any] = set()
+    left = [value.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        left += [following for following, _ in node.next_functions]
+
+
+def _about_derivatives(error: BaseException) -> bool:
+    return any(text in str(error) for text in _MISSING)
 
 
 def _culprit(model: nn.Module, inputs: Tensor) -> str:
@@ -96,10 +153,9 @@ def _twice(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         if not leaves or not isinstance(first, Tensor) or not first.requires_grad:
             return True
         try:
-            inner = torch.autograd.grad(first.square().sum(), leaves, create_graph=True, allow_unused=True)
-            moving = [value for value in inner if value is not None and value.requires_grad]
+            moving = [part for part in _gradient(first.square().sum(), leaves) if part.requires_grad]
             if moving:
                 torch.autograd.grad(moving, leaves, moving, allow_unused=True)
         except RuntimeError as error:
-            return not any(text in str(error) for text in _MISSING)
+            return not _about_derivatives(error)
     return True
