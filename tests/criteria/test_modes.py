@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ import sparsify_fx
 from sparsify_fx.criteria import CRITERIA, GraSP, Snip, Synflow
 from sparsify_fx.errors import LayerError, RecipeError
 from sparsify_fx.owners import programs
-from sparsify_fx.recipe import axis_value, describe
+from sparsify_fx.recipe import axis_value, describe, find_method
 from tests.conftest import batch, small_net
 from tests.criteria.common import context_of, scores_of
 
@@ -304,3 +306,20 @@ def test_checkpointing_and_custom_functions_are_scored() -> None:
     for name, score in scores_of(CRITERIA["snip"], Checkpointed()).items():
         torch.testing.assert_close(score, plain[name.removeprefix("inner.")])
     assert context_of(net_with(OnceAct())).kept > 0
+
+
+# Of the axes as they were described before criteria had modes: the hash that names a finished run must not change.
+DESCRIPTIONS = {
+    "snip": "200aa56921",
+    "grasp": "96edee0d12",
+    "synflow": "832e247ec0",
+    "rigl": "3423e5c17c",
+    "obd": "9d950ff7db",
+    "woodfisher": "8c01b08efd",
+}
+
+
+@pytest.mark.parametrize("method", list(DESCRIPTIONS))
+def test_the_descriptions_of_earlier_runs_stay(method: str) -> None:
+    text = json.dumps(find_method(method).resolved().to_dict(), sort_keys=True)
+    assert hashlib.blake2b(text.encode(), digest_size=5).hexdigest() == DESCRIPTIONS[method]

@@ -170,6 +170,20 @@ def test_it_never_collapses_a_layer_of_a_chain_where_magnitude_and_snip_do() -> 
         assert not connected, criterion
 
 
+@pytest.mark.parametrize(("bias", "empty"), [(False, []), (True, ["0.weight", "2.weight"])])
+def test_biases_feed_layers_behind_them_so_that_others_may_be_emptied(bias: bool, empty: list[str]) -> None:
+    """Half a law: without biases no layer is emptied; with them the docstring promises nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 8, bias=bias), nn.ReLU(), nn.Linear(8, 8, bias=bias), nn.ReLU(), nn.Linear(8, 4, bias=bias)
+    )
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.mul_(1e-3)
+    sparsify_fx.apply(model, "synflow", sparsity=0.8, batches=[(torch.ones(1, 8), None)])
+    assert [name for name, program in programs(model).items() if not program.current_mask().any()] == empty  # type: ignore[union-attr]
+
+
 def test_with_shortcuts_it_keeps_a_path_and_more_layers_than_magnitude_and_snip() -> None:
     """At 99 % no layer is empty; at 99.9 % (270 weights) blocks that a shortcut bypasses may be, but paths remain."""
     assert pruned("synflow", resnet20(shortcuts=True), 0.99) == (0, True)
