@@ -61,6 +61,21 @@ def refuse_sharded(model: nn.Module, error: type[SparsifyError] = LayerError) ->
         )
 
 
+def refuse_early_wrapping(model: nn.Module) -> None:
+    """Raise LayerError when the model is wrapped in DistributedDataParallel already.
+
+    It averages the gradients of the parameters that it found when it wrapped the model; factors that replace a weight
+    afterwards would be trained by every rank on its own data alone.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise LayerError(
+                f"{name or 'the model'} is wrapped in DistributedDataParallel, which averages the gradients of the "
+                "parameters that it has seen, not of the factors that replace them: call sparsify_fx.apply on the plain "
+                "model first, then wrap it"
+            )
+
+
 def _owned(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
     found: dict[int, tuple[nn.Module, list[str]]] = {}
     for _, owner, tensor in owners(model):

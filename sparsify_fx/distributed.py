@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from sparsify_fx.program import WeightProgram
 
 _OTHER_MODELS = "ranks that train models of their own belong under sparsify_fx.distributed.independent()"
+_REMEDIES = {
+    "masks": "Call apply after init_process_group, with the same weights (the same torch.manual_seed, or one state dict) "
+    "and arguments on every rank; wrap the model in DistributedDataParallel before you build the Scheduler; in a "
+    "training that is under way load the last checkpoint on every rank",
+    "weights": "Wrap the model in DistributedDataParallel after apply and before you build the Scheduler, so that ranks "
+    "start from the same weights and average their gradients, or do both yourself; in a training that is under way "
+    "load the last checkpoint on every rank",
+}
 _DEFAULT = "the default group"
 _chosen: dist.ProcessGroup | str | None = _DEFAULT
 
@@ -171,7 +179,7 @@ def check_equal_masks(programs: Mapping[str, WeightProgram], moment: str) -> Non
 
     Args:
         programs: the model's weight programs by name.
-        moment: for the message: "before the pruning of step 40".
+        moment: for the message: "before the events of step 40".
 
     Raises DistributedError on every rank when masks differ; it names the ranks, a tensor, and what to do.
     """
@@ -179,11 +187,20 @@ def check_equal_masks(programs: Mapping[str, WeightProgram], moment: str) -> Non
     check_equal("masks", {name: mask for name, mask in found.items() if mask is not None}, moment)
 
 
+def check_equal_weights(programs: Mapping[str, WeightProgram], moment: str) -> None:
+    """Compare the trained tensors of all programs over the ranks, as `check_equal_masks` does with masks.
+
+    They differ when nobody averages gradients: a model without DistributedDataParallel, or one wrapped too early.
+    """
+    found = {(name, key): p for name, program in programs.items() for key, p in program.named_parameters()}
+    check_equal("weights", {f"{name} ({key})": parameter for (name, key), parameter in found.items()}, moment)
+
+
 def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:
     """Raise DistributedError on every rank unless all hold the same bits in `tensors`; see `check_equal_masks`.
 
     Args:
-        what: for the message, in the plural: "masks".
+        what: "masks" or "weights".
     """
     ranks = group()
     if ranks is None:
@@ -195,11 +212,11 @@ def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:
         told = _by_rank(ranks, [text[1] for text in said])
         raise DistributedError(f"{moment} the ranks hold different models: {told}; {_OTHER_MODELS}")
     if len({text[0] for text in said}) > 1:
-        raise DistributedError(_difference(ranks, what, tensors, moment))
+        raise DistributedError(f"{moment} {_difference(ranks, what, tensors)}. {_REMEDIES[what]}; {_OTHER_MODELS}")
 
 
-def _difference(ranks: dist.ProcessGroup, what: str, tensors: Mapping[str, Tensor], moment: str) -> str:
-    """Which ranks differ from most others (from the first, when no side is larger), in which tensors, what to do."""
+def _difference(ranks: dist.ProcessGroup, what: str, tensors: Mapping[str, Tensor]) -> str:
+    """Which ranks differ from most others (from the first, when no side is larger), in which tensors."""
     own = torch.tensor(fingerprints(tensors), dtype=torch.int64)
     every = [row.tolist() for row in gather(ranks, own)]
     odd: set[int] = set()
@@ -212,12 +229,7 @@ def _difference(ranks: dist.ProcessGroup, what: str, tensors: Mapping[str, Tenso
             odd |= others
     who = ", ".join(str(_name(ranks, i)) for i in sorted(odd))
     more = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
-    return (
-        f"{moment} the {what} of {names[0]}{more} on rank {who} differ from those of the other ranks: they would train "
-        "different models. Call apply after init_process_group, with the same weights (the same torch.manual_seed, "
-        "or one state dict) and arguments on every rank; wrap the model in DistributedDataParallel before you build "
-        f"the Scheduler; in a training that is under way load the last checkpoint on every rank; {_OTHER_MODELS}"
-    )
+    return f"the {what} of {names[0]}{more} on rank {who} differ from those of the other ranks"
 
 
 def _by_rank(ranks: dist.ProcessGroup, texts: Sequence[str]) -> str:
