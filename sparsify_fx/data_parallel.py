@@ -71,8 +71,8 @@ def refuse_early_wrapping(model: nn.Module) -> None:
         if isinstance(module, nn.parallel.DistributedDataParallel):
             raise LayerError(
                 f"{name or 'the model'} is wrapped in DistributedDataParallel, which averages the gradients of the "
-                "parameters that it has seen, not of the factors that replace them: call sparsify_fx.apply on the plain "
-                "model first, then wrap it"
+                "parameters that it has seen, not of the factors that replace them: call sparsify_fx.apply on the "
+                "plain model first, then wrap it"
             )
 
 

@@ -11,7 +11,6 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,68 +20,35 @@ from torch import Tensor
 from sparsify_fx.collectives import gather, gather_texts, sum_in_place
 from sparsify_fx.errors import DistributedError
 from sparsify_fx.fingerprints import digest, fingerprints, text_hash
+from sparsify_fx.replicas import group, independent, use_group
 
 if TYPE_CHECKING:
     from sparsify_fx.program import WeightProgram
 
+__all__ = [
+    "averaged_if_different",
+    "check_equal",
+    "check_equal_masks",
+    "check_equal_weights",
+    "exchange",
+    "group",
+    "independent",
+    "mean_number",
+    "mean_over_ranks",
+    "sum_over_ranks",
+    "together",
+    "use_group",
+]
+
 _OTHER_MODELS = "ranks that train models of their own belong under sparsify_fx.distributed.independent()"
 _REMEDIES = {
-    "masks": "Call apply after init_process_group, with the same weights (the same torch.manual_seed, or one state dict) "
-    "and arguments on every rank; wrap the model in DistributedDataParallel before you build the Scheduler; in a "
+    "masks": "Call apply after init_process_group, with the same weights (the same torch.manual_seed, or one state "
+    "dict) and arguments on every rank; wrap the model in DistributedDataParallel before you build the Scheduler; in a "
     "training that is under way load the last checkpoint on every rank",
-    "weights": "Wrap the model in DistributedDataParallel after apply and before you build the Scheduler, so that ranks "
-    "start from the same weights and average their gradients, or do both yourself; in a training that is under way "
-    "load the last checkpoint on every rank",
+    "weights": "Wrap the model in DistributedDataParallel after apply and before you build the Scheduler, so that "
+    "ranks start from the same weights and average their gradients, or do both yourself; in a training that is under "
+    "way load the last checkpoint on every rank",
 }
-_DEFAULT = "the default group"
-_chosen: dist.ProcessGroup | str | None = _DEFAULT
-
-
-class use_group:
-    """From now on the ranks of `group` train copies of one model; as a context manager, until its end.
-
-    Args:
-        group: a process group whose ranks hold the same weights, for instance the data-parallel one of a device mesh;
-            None: this rank trains a model of its own.
-
-    >>> with use_group(None):
-    ...     group() is None
-    True
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None) -> None:
-        global _chosen
-        self._before, _chosen = _chosen, group
-
-    def __enter__(self) -> None:
-        """The group counts already."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        global _chosen
-        _chosen = self._before
-
-
-def independent() -> use_group:
-    """From now on this rank trains a model of its own: nothing is averaged or compared; also a context manager.
-
-    For independent runs or pipeline stages within one process group. Every rank must call it.
-
-    >>> with independent():
-    ...     pass
-    """
-    return use_group(None)
-
-
-def group() -> dist.ProcessGroup | None:
-    """The process group whose ranks train copies of one model; None when there is only this process."""
-    if _chosen is None or not dist.is_available() or not dist.is_initialized():
-        return None
-    found = dist.group.WORLD if isinstance(_chosen, str) else _chosen
-    if found is None or dist.get_rank(found) < 0:
-        return None
-    return found if dist.get_world_size(found) > 1 else None
 
 
 def exchange(moment: str, said: str = "", error: BaseException | None = None) -> list[str]:
