@@ -11,6 +11,7 @@ from sparsify_fx.criteria.base import (
     check_inputs,
     criterion,
     criterion_name,
+    find_criterion,
     pruning_generator,
 )
 from sparsify_fx.criteria.fisher import Fisher, WoodFisher
@@ -38,6 +39,7 @@ __all__ = [
     "check_inputs",
     "criterion",
     "criterion_name",
+    "find_criterion",
     "gradient",
     "magnitude",
     "pruning_generator",

@@ -112,6 +112,13 @@ def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Sco
     return add
 
 
+def find_criterion(name: str) -> Criterion:
+    """The criterion of that name, with its default options; UnknownNameError for another name."""
+    entry = CRITERIA[name]
+    found: Criterion = entry() if isinstance(entry, type) else entry
+    return found
+
+
 def criterion_name(value: Criterion) -> str:
     """The name under which a criterion is known."""
     return value.name if isinstance(value, FunctionCriterion) else CRITERIA.name_of_kind(value) or type(value).__name__

@@ -197,6 +197,29 @@ def weights_that_differ(rank: int, ranks: int) -> dict[str, Any]:
 
 
 @case
+def gradients_that_nobody_averages(rank: int, ranks: int) -> dict[str, list[str]]:
+    """Without a wrapper, and with one that has not seen the factors."""
+    batches = data(rank)
+    model = sparsify_fx.apply(small_net(), "acdc+signin", sparsity=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=8, steps_per_epoch=len(batches))
+
+    def go_on() -> None:
+        for inputs, labels in batches * 8:
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            scheduler.step()
+
+    early = DistributedDataParallel(small_net())
+    return {
+        "alone": error_of(go_on),
+        "early": error_of(lambda: sparsify_fx.apply(early, "signin", sparsity=0.5)),
+        "dense": error_of(lambda: sparsify_fx.apply(early, "gmp", sparsity=0.5)),
+    }
+
+
+@case
 def own_models(rank: int, ranks: int) -> dict[str, Any]:
     """Ranks that train models of their own, of different lengths, in one process group."""
     with distributed.independent():

@@ -76,6 +76,17 @@ def test_ranks_with_other_weights_are_told_before_anything_changes(results: Resu
 
 
 @both_sizes
+def test_gradients_that_nobody_averages_are_noticed(results: Results, ranks: int) -> None:
+    for seen in results("gradients_that_nobody_averages", ranks):
+        assert seen["alone"][0] == "DistributedError"
+        assert "the weights of 0.weight (m) and 5 other tensors on rank" in seen["alone"][1]
+        assert "Wrap the model in DistributedDataParallel after apply" in seen["alone"][1]
+        assert seen["early"][0] == "LayerError"
+        assert "call sparsify_fx.apply on the plain model first" in seen["early"][1]
+        assert seen["dense"] == ["none", ""]
+
+
+@both_sizes
 def test_ranks_may_train_models_of_their_own(results: Results, ranks: int) -> None:
     assert results("own_models", ranks) == [{"finished": True, "inside": True, "outside": True}] * ranks
 
