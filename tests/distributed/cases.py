@@ -298,7 +298,7 @@ def different_places(rank: int, ranks: int) -> list[str]:
 @case
 def ignored_masks(rank: int, ranks: int) -> dict[str, Any]:
     """What DistributedDataParallel sends before a forward, and what a state dict holds."""
-    model = sparsify_fx.apply(small_net(), "lrr", sparsity=0.5)
+    model = sparsify_fx.apply(small_net(), "random", sparsity=0.5)
     wrapped = DistributedDataParallel(copy.deepcopy(model))
     outer = DistributedDataParallel(nn.Sequential(copy.deepcopy(model), nn.Identity()))
     wrapped(data(rank)[0][0])
