@@ -12,6 +12,7 @@ its content, which is compared whenever it is read; files of sparsify_fx 0.1, wh
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +100,14 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
 def packed(state: Mapping[str, Tensor]) -> bytes:
     """A state as a safetensors file with a checksum of names, shapes, types and bits in its metadata."""
     plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-    return safetensors.torch.save(plain, metadata={"format": "pt", _CHECKSUM: checksum(plain)})
+    data = safetensors.torch.save(plain, metadata={"format": "pt"})
+    # Given both, safetensors would write them in an order that changes from process to process.
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"][_CHECKSUM] = checksum(plain)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

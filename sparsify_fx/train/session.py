@@ -18,6 +18,7 @@ from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.taking import take_from
+from sparsify_fx.train.checks import check_model, check_optimizer_state, check_parts, check_progress
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.zoo.data import Augment, Data, load_data
@@ -66,20 +67,28 @@ class Session:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the state was taken; CheckpointError when it belongs to another configuration."""
+        """Go on where the state was taken; CheckpointError when it is damaged or belongs to another configuration."""
+        check_parts(state, ("optimizer", "scheduler"))
+        check_optimizer_state(state["optimizer"])
         self.load_model(state)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except _MISFITS as error:
             raise _misfit(error) from error
+        check_progress(state, self.scheduler)
 
     def load_model(self, state: dict[str, Any]) -> None:
         """The model's part of `load_state_dict`."""
+        check_parts(state, ("model",))
+        check_model(state["model"], self.model)
         try:
             self.model.load_state_dict(state["model"])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except _MISFITS as error:
             raise _misfit(error) from error
+
+
+_MISFITS = (LookupError, ValueError, RuntimeError, TypeError, AttributeError)  # of states of another kind
 
 
 def _misfit(error: Exception) -> CheckpointError:
