@@ -51,7 +51,11 @@ def cycle_numbers(run: str | Path) -> list[int]:
 
     Raises CheckpointError when there is none.
     """
-    matches = (re.fullmatch(r"cycle-(\d+)\.safetensors", path.name) for path in Path(run).glob("cycle-*.safetensors"))
+    try:
+        names = [path.name for path in Path(run).glob("cycle-*.safetensors")]
+    except (OSError, ValueError):  # a name that no folder can have
+        names = []
+    matches = (re.fullmatch(r"cycle-(\d+)\.safetensors", name) for name in names)
     numbers = sorted(int(match[1]) for match in matches if match)
     if not numbers:
         raise CheckpointError(
@@ -125,7 +129,7 @@ def _hashed(state: Mapping[str, Tensor], size: int) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        seen.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        seen.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return seen.hexdigest()
 
 
@@ -150,7 +154,11 @@ def _is_run(key: str, value: Any) -> bool:
 
 
 def _read(path: Path, remedy: str = "check the path") -> State:
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
         raise CheckpointError(f"{path} does not exist; {remedy}, or give another run")
     return read_tensors(path)
 

@@ -56,7 +56,7 @@ def check_progress(state: Mapping[str, Any], scheduler: Scheduler) -> None:
         )
     if nonzeros is not None and nonzeros != scheduler.nonzeros():  # 0.1 did not write them
         raise CheckpointError(
-            f"the checkpoint was written with {nonzeros} living weights, its masks keep {scheduler.nonzeros()}; {REMEDY}"
+            f"the checkpoint was written with {nonzeros} weights, its masks keep {scheduler.nonzeros()}; {REMEDY}"
         )
 
 

@@ -15,6 +15,7 @@ from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.learning_rate import CURVES, Curve
 from sparsify_fx.recipe import AXES, Recipe, find_method
 from sparsify_fx.run_files import State, by_content, digest, read_state
+from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
 from sparsify_fx.taking import check_take
 from sparsify_fx.train.optimizers import check_optimizer
 from sparsify_fx.train.safe_yaml import check_plain
@@ -76,7 +77,7 @@ class LearningRateConfig(_Section):
 class AugmentConfig(_Section):
     """crop_padding: random crops after padding by so many pixels; flip: horizontally, half of the time."""
 
-    crop_padding: int = Field(default=0, ge=0, le=1024)
+    crop_padding: int = Field(default=0, ge=0)
     flip: bool = False
 
 
@@ -166,7 +167,12 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _one_method(self) -> TrainConfig:
-        self.recipe()
+        runs = self.recipe().resolved().schedule.runs(self.sparsity)
+        if runs * self.epochs > LONGEST:
+            raise ValueError(
+                f"{runs} runs (cycles) of {self.epochs} epochs are more than {LONGEST:,} epochs; give fewer, or cycles "
+                "that prune more, such as axes.schedule.keep=0.8"
+            )
         return self
 
     def recipe(self) -> Recipe:

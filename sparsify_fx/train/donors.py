@@ -1,4 +1,4 @@
-"""Whether a run, or one that it takes masks, signs or weights from, was trained on the same data and from the same start.
+"""Whether a run, or one that it takes masks, signs or weights from, has the same data and the same start.
 
 The name of a run folder is a hash of the configuration, which names the data but does not hold them. What they hold is
 kept in the folder as a digest. Folders of sparsify_fx 0.1 have none and go on working; a log line says so.
@@ -34,8 +34,13 @@ def check_finished(folder: RunFolder, config: TrainConfig) -> None:
     check_data(folder, now, "is finished")
 
 
-def check_data(folder: RunFolder, now: str, state: str = "was begun") -> None:
-    """CheckpointError when the data of a run are others `now`; `state`: what the run is, for the error."""
+def check_data(
+    folder: RunFolder,
+    now: str,
+    state: str = "was begun",
+    remedy: str = "choose another --runs, or start afresh with --force",
+) -> None:
+    """CheckpointError when the data of a run are others `now`; `state`, `remedy`: for the error."""
     then = known_digest(folder)
     if then is None:
         _LOG.warning(
@@ -44,7 +49,7 @@ def check_data(folder: RunFolder, now: str, state: str = "was begun") -> None:
     elif now and then != now:
         raise CheckpointError(
             f"{folder.path} {state}, but on other data: their digest was {then[:10]}…, now it is {now[:10]}…; bring "
-            "the data back, choose another --runs, or start afresh with --force"
+            f"the data back, {remedy}"
         )
 
 

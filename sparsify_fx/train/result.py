@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from sparsify_fx.errors import CheckpointError
 
 T = TypeVar("T")
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}  # made once: a thousand lines of metrics need the same
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class CycleResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a training. `seconds` adds up all sessions; `epochs` counts all cycles; `notes`: what to know of it."""
+    """The end of a training. `seconds` adds up all sessions; `epochs` counts all cycles; `notes`: remarks."""
 
     folder: str
     method: str
@@ -83,14 +83,12 @@ def from_plain(cls: type[T], content: Any, what: str) -> T:
     sparsify_fx.errors.CheckpointError: the cycle has no usable 'epoch' (field required)
     """
     try:
-        return _adapter(cls).validate_python(content)
+        if cls not in _ADAPTERS:
+            _ADAPTERS[cls] = TypeAdapter(cls)
+        value: T = _ADAPTERS[cls].validate_python(content)
+        return value
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place, message = ".".join(map(str, problem["loc"])), problem["msg"]
         wrong = f"has no usable {place!r}" if place else "is no JSON object"
         raise CheckpointError(f"the {what} {wrong} ({message[:1].lower()}{message[1:]})") from None
-
-
-@cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(cls)

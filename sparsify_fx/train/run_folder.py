@@ -133,7 +133,7 @@ class RunFolder:
 
         def write(stream: BinaryIO) -> None:
             sealing = SealingStream(stream)
-            torch.save(state, sealing)
+            torch.save(state, sealing)  # type: ignore[arg-type]  # it needs write and flush alone
             sealing.seal()
 
         with self._writing(CHECKPOINT):

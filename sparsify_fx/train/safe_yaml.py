@@ -87,8 +87,8 @@ def check_plain(value: Any, source: str) -> None:
 
 
 def _check_events(text: str, source: str) -> None:
-    """Count values before anything is built of them: aliases within aliases double what they stand for at each level."""
-    sizes: dict[str, int | None] = {}  # of what an anchor marks; None while it is still open
+    """Count values before anything is built of them: aliases within aliases double what they stand for."""
+    sizes: dict[str | None, int | None] = {}  # of what an anchor marks; None while it is still open
     open_: list[tuple[str | None, int]] = []
     total = 0
     for event in yaml.parse(text, Loader=_Loader):

@@ -140,9 +140,15 @@ def build_session(config: TrainConfig) -> Session:
 
 
 def open_data(config: TrainConfig) -> Data:
-    """The data set of a resolved configuration, on its device."""
+    """The data set of a resolved configuration, on its device; ConfigError when its augmentation does not fit."""
     place = torch.device(config.device)
-    return load_data(config.data, root=Path(config.data_root), device=place, image_size=config.image_size)
+    data = load_data(config.data, root=Path(config.data_root), device=place, image_size=config.image_size)
+    if config.augment.crop_padding > data.image_size:
+        raise ConfigError(
+            f"augment.crop_padding={config.augment.crop_padding} is more than the {data.image_size} pixels of an image; "
+            "4 is usual for 32 pixels"
+        )
+    return data
 
 
 def fresh_model(config: TrainConfig, data: Data) -> nn.Module:

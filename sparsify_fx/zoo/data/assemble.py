@@ -76,8 +76,8 @@ def _digest(train: Split, test: Split, num_classes: int) -> str:
     seen = hashlib.blake2b(str(num_classes).encode(), digest_size=16)
     for part in (train, test):
         seen.update(f" {tuple(part.images.shape)} ".encode())
-        seen.update(part.images.contiguous().numpy())
-        seen.update(part.labels.contiguous().numpy())
+        seen.update(part.images.contiguous().numpy().data)
+        seen.update(part.labels.contiguous().numpy().data)
     return seen.hexdigest()
 
 

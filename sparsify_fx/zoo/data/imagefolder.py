@@ -100,9 +100,11 @@ def _stream(request: Request, train: Listing, test: Listing, size: int, seen: st
     """The data set with images read again in every epoch."""
     sample = torch.stack([centred(path, size, eval_resize(size)) for path in train.paths[:: _step(train)]])
     normalizer = Normalizer.of(sample)
-    sources = [FolderSource(part, size, normalizer, request.device, request.workers) for part in (train, test)]
+    train_part, test_part = (
+        FolderSource(part, size, normalizer, request.device, request.workers) for part in (train, test)
+    )
     facts = Facts(request.spec, len(train.classes), 3, size, len(train.paths), len(test.paths), train.classes)
-    return Data(facts, normalizer.mean, normalizer.std, *sources, digest=seen)
+    return Data(facts, normalizer.mean, normalizer.std, train_part, test_part, seen)
 
 
 DATASETS.add("imagefolder", Kind(load, "PATH", digest))

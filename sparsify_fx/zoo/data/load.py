@@ -45,7 +45,11 @@ class Request:
     def path(self) -> Path:
         """The argument as a path that exists; DataError otherwise."""
         path = Path(self.argument).expanduser()
-        if not path.exists():
+        try:
+            there = path.exists()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
             raise DataError(f"{self.spec}: {path.absolute()} does not exist; give the path of the data")
         return path
 
