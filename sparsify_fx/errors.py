@@ -55,7 +55,7 @@ class DataError(SparsifyError, ValueError):
 
 
 class CheckpointError(SparsifyError, RuntimeError):
-    """A checkpoint or run folder that cannot be read."""
+    """A checkpoint or run folder that cannot be read or written, or belongs to another training."""
 
 
 class ExportError(SparsifyError, RuntimeError):

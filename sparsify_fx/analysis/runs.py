@@ -19,6 +19,7 @@ from sparsify_fx.program import unmarked
 from sparsify_fx.run_files import WEIGHTS, State, cycle_numbers, mask_key, read_state
 from sparsify_fx.taking import masked_state_dict
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.donors import check_data
 from sparsify_fx.train.recipes import load_config
 from sparsify_fx.train.run_folder import CONFIG, find_folder
 from sparsify_fx.train.session import Session, build_session
@@ -96,7 +97,9 @@ class Run:
         """Weights and masks before the first step: `epoch-0.safetensors`, or drawn again from the configuration."""
         if 0 in self.epochs:
             return self.at_epoch(0)
-        return {name: tensor.detach().cpu() for name, tensor in masked_state_dict(_session(self.config).model).items()}
+        return {
+            name: tensor.detach().cpu() for name, tensor in masked_state_dict(self._built(self.config).model).items()
+        }
 
     @cached_property
     def final(self) -> State:
@@ -125,9 +128,16 @@ class Run:
     @cached_property
     def session(self) -> Session:
         """The model as it was trained, with its weight programs, at the last checkpoint; and its data."""
-        session = _session(self.config.model_copy(update={"init_from": ()}))  # the checkpoint holds what was taken
+        session = self._built(self.config.model_copy(update={"init_from": ()}))  # the checkpoint holds what was taken
         session.load_model(self._checkpoint)
         session.model.eval()
+        return session
+
+    def _built(self, config: TrainConfig) -> Session:
+        """A fresh session; CheckpointError when the data are others than those that the run was trained on."""
+        with torch.random.fork_rng(devices=[]):
+            session = build_session(config)
+        check_data(self.folder, session.data.digest, "was trained", "or give its place in the configuration")
         return session
 
     def model(self, state: State | None = None) -> nn.Module:
@@ -171,11 +181,6 @@ def open_runs(paths: Sequence[str | os.PathLike[str]], *, device: str = "cpu") -
         if methods.count(run.label) > 1:
             run.label = Path(run.path).name
     return runs
-
-
-def _session(config: TrainConfig) -> Session:
-    with torch.random.fork_rng(devices=[]):
-        return build_session(config)
 
 
 def _first(batches: Iterator[Batch], samples: int) -> Iterator[Batch]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +32,8 @@ def command(
 ) -> None:
     """Train a recipe in its run folder.
 
-    A finished run is not repeated; an interrupted one goes on from its last checkpoint.
+    A finished run is not repeated; an interrupted one goes on from its last checkpoint. The axes of a recipe are for
+    its own method: with another `--method` only those that are given with `--set` apply.
 
     Examples:
 
@@ -43,14 +47,27 @@ def command(
 
     output = Output(json)
     values = {"data": data, "method": method, "sparsity": sparsity, "epochs": epochs, "seed": seed, "device": device}
-    config = load_config(recipe, sets or [], values)
     try:
-        result = train(
-            config, runs_dir=runs, force=force, progress=not quiet, console=output.console, tensorboard=tensorboard
-        )
+        with _only_errors() if quiet else nullcontext():
+            config = load_config(recipe, sets or [], values)
+            result = train(
+                config, runs_dir=runs, force=force, progress=not quiet, console=output.console, tensorboard=tensorboard
+            )
     except KeyboardInterrupt:
         output.console.print("interrupted; the same command goes on from the last checkpoint")
         raise typer.Exit(130) from None
     if not quiet:
         output.console.print(result.table())
     output.finish(result.to_dict())
+
+
+@contextmanager
+def _only_errors() -> Iterator[None]:
+    """Log lines below an error are not shown."""
+    logger = logging.getLogger("sparsify_fx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.mask_updates import Decompress, MaskUpdate, Prune
-from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
+from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
 
 
 @SCHEDULES.register("alternating")
@@ -35,6 +35,7 @@ class Alternating(OneRun):
         if not (0 <= self.warmup < self.last_dense < self.end < 1 and self.phase > 0):
             raise RecipeError(f"alternating: expected 0 <= warmup < last_dense < end < 1 and phase > 0, got {self}")
         phases = (self.last_dense - self.warmup) / self.phase
+        check_count(f"alternating: phase={self.phase!r} makes phases:", phases, MOST_UPDATES, "give a longer phase")
         if self._phases() % 2 == 0 or abs(phases - self._phases()) > 1e-6:
             raise RecipeError(
                 f"alternating: last_dense − warmup must be an odd number of phases, got {phases:.6g}; with "

@@ -8,15 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from sparsify_fx.errors import SchedulerError
+from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.mask_updates import MaskUpdate
 from sparsify_fx.masks import kept_count
 from sparsify_fx.registry import Registry
 
+MOST_UPDATES = 100_000
+"""Mask updates of one training."""
+MOST_RUNS = 10_000
+"""Runs (cycles) of one training."""
+MOST_EPOCHS = 1_000_000
+"""Epochs of one training, over all its runs."""
+
 
 @dataclass(frozen=True)
 class Budget:
-    """What is to be reached: `sparsity` of `total` prunable weights, with runs of `epochs` epochs."""
+    """What is to be reached: `sparsity` of `total` prunable weights, with runs of `epochs` epochs.
+
+    Raises SparsityError for a sparsity that keeps nothing, SchedulerError for more than `MOST_EPOCHS`.
+    """
 
     total: int
     sparsity: float
@@ -24,6 +34,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         kept_count(self.total, self.sparsity)
+        if self.epochs > MOST_EPOCHS:
+            raise SchedulerError(f"epochs={self.epochs} is more than the {MOST_EPOCHS:,} that a training may have")
 
     @property
     def kept(self) -> int:
@@ -74,8 +86,28 @@ class OneRun:
         return 1
 
 
+def check_count(what: str, count: float, most: int, remedy: str) -> None:
+    """Raise RecipeError when a schedule would make more than `most` of something, before it makes them.
+
+    >>> check_count("cubic: every=1e-09 makes", 6.5e9, MOST_UPDATES, "give a larger every")
+    Traceback (most recent call last):
+    sparsify_fx.errors.RecipeError: cubic: every=1e-09 makes 6.5e+09 of at most 100,000; give a larger every
+    """
+    if not count <= most:
+        raise RecipeError(f"{what} {count:.6g} of at most {most:,}; {remedy}")
+
+
 def check_times(updates: tuple[MaskUpdate, ...], epochs: int, steps_per_epoch: int) -> None:
-    """Raise SchedulerError when two updates fall on one step, or the last one on the end: the run is too short."""
+    """Raise SchedulerError for updates that do not fit into the runs, or for runs of more than `MOST_EPOCHS` in all.
+
+    Two updates may not fall on one step, nor the last one on the end: such a run is too short.
+    """
+    runs = 1 + max((update.run for update in updates), default=0)
+    if runs * epochs > MOST_EPOCHS:
+        raise SchedulerError(
+            f"{runs} runs of {epochs} epochs are {runs * epochs:,} epochs, more than the {MOST_EPOCHS:,} that a "
+            "training may have; give fewer epochs, or cycles that prune more, such as keep=0.8"
+        )
     steps = [(update.run, round(update.epoch * steps_per_epoch)) for update in updates]
     if len(set(steps)) < len(steps) or any(step >= epochs * steps_per_epoch for _, step in steps):
         raise SchedulerError(

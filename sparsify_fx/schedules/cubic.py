@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.mask_updates import MaskUpdate, Prune
 from sparsify_fx.masks import kept_count
-from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
+from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
 
 
 @SCHEDULES.register("cubic")
@@ -41,7 +41,9 @@ class Cubic(OneRun):
         if budget.sparsity == 0:
             return ()
         first, last = self.start * budget.epochs, self.end * budget.epochs
-        count = math.ceil((last - first) / self.every - 1e-9)
+        exact = (last - first) / self.every
+        check_count(f"cubic: every={self.every!r} makes prunings:", exact, MOST_UPDATES, "give a larger every")
+        count = math.ceil(exact - 1e-9)
         times = [first + i * self.every for i in range(1, count)]
         kept = [kept_count(budget.total, self._sparsity(budget, (time - first) / (last - first))) for time in times]
         return (*(Prune(0, *update) for update in zip(times, kept, strict=True)), Prune(0, last, budget.kept))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.mask_updates import MaskUpdate, Prune
 from sparsify_fx.masks import kept_count
-from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
+from sparsify_fx.schedules.base import MOST_RUNS, SCHEDULES, Budget, OneRun, check_count
 
 
 @SCHEDULES.register("cycles")
@@ -37,8 +37,10 @@ class Cycles(OneRun):
         return tuple(Prune(i, 0.0, kept) for i, kept in enumerate([*steps, budget.kept][:last], start=1))
 
     def runs(self, sparsity: float) -> int:
-        """n + 1: the dense run and one for every pruning."""
+        """n + 1: the dense run and one for every pruning; RecipeError for more than `MOST_RUNS`."""
         if sparsity == 0:
             return 1
         # A power of keep must not be taken for a little more than itself, which would add a cycle.
-        return 1 + math.ceil(math.log(1 - sparsity) / math.log(self.keep) - 1e-9)
+        cycles = math.log(1 - sparsity) / math.log(self.keep) - 1e-9
+        check_count(f"cycles: keep={self.keep!r} makes cycles:", cycles, MOST_RUNS, "let each keep less, such as 0.8")
+        return 1 + math.ceil(cycles)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.mask_updates import MaskUpdate, Regrow
-from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
+from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
 
 
 @SCHEDULES.register("regrow")
@@ -57,7 +57,9 @@ class RegrowEvery(OneRun):
         if budget.sparsity == 0:
             return ()
         end = self.until * budget.epochs
-        times = [i * self.every for i in range(1, math.ceil(end / self.every - 1e-9))]
+        exact = end / self.every
+        check_count(f"regrow: every={self.every!r} makes updates:", exact, MOST_UPDATES, "give a larger every")
+        times = [i * self.every for i in range(1, math.ceil(exact - 1e-9))]
         return tuple(Regrow(0, time, self._fraction(time, end), self.growth) for time in times)
 
     def _fraction(self, time: float, end: float) -> float:

@@ -15,10 +15,14 @@ from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.learning_rate import CURVES, Curve
 from sparsify_fx.recipe import AXES, Recipe, find_method
 from sparsify_fx.run_files import State, by_content, digest, read_state
+from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
 from sparsify_fx.taking import check_take
 from sparsify_fx.train.optimizers import check_optimizer
+from sparsify_fx.train.safe_yaml import check_plain
 
 Auto = Literal["auto"]
+Fact = Literal["model", "seed", "init", "data"]
+MOST_EPOCHS = 100_000  # of one run (cycle)
 
 
 class _Section(BaseModel):
@@ -104,8 +108,8 @@ class TrainConfig(_Section):
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
     `sparsify_fx.recipe.axis_value` reads them; `init_from`: one or several runs to start from, taken in order;
-    `snapshots_at`: epochs over all cycles (0 is the start) after which weights and masks are kept; `save_cycles`: keep
-    them at the end of each cycle.
+    `allow_other`: in what runs that it takes from may differ (model, seed, init, data); `snapshots_at`: epochs over all
+    cycles (0 is the start) after which weights and masks are kept; `save_cycles`: keep them at the end of each cycle.
     """
 
     method: str = "signin"
@@ -113,8 +117,8 @@ class TrainConfig(_Section):
     model: str
     data: str
     data_root: str = "data"
-    image_size: int | None = Field(default=None, ge=1)
-    epochs: int = Field(ge=1)
+    image_size: int | None = Field(default=None, ge=1, le=16384)
+    epochs: int = Field(ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(ge=1)
     optimizer: OptimizerConfig
     learning_rate: LearningRateConfig = LearningRateConfig()
@@ -131,6 +135,7 @@ class TrainConfig(_Section):
     eval_every: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=1, ge=1)
     init_from: tuple[SourceConfig, ...] = ()
+    allow_other: tuple[Fact, ...] = ()
     snapshots_at: tuple[Annotated[int, Field(ge=0)], ...] = ()
     save_cycles: bool = False
 
@@ -162,7 +167,12 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _one_method(self) -> TrainConfig:
-        self.recipe()
+        runs = self.recipe().resolved().schedule.runs(self.sparsity)
+        if runs * self.epochs > LONGEST:
+            raise ValueError(
+                f"{runs} runs (cycles) of {self.epochs} epochs are more than {LONGEST:,} epochs; give fewer, or cycles "
+                "that prune more, such as axes.schedule.keep=0.8"
+            )
         return self
 
     def recipe(self) -> Recipe:
@@ -194,13 +204,17 @@ class TrainConfig(_Section):
 
         blake2b over canonical JSON of the resolved configuration, with the axes as objects see them ("uniform" equals
         {"name": "uniform"}). In: the type of the device, compile and amp, since each changes rounding. Out: the number
-        of the device, `data_root` and `checkpoint_every`. Other runs count by the content of their files, not by path.
+        of the device, `data_root`, `checkpoint_every` and `allow_other`. Other runs count by the content of their
+        files, not by path. What the data hold is kept beside the name, in data.json.
         """
         config = self.resolved()
         content = config.to_dict()
         for indifferent in _INDIFFERENT:
             del content[indifferent]
-        content["axes"] = by_content(config.recipe().resolved().to_dict())
+        axes = config.recipe().resolved()
+        content["axes"] = by_content(axes.to_dict())
+        if "batches" in axes.schedule.needs:
+            content["scored_on"] = "the current batch"  # 0.1 took ten fixed ones: its runs were others
         content["init_from"] = [
             {"take": sorted(source.take), "state": digest(source.read())} for source in config.init_from
         ]
@@ -209,7 +223,7 @@ class TrainConfig(_Section):
         return hashlib.blake2b(canonical.encode(), digest_size=5).hexdigest()
 
 
-_INDIFFERENT = ("checkpoint_every", "data_root")
+_INDIFFERENT = ("checkpoint_every", "data_root", "allow_other")
 _SWITCHES = ("compile", "amp")
 
 
@@ -232,6 +246,7 @@ def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
 
     from sparsify_fx.train.problems import tell
 
+    check_plain(content, source)
     try:
         return TrainConfig.model_validate(dict(content))
     except ValidationError as error:

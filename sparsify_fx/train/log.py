@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.train.run_folder import TENSORBOARD
+
+_LOG = logging.getLogger(__name__)
 
 
 class ScalarWriter(Protocol):
@@ -41,9 +44,13 @@ class Log:
         if self._bar is not None:
             self._bar.console.print(epoch_line(row), highlight=False, soft_wrap=True)
         if self._writer is not None:
-            for name in ("loss", "train_accuracy", "test_accuracy", "density", "lr"):
-                if row[name] is not None:
-                    self._writer.add_scalar(name, row[name], row["epoch"])
+            try:
+                for name in ("loss", "train_accuracy", "test_accuracy", "density", "lr"):
+                    if row[name] is not None:
+                        self._writer.add_scalar(name, row[name], row["epoch"])
+            except OSError as error:  # metrics.jsonl holds the same numbers
+                _LOG.warning("TensorBoard's records end before epoch %s: %s", row["epoch"], error)
+                self._writer = None
 
 
 @contextmanager
@@ -62,7 +69,10 @@ def open_log(
             yield Log(bar, writer, steps, scheduler.steps)
     finally:
         if writer is not None:
-            writer.close()
+            try:
+                writer.close()
+            except OSError as error:
+                _LOG.warning("TensorBoard's records are not complete: %s", error)
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:
@@ -86,5 +96,9 @@ def _tensorboard(folder: Path, epochs_done: int) -> ScalarWriter | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    writer: ScalarWriter = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+    try:
+        writer: ScalarWriter = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+    except OSError as error:
+        _LOG.warning("no records for TensorBoard: %s", error)
+        return None
     return writer

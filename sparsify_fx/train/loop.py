@@ -15,13 +15,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from sparsify_fx.api import dense_state_dict
-from sparsify_fx.errors import TrainingError
-from sparsify_fx.run_files import cycle_file, epoch_file
+from sparsify_fx.errors import CheckpointError, TrainingError
+from sparsify_fx.run_files import CHECKPOINT, cycle_file, epoch_file
 from sparsify_fx.taking import masked_state_dict
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.donors import check_data, check_donors, check_finished
 from sparsify_fx.train.log import Log, open_log
-from sparsify_fx.train.result import CycleResult, Result
-from sparsify_fx.train.run_folder import RunFolder, open_folder, run_path
+from sparsify_fx.train.result import CycleResult, Result, from_plain
+from sparsify_fx.train.run_folder import RESULT, RunFolder, open_folder, run_path
 from sparsify_fx.train.session import Session, build_session, compiled
 
 
@@ -58,7 +59,7 @@ def train(
     """Run a configuration to its end in its run folder, and return what came out.
 
     A finished run is not repeated, an interrupted one goes on from its last checkpoint; both end bit-identical to a
-    run that nothing interrupted (same machine, same number of threads).
+    run that nothing interrupted (same machine, same number of threads). Neither is done on other data than before.
 
     Args:
         runs_dir: where run folders are; this one is `runs_dir`/{method}-{hash}.
@@ -67,29 +68,46 @@ def train(
         console: where to show them; standard output unless given.
         tensorboard: write scalars for TensorBoard too, if it is installed.
 
-    Raises TrainingError when the loss is NaN or infinite, CheckpointError for a folder that is damaged or in use, and
-    the errors of `build_session` before anything is written.
+    Raises TrainingError when the loss is NaN or infinite; CheckpointError for a folder that is damaged, in use, cannot
+    be written or was trained on other data, and for a run to take from that differs in more than its method; and the
+    errors of `build_session` before anything is written.
 
     Example: `train(load_config("mnist5k-lenet5", ["method=random"])).test_accuracy` is about 0.96.
     """
     config = config.resolved()
     path = run_path(runs_dir, config)
-    if not force and (known := RunFolder(path).result()) is not None:
-        return Result.from_dict(known)
+    if not force and (known := _finished(RunFolder(path), config)) is not None:
+        return known
     with _own_randomness(config.device):
         session = build_session(config)
+        check_donors(config, session.data.digest)
         with open_folder(path) as folder:
             if force:
                 folder.clear()
-            elif (known := folder.result()) is not None:  # another process finished it meanwhile
-                return Result.from_dict(known)
+            elif (known := _finished(folder, config)) is not None:  # another process finished it meanwhile
+                return known
             return _train(session, folder, console or Console() if progress else None, tensorboard)
+
+
+def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
+    """The result of a finished run on these data; None for one that is not finished."""
+    content = folder.result()
+    if content is None:
+        return None
+    try:
+        result = Result.from_dict(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder.path / RESULT}: {error}; train again with --force") from error
+    check_finished(folder, config)
+    return result
 
 
 def _train(session: Session, folder: RunFolder, console: Console | None, tensorboard: bool) -> Result:
     config, scheduler = session.config, session.scheduler
     rows = _restore(session, folder)
     folder.write_config(config)
+    if session.data.digest:
+        folder.write_data({"data": config.data, "digest": session.data.digest})
     train_model = compiled(session)
     if not rows:
         _keep_state(session, folder, 0)
@@ -100,7 +118,7 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
             folder.append(asdict(row))
             log.row(asdict(row))
             if epoch % config.checkpoint_every == 0 or epoch == scheduler.epochs:
-                folder.save_checkpoint({"epoch": epoch, **session.state_dict()})
+                folder.save_checkpoint({"epoch": epoch, "nonzeros": scheduler.nonzeros(), **session.state_dict()})
     result = _result(session, folder, rows)
     folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
@@ -109,11 +127,15 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
 def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
     """Load the last checkpoint, if there is one; the rows of the epochs that are done."""
     state = folder.checkpoint(session.config.device)
-    done = 0 if state is None else int(state["epoch"])
-    if state is not None:
+    if state is None:
+        folder.cut_metrics(0)
+        return []
+    check_data(folder, session.data.digest)
+    try:
         session.load_state_dict(state)
-    folder.cut_metrics(done)
-    return [EpochRow(**row) for row in folder.metrics()]
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder.path / CHECKPOINT}: {error}") from error
+    return [from_plain(EpochRow, row, f"line of epoch {row['epoch']}") for row in folder.cut_metrics(state["epoch"])]
 
 
 def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log, folder: RunFolder) -> EpochRow:
@@ -134,6 +156,8 @@ def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log,
             row = _end_of_epoch(session, epoch, totals, start)
             scheduler.observe(accuracy=row.train_accuracy)
             _keep_state(session, folder, epoch)
+        if scheduler.needs_batch:
+            scheduler.score_on(x, y)
         scheduler.step()
         log.advance()
     return row

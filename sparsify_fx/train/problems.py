@@ -21,7 +21,13 @@ def tell(problem: Any, model: type[BaseModel]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key or 'the configuration'}: {message[:1].lower()}{message[1:]}, got {problem['input']!r}"
+    return f"{key or 'the configuration'}: {message[:1].lower()}{message[1:]}, got {_shown(problem['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, cut to a length that fits into an error."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _is_branch(part: object) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ import yaml
 
 from sparsify_fx.errors import ConfigError, unknown
 from sparsify_fx.train.config import TrainConfig, parse_config
+from sparsify_fx.train.safe_yaml import MOST_CHARACTERS, parse_yaml
+
+_LOG = logging.getLogger(__name__)
 
 
-class _Loader(yaml.SafeLoader):
-    """yaml.safe_load's loader that reads 1e-4 as the number that it is (YAML 1.2), not as a text (YAML 1.1)."""
+@dataclass(frozen=True)
+class _Change:
+    """One key of a recipe set to another value; `told` is how the user wrote it."""
 
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+    parts: tuple[str, ...]
+    value: Any
+    told: str
 
 
 def recipe_names() -> list[str]:
@@ -40,30 +43,32 @@ def load_config(
         overrides: "key=value" or "section.key=value", the value in YAML ("0.1", "null", "[1, 2]", "{name: erk}").
         values: by key, taken as they are; None leaves the key alone. They count before `overrides`.
 
-    Raises ConfigError for an unreadable recipe, an unknown key (with the nearest one) or a value of the wrong kind;
-    UnknownNameError for an unknown recipe.
+    The axes of a recipe belong to its own method: with another method (`method=`) they do not apply, but for those that
+    are set here too; what is left out is logged, with the way to keep it.
+
+    Raises ConfigError for an unreadable recipe, an unknown key (with the nearest one), a key given twice or a value of
+    the wrong kind; UnknownNameError for an unknown recipe.
 
     >>> load_config("mnist5k-lenet5", ["optimizer.lr=0.2"]).optimizer.lr
     0.2
     """
-    content = _read(str(recipe))
-    for key, value in (values or {}).items():
-        if value is not None:
-            content[key] = value
-    for override in overrides:
-        _override(content, override)
+    content = read_recipe(recipe)
+    changes = [_Change((key,), value, key) for key, value in (values or {}).items() if value is not None]
+    changes += [_parsed(override) for override in overrides]
+    _leave_axes_of_another_method(content, changes, str(recipe))
+    for change in changes:
+        _apply(content, change)
     return parse_config(content, str(recipe))
 
 
-def _read(recipe: str) -> dict[str, Any]:
+def read_recipe(recipe: str | Path) -> dict[str, Any]:
+    """The keys and values of a recipe, by its name or its path, not checked yet; ConfigError when unreadable."""
+    recipe = str(recipe)
     if recipe in recipe_names():
         text = (resources.files("sparsify_fx.zoo") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
     else:
         text = _read_file(recipe)
-    try:
-        content = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{recipe} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = parse_yaml(text, recipe)
     if not isinstance(content, dict):
         raise ConfigError(f"{recipe} holds {type(content).__name__}; expected keys and values such as 'model: lenet5'")
     return {str(key): value for key, value in content.items()}
@@ -71,37 +76,62 @@ def _read(recipe: str) -> dict[str, Any]:
 
 def _read_file(recipe: str) -> str:
     path = Path(recipe)
-    if not path.is_file():
-        if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-            raise ConfigError(f"the recipe file {recipe} does not exist; built in are: {', '.join(recipe_names())}")
-        raise unknown("recipe", recipe, recipe_names())
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.is_file():
+            with path.open(encoding="utf-8") as stream:
+                return stream.read(MOST_CHARACTERS + 1)
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path with a null byte
         raise ConfigError(f"cannot read the recipe {recipe}: {error}") from error
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise ConfigError(f"the recipe file {recipe} does not exist; built in are: {', '.join(recipe_names())}")
+    raise unknown("recipe", recipe, recipe_names())
 
 
-def parse_yaml(text: str) -> Any:
-    """yaml.safe_load, with 1e-4 as a number."""
-    return yaml.load(text, Loader=_Loader)
+def _leave_axes_of_another_method(content: dict[str, Any], changes: Sequence[_Change], recipe: str) -> None:
+    """Without this, a recipe's axes would beat the method asked for: `random` would train the products of `signin`."""
+    axes, own = content.get("axes"), content.get("method", TrainConfig.model_fields["method"].default)
+    asked = next((change.value for change in reversed(changes) if change.parts == ("method",)), own)
+    if not isinstance(axes, Mapping) or _parts(asked) == _parts(own):
+        return
+    # One that the user sets in part stays for that part to change.
+    set_here = {change.parts[1] for change in changes if change.parts[0] == "axes" and len(change.parts) > 1}
+    content["axes"] = {axis: value for axis, value in axes.items() if axis in set_here}
+    left = {axis: value for axis, value in axes.items() if axis not in set_here}
+    if left and not any(change.parts == ("axes",) for change in changes):
+        again = " ".join(f'--set "axes.{axis}={_one_line(value)}"' for axis, value in left.items())
+        _LOG.warning(
+            "%s sets %s for its own method %s; with method %s this does not apply. To keep it: %s",
+            *(recipe, " and ".join(map(str, left)), own, asked, again),
+        )
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _parts(method: Any) -> Any:
+    """What a method is a sum of; its order says nothing."""
+    return {part.strip() for part in method.split("+")} if isinstance(method, str) else method
+
+
+def _one_line(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def _parsed(override: str) -> _Change:
     key, equals, text = override.partition("=")
+    told = f"--set {override[:80]!r}"
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"--set {override!r}: expected key=value, for instance optimizer.lr=0.1")
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
-    section = content
+        raise ConfigError(f"{told}: expected key=value, for instance optimizer.lr=0.1")
+    return _Change(tuple(parts), parse_yaml(text, f"{told}: the value"), told)
+
+
+def _apply(content: dict[str, Any], change: _Change) -> None:
+    section, parts = content, change.parts
     for depth, part in enumerate(parts[:-1], start=1):
         inner = section.get(part)
         if inner is not None and not isinstance(inner, Mapping):
             if parts[0] != "axes" or not isinstance(inner, str):
-                raise ConfigError(f"--set {override!r}: {'.'.join(parts[:depth])} is {inner!r}, which has no keys")
+                raise ConfigError(f"{change.told}: {'.'.join(parts[:depth])} is {inner!r}, which has no keys")
             inner = {"name": inner}  # axes.schedule.keep=0.5 on top of axes.schedule=cycles
         section[part] = dict(inner or {})
         section = section[part]
-    section[parts[-1]] = value
+    section[parts[-1]] = change.value

@@ -6,14 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sparsify_fx.api import merge
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.run_files import CHECKPOINT
+from sparsify_fx.run_files import CHECKPOINT, read_tensors
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.recipes import load_config
 from sparsify_fx.train.run_folder import CONFIG, RunFolder, find_folder
@@ -65,7 +63,7 @@ def _at_checkpoint(given: Path, folder: RunFolder, config: TrainConfig) -> Sessi
 def _with_weights(given: Path, model: nn.Module) -> nn.Module:
     """The plain model with the merged weights of a finished run."""
     try:
-        model.load_state_dict(safetensors.torch.load_file(given))
-    except (SafetensorError, OSError, RuntimeError) as error:
+        model.load_state_dict(read_tensors(given))
+    except RuntimeError as error:
         raise CheckpointError(f"{given} does not hold the weights of this run: {error}") from error
     return model

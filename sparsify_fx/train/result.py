@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
+
+from sparsify_fx.errors import CheckpointError
+
+T = TypeVar("T")
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}  # made once: a thousand lines of metrics need the same
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class CycleResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a training. `seconds` adds up all sessions; `epochs` counts all cycles."""
+    """The end of a training. `seconds` adds up all sessions; `epochs` counts all cycles; `notes`: remarks."""
 
     folder: str
     method: str
@@ -37,6 +43,7 @@ class Result:
     test_accuracy: float
     seconds: float
     cycles: tuple[CycleResult, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -45,12 +52,13 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
-        return {**asdict(self), "cycles": [asdict(cycle) for cycle in self.cycles]}
+        plain = asdict(self)
+        return {**plain, "cycles": list(plain["cycles"]), "notes": list(self.notes)}
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Result:
-        """The result that `to_dict` described."""
-        return cls(**{**content, "cycles": tuple(CycleResult(**cycle) for cycle in content["cycles"])})
+    def from_dict(cls, content: Any) -> Result:
+        """The result that `to_dict` described; CheckpointError for anything else."""
+        return from_plain(cls, content, "result")
 
     def table(self) -> Table:
         """One line per cycle."""
@@ -60,5 +68,27 @@ class Result:
         for cycle in self.cycles:
             accuracies = (f"{cycle.train_accuracy:.4f}", f"{cycle.test_accuracy:.4f}")
             table.add_row(str(cycle.run), str(cycle.epoch), f"{cycle.density:.6g}", f"{cycle.nonzeros:,}", *accuracies)
-        table.caption = f"{self.nonzeros:,} of {self.weights:,} weights; {self.epochs} epochs in {self.seconds:.1f} s"
+        told = f"{self.nonzeros:,} of {self.weights:,} weights; {self.epochs} epochs in {self.seconds:.1f} s"
+        table.caption = "\n".join([told, *self.notes])
         return table
+
+
+def from_plain(cls: type[T], content: Any, what: str) -> T:
+    """The frozen dataclass `cls` out of JSON values, whose types are checked; unknown keys do not count.
+
+    Raises CheckpointError, which names the wrong key of `what`.
+
+    >>> from_plain(CycleResult, {"run": 0}, "cycle")
+    Traceback (most recent call last):
+    sparsify_fx.errors.CheckpointError: the cycle has no usable 'epoch' (field required)
+    """
+    try:
+        if cls not in _ADAPTERS:
+            _ADAPTERS[cls] = TypeAdapter(cls)
+        value: T = _ADAPTERS[cls].validate_python(content)
+        return value
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place, message = ".".join(map(str, problem["loc"])), problem["msg"]
+        wrong = f"has no usable {place!r}" if place else "is no JSON object"
+        raise CheckpointError(f"the {what} {wrong} ({message[:1].lower()}{message[1:]})") from None

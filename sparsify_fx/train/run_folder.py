@@ -3,6 +3,7 @@
 runs/lrr-0123456789/
   config.yaml         the resolved configuration; also a recipe that `sparsify-fx train` reads
   metrics.jsonl       one JSON line per epoch
+  data.json           the digest of the data it is trained on
   checkpoint.pt       the newest state, written atomically
   epoch-30.safetensors, cycle-2.safetensors   weights and masks on the way, where asked for
   model.safetensors   the merged weights at the end
@@ -15,26 +16,26 @@ import errno
 import fcntl
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import safetensors.torch
 import torch
 import yaml
 from torch import Tensor
 
+from sparsify_fx.checksums import SealingStream
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.run_files import CHECKPOINT, WEIGHTS
+from sparsify_fx.run_files import CHECKPOINT, WEIGHTS, packed, read_checkpoint
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.files import write_atomically, write_text
 
-CONFIG, METRICS, RESULT = "config.yaml", "metrics.jsonl", "result.json"
+CONFIG, METRICS, RESULT, DATA = "config.yaml", "metrics.jsonl", "result.json", "data.json"
 TENSORBOARD = "tensorboard"
 _LOCK = ".lock"
+_REMEDY = "train again with --force"
 
 
 def run_path(runs_dir: str | os.PathLike[str], config: TrainConfig) -> Path:
@@ -52,34 +53,49 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None for an unfinished run. CheckpointError when it is damaged."""
-        file = self.path / RESULT
-        if not file.exists():
-            return None
-        try:
-            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}); train again with --force") from error
-        return content
+        return self._json(RESULT)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a line that a kill cut off is left out."""
+    def data(self) -> dict[str, Any] | None:
+        """The content of data.json; None before the first epoch and in runs of 0.1. CheckpointError when damaged."""
+        return self._json(DATA)
+
+    def metrics(self, epochs: int | None = None) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a kill cut off is left out.
+
+        Args:
+            epochs: how many are wanted; later lines, or what is left of them, do not count.
+
+        Raises CheckpointError, with the number of the line, when one of them is damaged or missing.
+        """
         file = self.path / METRICS
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        try:
+            lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read ({error.strerror}); {_REMEDY}") from error
+        rows = [_row(file, number, line) for number, line in enumerate(lines[:epochs], start=1)]
+        if epochs is not None and len(rows) < epochs:
+            raise CheckpointError(f"{file} holds {len(rows)} of the {epochs} epochs of the checkpoint; {_REMEDY}")
+        return rows
 
     def checkpoint(self, device: str | torch.device = "cpu") -> dict[str, Any] | None:
         """The newest checkpoint, read without running anything pickled; None before the first.
 
-        Raises CheckpointError when it is damaged.
+        Raises CheckpointError when it is damaged, in whichever bit.
         """
         file = self.path / CHECKPOINT
-        if not file.exists():
-            return None
+        return read_checkpoint(file, device) if file.exists() else None
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object by the name of its file; None where there is none."""
+        file = self.path / name
         try:
-            content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise CheckpointError(f"{file} cannot be read ({reason}); train again with --force") from error
+            if not file.exists():
+                return None
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error}); {_REMEDY}") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{file} holds {type(content).__name__}, no JSON object; {_REMEDY}")
         return content
 
     # ------------------------------------------------------------------ writing
@@ -87,43 +103,97 @@ class RunFolder:
     def write_config(self, config: TrainConfig) -> None:
         """Write config.yaml."""
         text = yaml.safe_dump(config.resolved().to_dict(), sort_keys=False)
-        write_text(self.path / CONFIG, f"# sparsify-fx train {self.path / CONFIG}\n{text}")
+        with self._writing(CONFIG):
+            write_text(self.path / CONFIG, f"# sparsify-fx train {self.path / CONFIG}\n{text}")
+
+    def write_data(self, content: Mapping[str, Any]) -> None:
+        """Write data.json."""
+        with self._writing(DATA):
+            write_text(self.path / DATA, json.dumps(content, indent=2) + "\n")
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl and bring it to the disk."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as stream:
+        with self._writing(METRICS), (self.path / METRICS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
-    def cut_metrics(self, epochs: int) -> None:
-        """Drop what is later than the first `epochs` epochs (a kill may lie between a line and its checkpoint)."""
-        rows = [row for row in self.metrics() if row["epoch"] <= epochs]
-        write_text(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    def cut_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Drop what is later than the first `epochs` epochs (a kill may lie between a line and its checkpoint).
+
+        Returns the lines that are left; CheckpointError when there are fewer, or one is damaged.
+        """
+        rows = self.metrics(epochs)
+        with self._writing(METRICS):
+            write_text(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+        return rows
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace checkpoint.pt; tensors and plain types only."""
-        write_atomically(self.path / CHECKPOINT, lambda stream: torch.save(state, stream))
+
+        def write(stream: BinaryIO) -> None:
+            sealing = SealingStream(stream)
+            torch.save(state, sealing)  # type: ignore[arg-type]  # it needs write and flush alone
+            sealing.seal()
+
+        with self._writing(CHECKPOINT):
+            write_atomically(self.path / CHECKPOINT, write)
 
     def save_state(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Write the safetensors file `name`."""
-        plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-        data = safetensors.torch.save(plain, metadata={"format": "pt"})
-        write_atomically(self.path / name, lambda stream: stream.write(data))
+        data = packed(state)
+        with self._writing(name):
+            write_atomically(self.path / name, lambda stream: stream.write(data))
 
     def finish(self, weights: Mapping[str, Tensor], result: dict[str, Any]) -> None:
         """Write the merged weights, then the result, which marks the run as finished."""
         self.save_state(WEIGHTS, weights)
-        write_text(self.path / RESULT, json.dumps(result, indent=2) + "\n")
+        with self._writing(RESULT):
+            write_text(self.path / RESULT, json.dumps(result, indent=2) + "\n")
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """CheckpointError, which says what to do, for a file that cannot be written; what was there stays."""
+        try:
+            yield
+        except OSError as error:
+            if not self.path.is_dir():
+                raise CheckpointError(
+                    f"the run folder {self.path} was removed while it was trained in; the same command starts afresh"
+                ) from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            remedy = "free some space" if full else "mend that"
+            raise CheckpointError(
+                f"cannot write {self.path / name}: {error.strerror or error}; {remedy}, then the same command goes on "
+                "from the last checkpoint"
+            ) from error
 
     def clear(self) -> None:
         """Remove what an earlier run wrote, the mark of its end first."""
-        for name in (RESULT, CHECKPOINT, WEIGHTS, METRICS, CONFIG):
-            (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-        for pattern in (".*.tmp", "epoch-*.safetensors", "cycle-*.safetensors"):
-            for leftover in self.path.glob(pattern):
-                leftover.unlink(missing_ok=True)
+        with self._writing(RESULT):
+            for name in (RESULT, CHECKPOINT, WEIGHTS, METRICS, CONFIG, DATA):
+                (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+            for pattern in ("epoch-*.safetensors", "cycle-*.safetensors"):
+                for file in self.path.glob(pattern):
+                    file.unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove the unfinished files of runs that were killed; only the holder of the lock may."""
+        for file in self.path.glob(".*.tmp"):
+            with suppress(OSError):  # nothing reads them; a file of somebody else may stay
+                file.unlink()
+
+
+def _row(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    """One line of metrics.jsonl; CheckpointError when it is no JSON object."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or row.get("epoch") != number:
+        raise CheckpointError(f"line {number} of {file} is no record of epoch {number}: {line[:60]!r}; {_REMEDY}")
+    return row
 
 
 @contextmanager
@@ -147,7 +217,9 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
             raise CheckpointError(
                 f"another process is training in {path}; wait for it, or choose another --runs"
             ) from None
-        yield RunFolder(path)
+        folder = RunFolder(path)
+        folder.remove_leftovers()
+        yield folder
 
 
 def find_folder(path: str | os.PathLike[str]) -> RunFolder:

@@ -18,6 +18,7 @@ from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.taking import take_from
+from sparsify_fx.train.checks import check_model, check_optimizer_state, check_parts, check_progress
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.zoo.data import Augment, Data, load_data
@@ -66,20 +67,28 @@ class Session:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the state was taken; CheckpointError when it belongs to another configuration."""
+        """Go on where the state was taken; CheckpointError when it is damaged or belongs to another configuration."""
+        check_parts(state, ("optimizer", "scheduler"))
+        check_optimizer_state(state["optimizer"])
         self.load_model(state)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except _MISFITS as error:
             raise _misfit(error) from error
+        check_progress(state, self.scheduler)
 
     def load_model(self, state: dict[str, Any]) -> None:
         """The model's part of `load_state_dict`."""
+        check_parts(state, ("model",))
+        check_model(state["model"], self.model)
         try:
             self.model.load_state_dict(state["model"])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except _MISFITS as error:
             raise _misfit(error) from error
+
+
+_MISFITS = (LookupError, ValueError, RuntimeError, TypeError, AttributeError)  # of states of another kind
 
 
 def _misfit(error: Exception) -> CheckpointError:
@@ -131,9 +140,15 @@ def build_session(config: TrainConfig) -> Session:
 
 
 def open_data(config: TrainConfig) -> Data:
-    """The data set of a resolved configuration, on its device."""
+    """The data set of a resolved configuration, on its device; ConfigError when its augmentation does not fit."""
     place = torch.device(config.device)
-    return load_data(config.data, root=Path(config.data_root), device=place, image_size=config.image_size)
+    data = load_data(config.data, root=Path(config.data_root), device=place, image_size=config.image_size)
+    if config.augment.crop_padding > data.image_size:
+        raise ConfigError(
+            f"augment.crop_padding={config.augment.crop_padding} is more than the {data.image_size} pixels of an image; "
+            "4 is usual for 32 pixels"
+        )
+    return data
 
 
 def fresh_model(config: TrainConfig, data: Data) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.assemble import Split, tensor_data
 from sparsify_fx.zoo.data.decode import Listing, centred, shorter_side, whole
 from sparsify_fx.zoo.data.folder_source import FolderSource, eval_resize
-from sparsify_fx.zoo.data.load import DATASETS, Kind, Request
+from sparsify_fx.zoo.data.load import DATASETS, LIMIT_BYTES, Kind, Request
 from sparsify_fx.zoo.data.normalize import Normalizer
 from sparsify_fx.zoo.data.source import Facts
 from sparsify_fx.zoo.data.types import Data
@@ -20,7 +21,7 @@ from sparsify_fx.zoo.data.types import Data
 STREAMED_SIZE = 224
 """Pixels a side of streamed images when no image_size is given: what ImageNet models expect."""
 
-_SAMPLE = 2048  # images from which a streamed set's mean and deviation are taken: all of ImageNet would take an hour
+_SAMPLE = 2048  # images from which a streamed set's mean, deviation and digest are taken: all take an hour on ImageNet
 
 
 def load(request: Request) -> Data:
@@ -30,11 +31,42 @@ def load(request: Request) -> Data:
     squares; streamed ones are 224 by default. DataError for missing folders, unreadable images, unequal sizes.
     """
     train, test = _list(request.path)
+    seen = _digest(request.path, train, test)
     side = request.image_size or shorter_side(train.paths[0])
     if len(train.paths) * 3 * side * side <= request.limit_bytes:
         decoded, decoded_test = (_decode(part, request.image_size, side) for part in (train, test))
-        return tensor_data(request, decoded, decoded_test, len(train.classes), train.classes)
-    return _stream(request, train, test, request.image_size or STREAMED_SIZE)
+        return tensor_data(request, decoded, decoded_test, len(train.classes), train.classes, seen)
+    return _stream(request, train, test, request.image_size or STREAMED_SIZE, seen)
+
+
+def digest(request: Request) -> str:
+    """The digest of the folders as they are now, without decoding an image. DataError as for `load`."""
+    return _digest(request.path, *_list(request.path))
+
+
+def _digest(root: Path, *parts: Listing) -> str:
+    """32 hex digits of the files' names, sizes and content: of all up to 2 GiB, else of `_SAMPLE` in each part.
+
+    Of files and not of pixels, since decoders differ in the last bit from one version to the next.
+    """
+    seen = hashlib.blake2b(digest_size=16)
+    try:
+        sizes = [[os.path.getsize(path) for path in part.paths] for part in parts]
+        whole_content = sum(map(sum, sizes)) <= LIMIT_BYTES
+        for part, part_sizes in zip(parts, sizes, strict=True):
+            step = 1 if whole_content else _step(part)
+            for index, (path, size) in enumerate(zip(part.paths, part_sizes, strict=True)):
+                seen.update(f"{Path(path).relative_to(root).as_posix()} {size}\n".encode())
+                if index % step == 0:
+                    seen.update(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); replace or remove the file") from error
+    return seen.hexdigest()
+
+
+def _step(part: Listing) -> int:
+    """Every how many-th image is in a sample."""
+    return -(-len(part.paths) // _SAMPLE)
 
 
 def _list(path: Path) -> tuple[Listing, Listing]:
@@ -64,14 +96,15 @@ def _decode(part: Listing, image_size: int | None, side: int) -> Split:
     return Split(images, torch.tensor(part.labels))
 
 
-def _stream(request: Request, train: Listing, test: Listing, size: int) -> Data:
+def _stream(request: Request, train: Listing, test: Listing, size: int, seen: str) -> Data:
     """The data set with images read again in every epoch."""
-    step = -(-len(train.paths) // _SAMPLE)
-    sample = torch.stack([centred(path, size, eval_resize(size)) for path in train.paths[::step]])
+    sample = torch.stack([centred(path, size, eval_resize(size)) for path in train.paths[:: _step(train)]])
     normalizer = Normalizer.of(sample)
-    sources = [FolderSource(part, size, normalizer, request.device, request.workers) for part in (train, test)]
+    train_part, test_part = (
+        FolderSource(part, size, normalizer, request.device, request.workers) for part in (train, test)
+    )
     facts = Facts(request.spec, len(train.classes), 3, size, len(train.paths), len(test.paths), train.classes)
-    return Data(facts, normalizer.mean, normalizer.std, *sources)
+    return Data(facts, normalizer.mean, normalizer.std, train_part, test_part, seen)
 
 
-DATASETS.add("imagefolder", Kind(load, "PATH"))
+DATASETS.add("imagefolder", Kind(load, "PATH", digest))

@@ -40,6 +40,7 @@ class Data(Source):
         facts: its name (the spec), sizes and class names; num_classes, in_channels and image_size are short cuts.
         mean, std: per channel over the training images, in units of 0 (black) to 1; the batches are (x − mean) / std.
         train, test: the two parts.
+        digest: 32 hex digits of images, labels and the number of classes; "" where the loader takes none.
     """
 
     facts: Facts
@@ -47,6 +48,7 @@ class Data(Source):
     std: tuple[float, ...]
     train: Part
     test: Part
+    digest: str = ""
 
     @property
     def name(self) -> str:
