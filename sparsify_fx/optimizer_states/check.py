@@ -1,0 +1,123 @@
+"""Which optimizers can be used: asked once, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.errors import SchedulerError
+from sparsify_fx.optimizer_states.fresh import small_parameter
+from sparsify_fx.optimizer_states.holders import (
+    Place,
+    chain,
+    group_of,
+    holders,
+    is_optimizer,
+    name_of,
+    parameters_of,
+    places,
+)
+from sparsify_fx.optimizer_states.layouts import entry_tensors, name_once
+from sparsify_fx.optimizer_states.twin import first_state
+
+# Classes that hold what they write into the model in a place where a mask does not reach it: (why, what to do).
+_REFUSED = {
+    "CPUOffloadOptimizer": ("trains copies of the weights on the CPU", "torchao.optim's 8-bit optimizers save memory"),
+    "SafeFP16Optimizer": ("trains float32 copies of the weights", "float32 weights under torch.autocast are supported"),
+    "DeepSpeedZeroOptimizer": ("trains partitioned copies of the weights", "torch.optim under DDP is supported"),
+    "SparseAdam": ("takes sparse gradients only", "torch.optim.Adam is supported"),
+    "LOMO": ("updates weights during backward", "take an optimizer with a step of its own"),
+    "AdaLOMO": ("updates weights during backward", "take an optimizer with a step of its own"),
+}  # fmt: skip
+
+
+def check_supported(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]) -> None:
+    """SchedulerError for optimizers whose state cannot be kept right; a warning for what is right but not wholly fresh.
+
+    Changes nothing. What it cannot see before the first step (a layout that depends on sizes) is checked again, before
+    anything is written, when masks change.
+
+    Args:
+        optimizers: all of the training.
+        parameters: the trainable tensors of weight programs, by name.
+
+    Raises SchedulerError for something that is no optimizer, a parameter in two optimizers, optimizers that train
+    copies of the weights, state under unknown names, quantised state of an unknown layout.
+    """
+    _check_kinds(optimizers)
+    _check_owners(optimizers, parameters)
+    for optimizer in optimizers:
+        for holder in holders(optimizer):
+            _check_names(holder)
+            _check_layouts(holder, parameters.values())
+
+
+def _check_kinds(optimizers: Sequence[Any]) -> None:
+    if not optimizers:
+        raise SchedulerError("there is no optimizer; give one, or a list of several")
+    for optimizer in optimizers:
+        if not is_optimizer(optimizer):
+            raise SchedulerError(
+                f"{type(optimizer).__name__} is no optimizer: expected an object with param_groups, state and step(), "
+                "such as those of torch.optim"
+            )
+        for part in chain(optimizer):
+            for cls in type(part).__mro__:
+                if cls.__name__ in _REFUSED:
+                    why, remedy = _REFUSED[cls.__name__]
+                    raise SchedulerError(
+                        f"{type(part).__name__} {why}, where masks do not reach: pruned weights would come back with "
+                        f"old values; {remedy}"
+                    )
+
+
+def _check_owners(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]) -> None:
+    """Each parameter in one optimizer: two of them would move it, and only one state can be right."""
+    held: dict[int, int] = {}
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    for number, optimizer in enumerate(optimizers):
+        for parameter in parameters_of(optimizer):
+            other = held.setdefault(id(parameter), number)
+            if other != number:
+                name = names.get(id(parameter), f"a parameter of shape {tuple(parameter.shape)}")
+                raise SchedulerError(
+                    f"{name} is in two optimizers, number {other} ({type(optimizers[other]).__name__}) and number "
+                    f"{number} ({type(optimizer).__name__}); give each parameter to one of them"
+                )
+
+
+def _check_names(holder: Any) -> None:
+    """State under names is found by the names in the groups; without these it would be missed silently."""
+    known = {name_of(holder, p, group) for group in holder.param_groups for p in group["params"]}
+    shapes = {tuple(parameter.shape) for parameter in parameters_of(holder) if parameter.dim()}
+    for key, value in holder.state.items():
+        named = isinstance(key, str) and key not in known and isinstance(value, dict)
+        tensors = [each for inner, each in value.items() if not isinstance(inner, Tensor)] if named else []
+        if any(isinstance(each, Tensor) and tuple(each.shape) in shapes for each in tensors):
+            raise SchedulerError(
+                f"{type(holder).__name__} keeps state under the name {key!r}, and sparsify_fx cannot tell of which "
+                "parameter; build the optimizer with model.named_parameters(), so that its groups have param_names"
+            )
+
+
+def _check_layouts(holder: Any, parameters: Any) -> None:
+    """Try the layouts of the state: of that which is there, else of that of a small parameter with as many axes."""
+    tried: set[tuple[int, torch.dtype]] = set()
+    for parameter in parameters:
+        group = group_of(holder, parameter)
+        if group is None or not isinstance(parameter, nn.Parameter):
+            continue
+        found = [place for place in places([holder], parameter) if place.holder is holder]
+        for place in found:
+            entry_tensors(place, parameter)
+            name_once(place, parameter)
+        kind = (parameter.dim(), parameter.dtype)
+        if not found and kind not in tried:
+            tried.add(kind)
+            small = small_parameter((3,) * parameter.dim() or (2,), parameter.dtype)
+            place = Place(holder, group, first_state(holder, group, small))
+            entry_tensors(place, small)
+            name_once(place, small)
