@@ -63,7 +63,7 @@ def small_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
 def _ask(place: Place, small: nn.Parameter) -> Fresh:
     constants: dict[Path, float] = {}
     copies, shapes = set(), {}
-    for path, tensor in walk(first_state(place.holder, place.group, small)):
+    for path, tensor in _first_tensors(place, small).items():
         shapes[path] = tensor.shape
         if tensor.shape != small.shape:
             continue
@@ -73,6 +73,15 @@ def _ask(place: Place, small: nn.Parameter) -> Fresh:
         elif bool((flat == flat[0]).all()):
             constants[path] = flat[0].item()
     return Fresh(constants, frozenset(copies), shapes)
+
+
+def _first_tensors(place: Place, small: nn.Parameter) -> dict[Path, Tensor]:
+    """All tensors of the first state; where a gradient of zero makes none, those that do not depend on the gradient."""
+    found = dict(walk(first_state(place.holder, place.group, small)))
+    if found:
+        return found
+    one, two = (dict(walk(first_state(place.holder, place.group, small, gradient))) for gradient in (1e-3, 2e-3))
+    return {path: tensor for path, tensor in one.items() if path in two and torch.equal(tensor, two[path])}
 
 
 def full_answer(place: Place, parameter: nn.Parameter) -> dict[Path, Tensor]:

@@ -60,11 +60,16 @@ def copied(value: Any) -> Any:
     return value
 
 
-def first_state(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter) -> dict[Any, Any]:
+def first_state(
+    holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, gradient: float = 0.0
+) -> dict[Any, Any]:
     """The state that `holder` would make for the new parameter `parameter` (whose values stay), before it changes.
 
-    The gradient is zero and weight decay is off, so that a state that starts as a copy of the gradient starts at zero.
+    Weight decay is off and the gradient is zero, so that a state that starts as a copy of the gradient starts at zero.
     Empty where the optimizer cannot be built again from its options.
+
+    Args:
+        gradient: of every entry; some optimizers do nothing at all when all of it is zero.
     """
     with undisturbed(parameter.device):
         twin = build_twin(holder, group, parameter)
@@ -74,14 +79,16 @@ def first_state(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter) 
         twin.state[parameter] = recorder
         value = parameter.detach().clone()
         for graph in (False, True):
-            for _ in range(_STEPS):
-                if not try_step(twin, parameter, torch.zeros_like(value), graph):
-                    break
-                with torch.no_grad():
-                    parameter.copy_(value)
-            if recorder.first:
+            if all(_try_first(twin, parameter, value, gradient, graph) for _ in range(_STEPS)):
                 break
         return recorder.first
+
+
+def _try_first(twin: Any, parameter: nn.Parameter, value: Tensor, gradient: float, graph: bool) -> bool:
+    done = try_step(twin, parameter, torch.full_like(value, gradient), graph)
+    with torch.no_grad():
+        parameter.copy_(value)
+    return done
 
 
 def build_twin(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, **replaced: Any) -> Any:
