@@ -10,14 +10,6 @@ class SparsifyError(Exception):
     """Base of every error that sparsify_fx raises on purpose."""
 
 
-class SparsifyWarning(UserWarning):
-    """Base of every warning that sparsify_fx gives."""
-
-
-class OptimizerStateWarning(SparsifyWarning):
-    """An optimizer whose state cannot be made wholly fresh for weights that come back."""
-
-
 class UnknownNameError(SparsifyError, ValueError):
     """A name (method, criterion, model, ...) that no registry holds."""
 
@@ -80,6 +72,10 @@ class CoverageError(SparsifyError, RuntimeError):
 
 class SparsifyWarning(UserWarning):
     """Base of every warning that sparsify_fx gives."""
+
+
+class OptimizerStateWarning(SparsifyWarning):
+    """An optimizer whose state cannot be made wholly fresh for weights that come back."""
 
 
 class LearningRateWarning(SparsifyWarning):

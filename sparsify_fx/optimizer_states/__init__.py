@@ -5,15 +5,16 @@ parameters, D-adaptation counters in the groups. What a new parameter's state wo
 itself (`fresh`); wrappers are looked through (`holders`); snapshots hold plain types and tensors only (`records`).
 """
 
-from sparsify_fx.optimizer_states.check import check_supported
-from sparsify_fx.optimizer_states.clear import clear_entries, follow_writes, settled
+from sparsify_fx.optimizer_states.check import check_layouts, check_supported
+from sparsify_fx.optimizer_states.clear import clear_entries, following, settled
 from sparsify_fx.optimizer_states.records import restore_optimizer_state, take_optimizer_state
 from sparsify_fx.optimizer_states.restless import restless
 
 __all__ = [
+    "check_layouts",
     "check_supported",
     "clear_entries",
-    "follow_writes",
+    "following",
     "restless",
     "restore_optimizer_state",
     "settled",

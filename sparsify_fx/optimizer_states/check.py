@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,10 +49,21 @@ def check_supported(optimizers: Sequence[Any], parameters: Mapping[str, nn.Param
     """
     _check_kinds(optimizers)
     _check_owners(optimizers, parameters)
+    check_layouts(optimizers, parameters.values())
+    for optimizer in optimizers:
+        for holder in holders(optimizer):
+            _ask_layouts(holder, parameters.values())
+
+
+def check_layouts(optimizers: Sequence[Any], parameters: Iterable[nn.Parameter]) -> None:
+    """SchedulerError when state that is there cannot be kept right; call it before masks are written."""
+    parameters = list(parameters)
     for optimizer in optimizers:
         for holder in holders(optimizer):
             _check_names(holder)
-            _check_layouts(holder, parameters.values())
+    for parameter in parameters:
+        for place in places(optimizers, parameter):
+            entry_tensors(place, parameter)
 
 
 def _check_kinds(optimizers: Sequence[Any]) -> None:
@@ -103,21 +114,18 @@ def _check_names(holder: Any) -> None:
             )
 
 
-def _check_layouts(holder: Any, parameters: Any) -> None:
-    """Try the layouts of the state: of that which is there, else of that of a small parameter with as many axes."""
+def _ask_layouts(holder: Any, parameters: Iterable[nn.Parameter]) -> None:
+    """Look at the state that a small parameter would get, one for each number of axes, and at that which is there."""
     tried: set[tuple[int, torch.dtype]] = set()
     for parameter in parameters:
         group = group_of(holder, parameter)
-        if group is None or not isinstance(parameter, nn.Parameter):
-            continue
-        found = [place for place in places([holder], parameter) if place.holder is holder]
-        for place in found:
-            entry_tensors(place, parameter)
-            name_once(place, parameter)
         kind = (parameter.dim(), parameter.dtype)
-        if not found and kind not in tried:
-            tried.add(kind)
-            small = small_parameter((3,) * parameter.dim() or (2,), parameter.dtype)
-            place = Place(holder, group, first_state(holder, group, small))
-            entry_tensors(place, small)
-            name_once(place, small)
+        if group is None or kind in tried:
+            continue
+        tried.add(kind)
+        small = small_parameter((3,) * parameter.dim() or (2,), parameter.dtype)
+        asked = Place(holder, group, first_state(holder, group, small))
+        entry_tensors(asked, small)
+        name_once(asked, small)
+        for place in places([holder], parameter):
+            name_once(place, parameter)

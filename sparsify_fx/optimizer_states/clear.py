@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsify_fx.optimizer_states.fresh import ask, fresh_values, full_answer, is_copy
-from sparsify_fx.optimizer_states.holders import holders, parameters_of, places
+from sparsify_fx.optimizer_states.holders import Path, Place, holders, parameters_of, places
 from sparsify_fx.optimizer_states.layouts import entry_tensors, name_once, shared_tensors, write_entries
 
 
@@ -60,21 +61,34 @@ def settled(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:
                     tensor.copy_(full[path])
 
 
-@torch.no_grad()
-def follow_writes(optimizers: Sequence[Any], parameter: nn.Parameter, entries: Tensor | None = None) -> None:
-    """After a write into `parameter`: the copies of it that optimizers keep get its values, momentum stays.
+@contextmanager
+def following(optimizers: Sequence[Any], parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Around writes into parameters: the copies of them that optimizers keep get what was written; momentum stays.
 
     Schedule-free and Lookahead would else pull the weights back to what they were.
-
-    Args:
-        entries: where it was written (bool, of its shape); None is everywhere.
     """
-    where = torch.ones_like(parameter, dtype=torch.bool) if entries is None else entries
-    for place in places(optimizers, parameter):
-        for path, found in entry_tensors(place, parameter).items():
-            if is_copy(ask(place, parameter), path):
-                for tensor in found:
-                    write_entries(place, tensor, path, where.to(tensor.device), parameter.detach())
+    before = {parameter: parameter.detach().clone() for parameter in parameters if copies(optimizers, parameter)}
+    yield
+    for parameter, old in before.items():
+        with torch.no_grad():
+            write_copies(optimizers, parameter, parameter.detach() != old)
+
+
+def copies(optimizers: Sequence[Any], parameter: nn.Parameter) -> list[tuple[Place, Path, Tensor]]:
+    """Every tensor in which an optimizer keeps a copy of the parameter."""
+    return [
+        (place, path, tensor)
+        for place in places(optimizers, parameter)
+        for path, tensors in entry_tensors(place, parameter).items()
+        for tensor in tensors
+        if is_copy(ask(place, parameter), path)
+    ]
+
+
+def write_copies(optimizers: Sequence[Any], parameter: nn.Parameter, where: Tensor) -> None:
+    """Put the parameter's values at `where` (bool) into every copy of it."""
+    for place, path, tensor in copies(optimizers, parameter):
+        write_entries(place, tensor, path, where.to(tensor.device), parameter.detach())
 
 
 def _restart_histories(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:

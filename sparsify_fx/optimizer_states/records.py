@@ -6,13 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparsify_fx.errors import SchedulerError
+from sparsify_fx.optimizer_states.clear import copies, write_copies
 from sparsify_fx.optimizer_states.counters import own_state, put_counters, put_own_state, take_counters
-from sparsify_fx.optimizer_states.fresh import ask, is_copy
-from sparsify_fx.optimizer_states.holders import Place, group_of, holders, name_of, parameters_of, slots, states
-from sparsify_fx.optimizer_states.layouts import entry_tensors, write_entries
+from sparsify_fx.optimizer_states.holders import group_of, holders, name_of, parameters_of, slots
 from sparsify_fx.optimizer_states.plain import from_plain, missing_objects, to_plain
 from sparsify_fx.optimizer_states.twin import first_state
 
@@ -54,7 +53,7 @@ def _take(holder: Any, parameters: frozenset[nn.Parameter]) -> dict[str, Any]:
         record["state"][index] = {
             slot: to_plain(container[key]) for slot, (container, key) in slots(holder, parameter, group).items()
         }
-        if _copies(holder, parameter, group):
+        if copies([holder], parameter):
             record["at"][index] = parameter.detach().clone()
     return record | {"counters": take_counters(holder, parameters), "own": own_state(holder, parameters)}
 
@@ -65,8 +64,7 @@ def _restore(holder: Any, parameters: frozenset[nn.Parameter], record: Mapping[s
         _restore_slots(holder, parameter, group, record["state"].get(index, {}))
         if index in record["at"]:
             moved = parameter.detach() != record["at"][index].to(parameter.device)
-            for place, path, tensor in _copies(holder, parameter, group):
-                write_entries(place, tensor, path, moved.to(tensor.device), parameter.detach())
+            write_copies([holder], parameter, moved)
     put_counters(holder, record["counters"])
     put_own_state(holder, record["own"])
     if record["at"] and mode is not None and record["mode"] not in (None, mode):
@@ -101,20 +99,6 @@ def _numbered(holder: Any, parameters: frozenset[nn.Parameter]) -> list[tuple[in
         if group is not None and parameter in parameters:
             found.append((index, parameter, group))
     return found
-
-
-def _copies(
-    holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]
-) -> list[tuple[Place, tuple[Any, ...], Tensor]]:
-    """Every copy of the parameter in the holder's state."""
-    places = [Place(holder, group, state) for state in states(holder, parameter, group)]
-    return [
-        (place, path, tensor)
-        for place in places
-        for path, tensors in entry_tensors(place, parameter).items()
-        for tensor in tensors
-        if is_copy(ask(place, parameter), path)
-    ]
 
 
 def _mode(holder: Any) -> bool | None:

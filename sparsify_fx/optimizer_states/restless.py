@@ -11,7 +11,7 @@ from torch import nn
 
 from sparsify_fx.optimizer_states.fresh import small_parameter
 from sparsify_fx.optimizer_states.holders import group_of, holders
-from sparsify_fx.optimizer_states.twin import build_twin, try_step, undisturbed
+from sparsify_fx.optimizer_states.twin import WAYS, build_twin, try_step, undisturbed
 
 _SMALL = 4
 _STEPS = 3
@@ -57,6 +57,6 @@ def _moves(holder: Any, group: Any, small: nn.Parameter) -> bool:
             return True
         for step in range(_STEPS):
             gradient = small_parameter(tuple(small.shape), small.dtype).detach().roll(step).masked_fill(resting, 0.0)
-            if not (try_step(twin, small, gradient.clone()) or try_step(twin, small, gradient, graph=True)):
+            if not any(try_step(twin, small, gradient, way) for way in WAYS):
                 return True
         return bool(small.detach()[resting].ne(0).any())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 # Implementations that need special devices; the state is the same without them.
 _SWITCHES = {"fused": False, "foreach": False, "capturable": False, "differentiable": False, "compile": False}
 _STEPS = 2  # some make part of their state in the second
+WAYS = ("plain", "graph", "closure")  # of making a step, the usual one first
 
 
 class Recorder(dict[Any, Any]):
@@ -78,14 +79,14 @@ def first_state(
         recorder = Recorder(twin.state.get(parameter, {}))
         twin.state[parameter] = recorder
         value = parameter.detach().clone()
-        for graph in (False, True):
-            if all(_try_first(twin, parameter, value, gradient, graph) for _ in range(_STEPS)):
+        for way in WAYS:
+            if all(_try_first(twin, parameter, value, gradient, way) for _ in range(_STEPS)):
                 break
         return recorder.first
 
 
-def _try_first(twin: Any, parameter: nn.Parameter, value: Tensor, gradient: float, graph: bool) -> bool:
-    done = try_step(twin, parameter, torch.full_like(value, gradient), graph)
+def _try_first(twin: Any, parameter: nn.Parameter, value: Tensor, gradient: float, way: str) -> bool:
+    done = try_step(twin, parameter, torch.full_like(value, gradient), way)
     with torch.no_grad():
         parameter.copy_(value)
     return done
@@ -112,19 +113,23 @@ def build_twin(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, *
     return None
 
 
-def try_step(twin: Any, parameter: nn.Parameter, gradient: Tensor, graph: bool = False) -> bool:
+def try_step(twin: Any, parameter: nn.Parameter, gradient: Tensor, way: str = "plain") -> bool:
     """One step of the twin; whether it went through.
 
     Args:
-        graph: give the gradient a graph, as optimizers that estimate curvature need.
+        way: "plain"; "graph" gives the gradient a graph, as optimizers that estimate curvature need; "closure" hands a
+            function over that returns the loss.
     """
-    parameter.grad = gradient
-    if graph:
+    parameter.grad = gradient.clone()
+    if way == "graph":
         with torch.enable_grad():
             loss = (gradient * parameter).sum() + 0 * parameter.square().sum()
         (parameter.grad,) = torch.autograd.grad(loss, parameter, create_graph=True)
     try:
-        twin.step()
+        if way == "closure":
+            twin.step(lambda: gradient.sum())
+        else:
+            twin.step()
     except Exception:  # whatever other people's code raises: the caller goes by what was recorded until then
         return False
     return True
