@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,26 +13,28 @@ from sparsify_fx.errors import SchedulerError
 from sparsify_fx.optimizer_states.fresh import small_parameter
 from sparsify_fx.optimizer_states.holders import (
     Place,
-    chain,
     group_of,
     holders,
     is_optimizer,
     name_of,
+    own_state,
     parameters_of,
     places,
 )
 from sparsify_fx.optimizer_states.layouts import entry_tensors, name_once
 from sparsify_fx.optimizer_states.twin import first_state
 
-# Classes that hold what they write into the model in a place where a mask does not reach it: (why, what to do).
+_ELSEWHERE = "trains copies of the weights elsewhere, where masks do not reach: pruned weights would come back"
+_BACKWARD = "updates weights within backward, where the Scheduler cannot keep pruned ones at zero"
+# Classes that cannot be used, by name, since most come from packages that need not be installed: (why, what to do).
 _REFUSED = {
-    "CPUOffloadOptimizer": ("trains copies of the weights on the CPU", "torchao.optim's 8-bit optimizers save memory"),
-    "SafeFP16Optimizer": ("trains float32 copies of the weights", "float32 weights under torch.autocast are supported"),
-    "DeepSpeedZeroOptimizer": ("trains partitioned copies of the weights", "torch.optim under DDP is supported"),
-    "SparseAdam": ("takes sparse gradients only", "torch.optim.Adam is supported"),
-    "LOMO": ("updates weights during backward", "take an optimizer with a step of its own"),
-    "AdaLOMO": ("updates weights during backward", "take an optimizer with a step of its own"),
-}  # fmt: skip
+    "CPUOffloadOptimizer": (_ELSEWHERE, "torchao.optim's 8-bit optimizers save memory too"),
+    "SafeFP16Optimizer": (_ELSEWHERE, "train float32 weights under torch.autocast"),
+    "DeepSpeedZeroOptimizer": (_ELSEWHERE, "train with torch.optim under DistributedDataParallel"),
+    "SparseAdam": ("takes sparse gradients only, and those of pruned layers are dense", "take torch.optim.Adam"),
+    "LOMO": (_BACKWARD, "take an optimizer whose step() updates the weights"),
+    "AdaLOMO": (_BACKWARD, "take an optimizer whose step() updates the weights"),
+}
 
 
 def check_supported(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]) -> None:
@@ -52,7 +55,7 @@ def check_supported(optimizers: Sequence[Any], parameters: Mapping[str, nn.Param
     check_layouts(optimizers, parameters.values())
     for optimizer in optimizers:
         for holder in holders(optimizer):
-            _ask_layouts(holder, parameters.values())
+            _ask_layouts(optimizer, holder, parameters.values())
 
 
 def check_layouts(optimizers: Sequence[Any], parameters: Iterable[nn.Parameter]) -> None:
@@ -75,14 +78,11 @@ def _check_kinds(optimizers: Sequence[Any]) -> None:
                 f"{type(optimizer).__name__} is no optimizer: expected an object with param_groups, state and step(), "
                 "such as those of torch.optim"
             )
-        for part in chain(optimizer):
+        for part in holders(optimizer):
             for cls in type(part).__mro__:
                 if cls.__name__ in _REFUSED:
                     why, remedy = _REFUSED[cls.__name__]
-                    raise SchedulerError(
-                        f"{type(part).__name__} {why}, where masks do not reach: pruned weights would come back with "
-                        f"old values; {remedy}"
-                    )
+                    raise SchedulerError(f"{type(part).__name__} {why}; {remedy}")
 
 
 def _check_owners(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]) -> None:
@@ -104,7 +104,7 @@ def _check_names(holder: Any) -> None:
     """State under names is found by the names in the groups; without these it would be missed silently."""
     known = {name_of(holder, p, group) for group in holder.param_groups for p in group["params"]}
     shapes = {tuple(parameter.shape) for parameter in parameters_of(holder) if parameter.dim()}
-    for key, value in holder.state.items():
+    for key, value in own_state(holder).items():
         named = isinstance(key, str) and key not in known and isinstance(value, dict)
         tensors = [each for inner, each in value.items() if not isinstance(inner, Tensor)] if named else []
         if any(isinstance(each, Tensor) and tuple(each.shape) in shapes for each in tensors):
@@ -114,7 +114,7 @@ def _check_names(holder: Any) -> None:
             )
 
 
-def _ask_layouts(holder: Any, parameters: Iterable[nn.Parameter]) -> None:
+def _ask_layouts(outer: Any, holder: Any, parameters: Iterable[nn.Parameter]) -> None:
     """Look at the state that a small parameter would get, one for each number of axes, and at that which is there."""
     tried: set[tuple[int, torch.dtype]] = set()
     for parameter in parameters:
@@ -124,8 +124,9 @@ def _ask_layouts(holder: Any, parameters: Iterable[nn.Parameter]) -> None:
             continue
         tried.add(kind)
         small = small_parameter((3,) * parameter.dim() or (2,), parameter.dtype)
-        asked = Place(holder, group, first_state(holder, group, small))
+        asked = Place(outer, holder, group, {})
+        asked = replace(asked, state=first_state(asked, small))
         entry_tensors(asked, small)
         name_once(asked, small)
-        for place in places([holder], parameter):
+        for place in places([outer], parameter):
             name_once(place, parameter)

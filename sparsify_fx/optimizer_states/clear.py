@@ -85,10 +85,11 @@ def copies(optimizers: Sequence[Any], parameter: nn.Parameter) -> list[tuple[Pla
     ]
 
 
-def write_copies(optimizers: Sequence[Any], parameter: nn.Parameter, where: Tensor) -> None:
-    """Put the parameter's values at `where` (bool) into every copy of it."""
+def write_copies(optimizers: Sequence[Any], parameter: nn.Parameter, where: Tensor, holder: Any = None) -> None:
+    """Put the parameter's values at `where` (bool) into every copy of it; only those of `holder`, if given."""
     for place, path, tensor in copies(optimizers, parameter):
-        write_entries(place, tensor, path, where.to(tensor.device), parameter.detach())
+        if holder is None or place.holder is holder:
+            write_entries(place, tensor, path, where.to(tensor.device), parameter.detach())
 
 
 def _restart_histories(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:

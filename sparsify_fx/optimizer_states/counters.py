@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.optimizer_states.holders import name_of, parameters_of
+from sparsify_fx.optimizer_states.holders import name_of, own_state, parameters_of, wrapped
 from sparsify_fx.optimizer_states.plain import from_plain, to_plain
 from sparsify_fx.optimizer_states.twin import constructor_names
 
@@ -46,7 +47,7 @@ def put_counters(holder: Any, recorded: Mapping[int, Mapping[str, Any]]) -> None
             group[key] = from_plain(value, group.get(key), _CPU)
 
 
-def own_state(holder: Any, parameters: frozenset[nn.Parameter]) -> dict[str, Any] | None:
+def take_own_state(holder: Any, parameters: frozenset[nn.Parameter]) -> dict[str, Any] | None:
     """State under no parameter and plain numbers in attributes; None unless `parameters` has all of the holder's."""
     if not parameters.issuperset(parameters_of(holder)):
         return None
@@ -55,7 +56,7 @@ def own_state(holder: Any, parameters: frozenset[nn.Parameter]) -> dict[str, Any
 
 
 def put_own_state(holder: Any, recorded: Mapping[str, Any] | None) -> None:
-    """As recorded by `own_state`."""
+    """As recorded by `take_own_state`."""
     if recorded is None:
         return
     for key in _own_keys(holder):
@@ -73,12 +74,11 @@ def put_own_state(holder: Any, recorded: Mapping[str, Any] | None) -> None:
 
 def _own_groups(holder: Any) -> list[Mapping[str, Any]] | Any:
     """The groups, unless they are those of a wrapped optimizer, which are recorded there."""
-    inner = [value for value in vars(holder).values() if hasattr(value, "param_groups")]
-    return [] if any(value.param_groups is holder.param_groups for value in inner) else holder.param_groups
+    return [] if any(inner.param_groups is holder.param_groups for inner in wrapped(holder)) else holder.param_groups
 
 
 def _own_keys(holder: Any) -> list[Any]:
-    keys = [key for key in holder.state if not isinstance(key, Tensor)]
+    keys = [key for key in own_state(holder) if not isinstance(key, Tensor)]
     if not keys:
         return []
     names = {name_of(holder, parameter, group) for group in holder.param_groups for parameter in group["params"]}
@@ -94,9 +94,9 @@ def _without_parameters(value: Any) -> Any:
 
 
 def _numbers(holder: Any) -> list[str]:
-    """Attributes that count something: plain numbers and tensors that are no options."""
+    """Attributes that count something: plain numbers, tensors and sources of random numbers that are no options."""
     options = set(constructor_names(type(holder)))
-    kinds = (bool, int, float, Tensor, type(None))
+    kinds = (bool, int, float, Tensor, type(None), torch.Generator, random.Random)
     return [
         name
         for name, value in vars(holder).items()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import OptimizerStateWarning
-from sparsify_fx.optimizer_states.holders import Path, Place, holders, walk
+from sparsify_fx.optimizer_states.holders import Path, Place, walk, wrapped
 from sparsify_fx.optimizer_states.twin import first_state
 
 # Copies of the parameter that wrappers, or later steps, make: no twin of two steps shows them.
@@ -77,17 +77,17 @@ def _ask(place: Place, small: nn.Parameter) -> Fresh:
 
 def _first_tensors(place: Place, small: nn.Parameter) -> dict[Path, Tensor]:
     """All tensors of the first state; where a gradient of zero makes none, those that do not depend on the gradient."""
-    found = dict(walk(first_state(place.holder, place.group, small)))
+    found = dict(walk(first_state(place, small)))
     if found:
         return found
-    one, two = (dict(walk(first_state(place.holder, place.group, small, gradient))) for gradient in (1e-3, 2e-3))
+    one, two = (dict(walk(first_state(place, small, gradient))) for gradient in (1e-3, 2e-3))
     return {path: tensor for path, tensor in one.items() if path in two and torch.equal(tensor, two[path])}
 
 
 def full_answer(place: Place, parameter: nn.Parameter) -> dict[Path, Tensor]:
     """The first state of a new parameter with the values and the shape of `parameter`, where a small one differs."""
     clone = nn.Parameter(parameter.detach().clone())
-    return dict(walk(first_state(place.holder, place.group, clone)))
+    return dict(walk(first_state(place, clone)))
 
 
 def fresh_values(place: Place, parameter: nn.Parameter, paths: list[Path]) -> dict[Path, Tensor | float]:
@@ -106,7 +106,7 @@ def fresh_values(place: Place, parameter: nn.Parameter, paths: list[Path]) -> di
     if open_paths:
         full = full_answer(place, parameter)
         found |= {path: full[path] for path in open_paths if path in full and full[path].shape == parameter.shape}
-        if not answer.shapes and not full and len(holders(place.holder)) == 1:
+        if not answer.shapes and not full and not wrapped(place.holder):
             _name_unasked(place)
     return {path: found.get(path, 0.0) for path in paths}
 
@@ -115,8 +115,8 @@ def _name_unasked(place: Place) -> None:
     if place.holder not in _unasked:
         _unasked.add(place.holder)
         warnings.warn(
-            f"{type(place.holder).__name__} cannot be built a second time from its options, so sparsify_fx cannot ask "
-            "it what the state of a new parameter is; it takes zeros for weights that are pruned or come back",
+            f"{type(place.holder).__name__} cannot be tried on a small parameter of its own, so sparsify_fx cannot see "
+            "what the state of a new parameter is; it takes zeros for weights that are pruned or come back",
             OptimizerStateWarning,
             stacklevel=4,
         )

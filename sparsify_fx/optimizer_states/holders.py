@@ -18,11 +18,13 @@ class Place:
     """The state that one holder has for one parameter.
 
     Attributes:
+        outer: the optimizer that the training calls; the holder, or what wraps it.
         holder: the optimizer (or wrapper) whose state it is.
         group: the holder's parameter group with the parameter.
         state: the state itself, by key: the holder's own dict, not a copy.
     """
 
+    outer: Any
     holder: Any
     group: Mapping[str, Any]
     state: Any
@@ -35,27 +37,30 @@ def is_optimizer(value: object) -> bool:
     return all(hasattr(value, name) for name in ("param_groups", "state", "step"))
 
 
-def chain(optimizer: Any) -> list[Any]:
+def wrapped(optimizer: Any) -> list[Any]:
+    """The optimizers that one holds in its attributes."""
+    found: list[Any] = []
+    for value in getattr(optimizer, "__dict__", {}).values():
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        found += [each for each in inner if is_optimizer(each)]
+    return found
+
+
+def holders(optimizer: Any) -> list[Any]:
     """The optimizer and every one that it wraps, outermost first."""
     found: list[Any] = []
     waiting = deque([optimizer])
     while waiting:
         holder = waiting.popleft()
-        if any(holder is known for known in found):
-            continue
-        found.append(holder)
-        for value in getattr(holder, "__dict__", {}).values():
-            inner = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-            )
-            waiting.extend(each for each in inner if is_optimizer(each))
+        if all(holder is not known for known in found):
+            found.append(holder)
+            waiting.extend(wrapped(holder))
     return found
 
 
-def holders(optimizer: Any) -> list[Any]:
-    """Those of the chain with a state of their own: some wrappers only hand on that of the inner optimizer."""
-    found = chain(optimizer)
-    return [h for i, h in enumerate(found) if all(h.state is not later.state for later in found[i + 1 :])]
+def own_state(holder: Any) -> Any:
+    """The holder's state by parameter; nothing where a wrapper only hands on that of the inner one."""
+    return {} if any(inner.state is holder.state for inner in wrapped(holder)) else holder.state
 
 
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:
@@ -71,7 +76,7 @@ def places(optimizers: Sequence[Any], parameter: nn.Parameter) -> Iterator[Place
             if group is None:
                 continue
             for state in states(holder, parameter, group):
-                yield Place(holder, group, state)
+                yield Place(optimizer, holder, group, state)
 
 
 def group_of(holder: Any, parameter: nn.Parameter) -> Mapping[str, Any] | None:
@@ -84,26 +89,53 @@ def group_of(holder: Any, parameter: nn.Parameter) -> Mapping[str, Any] | None:
 
 
 def slots(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Where `holder` keeps something for the parameter, as (container, key): under itself, under its name, or in a
-    table by parameter, which is itself an entry of the state.
+    """Where `holder` keeps something for the parameter, as (container, key).
+
+    "" is the usual place, "name" the same under the parameter's name; "table x" is a table by parameter that is itself
+    the entry x of the state, "attribute x" one in an attribute of the holder.
     """
+    state = own_state(holder)
     # `get`, not `[]`: the state is a defaultdict, and an empty entry would end the laziness of some optimizers.
-    found: dict[str, tuple[Any, Any]] = {"": (holder.state, parameter)} if holder.state.get(parameter) else {}
-    named = {key: table for key, table in holder.state.items() if isinstance(key, str)}
+    found: dict[str, tuple[Any, Any]] = {"": (state, parameter)} if state.get(parameter) else {}
+    named = {key: table for key, table in state.items() if isinstance(key, str)}
     name = name_of(holder, parameter, group) if named else None
     if name is not None and named.get(name):
-        found["name"] = (holder.state, name)
-    for key, table in named.items():
-        if isinstance(table, dict) and parameter in table:
-            found[f"table {key}"] = (table, parameter)
+        found["name"] = (state, name)
+    tables = {f"table {key}": table for key, table in named.items()}
+    tables |= {f"attribute {key}": table for key, table in attributes(holder).items()}
+    for slot, table in tables.items():
+        key = key_in(table, parameter)
+        if key is not None and isinstance(table[key], (dict, Tensor)):
+            found[slot] = (table, key)
     return found
 
 
+def attributes(holder: Any) -> dict[str, Any]:
+    """The dicts among the attributes that are not the state itself."""
+    found = getattr(holder, "__dict__", {}).items()
+    return {key: value for key, value in found if isinstance(value, dict) and value is not holder.state}
+
+
+def key_in(table: Any, parameter: nn.Parameter) -> Any:
+    """The key of a parameter in a table by parameters, or by their ids; None if it is not there.
+
+    Only keys of one kind are compared: a tensor equals its id in the hash, and then asks for the truth of a tensor.
+    """
+    if not isinstance(table, dict):
+        return None
+    kinds = {type(key) for key in table}
+    if int in kinds and kinds <= {int}:
+        return id(parameter) if id(parameter) in table else None
+    if any(issubclass(kind, Tensor) for kind in kinds) and int not in kinds:
+        return parameter if parameter in table else None
+    return None
+
+
 def states(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> Iterator[Any]:
-    """What is in the slots; a bare tensor in a table comes under the table's key."""
+    """What is in the slots; a bare tensor comes under the last word of its slot."""
     for slot, (container, key) in slots(holder, parameter, group).items():
         value = container[key]
-        yield {slot.removeprefix("table "): value} if isinstance(value, Tensor) else value
+        yield {slot.partition(" ")[2]: value} if isinstance(value, Tensor) else value
 
 
 def name_of(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> str | None:
@@ -111,11 +143,13 @@ def name_of(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> s
     names = group.get("param_names")
     if names is not None and len(names) == len(group["params"]):
         return next(str(name) for name, each in zip(names, group["params"], strict=True) if each is parameter)
-    for table in getattr(holder, "__dict__", {}).values():
-        if isinstance(table, dict) and isinstance(table.get(parameter), str):
-            return str(table[parameter])
-        if isinstance(table, dict) and (key := next((k for k, v in table.items() if v is parameter), None)) is not None:
-            return str(key)
+    for table in attributes(holder).values():
+        key = key_in(table, parameter)
+        if key is not None and isinstance(table[key], str):
+            return str(table[key])
+        name = next((key for key, value in table.items() if value is parameter and isinstance(key, str)), None)
+        if name is not None:
+            return str(name)
     return None
 
 

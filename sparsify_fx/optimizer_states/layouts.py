@@ -1,4 +1,4 @@
-"""How the entries of a parameter lie in a tensor of its state: plainly, flattened, compressed, or quantised."""
+"""How the entries of a parameter lie in a tensor of its state: plainly, flattened, compressed, or as codes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import OptimizerStateWarning, SchedulerError
+from sparsify_fx.optimizer_states.blocks import has_zero, is_quantised, write_blocks
 from sparsify_fx.optimizer_states.fresh import ask
 from sparsify_fx.optimizer_states.holders import Path, Place, walk
 
@@ -18,12 +19,9 @@ from sparsify_fx.optimizer_states.holders import Path, Place, walk
 _CODES = ("::quantized", "error_bits")
 # The tables of bitsandbytes, by the codes that they are for.
 _TABLES = {"state1": "qmap1", "state2": "qmap2"}
+# Selections and positions, which are no value of an entry.
+_NO_VALUES = (torch.bool, torch.int32, torch.int64)
 _named: WeakSet[Any] = WeakSet()
-
-
-def is_quantised(tensor: Tensor) -> bool:
-    """Whether it is a tensor of blocks of codes, as torchao's, that can be read and written as a whole."""
-    return type(tensor).dequantize is not Tensor.dequantize
 
 
 def entry_tensors(place: Place, parameter: nn.Parameter) -> dict[Path, list[Tensor]]:
@@ -33,7 +31,7 @@ def entry_tensors(place: Place, parameter: nn.Parameter) -> dict[Path, list[Tens
     """
     found: dict[Path, list[Tensor]] = {}
     for path, tensor in walk(place.state):
-        if _has_entries(place, parameter, path, tensor) and tensor.dtype != torch.bool:
+        if _has_entries(place, parameter, path, tensor) and tensor.dtype not in _NO_VALUES:
             _check_codes(place, path, tensor)
             found.setdefault(path, []).append(tensor)
     return found
@@ -52,8 +50,7 @@ def shared_tensors(place: Place, parameter: nn.Parameter) -> dict[Path, list[Ten
 def write_entries(place: Place, tensor: Tensor, path: Path, entries: Tensor, value: Tensor | float) -> None:
     """Put `value` (a number, or a tensor with the parameter's shape) at `entries` (bool, the parameter's shape)."""
     if is_quantised(tensor):
-        whole = tensor.dequantize()
-        tensor.copy_(_filled(whole, entries, value))
+        write_blocks(tensor, entries, value)
         return
     if path[-1] in _TABLES and _TABLES[path[-1]] in place.state:
         value = float(_zero_code(place.state[_TABLES[path[-1]]], place))
@@ -69,7 +66,7 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
     """Warn, once for an optimizer, of state that is right for training but cannot be made fresh entry by entry."""
     shared = sorted({str(path[0]) for path in shared_tensors(place, parameter)})
     coarse = sorted(
-        {str(path[0]) for path, tensor in walk(place.state) if is_quantised(tensor) and not _has_zero(tensor)}
+        {str(path[0]) for path, tensor in walk(place.state) if is_quantised(tensor) and not has_zero(tensor)}
     )
     if not (shared or coarse) or place.holder in _named:
         return
@@ -87,10 +84,26 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
 def _has_entries(place: Place, parameter: nn.Parameter, path: Path, tensor: Tensor) -> bool:
     if parameter.dim() == 0:  # the twin has two entries, so that counters can be told from entries
         return ask(place, parameter).shapes.get(path) == (2,)
-    if tensor.shape == parameter.shape or (tensor.numel() == parameter.numel() > 1):
+    if _same_order(tensor.shape, parameter.shape):
         return True
     mask = place.state.get("mask") if isinstance(place.state, Mapping) else None
     return _compresses(mask, tensor) and mask is not None and mask.shape == parameter.shape
+
+
+def _same_order(shape: torch.Size, of: torch.Size) -> bool:
+    """Whether two shapes have the same entries in the same order: alike but for merged axes and axes of one entry."""
+    if shape == of:
+        return True
+    if shape.numel() != of.numel() or shape.numel() < 2:
+        return False
+    rest = [size for size in of if size != 1]
+    for size in (size for size in shape if size != 1):
+        merged = 1
+        while rest and merged < size:
+            merged *= rest.pop(0)
+        if merged != size:
+            return False
+    return not rest
 
 
 def _compresses(mask: Any, tensor: Tensor) -> bool:
@@ -145,8 +158,3 @@ def _zero_code(table: Tensor, place: Place) -> int:
 
 def _is_table(path: Path) -> bool:
     return any(str(key) in ("qmap1", "qmap2", "absmax1", "absmax2") or "::scales" in str(key) for key in path)
-
-
-def _has_zero(tensor: Tensor) -> bool:
-    table = getattr(tensor, "qmap", None)
-    return table is None or bool((table == 0).any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import random
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify_fx.optimizer_states.blocks import is_quantised
 from sparsify_fx.optimizer_states.holders import is_helper
-from sparsify_fx.optimizer_states.layouts import is_quantised
 
 # What a record says instead of a value that it cannot or need not hold, such as a function.
 KEPT = "sparsify_fx: kept as it is"
-_BLOCKS, _FIELDS = "sparsify_fx: blocks", "sparsify_fx: fields"
+_BLOCKS, _FIELDS, _RANDOM = "sparsify_fx: blocks", "sparsify_fx: fields", "sparsify_fx: random numbers"
 
 
 def to_plain(value: Any) -> Any:
@@ -25,6 +26,10 @@ def to_plain(value: Any) -> Any:
             names, _ = value.__tensor_flatten__()  # type: ignore[attr-defined]
             return {_BLOCKS: {name: getattr(value, name).detach().clone() for name in names}}
         return value.detach().clone()
+    if isinstance(value, torch.Generator):
+        return {_RANDOM: value.get_state()}
+    if isinstance(value, random.Random):
+        return {_RANDOM: to_plain(value.getstate())}
     if isinstance(value, enum.Enum) or callable(value):
         return KEPT
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -55,6 +60,9 @@ def from_plain(recorded: Any, current: Any, device: torch.device) -> Any:
         for name, tensor in recorded[_BLOCKS].items():
             getattr(current, name).copy_(tensor)
         return current
+    if isinstance(recorded, Mapping) and _RANDOM in recorded:
+        (current.set_state if isinstance(current, torch.Generator) else current.setstate)(recorded[_RANDOM])
+        return current
     if isinstance(recorded, Mapping) and _FIELDS in recorded:
         vars(current).update(from_plain(recorded[_FIELDS], vars(current), device))
         return current
@@ -78,7 +86,7 @@ def _sequence(recorded: list[Any] | tuple[Any, ...], current: Any, device: torch
 def missing_objects(recorded: Any, current: Any) -> bool:
     """Whether the record needs an object of the optimizer's own that is not there to be filled."""
     if isinstance(recorded, Mapping):
-        if _BLOCKS in recorded or _FIELDS in recorded:
+        if recorded.keys() & {_BLOCKS, _FIELDS, _RANDOM}:
             return current is None
         known = current if isinstance(current, Mapping) else {}
         return any(missing_objects(inner, known.get(key)) for key, inner in recorded.items())

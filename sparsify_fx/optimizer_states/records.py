@@ -10,10 +10,10 @@ from torch import nn
 
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.optimizer_states.clear import copies, write_copies
-from sparsify_fx.optimizer_states.counters import own_state, put_counters, put_own_state, take_counters
-from sparsify_fx.optimizer_states.holders import group_of, holders, name_of, parameters_of, slots
+from sparsify_fx.optimizer_states.counters import put_counters, put_own_state, take_counters, take_own_state
+from sparsify_fx.optimizer_states.holders import Place, group_of, holders, name_of, parameters_of, slots
 from sparsify_fx.optimizer_states.plain import from_plain, missing_objects, to_plain
-from sparsify_fx.optimizer_states.twin import first_state
+from sparsify_fx.optimizer_states.twin import new_state
 
 
 @torch.no_grad()
@@ -23,7 +23,9 @@ def take_optimizer_state(optimizers: Sequence[Any], parameters: Collection[nn.Pa
     Counters that an optimizer keeps for a group (schedule-free's k) or for all there is (D-adaptation's d) come along
     if `parameters` has the whole group, or all there is.
     """
-    return [[_take(holder, frozenset(parameters)) for holder in holders(optimizer)] for optimizer in optimizers]
+    return [
+        [_take(optimizer, holder, frozenset(parameters)) for holder in holders(optimizer)] for optimizer in optimizers
+    ]
 
 
 @torch.no_grad()
@@ -42,36 +44,37 @@ def restore_optimizer_state(
     saved = [[record["kind"] for record in layer] for layer in recorded]
     if kinds != saved:
         raise SchedulerError(f"the recorded state is that of the optimizers {saved}, here are {kinds}; build the same")
-    for layer, records in zip(layers, recorded, strict=True):
+    for outer, layer, records in zip(optimizers, layers, recorded, strict=True):
         for holder, record in zip(layer, records, strict=True):
-            _restore(holder, frozenset(parameters), record)
+            _restore(outer, holder, frozenset(parameters), record)
 
 
-def _take(holder: Any, parameters: frozenset[nn.Parameter]) -> dict[str, Any]:
+def _take(outer: Any, holder: Any, parameters: frozenset[nn.Parameter]) -> dict[str, Any]:
     record: dict[str, Any] = {"kind": type(holder).__name__, "state": {}, "at": {}, "mode": _mode(holder)}
     for index, parameter, group in _numbered(holder, parameters):
         record["state"][index] = {
             slot: to_plain(container[key]) for slot, (container, key) in slots(holder, parameter, group).items()
         }
-        if copies([holder], parameter):
+        if any(place.holder is holder for place, _, _ in copies([outer], parameter)):
             record["at"][index] = parameter.detach().clone()
-    return record | {"counters": take_counters(holder, parameters), "own": own_state(holder, parameters)}
+    return record | {"counters": take_counters(holder, parameters), "own": take_own_state(holder, parameters)}
 
 
-def _restore(holder: Any, parameters: frozenset[nn.Parameter], record: Mapping[str, Any]) -> None:
+def _restore(outer: Any, holder: Any, parameters: frozenset[nn.Parameter], record: Mapping[str, Any]) -> None:
     mode = _mode(holder)
     for index, parameter, group in _numbered(holder, parameters):
-        _restore_slots(holder, parameter, group, record["state"].get(index, {}))
+        _restore_slots(Place(outer, holder, group, {}), parameter, record["state"].get(index, {}))
         if index in record["at"]:
             moved = parameter.detach() != record["at"][index].to(parameter.device)
-            write_copies([holder], parameter, moved)
+            write_copies([outer], parameter, moved, holder)
     put_counters(holder, record["counters"])
     put_own_state(holder, record["own"])
     if record["at"] and mode is not None and record["mode"] not in (None, mode):
         _convert(holder, record["mode"], mode)
 
 
-def _restore_slots(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+def _restore_slots(place: Place, parameter: nn.Parameter, saved: Mapping[str, Any]) -> None:
+    holder, group = place.holder, place.group
     for slot, (container, key) in slots(holder, parameter, group).items():
         if slot not in saved:
             del container[key]  # the optimizer makes it anew
@@ -80,15 +83,19 @@ def _restore_slots(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any
         container, key = present.get(slot) or _new_slot(holder, slot, parameter, group)
         current = container.get(key)
         if missing_objects(value, current):
-            current = first_state(holder, group, nn.Parameter(parameter.detach().clone()))
+            current = new_state(place, nn.Parameter(parameter.detach().clone()))
         container[key] = from_plain(value, current, parameter.device)
 
 
 def _new_slot(holder: Any, slot: str, parameter: nn.Parameter, group: Mapping[str, Any]) -> tuple[Any, Any]:
     """(container, key) of a slot that is empty now."""
-    if slot.startswith("table "):
-        return holder.state.setdefault(slot.removeprefix("table "), {}), parameter
-    return holder.state, parameter if slot == "" else name_of(holder, parameter, group)
+    kind, _, name = slot.partition(" ")
+    if kind == "table":
+        return holder.state.setdefault(name, {}), parameter
+    if kind == "attribute":
+        table = getattr(holder, name)
+        return table, id(parameter) if any(isinstance(key, int) for key in table) else parameter
+    return holder.state, parameter if kind == "" else name_of(holder, parameter, group)
 
 
 def _numbered(holder: Any, parameters: frozenset[nn.Parameter]) -> list[tuple[int, nn.Parameter, Mapping[str, Any]]]:
@@ -103,12 +110,16 @@ def _numbered(holder: Any, parameters: frozenset[nn.Parameter]) -> list[tuple[in
 
 def _mode(holder: Any) -> bool | None:
     """Whether a schedule-free optimizer is in training mode, in which the parameters are others than in evaluation."""
-    mode = next((group["train_mode"] for group in holder.param_groups if "train_mode" in group), None)
-    return None if mode is None else bool(mode)
+    modes = [group["train_mode"] for group in holder.param_groups if "train_mode" in group]
+    modes += [vars(holder)["train_mode"]] if "train_mode" in vars(holder) else []
+    return bool(modes[0]) if modes else None
 
 
 def _convert(holder: Any, recorded: bool, wanted: bool) -> None:
     """Bring parameters recorded in one mode into the mode that the training is in now."""
     for group in holder.param_groups:
-        group["train_mode"] = recorded
+        if "train_mode" in group:
+            group["train_mode"] = recorded
+    if "train_mode" in vars(holder):
+        holder.train_mode = recorded
     (holder.train if wanted else holder.eval)()

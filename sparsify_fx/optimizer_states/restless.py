@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from sparsify_fx.optimizer_states.fresh import small_parameter
-from sparsify_fx.optimizer_states.holders import group_of, holders
+from sparsify_fx.optimizer_states.holders import group_of, holders, wrapped
 from sparsify_fx.optimizer_states.twin import WAYS, build_twin, try_step, undisturbed
 
 _SMALL = 4
-_STEPS = 3
+_STEPS = 8
 _RATE = 0.01
 _answers: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
 
@@ -33,7 +33,7 @@ def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
     for optimizer in optimizers:
         for holder in holders(optimizer):
             group = group_of(holder, parameter)
-            if group is None or len(holders(holder)) > 1:  # a wrapper moves along what its inner one has moved
+            if group is None or wrapped(holder):  # a wrapper moves along what its inner one has moved
                 continue
             shape = tuple(min(size, _SMALL) for size in parameter.shape)
             options = repr([(key, value) for key, value in group.items() if key not in ("params", "param_names", "lr")])
@@ -49,6 +49,7 @@ def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
 def _moves(holder: Any, group: Any, small: nn.Parameter) -> bool:
     """Half of the entries rest at zero; whether they are still there after a few steps."""
     with undisturbed(small.device):
+        start = small.detach().clone()
         resting = (torch.arange(small.numel()) % 3 == 1).reshape(small.shape)
         with torch.no_grad():
             small.masked_fill_(resting, 0.0)
@@ -59,4 +60,6 @@ def _moves(holder: Any, group: Any, small: nn.Parameter) -> bool:
             gradient = small_parameter(tuple(small.shape), small.dtype).detach().roll(step).masked_fill(resting, 0.0)
             if not any(try_step(twin, small, gradient, way) for way in WAYS):
                 return True
-        return bool(small.detach()[resting].ne(0).any())
+        moved = small.detach() != start.masked_fill(resting, 0.0)
+        # Where nothing moved, as in a silent start or where parameters are trained in pairs, nothing was learned.
+        return bool(moved[resting].any()) or not bool(moved.any())

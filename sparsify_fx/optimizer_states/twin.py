@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.optimizer_states.blocks import is_quantised
+from sparsify_fx.optimizer_states.holders import Place, holders, wrapped
+
 # Implementations that need special devices; the state is the same without them.
 _SWITCHES = {"fused": False, "foreach": False, "capturable": False, "differentiable": False, "compile": False}
 _STEPS = 2  # some make part of their state in the second
@@ -51,7 +54,7 @@ class Recorder(dict[Any, Any]):
 def copied(value: Any) -> Any:
     """A copy that later changes in place do not reach."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.dequantize() if is_quantised(value) else value.detach().clone()
     if isinstance(value, Mapping):
         return {key: copied(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
@@ -61,28 +64,35 @@ def copied(value: Any) -> Any:
     return value
 
 
-def first_state(
-    holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, gradient: float = 0.0
-) -> dict[Any, Any]:
-    """The state that `holder` would make for the new parameter `parameter` (whose values stay), before it changes.
+def first_state(place: Place, parameter: nn.Parameter, gradient: float = 0.0) -> dict[Any, Any]:
+    """The state that the place's holder would make for the new parameter `parameter`, before it changes.
 
     Weight decay is off and the gradient is zero, so that a state that starts as a copy of the gradient starts at zero.
-    Empty where the optimizer cannot be built again from its options.
+    The values of `parameter` stay. Empty where the optimizer cannot be built again from its options.
 
     Args:
         gradient: of every entry; some optimizers do nothing at all when all of it is zero.
     """
+    return _record(place, parameter, gradient).first
+
+
+def new_state(place: Place, parameter: nn.Parameter) -> dict[Any, Any]:
+    """A state as the place's holder makes it, with objects of its classes, whatever is in them."""
+    return dict(_record(place, parameter, 0.0))
+
+
+def _record(place: Place, parameter: nn.Parameter, gradient: float) -> Recorder:
     with undisturbed(parameter.device):
-        twin = build_twin(holder, group, parameter)
+        twin, holder = build_with_wrappers(place, parameter)
         if twin is None:
-            return {}
-        recorder = Recorder(twin.state.get(parameter, {}))
-        twin.state[parameter] = recorder
+            return Recorder({})
+        recorder = Recorder(holder.state.get(parameter, {}))
+        holder.state[parameter] = recorder
         value = parameter.detach().clone()
         for way in WAYS:
             if all(_try_first(twin, parameter, value, gradient, way) for _ in range(_STEPS)):
                 break
-        return recorder.first
+        return recorder
 
 
 def _try_first(twin: Any, parameter: nn.Parameter, value: Tensor, gradient: float, way: str) -> bool:
@@ -90,6 +100,26 @@ def _try_first(twin: Any, parameter: nn.Parameter, value: Tensor, gradient: floa
     with torch.no_grad():
         parameter.copy_(value)
     return done
+
+
+def build_with_wrappers(place: Place, parameter: nn.Parameter) -> tuple[Any, Any]:
+    """(a twin of the outermost optimizer, what in it stands for the place's holder); the holder alone, if need be."""
+    twin = _build_outer(place.outer, place.group, parameter)
+    inside, outside = (holders(twin) if twin is not None else []), holders(place.outer)
+    if [type(each) for each in inside] == [type(each) for each in outside]:
+        return twin, inside[next(i for i, each in enumerate(outside) if each is place.holder)]
+    twin = build_twin(place.holder, place.group, parameter)
+    return twin, twin
+
+
+def _build_outer(optimizer: Any, group: Mapping[str, Any], parameter: nn.Parameter) -> Any:
+    inner = wrapped(optimizer)
+    if not inner:
+        return build_twin(optimizer, group, parameter)
+    options = _options(optimizer, getattr(optimizer, "__dict__", {}))
+    with contextlib.suppress(Exception):
+        return _in_training(type(optimizer)(_build_outer(inner[0], group, parameter), **options))
+    return None
 
 
 def build_twin(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, **replaced: Any) -> Any:
@@ -107,10 +137,14 @@ def build_twin(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, *
             with contextlib.suppress(Exception):
                 twin = type(holder)([{"params": [parameter], **own}], **{**options, **rates})
                 if isinstance(twin.state, Mapping) and twin.param_groups:
-                    if hasattr(twin, "train"):
-                        twin.train()
-                    return twin
+                    return _in_training(twin)
     return None
+
+
+def _in_training(twin: Any) -> Any:
+    if hasattr(twin, "train"):
+        twin.train()
+    return twin
 
 
 def try_step(twin: Any, parameter: nn.Parameter, gradient: Tensor, way: str = "plain") -> bool:
