@@ -78,6 +78,10 @@ class SparsifyWarning(UserWarning):
     """Base of every warning that sparsify_fx gives."""
 
 
+class OptimizerStateWarning(SparsifyWarning):
+    """An optimizer whose state cannot be made wholly fresh for weights that come back."""
+
+
 class LearningRateWarning(SparsifyWarning):
     """A learning rate that something beside the Scheduler changes."""
 

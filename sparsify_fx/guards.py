@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsify_fx.errors import SchedulerError, TrainingError
+from sparsify_fx.optimizer_states import check_supported
 from sparsify_fx.owners import programs
 from sparsify_fx.program import WeightProgram
 
@@ -40,6 +41,7 @@ def check_optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer]) -
     twice = [name for name, parameter in trained if len(holders[id(parameter)]) > 1]
     if twice:
         raise SchedulerError(f"{twice[0]} is in several optimizers; give every parameter to one of them")
+    check_supported(optimizers, dict(trained))
     return optimizers
 
 

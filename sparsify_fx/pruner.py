@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import nonzeros, top_mask
+from sparsify_fx.optimizer_states import check_layouts, settled
 from sparsify_fx.owners import programs
 from sparsify_fx.passes import Merge
 from sparsify_fx.plan import Inputs, Plan
@@ -69,10 +70,7 @@ class Pruner:
             )
         for program in programs(self.view).values():
             for name in program.settle():
-                for optimizer in self.optimizers:
-                    for key, value in optimizer.state.get(program.get_parameter(name), {}).items():
-                        if isinstance(value, Tensor) and key != "step":
-                            value.zero_()
+                settled(self.optimizers, program.get_parameter(name))
 
     def grow_all(self) -> None:
         """Every pruned weight comes back, from zero."""
@@ -115,8 +113,10 @@ class Pruner:
         return copied
 
     def _write(self, masks: dict[str, Tensor]) -> None:
+        found = programs(self.view)
+        check_layouts(self.optimizers, [factor for p in found.values() for factor in p.factor_tensors().values()])
         touched = {}
-        for name, program in programs(self.view).items():
+        for name, program in found.items():
             old = program.current_mask()
             assert old is not None
             touched[name] = (old == 0) | (masks[name].to(old.device) == 0)

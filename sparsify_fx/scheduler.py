@@ -112,6 +112,8 @@ class Scheduler:
         if (self._step + 1) % self.steps_per_epoch == 0:
             check_finite(self.model, (self._step + 1) // self.steps_per_epoch)
         self._step += 1
+        for track in self._tracks:
+            track.rest()
         if not self.finished:
             self._happen()
         self._record()

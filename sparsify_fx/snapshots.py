@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsify_fx.optimizer_states import (
+    clear_entries,
+    following,
+    restless,
+    restore_optimizer_state,
+    take_optimizer_state,
+)
 from sparsify_fx.owners import programs
 from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
 from sparsify_fx.program import WeightProgram, unmarked
@@ -39,9 +45,10 @@ class Scope:
         """Whether a tensor of the state dict is rewound with this part."""
         return self.names is None or name in self.names
 
-    def parameters(self) -> set[int]:
-        """The ids of its parameters."""
-        return {id(p) for name, p in self.model.named_parameters(remove_duplicate=False) if self.holds(name)}
+    def parameters(self) -> list[nn.Parameter]:
+        """Its parameters, each once."""
+        named = self.model.named_parameters(remove_duplicate=False)
+        return list({parameter: None for name, parameter in named if self.holds(name)})
 
 
 def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
@@ -63,18 +70,24 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
         norms = batchnorm_state(scope.model)
         snapshot["batchnorm"] = {name: tensor for name, tensor in norms.items() if scope.holds(name)}
     if "optimizer" in parts:
-        snapshot["optimizer"] = [_optimizer_state(optimizer, scope) for optimizer in scope.optimizers]
+        snapshot["optimizer"] = take_optimizer_state(scope.optimizers, scope.parameters())
     return snapshot
 
 
 def rewind(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
     """Bring one part of the model or the optimizers back to the snapshot, under the current masks."""
+    if part == "optimizer":
+        _rewind_optimizers(scope, snapshot["optimizer"])
+        return
+    with following(scope.optimizers, scope.parameters()):
+        _rewind_model(part, scope, snapshot)
+
+
+def _rewind_model(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
     if part == "weights":
         _rewind_weights(scope, snapshot["weights"])
     elif part in ("signs", "magnitudes"):
         _rewind_half(part, scope.view, snapshot[part])
-    elif part == "optimizer":
-        _rewind_optimizers(scope, snapshot["optimizer"])
     elif snapshot["batchnorm"]:  # a model without batch norm has nothing to rewind
         RewindBatchNorm({**batchnorm_state(scope.model), **snapshot["batchnorm"]})(scope.model)
 
@@ -109,45 +122,42 @@ def _rewind_half(part: str, view: nn.Module, recorded: Mapping[str, Tensor]) -> 
         program.write(theta, where=None if mask is None else mask == 1)
 
 
-def _optimizer_state(optimizer: Optimizer, scope: Scope) -> dict[int, Any]:
-    """The state of the scope's parameters, by their number over all groups."""
-    mine = scope.parameters()
-    numbers = {i for i, p in enumerate(_parameters(optimizer)) if id(p) in mine}
-    return {i: state for i, state in copy.deepcopy(optimizer.state_dict()["state"]).items() if i in numbers}
-
-
-def _rewind_optimizers(scope: Scope, recorded: Sequence[Mapping[int, Any]] | Mapping[int, Any]) -> None:
-    # Not by load_state_dict: it would replace the groups, and with them a learning rate that is a tensor.
-    mine = scope.parameters()
-    states = [recorded] if isinstance(recorded, Mapping) else recorded  # one alone: of version 0.1
-    for optimizer, known in zip(scope.optimizers, states, strict=True):
-        for number, parameter in enumerate(_parameters(optimizer)):
-            if id(parameter) in mine:
-                optimizer.state.pop(parameter, None)
-                if number in known:
-                    optimizer.state[parameter] = copy.deepcopy(known[number])
+def _rewind_optimizers(scope: Scope, recorded: Any) -> None:
+    if isinstance(recorded, Mapping):  # of version 0.1, which knew one optimizer and only what torch.optim keeps
+        kind = type(scope.optimizers[0]).__name__
+        states = {number: {"": state} for number, state in recorded.items()}
+        recorded = [[{"kind": kind, "state": states, "at": {}, "mode": None, "counters": {}, "own": None}]]
+    restore_optimizer_state(scope.optimizers, scope.parameters(), recorded)
     clear_pruned_state(scope.view, scope.optimizers)
 
 
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def clear_pruned_state(view: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Zero the optimizers' per-entry state (momentum, second moments) wherever a mask is 0."""
+    """Fresh optimizer state (no momentum, no second moments) wherever a mask is 0."""
     masks = {name: program.current_mask() for name, program in programs(view).items()}
     clear_state(view, optimizers, {name: mask == 0 for name, mask in masks.items() if mask is not None})
 
 
-@torch.no_grad()
 def clear_state(view: nn.Module, optimizers: Sequence[Optimizer], entries: Mapping[str, Tensor]) -> None:
-    """Zero the optimizers' per-entry state at `entries` (bool, shape of the weight, by weight name)."""
+    """Fresh optimizer state at `entries` (bool, shape of the weight, by weight name)."""
     for name, program in programs(view).items():
         for factor in program.factor_tensors().values() if name in entries else ():
-            for optimizer in optimizers:
-                for value in optimizer.state.get(factor, {}).values():
-                    if isinstance(value, Tensor) and value.shape == entries[name].shape:
-                        value.masked_fill_(entries[name], 0)
+            clear_entries(optimizers, factor, entries[name])
+
+
+def restless_programs(view: nn.Module, optimizers: Sequence[Optimizer]) -> list[WeightProgram]:
+    """The programs whose pruned entries an optimizer moves without a gradient; most optimizers have none."""
+    found = programs(view).values()
+    return [p for p in found if any(restless(optimizers, factor) for factor in p.factor_tensors().values())]
+
+
+def rest(moved: Collection[WeightProgram], optimizers: Sequence[Optimizer]) -> None:
+    """Put the pruned entries of these programs back to zero, with fresh optimizer state; after every optimizer step."""
+    for program in moved:
+        mask = program.current_mask()
+        if mask is not None:
+            program.write(torch.zeros_like(program.theta()), where=mask == 0)
+            for factor in program.factor_tensors().values():
+                clear_entries(optimizers, factor, mask == 0)
 
 
 def _mask_names(model: nn.Module) -> set[str]:

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from sparsify_fx.actions import Occasion, action_label
+from sparsify_fx.actions import Occasion, TimedAction, action_label
 from sparsify_fx.allocations import Pattern
 from sparsify_fx.clock import Clock, resolve
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
 from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.mask_updates import MaskUpdate, Regrow, SettleAndPrune
+from sparsify_fx.optimizer_states import following
 from sparsify_fx.owners import Subset
 from sparsify_fx.parts import Part
 from sparsify_fx.plan import Inputs, remembered_inputs
@@ -23,7 +24,7 @@ from sparsify_fx.recipe import describe
 from sparsify_fx.refresh import refresh
 from sparsify_fx.rewinds import Epoch
 from sparsify_fx.schedules import Budget, check_times
-from sparsify_fx.snapshots import PARTS, Scope, rewind, take_snapshot
+from sparsify_fx.snapshots import PARTS, Scope, rest, restless_programs, rewind, take_snapshot
 from sparsify_fx.strengths import Strengths
 from sparsify_fx.timeline import Event
 
@@ -68,6 +69,7 @@ class Track:
         self.settles = ends[0] if ends else None
         self.strengths = Strengths(axes.penalty, part.view(), clock, self.plan.sparsity, self.settles)
         self.snapshots: dict[str, dict[str, Any]] = {}
+        self._restless = restless_programs(part.view(), optimizers)
         self._batch: Inputs | None = None
 
     def _pruner(self, optimizers: Sequence[Optimizer], given: Inputs) -> Pruner:
@@ -106,7 +108,7 @@ class Track:
                 what, detail = action_label(action)
                 for epoch in action.epochs(clock.length(run), run, clock.runs):
                     occasion = Occasion(run, epoch, self.plan.seed)
-                    act = functools.partial(action, self.part.view(), occasion)
+                    act = functools.partial(self._act, action, occasion)
                     yield self._event(run, epoch, what, detail, act)
         for point, at in self.points.items():
             yield self._event(0, at, "snapshot", f"at {point}", functools.partial(self._snapshot, point))
@@ -149,6 +151,15 @@ class Track:
 
     def _rewind(self, part: str, point: Epoch) -> None:
         rewind(part, self._scope, self.snapshots[str(point)])
+
+    def _act(self, action: TimedAction, occasion: Occasion) -> None:
+        factors = [f for program in self.part.programs.values() for f in program.factor_tensors().values()]
+        with following(self.pruner.optimizers, factors):
+            action(self.part.view(), occasion)
+
+    def rest(self) -> None:
+        """What an optimizer step moved without a gradient goes back to zero."""
+        rest(self._restless, self.pruner.optimizers)
 
     def refresh(self, step: int) -> None:
         """Temperatures and noise of the optimizer step that follows `step` others."""

@@ -1,0 +1,127 @@
+"""What a new parameter's state would be, entry by entry, in any optimizer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.errors import OptimizerStateWarning
+from sparsify_fx.optimizer_states.holders import Path, Place, walk, wrapped
+from sparsify_fx.optimizer_states.twin import first_state
+
+# Copies of the parameter that wrappers, or later steps, make: no twin of two steps shows them.
+COPIES = frozenset(
+    ("lookahead_slow_buff", "slow_params", "slow_buffer", "backup_params", "trac", "old_p", "master_param")
+)
+_SMALL = 3  # entries of the twin's parameter along each axis
+_MOST = 64  # answers that are remembered for one optimizer; the learning rate is part of each question
+_unasked: WeakSet[Any] = WeakSet()
+_answers: WeakKeyDictionary[Any, dict[Any, Fresh]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """The first state of a new parameter.
+
+    Attributes:
+        constants: the value that all entries have, by path.
+        copies: paths of copies of the parameter.
+        shapes: of all tensors, by path.
+    """
+
+    constants: Mapping[Path, float]
+    copies: frozenset[Path]
+    shapes: Mapping[Path, torch.Size]
+
+
+def ask(place: Place, parameter: nn.Parameter) -> Fresh:
+    """What the optimizer says about a small parameter with as many axes; remembered as long as its options stay."""
+    shape = tuple(min(size, _SMALL) for size in parameter.shape) or (2,)
+    options = tuple((key, repr(value)) for key, value in place.group.items() if key not in ("params", "param_names"))
+    key = (shape, parameter.dtype, options)
+    answers = _answers.setdefault(place.holder, {})
+    if key not in answers:
+        if len(answers) >= _MOST:
+            answers.clear()
+        answers[key] = _ask(place, small_parameter(shape, parameter.dtype))
+    return answers[key]
+
+
+def small_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
+    """Different values of both signs, none of them a likely constant, and exact also in bfloat16."""
+    index = torch.arange(torch.Size(shape).numel())
+    values = (17 + 2 * (index % 31)) / 128 * (1 - 2 * (index % 2))
+    return nn.Parameter(values.reshape(shape).to(dtype))
+
+
+def _ask(place: Place, small: nn.Parameter) -> Fresh:
+    constants: dict[Path, float] = {}
+    copies, shapes = set(), {}
+    for path, tensor in _first_tensors(place, small).items():
+        shapes[path] = tensor.shape
+        if tensor.shape != small.shape:
+            continue
+        flat = tensor.flatten()
+        if torch.equal(tensor.to(small.dtype), small.detach()):
+            copies.add(path)
+        elif bool((flat == flat[0]).all()):
+            constants[path] = flat[0].item()
+    return Fresh(constants, frozenset(copies), shapes)
+
+
+def _first_tensors(place: Place, small: nn.Parameter) -> dict[Path, Tensor]:
+    """All tensors of the first state; where a gradient of zero makes none, those that do not depend on the gradient."""
+    found = dict(walk(first_state(place, small)))
+    if found:
+        return found
+    one, two = (dict(walk(first_state(place, small, gradient))) for gradient in (1e-3, 2e-3))
+    return {path: tensor for path, tensor in one.items() if path in two and torch.equal(tensor, two[path])}
+
+
+def full_answer(place: Place, parameter: nn.Parameter) -> dict[Path, Tensor]:
+    """The first state of a new parameter with the values and the shape of `parameter`, where a small one differs."""
+    clone = nn.Parameter(parameter.detach().clone())
+    return dict(walk(first_state(place, clone)))
+
+
+def fresh_values(place: Place, parameter: nn.Parameter, paths: list[Path]) -> dict[Path, Tensor | float]:
+    """The fresh value of every path: a number, or a tensor with an entry for every entry of the parameter.
+
+    A path about which nothing is known gets zero, as almost every state starts.
+    """
+    answer = ask(place, parameter)
+    found: dict[Path, Tensor | float] = {}
+    for path in paths:
+        if path in answer.constants:
+            found[path] = answer.constants[path]
+        elif is_copy(answer, path):
+            found[path] = parameter.detach()
+    open_paths = [path for path in paths if path not in found]
+    if open_paths:
+        full = full_answer(place, parameter)
+        found |= {path: full[path] for path in open_paths if path in full and full[path].shape == parameter.shape}
+        if not answer.shapes and not full and not wrapped(place.holder):
+            _name_unasked(place)
+    return {path: found.get(path, 0.0) for path in paths}
+
+
+def _name_unasked(place: Place) -> None:
+    if place.holder not in _unasked:
+        _unasked.add(place.holder)
+        warnings.warn(
+            f"{type(place.holder).__name__} cannot be tried on a small parameter of its own, so sparsify_fx cannot see "
+            "what the state of a new parameter is; it takes zeros for weights that are pruned or come back",
+            OptimizerStateWarning,
+            stacklevel=4,
+        )
+
+
+def is_copy(answer: Fresh, path: Path) -> bool:
+    """Whether the state at `path` is a copy of the parameter (an average, a slow or an early one)."""
+    return path in answer.copies or path[0] in COPIES

@@ -1,0 +1,65 @@
+"""Optimizers that move weights without a gradient: pruned factors drift, unless they are put back after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from sparsify_fx.optimizer_states.fresh import small_parameter
+from sparsify_fx.optimizer_states.holders import group_of, holders, wrapped
+from sparsify_fx.optimizer_states.twin import WAYS, build_twin, try_step, undisturbed
+
+_SMALL = 4
+_STEPS = 8
+_RATE = 0.01
+_answers: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
+
+
+def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
+    """Whether an optimizer moves entries that are zero and have no gradient and no state.
+
+    Muon, Shampoo and others mix the entries of a matrix, some add noise. The mask hides this from the layer; the factor
+    under it, and with it norms and trust ratios, stay clean only if pruned entries are written back after each step.
+    True also where the optimizer cannot be tried.
+
+    >>> weight = nn.Parameter(torch.ones(4, 4))
+    >>> restless([torch.optim.AdamW([weight])], weight), restless([torch.optim.Muon([weight])], weight)
+    (False, True)
+    """
+    for optimizer in optimizers:
+        for holder in holders(optimizer):
+            group = group_of(holder, parameter)
+            if group is None or wrapped(holder):  # a wrapper moves along what its inner one has moved
+                continue
+            shape = tuple(min(size, _SMALL) for size in parameter.shape)
+            options = repr([(key, value) for key, value in group.items() if key not in ("params", "param_names", "lr")])
+            answers = _answers.setdefault(holder, {})
+            key = (shape, parameter.dtype, options)
+            if key not in answers:
+                answers[key] = _moves(holder, group, small_parameter(shape, parameter.dtype))
+            if answers[key]:
+                return True
+    return False
+
+
+def _moves(holder: Any, group: Any, small: nn.Parameter) -> bool:
+    """Half of the entries rest at zero; whether they are still there after a few steps."""
+    with undisturbed(small.device):
+        start = small.detach().clone()
+        resting = (torch.arange(small.numel()) % 3 == 1).reshape(small.shape)
+        with torch.no_grad():
+            small.masked_fill_(resting, 0.0)
+        twin = build_twin(holder, group, small, lr=_RATE)
+        if twin is None:
+            return True
+        for step in range(_STEPS):
+            gradient = small_parameter(tuple(small.shape), small.dtype).detach().roll(step).masked_fill(resting, 0.0)
+            if not any(try_step(twin, small, gradient, way) for way in WAYS):
+                return True
+        moved = small.detach() != start.masked_fill(resting, 0.0)
+        # Where nothing moved, as in a silent start or where parameters are trained in pairs, nothing was learned.
+        return bool(moved[resting].any()) or not bool(moved.any())

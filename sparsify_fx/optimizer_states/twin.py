@@ -1,0 +1,204 @@
+"""A twin of an optimizer over a small parameter of its own, whose state is recorded as it is made."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import random
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.optimizer_states.blocks import is_quantised
+from sparsify_fx.optimizer_states.holders import Place, holders, wrapped
+
+# Implementations that need special devices; the state is the same without them.
+_SWITCHES = {"fused": False, "foreach": False, "capturable": False, "differentiable": False, "compile": False}
+_STEPS = 2  # some make part of their state in the second
+WAYS = ("plain", "graph", "closure")  # of making a step, the usual one first
+
+
+class Recorder(dict[Any, Any]):
+    """The state of the twin's parameter, with a copy of every value as it was when first set.
+
+    Most optimizers make `torch.zeros_like(p)` first and mix the gradient in afterwards, in place: what is first set is
+    what a new parameter starts from.
+    """
+
+    def __init__(self, known: Mapping[Any, Any]) -> None:
+        super().__init__(known)
+        self.first = {key: copied(value) for key, value in known.items()}
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        placeholder = not isinstance(self.first.get(key), Tensor) and isinstance(value, Tensor)
+        if key not in self.first or placeholder:
+            self.first[key] = copied(value)
+        super().__setitem__(key, value)
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        """As `dict`, recorded."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def update(self, *others: Any, **values: Any) -> None:
+        """As `dict`, recorded."""
+        for key, value in dict(*others, **values).items():
+            self[key] = value
+
+
+def copied(value: Any) -> Any:
+    """A copy that later changes in place do not reach."""
+    if isinstance(value, Tensor):
+        return value.dequantize() if is_quantised(value) else value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: copied(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return tuple(copied(inner) for inner in value)
+    if isinstance(value, (list, deque)):
+        return [copied(inner) for inner in value]
+    return value
+
+
+def first_state(place: Place, parameter: nn.Parameter, gradient: float = 0.0) -> dict[Any, Any]:
+    """The state that the place's holder would make for the new parameter `parameter`, before it changes.
+
+    Weight decay is off and the gradient is zero, so that a state that starts as a copy of the gradient starts at zero.
+    The values of `parameter` stay. Empty where the optimizer cannot be built again from its options.
+
+    Args:
+        gradient: of every entry; some optimizers do nothing at all when all of it is zero.
+    """
+    return _record(place, parameter, gradient).first
+
+
+def new_state(place: Place, parameter: nn.Parameter) -> dict[Any, Any]:
+    """A state as the place's holder makes it, with objects of its classes, whatever is in them."""
+    return dict(_record(place, parameter, 0.0))
+
+
+def _record(place: Place, parameter: nn.Parameter, gradient: float) -> Recorder:
+    with undisturbed(parameter.device):
+        twin, holder = build_with_wrappers(place, parameter)
+        if twin is None:
+            return Recorder({})
+        recorder = Recorder(holder.state.get(parameter, {}))
+        holder.state[parameter] = recorder
+        value = parameter.detach().clone()
+        for way in WAYS:
+            if all(_try_first(twin, parameter, value, gradient, way) for _ in range(_STEPS)):
+                break
+        return recorder
+
+
+def _try_first(twin: Any, parameter: nn.Parameter, value: Tensor, gradient: float, way: str) -> bool:
+    done = try_step(twin, parameter, torch.full_like(value, gradient), way)
+    with torch.no_grad():
+        parameter.copy_(value)
+    return done
+
+
+def build_with_wrappers(place: Place, parameter: nn.Parameter) -> tuple[Any, Any]:
+    """(a twin of the outermost optimizer, what in it stands for the place's holder); the holder alone, if need be."""
+    twin = _build_outer(place.outer, place.group, parameter)
+    inside, outside = (holders(twin) if twin is not None else []), holders(place.outer)
+    if [type(each) for each in inside] == [type(each) for each in outside]:
+        return twin, inside[next(i for i, each in enumerate(outside) if each is place.holder)]
+    twin = build_twin(place.holder, place.group, parameter)
+    return twin, twin
+
+
+def _build_outer(optimizer: Any, group: Mapping[str, Any], parameter: nn.Parameter) -> Any:
+    inner = wrapped(optimizer)
+    if not inner:
+        return build_twin(optimizer, group, parameter)
+    options = _options(optimizer, getattr(optimizer, "__dict__", {}))
+    with contextlib.suppress(Exception):
+        return _in_training(type(optimizer)(_build_outer(inner[0], group, parameter), **options))
+    return None
+
+
+def build_twin(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, **replaced: Any) -> Any:
+    """An optimizer of the same class and options over `parameter` alone; None where that does not work.
+
+    Args:
+        replaced: options to use in place of the holder's.
+    """
+    options = _options(holder, group)
+    options |= {name: value for name, value in replaced.items() if name in options}
+    extra = {key: value for key, value in group.items() if key not in options and isinstance(value, (bool, str))}
+    first = {"lr": rate} if (rate := getattr(holder, "defaults", {}).get("lr")) is not None and "lr" in options else {}
+    for rates in ({}, first):  # some refuse the rate 0, which a schedule may have now
+        for own in ({}, extra):
+            with contextlib.suppress(Exception):
+                twin = type(holder)([{"params": [parameter], **own}], **{**options, **rates})
+                if isinstance(twin.state, Mapping) and twin.param_groups:
+                    return _in_training(twin)
+    return None
+
+
+def _in_training(twin: Any) -> Any:
+    if hasattr(twin, "train"):
+        twin.train()
+    return twin
+
+
+def try_step(twin: Any, parameter: nn.Parameter, gradient: Tensor, way: str = "plain") -> bool:
+    """One step of the twin; whether it went through.
+
+    Args:
+        way: "plain"; "graph" gives the gradient a graph, as optimizers that estimate curvature need; "closure" hands a
+            function over that returns the loss.
+    """
+    parameter.grad = gradient.clone()
+    if way == "graph":
+        with torch.enable_grad():
+            loss = (gradient * parameter).sum() + 0 * parameter.square().sum()
+        (parameter.grad,) = torch.autograd.grad(loss, parameter, create_graph=True)
+    try:
+        if way == "closure":
+            twin.step(lambda: gradient.sum())
+        else:
+            twin.step()
+    except Exception:  # whatever other people's code raises: the caller goes by what was recorded until then
+        return False
+    return True
+
+
+def _options(holder: Any, group: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the constructor, as they are in the group, in the object or in the defaults."""
+    options: dict[str, Any] = {}
+    for name in constructor_names(type(holder)):
+        for source in (group, getattr(holder, "__dict__", {}), getattr(holder, "defaults", {})):
+            if name in source:
+                options[name] = copied(source[name])
+                break
+    for name, value in options.items():
+        if name in _SWITCHES:
+            options[name] = _SWITCHES[name]
+        elif "weight_decay" in name and isinstance(value, (int, float, Tensor)) and not isinstance(value, bool):
+            options[name] = 0.0
+    return options
+
+
+def constructor_names(cls: type) -> list[str]:
+    """The names of the options in a class's constructor, beside the parameters themselves."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = list(inspect.signature(cls).parameters.values())
+    return [parameter.name for parameter in parameters[1:] if parameter.kind in kinds]
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Nothing that a twin on `device` does is seen outside: no random number, warning or compilation."""
+    state, places = random.getstate(), [device] if device.type == "cuda" else []
+    with warnings.catch_warnings(), torch.random.fork_rng(places), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            random.setstate(state)
