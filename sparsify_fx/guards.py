@@ -23,6 +23,7 @@ def check_optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer]) -
     if odd or not optimizers:
         got = type(odd[0]).__name__ if odd else "an empty list"
         raise SchedulerError(f"optimizer= takes a torch optimizer or a list of them, got {got}")
+    optimizers = tuple(unwrapped(optimizer) for optimizer in optimizers)
     trained = [(name, p) for name, program in programs(model).items() for name, p in _factors(name, program)]
     holders: dict[int, list[int]] = {}
     for number, optimizer in enumerate(optimizers):
@@ -40,6 +41,15 @@ def check_optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer]) -
     if twice:
         raise SchedulerError(f"{twice[0]} is in several optimizers; give every parameter to one of them")
     return optimizers
+
+
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer within a wrapper without state and groups of its own, as Lightning and accelerate make."""
+    inner = getattr(optimizer, "optimizer", None)
+    groups, state = getattr(inner, "param_groups", None), getattr(inner, "state", None)
+    if inner is None or groups is None or groups is not optimizer.param_groups or state is not optimizer.state:
+        return optimizer
+    return unwrapped(inner)
 
 
 def _factors(name: str, program: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -20,8 +21,12 @@ from sparsify_fx.plan import Inputs
 from sparsify_fx.progress import UNKNOWN, Progress
 from sparsify_fx.rates import Rates
 from sparsify_fx.rewinds import Epoch
+from sparsify_fx.step_counts import StepCounts
 from sparsify_fx.timeline import Event, Timeline
 from sparsify_fx.track import Track
+from sparsify_fx.undo import Undo
+
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class Scheduler:
@@ -91,6 +96,8 @@ class Scheduler:
         for event in self._events:
             self._due[event.step].append(event)
         self._rates = Rates(self.optimizers, curve, self._clock, restarts=restart is not None)
+        self._counts = StepCounts(self.optimizers)
+        self._undo: Undo | None = None
         self._step = 0
         self._begin(start_over)
 
@@ -108,6 +115,8 @@ class Scheduler:
         if self.finished:
             raise SchedulerError(f"the schedule ended after {self.steps} steps ({self.epochs} epochs); stop training")
         self._check_in_step()
+        self._undo = None
+        self._counts.follow(self.steps_per_epoch)
         if (self._step + 1) % self.steps_per_epoch == 0:
             check_finite(self.model, (self._step + 1) // self.steps_per_epoch)
         self._step += 1
@@ -184,8 +193,17 @@ class Scheduler:
         """Share of the prunable weights that the masks keep now."""
         return self.nonzeros() / self.total_weights
 
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The learning rate of every parameter group, as torch's schedulers tell it; trainers log it."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups if "lr" in group]
+        return [rate.clone() if isinstance(rate := group["lr"], Tensor) else rate for group in groups]
+
     def state_dict(self) -> dict[str, Any]:
-        """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`."""
+        """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`.
+
+        Take it after `step()`. Between an optimizer step and `step()` it is behind the weights: a StepCountWarning.
+        """
+        self._counts.check_saved()
         states = [track.state_dict() for track in self._tracks]
         parts = states[0] if len(states) == 1 else {"parts": states}
         state = {"step": self._step, "rates": self._rates.state_dict(), "fingerprint": self._fingerprint()}
@@ -196,7 +214,23 @@ class Scheduler:
 
         Raises SchedulerError when the state belongs to another method, sparsity, seed or length.
         """
-        ours, theirs = self._fingerprint(), state["fingerprint"]
+        step = self._check_state(state)
+        if self._undo is not None and step == self.steps and all(p.step == 0 for p in self._progress()):
+            self._undo()
+        self._undo = None
+        self._rates.load_state_dict(state["rates"], step)
+        for track, saved in zip(self._tracks, state.get("parts", [state]), strict=True):
+            track.load_state_dict(saved)
+        self._step = step
+        self._counts.forget()
+        self._refresh()
+
+    def _check_state(self, state: dict[str, Any]) -> int:
+        """The step of a saved state that fits; nothing changes."""
+        if not {"step", "rates", "fingerprint"} <= set(state):
+            told = ", ".join(map(str, list(state)[:3])) or "nothing"
+            raise SchedulerError(f"this is no state of a Scheduler: it holds {told}; save scheduler.state_dict()")
+        ours, theirs = self._fingerprint(), _plain(state["fingerprint"])
         if ours != theirs:
             odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
             told = "; ".join(f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd)
@@ -204,11 +238,7 @@ class Scheduler:
         step = int(state["step"])
         if not 0 <= step <= self.steps:
             raise SchedulerError(f"the saved schedule is at step {step} of {self.steps}; its state is damaged")
-        self._rates.load_state_dict(state["rates"], step)
-        for track, saved in zip(self._tracks, state.get("parts", [state]), strict=True):
-            track.load_state_dict(saved)
-        self._step = step
-        self._refresh()
+        return step
 
     # ------------------------------------------------------------------ construction
 
@@ -228,13 +258,15 @@ class Scheduler:
 
     def _begin(self, start_over: bool) -> None:
         """The events of step 0, once in a training: weights that were loaded have them behind them."""
-        schedule = self._digest()
-        going_on = not start_over and all(p.schedule == schedule and p.step < p.steps for p in self._progress())
-        if going_on and any(p.step > 0 for p in self._progress()):
-            self._rates.set(0)
-            return  # `step` asks for load_state_dict
-        for progress in self._progress():
-            progress.schedule, progress.steps = schedule, self.steps
+        schedule, progress = self._digest(), self._progress()
+        ours = not start_over and all(p.schedule == schedule for p in progress)
+        going_on = ours and all(p.step < p.steps for p in progress)
+        if going_on and any(p.step > 0 for p in progress):
+            return  # `step` asks for load_state_dict; optimizers that were loaded keep their rates
+        if ours and not going_on:
+            self._undo = Undo(self.model, self.optimizers, progress)
+        for each in progress:
+            each.schedule, each.steps = schedule, self.steps
         self._happen(only="snapshot" if going_on else None)
         self._record()
 
@@ -278,7 +310,7 @@ class Scheduler:
         yield Event(0, 0, 0, "learning rate", told, lambda: None)
 
     def _digest(self) -> str:
-        text = json.dumps(self._fingerprint(), sort_keys=True, default=repr)
+        text = json.dumps(self._fingerprint(), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -286,7 +318,7 @@ class Scheduler:
         clock = {"epochs": self._clock.run_epochs, "steps_per_epoch": self._clock.steps_per_epoch}
         plans = [{**track.plan.to_dict(), "part": track.part.name} for track in self._tracks]
         plan = self._tracks[0].plan.to_dict() if len(plans) == 1 else {"parts": plans}
-        return {**plan, **clock, "weights": self.total_weights, "learning_rate": curve}
+        return dict(_plain({**plan, **clock, "weights": self.total_weights, "learning_rate": curve}))
 
 
 def _runs(parts: tuple[Part, ...], curve: Curve | TorchSchedule) -> tuple[Epoch | None, int]:
@@ -310,6 +342,11 @@ def _runs(parts: tuple[Part, ...], curve: Curve | TorchSchedule) -> tuple[Epoch 
             "leaves the rate to others; name a curve, or apply the method with rewind={'learning_rate': None}"
         )
     return restart, max(runs.values())
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON; what JSON does not know as its text, which must be the same in the next process."""
+    return json.loads(ADDRESS.sub("", json.dumps(value, default=repr)))
 
 
 def _name(factory: Any) -> str:

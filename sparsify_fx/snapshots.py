@@ -121,12 +121,25 @@ def _rewind_optimizers(scope: Scope, recorded: Sequence[Mapping[int, Any]] | Map
     mine = scope.parameters()
     states = [recorded] if isinstance(recorded, Mapping) else recorded  # one alone: of version 0.1
     for optimizer, known in zip(scope.optimizers, states, strict=True):
-        for number, parameter in enumerate(_parameters(optimizer)):
+        pairs = [(group, parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        for number, (group, parameter) in enumerate(pairs):
             if id(parameter) in mine:
                 optimizer.state.pop(parameter, None)
                 if number in known:
-                    optimizer.state[parameter] = copy.deepcopy(known[number])
+                    optimizer.state[parameter] = _on_device(known[number], group, parameter)
     clear_pruned_state(scope.view, scope.optimizers)
+
+
+def _on_device(state: Mapping[str, Any], group: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """A copy of a recorded state of one parameter, where the optimizer wants it: checkpoints come back on the CPU."""
+    # As torch does it: step counts stay on the CPU, where kernels do not read them.
+    stays = {"step"} if not (group.get("capturable") or group.get("fused")) else set()
+    return {
+        key: value.to(parameter.device, copy=True)
+        if isinstance(value, Tensor) and key not in stays
+        else copy.deepcopy(value)
+        for key, value in state.items()
+    }
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
