@@ -99,18 +99,19 @@ class _Rates:
             )
 
     def load_state_dict(self, state: dict[str, Any], step: int) -> None:
-        self._base = [float(rate) for rate in state["base"]]
-        grown = self._admit_new_groups()
-        last = min(step, self.clock.steps - 1)
+        # Groups that were added after the last step of the saved training are admitted with the next one, as there.
+        self._base, saved = [float(rate) for rate in state["base"]], state["torch"]
+        grown = len(self._base) < len(self.optimizer.param_groups)
+        self._torch = None
         if isinstance(self.curve, Curve):
-            self._follow(self.curve, last)
-        elif grown or state["torch"] is None:
-            self._torch = self._begin(self.curve, self._since(last))
+            self._follow(self.curve, min(step, self.clock.steps - 1))
+        elif grown or saved is None:
+            self._write([float(rate) for rate in (saved or {}).get("_last_lr", ())])
         else:
             # The optimizer's state may be there already, with what else a torch scheduler writes: momentum, betas.
             known = [dict(group) for group in self.optimizer.param_groups]
             self._torch = self._begin(self.curve, 0)
-            self._torch.load_state_dict(copy.deepcopy(state["torch"]))
+            self._torch.load_state_dict(copy.deepcopy(saved))
             for group, before in zip(self.optimizer.param_groups, known, strict=True):
                 group.update({key: value for key, value in before.items() if key != "initial_lr"})
             self._write([float(rate) for rate in self._torch.get_last_lr()])
@@ -149,7 +150,7 @@ class _Rates:
         return made
 
     def _write(self, rates: list[float]) -> None:
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)  # a compiled optimizer step reads the same tensor again
             else:

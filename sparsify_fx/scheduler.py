@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -14,6 +11,7 @@ from torch.optim import Optimizer
 
 from sparsify_fx.clock import make_clock
 from sparsify_fx.errors import SchedulerError
+from sparsify_fx.fingerprint import check_state, digest, fingerprint
 from sparsify_fx.guards import check_finite, check_optimizers
 from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule, find_curve
 from sparsify_fx.parts import Part, belonging, parts_of
@@ -25,8 +23,6 @@ from sparsify_fx.step_counts import StepCounts
 from sparsify_fx.timeline import Event, Timeline
 from sparsify_fx.track import Track
 from sparsify_fx.undo import Undo
-
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class Scheduler:
@@ -96,6 +92,7 @@ class Scheduler:
         for event in self._events:
             self._due[event.step].append(event)
         self._rates = Rates(self.optimizers, curve, self._clock, restarts=restart is not None)
+        self._fingerprint = fingerprint(self._tracks, self._clock, curve)
         self._counts = StepCounts(self.optimizers)
         self._undo: Undo | None = None
         self._step = 0
@@ -206,7 +203,7 @@ class Scheduler:
         self._counts.check_saved()
         states = [track.state_dict() for track in self._tracks]
         parts = states[0] if len(states) == 1 else {"parts": states}
-        state = {"step": self._step, "rates": self._rates.state_dict(), "fingerprint": self._fingerprint()}
+        state = {"step": self._step, "rates": self._rates.state_dict(), "fingerprint": self._fingerprint}
         return state | parts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -214,9 +211,11 @@ class Scheduler:
 
         Raises SchedulerError when the state belongs to another method, sparsity, seed or length.
         """
-        step = self._check_state(state)
-        if self._undo is not None and step == self.steps and all(p.step == 0 for p in self._progress()):
-            self._undo()
+        step = check_state(state, self._fingerprint, self.steps)
+        if self._undo is not None:
+            self._undo.optimizers()
+            if step == self.steps and all(progress.step == 0 for progress in self._progress()):
+                self._undo.weights()
         self._undo = None
         self._rates.load_state_dict(state["rates"], step)
         for track, saved in zip(self._tracks, state.get("parts", [state]), strict=True):
@@ -224,21 +223,6 @@ class Scheduler:
         self._step = step
         self._counts.forget()
         self._refresh()
-
-    def _check_state(self, state: dict[str, Any]) -> int:
-        """The step of a saved state that fits; nothing changes."""
-        if not {"step", "rates", "fingerprint"} <= set(state):
-            told = ", ".join(map(str, list(state)[:3])) or "nothing"
-            raise SchedulerError(f"this is no state of a Scheduler: it holds {told}; save scheduler.state_dict()")
-        ours, theirs = self._fingerprint(), _plain(state["fingerprint"])
-        if ours != theirs:
-            odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-            told = "; ".join(f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd)
-            raise SchedulerError(f"the saved schedule is another one: {told}")
-        step = int(state["step"])
-        if not 0 <= step <= self.steps:
-            raise SchedulerError(f"the saved schedule is at step {step} of {self.steps}; its state is damaged")
-        return step
 
     # ------------------------------------------------------------------ construction
 
@@ -258,13 +242,13 @@ class Scheduler:
 
     def _begin(self, start_over: bool) -> None:
         """The events of step 0, once in a training: weights that were loaded have them behind them."""
-        schedule, progress = self._digest(), self._progress()
+        schedule, progress = digest(self._fingerprint), self._progress()
         ours = not start_over and all(p.schedule == schedule for p in progress)
         going_on = ours and all(p.step < p.steps for p in progress)
         if going_on and any(p.step > 0 for p in progress):
             return  # `step` asks for load_state_dict; optimizers that were loaded keep their rates
-        if ours and not going_on:
-            self._undo = Undo(self.model, self.optimizers, progress)
+        changes = any(event.what != "snapshot" for event in self._due.get(0, ()))
+        self._undo = Undo(self.model, self.optimizers, progress, weights=ours and not going_on, states=changes)
         for each in progress:
             each.schedule, each.steps = schedule, self.steps
         self._happen(only="snapshot" if going_on else None)
@@ -309,17 +293,6 @@ class Scheduler:
             told = "left to others (learning_rate=None)"
         yield Event(0, 0, 0, "learning rate", told, lambda: None)
 
-    def _digest(self) -> str:
-        text = json.dumps(self._fingerprint(), sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-    def _fingerprint(self) -> dict[str, Any]:
-        curve = repr(self._rates.curve) if isinstance(self._rates.curve, Curve) else "torch scheduler"
-        clock = {"epochs": self._clock.run_epochs, "steps_per_epoch": self._clock.steps_per_epoch}
-        plans = [{**track.plan.to_dict(), "part": track.part.name} for track in self._tracks]
-        plan = self._tracks[0].plan.to_dict() if len(plans) == 1 else {"parts": plans}
-        return dict(_plain({**plan, **clock, "weights": self.total_weights, "learning_rate": curve}))
-
 
 def _runs(parts: tuple[Part, ...], curve: Curve | TorchSchedule) -> tuple[Epoch | None, int]:
     """(where the learning rate goes back to at each run, number of runs), for all parts together.
@@ -342,11 +315,6 @@ def _runs(parts: tuple[Part, ...], curve: Curve | TorchSchedule) -> tuple[Epoch 
             "leaves the rate to others; name a curve, or apply the method with rewind={'learning_rate': None}"
         )
     return restart, max(runs.values())
-
-
-def _plain(value: Any) -> Any:
-    """As it comes back from JSON; what JSON does not know as its text, which must be the same in the next process."""
-    return json.loads(ADDRESS.sub("", json.dumps(value, default=repr)))
 
 
 def _name(factory: Any) -> str:

@@ -1,8 +1,8 @@
-"""Undo: a Scheduler that began anew on finished weights goes back when it is given the state of the old training."""
+"""Undo: what the events of step 0 changed in a training that turns out to go on from a later step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,35 +14,52 @@ from sparsify_fx.progress import Progress
 
 
 class Undo:
-    """Copies, on the CPU, of everything that the events of step 0 may change.
+    """Takes back what a Scheduler did at step 0, when it is given the state of a later step.
 
-    A script that is run again loads the last checkpoint of a finished training and builds its Scheduler: the same as
-    the beginning of another training from these weights, until the Scheduler's own state is loaded.
+    At construction a Scheduler cannot know whether the weights or the optimizer's state of another training will follow
+    in place of those that it sees: an optimizer that was loaded first, or a finished model whose script is run again.
 
     Args:
+        weights: copy the weight programs too; else the optimizers alone. Copies lie on the CPU.
+        states: copy the optimizers' state too; else the settings of their groups alone.
         progress: of all parts.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], progress: Sequence[Progress]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        progress: Sequence[Progress],
+        weights: bool,
+        states: bool,
+    ) -> None:
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        known = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-        self._groups = list(zip(groups, known, strict=True))
-        self._progress = [(now, replace(now)) for now in progress]
-        tensors = [tensor for program in programs(model).values() for tensor in _tensors(program)]
-        states = [state for optimizer in optimizers for state in optimizer.state.values()]
-        tensors += [value for values in (*states, *known) for value in values.values() if isinstance(value, Tensor)]
-        self._tensors = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in tensors]
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        self._groups = list(zip(groups, settings, strict=True))
+        kept = [values for optimizer in optimizers for values in optimizer.state.values()] if states else []
+        self._states = _copies(value for values in (*settings, *kept) for value in values.values())
+        found = programs(model).values() if weights else ()
+        self._weights = _copies(tensor for program in found for tensor in (*program.parameters(), *program.buffers()))
+        self._progress = [(now, replace(now)) for now in progress] if weights else []
 
-    @torch.no_grad()
-    def __call__(self) -> None:
-        """Write everything back."""
-        for tensor, copy in self._tensors:
-            tensor.copy_(copy)
-        for group, known in self._groups:
-            group.update(known)
+    def optimizers(self) -> None:
+        """Settings and state as they were; an optimizer that was loaded since has others, and keeps them."""
+        _write(self._states)
+        for group, settings in self._groups:
+            group.update(settings)
+
+    def weights(self) -> None:
+        """Weights, masks and progress as they were."""
+        _write(self._weights)
         for now, then in self._progress:
             now.step, now.steps, now.schedule = then.step, then.steps, then.schedule
 
 
-def _tensors(program: nn.Module) -> list[Tensor]:
-    return [*program.parameters(), *program.buffers()]
+def _copies(values: Iterable[object]) -> list[tuple[Tensor, Tensor]]:
+    return [(value, value.detach().to("cpu", copy=True)) for value in values if isinstance(value, Tensor)]
+
+
+@torch.no_grad()
+def _write(copies: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, known in copies:
+        tensor.copy_(known)
