@@ -86,6 +86,10 @@ class LearningRateWarning(SparsifyWarning):
     """A learning rate that something beside the Scheduler changes."""
 
 
+class StepCountWarning(SparsifyWarning):
+    """A Scheduler that is not called once after each optimizer step, or saved between the two."""
+
+
 class UnfinishedWarning(SparsifyWarning):
     """A model that is merged or exported before its schedule has brought it to the sparsity that was asked for."""
 

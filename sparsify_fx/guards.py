@@ -25,6 +25,7 @@ def check_optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer]) -
     if odd or not optimizers:
         got = type(odd[0]).__name__ if odd else "an empty list"
         raise SchedulerError(f"optimizer= takes a torch optimizer or a list of them, got {got}")
+    optimizers = tuple(unwrapped(optimizer) for optimizer in optimizers)
     trained = [(name, p) for name, program in programs(model).items() for name, p in _factors(name, program)]
     holders: dict[int, list[int]] = {}
     for number, optimizer in enumerate(optimizers):
@@ -66,6 +67,15 @@ def check_ties(model: nn.Module) -> None:
                     f"{name} and {other} were one tied weight, and `apply` was given only a part of the model that "
                     "holds one of them; call apply on a module that holds both, with include= to narrow it"
                 )
+
+
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer within a wrapper without state and groups of its own, as Lightning and accelerate make."""
+    inner = getattr(optimizer, "optimizer", None)
+    groups, state = getattr(inner, "param_groups", None), getattr(inner, "state", None)
+    if inner is None or groups is None or groups is not optimizer.param_groups or state is not optimizer.state:
+        return optimizer
+    return unwrapped(inner)
 
 
 def _factors(name: str, program: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ from torch.optim import Optimizer
 
 from sparsify_fx.clock import make_clock
 from sparsify_fx.errors import SchedulerError
+from sparsify_fx.fingerprint import check_state, digest, fingerprint
 from sparsify_fx.guards import check_finite, check_optimizers, check_ties
 from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule, find_curve
 from sparsify_fx.parts import Part, belonging, parts_of
@@ -20,8 +19,10 @@ from sparsify_fx.plan import Inputs
 from sparsify_fx.progress import UNKNOWN, Progress
 from sparsify_fx.rates import Rates
 from sparsify_fx.rewinds import Epoch
+from sparsify_fx.step_counts import StepCounts
 from sparsify_fx.timeline import Event, Timeline
 from sparsify_fx.track import Track
+from sparsify_fx.undo import Undo
 
 
 class Scheduler:
@@ -92,6 +93,9 @@ class Scheduler:
         for event in self._events:
             self._due[event.step].append(event)
         self._rates = Rates(self.optimizers, curve, self._clock, restarts=restart is not None)
+        self._fingerprint = fingerprint(self._tracks, self._clock, curve)
+        self._counts = StepCounts(self.optimizers)
+        self._undo: Undo | None = None
         self._step = 0
         self._begin(start_over)
 
@@ -109,6 +113,8 @@ class Scheduler:
         if self.finished:
             raise SchedulerError(f"the schedule ended after {self.steps} steps ({self.epochs} epochs); stop training")
         self._check_in_step()
+        self._undo = None
+        self._counts.follow(self.steps_per_epoch)
         if (self._step + 1) % self.steps_per_epoch == 0:
             check_finite(self.model, (self._step + 1) // self.steps_per_epoch)
         self._step += 1
@@ -187,11 +193,20 @@ class Scheduler:
         """Share of the prunable weights that the masks keep now."""
         return self.nonzeros() / self.total_weights
 
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The learning rate of every parameter group, as torch's schedulers tell it; trainers log it."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups if "lr" in group]
+        return [rate.clone() if isinstance(rate := group["lr"], Tensor) else rate for group in groups]
+
     def state_dict(self) -> dict[str, Any]:
-        """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`."""
+        """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`.
+
+        Take it after `step()`. Between an optimizer step and `step()` it is behind the weights: a StepCountWarning.
+        """
+        self._counts.check_saved()
         states = [track.state_dict() for track in self._tracks]
         parts = states[0] if len(states) == 1 else {"parts": states}
-        state = {"step": self._step, "rates": self._rates.state_dict(), "fingerprint": self._fingerprint()}
+        state = {"step": self._step, "rates": self._rates.state_dict(), "fingerprint": self._fingerprint}
         return state | parts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -199,18 +214,17 @@ class Scheduler:
 
         Raises SchedulerError when the state belongs to another method, sparsity, seed or length.
         """
-        ours, theirs = self._fingerprint(), state["fingerprint"]
-        if ours != theirs:
-            odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-            told = "; ".join(f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd)
-            raise SchedulerError(f"the saved schedule is another one: {told}")
-        step = int(state["step"])
-        if not 0 <= step <= self.steps:
-            raise SchedulerError(f"the saved schedule is at step {step} of {self.steps}; its state is damaged")
+        step = check_state(state, self._fingerprint, self.steps)
+        if self._undo is not None:
+            self._undo.optimizers()
+            if step == self.steps and all(progress.step == 0 for progress in self._progress()):
+                self._undo.weights()
+        self._undo = None
         self._rates.load_state_dict(state["rates"], step)
         for track, saved in zip(self._tracks, state.get("parts", [state]), strict=True):
             track.load_state_dict(saved)
         self._step = step
+        self._counts.forget()
         self._refresh()
 
     # ------------------------------------------------------------------ construction
@@ -231,13 +245,16 @@ class Scheduler:
 
     def _begin(self, start_over: bool) -> None:
         """The events of step 0, once in a training: weights that were loaded have them behind them."""
-        schedule = self._digest()
-        going_on = not start_over and all(p.schedule == schedule and p.step < p.steps for p in self._progress())
+        schedule, progress = digest(self._fingerprint), self._progress()
+        ours = not start_over and all(p.schedule == schedule for p in progress)
+        going_on = ours and all(p.step < p.steps for p in progress)
+        if going_on and any(p.step > 0 for p in progress):
+            return  # `step` asks for load_state_dict; optimizers that were loaded keep their rates
+        changes = any(event.what != "snapshot" for event in self._due.get(0, ()))
+        self._undo = Undo(self.model, self.optimizers, progress, weights=ours and not going_on, states=changes)
         self._rates.set(0)  # it may refuse, and nothing is written yet
-        if going_on and any(p.step > 0 for p in self._progress()):
-            return  # `step` asks for load_state_dict
-        for progress in self._progress():
-            progress.schedule, progress.steps = schedule, self.steps
+        for each in progress:
+            each.schedule, each.steps = schedule, self.steps
         self._do_events(only="snapshot" if going_on else None)
         self._advance()
         self._record()
@@ -286,17 +303,6 @@ class Scheduler:
         if isinstance(curve, HandsOff):
             told = "left to others (learning_rate=None)"
         yield Event(0, 0, 0, "learning rate", told, lambda: None)
-
-    def _digest(self) -> str:
-        text = json.dumps(self._fingerprint(), sort_keys=True, default=repr)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-    def _fingerprint(self) -> dict[str, Any]:
-        curve = repr(self._rates.curve) if isinstance(self._rates.curve, Curve) else "torch scheduler"
-        clock = {"epochs": self._clock.run_epochs, "steps_per_epoch": self._clock.steps_per_epoch}
-        plans = [{**track.plan.to_dict(), "part": track.part.name} for track in self._tracks]
-        plan = self._tracks[0].plan.to_dict() if len(plans) == 1 else {"parts": plans}
-        return {**plan, **clock, "weights": self.total_weights, "learning_rate": curve}
 
 
 def _runs(parts: tuple[Part, ...], curve: Curve | TorchSchedule) -> tuple[Epoch | None, int]:

@@ -1,0 +1,85 @@
+"""Step counts: whether the Scheduler is called as often as the optimizers make steps."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from sparsify_fx.errors import StepCountWarning
+
+SHORTEST = 8  # calls of the Scheduler in which few steps of the optimizer are noticed
+
+
+class StepCounts:
+    """Counts the steps of optimizers by their hooks, and warns once when `Scheduler.step` does not follow each.
+
+    Optimizers without hooks, and those that make no step at all, are not counted.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._made = [0] * len(optimizers)
+        self._calls = self._steps = 0
+        self._warned = False
+        for number, optimizer in enumerate(optimizers):
+            register = getattr(optimizer, "register_step_post_hook", None)
+            if register is not None:
+                handle = register(_hook(self._made, number))
+                weakref.finalize(self, handle.remove)
+
+    @property
+    def pending(self) -> int:
+        """Optimizer steps since the last call of the Scheduler: of the optimizer that made fewest."""
+        return min(self._made)
+
+    def follow(self, epoch: int) -> None:
+        """Count one call of the Scheduler, whose epochs have `epoch` steps."""
+        made = max(self._made)
+        if self.pending > 1:
+            self._warn(
+                f"the optimizer made {self.pending} steps since the last call of scheduler.step(): events come too "
+                "late and the schedule ends unfinished; call it after every optimizer step (in Lightning with "
+                "'interval': 'step')"
+            )
+        self._made[:] = [0] * len(self._made)
+        self._calls, self._steps = self._calls + 1, self._steps + min(made, 1)
+        if self._calls >= max(epoch, SHORTEST):
+            if 0 < self._steps <= self._calls / 2:
+                self._warn(
+                    f"the optimizer made {self._steps} steps in the last {self._calls} calls of scheduler.step(): call "
+                    "it only after an optimizer step; with gradient accumulation steps_per_epoch is batches // "
+                    "accumulation"
+                )
+            self._calls = self._steps = 0
+
+    def check_saved(self) -> None:
+        """Warn when a state is taken between an optimizer step and the call of the Scheduler that follows it."""
+        if self.pending > 0:
+            self._warn(
+                "the state of the Scheduler is saved between an optimizer step and the scheduler.step() that follows "
+                "it: a training that goes on from there misses one; save after scheduler.step()"
+            )
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self._made[:] = [0] * len(self._made)
+        self._calls = self._steps = 0
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(text, StepCountWarning, stacklevel=4)
+
+
+def _hook(made: list[int], number: int) -> Callable[..., None]:
+    """Holds the list alone, not the Scheduler, which may go before its optimizer."""
+
+    def count(*_: Any) -> None:
+        made[number] += 1
+
+    # A compiled optimizer step would be compiled again for every count.
+    return torch.compiler.disable(count)  # type: ignore[no-any-return,no-untyped-call]
