@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.allocations import Checked
-from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, criterion_name, pruning_generator
+from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, criterion_name, pruning_generator, rehearse
+from sparsify_fx.data_parallel import ignore_masks_in_ddp, refuse_early_wrapping, refuse_sharded, restore_ddp
+from sparsify_fx.distributed import check_equal, together
 from sparsify_fx.errors import LayerError
 from sparsify_fx.layers import Selection, is_finite, select_layers
+from sparsify_fx.mask_updates import late_criteria
 from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
+from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import prepare
 from sparsify_fx.plan import Inputs, Plan, remember_inputs
@@ -27,6 +31,7 @@ from sparsify_fx.unfinished import warn_unfinished
 M = TypeVar("M", bound=nn.Module)
 
 
+@together("apply")
 def apply(
     model: M,
     method: str = "signin",
@@ -75,6 +80,9 @@ def apply(
     """
     recipe = find_method(method, axes)
     resolved = recipe.resolved()
+    refuse_sharded(model)
+    if resolved.parameterization != Dense():
+        refuse_early_wrapping(model)
     layers = select_layers(model, include, exclude)
     absent = [name for name, layer in layers.items() if layer.weight.is_meta]
     if absent:
@@ -98,25 +106,31 @@ def apply(
         shapes = {name: layer.weight.detach() for name, layer in layers.items()}
         resolved.criterion.check(shapes, sorted(budgets - {total}), resolved.allocation)
     masks = None
+    weights = {name: layer.weight.detach() for name, layer in layers.items()}
+    now = (resolved.criterion,) if kept is not None and kept < total else ()
+    late = late_criteria(resolved.criterion, later)
+    context = PruningContext(
+        weights=weights,
+        generator=pruning_generator(seed),
+        kept=total if kept is None else kept,
+        allocation=resolved.allocation,
+        model=_plain(model) if any("model" in rule.needs for rule in (*now, *late)) else None,
+        batches=batches,
+        loss_fn=loss_fn,
+    )
+    for rule in late:
+        rehearse(rule, context)
     if kept is not None:
-        weights = {name: layer.weight.detach() for name, layer in layers.items()}
         masks = {name: torch.ones_like(weight, dtype=torch.uint8) for name, weight in weights.items()}
-        if kept < total:
-            context = PruningContext(
-                weights=weights,
-                generator=pruning_generator(seed),
-                kept=kept,
-                allocation=resolved.allocation,
-                model=_plain(model) if "model" in resolved.criterion.needs else None,
-                batches=batches,
-                loss_fn=loss_fn,
-            )
+        if now:
             masks = choose_masks(resolved.criterion, context)
+        check_equal("masks", masks, f"in apply(method={recipe.name!r})")
     plan = Plan(recipe.name, resolved, float(sparsity), seed, tuple(layers))
     progress = Progress()
     for program in prepare(model, layers, masks, resolved.parameterization).values():
         program.plan, program.progress = plan, progress
     remember_inputs(model, plan, Inputs(batches, loss_fn))
+    ignore_masks_in_ddp(model)
     return model
 
 
@@ -141,6 +155,7 @@ def merge(model: M) -> M:
     """
     warn_unfinished(model, "the model is merged")
     Merge()(model)
+    restore_ddp(model)
     return model
 
 

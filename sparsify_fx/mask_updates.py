@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sparsify_fx.criteria import CRITERIA, Criterion
+from sparsify_fx.criteria import Criterion, find_criterion
 
 
 class MaskEditor(Protocol):
@@ -127,4 +128,16 @@ class Regrow:
 
     def __call__(self, pruner: MaskEditor, draw: int) -> None:
         """Move weights; the number of non-zeros stays."""
-        pruner.regrow(self.fraction, CRITERIA[self.growth], draw)
+        pruner.regrow(self.fraction, find_criterion(self.growth), draw)
+
+
+def late_criteria(criterion: Criterion, updates: Iterable[MaskUpdate]) -> tuple[Criterion, ...]:
+    """The criteria that updates will score by, each once: that of the method, and those of regrowth."""
+    found: list[Criterion] = []
+    for update in updates:
+        if isinstance(update, Decompress):
+            continue
+        rule = find_criterion(update.growth) if isinstance(update, Regrow) else criterion
+        if rule not in found:
+            found.append(rule)
+    return tuple(found)

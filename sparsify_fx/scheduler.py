@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.clock import make_clock
+from sparsify_fx.data_parallel import refuse_sharded
+from sparsify_fx.distributed import check_equal_masks, check_equal_weights, together
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.fingerprint import check_state, digest, fingerprint
 from sparsify_fx.guards import check_finite, check_optimizers, check_ties
 from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule, find_curve
+from sparsify_fx.owners import programs
 from sparsify_fx.parts import Part, belonging, parts_of
 from sparsify_fx.plan import Inputs
 from sparsify_fx.progress import UNKNOWN, Progress
@@ -78,8 +81,10 @@ class Scheduler:
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         start_over: bool = False,
     ) -> None:
+        refuse_sharded(model, SchedulerError)
         parts = parts_of(model)
         check_ties(model)
+        check_equal_masks(programs(model), "in Scheduler(...)")
         self.model, self.optimizers = model, check_optimizers(model, optimizer)
         curve = find_curve(learning_rate)
         restart, runs = _runs(parts, curve)
@@ -120,8 +125,10 @@ class Scheduler:
         self._step += 1
         for track in self._tracks:
             track.rest()
-        if not self.finished:
+        if self._step < self.steps:
             self._happen()
+        else:
+            check_equal_masks(programs(self.model), "after the last step")
         self._record()
 
     def penalty(self) -> Tensor:
@@ -283,9 +290,16 @@ class Scheduler:
         self._advance()
 
     def _do_events(self, only: str | None = None) -> None:
-        for event in self._due.get(self._step, ()):
-            if only is None or event.what == only:
+        events = [event for event in self._due.get(self._step, ()) if only is None or event.what == only]
+        if not events:
+            return
+        moment = f"the events of step {self._step}"
+        check_equal_masks(programs(self.model), f"before {moment}")
+        check_equal_weights(programs(self.model), f"before {moment}")
+        with together(moment):
+            for event in events:
                 event.do()
+        check_equal_masks(programs(self.model), f"after {moment}")
 
     def _advance(self) -> None:
         for track in self._tracks:

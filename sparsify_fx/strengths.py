@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.clock import Clock
+from sparsify_fx.distributed import mean_number
 from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import programs
 from sparsify_fx.penalties import UPDATES, AdaptivePenalty, NoPenalty, Observation, Penalty
@@ -118,7 +119,7 @@ class Strengths:
             norm=norm(self._view) / self._first_norm if self._first_norm else 1.0,
             l1=sum(float(program.effective().abs().sum()) for program in programs(self._view).values()),
             kept_l1=self._kept_l1,
-            accuracy=self._accuracy,
+            accuracy=mean_number(self._accuracy, "the accuracy of an epoch"),
         )
 
     def _restart(self, step: int) -> None:
