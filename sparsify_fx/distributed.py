@@ -19,8 +19,8 @@ from torch import Tensor
 
 from sparsify_fx.collectives import gather, gather_texts, sum_in_place
 from sparsify_fx.errors import DistributedError
-from sparsify_fx.fingerprints import digest, fingerprints, text_hash
 from sparsify_fx.replicas import group, independent, use_group
+from sparsify_fx.tensor_hash import digest, fingerprints, text_hash
 
 if TYPE_CHECKING:
     from sparsify_fx.program import WeightProgram

@@ -19,8 +19,8 @@ import sparsify_fx
 from sparsify_fx import distributed
 from sparsify_fx.criteria import FunctionCriterion, PruningContext
 from sparsify_fx.errors import SparsifyError
-from sparsify_fx.fingerprints import digest
 from sparsify_fx.owners import programs
+from sparsify_fx.tensor_hash import digest
 from tests.conftest import small_net
 
 CASES: dict[str, Callable[[int, int], Any]] = {}
