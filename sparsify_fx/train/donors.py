@@ -61,12 +61,14 @@ def known_digest(folder: RunFolder) -> str | None:
     return digest or None
 
 
-def check_donors(config: TrainConfig, now: str) -> None:
+def check_donors(config: TrainConfig) -> None:
     """CheckpointError when a run that `config` takes from has another model, seed, initialisation or other data.
 
-    What `config.allow_other` names may differ. `now`: the digest of the data of `config`.
+    What `config.allow_other` names may differ. DataError when the data of `config` are not there.
     """
-    for path in dict.fromkeys(_donors(config)):
+    donors = dict.fromkeys(_donors(config))
+    now = data_digest(config.data, root=Path(config.data_root)) if donors else ""
+    for path in donors:
         place = path if path.is_dir() else path.parent
         if not (place / CONFIG).is_file():
             _LOG.warning("%s has no %s beside it: its model, seed, init and data are not compared", path, CONFIG)

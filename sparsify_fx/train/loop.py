@@ -79,8 +79,8 @@ def train(
     if not force and (known := _finished(RunFolder(path), config)) is not None:
         return known
     with _own_randomness(config.device):
+        check_donors(config)
         session = build_session(config)
-        check_donors(config, session.data.digest)
         with open_folder(path) as folder:
             if force:
                 folder.clear()
@@ -244,6 +244,7 @@ def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result
         cycles=tuple(
             CycleResult(row.run, row.epoch, row.density, row.nonzeros, row.train_accuracy, _tested(row)) for row in ends
         ),
+        notes=tuple(getattr(session.scheduler, "notes", ())),
     )
 
 

@@ -145,8 +145,8 @@ def open_data(config: TrainConfig) -> Data:
     data = load_data(config.data, root=Path(config.data_root), device=place, image_size=config.image_size)
     if config.augment.crop_padding > data.image_size:
         raise ConfigError(
-            f"augment.crop_padding={config.augment.crop_padding} is more than the {data.image_size} pixels of an image; "
-            "4 is usual for 32 pixels"
+            f"augment.crop_padding={config.augment.crop_padding} is more than an image, which has {data.image_size} "
+            "pixels a side; 4 is usual for 32"
         )
     return data
 
