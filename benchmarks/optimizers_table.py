@@ -249,7 +249,7 @@ def start_of(mine: Any, other: Any) -> Callable[[], None]:
             for key in [key for key in here.state if isinstance(key, str)]:
                 if key in own:
                     here.state[key] = own[key]
-                elif not any(isinstance(inner, Tensor) for inner in here.state[key]):
+                elif not any(isinstance(inner, nn.Parameter) for inner in here.state[key]):
                     del here.state[key]
 
     return start

@@ -11,6 +11,7 @@ from importlib.metadata import version as _version
 
 from sparsify_fx.api import apply, dense_state_dict, merge
 from sparsify_fx.onnx_export import ExportReport, export, inspect_file, pack_onnx, unpack_onnx
+from sparsify_fx.parameter_groups import parameter_groups
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.sharing import shared_weights
 from sparsify_fx.taking import masked_state_dict, take_from
@@ -28,6 +29,7 @@ __all__ = [
     "masked_state_dict",
     "merge",
     "pack_onnx",
+    "parameter_groups",
     "shared_weights",
     "take_from",
     "unpack_onnx",

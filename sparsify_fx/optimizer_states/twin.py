@@ -19,6 +19,7 @@ from sparsify_fx.optimizer_states.holders import Place, holders, wrapped
 # Implementations that need special devices; the state is the same without them.
 _SWITCHES = {"fused": False, "foreach": False, "capturable": False, "differentiable": False, "compile": False}
 _STEPS = 2  # some make part of their state in the second
+_NAME = "parameter"  # of the twin's, where an optimizer was built with names
 WAYS = ("plain", "graph", "closure")  # of making a step, the usual one first
 
 
@@ -86,13 +87,15 @@ def _record(place: Place, parameter: nn.Parameter, gradient: float) -> Recorder:
         twin, holder = build_with_wrappers(place, parameter)
         if twin is None:
             return Recorder({})
-        recorder = Recorder(holder.state.get(parameter, {}))
-        holder.state[parameter] = recorder
+        recorders = [Recorder(holder.state.get(key, {})) for key in (parameter, _NAME)]
+        holder.state[parameter] = recorders[0]
+        if "param_names" in place.group:
+            holder.state[_NAME] = recorders[1]
         value = parameter.detach().clone()
         for way in WAYS:
             if all(_try_first(twin, parameter, value, gradient, way) for _ in range(_STEPS)):
                 break
-        return recorder
+        return recorders[0] if recorders[0] or not recorders[1] else recorders[1]
 
 
 def _try_first(twin: Any, parameter: nn.Parameter, value: Tensor, gradient: float, way: str) -> bool:
@@ -131,11 +134,12 @@ def build_twin(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, *
     options = _options(holder, group)
     options |= {name: value for name, value in replaced.items() if name in options}
     extra = {key: value for key, value in group.items() if key not in options and isinstance(value, (bool, str))}
+    given = [(_NAME, parameter)] if "param_names" in group else [parameter]
     first = {"lr": rate} if (rate := getattr(holder, "defaults", {}).get("lr")) is not None and "lr" in options else {}
     for rates in ({}, first):  # some refuse the rate 0, which a schedule may have now
         for own in ({}, extra):
             with contextlib.suppress(Exception):
-                twin = type(holder)([{"params": [parameter], **own}], **{**options, **rates})
+                twin = type(holder)([{"params": given, **own}], **{**options, **rates})
                 if isinstance(twin.state, Mapping) and twin.param_groups:
                     return _in_training(twin)
     return None

@@ -41,6 +41,9 @@ class Parameterization(Protocol):
     Attributes:
         factors: names of the factors.
         transient: names of the state that no checkpoint holds, since `refresh` makes it anew.
+        gates (optional): those of the factors that decide which weights are zero.
+        without_decay (optional): groups of `sparsify_fx.parameter_groups` on which the weight decay of the optimizer
+            does not fall by default.
     """
 
     factors: ClassVar[tuple[str, ...]]

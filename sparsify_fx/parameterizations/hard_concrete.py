@@ -58,6 +58,8 @@ class Concrete(Plain):
     zeta: float = 1.1
     scale: float = 1.0
     factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
+    gates: ClassVar[tuple[str, ...]] = ("logit",)
+    without_decay: ClassVar[tuple[str, ...]] = ("shared",)  # decay would pull gates to half open
     transient: ClassVar[tuple[str, ...]] = ("noise", "noisy")
 
     def __post_init__(self) -> None:

@@ -54,6 +54,8 @@ class Sigmoid(Plain):
     temperature: float = 200.0
     scale: float = 1.0
     factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
+    gates: ClassVar[tuple[str, ...]] = ("logit",)
+    without_decay: ClassVar[tuple[str, ...]] = ("shared",)  # decay would pull gates to half open
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and 1 < self.temperature < float("inf")):

@@ -17,7 +17,12 @@ from sparsify_fx.registry import Registry
 
 @runtime_checkable
 class Penalty(Protocol):
-    """A differentiable scalar of the weight programs."""
+    """A differentiable scalar of the weight programs.
+
+    Attributes:
+        without_decay (optional): groups of `sparsify_fx.parameter_groups` that it decays itself, so that the weight
+            decay of the optimizer does not fall on them by default.
+    """
 
     def __call__(self, programs: Iterable[WeightProgram]) -> Tensor:
         """The term to add to the loss (0-dimensional)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class FactorDecay(TowardsSparsity):
     """
 
     strength: float = 1e-4
+    without_decay: ClassVar[tuple[str, ...]] = ("factors",)  # it is the decay of the factors
 
     def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
         """α Σ over all factors."""

@@ -62,6 +62,7 @@ class ThresholdDecay(TowardsSparsity):
 
     strength: float = 5e-4
     reversible: ClassVar[bool] = True
+    without_decay: ClassVar[tuple[str, ...]] = ("shared",)  # it is the decay of the thresholds
 
     def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
         """(λ/2) Σ over all thresholds."""

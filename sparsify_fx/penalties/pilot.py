@@ -41,6 +41,7 @@ class Pilot:
     delta: float = 1.01
     threshold: float | None = None
     every_epoch: ClassVar[bool] = True
+    without_decay: ClassVar[tuple[str, ...]] = ("factors",)  # it is the decay of the factors
 
     def __post_init__(self) -> None:
         check_strength("pilot", self.strength)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sparsify_fx.errors import ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.learning_rate import CURVES, Curve
+from sparsify_fx.parameter_groups import GROUPS, check_weight_decay, without_decay
 from sparsify_fx.recipe import AXES, Recipe, find_method
 from sparsify_fx.run_files import State, by_content, digest, read_state
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
 from sparsify_fx.taking import check_take
-from sparsify_fx.train.optimizers import check_optimizer
+from sparsify_fx.train.optimizers import check_optimizer, default_weight_decay
 from sparsify_fx.train.safe_yaml import check_plain
 
 Auto = Literal["auto"]
@@ -32,7 +33,9 @@ class _Section(BaseModel):
 class OptimizerConfig(_Section):
     """name: any torch.optim class in lower case; lr: the peak rate; every other option of that class by its name.
 
-    An option that is null counts as not given, so `--set optimizer.momentum=null` removes it.
+    An option that is null counts as not given, so `--set optimizer.momentum=null` removes it. `weight_decay` is a
+    number, which falls on the parameters that the method's paper lets it fall on, or numbers by parameter group:
+    {factors: 0, shared: 0, norms: 0, other: 1.0e-4}; see `sparsify_fx.parameter_groups`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -48,7 +51,15 @@ class OptimizerConfig(_Section):
     @model_validator(mode="after")
     def _known(self) -> OptimizerConfig:
         check_optimizer(self.name, self.options)
+        check_weight_decay(self.options.get("weight_decay"))
         return self
+
+    def decays(self, bare: Iterable[str]) -> dict[str, float]:
+        """The weight decay of every parameter group, where a single number does not fall on the groups `bare`."""
+        given = self.options.get("weight_decay", default_weight_decay(self.name))
+        if isinstance(given, Mapping):
+            return {group: float(given.get(group, 0.0)) for group in GROUPS}
+        return {group: 0.0 if group in bare else float(given) for group in GROUPS}
 
 
 class LearningRateConfig(_Section):
@@ -193,6 +204,11 @@ class TrainConfig(_Section):
         choices = {name: kind == "cuda" if getattr(self, name) == "auto" else getattr(self, name) for name in _SWITCHES}
         return self.model_copy(update={"device": device, "method": self.recipe().name, **choices})
 
+    def decays(self) -> dict[str, float]:
+        """The weight decay of every parameter group, by the method's default or as set."""
+        axes = self.recipe().resolved()
+        return self.optimizer.decays(without_decay(axes.penalty, axes.parameterization))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain, YAML- and JSON-ready values."""
         plain: dict[str, Any] = self.model_dump(mode="json")
@@ -219,6 +235,11 @@ class TrainConfig(_Section):
             {"take": sorted(source.take), "state": digest(source.read())} for source in config.init_from
         ]
         content["device"] = torch.device(config.device).type
+        decays = config.decays()
+        if len(set(decays.values())) > 1:
+            content["optimizer"]["weight_decay"] = decays
+        elif isinstance(content["optimizer"].get("weight_decay"), dict):  # one decay for all is a number, as ever
+            content["optimizer"]["weight_decay"] = decays["other"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.blake2b(canonical.encode(), digest_size=5).hexdigest()
 

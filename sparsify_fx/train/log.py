@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sparsify_fx.parameter_groups import ParameterGroups
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.train.run_folder import TENSORBOARD
 
@@ -22,6 +23,9 @@ class ScalarWriter(Protocol):
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Record one number."""
+
+    def add_text(self, tag: str, text_string: str) -> None:
+        """Record a text."""
 
     def close(self) -> None:
         """Write everything to the disk."""
@@ -55,16 +59,26 @@ class Log:
 
 @contextmanager
 def open_log(
-    folder: Path, scheduler: Scheduler, epochs_done: int, console: Console | None, tensorboard: bool
+    folder: Path,
+    scheduler: Scheduler,
+    groups: ParameterGroups,
+    epochs_done: int,
+    console: Console | None,
+    tensorboard: bool,
 ) -> Iterator[Log]:
     """The log of a training that has `epochs_done` epochs behind it; without a console nothing is shown."""
+    _LOG.info("parameter groups of %s:\n%s", folder, groups)
     writer = _tensorboard(folder / TENSORBOARD, epochs_done) if tensorboard else None
+    if writer is not None and epochs_done == 0:
+        writer.add_text("parameter groups", f"<pre>{groups}</pre>")
     steps = epochs_done * (scheduler.steps // scheduler.epochs)
     try:
         if console is None:
             yield Log(None, writer, steps, scheduler.steps)
             return
         console.print(scheduler.timeline().table() if epochs_done == 0 else f"going on after epoch {epochs_done}")
+        if epochs_done == 0:
+            console.print(groups.table())
         with _bar(console) as bar:
             yield Log(bar, writer, steps, scheduler.steps)
     finally:

@@ -111,7 +111,7 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
     train_model = compiled(session)
     if not rows:
         _keep_state(session, folder, 0)
-    with open_log(folder.path, scheduler, len(rows), console, tensorboard) as log:
+    with open_log(folder.path, scheduler, session.groups, len(rows), console, tensorboard) as log:
         for epoch in range(len(rows) + 1, scheduler.epochs + 1):
             row = _train_epoch(session, train_model, epoch, log, folder)
             rows.append(row)

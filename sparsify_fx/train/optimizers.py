@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsify_fx.errors import ConfigError, unknown
+from sparsify_fx.parameter_groups import ParameterGroups
 
 # LBFGS calls the model itself, SparseAdam takes sparse gradients only.
 _UNFIT = {"optimizer", "lbfgs", "sparseadam"}
@@ -31,15 +32,35 @@ def check_optimizer(name: str, options: Mapping[str, Any]) -> None:
             raise unknown(f"option of {name}", option, known)
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], name: str, lr: float, options: Mapping[str, Any]) -> Optimizer:
-    """The optimizer `name` over the trainable ones of `parameters`; ConfigError when it refuses its options.
+def has_weight_decay(name: str) -> bool:
+    """Whether the optimizer has weight decay."""
+    return "weight_decay" in inspect.signature(OPTIMIZERS[name]).parameters
+
+
+def default_weight_decay(name: str) -> float:
+    """The weight decay of an optimizer that is given none: 0.01 for adamw, 0 for most."""
+    return (
+        float(inspect.signature(OPTIMIZERS[name]).parameters["weight_decay"].default) if has_weight_decay(name) else 0.0
+    )
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter] | ParameterGroups, name: str, lr: float, options: Mapping[str, Any]
+) -> Optimizer:
+    """The optimizer `name` over the trainable ones of `parameters`, or over groups with a weight decay of their own.
+
+    Raises ConfigError when it refuses its options.
 
     >>> build_optimizer(nn.Linear(2, 2).parameters(), "sgd", 0.1, {"momentum": 0.9}).defaults["momentum"]
     0.9
     """
     check_optimizer(name, options)
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if isinstance(parameters, ParameterGroups):
+        known = has_weight_decay(name)
+        given: Any = [{k: v for k, v in group.items() if known or k != "weight_decay"} for group in parameters]
+    else:
+        given = [parameter for parameter in parameters if parameter.requires_grad]
     try:
-        return OPTIMIZERS[name](trainable, lr=lr, **options)  # type: ignore[call-arg]
+        return OPTIMIZERS[name](given, lr=lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {name} refuses lr={lr:g}, {dict(options)}: {error}") from error

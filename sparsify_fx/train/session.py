@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from sparsify_fx.api import apply
 from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
+from sparsify_fx.parameter_groups import ParameterGroups, parameter_groups
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.taking import take_from
 from sparsify_fx.train.checks import check_model, check_optimizer_state, check_parts, check_progress
@@ -36,6 +37,7 @@ class Session:
     model: nn.Module
     optimizer: Optimizer
     scheduler: Scheduler
+    groups: ParameterGroups
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with the configured label smoothing; evaluated in float32."""
@@ -119,9 +121,9 @@ def build_session(config: TrainConfig) -> Session:
     _initialize(config, model, after_apply=True)
     for source in config.init_from:
         take_from(model, source.read(), source.take, init=initial)
-    optimizer = build_optimizer(
-        model.parameters(), config.optimizer.name, config.optimizer.lr, config.optimizer.options
-    )
+    groups = parameter_groups(model, config.decays())
+    options = {name: value for name, value in config.optimizer.options.items() if name != "weight_decay"}
+    optimizer = build_optimizer(groups, config.optimizer.name, config.optimizer.lr, options)
     scheduler = Scheduler(
         model,
         optimizer,
@@ -136,7 +138,7 @@ def build_session(config: TrainConfig) -> Session:
         raise ConfigError(
             f"snapshots_at: {late} is beyond the {scheduler.epochs} epochs of this training, cycles included"
         )
-    return Session(config, data, model, optimizer, scheduler)
+    return Session(config, data, model, optimizer, scheduler, groups)
 
 
 def open_data(config: TrainConfig) -> Data:
