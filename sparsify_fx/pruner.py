@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator
+from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator, rehearse
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import nonzeros, top_mask
 from sparsify_fx.optimizer_states import check_layouts, settled
@@ -45,6 +45,11 @@ class Pruner:
         """The current masks by weight name; empty for a method without masks."""
         found = {name: program.current_mask() for name, program in programs(self.view).items()}
         return {name: mask for name, mask in found.items() if mask is not None}
+
+    def rehearse(self, criterion: Criterion) -> None:
+        """Let a criterion that scores during the training score once now, so that it fails before the work."""
+        alive = self.masks()
+        rehearse(criterion, self._context(criterion, nonzeros(alive), 0, alive))
 
     def prune(self, kept: int, draw: int) -> None:
         """Keep `kept` of the living weights by the method's criterion and allocation.

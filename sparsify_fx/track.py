@@ -14,7 +14,7 @@ from sparsify_fx.clock import Clock, resolve
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
 from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
-from sparsify_fx.mask_updates import MaskUpdate, Regrow, SettleAndPrune
+from sparsify_fx.mask_updates import MaskUpdate, Regrow, SettleAndPrune, late_criteria
 from sparsify_fx.optimizer_states import following
 from sparsify_fx.owners import Subset
 from sparsify_fx.parts import Part
@@ -80,7 +80,12 @@ class Track:
             check_inputs(criterion_name(axes.criterion), axes.criterion.needs, inputs.batches, inputs.loss_fn)
             check_inputs(self.plan.method, axes.schedule.needs, inputs.batches, inputs.loss_fn)
         pruner = Pruner(part.root, part.view(), optimizers, self.plan, inputs)
-        return self._whole(pruner, inputs) if given.batches is not None and part.prefix else pruner
+        if given.batches is None:
+            return pruner  # apply has rehearsed
+        pruner = self._whole(pruner, inputs) if part.prefix else pruner
+        for criterion in late_criteria(axes.criterion, self.updates):
+            pruner.rehearse(criterion)
+        return pruner
 
     def _whole(self, pruner: Pruner, inputs: Inputs) -> Pruner:
         """Batches that the Scheduler was given are for the whole model; those of `apply` are for its module."""
