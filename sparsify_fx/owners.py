@@ -162,9 +162,9 @@ def _save_marked(self: nn.Module, destination: dict[str, Any], prefix: str, keep
     original_class(self)._save_to_state_dict(self, destination, prefix, keep_vars)
     if not any(key.endswith(FOR_PLAIN_MODELS) for key in destination):
         tensor = owned_tensors(self)[0]
-        marker = torch.empty(0, dtype=torch.uint8)
-        destination[prefix + tensor] = marker
-        destination[f"{prefix}{program_name(tensor)}.{FOR_PLAIN_MODELS}"] = marker.clone()
+        destination[prefix + tensor] = torch.empty(0, dtype=torch.uint8)
+        # One byte, for savers that take two empty tensors for one (accelerate's, transformers').
+        destination[f"{prefix}{program_name(tensor)}.{FOR_PLAIN_MODELS}"] = torch.zeros(1, dtype=torch.uint8)
 
 
 def _load_split(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -263,7 +263,7 @@ class WeightProgram(fx.GraphModule):
 
 
 # torch.distributed.checkpoint looks up every key of a state dict as an attribute.
-setattr(WeightProgram, FOR_PLAIN_MODELS, torch.empty(0, dtype=torch.uint8))
+setattr(WeightProgram, FOR_PLAIN_MODELS, torch.zeros(1, dtype=torch.uint8))
 
 
 def _restore(rebuild: Callable[..., fx.GraphModule], arguments: Any, facts: Any, training: bool) -> WeightProgram:
