@@ -132,9 +132,13 @@ class Scheduler:
         self._record()
 
     def penalty(self) -> Tensor:
-        """The method's term to add to the loss (0-dimensional, differentiable); 0 when there is none."""
+        """The method's term to add to the loss (0-dimensional, differentiable); 0 when there is none.
+
+        Or `scheduler.penalty().backward()` before the optimizer step, where a trainer computes the loss.
+        """
         first, *others = (track.strengths.term() for track in self._tracks)
-        return sum(others, start=first)
+        term = sum(others, start=first)
+        return term if term.requires_grad else term.detach().requires_grad_()
 
     def observe(self, *, accuracy: float) -> None:
         """Give the training accuracy of an epoch, in [0, 1], before the `step()` that ends it; `pilot` needs it."""

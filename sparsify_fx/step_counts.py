@@ -16,15 +16,15 @@ SHORTEST = 8  # calls of the Scheduler in which few steps of the optimizer are n
 
 
 class StepCounts:
-    """Counts the steps of optimizers by their hooks, and warns once when `Scheduler.step` does not follow each.
+    """Counts the steps of optimizers by their hooks, and warns when `Scheduler.step` does not follow each of them.
 
-    Optimizers without hooks, and those that make no step at all, are not counted.
+    A warning of each kind comes once. Optimizers without hooks, and those that make no step at all, are not counted.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         self._made = [0] * len(optimizers)
         self._calls = self._steps = 0
-        self._warned = False
+        self._warned: set[str] = set()
         for number, optimizer in enumerate(optimizers):
             register = getattr(optimizer, "register_step_post_hook", None)
             if register is not None:
@@ -41,18 +41,20 @@ class StepCounts:
         made = max(self._made)
         if self.pending > 1:
             self._warn(
+                "too few calls",
                 f"the optimizer made {self.pending} steps since the last call of scheduler.step(): events come too "
                 "late and the schedule ends unfinished; call it after every optimizer step (in Lightning with "
-                "'interval': 'step')"
+                "'interval': 'step')",
             )
         self._made[:] = [0] * len(self._made)
         self._calls, self._steps = self._calls + 1, self._steps + min(made, 1)
         if self._calls >= max(epoch, SHORTEST):
             if 0 < self._steps <= self._calls / 2:
                 self._warn(
+                    "too many calls",
                     f"the optimizer made {self._steps} steps in the last {self._calls} calls of scheduler.step(): call "
-                    "it only after an optimizer step; with gradient accumulation steps_per_epoch is batches // "
-                    "accumulation"
+                    "it only after an optimizer step; with gradient accumulation steps_per_epoch is batches / "
+                    "accumulation",
                 )
             self._calls = self._steps = 0
 
@@ -60,8 +62,9 @@ class StepCounts:
         """Warn when a state is taken between an optimizer step and the call of the Scheduler that follows it."""
         if self.pending > 0:
             self._warn(
+                "saved between",
                 "the state of the Scheduler is saved between an optimizer step and the scheduler.step() that follows "
-                "it: a training that goes on from there misses one; save after scheduler.step()"
+                "it: a training that goes on from there misses one; save after scheduler.step()",
             )
 
     def forget(self) -> None:
@@ -69,9 +72,9 @@ class StepCounts:
         self._made[:] = [0] * len(self._made)
         self._calls = self._steps = 0
 
-    def _warn(self, text: str) -> None:
-        if not self._warned:
-            self._warned = True
+    def _warn(self, kind: str, text: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             warnings.warn(text, StepCountWarning, stacklevel=4)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import sparsify_fx
+from sparsify_fx.errors import LearningRateWarning, StepCountWarning
+from tests.conftest import batch
 from tests.integrations.conftest import BATCH, EPOCHS, METHODS, STEPS, dataset, differences, loss_of, prepared, sgd
 
 
@@ -78,8 +82,9 @@ def everything(run: Run) -> dict[str, Any]:
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_goes_on_is_the_one_that_was_never_stopped(
-    method: str, accumulation: int, prepare_last: bool, tmp_path: Path
+    method: str, accumulation: int, prepare_last: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "accelerate")
     whole = script(method, accumulation, prepare_last)
     train(whole, 0)
     assert whole.scheduler.finished
@@ -93,3 +98,43 @@ def test_a_run_that_goes_on_is_the_one_that_was_never_stopped(
         assert differences(everything(second), everything(first)) == []
         train(second, stop // STEPS, stop % STEPS * accumulation)
         assert differences(everything(second), everything(whole)) == []
+    assert caplog.messages == []
+
+
+def test_calling_the_scheduler_after_every_batch_is_noticed() -> None:
+    run = script("gmp", accumulation=4)
+
+    def wrong() -> None:
+        for inputs, targets in run.loader:
+            with run.accelerator.accumulate(run.model):
+                run.accelerator.backward(loss_of(run.model, inputs, targets, run.scheduler))
+                run.optimizer.step()
+                run.optimizer.zero_grad()
+            run.scheduler.step()
+
+    with pytest.warns(StepCountWarning, match="the optimizer made 2 steps in the last 8 calls") as told:
+        wrong()
+    assert len(told) == 1
+
+
+def test_a_schedule_of_ones_own_beside_it_is_left_alone_or_told() -> None:
+    for rate, warned in ((None, 0), ("constant", 1)):
+        accelerator = Accelerator(cpu=True)
+        model = prepared("gmp")
+        optimizer = sgd(model)
+        own = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * STEPS)
+        model, optimizer, own = accelerator.prepare(model, optimizer, own)
+        given = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "learning_rate": rate}
+        scheduler = sparsify_fx.Scheduler(model, optimizer, **given)
+        rates = []
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", LearningRateWarning)
+            for inputs, targets in [(batch(i)) for i in range(EPOCHS * STEPS)]:
+                accelerator.backward(loss_of(model, inputs, targets, scheduler))
+                optimizer.step()
+                optimizer.zero_grad()
+                own.step()
+                scheduler.step()
+                rates.append(optimizer.param_groups[0]["lr"])
+        assert len(told) == warned
+        assert len(set(rates)) == (EPOCHS * STEPS if rate is None else 2)

@@ -1,9 +1,10 @@
-"""Lightning 2.6: `Trainer.fit` and `fit(ckpt_path=...)`, with the Scheduler built in each of the places that suit it."""
+"""Lightning 2.6: `Trainer.fit` and `fit(ckpt_path=...)`, the Scheduler built in each of the places that suit it."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 import sparsify_fx
+from sparsify_fx.errors import LearningRateWarning, StepCountWarning
 from tests.integrations.conftest import BATCH, EPOCHS, METHODS, STEPS, dataset, differences, loss_of, prepared, sgd
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")  # the folder of the first fit, on purpose
@@ -201,3 +203,92 @@ def test_a_fit_that_goes_on_is_the_one_that_was_never_stopped(method: str, way: 
         again = way(method)
         trainer = fit(again, tmp_path, start=tmp_path / f"step={stop * each}.ckpt")
         assert differences(everything(again, trainer), end) == [], f"resumed after {stop} steps"
+
+
+@pytest.mark.parametrize("way", [AsRateScheduler, OnTrainStart])
+def test_gradient_accumulation_counts_optimizer_steps(way: type[Base], tmp_path: Path) -> None:
+    whole = way("lrr")
+    trainer = fit(whole, tmp_path, accumulate_grad_batches=2)
+    assert whole.sparse.finished
+    again = way("lrr")
+    other = fit(again, tmp_path, start=tmp_path / "step=4.ckpt", accumulate_grad_batches=2)
+    assert differences(everything(again, other), everything(whole, trainer)) == []
+
+
+def test_mixed_precision_resumes(tmp_path: Path) -> None:
+    whole, again = AsRateScheduler("signin"), AsRateScheduler("signin")
+    end = everything(whole, fit(whole, tmp_path, precision="bf16-mixed"))
+    trainer = fit(again, tmp_path, start=tmp_path / "step=5.ckpt", precision="bf16-mixed")
+    assert differences(everything(again, trainer), end) == []
+
+
+def test_the_optimizer_of_lightning_is_the_one_within(tmp_path: Path) -> None:
+    model = OnTrainStart("gmp")
+    trainer = fit(model, tmp_path, stop=1)
+    assert model.sparse.optimizer is trainer.optimizers[0]
+
+
+class OncePerEpoch(AsRateScheduler):
+    """Without `"interval": "step"`."""
+
+    def configure_optimizers(self) -> Any:
+        (optimizer,), (config,) = super().configure_optimizers()
+        return [optimizer], [config["scheduler"]]
+
+
+def test_a_scheduler_that_is_called_once_an_epoch_is_noticed(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", StepCountWarning)
+        fit(OncePerEpoch("gmp"), tmp_path)
+    messages = [str(warning.message) for warning in told if warning.category is StepCountWarning]
+    assert sorted(message[:43] for message in messages) == [
+        "the optimizer made 3 steps since the last c",
+        "the state of the Scheduler is saved between",
+    ]
+
+
+class AfterTheCheckpoint(ByHooks):
+    """`on_train_batch_end` of the module comes after that of the callbacks, ModelCheckpoint among them."""
+
+    def on_train_start(self) -> None:
+        self.build()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        lightning.LightningModule.optimizer_step(self, *args, **kwargs)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.sparse.step()
+
+
+def test_a_state_that_is_saved_before_the_step_of_the_scheduler_is_told(tmp_path: Path) -> None:
+    with pytest.warns(StepCountWarning, match="saved between an optimizer step and the scheduler.step"):
+        fit(AfterTheCheckpoint("gmp"), tmp_path)
+
+
+class OwnRate(Base):
+    """A learning-rate schedule of the user's, and the Scheduler stepped by a hook."""
+
+    rate: Any = None
+
+    def configure_optimizers(self) -> Any:
+        optimizer = sgd(self.net)
+        own = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * STEPS)
+        self.sparse, self.rates = self.schedule(optimizer, learning_rate=self.rate), []
+        return [optimizer], [{"scheduler": own, "interval": "step"}]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.rates.append(self.sparse.optimizer.param_groups[0]["lr"])
+        self.sparse.step()
+
+
+def test_the_users_own_schedule_stays_or_is_told(tmp_path: Path) -> None:
+    model = OwnRate("signin")
+    fit(model, tmp_path)
+    assert model.rates == sorted(model.rates, reverse=True)
+    assert len(set(model.rates)) == EPOCHS * STEPS
+    model = OwnRate("signin")
+    model.rate = "constant"
+    with pytest.warns(LearningRateWarning, match="something else changes it too") as told:
+        fit(model, tmp_path)
+    assert sum(warning.category is LearningRateWarning for warning in told) == 1
