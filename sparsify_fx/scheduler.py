@@ -26,6 +26,7 @@ from sparsify_fx.step_counts import StepCounts
 from sparsify_fx.timeline import Event, Timeline
 from sparsify_fx.track import Track
 from sparsify_fx.undo import Undo
+from sparsify_fx.unfinished import unfinished
 
 
 class Scheduler:
@@ -44,7 +45,8 @@ class Scheduler:
         model: prepared by `sparsify_fx.apply`.
         optimizer: built after `apply`, with the peak learning rate in its groups; or several of them.
         epochs: the length of one run.
-        steps_per_epoch: optimizer steps in an epoch (with gradient accumulation: batches / accumulation).
+        steps_per_epoch: optimizer steps in an epoch (with gradient accumulation: batches / accumulation, rounded as the
+            loop does with the last batches of an epoch).
         learning_rate: the curve of every run: "cosine-warmup", "step-warmup", "triangular", "imagenet", "constant", a
             `Curve`, or a function optimizer -> torch scheduler (made anew for every run, stepped every optimizer step).
             None leaves the optimizer's rate to others.
@@ -203,6 +205,11 @@ class Scheduler:
     def density(self) -> float:
         """Share of the prunable weights that the masks keep now."""
         return self.nonzeros() / self.total_weights
+
+    @property
+    def at_sparsity(self) -> bool:
+        """Whether the masks keep the numbers of weights that were asked for: only such checkpoints compare."""
+        return not unfinished(self.model)
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The learning rate of every parameter group, as torch's schedulers tell it; trainers log it."""
