@@ -159,3 +159,13 @@ def test_rates_that_cannot_be_followed_are_refused_in_words(rate: object, messag
     with pytest.raises(SchedulerError, match=r"StepLR.* is made already"):
         make(model, optimizer, learning_rate=made)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_tensor_rate_that_comes_back_from_a_file_is_no_change() -> None:
+    model = prepared()
+    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.5))
+    scheduler = make(model, optimizer)
+    for _ in range(STEPS):
+        optimizer.load_state_dict(optimizer.state_dict())  # as accelerate's prepare does: another tensor
+        train_step(model, optimizer)
+        scheduler.step()

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, Se
 import sparsify_fx
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.learning_rate import CosineWarmup
+from sparsify_fx.optimizer_states.records import restore_optimizer_state, take_optimizer_state
 from sparsify_fx.owners import programs
 from tests.conftest import batch, small_net
 
@@ -402,3 +403,17 @@ def test_a_group_that_is_added_later_follows_and_resumes(rate: Any) -> None:
         for _ in train(*training):
             pass
         assert differences(everything(*training), everything(*whole)) == [], f"{order} after {point} steps"
+
+
+def test_a_recorded_state_comes_back_on_the_device_of_its_parameter() -> None:
+    # Checkpoints are often loaded on the CPU. The meta device stands for a GPU: what would be copied there is empty.
+    recorded = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([recorded])
+    recorded.grad = torch.ones(2)
+    optimizer.step()
+    record = take_optimizer_state([optimizer], {recorded})
+    parameter = nn.Parameter(torch.ones(2, device="meta"))
+    fresh = torch.optim.AdamW([parameter])
+    restore_optimizer_state([fresh], {parameter}, record)
+    devices = {key: value.device.type for key, value in fresh.state[parameter].items()}
+    assert devices == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}

@@ -88,6 +88,7 @@ def test_a_run_that_goes_on_is_the_one_that_was_never_stopped(
     whole = script(method, accumulation, prepare_last)
     train(whole, 0)
     assert whole.scheduler.finished
+    assert whole.scheduler.optimizer is whole.optimizer.optimizer, "the one within the wrapper"
     for stop in (STEPS, STEPS + 1, whole.scheduler.steps - 1):  # at the end of an epoch, and amid one
         first = script(method, accumulation, prepare_last)
         train(first, 0, stop=stop)
