@@ -82,6 +82,7 @@ def test_attributes_hooks_and_repr_survive(net: nn.Sequential) -> None:
     assert net[0].weight.shape == (8, 3, 3, 3)
 
 
+@pytest.mark.filterwarnings("ignore::sparsify_fx.errors.UnfinishedWarning")
 def test_copies_and_pickles_are_independent_and_equal(net: nn.Sequential) -> None:
     sparsify_fx.apply(net, "lrr+signin", sparsity=0.5)
     inputs, _ = batch()

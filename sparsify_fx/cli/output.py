@@ -43,5 +43,8 @@ class Output:
         text = json.dumps(result, indent=2)
         if self._json_path == "-":
             typer.echo(text)
-        else:
+            return
+        try:
             write_text(Path(self._json_path), text + "\n")
+        except OSError as error:
+            raise ConfigError(f"--json {self._json_path} cannot be written: {error.strerror or error}") from error

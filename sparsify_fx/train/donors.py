@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsify_fx.errors import CheckpointError, DataError
+from sparsify_fx.errors import CheckpointError, SparsifyError
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.recipes import read_recipe
 from sparsify_fx.train.run_folder import CONFIG, RunFolder
@@ -28,7 +28,7 @@ def check_finished(folder: RunFolder, config: TrainConfig) -> None:
     """
     try:
         now = data_digest(config.data, root=Path(config.data_root))
-    except DataError as error:
+    except SparsifyError as error:
         _LOG.warning("%s is finished; its data cannot be compared with what they were: %s", folder.path, error)
         return
     check_data(folder, now, "is finished")

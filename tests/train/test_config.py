@@ -50,6 +50,7 @@ def test_the_papers_recipes_are_complete() -> None:
     for name, expected in wanted.items():
         c = load_config(name)
         assert (c.method, c.epochs, c.batch_size, c.optimizer.lr, c.optimizer.options["weight_decay"]) == expected, name
+        assert c.sparsity == (0.5 if "deit" in name else 0.9), name
     decay = load_config("cifar10-resnet20-signin").recipe().resolved().penalty
     assert decay == Frobenius(1e-4)
     assert load_config("imagenet-deit_small-signin").recipe().resolved().actions[0].epochs(300)[-1] == 223

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparsify_fx.errors import CheckpointError, SparsifyError, TrainingError
+from sparsify_fx.cli.output import Output
+from sparsify_fx.errors import CheckpointError, ConfigError, SparsifyError, TrainingError
 from sparsify_fx.train import load_config, train
 from sparsify_fx.train.log import Log
 from sparsify_fx.train.loop import EpochRow
@@ -217,3 +218,11 @@ def test_a_donor_with_a_damaged_config_is_told(data: Path, tmp_path: Path) -> No
     (there / "config.yaml").write_text("model: [")
     with pytest.raises(SparsifyError, match=r"config\.yaml is not valid YAML"):
         quietly(small(data, "method=random", f"init_from.run={there}"), tmp_path / "runs")
+
+
+def test_a_json_document_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    output = Output(str(tmp_path / "folder" / "result.json"))
+    (tmp_path / "folder").rmdir()
+    with pytest.raises(ConfigError, match=r"--json .*result\.json cannot be written: No such file"):
+        output.finish({})

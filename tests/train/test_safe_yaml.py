@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparsify_fx.errors import ConfigError, SparsifyError
-from sparsify_fx.train import load_config
+from sparsify_fx.train import TrainConfig, load_config
 from sparsify_fx.train.safe_yaml import DEEPEST, MOST_VALUES, check_plain, parse_yaml
 
 BASE = """
@@ -122,10 +122,7 @@ def test_odd_values_are_told_or_taken(key: str, value: str) -> None:
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=5)
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(LEAVES, inner), max_leaves=15)
-KEYS = st.sampled_from(
-    "model data method epochs batch_size optimizer learning_rate axes include init seed augment init_from allow_other "
-    "snapshots_at save_cycles device compile eval_every".split()
-)
+KEYS = st.sampled_from(sorted(set(TrainConfig.model_fields) - {"data_root"}))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
