@@ -13,12 +13,14 @@ from sparsify_fx.criteria import Criterion, PruningContext, criterion_name
 from sparsify_fx.distributed import averaged_if_different, together
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import masks_of_counts, nonzeros
+from sparsify_fx.ties import find_ties
 
 
 def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Tensor]:
     """Masks that keep exactly `context.kept` weights: scored, divided by the allocation, ties by index.
 
-    What is pruned in `context.alive` stays pruned.
+    What is pruned in `context.alive` stays pruned. A TiesWarning tells when equal scores leave much of the choice to the
+    order of the weights.
 
     Raises SparsityError when scores are missing, misshapen or NaN, or the budget does not fit.
     """
@@ -35,6 +37,8 @@ def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Ten
         masks = masks_of_counts(scores, context.allocation.counts(scores, capacity, context.kept))
     if nonzeros(masks) != context.kept:
         raise SparsityError(f"{context.allocation} kept {nonzeros(masks)} weights, the budget is {context.kept}")
+    if not isinstance(context.allocation, Pattern):  # whose groups are small and tie by nature
+        find_ties(scores, masks, context.weights).warn(criterion_name(criterion))
     return masks
 
 
