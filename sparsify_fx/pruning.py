@@ -19,8 +19,8 @@ from sparsify_fx.ties import find_ties
 def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Tensor]:
     """Masks that keep exactly `context.kept` weights: scored, divided by the allocation, ties by index.
 
-    What is pruned in `context.alive` stays pruned. A TiesWarning tells when equal scores leave much of the choice to the
-    order of the weights.
+    What is pruned in `context.alive` stays pruned. A TiesWarning tells when equal scores leave much to the order of the
+    weights.
 
     Raises SparsityError when scores are missing, misshapen or NaN, or the budget does not fit.
     """

@@ -15,11 +15,12 @@ from sparsify_fx.errors import TiesWarning, warn
 Scores = Mapping[str, Tensor]
 Masks = Mapping[str, Tensor]
 
-SHARE = 0.01  # of the weights: more than that decided by position is worth a warning
+SHARE = 0.05  # of the weights that could stay: so many decided by position are worth a warning
+FEW = 16  # so few are not, nor is a layer of fewer: single paths through a net have equal scores by nature
 _LOOK = 1 << 12  # entries of a layer that are looked at before all are
 _REMEDY = (
-    "where a net starts the last norm of each branch at zero, so that the loss depends on no weight of the branch, build "
-    "it with zero_init_last=False (timm), or score with the option unit_scales=True, criterion={'name': 'snip', "
+    "where a net starts the last norm of each branch at zero, the loss depends on no weight of the branch: build it "
+    "with zero_init_last=False (timm), or score with the option unit_scales=True, criterion={'name': 'snip', "
     "'unit_scales': True}; else give more batches, another criterion, or a net that has been trained for some steps"
 )
 
@@ -31,33 +32,36 @@ class Ties:
     Attributes:
         kept, dropped: how many of them stay and go.
         weights: how many could stay: all that were not pruned before.
-        filled, emptied: layers all of whose weights share the threshold's score, and which stay, or go, as a whole.
+        level: layers all of whose weights share the threshold's score, so that their place alone decides;
+            filled, emptied: those of them that stay, or go, as a whole.
         score: the score they share; None when each layer has a threshold of its own.
     """
 
     kept: int = 0
     dropped: int = 0
     weights: int = 0
+    level: tuple[str, ...] = ()
     filled: tuple[str, ...] = ()
     emptied: tuple[str, ...] = ()
     score: float | None = None
 
     def __bool__(self) -> bool:
         """Whether position decides so much that a user should know."""
-        return bool(self.filled or self.emptied) or min(self.kept, self.dropped) > SHARE * self.weights
+        return bool(self.level) or min(self.kept, self.dropped) > max(SHARE * self.weights, FEW)
 
     def sentence(self) -> str:
         """The facts; empty when they do not matter.
 
-        >>> Ties(30, 20, 100, ("a",), (), 0.0).sentence()
+        >>> Ties(30, 20, 100, ("a",), ("a",), (), 0.0).sentence()
         '50 of 100 weights tie at the threshold, score 0: the first 30 stay, 20 go; 1 layer is kept whole: a'
         """
         if not self:
             return ""
-        at = "thresholds of their layers" if self.score is None else f"threshold, score {self.score:g}"
+        at = "thresholds of their layers" if self.score is None else f"threshold, score {self.score + 0.0:g}"
         told = f"{self.kept + self.dropped} of {self.weights} weights tie at the {at}: "
         told += f"the first {self.kept} stay, {self.dropped} go"
-        for names, fate in ((self.emptied, "emptied"), (self.filled, "kept whole")):
+        partly = tuple(name for name in self.level if name not in {*self.filled, *self.emptied})
+        for names, fate in ((self.emptied, "emptied"), (self.filled, "kept whole"), (partly, "divided by position")):
             if names:
                 told += f"; {len(names)} layer{' is' if len(names) == 1 else 's are'} {fate}: {listed(names)}"
         return told
@@ -78,8 +82,8 @@ def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
         masks: 1 where a weight is kept.
         weights: the effective weights.
 
-    >>> scores = {"a": torch.zeros(50), "b": torch.zeros(50)}
-    >>> find_ties(scores, {"a": torch.ones(50), "b": torch.zeros(50)}, {"a": torch.ones(50), "b": torch.ones(50)}).emptied
+    >>> ones, zeros = torch.ones(50), torch.zeros(50)
+    >>> find_ties({"a": zeros, "b": zeros}, {"a": ones, "b": zeros}, {"a": ones, "b": ones}).emptied
     ('b',)
     """
     looked = {name: _ends(_part(name, scores, masks, weights)) for name in scores}
@@ -131,17 +135,18 @@ def _overall(ends: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
 
 
 def _counted(layers: Mapping[str, _Layer], thresholds: Mapping[str, float], shared: float | None) -> Ties:
-    """How many weights lie at the thresholds; with a shared one, also which layers it fills or empties."""
+    """How many weights lie at the thresholds, and which layers have no other score."""
     kept = dropped = living = 0
-    filled, emptied = [], []
+    level: dict[str, tuple[int, int]] = {}
     for name, layer in layers.items():
         tied = layer.counts & (layer.scores == thresholds[name])
-        stay, all_living = int((tied & layer.kept).count_nonzero()), int(layer.living.count_nonzero())
+        stay, could = int((tied & layer.kept).count_nonzero()), int(layer.living.count_nonzero())
         go = int(tied.count_nonzero()) - stay
-        kept, dropped, living = kept + stay, dropped + go, living + all_living
-        if shared is not None and all_living > 1:
-            filled += [name] if stay == all_living else []
-            emptied += [name] if go == all_living else []
+        kept, dropped, living = kept + stay, dropped + go, living + could
+        if stay + go == could > FEW:
+            level[name] = stay, go
     if not kept or not dropped:
         return Ties(kept, dropped, living)
-    return Ties(kept, dropped, living, tuple(filled), tuple(emptied), shared)
+    filled = tuple(name for name, (_, go) in level.items() if not go)
+    emptied = tuple(name for name, (stay, _) in level.items() if not stay)
+    return Ties(kept, dropped, living, tuple(level), filled, emptied, shared)
