@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
+
+_HERE = str(Path(__file__).parent) + os.sep
 
 
 class SparsifyError(Exception):
@@ -96,6 +102,30 @@ class UnfinishedWarning(SparsifyWarning):
 
 class RuntimeLibraryError(SparsifyError, RuntimeError):
     """The library of sparse kernels, which a C++ compiler builds at installation, is missing."""
+
+
+class SparsifyWarning(UserWarning):
+    """Base of every warning that sparsify_fx gives."""
+
+
+class CollapseWarning(SparsifyWarning):
+    """Masks that leave a layer without weights, or the net without a path from input to output."""
+
+
+class TiesWarning(SparsifyWarning):
+    """Scores so equal that the order of the weights, not the criterion, decides which stay."""
+
+
+class OvershootWarning(SparsifyWarning):
+    """A method that made more zeros than were asked for, so that weights had to be reopened."""
+
+
+def warn(message: str, category: type[SparsifyWarning]) -> None:
+    """Give a warning that points at the line outside this package from which the call came."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sparsify_fx.errors import SparsityError
+from sparsify_fx.thresholds import comparable, kth_largest
 
 
 def kept_count(total: int, sparsity: float) -> int:
@@ -41,18 +42,45 @@ def top_mask(scores: Tensor, kept: int) -> Tensor:
     >>> top_mask(torch.tensor([1.0, 2.0, 2.0, 2.0]), 2)
     tensor([0, 1, 1, 0], dtype=torch.uint8)
     """
-    flat = scores.detach().reshape(-1)
-    if not 0 <= kept <= flat.numel():
-        raise SparsityError(f"cannot keep {kept} of {flat.numel()} weights")
-    if torch.isnan(flat).any():
-        raise SparsityError("scores hold NaN: the model or its gradients diverged; nothing was pruned")
-    if kept == 0:
-        return torch.zeros_like(scores, dtype=torch.uint8)
-    threshold = torch.kthvalue(flat, flat.numel() - kept + 1).values
-    above = flat > threshold
-    ties = flat == threshold
-    first_ties = ties & (torch.cumsum(ties, 0) <= kept - int(above.sum()))
-    return (above | first_ties).to(torch.uint8).reshape(scores.shape)
+    return top_masks({"": scores}, kept)[""]
+
+
+def top_masks(scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
+    """uint8 masks of the `kept` highest scores of all layers together; ties by layer order, then flat index.
+
+    Raises SparsityError on NaN scores or a budget that does not fit.
+
+    >>> top_masks({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([3.0, 2.0])}, 2)
+    {'a': tensor([0, 1], dtype=torch.uint8), 'b': tensor([1, 0], dtype=torch.uint8)}
+    """
+    parts = comparable(list(scores.values()))
+    total = sum(part.numel() for part in parts)
+    if not 0 <= kept <= total:
+        raise SparsityError(f"cannot keep {kept} of {total} weights")
+    if kept in (0, total):
+        flat = [torch.full_like(part, kept == total, dtype=torch.bool) for part in parts]
+    else:
+        flat = _reaching(parts, kth_largest(parts, kept), kept)
+    return {
+        name: mask.view(torch.uint8).reshape(score.shape)
+        for (name, score), mask in zip(scores.items(), flat, strict=True)
+    }
+
+
+def _reaching(parts: Sequence[Tensor], threshold: float, kept: int) -> list[Tensor]:
+    """bool masks of the entries that reach the `kept`-th largest; of those equal to it, the last ones do not count."""
+    masks = [part >= threshold for part in parts]
+    surplus = sum(int(mask.count_nonzero()) for mask in masks) - kept
+    for i in reversed(range(len(parts))):
+        if surplus == 0:
+            break
+        ties = parts[i] == threshold
+        count = int(ties.count_nonzero())
+        masks[i] = parts[i] > threshold
+        if count > surplus:
+            masks[i] |= ties & (torch.cumsum(ties, 0) <= count - surplus)
+        surplus -= min(count, surplus)
+    return masks
 
 
 def masks_of_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
@@ -62,4 +90,4 @@ def masks_of_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> 
 
 def nonzeros(masks: Mapping[str, Tensor]) -> int:
     """Number of kept weights over all masks."""
-    return sum(int(mask.sum(dtype=torch.int64)) for mask in masks.values())
+    return sum(int(mask.count_nonzero()) for mask in masks.values())

@@ -8,32 +8,45 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from sparsify_fx.allocations import Pattern
+from sparsify_fx.allocations import Chooser, Pattern
 from sparsify_fx.criteria import Criterion, PruningContext, criterion_name
 from sparsify_fx.distributed import averaged_if_different, together
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import masks_of_counts, nonzeros
+from sparsify_fx.ties import find_ties
 
 
 def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Tensor]:
     """Masks that keep exactly `context.kept` weights: scored, divided by the allocation, ties by index.
 
-    What is pruned in `context.alive` stays pruned.
+    What is pruned in `context.alive` stays pruned. A TiesWarning tells when equal scores leave much to the order of the
+    weights.
 
     Raises SparsityError when scores are missing, misshapen or NaN, or the budget does not fit.
     """
     scores = checked_scores(criterion, context)
     capacity = {name: score.numel() for name, score in scores.items()}
     if context.alive is not None:
-        scores = {name: score.masked_fill(context.alive[name] == 0, -torch.inf) for name, score in scores.items()}
-        capacity = {name: int(mask.sum(dtype=torch.int64)) for name, mask in context.alive.items()}
+        scores = {name: _living(score, context.alive[name]) for name, score in scores.items()}
+        capacity = {name: int(mask.count_nonzero()) for name, mask in context.alive.items()}
     if isinstance(context.allocation, Pattern):
         masks = context.allocation.masks(scores, context.kept)
+    elif isinstance(context.allocation, Chooser):
+        masks = context.allocation.choose(scores, capacity, context.kept)
     else:
         masks = masks_of_counts(scores, context.allocation.counts(scores, capacity, context.kept))
     if nonzeros(masks) != context.kept:
         raise SparsityError(f"{context.allocation} kept {nonzeros(masks)} weights, the budget is {context.kept}")
+    if not isinstance(context.allocation, Pattern):  # whose groups are small and tie by nature
+        find_ties(scores, masks, context.weights).warn(criterion_name(criterion))
     return masks
+
+
+def _living(score: Tensor, alive: Tensor) -> Tensor:
+    """The score where `alive` is 1, and −inf elsewhere: below every living weight, even one that scores −inf."""
+    if score.is_floating_point() and score.numel() and score.amin() == -torch.inf:
+        score = score.clamp_min(torch.finfo(score.dtype).min)
+    return score.masked_fill(alive == 0, -torch.inf)
 
 
 def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, Tensor]:

@@ -100,6 +100,7 @@ def test_an_axis_given_by_the_caller_settles_a_conflict(net: nn.Sequential) -> N
     assert plan.to_dict()["axes"]["schedule"] == {"name": "cycles", "keep": 0.8}
 
 
+@pytest.mark.filterwarnings("ignore::sparsify_fx.errors.CollapseWarning")
 def test_a_criterion_with_data_gets_it_or_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CRITERIA, "_entries", dict(CRITERIA._entries))
 

@@ -4,7 +4,8 @@
 budget; the excess of layers that are full goes to the others. Shares are integers, so the arithmetic is exact.
 """
 
-from sparsify_fx.allocations.base import ALLOCATIONS, Allocation, Checked, Pattern, proportional
+from sparsify_fx.allocations.base import ALLOCATIONS, Allocation, Checked, Chooser, Pattern, proportional
+from sparsify_fx.allocations.floors import Floored, with_min_per_layer
 from sparsify_fx.allocations.patterns import NofM
 from sparsify_fx.allocations.per_layer import PerLayer
 from sparsify_fx.allocations.shares import Balanced, ErdosRenyiKernel, Global, Uniform
@@ -14,11 +15,14 @@ __all__ = [
     "Allocation",
     "Balanced",
     "Checked",
+    "Chooser",
     "ErdosRenyiKernel",
+    "Floored",
     "Global",
     "NofM",
     "Pattern",
     "PerLayer",
     "Uniform",
     "proportional",
+    "with_min_per_layer",
 ]

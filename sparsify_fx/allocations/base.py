@@ -42,6 +42,14 @@ class Pattern(Protocol):
         """The masks themselves; SparsityError when the pattern does not meet the budget."""
 
 
+@runtime_checkable
+class Chooser(Protocol):
+    """An allocation that comes to its masks faster than by counting them layer by layer."""
+
+    def choose(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, Tensor]:
+        """The masks that `counts` and the best of each layer would give."""
+
+
 ALLOCATIONS: Registry[type[Any]] = Registry("allocation")
 
 

@@ -5,58 +5,84 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from sparsify_fx.allocations.base import ALLOCATIONS, check_budget, proportional
-from sparsify_fx.masks import top_mask
+from sparsify_fx.allocations.floors import Counts, Floored, raised
+from sparsify_fx.masks import masks_of_counts, top_masks
 
 
 @ALLOCATIONS.register("global")
 @dataclass(frozen=True)
-class Global:
-    """The highest scores of the whole model stay, wherever they are."""
+class Global(Floored):
+    """The highest scores of the whole model stay, wherever they are.
 
-    def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+    Attributes:
+        min_per_layer: see `Floored`.
+    """
+
+    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
         """Count of each layer's weights among the `kept` highest scores; ties by layer order, then index."""
         check_budget(capacity, kept)
-        flat = torch.cat([score.detach().reshape(-1).to(torch.float64) for score in scores.values()])
-        sizes = [score.numel() for score in scores.values()]
-        parts = torch.split(top_mask(flat, kept), sizes)
-        return {name: int(part.sum(dtype=torch.int64)) for name, part in zip(scores, parts, strict=True)}
+        return _counted(top_masks(scores, kept))
+
+    def choose(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, Tensor]:
+        """The masks from one threshold; with layers below their floor, each layer's best by its count."""
+        check_budget(capacity, kept)
+        masks = top_masks(scores, kept)
+        if self.min_per_layer is None:
+            return masks
+        floors = self.floors({name: score.numel() for name, score in scores.items()}, kept)
+        counts = _counted(masks)
+        final = raised(self.divide, counts, (scores, capacity, kept), floors)
+        return masks if final == counts else masks_of_counts(scores, final)
+
+
+def _counted(masks: Mapping[str, Tensor]) -> Counts:
+    return {name: int(mask.count_nonzero()) for name, mask in masks.items()}
 
 
 @ALLOCATIONS.register("uniform")
 @dataclass(frozen=True)
-class Uniform:
-    """Every layer has the same density."""
+class Uniform(Floored):
+    """Every layer has the same density.
 
-    def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+    Attributes:
+        min_per_layer: see `Floored`.
+    """
+
+    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
         """Share of layer i: its number of weights."""
         return proportional({name: score.numel() for name, score in scores.items()}, capacity, kept)
 
 
 @ALLOCATIONS.register("balanced")
 @dataclass(frozen=True)
-class Balanced:
+class Balanced(Floored):
     """Every layer has the same number of non-zeros; layers too small stay dense and the rest is redistributed.
+
+    Attributes:
+        min_per_layer: see `Floored`.
 
     Source: Gadhikar et al. 2023, as used by papers 000 and 004 for random masks.
     """
 
-    def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
         """Share of every layer: 1."""
         return proportional(dict.fromkeys(scores, 1), capacity, kept)
 
 
 @ALLOCATIONS.register("erk")
 @dataclass(frozen=True)
-class ErdosRenyiKernel:
+class ErdosRenyiKernel(Floored):
     """Density of layer i proportional to (n_out + n_in + k_h + k_w) / (n_out · n_in · k_h · k_w).
+
+    Attributes:
+        min_per_layer: see `Floored`.
 
     Source: Evci et al. 2020 (RigL), section 3.
     """
 
-    def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
         """Share of layer i: the sum of its weight's dimensions (density times size)."""
         return proportional({name: sum(score.shape) for name, score in scores.items()}, capacity, kept)
