@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.allocations import Checked
+from sparsify_fx.allocations import Checked, with_min_per_layer
+from sparsify_fx.collapse import find_collapse
 from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, criterion_name, pruning_generator, rehearse
 from sparsify_fx.data_parallel import ignore_masks_in_ddp, refuse_early_wrapping, refuse_sharded, restore_ddp
 from sparsify_fx.distributed import check_equal, together
@@ -42,6 +44,7 @@ def apply(
     include: Selection = None,
     exclude: Selection = None,
     seed: int = 0,
+    min_per_layer: int | float | None = None,
     **axes: Any,
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
@@ -64,6 +67,7 @@ def apply(
             matrices are pruned only when they are named here.
         exclude: module name patterns or module types to leave alone.
         seed: of random criteria; the same seed gives the same mask on every device.
+        min_per_layer: weights that no layer falls below, a number (16) or a share of the layer (0.01).
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}).
 
@@ -80,6 +84,7 @@ def apply(
     """
     recipe = find_method(method, axes)
     resolved = recipe.resolved()
+    resolved = replace(resolved, allocation=with_min_per_layer(resolved.allocation, min_per_layer))
     refuse_sharded(model)
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
@@ -124,6 +129,7 @@ def apply(
         masks = {name: torch.ones_like(weight, dtype=torch.uint8) for name, weight in weights.items()}
         if now:
             masks = choose_masks(resolved.criterion, context)
+            find_collapse(model, masks, batches).warn(f"{recipe.name} at sparsity {sparsity:g}")
         check_equal("masks", masks, f"in apply(method={recipe.name!r})")
     plan = Plan(recipe.name, resolved, float(sparsity), seed, tuple(layers))
     progress = Progress()

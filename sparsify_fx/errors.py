@@ -104,10 +104,6 @@ class RuntimeLibraryError(SparsifyError, RuntimeError):
     """The library of sparse kernels, which a C++ compiler builds at installation, is missing."""
 
 
-class SparsifyWarning(UserWarning):
-    """Base of every warning that sparsify_fx gives."""
-
-
 class CollapseWarning(SparsifyWarning):
     """Masks that leave a layer without weights, or the net without a path from input to output."""
 

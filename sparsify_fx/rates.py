@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sparsify_fx.clock import Clock
-from sparsify_fx.errors import LearningRateWarning, SchedulerError
+from sparsify_fx.errors import LearningRateWarning, SchedulerError, warn
 from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule
 
 
@@ -176,13 +176,12 @@ class _Rates:
         for number, (written, group) in enumerate(zip(self._written, self.optimizer.param_groups, strict=False)):
             if not self._warned and written.differs(group["lr"]):
                 self._warned = True
-                warnings.warn(
+                warn(
                     f"the learning rate of group {number} was {float(written.value):g} and is {float(group['lr']):g} "
                     "now: something else changes it too, another learning-rate scheduler or a trainer. The Scheduler "
                     "sets its own rate again at every step; pass learning_rate=None to leave the rate to the other "
                     "one, or take the other one away",
                     LearningRateWarning,
-                    stacklevel=6,
                 )
 
 

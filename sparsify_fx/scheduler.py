@@ -172,6 +172,11 @@ class Scheduler:
         """(step, strength from there on) for every change so far; empty unless a penalty is adaptive."""
         return tuple(sorted(point for track in self._tracks for point in track.strengths.path))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What went wrong without stopping the training, such as layers that lost all their weights."""
+        return tuple(note for track in self._tracks for note in track.notes)
+
     def timeline(self) -> Timeline:
         """Every event of the whole training; `print(scheduler.timeline())` shows it as a table."""
         facts = (*self._rate_facts(), *(fact for track in self._tracks for fact in track.facts()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sparsify_fx.errors import StepCountWarning
+from sparsify_fx.errors import StepCountWarning, warn
 
 SHORTEST = 8  # calls of the Scheduler in which few steps of the optimizer are noticed
 
@@ -75,7 +74,7 @@ class StepCounts:
     def _warn(self, kind: str, text: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            warnings.warn(text, StepCountWarning, stacklevel=4)
+            warn(text, StepCountWarning)
 
 
 def _hook(made: list[int], number: int) -> Callable[..., None]:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from sparsify_fx.actions import Occasion, TimedAction, action_label
 from sparsify_fx.allocations import Pattern
 from sparsify_fx.clock import Clock, resolve
+from sparsify_fx.collapse import Collapse, find_collapse
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
 from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
@@ -69,6 +70,8 @@ class Track:
         self.settles = ends[0] if ends else None
         self.strengths = Strengths(axes.penalty, part.view(), clock, self.plan.sparsity, self.settles)
         self.snapshots: dict[str, dict[str, Any]] = {}
+        self.notes: list[str] = []
+        self._collapse = self._look("at initialization")
         self._restless = restless_programs(part.view(), optimizers)
         self._batch: Inputs | None = None
 
@@ -129,6 +132,8 @@ class Track:
             yield self._event(0, 0, "mask at initialization", detail, _by_the_clock)
         elif not self.updates:
             yield self._event(0, 0, "mask at initialization", f"all {self.total} weights stay", _by_the_clock)
+        for note in self.notes:
+            yield self._event(0, 0, "collapse", note, _by_the_clock)
         penalty = _name("penalty", axes.penalty)
         if penalty != "none":
             until = "" if self.settles is None or not self.strengths.adaptive else f", until step {self.settles}"
@@ -149,6 +154,17 @@ class Track:
         if self._batch is not None and _scores_current_batch(update):
             pruner = self._whole(pruner, self._batch)
         update(pruner, draw)
+        before, step = self._collapse, self.clock.step_of(update.run, update.epoch)
+        self._collapse = self._look(f"at step {step}", before)
+        if self._collapse.exceeds(before):
+            self._collapse.warn(self.part.says(f"{self.plan.method} at step {step}"))
+
+    def _look(self, when: str, before: Collapse | None = None) -> Collapse:
+        """What the masks cut off now; a note where that is more than before."""
+        found = find_collapse(self.pruner.scored, self.pruner.masks(), self.pruner.inputs.batches)
+        if found.exceeds(before):
+            self.notes.append(self.part.says(f"{when} {found.sentence()}"))
+        return found
 
     def _snapshot(self, point: Epoch) -> None:
         parts = [part for part in PARTS if getattr(self.plan.axes.rewind, part) == point]
@@ -190,12 +206,17 @@ class Track:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors only."""
-        return {"strengths": self.strengths.state_dict(), "snapshots": dict(self.snapshots)}
+        return {
+            "strengths": self.strengths.state_dict(),
+            "snapshots": dict(self.snapshots),
+            "notes": list(self.notes),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.snapshots = dict(state["snapshots"])
         self.strengths.load_state_dict(state["strengths"])
+        self.notes = list(state.get("notes", ()))
 
 
 def _scores_current_batch(update: MaskUpdate) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 from torch import nn
 
-from sparsify_fx.errors import UnfinishedWarning
+from sparsify_fx.errors import UnfinishedWarning, warn
 from sparsify_fx.masks import kept_count
 from sparsify_fx.parts import Part, parts_of
 from sparsify_fx.plan import plans_of
@@ -29,16 +27,15 @@ def unfinished(model: nn.Module) -> tuple[str, ...]:
     return tuple(part.says(told) for part in parts_of(model, strict=False) if (told := _unfinished(part)))
 
 
-def warn_unfinished(model: nn.Module, done: str, stacklevel: int = 3) -> tuple[str, ...]:
+def warn_unfinished(model: nn.Module, done: str) -> tuple[str, ...]:
     """Warn with every sentence of `unfinished`, and return them; `done`: what happens to the model now."""
     told = unfinished(model)
     if told:
-        warnings.warn(
+        warn(
             f"{done} before its schedule has ended: {'; '.join(told)}. Train until scheduler.finished (steps_per_epoch "
             "counts optimizer steps: with gradient accumulation fewer than batches), or apply the method with the "
             "sparsity that you want to have",
             UnfinishedWarning,
-            stacklevel=stacklevel,
         )
     return told
 
