@@ -21,6 +21,7 @@ from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.taking import take_from
 from sparsify_fx.train.checks import check_model, check_optimizer_state, check_parts, check_progress
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.zoo.data import Augment, Data, load_data
 from sparsify_fx.zoo.models import build_model
@@ -74,6 +75,7 @@ class Session:
         check_optimizer_state(state["optimizer"])
         self.load_model(state)
         try:
+            state = in_groups(state, self.optimizer, self.model)
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
         except _MISFITS as error:

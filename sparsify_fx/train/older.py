@@ -1,0 +1,43 @@
+"""Checkpoints that sparsify_fx 0.1 wrote: its optimizers held all parameters in one group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+
+def in_groups(state: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """The checkpoint of a training whose optimizer had one group, with that group divided into those of `optimizer`.
+
+    Groups keep their own options but for the learning rate. Any other checkpoint comes back as it is.
+    """
+    saved, own = state["optimizer"], optimizer.state_dict()["param_groups"]
+    groups, base = saved.get("param_groups"), state["scheduler"]["rates"].get("base")
+    if len(own) == 1 or len(groups) != 1 or len(base) != 1:
+        return dict(state)
+    (group,) = groups
+    in_order = {id(p): index for index, p in enumerate(p for p in model.parameters() if p.requires_grad)}
+    now = [in_order.get(id(p)) for g in optimizer.param_groups for p in g["params"]]
+    if group["params"] != list(range(len(now))):
+        return dict(state)
+    divided = {
+        "state": _renumbered(saved["state"], now),
+        "param_groups": [{**group, **mine, "lr": group["lr"]} for mine in own],
+    }
+    schedule = state["scheduler"]
+    snapshots = {
+        point: {part: _renumbered(value, now) if part == "optimizer" else value for part, value in snapshot.items()}
+        for point, snapshot in schedule["snapshots"].items()
+    }
+    schedule = {**schedule, "rates": {**schedule["rates"], "base": base * len(own)}, "snapshots": snapshots}
+    return {**state, "optimizer": divided, "scheduler": schedule}
+
+
+def _renumbered(states: Any, now: list[int | None]) -> Any:
+    """States by the number of their parameter, in its place of now; what is not by number is of a later version."""
+    if not isinstance(states, Mapping):
+        return states
+    return {new: states[old] for new, old in enumerate(now) if old in states}
