@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, vmap
 import sparsify_fx
 from sparsify_fx.errors import LayerError
 from sparsify_fx.owners import original_class, programs
+from sparsify_fx.passes import Merge
 from tests.conftest import batch, effective, small_net, train_step
 
 
@@ -94,7 +95,7 @@ def test_copies_and_pickles_are_independent_and_equal(net: nn.Sequential) -> Non
         assert [p.facts for p in programs(twin).values()] == [p.facts for p in programs(net).values()]
         train_step(twin.train(), torch.optim.SGD(twin.parameters(), lr=1.0))
         assert torch.equal(net(inputs), expected)
-        sparsify_fx.merge(twin)
+        Merge()(twin)
         assert type(twin[0]) is nn.Conv2d
 
 
