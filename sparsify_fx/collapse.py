@@ -13,6 +13,7 @@ from sparsify_fx.example_inputs import examples
 from sparsify_fx.flow import reaches_output, surely_connected
 from sparsify_fx.masks import nonzeros
 
+_MOST_WEIGHTS = 200_000_000  # of larger nets no copy is run: it may not fit beside the training
 _NAMED = 8  # layers that a sentence names
 _REMEDY = (
     "keep some of every layer with min_per_layer= (16 weights, or 0.01 of each layer), divide the budget with "
@@ -96,8 +97,11 @@ def find_collapse(model: nn.Module, masks: Mapping[str, Tensor], batches: Iterab
     'no path leads from the input to the output any more (8 of 18 weights are kept): the output is a constant'
     """
     empty = tuple(name for name, mask in masks.items() if mask.numel() and not mask.any())
-    connected = surely_connected(masks) or reaches_output(model, masks, examples(model, batches))
-    return Collapse(empty, connected, len(masks), nonzeros(masks), sum(mask.numel() for mask in masks.values()))
+    total = sum(mask.numel() for mask in masks.values())
+    connected = True if surely_connected(masks) else None
+    if connected is None and total <= _MOST_WEIGHTS:
+        connected = reaches_output(model, masks, examples(model, batches))
+    return Collapse(empty, connected, len(masks), nonzeros(masks), total)
 
 
 def listed(names: Sequence[str]) -> str:

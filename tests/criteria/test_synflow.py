@@ -174,6 +174,7 @@ def test_it_never_collapses_a_layer_of_a_chain_where_magnitude_and_snip_do() -> 
         assert not connected, criterion
 
 
+@pytest.mark.filterwarnings("ignore::sparsify_fx.errors.CollapseWarning")  # what the test is about
 @pytest.mark.parametrize(("bias", "empty"), [(False, []), (True, ["0.weight", "2.weight"])])
 def test_biases_feed_layers_behind_them_so_that_others_may_be_emptied(bias: bool, empty: list[str]) -> None:
     """Half a law: without biases no layer is emptied; with them the docstring promises nothing."""
