@@ -16,7 +16,8 @@ from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, crite
 from sparsify_fx.data_parallel import ignore_masks_in_ddp, refuse_early_wrapping, refuse_sharded, restore_ddp
 from sparsify_fx.distributed import check_equal, together
 from sparsify_fx.errors import LayerError
-from sparsify_fx.layers import Selection, is_finite, select_layers
+from sparsify_fx.input_layouts import layout_of
+from sparsify_fx.layers import Layer, Selection, is_finite, select_layers
 from sparsify_fx.mask_updates import late_criteria
 from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
 from sparsify_fx.parameterizations import Dense
@@ -88,20 +89,13 @@ def apply(
     refuse_sharded(model)
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
-    layers = select_layers(model, include, exclude)
-    absent = [name for name, layer in layers.items() if layer.weight.is_meta]
-    if absent:
-        raise LayerError(
-            f"{len(absent)} weights are on the meta device and have no values, for instance {absent[0]}: give them "
-            "some first, by model.to_empty(...) and an initialisation or by model.load_state_dict(..., assign=True)"
-        )
-    broken = [name for name, layer in layers.items() if not is_finite(layer)]
-    if broken:
-        raise LayerError(f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first")
+    layers = _prunable(model, include, exclude)
     total = sum(layer.weight.numel() for layer in layers.values())
+    layouts = {name: layout_of(layer.places[0][0]) for name, layer in layers.items()}
     budget = Budget(total, sparsity)
     if isinstance(resolved.allocation, Checked) and resolved.schedule.initial(budget) is not None:
-        resolved.allocation.check({name: tuple(layer.weight.shape) for name, layer in layers.items()}, budget.kept)
+        sizes = {name: layouts[name].shape(tuple(layer.weight.shape)) for name, layer in layers.items()}
+        resolved.allocation.check(sizes, budget.kept)
     kept, later = resolved.schedule.initial(budget), resolved.schedule.updates(budget)
     if later or (kept is not None and kept < budget.total):
         check_inputs(criterion_name(resolved.criterion), resolved.criterion.needs, batches, loss_fn)
@@ -122,6 +116,7 @@ def apply(
         model=_plain(model) if any("model" in rule.needs for rule in (*now, *late)) else None,
         batches=batches,
         loss_fn=loss_fn,
+        layouts=layouts,
     )
     for rule in late:
         rehearse(rule, context)
@@ -138,6 +133,21 @@ def apply(
     remember_inputs(model, plan, Inputs(batches, loss_fn))
     ignore_masks_in_ddp(model)
     return model
+
+
+def _prunable(model: nn.Module, include: Selection, exclude: Selection) -> dict[str, Layer]:
+    """The selected layers; LayerError for weights without values, or with NaN or Inf."""
+    layers = select_layers(model, include, exclude)
+    absent = [name for name, layer in layers.items() if layer.weight.is_meta]
+    if absent:
+        raise LayerError(
+            f"{len(absent)} weights are on the meta device and have no values, for instance {absent[0]}: give them "
+            "some first, by model.to_empty(...) and an initialisation or by model.load_state_dict(..., assign=True)"
+        )
+    broken = [name for name, layer in layers.items() if not is_finite(layer)]
+    if broken:
+        raise LayerError(f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first")
+    return layers
 
 
 def _plain(model: nn.Module) -> nn.Module:

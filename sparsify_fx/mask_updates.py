@@ -16,7 +16,7 @@ class MaskEditor(Protocol):
         """Keep `kept` of the living weights by the method's criterion and allocation."""
 
     def settle(self, kept: int) -> None:
-        """Open or close the gates of the parameterization for good; SparsityError when fewer than `kept` are left."""
+        """Open or close the gates of the parameterization for good, so that at least `kept` weights are left."""
 
     def grow_all(self) -> None:
         """Every pruned weight comes back, from zero."""

@@ -21,6 +21,7 @@ class OwnerKind:
         default: False for kinds that are pruned only when `include=` selects them.
         members: class members that a rewritten owner gets beside its computed weights.
         restored: called on the plain module after the last weight was merged.
+        layout: where the inputs of an output unit lie, as the fields of an `InputLayout`; else along dimension 1.
     """
 
     matches: Callable[[nn.Module], bool]
@@ -28,6 +29,7 @@ class OwnerKind:
     default: bool = True
     members: Mapping[str, Any] = field(default_factory=dict)
     restored: Callable[[nn.Module], None] = lambda module: None
+    layout: Callable[[nn.Module], dict[str, Any]] = lambda module: {}
 
 
 def _typed(kind: type[nn.Module], *names: str, default: bool = True) -> OwnerKind:
@@ -77,8 +79,24 @@ _RECURRENT: dict[str, Any] = {
     "flatten_parameters": lambda module: None,
 }
 
+
+def _convolution_layout(module: nn.Module) -> dict[str, Any]:
+    assert isinstance(module, nn.modules.conv._ConvNd)
+    return {"transposed": True, "groups": module.groups} if module.transposed else {}
+
+
+def _mixture_layout(module: nn.Module) -> dict[str, Any]:
+    """Each row of the weight is a whole kernel, flat."""
+    shape: Any = module.weight_shape
+    return {"unflattened": tuple(shape)}
+
+
 KINDS: list[OwnerKind] = [
-    _typed(nn.modules.conv._ConvNd, "weight"),
+    OwnerKind(
+        lambda module: isinstance(module, nn.modules.conv._ConvNd),
+        lambda module: ("weight",),
+        layout=_convolution_layout,
+    ),
     _typed(nn.Linear, "weight"),
     _typed(nn.Bilinear, "weight"),
     OwnerKind(
@@ -92,8 +110,16 @@ KINDS: list[OwnerKind] = [
         restored=_restore_recurrent,
     ),
     _typed(nn.RNNCellBase, "weight_ih", "weight_hh"),
-    OwnerKind(_class_of("transformers.pytorch_utils", "Conv1D"), _present("weight")),
-    OwnerKind(_class_of("timm.layers.cond_conv2d", "CondConv2d"), _present("weight")),
+    OwnerKind(
+        _class_of("transformers.pytorch_utils", "Conv1D"),
+        _present("weight"),
+        layout=lambda module: {"transposed": True},
+    ),
+    OwnerKind(
+        _class_of("timm.layers.cond_conv2d", "CondConv2d"),
+        _present("weight"),
+        layout=_mixture_layout,
+    ),
     _typed(nn.Embedding, "weight", default=False),
     _typed(nn.EmbeddingBag, "weight", default=False),
 ]

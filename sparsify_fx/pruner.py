@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator, rehearse
-from sparsify_fx.errors import SparsityError
+from sparsify_fx.input_layouts import input_layouts
 from sparsify_fx.masks import nonzeros, top_mask
 from sparsify_fx.optimizer_states import check_layouts, settled
+from sparsify_fx.overshoot import find_overshoot
 from sparsify_fx.owners import programs
 from sparsify_fx.passes import Merge
 from sparsify_fx.plan import Inputs, Plan
@@ -63,17 +64,13 @@ class Pruner:
     def settle(self, kept: int) -> None:
         """Open or close all gates for good; what was settled starts with fresh optimizer state.
 
-        Raises SparsityError when fewer than `kept` weights would be left.
+        When fewer than `kept` weights would be left, those nearest to open come back, with an OvershootWarning.
         """
-        left = sum(int(program.settled().count_nonzero()) for program in programs(self.view).values())
-        total = sum(mask.numel() for mask in self.masks().values())
-        if left < kept < total:
-            raise SparsityError(
-                f"{self.plan.method} went beyond the requested sparsity {self.plan.sparsity:g}: {left} of {total} "
-                f"weights are left (sparsity {1 - left / total:.6g}), the budget is {kept}; ask for a higher sparsity, "
-                "give the penalty less strength or reach, or train for more epochs"
-            )
-        for program in programs(self.view).values():
+        found = programs(self.view)
+        overshoot = find_overshoot(found, kept, self.plan.axes.allocation, input_layouts(self.scored))
+        overshoot.warn(self.plan.method)
+        overshoot.reopen(found)
+        for program in found.values():
             for name in program.settle():
                 settled(self.optimizers, program.get_parameter(name))
 
@@ -109,6 +106,7 @@ class Pruner:
             model=self._merged() if "model" in criterion.needs else None,
             batches=self.inputs.batches,
             loss_fn=self.inputs.loss_fn,
+            layouts=input_layouts(self.scored),
         )
 
     def _merged(self) -> nn.Module:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from sparsify_fx.allocations import Chooser, Pattern
+from sparsify_fx.allocations import Allocation, Chooser, Pattern
 from sparsify_fx.criteria import Criterion, PruningContext, criterion_name
 from sparsify_fx.distributed import averaged_if_different, together
 from sparsify_fx.errors import SparsityError
+from sparsify_fx.input_layouts import USUAL, Layouts
 from sparsify_fx.masks import masks_of_counts, nonzeros
 from sparsify_fx.ties import find_ties
 
@@ -25,20 +27,38 @@ def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Ten
     Raises SparsityError when scores are missing, misshapen or NaN, or the budget does not fit.
     """
     scores = checked_scores(criterion, context)
-    capacity = {name: score.numel() for name, score in scores.items()}
     if context.alive is not None:
         scores = {name: _living(score, context.alive[name]) for name, score in scores.items()}
-        capacity = {name: int(mask.count_nonzero()) for name, mask in context.alive.items()}
-    if isinstance(context.allocation, Pattern):
-        masks = context.allocation.masks(scores, context.kept)
-    elif isinstance(context.allocation, Chooser):
-        masks = context.allocation.choose(scores, capacity, context.kept)
-    else:
-        masks = masks_of_counts(scores, context.allocation.counts(scores, capacity, context.kept))
-    if nonzeros(masks) != context.kept:
-        raise SparsityError(f"{context.allocation} kept {nonzeros(masks)} weights, the budget is {context.kept}")
+    masks = allocated(context.allocation, scores, context.alive, context.kept, context.layouts)
     if not isinstance(context.allocation, Pattern):  # whose groups are small and tie by nature
         find_ties(scores, masks, context.weights).warn(criterion_name(criterion))
+    return masks
+
+
+def allocated(
+    allocation: Allocation,
+    scores: Mapping[str, Tensor],
+    alive: Mapping[str, Tensor] | None,
+    kept: int,
+    layouts: Layouts = MappingProxyType({}),
+) -> dict[str, Tensor]:
+    """Masks of exactly `kept` weights, divided by the allocation; the scores are −inf where `alive` is 0.
+
+    A pattern sees every weight as [outputs, inputs of each, ...].
+    """
+    capacity = {name: score.numel() for name, score in scores.items()}
+    if alive is not None:
+        capacity = {name: int(mask.count_nonzero()) for name, mask in alive.items()}
+    if isinstance(allocation, Pattern):
+        turned = {name: layouts.get(name, USUAL).standard(score) for name, score in scores.items()}
+        found = allocation.masks(turned, kept)
+        masks = {name: layouts.get(name, USUAL).back(mask, tuple(scores[name].shape)) for name, mask in found.items()}
+    elif isinstance(allocation, Chooser):
+        masks = allocation.choose(scores, capacity, kept)
+    else:
+        masks = masks_of_counts(scores, allocation.counts(scores, capacity, kept))
+    if nonzeros(masks) != kept:
+        raise SparsityError(f"{allocation} kept {nonzeros(masks)} weights, the budget is {kept}")
     return masks
 
 

@@ -16,6 +16,7 @@ from sparsify_fx.errors import SchedulerError
 from sparsify_fx.fingerprint import check_state, digest, fingerprint
 from sparsify_fx.guards import check_finite, check_optimizers, check_ties
 from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule, find_curve
+from sparsify_fx.overshoot import kept_zeros
 from sparsify_fx.owners import programs
 from sparsify_fx.parts import Part, belonging, parts_of
 from sparsify_fx.plan import Inputs
@@ -210,6 +211,10 @@ class Scheduler:
     def density(self) -> float:
         """Share of the prunable weights that the masks keep now."""
         return self.nonzeros() / self.total_weights
+
+    def kept_zeros(self) -> int:
+        """Weights that the masks keep and that are exactly zero all the same, such as regrown ones that never moved."""
+        return kept_zeros(programs(self.model))
 
     @property
     def at_sparsity(self) -> bool:

@@ -20,9 +20,10 @@ from sparsify_fx.masks import masks_of_counts, nonzeros
 class NofM:
     """The n highest scores of every m consecutive inputs of an output unit stay (2:4 runs on sparse tensor cores).
 
-    Inputs are consecutive along dimension 1 of the weight: input features, or input channels at one kernel position. A
-    layer whose inputs m does not divide stays dense. The sparsity is decided by the pattern: ask for that one. While a
-    schedule keeps more weights on its way there, the best of the others, in all layers together, stay too.
+    Inputs are consecutive along dimension 1 of the weight as [outputs, inputs of each, ...]: input features, or input
+    channels at one kernel position; weights of other layouts (transposed convolutions) are seen so. A layer whose
+    inputs m does not divide stays dense. The sparsity is decided by the pattern: ask for that one. While a schedule
+    keeps more weights on its way there, the best of the others, in all layers together, stay too.
 
     Attributes:
         n, m: 1 <= n < m.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.allocations import Allocation
 from sparsify_fx.errors import RecipeError
+from sparsify_fx.input_layouts import Layouts
 from sparsify_fx.registry import Registry
 
 Scores = dict[str, Tensor]
@@ -37,6 +38,7 @@ class PruningContext:
             the criterion needs it.
         batches: (inputs, targets) pairs that can be read again and again, or None.
         loss_fn: loss_fn(outputs, targets) -> scalar, or None.
+        layouts: where the inputs of each weight lie, for allocations that are patterns; along dimension 1 if not named.
     """
 
     weights: Mapping[str, Tensor]
@@ -47,6 +49,7 @@ class PruningContext:
     model: nn.Module | None = None
     batches: Iterable[Any] | None = None
     loss_fn: Callable[[Any, Any], Tensor] | None = None
+    layouts: Layouts = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -29,6 +29,8 @@ from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import batch_of, trace, with_batch
 from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
 from sparsify_fx.onnx_export.writing import write_model
+from sparsify_fx.overshoot import kept_zeros
+from sparsify_fx.owners import programs
 from sparsify_fx.parts import parts_of
 from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.plan import plans_of
@@ -112,7 +114,7 @@ def export(
     place = check_target(path)
     inputs = example_tensors(example_inputs)
     probes = inputs if verify_inputs is None else example_tensors(verify_inputs, "verify_inputs")
-    notes = warn_unfinished(model, "the model is exported") if isinstance(model, nn.Module) else ()
+    notes = _notes(model) if isinstance(model, nn.Module) else ()
     with untouched_rng():
         copied = merged_copy(model)
         reference = _reference(copied, inputs, probes, dynamic_batch)
@@ -203,6 +205,13 @@ def _limit(tolerance: float | None, values: str) -> float:
 def _shapes(dense: onnx.ModelProto, inputs: tuple[Tensor, ...]) -> dict[str, tuple[int, ...]]:
     """The shapes of the example inputs by name."""
     return {item.name: tuple(value.shape) for item, value in zip(dense.graph.input, inputs, strict=True)}
+
+
+def _notes(model: nn.Module) -> tuple[str, ...]:
+    """What the report says of a rewritten model: an unfinished schedule, weights that are kept as zeros."""
+    zeros = kept_zeros(programs(model))
+    told = (f"{zeros} weights that the masks keep are exactly zero, and zeros in the file",) if zeros else ()
+    return (*warn_unfinished(model, "the model is exported"), *told)
 
 
 def _about(model: nn.Module, metadata: Mapping[str, str] | None) -> dict[str, str]:

@@ -80,6 +80,17 @@ class Parameterization(Protocol):
         """Change the state in place before an optimizer step."""
 
 
+@runtime_checkable
+class Reopening(Protocol):
+    """A parameterization with gates or thresholds, which can open an entry that is closed."""
+
+    def nearness(self, tensors: Tensors) -> Tensor:
+        """How near each entry is to open (shape of the weight, comparable between layers); −inf where it stays zero."""
+
+    def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
+        """Factors with which `settle` leaves the entries `where` (bool) open and other than zero."""
+
+
 PARAMETERIZATIONS: Registry[type[Any]] = Registry("parameterization")
 
 

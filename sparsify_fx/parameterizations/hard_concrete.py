@@ -103,6 +103,14 @@ class Concrete(Plain):
         dense = tensors["dense"] * self._stretched(self.scale * logit)
         return {"dense": dense, "logit": torch.full_like(logit, _OPEN / self.scale)}
 
+    def nearness(self, tensors: Tensors) -> Tensor:
+        """log α; the weight behind an open gate is d."""
+        return torch.where(tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"])
+
+    def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
+        """A gate that is wide open there, so that θ = d once settled."""
+        return {"logit": torch.where(where, _OPEN / self.scale, tensors["logit"])}
+
     def refresh(self, state: Tensors, moment: Moment) -> None:
         """New noise log u − log(1−u), drawn on the weight's device."""
         noise = state["noise"]

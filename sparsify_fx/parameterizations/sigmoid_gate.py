@@ -93,6 +93,14 @@ class Sigmoid(Plain):
             "logit": torch.full_like(logit, _OPEN / (self.temperature * self.scale)),
         }
 
+    def nearness(self, tensors: Tensors) -> Tensor:
+        """s = scale·logit; the weight behind an open gate is d."""
+        return torch.where(tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"])
+
+    def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
+        """s = 1 there, so that θ = d once settled."""
+        return {"logit": torch.where(where, 1 / self.scale, tensors["logit"])}
+
     def refresh(self, state: Tensors, moment: Moment) -> None:
         """τ = temperature^progress."""
         state["temperature"].fill_(self.temperature**moment.progress)

@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors, ulp
 
+_MARGIN = 2.0**-8  # how far a threshold falls under the smallest weight that is to come back, as a share of it
 _GATES = {"sigmoid": torch.sigmoid, "exp": torch.exp}
 
 
@@ -74,6 +75,25 @@ class Threshold(Plain):
         """2 ulp of abs(θ) + g(start); zero where g(start) is."""
         level = _GATES[self.gate](theta.new_tensor(self.start))
         return torch.where(level == 0, torch.zeros_like(theta), 2 * ulp(theta.abs() + level))
+
+    def nearness(self, tensors: Tensors) -> Tensor:
+        """abs(d) − g(s), which is how far a weight is above its threshold."""
+        dense = tensors["dense"]
+        return torch.where(dense == 0, -math.inf, dense.abs() - _GATES[self.gate](tensors["s"]))
+
+    def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
+        """The threshold falls for these weights alone, to just under the smallest abs(d) of them in the layer (or row).
+
+        θ = sign(d)·(abs(d) − g'), so a weight comes back the larger the nearer it was to the threshold; d itself would
+        be larger than weights that were above the threshold all along.
+        """
+        dense, size = tensors["dense"], tensors["dense"].abs()
+        sizes = torch.where(where, size, math.inf)
+        least = sizes.amin() if self.per == "layer" else sizes.flatten(1).amin(1).reshape(tensors["s"].shape)
+        level, first = (_GATES[self.gate](s) for s in (tensors["s"], dense.new_tensor(self.start)))
+        # More than what is lost when a threshold is added and taken away again.
+        lowered = torch.maximum(size - least * (1 - _MARGIN), 8 * ulp(torch.maximum(level, first)))
+        return {"dense": torch.where(where, dense.sign() * (lowered + level), dense)}
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:
         """d = θ and thresholds at their start: no weight falls below one any more."""

@@ -49,7 +49,8 @@ class Late(OneRun):
     """For methods that sparsify by themselves: one exact pruning late in the run, then a short fine-tuning.
 
     Gates and thresholds settle at the pruning: from then on a weight is either kept or masked. When fewer weights than
-    the budget are non-zero by then, the pruning raises SparsityError. Penalties with an adaptive strength end there.
+    the budget are non-zero by then, those nearest to open come back, with an OvershootWarning. Penalties with an
+    adaptive strength end there.
 
     Attributes:
         at: when, as a share of the run.

@@ -32,7 +32,7 @@ class EpochRow:
 
     `loss` and `train_accuracy` are means over the epoch while it trains (augmented, in training mode);
     `test_accuracy` is None in epochs without an evaluation; `lr` is that of the epoch's last step, and so is
-    `strength`, that of an adaptive penalty (0 for other methods).
+    `strength`, that of an adaptive penalty (0 for other methods); `kept_zeros` are the kept weights that are zero.
     """
 
     epoch: int
@@ -45,6 +45,7 @@ class EpochRow:
     lr: float
     seconds: float
     strength: float = 0.0
+    kept_zeros: int = 0
 
 
 def train(
@@ -193,6 +194,7 @@ def _end_of_epoch(session: Session, epoch: int, totals: Tensor, start: float) ->
         lr=float(session.optimizer.param_groups[0]["lr"]),
         seconds=time.perf_counter() - start,
         strength=scheduler.strength,
+        kept_zeros=scheduler.kept_zeros(),
     )
 
 
@@ -244,8 +246,17 @@ def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result
         cycles=tuple(
             CycleResult(row.run, row.epoch, row.density, row.nonzeros, row.train_accuracy, _tested(row)) for row in ends
         ),
-        notes=tuple(getattr(session.scheduler, "notes", ())),
+        notes=(*session.scheduler.notes, *_zeros(last)),
     )
+
+
+def _zeros(row: EpochRow) -> list[str]:
+    if not row.kept_zeros:
+        return []
+    return [
+        f"{row.kept_zeros} of the {row.nonzeros} weights that the masks keep are exactly zero, so that files hold "
+        f"{row.nonzeros - row.kept_zeros} non-zeros"
+    ]
 
 
 def _tested(row: EpochRow) -> float:
