@@ -86,10 +86,9 @@ def candidates(total: int, sparsity: float) -> dict[str, Callable[[], Any]]:
     }
 
 
-@warnings.catch_warnings()
 def measure(total: int, sparsity: float, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", SparsifyWarning)  # many ties are one of the cases
+    warnings.simplefilter("ignore", SparsifyWarning)  # many ties are one of the cases; the process ends after this
     todo = candidates(total, sparsity)
     times: dict[str, list[float]] = {name: [] for name in todo}
     for round_ in range(rounds + 1):
