@@ -49,9 +49,7 @@ def measure(batch: int) -> dict[str, Any]:
     x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
     seconds: dict[str, list[float]] = defaultdict(list)
     while not scheduler.finished:
-        half = (
-            "training step, first half" if scheduler.step_count * 2 < scheduler.steps else "training step, second half"
-        )
+        half = "first" if scheduler.step_count * 2 < scheduler.steps else "second"
         kind, start = kind_of(scheduler), time.thread_time()
         (F.cross_entropy(model(x), y) + scheduler.penalty()).backward()
         optimizer.step()
