@@ -104,7 +104,7 @@ class Scheduler:
         self._fingerprint = fingerprint(self._tracks, self._clock, curve)
         self._counts = StepCounts(self.optimizers)
         self._undo: Undo | None = None
-        self._step = 0
+        self._no_room, self._step = "", 0
         self._begin(start_over)
 
     @property
@@ -247,7 +247,7 @@ class Scheduler:
             self._undo.optimizers()
             if step == self.steps and all(progress.step == 0 for progress in self._progress()):
                 self._undo.weights()
-        self._undo = None
+        self._undo, self._no_room = None, ""
         self._rates.load_state_dict(state["rates"], step)
         for track, saved in zip(self._tracks, state.get("parts", [state]), strict=True):
             track.load_state_dict(saved)
@@ -278,6 +278,7 @@ class Scheduler:
         going_on = ours and all(p.step < p.steps for p in progress)
         if going_on and any(p.step > 0 for p in progress):
             return  # `step` asks for load_state_dict; optimizers that were loaded keep their rates
+        self._no_room = next((told for track in self._tracks if not going_on and (told := track.no_room())), "")
         changes = any(event.what != "snapshot" for event in self._due.get(0, ()))
         self._undo = Undo(self.model, self.optimizers, progress, weights=ours and not going_on, states=changes)
         self._rates.set(0)  # it may refuse, and nothing is written yet
@@ -295,6 +296,8 @@ class Scheduler:
             progress.step = self._step
 
     def _check_in_step(self) -> None:
+        if self._no_room:
+            raise SchedulerError(self._no_room)
         odd = [p.step for p in self._progress() if p.step not in (self._step, UNKNOWN)]
         if odd:
             raise SchedulerError(

@@ -15,7 +15,7 @@ from sparsify_fx.collapse import Collapse, find_collapse
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
 from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
-from sparsify_fx.mask_updates import MaskUpdate, Regrow, SettleAndPrune, late_criteria
+from sparsify_fx.mask_updates import MaskUpdate, Prune, Regrow, SettleAndPrune, late_criteria
 from sparsify_fx.optimizer_states import following
 from sparsify_fx.owners import Subset
 from sparsify_fx.parts import Part
@@ -185,6 +185,23 @@ class Track:
     def refresh(self, step: int) -> None:
         """Temperatures and noise of the optimizer step that follows `step` others."""
         refresh(self.part.view(), self.clock, self.updates, self.plan.seed, step)
+
+    def no_room(self) -> str:
+        """Why this schedule cannot begin with the masks of now; empty when it can.
+
+        A model that was pruned already has fewer weights than the first prunings of a new schedule keep.
+        """
+        alive = self.nonzeros()
+        for update in self.updates:
+            after = update.alive(alive, self.total)
+            if isinstance(update, (Prune, SettleAndPrune)) and after > alive:
+                return self.part.says(
+                    f"the masks keep {alive} of {self.total} weights already, and {self.plan.method} keeps {after} at "
+                    f"epoch {update.epoch:g} of run {update.run}: the model has been pruned before. Call "
+                    "sparsify_fx.merge(model) and apply again for a new schedule, or load the saved state of this one"
+                )
+            alive = after
+        return ""
 
     # ------------------------------------------------------------------ the current batch
 

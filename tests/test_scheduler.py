@@ -228,6 +228,23 @@ def test_the_state_of_another_schedule_is_refused() -> None:
         other.load_state_dict(scheduler.state_dict())
 
 
+def test_a_pruned_model_is_not_taken_through_another_schedule() -> None:
+    model, optimizer, scheduler = make("gmp", epochs=6)
+    rates(optimizer, scheduler, model)
+    again = sparsify_fx.Scheduler(model, optimizer, epochs=6, steps_per_epoch=3)
+    with pytest.raises(
+        SchedulerError, match=r"masks keep 396 of 792 weights already, and gmp keeps \d+ at epoch .*merge"
+    ):
+        again.step()
+    again.load_state_dict(scheduler.state_dict())
+    assert again.finished
+    sparsify_fx.apply(sparsify_fx.merge(model), "gmp", sparsity=0.75)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=6, steps_per_epoch=3)
+    rates(optimizer, scheduler, model)
+    assert scheduler.nonzeros() == 198
+
+
 def test_steps_beyond_the_end_are_refused() -> None:
     model, optimizer, scheduler = make("random", epochs=1)
     rates(optimizer, scheduler, model)
