@@ -286,7 +286,8 @@ class Scheduler:
             each.schedule, each.steps = schedule, self.steps
         self._do_events(only="snapshot" if going_on else None)
         self._advance()
-        self._record()
+        if all(p.step != UNKNOWN for p in progress):  # weights of version 0.1 may be of any step; a state may follow
+            self._record()
 
     def _progress(self) -> list[Progress]:
         return [track.part.progress for track in self._tracks]

@@ -8,6 +8,7 @@ from sparsify_fx.errors import UnfinishedWarning, warn
 from sparsify_fx.masks import kept_count
 from sparsify_fx.parts import Part, parts_of
 from sparsify_fx.plan import plans_of
+from sparsify_fx.progress import UNKNOWN
 
 
 def unfinished(model: nn.Module) -> tuple[str, ...]:
@@ -50,6 +51,8 @@ def _unfinished(part: Part) -> str:
         return ""
     progress = part.progress
     reached = f"after step {progress.step} of {progress.steps}" if progress.steps else "and no Scheduler has begun"
+    if progress.step == UNKNOWN:
+        reached = "at a step that its checkpoint does not tell"
     return (
         f"{part.plan.method} was asked for sparsity {part.plan.sparsity:g} ({asked} of {total} weights), the model has "
         f"{1 - kept / total:.4g} ({kept}) {reached}"
