@@ -203,8 +203,9 @@ def _split_into(state_dict: dict[str, Any], child: str, program: WeightProgram, 
     parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
     parts |= {name: value for name, value in state.items() if name not in how.transient}
     state_dict.update({child + name: part for name, part in parts.items()})
-    # Dense weights do not tell of which step they are.
-    state_dict[child + EXTRA] = encode(how, replace(program.progress, step=UNKNOWN))
+    # Dense weights do not tell of which step they are, once there are steps.
+    progress = program.progress
+    state_dict[child + EXTRA] = encode(how, replace(progress, step=UNKNOWN) if progress.steps else progress)
     return None
 
 

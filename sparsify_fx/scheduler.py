@@ -245,7 +245,8 @@ class Scheduler:
         step = check_state(state, self._fingerprint, self.steps)
         if self._undo is not None:
             self._undo.optimizers()
-            if step == self.steps and all(progress.step == 0 for progress in self._progress()):
+            steps = {progress.step for progress in self._progress()}
+            if UNKNOWN in steps or (step == self.steps and steps == {0}):
                 self._undo.weights()
         self._undo, self._no_room = None, ""
         self._rates.load_state_dict(state["rates"], step)
@@ -280,13 +281,15 @@ class Scheduler:
             return  # `step` asks for load_state_dict; optimizers that were loaded keep their rates
         self._no_room = next((told for track in self._tracks if not going_on and (told := track.no_room())), "")
         changes = any(event.what != "snapshot" for event in self._due.get(0, ()))
-        self._undo = Undo(self.model, self.optimizers, progress, weights=ours and not going_on, states=changes)
+        old = any(p.step == UNKNOWN for p in progress)  # weights of version 0.1 may be of any step; a state may follow
+        keep = old or (ours and not going_on)
+        self._undo = Undo(self.model, self.optimizers, progress, weights=keep, states=changes)
         self._rates.set(0)  # it may refuse, and nothing is written yet
         for each in progress:
             each.schedule, each.steps = schedule, self.steps
         self._do_events(only="snapshot" if going_on else None)
         self._advance()
-        if all(p.step != UNKNOWN for p in progress):  # weights of version 0.1 may be of any step; a state may follow
+        if not old:
             self._record()
 
     def _progress(self) -> list[Progress]:

@@ -266,3 +266,35 @@ def test_a_diverged_model_is_not_pruned_silently() -> None:
     ):
         scheduler.step()
     assert all(torch.equal(mask, model.state_dict()[name]) for name, mask in before.items())
+
+
+@pytest.mark.parametrize("method", ["signin", "gmp", "lrr+signin"])
+@pytest.mark.parametrize("scheduler_first", [True, False])
+def test_weights_of_version_0_1_go_on_in_any_order_of_loading(method: str, scheduler_first: bool) -> None:
+    """They tell nothing of their step, so that a Scheduler cannot know whether the events of step 0 are behind them."""
+
+    def build() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = sparsify_fx.apply(small_net(), method, sparsity=0.5)
+        return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+    def follow(model: nn.Module, optimizer: torch.optim.Optimizer) -> sparsify_fx.Scheduler:
+        return sparsify_fx.Scheduler(model, optimizer, epochs=6, steps_per_epoch=2)
+
+    model, optimizer = build()
+    scheduler = follow(model, optimizer)
+    while not scheduler.finished:
+        if scheduler.step_count == 5:
+            states = copy.deepcopy([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()])
+        train_step(model, optimizer, scheduler.step_count)
+        scheduler.step()
+    old = {key: value for key, value in states[0].items() if not key.endswith("_extra_state")}
+    twin, second = build()
+    other = follow(twin, second) if scheduler_first else None
+    twin.load_state_dict(old)
+    second.load_state_dict(states[1])
+    other = other or follow(twin, second)
+    other.load_state_dict(states[2])
+    while not other.finished:
+        train_step(twin, second, other.step_count)
+        other.step()
+    assert all(torch.equal(weight, effective(twin)[name]) for name, weight in effective(model).items())
