@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError
 
+# A module calls its forward and hooks from here; compiled, the code is another one of the same name and file.
 _CALL = nn.Module._call_impl.__code__
-# `_call_impl` runs hooks and forward in functions of its own.
-_PARTS = frozenset(id(part) for part in _CALL.co_consts if isinstance(part, CodeType))
 
 _OPERATORS = (
     "add",
@@ -140,17 +139,26 @@ def in_forward() -> bool:
     child: FrameType = sys._getframe(2)
     frame = child.f_back
     while frame is not None:
-        if frame.f_code is _CALL:
+        code = frame.f_code
+        if code is _CALL:
             return True
-        if id(frame.f_code) in _PARTS:
-            code = _code(frame.f_locals.get("forward_call"))
-            return code is None or code is child.f_code
+        if code.co_filename == _CALL.co_filename:
+            if _CALL.co_name in code.co_name:
+                return True
+            if code.co_name == "inner":  # which runs the hooks and the forward of a module with hooks
+                forward = _code(frame.f_locals.get("forward_call"))
+                return forward is None or _same_code(forward, child.f_code)
         child, frame = frame, frame.f_back
     return False
 
 
 def _code(function: Any) -> CodeType | None:
     return getattr(getattr(function, "__func__", function), "__code__", None)
+
+
+def _same_code(a: CodeType, b: CodeType) -> bool:
+    """Whether two codes are of one function, which may be compiled in one of them."""
+    return a is b or ((a.co_filename, a.co_firstlineno) == (b.co_filename, b.co_firstlineno) and a.co_name in b.co_name)
 
 
 def _written(func: Any, name: str, args: Sequence[Any], options: Mapping[str, Any]) -> ComputedWeight | None:

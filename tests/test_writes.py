@@ -274,6 +274,34 @@ def test_a_forward_sees_the_plain_tensor() -> None:
     assert ComputedWeight in map(type, [model.inner.weight])
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look at it
+@pytest.mark.parametrize("method", [False, True], ids=["compile(model)", "model.compile()"])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_what_a_compiler_leaves_to_python_is_still_within_the_forward(hooked: bool, method: bool) -> None:
+    seen: list[type] = []
+
+    @torch.compiler.disable
+    def by_hand(layer: nn.Module, inputs: Tensor) -> Tensor:
+        seen.append(type(layer.weight))
+        return F.linear(inputs, layer.weight)
+
+    class Broken(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return by_hand(self, super().forward(inputs)) + self.weight.sum()
+
+    model, inputs = nn.Sequential(Broken(4, 4), Broken(4, 4)), torch.randn(2, 4)
+    sparsify_fx.apply(model, "signin", sparsity=0.5)
+    if hooked:
+        model[0].register_forward_hook(lambda *rest: None)
+    seen.clear()  # apply may have run a plain copy, to see whether a path is left
+    expected = model(inputs)
+    if method:
+        model.compile(backend="eager")
+    compiled = model if method else torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(inputs), expected)
+    assert set(seen) == {Tensor}
+
+
 def through_modes(model: nn.Sequential, inputs: Tensor) -> Iterator[Tensor]:
     layer = model[7]
 
