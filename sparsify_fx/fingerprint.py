@@ -31,22 +31,23 @@ def digest(content: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def check_state(state: Mapping[str, Any], ours: dict[str, Any], steps: int) -> int:
+def check_state(state: Any, ours: dict[str, Any], steps: int) -> int:
     """The step of a Scheduler's saved state, if it is one of the schedule with the fingerprint `ours`.
 
     Raises SchedulerError.
     """
-    if not {"step", "rates", "fingerprint"} <= set(state):
-        told = ", ".join(map(str, list(state)[:3])) or "nothing"
+    if not isinstance(state, Mapping) or not {"step", "rates", "fingerprint"} <= set(state):
+        keys = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        told = keys or "nothing"
         raise SchedulerError(f"this is no state of a Scheduler: it holds {told}; save scheduler.state_dict()")
     theirs = _plain(state["fingerprint"])
     if ours != theirs:
         odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
         told = "; ".join(f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd)
         raise SchedulerError(f"the saved schedule is another one: {told}")
-    step = int(state["step"])
-    if not 0 <= step <= steps:
-        raise SchedulerError(f"the saved schedule is at step {step} of {steps}; its state is damaged")
+    step = state["step"]
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= steps:
+        raise SchedulerError(f"the saved schedule is at step {step!r} of {steps}; its state is damaged")
     return step
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.clock import Clock
 from sparsify_fx.distributed import mean_number
+from sparsify_fx.errors import SchedulerError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import programs
 from sparsify_fx.penalties import UPDATES, AdaptivePenalty, NoPenalty, Observation, Penalty
@@ -63,7 +64,13 @@ class Strengths:
 
     def observe(self, accuracy: float) -> None:
         """Take the training accuracy of the epoch that ends with the next step."""
-        self._accuracy = float(accuracy)
+        try:
+            share = float(accuracy)
+        except (TypeError, ValueError):
+            share = math.nan
+        if not 0 <= share <= 1:
+            raise SchedulerError(f"accuracy={accuracy!r} must be a number in [0, 1], the share of right answers")
+        self._accuracy = share
 
     def advance(self, step: int) -> None:
         """Adapt after `step` optimizer steps, if it is time."""

@@ -245,6 +245,19 @@ def test_a_pruned_model_is_not_taken_through_another_schedule() -> None:
     assert scheduler.nonzeros() == 198
 
 
+@pytest.mark.parametrize("state", [None, {}, [], {"step": 1}])
+def test_what_is_no_state_is_refused(state: object) -> None:
+    _, _, scheduler = make("gmp", epochs=6)
+    with pytest.raises(SchedulerError, match="this is no state of a Scheduler: it holds"):
+        scheduler.load_state_dict(state)  # type: ignore[arg-type]
+    for step in (-1, 99, "3", 1.5):
+        with pytest.raises(SchedulerError, match="its state is damaged"):
+            scheduler.load_state_dict({**scheduler.state_dict(), "step": step})
+    for accuracy in ("high", 93.5, float("nan")):
+        with pytest.raises(SchedulerError, match=r"must be a number in \[0, 1\]"):
+            scheduler.observe(accuracy=accuracy)  # type: ignore[arg-type]
+
+
 def test_steps_beyond_the_end_are_refused() -> None:
     model, optimizer, scheduler = make("random", epochs=1)
     rates(optimizer, scheduler, model)
