@@ -1,7 +1,7 @@
 """The cost of one threshold over a whole model: docs/results/global_threshold.json, and its table in markdown.
 
     python benchmarks/global_threshold.py                        # about 3 minutes on one core
-    python benchmarks/global_threshold.py --weights 2000000 --rounds 5 --out /tmp/threshold.json
+    python benchmarks/global_threshold.py --weights 2000000 --rounds 5 --out threshold.json
 
 The masks of a net with the layers of ResNet-50 are chosen by the allocation "global", beside `torch.kthvalue` on the
 same scores in one piece, which finds the threshold alone. Every round times each candidate once, in turn, by processor

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sparsify_fx.errors import SchedulerError
-from sparsify_fx.learning_rate import Curve, TorchSchedule
+from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule
 from sparsify_fx.rewinds import Epoch
+
+if TYPE_CHECKING:
+    from sparsify_fx.parts import Part
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,29 @@ def make_clock(
             f"{restart_epoch}, and a run has only {run_epochs} epochs; train for more, or give fewer steps_per_epoch"
         )
     return Clock(run_epochs, steps_per_epoch, runs, restart_epoch)
+
+
+def runs_of(parts: Sequence[Part], curve: Curve | TorchSchedule) -> tuple[Epoch | None, int]:
+    """(where the learning rate goes back to at each run, number of runs), for all parts together.
+
+    Raises SchedulerError when parts want it otherwise, or the rate is not the Scheduler's to rewind.
+    """
+    runs = {part: part.plan.axes.schedule.runs(part.plan.sparsity) for part in parts}
+    longest = [part for part in parts if runs[part] > 1] or list(parts[:1])
+    wanted = {part.plan.axes.rewind.learning_rate: part for part in longest}
+    if len(wanted) > 1:
+        told = " and ".join(f"{part.name} ({part.plan.method}): {point!r}" for point, part in wanted.items())
+        raise SchedulerError(
+            f"parts of one training share its learning rate, but rewind it to different points: {told}; give one of "
+            "them rewind={'learning_rate': ...} of the other"
+        )
+    ((restart, part),) = wanted.items()
+    if isinstance(curve, HandsOff) and runs[part] > 1 and restart is not None:
+        raise SchedulerError(
+            f"{part.plan.method} rewinds the learning rate at each of its {runs[part]} runs, but learning_rate=None "
+            "leaves the rate to others; name a curve, or apply the method with rewind={'learning_rate': None}"
+        )
+    return restart, max(runs.values())
 
 
 def resolve(point: Epoch, curve: Curve | TorchSchedule, run_epochs: int) -> float:

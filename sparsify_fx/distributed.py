@@ -81,12 +81,8 @@ def exchange(moment: str, said: str = "", error: BaseException | None = None) ->
 @contextlib.contextmanager
 def together(moment: str) -> Iterator[None]:
     """What one rank cannot do no rank goes on after: an error inside is raised on every rank, naming its rank."""
-    try:
+    with _first_to_fail(moment):
         yield
-    except Exception as error:
-        if not _heard(error):
-            exchange(moment, error=error)
-        raise
     exchange(moment)
 
 

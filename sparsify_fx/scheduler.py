@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.clock import make_clock
+from sparsify_fx.clock import make_clock, runs_of
 from sparsify_fx.data_parallel import refuse_sharded
 from sparsify_fx.distributed import check_equal_masks, check_equal_weights, together
 from sparsify_fx.errors import SchedulerError
@@ -22,7 +22,6 @@ from sparsify_fx.parts import Part, belonging, parts_of
 from sparsify_fx.plan import Inputs
 from sparsify_fx.progress import UNKNOWN, Progress
 from sparsify_fx.rates import Rates
-from sparsify_fx.rewinds import Epoch
 from sparsify_fx.step_counts import StepCounts
 from sparsify_fx.timeline import Event, Timeline
 from sparsify_fx.track import Track
@@ -90,7 +89,7 @@ class Scheduler:
         check_equal_masks(programs(model), "in Scheduler(...)")
         self.model, self.optimizers = model, check_optimizers(model, optimizer)
         curve = find_curve(learning_rate)
-        restart, runs = _runs(parts, curve)
+        restart, runs = runs_of(parts, curve)
         self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
         self.epochs, self.steps, self.steps_per_epoch = self._clock.epochs, self._clock.steps, steps_per_epoch
         self._tracks = self._follow(parts, curve, Inputs(batches, loss_fn))
@@ -345,29 +344,6 @@ class Scheduler:
         if isinstance(curve, HandsOff):
             told = "left to others (learning_rate=None)"
         yield Event(0, 0, 0, "learning rate", told, lambda: None)
-
-
-def _runs(parts: tuple[Part, ...], curve: Curve | TorchSchedule) -> tuple[Epoch | None, int]:
-    """(where the learning rate goes back to at each run, number of runs), for all parts together.
-
-    Raises SchedulerError when parts want it otherwise, or the rate is not the Scheduler's to rewind.
-    """
-    runs = {part: part.plan.axes.schedule.runs(part.plan.sparsity) for part in parts}
-    longest = [part for part in parts if runs[part] > 1] or list(parts[:1])
-    wanted = {part.plan.axes.rewind.learning_rate: part for part in longest}
-    if len(wanted) > 1:
-        told = " and ".join(f"{part.name} ({part.plan.method}): {point!r}" for point, part in wanted.items())
-        raise SchedulerError(
-            f"parts of one training share its learning rate, but rewind it to different points: {told}; give one of "
-            "them rewind={'learning_rate': ...} of the other"
-        )
-    ((restart, part),) = wanted.items()
-    if isinstance(curve, HandsOff) and runs[part] > 1 and restart is not None:
-        raise SchedulerError(
-            f"{part.plan.method} rewinds the learning rate at each of its {runs[part]} runs, but learning_rate=None "
-            "leaves the rate to others; name a curve, or apply the method with rewind={'learning_rate': None}"
-        )
-    return restart, max(runs.values())
 
 
 def _name(factory: Any) -> str:

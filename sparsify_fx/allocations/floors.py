@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ Divide = Callable[[Mapping[str, Tensor], Mapping[str, int], int], Counts]
 
 
 @dataclass(frozen=True)
-class Floored:
+class Floored(abc.ABC):
     """What the allocations that divide freely have in common: an optional least number of weights for each layer.
 
     Layers that would get fewer are given that many, and the rest of the budget is divided among the others by the same
@@ -41,9 +42,9 @@ class Floored:
                 f"min_per_layer={least!r} must be a number of weights (16) or a share of each layer (0.01), or None"
             )
 
+    @abc.abstractmethod
     def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
         """The rule itself, without floors."""
-        raise NotImplementedError
 
     def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
         """Non-zeros per layer; they sum to `kept`, none exceeds its capacity or falls below its floor."""
