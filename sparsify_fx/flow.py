@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import sys
 import types
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -18,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from sparsify_fx.example_inputs import Example
 from sparsify_fx.owners import owners, program_of, programs, uninstall
+from sparsify_fx.undisturbed import undisturbed
 
 Masks = Mapping[str, Tensor]
 
@@ -234,15 +233,11 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Gradients, full precision and no compiler, whatever the training switched on; random states are given back."""
     devices = sorted({parameter.get_device() for parameter in model.parameters() if parameter.is_cuda})
     with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(undisturbed(devices))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in {parameter.device.type for parameter in model.parameters()}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         # cuDNN's recurrent layers have no gradient in evaluation mode.
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

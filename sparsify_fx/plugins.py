@@ -8,12 +8,14 @@ A package names them in the entry point group `sparsify_fx.plugins`:
 
 from __future__ import annotations
 
+import threading
 from importlib.metadata import EntryPoint, entry_points
 
 from sparsify_fx.errors import PluginError
 
 GROUP = "sparsify_fx.plugins"
 _errors: list[PluginError] | None = None
+_LOADING = threading.RLock()
 
 
 def load_plugins() -> None:
@@ -22,14 +24,15 @@ def load_plugins() -> None:
     Raises PluginError for a plugin that cannot be imported, and again at every later look-up.
     """
     global _errors
-    if _errors is None:
-        _errors = []  # from here on: a plugin may itself look up methods while it is imported
-        import sparsify_fx.zoo.methods  # noqa: F401 - fills the registry; here, since the methods import the recipes
+    with _LOADING:  # other threads wait until the registry is full
+        if _errors is None:
+            _errors = []  # from here on: a plugin may itself look up methods while it is imported
+            import sparsify_fx.zoo.methods  # noqa: F401 - fills the registry; here, since the methods import the recipes
 
-        for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
-            _load(point, _errors)
-    if _errors:
-        raise _errors[0]
+            for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+                _load(point, _errors)
+        if _errors:
+            raise _errors[0]
 
 
 def _load(point: EntryPoint, errors: list[PluginError]) -> None:

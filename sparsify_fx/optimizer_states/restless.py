@@ -11,7 +11,8 @@ from torch import nn
 
 from sparsify_fx.optimizer_states.fresh import small_parameter
 from sparsify_fx.optimizer_states.holders import group_of, holders, wrapped
-from sparsify_fx.optimizer_states.twin import WAYS, build_twin, try_step, undisturbed
+from sparsify_fx.optimizer_states.twin import WAYS, build_twin, places, try_step
+from sparsify_fx.undisturbed import undisturbed
 
 _SMALL = 4
 _STEPS = 8
@@ -48,7 +49,7 @@ def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
 
 def _moves(holder: Any, group: Any, small: nn.Parameter) -> bool:
     """Half of the entries rest at zero; whether they are still there after a few steps."""
-    with undisturbed(small.device):
+    with undisturbed(places(small.device)):
         start = small.detach().clone()
         resting = (torch.arange(small.numel()) % 3 == 1).reshape(small.shape)
         with torch.no_grad():

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import random
-import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.optimizer_states.blocks import is_quantised
 from sparsify_fx.optimizer_states.holders import Place, holders, wrapped
+from sparsify_fx.undisturbed import undisturbed
 
 # Implementations that need special devices; the state is the same without them.
 _SWITCHES = {"fused": False, "foreach": False, "capturable": False, "differentiable": False, "compile": False}
@@ -83,7 +82,7 @@ def new_state(place: Place, parameter: nn.Parameter) -> dict[Any, Any]:
 
 
 def _record(place: Place, parameter: nn.Parameter, gradient: float) -> Recorder:
-    with undisturbed(parameter.device):
+    with undisturbed(places(parameter.device)):
         twin, holder = build_with_wrappers(place, parameter)
         if twin is None:
             return Recorder({})
@@ -196,13 +195,6 @@ def constructor_names(cls: type) -> list[str]:
     return [parameter.name for parameter in parameters[1:] if parameter.kind in kinds]
 
 
-@contextlib.contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Nothing that a twin on `device` does is seen outside: no random number, warning or compilation."""
-    state, places = random.getstate(), [device] if device.type == "cuda" else []
-    with warnings.catch_warnings(), torch.random.fork_rng(places), torch.compiler.set_stance("force_eager"):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            random.setstate(state)
+def places(device: torch.device) -> list[torch.device]:
+    """The devices whose random states a trial on `device` may move, beside the CPU."""
+    return [device] if device.type == "cuda" else []
