@@ -8,17 +8,27 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sparsify_fx.errors import CheckpointError
+from sparsify_fx.errors import CheckpointError, SparsifyError
 from sparsify_fx.onnx_export.rows import LayerRow
+from sparsify_fx.parameterizations import Parameterization
 from sparsify_fx.program import unmarked
+from sparsify_fx.program_state import EXTRA, decode
+from sparsify_fx.recipe import axis_value
 
 _USUAL_KEYS = ("model", "state_dict", "model_state_dict", "model_state", "net", "module", "weights", "params")
+_OF_VERSION_0_1 = {
+    ("dense",): "dense",
+    ("m", "w"): "product",
+    ("dense", "s"): "soft-threshold",
+    ("dense", "logit", "temperature"): "sigmoid-gate",
+    ("dense", "logit"): "l0",
+}
 _PROGRAM = re.compile(r"(?P<weight>.+)_program\.(?P<part>[^.]+)")
 
 
@@ -79,11 +89,12 @@ def find_state_dict(content: Any) -> dict[str, Tensor] | None:
 def state_rows(state: Mapping[str, Tensor]) -> tuple[LayerRow, ...]:
     """Rows of a state dict; the factors and the mask of a weight program become one row of the weight they give."""
     programs: dict[str, dict[str, Tensor]] = {}
-    state = unmarked(state)
+    plain = unmarked(state)
     for key, tensor in state.items():
-        if match := _PROGRAM.fullmatch(key):
+        match = _PROGRAM.fullmatch(key)
+        if match and (key in plain or match["part"] == EXTRA):
             programs.setdefault(match["weight"], {})[match["part"]] = tensor
-    return tuple(_rows(state, programs))
+    return tuple(_rows(plain, programs))
 
 
 def _rows(state: Mapping[str, Tensor], programs: dict[str, dict[str, Tensor]]) -> Iterator[LayerRow]:
@@ -97,20 +108,32 @@ def _rows(state: Mapping[str, Tensor], programs: dict[str, dict[str, Tensor]]) -
         elif (name := match["weight"]) not in done:
             done.add(name)
             parts = programs[name]
-            stored = sum(part.nbytes for part in parts.values())
+            stored = sum(tensor.nbytes for part, tensor in parts.items() if part != EXTRA)
             yield _row(name, _effective(name, parts), stored, "program", True)
 
 
 def _effective(name: str, parts: Mapping[str, Tensor]) -> Tensor:
-    """The weight of a program: dense * mask or m * w * mask; without a mask all ones."""
-    factors = {part: value for part, value in parts.items() if part != "mask"}
-    if factors.keys() == {"dense"}:
-        theta = factors["dense"]
-    elif factors.keys() == {"m", "w"}:
-        theta = factors["m"] * factors["w"]
-    else:
-        raise CheckpointError(f"{name}: a weight program of {sorted(parts)} is unknown; expected dense or m and w")
+    """The weight that the program's layer sees in evaluation; CheckpointError for tensors that make none."""
+    tensors = {part: value for part, value in parts.items() if part not in ("mask", EXTRA)}
+    try:
+        how = _parameterization(parts)
+        like = tensors[how.factors[0]]
+        state = {key: torch.zeros_like(value) for key, value in how.state(like).items() if key in how.transient}
+        theta = torch.as_tensor(how.value({**state, **tensors}))
+    except (SparsifyError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{name}: no weight can be made of its program of {sorted(tensors)}: {error}") from error
     return theta if "mask" not in parts else torch.where(parts["mask"].bool(), theta, torch.zeros_like(theta))
+
+
+def _parameterization(parts: Mapping[str, Tensor]) -> Parameterization:
+    """The one that the file tells of; without that (version 0.1) the one that has these tensors, with its defaults."""
+    if EXTRA in parts:
+        return cast(Parameterization, axis_value("parameterization", decode(parts[EXTRA])["parameterization"]))
+    names = tuple(sorted(set(parts) - {"mask"}))
+    if names not in _OF_VERSION_0_1:
+        known = "; ".join(", ".join(each) for each in _OF_VERSION_0_1)
+        raise ValueError(f"no parameterization has these; known are {known}")
+    return cast(Parameterization, axis_value("parameterization", _OF_VERSION_0_1[names]))
 
 
 def _row(name: str, tensor: Tensor, stored: int, encoding: str, prunable: bool) -> LayerRow:

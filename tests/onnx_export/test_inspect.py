@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
+import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.errors import CheckpointError, ConfigError, ExportError
 from sparsify_fx.onnx_export import LayerRow, export, inspect_file
 from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
 from sparsify_fx.onnx_export.picture import draw_density
+from sparsify_fx.owners import programs
 
 
 def f32(values: Any) -> NDArray[np.float32]:
@@ -155,7 +157,10 @@ def test_rewritten_model_shows_effective_weights(tmp_path: Path) -> None:
     assert (found["b.weight"].bytes_dense, found["b.weight"].bytes_stored) == (16, 36)
     assert (report.weights, report.nonzeros) == (12, 7)
     torch.save({"a.weight_program.psi": torch.ones(2)}, tmp_path / "m.pt")
-    with pytest.raises(CheckpointError, match=r"a\.weight: a weight program of \['psi'\] is unknown"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"a\.weight: no weight can be made of its program of \['psi'\]: no parameterization has these",
+    ):
         inspect_file(tmp_path / "m.pt")
 
 
@@ -279,3 +284,37 @@ def test_every_encoding_is_shown_as_export_reported_it(tmp_path: Path) -> None:
             assert set(seen.layers) == set(made.layers)
             assert sum(row.macs or 0 for row in seen.layers) == 8 * 27 * 36 + 11520
             assert (seen.sparsity, seen.bytes_file) == (made.sparsity, made.bytes_file)
+
+
+@pytest.mark.parametrize(
+    ("method", "axes"),
+    [
+        ("str", {"parameterization": {"name": "soft-threshold", "start": -1.0, "gate": "exp"}}),
+        ("str", {"parameterization": {"name": "soft-threshold", "start": -0.5, "per": "channel"}}),
+        ("cs", {}),
+        ("l0", {"parameterization": {"name": "l0", "start": -0.5, "scale": 4.0}}),
+        ("powerprop", {}),
+        ("lrr+signin", {}),
+        ("spred", {}),
+    ],
+)
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_checkpoints_of_every_parameterization_count_the_effective_weight(
+    method: str, axes: dict[str, Any], form: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5))
+    sparsify_fx.apply(model, method, sparsity=0.5, **axes)
+    for program in programs(model).values():  # as in the midst of a training
+        for factor in program.factor_tensors().values():
+            factor.data.add_(torch.randn_like(factor))
+    path = tmp_path / f"state.{form}"
+    save = save_file if form == "safetensors" else torch.save
+    save(model.state_dict(), path)
+    expected = sum(int(program.effective().count_nonzero()) for program in programs(model).values())
+    report = inspect_file(path)
+    assert (report.nonzeros, report.weights) == (expected, 340)
+    if "parameterization" not in axes:  # version 0.1 told no options
+        state = {key: value for key, value in model.state_dict().items() if not key.endswith("_extra_state")}
+        save(state, path)
+        assert inspect_file(path).nonzeros == expected
