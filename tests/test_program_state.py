@@ -441,3 +441,14 @@ def test_tracers_and_exporters_take_no_notice() -> None:
         torch.equal(a, b)
         for a, b in zip(effective(traced).values(), effective(made(Product(), 1)).values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_random_gates_are_in_the_mode_of_the_model(training: bool) -> None:
+    model = sparsify_fx.apply(small_net().train(training), "l0", sparsity=0.5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsify_fx.Scheduler(model, optimizer, epochs=4, steps_per_epoch=2)  # draws the first noise
+    noisy = {name: float(program.get_buffer("noisy")) for name, program in programs(model).items()}
+    assert set(noisy.values()) == {float(training)}
+    seen = programs(model)["7.weight"]()
+    assert torch.equal(seen, programs(model)["7.weight"].effective()) is not training

@@ -48,7 +48,8 @@ def prepare(
             _MaskOnly(masks)(view)
         if parameterization != Dense():
             Reparameterize(parameterization)(view)
-    for program in found.values():
+    for name, program in found.items():
+        program.train(layers[name].places[0][0].training)  # random gates are still in a model that evaluates
         mask = program.current_mask()
         if mask is not None and program.parameterization == Dense():
             program.write(torch.zeros_like(program.theta()), where=mask == 0)
