@@ -21,14 +21,14 @@ class StepCounts:
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self._made = [0] * len(optimizers)
+        self._made, self._inside = [0] * len(optimizers), [0] * len(optimizers)
         self._calls = self._steps = 0
         self._warned: set[str] = set()
         for number, optimizer in enumerate(optimizers):
-            register = getattr(optimizer, "register_step_post_hook", None)
-            if register is not None:
-                handle = register(_hook(self._made, number))
-                weakref.finalize(self, handle.remove)
+            if hasattr(optimizer, "register_step_pre_hook") and hasattr(optimizer, "register_step_post_hook"):
+                enter, leave = _hooks(self._made, self._inside, number)
+                for handle in (optimizer.register_step_pre_hook(enter), optimizer.register_step_post_hook(leave)):
+                    weakref.finalize(self, handle.remove)
 
     @property
     def pending(self) -> int:
@@ -45,7 +45,7 @@ class StepCounts:
                 "late and the schedule ends unfinished; call it after every optimizer step (in Lightning with "
                 "'interval': 'step')",
             )
-        self._made[:] = [0] * len(self._made)
+        self._restart()
         self._calls, self._steps = self._calls + 1, self._steps + min(made, 1)
         if self._calls >= max(epoch, SHORTEST):
             if 0 < self._steps <= self._calls / 2:
@@ -68,8 +68,12 @@ class StepCounts:
 
     def forget(self) -> None:
         """Begin to count anew."""
-        self._made[:] = [0] * len(self._made)
+        self._restart()
         self._calls = self._steps = 0
+
+    def _restart(self) -> None:
+        self._made[:] = [0] * len(self._made)
+        self._inside[:] = [0] * len(self._inside)  # a step that raised was never left
 
     def _warn(self, kind: str, text: str) -> None:
         if kind not in self._warned:
@@ -77,11 +81,18 @@ class StepCounts:
             warn(text, StepCountWarning)
 
 
-def _hook(made: list[int], number: int) -> Callable[..., None]:
-    """Holds the list alone, not the Scheduler, which may go before its optimizer."""
+def _hooks(made: list[int], inside: list[int], number: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """(before, after) a step; they hold the lists alone, not the Scheduler, which may go before its optimizer.
 
-    def count(*_: Any) -> None:
-        made[number] += 1
+    torch runs hooks around the `step` of every class: one that calls `super().step()` runs them twice for one step.
+    """
+
+    def enter(*_: Any) -> None:
+        inside[number] += 1
+
+    def leave(*_: Any) -> None:
+        inside[number] = max(inside[number] - 1, 0)
+        made[number] += not inside[number]
 
     # A compiled optimizer step would be compiled again for every count.
-    return torch.compiler.disable(count)  # type: ignore[no-any-return,no-untyped-call]
+    return torch.compiler.disable(enter), torch.compiler.disable(leave)  # type: ignore[no-untyped-call]

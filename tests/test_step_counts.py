@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -105,4 +107,31 @@ def test_steps_that_raise_are_not_counted() -> None:
         scheduler.step()
     train_step(model, optimizer)
     with pytest.raises(SchedulerError, match="the schedule ended after 4 steps"):
+        scheduler.step()
+
+
+class Twice(torch.optim.AdamW):
+    """Calls the step that it inherits, around which torch runs the hooks again."""
+
+    fails = False
+
+    def step(self, closure: Any = None) -> Any:
+        if self.fails:
+            raise ValueError("this step fails")
+        return super().step(closure)
+
+
+def test_a_step_within_a_step_is_one() -> None:
+    model = sparsify_fx.apply(small_net(), "gmp", sparsity=0.5)
+    torch.optim.AdamW([nn.Parameter(torch.zeros(1))])  # the first of a class brings the hooks to its `step`
+    optimizer = Twice(model.parameters(), lr=1e-3)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=4, steps_per_epoch=3)
+    for step in range(4):
+        optimizer.fails = step == 1
+        with pytest.raises(ValueError, match="this step fails") if optimizer.fails else contextlib.nullcontext():
+            train_step(model, optimizer)
+        scheduler.step()
+    train_step(model, optimizer)
+    train_step(model, optimizer)
+    with pytest.warns(StepCountWarning, match="made 2 steps"):
         scheduler.step()
