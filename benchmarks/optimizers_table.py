@@ -14,12 +14,14 @@ import importlib.metadata
 import io
 import json
 import logging
+import random
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -117,6 +119,8 @@ def optimizer_step(case: Case, model: nn.Module, optimizers: list[Any], number: 
     """Forward, backward and one step of all optimizers."""
     inputs, labels = batch(number)
     torch.manual_seed(number)
+    np.random.seed(number)  # and Python's: kron draws from all three
+    random.seed(number)
 
     def closure() -> Tensor:
         for parameter in trained(model):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import pytorch_optimizer
 import schedulefree
@@ -119,6 +122,18 @@ def test_nothing_else_is_touched_by_asking() -> None:
     assert torch.equal(seed, torch.get_rng_state())
     assert optimizer.state_dict()["param_groups"] == groups
     assert list(optimizer.state) == [parameter]
+
+
+def test_no_source_of_random_numbers_moves() -> None:
+    """kron draws from numpy, gravity from torch."""
+    for name in ("kron", "gravity"):
+        parameter, optimizer = trained(lambda p, name=name: pytorch_optimizer.load_optimizer(name)([p], lr=0.1))
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        shares = pytest.warns(OptimizerStateWarning) if name == "kron" else contextlib.nullcontext()
+        with shares:
+            clear_entries([optimizer], parameter, ENTRIES)
+        restless([optimizer], parameter)
+        assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
 def test_settled_state_is_fresh_but_for_its_counters() -> None:
