@@ -6,6 +6,7 @@ import contextlib
 import copy
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,16 +125,22 @@ def test_nothing_else_is_touched_by_asking() -> None:
     assert list(optimizer.state) == [parameter]
 
 
+def drawn() -> tuple[Any, ...]:
+    """Where the three sources of random numbers are."""
+    state = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), state["pos"], state["key"].tolist(), torch.get_rng_state().tolist()
+
+
 def test_no_source_of_random_numbers_moves() -> None:
     """kron draws from numpy, gravity from torch."""
     for name in ("kron", "gravity"):
         parameter, optimizer = trained(lambda p, name=name: pytorch_optimizer.load_optimizer(name)([p], lr=0.1))
-        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        before = drawn()
         shares = pytest.warns(OptimizerStateWarning) if name == "kron" else contextlib.nullcontext()
         with shares:
             clear_entries([optimizer], parameter, ENTRIES)
         restless([optimizer], parameter)
-        assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+        assert before == drawn()
 
 
 def test_settled_state_is_fresh_but_for_its_counters() -> None:
