@@ -5,33 +5,27 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
-from sparsify_fx.errors import ExportError, RuntimeLibraryError, unknown
+from sparsify_fx.errors import ExportError, unknown
 from sparsify_fx.onnx_export.clean import count_negative_zeros, normalise_zeros
 from sparsify_fx.onnx_export.codecs import VALUES
+from sparsify_fx.onnx_export.comparing import CannotRunError, Feed, trial_of
 from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, as_it_is
 from sparsify_fx.onnx_export.files import check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, invalid, make_report
-from sparsify_fx.onnx_export.made_up import made_up_inputs
 from sparsify_fx.onnx_export.measure import Speed
 from sparsify_fx.onnx_export.measure import measure as measure_files
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
 from sparsify_fx.onnx_export.unpacking import constant_initializers, unpacked
-from sparsify_fx.onnx_export.verify import Runtime, compare
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 _LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
-
-Feed = Mapping[str, NDArray[Any]]
 
 
 def pack_onnx(
@@ -95,7 +89,8 @@ def pack_onnx(
     negative = count_negative_zeros(model, reader)
     if normalize_zeros:
         normalise_zeros(model, reader)
-    encoded = describe(encode(model, wanted, _sizes(model, inputs), reader), model, wanted, {}, {})
+    trial = trial_of(file, model, inputs)
+    encoded = describe(encode(model, wanted, trial.sizes, reader), model, wanted, {}, {})
     library = library_for(encoded.model)
     exact = VALUES[values].lossless and not (normalize_zeros and negative)
     notes = [_about_negative_zeros(negative)] if negative and not normalize_zeros else []
@@ -105,9 +100,9 @@ def pack_onnx(
         if not (verify or measure):
             return Checked((None, None))
         try:
-            feed, limit = _feed(model, inputs), _LIMIT if exact else math.inf
-            differences = _differences(file, written, feed, limit, library) if verify else (None, None)
-        except _CannotRunError as error:
+            feed, limit = trial.feed, _LIMIT if exact else math.inf
+            differences = trial.differences(written, limit, library) if verify else (None, None)
+        except CannotRunError as error:
             notes.append(f"outputs were not compared: {error}")
             return Checked((None, None))
         return Checked(differences, _speed(file, written, feed, library) if measure else None)
@@ -140,19 +135,6 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
 
 
-def _feed(model: onnx.ModelProto, inputs: Feed | None) -> Feed:
-    """What to run the model on; ExportError when no inputs can be made up."""
-    return made_up_inputs(model) if inputs is None else inputs
-
-
-def _sizes(model: onnx.ModelProto, inputs: Feed | None) -> dict[str, tuple[int, ...]]:
-    """The shapes of what to run the model on; none when no inputs can be made up."""
-    try:
-        return {name: array.shape for name, array in _feed(model, inputs).items()}
-    except ExportError:
-        return {}
-
-
 def _speed(original: Path, written: Path, feed: Feed, library: str | None) -> Speed:
     """The written file against the original or, if that has sparse operators, against its dense twin."""
     if not sparse_weights(load_onnx(original)):
@@ -179,21 +161,6 @@ def _read(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
     except ExportError as error:
         raise ExportError(f"{file}: {error}") from error
     return model, reader
-
-
-class _CannotRunError(Exception):
-    """The original file does not run on the inputs there are."""
-
-
-def _differences(original: Path, written: Path, feed: Feed, limit: float, library: str | None) -> tuple[float, float]:
-    """The largest differences between the outputs of both files; ExportError above `limit`."""
-    try:
-        first = Runtime(original, library_for(load_onnx(original)))
-        expected, names = first.run_feed(feed), [item.name for item in first.session.get_outputs()]
-        del first
-    except (ExportError, RuntimeLibraryError) as error:
-        raise _CannotRunError(f"the original does not run on made-up inputs ({error})") from error
-    return compare(expected, Runtime(written, library).run_feed(feed), names, limit, "the original file")
 
 
 def _about_negative_zeros(count: int) -> str:
