@@ -10,9 +10,9 @@ from typing import Any
 from sparsify_fx.onnx_export.made_up import made_up_inputs
 from sparsify_fx.onnx_export.measure import Speed, measure
 from sparsify_fx.onnx_export.metadata import CHOICE, get_metadata
-from sparsify_fx.onnx_export.pack import unpack_onnx
 from sparsify_fx.onnx_export.sparse_ort import library_for
 from sparsify_fx.onnx_export.tensors import load_onnx
+from sparsify_fx.onnx_export.unpack import unpack_onnx
 from sparsify_fx.runtime.restore import sparse_weights
 
 
