@@ -5,13 +5,14 @@ Each rule of the table `RULES` looks at one name, the leader, and says which ten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sparsify_fx.onnx_export.counting import Counted, count
+from sparsify_fx.errors import CheckpointError
+from sparsify_fx.onnx_export.counting import Counted, count, dtype_text, entries, nonzeros
 from sparsify_fx.onnx_export.packed_weights import packed_bits, quantized_count
 
 State = Mapping[str, Tensor]
@@ -113,6 +114,27 @@ def _packed(name: str, state: State) -> Joined | None:
     return Joined(stem, (name, *beside.values()), lambda state: _quantized(state, name, beside))
 
 
+def _bitmask(name: str, state: State) -> Joined | None:
+    """compressed-tensors before 0.13: the values other than zero, a bit for each entry, and the shape."""
+    stem = name.removesuffix(".compressed")
+    parts = [f"{stem}.{part}" for part in ("bitmask", "shape", "row_offsets")]
+    if stem == name or any(part not in state for part in parts[:2]):
+        return None
+    beside = [key for key in (*parts, *(f"{stem}_{part}" for part in _BESIDE)) if key in state]
+    return Joined(stem, (name, *beside), lambda state: _of_bitmask(state, name, beside))
+
+
+def _of_bitmask(state: State, name: str, beside: Sequence[str]) -> Counted:
+    values = state[name]
+    shape = tuple(int(length) for length in state[beside[1]].reshape(-1).tolist())
+    dense = entries(shape) * values.element_size()
+    stored = values.nbytes + sum(state[key].nbytes for key in beside)
+    found = nonzeros(values)
+    if found > entries(shape):
+        raise CheckpointError(f"{found} values do not fit into the shape {list(shape)}")
+    return Counted(shape, dtype_text(values.dtype), found, dense, stored, "bitmask", len(shape) >= 2)
+
+
 def _plain_quantized(name: str, state: State) -> Joined | None:
     """A weight of int8 or float8 with its scale beside it: compressed-tensors and others."""
     beside = {part: f"{name}_{part}" for part in _BESIDE if f"{name}_{part}" in state}
@@ -146,6 +168,7 @@ RULES: tuple[Callable[[str, State], Joined | None], ...] = (
     _parametrized,
     _old_weight_norm,
     _packed,
+    _bitmask,
     _plain_quantized,
     _torchao,
 )
