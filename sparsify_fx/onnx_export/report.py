@@ -130,7 +130,8 @@ class FileReport:
     """The result of `inspect_file`; `kind` is `onnx`, `safetensors` or `torch`, sizes are bytes.
 
     `speed`: against the same model in standard operators, if it was measured; `choice`: how, as the file says, the
-    layers with sparse operators were chosen, with the times that decided.
+    layers with sparse operators were chosen, with the times that decided; `notes`: of which parts a checkpoint's totals
+    are the sum, and what of it is not shown.
     """
 
     path: str
@@ -142,6 +143,7 @@ class FileReport:
     layers: tuple[LayerRow, ...]
     speed: Speed | None = None
     choice: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -172,5 +174,5 @@ class FileReport:
             known = dict(self.choice or {})
             how = f", chosen by {known['by']} for batch {known['batch']}" if {"by", "batch"} <= known.keys() else ""
             lines = [f"{len(self.sparse_layers)} layers are sparse operators{how}", *lines, HOW_TO_OPEN]
-        table.caption = "\n".join(lines) or None
+        table.caption = "\n".join([*lines, *self.notes]) or None
         return table
