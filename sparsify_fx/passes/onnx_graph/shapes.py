@@ -78,7 +78,16 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     for sparse in graph.sparse_initializer:
         name, kind = sparse.values.name, sparse.values.data_type
         kept.input.append(onnx.helper.make_tensor_value_info(name, kind, list(sparse.dims)))
+    for item in (*bare.graph.input, *bare.graph.output):
+        _open_axes(item)
     return bare
+
+
+def _open_axes(item: onnx.ValueInfoProto) -> None:
+    """Axes of length -1, as some exporters write open ones, become axes without a length."""
+    for dim in item.type.tensor_type.shape.dim:
+        if dim.dim_value < 0:
+            dim.Clear()
 
 
 def _set_sizes(graph: onnx.GraphProto, sizes: Mapping[str, Shape]) -> None:
@@ -107,5 +116,6 @@ def _infer(bare: onnx.ModelProto, strict: bool) -> onnx.ModelProto:
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    kind = dim.WhichOneof("value")
-    return None if kind is None else getattr(dim, kind) or None if kind == "dim_param" else dim.dim_value
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None
