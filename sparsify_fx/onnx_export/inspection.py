@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sparsify_fx.errors import CheckpointError, ExportError
 from sparsify_fx.onnx_export.inspect_checkpoint import safetensors_rows, torch_rows
@@ -11,12 +13,20 @@ from sparsify_fx.onnx_export.inspect_onnx import onnx_rows
 from sparsify_fx.onnx_export.report import FileReport
 from sparsify_fx.onnx_export.rows import count_weights
 from sparsify_fx.onnx_export.twins import measure_onnx, onnx_choice
+from sparsify_fx.passes.onnx_graph.signature import Asked
 
 _READERS = {"onnx": onnx_rows, "safetensors": safetensors_rows, "torch": torch_rows}
 _SUFFIXES = {".onnx": "onnx", ".safetensors": "safetensors", ".pt": "torch", ".pth": "torch"}
 
 
-def inspect_file(path: str | os.PathLike[str], *, measure: bool = False) -> FileReport:
+def inspect_file(
+    path: str | os.PathLike[str],
+    *,
+    measure: bool = False,
+    inputs: Mapping[str, Any] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    axes: Mapping[str, int] | None = None,
+) -> FileReport:
     """Shape, density, zeros and bytes of every tensor in a file, and the totals of its prunable weights.
 
     Reads `.onnx` (ours and foreign, external data too), `.safetensors` and torch files (never running what is
@@ -25,7 +35,8 @@ def inspect_file(path: str | os.PathLike[str], *, measure: bool = False) -> File
     they give; in other checkpoints every float tensor of two or more dimensions.
 
     Of an ONNX file with sparse operators it also says which layers they are and how these were chosen; with `measure`
-    how fast an ONNX file is beside the same model with plain weights.
+    how fast an ONNX file is beside the same model with plain weights, for `inputs`, `input_shapes` and `axes` as in
+    `pack_onnx`.
 
     Raises CheckpointError (ONNX: ExportError) for files that are missing, damaged, or of another kind; with `measure`
     also for checkpoints, which do not run, and RuntimeLibraryError when the file needs the library and there is none.
@@ -40,11 +51,16 @@ def inspect_file(path: str | os.PathLike[str], *, measure: bool = False) -> File
     kind = _kind(file)
     if measure and kind != "onnx":
         raise CheckpointError(f"cannot measure {file}: it is no ONNX file; export it first, or leave out measure")
+    asked = Asked(inputs or {}, input_shapes or {}, axes or {})
+    if asked != Asked() and not measure:
+        raise ExportError("sizes are for measuring: pass measure=True (--measure) too, or leave them out")
     layers = _READERS[kind](file)
+    speed, measured_for = measure_onnx(file, asked) if measure else (None, "")
     weights, nonzeros, sparsity = count_weights(layers)
     return FileReport(
         os.fspath(path), kind, file.stat().st_size, sparsity, nonzeros, weights, layers,
-        speed=measure_onnx(file) if measure else None,
+        speed=speed,
+        measured_for=measured_for,
         choice=onnx_choice(file) if kind == "onnx" else None,
     )  # fmt: skip
 

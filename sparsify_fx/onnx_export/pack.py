@@ -5,24 +5,28 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from sparsify_fx.errors import ExportError, unknown
 from sparsify_fx.onnx_export.clean import count_negative_zeros, normalise_zeros
 from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.comparing import CannotRunError, Feed, trial_of
+from sparsify_fx.onnx_export.comparing import trial_of
 from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, as_it_is
 from sparsify_fx.onnx_export.files import check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, invalid, make_report
 from sparsify_fx.onnx_export.measure import Speed
 from sparsify_fx.onnx_export.measure import measure as measure_files
 from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.rows import SPARSE
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
 from sparsify_fx.onnx_export.unpacking import constant_initializers, unpacked
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
+from sparsify_fx.passes.onnx_graph.signature import Asked
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 _LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
@@ -40,7 +44,9 @@ def pack_onnx(
     verify: bool = True,
     measure: bool = False,
     autotune: bool = False,
-    inputs: Feed | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    axes: Mapping[str, int] | None = None,
 ) -> ExportReport:
     """Store the zeros of an ONNX file's weights sparsely; nothing else in the file changes.
 
@@ -56,11 +62,15 @@ def pack_onnx(
             much as any other value, and only the sign of a zero output can depend on it.
         verify: also run both files in onnxruntime and compare. Needs memory for both models.
         measure: also measure load time, memory and latency of both files (`report.speed`).
-        inputs: what to run them on, by name; None makes up random arrays that fit the signature. Their shapes are those
-            that layers are chosen for.
+        inputs: what to run them on, by name; the others are made up to fit the signature. Layers are chosen for these
+            sizes. Strings, lists of arrays and dicts are for inputs of such types.
+        input_shapes: shapes of made-up inputs, by name.
+        axes: lengths of open axes that have a name. Otherwise 1 for batches, 224 for images and 128 for sequences, or
+            the next of a fixed list that the model takes; `notes` say which.
 
     Raises:
-        UnknownNameError: unknown encoding, values or target.
+        UnknownNameError: unknown encoding, values or target, or an input or axis that the model has not.
+        InputError: inputs, shapes or lengths that contradict the file, or inputs that it does not run on.
         RuntimeLibraryError: target `sparse-ort`, and the package was installed without its library.
         ExportError: a file that is damaged or cannot be written, an opset without the operators, a result that differs.
             `path` is then as before.
@@ -89,26 +99,23 @@ def pack_onnx(
     negative = count_negative_zeros(model, reader)
     if normalize_zeros:
         normalise_zeros(model, reader)
-    trial = trial_of(file, model, inputs)
-    encoded = describe(encode(model, wanted, trial.sizes, reader), model, wanted, {}, {})
+    asked = Asked(inputs or {}, input_shapes or {}, axes or {})
+    trial = trial_of(file, model, reader, asked, run=verify or measure, shapes=target == SPARSE)
+    encoded = describe(encode(model, wanted, trial.sizes, reader, trial.shapes, trial.origin), model, wanted, {}, {})
     library = library_for(encoded.model)
     exact = VALUES[values].lossless and not (normalize_zeros and negative)
     notes = [_about_negative_zeros(negative)] if negative and not normalize_zeros else []
 
     def check(written: Path) -> Checked:
         check_file(written, encoded, strictly=valid)
-        if not (verify or measure):
-            return Checked((None, None))
-        try:
-            feed, limit = trial.feed, _LIMIT if exact else math.inf
-            differences = trial.differences(written, limit, library) if verify else (None, None)
-        except CannotRunError as error:
-            notes.append(f"outputs were not compared: {error}")
-            return Checked((None, None))
-        return Checked(differences, _speed(file, written, feed, library) if measure else None)
+        limit = _LIMIT if exact else math.inf
+        differences = trial.differences(written, limit, library) if verify else (None, None)
+        feed = trial.feed if measure else None
+        return Checked(differences, None if feed is None else _speed(file, written, feed, library))
 
     dense_bytes = model_bytes(model, reader)
     checked = write_model(place, encoded.model, reader, check)
+    notes += [*trial.notes, *trial.about(chosen=target == SPARSE, compared=verify, measured=measure)]
     return make_report(
         path, encoded, wanted, checked, bytes_dense=dense_bytes, reference="the original file", notes=notes
     )
@@ -135,7 +142,7 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
 
 
-def _speed(original: Path, written: Path, feed: Feed, library: str | None) -> Speed:
+def _speed(original: Path, written: Path, feed: Mapping[str, Any], library: str | None) -> Speed:
     """The written file against the original or, if that has sparse operators, against its dense twin."""
     if not sparse_weights(load_onnx(original)):
         return measure_files(original, written, feed, library=library)

@@ -62,6 +62,7 @@ def compare(
     output, when numbers of outputs, types, shapes, texts or keys differ, when NaN or Inf stand elsewhere than in the
     output of the reference, or when the relative difference is above `tolerance`.
 
+    >>> import numpy as np
     >>> compare([np.float32([2, 4])], [np.float32([2, 4.25])], ["y"], tolerance=0.1)
     (0.25, 0.0625)
     """

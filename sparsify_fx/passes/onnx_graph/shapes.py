@@ -51,6 +51,13 @@ def infer_shapes(
     return found
 
 
+def infer_kinds(model: onnx.ModelProto) -> dict[str, bool]:
+    """Whether each value of the main graph is a tensor, not a sequence, map or optional; unknown ones are missing."""
+    inferred = _infer(skeleton(model), strict=False)
+    items = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
+    return {item.name: item.type.HasField("tensor_type") for item in items if item.type.WhichOneof("value")}
+
+
 def shapes_fit(model: onnx.ModelProto) -> str | None:
     """None when onnx's strict shape inference accepts the graph, else its complaint."""
     try:

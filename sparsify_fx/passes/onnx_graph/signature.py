@@ -59,6 +59,17 @@ def is_open(model: onnx.ModelProto) -> bool:
     return any(port.dims is None or not all(isinstance(n, int) for n in port.dims) for port in ports_of(model).values())
 
 
+def settles(ports: Mapping[str, Port], asked: Asked) -> bool:
+    """Whether what is asked for fixes every length that the file leaves open, named axes by any input that has them."""
+    whole = {**asked.inputs, **asked.shapes}
+    names = {*asked.axes, *(dim for name in whole if name in ports for dim in ports[name].dims or ())}
+    left = (port for name, port in ports.items() if name not in whole)
+    return all(
+        port.dims is not None and all(isinstance(dim, int) or (dim is not None and dim in names) for dim in port.dims)
+        for port in left
+    )
+
+
 def axis_names(model: onnx.ModelProto) -> set[str]:
     """The names of the open axes of inputs."""
     return {dim for port in ports_of(model).values() for dim in port.dims or () if isinstance(dim, str)}
