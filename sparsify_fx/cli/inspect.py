@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from sparsify_fx.cli.options import AxisLengths, InputShapes, read_axes, read_shapes
 from sparsify_fx.cli.output import JsonOption, Output
 
 NAME = "inspect"
@@ -25,6 +26,8 @@ def command(
         Path | None, typer.Option(metavar="PATH", help="Also draw the density of every layer (.png or .svg).")
     ] = None,
     measure: Annotated[bool, typer.Option(help="Time an ONNX file against the same model with plain weights.")] = False,
+    input_shape: InputShapes = None,
+    axis: AxisLengths = None,
     json: JsonOption = None,
 ) -> None:
     """Show shape, density, zeros and bytes of every layer in a file.
@@ -37,7 +40,7 @@ def command(
 
         sparsify-fx inspect lenet5.onnx --picture lenet5.svg
 
-        sparsify-fx inspect lenet5-fast.onnx --measure
+        sparsify-fx inspect lenet5-fast.onnx --measure --axis batch=8
     """
     from sparsify_fx.fitting_table import escaped
     from sparsify_fx.onnx_export import inspect_file
@@ -46,7 +49,7 @@ def command(
     output = Output(json)
     if picture is not None:
         check_picture(picture)
-    report = inspect_file(file, measure=measure)
+    report = inspect_file(file, measure=measure, input_shapes=read_shapes(input_shape), axes=read_axes(axis))
     output.console.print(report.table())
     if picture is not None:
         draw_density(report, picture)

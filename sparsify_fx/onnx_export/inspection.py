@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sparsify_fx.errors import CheckpointError, ExportError
 from sparsify_fx.onnx_export.inspect_checkpoint import Contents, safetensors_contents, torch_contents
@@ -14,6 +15,7 @@ from sparsify_fx.onnx_export.report import FileReport
 from sparsify_fx.onnx_export.rows import count_weights
 from sparsify_fx.onnx_export.shards import files_of_folder, shards_of_index
 from sparsify_fx.onnx_export.twins import measure_onnx, onnx_choice
+from sparsify_fx.passes.onnx_graph.signature import Asked
 
 _READERS: dict[str, Callable[[Path], Contents]] = {
     "onnx": lambda file: Contents(onnx_rows(file)),
@@ -22,7 +24,14 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
 }
 
 
-def inspect_file(path: str | os.PathLike[str], *, measure: bool = False) -> FileReport:
+def inspect_file(
+    path: str | os.PathLike[str],
+    *,
+    measure: bool = False,
+    inputs: Mapping[str, Any] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    axes: Mapping[str, int] | None = None,
+) -> FileReport:
     """Shape, density, zeros and bytes of every tensor in a file, and the totals of its prunable weights.
 
     Reads ONNX files (ours and foreign, external data too), safetensors, torch files (never running what is pickled in
@@ -35,7 +44,8 @@ def inspect_file(path: str | os.PathLike[str], *, measure: bool = False) -> File
     keys as prefixes; the states of optimizers, schedules and random generators are not.
 
     Of an ONNX file with sparse operators it also says which layers they are and how these were chosen; with `measure`
-    how fast an ONNX file is beside the same model with plain weights.
+    how fast an ONNX file is beside the same model with plain weights, for `inputs`, `input_shapes` and `axes` as in
+    `pack_onnx`.
 
     Raises CheckpointError (ONNX: ExportError) for files that are missing, damaged, or of another kind, which it names;
     with `measure` also for checkpoints, which do not run, and RuntimeLibraryError when the file needs the library and
@@ -54,12 +64,17 @@ def inspect_file(path: str | os.PathLike[str], *, measure: bool = False) -> File
         raise CheckpointError(f"{path} has shards of several kinds ({', '.join(sorted(set(kinds)))}); give one of them")
     if measure and kind != "onnx":
         raise CheckpointError(f"cannot measure {path}: it is no ONNX file; export it first, or leave out measure")
+    asked = Asked(inputs or {}, input_shapes or {}, axes or {})
+    if asked != Asked() and not measure:
+        raise ExportError("sizes are for measuring: pass measure=True (--measure) too, or leave them out")
     contents = [_READERS[kind](file) for file in files]
     layers = tuple(row for content in contents for row in content.rows)
+    speed, measured_for = measure_onnx(files[0], asked) if measure else (None, "")
     weights, nonzeros, sparsity = count_weights(layers)
     return FileReport(
         os.fspath(path), kind, sum(file.stat().st_size for file in files), sparsity, nonzeros, weights, layers,
-        speed=measure_onnx(files[0]) if measure else None,
+        speed=speed,
+        measured_for=measured_for,
         choice=onnx_choice(files[0]) if kind == "onnx" else None,
         notes=tuple(dict.fromkeys(note for content in contents for note in content.notes)),
     )  # fmt: skip

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from sparsify_fx.errors import unknown
 from sparsify_fx.onnx_export.clean import PRUNED, count_negative_zeros, normalise_zeros
 from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.comparing import CannotRunError, Feed, Trial, trial_of
+from sparsify_fx.onnx_export.comparing import Trial, trial_of
 from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, hoisted
 from sparsify_fx.onnx_export.files import check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report, packed_form
@@ -24,10 +25,12 @@ from sparsify_fx.onnx_export.measure import measure as measure_files
 from sparsify_fx.onnx_export.notes import WHERE_EQUAL, about_inputs, about_kept_zeros, about_signs
 from sparsify_fx.onnx_export.reading import read_plain, told_of
 from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.rows import SPARSE
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.unpack import unpack_onnx
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
+from sparsify_fx.passes.onnx_graph.signature import Asked
 from sparsify_fx.runtime.restore import sparse_weights
 
 _LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
@@ -45,7 +48,9 @@ def pack_onnx(
     verify: bool = True,
     measure: bool = False,
     autotune: bool = False,
-    inputs: Feed | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    axes: Mapping[str, int] | None = None,
 ) -> ExportReport:
     """Store the zeros of an ONNX file's weights sparsely; nothing else in the file changes.
 
@@ -66,11 +71,15 @@ def pack_onnx(
             of which a quarter is zeros, if the outputs that are compared stay the same; the notes say so.
         verify: also run both files in onnxruntime and compare. Needs memory for both models.
         measure: also measure load time, memory and latency of both files (`report.speed`).
-        inputs: what to run them on, by name; None makes up random arrays that fit the signature. Their shapes are those
-            that layers are chosen for.
+        inputs: what to run them on, by name; the others are made up to fit the signature. Layers are chosen for these
+            sizes. Strings, lists of arrays and dicts are for inputs of such types.
+        input_shapes: shapes of made-up inputs, by name.
+        axes: lengths of open axes that have a name. Otherwise 1 for batches, 224 for images and 128 for sequences, or
+            the next of a fixed list that the model takes; `notes` say which.
 
     Raises:
-        UnknownNameError: unknown encoding, values or target.
+        UnknownNameError: unknown encoding, values or target, or an input or axis that the model has not.
+        InputError: inputs, shapes or lengths that contradict the file, or inputs that it does not run on.
         RuntimeLibraryError: target `sparse-ort`, and the package was installed without its library.
         ExportError: a file that is damaged or cannot be written, an opset without the operators, a result that differs.
             `path` is then as before.
@@ -94,7 +103,8 @@ def pack_onnx(
     wanted = Wanted(encoding, values, functions, target, autotune)
     check_wanted(wanted)
     file, place = Path(source), check_target(path)
-    job = _Job(file, place, wanted, verify, measure, inputs)
+    asked = Asked(inputs or {}, input_shapes or {}, axes or {})
+    job = _Job(file, place, wanted, verify, measure, asked)
     drop = normalize_zeros if normalize_zeros is not None else (WHERE_EQUAL if verify else False)
     try:
         report = job.run(drop)
@@ -112,7 +122,7 @@ class _Job:
     wanted: Wanted
     verify: bool
     measure: bool
-    inputs: Feed | None
+    asked: Asked
 
     def run(self, drop: bool | str, notes: Sequence[str] = ()) -> ExportReport:
         """Pack; `drop`: whether -0.0 becomes 0.0. Raises _SignsMatterError where that was to change no output."""
@@ -121,8 +131,8 @@ class _Job:
             valid, history, dense_bytes = invalid(self.file) is None, history_of(model), model_bytes(model, reader)
             moved = hoisted(model)
             negative = _drop_signs(model, reader, drop)
-            trial = trial_of(self.file, model, self.inputs)
-            encoded = encode(model, self.wanted, trial.sizes, reader, moved)
+            trial = self._trial(model, reader)
+            encoded = encode(model, self.wanted, trial.sizes, reader, trial.shapes, trial.origin, moved)
             encoded = packed_form(encoded, model, self.wanted, history, trial.sizes)
             said = [*notes, *about_signs(negative, drop, told=bool(notes))]
             said += [*about_inputs(encoded.moved, history.ir_version), *about_kept_zeros(encoded, reader)]
@@ -134,11 +144,7 @@ class _Job:
 
         def check(written: Path) -> Checked:
             check_file(written, encoded, strictly=valid)
-            try:
-                checked = self._compared(trial, written, limit, library)
-            except CannotRunError as error:
-                said.append(f"outputs were not compared: {error}")
-                checked = Checked((None, None))
+            checked = self._compared(trial, written, limit, library)
             absolute, _ = checked.differences
             if equal and (absolute is None or (absolute and not sums_anew)):
                 what = "could not be compared" if absolute is None else "differ"
@@ -146,6 +152,8 @@ class _Job:
             return checked
 
         checked = write_model(self.place, encoded.model, reader, check)
+        sparse = self.wanted.target == SPARSE
+        said += [*trial.notes, *trial.about(chosen=sparse, compared=self.verify, measured=self.measure)]
         return make_report(
             self.place, encoded, self.wanted, checked,
             bytes_dense=dense_bytes, reference="the original file", notes=said,
@@ -154,7 +162,13 @@ class _Job:
     def _compared(self, trial: Trial, written: Path, limit: float, library: str | None) -> Checked:
         """What running both files gives, as far as that was asked for."""
         differences = trial.differences(written, limit, library) if self.verify else (None, None)
-        return Checked(differences, _speed(self.file, written, trial.feed, library) if self.measure else None)
+        feed = trial.feed if self.measure else None
+        return Checked(differences, None if feed is None else _speed(self.file, written, feed, library))
+
+    def _trial(self, model: onnx.ModelProto, reader: TensorReader) -> Trial:
+        """What to run the file on, and what it gives."""
+        run, shapes = self.verify or self.measure, self.wanted.target == SPARSE
+        return trial_of(self.file, model, reader, self.asked, run=run, shapes=shapes)
 
 
 def _drop_signs(model: onnx.ModelProto, reader: TensorReader, drop: bool | str) -> int:
@@ -170,7 +184,7 @@ class _SignsMatterError(Exception):
     """The signs of zeros cannot be left out without a word."""
 
 
-def _speed(original: Path, written: Path, feed: Feed, library: str | None) -> Speed:
+def _speed(original: Path, written: Path, feed: Mapping[str, Any], library: str | None) -> Speed:
     """The written file against the original or, if that has sparse operators, against its dense twin."""
     if not sparse_weights(load_onnx(original)):
         return measure_files(original, written, feed, library=library)

@@ -51,11 +51,14 @@ def encode(
     wanted: Wanted,
     sizes: Sizes,
     reader: TensorReader | None = None,
+    expected: Sizes | None = None,
+    origin: str = "given",
     moved: Moved | None = None,
 ) -> Encoded:
     """A copy of `dense` with its weights stored as wanted, for the wanted target; `sizes`: shapes of the inputs.
 
-    `moved`: constants that lay elsewhere before (`encode_initializers`).
+    `expected`: shapes of other values at these sizes, as far as known; `origin`: where the sizes come from; `moved`:
+    constants that lay elsewhere before (`encode_initializers`).
 
     Which layers are sparse, why, and the times in nanoseconds that decided are in the copy's metadata. Rows and
     digests are those of the dense weights, whatever holds them.
@@ -63,7 +66,7 @@ def encode(
     if wanted.target != SPARSE:
         return encode_initializers(dense, wanted, reader, moved=moved)
     reader = reader or TensorReader()
-    sparse, names, choice = _sparse(dense, wanted, sizes, reader)
+    sparse, names, choice = _sparse(dense, wanted, sizes, reader, expected or {}, origin)
     put_metadata(sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: choice}))
     held = {f"{name}.{part}" for name in names for part in ("values", "gaps")}
     encoded = encode_initializers(sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False)
@@ -81,7 +84,7 @@ def encode(
 
 
 def _sparse(
-    dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorReader
+    dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorReader, expected: Sizes, origin: str
 ) -> tuple[onnx.ModelProto, set[str], str]:
     """The model with sparse operators, the weights they hold, and how each layer was chosen, as JSON."""
     batch = next((shape[0] for shape in sizes.values() if shape), 1)
@@ -93,13 +96,14 @@ def _sparse(
         return found
 
     sparse, names = runtime.to_sparse(
-        dense, timed=timed, autotune=wanted.autotune, batch=batch, sizes=sizes, read=reader.array
+        dense, timed=timed, autotune=wanted.autotune, batch=batch, sizes=sizes, expected=expected, read=reader.array
     )
     layers = {
         name: {"sparse": name in names, "dense_ns": round(found.dense), "sparse_ns": round(found.sparse)}
         for name, found in times.items()
     }
     how: dict[str, Any] = {"by": "measurement" if wanted.autotune else "estimate", "batch": batch, "threads": 1}
+    how |= {"sizes": {name: list(shape) for name, shape in sizes.items()}, "sizes_from": origin}
     if wanted.autotune:
         how |= {"onnxruntime": onnxruntime.__version__, "instructions": runtime.instruction_set()}
     return sparse, set(names), json.dumps(how | {"layers": layers})
