@@ -109,12 +109,17 @@ def measure_file(
 ) -> Speed:
     """Measure a file, which may need a library, against `dense`, which is written to a temporary folder for that."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "dense.onnx"
-        if outside.count_bytes(dense) < outside.MAX_BYTES:
-            file.write_bytes(serialised(dense))
-        else:
-            outside.write_beside(dense, file)
-        return measure(file, packed, feed, library=library)
+        return measure(write_dense(dense, Path(folder)), packed, feed, library=library)
+
+
+def write_dense(dense: onnx.ModelProto, folder: Path) -> Path:
+    """Write a model to a file in a folder, with external data where it is too large without."""
+    file = folder / "dense.onnx"
+    if outside.count_bytes(dense) < outside.MAX_BYTES:
+        file.write_bytes(serialised(dense))
+    else:
+        outside.write_beside(dense, file)
+    return file
 
 
 def make_report(
