@@ -19,7 +19,7 @@ from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.codecs.placing import DOMAIN, Stored, place
 from sparsify_fx.onnx_export.hoisting import Moved, hoist, put_back
 from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
-from sparsify_fx.onnx_export.quantized import INTEGERS, zero_points
+from sparsify_fx.onnx_export.quantized import INTEGERS, names_of_points, zero_points
 from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import opset_of
@@ -104,7 +104,7 @@ def encode_initializers(
     weights, axes = weight_values(graph, dense.functions), channel_axes(graph)
     zeros = zero_points(dense, reader.array)
     # Inputs and outputs of the graph must stay ordinary tensors.
-    fixed = {item.name for item in (*graph.input, *graph.output)} | set(untouched_names)
+    fixed = {item.name for item in (*graph.input, *graph.output)} | names_of_points(dense) | set(untouched_names)
     found = []
     for tensor in graph.initializer:
         array, size = reader.array(tensor), reader.size(tensor)

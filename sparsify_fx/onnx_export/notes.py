@@ -13,6 +13,7 @@ from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros
 from sparsify_fx.onnx_export.constants import Constant, constants, outputs_of, scopes
 from sparsify_fx.onnx_export.encodings import PACKED_TYPES, SMALL, Encoded, dtype_name
 from sparsify_fx.onnx_export.hoisting import Moved
+from sparsify_fx.onnx_export.quantized import names_of_points
 from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 
@@ -51,9 +52,10 @@ def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
     """Which tensors that are mostly zeros stay as they are, and why."""
     rows = {row.name: row for row in encoded.rows}
     outputs = {name for scope in scopes(encoded.model) for name in outputs_of(scope.body)}
+    points = names_of_points(encoded.model)
     found: dict[str, list[str]] = defaultdict(list)
     for each in constants(encoded.model):
-        if not isinstance(each.tensor, onnx.TensorProto) or reader.size(each.tensor) <= SMALL:
+        if not isinstance(each.tensor, onnx.TensorProto) or reader.size(each.tensor) <= SMALL or each.name in points:
             continue
         ours = each.scope == 0 and each.node is None and each.name not in rows  # a part of what rebuilds a weight
         if not ours and (why := _why_kept(each, rows.get(each.name), outputs, reader)):

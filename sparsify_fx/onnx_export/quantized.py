@@ -64,6 +64,15 @@ def zero_points(model: onnx.ModelProto, read: Read, decoded: Mapping[str, int] |
     return {name: points[0] for name, points in found.items() if points[0] is not None and _agree(points)}
 
 
+def names_of_points(model: onnx.ModelProto) -> set[str]:
+    """The values that are zero points of quantized weights: they stay readable, since they tell what zero is."""
+    return {
+        input_of(node, zero)
+        for node in all_nodes(model.graph.node)
+        for _, zero in _READERS.get(node.op_type, ())
+    }  # fmt: skip
+
+
 def _agree(points: Iterable[Array | None]) -> bool:
     first, *others = points
     return all(each is not None and np.array_equal(each, first) for each in others if first is not None)
