@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsify_fx.checksums import damage, is_sealed
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.onnx_export.joined import Joined, State, joined_weights
-from sparsify_fx.onnx_export.parts import Parts, find_parts
+from sparsify_fx.onnx_export.parts import OBJECTS, Parts, find_parts
 from sparsify_fx.onnx_export.program_weights import plain_names, program_weights
 from sparsify_fx.onnx_export.rows import LayerRow, count_weights
 from sparsify_fx.onnx_export.subclasses import count_any, stand_ins
@@ -76,14 +76,23 @@ def torch_contents(file: Path) -> Contents:
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
     if not parts.found:
-        told = f" ({_left_out(parts)})" if parts.left_out else ""
-        raise CheckpointError(
-            f"{file} holds no state dict{told}: expected tensors by name, at the top or under 'model'"
-        )
+        raise CheckpointError(f"{file} {_why_empty(parts)}")
     rows = [(".".join(part.path), state_rows(part.tensors, file)) for part in parts.found]
     named = [replace(row, name=f"{prefix}.{row.name}") if prefix else row for prefix, found in rows for row in found]
     notes = [_of_parts(rows)] if len(rows) > 1 else []
     return Contents(tuple(named), (*notes, *([_left_out(parts)] if parts.left_out else [])))
+
+
+def _why_empty(parts: Parts) -> str:
+    """Why there is nothing to show."""
+    objects = parts.left_out.get(OBJECTS)
+    if objects:
+        return (
+            f"holds Python objects ({', '.join(objects[:_SHOWN])}), which are not loaded because that could run code, and no "
+            "state dict; save model.state_dict() instead"
+        )
+    told = f" ({_left_out(parts)})" if parts.left_out else ""
+    return f"holds no state dict{told}: expected tensors by name, at the top or under 'model'"
 
 
 def _load(file: Path) -> Any:
@@ -95,16 +104,30 @@ def _load(file: Path) -> Any:
             # A foreign pickle is refused below in our own words; what else torch warns of is not the user's doing.
             warnings.simplefilter("ignore")
             # Only the zip format can be mapped, which leaves an optimizer's state on the disk.
+            if file.suffix == ".safetensors":  # by which name alone torch would read another format
+                with file.open("rb") as stream:
+                    return torch.load(stream, map_location="cpu", weights_only=True)
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} is damaged or holds Python objects, which are not loaded because that could run code "
-            f"({str(error).splitlines()[0]}); save model.state_dict() instead"
+            f"{file} is damaged or holds Python objects, which are not loaded because that could run code"
+            f"{_reason(str(error))}; save model.state_dict() instead"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         raise CheckpointError(f"{file} is not a whole torch file ({error}); write or download it again") from error
+
+
+_SIGN = "WeightsUnpickler error: "  # before the reason, in the middle of torch's advice to load the file all the same
+
+
+def _reason(told: str) -> str:
+    """What torch's reader stopped at."""
+    if "must be imported" in told:
+        return " (nested or distributed tensors, of which plain ones can be made: values(), full_tensor())"
+    reasons = [line.partition(_SIGN)[2].partition(". ")[0].strip(" .") for line in told.splitlines() if _SIGN in line]
+    return f" ({reasons[0][:200]})" if any(reasons) else ""
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import json
 import pickletools
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ _BY_SUFFIX = {".onnx": "onnx", ".safetensors": "safetensors", ".pt": "torch", ".
 _BY_SUFFIX |= {".bin": "torch"}  # of the Hugging Face hub
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # a pickled number, with which torch files before 1.6 begin
 _SAFETENSORS_LIMIT = 100_000_000  # bytes of a header
+_INDEX_LIMIT = 20_000_000  # bytes of JSON
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ KERAS = Kind("a Keras model", "convert it to ONNX with tf2onnx, or save model.ge
 ZIP = Kind("a zip archive", _UNPACK)
 LFS = Kind("a Git LFS pointer, not the file itself", "fetch the file: git lfs pull")
 GGUF = Kind("a GGUF file", "its blocks of quantized weights are not read; give the safetensors files it was made of")
+ZLIB = Kind("a file packed with zlib, such as joblib writes", "save the model's arrays with safetensors, or as ONNX")
 TENSORFLOW = Kind("a TensorFlow graph or SavedModel", "convert it to ONNX with tf2onnx")
 PICKLE = Kind(
     "a pickle of Python objects, which are not loaded because that could run code",
@@ -55,6 +58,7 @@ PICKLE = Kind(
 JSON = Kind("a JSON file", "give the file with the weights beside it")
 HTML = Kind("an HTML page, perhaps an error page in place of a download", "download the file again")
 XML = Kind("an XML file", f"{_NO_MODEL}; of an OpenVINO model give the ONNX file it was made of")
+ONNX_TEXT = Kind("a model in ONNX's text form", "read it with onnx.parser.parse_model and save it with onnx.save")
 TEXT = Kind("a text file", _NO_MODEL)
 
 _SIGNATURES: Sequence[tuple[int, bytes, Kind | str]] = (
@@ -112,8 +116,18 @@ def _by_structure(file: Path, head: bytes) -> Kind | str | None:
         return "safetensors"
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "torch" if _TORCH_MAGIC in head[:20] else _pickle_kind(file)
+    if _is_zlib(head):
+        return ZLIB
     found = protobuf_kind(file)
     return _text_kind(file, head) or (_PROTOBUF[found] if found else None)
+
+
+def _is_zlib(head: bytes) -> bool:
+    """Whether the first bytes unpack: two bytes alone could be anything."""
+    try:
+        return head[:1] == b"x" and bool(zlib.decompressobj().decompress(head, 64))
+    except zlib.error:
+        return False
 
 
 _PROTOBUF: dict[str, Kind | str] = {
@@ -184,7 +198,9 @@ def _text_kind(file: Path, head: bytes) -> Kind | str | None:
         return "index" if is_index(file) else JSON
     if start.startswith(("<!doctype html", "<html", "<head", "<body")):
         return HTML
-    if start.startswith("<"):
+    if start.startswith("<") and "ir_version" in start:
+        return ONNX_TEXT
+    if start.startswith(("<?xml", "<net")):
         return XML
     return Kind("a YAML file", _NO_MODEL) if file.suffix.lower() in (".yaml", ".yml") else TEXT
 
@@ -192,7 +208,7 @@ def _text_kind(file: Path, head: bytes) -> Kind | str | None:
 def is_index(file: Path) -> bool:
     """Whether a JSON file names the shards of a checkpoint: an object with a `weight_map`."""
     try:
-        content = json.loads(file.read_bytes()) if file.stat().st_size <= _SAFETENSORS_LIMIT else None
+        content = json.loads(file.read_bytes()) if file.stat().st_size <= _INDEX_LIMIT else None
     except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and isinstance(content.get("weight_map"), dict)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import CheckpointError
+from sparsify_fx.onnx_export.subclasses import Inert
 from sparsify_fx.program import is_extra
 
+OBJECTS = "Python objects"
 _DEEPEST = 60
 _MOST = 1_000_000  # containers: a small pickle can name one list in many places
 _RNG_SIZES = (16, 5056)  # bytes of the states of torch's generators, CUDA and CPU
@@ -64,6 +66,8 @@ def _state_dicts(
     content: Any, path: tuple[str, ...], parts: Parts, above: set[int], seen: list[int]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """Depth first, in the order of the file: a mapping's own tensors, then those of what it holds."""
+    if isinstance(content, Inert):
+        _leave_out(parts, OBJECTS, [".".join(path) or "the whole file"])
     items = _items(content)
     if items is None or id(content) in above:
         return

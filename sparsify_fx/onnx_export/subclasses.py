@@ -1,4 +1,4 @@
-"""Tensor subclasses of torchao and torch's 2:4 tensors, read out of torch files without their code."""
+"""Tensor subclasses of torchao, torch's 2:4 tensors and Python objects, read out of torch files without their code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ _PACKAGES = ("torchao.", "torch.sparse.semi_structured.")
 
 
 class Inert:
-    """An option of a tensor, such as a granularity: nothing is done with it."""
+    """Any other Python object of a file: nothing is done with it, and nothing is kept of it."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Whatever the object was made of."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Nothing is kept."""
 
 
 class StandIn(Tensor):
@@ -45,12 +52,12 @@ class StandIn(Tensor):
 
 @contextmanager
 def stand_ins(file: Path) -> Iterator[None]:
-    """Within it `torch.load` reads the tensors of these packages as stand-ins, and runs none of their code."""
+    """Within it `torch.load` puts stand-ins in the place of what it does not know, and so runs none of its code."""
     try:
         unknown = get_unsafe_globals_in_checkpoint(str(file))
     except Exception:  # no zip file, or a damaged one, of which torch.load will tell
         unknown = []
-    named: list[Any] = [(StandIn, name) for name in unknown if name.startswith(_PACKAGES)]
+    named: list[Any] = [(StandIn if name.startswith(_PACKAGES) else Inert, name) for name in unknown]
     with safe_globals([*named, Inert] if named else []):
         yield
 
