@@ -1,4 +1,4 @@
-"""For which sizes layers are chosen and measured: those given, or those of a run on made-up inputs; and what is said."""
+"""For which sizes layers are chosen and measured: those given, or those of a run on made-up inputs."""
 
 from __future__ import annotations
 
