@@ -104,6 +104,10 @@ class UnfinishedWarning(SparsifyWarning):
     """A model that is merged or exported before its schedule has brought it to the sparsity that was asked for."""
 
 
+class PassWarning(SparsifyWarning):
+    """A pass over an ONNX graph that was left out, or outputs that rounding decides, so that they prove nothing."""
+
+
 class RuntimeLibraryError(SparsifyError, RuntimeError):
     """The library of sparse kernels, which a C++ compiler builds at installation, is missing."""
 

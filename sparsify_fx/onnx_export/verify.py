@@ -47,8 +47,10 @@ class Runtime:
 
     def run_feed(self, feed: Mapping[str, Any]) -> list[Any]:
         """The outputs in order for inputs by name; ExportError when onnxruntime fails."""
+        quiet = onnxruntime.RunOptions()
+        quiet.log_severity_level = 4  # what fails is raised; it need not be printed too
         try:
-            return list(self.session.run(None, dict(feed)))
+            return list(self.session.run(None, dict(feed), quiet))
         except Exception as error:
             raise ExportError(f"onnxruntime cannot run the model on these inputs: {error}") from error
 

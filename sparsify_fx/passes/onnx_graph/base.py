@@ -32,7 +32,7 @@ class PassRow:
 
     `changes`: how many of its runs changed something. `channels`: output channels of convolutions and matrix products.
     `macs`: multiply-accumulates of one sample, dynamic axes counted as 1. `bytes`: of the serialised model. A negative
-    number was added: a folded shift gives a convolution the bias it lacked.
+    number was added: a folded shift gives a convolution the bias it lacked. `note`: why the pass was left out, if so.
 
     >>> PassRow("drop-unused", 1, 0, 0, 0, 512).to_dict()["bytes"]
     512
@@ -44,6 +44,7 @@ class PassRow:
     channels: int
     macs: int
     bytes: int
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""

@@ -59,8 +59,9 @@ def feeds(
 
 def _check_can_be_made(port: Port) -> None:
     types = {*helper.get_all_tensor_dtypes()} - {TensorProto.UNDEFINED}
-    if port.form not in ("tensor", "sequence", "map") or port.elem not in types:
-        what = port.form if port.elem in types else f"{port.form} of an unknown type"
+    can_be_made = port.form in ("tensor", "sequence", "map")
+    if not can_be_made or port.elem not in types:
+        what = f"{port.form} of an unknown type" if can_be_made else port.form
         raise InputError(f"input {port.name!r} is a {what}, which cannot be made up; give it (inputs=)")
 
 

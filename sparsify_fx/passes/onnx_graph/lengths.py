@@ -17,12 +17,12 @@ FRAMES, CHANNELS = "frames", "channels"
 
 TRIES: dict[str, tuple[int, ...]] = {
     BATCH: (1, 2),
-    IMAGE: (224, 32, 64, 640, 256, 384, 512),
     SEQUENCE: (128, 32, 64, 640, 512, 256, 16, 1, 2, 3, 16000),
     FRAMES: (16, 8, 32, 4, 1),
+    IMAGE: (224, 32, 64, 640, 256, 384, 512),
     CHANNELS: (3, 1, 4),
 }
-"""What is tried for open axes of each role, in this order."""
+"""What is tried for open axes of each role, in this order; of two equally likely roles the first one is taken."""
 
 _ORDER = tuple(TRIES)
 _PIXELS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UINT8}

@@ -3,54 +3,169 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 
 from sparsify_fx.errors import PassError
 from sparsify_fx.passes.onnx_graph import outside
-from sparsify_fx.passes.onnx_graph.shapes import Shape
+from sparsify_fx.passes.onnx_graph.feeds import FILLS, MIXED, feeds
+from sparsify_fx.passes.onnx_graph.randomness import distance, random_nodes
+from sparsify_fx.passes.onnx_graph.signature import Asked
 from sparsify_fx.passes.onnx_graph.view import FLOATS
 
-Array = NDArray[Any]
-Feed = Mapping[str, Array]
+Feed = Mapping[str, Any]
 
-_FLOOR = 1e-3  # outputs smaller than this are measured as if they were this large
-_SIZES = (2, 3, 32, 64, 224)  # tried in turn for dynamic axes other than the first
+MARGIN = 10.0
+"""How many times what the weights' last places make of a model is put down to rounding."""
+MOST = 1e-2
+"""An output that differs by more than that, because rounding makes as much of it, proves nothing."""
+
+_FILLS = (MIXED, *(fill for fill in FILLS if fill != MIXED))  # integers that differ show more than ones
+_Levels = onnxruntime.GraphOptimizationLevel
 
 
-def random_feeds(model: onnx.ModelProto, seed: int) -> list[dict[str, Array]]:
-    """Inputs to try, in order: standard normal floats, integers 0 and 1; the first axis, if dynamic, has size 2."""
-    return [_feed(model, size, np.random.default_rng(seed)) for size in _SIZES]
+def random_feeds(model: onnx.ModelProto, seed: int) -> list[dict[str, Any]]:
+    """Inputs to try, in order; see `feeds`."""
+    return list(islice(feeds(model, seed=seed, fills=_FILLS), 5))
 
 
-def difference(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Sequence[Feed], names: str = "passes") -> float:
+def proof_feeds(model: onnx.ModelProto, inputs: Feed | None, seed: int) -> Iterable[Feed]:
+    """The inputs given with made-up ones beside them, to try in turn; InputError for those that contradict the file."""
+    return feeds(model, Asked(inputs=inputs or {}), seed, _FILLS)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a rewritten model is from the original.
+
+    `worst`: the output that differs by more than it may, with its difference and its bound, or None; `undecided`:
+    outputs that differ by much, but no more than rounding or chance make of the original, so that they prove nothing;
+    `proven`: whether other outputs do.
+    """
+
+    worst: tuple[str, float, float] | None
+    undecided: tuple[str, ...]
+    proven: bool
+
+    @property
+    def complaint(self) -> str:
+        """What speaks against the rewritten model; empty when nothing does."""
+        if self.worst is not None:
+            name, far, bound = self.worst
+            return f"changed output {name!r} by {far:.2g} of its largest entry; expected {bound:.2g}"
+        if self.proven:
+            return ""
+        return (
+            f"changed the outputs {', '.join(map(repr, self.undecided))}, but rounding or chance change them as much: "
+            "nothing is proven"
+        )
+
+
+class Reference:
+    """A model as it is given, what it runs on, its outputs, and how far rounding and chance move each of them.
+
+    Raises PassError when it does not load or runs on none of the feeds.
+    """
+
+    def __init__(self, model: onnx.ModelProto, candidates: Iterable[Feed]) -> None:
+        self.model = model
+        try:
+            self._session = _session(model)
+        except Exception as error:
+            raise PassError(
+                f"passes: onnxruntime {onnxruntime.__version__} cannot load the model as it is given: {error}; mend it "
+                "or pass prove=False"
+            ) from error
+        self.names = [item.name for item in self._session.get_outputs()]
+        self.feed, self.expected = self._first_run(candidates)
+
+    def _first_run(self, candidates: Iterable[Feed]) -> tuple[Feed, Sequence[Any]]:
+        """The first feed that the model takes, and its outputs."""
+        tried, problem = 0, ""
+        for feed in candidates:
+            try:
+                return feed, self._session.run(None, dict(feed))
+            except Exception as error:  # sizes that this model does not take
+                tried, problem = tried + 1, problem or str(error)
+        raise PassError(
+            f"passes: the model runs on none of {tried} inputs ({problem}); give inputs= that it takes, or prove=False"
+        )
+
+    def distances(self, after: onnx.ModelProto) -> list[float]:
+        """The difference of each output, relative to its largest entry; PassError when `after` does not run."""
+        try:
+            got = _session(after).run(None, dict(self.feed))
+        except Exception as error:
+            raise PassError(f"the rewritten graph does not run: {error}; report a bug") from error
+        return self.far(got)
+
+    def far(self, got: Sequence[Any]) -> list[float]:
+        """The difference of each of these outputs from the expected one; infinity for other shapes, types and texts."""
+        return [distance(a, b) for a, b in zip(self.expected, got, strict=True)]
+
+    @cached_property
+    def noise(self) -> list[float]:
+        """How far rounding and chance move each output.
+
+        The largest of ten times what the weights' last places make, of what onnxruntime's own optimizations make, and
+        infinity for an output that differs when the model just runs again.
+        """
+        kinds = [[MARGIN * far for far in self.distances(nudged(self.model))]]
+        kinds += [self.far(run) for level in (_Levels.ORT_ENABLE_EXTENDED, _Levels.ORT_ENABLE_ALL)
+                  if (run := self._run_at(level)) is not None]  # fmt: skip
+        if random_nodes(self.model):
+            again = self.far(self._session.run(None, dict(self.feed)))
+            kinds.append([float("inf") if far > 0 else 0.0 for far in again])
+        return [max(each) for each in zip(*kinds, strict=True)]
+
+    def _run_at(self, level: Any) -> Sequence[Any] | None:
+        """The outputs with onnxruntime's own optimizations; None where it cannot."""
+        try:
+            return list(_session(self.model, level).run(None, dict(self.feed)))
+        except Exception:  # what one level refuses says nothing on rounding
+            return None
+
+    def judge(self, after: onnx.ModelProto, tolerance: float) -> Verdict:
+        """Compare another model's outputs, each with `tolerance` or with what rounding makes of it in the original."""
+        far = self.distances(after)
+        if all(each <= tolerance for each in far):
+            return Verdict(None, (), proven=True)
+        rows = list(zip(self.names, far, self.noise, strict=True))
+        left = [row for row in rows if row[1] > max(tolerance, min(row[2], MOST))]
+        above = [(name, each, max(tolerance, noise)) for name, each, noise in left if each > noise]
+        undecided = tuple(name for name, each, noise in left if each <= noise)
+        return Verdict(max(above, key=lambda row: row[1], default=None), undecided, proven=len(left) < len(rows))
+
+
+def difference(before: onnx.ModelProto, after: onnx.ModelProto, candidates: Iterable[Feed]) -> float:
     """The largest difference between the outputs, each relative to max(largest |entry| of that output, 1e-3).
 
     Both models run, without the runtime's own optimisations, on the first feed that `before` takes. Inf when shapes,
-    types or places of NaN and Inf differ.
+    types, texts or places of NaN and Inf differ.
 
     Raises PassError when `before` does not load or runs on none of the feeds, or `after` does not load or run.
     """
-    feed, expected = _first_run(before, feeds, names)
-    try:
-        got = _session(after).run(None, dict(feed))
-    except Exception as error:
-        raise PassError(f"{names}: the rewritten graph does not run: {error}; report a bug") from error
-    return max((_distance(a, b) for a, b in zip(expected, got, strict=True)), default=0.0)
+    return max(Reference(before, candidates).distances(after), default=0.0)
 
 
-def sensitivity(model: onnx.ModelProto, feeds: Sequence[Feed], seed: int = 0) -> float:
+def sensitivity(model: onnx.ModelProto, candidates: Iterable[Feed], seed: int = 0) -> float:
     """The difference that rounding makes: between the model and itself with its float weights moved by one last place.
 
-    Each entry other than zero goes up, down or stays, as drawn from `seed`. Steep or very deep networks turn that into
-    more than the 1e-7 of float32. Raises PassError as `difference`.
+    Steep or very deep networks turn that into more than the 1e-7 of float32. Raises PassError as `difference`.
     """
+    return difference(model, nudged(model, seed), candidates)
+
+
+def nudged(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
+    """The model with each float weight other than zero one last place up or down, or still, as drawn from `seed`."""
     moved, generator = onnx.ModelProto(), np.random.default_rng(seed)
     moved.CopyFrom(model)
     for tensor in moved.graph.initializer:
@@ -61,48 +176,13 @@ def sensitivity(model: onnx.ModelProto, feeds: Sequence[Feed], seed: int = 0) ->
             tensor.CopyFrom(
                 onnx.numpy_helper.from_array(np.where(still, values, np.nextafter(values, towards)), tensor.name)
             )
-    return difference(model, moved, feeds)
+    return moved
 
 
-def _first_run(model: onnx.ModelProto, feeds: Sequence[Feed], names: str) -> tuple[Feed, Sequence[Any]]:
-    """The first feed that the model takes, and its outputs; only these stay in memory."""
-    try:
-        session = _session(model)
-    except Exception as error:
-        raise PassError(
-            f"{names}: onnxruntime {onnxruntime.__version__} cannot load the model as it is given: {error}; mend it "
-            "or pass prove=False"
-        ) from error
-    problem: Exception | None = None
-    for feed in feeds:
-        try:
-            return feed, session.run(None, dict(feed))
-        except Exception as error:  # sizes that this model does not take
-            problem = error
-    raise PassError(
-        f"{names}: the model runs on none of {len(feeds)} random inputs ({problem}); give inputs= that it takes, or "
-        "prove=False"
-    )
-
-
-def _distance(expected: Any, got: Any) -> float:
-    if not isinstance(expected, np.ndarray) or expected.dtype.kind not in "fiub":
-        return 0.0 if np.array_equal(expected, got) else float("inf")
-    if expected.shape != got.shape or expected.dtype != got.dtype:
-        return float("inf")
-    a, b = expected.astype(np.float64), got.astype(np.float64)
-    finite = np.isfinite(a)
-    if not np.array_equal(np.where(finite, 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True):
-        return float("inf")
-    if not finite.any():
-        return 0.0
-    return float(np.abs(a[finite] - b[finite]).max()) / max(float(np.abs(a[finite]).max()), _FLOOR)
-
-
-def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+def _session(model: onnx.ModelProto, level: Any = _Levels.ORT_DISABLE_ALL) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
     providers = ["CPUExecutionProvider"]
     if outside.count_bytes(model) < outside.MAX_BYTES:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
@@ -110,22 +190,3 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
         path = Path(folder) / "model.onnx"
         outside.write_beside(model, path)
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
-
-
-def _feed(model: onnx.ModelProto, size: int, generator: np.random.Generator) -> dict[str, Array]:
-    given = {tensor.name for tensor in model.graph.initializer}
-    feed = {}
-    for item in model.graph.input:
-        if item.name not in given:
-            shape = _shape(item, size)
-            kind = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
-            if kind.kind == "f":
-                feed[item.name] = generator.standard_normal(shape).astype(kind)
-            else:
-                feed[item.name] = generator.integers(0, 2, shape).astype(kind)
-    return feed
-
-
-def _shape(item: onnx.ValueInfoProto, size: int) -> tuple[int, ...]:
-    dims: Shape = tuple(dim.dim_value or None for dim in item.type.tensor_type.shape.dim)
-    return tuple(n if isinstance(n, int) else 2 if axis == 0 else size for axis, n in enumerate(dims))

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 import sparsify_fx
-from sparsify_fx.errors import ExportError, PassError
+from sparsify_fx.errors import ExportError, PassError, PassWarning
 from sparsify_fx.onnx_export import optimized
 from sparsify_fx.passes.onnx_graph import PASSES, GraphPass, PassRow, optimize, passes_table
 from sparsify_fx.passes.onnx_graph.channels.passes import remove_dead_channels
@@ -96,10 +96,16 @@ def wrong(name: str, kind: str) -> GraphPass:
     return GraphPass(name, change, exact=True)
 
 
-def test_a_pass_that_changes_the_outputs_is_named() -> None:
+def test_a_pass_that_changes_the_outputs_is_left_out_and_named() -> None:
     passes = (*PASSES, wrong("careless", "Abs"))
-    with pytest.raises(PassError, match=r"careless: changed the outputs by .* expected 1e-05"):
-        optimize(dead_net(), passes)
+    with pytest.warns(PassWarning, match=r"careless: left out .* changed output 'y' by .* expected 1e-05"):
+        smaller, rows = optimize(dead_net(), passes)
+    assert kinds(smaller) == ["Conv", "Relu", "Conv"]
+    assert [(row.name, row.changes) for row in rows if row.note] == [("careless", 0)]
+    assert rows[:-1] == optimize(dead_net())[1]
+    table = passes_table(rows)
+    assert table is not None
+    assert "careless left out: changed output 'y'" in str(table.caption)
     assert kinds(optimize(dead_net(), passes, prove=False)[0]) == ["Conv", "Abs", "Conv"]
 
 
@@ -115,15 +121,20 @@ def test_a_model_that_rounding_alone_changes_as_much_passes() -> None:
     assert kinds(smaller) == ["Conv", "Sin", "Relu"]
     feeds = random_feeds(model, 0)
     assert 1e-5 < difference(model, smaller, feeds) < 10 * sensitivity(model, feeds) < 0.1
-    with pytest.raises(PassError, match=r"careless: changed the outputs by [0-9.]+ of the largest entry; expected 0.0"):
-        optimize(model, (*PASSES, wrong("careless", "Abs")))
+    with pytest.warns(
+        PassWarning, match=r"careless: .* changed output 'y' by [0-9.]+ of its largest entry; expected 0.0"
+    ):
+        again, _ = optimize(model, (*PASSES, wrong("careless", "Abs")))
+    assert again == smaller
 
 
-def test_a_chaotic_model_proves_nothing() -> None:
+def test_a_chaotic_model_proves_nothing_and_comes_back_as_it_was() -> None:
     model = steep_net(1e7)
     assert sensitivity(model, random_feeds(model, 0)) > 0.1
-    with pytest.raises(PassError, match=r"changed the outputs by [0-9.]+ of the largest entry; expected 0\.01"):
-        optimize(model)
+    with pytest.warns(PassWarning, match=r"fold-batch-norm: left out .* rounding or chance change them as much"):
+        same, rows = optimize(model)
+    assert same is model
+    assert {row.name for row in rows if row.note} == {"fold-batch-norm"}
 
 
 def test_the_last_places_of_weights_matter_little_elsewhere() -> None:
@@ -131,7 +142,7 @@ def test_the_last_places_of_weights_matter_little_elsewhere() -> None:
     assert 0 < sensitivity(model, random_feeds(model, 0)) < 1e-6
 
 
-def test_a_pass_that_breaks_the_graph_is_named() -> None:
+def test_a_pass_that_breaks_the_graph_is_left_out_and_named() -> None:
     def cut(model: onnx.ModelProto) -> bool:
         del model.graph.node[0]
         return True
@@ -145,18 +156,26 @@ def test_a_pass_that_breaks_the_graph_is_named() -> None:
         weight.CopyFrom(onnx.numpy_helper.from_array(normal(5, 3, 3, 3), weight.name))
         return True
 
+    def fail(model: onnx.ModelProto) -> bool:
+        raise IndexError("beyond the end")
+
     for change, complaint in (
         (cut, r"broken: .* reads \['h'\], which nothing makes"),
-        (rename, "broken: expected the inputs and outputs to stay"),
-        (shrink, "broken: the shapes no longer fit"),
+        (rename, "broken: .* expected the inputs and outputs to stay"),
+        (shrink, "broken: .* the shapes no longer fit"),
+        (fail, "broken: .* it failed: IndexError: beyond the end"),
     ):
-        with pytest.raises(PassError, match=complaint):
-            optimize(dead_net(), [GraphPass("broken", change, exact=True)])
+        model = dead_net()
+        with pytest.warns(PassWarning, match=complaint):
+            same, rows = optimize(model, [GraphPass("broken", change, exact=True)])
+        assert same is model
+        assert rows[0].note.startswith("left out: ")
 
 
 def test_a_pass_that_never_rests_is_named() -> None:
-    with pytest.raises(PassError, match="restless: no fixed point after"):
-        optimize(dead_net(), [GraphPass("restless", lambda model: True, exact=True)])
+    model = dead_net()
+    with pytest.warns(PassWarning, match="restless: .* no fixed point after"):
+        assert optimize(model, [GraphPass("restless", lambda model: True, exact=True)])[0] is model
 
 
 def test_the_proof_needs_inputs_that_the_model_takes() -> None:
@@ -168,7 +187,7 @@ def test_the_proof_needs_inputs_that_the_model_takes() -> None:
         node("Gather", "t j", "y"),
     ]
     model = make(nodes, {"big": np.array(100), "t": normal(3, 2)}, x=("N",))
-    with pytest.raises(PassError, match="runs on none of 5 random inputs"):
+    with pytest.raises(PassError, match=r"runs on none of \d+ inputs .*give inputs= that it takes, or prove=False"):
         optimize(model)
     smaller, _ = optimize(model, inputs={"x": np.array([100, 102], np.float32)})
     assert kinds(smaller) == ["Cast", "Sub", "Gather"]
@@ -187,8 +206,8 @@ def test_random_inputs_fit_other_types_and_sizes() -> None:
     model = make([node("Relu", "x", "y")], {}, x=("N", 3, "H", "W"))
     model.graph.input.append(helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["N", 7]))
     shapes_tried = [(feed["x"].shape, feed["ids"].shape, feed["ids"].dtype) for feed in random_feeds(model, 0)]
-    assert shapes_tried[0] == ((2, 3, 2, 2), (2, 7), np.int64)
-    assert shapes_tried[-1][0] == (2, 3, 224, 224)
+    assert shapes_tried[0] == ((1, 3, 224, 224), (1, 7), np.int64)
+    assert shapes_tried[-1][0] == (1, 3, 32, 32)
     assert difference(model, model, random_feeds(model, 0)) == 0
 
 
@@ -254,6 +273,14 @@ def test_export_says_how_to_do_without(tmp_path: Path, monkeypatch: pytest.Monke
         return optimize(model, (wrong("careless", "Abs"),), **given)
 
     monkeypatch.setattr(optimized, "optimize", careless)
-    with pytest.raises(ExportError, match=r"careless: changed the outputs .*optimize=False \(--no-optimize\)"):
-        sparsify_fx.export(trained_like(), tmp_path / "a.onnx", torch.randn(2, 3, 8, 8))
-    assert not list(tmp_path.iterdir())
+    with pytest.warns(PassWarning, match=r"careless: left out"):
+        report = sparsify_fx.export(trained_like(), tmp_path / "a.onnx", torch.randn(2, 3, 8, 8))
+    assert "changed output" in json.loads(json.dumps(report.to_dict()))["passes"][0]["note"]
+
+    def refused(model: onnx.ModelProto, **given: object) -> object:
+        raise PassError("passes: the model runs on none of 1 inputs")
+
+    monkeypatch.setattr(optimized, "optimize", refused)
+    with pytest.raises(ExportError, match=r"runs on none .*optimize=False \(--no-optimize\)"):
+        sparsify_fx.export(trained_like(), tmp_path / "b.onnx", torch.randn(2, 3, 8, 8))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]
