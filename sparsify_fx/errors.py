@@ -68,6 +68,10 @@ class ExportError(SparsifyError, RuntimeError):
     """An ONNX export that failed or whose result does not match PyTorch."""
 
 
+class InputError(PassError, ExportError):
+    """Inputs, shapes or lengths of axes that an ONNX model does not have or take."""
+
+
 class LabError(SparsifyError, RuntimeError):
     """A laboratory experiment that cannot run, or whose numbers cannot be trusted."""
 

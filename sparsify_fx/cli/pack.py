@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from sparsify_fx.cli.options import Autotune, Encoding, Functions, OutFile, Target, Values
+from sparsify_fx.cli.options import (
+    Autotune,
+    AxisLengths,
+    Encoding,
+    Functions,
+    InputShapes,
+    OutFile,
+    Target,
+    Values,
+    read_axes,
+    read_shapes,
+)  # fmt: skip
 from sparsify_fx.cli.output import JsonOption, Output
 
 NAME = "pack"
@@ -21,9 +32,17 @@ def command(
     target: Target = "onnx",
     autotune: Autotune = False,
     functions: Functions = False,
-    normalize_zeros: Annotated[bool, typer.Option(help="Store -0.0 as 0.0.")] = False,
+    normalize_zeros: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize-zeros/--keep-negative-zeros",
+            help="Store -0.0 as 0.0, or keep it; without either as 0.0 where outputs stay the same.",
+        ),
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Run both files in onnxruntime and compare.")] = True,
     measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency of both files.")] = False,
+    input_shape: InputShapes = None,
+    axis: AxisLengths = None,
     json: JsonOption = None,
 ) -> None:
     """Store the zeros in an ONNX file's weights sparsely; every bit is checked.
@@ -35,6 +54,8 @@ def command(
         sparsify-fx pack pruned.onnx smaller.onnx --values fp32-packed --measure
 
         sparsify-fx pack pruned.onnx faster.onnx --target sparse-ort --autotune --measure
+
+        sparsify-fx pack detector.onnx faster.onnx --target sparse-ort --input-shape images=1,3,320,320 --axis batch=1
     """
     from sparsify_fx.onnx_export import pack_onnx
 
@@ -50,6 +71,8 @@ def command(
         normalize_zeros=normalize_zeros,
         verify=verify,
         measure=measure,
+        input_shapes=read_shapes(input_shape),
+        axes=read_axes(axis),
     )
     output.console.print(report.table())
     output.finish(report.to_dict())

@@ -76,4 +76,4 @@ def _sizes(item: onnx.ValueInfoProto, shape: Shape | None) -> tuple[int | None, 
     dims = item.type.tensor_type.shape.dim
     if shape is not None and len(shape) == len(dims):
         return shape
-    return tuple(1 if axis == 0 and not dim.HasField("dim_value") else None for axis, dim in enumerate(dims))
+    return tuple(1 if axis == 0 and dim.dim_value <= 0 else None for axis, dim in enumerate(dims))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import statistics
 import subprocess
 import sys
@@ -11,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import probe
@@ -83,7 +81,7 @@ class Speed:
 def measure(
     dense: Path,
     packed: Path,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Mapping[str, Any],
     *,
     loads: int = LOADS,
     rounds: int = ROUNDS,
@@ -101,8 +99,9 @@ def measure(
         for path, results in found.items():
             results.append(_probe(*needed, "load", str(path)))
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(f"{folder}/inputs.npz", **dict(inputs))  # type: ignore[arg-type]
-        latencies = _probe(*needed, "latency", f"{folder}/inputs.npz", str(rounds), str(dense), str(packed))
+        file = Path(folder) / "inputs.pickle"  # arrays of strings, lists, maps and None have no place in a .npz
+        file.write_bytes(pickle.dumps(dict(inputs)))
+        latencies = _probe(*needed, "latency", str(file), str(rounds), str(dense), str(packed))
 
     def median(path: Path, key: str) -> float:
         return statistics.median(result[key] for result in found[path])

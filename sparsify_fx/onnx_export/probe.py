@@ -1,7 +1,7 @@
 """Load ONNX files in a process of its own and print what that took, as JSON. Imports nothing but onnxruntime and numpy.
 
 python probe.py load FILE                     # seconds, and bytes of the highest resident set above the start
-python probe.py latency INPUTS.npz ROUNDS FILE FILE   # median seconds of a run of each, taken in turns
+python probe.py latency INPUTS.pickle ROUNDS FILE FILE   # median seconds of a run of each, taken in turns
 
 Every time is given by the clock and in seconds of the processor, which other work on the machine disturbs less.
 """
@@ -9,11 +9,11 @@ Every time is given by the clock and in seconds of the processor, which other wo
 from __future__ import annotations
 
 import json
+import pickle
 import statistics
 import sys
 import time
 
-import numpy as np
 import onnxruntime
 
 LIBRARY = ""
@@ -49,8 +49,8 @@ def load(path: str) -> dict[str, float]:
 
 def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]]:
     """Median seconds of a run of each file; the files take turns, so that what else the machine does hits all."""
-    with np.load(inputs) as file:
-        feed = {name: file[name] for name in file.files}
+    with open(inputs, "rb") as file:
+        feed = pickle.load(file)  # written by measure.py a moment ago
     sessions = [session(path) for path in paths]
     times: list[list[float]] = [[] for _ in paths]
     busy: list[list[float]] = [[] for _ in paths]

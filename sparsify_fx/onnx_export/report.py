@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from sparsify_fx.onnx_export.choice import chosen_how
 from sparsify_fx.onnx_export.measure import Speed
 from sparsify_fx.onnx_export.rows import SPARSE, LayerRow, count_macs, sparse_layers
 from sparsify_fx.onnx_export.tables import layers_table
@@ -129,8 +130,9 @@ class ExportReport:
 class FileReport:
     """The result of `inspect_file`; `kind` is `onnx`, `safetensors` or `torch`, sizes are bytes.
 
-    `speed`: against the same model in standard operators, if it was measured; `choice`: how, as the file says, the
-    layers with sparse operators were chosen, with the times that decided.
+    `speed`: against the same model in standard operators, if it was measured; `measured_for`: for which sizes, where
+    the file leaves some open; `choice`: how, as the file says, the layers with sparse operators were chosen, with the
+    sizes and times that decided; `notes`: of which parts a checkpoint's totals are the sum, and what is not shown.
     """
 
     path: str
@@ -141,7 +143,9 @@ class FileReport:
     weights: int
     layers: tuple[LayerRow, ...]
     speed: Speed | None = None
+    measured_for: str = ""
     choice: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -168,9 +172,9 @@ class FileReport:
         """The layers and their total as a table for rich."""
         table = layers_table(f"{self.path} ({self.kind})", self.layers, self.bytes_file)
         lines = [self.speed.sentence()] if self.speed is not None else []
+        lines += [self.measured_for] if self.measured_for else []
         if self.sparse_layers:
-            known = dict(self.choice or {})
-            how = f", chosen by {known['by']} for batch {known['batch']}" if {"by", "batch"} <= known.keys() else ""
+            how = chosen_how(self.choice or {})
             lines = [f"{len(self.sparse_layers)} layers are sparse operators{how}", *lines, HOW_TO_OPEN]
-        table.caption = "\n".join(lines) or None
+        table.caption = "\n".join([*lines, *self.notes]) or None
         return table

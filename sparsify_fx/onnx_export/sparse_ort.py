@@ -15,6 +15,7 @@ from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros, digest
 from sparsify_fx.onnx_export.encodings import Encoded, Wanted, dtype_name, encode_initializers
+from sparsify_fx.onnx_export.hoisting import Moved
 from sparsify_fx.onnx_export.metadata import CHOICE, TARGET, get_metadata, put_metadata
 from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
@@ -45,19 +46,30 @@ def check_wanted(wanted: Wanted) -> None:
     runtime.library()
 
 
-def encode(dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorReader | None = None) -> Encoded:
+def encode(
+    dense: onnx.ModelProto,
+    wanted: Wanted,
+    sizes: Sizes,
+    reader: TensorReader | None = None,
+    expected: Sizes | None = None,
+    origin: str = "given",
+    moved: Moved | None = None,
+) -> Encoded:
     """A copy of `dense` with its weights stored as wanted, for the wanted target; `sizes`: shapes of the inputs.
+
+    `expected`: shapes of other values at these sizes, as far as known; `origin`: where the sizes come from; `moved`:
+    constants that lay elsewhere before (`encode_initializers`).
 
     Which layers are sparse, why, and the times in nanoseconds that decided are in the copy's metadata. Rows and
     digests are those of the dense weights, whatever holds them.
     """
     if wanted.target != SPARSE:
-        return encode_initializers(dense, wanted, reader)
+        return encode_initializers(dense, wanted, reader, moved=moved)
     reader = reader or TensorReader()
-    sparse, names, choice = _sparse(dense, wanted, sizes, reader)
+    sparse, names, choice = _sparse(dense, wanted, sizes, reader, expected or {}, origin)
     put_metadata(sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: choice}))
     held = {f"{name}.{part}" for name in names for part in ("values", "gaps")}
-    encoded = encode_initializers(sparse, wanted, reader, untouched_names=held)
+    encoded = encode_initializers(sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False)
     bytes_of = {row.name: row.bytes_stored for row in encoded.rows}
     rows = {row.name: row for row in encoded.rows if row.name not in held}
     digests = {name: mark for name, mark in encoded.digests.items() if name not in held}
@@ -72,7 +84,7 @@ def encode(dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorR
 
 
 def _sparse(
-    dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorReader
+    dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorReader, expected: Sizes, origin: str
 ) -> tuple[onnx.ModelProto, set[str], str]:
     """The model with sparse operators, the weights they hold, and how each layer was chosen, as JSON."""
     batch = next((shape[0] for shape in sizes.values() if shape), 1)
@@ -84,13 +96,14 @@ def _sparse(
         return found
 
     sparse, names = runtime.to_sparse(
-        dense, timed=timed, autotune=wanted.autotune, batch=batch, sizes=sizes, read=reader.array
+        dense, timed=timed, autotune=wanted.autotune, batch=batch, sizes=sizes, expected=expected, read=reader.array
     )
     layers = {
         name: {"sparse": name in names, "dense_ns": round(found.dense), "sparse_ns": round(found.sparse)}
         for name, found in times.items()
     }
     how: dict[str, Any] = {"by": "measurement" if wanted.autotune else "estimate", "batch": batch, "threads": 1}
+    how |= {"sizes": {name: list(shape) for name, shape in sizes.items()}, "sizes_from": origin}
     if wanted.autotune:
         how |= {"onnxruntime": onnxruntime.__version__, "instructions": runtime.instruction_set()}
     return sparse, set(names), json.dumps(how | {"layers": layers})

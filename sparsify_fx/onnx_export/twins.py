@@ -7,12 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sparsify_fx.onnx_export.made_up import made_up_inputs
+from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export.comparing import trial_of
 from sparsify_fx.onnx_export.measure import Speed, measure
 from sparsify_fx.onnx_export.metadata import CHOICE, get_metadata
-from sparsify_fx.onnx_export.pack import unpack_onnx
 from sparsify_fx.onnx_export.sparse_ort import library_for
-from sparsify_fx.onnx_export.tensors import load_onnx
+from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.unpack import unpack_onnx
+from sparsify_fx.passes.onnx_graph.signature import Asked
 from sparsify_fx.runtime.restore import sparse_weights
 
 
@@ -26,14 +28,19 @@ def onnx_choice(file: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and sparse_weights(model) else None
 
 
-def measure_onnx(file: Path) -> Speed:
-    """Load time, memory and latency of an ONNX file against its own dense twin, on made-up inputs, in the same run.
+def measure_onnx(file: Path, asked: Asked) -> tuple[Speed, str]:
+    """Load time, memory and latency of an ONNX file against its own dense twin, in the same run, and for which sizes.
 
-    Raises ExportError when the file cannot be rebuilt, run or measured, RuntimeLibraryError when it needs the library.
+    Raises ExportError when the file cannot be rebuilt, run or measured, RuntimeLibraryError when it needs the library,
+    InputError and UnknownNameError for sizes that contradict the file.
     """
-    model = load_onnx(file)
+    model, reader = load_onnx(file), TensorReader(file.parent)
     library = library_for(model)
+    trial = trial_of(file, model, reader, asked, run=True, shapes=False)
+    if trial.feed is None:
+        raise ExportError(f"cannot measure {file}: {trial.problem}")
     with tempfile.TemporaryDirectory() as folder:
         dense = Path(folder) / "dense.onnx"
         unpack_onnx(file, dense)
-        return measure(dense, file, made_up_inputs(model), library=library)
+        speed = measure(dense, file, trial.feed, library=library)
+    return speed, " ".join(trial.about(chosen=False, compared=False, measured=True))

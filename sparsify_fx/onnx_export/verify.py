@@ -6,18 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsify_fx.errors import ExportError
+from sparsify_fx.passes.onnx_graph.values import Difference, UnlikeError, measure_difference
 
-Arrays = Sequence[NDArray[Any]]
-
-_FLOOR = 1e-3
-"""Outputs smaller than this are measured as if they were this large: float32 rounding alone leaves 1e-7."""
-
+Arrays = Sequence[Any]
 
 HOW_TO_OPEN = (
     "its sparse operators need this package's library: open it with sparsify_fx.runtime.session(path), or register "
@@ -45,12 +40,12 @@ class Runtime:
                 f"onnxruntime {onnxruntime.__version__} cannot load the exported model: {error}{hint}"
             ) from error
 
-    def run(self, inputs: tuple[Tensor, ...]) -> list[NDArray[Any]]:
+    def run(self, inputs: tuple[Tensor, ...]) -> list[Any]:
         """The outputs in order; ExportError when onnxruntime fails."""
         names = [item.name for item in self.session.get_inputs()]
         return self.run_feed({name: value.contiguous().numpy() for name, value in zip(names, inputs, strict=True)})
 
-    def run_feed(self, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run_feed(self, feed: Mapping[str, Any]) -> list[Any]:
         """The outputs in order for inputs by name; ExportError when onnxruntime fails."""
         try:
             return list(self.session.run(None, dict(feed)))
@@ -59,19 +54,21 @@ class Runtime:
 
 
 def compare(
-    expected: Arrays, got: Arrays, names: Sequence[str], tolerance: float, reference: str = "PyTorch"
+    expected: Sequence[Any], got: Sequence[Any], names: Sequence[str], tolerance: float, reference: str = "PyTorch"
 ) -> tuple[float, float]:
     """The largest absolute difference, and the largest relative one: |a - b| / max(largest |a| of the output, 1e-3).
 
-    Raises ExportError, naming the output, when numbers of outputs, shapes or types differ, when NaN or Inf stand
-    elsewhere than in PyTorch's output, or when the relative difference is above `tolerance`.
+    Outputs are tensors of numbers or strings, sequences and maps of these, or None. Raises ExportError, naming the
+    output, when numbers of outputs, types, shapes, texts or keys differ, when NaN or Inf stand elsewhere than in the
+    output of the reference, or when the relative difference is above `tolerance`.
 
+    >>> import numpy as np
     >>> compare([np.float32([2, 4])], [np.float32([2, 4.25])], ["y"], tolerance=0.1)
     (0.25, 0.0625)
     """
     if len(expected) != len(got):
         raise ExportError(f"onnxruntime gives {len(got)} outputs, {reference} {len(expected)}; the file is not written")
-    pairs = [_difference(a, b, name) for a, b, name in zip(expected, got, names, strict=True)]
+    pairs = [_difference(a, b, name, reference) for a, b, name in zip(expected, got, names, strict=True)]
     for name, (absolute, relative) in zip(names, pairs, strict=True):
         if relative > tolerance:
             raise ExportError(
@@ -79,25 +76,14 @@ def compare(
                 f"largest value), tolerance is {tolerance:g}; the file is not written. If that is good enough, raise "
                 "tolerance"
             )
-    return max(a for a, _ in pairs), max(r for _, r in pairs)
+    return max((a for a, _ in pairs), default=0.0), max((r for _, r in pairs), default=0.0)
 
 
-def _difference(expected: NDArray[Any], got: NDArray[Any], name: str) -> tuple[float, float]:
+def _difference(expected: Any, got: Any, name: str, reference: str) -> Difference:
     """The two differences of one output."""
-    if expected.shape != got.shape or expected.dtype != got.dtype:
+    try:
+        return measure_difference(expected, got)
+    except UnlikeError as error:
         raise ExportError(
-            f"output {name!r} of onnxruntime is {got.dtype} {list(got.shape)}, of PyTorch {expected.dtype} "
-            f"{list(expected.shape)}; the file is not written"
-        )
-    if expected.size == 0:
-        return 0.0, 0.0
-    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    with np.errstate(invalid="ignore"):  # signalling NaNs
-        a, b = expected.astype(wide), got.astype(wide)
-    finite = np.isfinite(a)
-    if not np.array_equal(np.where(finite, 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True):
-        raise ExportError(f"output {name!r} has NaN or Inf where PyTorch's has not, or the reverse; check the weights")
-    if not finite.any():
-        return 0.0, 0.0
-    absolute = float(np.abs(a[finite] - b[finite]).max())
-    return absolute, absolute / max(float(np.abs(a[finite]).max()), _FLOOR)
+            f"output {name!r} of onnxruntime is unlike that of {reference}: {error}; the file is not written"
+        ) from error

@@ -38,6 +38,7 @@ def to_sparse(
     batch: int = 1,
     threads: int = 1,
     sizes: Mapping[str, tuple[int, ...]] | None = None,
+    expected: Mapping[str, tuple[int, ...]] | None = None,
     read: Read = numpy_helper.to_array,
 ) -> tuple[onnx.ModelProto, list[str]]:
     """A copy of `model` with sparse operators where they are faster, and the names of the weights they hold.
@@ -54,6 +55,7 @@ def to_sparse(
         autotune: measure each layer on this machine instead, with `threads` threads.
         batch: the batch size to expect, where the model leaves it open.
         sizes: the shapes of the model's inputs to expect, where it leaves more open than that.
+        expected: the shapes of other values at these sizes, as a run of the model has them; the rest is inferred.
         read: gives the array of an initializer, for models with external data.
 
     Raises ExportError when `autotune` meets a layer whose input has an unknown size.
@@ -69,8 +71,8 @@ def to_sparse(
     """
     rewritten = copied(model)
     shapes = infer_shapes(rewritten, recorded=True)
-    expected = shapes | (infer_shapes(rewritten, sizes) if sizes else {})
-    known = _Known(GraphView(rewritten), _Constants(rewritten.graph, read), shapes, expected)
+    at_sizes = shapes | (infer_shapes(rewritten, sizes) if sizes else {}) | dict(expected or {})
+    known = _Known(GraphView(rewritten), _Constants(rewritten.graph, read), shapes, at_sizes)
     pools: list[NodeProto] = []
     if choose is None:
         if timed is None:

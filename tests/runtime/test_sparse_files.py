@@ -106,7 +106,7 @@ def test_inspect_shows_layers_multiply_adds_and_speed(dense: Path, tmp_path: Pat
     assert found.speed is not None
     assert found.speed.latency_ratio > 0
     caption = str(found.table().caption)
-    assert "layers are sparse operators, chosen by estimate for batch 1" in caption
+    assert "layers are sparse operators, chosen by estimate for x [1, 3, 20, 20] (made up)" in caption
     assert "register" in caption
     assert inspect_file(dense).table().caption is None
     torch.save({"w": torch.eye(3)}, tmp_path / "w.pt")

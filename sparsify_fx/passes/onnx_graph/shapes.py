@@ -51,6 +51,13 @@ def infer_shapes(
     return found
 
 
+def infer_kinds(model: onnx.ModelProto) -> dict[str, bool]:
+    """Whether each value of the main graph is a tensor, not a sequence, map or optional; unknown ones are missing."""
+    inferred = _infer(skeleton(model), strict=False)
+    items = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
+    return {item.name: item.type.HasField("tensor_type") for item in items if item.type.WhichOneof("value")}
+
+
 def shapes_fit(model: onnx.ModelProto) -> str | None:
     """None when onnx's strict shape inference accepts the graph, else its complaint."""
     try:
@@ -78,7 +85,16 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     for sparse in graph.sparse_initializer:
         name, kind = sparse.values.name, sparse.values.data_type
         kept.input.append(onnx.helper.make_tensor_value_info(name, kind, list(sparse.dims)))
+    for item in (*bare.graph.input, *bare.graph.output):
+        _open_axes(item)
     return bare
+
+
+def _open_axes(item: onnx.ValueInfoProto) -> None:
+    """Axes of length -1, as some exporters write open ones, become axes without a length."""
+    for dim in item.type.tensor_type.shape.dim:
+        if dim.dim_value < 0:
+            dim.Clear()
 
 
 def _set_sizes(graph: onnx.GraphProto, sizes: Mapping[str, Shape]) -> None:
@@ -107,5 +123,6 @@ def _infer(bare: onnx.ModelProto, strict: bool) -> onnx.ModelProto:
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    kind = dim.WhichOneof("value")
-    return None if kind is None else getattr(dim, kind) or None if kind == "dim_param" else dim.dim_value
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None
