@@ -11,9 +11,6 @@ from onnx import TensorProto, numpy_helper
 from sparsify_fx.onnx_export.quantized import zero_points
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-LEAST = 256
-"""Entries of the smallest tensor that is pruned."""
-
 Named = tuple[str, TensorProto]
 
 
@@ -44,14 +41,14 @@ def _in_node(node: onnx.NodeProto) -> Iterator[Named]:
 def prune(model: onnx.ModelProto, sparsity: float) -> tuple[int, int]:
     """Set the smallest entries of every weight to zero, in place; (zeros, entries) of these weights.
 
-    A weight is a tensor of two axes or more and at least `LEAST` entries: of floats, or of 8-bit integers that an
-    operator for quantized models reads, whose zeros are its zero points.
+    A weight is a tensor with two axes longer than 1: of floats, or of 8-bit integers that an operator for quantized
+    models reads, whose zeros are its zero points.
     """
     points = zero_points(model, numpy_helper.to_array)
     zeros = entries = 0
     for name, tensor in tensors_of(model):
         point = points.get(name)
-        if len(tensor.dims) < 2 or np.prod(tensor.dims) < LEAST or (tensor.data_type not in FLOATS and point is None):
+        if sum(size > 1 for size in tensor.dims) < 2 or (tensor.data_type not in FLOATS and point is None):
             continue
         array = numpy_helper.to_array(tensor)
         pruned = _pruned(array, np.zeros((), array.dtype) if point is None else point.astype(array.dtype), sparsity)

@@ -2,7 +2,7 @@
 
     pip download --no-deps -d models rapidocr-onnxruntime==1.4.4        # wheels and npm's .tgz are read as they are
     python -m benchmarks.public_models models                           # or a folder of .onnx files
-    python -m benchmarks.public_models models --shape images=1,3,320,320 --axis batch=1 --out docs/results
+    python -m benchmarks.public_models models --shape rec_infer::x=1,3,48,320 --axis batch=1 --out docs/results
     python -m benchmarks.public_models --page docs/results              # only write the page from the results again
 
 Each file runs in a process of its own with a limit of time. Every weight is pruned to --sparsity, tensor by tensor
@@ -85,18 +85,18 @@ def measured(path: Path, options: argparse.Namespace) -> Row:
     """All that is told of one file; errors pass through."""
     model = onnx.load(path)
     zeros, entries = prune(model, options.sparsity)
-    sizes = {"input_shapes": dict(options.shape), "axes": dict(options.axis)}
-    kept = {item.name for item in model.graph.input}
-    sizes["input_shapes"] = {name: shape for name, shape in sizes["input_shapes"].items() if name in kept}
+    inputs = {item.name for item in model.graph.input}
     names = {dim.dim_param for item in model.graph.input for dim in item.type.tensor_type.shape.dim}
-    sizes["axes"] = {name: length for name, length in sizes["axes"].items() if name in names}
+    shapes = {name: shape for name, shape in options.shape if name in inputs}
+    axes = {name: length for name, (length,) in options.axis if name in names}
+    sizes: dict[str, Any] = {"input_shapes": shapes, "axes": axes}
     with tempfile.TemporaryDirectory() as folder:
         pruned, packed, plain, sparse = (
             Path(folder) / f"{name}.onnx" for name in ("pruned", "packed", "plain", "sparse")
         )
         pruned.write_bytes(model.SerializeToString())
         start = time.perf_counter()
-        report = pack_onnx(pruned, packed, **sizes)
+        report = pack_onnx(pruned, packed, values=options.values, **sizes)
         seconds = time.perf_counter() - start
         unpack_onnx(packed, plain)
         row: Row = {
@@ -125,11 +125,15 @@ def measured(path: Path, options: argparse.Namespace) -> Row:
     return row
 
 
-def apart(content: bytes, options: argparse.Namespace) -> Row:
+def apart(title: str, content: bytes, options: argparse.Namespace) -> Row:
     """`measured` in a process of its own; what goes wrong there is in the row."""
     own = [f"--sparsity={options.sparsity}", "--autotune" if options.autotune else "--no-autotune"]
-    own += [f"--shape={name}={','.join(map(str, shape))}" for name, shape in options.shape]
-    own += [f"--axis={name}={length}" for name, length in options.axis]
+    own += [f"--values={options.values}"]
+    for kind in ("shape", "axis"):
+        for wanted, numbers in getattr(options, kind):
+            part, _, name = wanted.rpartition("::")
+            if part in title:
+                own.append(f"--{kind}={name}={','.join(map(str, numbers))}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(content)
@@ -205,7 +209,7 @@ def page(results: Row) -> str:
 
 
 def named(text: str) -> tuple[str, list[int]]:
-    """NAME=1,3,224,224."""
+    """NAME=1,3,224,224, with PART:: before it where it is for files alone whose package or name has that part."""
     name, _, numbers = text.rpartition("=")
     return name, [int(number) for number in numbers.split(",")]
 
@@ -215,8 +219,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="ONNX files, wheels or npm archives")
     parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--shape", type=named, action="append", default=[], metavar="NAME=1,3,224,224")
-    parser.add_argument("--axis", type=named, action="append", default=[], metavar="NAME=LENGTH")
+    parser.add_argument("--shape", type=named, action="append", default=[], metavar="[PART::]NAME=1,3,224,224")
+    parser.add_argument("--axis", type=named, action="append", default=[], metavar="[PART::]NAME=LENGTH")
+    parser.add_argument("--values", default="fp32", choices=("fp32", "fp32-packed"))
     parser.add_argument("--autotune", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--limit", type=float, default=900, help="seconds for one model")
     parser.add_argument("--only", default="", help="models whose package or file has this in its name")
@@ -224,7 +229,6 @@ def main() -> None:
     parser.add_argument("--page", type=Path, metavar="OUT", help="write the page in this folder again, measure nothing")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.axis = [(name, lengths[0] if isinstance(lengths, list) else lengths) for name, lengths in options.axis]
     if options.one is not None:
         print(json.dumps(measured(options.one, options)))
         return
@@ -244,10 +248,10 @@ def run(options: argparse.Namespace) -> int:
     for package, name, content in models_in(options.folder):
         if options.only in f"{package} {name}":
             row = {"package": package, "file": name, "sha256": hashlib.sha256(content).hexdigest()[:16]}
-            rows.append(row | apart(content, options))
+            rows.append(row | apart(f"{package} {name}", content, options))
             print(line(rows[-1]), flush=True)
     versions = f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, Python {platform.python_version()}"
-    results = {"sparsity": options.sparsity, "autotune": options.autotune, "models": rows}
+    results = {"sparsity": options.sparsity, "values": options.values, "autotune": options.autotune, "models": rows}
     results["machine"] = f"{versions}, one thread, {platform.machine()}."
     if options.out is not None:
         (options.out / f"{NAME}.json").write_text(json.dumps(results, indent=1) + "\n")
