@@ -88,8 +88,8 @@ def _why_empty(parts: Parts) -> str:
     objects = parts.left_out.get(OBJECTS)
     if objects:
         return (
-            f"holds Python objects ({', '.join(objects[:_SHOWN])}), which are not loaded because that could run code, and no "
-            "state dict; save model.state_dict() instead"
+            f"holds Python objects ({', '.join(objects[:_SHOWN])}), which are not loaded because that could run code, "
+            "and no state dict; save model.state_dict() instead"
         )
     told = f" ({_left_out(parts)})" if parts.left_out else ""
     return f"holds no state dict{told}: expected tensors by name, at the top or under 'model'"
@@ -169,7 +169,7 @@ def _of_parts(parts: Rows) -> str:
     ]
     twins = [name or "the top" for name, own in shapes if sum(own == other for _, other in shapes) > 1]
     copies = f"; {', '.join(twins)} have equal names and shapes, as copies of one model do" if twins else ""
-    return f"all {len(parts)} parts of the file are shown and count, in weights: {', '.join(told)}{more}{copies}"
+    return f"the totals are of all {len(parts)} parts, in weights: {', '.join(told)}{more}{copies}"
 
 
 def _left_out(parts: Parts) -> str:

@@ -73,7 +73,9 @@ def count_subclass(tensor: Tensor) -> Counted:
     Raises CheckpointError for a packing that is not known.
     """
     held = vars(tensor)
-    data, scale, zero = (held.get(part) for part in ("qdata", "scale", "zero_point"))
+    if isinstance(held.get("tensor_impl"), Tensor):  # torchao before 0.15: one tensor inside another
+        held = vars(held["tensor_impl"])
+    data, scale, zero = held.get("qdata", held.get("int_data")), held.get("scale"), held.get("zero_point")
     parts = [each for each in held.values() if isinstance(each, Tensor)]
     stored = sum(each.nbytes for each in parts)
     if isinstance(data, Tensor) and isinstance(scale, Tensor) and data.shape == tensor.shape:
