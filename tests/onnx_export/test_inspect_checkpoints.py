@@ -137,8 +137,8 @@ def test_nesting_without_end_is_refused_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["", "ema.", "module.net."])
 def test_a_pruned_weight_is_one_weight(tmp_path: Path, form: str, prefix: str) -> None:
     model = nn.ModuleDict({"fc": nn.Linear(12, 10), "rnn": nn.LSTM(5, 4)})
-    prune.random_unstructured(model["fc"], "weight", 0.5)
-    prune.random_unstructured(model["rnn"], "weight_ih_l0", 0.25)
+    prune.random_unstructured(model["fc"], "weight", 0.5)  # type: ignore[no-untyped-call]
+    prune.random_unstructured(model["rnn"], "weight_ih_l0", 0.25)  # type: ignore[no-untyped-call]
     state = {f"{prefix}{key}": value.contiguous() for key, value in model.state_dict().items()}
     path = tmp_path / "m"
     (save_file if form == "safetensors" else torch.save)(state, path)
@@ -184,7 +184,9 @@ SIXTEEN = {
     "bsr": lambda: W.to_sparse_bsr((2, 2)),
     "bsc": lambda: W.to_sparse_bsc((2, 2)),
     "twice": lambda: torch.sparse_coo_tensor(
-        [[0, 0, 0, 1, 2, 3, 3], [1, 1, 3, 2, 2, 0, 3]], [1.0, 1, 4, 1, 0, 3, 1], (4, 4)
+        [[0, 0, 0, 1, 2, 3, 3], [1, 1, 3, 2, 2, 0, 3]],
+        [1.0, 1, 4, 1, 0, 3, 1],
+        (4, 4),  # type: ignore[arg-type]
     ),
     "float16": lambda: W.half(),
     "bfloat16": lambda: W.bfloat16(),
@@ -206,7 +208,7 @@ NOT_PRUNABLE = {
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 @pytest.mark.parametrize("name", [*SIXTEEN, *NOT_PRUNABLE])
 def test_layouts_and_types(tmp_path: Path, name: str) -> None:
-    tensor = {**SIXTEEN, **NOT_PRUNABLE}[name]()
+    tensor = {**SIXTEEN, **NOT_PRUNABLE}[name]()  # type: ignore[no-untyped-call]
     (row,) = inspected(tmp_path, {"w": tensor}).layers
     assert (row.shape, row.nonzeros, row.prunable) == ((4, 4), 5, name in SIXTEEN)
     assert row.dtype == (name if tensor.layout is torch.strided else "float32")
@@ -238,7 +240,7 @@ def test_two_of_four_tensors(tmp_path: Path) -> None:
     weight = torch.randn(32, 64, dtype=torch.float16)
     weight.view(32, 16, 4)[:, :, 1:3] = 0
     weight[0] = 0
-    packed, meta = sparse_semi_structured_from_dense_cutlass(weight)
+    packed, meta = sparse_semi_structured_from_dense_cutlass(weight)  # type: ignore[no-untyped-call]
     tensor = SparseSemiStructuredTensorCUTLASS(weight.shape, packed, meta, None, None, None)
     (row,) = inspected(tmp_path, {"w": tensor}).layers
     assert (row.shape, row.nonzeros, row.encoding, row.prunable) == ((32, 64), 31 * 32, "2:4", True)
@@ -405,7 +407,7 @@ def test_a_flipped_bit_in_a_sealed_file_is_told(tmp_path: Path, place: float) ->
     path = tmp_path / "m.pt"
     with path.open("wb") as stream:
         sealing = SealingStream(stream)
-        torch.save({"model": {"w": torch.ones(64, 64)}}, sealing)
+        torch.save({"model": {"w": torch.ones(64, 64)}}, sealing)  # type: ignore[arg-type]
         sealing.seal()
     assert inspect_file(path).nonzeros == 4096
     data = bytearray(path.read_bytes())
@@ -424,7 +426,7 @@ def test_safetensors_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.Mon
     save_file({f"{place}.w": sparse(8, 8) for place in range(20)}, tmp_path / "m.safetensors")
     held: list[weakref.ref[Tensor]] = []
     most = 0
-    count = inspect_checkpoint.count_any
+    count = inspect_checkpoint.count_any  # type: ignore[attr-defined]
 
     def counting(tensor: Tensor) -> Any:
         nonlocal most

@@ -104,7 +104,7 @@ def test_other_kinds_are_named_whatever_the_suffix(tmp_path: Path, name: str, su
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_what_torch_and_onnxruntime_write_beside_state_dicts(tmp_path: Path) -> None:
     net, x = nn.Linear(4, 4), torch.ones(1, 4)
-    torch.jit.trace(net, x).save(str(tmp_path / "script.pt"))
+    torch.jit.trace(net, x).save(str(tmp_path / "script.pt"))  # type: ignore[no-untyped-call]
     torch.export.save(torch.export.export(net, (x,)), str(tmp_path / "program.pt2"))
     (tmp_path / "program.pt2").rename(tmp_path / "program.onnx")
     options = onnxruntime.SessionOptions()
