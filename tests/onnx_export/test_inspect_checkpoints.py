@@ -177,17 +177,14 @@ def test_parametrizations(tmp_path: Path) -> None:
 
 
 W = torch.tensor([[0.0, 2.0, 0.0, 4.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [3.0, 0.0, -0.0, 1.0]])
+TWICE = [[0, 0, 0, 1, 2, 3, 3], [1, 1, 3, 2, 2, 0, 3]]  # one place twice, and one with a zero
 SIXTEEN = {
     "coo": lambda: W.to_sparse(),
     "csr": lambda: W.to_sparse_csr(),
     "csc": lambda: W.to_sparse_csc(),
     "bsr": lambda: W.to_sparse_bsr((2, 2)),
     "bsc": lambda: W.to_sparse_bsc((2, 2)),
-    "twice": lambda: torch.sparse_coo_tensor(
-        [[0, 0, 0, 1, 2, 3, 3], [1, 1, 3, 2, 2, 0, 3]],
-        [1.0, 1, 4, 1, 0, 3, 1],
-        (4, 4),  # type: ignore[arg-type]
-    ),
+    "twice": lambda: torch.sparse_coo_tensor(torch.tensor(TWICE), torch.tensor([1.0, 1, 4, 1, 0, 3, 1]), (4, 4)),
     "float16": lambda: W.half(),
     "bfloat16": lambda: W.bfloat16(),
     "float8_e4m3fn": lambda: W.to(torch.float8_e4m3fn),
