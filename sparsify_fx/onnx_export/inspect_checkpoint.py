@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsify_fx.checksums import damage, is_sealed
 from sparsify_fx.errors import CheckpointError
+from sparsify_fx.onnx_export.counting import check_size
 from sparsify_fx.onnx_export.joined import Joined, State, joined_weights
 from sparsify_fx.onnx_export.parts import OBJECTS, Parts, find_parts
 from sparsify_fx.onnx_export.program_weights import plain_names, program_weights
@@ -147,6 +148,8 @@ def state_rows(state: State, file: Path) -> tuple[LayerRow, ...]:
 
 def _row(name: str, joined: Joined | None, state: State, file: Path, programs: bool) -> LayerRow:
     try:
+        for member in joined.members if joined is not None else ():
+            check_size(state[member])
         found = count_any(state[name]) if joined is None else joined.count(state)
     except (CheckpointError, RuntimeError, ValueError, TypeError, MemoryError) as error:  # torch's, of any kind
         raise CheckpointError(f"{file}: {name}: {error}") from error

@@ -256,6 +256,17 @@ def test_tensors_without_data_are_named(tmp_path: Path) -> None:
         inspected(tmp_path, {"a": torch.ones(2, 2), "b": torch.empty(3, 3, device="meta")})
 
 
+def test_entries_that_share_places_cost_nothing(tmp_path: Path) -> None:
+    """A small file can hold a tensor of any size."""
+    wide = torch.ones(3, 1).expand(3, 10**12)
+    (row,) = inspected(tmp_path, {"w": wide}).layers
+    assert (row.nonzeros, row.density, row.bytes_dense) == (3 * 10**12, 1.0, 12 * 10**12)
+    overlapping = torch.ones(3000).as_strided((1000, 1000, 1000), (1, 1, 1))
+    for state in ({"w": overlapping}, {"w_orig": wide, "w_mask": wide}):
+        with pytest.raises(CheckpointError, match=r"w: its .* entries (share places|overlap) in the file"):
+            inspected(tmp_path, state)
+
+
 def packed(entries: Tensor, bits: int, dense: bool) -> Tensor:
     """int32 words as compressed-tensors has them: entries running on, or whole ones in each word."""
     rows = []

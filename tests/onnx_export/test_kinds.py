@@ -144,6 +144,13 @@ def test_onnx_files_in_any_order_of_fields(tmp_path: Path) -> None:
     assert inspect_file(tmp_path / "m.bin").kind == "onnx"
 
 
+def test_archives_that_unpack_to_very_much_are_not_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000_000))
+    with pytest.raises(CheckpointError, match="unpacks to 10,000,000 bytes"):
+        inspect_file(tmp_path / "m.pt")
+
+
 def shards(folder: Path, *, index: bool = True) -> None:
     parts = {"model-00001-of-00002": {"a": torch.eye(4)}, "model-00002-of-00002": {"b": torch.zeros(2, 2)}}
     for name, state in parts.items():
