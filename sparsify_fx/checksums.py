@@ -67,6 +67,16 @@ class SealingStream:
             self._seen.update(data)
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file ends with our checksum, be that damaged or not. OSError when it cannot be read."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - _SEAL - _END_SIZE))
+        tail = stream.read()
+    length, comment = tail[_END_SIZE - 2 : _END_SIZE], tail[_END_SIZE:]
+    # Two of three signs, since a flipped bit may have destroyed one.
+    return (tail.startswith(_END) + (length == _LENGTH) + comment.startswith(_MARK)) >= 2
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a zip archive, or None.
 

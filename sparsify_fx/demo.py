@@ -11,13 +11,13 @@ from typing import Any
 import onnxruntime
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from sparsify_fx.analysis.signs import sign_flips
 from sparsify_fx.api import dense_state_dict, merge
 from sparsify_fx.demo_speed import SparseSpeed, sparse_speed
 from sparsify_fx.errors import ConfigError, ExportError
+from sparsify_fx.fitting_table import FittingTable
 from sparsify_fx.onnx_export import export
 from sparsify_fx.onnx_export.predictions import same_predictions
 from sparsify_fx.owners import programs
@@ -66,9 +66,11 @@ class DemoResult:
         """All fields, JSON-ready."""
         return {**asdict(self), "rows": [{**asdict(row), "curve": list(row.curve)} for row in self.rows]}
 
-    def table(self) -> Table:
+    def table(self) -> FittingTable:
         """One line per method."""
-        table = Table("method", title=f"tested on {self.digits:,} real digits; dense and sparse: ONNX file sizes")
+        table = FittingTable(
+            "method", title=f"tested on {self.digits:,} real digits; dense and sparse: ONNX file sizes"
+        )
         for column in ("accuracy", "non-zeros", "sign flips", "dense", "sparse", "agree"):
             table.add_column(column, justify="right")
         for row in self.rows:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
+from sparsify_fx.fitting_table import FittingTable
 
 Value = str | int | float
 Draw = Callable[[Any], None]
@@ -21,9 +21,9 @@ class Grid:
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
 
-    def table(self) -> Table:
+    def table(self) -> FittingTable:
         """For the console; floats with four significant digits."""
-        table = Table(title=self.title)
+        table = FittingTable(title=self.title, needed=self.columns[:1:-1])
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="left" if index == 0 else "right")
         for row in self.rows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Timeline:
         for column in (*(("part",) if self.parts else ()), "run", "epoch", "step", "event", "detail"):
             table.add_column(column)
         for row in self.rows():
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
 
     def __str__(self) -> str:

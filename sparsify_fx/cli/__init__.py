@@ -13,6 +13,7 @@ from rich.text import Text
 from sparsify_fx import __version__
 from sparsify_fx.cli import analyze, coverage, demo, export, inspect, lab, methods, pack, train, unpack
 from sparsify_fx.errors import SparsifyError
+from sparsify_fx.fitting_table import escaped
 
 
 def _reporting(command: Callable[..., None]) -> Callable[..., None]:
@@ -23,7 +24,7 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except SparsifyError as error:
-            line = Text(f"error: {' '.join(str(error).split())}", style="red")
+            line = Text(escaped(f"error: {' '.join(str(error).split())}"), style="red")
             Console(stderr=True).print(line, soft_wrap=True)
             raise typer.Exit(2) from None
 

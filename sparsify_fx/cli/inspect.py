@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from sparsify_fx.cli.options import AxisLengths, InputShapes, read_axes, read_shapes
 from sparsify_fx.cli.output import JsonOption, Output
@@ -15,7 +16,11 @@ NAME = "inspect"
 
 def command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An .onnx, .safetensors, .pt or .pth file, or a run folder.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="An .onnx, .safetensors, .pt or .pth file, an index of shards, or a folder with one, such as a run.",
+        ),
     ],
     picture: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Also draw the density of every layer (.png or .svg).")
@@ -37,26 +42,16 @@ def command(
 
         sparsify-fx inspect lenet5-fast.onnx --measure --axis batch=8
     """
+    from sparsify_fx.fitting_table import escaped
     from sparsify_fx.onnx_export import inspect_file
     from sparsify_fx.onnx_export.picture import check_picture, draw_density
 
     output = Output(json)
     if picture is not None:
         check_picture(picture)
-    report = inspect_file(
-        _file_of_run(file) if file.is_dir() else file,
-        measure=measure,
-        input_shapes=read_shapes(input_shape),
-        axes=read_axes(axis),
-    )
+    report = inspect_file(file, measure=measure, input_shapes=read_shapes(input_shape), axes=read_axes(axis))
     output.console.print(report.table())
     if picture is not None:
         draw_density(report, picture)
-        output.console.print(f"density per layer: {picture}")
+        output.console.print(Text(escaped(f"density per layer: {picture}")))
     output.finish(report.to_dict())
-
-
-def _file_of_run(folder: Path) -> Path:
-    """The merged weights of a finished run, the checkpoint of an unfinished one; else the folder itself."""
-    files = (folder / "model.safetensors", folder / "checkpoint.pt")
-    return next((file for file in files if file.is_file()), folder)

@@ -16,6 +16,9 @@ JsonOption = Annotated[
 ]
 
 
+_FILE_WIDTH = 100_000  # columns: in files and pipes a line is as long as it is, whatever the terminal beside them
+
+
 class Output:
     """Tables and lines on a console, and the JSON document that `--json` asks for.
 
@@ -27,6 +30,8 @@ class Output:
     def __init__(self, json_path: str | None) -> None:
         self._json_path = json_path
         self.console = Console(stderr=json_path == "-")
+        if not self.console.is_terminal:
+            self.console.width = _FILE_WIDTH
         if json_path is None or json_path == "-":
             return
         path = Path(json_path)

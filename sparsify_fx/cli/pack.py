@@ -32,7 +32,13 @@ def command(
     target: Target = "onnx",
     autotune: Autotune = False,
     functions: Functions = False,
-    normalize_zeros: Annotated[bool, typer.Option(help="Store -0.0 as 0.0.")] = False,
+    normalize_zeros: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalize-zeros/--keep-negative-zeros",
+            help="Store -0.0 as 0.0, or keep it; without either as 0.0 where outputs stay the same.",
+        ),
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Run both files in onnxruntime and compare.")] = True,
     measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency of both files.")] = False,
     input_shape: InputShapes = None,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from rich.table import Table
-
 from sparsify_fx.coverage.results import FAILED, NO_EXPORT, PASSED, ModelResult, Outcome
+from sparsify_fx.fitting_table import FittingTable
 
 _MARKS = {PASSED: "yes", FAILED: "**no**", NO_EXPORT: "dense: no"}
 
@@ -42,17 +41,17 @@ def _is_rounding(outcome: Outcome) -> bool:
     return outcome.state == PASSED and "by rounding of float32" in outcome.note
 
 
-def summary_table(results: Sequence[ModelResult], checks: Iterable[str]) -> Table:
+def summary_table(results: Sequence[ModelResult], checks: Iterable[str]) -> FittingTable:
     """Passed models by suite and check."""
-    table = Table("suite", "check", "passed", "remark")
+    table = FittingTable("suite", "check", "passed", "remark")
     for row in summary_rows(results, checks):
         table.add_row(*row)
     return table
 
 
-def failure_table(results: Iterable[ModelResult]) -> Table:
+def failure_table(results: Iterable[ModelResult]) -> FittingTable:
     """Every failure with its reason."""
-    table = Table("model", "check", "reason")
+    table = FittingTable("model", "check", "reason")
     for result in results:
         for check, reason in result.failures().items():
             table.add_row(result.name, check, reason)

@@ -3,10 +3,11 @@
 from sparsify_fx.onnx_export.exporter import export
 from sparsify_fx.onnx_export.inspection import inspect_file
 from sparsify_fx.onnx_export.measure import Speed
-from sparsify_fx.onnx_export.pack import pack_onnx, unpack_onnx
+from sparsify_fx.onnx_export.pack import pack_onnx
 from sparsify_fx.onnx_export.report import ExportReport, FileReport
 from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo, encode_coo
+from sparsify_fx.onnx_export.unpack import unpack_onnx
 
 __all__ = [
     "ExportReport", "FileReport", "LayerRow", "Speed", "decode_coo", "encode_coo", "export", "inspect_file",

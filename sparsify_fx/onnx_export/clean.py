@@ -47,25 +47,42 @@ def set_producer(model: onnx.ModelProto) -> None:
     model.producer_version = metadata.version("sparsify_fx")
 
 
-def normalise_zeros(model: onnx.ModelProto, reader: TensorReader | None = None) -> None:
-    """Turn -0.0 into +0.0 in the float32 tensors of two or more dimensions, in place.
+PRUNED = 0.25
+"""The share of zeros in a tensor from which they count as pruned."""
+
+
+def normalise_zeros(model: onnx.ModelProto, reader: TensorReader | None = None, least: float = 0.0) -> None:
+    """Turn -0.0 into +0.0 in the float tensors of two or more dimensions, in place.
 
     `weight * mask`, and a batch norm with a negative scale folded into its convolution, make -0.0 of pruned weights.
-    Nothing but the sign of a zero output can depend on it, and COO, bit-exact as it is, would store each of them.
+    Nothing but the sign of a zero can depend on it, and codes, bit-exact as they are, would store each of them.
+    `least`: the share of zeros, of both signs, that a tensor must have.
     """
     for tensor, values in _matrices(model, reader or TensorReader()):
-        negative = (values == 0) & np.signbit(values)
+        negative = _negative_zeros(values, least)
         if negative.any():
-            tensor.CopyFrom(numpy_helper.from_array(np.where(negative, np.float32(0), values), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(np.where(negative, values.dtype.type(0), values), tensor.name))
 
 
-def count_negative_zeros(model: onnx.ModelProto, reader: TensorReader) -> int:
+def count_negative_zeros(model: onnx.ModelProto, reader: TensorReader, least: float = 0.0) -> int:
     """How many entries `normalise_zeros` would change."""
-    return sum(int(((values == 0) & np.signbit(values)).sum()) for _, values in _matrices(model, reader))
+    return sum(int(_negative_zeros(values, least).sum()) for _, values in _matrices(model, reader))
+
+
+def _negative_zeros(values: NDArray[Any], least: float) -> NDArray[np.bool_]:
+    """Where the -0.0 are; nowhere in an array with a smaller share of zeros."""
+    zeros: NDArray[np.bool_] = values == 0
+    if np.count_nonzero(zeros) < least * zeros.size:
+        return np.zeros_like(zeros)
+    negative: NDArray[np.bool_] = zeros & np.signbit(values)
+    return negative
+
+
+_KINDS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def _matrices(model: onnx.ModelProto, reader: TensorReader) -> Iterator[tuple[onnx.TensorProto, NDArray[Any]]]:
-    """The float32 initializers of two or more dimensions, and their arrays."""
+    """The float initializers of two or more dimensions, and their arrays."""
     for tensor in model.graph.initializer:
-        if len(tensor.dims) >= 2 and tensor.data_type == onnx.TensorProto.FLOAT:
+        if len(tensor.dims) >= 2 and tensor.data_type in _KINDS:
             yield tensor, reader.array(tensor)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, Weight
-from sparsify_fx.onnx_export.codecs.choosing import Choice, choices, digest, smallest, untouched, worth_keeping
+from sparsify_fx.onnx_export.codecs.choosing import Choice, Family, choices, digest, smallest, untouched, worth_keeping
 from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.codecs.placing import DOMAIN, Stored, place
+from sparsify_fx.onnx_export.hoisting import Moved, hoist, put_back
 from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
+from sparsify_fx.onnx_export.quantized import INTEGERS, names_of_points, zero_points
 from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import opset_of
@@ -33,7 +36,9 @@ VALUE_NAMES = tuple(VALUES)
 SMALL = 1024
 """Bytes of a dense tensor that `auto` leaves alone: nothing is to be gained there."""
 
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+PACKED_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, *INTEGERS)
+"""The types of tensors that can be stored without their zeros."""
+
 _FAMILIES = tuple(map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS)))
 
 
@@ -53,11 +58,29 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A model with its initializers encoded, one row for each, and a digest of the array that each must give."""
+    """A model with its initializers encoded, one row for each, and a digest of the array that each must give.
+
+    `moved`: the constants that lay elsewhere, and are initializers (or rebuilt, or in sparse operators) now.
+    """
 
     model: onnx.ModelProto
     rows: tuple[LayerRow, ...]
     digests: dict[str, bytes]
+    moved: Moved = field(default_factory=Moved)
+
+
+def hoisted(model: onnx.ModelProto) -> Moved:
+    """All constants that could be packed as initializers of the main graph, in place; where they were before."""
+
+    def large(tensor: onnx.TensorProto) -> bool:
+        return tensor.data_type in PACKED_TYPES and _nbytes(tensor) > SMALL
+
+    return hoist(model, large)
+
+
+def _nbytes(tensor: onnx.TensorProto) -> int:
+    entries: int = math.prod(tensor.dims)
+    return entries * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
 
 
 def encode_initializers(
@@ -66,52 +89,94 @@ def encode_initializers(
     reader: TensorReader | None = None,
     *,
     untouched_names: Collection[str] = (),
+    moved: Moved | None = None,
+    in_order: bool = True,
 ) -> Encoded:
     """A copy of `dense` with its initializers stored as wanted; `reader` gives the arrays of initializers.
 
-    Those of `untouched_names` stay as they are, and `dense` itself is not changed. Values that lose something are for
-    prunable weights only. Sizes in the rows are bytes; what several weights share is in none of them. Raises
-    ExportError when the model's opset is too old.
+    Those of `untouched_names` stay as they are. `dense` itself is not changed but for constants that `moved` into its
+    main graph: those that are stored as they were are put back (`in_order`: as in `put_back`). Values that lose
+    something are for prunable weights only. Sizes in the rows are bytes; what several weights share is in none of
+    them. Raises ExportError when the model's opset is too old.
     """
     graph, opset, reader = dense.graph, opset_of(dense), reader or TensorReader()
     _check_opset(opset, wanted)
-    weights, axes = weight_values(graph), channel_axes(graph)
+    weights, axes = weight_values(graph, dense.functions), channel_axes(graph)
+    zeros = zero_points(dense, reader.array)
     # Inputs and outputs of the graph must stay ordinary tensors.
-    fixed = {item.name for item in (*graph.input, *graph.output)} | set(untouched_names)
+    fixed = {item.name for item in (*graph.input, *graph.output)} | names_of_points(dense) | set(untouched_names)
     found = []
     for tensor in graph.initializer:
         array, size = reader.array(tensor), reader.size(tensor)
-        if tensor.name in fixed or tensor.data_type not in _FLOATS or not tensor.dims:
-            found.append([untouched(array, size)])
+        weight = Weight(array, axes.get(tensor.name, 0), _zero(tensor, zeros))
+        if tensor.name in fixed or tensor.data_type not in PACKED_TYPES or not tensor.dims:
+            found.append([untouched(array, size, weight.zero)])
         else:
             prunable = tensor.name in weights and is_matrix(tensor.data_type, tensor.dims)
-            options = _options(Weight(array, axes.get(tensor.name, 0)), size, wanted, prunable, opset)
-            found.append(worth_keeping(options))
-    picked = smallest(found, _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:])
-    encoded = _with_choices(dense, picked, wanted.functions)
-    sizes = _stored_bytes(encoded, reader)
-    pairs = list(zip(graph.initializer, picked, strict=True))
-    rows = tuple(_row(tensor, choice, weights, reader.size(tensor), sizes[tensor.name]) for tensor, choice in pairs)
-    return Encoded(encoded, rows, {tensor.name: choice.digest for tensor, choice in pairs})
+            found.append(worth_keeping(_options(weight, size, wanted, prunable, opset)))
+    picked = smallest(found, _families(wanted))
+    sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
+    chosen = {tensor.name: choice for tensor, choice in zip(graph.initializer, picked, strict=True)}
+    rows = [_row(tensor, chosen[tensor.name], weights, sizes[tensor.name]) for tensor in graph.initializer]
+    left = _settle(dense, chosen, moved or Moved(), in_order)
+    encoded = _with_choices(dense, chosen, wanted.functions)
+    stored = sizes | _stored_bytes(encoded, reader)
+    rows = [replace(row, bytes_stored=stored[row.name]) for row in rows]
+    digests = {tensor.name: chosen[tensor.name].digest for tensor in graph.initializer}
+    return Encoded(encoded, tuple(rows), digests, left)
+
+
+def _settle(dense: onnx.ModelProto, chosen: dict[str, Choice], moved: Moved, in_order: bool) -> Moved:
+    """Put constants that stay as they are back where they were, in place; returns the others.
+
+    Not those that were inputs as well before IR version 4: there they are constants, from then on they would be none.
+    """
+    stay = {
+        name
+        for name, origin in moved.origins.items()
+        if name in chosen and chosen[name].parts is None and not (origin.input and moved.constant_inputs)
+    }
+    left = moved.without(stay)
+    put_back(dense, moved.only(stay), still=left, in_order=in_order)
+    return left
+
+
+def _zero(tensor: onnx.TensorProto, zeros: dict[str, Any]) -> Any:
+    """What stands for zero in a tensor of integers; None for floats."""
+    if tensor.data_type not in INTEGERS:
+        return None
+    return zeros.get(tensor.name, np.zeros((1,) * len(tensor.dims), np.int64))
+
+
+def _families(wanted: Wanted) -> list[Family]:
+    """The sets of encodings, and of values, of which each may make the smallest file."""
+    encodings = _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:]
+    values = [frozenset(VALUES)]
+    if VALUES[wanted.values].lossless and wanted.values != "fp32":
+        values.insert(0, frozenset(["fp32"]))  # what packed values share may be more than they save
+    return [(some, kinds) for some in encodings for kinds in values]
 
 
 def as_it_is(dense: onnx.ModelProto, reader: TensorReader) -> Encoded:
     """The model itself, not a copy; its plain initializers are what `encode_initializers` makes of them for `dense`."""
-    weights = weight_values(dense.graph)
-    pairs = [(tensor, untouched(reader.array(tensor), reader.size(tensor))) for tensor in dense.graph.initializer]
-    rows = tuple(_row(tensor, choice, weights, choice.cost, choice.cost) for tensor, choice in pairs)
+    weights, zeros = weight_values(dense.graph, dense.functions), zero_points(dense, reader.array)
+    pairs = [
+        (tensor, untouched(reader.array(tensor), reader.size(tensor), _zero(tensor, zeros)))
+        for tensor in dense.graph.initializer
+    ]
+    rows = tuple(_row(tensor, choice, weights, choice.cost) for tensor, choice in pairs)
     return Encoded(dense, rows, {tensor.name: choice.digest for tensor, choice in pairs})
 
 
 def _options(weight: Weight, size: int, wanted: Wanted, prunable: bool, opset: int) -> list[Choice]:
-    """The ways to store one float tensor; at least one."""
+    """The ways to store one tensor; at least one."""
     kind = VALUES[wanted.values]
     kinds = [VALUES["fp32"]] if not prunable or kind.refuses(weight) is not None else [kind]
     if kinds[0].lossless and kind.name != "fp32" and prunable:
         kinds.append(VALUES["fp32"])  # of two that lose nothing the smaller
     if wanted.encoding == "auto":
         if size <= SMALL:
-            return [untouched(weight.array, size)]
+            return [untouched(weight.array, size, weight.zero)]
         encodings = [encoding for encoding in ENCODINGS.values() if encoding.opset <= opset]
     else:
         encodings = [ENCODINGS[wanted.encoding]]
@@ -121,10 +186,10 @@ def _options(weight: Weight, size: int, wanted: Wanted, prunable: bool, opset: i
     return found
 
 
-def _with_choices(dense: onnx.ModelProto, picked: Sequence[Choice], functions: bool) -> onnx.ModelProto:
+def _with_choices(dense: onnx.ModelProto, chosen: dict[str, Choice], functions: bool) -> onnx.ModelProto:
     """A copy of the model with the chosen parts in place of the initializers."""
     encoded, graph = shell(dense), dense.graph
-    pairs = list(zip(graph.initializer, picked, strict=True))
+    pairs = [(tensor, chosen[tensor.name]) for tensor in graph.initializer]
     stored = [Stored(t.name, _label(choice), math.prod(t.dims), choice.parts) for t, choice in pairs if choice.parts]
     placed = place(stored, _prefix(graph), opset_of(dense), functions=functions)
     encoded.graph.initializer.extend(tensor for tensor, choice in pairs if choice.parts is None)
@@ -171,15 +236,15 @@ def _stored_bytes(encoded: onnx.ModelProto, reader: TensorReader) -> dict[str, i
     return plain | sparse | rebuilding(graph, stored_weights(encoded), reader).bytes
 
 
-def _row(tensor: onnx.TensorProto, choice: Choice, weights: set[str], dense: int, stored: int) -> LayerRow:
+def _row(tensor: onnx.TensorProto, choice: Choice, weights: set[str], size: int) -> LayerRow:
     return LayerRow(
         name=tensor.name,
         shape=tuple(tensor.dims),
         dtype=dtype_name(tensor.data_type),
         size=math.prod(tensor.dims),
         nonzeros=choice.nonzeros,
-        bytes_dense=dense,
-        bytes_stored=stored,
+        bytes_dense=size,
+        bytes_stored=size,
         encoding=choice.encoding,
         prunable=tensor.name in weights and is_matrix(tensor.data_type, tensor.dims),
         values=choice.values,
@@ -187,9 +252,10 @@ def _row(tensor: onnx.TensorProto, choice: Choice, weights: set[str], dense: int
 
 
 def is_matrix(data_type: int, shape: Any) -> bool:
-    """Whether this is a float tensor of two or more dimensions."""
+    """Whether this is a tensor of two or more dimensions, of floats or of the integers of quantized weights."""
     kinds = onnx.TensorProto
-    return len(shape) >= 2 and data_type in (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
+    floats = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
+    return len(shape) >= 2 and data_type in (*floats, *INTEGERS)
 
 
 def dtype_name(data_type: int) -> str:
@@ -200,9 +266,8 @@ def dtype_name(data_type: int) -> str:
 
 def check_bits(digests: dict[str, bytes], written: onnx.ModelProto, reader: TensorReader | None = None) -> None:
     """Every initializer decodes, with the nodes of `written`, to what it must give; else an ExportError names it."""
-    decoder = Decoder(written, reader)
-    for name, expected in digests.items():
-        if digest(decoder.array(name)) != expected:
+    for name, array in Decoder(written, reader).arrays(digests):
+        if digest(array) != digests[name]:
             raise ExportError(f"{name}: decoding the file gives other values; report a bug")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-from torch import Tensor, nn
+from torch import nn
 
 from sparsify_fx.errors import ExportError, unknown
 from sparsify_fx.onnx_export.clean import normalise_zeros, set_producer, strip_metadata
@@ -18,16 +18,18 @@ from sparsify_fx.onnx_export.codecs import VALUES
 from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted
 from sparsify_fx.onnx_export.files import check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, make_report, measure_file
+from sparsify_fx.onnx_export.inputs import ExampleInputs, Inputs, example_tensors
 from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
+from sparsify_fx.onnx_export.open_trace import check_choice, find_axes, trace_checked
 from sparsify_fx.onnx_export.optimized import optimized
-from sparsify_fx.onnx_export.outputs import flatten_outputs, named_tensors
+from sparsify_fx.onnx_export.outputs import flatten_outputs
 from sparsify_fx.onnx_export.padding import keep_zero_padding
-from sparsify_fx.onnx_export.prepare import example_tensors, merged_copy, release, run_model, untouched_rng
+from sparsify_fx.onnx_export.prepare import merged_copy, release, untouched_rng
+from sparsify_fx.onnx_export.reference import run_reference
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
 from sparsify_fx.onnx_export.tensors import TensorReader
-from sparsify_fx.onnx_export.trace import batch_of, trace, with_batch
-from sparsify_fx.onnx_export.verify import Arrays, Runtime, compare
+from sparsify_fx.onnx_export.verify import Runtime
 from sparsify_fx.onnx_export.writing import write_model
 from sparsify_fx.overshoot import kept_zeros
 from sparsify_fx.owners import programs
@@ -40,15 +42,16 @@ from sparsify_fx.unfinished import warn_unfinished
 def export(
     model: nn.Module,
     path: str | os.PathLike[str],
-    example_inputs: Tensor | tuple[Tensor, ...],
+    example_inputs: ExampleInputs,
     *,
     encoding: str = "auto",
     values: str = "fp32",
     target: str = "onnx",
     opset: int | None = None,
-    dynamic_batch: bool = True,
+    dynamic_batch: bool | None = None,
+    dynamic_shapes: Any = None,
     verify: bool = True,
-    verify_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    verify_inputs: ExampleInputs | None = None,
     tolerance: float | None = None,
     functions: bool = False,
     optimize: bool = True,
@@ -63,7 +66,8 @@ def export(
             to float32 and traced on the CPU.
         path: the file to write; it appears whole, after all checks, or not at all. One that would exceed 2 GB gets its
             large tensors in `path`.data.
-        example_inputs: a Tensor or a tuple of Tensors that the forward takes, batch first.
+        example_inputs: a Tensor, a tuple of Tensors, or a dict of Tensors by the names of forward's parameters (also as
+            the last entry of a tuple). The inputs of the file have the names of the parameters.
         encoding: how the places of zeros are stored in every float tensor that has any. `dense`: plainly. `coo`:
             ONNX's `sparse_initializer`, 1 to 4 bytes a value. `gap`: the zeros in between, 4 or 8 bits a value, which
             onnxruntime turns into plain weights when it loads the file. `bitmask`: one bit an entry. `auto`: whichever
@@ -74,9 +78,14 @@ def export(
             of this package: layers whose sparse kernel is faster become operators that skip zeros, for the sizes
             of `example_inputs`. Open it with `sparsify_fx.runtime.session(path)`; `unpack_onnx` gives a plain file.
         opset: version of the standard operators; None takes torch.onnx's.
-        dynamic_batch: the first axis of all inputs that share the first one's batch size can have any size.
-        verify: compare with PyTorch in onnxruntime, with `verify_inputs` (default: the examples) and, with a dynamic
-            batch, with one sample more. Stored bits are checked in any case.
+        dynamic_batch: True: the first axis of all inputs that share the first one's batch size can have any size. None:
+            the same, but if the model mixes the entries of the first axis and treats those of the second apart (time
+            first, as nn.LSTM has it by default), the second is the batch, and a note says so. False: no axis is open.
+        dynamic_shapes: which axes can have any size, in every form of torch.export: by forward's parameters or by
+            position, and then by axis, a name, `torch.export.Dim`, `Dim.DYNAMIC` or `Dim.AUTO`. It rules alone: what it
+            leaves out is fixed, the batch too. `{"x": {0: "batch", 2: "height", 3: "width"}}`.
+        verify: compare with PyTorch in onnxruntime, with `verify_inputs` (default: the examples) and with other sizes
+            of the open axes. Stored bits are checked in any case.
         tolerance: the largest difference, as a fraction of the largest value of an output. None: 1e-4, and for fp16 and
             int8, whose difference is yours to judge, only NaN and Inf are errors.
         functions: store each encoded weight as one node, a call of a local function, for readers of the graph.
@@ -88,10 +97,11 @@ def export(
         metadata: entries for the file's metadata; producer, encoding, sparsity and, if known, method are added.
 
     Raises:
-        UnknownNameError: unknown encoding, values or target.
+        UnknownNameError: unknown encoding, values, target or input in dynamic_shapes.
         RuntimeLibraryError: target `sparse-ort`, and the package was installed without its library.
         ExportError: everything else: a path that cannot be written, NaN or Inf weights, inputs that the model does
-            not take, an operator that ONNX lacks, a result that differs. `path` is then as before.
+            not take, an axis that it cannot have open, an operator that ONNX lacks, a result that differs. `path` is
+            then as before.
 
     >>> import tempfile, torch
     >>> model = nn.Sequential(nn.Linear(80, 40), nn.ReLU())
@@ -112,14 +122,17 @@ def export(
     check_wanted(wanted)
     limit = _limit(tolerance, values)
     place = check_target(path)
+    check_choice(dynamic_batch, dynamic_shapes)
     inputs = example_tensors(example_inputs)
     probes = inputs if verify_inputs is None else example_tensors(verify_inputs, "verify_inputs")
     notes = _notes(model) if isinstance(model, nn.Module) else ()
     with untouched_rng():
         copied = merged_copy(model)
-        reference = _reference(copied, inputs, probes, dynamic_batch)
+        reference = run_reference(copied, inputs, probes)
+        wanted_axes = find_axes(copied, inputs, dynamic_batch, dynamic_shapes)
         flatten_outputs(copied)
-        dense = trace(copied, inputs, len(reference.names), opset=opset, dynamic_batch=dynamic_batch)
+        traced = trace_checked(copied, inputs, wanted_axes, len(reference.names), opset)
+    dense, reference, notes = traced.model, reference.with_run(traced.other), (*notes, *traced.notes)
     _tidy(dense, copied, reference.names)
     release(copied, model)
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
@@ -130,7 +143,7 @@ def export(
     def check(written: Path) -> Checked:
         check_file(written, encoded)
         differences = reference.differences(Runtime(written, library), limit) if verify else (None, None)
-        feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs, strict=True)}
+        feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs.tensors, strict=True)}
         return Checked(differences, measure_file(dense, written, feed, library) if measure else None)
 
     checked = write_model(place, encoded.model, TensorReader(), check)
@@ -138,49 +151,6 @@ def export(
         path, encoded, wanted, checked, bytes_dense=count_bytes(dense), reference="PyTorch", notes=notes
     )
     return replace(report, passes=passes)
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """What PyTorch answers: the names of its outputs, and its outputs on each tuple of inputs."""
-
-    names: list[str]
-    runs: list[tuple[tuple[Tensor, ...], Arrays]]
-
-    def differences(self, runtime: Runtime, tolerance: float) -> tuple[float, float]:
-        """The largest absolute and relative difference over all runs; ExportError above the tolerance."""
-        found = []
-        for number, (inputs, outputs) in enumerate(self.runs):
-            try:
-                found.append(compare(outputs, runtime.run(inputs), self.names, tolerance))
-            except ExportError as error:
-                raise error if number == 0 else _another_batch(inputs, error) from error
-        return max(a for a, _ in found), max(r for _, r in found)
-
-
-def _another_batch(inputs: tuple[Tensor, ...], error: ExportError) -> ExportError:
-    return ExportError(
-        f"with inputs whose first axis is {batch_of(inputs)}, one more than in example_inputs: {error}. The exported "
-        "graph is fixed to the first axis of the examples: if that is not the batch (time first, as nn.LSTM has it by "
-        "default), pass dynamic_batch=False, or let the model take the batch first (batch_first=True)"
-    )
-
-
-def _reference(model: nn.Module, inputs: tuple[Tensor, ...], probes: tuple[Tensor, ...], grow: bool) -> _Reference:
-    """Run the copy on the inputs to verify with and, with `grow`, on a batch that is one larger."""
-    pairs = named_tensors(run_model(model, inputs, "the model does not take these example_inputs"))
-    if not pairs:
-        raise ExportError("the model returns no tensor; expected a Tensor or a tuple, dict or dataclass of Tensors")
-    cases = {"the model does not take these verify_inputs": probes}
-    if grow:
-        more = with_batch(inputs, batch_of(inputs) + 1)
-        cases["the model does not take another batch size; pass dynamic_batch=False"] = more
-    runs = [(case, _arrays(run_model(model, case, complaint))) for complaint, case in cases.items()]
-    return _Reference([name for name, _ in pairs], runs)
-
-
-def _arrays(output: Any) -> Arrays:
-    return [tensor.detach().contiguous().numpy() for _, tensor in named_tensors(output)]
 
 
 def _tidy(dense: onnx.ModelProto, model: nn.Module, outputs: list[str]) -> None:
@@ -202,9 +172,9 @@ def _limit(tolerance: float | None, values: str) -> float:
     return tolerance
 
 
-def _shapes(dense: onnx.ModelProto, inputs: tuple[Tensor, ...]) -> dict[str, tuple[int, ...]]:
+def _shapes(dense: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[int, ...]]:
     """The shapes of the example inputs by name."""
-    return {item.name: tuple(value.shape) for item, value in zip(dense.graph.input, inputs, strict=True)}
+    return {item.name: tuple(value.shape) for item, value in zip(dense.graph.input, inputs.tensors, strict=True)}
 
 
 def _notes(model: nn.Module) -> tuple[str, ...]:

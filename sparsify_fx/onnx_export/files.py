@@ -17,12 +17,17 @@ T = TypeVar("T")
 def check_target(path: str | os.PathLike[str]) -> Path:
     """The file that `path` names, links resolved, once it is certain that it can be written.
 
-    Raises ExportError when its folder is missing or not writable, or when `path` is a folder.
+    Raises ExportError when its folder is missing or not writable, when `path` is a folder, or an open file.
 
     >>> check_target("/none/m.onnx")
     Traceback (most recent call last):
     sparsify_fx.errors.ExportError: cannot write /none/m.onnx: folder /none does not exist; create it first
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ExportError(
+            f"cannot write to {type(path).__name__}: a file is checked on the disk before it appears; give a path, and "
+            "read the file from there"
+        )
     target = Path(path).resolve()
     folder = target.parent
     if target.is_dir():

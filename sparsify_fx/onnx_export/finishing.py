@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.clean import set_producer
 from sparsify_fx.onnx_export.encodings import Encoded, Wanted, check_bits
+from sparsify_fx.onnx_export.history import History, remember
+from sparsify_fx.onnx_export.hoisting import Moved, put_back
 from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.measure import Speed, measure
-from sparsify_fx.onnx_export.metadata import get_metadata, put_metadata
+from sparsify_fx.onnx_export.metadata import STORAGE_KEYS, get_metadata, put_metadata
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.rows import count_weights
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
@@ -59,6 +61,28 @@ def describe(
     return replace(encoded, rows=rows)
 
 
+def packed_form(
+    encoded: Encoded, dense: onnx.ModelProto, wanted: Wanted, history: History, shapes: Mapping[str, tuple[int, ...]]
+) -> Encoded:
+    """The packed file of a model with this history: what `unpack` needs is in it, and MACs are in the rows.
+
+    Where nothing is stored otherwise than before, the model is the original one, bit for bit.
+    """
+    macs = layer_macs(dense, encoded.rows, shapes)
+    rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
+    model = encoded.model
+    if all((row.encoding, row.values) == ("dense", "fp32") for row in rows):
+        put_back(model, encoded.moved)
+        model.ir_version = history.ir_version
+        put_metadata(model, {key: text for key, text in get_metadata(model).items() if key not in STORAGE_KEYS})
+        return replace(encoded, rows=rows, moved=Moved())
+    told = {"sparsity": f"{count_weights(rows)[2]:.6f}", "encoding": wanted.encoding, "values": wanted.values}
+    set_producer(model)
+    put_metadata(model, get_metadata(model) | told)
+    remember(model, replace(history, moved=encoded.moved))
+    return replace(encoded, rows=rows)
+
+
 def check_file(path: Path, encoded: Encoded, *, strictly: bool = True) -> None:
     """The written file is valid ONNX, and every tensor in it decodes to the bits it must have.
 
@@ -85,12 +109,17 @@ def measure_file(
 ) -> Speed:
     """Measure a file, which may need a library, against `dense`, which is written to a temporary folder for that."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "dense.onnx"
-        if outside.count_bytes(dense) < outside.MAX_BYTES:
-            file.write_bytes(serialised(dense))
-        else:
-            outside.write_beside(dense, file)
-        return measure(file, packed, feed, library=library)
+        return measure(write_dense(dense, Path(folder)), packed, feed, library=library)
+
+
+def write_dense(dense: onnx.ModelProto, folder: Path) -> Path:
+    """Write a model to a file in a folder, with external data where it is too large without."""
+    file = folder / "dense.onnx"
+    if outside.count_bytes(dense) < outside.MAX_BYTES:
+        file.write_bytes(serialised(dense))
+    else:
+        outside.write_beside(dense, file)
+    return file
 
 
 def make_report(

@@ -1,144 +1,181 @@
-"""The tensors of a checkpoint: safetensors, or a torch file with a state dict."""
+"""The tensors of a checkpoint: safetensors, or a torch file with state dicts."""
 
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sparsify_fx.errors import CheckpointError, SparsifyError
-from sparsify_fx.onnx_export.rows import LayerRow
-from sparsify_fx.parameterizations import Parameterization
-from sparsify_fx.program import unmarked
-from sparsify_fx.program_state import EXTRA, decode
-from sparsify_fx.recipe import axis_value
+from sparsify_fx.checksums import damage, is_sealed
+from sparsify_fx.errors import CheckpointError
+from sparsify_fx.onnx_export.joined import Joined, State, joined_weights
+from sparsify_fx.onnx_export.parts import OBJECTS, Parts, find_parts
+from sparsify_fx.onnx_export.program_weights import plain_names, program_weights
+from sparsify_fx.onnx_export.rows import LayerRow, count_weights
+from sparsify_fx.onnx_export.subclasses import count_any, stand_ins
 
-_USUAL_KEYS = ("model", "state_dict", "model_state_dict", "model_state", "net", "module", "weights", "params")
-_OF_VERSION_0_1 = {
-    ("dense",): "dense",
-    ("m", "w"): "product",
-    ("dense", "s"): "soft-threshold",
-    ("dense", "logit", "temperature"): "sigmoid-gate",
-    ("dense", "logit"): "l0",
-}
-_PROGRAM = re.compile(r"(?P<weight>.+)_program\.(?P<part>[^.]+)")
+_SHOWN = 6  # parts that are named
 
 
-def safetensors_rows(file: Path) -> tuple[LayerRow, ...]:
+@dataclass(frozen=True)
+class Contents:
+    """The rows of a file, and what the user should know about them."""
+
+    rows: tuple[LayerRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+class OneByOne(Mapping[str, Tensor]):
+    """Tensors by name, each read when it is asked for."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def safetensors_contents(file: Path) -> Contents:
     """One row per weight of a safetensors file; CheckpointError when it is damaged."""
     try:
         with safe_open(str(file), framework="pt") as handle:
-            return state_rows({name: handle.get_tensor(name) for name in handle.keys()})  # noqa: SIM118
+            return Contents(state_rows(OneByOne(handle.keys(), handle.get_tensor), file))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{file} is not a whole safetensors file ({error}); write or download it again"
         ) from error
 
 
-def torch_rows(file: Path) -> tuple[LayerRow, ...]:
+def torch_contents(file: Path) -> Contents:
     """One row per weight of a torch file, which is read without running what is pickled in it.
 
     Raises CheckpointError when it is damaged, holds other objects than tensors and plain data, or no state dict.
     """
+    content = _load(file)
     try:
-        with warnings.catch_warnings():
-            # A foreign pickle is refused below in our own words.
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        parts = find_parts(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    if not parts.found:
+        raise CheckpointError(f"{file} {_why_empty(parts)}")
+    rows = [(".".join(part.path), state_rows(part.tensors, file)) for part in parts.found]
+    named = [replace(row, name=f"{prefix}.{row.name}") if prefix else row for prefix, found in rows for row in found]
+    notes = [_of_parts(rows)] if len(rows) > 1 else []
+    return Contents(tuple(named), (*notes, *([_left_out(parts)] if parts.left_out else [])))
+
+
+def _why_empty(parts: Parts) -> str:
+    """Why there is nothing to show."""
+    objects = parts.left_out.get(OBJECTS)
+    if objects:
+        return (
+            f"holds Python objects ({', '.join(objects[:_SHOWN])}), which are not loaded because that could run code, and no "
+            "state dict; save model.state_dict() instead"
+        )
+    told = f" ({_left_out(parts)})" if parts.left_out else ""
+    return f"holds no state dict{told}: expected tensors by name, at the top or under 'model'"
+
+
+def _load(file: Path) -> Any:
+    """The plain content of a torch file."""
+    try:
+        if is_sealed(file) and (found := damage(file)) is not None:
+            raise CheckpointError(f"{file} is damaged: {found}; write or download it again")
+        with warnings.catch_warnings(), stand_ins(file):
+            # A foreign pickle is refused below in our own words; what else torch warns of is not the user's doing.
+            warnings.simplefilter("ignore")
             # Only the zip format can be mapped, which leaves an optimizer's state on the disk.
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            if file.suffix == ".safetensors":  # by which name alone torch would read another format
+                with file.open("rb") as stream:
+                    return torch.load(stream, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file} is damaged or holds Python objects, which are not loaded because that could run code "
-            f"({str(error).splitlines()[0]}); save model.state_dict() instead"
+            f"{file} is damaged or holds Python objects, which are not loaded because that could run code"
+            f"{_reason(str(error))}; save model.state_dict() instead"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         raise CheckpointError(f"{file} is not a whole torch file ({error}); write or download it again") from error
-    state = find_state_dict(content)
-    if state is None:
-        raise CheckpointError(f"{file} holds no state dict: expected tensors by name, at the top or under 'model'")
-    return state_rows(state)
 
 
-def find_state_dict(content: Any) -> dict[str, Tensor] | None:
-    """The tensors by name, at the top, under a usual key (`model`, `state_dict`, ...) or in the largest part.
+_SIGN = "WeightsUnpickler error: "  # before the reason, in the middle of torch's advice to load the file all the same
 
-    >>> find_state_dict({"epoch": 3, "model": {"fc.weight": torch.ones(1)}})
-    {'fc.weight': tensor([1.])}
+
+def _reason(told: str) -> str:
+    """What torch's reader stopped at."""
+    if "must be imported" in told:
+        return " (nested or distributed tensors, of which plain ones can be made: values(), full_tensor())"
+    reasons = [line.partition(_SIGN)[2].partition(". ")[0].strip(" .") for line in told.splitlines() if _SIGN in line]
+    return f" ({reasons[0][:200]})" if any(reasons) else ""
+
+
+@torch.no_grad()
+def state_rows(state: State, file: Path) -> tuple[LayerRow, ...]:
+    """Rows of a state dict; what several tensors make up is one row: programs, masked, packed and quantized weights.
+
+    Raises CheckpointError, which names the tensor, for one without data or in a packing that is not known.
     """
-    if not isinstance(content, Mapping):
-        return None
-    for key in _USUAL_KEYS:
-        found = find_state_dict(content.get(key))
-        if found:
-            return found
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if tensors:
-        return tensors
-    parts = [found for value in content.values() if (found := find_state_dict(value))]
-    return max(parts, key=lambda part: sum(t.numel() for t in part.values()), default=None)
+    programs, names = program_weights(state), plain_names(state)
+    rest = OneByOne((name for name in names if name not in programs), state.__getitem__)
+    joined = programs | joined_weights(rest)
+    shown = dict.fromkeys(joined[name].name if name in joined else name for name in names)
+    by_name = {weight.name: weight for weight in joined.values()}
+    # With programs among them, only their weights were up for pruning.
+    return tuple(_row(name, by_name.get(name), state, file, bool(programs)) for name in shown)
 
 
-def state_rows(state: Mapping[str, Tensor]) -> tuple[LayerRow, ...]:
-    """Rows of a state dict; the factors and the mask of a weight program become one row of the weight they give."""
-    programs: dict[str, dict[str, Tensor]] = {}
-    plain = unmarked(state)
-    for key, tensor in state.items():
-        match = _PROGRAM.fullmatch(key)
-        if match and (key in plain or match["part"] == EXTRA):
-            programs.setdefault(match["weight"], {})[match["part"]] = tensor
-    return tuple(_rows(plain, programs))
-
-
-def _rows(state: Mapping[str, Tensor], programs: dict[str, dict[str, Tensor]]) -> Iterator[LayerRow]:
-    done: set[str] = set()
-    for key, tensor in state.items():
-        match = _PROGRAM.fullmatch(key)
-        if match is None:
-            matrix = tensor.dim() >= 2 and tensor.is_floating_point()
-            # With programs in the file, only their weights were up for pruning.
-            yield _row(key, tensor, tensor.nbytes, "dense", matrix and not programs)
-        elif (name := match["weight"]) not in done:
-            done.add(name)
-            parts = programs[name]
-            stored = sum(tensor.nbytes for part, tensor in parts.items() if part != EXTRA)
-            yield _row(name, _effective(name, parts), stored, "program", True)
-
-
-def _effective(name: str, parts: Mapping[str, Tensor]) -> Tensor:
-    """The weight that the program's layer sees in evaluation; CheckpointError for tensors that make none."""
-    tensors = {part: value for part, value in parts.items() if part not in ("mask", EXTRA)}
+def _row(name: str, joined: Joined | None, state: State, file: Path, programs: bool) -> LayerRow:
     try:
-        how = _parameterization(parts)
-        like = tensors[how.factors[0]]
-        state = {key: torch.zeros_like(value) for key, value in how.state(like).items() if key in how.transient}
-        theta = torch.as_tensor(how.value({**state, **tensors}))
-    except (SparsifyError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{name}: no weight can be made of its program of {sorted(tensors)}: {error}") from error
-    return theta if "mask" not in parts else torch.where(parts["mask"].bool(), theta, torch.zeros_like(theta))
-
-
-def _parameterization(parts: Mapping[str, Tensor]) -> Parameterization:
-    """The one that the file tells of; without that (version 0.1) the one that has these tensors, with its defaults."""
-    if EXTRA in parts:
-        return cast(Parameterization, axis_value("parameterization", decode(parts[EXTRA])["parameterization"]))
-    names = tuple(sorted(set(parts) - {"mask"}))
-    if names not in _OF_VERSION_0_1:
-        known = "; ".join(", ".join(each) for each in _OF_VERSION_0_1)
-        raise ValueError(f"no parameterization has these; known are {known}")
-    return cast(Parameterization, axis_value("parameterization", _OF_VERSION_0_1[names]))
-
-
-def _row(name: str, tensor: Tensor, stored: int, encoding: str, prunable: bool) -> LayerRow:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    nonzeros = int(torch.count_nonzero(tensor))
+        found = count_any(state[name]) if joined is None else joined.count(state)
+    except (CheckpointError, RuntimeError, ValueError, TypeError, MemoryError) as error:  # torch's, of any kind
+        raise CheckpointError(f"{file}: {name}: {error}") from error
+    prunable = found.is_weight and (not programs or found.encoding == "program")
     return LayerRow(
-        name, tuple(tensor.shape), dtype, tensor.numel(), nonzeros, tensor.nbytes, stored, encoding, prunable
-    )
+        name, found.shape, found.dtype, found.size, found.nonzeros, found.bytes_dense, found.bytes_stored,
+        found.encoding, prunable,
+    )  # fmt: skip
+
+
+Rows = Sequence[tuple[str, Sequence[LayerRow]]]
+
+
+def _of_parts(parts: Rows) -> str:
+    """Of which parts the totals are the sum."""
+    told = [f"{name or 'the top'} {count_weights(rows)[0]:,}" for name, rows in parts[:_SHOWN]]
+    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    shapes = [
+        (name, {(row.name, row.shape) for row in rows}) for name, rows in parts[:_SHOWN] if count_weights(rows)[0]
+    ]
+    twins = [name or "the top" for name, own in shapes if sum(own == other for _, other in shapes) > 1]
+    copies = f"; {', '.join(twins)} have equal names and shapes, as copies of one model do" if twins else ""
+    return f"all {len(parts)} parts of the file are shown and count, in weights: {', '.join(told)}{more}{copies}"
+
+
+def _left_out(parts: Parts) -> str:
+    """What is not shown, by kind."""
+    told = []
+    for kind, names in parts.left_out.items():
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        told.append(f"{kind} ({', '.join(names[:_SHOWN])}{more})")
+    return f"not shown: {', '.join(told)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,35 +10,33 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros
 from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
-from sparsify_fx.onnx_export.codecs.parts import tensor_bytes
+from sparsify_fx.onnx_export.constants import Constant, constants, scopes
 from sparsify_fx.onnx_export.encodings import dtype_name, is_matrix
 from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.metadata import stored_weights
+from sparsify_fx.onnx_export.quantized import zero_points
+from sparsify_fx.onnx_export.reading import told_of
 from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo
-from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
-from sparsify_fx.onnx_export.weights import weight_values
+from sparsify_fx.onnx_export.tensor_bytes import tensor_bytes
+from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.weights import function_weights, key_of, weight_values
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
 def onnx_rows(file: Path) -> tuple[LayerRow, ...]:
-    """One row per initializer, dense, sparse or packed, and per constant node, branches and loops included.
+    """One row per constant tensor: initializers, dense, sparse or packed, and those in nodes, graphs and functions.
 
     Raises ExportError when the file or its external data is missing, damaged or no ONNX.
     """
     model, reader = load_onnx(file), TensorReader(file.parent)
-    try:
+    with told_of(file):
         held = {name: _held_bytes(model, node, reader) for name, node in sparse_weights(model).items()}
         model = to_dense(model, reader.array) if held else model
         rows = _rows(model, reader)
-    except (ValueError, TypeError) as error:
-        raise ExportError(f"{file}: a tensor is damaged ({error}); write the file again") from error
-    except ExportError as error:
-        raise ExportError(f"{file}: {error}") from error
-    macs = layer_macs(model, rows, {})
+        macs = layer_macs(model, rows, {})
     rows = [replace(row, macs=macs.get(row.name)) for row in rows]
     return tuple(
         replace(row, encoding=SPARSE, bytes_stored=held[row.name]) if row.name in held else row for row in rows
@@ -51,42 +50,57 @@ def _held_bytes(model: onnx.ModelProto, node: onnx.NodeProto, reader: TensorRead
 
 def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:
     """The rows without MACs; the nodes that rebuild weights are taken out of the model on the way."""
-    graph = model.graph
-    weights, stored, decoder = weight_values(graph), stored_weights(model), Decoder(model, reader)
+    graph, stored = model.graph, stored_weights(model)
     found = rebuilding(graph, stored, reader)
-    packed = [_row(name, decoder.array(name), None, weights, size, *stored[name]) for name, size in found.bytes.items()]
-    left = [(name, tensor) for name, tensor in stored_tensors(graph) if name not in found.tensors]
-    plain = [_plain_row(name, tensor, weights, reader) for name, tensor in left]
+    decoder = Decoder(model, reader)
+    known = _Known(model, reader, {name: len(decoder.shape(name)) for name in found.bytes})
+    packed = [
+        known.row(name, array, None, found.bytes[name], *stored[name]) for name, array in decoder.arrays(found.bytes)
+    ]
+    plain = [known.plain_row(each) for each in constants(model) if each.scope or each.name not in found.tensors]
     nodes = [node for place, node in enumerate(graph.node) if place not in found.nodes]
     del graph.node[:]
     graph.node.extend(nodes)
     return packed + plain
 
 
-def _plain_row(
-    name: str, tensor: onnx.TensorProto | onnx.SparseTensorProto, weights: set[str], reader: TensorReader
-) -> LayerRow:
-    """The row of a tensor that no nodes rebuild."""
-    if isinstance(tensor, onnx.TensorProto):
-        return _row(name, reader.array(tensor), tensor.data_type, weights, reader.size(tensor), "dense", "fp32")
-    return _row(name, decode_coo(tensor), tensor.values.data_type, weights, tensor.ByteSize(), "coo", "fp32")
+class _Known:
+    """What rows need to know of a whole model: which values are weights, and what means zero in them."""
 
+    def __init__(self, model: onnx.ModelProto, reader: TensorReader, decoded: Mapping[str, int]) -> None:
+        self.reader, self.scopes = reader, scopes(model)
+        self.weights = weight_values(model.graph, model.functions)
+        self.inside = function_weights(model.functions)
+        self.zeros = zero_points(model, reader.array, decoded)
 
-def _row(
-    name: str, array: NDArray[Any], data_type: int | None, weights: set[str], stored: int, encoding: str, values: str
-) -> LayerRow:
-    """The row of an array; `data_type` is ONNX's, None the array's own."""
-    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype) if data_type is None else data_type
-    dense = stored if (encoding, values) == ("dense", "fp32") else tensor_bytes(name, array)
-    return LayerRow(
-        name=name,
-        shape=array.shape,
-        dtype=dtype_name(kind),
-        size=int(array.size),
-        nonzeros=count_nonzeros(array),
-        bytes_dense=dense,
-        bytes_stored=stored,
-        encoding=encoding,
-        prunable=name in weights and is_matrix(kind, array.shape),
-        values=values,
-    )
+    def plain_row(self, each: Constant) -> LayerRow:
+        """The row of a tensor that no nodes rebuild."""
+        tensor, function = each.tensor, self.scopes[each.scope].function
+        if isinstance(tensor, onnx.TensorProto):
+            array, kind, size, how = self.reader.array(tensor), tensor.data_type, self.reader.size(tensor), "dense"
+        else:
+            array, kind, size, how = decode_coo(tensor, self.reader), tensor.values.data_type, tensor.ByteSize(), "coo"
+        if function is None:
+            return self.row(each.name, array, kind, size, how, "fp32")
+        name = f"{function.name}.{each.name}"
+        return self.row(name, array, kind, size, how, "fp32", each.name in self.inside[key_of(function)])
+
+    def row(
+        self, name: str, array: NDArray[Any], kind: int | None, stored: int, encoding: str, values: str,
+        weight: bool | None = None,
+    ) -> LayerRow:  # fmt: skip
+        """The row of an array; `kind` is ONNX's type, None the array's own."""
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype) if kind is None else kind
+        dense = stored if (encoding, values) == ("dense", "fp32") else tensor_bytes(name, array)
+        return LayerRow(
+            name=name,
+            shape=array.shape,
+            dtype=dtype_name(kind),
+            size=int(array.size),
+            nonzeros=count_nonzeros(array, self.zeros.get(name)),
+            bytes_dense=dense,
+            bytes_stored=stored,
+            encoding=encoding,
+            prunable=(name in self.weights if weight is None else weight) and is_matrix(kind, array.shape),
+            values=values,
+        )

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparsify_fx.errors import CheckpointError, ExportError
-from sparsify_fx.onnx_export.inspect_checkpoint import safetensors_rows, torch_rows
+from sparsify_fx.onnx_export.inspect_checkpoint import Contents, safetensors_contents, torch_contents
 from sparsify_fx.onnx_export.inspect_onnx import onnx_rows
+from sparsify_fx.onnx_export.kinds import Kind, kind_of
 from sparsify_fx.onnx_export.report import FileReport
 from sparsify_fx.onnx_export.rows import count_weights
+from sparsify_fx.onnx_export.shards import files_of_folder, shards_of_index
 from sparsify_fx.onnx_export.twins import measure_onnx, onnx_choice
 from sparsify_fx.passes.onnx_graph.signature import Asked
 
-_READERS = {"onnx": onnx_rows, "safetensors": safetensors_rows, "torch": torch_rows}
-_SUFFIXES = {".onnx": "onnx", ".safetensors": "safetensors", ".pt": "torch", ".pth": "torch"}
+_READERS: dict[str, Callable[[Path], Contents]] = {
+    "onnx": lambda file: Contents(onnx_rows(file)),
+    "safetensors": safetensors_contents,
+    "torch": torch_contents,
+}
 
 
 def inspect_file(
@@ -29,17 +34,22 @@ def inspect_file(
 ) -> FileReport:
     """Shape, density, zeros and bytes of every tensor in a file, and the totals of its prunable weights.
 
-    Reads `.onnx` (ours and foreign, external data too), `.safetensors` and torch files (never running what is
-    pickled in them); other suffixes go by the first bytes. Prunable are: in ONNX the weights of convolutions, matrix
-    products and recurrent operators; in a checkpoint of a rewritten model its weight programs, shown as the weight
-    they give; in other checkpoints every float tensor of two or more dimensions.
+    Reads ONNX files (ours and foreign, external data too), safetensors, torch files (never running what is pickled in
+    them), the JSON index of a checkpoint in shards, and a folder that holds one of these. The content says which it is,
+    the suffix only where the content does not. Prunable are: in ONNX the weights of convolutions, matrix products and
+    recurrent operators; in a checkpoint of a rewritten model its weight programs, shown as the weight they give; in
+    other checkpoints every float tensor of two or more dimensions, sparse and quantized ones too. What several tensors
+    make up is one weight: torch's pruning masks and weight norms, and quantized weights of torchao and
+    compressed-tensors, whose zeros are the zero point. A checkpoint's parts ("ema", "model") are all shown, with their
+    keys as prefixes; the states of optimizers, schedules and random generators are not.
 
     Of an ONNX file with sparse operators it also says which layers they are and how these were chosen; with `measure`
     how fast an ONNX file is beside the same model with plain weights, for `inputs`, `input_shapes` and `axes` as in
     `pack_onnx`.
 
-    Raises CheckpointError (ONNX: ExportError) for files that are missing, damaged, or of another kind; with `measure`
-    also for checkpoints, which do not run, and RuntimeLibraryError when the file needs the library and there is none.
+    Raises CheckpointError (ONNX: ExportError) for files that are missing, damaged, or of another kind, which it names;
+    with `measure` also for checkpoints, which do not run, and RuntimeLibraryError when the file needs the library and
+    there is none.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -47,47 +57,50 @@ def inspect_file(
     ...     inspect_file(f"{folder}/run.pt").sparsity
     0.75
     """
-    file = Path(path)
-    kind = _kind(file)
+    files = _files(Path(path))
+    kinds = [_kind(file) for file in files]
+    kind = kinds[0]
+    if len(set(kinds)) > 1:
+        raise CheckpointError(f"{path} has shards of several kinds ({', '.join(sorted(set(kinds)))}); give one of them")
     if measure and kind != "onnx":
-        raise CheckpointError(f"cannot measure {file}: it is no ONNX file; export it first, or leave out measure")
+        raise CheckpointError(f"cannot measure {path}: it is no ONNX file; export it first, or leave out measure")
     asked = Asked(inputs or {}, input_shapes or {}, axes or {})
     if asked != Asked() and not measure:
         raise ExportError("sizes are for measuring: pass measure=True (--measure) too, or leave them out")
-    layers = _READERS[kind](file)
-    speed, measured_for = measure_onnx(file, asked) if measure else (None, "")
+    contents = [_READERS[kind](file) for file in files]
+    layers = tuple(row for content in contents for row in content.rows)
+    speed, measured_for = measure_onnx(files[0], asked) if measure else (None, "")
     weights, nonzeros, sparsity = count_weights(layers)
     return FileReport(
-        os.fspath(path), kind, file.stat().st_size, sparsity, nonzeros, weights, layers,
+        os.fspath(path), kind, sum(file.stat().st_size for file in files), sparsity, nonzeros, weights, layers,
         speed=speed,
         measured_for=measured_for,
-        choice=onnx_choice(file) if kind == "onnx" else None,
+        choice=onnx_choice(files[0]) if kind == "onnx" else None,
+        notes=tuple(dict.fromkeys(note for content in contents for note in content.notes)),
     )  # fmt: skip
 
 
+def _files(path: Path) -> list[Path]:
+    """The file itself, or the shards of an index or a folder."""
+    files = files_of_folder(path) if path.is_dir() else [path]
+    if len(files) == 1 and files[0].is_file() and _kind(files[0]) == "index":
+        return shards_of_index(files[0])
+    return files
+
+
 def _kind(file: Path) -> str:
-    """The kind of a file that exists, by its suffix or its first bytes."""
+    """The kind of a file that can be read."""
     error = ExportError if file.suffix == ".onnx" else CheckpointError
     if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise error(f"cannot inspect {file}: it {what}; give an .onnx, .safetensors, .pt or .pth file")
+        raise error(f"cannot inspect {file}: it does not exist; give an .onnx, .safetensors, .pt or .pth file")
     try:
-        with file.open("rb") as stream:
-            head = stream.read(9)
+        kind = kind_of(file) if file.stat().st_size else ""
     except OSError as problem:
         raise error(f"cannot read {file}: {problem.strerror}; check its permissions") from problem
-    if not head:
+    if kind == "":
         raise error(f"{file} is empty; expected an ONNX file or a checkpoint: write it again")
-    kind = _SUFFIXES.get(file.suffix) or _sniff(head)
     if kind is None:
         raise error(f"{file} is neither ONNX nor safetensors nor a torch file; give one of these")
+    if isinstance(kind, Kind):
+        raise error(f"{file} is {kind.name}, neither ONNX nor safetensors nor a torch file; {kind.remedy}")
     return kind
-
-
-def _sniff(head: bytes) -> str | None:
-    """The kind that the first nine bytes show: zip, pickle, safetensors' JSON header, or an ONNX IR version."""
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        return "torch"
-    if head[8:9] == b"{":
-        return "safetensors"
-    return "onnx" if head[:1] == b"\x08" else None

@@ -14,7 +14,10 @@ WEIGHTS = "weights"
 TARGET, CHOICE = "target", "choice"
 """Of a file with sparse operators: their name as a target, and as JSON how each layer was chosen, with its times."""
 
-STORAGE_KEYS = (WEIGHTS, "encoding", "values", TARGET, CHOICE)
+ORIGIN = "origin"
+"""Of a packed file: what it was before, as JSON (`history`)."""
+
+STORAGE_KEYS = (WEIGHTS, "encoding", "values", TARGET, CHOICE, ORIGIN)
 """What a file says about how it stores its weights; the rest is about the model."""
 
 
@@ -42,5 +45,5 @@ def stored_weights(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
     try:
         entries = json.loads(get_metadata(model).get(WEIGHTS, "{}"))
         return {str(name): (how.split()[0], how.split()[1]) for name, how in entries.items()}
-    except (ValueError, AttributeError, IndexError):
+    except (ValueError, AttributeError, IndexError, RecursionError):
         return {}  # not ours, whatever it is

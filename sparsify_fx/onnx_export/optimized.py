@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import onnx
-from torch import Tensor
 
 from sparsify_fx.errors import ExportError, PassError
 from sparsify_fx.onnx_export.clean import normalise_zeros
+from sparsify_fx.onnx_export.inputs import Inputs
 from sparsify_fx.passes.onnx_graph import PassRow, optimize
 
 
-def optimized(dense: onnx.ModelProto, inputs: tuple[Tensor, ...]) -> tuple[onnx.ModelProto, tuple[PassRow, ...]]:
+def optimized(dense: onnx.ModelProto, inputs: Inputs) -> tuple[onnx.ModelProto, tuple[PassRow, ...]]:
     """The graph after all passes, proven on `inputs`, and what each removed; `dense` itself if nothing was to do.
 
     Raises ExportError when a pass fails; the file can still be had without them.
     """
-    feed = {item.name: value.contiguous().numpy() for item, value in zip(dense.graph.input, inputs, strict=True)}
+    feed = {
+        item.name: value.contiguous().numpy() for item, value in zip(dense.graph.input, inputs.tensors, strict=True)
+    }
     try:
         smaller, rows = optimize(dense, inputs=feed)
     except PassError as error:

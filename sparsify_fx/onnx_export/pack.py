@@ -1,4 +1,4 @@
-"""`pack_onnx` and `unpack_onnx`: an existing ONNX file, stored sparsely, and dense again."""
+"""`pack_onnx`: an existing ONNX file, stored sparsely."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from sparsify_fx.errors import ExportError, unknown
-from sparsify_fx.onnx_export.clean import count_negative_zeros, normalise_zeros
+from sparsify_fx.errors import unknown
+from sparsify_fx.onnx_export.clean import PRUNED, count_negative_zeros, normalise_zeros
 from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.comparing import trial_of
-from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, as_it_is
+from sparsify_fx.onnx_export.comparing import Trial, trial_of
+from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, hoisted
 from sparsify_fx.onnx_export.files import check_target
-from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, invalid, make_report
+from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report, packed_form
+from sparsify_fx.onnx_export.history import history_of
 from sparsify_fx.onnx_export.measure import Speed
 from sparsify_fx.onnx_export.measure import measure as measure_files
+from sparsify_fx.onnx_export.notes import WHERE_EQUAL, about_inputs, about_kept_zeros, about_signs
+from sparsify_fx.onnx_export.reading import read_plain, told_of
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.rows import SPARSE
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
-from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx, stored_tensors
-from sparsify_fx.onnx_export.unpacking import constant_initializers, unpacked
+from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.unpack import unpack_onnx
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
 from sparsify_fx.passes.onnx_graph.signature import Asked
-from sparsify_fx.runtime.restore import sparse_weights, to_dense
+from sparsify_fx.runtime.restore import sparse_weights
 
 _LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
 
@@ -40,7 +44,7 @@ def pack_onnx(
     values: str = "fp32",
     target: str = "onnx",
     functions: bool = False,
-    normalize_zeros: bool = False,
+    normalize_zeros: bool | None = None,
     verify: bool = True,
     measure: bool = False,
     autotune: bool = False,
@@ -50,6 +54,10 @@ def pack_onnx(
 ) -> ExportReport:
     """Store the zeros of an ONNX file's weights sparsely; nothing else in the file changes.
 
+    Weights are found wherever they lie: initializers, also those that are inputs as well, Constant nodes, branches,
+    bodies of loops and functions; floats, and 8-bit integers, whose zeros are their zero points. A file in which
+    nothing is to be gained is written as it was. `unpack_onnx` gives the original back.
+
     Works on any ONNX file, packed ones too, with external data and beyond 2 GB: one tensor at a time is in memory.
     Every tensor is decoded from the written file, with its own nodes, and compared bit for bit before the file appears.
 
@@ -58,8 +66,9 @@ def pack_onnx(
         path: the file to write; a result over 2 GB gets external data in `path`.data.
         encoding, values, functions, target, autotune: as in `export`. With the target `sparse-ort` layers become sparse
             operators, and additions and activations behind them a part of these; `unpack_onnx` takes them apart again.
-        normalize_zeros: store -0.0 as 0.0 in tensors of two or more axes. Pruned weights are often -0.0, which costs as
-            much as any other value, and only the sign of a zero output can depend on it.
+        normalize_zeros: whether -0.0 is stored as 0.0 in tensors of two or more axes. Pruned weights are often -0.0,
+            which costs as much as any other value, and only the sign of a zero can depend on it. None: yes in weights
+            of which a quarter is zeros, if the outputs that are compared stay the same; the notes say so.
         verify: also run both files in onnxruntime and compare. Needs memory for both models.
         measure: also measure load time, memory and latency of both files (`report.speed`).
         inputs: what to run them on, by name; the others are made up to fit the signature. Layers are chosen for these
@@ -94,52 +103,85 @@ def pack_onnx(
     wanted = Wanted(encoding, values, functions, target, autotune)
     check_wanted(wanted)
     file, place = Path(source), check_target(path)
-    model, reader = _read(file)
-    valid = invalid(file) is None
-    negative = count_negative_zeros(model, reader)
-    if normalize_zeros:
-        normalise_zeros(model, reader)
     asked = Asked(inputs or {}, input_shapes or {}, axes or {})
-    trial = trial_of(file, model, reader, asked, run=verify or measure, shapes=target == SPARSE)
-    encoded = describe(encode(model, wanted, trial.sizes, reader, trial.shapes, trial.origin), model, wanted, {}, {})
-    library = library_for(encoded.model)
-    exact = VALUES[values].lossless and not (normalize_zeros and negative)
-    notes = [_about_negative_zeros(negative)] if negative and not normalize_zeros else []
-
-    def check(written: Path) -> Checked:
-        check_file(written, encoded, strictly=valid)
-        limit = _LIMIT if exact else math.inf
-        differences = trial.differences(written, limit, library) if verify else (None, None)
-        feed = trial.feed if measure else None
-        return Checked(differences, None if feed is None else _speed(file, written, feed, library))
-
-    dense_bytes = model_bytes(model, reader)
-    checked = write_model(place, encoded.model, reader, check)
-    notes += [*trial.notes, *trial.about(chosen=target == SPARSE, compared=verify, measured=measure)]
-    return make_report(
-        path, encoded, wanted, checked, bytes_dense=dense_bytes, reference="the original file", notes=notes
-    )
+    job = _Job(file, place, wanted, verify, measure, asked)
+    drop = normalize_zeros if normalize_zeros is not None else (WHERE_EQUAL if verify else False)
+    try:
+        report = job.run(drop)
+    except _SignsMatterError as reason:
+        report = job.run(False, [f"-0.0 was kept: {reason}"])
+    return replace(report, path=os.fspath(path))
 
 
-def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> ExportReport:
-    """Write a packed ONNX file with plain initializers again, to the bits that the packed one holds.
+@dataclass(frozen=True)
+class _Job:
+    """One call of `pack_onnx`."""
 
-    Rebuilds what `export` and `pack_onnx` stored in any encoding, and sparse initializers of other writers. The graph
-    is that of the original file; only the order of its initializers may differ, and behind what was a sparse operator
-    the names of values between layer, addition and activation. Raises ExportError as `pack_onnx`.
-    """
-    file, place = Path(source), check_target(path)
-    model, reader = _read(file)
-    valid, wanted = invalid(file) is None, Wanted("dense")
-    encoded = describe(as_it_is(model, reader), model, wanted, {}, {})
-    size = model_bytes(model, reader)
+    file: Path
+    place: Path
+    wanted: Wanted
+    verify: bool
+    measure: bool
+    asked: Asked
 
-    def check(written: Path) -> Checked:
-        check_file(written, encoded, strictly=valid)
-        return Checked((None, None))
+    def run(self, drop: bool | str, notes: Sequence[str] = ()) -> ExportReport:
+        """Pack; `drop`: whether -0.0 becomes 0.0. Raises _SignsMatterError where that was to change no output."""
+        model, reader = read_plain(self.file)
+        with told_of(self.file):
+            valid, history, dense_bytes = invalid(self.file) is None, history_of(model), model_bytes(model, reader)
+            moved = hoisted(model)
+            negative = _drop_signs(model, reader, drop)
+            trial = self._trial(model, reader)
+            encoded = encode(model, self.wanted, trial.sizes, reader, trial.shapes, trial.origin, moved)
+            encoded = packed_form(encoded, model, self.wanted, history, trial.sizes)
+            said = [*notes, *about_signs(negative, drop, told=bool(notes))]
+            said += [*about_inputs(encoded.moved, history.ir_version), *about_kept_zeros(encoded, reader)]
+        library = library_for(encoded.model)
+        lossless = VALUES[self.wanted.values].lossless
+        equal = lossless and drop == WHERE_EQUAL and negative > 0
+        sums_anew = library is not None  # sparse operators add in another order: below `limit` is equal for them
+        limit = _LIMIT if lossless and not (negative and drop is True) else math.inf
 
-    checked = write_model(place, encoded.model, reader, check)
-    return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
+        def check(written: Path) -> Checked:
+            check_file(written, encoded, strictly=valid)
+            checked = self._compared(trial, written, limit, library)
+            absolute, _ = checked.differences
+            if equal and (absolute is None or (absolute and not sums_anew)):
+                what = "could not be compared" if absolute is None else "differ"
+                raise _SignsMatterError(f"with 0.0 in its place the outputs {what}")
+            return checked
+
+        checked = write_model(self.place, encoded.model, reader, check)
+        sparse = self.wanted.target == SPARSE
+        said += [*trial.notes, *trial.about(chosen=sparse, compared=self.verify, measured=self.measure)]
+        return make_report(
+            self.place, encoded, self.wanted, checked,
+            bytes_dense=dense_bytes, reference="the original file", notes=said,
+        )  # fmt: skip
+
+    def _compared(self, trial: Trial, written: Path, limit: float, library: str | None) -> Checked:
+        """What running both files gives, as far as that was asked for."""
+        differences = trial.differences(written, limit, library) if self.verify else (None, None)
+        feed = trial.feed if self.measure else None
+        return Checked(differences, None if feed is None else _speed(self.file, written, feed, library))
+
+    def _trial(self, model: onnx.ModelProto, reader: TensorReader) -> Trial:
+        """What to run the file on, and what it gives."""
+        run, shapes = self.verify or self.measure, self.wanted.target == SPARSE
+        return trial_of(self.file, model, reader, self.asked, run=run, shapes=shapes)
+
+
+def _drop_signs(model: onnx.ModelProto, reader: TensorReader, drop: bool | str) -> int:
+    """Make -0.0 zeros where that is wanted; returns how many there are."""
+    least = PRUNED if drop == WHERE_EQUAL else 0.0
+    negative = count_negative_zeros(model, reader, least)
+    if negative and drop:
+        normalise_zeros(model, reader, least)
+    return negative
+
+
+class _SignsMatterError(Exception):
+    """The signs of zeros cannot be left out without a word."""
 
 
 def _speed(original: Path, written: Path, feed: Mapping[str, Any], library: str | None) -> Speed:
@@ -149,29 +191,3 @@ def _speed(original: Path, written: Path, feed: Mapping[str, Any], library: str 
     with tempfile.TemporaryDirectory() as folder:
         unpack_onnx(original, f"{folder}/dense.onnx")
         return measure_files(Path(folder) / "dense.onnx", written, feed, library=library)
-
-
-def _read(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
-    """The model with plain initializers, which may still lie in external data."""
-    model, reader = load_onnx(file), TensorReader(file.parent)
-    try:
-        model = unpacked(model, reader)
-        model = to_dense(model, reader.array) if sparse_weights(model) else model
-        constant_initializers(model)
-        initializers = {tensor.name for tensor in model.graph.initializer}
-        for name, tensor in stored_tensors(model.graph):
-            # Those inside branches and nodes are small; they must not refer to the old folder.
-            if isinstance(tensor, onnx.TensorProto) and name not in initializers:
-                tensor.CopyFrom(reader.inline(tensor))
-    except (ValueError, TypeError) as error:
-        raise ExportError(f"{file}: a tensor is damaged ({error}); write the file again") from error
-    except ExportError as error:
-        raise ExportError(f"{file}: {error}") from error
-    return model, reader
-
-
-def _about_negative_zeros(count: int) -> str:
-    return (
-        f"{count:,} weights are -0.0 and were stored like other values, to keep every bit; pass normalize_zeros=True "
-        "(--normalize-zeros) to store them as zeros"
-    )

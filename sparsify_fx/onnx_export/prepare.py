@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export.inputs import Inputs
 from sparsify_fx.passes import Merge
 from sparsify_fx.program import WeightProgram
 
@@ -102,39 +103,14 @@ def _check_finite(model: nn.Module) -> None:
             )
 
 
-def example_tensors(example_inputs: Any, what: str = "example_inputs") -> tuple[Tensor, ...]:
-    """The inputs as a tuple of CPU tensors, copied, floats as float32.
-
-    Raises ExportError unless they are a Tensor or a tuple or list of Tensors with at least one element each.
-
-    >>> example_tensors("x")
-    Traceback (most recent call last):
-    sparsify_fx.errors.ExportError: example_inputs: expected a Tensor or a tuple of Tensors, got str
-    """
-    given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
-    if not isinstance(given, tuple | list) or not given:
-        kind = type(example_inputs).__name__ if given != () and given != [] else "nothing"
-        raise ExportError(f"{what}: expected a Tensor or a tuple of Tensors, got {kind}")
-    for position, value in enumerate(given):
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise ExportError(
-                f"{what}[{position}]: expected a Tensor, got {kind}; export takes positional Tensors only"
-            )
-        if value.numel() == 0:
-            raise ExportError(f"{what}[{position}] of shape {list(value.shape)} is empty; give at least one sample")
-    moved = [value.detach().cpu().clone() for value in given]
-    return tuple(value.float() if _is_odd_float(value) else value for value in moved)
-
-
-def run_model(model: nn.Module, inputs: tuple[Tensor, ...], complaint: str) -> Any:
+def run_model(model: nn.Module, inputs: Inputs, complaint: str) -> Any:
     """The model's output, without gradients; its own error becomes an ExportError that starts with `complaint`."""
+    given = inputs.holding([value.clone() for value in inputs.tensors])
     try:
         with torch.no_grad():
-            return model(*(value.clone() for value in inputs))
+            return model(*given.args, **given.kwargs)
     except Exception as error:
-        shapes = ", ".join(f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
-        raise ExportError(f"{complaint} ({shapes}): {type(error).__name__}: {_first_line(error)}") from error
+        raise ExportError(f"{complaint} ({inputs.shapes()}): {type(error).__name__}: {_first_line(error)}") from error
 
 
 @contextlib.contextmanager

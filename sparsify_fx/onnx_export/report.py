@@ -132,7 +132,7 @@ class FileReport:
 
     `speed`: against the same model in standard operators, if it was measured; `measured_for`: for which sizes, where
     the file leaves some open; `choice`: how, as the file says, the layers with sparse operators were chosen, with the
-    sizes and times that decided.
+    sizes and times that decided; `notes`: of which parts a checkpoint's totals are the sum, and what is not shown.
     """
 
     path: str
@@ -145,6 +145,7 @@ class FileReport:
     speed: Speed | None = None
     measured_for: str = ""
     choice: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def zeros(self) -> int:
@@ -175,5 +176,5 @@ class FileReport:
         if self.sparse_layers:
             how = chosen_how(self.choice or {})
             lines = [f"{len(self.sparse_layers)} layers are sparse operators{how}", *lines, HOW_TO_OPEN]
-        table.caption = "\n".join(lines) or None
+        table.caption = "\n".join([*lines, *self.notes]) or None
         return table

@@ -64,7 +64,9 @@ class LayerRow:
         No code for zeros at independent places gives fewer bytes with raw values.
         """
         width = (self.bytes_dense / self.size) if self.size else 0.0
-        return entropy_bytes(self.size, self.nonzeros, 8 * round(width))
+        # Dense bytes may hold a name; packed entries are narrower than a byte.
+        bits = 8 * round(width) if width > 0.9 else round(8 * width)
+        return entropy_bytes(self.size, self.nonzeros, bits)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields with zeros, density, remaining MACs and the bound, ready for JSON."""

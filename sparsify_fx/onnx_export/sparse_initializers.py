@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export.tensors import TensorReader
 
 _TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8)
 
@@ -42,15 +43,19 @@ def encode_coo(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
     return sparse
 
 
-def decode_coo(sparse: onnx.SparseTensorProto) -> NDArray[Any]:
+def decode_coo(sparse: onnx.SparseTensorProto, reader: TensorReader | None = None) -> NDArray[Any]:
     """The dense array of a sparse initializer, its shape from `dims`; linear [NNZ] or coordinate [NNZ, rank] indices.
 
-    Raises ExportError, naming the tensor, when numbers of values and indices differ or an index lies outside.
+    `reader` knows where external data lies. Raises ExportError, naming the tensor, when numbers of values and indices
+    differ, an index lies outside, or the tensor would be larger than any memory.
     """
     name, shape = sparse.values.name, tuple(sparse.dims)
+    if min(shape, default=0) < 0 or math.prod(shape) >= 2**40:
+        raise ExportError(f"{name}: no tensor has the shape {list(shape)}; the file is damaged, write it again")
+    reader = reader or TensorReader()
     try:
-        values, indices = numpy_helper.to_array(sparse.values).reshape(-1), numpy_helper.to_array(sparse.indices)
-    except (ValueError, TypeError) as error:
+        values, indices = reader.array(sparse.values).reshape(-1), reader.array(sparse.indices)
+    except (ValueError, TypeError, KeyError) as error:
         raise ExportError(f"{name}: its sparse initializer is damaged ({error}); write the file again") from error
     if indices.ndim not in (1, 2) or len(indices) != len(values):
         raise ExportError(f"{name}: {len(values)} values but indices {list(indices.shape)}; expected one per value")

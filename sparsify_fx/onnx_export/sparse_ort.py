@@ -15,6 +15,7 @@ from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros, digest
 from sparsify_fx.onnx_export.encodings import Encoded, Wanted, dtype_name, encode_initializers
+from sparsify_fx.onnx_export.hoisting import Moved
 from sparsify_fx.onnx_export.metadata import CHOICE, TARGET, get_metadata, put_metadata
 from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
@@ -52,21 +53,23 @@ def encode(
     reader: TensorReader | None = None,
     expected: Sizes | None = None,
     origin: str = "given",
+    moved: Moved | None = None,
 ) -> Encoded:
     """A copy of `dense` with its weights stored as wanted, for the wanted target; `sizes`: shapes of the inputs.
 
-    `expected`: shapes of other values at these sizes, as far as known; `origin`: where the sizes come from.
+    `expected`: shapes of other values at these sizes, as far as known; `origin`: where the sizes come from; `moved`:
+    constants that lay elsewhere before (`encode_initializers`).
 
     Which layers are sparse, why, and the times in nanoseconds that decided are in the copy's metadata. Rows and
     digests are those of the dense weights, whatever holds them.
     """
     if wanted.target != SPARSE:
-        return encode_initializers(dense, wanted, reader)
+        return encode_initializers(dense, wanted, reader, moved=moved)
     reader = reader or TensorReader()
     sparse, names, choice = _sparse(dense, wanted, sizes, reader, expected or {}, origin)
     put_metadata(sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: choice}))
     held = {f"{name}.{part}" for name in names for part in ("values", "gaps")}
-    encoded = encode_initializers(sparse, wanted, reader, untouched_names=held)
+    encoded = encode_initializers(sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False)
     bytes_of = {row.name: row.bytes_stored for row in encoded.rows}
     rows = {row.name: row for row in encoded.rows if row.name not in held}
     digests = {name: mark for name, mark in encoded.digests.items() if name not in held}

@@ -1,17 +1,16 @@
-"""The rows of a file as a table for rich."""
+"""The rows of a file as a table for rich, in which names stay readable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
+from sparsify_fx.fitting_table import FittingTable
 from sparsify_fx.onnx_export.rows import LayerRow, count_macs
 
 
-def layers_table(title: str, layers: Sequence[LayerRow], bytes_file: int) -> Table:
+def layers_table(title: str, layers: Sequence[LayerRow], bytes_file: int) -> FittingTable:
     """One line per prunable or encoded tensor, one for all others, and the total of the prunable ones."""
-    table = Table(title=title)
+    table = FittingTable(title=title, spare=("bound", "dense", "MACs left", "stored as"), needed=("bytes", "shape"))
     table.add_column("layer", overflow="fold")
     for heading in ("shape", "density", "MACs left", "dense", "bytes", "bound", "stored as"):
         table.add_column(heading, justify="left" if heading == "shape" else "right", no_wrap=True)
@@ -35,7 +34,7 @@ def _is_shown(row: LayerRow) -> bool:
     return row.prunable or row.encoding != "dense"
 
 
-def _add(table: Table, name: str, shape: str, rows: Sequence[LayerRow], how: str = "") -> None:
+def _add(table: FittingTable, name: str, shape: str, rows: Sequence[LayerRow], how: str = "") -> None:
     """One line of numbers for one tensor, or for the sum of several."""
     size, macs = sum(row.size for row in rows), count_macs(rows)
     density = f"{sum(row.nonzeros for row in rows) / size:.4f}" if size else "-"

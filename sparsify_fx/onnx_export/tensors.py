@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.codecs.parts import tensor_bytes
-from sparsify_fx.onnx_export.weights import walk_graphs
+from sparsify_fx.onnx_export.tensor_bytes import tensor_bytes
 
-_PACKED_TYPES = {onnx.TensorProto.UINT4, onnx.TensorProto.INT4}
-"""Two entries to a byte: numpy cannot map these."""
+_PACKED_TYPES = {
+    onnx.TensorProto.DataType.Value(name)
+    for name in ("UINT4", "INT4", "FLOAT4E2M1", "INT2", "UINT2")
+    if name in set(onnx.TensorProto.DataType.keys())
+}
+"""Two or four entries to a byte: numpy cannot map these."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +92,19 @@ def load_onnx(file: Path) -> onnx.ModelProto:
         model = onnx.load(str(file), load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
         raise ExportError(f"{file} is not a whole ONNX file ({error}); it may be truncated: write it again") from error
-    named = model.graph.name + "".join(node.op_type for node in model.graph.node)
+    try:
+        named = model.graph.name + "".join(node.op_type for node in model.graph.node)
+        "".join(_texts(model))
+    except TypeError as error:  # protobuf gives bytes for text that is none
+        raise ExportError(f"{file} is damaged: a name in it is no UTF-8 text; write or download it again") from error
     if not (model.ir_version and model.opset_import and named):
         raise ExportError(f"{file} holds no ONNX model; it may be truncated or of another kind: write it again")
     return model
 
 
-def stored_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto | onnx.SparseTensorProto]]:
-    """(value that it gives, tensor) for every tensor of the graph and its subgraphs, constant nodes included."""
-    for inner in walk_graphs(graph):
-        yield from ((tensor.name, tensor) for tensor in inner.initializer)
-        yield from ((tensor.values.name, tensor) for tensor in inner.sparse_initializer)
-        for node in inner.node:
-            for attribute in node.attribute if node.op_type == "Constant" else ():
-                if attribute.HasField("t"):
-                    yield node.output[0], attribute.t
-                elif attribute.HasField("sparse_tensor"):
-                    yield node.output[0], attribute.sparse_tensor
+def _texts(model: onnx.ModelProto) -> Iterator[str]:
+    """The names in the main graph."""
+    for node in model.graph.node:
+        yield from (node.domain, node.name, *node.input, *node.output)
+    for item in (*model.graph.initializer, *model.graph.input, *model.graph.output):
+        yield item.name

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export.inputs import Inputs, Place
+from sparsify_fx.onnx_export.open_axes import Axes, for_torch
 
 # What the exporter says about its own insides; pytest would turn each into an error, and users can do nothing about it.
 _HARMLESS: tuple[tuple[type[Warning], str], ...] = (
@@ -21,52 +24,42 @@ _HARMLESS: tuple[tuple[type[Warning], str], ...] = (
 )
 
 
-def batch_of(inputs: tuple[Tensor, ...]) -> int:
-    """The batch size: the first axis of the first input; raises ExportError when it has no axis."""
-    if inputs[0].dim() == 0:
-        raise ExportError("example_inputs[0] is a scalar without a batch axis; pass dynamic_batch=False")
-    return inputs[0].shape[0]
-
-
-def with_batch(inputs: tuple[Tensor, ...], batch: int) -> tuple[Tensor, ...]:
-    """The inputs repeated to `batch` samples; those whose first axis is not the batch stay as they are."""
-    old = batch_of(inputs)
-    rows = torch.arange(batch) % old
-    return tuple(value[rows] if _has_batch(value, old) else value for value in inputs)
-
-
-def _has_batch(value: Tensor, batch: int) -> bool:
-    return value.dim() > 0 and value.shape[0] == batch
-
-
 def trace(
-    model: nn.Module, inputs: tuple[Tensor, ...], outputs: int, *, opset: int | None, dynamic_batch: bool
+    model: nn.Module, inputs: Inputs, outputs: int, *, opset: int | None, axes: Axes, at: Sequence[Place]
 ) -> onnx.ModelProto:
     """The dense ONNX model of `model`, which returns a tuple of `outputs` tensors.
 
-    With `dynamic_batch` the first axis of every input that shares the first input's batch size is named `batch`.
+    Its inputs have the order of `inputs.tensors` and the names of forward's parameters, and `axes` of them are open.
     Raises ExportError when torch.onnx cannot export the model or does not know the opset.
     """
-    shapes = None
-    if dynamic_batch:
-        # torch.export takes a size of 1 for a constant, so it must see a batch of two or more.
-        batch = max(2, batch_of(inputs))
-        inputs = with_batch(inputs, batch)
-        axis = torch.export.Dim("batch")
-        shapes = tuple({0: axis} if _has_batch(value, batch) else None for value in inputs)
+    # torch.export takes a size of 1 for a constant, so it must see open axes with two entries or more.
+    grown = [
+        {axis: max(2, value.shape[axis]) for axis in mine} for value, mine in zip(inputs.tensors, axes, strict=True)
+    ]
+    inputs, shapes = inputs.resized(grown), for_torch(axes, at)
     try:
         traced = _program(model, inputs, outputs, opset, shapes, optimize=True)
         if _unmade(traced):  # torch's optimizer may drop limits that a Clip still reads (timm's gemma4)
             traced = _program(model, inputs, outputs, opset, shapes, optimize=False)
     except Exception as error:
-        hint = "; if it needs a fixed batch size, pass dynamic_batch=False" if dynamic_batch else ""
-        raise ExportError(f"torch.onnx cannot export this model: {_root_cause(error)}{hint}") from error
-    _check_traced(traced, len(inputs), outputs, opset)
+        raise ExportError(f"torch.onnx cannot export this model: {_root_cause(error)}") from error
+    _check_traced(traced, len(inputs.tensors), outputs, opset)
+    _sort_inputs(traced.graph, [place.name for place in at])
     return traced
 
 
+def _sort_inputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Inputs in the order of ours, in place; those with names of torch's own are in it already."""
+    by_name = {item.name: item for item in graph.input}
+    if sorted(by_name) == sorted(names):
+        ordered = [by_name[name] for name in names]
+        kept = [onnx.ValueInfoProto.FromString(item.SerializeToString()) for item in ordered]
+        del graph.input[:]
+        graph.input.extend(kept)
+
+
 def _program(
-    model: nn.Module, inputs: tuple[Tensor, ...], outputs: int, opset: int | None, shapes: Any, *, optimize: bool
+    model: nn.Module, inputs: Inputs, outputs: int, opset: int | None, shapes: Any, *, optimize: bool
 ) -> onnx.ModelProto:
     """What torch.onnx makes of the model; `shapes` are its dynamic ones, `optimize` lets it simplify the graph."""
     with warnings.catch_warnings(), torch.no_grad():
@@ -74,7 +67,8 @@ def _program(
             warnings.filterwarnings("ignore", message, category)
         program = torch.onnx.export(
             model,
-            inputs,
+            inputs.args,
+            kwargs=inputs.kwargs,
             dynamo=True,
             verbose=False,
             optimize=optimize,

@@ -11,9 +11,9 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.comparing import trial_of
 from sparsify_fx.onnx_export.measure import Speed, measure
 from sparsify_fx.onnx_export.metadata import CHOICE, get_metadata
-from sparsify_fx.onnx_export.pack import unpack_onnx
 from sparsify_fx.onnx_export.sparse_ort import library_for
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.unpack import unpack_onnx
 from sparsify_fx.passes.onnx_graph.signature import Asked
 from sparsify_fx.runtime.restore import sparse_weights
 

@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.codecs.placing import DOMAIN
 from sparsify_fx.onnx_export.encodings import shell
-from sparsify_fx.onnx_export.metadata import STORAGE_KEYS, get_metadata, put_metadata, stored_weights
+from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
 from sparsify_fx.onnx_export.tensors import TensorReader
 
 
@@ -23,26 +23,12 @@ def unpacked(model: onnx.ModelProto, reader: TensorReader) -> onnx.ModelProto:
     dense.graph.node.extend(node for place, node in enumerate(graph.node) if place not in found.nodes)
     dense.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name not in found.tensors)
     left = [sparse.values.name for sparse in graph.sparse_initializer if sparse.values.name not in found.tensors]
-    for name in (*found.bytes, *left):
-        dense.graph.initializer.append(numpy_helper.from_array(decoder.array(name), name))
+    for name, array in decoder.arrays((*found.bytes, *left)):
+        dense.graph.initializer.append(numpy_helper.from_array(array, name))
     if found.bytes:
         _forget_functions(dense)
-    put_metadata(dense, {key: value for key, value in get_metadata(model).items() if key not in STORAGE_KEYS})
+    put_metadata(dense, {key: value for key, value in get_metadata(model).items() if key != WEIGHTS})
     return dense
-
-
-def constant_initializers(model: onnx.ModelProto) -> None:
-    """Take initializers out of the inputs of a model of IR version 3, in place, and call it version 4.
-
-    That version wants every initializer to be an input too; runtimes treat them as constants all the same.
-    """
-    if model.ir_version >= 4:
-        return
-    names = {tensor.name for tensor in model.graph.initializer}
-    kept = [item for item in model.graph.input if item.name not in names]
-    del model.graph.input[:]
-    model.graph.input.extend(kept)
-    model.ir_version = 4
 
 
 def _forget_functions(model: onnx.ModelProto) -> None:

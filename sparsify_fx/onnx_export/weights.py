@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
 from sparsify_fx.passes.onnx_graph.view import attribute, subgraphs
 
-# Inputs of these operators that are data or weights, but not biases or states.
+# Positions of the inputs of these operators that are data or weights, but not biases, scales or states.
+_TWO, _QUANTIZED = (0, 1), (0, 3)
 _OPERANDS = {
-    "Conv": 2, "ConvTranspose": 2, "DeformConv": 2, "Gemm": 2, "MatMul": 2, "FusedConv": 2, "FusedMatMul": 2,
-    "FusedGemm": 2, "LSTM": 3, "GRU": 3, "RNN": 3, "Einsum": 2,
+    "Conv": _TWO, "ConvTranspose": _TWO, "DeformConv": _TWO, "Gemm": _TWO, "MatMul": _TWO, "FusedConv": _TWO,
+    "FusedMatMul": _TWO, "FusedGemm": _TWO, "Einsum": _TWO, "Attention": _TWO,
+    "LSTM": (0, 1, 2), "GRU": (0, 1, 2), "RNN": (0, 1, 2), "DynamicQuantizeLSTM": (0, 1, 2),
+    "ConvInteger": _TWO, "MatMulInteger": _TWO, "MatMulIntegerToFloat": _TWO, "DynamicQuantizeMatMul": _TWO,
+    "QAttention": _TWO, "QLinearConv": _QUANTIZED, "QLinearMatMul": _QUANTIZED, "QGemm": _QUANTIZED,
 }  # fmt: skip
 # A weight may pass through these on its way to the operator.
-LAYOUT = {"Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"}
+LAYOUT = {
+    "Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat",
+    "DequantizeLinear",
+}  # fmt: skip
+
+Key = tuple[str, str, str]
+"""Domain, name and overload of a local function."""
+
+
+def key_of(function: onnx.FunctionProto) -> Key:
+    """What a call of this function says."""
+    return function.domain, function.name, getattr(function, "overload", "")
+
+
+def called(node: onnx.NodeProto) -> Key:
+    """The function that a node calls, if there is one of this name."""
+    return node.domain, node.op_type, getattr(node, "overload", "")
 
 
 def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -25,19 +45,57 @@ def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from walk_graphs(inner)
 
 
-def weight_values(graph: onnx.GraphProto) -> set[str]:
+def weight_values(graph: onnx.GraphProto, functions: Iterable[onnx.FunctionProto] = ()) -> set[str]:
     """Names of all values that reach a convolution, matrix product or recurrent operator by layout changes alone.
 
-    The prunable weights are the float tensors with two or more dimensions among them; embeddings that are only
-    looked up, position embeddings and norms are not. Cost: one look at every node.
+    The prunable weights are the tensors of numbers with two or more dimensions among them; embeddings that are only
+    looked up, position embeddings and norms are not. Quantized weights reach the operator through DequantizeLinear, or
+    directly where it takes integers. Calls of `functions` read what their bodies read. Cost: one look at every node.
 
     >>> node = onnx.helper.make_node("Gemm", ["x", "weight", "bias"], ["y"])
     >>> sorted(weight_values(onnx.helper.make_graph([node], "g", [], [])))
     ['weight', 'x']
     """
-    nodes = [node for inner in walk_graphs(graph) for node in inner.node]
+    return _reaching(all_nodes(graph.node), _positions(functions)[1])
+
+
+def function_weights(functions: Iterable[onnx.FunctionProto]) -> dict[Key, set[str]]:
+    """As `weight_values`, for the values inside the bodies of local functions."""
+    return _positions(functions)[0]
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, each followed by those of the graphs inside it."""
+    for node in nodes:
+        yield node
+        for inner in subgraphs(node):
+            yield from all_nodes(inner.node)
+
+
+def _positions(functions: Iterable[onnx.FunctionProto]) -> tuple[dict[Key, set[str]], dict[Key, tuple[int, ...]]]:
+    """For each function its values that are weights, and the positions of its inputs among these."""
+    inside: dict[Key, set[str]] = {}
+    positions: dict[Key, tuple[int, ...]] = {}
+    waiting = list(functions)
+    for _ in range(len(waiting)):  # a function may call others, wherever they stand: until nothing new is found
+        before = dict(positions)
+        for function in waiting:
+            found = _reaching(all_nodes(function.node), positions)
+            inside[key_of(function)] = found
+            positions[key_of(function)] = tuple(i for i, name in enumerate(function.input) if name in found)
+        if positions == before:
+            break
+    return inside, positions
+
+
+def _reaching(nodes: Iterable[onnx.NodeProto], positions: Mapping[Key, tuple[int, ...]]) -> set[str]:
+    """The values that reach an operand; `positions`: those of calls."""
+    nodes = list(nodes)
     producers = {output: node for node in nodes for output in node.output}
-    pending = [name for node in nodes for name in node.input[: _OPERANDS.get(node.op_type, 0)]]
+    pending = []
+    for node in nodes:
+        places = positions.get(called(node)) or _OPERANDS.get(node.op_type, ())
+        pending += [node.input[place] for place in places if place < len(node.input)]
     found: set[str] = set()
     while pending:
         name = pending.pop()
@@ -46,7 +104,7 @@ def weight_values(graph: onnx.GraphProto) -> set[str]:
         found.add(name)
         source = producers.get(name)
         if source is not None and source.op_type in LAYOUT:
-            # Only Concat takes several tensors; the other inputs of the rest are axes and shapes.
+            # Only Concat takes several tensors; the other inputs of the rest are axes, shapes and scales.
             pending.extend(source.input if source.op_type == "Concat" else source.input[:1])
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,10 @@ DOMAIN = "sparsify_fx"
 # The sparse operator of each dense one, and the attributes that it shares.
 KINDS = {"Conv": "SparseConv", "Gemm": "SparseMatMul", "MatMul": "SparseMatMul"}
 SHARED = {"Conv": ("strides", "pads", "dilations", "group"), "Gemm": (), "MatMul": ()}
+
+
+MOST_TAPS, MOST_LENGTH, MOST_WEIGHTS = 2**18, 2**24, 2**31
+"""What the kernels take of a weight (csrc/geometry.cpp, csrc/weights.cpp): larger ones stay dense."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]
     if node.op_type not in KINDS:
         return None
     weight = constants.get(input_of(node, 1))
-    if node.domain or weight is None or weight.dtype != np.float32 or not weight.size:
+    if node.domain or weight is None or weight.dtype != np.float32 or not weight.size or not _fits(node, weight.shape):
         return None
     if node.op_type == "Conv":
         fits = weight.ndim in (3, 4) and attribute(node, "auto_pad", "NOTSET") == "NOTSET"
@@ -61,6 +66,13 @@ def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]
     else:
         fits = node.op_type == "MatMul" and weight.ndim == 2
     return Candidate(node, weight, shapes.get(node.input[0]), shapes.get(node.output[0])) if fits else None
+
+
+def _fits(node: NodeProto, shape: tuple[int, ...]) -> bool:
+    """Whether the kernels have room for such a weight."""
+    taps, channels = math.prod(shape[2:]), shape[1] * int(attribute(node, "group", 1)) if len(shape) > 1 else 0
+    most = max(*shape, channels, shape[1] * taps if len(shape) > 1 else 0)
+    return most <= MOST_LENGTH and taps <= MOST_TAPS and math.prod(shape) < MOST_WEIGHTS
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterabl
     graph = model.graph
     # Copies, since clearing a field of a message ends the life of what it held.
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    before = GraphView(model).uses.keys()
+    old = GraphView(model)
+    before = old.uses.keys() | old.fixed
     gone = {name for node in graph.node for name in node.output} - {name for node in nodes for name in node.output}
     del graph.node[:]
     graph.node.extend(nodes)
@@ -34,7 +35,7 @@ def replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterabl
             gone |= names
             del graph.node[place]
     for place in reversed(range(len(graph.initializer))):
-        if graph.initializer[place].name not in read:
+        if graph.initializer[place].name in before - read:  # what nothing ever read stays
             del graph.initializer[place]
     graph.initializer.extend(weights)
     for place in reversed(range(len(graph.value_info))):

@@ -24,6 +24,7 @@ from sparsify_fx.train.log import Log, open_log
 from sparsify_fx.train.result import CycleResult, Result, from_plain
 from sparsify_fx.train.run_folder import RESULT, RunFolder, open_folder, run_path
 from sparsify_fx.train.session import Session, build_session, compiled
+from sparsify_fx.train.task import as_plain
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
     config, scheduler = session.config, session.scheduler
     rows = _restore(session, folder)
     folder.write_config(config)
-    if session.data.digest:
-        folder.write_data({"data": config.data, "digest": session.data.digest})
+    digest = {"digest": session.data.digest} if session.data.digest else {}
+    folder.write_data({"data": config.data, **digest, **as_plain(session.data)})
     train_model = compiled(session)
     if not rows:
         _keep_state(session, folder, 0)

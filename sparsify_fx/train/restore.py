@@ -1,69 +1,112 @@
-"""The trained model of a run folder, merged, with real test inputs to check it on."""
+"""The trained model of a run folder, merged, with inputs to check it on; the data set may be gone."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsify_fx.api import merge
-from sparsify_fx.errors import CheckpointError
-from sparsify_fx.run_files import CHECKPOINT, read_tensors
+from sparsify_fx.errors import CheckpointError, SparsifyError
+from sparsify_fx.run_files import CHECKPOINT, WEIGHTS, read_tensors
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.rebuild import at_checkpoint
 from sparsify_fx.train.recipes import load_config
 from sparsify_fx.train.run_folder import CONFIG, RunFolder, find_folder
-from sparsify_fx.train.session import Session, build_session, fresh_model, open_data
+from sparsify_fx.train.session import fresh_model, open_data
+from sparsify_fx.train.task import task_of
+from sparsify_fx.zoo.data import Data
+from sparsify_fx.zoo.models import ModelSpec
+
+_MOST = 256  # random inputs at a time
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A plain model on the CPU in eval mode, and one batch of test inputs."""
+    """A plain model on the CPU in eval mode, one batch of inputs, and in words what they are."""
 
     model: nn.Module
     inputs: Tensor
     config: TrainConfig
+    inputs_are: str = ""
 
 
 def load_trained(path: str | os.PathLike[str]) -> Trained:
-    """Rebuild what a run trained, from its folder, its checkpoint.pt (also of an unfinished run) or model.safetensors.
+    """What a run trained, from its folder, its checkpoint.pt (also of an unfinished run) or model.safetensors.
 
-    Raises CheckpointError for anything else, and DataError when its data is not there.
+    Neither the data nor the scores that chose its masks are needed. Its inputs are test images where the data are
+    there, else random ones.
+
+    Raises CheckpointError for anything else.
 
     Example: `load_trained("runs/lrr-0123456789").model`.
     """
     folder = find_folder(path)
     config = load_config(folder.path / CONFIG, values={"device": "cpu", "compile": False, "amp": False})
-    given = Path(path)
+    weights, state = _read(Path(path), folder)
+    data = _data(config)
+    known = state["model"] if weights is None else weights
+    task = task_of(folder, config, known, None if isinstance(data, str) else data)
     with torch.random.fork_rng(devices=[]):
-        if given.suffix == ".safetensors":
-            data = open_data(config)
-            model = _with_weights(given, fresh_model(config, data))
+        model = fresh_model(config, task)
+        if weights is None:
+            model = merge(at_checkpoint(model, config.resolved(), state))
         else:
-            session = _at_checkpoint(given, folder, config)
-            data, model = session.data, merge(session.model)
-        inputs, _ = next(iter(data.test.epoch(config.batch_size, train=False)))
-    return Trained(model.eval(), inputs, config)
+            _load(model, weights, folder)
+    inputs, told = _inputs(config, task, data)
+    return Trained(model.eval(), inputs, config, told)
 
 
-def _at_checkpoint(given: Path, folder: RunFolder, config: TrainConfig) -> Session:
-    """Apply the plan again and load the checkpoint."""
-    if given.is_file() and given.name != CHECKPOINT:
+def _read(given: Path, folder: RunFolder) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+    """(merged weights, None for a run that has none yet; the newest checkpoint otherwise)."""
+    if given.is_file() and given.suffix != ".safetensors" and given.name != CHECKPOINT:
         raise CheckpointError(f"{given} is no checkpoint; give {folder.path} or its {CHECKPOINT}")
+    if given.suffix == ".safetensors":
+        return read_tensors(given), {}
+    merged = folder.path / WEIGHTS
+    if given.is_dir() and folder.result() is not None and merged.is_file():
+        return read_tensors(merged), {}
     state = folder.checkpoint()
     if state is None:
         raise CheckpointError(f"{folder.path} has no {CHECKPOINT} yet; train first, with the same recipe")
-    session = build_session(config.model_copy(update={"init_from": ()}))  # the checkpoint holds what was taken
-    session.load_model(state)
-    return session
+    if not isinstance(state.get("model"), dict):
+        raise CheckpointError(f"{folder.path / CHECKPOINT} holds no state of the model; train again with --force")
+    return None, state
 
 
-def _with_weights(given: Path, model: nn.Module) -> nn.Module:
-    """The plain model with the merged weights of a finished run."""
+def _load(model: nn.Module, weights: dict[str, Tensor], folder: RunFolder) -> None:
+    """Put the merged weights of a run into the plain model."""
     try:
-        model.load_state_dict(read_tensors(given))
+        model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{given} does not hold the weights of this run: {error}") from error
-    return model
+        raise CheckpointError(f"{folder.path}: these are not the weights of this run: {error}") from error
+
+
+def _data(config: TrainConfig) -> Data | str:
+    """The data of a run, or why they are not to be had; nothing is downloaded."""
+    try:
+        return open_data(config, download=False)
+    except (SparsifyError, OSError) as error:
+        return str(error).partition(";")[0]
+
+
+def _inputs(config: TrainConfig, task: ModelSpec, data: Data | str) -> tuple[Tensor, str]:
+    """A batch of test images if the data are there and of the right kind, else random numbers; and which, in words."""
+    shape = (task.in_channels, task.image_size, task.image_size)
+    why = data
+    if not isinstance(data, str):
+        try:
+            images, _ = next(iter(data.test.epoch(config.batch_size, train=False)))
+        except (SparsifyError, OSError) as error:
+            why = str(error).partition(";")[0]
+        else:
+            if tuple(images.shape[1:]) == shape:
+                return images, f"{len(images)} test images of {config.data}"
+            why = f"its images are {list(images.shape[1:])} now"
+    count = min(config.batch_size, _MOST)
+    random = torch.randn(count, *shape, generator=torch.Generator().manual_seed(config.seed))
+    return random, f"{count} random inputs, as the data are not to be had ({why})"

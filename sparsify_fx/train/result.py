@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from rich.table import Table
 
 from sparsify_fx.errors import CheckpointError
+from sparsify_fx.fitting_table import FittingTable
 
 T = TypeVar("T")
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}  # made once: a thousand lines of metrics need the same
@@ -60,9 +60,9 @@ class Result:
         """The result that `to_dict` described; CheckpointError for anything else."""
         return from_plain(cls, content, "result")
 
-    def table(self) -> Table:
+    def table(self) -> FittingTable:
         """One line per cycle."""
-        table = Table(title=f"{self.method}: {self.folder}")
+        table = FittingTable(title=f"{self.method}: {self.folder}")
         for column in ("run", "epoch", "density", "non-zeros", "train", "test"):
             table.add_column(column, justify="right")
         for cycle in self.cycles:

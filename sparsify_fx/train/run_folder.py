@@ -3,7 +3,7 @@
 runs/lrr-0123456789/
   config.yaml         the resolved configuration; also a recipe that `sparsify-fx train` reads
   metrics.jsonl       one JSON line per epoch
-  data.json           the digest of the data it is trained on
+  data.json           the digest of the data it is trained on, and their classes, channels and pixels
   checkpoint.pt       the newest state, written atomically
   epoch-30.safetensors, cycle-2.safetensors   weights and masks on the way, where asked for
   model.safetensors   the merged weights at the end

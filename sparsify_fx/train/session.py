@@ -24,7 +24,7 @@ from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.zoo.data import Augment, Data, load_data
-from sparsify_fx.zoo.models import build_model
+from sparsify_fx.zoo.models import ModelSpec, build_model
 
 _SCORING_BATCHES = 10  # for criteria that look at data
 
@@ -143,10 +143,10 @@ def build_session(config: TrainConfig) -> Session:
     return Session(config, data, model, optimizer, scheduler, groups)
 
 
-def open_data(config: TrainConfig) -> Data:
+def open_data(config: TrainConfig, *, download: bool = True) -> Data:
     """The data set of a resolved configuration, on its device; ConfigError when its augmentation does not fit."""
-    place = torch.device(config.device)
-    data = load_data(config.data, root=Path(config.data_root), device=place, image_size=config.image_size)
+    place, root = torch.device(config.device), Path(config.data_root)
+    data = load_data(config.data, root=root, device=place, image_size=config.image_size, download=download)
     if config.augment.crop_padding > data.image_size:
         raise ConfigError(
             f"augment.crop_padding={config.augment.crop_padding} is more than an image, which has {data.image_size} "
@@ -155,11 +155,11 @@ def open_data(config: TrainConfig) -> Data:
     return data
 
 
-def fresh_model(config: TrainConfig, data: Data) -> nn.Module:
+def fresh_model(config: TrainConfig, task: Data | ModelSpec) -> nn.Module:
     """The model as it is before `apply`, with its initial weights, on the CPU: the same ones on every device."""
     torch.manual_seed(config.seed)
     model = build_model(
-        config.model, num_classes=data.num_classes, in_channels=data.in_channels, image_size=data.image_size
+        config.model, num_classes=task.num_classes, in_channels=task.in_channels, image_size=task.image_size
     )
     _initialize(config, model, after_apply=False)
     return model

@@ -265,7 +265,7 @@ def test_what_was_infinite_from_the_start_may_be_so(run: Path) -> None:
 
 def test_other_readers_find_the_damage_too(run: Path) -> None:
     for name, read in {
-        "checkpoint.pt": lambda: load_trained(run),
+        "checkpoint.pt": lambda: load_trained(run / "checkpoint.pt"),
         "model.safetensors": lambda: load_trained(run / "model.safetensors"),
         "cycle-1.safetensors": lambda: read_state(run, cycle=1),
     }.items():

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsify_fx.onnx_export.codecs.encoding import Encoding, nonzero_places
+from sparsify_fx.onnx_export.codecs.encoding import Encoding
 from sparsify_fx.onnx_export.codecs.fp32 import FP32
 from sparsify_fx.onnx_export.codecs.parts import Parts, own_bytes, shared_bytes
 from sparsify_fx.onnx_export.codecs.values import Array, ValueKind, Weight
+
+Family = tuple[frozenset[str], frozenset[str]]
+"""Names of encodings, and of kinds of values."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,9 @@ class Choice:
     nonzeros: int
 
 
-def untouched(array: Array, size: int) -> Choice:
-    """The choice to leave a tensor of `size` bytes as it is."""
-    return Choice("dense", "fp32", None, size, digest(array), count_nonzeros(array))
+def untouched(array: Array, size: int, zero: Array | None = None) -> Choice:
+    """The choice to leave a tensor of `size` bytes as it is; `zero`: what stands for zero in it, if it is quantized."""
+    return Choice("dense", "fp32", None, size, digest(array), count_nonzeros(array, zero))
 
 
 def choices(weight: Weight, encodings: Sequence[Encoding], kind: ValueKind, size: int) -> Iterator[Choice]:
@@ -43,8 +46,8 @@ def choices(weight: Weight, encodings: Sequence[Encoding], kind: ValueKind, size
         return
     stored = kind.quantise(weight)
     decoded = stored.decoded()
-    mark, nonzeros = digest(decoded), count_nonzeros(decoded)
-    kept = nonzero_places(stored.codes).size
+    kept = stored.places().size
+    mark, nonzeros = digest(decoded), kept if stored.background is not None else count_nonzeros(decoded)
     for encoding in encodings:
         if encoding.name == "dense" and kind is FP32:
             yield Choice("dense", "fp32", None, size, mark, nonzeros)
@@ -63,15 +66,16 @@ def worth_keeping(found: Sequence[Choice]) -> list[Choice]:
     return [choice for choice in found if choice.cost <= limit]
 
 
-def smallest(weights: Sequence[Sequence[Choice]], families: Iterable[frozenset[str]]) -> list[Choice]:
-    """One choice for each weight: the smallest of each, from the family of encodings that gives the smallest file.
+def smallest(weights: Sequence[Sequence[Choice]], families: Iterable[Family]) -> list[Choice]:
+    """One choice for each weight: the smallest of each, from the family that gives the smallest file.
 
-    Families are compared because small files may not be worth the tables that encodings share. The first of equals
-    counts; a weight that a family cannot store keeps all its choices.
+    A family is a set of encodings and one of kinds of values. They are compared because small files may not be worth
+    the tables that encodings share. The first of equals counts; a weight that a family cannot store keeps all its
+    choices.
     """
     files = []
-    for family in families:
-        allowed = [[choice for choice in found if choice.encoding in family] or found for found in weights]
+    for encodings, values in families:
+        allowed = [[c for c in found if c.encoding in encodings and c.values in values] or found for found in weights]
         files.append([min(found, key=lambda choice: choice.cost) for found in allowed])
     return min(files, key=_file_bytes)
 
@@ -80,8 +84,10 @@ def _file_bytes(file: Sequence[Choice]) -> int:
     return sum(choice.cost for choice in file) + shared_bytes(choice.parts for choice in file)
 
 
-def count_nonzeros(values: Array) -> int:
-    """How many entries differ from 0; both signs of zero count as zero, strings as non-zero."""
+def count_nonzeros(values: Array, zero: Array | None = None) -> int:
+    """How many entries differ from 0, or from `zero`; both signs of zero count as zero, strings as non-zero."""
+    if zero is not None:
+        return int(np.count_nonzero(values != zero))
     return int(values.size) if values.dtype.kind in "OSU" else int(np.count_nonzero(values != 0))
 
 

@@ -14,6 +14,8 @@ from sparsify_fx.onnx_export.sparse_initializers import encode_coo
 def _refuses(stored: Quantised, values: ValueKind) -> str | None:
     if values.name == "fp32-packed":
         return "a sparse initializer holds plain values"
+    if stored.background is not None:
+        return "a sparse initializer for quantized weights is not what runtimes and tools expect"
     return None if stored.codes.ndim else "it is a scalar"
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparsify_fx.onnx_export.codecs.parts import OUTPUT, Parts
 from sparsify_fx.onnx_export.codecs.values import Array, Quantised, ValueKind
@@ -28,17 +26,12 @@ class Encoding:
     encode: Callable[[Quantised, ValueKind], Parts]
 
 
-def nonzero_places(codes: Array) -> NDArray[np.intp]:
-    """Linear positions, in C order, of the entries that have a bit set: -0.0 is a value."""
-    flat = np.ascontiguousarray(codes).reshape(-1)
-    return np.flatnonzero(flat.view(f"u{flat.dtype.itemsize}"))
-
-
-def with_zeros(parts: Parts, held: str, vector: str, dtype: np.dtype[Any]) -> str:
-    """For each 1 in the int32 vector `held` the next value of `vector`, for each 0 a zero; returns its name."""
+def with_zeros(parts: Parts, held: str, vector: str, zero: Array) -> str:
+    """For each 1 in the int32 vector `held` the next value of `vector`, for each 0 the one of `zero`; its name."""
     axis = parts.share("axis", np.array(0, np.int64))
     rank = parts.node("Mul", [parts.node("CumSum", [held, axis], "count"), held], "rank")
-    nought = parts.share(f"nought.{dtype}", np.zeros(1, dtype))
+    which = "" if not zero.any() else f"_{zero.item()}"
+    nought = parts.share(f"nought.{zero.dtype}{which}", zero)
     padded = parts.node("Concat", [nought, vector], "padded", {"axis": 0})
     return parts.node("Gather", [padded, rank], "updates")
 

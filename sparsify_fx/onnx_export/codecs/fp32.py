@@ -1,4 +1,4 @@
-"""Values fp32: raw, lossless. The same for other floats: their own raw bits."""
+"""Values fp32: raw, lossless. The same for other types: their own raw bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ def _refuses(weight: Weight) -> str | None:
 
 
 def _quantise(weight: Weight) -> Quantised:
-    return Quantised(weight.array, weight.array.dtype)
+    background = None if weight.zero is None else weight.zero.astype(weight.array.dtype)
+    return Quantised(weight.array, weight.array.dtype, background=background)
 
 
 def _store(parts: Parts, vector: Array) -> str:

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from sparsify_fx.onnx_export.codecs.encoding import Encoding, nonzero_places, shaped
+from sparsify_fx.onnx_export.codecs.encoding import Encoding, shaped
 from sparsify_fx.onnx_export.codecs.parts import Parts
 from sparsify_fx.onnx_export.codecs.patches import best_codes, patched_places
 from sparsify_fx.onnx_export.codecs.streams import best_streams, summed, unpooled
-from sparsify_fx.onnx_export.codecs.values import Array, Quantised, ValueKind
+from sparsify_fx.onnx_export.codecs.values import Array, Quantised, ValueKind, bits_of
 
 _WORTH = 1.05  # how much larger streams may be than codes with patches: they load in less time and memory
 
@@ -28,7 +28,7 @@ def _encode(stored: Quantised, values: ValueKind) -> Parts:
 
 def _streamed(parts: Parts, flat: Array, stored: Quantised, values: ValueKind) -> str | None:
     """max_unpool(value, place), or None where patches are better. MaxUnpool knows float32 only."""
-    kept = nonzero_places(flat)
+    kept = stored.places()
     if stored.dtype != np.float32 or not kept.size:
         return None
     most = _WORTH * best_codes(kept, values.bits).cost(values.bits)
@@ -41,13 +41,25 @@ def _streamed(parts: Parts, flat: Array, stored: Quantised, values: ValueKind) -
 
 def _patched(parts: Parts, flat: Array, stored: Quantised, values: ValueKind) -> str:
     """zeros.scatter(place, value)."""
-    zeros, kept = parts.zeros(flat.size, stored.dtype), nonzero_places(flat)
+    zeros, kept = _zeros(parts, stored), stored.places()
     if not kept.size:
         return zeros
-    gaps = best_codes(kept, values.bits)
+    gaps = best_codes(kept, bits_of(values, stored))
     place = patched_places(parts, gaps)
     updates = values.store(parts, flat[gaps.places])
     return parts.node("ScatterElements", [zeros, place, _scaled(parts, updates, place, stored)], "flat", {"axis": 0})
+
+
+def _zeros(parts: Parts, stored: Quantised) -> str:
+    """A vector of as many zeros as the weight has entries."""
+    shape, zero = stored.codes.shape, stored.zero
+    if zero is not None:
+        return parts.filled(stored.codes.size, zero)
+    assert stored.background is not None
+    points = parts.own("zero_points", stored.background)
+    sizes = parts.share("shape." + "_".join(map(str, shape)), np.array(shape, np.int64))
+    everywhere = parts.node("Expand", [points, sizes], "all_zeros")
+    return parts.node("Reshape", [everywhere, parts.share("one_axis", np.array([-1], np.int64))], "zeros")
 
 
 def _scaled(parts: Parts, updates: str, place: str, stored: Quantised) -> str:

@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from sparsify_fx.onnx_export.tensor_bytes import tensor_bytes
+
 SHARED = "sparsify_fx."
 """Values whose name starts so are constants that weights of a file share: `role` or, of several, `role.which`."""
 
@@ -67,11 +69,12 @@ class Parts:
         stored = self.share(f"{name}_short", entries.astype(np.uint8 if entries.max() < 256 else np.uint16))
         return self.awaited(self.share_node("Cast", [stored], name, {"to": onnx.TensorProto.INT32}))
 
-    def zeros(self, size: int, dtype: np.dtype[Any]) -> str:
-        """A vector of `size` zeros, made once for all weights of that size."""
-        zero = numpy_helper.from_array(np.zeros(1, dtype))
+    def filled(self, size: int, value: NDArray[Any]) -> str:
+        """A vector of `size` times the value [1], made once for all weights of that size."""
+        kind = value.dtype if not value.any() else f"{value.dtype}_{value.item()}"
         length = self.share(f"size.{size}", np.array([size], np.int64))
-        return self.share_node("ConstantOfShape", [length], f"zeros.{dtype}_{size}", {"value": zero})
+        filling = {"value": numpy_helper.from_array(value)}
+        return self.share_node("ConstantOfShape", [length], f"zeros.{kind}_{size}", filling)
 
     def _check_free(self, name: str) -> None:
         """Two values of one name would overwrite each other, silently."""
@@ -84,12 +87,6 @@ class Parts:
         made = {name for node in self.nodes for name in node.output}
         read = [name for node in self.nodes for name in node.input if name not in made]
         return sorted(set(read), key=lambda name: (name.startswith(SHARED), read.index(name)))
-
-
-def tensor_bytes(name: str, array: NDArray[Any]) -> int:
-    """Bytes of the serialised initializer, as `TensorProto.ByteSize()` counts them."""
-    shell: int = onnx.TensorProto(name=name, dims=array.shape, data_type=1).ByteSize()
-    return shell + array.nbytes + 1 + max(1, -(-array.nbytes.bit_length() // 7))
 
 
 def own_bytes(parts: Parts) -> int:

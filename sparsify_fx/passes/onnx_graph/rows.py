@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
+from sparsify_fx.fitting_table import FittingTable
 from sparsify_fx.passes.onnx_graph.base import PassRow
 
 
-def passes_table(rows: Sequence[PassRow]) -> Table | None:
+def passes_table(rows: Sequence[PassRow]) -> FittingTable | None:
     """The passes that changed something, and their total, and why others were left out; None when there are none."""
     active, notes = [row for row in rows if row.changes], [f"{row.name} {row.note}" for row in rows if row.note]
     if not active and not notes:
         return None
-    table = Table(title="removed by the passes over the graph")
+    table = FittingTable(title="removed by the passes over the graph", spare=("bytes", "channels"), needed=("MACs",))
     table.add_column("pass", overflow="fold")
     for heading in ("nodes", "channels", "MACs", "bytes"):
         table.add_column(heading, justify="right", no_wrap=True)

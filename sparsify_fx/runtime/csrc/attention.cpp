@@ -114,6 +114,8 @@ void Attention::compute(OrtKernelContext* context) const {
   const int64_t channels = heads_ * head_;
   if (x.type != kFloat || x.shape.size() != 3 || x.shape[2] != 3 * channels)
     throw InvalidArgument("the input must be float32 with 3 dimensions, the last one of " + std::to_string(3 * channels));
+  checked_product("the input", x.shape);
+  for (int64_t length : {x.shape[0], x.shape[1]}) checked_most("the number of images or tokens", length, kMaxLength);
   const Tensor y = output(api_, context, {x.shape[0], x.shape[1], channels});
   if (y.size() == 0) return;
   const Layout l(x.shape[tokens_first_ ? 1 : 0], x.shape[tokens_first_ ? 0 : 1], heads_, head_, tokens_first_, scale_);

@@ -52,6 +52,7 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weig
   taps_ = choose_taps(a);
   const int64_t kernel = a.kernel_height * a.kernel_width;
   const int32_t phases = static_cast<int32_t>(taps_.phases.size());
+  checked_most("the weight is too large: input channels of a group times phases of the stride", a.in_channels * phases, kMaxLength);
   const double density =
       static_cast<double>(weights.values.size()) / static_cast<double>(a.out_channels * a.in_channels * kernel);
   const Shape shape = choose_shape(density, static_cast<double>(kernel) / phases);

@@ -15,7 +15,7 @@ Activation parse_activation(const std::string& name) {
 
 namespace {
 
-constexpr int64_t kMaxLength = int64_t{1} << 24;  // of a stride, pad, dilation or image side
+constexpr int64_t kMostTaps = int64_t{1} << 18;  // of a kernel: each may have tables of its own
 
 std::vector<int64_t> ints_or(const OrtApi* api, const OrtKernelInfo* info, const std::string& name, size_t count,
                              int64_t otherwise, int64_t least) {
@@ -52,10 +52,11 @@ ConvAttributes read_attributes(const OrtApi* api, const OrtKernelInfo* info, con
   a.in_channels = weight_shape[1];
   a.kernel_height = a.rank == 4 ? weight_shape[2] : 1;
   a.kernel_width = weight_shape[a.rank - 1];
-  if (std::max({a.out_channels, a.in_channels, a.kernel_height, a.kernel_width}) > kMaxLength)
-    throw InvalidArgument("the weight is too large");
+  for (int64_t length : weight_shape) checked_most("the weight is too large: a side", length, kMaxLength);
+  checked_most("the weight is too large: its number of taps", a.kernel_height * a.kernel_width, kMostTaps);
   if (a.group < 1 || a.out_channels % a.group != 0)
     throw InvalidArgument("group must be positive and divide the number of output channels");
+  checked_most("the weight is too large: its number of input channels", a.in_channels * a.group, kMaxLength);
   return a;
 }
 
@@ -72,7 +73,9 @@ Geometry geometry_of(const ConvAttributes& a, const Tensor& x) {
   if (g.channels != a.in_channels * a.group)
     throw InvalidArgument("input X has " + std::to_string(g.channels) + " channels; the weight needs " +
                           std::to_string(a.in_channels * a.group));
-  if (g.height > kMaxLength || g.width > kMaxLength) throw InvalidArgument("input X is too large");
+  checked_most("input X is too large: its number of lines", g.height, kMaxLength);
+  checked_most("input X is too large: its number of columns", g.width, kMaxLength);
+  checked_product("input X", x.shape);
   const int64_t room_y = g.height + a.pads[0] + a.pads[2] - (a.dilations[0] * (a.kernel_height - 1) + 1);
   const int64_t room_x = g.width + a.pads[1] + a.pads[3] - (a.dilations[1] * (a.kernel_width - 1) + 1);
   if (room_y < 0 || room_x < 0) throw InvalidArgument("input X with its padding is smaller than the kernel");
@@ -82,6 +85,7 @@ Geometry geometry_of(const ConvAttributes& a, const Tensor& x) {
   g.out_width = room_x / g.stride_x + 1;
   g.output_shape = {g.images, a.out_channels, g.out_width};
   if (a.rank == 4) g.output_shape.insert(g.output_shape.begin() + 2, g.out_height);
+  checked_product("the result", g.output_shape);
   const bool point = a.kernel_height == 1 && a.kernel_width == 1;
   if (point && g.out_height == g.height && g.out_width == g.width && g.pad_y == 0 && g.pad_x == 0 &&
       g.stride_y == 1 && g.stride_x == 1) {

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "checked.h"
 #include "kernels.h"
 #include "ort.h"
 

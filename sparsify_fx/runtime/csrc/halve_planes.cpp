@@ -7,12 +7,9 @@ namespace sparsify {
 
 namespace {
 
-constexpr int64_t kMostChannels = int64_t{1} << 24;
-
 int64_t channels(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
   const int64_t count = attribute_int(api, info, name, 0);
-  if (count < 0 || count > kMostChannels) throw InvalidArgument(std::string(name) + " must be a number of channels");
-  return count;
+  return checked_most(name, count, kMaxLength);
 }
 
 // Four at a time; behind the last one there is a zero, so that all eight that are read exist.

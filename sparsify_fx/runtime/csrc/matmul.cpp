@@ -16,6 +16,7 @@ SparseMatMul::SparseMatMul(const OrtApi* api, const OrtKernelInfo* info) : api_(
   const bool transposed = attribute_int(api, info, "transB", 0) != 0;  // as in Gemm: the weight is [N, K]
   inner_ = weights.shape[transposed ? 1 : 0];
   outer_ = weights.shape[transposed ? 0 : 1];
+  for (int64_t length : weights.shape) checked_most("the weight is too large: a side", length, kMaxLength);
   activation_ = parse_activation(attribute_string(api, info, "activation"));
   const double density = static_cast<double>(weights.values.size()) / static_cast<double>(inner_ * outer_);
   const Shape shape = choose_shape(density, 1);
@@ -46,6 +47,7 @@ void SparseMatMul::compute(OrtKernelContext* context) const {
   const Tensor residual = inputs > 4 ? input(api_, context, 4) : Tensor{};
   if (a.type != kFloat || a.shape.empty() || a.shape.back() != inner_)
     throw InvalidArgument("input A must be float32 with a last dimension of " + std::to_string(inner_));
+  checked_product("input A", a.shape);
   std::vector<int64_t> shape = a.shape;
   shape.back() = outer_;
   if (bias && (bias.type != kFloat || bias.shape != std::vector<int64_t>{outer_}))

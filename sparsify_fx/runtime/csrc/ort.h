@@ -1,18 +1,13 @@
 // What the operators ask of onnxruntime, with C++ errors instead of status pointers.
 #pragma once
 
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "checked.h"
 #include "ort_api.h"
 
 namespace sparsify {
-
-// An attribute or input that an operator cannot take; becomes an onnxruntime error.
-struct InvalidArgument : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 inline void check(const OrtApi* api, OrtStatus* status) {
   if (status == nullptr) return;
@@ -27,11 +22,7 @@ struct Tensor {
   int type = kUndefined;
   void* data = nullptr;
 
-  int64_t size() const {
-    int64_t count = 1;
-    for (int64_t length : shape) count *= length;
-    return count;
-  }
+  int64_t size() const { return checked_product("a tensor", shape); }
   const float* floats() const { return static_cast<const float*>(data); }
   explicit operator bool() const { return data != nullptr; }
 };
@@ -63,8 +54,14 @@ inline Tensor input(const OrtApi* api, const OrtKernelContext* context, size_t i
 }
 
 inline Tensor output(const OrtApi* api, OrtKernelContext* context, const std::vector<int64_t>& shape) {
+  checked_product("the result", shape);
   OrtValue* value = nullptr;
-  check(api, GetOutput::call(api, context, 0, shape.data(), shape.size(), &value));
+  try {
+    check(api, GetOutput::call(api, context, 0, shape.data(), shape.size(), &value));
+  } catch (const InvalidArgument& error) {
+    throw InvalidArgument("onnxruntime has no memory for a result of the sizes " + in_brackets(shape) + " (" + error.what() + ")");
+  }
+  if (value == nullptr) throw InvalidArgument("the result has no name; expected one, for a value that something reads");
   return view(api, value);
 }
 

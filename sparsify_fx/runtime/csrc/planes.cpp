@@ -12,8 +12,6 @@ namespace sparsify {
 namespace {
 
 constexpr int32_t kMark = 0x53504c31;        // in the header of every such tensor
-constexpr int64_t kMost = int64_t{1} << 40;  // floats
-constexpr int64_t kMostSide = int64_t{1} << 24;  // of an image, so that the offsets of taps fit into 32 bits
 constexpr size_t kMasks = 64;                // so many masks are kept
 constexpr int64_t kBand = 832, kAlone = 128;  // positions: of a band at most, of an image that may be one band
 constexpr int64_t kHalf = 17;                 // of a band that is worth a thread of its own
@@ -31,6 +29,10 @@ inline void copy_line(float* to, const float* from, int64_t count) {
 
 Planes::Planes(int64_t images_, int64_t channels_, int64_t height_, int64_t width_, bool edges_)
     : images(images_), channels(channels_), height(height_), width(width_), edges(edges_), pitch(width_ + 1) {
+  checked_most("the number of images of padded planes", images, INT32_MAX);
+  checked_most("the number of channels of padded planes", channels, INT32_MAX);
+  checked_most("the number of lines of padded planes", height, kMaxLength);  // so that the offsets of taps fit into 32 bits
+  checked_most("the number of columns of padded planes", width, kMaxLength);
   const int64_t all = height * pitch, half = (height + 1) / 2 * pitch;
   // Two bands are for two threads; small images have them where that makes no vector more.
   const bool two = all > kAlone || (half >= kHalf && 2 * whole_lines(half) <= whole_lines(all));
@@ -39,6 +41,8 @@ Planes::Planes(int64_t images_, int64_t channels_, int64_t height_, int64_t widt
   bands = std::max<int64_t>(1, (height + lines - 1) / lines);
   lead = edges ? whole_lines(pitch + 1) : 0;
   step = odd_lines(lead + whole_lines(positions()) + (edges ? pitch + 1 : 0));
+  checked_product("the tensor of padded planes (images, bands, channels, floats of a plane)", {images, bands, channels, step});
+  floats_ = kHeader + images * bands * channels * step + kBehind;
 }
 
 bool Planes::same_shape(const Planes& other) const {
@@ -46,17 +50,19 @@ bool Planes::same_shape(const Planes& other) const {
 }
 
 Planes Planes::of(const Tensor& tensor, const char* name) {
-  const auto wrong = [&](const char* what) { return InvalidArgument(std::string("input ") + name + what); };
+  const auto wrong = [&](const std::string& what) { return InvalidArgument(std::string("input ") + name + what); };
   int32_t sizes[6] = {};
   if (tensor.type == kFloat && tensor.shape.size() == 1 && tensor.size() >= kHeader) std::memcpy(sizes, tensor.data, sizeof sizes);
   if (sizes[0] != kMark) throw wrong(" must hold padded planes, as PadPlanes makes them");
-  // Compared as real numbers first: the product may not fit.
-  double floats = 1;
-  for (int i = 1; i < 5; ++i) floats *= std::max(sizes[i], 1);
-  const bool fits = *std::min_element(sizes + 1, sizes + 6) >= 0 && std::max(sizes[3], sizes[4]) <= kMostSide &&
-                    floats < static_cast<double>(kMost);
-  const Planes planes = fits ? Planes(sizes[1], sizes[2], sizes[3], sizes[4], sizes[5] != 0) : Planes();
-  if (!fits || planes.size() != tensor.size()) throw wrong(" has a damaged header");
+  const std::string told = " has a damaged header: it tells the sizes " + in_brackets({sizes + 1, sizes + 5});
+  Planes planes;
+  try {
+    planes = Planes(sizes[1], sizes[2], sizes[3], sizes[4], sizes[5] != 0);
+  } catch (const InvalidArgument& error) {
+    throw wrong(told + "; " + error.what());
+  }
+  if (planes.size() != tensor.size())
+    throw wrong(told + ", which take " + std::to_string(planes.size()) + " floats; there are " + std::to_string(tensor.size()));
   return planes;
 }
 
@@ -103,8 +109,6 @@ std::shared_ptr<const std::vector<int32_t>> Planes::kept(int64_t band) const {
 void PadPlanes::compute(OrtKernelContext* context) const {
   const Tensor x = input(api_, context, 0);
   if (x.type != kFloat || x.shape.size() != 4) throw InvalidArgument("input X must be float32 and have 4 dimensions");
-  if (std::max(x.shape[0], x.shape[1]) > INT32_MAX || std::max(x.shape[2], x.shape[3]) > kMostSide)
-    throw InvalidArgument("input X is too large; expected images of at most 2^24 lines and columns");
   const Planes planes(x.shape[0], x.shape[1], x.shape[2], x.shape[3], edges_);
   const Tensor y = output(api_, context, {planes.size()});
   float* target = static_cast<float*>(y.data);

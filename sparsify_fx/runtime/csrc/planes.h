@@ -19,7 +19,8 @@ namespace sparsify {
 class Planes {
  public:
   Planes() = default;
-  // `edges`: bands hold the lines of their neighbours, which kernels of more than one pixel read.
+  // `edges`: bands hold the lines of their neighbours, which kernels of more than one pixel read. InvalidArgument for sizes
+  // of which the header or the tensor's own size would wrap.
   Planes(int64_t images, int64_t channels, int64_t height, int64_t width, bool edges);
   // Those of a tensor, whose header and size are checked; `name` is for errors.
   static Planes of(const Tensor& tensor, const char* name);
@@ -30,7 +31,7 @@ class Planes {
   int64_t pitch = 0, lead = 0, step = 0;  // floats of a line, in front of a plane, from one plane to the next
 
   int64_t positions() const { return lines * pitch; }  // of a band
-  int64_t size() const { return kHeader + images * bands * channels * step + kBehind; }
+  int64_t size() const { return floats_; }
   bool empty() const { return images * channels * height * width == 0; }
   bool same_shape(const Planes& other) const;
   bool operator==(const Planes& other) const { return same_shape(other) && edges == other.edges; }
@@ -52,6 +53,7 @@ class Planes {
   std::shared_ptr<const std::vector<int32_t>> kept(int64_t band) const;
 
  private:
+  int64_t floats_ = 0;
   static constexpr int64_t kHeader = 16, kBehind = 64;  // kBehind: whole vectors may be read there
 };
 

@@ -37,6 +37,8 @@ void MaxPool::compute(OrtKernelContext* context) const {
   ConvAttributes a = attributes_;
   if (x.shape.size() == 4) a.group = a.out_channels = x.shape[1];
   const Geometry g = geometry_of(a, x);
+  if (g.plane() == 0 && g.images > 0)
+    throw InvalidArgument("input X has the sizes " + in_brackets(x.shape) + "; expected at least one pixel, of which to take the largest");
   const Tensor y = output(api_, context, g.output_shape);
   if (y.size() == 0) return;
   const Kernels& kernel = kernels();

@@ -25,13 +25,14 @@ Shape choose_shape(double density, double taps);
 // neighbouring tasks then fall to the same thread, which has packed what they read, and in each layer to the same one.
 class Tasks {
  public:
-  explicit Tasks(int64_t count) : taken_(static_cast<size_t>(count)), left_(count) {}
+  explicit Tasks(int64_t count) : taken_(static_cast<size_t>(checked_most("the number of tasks", count, kMaxTasks))), left_(count) {}
   int64_t count() const { return static_cast<int64_t>(taken_.size()); }
 
   // The next free task behind *place, which moves on to it; false when there is none any more.
   bool take(int64_t* place);
 
  private:
+  static constexpr int64_t kMaxTasks = int64_t{1} << 31;
   std::vector<std::atomic<bool>> taken_;
   std::atomic<int64_t> left_;
 };
@@ -62,6 +63,8 @@ constexpr int64_t kFewTiles = 16;
 // A few of something are made an even number: two threads, or four, then have equally much to do.
 inline int64_t even(int64_t count) { return count > 1 && count < kFewTiles ? count + count % 2 : count; }
 
+constexpr int64_t kMostPositions = int64_t{1} << 33;
+
 // Cuts `pixels` into tiles of whole vectors, nearly equal and at most max_vectors wide.
 struct Tiling {
   int64_t pixels, vectors, tiles;
@@ -71,6 +74,7 @@ struct Tiling {
   Tiling(int64_t pixels_, int lanes_, int max_vectors, bool shared = true)
       : pixels(pixels_), vectors((pixels_ + lanes_ - 1) / lanes_), tiles((vectors + max_vectors - 1) / max_vectors),
         lanes(lanes_) {
+    checked_most("the number of positions of one run", pixels, kMostPositions);  // so that first_vector does not wrap
     if (shared) tiles = even(tiles);
   }
   int64_t first_vector(int64_t tile) const { return vectors * tile / tiles; }

@@ -1,6 +1,7 @@
 // The entry point that onnxruntime looks for, and the operators of the domain sparsify_fx.
 #include <exception>
 #include <mutex>
+#include <new>
 
 #include "attention.h"
 #include "conv.h"
@@ -22,6 +23,8 @@ OrtStatus* status_of(const OrtApi* api, const char* name, std::exception_ptr err
     std::rethrow_exception(error);
   } catch (const InvalidArgument& e) {
     return CreateStatus::call(api, kInvalidArgument, (std::string("sparsify_fx.") + name + ": " + e.what()).c_str());
+  } catch (const std::bad_alloc&) {
+    return CreateStatus::call(api, kFail, (std::string("sparsify_fx.") + name + ": there is not enough memory for these sizes").c_str());
   } catch (const std::exception& e) {
     return CreateStatus::call(api, kFail, (std::string("sparsify_fx.") + name + ": " + e.what()).c_str());
   }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
@@ -11,6 +10,8 @@
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "checked.h"
 
 namespace sparsify {
 
@@ -26,11 +27,11 @@ class Floats {
   }
   ~Floats() { std::free(data_); }
 
-  float* need(size_t count) {
-    if (count > size_) {
+  float* need(int64_t count) {
+    if (checked_most("working memory, in floats,", count, kMostFloats) > size_) {
       std::free(data_);
       size_ = 0;
-      data_ = static_cast<float*>(std::aligned_alloc(64, (count * sizeof(float) + 63) / 64 * 64));
+      data_ = static_cast<float*>(std::aligned_alloc(64, (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64));
       if (data_ == nullptr) throw std::bad_alloc();
       size_ = count;
     }
@@ -39,7 +40,7 @@ class Floats {
 
  private:
   float* data_ = nullptr;
-  size_t size_ = 0;
+  int64_t size_ = 0;
 };
 
 // An odd number of cache lines, or the same place of all planes would compete for a few places of the cache.

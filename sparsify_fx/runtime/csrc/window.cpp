@@ -1,6 +1,8 @@
 #include "window.h"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 namespace sparsify {
 
@@ -8,6 +10,8 @@ namespace {
 
 // Beyond that a window holds more padding and unread pixels than taps save.
 constexpr int64_t kMostDown = 8, kMostRight = 64;
+
+constexpr int64_t kMostVectors = int64_t{1} << 26;  // in the tables of one worker
 
 int64_t ceil_divide(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 
@@ -25,17 +29,14 @@ Taps choose_taps(const ConvAttributes& a) {
   Taps taps;
   const int64_t down = (a.kernel_height - 1) * a.dilations[0] / a.strides[0];
   const int64_t right = (a.kernel_width - 1) * a.dilations[1] / a.strides[1];
+  std::map<std::pair<int64_t, int64_t>, size_t> known;
   const bool share = taps.shared = down <= kMostDown && right <= kMostRight && a.kernel_height * a.kernel_width <= kMaxTaps;
   for (int64_t ky = 0; ky < a.kernel_height; ++ky)
     for (int64_t kx = 0; kx < a.kernel_width; ++kx) {
       const int64_t y = ky * a.dilations[0], x = kx * a.dilations[1];
       const Shift shift = share ? Shift{y % a.strides[0], x % a.strides[1]} : Shift{y, x};
-      size_t phase = 0;
-      if (share)
-        while (phase < taps.phases.size() && (taps.phases[phase].y != shift.y || taps.phases[phase].x != shift.x))
-          ++phase;
-      else
-        phase = taps.phases.size();
+      const size_t next = taps.phases.size();
+      const size_t phase = share ? known.try_emplace({shift.y, shift.x}, next).first->second : next;
       if (phase == taps.phases.size()) taps.phases.push_back(shift);
       taps.phase.push_back(static_cast<int32_t>(phase));
       taps.down.push_back(static_cast<int32_t>(share ? y / a.strides[0] : 0));
@@ -125,6 +126,8 @@ void Pieces::arrange(size_t vectors) {
 
 void Pieces::set_inputs(const Taps& taps, const Window& window, const Geometry& g, int64_t first, int vectors,
                         int lanes, bool merge) {
+  const int64_t wanted = static_cast<int64_t>(taps.phases.size()) * vectors;
+  checked_most("the number of vectors that a tile of the convolution reads", wanted, kMostVectors);
   for (size_t phase = 0; phase < taps.phases.size(); ++phase) {
     const Shift shift = taps.phases[phase];
     const int64_t y = shift.y - g.pad_y, x = shift.x - g.pad_x;

@@ -38,9 +38,13 @@ def _download(class_name: str, request: Request, *, train: bool) -> Any:
 
     folder, cifar = request.root.expanduser().absolute(), getattr(datasets, class_name)
     try:
+        if not request.download:
+            return cifar(folder, train=train)
         folder.mkdir(parents=True, exist_ok=True)
         return cifar(folder, train=train, download=True)
     except (OSError, RuntimeError, EOFError) as error:
+        if not request.download:
+            raise DataError(f"{request.spec} is not in {folder}; train with it, which downloads it") from error
         raise DataError(
             f"{request.spec} could not be downloaded to {folder} ({error}); put {cifar.filename} there, "
             "or use images of your own with imagefolder:PATH or npz:PATH"
@@ -52,5 +56,5 @@ def _split(dataset: Any) -> Split:
     return Split(images, torch.tensor(dataset.targets))
 
 
-for _class in ("CIFAR10", "CIFAR100"):
-    DATASETS.add(_class.lower(), Kind(partial(load, _class), digest=partial(digest, _class)))
+for _class, _count in (("CIFAR10", 10), ("CIFAR100", 100)):
+    DATASETS.add(_class.lower(), Kind(partial(load, _class), digest=partial(digest, _class), task=(_count, 3, 32)))

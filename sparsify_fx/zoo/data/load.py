@@ -27,6 +27,7 @@ class Request:
         device: where the batches are needed.
         limit_bytes: image folders beyond it are streamed.
         workers: processes that decode streamed images; they change no bit of the batches.
+        download: whether what is not there may be downloaded.
     """
 
     spec: str
@@ -35,6 +36,7 @@ class Request:
     device: torch.device
     limit_bytes: int
     workers: int
+    download: bool = True
 
     @property
     def argument(self) -> str:
@@ -58,12 +60,14 @@ class Request:
 class Kind:
     """A kind of data: its loader, and what its argument is ("PATH"), "" where it takes none.
 
-    `digest` gives `Data.digest` alone, for a kind that takes long to load.
+    `digest` gives `Data.digest` alone, for a kind that takes long to load. `task`: classes, channels and pixels a side,
+    of a kind that always has the same.
     """
 
     load: Callable[[Request], Data]
     argument: str = ""
     digest: Callable[[Request], str] | None = None
+    task: tuple[int, int, int] | None = None
 
 
 DATASETS = Registry[Kind]("data set")
@@ -77,6 +81,7 @@ def load_data(
     image_size: int | None = None,
     limit_bytes: int = LIMIT_BYTES,
     workers: int = 4,
+    download: bool = True,
 ) -> Data:
     """The data set of a spec.
 
@@ -88,6 +93,7 @@ def load_data(
         image_size: pixels a side; images of another size are resized. None: as they are.
         limit_bytes: the most that training images may take as uint8; larger folders are streamed.
         workers: processes that decode streamed images; 0 for none.
+        download: False: DataError for a set that would have to be downloaded.
 
     Raises UnknownNameError for an unknown kind, DataError for data that are missing or malformed.
 
@@ -97,7 +103,7 @@ def load_data(
     kind = _kind(spec)
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size={image_size} must be a whole number of pixels >= 1")
-    return kind.load(Request(spec, root, image_size, torch.device(device), limit_bytes, workers))
+    return kind.load(Request(spec, root, image_size, torch.device(device), limit_bytes, workers, download))
 
 
 def data_digest(spec: str, *, root: Path = Path("data")) -> str:

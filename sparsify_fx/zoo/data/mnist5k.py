@@ -38,4 +38,4 @@ def _digits() -> Split:
     return Split(images, torch.from_numpy(labels.astype(np.int64)))
 
 
-DATASETS.add("mnist5k", Kind(load))
+DATASETS.add("mnist5k", Kind(load, task=(10, 1, 28)))

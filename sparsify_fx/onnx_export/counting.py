@@ -1,0 +1,134 @@
+"""Counting what is not zero in one stored tensor, whatever its layout and element type; zero is the zero point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import CheckpointError
+
+_CHUNK = 1 << 22  # entries that are converted at a time
+_OTHER_NAME = {torch.sparse_coo: "coo", torch.sparse_csr: "csr", torch.sparse_csc: "csc", torch.sparse_bsr: "bsr"}
+_BITS = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+_BITS |= {torch.bits8: torch.uint8, torch.bits16: torch.int16}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One weight: `dtype` of its entries, sizes in bytes; `is_weight`: a matrix of numbers, so prunable."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    nonzeros: int
+    bytes_dense: int
+    bytes_stored: int
+    encoding: str
+    is_weight: bool
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return entries(self.shape)
+
+
+def entries(shape: tuple[int, ...] | torch.Size) -> int:
+    """The product of the axes, which for sizes out of a file may exceed 64 bits."""
+    product = 1
+    for length in shape:
+        product *= length
+    return product
+
+
+def dtype_text(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def count(tensor: Tensor) -> Counted:
+    """Count a dense, sparse (COO, CSR, CSC, BSR, BSC) or quantized tensor of any element type.
+
+    Raises CheckpointError for tensors on the meta device, which have no values.
+
+    >>> count(torch.eye(4).to_sparse_csr()).nonzeros
+    4
+    """
+    if tensor.is_meta:
+        raise CheckpointError(
+            "has no data: it was saved from the meta device; load the weights before they are saved "
+            "(model.to_empty, then load_state_dict)"
+        )
+    if tensor.layout is not torch.strided:
+        return _sparse(tensor)
+    if tensor.is_quantized:
+        return _quantized(tensor)
+    size, dtype = tensor.element_size() * tensor.numel(), dtype_text(tensor.dtype)
+    shape = tuple(tensor.shape)
+    if tensor.dtype is torch.float4_e2m1fn_x2:  # two entries a byte, along the last axis
+        shape, dtype = (*shape[:-1], 2 * shape[-1]) if shape else (2,), "float4_e2m1"
+    return Counted(
+        shape, dtype, nonzeros(tensor), size, size, "dense", len(shape) >= 2 and tensor.is_floating_point()
+    )  # fmt: skip
+
+
+def nonzeros(tensor: Tensor) -> int:
+    """The entries of a dense tensor that are not zero; types for which torch has no count go through another.
+
+    >>> nonzeros(torch.tensor([0.0, -0.0, 2.0]).to(torch.float8_e4m3fn))
+    1
+    """
+    tensor = tensor.detach()
+    if tensor.dtype in _BITS:
+        return int(torch.count_nonzero(tensor.contiguous().view(_BITS[tensor.dtype])))
+    if tensor.dtype is torch.float4_e2m1fn_x2:
+        return sum(int(torch.count_nonzero(nibbles & 7)) for nibbles in halves(tensor.contiguous().view(torch.uint8)))
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        return sum(int(torch.count_nonzero(chunk.float())) for chunk in chunks(tensor))
+    return int(torch.count_nonzero(tensor))
+
+
+def halves(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower and the upper four bits of bytes."""
+    return packed & 15, packed >> 4
+
+
+def chunks(tensor: Tensor) -> Iterator[Tensor]:
+    """The entries in pieces, so that a conversion needs little memory."""
+    flat = tensor.reshape(-1)
+    yield from (flat[start : start + _CHUNK] for start in range(0, len(flat), _CHUNK))
+
+
+def _sparse(tensor: Tensor) -> Counted:
+    """A sparse tensor; entries that it stores and that are zero count as zeros."""
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        index: tuple[Tensor, ...] = (tensor.indices(),)
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        index = (tensor.crow_indices(), tensor.col_indices())
+    else:
+        index = (tensor.ccol_indices(), tensor.row_indices())
+    values = tensor.values()
+    stored = values.nbytes + sum(each.nbytes for each in index)
+    dense = entries(tensor.shape) * values.element_size()
+    encoding = _OTHER_NAME.get(tensor.layout, "bsc")
+    is_weight = tensor.dim() >= 2 and values.is_floating_point()
+    return Counted(tuple(tensor.shape), dtype_text(tensor.dtype), nonzeros(values), dense, stored, encoding, is_weight)
+
+
+_SCALES: dict[torch.qscheme, Callable[[Tensor], int]] = {
+    torch.per_tensor_affine: lambda tensor: 16,  # scale and zero point: eight bytes each
+    torch.per_channel_affine: lambda tensor: tensor.q_per_channel_scales().nbytes * 2,
+    torch.per_channel_affine_float_qparams: lambda tensor: tensor.q_per_channel_scales().nbytes * 2,
+}
+
+
+def _quantized(tensor: Tensor) -> Counted:
+    """A quantized tensor: scale * (q - zero point) is zero at the zero point, and nowhere else."""
+    count = int(torch.count_nonzero(tensor.dequantize()))
+    packed = {torch.quint4x2: 2, torch.quint2x4: 4}.get(tensor.dtype, 1)
+    dense = -(-tensor.numel() * tensor.element_size() // packed)
+    stored = dense + _SCALES[tensor.qscheme()](tensor)
+    is_weight = tensor.dim() >= 2
+    return Counted(tuple(tensor.shape), dtype_text(tensor.dtype), count, dense, stored, "quantized", is_weight)

@@ -1,0 +1,46 @@
+"""`unpack_onnx`: a packed ONNX file as it was before."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from sparsify_fx.onnx_export.encodings import Wanted, as_it_is, hoisted
+from sparsify_fx.onnx_export.files import check_target
+from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report
+from sparsify_fx.onnx_export.hoisting import put_back
+from sparsify_fx.onnx_export.macs import layer_macs
+from sparsify_fx.onnx_export.reading import read_plain, told_of
+from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.writing import model_bytes, write_model
+
+
+def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> ExportReport:
+    """Write a packed ONNX file with plain initializers again, to the bits that the packed one holds.
+
+    Rebuilds what `export` and `pack_onnx` stored in any encoding, and sparse initializers of other writers. The model
+    is that of the original file, with its producer, IR version and metadata, and every constant where it was. Only the
+    order of initializers may differ and, with sparse operators, the names of values between layer, addition and
+    activation and the order of nodes. Raises ExportError as `pack_onnx`.
+    """
+    file, place = Path(source), check_target(path)
+    model, reader = read_plain(file)
+    with told_of(file):
+        valid, wanted, size = invalid(file) is None, Wanted("dense"), model_bytes(model, reader)
+        ir_version, moved = model.ir_version, hoisted(model)
+        encoded = as_it_is(model, reader)
+        macs = layer_macs(model, encoded.rows, {})
+        put_back(model, moved)
+        model.ir_version = ir_version
+    rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
+    kept = {tensor.name for tensor in model.graph.initializer}
+    digests = {name: mark for name, mark in encoded.digests.items() if name in kept}
+    encoded = replace(encoded, rows=rows, digests=digests)
+
+    def check(written: Path) -> Checked:
+        check_file(written, encoded, strictly=valid)
+        return Checked((None, None))
+
+    checked = write_model(place, encoded.model, reader, check)
+    return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file")

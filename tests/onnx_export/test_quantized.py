@@ -1,0 +1,148 @@
+"""Quantized weights: their zeros are their zero points. onnxruntime's own quantizers make the files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+
+from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
+from sparsify_fx.onnx_export.quantized import zero_points
+from tests.onnx_export.arrays import random_tensor, run, save
+from tests.onnx_export.test_constants import in_one_order
+
+CHANNELS = 112
+
+
+def network(density: float = 0.1) -> onnx.ModelProto:
+    """Two convolutions and a linear layer, pruned."""
+    weights = {
+        "w1": random_tensor((CHANNELS, 8, 3, 3), density, 0, 1),
+        "w2": random_tensor((CHANNELS, CHANNELS, 3, 3), density, 0, 2),
+        "w3": random_tensor((CHANNELS * 16, 40), density, 0, 3),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("MatMul", ["e", "w3"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", 8, 4, 4]), ("y", ["n", 40]))
+    ]
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+class Samples(CalibrationDataReader):  # type: ignore[misc]
+    """Four random batches."""
+
+    def __init__(self) -> None:
+        self.left = iter(np.random.default_rng(0).standard_normal((4, 2, 8, 4, 4)).astype(np.float32))
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        batch = next(self.left, None)
+        return None if batch is None else {"x": batch}
+
+
+def quantized(tmp_path: Path, how: str) -> Path:
+    logging.getLogger().setLevel(logging.ERROR)
+    source, target = save(network(), tmp_path / "float.onnx"), tmp_path / "a.onnx"
+    kind = QuantType.QUInt8 if how.endswith("uint8") else QuantType.QInt8
+    if how.startswith("dynamic"):
+        quantize_dynamic(source, target, weight_type=kind, per_channel="channel" in how)
+    else:
+        form = QuantFormat.QDQ if how.startswith("qdq") else QuantFormat.QOperator
+        quantize_static(
+            source, target, Samples(),
+            quant_format=form, weight_type=kind, activation_type=kind, per_channel="channel" in how,
+        )  # fmt: skip
+    return target
+
+
+WAYS = [f"{form}{channel}-{kind}" for form in ("qdq", "operator", "dynamic") for channel in ("", "-channel")
+        for kind in ("int8", "uint8")]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_files_of_onnxruntimes_quantizers(tmp_path: Path, how: str) -> None:
+    source = quantized(tmp_path, how)
+    report = pack_onnx(source, tmp_path / "b.onnx")
+    looked, packed = inspect_file(source), inspect_file(tmp_path / "b.onnx")
+    assert (
+        looked.weights
+        == report.weights
+        == packed.weights
+        == sum(int(np.prod(tensor.dims)) for tensor in network().graph.initializer)
+    )
+    assert looked.nonzeros == report.nonzeros == packed.nonzeros
+    assert report.sparsity > 0.88
+    assert report.max_abs_difference == 0.0
+    large = [row for row in report.layers if row.prunable and row.encoding != "dense"]
+    assert {row.encoding for row in large} <= {"gap", "bitmask"}
+    stored, bound = sum(row.bytes_stored for row in large), sum(row.bytes_bound for row in large)
+    assert stored < 1.25 * bound
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(onnx.load(str(source)))
+
+
+@pytest.mark.parametrize("encoding", ["gap", "bitmask", "coo", "auto"])
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+@pytest.mark.parametrize("points", ["none", "one", "channels"])
+def test_zero_points(tmp_path: Path, kind: str, points: str, encoding: str) -> None:
+    """Zero points that are not 0, one or one for each channel along an axis."""
+    rng, shape = np.random.default_rng(0), (64, 96)
+    low, high = (-128, 128) if kind == "int8" else (0, 256)
+    point = {"none": 0, "one": rng.integers(low, high), "channels": rng.integers(low, high, shape[1])}[points]
+    codes = np.where(rng.random(shape) < 0.1, rng.integers(low, high, shape), point).astype(kind)
+    tensors = [numpy_helper.from_array(codes, "w")]
+    if points != "none":
+        tensors.append(numpy_helper.from_array(np.asarray(point, kind), "z"))
+    scales = np.full(shape[1] if points == "channels" else (), 0.1, np.float32)
+    tensors.append(numpy_helper.from_array(np.asarray(scales), "s"))
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", *(["z"] if points != "none" else [])], ["f"], axis=1),
+        helper.make_node("MatMul", ["x", "f"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, 1, ["n", size]) for name, size in zip("xy", shape, strict=True)]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    known = zero_points(model, numpy_helper.to_array)["w"]
+    assert np.array_equal(np.broadcast_to(known, shape), np.broadcast_to(point, shape))
+    source = save(model, tmp_path / "a.onnx")
+    report = pack_onnx(source, tmp_path / "b.onnx", encoding=encoding)
+    row = report.layers[0]
+    assert row.nonzeros == int((codes != point).sum())
+    assert (row.encoding == "dense") == (encoding == "coo" or (encoding, points) == ("bitmask", "channels"))
+    feed = {"x": rng.standard_normal((3, 64)).astype(np.float32)}
+    assert run(source, feed)[0].tobytes() == run(tmp_path / "b.onnx", feed)[0].tobytes()
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(model)
+    assert inspect_file(tmp_path / "b.onnx").nonzeros == row.nonzeros
+
+
+def test_readers_that_disagree_about_zero(tmp_path: Path) -> None:
+    """A weight that is read with two zero points has neither: its zeros are zeros."""
+    codes = np.zeros((64, 64), np.uint8)
+    tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in
+               (("w", codes), ("s", np.float32(1)), ("z", np.uint8(3)), ("other", np.uint8(4)))]  # fmt: skip
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s", each], [f"f{each}"]) for each in ("z", "other")]
+    graph = helper.make_graph(nodes, "g", [], [], tensors)
+    assert zero_points(helper.make_model(graph), numpy_helper.to_array) == {}
