@@ -118,7 +118,7 @@ def export(
     _check_choices(
         {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}
     )
-    wanted = Wanted(encoding, values, functions, target, autotune)
+    wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
     limit = _limit(tolerance, values)
     place = check_target(path)
@@ -137,13 +137,13 @@ def export(
     release(copied, model)
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
-    encoded = describe(encode(dense, wanted, shapes), dense, wanted, shapes, _about(model, metadata))
+    feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs.tensors, strict=True)}
+    encoded = describe(encode(dense, wanted, shapes, feed=feed), dense, wanted, shapes, _about(model, metadata))
     library = library_for(encoded.model)
 
     def check(written: Path) -> Checked:
         check_file(written, encoded)
         differences = reference.differences(Runtime(written, library), limit) if verify else (None, None)
-        feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs.tensors, strict=True)}
         return Checked(differences, measure_file(dense, written, feed, library) if measure else None)
 
     checked = write_model(place, encoded.model, TensorReader(), check)

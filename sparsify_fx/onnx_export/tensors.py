@@ -89,7 +89,7 @@ def load_onnx(file: Path) -> onnx.ModelProto:
     if not file.is_file():
         raise ExportError(f"cannot read {file}: it {'is a folder' if file.is_dir() else 'does not exist'}")
     try:
-        model = onnx.load(str(file), load_external_data=False)
+        model = onnx.load(str(file), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
         raise ExportError(f"{file} is not a whole ONNX file ({error}); it may be truncated: write it again") from error
     try:
