@@ -4,9 +4,9 @@
     python -m benchmarks.fuzz_files --cases 400 --out f.json
     python -m benchmarks.fuzz_files --only 1234 --keep .     # one of them again, its file kept
 
-Small files of every kind that this package reads are made first: packed in every way, of other writers, with weights in
-every place, quantized, with data outside, checkpoints. Each case damages one of them, by its bytes or by its fields, and
-gives it to `inspect`, `pack`, `unpack` and `optimize` in a process with 1 GB for its data. A call counts as
+Small files of every kind that this package reads are made first: packed in every way, of other writers, with weights
+in every place, quantized, with data outside, checkpoints. Each case damages one of them, by its bytes or by its fields,
+and gives it to `inspect`, `pack`, `unpack` and `optimize` in a process with 1 GB for its data. A call counts as
     done     it gave a result
     error    an error of this package, in words; nothing was written
     raw      an error of another kind: there must be none
@@ -136,6 +136,9 @@ class Worker:
                 else:
                     found.append(row)
         except (EOFError, ConnectionError):
+            self.process.join()
+            if self.process.exitcode == 1:
+                raise RuntimeError("the fuzz itself failed; see above") from None
             number, seed, command, *_ = self.last
             found += [(number, seed, command, "died", f"exit {self.process.exitcode}"), (number, "", "", "next", "")]
             self.start()

@@ -83,13 +83,13 @@ def _fields(message: Message) -> Any:
     for field, value in message.ListFields():
         yield message, field
         if field.type == field.TYPE_MESSAGE:
-            for inner in value if field.label == field.LABEL_REPEATED else (value,):
+            for inner in value if hasattr(value, "extend") else (value,):
                 yield from _fields(inner)
 
 
 def _change(message: Message, field: Any, rng: np.random.Generator) -> None:
     value = getattr(message, field.name)
-    if field.label != field.LABEL_REPEATED:
+    if not hasattr(value, "extend"):
         if rng.random() < 0.2 or field.type == field.TYPE_MESSAGE:
             message.ClearField(field.name)
         else:

@@ -56,7 +56,8 @@ class FittingTable(Table):
         if not console.is_terminal:
             lines = plain.lines()
             if max(map(cell_len, lines), default=0) <= options.max_width:
-                yield from (Segment(f"{line}\n") for line in [*lines, *_lines(self.caption)])
+                yield from (Segment(f"{line}\n") for line in lines)
+                yield from (Text(line) for line in _lines(self.caption))  # prose, which may be wrapped
                 return
         yield from Table.__rich_console__(plain.fitted(options), console, options)
 
