@@ -96,7 +96,7 @@ def work(connection: Connection, seeds: Path, keep: str | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     assert inspect_file is not None  # imported before the first case, whose time counts
     files = sorted(each for each in seeds.iterdir() if each.is_dir())
-    while (number := connection.recv()) is not None:
+    while (number := _next(connection)) is not None:
         with tempfile.TemporaryDirectory() as name:
             folder, rng = Path(name), np.random.default_rng([0, number])
             seed = files[number % len(files)]
@@ -108,6 +108,13 @@ def work(connection: Connection, seeds: Path, keep: str | None) -> None:
                 connection.send((number, seed.name, command, "began", ""))
                 connection.send((number, seed.name, command, *attempt(command, file, folder)))
         connection.send((number, "", "", "next", ""))
+
+
+def _next(connection: Connection) -> int | None:
+    try:
+        return int(connection.recv())
+    except EOFError:  # the end of the run
+        return None
 
 
 class Worker:
@@ -175,6 +182,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20_000)
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the number of the first case")
     parser.add_argument("--only", type=int, help="this case alone")
     parser.add_argument("--keep", help="a folder for the damaged files")
     parser.add_argument("--out", default="docs/results/fuzz_files.json")
@@ -182,7 +190,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         seeds = make_seeds(Path(name))
         start = time.time()
-        results = run([given.only] if given.only is not None else list(range(given.cases)), seeds, given.keep)
+        results = run([given.only] if given.only is not None else list(range(given.first, given.cases)), seeds, given.keep)
     table: dict[str, dict[str, int]] = collections.defaultdict(collections.Counter)  # type: ignore[arg-type]
     for _, seed, command, outcome, _ in results:
         table[f"{seed} {command}"][outcome] += 1
