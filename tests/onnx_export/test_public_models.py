@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 import tarfile
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.prune_onnx import first_difference, prune, tensors_of
-from benchmarks.public_models import faults, models_in, page
-
-ROOT = Path(__file__).parents[2]
+from benchmarks.public_models import faults, measured, models_in, page
 
 
 def model(seed: int = 0) -> onnx.ModelProto:
@@ -82,12 +80,11 @@ def test_broken_promises_are_told() -> None:
     assert "- q g: no" in text
 
 
-def test_the_command_runs_on_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "ours").mkdir()
-    (tmp_path / "ours" / "small.onnx").write_bytes(model().SerializeToString())
-    options = ["--no-autotune", "--no-times", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "benchmarks.public_models", str(tmp_path), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "| ours | small.onnx |" in done.stdout, done.stderr
-    assert "1 models" in done.stdout
-    assert (tmp_path / "public_models.md").read_text().startswith("# Models out of public packages")
+def test_a_model_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "small.onnx").write_bytes(model().SerializeToString())
+    options = Namespace(sparsity=0.9, values="fp32", shape=[("x", [1, 40]), ("absent", [1])], axis=[], autotune=False)
+    row = measured(tmp_path / "small.onnx", Namespace(**vars(options), times=False))
+    assert faults(row) == []
+    assert row["bytes_packed"] < 0.25 * row["bytes"]
+    assert row["pruned_entries"] == 4800
+    assert json.loads(json.dumps(row)) == row
