@@ -190,7 +190,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         seeds = make_seeds(Path(name))
         start = time.time()
-        results = run([given.only] if given.only is not None else list(range(given.first, given.cases)), seeds, given.keep)
+        results = run(
+            [given.only] if given.only is not None else list(range(given.first, given.cases)), seeds, given.keep
+        )
     table: dict[str, dict[str, int]] = collections.defaultdict(collections.Counter)  # type: ignore[arg-type]
     for _, seed, command, outcome, _ in results:
         table[f"{seed} {command}"][outcome] += 1

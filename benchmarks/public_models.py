@@ -111,7 +111,7 @@ def measured(path: Path, options: argparse.Namespace) -> Row:
             "notes": list(report.notes),
         }
         start = time.perf_counter()
-        fast = pack_onnx(pruned, sparse, target="sparse-ort", autotune=options.autotune, measure=True, **sizes)
+        fast = pack_onnx(pruned, sparse, target="sparse-ort", autotune=options.autotune, measure=options.times, **sizes)
         row |= {
             "sparse_pack_seconds": time.perf_counter() - start,
             "sparse_layers": len(fast.sparse_layers),
@@ -127,7 +127,11 @@ def measured(path: Path, options: argparse.Namespace) -> Row:
 
 def apart(title: str, content: bytes, options: argparse.Namespace) -> Row:
     """`measured` in a process of its own; what goes wrong there is in the row."""
-    own = [f"--sparsity={options.sparsity}", "--autotune" if options.autotune else "--no-autotune"]
+    own = [
+        "--times" if options.times else "--no-times",
+        f"--sparsity={options.sparsity}",
+        "--autotune" if options.autotune else "--no-autotune",
+    ]
     own += [f"--values={options.values}"]
     for kind in ("shape", "axis"):
         for wanted, numbers in getattr(options, kind):
@@ -223,6 +227,7 @@ def main() -> None:
     parser.add_argument("--axis", type=named, action="append", default=[], metavar="[PART::]NAME=LENGTH")
     parser.add_argument("--values", default="fp32", choices=("fp32", "fp32-packed"))
     parser.add_argument("--autotune", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--times", action=argparse.BooleanOptionalAction, default=True, help="run the files in turn")
     parser.add_argument("--limit", type=float, default=900, help="seconds for one model")
     parser.add_argument("--only", default="", help="models whose package or file has this in its name")
     parser.add_argument("--out", type=Path, help=f"folder for {NAME}.json and {NAME}.md")
