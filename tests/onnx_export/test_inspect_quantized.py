@@ -1,4 +1,4 @@
-"""`inspect_file` on quantized weights as torchao and compressed-tensors store them: one weight, zero at the zero point."""
+"""`inspect_file` on quantized weights of torchao and compressed-tensors: one weight each, zero at the zero point."""
 
 import math
 import subprocess
