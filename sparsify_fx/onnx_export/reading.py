@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from sparsify_fx.errors import ExportError
+from sparsify_fx.errors import ExportError, InputError, UnknownNameError
 from sparsify_fx.onnx_export.constants import constants
 from sparsify_fx.onnx_export.history import undo
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
@@ -39,6 +39,8 @@ def told_of(file: Path) -> Iterator[None]:
     """Errors of a damaged file in words, with its name; anything else that a file can cause is one of these."""
     try:
         yield
+    except (InputError, UnknownNameError):
+        raise  # what a user asked of it is wrong, not the file
     except ExportError as error:
         raise ExportError(f"{file}: {error}") from error
     except MemoryError as error:

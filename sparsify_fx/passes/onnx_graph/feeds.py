@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from sparsify_fx.errors import InputError
-from sparsify_fx.passes.onnx_graph.lengths import Shapes, shapes_to_try
+from sparsify_fx.passes.onnx_graph.lengths import TRIES, Shapes, Tries, shapes_to_try
 from sparsify_fx.passes.onnx_graph.signature import Asked, Port, check_asked, ports_of
 from sparsify_fx.passes.onnx_graph.uses import Use, uses_of
 
@@ -32,7 +32,11 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorPro
 
 
 def feeds(
-    model: onnx.ModelProto, asked: Asked | None = None, seed: int = 0, fills: tuple[str, ...] = FILLS
+    model: onnx.ModelProto,
+    asked: Asked | None = None,
+    seed: int = 0,
+    fills: tuple[str, ...] = FILLS,
+    tries: Tries = TRIES,
 ) -> Iterator[Feed]:
     """Inputs to try, in order: what is asked for, and made-up values of the likeliest sizes.
 
@@ -53,7 +57,7 @@ def feeds(
     for port in ports.values():
         if port.name not in asked.inputs:
             _check_can_be_made(port)
-    maker = _Maker(ports, uses_of(model), asked, fills)
+    maker = _Maker(ports, uses_of(model), asked, fills, tries)
     return islice(maker.feeds(seed), _MOST_TRIES)
 
 
@@ -73,13 +77,14 @@ class _Maker:
     uses: Mapping[str, Use]
     asked: Asked
     fills: tuple[str, ...]
+    tries: Tries
 
     def feeds(self, seed: int) -> Iterator[Feed]:
         """Every set of shapes with every filling; sets that are too large are passed over while others are left."""
         made = [port for name, port in self.ports.items() if name not in self.asked.inputs]
         fills = self.fills if any(map(self._has_choice, made)) else self.fills[:1]
         passed_over, tried = "", False
-        for shapes in shapes_to_try(self.ports, self.uses, self.asked):
+        for shapes in shapes_to_try(self.ports, self.uses, self.asked, self.tries):
             large = [port.name for port in made if math.prod(shapes.get(port.name, ())) > _MOST_ENTRIES]
             if large:
                 passed_over = passed_over or f"input {large[0]!r} of shape {list(shapes[large[0]])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,11 @@ TRIES: dict[str, tuple[int, ...]] = {
 }
 """What is tried for open axes of each role, in this order; of two equally likely roles the first one is taken."""
 
+SMALL_TRIES = TRIES | {BATCH: (2, 1), IMAGE: (32, 64, 224, 640, 256), SEQUENCE: (32, 16, 128, 64, 512, 2, 1, 3, 16000)}
+"""The same for a proof: small ones first, and more than one sample, which may be told apart."""
+
+Tries = Mapping[str, tuple[int, ...]]
+
 _ORDER = tuple(TRIES)
 _PIXELS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UINT8}
 _FLOATS = _PIXELS - {TensorProto.UINT8}
@@ -31,7 +36,9 @@ _FLOATS = _PIXELS - {TensorProto.UINT8}
 Shapes = dict[str, tuple[int, ...]]
 
 
-def shapes_to_try(ports: Mapping[str, Port], uses: Mapping[str, Use], asked: Asked) -> Iterator[Shapes]:
+def shapes_to_try(
+    ports: Mapping[str, Port], uses: Mapping[str, Use], asked: Asked, tries: Tries = TRIES
+) -> Iterator[Shapes]:
     """The shapes of all tensors and sequences of tensors, one set after another, none twice.
 
     Axes of one name have one length, also where it is part of a sum like `past + new`. A length of 0 in the file is
@@ -41,7 +48,7 @@ def shapes_to_try(ports: Mapping[str, Port], uses: Mapping[str, Use], asked: Ask
     for rank in (None, 4, 3, 1, 0):
         sized = {name: _with_rank(port, uses[name], rank) for name, port in ports.items()}
         roles = _Roles(sized, uses)
-        for lengths in _rounds() if rank is None else [_first(TRIES)]:
+        for lengths in _rounds(tries) if rank is None else [_first(tries)]:
             for empty in (False, True) if any(port.empty for port in ports.values()) else (False,):
                 shapes = _shapes(sized, roles, uses, asked, lengths, empty)
                 if (key := tuple(shapes.items())) not in seen:
@@ -51,19 +58,19 @@ def shapes_to_try(ports: Mapping[str, Port], uses: Mapping[str, Use], asked: Ask
             return
 
 
-def _first(tries: Mapping[str, Sequence[int]]) -> dict[str, int]:
+def _first(tries: Tries) -> dict[str, int]:
     return {role: lengths[0] for role, lengths in tries.items()}
 
 
-def _rounds() -> Iterator[dict[str, int]]:
+def _rounds(tries: Tries) -> Iterator[dict[str, int]]:
     """A length for each role, the likeliest first."""
-    first = _first(TRIES)
-    for turn in range(max(len(TRIES[role]) for role in (IMAGE, SEQUENCE, FRAMES))):
-        yield first | {role: TRIES[role][min(turn, len(TRIES[role]) - 1)] for role in (IMAGE, SEQUENCE, FRAMES)}
-    for channels in TRIES[CHANNELS][1:]:
+    first, varied = _first(tries), {role: tries[role] for role in (IMAGE, SEQUENCE, FRAMES)}
+    for turn in range(max(map(len, varied.values()))):
+        yield first | {role: lengths[min(turn, len(lengths) - 1)] for role, lengths in varied.items()}
+    for channels in tries[CHANNELS][1:]:
         yield first | {CHANNELS: channels}
     for turn in range(2):
-        yield first | {BATCH: TRIES[BATCH][1], IMAGE: TRIES[IMAGE][turn], SEQUENCE: TRIES[SEQUENCE][turn]}
+        yield first | {BATCH: tries[BATCH][1]} | {role: lengths[turn] for role, lengths in varied.items()}
 
 
 def _with_rank(port: Port, use: Use, rank: int | None) -> Port:

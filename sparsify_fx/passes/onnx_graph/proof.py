@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -17,9 +17,10 @@ import onnxruntime
 from sparsify_fx.errors import PassError
 from sparsify_fx.passes.onnx_graph import outside
 from sparsify_fx.passes.onnx_graph.feeds import FILLS, MIXED, feeds
+from sparsify_fx.passes.onnx_graph.lengths import SMALL_TRIES
 from sparsify_fx.passes.onnx_graph.randomness import distance, random_nodes
 from sparsify_fx.passes.onnx_graph.signature import Asked
-from sparsify_fx.passes.onnx_graph.view import FLOATS
+from sparsify_fx.passes.onnx_graph.view import FLOATS, is_standard
 
 Feed = Mapping[str, Any]
 
@@ -32,14 +33,14 @@ _FILLS = (MIXED, *(fill for fill in FILLS if fill != MIXED))  # integers that di
 _Levels = onnxruntime.GraphOptimizationLevel
 
 
-def random_feeds(model: onnx.ModelProto, seed: int) -> list[dict[str, Any]]:
+def random_feeds(model: onnx.ModelProto, seed: int) -> list[Feed]:
     """Inputs to try, in order; see `feeds`."""
-    return list(islice(feeds(model, seed=seed, fills=_FILLS), 5))
+    return list(islice(proof_feeds(model, None, seed), 5))
 
 
-def proof_feeds(model: onnx.ModelProto, inputs: Feed | None, seed: int) -> Iterable[Feed]:
+def proof_feeds(model: onnx.ModelProto, inputs: Feed | None, seed: int) -> Iterator[Feed]:
     """The inputs given with made-up ones beside them, to try in turn; InputError for those that contradict the file."""
-    return feeds(model, Asked(inputs=inputs or {}), seed, _FILLS)
+    return feeds(model, Asked(inputs=inputs or {}), seed, _FILLS, SMALL_TRIES)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,9 @@ def nudged(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     """The model with each float weight other than zero one last place up or down, or still, as drawn from `seed`."""
     moved, generator = onnx.ModelProto(), np.random.default_rng(seed)
     moved.CopyFrom(model)
-    for tensor in moved.graph.initializer:
+    held = [node.attribute for node in moved.graph.node if is_standard(node, "Constant")]
+    tensors = [item.t for attributes in held for item in attributes if item.name == "value"]
+    for tensor in (*moved.graph.initializer, *tensors):
         if tensor.data_type in FLOATS and tensor.data_location != onnx.TensorProto.EXTERNAL:
             values = onnx.numpy_helper.to_array(tensor)
             towards = np.array([-np.inf, 0, np.inf], values.dtype)[generator.integers(0, 3, values.shape)]
