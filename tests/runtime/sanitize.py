@@ -1,8 +1,8 @@
 """Random layers and hostile models under sanitizers: `python tests/runtime/sanitize.py [LAYERS [MODELS]]`.
 
 Builds the kernels with -fsanitize=address,undefined and runs `cases.py` and `fuzz_kernels.py` on them in a process that
-loads the sanitizer first, once per instruction set; then with -fsanitize=undefined alone, which leaves all sizes as they
-are, in a process of 3 GB. Exits with an error at the first report. Needs GCC with its sanitizers.
+loads the sanitizer first, once per instruction set; then with -fsanitize=undefined alone, which leaves all sizes as
+they are, in a process of 3 GB. Exits with an error at the first report. Needs GCC with its sanitizers.
 """
 
 from __future__ import annotations
