@@ -13,6 +13,7 @@ from sparsify_fx.onnx_export.constants import constants
 from sparsify_fx.onnx_export.history import undo
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.unpacking import unpacked
+from sparsify_fx.passes.onnx_graph.sound_tensors import damaged_tensor
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
@@ -23,6 +24,7 @@ def read_plain(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
     """
     model, reader = load_onnx(file), TensorReader(file.parent)
     with told_of(file):
+        check_tensors(model)
         model = unpacked(model, reader)
         has_operators = bool(sparse_weights(model))
         model = to_dense(model, reader.array) if has_operators else model
@@ -32,6 +34,12 @@ def read_plain(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
             if isinstance(each.tensor, onnx.TensorProto) and (each.scope or each.node is not None):
                 each.tensor.CopyFrom(reader.inline(each.tensor))
     return model, reader
+
+
+def check_tensors(model: onnx.ModelProto) -> None:
+    """ExportError for a tensor whose data does not fit its shape: libraries that believe it take hours or all memory."""
+    if (reason := damaged_tensor(model)) is not None:
+        raise ExportError(f"it is damaged: {reason}; write or download it again")
 
 
 @contextmanager
