@@ -102,7 +102,8 @@ class _Roles:
 
 def _role(port: Port, axis: int, use: Use, deep: bool) -> tuple[int, int]:
     """(0: known from a reader, 1: from the shape, 2: a guess; the role's place in _ORDER)."""
-    rank, images = len(port.dims or ()), _image_axes(port)
+    dims, images = port.dims or (), _image_axes(port)
+    rank = len(dims)
     if axis in use.roles and not (use.roles[axis] == SEQUENCE and axis in images):
         return 0, _ORDER.index(use.roles[axis])
     if axis in images:
@@ -110,6 +111,8 @@ def _role(port: Port, axis: int, use: Use, deep: bool) -> tuple[int, int]:
     if rank == 1:
         role = SEQUENCE if port.elem in _FLOATS and not deep else BATCH
         return 2, _ORDER.index(role)
+    if axis == 1 and rank == 3 and isinstance(dims[0], int) and dims[0] > 1 and isinstance(dims[2], int):
+        return 2, _ORDER.index(BATCH)  # the state of recurrent layers: [layers, batch, hidden]
     return 1, _ORDER.index(BATCH if axis == 0 else SEQUENCE)
 
 
