@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
@@ -28,6 +29,8 @@ def escaped(text: str) -> str:
     >>> print(escaped("a\nb\x1b[31m"))
     a\nb\x1b[31m
     """
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(
         letter.encode("unicode_escape").decode()
         if unicodedata.category(letter) in _HIDDEN and letter not in _JOINERS
@@ -52,14 +55,15 @@ class FittingTable(Table):
         plain = self._as_text()
         if not console.is_terminal:
             lines = plain.lines()
-            if max((len(line) for line in lines), default=0) <= options.max_width:
-                yield from (Segment(f"{line}\n") for line in [*lines, *_lines(self.caption)])
+            if max(map(cell_len, lines), default=0) <= options.max_width:
+                yield from (Segment(f"{line}\n") for line in lines)
+                yield from (Text(line) for line in _lines(self.caption))  # prose, which may be wrapped
                 return
-        yield from Table.__rich_console__(plain.fitted(console, options), console, options)
+        yield from Table.__rich_console__(plain.fitted(options), console, options)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Of the box that fits."""
-        return Table.__rich_measure__(self._as_text().fitted(console, options), console, options)
+        return Table.__rich_measure__(self._as_text().fitted(options), console, options)
 
     def _as_text(self) -> FittingTable:
         """A copy whose title, caption and cells are escaped texts."""
@@ -71,38 +75,41 @@ class FittingTable(Table):
         table.caption = Text("\n".join(_lines(self.caption)), style="table.caption") if self.caption else None
         return table
 
-    def fitted(self, console: Console, options: ConsoleOptions) -> FittingTable:
+    def fitted(self, options: ConsoleOptions) -> FittingTable:
         """A copy with those columns that fit, and a caption that names the others."""
-        table, without = copy.copy(self), []
-        for headings, folding in ((self.spare, False), (self.needed, True)):
+        if not self.columns:
+            return self
+        name, *others = self.columns
+        widest, needs = max(map(cell_len, self._texts(name))), {str(each.header): self._needs(each) for each in others}
+        edge = 1 if self.box else 0
+
+        def room() -> int:
+            return options.max_width - edge - (2 + edge) * (1 + len(needs)) - sum(needs.values())
+
+        without = []
+        for headings, least in ((self.spare, _LONGEST), (self.needed, _NARROWEST)):
             for heading in headings:
-                if table._room(options) < min(table._widest_name(), _NARROWEST if folding else _LONGEST):
-                    table.columns = [column for column in table.columns if column.header != heading]
+                if heading in needs and room() < min(widest, least):
+                    del needs[heading]
                     without.append(heading)
-        table.columns = [copy.copy(column) for column in table.columns]
+        table = copy.copy(self)
+        table.columns = [
+            copy.copy(column) for column in (name, *others) if column is name or str(column.header) in needs
+        ]
         for index, column in enumerate(table.columns):
             column._index = index
-        if table.columns and (room := table._room(options)) > 0:
-            table.columns[0].width, table.columns[0].overflow = min(table._widest_name(), room), "fold"
+        if room() > 0:
+            table.columns[0].width, table.columns[0].overflow = min(widest, room()), "fold"
         if without:
             told = f"too narrow for {', '.join(without)}: see --json or a wider window"
-            lines = [*_lines(self.caption), told]
-            table.caption = Text("\n".join(lines), style="table.caption")
+            table.caption = Text("\n".join([*_lines(self.caption), told]), style="table.caption")
         return table
 
-    def _widest_name(self) -> int:
-        return max(map(len_of, self._texts(self.columns[0])), default=0) if self.columns else 0
-
-    def _room(self, options: ConsoleOptions) -> int:
-        """What the other columns leave for the first."""
-        needs = sum(max(map(len_of, self._unbroken(column)), default=0) for column in self.columns[1:])
-        edges = len(self.columns) + 1 if self.box else 0
-        return options.max_width - needs - 2 * len(self.columns) - edges
-
-    def _unbroken(self, column: Column) -> list[str]:
-        """What must stay on one line: words, or whole cells."""
+    def _needs(self, column: Column) -> int:
+        """The width of the longest word, or of the longest cell where cells are not wrapped."""
         texts = self._texts(column)
-        return texts if column.no_wrap else [word for text in texts for word in text.split()]
+        words = texts if column.no_wrap else [word for text in texts for word in text.split()]
+        return max(map(cell_len, words), default=0)
 
     def _texts(self, column: Column) -> list[str]:
         return [str(column.header), *(str(cell) for cell in column._cells)]
@@ -112,19 +119,14 @@ class FittingTable(Table):
         texts = [self._texts(column) for column in self.columns]
         columns = []
         for column, cells in zip(self.columns, texts, strict=True):
-            width = max(map(len_of, cells), default=0)
+            width = max(map(cell_len, cells), default=0)
             columns.append([_padded(cell, width, column.justify == "right") for cell in cells])
         rows = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
         return [*_lines(self.title), *rows]
 
 
-def len_of(text: str) -> int:
-    """How many places of a terminal a text takes."""
-    return Text(text).cell_len
-
-
 def _padded(text: str, width: int, right: bool) -> str:
-    room = " " * (width - len_of(text))
+    room = " " * (width - cell_len(text))
     return room + text if right else text + room
 
 

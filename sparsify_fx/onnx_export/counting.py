@@ -52,7 +52,7 @@ def count(tensor: Tensor) -> Counted:
 
     Raises CheckpointError for tensors on the meta device, which have no values.
 
-    >>> count(torch.eye(4).to_sparse_csr()).nonzeros
+    >>> count(torch.eye(4).to_sparse()).nonzeros
     4
     """
     if tensor.is_meta:
@@ -79,7 +79,30 @@ def nonzeros(tensor: Tensor) -> int:
     >>> nonzeros(torch.tensor([0.0, -0.0, 2.0]).to(torch.float8_e4m3fn))
     1
     """
-    tensor = tensor.detach()
+    tensor, repeats = _without_repeats(tensor.detach())
+    return repeats * _nonzeros(tensor)
+
+
+def check_size(tensor: Tensor) -> None:
+    """CheckpointError for a tensor whose entries share places in the file: it may be of any size."""
+    if _without_repeats(tensor.detach())[1] > 1:
+        raise CheckpointError(f"its {list(tensor.shape)} entries share places in the file; save a contiguous copy")
+
+
+def _without_repeats(tensor: Tensor) -> tuple[Tensor, int]:
+    """A dense tensor of which no axis repeats one entry, as `expand` makes them, and how often that one stands for."""
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return tensor, 1
+    repeats = 1
+    for axis, (length, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if length > 1 and stride == 0:
+            tensor, repeats = tensor.narrow(axis, 0, 1), repeats * length
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"its {list(tensor.shape)} entries overlap in the file; save a contiguous copy")
+    return tensor, repeats
+
+
+def _nonzeros(tensor: Tensor) -> int:
     if tensor.dtype in _BITS:
         return int(torch.count_nonzero(tensor.contiguous().view(_BITS[tensor.dtype])))
     if tensor.dtype is torch.float4_e2m1fn_x2:
@@ -126,6 +149,7 @@ _SCALES: dict[torch.qscheme, Callable[[Tensor], int]] = {
 
 def _quantized(tensor: Tensor) -> Counted:
     """A quantized tensor: scale * (q - zero point) is zero at the zero point, and nowhere else."""
+    check_size(tensor)
     count = int(torch.count_nonzero(tensor.dequantize()))
     packed = {torch.quint4x2: 2, torch.quint2x4: 4}.get(tensor.dtype, 1)
     dense = -(-tensor.numel() * tensor.element_size() // packed)

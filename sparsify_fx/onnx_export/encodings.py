@@ -46,7 +46,8 @@ _FAMILIES = tuple(map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENC
 class Wanted:
     """How weights are to be stored, and for which runtime.
 
-    `functions`: each as one call of a local function that rebuilds it; `autotune`: layers are timed on this machine.
+    `functions`: each as one call of a local function that rebuilds it; `autotune`: layers are timed on this machine;
+    `measure`: so is the whole file, and sparse layers are given back until it is not slower than dense.
     """
 
     encoding: str = "auto"
@@ -54,19 +55,22 @@ class Wanted:
     functions: bool = False
     target: str = "onnx"
     autotune: bool = False
+    measure: bool = False
 
 
 @dataclass(frozen=True)
 class Encoded:
     """A model with its initializers encoded, one row for each, and a digest of the array that each must give.
 
-    `moved`: the constants that lay elsewhere, and are initializers (or rebuilt, or in sparse operators) now.
+    `moved`: the constants that lay elsewhere, and are initializers (or rebuilt, or in sparse operators) now;
+    `notes`: what the user should know of how sparse layers were chosen.
     """
 
     model: onnx.ModelProto
     rows: tuple[LayerRow, ...]
     digests: dict[str, bytes]
     moved: Moved = field(default_factory=Moved)
+    notes: tuple[str, ...] = ()
 
 
 def hoisted(model: onnx.ModelProto) -> Moved:

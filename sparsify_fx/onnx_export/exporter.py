@@ -91,9 +91,10 @@ def export(
         functions: store each encoded weight as one node, a call of a local function, for readers of the graph.
         optimize: run `passes.onnx_graph` first: norms are folded, channels that are dead or that nothing reads are
             removed; `report.passes` says what that saved. A model without any keeps its bytes.
-        measure: also measure load time, memory and latency against the dense file (`report.speed`).
-        autotune: with `sparse-ort`, measure each layer dense and sparse on this machine instead of estimating both; the
-            file's metadata say how its layers were chosen.
+        measure: also measure load time, memory and latency against the dense file (`report.speed`); with `sparse-ort`,
+            make layers dense again until the file is not slower than dense.
+        autotune: with `sparse-ort`, choose layers by times of whole models on this machine; the file's metadata say
+            how its layers were chosen.
         metadata: entries for the file's metadata; producer, encoding, sparsity and, if known, method are added.
 
     Raises:
@@ -118,7 +119,7 @@ def export(
     _check_choices(
         {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}
     )
-    wanted = Wanted(encoding, values, functions, target, autotune)
+    wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
     limit = _limit(tolerance, values)
     place = check_target(path)
@@ -137,13 +138,13 @@ def export(
     release(copied, model)
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
-    encoded = describe(encode(dense, wanted, shapes), dense, wanted, shapes, _about(model, metadata))
+    feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs.tensors, strict=True)}
+    encoded = describe(encode(dense, wanted, shapes, feed=feed), dense, wanted, shapes, _about(model, metadata))
     library = library_for(encoded.model)
 
     def check(written: Path) -> Checked:
         check_file(written, encoded)
         differences = reference.differences(Runtime(written, library), limit) if verify else (None, None)
-        feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs.tensors, strict=True)}
         return Checked(differences, measure_file(dense, written, feed, library) if measure else None)
 
     checked = write_model(place, encoded.model, TensorReader(), check)

@@ -154,5 +154,5 @@ def make_report(
         target=wanted.target,
         reference=reference,
         speed=checked.speed,
-        notes=tuple(notes),
+        notes=(*encoded.notes, *notes),
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sparsify_fx.checksums import damage, is_sealed
 from sparsify_fx.errors import CheckpointError
+from sparsify_fx.onnx_export.counting import check_size
 from sparsify_fx.onnx_export.joined import Joined, State, joined_weights
 from sparsify_fx.onnx_export.parts import OBJECTS, Parts, find_parts
 from sparsify_fx.onnx_export.program_weights import plain_names, program_weights
@@ -88,8 +89,8 @@ def _why_empty(parts: Parts) -> str:
     objects = parts.left_out.get(OBJECTS)
     if objects:
         return (
-            f"holds Python objects ({', '.join(objects[:_SHOWN])}), which are not loaded because that could run code, and no "
-            "state dict; save model.state_dict() instead"
+            f"holds Python objects ({', '.join(objects[:_SHOWN])}), which are not loaded because that could run code, "
+            "and no state dict; save model.state_dict() instead"
         )
     told = f" ({_left_out(parts)})" if parts.left_out else ""
     return f"holds no state dict{told}: expected tensors by name, at the top or under 'model'"
@@ -147,6 +148,8 @@ def state_rows(state: State, file: Path) -> tuple[LayerRow, ...]:
 
 def _row(name: str, joined: Joined | None, state: State, file: Path, programs: bool) -> LayerRow:
     try:
+        for member in joined.members if joined is not None else ():
+            check_size(state[member])
         found = count_any(state[name]) if joined is None else joined.count(state)
     except (CheckpointError, RuntimeError, ValueError, TypeError, MemoryError) as error:  # torch's, of any kind
         raise CheckpointError(f"{file}: {name}: {error}") from error
@@ -169,7 +172,7 @@ def _of_parts(parts: Rows) -> str:
     ]
     twins = [name or "the top" for name, own in shapes if sum(own == other for _, other in shapes) > 1]
     copies = f"; {', '.join(twins)} have equal names and shapes, as copies of one model do" if twins else ""
-    return f"all {len(parts)} parts of the file are shown and count, in weights: {', '.join(told)}{more}{copies}"
+    return f"the totals are of all {len(parts)} parts, in weights: {', '.join(told)}{more}{copies}"
 
 
 def _left_out(parts: Parts) -> str:

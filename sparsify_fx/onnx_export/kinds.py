@@ -22,6 +22,7 @@ _BY_SUFFIX = {".onnx": "onnx", ".safetensors": "safetensors", ".pt": "torch", ".
 _BY_SUFFIX |= {".bin": "torch"}  # of the Hugging Face hub
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # a pickled number, with which torch files before 1.6 begin
 _SAFETENSORS_LIMIT = 100_000_000  # bytes of a header
+_MOST_UNPACKED = 100  # times the size of an archive
 _INDEX_LIMIT = 20_000_000  # bytes of JSON
 
 
@@ -152,12 +153,15 @@ def _zip_kind(file: Path, head: bytes) -> Kind | str:
     try:
         with zipfile.ZipFile(file) as archive:
             whole = archive.namelist()
+            unpacked = sum(info.file_size for info in archive.infolist())
     except OSError:
         raise
     except Exception:  # a damaged table fails anywhere in the reader; the first name is at the start of the file
         length = struct.unpack("<H", head[26:28].ljust(2, b"\0"))[0]
         first = head[30 : 30 + length].decode("utf-8", "replace")
         return NUMPY if first.endswith(".npy") else "torch"
+    if unpacked > _MOST_UNPACKED * file.stat().st_size:
+        return Kind(f"{ZIP.name} that unpacks to {unpacked:,} bytes", "nothing in it is read; download it again")
     names = {name for name in whole if not name.endswith("/")}
     if names and len({name.partition("/")[0] for name in names}) == 1 and all("/" in name for name in names):
         names = {name.partition("/")[2] for name in names}

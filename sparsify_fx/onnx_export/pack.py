@@ -70,7 +70,7 @@ def pack_onnx(
             which costs as much as any other value, and only the sign of a zero can depend on it. None: yes in weights
             of which a quarter is zeros, if the outputs that are compared stay the same; the notes say so.
         verify: also run both files in onnxruntime and compare. Needs memory for both models.
-        measure: also measure load time, memory and latency of both files (`report.speed`).
+        measure: also measure load time, memory and latency of both files (`report.speed`); as in `export`.
         inputs: what to run them on, by name; the others are made up to fit the signature. Layers are chosen for these
             sizes. Strings, lists of arrays and dicts are for inputs of such types.
         input_shapes: shapes of made-up inputs, by name.
@@ -100,7 +100,7 @@ def pack_onnx(
     for kind, (given, known) in words.items():
         if given not in known:
             raise unknown(kind, str(given), known)
-    wanted = Wanted(encoding, values, functions, target, autotune)
+    wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
     file, place = Path(source), check_target(path)
     asked = Asked(inputs or {}, input_shapes or {}, axes or {})
@@ -132,7 +132,7 @@ class _Job:
             moved = hoisted(model)
             negative = _drop_signs(model, reader, drop)
             trial = self._trial(model, reader)
-            encoded = encode(model, self.wanted, trial.sizes, reader, trial.shapes, trial.origin, moved)
+            encoded = encode(model, self.wanted, trial.sizes, reader, trial.shapes, trial.origin, moved, trial.feed)
             encoded = packed_form(encoded, model, self.wanted, history, trial.sizes)
             said = [*notes, *about_signs(negative, drop, told=bool(notes))]
             said += [*about_inputs(encoded.moved, history.ir_version), *about_kept_zeros(encoded, reader)]

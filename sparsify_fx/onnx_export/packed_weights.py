@@ -49,7 +49,9 @@ def quantized_count(data: Tensor, beside: Beside) -> Counted:
             return _of_entries(data, beside, dtype_text(data.dtype), 8 * data.element_size())
         if data.dtype is torch.int32:
             shape = _shape(beside)
-            return _of_entries(_integers(data, bits, shape[-1]).reshape(shape), beside, f"int{bits}", bits)
+            runs_on = data.shape[-1] == -(-shape[-1] * bits // 32)
+            entries_of = _integers(data, bits, shape[-1], runs_on).reshape(shape)
+            return _of_entries(entries_of, beside, f"int{bits}", bits, runs_on)
     except (RuntimeError, ValueError, IndexError) as error:
         sizes = {part: list(tensor.shape) for part, tensor in beside.items()}
         raise CheckpointError(f"data of {list(data.shape)} do not fit {sizes} beside them ({error})") from error
@@ -60,12 +62,14 @@ def _shape(beside: Beside) -> tuple[int, ...]:
     return tuple(int(length) for length in beside["shape"].reshape(-1).tolist())
 
 
-def _of_entries(data: Tensor, beside: Beside, dtype: str, bits: int) -> Counted:
+def _of_entries(data: Tensor, beside: Beside, dtype: str, bits: int, runs_on: bool = True) -> Counted:
     zero = beside.get("zero_point")
-    if zero is not None and zero.dtype is torch.int32 and data.dim() == 2 and zero.shape[0] != data.shape[0]:
-        zero = _integers(zero.T.contiguous(), bits, data.shape[0]).T  # packed along the rows
+    if zero is not None and zero.dtype is torch.int32 and zero.dim() == data.dim() and zero.shape[-2] != data.shape[-2]:
+        zero = _integers(zero.mT.contiguous(), bits, data.shape[-2], runs_on).mT  # packed along the rows
     if zero is None or not torch.count_nonzero(zero.float()):
         found = nonzeros(data)
+    elif zero.is_floating_point():
+        raise CheckpointError("its zero point is no integer, so which entries are zero is not known; dequantize it")
     else:
         found = int(torch.count_nonzero(data.to(torch.int32) != _spread(zero, data, beside.get("g_idx"))))
     shape = tuple(data.shape)
@@ -87,14 +91,14 @@ def _spread(zero: Tensor, data: Tensor, groups: Tensor | None) -> Tensor:
     return zero
 
 
-def _integers(packed: Tensor, bits: int, columns: int) -> Tensor:
-    """Signed integers out of int32 words along the last axis; of two packings in use, the one whose size fits.
+def _integers(packed: Tensor, bits: int, columns: int, runs_on: bool) -> Tensor:
+    """Signed integers out of int32 words along the last axis.
 
     Since 0.20 entries run on from word to word; before, each word held 32 // bits whole ones.
     """
     words = packed.long() & 0xFFFFFFFF
     place = torch.arange(columns)
-    if packed.shape[-1] == -(-columns * bits // 32):
+    if runs_on:
         start = place * bits
         word, offset = start // 32, start % 32
         above = torch.clamp(word + 1, max=packed.shape[-1] - 1)

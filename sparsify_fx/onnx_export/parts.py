@@ -15,7 +15,7 @@ from sparsify_fx.program import is_extra
 
 OBJECTS = "Python objects"
 _DEEPEST = 60
-_MOST = 1_000_000  # containers: a small pickle can name one list in many places
+_MOST = 200_000  # containers: a small pickle can name one list in many places
 _RNG_SIZES = (16, 5056)  # bytes of the states of torch's generators, CUDA and CPU
 
 
@@ -36,7 +36,7 @@ class Parts:
 
 
 def find_parts(content: Any) -> Parts:
-    """Every state dict, at any depth of mappings and lists; the keys that all of them share are taken off.
+    """Every state dict, at any depth of mappings and lists, with the keys that lead to it unless it is the only one.
 
     Not the states of optimizers, schedulers, gradient scalers and generators, which are known by their structure, nor
     single numbers beside state dicts.
@@ -57,8 +57,8 @@ def find_parts(content: Any) -> Parts:
             if not any(part is model for model in models):
                 _leave_out(parts, "single numbers", (".".join((*part.path, name)) for name in part.tensors))
         parts.found = models
-    shared = _shared_length([part.path for part in parts.found])
-    parts.found = [Part(part.path[shared:], part.tensors) for part in parts.found]
+    if len(parts.found) == 1:
+        parts.found = [Part((), parts.found[0].tensors)]
     return parts
 
 
@@ -130,14 +130,6 @@ def _is_more_than_a_number(value: Any) -> bool:
 def _leave_out(parts: Parts, kind: str, names: Iterable[str]) -> None:
     for name in names:
         parts.left_out.setdefault(kind, []).append(name)
-
-
-def _shared_length(paths: list[tuple[str, ...]]) -> int:
-    """How many keys at the start all paths share."""
-    length = 0
-    while paths and all(len(path) > length for path in paths) and len({path[length] for path in paths}) == 1:
-        length += 1
-    return length
 
 
 def _is_optimizer(content: Any) -> bool:

@@ -48,7 +48,7 @@ def load(path: str) -> dict[str, float]:
 
 
 def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]]:
-    """Median seconds of a run of each file; the files take turns, so that what else the machine does hits all."""
+    """Median seconds of a run of each file, behind another one of it; in turns, so that other work hits all."""
     with open(inputs, "rb") as file:
         feed = pickle.load(file)  # written by measure.py a moment ago
     sessions = [session(path) for path in paths]
@@ -56,6 +56,7 @@ def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]
     busy: list[list[float]] = [[] for _ in paths]
     for turn in range(rounds + 1):
         for place, runtime in enumerate(sessions):
+            runtime.run(None, feed)  # the next one does not find another model's values in the caches
             start, start_busy = time.perf_counter(), time.process_time()
             runtime.run(None, feed)
             if turn:  # the first run of each only warms up

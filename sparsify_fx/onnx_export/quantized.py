@@ -83,7 +83,8 @@ def _as_wide(node: onnx.NodeProto, point: Array, rank: int) -> Array | None:
     if point.size == 1:
         return point.reshape((1,) * rank)
     if node.op_type == "DynamicQuantizeLSTM":
-        return point[:, None, :] if point.ndim == 2 and rank == 3 else None
+        # One for each direction, or one for each of its columns too.
+        return point.reshape(len(point), 1, -1) if point.ndim in (1, 2) and rank == 3 else None
     if point.ndim != 1:
         return None  # a block of the weight each: zeros are zeros
     axis = _channel_axis(node)

@@ -45,9 +45,12 @@ def files_of_folder(folder: Path) -> list[Path]:
     usual = [folder / name for name in _USUAL if name in names]
     indices = [path for path in held if path.name.endswith(".index.json")]
     weights = [path for path in held if path.suffix in _ENDINGS]
-    for found in (usual[:1], indices, _shards(weights), weights):
-        if len(found) == 1 or (found and found == _shards(weights)):
+    for found in (usual[:1], indices):
+        if len(found) == 1:
             return found
+    shards = _shards(weights)
+    if shards or len(weights) == 1:
+        return shards or weights
     several = [path.relative_to(folder) for path in (indices or weights or below)]
     if several:
         raise CheckpointError(

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import onnx
-import onnxruntime
 
 from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros, digest
 from sparsify_fx.onnx_export.encodings import Encoded, Wanted, dtype_name, encode_initializers
 from sparsify_fx.onnx_export.hoisting import Moved
+from sparsify_fx.onnx_export.layer_choice import Setting, Sizes, choose_layers
 from sparsify_fx.onnx_export.metadata import CHOICE, TARGET, get_metadata, put_metadata
 from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
-from sparsify_fx.runtime.candidates import Candidate
 
 TARGETS = ("onnx", SPARSE)
 """Names for `export(target=...)`: any runtime, or onnxruntime with this package's library of sparse operators."""
-
-Sizes = Mapping[str, tuple[int, ...]]
 
 
 def check_wanted(wanted: Wanted) -> None:
@@ -54,11 +50,13 @@ def encode(
     expected: Sizes | None = None,
     origin: str = "given",
     moved: Moved | None = None,
+    feed: Mapping[str, Any] | None = None,
 ) -> Encoded:
     """A copy of `dense` with its weights stored as wanted, for the wanted target; `sizes`: shapes of the inputs.
 
     `expected`: shapes of other values at these sizes, as far as known; `origin`: where the sizes come from; `moved`:
-    constants that lay elsewhere before (`encode_initializers`).
+    constants that lay elsewhere before (`encode_initializers`); `feed`: inputs to time the whole model on, where
+    `wanted` asks for that.
 
     Which layers are sparse, why, and the times in nanoseconds that decided are in the copy's metadata. Rows and
     digests are those of the dense weights, whatever holds them.
@@ -66,8 +64,9 @@ def encode(
     if wanted.target != SPARSE:
         return encode_initializers(dense, wanted, reader, moved=moved)
     reader = reader or TensorReader()
-    sparse, names, choice = _sparse(dense, wanted, sizes, reader, expected or {}, origin)
-    put_metadata(sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: choice}))
+    chosen = choose_layers(dense, wanted, Setting(sizes, expected or {}, origin, feed), reader)
+    sparse, names = chosen.model, chosen.names
+    put_metadata(sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: chosen.choice}))
     held = {f"{name}.{part}" for name in names for part in ("values", "gaps")}
     encoded = encode_initializers(sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False)
     bytes_of = {row.name: row.bytes_stored for row in encoded.rows}
@@ -80,35 +79,7 @@ def encode(
             rows[tensor.name] = _row(tensor, count_nonzeros(array), reader.size(tensor), stored)
             digests[tensor.name] = digest(array)
     kept = [rows[tensor.name] for tensor in dense.graph.initializer if tensor.name in rows]
-    return replace(encoded, rows=tuple(kept), digests=digests)
-
-
-def _sparse(
-    dense: onnx.ModelProto, wanted: Wanted, sizes: Sizes, reader: TensorReader, expected: Sizes, origin: str
-) -> tuple[onnx.ModelProto, set[str], str]:
-    """The model with sparse operators, the weights they hold, and how each layer was chosen, as JSON."""
-    # Nothing is faster on empty tensors; layers are chosen as if their sizes were open.
-    sizes, expected = ({name: shape for name, shape in group.items() if all(shape)} for group in (sizes, expected))
-    batch = next((shape[0] for shape in sizes.values() if shape), 1)
-    times: dict[str, runtime.Times] = {}
-
-    def timed(layer: Candidate) -> runtime.Times:
-        found = runtime.measure(layer, batch=batch) if wanted.autotune else runtime.estimate(layer, batch)
-        times[layer.node.input[1]] = found
-        return found
-
-    sparse, names = runtime.to_sparse(
-        dense, timed=timed, autotune=wanted.autotune, batch=batch, sizes=sizes, expected=expected, read=reader.array
-    )
-    layers = {
-        name: {"sparse": name in names, "dense_ns": round(found.dense), "sparse_ns": round(found.sparse)}
-        for name, found in times.items()
-    }
-    how: dict[str, Any] = {"by": "measurement" if wanted.autotune else "estimate", "batch": batch, "threads": 1}
-    how |= {"sizes": {name: list(shape) for name, shape in sizes.items()}, "sizes_from": origin}
-    if wanted.autotune:
-        how |= {"onnxruntime": onnxruntime.__version__, "instructions": runtime.instruction_set()}
-    return sparse, set(names), json.dumps(how | {"layers": layers})
+    return replace(encoded, rows=tuple(kept), digests=digests, notes=chosen.notes)
 
 
 def _row(tensor: onnx.TensorProto, nonzeros: int, size: int, stored: int) -> LayerRow:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.onnx_export.counting import Counted, count, dtype_text, nonzeros
+from sparsify_fx.onnx_export.counting import Counted, check_size, count, dtype_text, nonzeros
 from sparsify_fx.onnx_export.packed_weights import quantized_count
 
 _PACKAGES = ("torchao.", "torch.sparse.semi_structured.")
@@ -73,8 +73,12 @@ def count_subclass(tensor: Tensor) -> Counted:
     Raises CheckpointError for a packing that is not known.
     """
     held = vars(tensor)
-    data, scale, zero = (held.get(part) for part in ("qdata", "scale", "zero_point"))
+    if isinstance(held.get("tensor_impl"), Tensor):  # torchao before 0.15: one tensor inside another
+        held = vars(held["tensor_impl"])
+    data, scale, zero = held.get("qdata", held.get("int_data")), held.get("scale"), held.get("zero_point")
     parts = [each for each in held.values() if isinstance(each, Tensor)]
+    for each in parts:
+        check_size(each)
     stored = sum(each.nbytes for each in parts)
     if isinstance(data, Tensor) and isinstance(scale, Tensor) and data.shape == tensor.shape:
         beside = {"scale": scale, **({"zero_point": zero} if isinstance(zero, Tensor) else {})}

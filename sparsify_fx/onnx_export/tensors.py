@@ -89,13 +89,13 @@ def load_onnx(file: Path) -> onnx.ModelProto:
     if not file.is_file():
         raise ExportError(f"cannot read {file}: it {'is a folder' if file.is_dir() else 'does not exist'}")
     try:
-        model = onnx.load(str(file), load_external_data=False)
+        model = onnx.load(str(file), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
         raise ExportError(f"{file} is not a whole ONNX file ({error}); it may be truncated: write it again") from error
     try:
         named = model.graph.name + "".join(node.op_type for node in model.graph.node)
         "".join(_texts(model))
-    except TypeError as error:  # protobuf gives bytes for text that is none
+    except (TypeError, UnicodeDecodeError) as error:  # protobuf gives bytes, or fails, for text that is none
         raise ExportError(f"{file} is damaged: a name in it is no UTF-8 text; write or download it again") from error
     if not (model.ir_version and model.opset_import and named):
         raise ExportError(f"{file} holds no ONNX model; it may be truncated or of another kind: write it again")

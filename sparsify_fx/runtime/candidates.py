@@ -29,7 +29,8 @@ MOST_TAPS, MOST_LENGTH, MOST_WEIGHTS = 2**18, 2**24, 2**31
 class Candidate:
     """A layer that a sparse kernel can compute: its node, its weight, and the shapes around it as far as known.
 
-    `chained`: it could pass padded planes on to another such layer, or take them from one (`planes.pad_planes`).
+    `chained`: it could pass padded planes on to another such layer, or take them from one (`planes.pad_planes`);
+    `values`: what it and the nodes give that become one operator with it.
     """
 
     node: NodeProto
@@ -37,6 +38,7 @@ class Candidate:
     input_shape: tuple[object, ...] | None
     output_shape: tuple[object, ...] | None
     chained: bool = False
+    values: tuple[str, ...] = ()
 
     @property
     def density(self) -> float:

@@ -54,19 +54,18 @@ class Graph:
         return float(first * math.prod(length for length in shape[1:] if isinstance(length, int)))
 
 
-def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times], alone: bool = False) -> set[str]:
+def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str]:
     """The first output of each layer that should become sparse, and of each pooling between them: least time in all.
 
     A layer costs its time, dense or sparse; a value that one side computes and the other reads costs a copy; a 1x1
-    convolution with the depthwise one behind it costs less when both are sparse. `alone`: dense times are those of
-    a session with one layer, which contain the copies of its input and output. A model in which no layer with
-    zeros is worth it stays as it is.
+    convolution with the depthwise one behind it costs less when both are sparse. A model in which no layer with zeros
+    is worth it stays as it is.
     """
     found = _Costs()
     for node in graph.nodes:
         layer = graph.candidate(node) if node.input else None
         if layer is not None and (_is_depthwise(layer) or layer.density < 1):
-            _add_layer(found, graph, layer, timed(layer), alone)
+            _add_layer(found, graph, layer, timed(layer))
         elif is_pool(node) and node.input[0] in graph.shapes:
             _add_pool(found, graph, node)
         elif node.op_type in BLOCKED:
@@ -108,10 +107,9 @@ def _is_depthwise(layer: Candidate) -> bool:
     return layer.node.op_type == "Conv" and is_depthwise(layer.weight.shape, attributes(layer.node))
 
 
-def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times, alone: bool) -> None:
+def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times) -> None:
     node, key = layer.node, layer.node.output[0]
-    dense = times.dense - (_copies(graph, layer) if alone else 0.0)
-    found.add(key, max(dense, 0.5 * times.dense), times.sparse)
+    found.add(key, times.dense, times.sparse)
     if layer.density < 1:
         found.sparse.add(key)
         if node.op_type == "Conv" and is_pointwise(layer.weight.shape, attributes(node)):
@@ -133,13 +131,6 @@ def _join(found: _Costs, graph: Graph) -> None:
         saved = min(JOINED_VALUE * graph.values(name) + JOINED_LAYER, found.edges[first, SINK])
         found.edges[first, SINK] -= saved
         found.edges[first, second] += saved
-
-
-def _copies(graph: Graph, layer: Candidate) -> float:
-    """Nanoseconds that onnxruntime spends around a dense convolution that stands alone."""
-    if layer.node.op_type != "Conv":
-        return 0.0
-    return TO_BLOCKS * graph.values(layer.node.input[0]) + FROM_BLOCKS * graph.values(layer.node.output[0])
 
 
 def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:

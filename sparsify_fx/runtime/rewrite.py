@@ -15,9 +15,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
 from sparsify_fx.passes.onnx_graph.view import GraphView, attribute
 from sparsify_fx.runtime.candidates import DOMAIN, Candidate, attributes, candidate_of, sparse_node
-from sparsify_fx.runtime.cost import Times, estimate, measure
+from sparsify_fx.runtime.cost import Times, estimate
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fuse import Tail, tail_of
+from sparsify_fx.runtime.giving_back import fastest
 from sparsify_fx.runtime.join import fits_planes, is_depthwise, join_depthwise
 from sparsify_fx.runtime.join_attention import join_attention
 from sparsify_fx.runtime.join_pool import join_pools
@@ -25,6 +26,7 @@ from sparsify_fx.runtime.join_sum import join_sums
 from sparsify_fx.runtime.layouts import Graph, fastest_layers
 from sparsify_fx.runtime.planes import pad_planes
 from sparsify_fx.runtime.pools import is_pool, pool_node
+from sparsify_fx.runtime.racing import inlined, made_up
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
 
@@ -51,14 +53,15 @@ def to_sparse(
     Args:
         model: a model with dense weights as initializers.
         choose: which layers to take; the default are those with which the whole model should take the least time.
-        timed: for that, the times of a layer instead of estimates; with `autotune`, times of the layer alone.
-        autotune: measure each layer on this machine instead, with `threads` threads.
+        timed: for that, the times of a layer instead of estimates.
+        autotune: choose anew by times on this machine, with `threads` threads: those of layers within the whole model,
+            on made-up inputs, and of the whole models that such choices make; the fastest stays (`giving_back`).
         batch: the batch size to expect, where the model leaves it open.
         sizes: the shapes of the model's inputs to expect, where it leaves more open than that.
         expected: the shapes of other values at these sizes, as a run of the model has them; the rest is inferred.
         read: gives the array of an initializer, for models with external data.
 
-    Raises ExportError when `autotune` meets a layer whose input has an unknown size.
+    Raises ExportError when `autotune` cannot run the model.
 
     >>> import numpy as np
     >>> weight = numpy_helper.from_array(np.eye(512, dtype=np.float32), "w")
@@ -69,18 +72,22 @@ def to_sparse(
     >>> names, sparse.graph.node[0].op_type
     (['w'], 'SparseMatMul')
     """
+    timed = timed or partial(estimate, batch=batch)
+    if autotune and choose is None:
+        again = partial(to_sparse, model, batch=batch, sizes=sizes, expected=expected, read=read)
+        whole, given = inlined(model, read), made_up(model, sizes)
+        tried = fastest(whole, lambda times: again(timed=times), timed, given, add=True, threads=threads)
+        return tried.model, tried.names
     rewritten = copied(model)
     shapes = infer_shapes(rewritten, recorded=True)
     at_sizes = shapes | (infer_shapes(rewritten, sizes) if sizes else {}) | dict(expected or {})
     known = _Known(GraphView(rewritten), _Constants(rewritten.graph, read), shapes, at_sizes)
     pools: list[NodeProto] = []
     if choose is None:
-        if timed is None:
-            timed = partial(measure, batch=batch, threads=threads) if autotune else partial(estimate, batch=batch)
         outputs = [item.name for item in rewritten.graph.output]
-        fastest = fastest_layers(known.graph(outputs, batch), timed, alone=autotune)
-        choose = partial(_makes_one_of, fastest)
-        pools = [node for node in known.view.nodes if is_pool(node) and node.output[0] in fastest]
+        chosen = fastest_layers(known.graph(outputs, batch), timed)
+        choose = partial(_makes_one_of, chosen)
+        pools = [node for node in known.view.nodes if is_pool(node) and node.output[0] in chosen]
     layers = known.layers(choose)
     # Pooling pays between sparse layers alone, and a file without any must not need the library.
     nodes = _with_ours(known, layers, pools if layers else [])
@@ -126,7 +133,10 @@ class _Known:
     def candidate(self, node: NodeProto) -> Candidate | None:
         stored = len(node.input) > 1 and self.constants.can_be_sparse(node.input[1])
         found = candidate_of(node, self.constants, self.expected) if stored else None
-        return found and dataclasses.replace(found, chained=id(node) in self.chained)
+        if found is None:
+            return None
+        values = tuple(name for each in (node, *self.tail(node, set()).nodes) for name in each.output)
+        return dataclasses.replace(found, chained=id(node) in self.chained, values=values)
 
     @cached_property
     def chained(self) -> set[int]:

@@ -1,7 +1,7 @@
 """Hostile models of every operator: onnxruntime's errors only, in bounded time and memory.
 
-`python tests/runtime/fuzz_kernels.py LIBRARY COUNT SEED [--memory GB] [--seconds S] [--only NUMBER]`. A crash ends the process: its last
-line then says which model that was. `sanitize.py` runs it under AddressSanitizer.
+`python tests/runtime/fuzz_kernels.py LIBRARY COUNT SEED [--memory GB] [--seconds S] [--only NUMBER]`. A crash ends the
+process: its last line then says which model that was. `sanitize.py` runs it under AddressSanitizer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNCLEAR = ("std::", "vector::", "basic_string", "bad_alloc", "length_error")
 
 
 def try_one(seed: int, number: int, library: str, seconds: float) -> str:
-    """One model: how far it came. Raises AssertionError for an error that is not one of onnxruntime's, or too much time."""
+    """One model: how far it came. Raises AssertionError for errors other than onnxruntime's, and for too much time."""
     trial = hostile_trial(np.random.default_rng([seed, number]), library)
     model, start, stage = trial.model(), time.perf_counter(), "refused at load"
     try:

@@ -1,4 +1,4 @@
-"""Sizes that no memory holds, or that wrap in 64 bits, are errors in words; so is everything else that makes no sense."""
+"""Sizes that no memory holds, or that wrap in 64 bits, are errors in words; so is all else that makes no sense."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsify_fx import runtime
-from tests.runtime.cases import open_session
+from tests.runtime.cases import Case, open_session, worst_error
 
 ROOT = Path(__file__).parents[2]
-POINT, KERNELS = np.ones((4, 2, 1, 1), np.float32), np.ones((4, 1, 3, 3), np.float32)
+POINT = np.ones((4, 2, 1, 1), np.float32)
 ONE = np.ones(1, np.float32)
 GAP = np.zeros(1, np.uint8)
 
 
-def run_empty(kind: str, dims: list[int], attributes: dict[str, Any], constants: dict[str, np.ndarray], *inputs: str) -> Any:
+def run_empty(
+    kind: str, dims: list[int], attributes: dict[str, Any], constants: dict[str, np.ndarray], *inputs: str
+) -> Any:
     """One operator whose input x has no elements, in sizes that numpy does not have."""
     x = TensorProto(name="x", data_type=TensorProto.FLOAT, dims=dims, raw_data=b"")
     node = helper.make_node(kind, inputs, ["y"], domain="sparsify_fx", **attributes)
@@ -54,7 +56,7 @@ def test_tensors_without_elements_of_absurd_sizes(
 
 
 def test_tensors_without_elements_of_other_sizes_run() -> None:
-    assert run_empty("SparseConv", [2**20, 2, 0, 3], {}, {"w": POINT}, "x", "w").shape == (2**20, 4, 0, 3)
+    assert run_empty("SparseConv", [0, 2, 2**20, 3], {}, {"w": POINT}, "x", "w").shape == (0, 4, 2**20, 3)
     assert run_empty("PadPlanes", [0, 2**20, 4, 4], {}, {}, "x").shape == (80,)
     assert run_empty("SparseMatMul", [2**30, 0, 4], {"transB": 0}, {"w": POINT[:, :, 0, 0]}, "x", "w").size == 0
 
@@ -76,9 +78,21 @@ def test_small_files_do_not_ask_for_gigabytes(shape: list[int], group: int, mess
 
 def test_kernels_of_many_phases_load_at_once() -> None:
     """A phase for each of 65,025 taps, found without comparing each with all."""
-    attributes = {"weight_shape": [1, 1, 255, 255], "strides": [255, 255]}
-    y = run_empty("SparseConv", [1, 1, 0, 255], attributes | {"pads": [255, 0, 0, 0]}, {"w": ONE, "gaps": GAP}, "x", "w", "gaps")
+    attributes = {"weight_shape": [1, 1, 255, 255], "strides": [255, 255], "pads": [255, 255, 0, 0]}
+    y = run_empty("SparseConv", [1, 1, 0, 1], attributes, {"w": ONE, "gaps": GAP}, "x", "w", "gaps")
     np.testing.assert_array_equal(y, np.zeros((1, 1, 1, 1), np.float32))
+
+
+@pytest.mark.parametrize("pads", [[70, 1, 0, 1], [0, 1, 70, 1], [50, 0, 90, 9], [0, 200, 0, 300]])
+def test_bands_that_lie_in_the_padding(pads: list[int]) -> None:
+    """Of a depthwise convolution behind a 1x1 one: no line that it reads exists."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 3, 5, 40), np.float32)
+    weights = random.standard_normal((70, 3, 1, 1), np.float32), random.standard_normal((70, 1, 3, 3), np.float32)
+    bias = random.standard_normal(70, np.float32)
+    second = Case("Conv", x, weights[1], bias, None, {"pads": pads, "group": 70}, "Relu", True)
+    case = Case("Conv", x, weights[0], bias, None, {}, "Relu", True, second)
+    assert worst_error([case], runtime.library()) < 1e-5
 
 
 def test_layers_that_are_too_large_for_the_kernels_stay_dense() -> None:

@@ -231,7 +231,9 @@ def test_planes_of_any_size_come_back(shape: tuple[int, ...]) -> None:
         np.testing.assert_array_equal(session_of("UnpadPlanes", ["x"], {}).run(None, {"x": laid})[0], x)
 
 
-@pytest.mark.parametrize(("attributes", "message"), [({"before": -1}, "before is -1; expected from 0 to"), ({"behind": 2**40}, "behind")])
+@pytest.mark.parametrize(
+    ("attributes", "message"), [({"before": -1}, "before is -1; expected from 0"), ({"behind": 2**40}, "behind")]
+)
 def test_halves_of_no_sense(attributes: dict[str, int], message: str) -> None:
     with pytest.raises(Exception, match=message):
         session_of("HalvePlanes", ["x"], attributes)

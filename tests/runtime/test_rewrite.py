@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 import sparsify_fx
 from sparsify_fx import runtime
-from sparsify_fx.errors import ExportError
 from sparsify_fx.runtime.encode import decode_gaps, encode_gaps
 from tests.runtime import cases
 
@@ -207,11 +206,6 @@ def layer_model(density: float, size: int | str = 14, channels: int = 256) -> on
 def test_the_choice_follows_density(autotune: bool) -> None:
     assert runtime.to_sparse(layer_model(0.02), autotune=autotune)[1] == ["w"]
     assert runtime.to_sparse(layer_model(1.0), autotune=autotune)[1] == []
-
-
-def test_autotune_needs_sizes() -> None:
-    with pytest.raises(ExportError, match="only its first dimension may be open"):
-        runtime.to_sparse(layer_model(0.02, size="side"), autotune=True)
 
 
 def test_files_open_in_one_line(model: onnx.ModelProto, tmp_path: Path) -> None:
