@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from sparsify_fx.errors import ExportError, InputError, UnknownNameError
+from sparsify_fx.errors import ExportError, SparsifyError, InputError, UnknownNameError
 from sparsify_fx.onnx_export.constants import constants
 from sparsify_fx.onnx_export.history import undo
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
@@ -37,7 +37,7 @@ def read_plain(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
 
 
 def check_tensors(model: onnx.ModelProto) -> None:
-    """ExportError for a tensor whose data does not fit its shape: libraries that believe it take hours or all memory."""
+    """ExportError for a tensor whose data does not fit its shape: libraries that believe it may take all memory."""
     if (reason := damaged_tensor(model)) is not None:
         raise ExportError(f"it is damaged: {reason}; write or download it again")
 
@@ -50,7 +50,9 @@ def told_of(file: Path) -> Iterator[None]:
     except (InputError, UnknownNameError):
         raise  # what a user asked of it is wrong, not the file
     except ExportError as error:
-        raise ExportError(f"{file}: {error}") from error
+        raise type(error)(f"{file}: {error}") from error
+    except SparsifyError:
+        raise
     except MemoryError as error:
         raise ExportError(
             f"{file}: there is not enough memory for its tensors; it may be damaged, or needs a larger machine"

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from sparsify_fx.passes.onnx_graph.view import subgraphs
 
-_FIELDS = {
+_FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data",
     TensorProto.UINT32: "uint64_data", TensorProto.UINT64: "uint64_data", TensorProto.STRING: "string_data",
     TensorProto.COMPLEX64: "float_data", TensorProto.COMPLEX128: "double_data",
