@@ -85,6 +85,6 @@ def test_a_model_is_measured(tmp_path: Path) -> None:
     options = Namespace(sparsity=0.9, values="fp32", shape=[("x", [1, 40]), ("absent", [1])], axis=[], autotune=False)
     row = measured(tmp_path / "small.onnx", Namespace(**vars(options), times=False))
     assert faults(row) == []
-    assert row["bytes_packed"] < 0.25 * row["bytes"]
+    assert row["bytes_packed"] < 0.3 * row["bytes"]
     assert row["pruned_entries"] == 4800
     assert json.loads(json.dumps(row)) == row
