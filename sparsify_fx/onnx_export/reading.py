@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from sparsify_fx.errors import ExportError, SparsifyError, InputError, UnknownNameError
+from sparsify_fx.errors import ExportError, InputError, SparsifyError
 from sparsify_fx.onnx_export.constants import constants
 from sparsify_fx.onnx_export.history import undo
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
@@ -47,10 +47,10 @@ def told_of(file: Path) -> Iterator[None]:
     """Errors of a damaged file in words, with its name; anything else that a file can cause is one of these."""
     try:
         yield
-    except (InputError, UnknownNameError):
+    except InputError:
         raise  # what a user asked of it is wrong, not the file
     except ExportError as error:
-        raise type(error)(f"{file}: {error}") from error
+        raise ExportError(f"{file}: {error}") from error
     except SparsifyError:
         raise
     except MemoryError as error:
