@@ -8,6 +8,7 @@ too is one no more. `Moved` remembers where each came from: it is written into t
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field, replace
 
@@ -172,6 +173,7 @@ def put_back(model: onnx.ModelProto, moved: Moved, *, still: Moved | None = None
     places, callers = scopes(model), _callers(model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     _check_places(moved, tensors, places)
+    renamed: dict[int, dict[str, str]] = defaultdict(dict)
     away = sorted((origin.scope, origin.input, origin.at) for origin in (still or Moved()).origins.values())
     for name, origin in sorted(moved.origins.items(), key=lambda pair: (pair[1].scope, pair[1].at)):
         place = (origin.scope, origin.input, origin.at)
@@ -181,8 +183,11 @@ def put_back(model: onnx.ModelProto, moved: Moved, *, still: Moved | None = None
             given = helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
             model.graph.input.insert(at, given)
             continue
-        _rename(body, {name: origin.name} if name != origin.name else {})
+        if name != origin.name:
+            renamed[origin.scope][name] = origin.name
         _put(body, tensor, origin, at if in_order or origin.scope else 0)
+    for number, names in renamed.items():
+        _rename(places[number].body, names)
     for number in {origin.scope for origin in moved.origins.values() if origin.at >= 0 and not origin.input}:
         _before_readers(places[number].body)
     inside = {name for name, origin in moved.origins.items() if not origin.input}

@@ -207,3 +207,32 @@ def test_quantized_weights_in_functions(tmp_path: Path, weights: str) -> None:
     assert report.bytes_file < 0.8 * report.bytes_dense
     unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
     assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(model)
+
+
+def test_quantized_convolutions_in_branches_are_packed(tmp_path: Path) -> None:
+    """Both are weights, though what they become has one name in both branches."""
+    branches = []
+    for at in range(2):
+        rng = np.random.default_rng(at)
+        kernel = np.where(rng.random((32, 16, 3, 3)) < 0.1, rng.integers(1, 100, (32, 16, 3, 3)), 0).astype(np.int8)
+        arrays = {"q": kernel, "s": np.array(0.1, np.float32)}
+        nodes = [
+            helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+            helper.make_node("Conv", ["image", "w"], [f"c{at}"]),
+            helper.make_node("ReduceSum", [f"c{at}"], [f"y{at}"], keepdims=0),
+        ]
+        tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+        branches.append(helper.make_graph(nodes, f"b{at}", [], [value(f"y{at}")], tensors))
+    image = np.random.default_rng(2).standard_normal((1, 16, 5, 5)).astype(np.float32)
+    nodes = [
+        constant(np.array(True), "yes"),
+        helper.make_node("If", ["yes"], ["sum"], then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    model = model_of(nodes, [numpy_helper.from_array(image, "image")])
+    report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx")
+    looked = [inspect_file(tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    assert [each.nonzeros for each in looked] == [report.nonzeros] * 2
+    assert [row.encoding for row in report.layers if row.prunable and row.dtype == "int8"] == ["gap", "gap"]
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(model)
