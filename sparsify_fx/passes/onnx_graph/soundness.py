@@ -1,4 +1,4 @@
-"""Whether the tensors of a model hold as many values as their shapes say: nothing else in a file is believed before."""
+"""Whether a model holds what it says: texts that are texts, tensors with as many values as their shapes have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
 from sparsify_fx.passes.onnx_graph.view import subgraphs
@@ -33,6 +34,32 @@ def damaged_tensor(model: onnx.ModelProto) -> str | None:
     """
     found = (reason for graph in _graphs(model) for reason in map(_fault, _tensors(graph)) if reason is not None)
     return next(found, None)
+
+
+def damaged_text(model: onnx.ModelProto) -> str | None:
+    """What is wrong with the first name or text that is no UTF-8; None when all are.
+
+    protobuf reads such fields as bytes, which fail somewhere else later.
+    """
+    parts = [model, model.graph, *model.opset_import, *model.metadata_props, *model.functions]
+    for graph in _graphs(model):
+        parts += graph.node
+        if isinstance(graph, onnx.GraphProto):
+            parts += [*graph.initializer, *graph.input, *graph.output, *graph.value_info]
+    return next((f"{type(part).__name__}.{name} is no text" for part in parts for name in _no_texts(part)), None)
+
+
+def _no_texts(part: Message) -> Iterator[str]:
+    """The fields of a message itself that should be text and are not."""
+    for field in part.DESCRIPTOR.fields:
+        if field.type != field.TYPE_STRING:
+            continue
+        try:
+            value = getattr(part, field.name)
+            if not all(isinstance(each, str) for each in ([value] if isinstance(value, str | bytes) else value)):
+                yield field.name
+        except UnicodeDecodeError:
+            yield field.name
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
