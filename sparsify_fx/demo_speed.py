@@ -56,5 +56,5 @@ def sparse_speed(model: nn.Module, images: Tensor, folder: Path, method: str) ->
     if same != len(images):
         raise ExportError(f"{path}: onnxruntime and PyTorch predict differently on {len(images) - same} digits")
     assert report.speed is not None  # measured above
-    faster = 1 / report.speed.latency_ratio
+    faster = 1 / report.speed.cpu_latency_ratio
     return SparseSpeed(method, BATCH, report.sparse_layers, same, faster, str(path), report.verdict)

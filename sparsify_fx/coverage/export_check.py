@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import traceback
+import warnings
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.coverage.bench import Bench
 from sparsify_fx.coverage.measure import calibrate, difference, evaluate, in_double
-from sparsify_fx.errors import CoverageError, ExportError, PassError
+from sparsify_fx.errors import CoverageError, ExportError, PassError, PassWarning
 from sparsify_fx.onnx_export import export
 
 _TOLERANCE = 1e-4
@@ -97,12 +98,19 @@ def _write(bench: Bench, model: nn.Module, *, dynamic: bool, verify: bool) -> st
     )
     file = bench.folder / "model.onnx"
     try:
-        report = export(wrapped, file, inputs, dynamic_batch=dynamic, tolerance=_ANY, verify=verify, optimize=verify)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PassWarning)  # the report says it too
+            report = export(
+                wrapped, file, inputs, dynamic_batch=dynamic, tolerance=_ANY, verify=verify, optimize=verify
+            )
     except ExportError as error:
         if isinstance(error.__cause__, PassError):  # the passes' proof, too, can do nothing with unsteady outputs
             _released(error)
             _steady_rounding(bench, model)
         raise
+    if left_out := [f"{row.name} was {row.note}" for row in report.passes if row.note]:
+        _steady_rounding(bench, model)  # a proof can do nothing with unsteady outputs
+        raise ExportError("; ".join(left_out))
     return _judged(bench, model, report.max_rel_difference) if verify else ""
 
 

@@ -26,6 +26,11 @@ _ITSELF = 1e-4
 """Outputs that differ by more than this, relative to their largest entry, from run to run of one file are random."""
 
 
+def _one_line(error: Exception) -> str:
+    """What onnxruntime says, without its line breaks."""
+    return " ".join(str(error).split())
+
+
 class Trial:
     """A file, what it runs on, and what it gave: to choose layers for those sizes and to compare another file with it.
 
@@ -77,7 +82,7 @@ class Trial:
         try:
             runtime = Runtime(self.file, library_for(load_onnx(self.file)))
         except (ExportError, RuntimeLibraryError) as error:
-            self.problem = f"the original does not run here ({error})"
+            self.problem = f"the original does not run here ({_one_line(error)})"
             return
         self._names = [item.name for item in runtime.session.get_outputs()]
         tried, refusal = 0, ""
@@ -86,7 +91,7 @@ class Trial:
                 self._expected, self.feed = runtime.run_feed(feed), feed
                 break
             except ExportError as error:
-                tried, refusal = tried + 1, refusal or str(error)
+                tried, refusal = tried + 1, refusal or _one_line(error)
         if self.feed is None and self._needed <= self.asked.inputs.keys():
             raise InputError(f"{self.file} does not run on the inputs given: {refusal}; give others (inputs=)")
         if self.feed is None:

@@ -52,7 +52,7 @@ def count(tensor: Tensor) -> Counted:
 
     Raises CheckpointError for tensors on the meta device, which have no values.
 
-    >>> count(torch.eye(4).to_sparse_csr()).nonzeros
+    >>> count(torch.eye(4).to_sparse()).nonzeros
     4
     """
     if tensor.is_meta:

@@ -91,9 +91,10 @@ def export(
         functions: store each encoded weight as one node, a call of a local function, for readers of the graph.
         optimize: run `passes.onnx_graph` first: norms are folded, channels that are dead or that nothing reads are
             removed; `report.passes` says what that saved. A model without any keeps its bytes.
-        measure: also measure load time, memory and latency against the dense file (`report.speed`).
-        autotune: with `sparse-ort`, measure each layer dense and sparse on this machine instead of estimating both; the
-            file's metadata say how its layers were chosen.
+        measure: also measure load time, memory and latency against the dense file (`report.speed`); with `sparse-ort`,
+            make layers dense again until the file is not slower than dense.
+        autotune: with `sparse-ort`, choose layers by times of whole models on this machine; the file's metadata say
+            how its layers were chosen.
         metadata: entries for the file's metadata; producer, encoding, sparsity and, if known, method are added.
 
     Raises:

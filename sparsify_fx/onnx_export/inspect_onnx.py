@@ -17,7 +17,7 @@ from sparsify_fx.onnx_export.encodings import dtype_name, is_matrix
 from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.metadata import stored_weights
 from sparsify_fx.onnx_export.quantized import zero_points
-from sparsify_fx.onnx_export.reading import told_of
+from sparsify_fx.onnx_export.reading import check_tensors, told_of
 from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo
 from sparsify_fx.onnx_export.tensor_bytes import tensor_bytes
@@ -33,6 +33,7 @@ def onnx_rows(file: Path) -> tuple[LayerRow, ...]:
     """
     model, reader = load_onnx(file), TensorReader(file.parent)
     with told_of(file):
+        check_tensors(model)
         held = {name: _held_bytes(model, node, reader) for name, node in sparse_weights(model).items()}
         model = to_dense(model, reader.array) if held else model
         rows = _rows(model, reader)

@@ -33,8 +33,8 @@ class Setting:
 
     @property
     def batch(self) -> int:
-        """The first length of the first input."""
-        return next((shape[0] for shape in self.sizes.values() if shape), 1)
+        """The first length of the first input that has any entries."""
+        return next((shape[0] for shape in self.sizes.values() if shape and all(shape)), 1)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,12 @@ def choose_layers(dense: onnx.ModelProto, wanted: Wanted, setting: Setting, read
         return estimates[key]
 
     def rewrite(timed: Timed) -> tuple[onnx.ModelProto, list[str]]:
+        # Nothing is faster on empty tensors: layers are chosen as if the sizes of those were open.
+        sizes, expected = (
+            {name: shape for name, shape in group.items() if all(shape)} for group in (setting.sizes, setting.expected)
+        )
         return runtime.to_sparse(
-            dense, timed=timed, batch=setting.batch, sizes=setting.sizes, expected=setting.expected, read=reader.array
+            dense, timed=timed, batch=setting.batch, sizes=sizes, expected=expected, read=reader.array
         )
 
     tried: Tried | None = None

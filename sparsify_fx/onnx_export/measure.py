@@ -73,8 +73,8 @@ class Speed:
         """The figures in words."""
         memory = f", peak memory {self.peak / 1e6:.0f} MB ({self.peak_ratio:.2f}x dense)" if self.peak_dense else ""
         return (
-            f"load {self.load:.2f} s ({self.load_ratio:.2f}x dense){memory}, one run {1e3 * self.latency:.1f} ms "
-            f"({self.latency_ratio:.2f}x dense)"
+            f"load {self.load:.2f} s ({self.load_ratio:.2f}x dense){memory}, one run {1e3 * self.cpu_latency:.1f} ms "
+            f"({self.cpu_latency_ratio:.2f}x dense, by the processor's time)"
         )
 
 

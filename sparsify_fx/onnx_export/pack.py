@@ -70,7 +70,7 @@ def pack_onnx(
             which costs as much as any other value, and only the sign of a zero can depend on it. None: yes in weights
             of which a quarter is zeros, if the outputs that are compared stay the same; the notes say so.
         verify: also run both files in onnxruntime and compare. Needs memory for both models.
-        measure: also measure load time, memory and latency of both files (`report.speed`).
+        measure: also measure load time, memory and latency of both files (`report.speed`); as in `export`.
         inputs: what to run them on, by name; the others are made up to fit the signature. Layers are chosen for these
             sizes. Strings, lists of arrays and dicts are for inputs of such types.
         input_shapes: shapes of made-up inputs, by name.

@@ -64,8 +64,8 @@ def _shape(beside: Beside) -> tuple[int, ...]:
 
 def _of_entries(data: Tensor, beside: Beside, dtype: str, bits: int, runs_on: bool = True) -> Counted:
     zero = beside.get("zero_point")
-    if zero is not None and zero.dtype is torch.int32 and data.dim() == 2 and zero.shape[0] != data.shape[0]:
-        zero = _integers(zero.T.contiguous(), bits, data.shape[0], runs_on).T  # packed along the rows
+    if zero is not None and zero.dtype is torch.int32 and zero.dim() == data.dim() and zero.shape[-2] != data.shape[-2]:
+        zero = _integers(zero.mT.contiguous(), bits, data.shape[-2], runs_on).mT  # packed along the rows
     if zero is None or not torch.count_nonzero(zero.float()):
         found = nonzeros(data)
     elif zero.is_floating_point():

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import onnx
 
-from sparsify_fx.errors import ExportError
+from sparsify_fx.errors import ExportError, InputError, SparsifyError
 from sparsify_fx.onnx_export.constants import constants
 from sparsify_fx.onnx_export.history import undo
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.unpacking import unpacked
+from sparsify_fx.passes.onnx_graph.sound_tensors import damaged_tensor
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
@@ -23,6 +24,7 @@ def read_plain(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
     """
     model, reader = load_onnx(file), TensorReader(file.parent)
     with told_of(file):
+        check_tensors(model)
         model = unpacked(model, reader)
         has_operators = bool(sparse_weights(model))
         model = to_dense(model, reader.array) if has_operators else model
@@ -34,13 +36,23 @@ def read_plain(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
     return model, reader
 
 
+def check_tensors(model: onnx.ModelProto) -> None:
+    """ExportError for a tensor whose data does not fit its shape: libraries that believe it may take all memory."""
+    if (reason := damaged_tensor(model)) is not None:
+        raise ExportError(f"it is damaged: {reason}; write or download it again")
+
+
 @contextmanager
 def told_of(file: Path) -> Iterator[None]:
     """Errors of a damaged file in words, with its name; anything else that a file can cause is one of these."""
     try:
         yield
+    except InputError:
+        raise  # what a user asked of it is wrong, not the file
     except ExportError as error:
         raise ExportError(f"{file}: {error}") from error
+    except SparsifyError:
+        raise
     except MemoryError as error:
         raise ExportError(
             f"{file}: there is not enough memory for its tensors; it may be damaged, or needs a larger machine"

@@ -10,7 +10,10 @@ from sparsify_fx.onnx_export.rows import LayerRow, count_macs
 
 def layers_table(title: str, layers: Sequence[LayerRow], bytes_file: int) -> FittingTable:
     """One line per prunable or encoded tensor, one for all others, and the total of the prunable ones."""
-    table = FittingTable(title=title, spare=("bound", "dense", "MACs left", "stored as"), needed=("bytes", "shape"))
+    spare = ["bound", "dense", "MACs left", "stored as"]
+    if count_macs(layers) is None:  # nothing but dashes
+        spare.sort(key=lambda heading: heading != "MACs left")
+    table = FittingTable(title=title, spare=spare, needed=("bytes", "shape"))
     table.add_column("layer", overflow="fold")
     for heading in ("shape", "density", "MACs left", "dense", "bytes", "bound", "stored as"):
         table.add_column(heading, justify="left" if heading == "shape" else "right", no_wrap=True)

@@ -36,9 +36,7 @@ class Runtime:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             hint = f"; {HOW_TO_OPEN}" if "sparsify_fx:" in str(error) else ""
-            raise ExportError(
-                f"onnxruntime {onnxruntime.__version__} cannot load the exported model: {error}{hint}"
-            ) from error
+            raise ExportError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}{hint}") from error
 
     def run(self, inputs: tuple[Tensor, ...]) -> list[Any]:
         """The outputs in order; ExportError when onnxruntime fails."""

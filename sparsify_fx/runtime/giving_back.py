@@ -110,7 +110,8 @@ def fastest(
     if searched:
         allowed = None if add else set(first[1])
         times = _search(trial, dense, layers, estimates, allowed)
-    best = trial.confirmed()
+    best = trial.confirmed(first[1])
+    start = trial.ratio_of(first[1])
     plain = rewrite(lambda layer: Times(estimated(layer).dense, math.inf)) if best is None else None
     model, names = plain or (best.model, best.names)  # type: ignore[union-attr]
     back = tuple(name for name in first[1] if name not in names)
@@ -160,9 +161,13 @@ class _Trial:
         """The fastest so far."""
         return min(self.entrants.values(), key=lambda each: each.ratio, default=None)
 
-    def confirmed(self) -> _Entrant | None:
-        """The fastest two once more, since who won a race of many was lucky; None where none is faster than dense."""
-        found = sorted(self.entrants.values(), key=lambda each: each.ratio)[:2]
+    def confirmed(self, names: list[str]) -> _Entrant | None:
+        """The fastest two once more, since who won a race of many was lucky; None where none is faster than dense.
+
+        With them the one that holds these weights: whatever wins is faster than that one in the same race.
+        """
+        ordered = sorted(self.entrants.values(), key=lambda each: each.ratio)
+        found = [each for place, each in enumerate(ordered) if place < 2 or each.names == names]
         if len(self.entrants) > 1:
             self._race(found)
         best = min(found, key=lambda each: each.ratio, default=None)

@@ -1,7 +1,8 @@
-"""The random layers under AddressSanitizer and UndefinedBehaviorSanitizer: `python tests/runtime/sanitize.py [COUNT]`.
+"""Random layers and hostile models under sanitizers: `python tests/runtime/sanitize.py [LAYERS [MODELS]]`.
 
-Builds the kernels with -fsanitize=address,undefined and runs `cases.py` on them in a process that loads the sanitizer
-first, once per instruction set. Exits with an error at the first report. Needs GCC with its sanitizers.
+Builds the kernels with -fsanitize=address,undefined and runs `cases.py` and `fuzz_kernels.py` on them in a process that
+loads the sanitizer first, once per instruction set; then with -fsanitize=undefined alone, which leaves all sizes as
+they are, in a process of 3 GB. Exits with an error at the first report. Needs GCC with its sanitizers.
 """
 
 from __future__ import annotations
@@ -14,36 +15,53 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "sparsify_fx/runtime/csrc"
+# AddressSanitizer ends the process where memory runs out, so that results of more than 64 MB are refused before.
+FEWER = "-DSPARSIFY_FX_MOST_FLOATS=(int64_t{1} << 24)"
+SECONDS = "300"  # of one model: kernels of that build are some fifty times slower
 
 
 def build(path: Path, *flags: str) -> None:
     """The library at `path`, with extra flags for the compiler."""
     files = sorted(map(str, SOURCES.glob("*.cpp")))
-    subprocess.run(["g++", "-std=c++17", "-g", "-fPIC", "-shared", *flags, *files, "-o", str(path)], check=True)
+    common = ("-std=c++17", "-g", "-O1", "-fPIC", "-shared", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+    subprocess.run(["g++", *common, *flags, *files, "-o", str(path)], check=True)
 
 
-def main(count: int) -> int:
+def libraries(*names: str) -> str:
+    """Where GCC has the run-time libraries of its sanitizers, for LD_PRELOAD."""
+    found = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in names
+    ]
+    return " ".join(found)
+
+
+def run(program: str, isa: str, preload: str, *arguments: str) -> None:
+    """One of our programs under a sanitizer. Raises CalledProcessError when that complained."""
+    # Python itself leaks on purpose, so leaks are not looked for.
+    settings = {"ASAN_OPTIONS": "detect_leaks=0:max_allocation_size_mb=2048", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    environment = {**os.environ, **settings, "SPARSIFY_FX_ISA": isa, "LD_PRELOAD": preload}
+    subprocess.run([sys.executable, str(ROOT / "tests/runtime" / program), *arguments], env=environment, check=True)
+
+
+def main(layers: str = "1000", models: str = "3000") -> int:
     """Runs every instruction set; 0 when no sanitizer complained."""
+    both, one = libraries("libasan.so", "libubsan.so"), libraries("libubsan.so")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernels.so"
-        build(path, "-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-        libraries = [
-            subprocess.run(
-                ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for name in ("libasan.so", "libubsan.so")
-        ]
-        for isa in ("portable", "avx2", "avx512"):
-            # Python itself leaks on purpose, so leaks are not looked for.
-            settings = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1", "SPARSIFY_FX_ISA": isa}
-            environment = {**os.environ, **settings, "LD_PRELOAD": " ".join(libraries)}
-            command = [sys.executable, str(ROOT / "tests/runtime/cases.py"), str(path), str(count), "7"]
-            done = subprocess.run(command, env=environment, check=False)
-            if done.returncode:
-                return done.returncode
-            print(f"{isa}: no report", flush=True)
+        plain, small, large = (str(Path(folder) / f"{name}.so") for name in ("plain", "small", "large"))
+        build(Path(plain), "-fsanitize=address,undefined")
+        build(Path(small), "-fsanitize=address,undefined", FEWER)
+        build(Path(large), "-fsanitize=undefined")
+        try:
+            for seed, isa in enumerate(("portable", "avx2", "avx512")):
+                run("cases.py", isa, both, plain, layers, "7")
+                run("fuzz_kernels.py", isa, both, small, models, str(seed), "--seconds", SECONDS)
+                run("fuzz_kernels.py", isa, one, large, models, str(seed + 3), "--seconds", SECONDS, "--memory", "3")
+                print(f"{isa}: no report", flush=True)
+        except subprocess.CalledProcessError as error:
+            return error.returncode or 1
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000))
+    raise SystemExit(main(*sys.argv[1:]))

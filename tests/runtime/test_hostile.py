@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsify_fx import runtime
-from tests.runtime.cases import open_session
+from tests.runtime.cases import Case, open_session, worst_error
 
 ROOT = Path(__file__).parents[2]
 POINT = np.ones((4, 2, 1, 1), np.float32)
@@ -81,6 +81,18 @@ def test_kernels_of_many_phases_load_at_once() -> None:
     attributes = {"weight_shape": [1, 1, 255, 255], "strides": [255, 255], "pads": [255, 255, 0, 0]}
     y = run_empty("SparseConv", [1, 1, 0, 1], attributes, {"w": ONE, "gaps": GAP}, "x", "w", "gaps")
     np.testing.assert_array_equal(y, np.zeros((1, 1, 1, 1), np.float32))
+
+
+@pytest.mark.parametrize("pads", [[70, 1, 0, 1], [0, 1, 70, 1], [50, 0, 90, 9], [0, 200, 0, 300]])
+def test_bands_that_lie_in_the_padding(pads: list[int]) -> None:
+    """Of a depthwise convolution behind a 1x1 one: no line that it reads exists."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 3, 5, 40), np.float32)
+    weights = random.standard_normal((70, 3, 1, 1), np.float32), random.standard_normal((70, 1, 3, 3), np.float32)
+    bias = random.standard_normal(70, np.float32)
+    second = Case("Conv", x, weights[1], bias, None, {"pads": pads, "group": 70}, "Relu", True)
+    case = Case("Conv", x, weights[0], bias, None, {}, "Relu", True, second)
+    assert worst_error([case], runtime.library()) < 1e-5
 
 
 def test_layers_that_are_too_large_for_the_kernels_stay_dense() -> None:

@@ -41,7 +41,7 @@ def test_export_writes_sparse_operators_that_agree_with_pytorch(tmp_path: Path) 
             x = torch.randn(batch, 3, 20, 20)
             np.testing.assert_allclose(run(path, x), model(x).numpy(), atol=1e-5)
     assert report.speed is not None
-    faster = 1 / report.speed.latency_ratio
+    faster = 1 / report.speed.cpu_latency_ratio
     said = f"{faster:.1f}x as fast as dense in the same run" if faster >= 1.05 else "not faster than dense here"
     assert f"{len(report.sparse_layers)} of 6 layers skip their zeros" in report.verdict
     assert said in report.verdict

@@ -104,7 +104,10 @@ class _Maker:
         feed: Feed = dict(self.asked.inputs)
         for name, port in self.ports.items():
             if name not in feed:
-                feed[name] = self._value(port, shapes, rng, fill)
+                try:
+                    feed[name] = self._value(port, shapes, rng, fill)
+                except MemoryError as error:
+                    raise InputError(f"there is no memory to make up input {name!r}; give it (inputs=)") from error
         return feed
 
     def _value(self, port: Port, shapes: Shapes, rng: np.random.Generator, fill: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ def shapes_to_try(
 ) -> Iterator[Shapes]:
     """The shapes of all tensors and sequences of tensors, one set after another, none twice.
 
-    Axes of one name have one length, also where it is part of a sum like `past + new`. A length of 0 in the file is
+    Axes of one name have one length, also where it is part of a sum like `past + new`, and where there are three, each
+    is tried as the sum of the others. A length of 0 in the file is
     tried as an open axis first, and as 0 then.
     """
     seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
@@ -49,8 +51,9 @@ def shapes_to_try(
         sized = {name: _with_rank(port, uses[name], rank) for name, port in ports.items()}
         roles = _Roles(sized, uses)
         for lengths in _rounds(tries) if rank is None else [_first(tries)]:
-            for empty in (False, True) if any(port.empty for port in ports.values()) else (False,):
-                shapes = _shapes(sized, roles, uses, asked, lengths, empty)
+            empties = (False, True) if any(port.empty for port in ports.values()) else (False,)
+            for total, empty in product(("", *roles.totals()), empties):
+                shapes = _shapes(sized, roles, uses, asked, lengths, empty, total)
                 if (key := tuple(shapes.items())) not in seen:
                     seen.add(key)
                     yield shapes
@@ -95,6 +98,11 @@ class _Roles:
                     named[dim] = min(best, named.get(dim, best))
         self.named = {dim: _ORDER[place] for dim, (_, place) in named.items()}
 
+    def totals(self) -> list[str]:
+        """Three names of sequences, of which one may be the sum of the others (past, new and all tokens); else none."""
+        found = [dim for dim, role in self.named.items() if role == SEQUENCE and dim.isidentifier()]
+        return found if len(found) == 3 else []
+
     def of(self, port: Port, axis: int) -> str:
         dim = (port.dims or ())[axis]
         return self.named[dim] if isinstance(dim, str) else _ORDER[self.found[port.name, axis][1]]
@@ -102,7 +110,8 @@ class _Roles:
 
 def _role(port: Port, axis: int, use: Use, deep: bool) -> tuple[int, int]:
     """(0: known from a reader, 1: from the shape, 2: a guess; the role's place in _ORDER)."""
-    rank, images = len(port.dims or ()), _image_axes(port)
+    dims, images = port.dims or (), _image_axes(port)
+    rank = len(dims)
     if axis in use.roles and not (use.roles[axis] == SEQUENCE and axis in images):
         return 0, _ORDER.index(use.roles[axis])
     if axis in images:
@@ -110,6 +119,8 @@ def _role(port: Port, axis: int, use: Use, deep: bool) -> tuple[int, int]:
     if rank == 1:
         role = SEQUENCE if port.elem in _FLOATS and not deep else BATCH
         return 2, _ORDER.index(role)
+    if axis == 1 and rank == 3 and isinstance(dims[0], int) and dims[0] > 1 and isinstance(dims[2], int):
+        return 2, _ORDER.index(BATCH)  # the state of recurrent layers: [layers, batch, hidden]
     return 1, _ORDER.index(BATCH if axis == 0 else SEQUENCE)
 
 
@@ -142,8 +153,9 @@ def _shapes(
     asked: Asked,
     lengths: Mapping[str, int],
     empty: bool,
+    total: str,
 ) -> Shapes:
-    """One set of shapes."""
+    """One set of shapes; `total`: the name of an axis that is as long as all other sequences together."""
     given = {name: tuple(np.shape(value)) for name, value in asked.inputs.items() if isinstance(value, np.ndarray)}
     given |= {name: tuple(map(int, shape)) for name, shape in asked.shapes.items()}
     names: dict[str, int] = dict(asked.axes)
@@ -155,6 +167,8 @@ def _shapes(
                     names.setdefault(dim, length)
     atoms = {dim for port in ports.values() for dim in port.dims or () if isinstance(dim, str)}
     simple = {dim: names.get(dim, lengths[role]) for dim, role in roles.named.items()}
+    if total and total not in names:
+        simple[total] = sum(simple[dim] for dim in roles.totals() if dim != total)
 
     def length_of(port: Port, axis: int, dim: Dim) -> int:
         if isinstance(dim, int):

@@ -119,13 +119,29 @@ class Reference:
         The largest of ten times what the weights' last places make, of what onnxruntime's own optimizations make, and
         infinity for an output that differs when the model just runs again.
         """
-        kinds = [[MARGIN * far for far in self.distances(nudged(self.model))]]
+        kinds = [self._nudged()]
         kinds += [self.far(run) for level in (_Levels.ORT_ENABLE_EXTENDED, _Levels.ORT_ENABLE_ALL)
                   if (run := self._run_at(level)) is not None]  # fmt: skip
         if random_nodes(self.model):
             again = self.far(self._session.run(None, dict(self.feed)))
             kinds.append([float("inf") if far > 0 else 0.0 for far in again])
         return [max(each) for each in zip(*kinds, strict=True)]
+
+    def _nudged(self) -> list[float]:
+        """Ten times what the weights' last places make of each output.
+
+        Small constants may be sizes (scales of Resize), whose last place makes other shapes: then matrices alone.
+        """
+        found = [float("inf")] * len(self.names)
+        for least_axes in (0, 2):
+            try:
+                again = self.distances(nudged(self.model, least_axes=least_axes))
+            except PassError:
+                continue
+            found = [min(MARGIN * far, last) for far, last in zip(again, found, strict=True)]
+            if all(np.isfinite(found)):
+                break
+        return found
 
     def _run_at(self, level: Any) -> Sequence[Any] | None:
         """The outputs with onnxruntime's own optimizations; None where it cannot."""
@@ -165,14 +181,18 @@ def sensitivity(model: onnx.ModelProto, candidates: Iterable[Feed], seed: int = 
     return difference(model, nudged(model, seed), candidates)
 
 
-def nudged(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    """The model with each float weight other than zero one last place up or down, or still, as drawn from `seed`."""
+def nudged(model: onnx.ModelProto, seed: int = 0, least_axes: int = 0) -> onnx.ModelProto:
+    """The model with each float weight other than zero one last place up or down, or still, as drawn from `seed`.
+
+    Weights with fewer axes than `least_axes` keep still.
+    """
     moved, generator = onnx.ModelProto(), np.random.default_rng(seed)
     moved.CopyFrom(model)
     held = [node.attribute for node in moved.graph.node if is_standard(node, "Constant")]
     tensors = [item.t for attributes in held for item in attributes if item.name == "value"]
     for tensor in (*moved.graph.initializer, *tensors):
-        if tensor.data_type in FLOATS and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        large = len(tensor.dims) >= least_axes
+        if large and tensor.data_type in FLOATS and tensor.data_location != onnx.TensorProto.EXTERNAL:
             values = onnx.numpy_helper.to_array(tensor)
             towards = np.array([-np.inf, 0, np.inf], values.dtype)[generator.integers(0, 3, values.shape)]
             still = (values == 0) | (towards == 0)

@@ -20,6 +20,7 @@ from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
 from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.passes.onnx_graph.proof import Feed, Reference, proof_feeds
 from sparsify_fx.passes.onnx_graph.shapes import shapes_fit
+from sparsify_fx.passes.onnx_graph.sound_tensors import damaged_tensor
 
 PASSES = (
     FOLD_CONSTANTS,
@@ -64,7 +65,7 @@ def optimize(
 
     A pass that fails, that breaks the graph or its shapes, or that changes the results is left out, with a PassWarning
     and a `note` in its row; so is one after which only outputs are left that rounding decides. Raises PassError when
-    the model itself does not load or runs on none of the inputs.
+    the model is damaged, does not load or runs on none of the inputs.
 
     >>> make = onnx.helper
     >>> x, y = (make.make_tensor_value_info(name, 1, ["N", 2]) for name in "xy")
@@ -75,6 +76,8 @@ def optimize(
     >>> [node.op_type for node in smaller.graph.node], [row.name for row in rows if row.changes]
     (['Relu'], ['drop-identities'])
     """
+    if (reason := damaged_tensor(model)) is not None:
+        raise PassError(f"passes: the model is damaged: {reason}; write or download it again")
     sound = shapes_fit(model) is None
     notes: dict[str, str] = {}
     reference: Reference | None = None

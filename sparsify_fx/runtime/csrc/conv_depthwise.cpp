@@ -77,11 +77,12 @@ class SparseConvDepthwise::Worker {
     const int64_t image = place / call_.bands.count, band = place % call_.bands.count;
     const int64_t top = call_.bands.first_line(band), end = top + call_.bands.lines(band);
     const int64_t from = std::clamp<int64_t>(top, 0, call_.g.height), to = std::clamp<int64_t>(end, 0, call_.g.height);
-    if (band != band_) set_edges(from - top, to - top);
-    if (place != place_ && from < to) copy(image, from, to);
+    const bool exists = from < to;  // otherwise all lines of the band lie in the padding
+    if (band != band_) set_edges(exists ? from - top : 0, exists ? to - top : 0);
+    if (place != place_ && exists) copy(image, from, to);
     place_ = place, band_ = band;
     const int64_t number = task % matrices;
-    if (from < to) multiply(number, (to - from) * call_.bands.plan.line, (from - top) * call_.bands.plan.line);
+    if (exists) multiply(number, (to - from) * call_.bands.plan.line, (from - top) * call_.bands.plan.line);
     convolve(number, image, band);
   }
 

@@ -44,6 +44,8 @@ def first(inputs: Sequence[onnx.ValueInfoProto], *nodes: onnx.NodeProto, **const
         (["n", 3, "t", "h", "w"], (1, 3, 16, 224, 224)),
         (["n", "t", 64], (1, 128, 64)),
         (["n", 12, "t", 64], (1, 12, 128, 64)),
+        ([2, None, 128], (2, 1, 128)),
+        ([1, None, 128], (1, 128, 128)),
         ([-1], (128,)),
         ([], ()),
     ],
@@ -72,6 +74,18 @@ def test_axes_that_are_formulas_of_others() -> None:
     assert first([value("x", FLOAT, ["batch-size", "t"])])["x"].shape == (1, 128)
     assert computed_length("a // 0", {"a": 1}) is None
     assert computed_length("f(a)", {"a": 1}) is computed_length("", {}) is computed_length("a b", {}) is None
+
+
+def test_a_name_may_be_the_sum_of_the_two_others() -> None:
+    """As all tokens are those of the past and the new ones."""
+    inputs = [
+        value("ids", INT, ["b", "new"]),
+        value("past", FLOAT, ["b", 12, "past", 16]),
+        value("mask", INT, ["b", "all"]),
+    ]
+    made = [tuple(array.shape for array in feed.values()) for feed in feeds(model(inputs), Asked(axes={"new": 1}))]
+    assert made[0] == ((1, 1), (1, 12, 128, 16), (1, 128))
+    assert ((1, 1), (1, 12, 128, 16), (1, 129)) in made[:12]
 
 
 def test_weights_that_read_an_input_fix_its_lengths() -> None:
