@@ -41,25 +41,24 @@ def damaged_text(model: onnx.ModelProto) -> str | None:
 
     protobuf reads such fields as bytes, which fail somewhere else later.
     """
-    parts = [model, model.graph, *model.opset_import, *model.metadata_props, *model.functions]
-    for graph in _graphs(model):
-        parts += graph.node
-        if isinstance(graph, onnx.GraphProto):
-            parts += [*graph.initializer, *graph.input, *graph.output, *graph.value_info]
-    return next((f"{type(part).__name__}.{name} is no text" for part in parts for name in _no_texts(part)), None)
+    waiting: list[Message] = [model]
+    while waiting:
+        part = waiting.pop()
+        for field in part.DESCRIPTOR.fields:
+            if field.type == field.TYPE_STRING and not _is_text(part, field.name):
+                return f"{type(part).__name__}.{field.name} is no text"
+            if field.type == field.TYPE_MESSAGE:
+                value = getattr(part, field.name)
+                waiting += value if hasattr(value, "extend") else [value] if part.HasField(field.name) else []
+    return None
 
 
-def _no_texts(part: Message) -> Iterator[str]:
-    """The fields of a message itself that should be text and are not."""
-    for field in part.DESCRIPTOR.fields:
-        if field.type != field.TYPE_STRING:
-            continue
-        try:
-            value = getattr(part, field.name)
-            if not all(isinstance(each, str) for each in ([value] if isinstance(value, str | bytes) else value)):
-                yield field.name
-        except UnicodeDecodeError:
-            yield field.name
+def _is_text(part: Message, name: str) -> bool:
+    try:
+        value = getattr(part, name)
+        return all(isinstance(each, str) for each in ([value] if isinstance(value, str | bytes) else value))
+    except UnicodeDecodeError:
+        return False
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
