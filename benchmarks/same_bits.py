@@ -119,7 +119,7 @@ def runs() -> Iterator[tuple[str, str]]:
             result = train(load_config("mnist5k-lenet5", settings), runs_dir=folder, progress=False)
             weights = load_file(next(Path(folder).rglob("model.safetensors")))
             yield f"run {method} weights", fingerprint(weights)
-            yield f"run {method} accuracy", repr(result.accuracy)
+            yield f"run {method} accuracy", repr((result.loss, result.test_accuracy))
 
 
 def files() -> Iterator[tuple[str, str]]:
