@@ -165,6 +165,8 @@ def run(cases: list[int], seeds: Path, keep: str | None) -> list[tuple[Any, ...]
             for row in worker.results():
                 if row[3] != "next":
                     found.append(row)
+                    if row[3] not in ("done", "error"):
+                        print(*row, flush=True)
                     continue
                 busy -= 1
                 if waiting:
@@ -197,8 +199,6 @@ def main() -> None:
     for _, seed, command, outcome, _ in results:
         table[f"{seed} {command}"][outcome] += 1
     faults = [list(row) for row in results if row[3] not in ("done", "error")]
-    for row in faults:
-        print(*row)
     totals = collections.Counter(row[3] for row in results)
     print(f"{len({row[0] for row in results})} files: {dict(totals)} in {time.time() - start:.0f} s")
     if given.only is None:

@@ -8,9 +8,9 @@
 Each file runs in a process of its own with a limit of time. Every weight is pruned to --sparsity, tensor by tensor
 (see prune_onnx.py), wherever it lies. `packed` over `bytes` is what `pack` leaves of the pruned file; `bits`: whether
 `unpack` gives every tensor of the pruned file back; `layers`: those that `--target sparse-ort` makes sparse; the times
-are medians of runs of the dense and the sparse file in turn, one thread, at the sizes given or made up; `pack`:
-its seconds. At the end it says which files broke a promise: an error, a file that grew, bits that differ, a run slower
-than dense.
+are medians of processor time of runs of the dense and the sparse file in turn, one thread, at the sizes given or made
+up; `pack`: its seconds. At the end it says which files broke a promise: an error, a file that grew, bits that differ, a
+run slower than dense.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ ABOUT = """\
 tensor by tensor, wherever it lies: initializers, Constant nodes, branches, 8-bit weights behind their zero points. The
 models are no part of this package and were not trained after pruning, so their outputs are of no use: what is measured
 is the file. `bytes` is the pruned file, `packed` what `sparsify-fx pack` makes of it, `bits` whether `unpack` gives all
-tensors back, `layers` how many weights became sparse operators with `{target}`. Times are medians of runs of the dense
-and the sparse file in turn on one thread, `pack s` the seconds of packing with all checks. Made with
-`python -m benchmarks.public_models FOLDER`, whose help says how to get the files; sizes of inputs and notes are in
-[the raw results]({name}.json)."""
+tensors back, `layers` how many weights became sparse operators with `{target}`. Times are medians of processor
+time of runs of the dense and the sparse file in turn on one thread, `pack s` the seconds of packing with all checks.
+Made with `python -m benchmarks.public_models FOLDER`, whose help says how to get the files; sizes of inputs and notes
+are in [the raw results]({name}.json)."""
 
 Row = dict[str, Any]
 Model = tuple[str, str, bytes]  # package, file, content
@@ -162,7 +162,7 @@ def faults(row: Row) -> list[str]:
     if row["differs"] is not None:
         found.append(f"{row['differs']!r} differs after unpack")
     if row.get("sparse_cpu_ms", 0) > NOISE * row.get("dense_cpu_ms", 0) + 0.02:
-        found.append(f"{row['sparse_ms']:.2f} ms with sparse operators, {row['dense_ms']:.2f} ms without")
+        found.append(f"{row['sparse_cpu_ms']:.2f} ms with sparse operators, {row['dense_cpu_ms']:.2f} ms without")
     return found
 
 
@@ -176,7 +176,7 @@ def line(row: Row) -> str:
     size, packed = row["bytes"], row["bytes_packed"]
     times = [""] * 3
     if "dense_ms" in row:
-        dense, sparse = row["dense_ms"], row["sparse_ms"]
+        dense, sparse = row["dense_cpu_ms"], row["sparse_cpu_ms"]
         times = [f"{dense:.2f}", f"{sparse:.2f}", f"{dense / sparse:.2f}"]
     bits = "equal" if row["differs"] is None else "differ"
     cells = [row["package"], row["file"], f"{size:,}", f"{packed:,}", f"{packed / size:.3f}", bits]

@@ -13,7 +13,7 @@ from sparsify_fx.onnx_export.constants import constants
 from sparsify_fx.onnx_export.history import undo
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.unpacking import unpacked
-from sparsify_fx.passes.onnx_graph.sound_tensors import damaged_tensor
+from sparsify_fx.passes.onnx_graph.soundness import damaged_tensor
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.tensor_bytes import tensor_bytes
+from sparsify_fx.passes.onnx_graph.soundness import damaged_text
 
 _PACKED_TYPES = {
     onnx.TensorProto.DataType.Value(name)
@@ -92,19 +92,9 @@ def load_onnx(file: Path) -> onnx.ModelProto:
         model = onnx.load(str(file), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
         raise ExportError(f"{file} is not a whole ONNX file ({error}); it may be truncated: write it again") from error
-    try:
-        named = model.graph.name + "".join(node.op_type for node in model.graph.node)
-        "".join(_texts(model))
-    except (TypeError, UnicodeDecodeError) as error:  # protobuf gives bytes, or fails, for text that is none
-        raise ExportError(f"{file} is damaged: a name in it is no UTF-8 text; write or download it again") from error
+    if (reason := damaged_text(model)) is not None:
+        raise ExportError(f"{file} is damaged: {reason}; write or download it again")
+    named = model.graph.name + "".join(node.op_type for node in model.graph.node)
     if not (model.ir_version and model.opset_import and named):
         raise ExportError(f"{file} holds no ONNX model; it may be truncated or of another kind: write it again")
     return model
-
-
-def _texts(model: onnx.ModelProto) -> Iterator[str]:
-    """The names in the main graph."""
-    for node in model.graph.node:
-        yield from (node.domain, node.name, *node.input, *node.output)
-    for item in (*model.graph.initializer, *model.graph.input, *model.graph.output):
-        yield item.name

@@ -58,7 +58,8 @@ def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]
     if node.domain or weight is None or weight.dtype != np.float32 or not weight.size or not _fits(node, weight.shape):
         return None
     if node.op_type == "Conv":
-        fits = weight.ndim in (3, 4) and attribute(node, "auto_pad", "NOTSET") == "NOTSET"
+        explicit = attribute(node, "auto_pad", "NOTSET") == "NOTSET"
+        fits = weight.ndim in (3, 4) and explicit and _makes_sense(node, weight.shape)
     elif node.op_type == "Gemm":
         scaled = any(attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
         name, columns = input_of(node, 2), weight.shape[0 if attribute(node, "transB", 0) else 1]
@@ -75,6 +76,15 @@ def _fits(node: NodeProto, shape: tuple[int, ...]) -> bool:
     taps, channels = math.prod(shape[2:]), shape[1] * int(attribute(node, "group", 1)) if len(shape) > 1 else 0
     most = max(*shape, channels, shape[1] * taps if len(shape) > 1 else 0)
     return most <= MOST_LENGTH and taps <= MOST_TAPS and math.prod(shape) < MOST_WEIGHTS
+
+
+def _makes_sense(node: NodeProto, shape: tuple[int, ...]) -> bool:
+    """Whether a convolution's attributes are ones that onnxruntime takes too: it has the word on all others."""
+    axes, group = len(shape) - 2, attribute(node, "group", 1)
+    steps = [attribute(node, name, [1] * axes) for name in ("strides", "dilations")]
+    pads = attribute(node, "pads", [0] * 2 * axes)
+    lengths = all(len(each) == axes for each in steps) and len(pads) == 2 * axes
+    return lengths and group >= 1 and shape[0] % group == 0 and min(*steps[0], *steps[1]) >= 1 and min(pads) >= 0
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

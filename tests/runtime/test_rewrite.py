@@ -263,3 +263,16 @@ def test_weights_that_callers_may_replace_stay_dense() -> None:
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "open", [x, w], [y], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert runtime.to_sparse(model, lambda layer: True)[1] == []
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"group": 0}, {"group": 3}, {"strides": [0, 1]}, {"pads": [1, 1]}, {"dilations": [1]}]
+)
+def test_convolutions_whose_attributes_make_no_sense_stay(attributes: dict[str, object]) -> None:
+    """onnxruntime says what is wrong with them."""
+    weight = np.zeros((64, 64, 3, 3), np.float32)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 64, 32, 32]) for name in "xy"]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+    sparse, names = runtime.to_sparse(helper.make_model(graph))
+    assert (names, sparse.graph.node[0].op_type) == ([], "Conv")

@@ -20,7 +20,7 @@ from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
 from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.passes.onnx_graph.proof import Feed, Reference, proof_feeds
 from sparsify_fx.passes.onnx_graph.shapes import shapes_fit
-from sparsify_fx.passes.onnx_graph.sound_tensors import damaged_tensor
+from sparsify_fx.passes.onnx_graph.soundness import damaged_tensor, damaged_text
 
 PASSES = (
     FOLD_CONSTANTS,
@@ -76,7 +76,7 @@ def optimize(
     >>> [node.op_type for node in smaller.graph.node], [row.name for row in rows if row.changes]
     (['Relu'], ['drop-identities'])
     """
-    if (reason := damaged_tensor(model)) is not None:
+    if (reason := damaged_text(model) or damaged_tensor(model)) is not None:
         raise PassError(f"passes: the model is damaged: {reason}; write or download it again")
     sound = shapes_fit(model) is None
     notes: dict[str, str] = {}

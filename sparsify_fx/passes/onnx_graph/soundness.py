@@ -1,4 +1,4 @@
-"""Whether the tensors of a model hold as many values as their shapes say: nothing else in a file is believed before."""
+"""Whether a model holds what it says: texts that are texts, tensors with as many values as their shapes have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
 from sparsify_fx.passes.onnx_graph.view import subgraphs
@@ -33,6 +34,31 @@ def damaged_tensor(model: onnx.ModelProto) -> str | None:
     """
     found = (reason for graph in _graphs(model) for reason in map(_fault, _tensors(graph)) if reason is not None)
     return next(found, None)
+
+
+def damaged_text(model: onnx.ModelProto) -> str | None:
+    """What is wrong with the first name or text that is no UTF-8; None when all are.
+
+    protobuf reads such fields as bytes, which fail somewhere else later.
+    """
+    waiting: list[Message] = [model]
+    while waiting:
+        part = waiting.pop()
+        for field in part.DESCRIPTOR.fields:
+            if field.type == field.TYPE_STRING and not _is_text(part, field.name):
+                return f"{type(part).__name__}.{field.name} is no text"
+            if field.type == field.TYPE_MESSAGE:
+                value = getattr(part, field.name)
+                waiting += value if hasattr(value, "extend") else [value] if part.HasField(field.name) else []
+    return None
+
+
+def _is_text(part: Message, name: str) -> bool:
+    try:
+        value = getattr(part, name)
+        return all(isinstance(each, str) for each in ([value] if isinstance(value, str | bytes) else value))
+    except UnicodeDecodeError:
+        return False
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
