@@ -17,6 +17,19 @@ _LONGEST_NAME = 200
 """Bytes: file systems take 255, and the temporary file and external data beside the target have longer names."""
 
 
+def check_source(path: object) -> Path:
+    """The file to read; ExportError for anything that is no path, such as a model or an open file.
+
+    >>> check_source(b"m.onnx")
+    Traceback (most recent call last):
+    sparsify_fx.errors.ExportError: cannot read from bytes: give the path of a file; save a model with onnx.save first
+    """
+    if not isinstance(path, str | os.PathLike):
+        what = type(path).__name__
+        raise ExportError(f"cannot read from {what}: give the path of a file; save a model with onnx.save first")
+    return Path(path)
+
+
 def check_target(path: str | os.PathLike[str]) -> Path:
     """The file that `path` names, links resolved, once it is certain that it can be written.
 

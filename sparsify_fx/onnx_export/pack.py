@@ -17,7 +17,7 @@ from sparsify_fx.onnx_export.clean import PRUNED, count_negative_zeros, normalis
 from sparsify_fx.onnx_export.codecs import VALUES
 from sparsify_fx.onnx_export.comparing import Trial, trial_of
 from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers, hoisted
-from sparsify_fx.onnx_export.files import check_target
+from sparsify_fx.onnx_export.files import check_source, check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report, packed_form
 from sparsify_fx.onnx_export.history import history_of
 from sparsify_fx.onnx_export.hoisting import Moved, put_back
@@ -104,7 +104,7 @@ def pack_onnx(
             raise unknown(kind, str(given), known)
     wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
-    file, place = Path(source), check_target(path)
+    file, place = check_source(source), check_target(path)
     asked = Asked(inputs or {}, input_shapes or {}, axes or {})
     job = _Job(file, place, wanted, verify, measure, asked)
     drop = normalize_zeros if normalize_zeros is not None else (WHERE_EQUAL if verify else False)

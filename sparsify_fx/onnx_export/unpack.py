@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsify_fx.onnx_export.encodings import Wanted, as_it_is, hoisted
-from sparsify_fx.onnx_export.files import check_target
+from sparsify_fx.onnx_export.files import check_source, check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report
 from sparsify_fx.onnx_export.hoisting import put_back
 from sparsify_fx.onnx_export.inspect_onnx import rows_beside
@@ -28,7 +28,7 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     order of initializers may differ and, with sparse operators, the names of values between layer, addition and
     activation and the order of nodes. Raises ExportError as `pack_onnx`.
     """
-    file, place = Path(source), check_target(path)
+    file, place = check_source(source), check_target(path)
     packed = load_onnx(file)
     is_packed = bool(stored_weights(packed) or sparse_weights(packed) or packed.graph.sparse_initializer)
     model, reader = read_plain(file)

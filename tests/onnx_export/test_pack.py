@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -280,6 +283,15 @@ def test_weights_that_stay_in_their_places_count(tmp_path: Path) -> None:
     told = [(each.weights, each.nonzeros) for each in (report, back)]
     told += [(each.weights, each.nonzeros) for each in (inspect_file(tmp_path / f"{name}.onnx") for name in "abc")]
     assert told == [(3 * 3600, 3 * len(places))] * 5
+
+
+@pytest.mark.parametrize(
+    "read", [inspect_file, lambda file: pack_onnx(file, "b.onnx"), lambda f: unpack_onnx(f, "b.onnx")]
+)
+def test_sources_that_are_no_paths(read: Callable[[Any], Any]) -> None:
+    for source in (foreign(), io.BytesIO(), b"a.onnx"):
+        with pytest.raises(ExportError, match=f"cannot read from {type(source).__name__}: give the path of a file"):
+            read(source)
 
 
 def test_long_names(tmp_path: Path) -> None:
