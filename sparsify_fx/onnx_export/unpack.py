@@ -51,7 +51,8 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
 
     notes = [] if is_packed else [_NOTHING]
     checked = write_model(place, encoded.model, reader, check)
-    return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file", notes=notes)
+    report = make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file", notes=notes)
+    return replace(report, unpacked=True)
 
 
 _NOTHING = (
