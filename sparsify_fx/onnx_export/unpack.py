@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from sparsify_fx.onnx_export.reading import read_plain, told_of
 from sparsify_fx.onnx_export.report import ExportReport
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
 
+_LOG = logging.getLogger(__name__)
+
 
 def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> ExportReport:
     """Write a packed ONNX file with plain initializers again, to the bits that the packed one holds.
@@ -25,6 +28,7 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     activation and the order of nodes. Raises ExportError as `pack_onnx`.
     """
     file, place = Path(source), check_target(path)
+    _LOG.info("reading %s", file)
     model, reader = read_plain(file)
     with told_of(file):
         valid, wanted, size = invalid(file) is None, Wanted("dense"), model_bytes(model, reader)
@@ -39,6 +43,7 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     encoded = replace(encoded, rows=rows, digests=digests)
 
     def check(written: Path) -> Checked:
+        _LOG.info("checking every bit of the file that becomes %s", place)
         check_file(written, encoded, strictly=valid)
         return Checked((None, None))
 
