@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sparsify_fx.plugins import GROUP
 from sparsify_fx.recipe import AXES, METHODS, find_method
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_documentation_builds_without_warnings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(ROOT / "docs"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
