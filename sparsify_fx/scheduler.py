@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ from sparsify_fx.timeline import Event, Timeline
 from sparsify_fx.track import Track
 from sparsify_fx.undo import Undo
 from sparsify_fx.unfinished import unfinished
+
+_LOG = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -325,6 +328,7 @@ class Scheduler:
         check_equal_weights(programs(self.model), f"before {moment}")
         with together(moment):
             for event in events:
+                _LOG.debug("step %d: %s%s %s", self._step, event.part and f"{event.part}: ", event.what, event.detail)
                 event.do()
         check_equal_masks(programs(self.model), f"after {moment}")
 

@@ -54,6 +54,7 @@ def test_version_and_help() -> None:
         assert "Example" in text
 
 
+@pytest.mark.slow
 def test_train_shows_a_line_per_epoch_and_is_not_repeated(trained: dict[str, Any]) -> None:
     runs = Path(trained["folder"]).parent
     arguments = ["train", "mnist5k-lenet5", *TINY, "--sparsity", "0.9", "--method", "signin", "--runs", runs]
@@ -67,6 +68,7 @@ def test_train_shows_a_line_per_epoch_and_is_not_repeated(trained: dict[str, Any
     assert call(*arguments, "--quiet").stdout == ""
 
 
+@pytest.mark.slow
 def test_export_writes_a_checked_file_that_onnxruntime_runs(trained: dict[str, Any], tmp_path: Path) -> None:
     folder = Path(trained["folder"])
     for source in (folder, folder / "checkpoint.pt", folder / "model.safetensors"):
@@ -127,6 +129,7 @@ def test_an_error_is_one_line_on_stderr_and_changes_nothing(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_console_script_reports_errors_without_a_traceback(tmp_path: Path) -> None:
     script = Path(sys.executable).parent / "sparsify-fx"
     start = [str(script)] if script.exists() else [sys.executable, "-c", "from sparsify_fx.cli import main; main()"]
@@ -146,6 +149,7 @@ def test_the_package_runs_as_a_module() -> None:
     assert done.stdout == f"sparsify-fx {sparsify_fx.__version__}\n"
 
 
+@pytest.mark.slow
 def test_demo_compares_three_on_one_mask_and_onnxruntime_agrees(tmp_path: Path) -> None:
     demo = call_json("demo", "--out", tmp_path / "demo", "--epochs", "2")
     rows = {row["method"]: row for row in demo["rows"]}

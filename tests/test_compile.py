@@ -11,6 +11,8 @@ import sparsify_fx
 from sparsify_fx.masks import kept_count
 from tests.conftest import batch, small_net
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("method", "backend"),

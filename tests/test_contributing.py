@@ -18,6 +18,8 @@ from sparsify_fx.masks import kept_count
 from sparsify_fx.recipe import METHODS, find_method
 from tests.conftest import effective, small_net
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

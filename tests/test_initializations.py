@@ -131,6 +131,7 @@ def trained_accuracy(init: str, **changes: object) -> float:
     return right / 1000
 
 
+@pytest.mark.slow
 def test_lenet5_at_95_per_cent_trains_only_from_the_sparse_initialisation() -> None:
     default, sparse = trained_accuracy("default"), trained_accuracy("kaiming_sparse")
     assert default < 0.6

@@ -26,6 +26,8 @@ from sparsify_fx.schedules import Budget
 from sparsify_fx.zoo import methods as _methods
 from tests.conftest import batch, effective, small_net, train_step
 
+pytestmark = pytest.mark.slow
+
 assert _methods  # the import fills the registry
 EPOCHS = 4
 SPARSITY = 0.5  # four prunings in cycles

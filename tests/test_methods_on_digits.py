@@ -29,6 +29,8 @@ from sparsify_fx.recipe import METHODS, find_method
 from sparsify_fx.schedules import Budget, RegrowEvery
 from sparsify_fx.zoo.data import Data, load_data
 
+pytestmark = pytest.mark.slow
+
 SPARSITY = 0.55
 EPOCHS, STEPS, BATCH = 6, 10, 100
 SUMS = (

@@ -41,6 +41,8 @@ from sparsify_fx.progress import Progress
 from sparsify_fx.taking import masked_state_dict, take_from
 from tests.conftest import batch, effective, small_net, train_step
 
+pytestmark = pytest.mark.slow
+
 Change = Callable[[nn.Module, Path], None]
 
 PARAMETERIZED = [

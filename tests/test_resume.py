@@ -23,6 +23,8 @@ from sparsify_fx.optimizer_states.records import restore_optimizer_state, take_o
 from sparsify_fx.owners import programs
 from tests.conftest import batch, small_net
 
+pytestmark = pytest.mark.slow
+
 PER_EPOCH = 2
 BATCHES = [batch(100), batch(101)]
 

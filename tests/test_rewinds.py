@@ -23,6 +23,8 @@ from sparsify_fx.zoo.data import load_data
 from sparsify_fx.zoo.models import build_model
 from tests.conftest import effective, small_net, train_step, ulp_distance
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, STEPS, WARMUP = 2, 5, 1
 SPARSITY = 1 - 0.8**3
 

@@ -15,6 +15,8 @@ import sparsify_fx
 from sparsify_fx.owners import programs
 from tests.conftest import batch, small_net
 
+pytestmark = pytest.mark.slow
+
 
 class Last(nn.Module):
     """A recurrent layer's last output."""

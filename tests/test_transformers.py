@@ -16,6 +16,8 @@ from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import programs
 from tests.conftest import effective
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 TOKENS = torch.arange(12).reshape(2, 6)
 

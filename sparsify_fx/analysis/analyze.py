@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from sparsify_fx.analysis.figures import check_formats, save
 from sparsify_fx.analysis.runs import Run, open_runs
 from sparsify_fx.errors import AnalysisError
 from sparsify_fx.train.files import write_text
+
+_LOG = logging.getLogger(__name__)
 
 RESULT = "analysis.json"
 
@@ -104,6 +107,7 @@ def analyze(
     results = {}
     for step in (step for step in steps if step.allowed):
         show(f"{step.analysis.name} ...")
+        _LOG.info("%s of %d runs", step.analysis.name, len(step.runs))
         results[step.analysis.name] = _carry_out(step, folder, kinds, options or Options())
     skipped = {step.analysis.name: step.reason() for step in impossible}
     done = Analysed({run.label: str(run.path) for run in runs}, results, skipped)

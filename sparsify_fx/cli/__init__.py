@@ -1,4 +1,4 @@
-"""The command line: `sparsify-fx COMMAND`; every module here but `options` and `output` is one."""
+"""The command line: `sparsify-fx COMMAND`; every module here but `options`, `output` and `verbose` is one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sparsify_fx import __version__
 from sparsify_fx.cli import analyze, coverage, demo, export, inspect, lab, methods, pack, train, unpack
+from sparsify_fx.cli.verbose import with_verbose
 from sparsify_fx.errors import SparsifyError
 from sparsify_fx.fitting_table import escaped
 
@@ -37,10 +38,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Train neural networks sparse and ship them small. Every command takes --json PATH.",
+    help="Train neural networks sparse and ship them small. Every command takes --json PATH and -v.",
 )
 for _module in (train, demo, export, pack, unpack, inspect, methods, analyze, lab, coverage):
-    app.command(_module.NAME)(_reporting(_module.command))
+    app.command(_module.NAME)(with_verbose(_reporting(_module.command)))
 
 
 def _version(wanted: bool) -> None:

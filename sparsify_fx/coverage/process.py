@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -18,6 +19,8 @@ from typing import Any
 from sparsify_fx.coverage import worker
 from sparsify_fx.coverage.results import FAILED, ModelResult, Outcome
 from sparsify_fx.coverage.suites import Subject
+
+_LOG = logging.getLogger(__name__)
 
 # Large blocks come from the system one by one and go back to it: freed weights must not stay with the process, whose
 # memory is limited. For glibc; others do not read it.
@@ -93,6 +96,8 @@ def _watch(process: Any, receiver: Connection, result: ModelResult, limits: Limi
         for name, fact in message.facts.items():
             setattr(result, name, fact)
         result.checks |= message.outcomes
+        for name, outcome in message.outcomes.items():
+            _LOG.debug("%s %s: %s", result.name, name, outcome.state)
         held = memory_of(process.pid)
         result.peak_memory = max(result.peak_memory, held)
         if held > limits.memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +13,8 @@ from sparsify_fx.coverage.process import Limits, examine_apart
 from sparsify_fx.coverage.results import ModelResult, read_results, write_results
 from sparsify_fx.coverage.suites import Subject
 from sparsify_fx.errors import CheckpointError
+
+_LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, ModelResult], None]
 
@@ -55,6 +58,7 @@ def _sweep(
             missing = [name for name in checks if name in missing or name in old.failures()]
         if not missing:
             continue
+        _LOG.info("%d of %d: %s %s: %s", number, len(found), subject.suite, subject.name, ", ".join(missing))
         result = joined(old, examine_apart(subject, missing, limits))
         known[result.key] = result
         if path is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from sparsify_fx.errors import LabError
 from sparsify_fx.grids import Draw
 from sparsify_fx.lab.base import EXPERIMENTS, Experiment, Findings
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def run_experiment(name: str, out: str | Path, *, full: bool = False, seed: int 
     except OSError as error:
         raise LabError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     start = time.perf_counter()
+    _LOG.info("%s at %s size, seed %d", name, "full" if full else "reduced", seed)
     findings = experiment.run(full, seed)
     files = tuple(_save(figure_class, folder / f"{stem}.png", draw) for stem, draw in findings.figures.items())
     result = LabResult(experiment, findings, full, seed, files, time.perf_counter() - start)

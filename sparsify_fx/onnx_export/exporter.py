@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,8 @@ from sparsify_fx.parts import parts_of
 from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.plan import plans_of
 from sparsify_fx.unfinished import warn_unfinished
+
+_LOG = logging.getLogger(__name__)
 
 
 def export(
@@ -128,14 +131,17 @@ def export(
     probes = inputs if verify_inputs is None else example_tensors(verify_inputs, "verify_inputs")
     notes = _notes(model) if isinstance(model, nn.Module) else ()
     with untouched_rng():
+        _LOG.info("merging a copy of %s and running it", type(model).__name__)
         copied = merged_copy(model)
         reference = run_reference(copied, inputs, probes)
         wanted_axes = find_axes(copied, inputs, dynamic_batch, dynamic_shapes)
         flatten_outputs(copied)
+        _LOG.info("tracing it")
         traced = trace_checked(copied, inputs, wanted_axes, len(reference.names), opset)
     dense, reference, notes = traced.model, reference.with_run(traced.other), (*notes, *traced.notes)
     _tidy(dense, copied, reference.names)
     release(copied, model)
+    _LOG.info("traced: %d nodes", len(dense.graph.node))
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
     feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs.tensors, strict=True)}
@@ -143,6 +149,7 @@ def export(
     library = library_for(encoded.model)
 
     def check(written: Path) -> Checked:
+        _LOG.info("checking every bit of the file that becomes %s%s", place, ", and its outputs" if verify else "")
         check_file(written, encoded)
         differences = reference.differences(Runtime(written, library), limit) if verify else (None, None)
         return Checked(differences, measure_file(dense, written, feed, library) if measure else None)

@@ -63,6 +63,7 @@ class Moved:
     def from_json(cls, rows: Iterable[Iterable[object]]) -> Moved:
         """What `to_json` gave; ValueError or TypeError for anything else.
 
+        >>> import json
         >>> Moved.from_json(json.loads(json.dumps(Moved({"w": Origin(0, "w", 3)}).to_json()))).origins["w"].at
         3
         """

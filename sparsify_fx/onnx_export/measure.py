@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import statistics
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import probe
+
+_LOG = logging.getLogger(__name__)
 
 LOADS = 5
 ROUNDS = 15
@@ -94,6 +97,7 @@ def measure(
     Raises ExportError when one of them cannot be loaded or run.
     """
     needed = [] if library is None else ["--library", library]
+    _LOG.info("measuring: %d loads and %d rounds of runs of %s and its dense form", loads, rounds, packed)
     found: dict[Path, list[dict[str, float]]] = {dense: [], packed: []}
     for _ in range(loads):
         for path, results in found.items():

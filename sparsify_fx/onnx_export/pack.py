@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -34,6 +35,8 @@ from sparsify_fx.onnx_export.unpack import unpack_onnx
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
 from sparsify_fx.passes.onnx_graph.signature import Asked
 from sparsify_fx.runtime.restore import sparse_weights
+
+_LOG = logging.getLogger(__name__)
 
 _LIMIT = 1e-4  # the largest difference of outputs, as a fraction of the largest, when the weights have the same bits
 
@@ -111,6 +114,7 @@ def pack_onnx(
     try:
         report = job.run(drop)
     except _SignsMatterError as reason:
+        _LOG.info("once more with every -0.0: %s", reason)
         report = job.run(False, [f"-0.0 was kept: {reason}"])
     return replace(report, path=os.fspath(path))
 
@@ -128,6 +132,7 @@ class _Job:
 
     def run(self, drop: bool | str, notes: Sequence[str] = ()) -> ExportReport:
         """Pack; `drop`: whether -0.0 becomes 0.0. Raises _SignsMatterError where that was to change no output."""
+        _LOG.info("reading %s", self.file)
         model, reader = read_plain(self.file)
         with told_of(self.file):
             valid, history, dense_bytes = invalid(self.file) is None, history_of(model), model_bytes(model, reader)
@@ -153,6 +158,7 @@ class _Job:
         limit = _LIMIT if lossless and not (negative and drop is True) else math.inf
 
         def check(written: Path) -> Checked:
+            _LOG.info("checking every bit of the file that becomes %s", self.place)
             check_file(written, encoded, strictly=valid)
             try:
                 checked = self._compared(trial, written, limit, library)
@@ -183,6 +189,8 @@ class _Job:
 
     def _compared(self, trial: Trial, written: Path, limit: float, library: str | None) -> Checked:
         """What running both files gives, as far as that was asked for."""
+        if self.verify:
+            _LOG.info("comparing the outputs of both files")
         differences = trial.differences(written, limit, library) if self.verify else (None, None)
         feed = trial.feed if self.measure else None
         return Checked(differences, None if feed is None else _speed(self.file, written, feed, library))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from sparsify_fx.onnx_export.layer_choice import Setting, Sizes, choose_layers
 from sparsify_fx.onnx_export.metadata import CHOICE, TARGET, get_metadata, put_metadata
 from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
+
+_LOG = logging.getLogger(__name__)
 
 TARGETS = ("onnx", SPARSE)
 """Names for `export(target=...)`: any runtime, or onnxruntime with this package's library of sparse operators."""
@@ -61,6 +64,8 @@ def encode(
     Which layers are sparse, why, and the times in nanoseconds that decided are in the copy's metadata. Rows and
     digests are those of the dense weights, whatever holds them.
     """
+    count = len(dense.graph.initializer)
+    _LOG.info("storing %d tensors as %s, encoding %s, target %s", count, wanted.values, wanted.encoding, wanted.target)
     if wanted.target != SPARSE:
         return encode_initializers(dense, wanted, reader, moved=moved)
     reader = reader or TensorReader()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from sparsify_fx.onnx_export.tensors import load_onnx
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
 from sparsify_fx.runtime.restore import sparse_weights
 
+_LOG = logging.getLogger(__name__)
+
 
 def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> ExportReport:
     """Write a packed ONNX file with plain initializers again, to the bits that the packed one holds.
@@ -29,6 +32,7 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     activation and the order of nodes. Raises ExportError as `pack_onnx`.
     """
     file, place = check_source(source), check_target(path)
+    _LOG.info("reading %s", file)
     packed = load_onnx(file)
     is_packed = bool(stored_weights(packed) or sparse_weights(packed) or packed.graph.sparse_initializer)
     model, reader = read_plain(file)
@@ -45,6 +49,7 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     encoded = replace(encoded, rows=(*rows, *beside), digests=digests)
 
     def check(written: Path) -> Checked:
+        _LOG.info("checking every bit of the file that becomes %s", place)
         # Before IR version 4 onnx's checker wants all initializers to be inputs, which those of branches never are.
         check_file(written, encoded, strictly=valid and ir_version >= 4)
         return Checked((None, None))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -25,6 +26,8 @@ from sparsify_fx.train.result import CycleResult, Result, from_plain
 from sparsify_fx.train.run_folder import RESULT, RunFolder, open_folder, run_path
 from sparsify_fx.train.session import Session, build_session, compiled
 from sparsify_fx.train.task import as_plain
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
     folder.write_config(config)
     digest = {"digest": session.data.digest} if session.data.digest else {}
     folder.write_data({"data": config.data, **digest, **as_plain(session.data)})
+    _LOG.info("training %s in %s: epoch %d of %d", config.method, folder.path, len(rows) + 1, scheduler.epochs)
     train_model = compiled(session)
     if not rows:
         _keep_state(session, folder, 0)
@@ -119,11 +123,19 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
             rows.append(row)
             folder.append(asdict(row))
             log.row(asdict(row))
+            _tell(row, rows)
             if epoch % config.checkpoint_every == 0 or epoch == scheduler.epochs:
                 folder.save_checkpoint({"epoch": epoch, "nonzeros": scheduler.nonzeros(), **session.state_dict()})
     result = _result(session, folder, rows)
     folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
+
+
+def _tell(row: EpochRow, rows: Sequence[EpochRow]) -> None:
+    """A line for an epoch, and one for a run (cycle) when the next one begins."""
+    _LOG.debug("epoch %d: loss %.4f, density %.4f, %.1f s", row.epoch, row.loss, row.density, row.seconds)
+    if len(rows) > 1 and row.run != rows[-2].run:
+        _LOG.info("run %d begins in epoch %d: density %.4f", row.run, row.epoch, row.density)
 
 
 def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:

@@ -25,6 +25,8 @@ from sparsify_fx.owners import programs
 from sparsify_fx.run_files import read_state
 from sparsify_fx.train import load_config, train
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--samples", "200", "--iterations", "4", "--probes", "2", "--points", "3"]
 
 

@@ -19,6 +19,8 @@ from sparsify_fx.errors import CoverageError
 from sparsify_fx.owners import programs
 from tests.conftest import small_net
 
+pytestmark = pytest.mark.slow
+
 
 def bench(folder: Path, build: Callable[[], nn.Module], *shape: int) -> Bench:
     def seeded() -> nn.Module:

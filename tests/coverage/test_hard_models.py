@@ -17,6 +17,8 @@ from sparsify_fx.coverage.process import Limits, examine_apart
 from sparsify_fx.coverage.results import ModelResult
 from sparsify_fx.coverage.suites import Subject, subjects
 
+pytestmark = pytest.mark.slow
+
 HARD = {
     "torchvision": (
         *("convnext_tiny", "densenet121", "googlenet", "inception_v3", "maskrcnn_resnet50_fpn", "r3d_18", "raft_small"),

@@ -16,6 +16,8 @@ import pytest
 from sparsify_fx.coverage.process import Limits, examine_apart, memory_of, seconds_of
 from sparsify_fx.coverage.suites import Subject, subjects
 
+pytestmark = pytest.mark.slow
+
 (SMALL,) = subjects("timm", names=["test_vit"])
 
 

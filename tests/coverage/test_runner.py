@@ -29,6 +29,8 @@ from sparsify_fx.coverage.runner import sweep
 from sparsify_fx.coverage.suites import subjects
 from sparsify_fx.errors import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 SMALL = subjects("timm", names=["test_vit", "test_resnet"])
 
 

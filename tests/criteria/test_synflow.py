@@ -165,6 +165,7 @@ def pruned(criterion: str, model: nn.Module, sparsity: float) -> tuple[int, bool
     return left.count(0), bool(image.grad.any())
 
 
+@pytest.mark.slow
 def test_it_never_collapses_a_layer_of_a_chain_where_magnitude_and_snip_do() -> None:
     """The theorem is about layers that every path crosses: here all 20 layers of ResNet-20, at 99.9 %."""
     assert pruned("synflow", resnet20(shortcuts=False), 0.999) == (0, True)
@@ -189,6 +190,7 @@ def test_biases_feed_layers_behind_them_so_that_others_may_be_emptied(bias: bool
     assert [name for name, program in programs(model).items() if not program.current_mask().any()] == empty  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_with_shortcuts_it_keeps_a_path_and_more_layers_than_magnitude_and_snip() -> None:
     """At 99 % no layer is empty; at 99.9 % (270 weights) blocks that a shortcut bypasses may be, but paths remain."""
     assert pruned("synflow", resnet20(shortcuts=True), 0.99) == (0, True)

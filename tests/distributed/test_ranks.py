@@ -8,6 +8,8 @@ from sparsify_fx.errors import DistributedError
 from tests.distributed.cases import DATA_METHODS, METHODS
 from tests.distributed.conftest import Results
 
+pytestmark = pytest.mark.slow
+
 both_sizes = pytest.mark.parametrize("ranks", [2, 4])
 
 

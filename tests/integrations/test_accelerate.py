@@ -20,6 +20,8 @@ from sparsify_fx.errors import LearningRateWarning, StepCountWarning
 from tests.conftest import batch
 from tests.integrations.conftest import BATCH, EPOCHS, METHODS, STEPS, dataset, differences, loss_of, prepared, sgd
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Run:

@@ -20,7 +20,10 @@ import sparsify_fx
 from sparsify_fx.errors import LearningRateWarning, StepCountWarning
 from tests.integrations.conftest import BATCH, EPOCHS, METHODS, STEPS, dataset, differences, loss_of, prepared, sgd
 
-pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")  # the folder of the first fit, on purpose
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),  # the folder of the first fit, on purpose
+]
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 

@@ -19,6 +19,8 @@ from sparsify_fx.errors import LearningRateWarning
 from sparsify_fx.parts import parts_of
 from tests.integrations.conftest import METHODS, differences, sgd
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, STEPS, BATCH = 3, 3, 4
 
 

@@ -111,6 +111,7 @@ def test_the_mirror_map_is_the_potential_s_slope_and_its_minimum_moves_to_zero()
     assert float(mirror(moved, up, down, width)) == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_pilot_ends_nearer_than_spred() -> None:
     checks = {check.claim: check for check in measure(SMALL, 0).checks}
     must = [claim for claim in checks if "than spred's" in claim or "Eq. 7" in claim or "acts at once" in claim]

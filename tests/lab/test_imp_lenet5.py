@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from sparsify_fx.lab.imp_lenet5 import Size, accuracies, load_digits, measure
 
+pytestmark = pytest.mark.slow
+
 SMALL = Size(samples=(200, 1000), seeds=1, prunings=2, steps=60)
 
 

@@ -12,6 +12,8 @@ from sparsify_fx.lab.neuron_closed import largest_errors
 from sparsify_fx.lab.neuron_lrr import Size, flips_by_rate, kept_counts, measure
 from sparsify_fx.lab.statistics import fit_line, mean_with_interval, t_quantile
 
+pytestmark = pytest.mark.slow
+
 
 def rosenbrock(points: torch.Tensor) -> torch.Tensor:
     return (1 - points[:, 0]).square() + 100 * (points[:, 1] - points[:, 0].square()).square()

@@ -76,6 +76,7 @@ def findings() -> dict[str, dict[str, tuple[float, ...]]]:
     return {grid.title: {str(row[0]): tuple(map(float, row[1:])) for row in grid.rows} for grid in grids}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(PAPER))
 def test_table_8(method: str, findings: dict[str, dict[str, tuple[float, ...]]]) -> None:
     descent = findings["Table 8: recovered runs, gradient descent"][method]

@@ -25,6 +25,8 @@ from sparsify_fx.lab.teacher import (
 )
 from sparsify_fx.lab.tensor_start import MomentSize, directions, low_moments, start_qualities
 
+pytestmark = pytest.mark.slow
+
 SMALL = Size(
     neurons=3,
     rate=3.0,

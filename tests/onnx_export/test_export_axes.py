@@ -16,6 +16,8 @@ from torch.export import Dim
 from sparsify_fx import export
 from sparsify_fx.errors import ExportError, SparsifyError
 
+pytestmark = pytest.mark.slow
+
 IMAGE = torch.randn(2, 3, 12, 16)
 HW = {0: "batch", 2: "height", 3: "width"}
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from sparsify_fx import export
 from sparsify_fx.errors import ExportError
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers")
 
 

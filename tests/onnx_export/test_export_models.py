@@ -16,6 +16,8 @@ from sparsify_fx.onnx_export import export
 from sparsify_fx.onnx_export.metadata import get_metadata
 from tests.onnx_export.models import expected, mlp, run, stored, zeroed
 
+pytestmark = pytest.mark.slow
+
 
 @dataclasses.dataclass
 class Answer:

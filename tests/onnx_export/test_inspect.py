@@ -276,6 +276,7 @@ def test_picture_by_command_and_bad_targets(exported: Path, tmp_path: Path) -> N
         draw_density(dataclasses.replace(report, layers=()), tmp_path / "q.png")
 
 
+@pytest.mark.slow
 def test_every_encoding_is_shown_as_export_reported_it(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     for encoding in ENCODINGS:

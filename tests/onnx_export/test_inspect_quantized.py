@@ -135,6 +135,7 @@ def torchao_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_weights_of_torchao_are_read_without_it(torchao_files: Path) -> None:
     for name, dtype in {"int8": "int8", "dynamic": "int8", "float8": "float8_e4m3fn", "intx": "int4"}.items():
         (weight, bias) = inspect_file(torchao_files / f"{name}.pt").layers

@@ -17,6 +17,8 @@ from sparsify_fx import export
 from sparsify_fx.passes.onnx_graph import outside
 from tests.onnx_export.models import mlp
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("encoding", ["dense", "gap"])
 def test_export_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:

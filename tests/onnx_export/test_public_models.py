@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.prune_onnx import first_difference, prune, tensors_of
 from benchmarks.public_models import faults, measured, models_in, page
+
+pytestmark = pytest.mark.slow
 
 
 def model(seed: int = 0) -> onnx.ModelProto:

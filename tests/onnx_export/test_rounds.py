@@ -22,6 +22,8 @@ from sparsify_fx.onnx_export.unpacking import unpacked
 from tests.onnx_export.arrays import random_tensor
 from tests.onnx_export.test_codecs import LEVELS, PAIRS, run
 
+pytestmark = pytest.mark.slow
+
 DENSITIES = (0.25, 0.1, 0.05, 0.02, 0.002)  # one for each code of steps, and for patches; twice: early and late
 
 

@@ -8,6 +8,8 @@ import torch
 from benchmarks.optimizer_cases import Case, cases
 from benchmarks.optimizers_table import COLUMNS, examine
 
+pytestmark = pytest.mark.slow
+
 SHARED = {"torch.Adafactor"}
 REFUSED = {"torch.SparseAdam"}
 OTHERS = {

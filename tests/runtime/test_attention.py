@@ -16,6 +16,8 @@ import sparsify_fx
 from sparsify_fx import runtime
 from tests.runtime import cases
 
+pytestmark = pytest.mark.slow
+
 TOKENS, HEADS, SIZE = 21, 3, 16
 X = torch.randn(2, TOKENS, HEADS * SIZE, generator=torch.Generator().manual_seed(5))
 

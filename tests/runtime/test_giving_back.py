@@ -24,6 +24,8 @@ from sparsify_fx.runtime.in_place import dense_times, sparse_times
 from sparsify_fx.runtime.racing import made_up, open_model, race
 from tests.runtime.sparse_files import X, net
 
+pytestmark = pytest.mark.slow
+
 SIDE = 384
 
 

@@ -19,6 +19,8 @@ from sparsify_fx import runtime
 from tests.runtime import cases
 from tests.runtime.cases import Case
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -18,6 +18,8 @@ from sparsify_fx import runtime
 from tests.runtime import cases
 from tests.runtime.test_bad_models import session_of
 
+pytestmark = pytest.mark.slow
+
 CONVERT = ("PadPlanes", "UnpadPlanes")
 
 

@@ -22,6 +22,8 @@ from sparsify_fx.onnx_export import inspect_file, pack_onnx
 from sparsify_fx.onnx_export.metadata import get_metadata
 from tests.runtime.sparse_files import X, net, run, run_plain
 
+pytestmark = pytest.mark.slow
+
 
 def kinds(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(str(path)).graph.node if node.domain == "sparsify_fx"]

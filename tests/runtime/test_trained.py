@@ -17,6 +17,8 @@ from sparsify_fx.cli import app
 from sparsify_fx.train.restore import load_trained
 from sparsify_fx.train.session import build_session
 
+pytestmark = pytest.mark.slow
+
 
 def call(*arguments: str | Path) -> Any:
     done = CliRunner().invoke(app, [*map(str, arguments), "--json", "-"])

@@ -26,6 +26,8 @@ from sparsify_fx.train.loop import EpochRow
 from sparsify_fx.train.run_folder import RunFolder, open_folder
 from tests.train.common import SMALL, quietly, small, write_images
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-c", "from sparsify_fx.cli import main; main()", "train", "mnist5k-lenet5", "--quiet"]
 
 

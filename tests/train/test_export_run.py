@@ -20,6 +20,8 @@ from sparsify_fx.train.restore import load_trained
 from sparsify_fx.train.session import build_session
 from tests.train.common import quietly, small, write_images
 
+pytestmark = pytest.mark.slow
+
 
 def exported(run: Path, out: Path) -> dict[str, Any]:
     """The report of `sparsify-fx export`."""

@@ -21,6 +21,8 @@ from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.train.session import build_session
 from tests.conftest import small_net
 
+pytestmark = pytest.mark.slow
+
 TINY = ["epochs=2", "batch_size=500", "learning_rate.warmup=1", "device=cpu"]
 
 

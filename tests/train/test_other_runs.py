@@ -17,6 +17,8 @@ from sparsify_fx.train import Result, TrainConfig, load_config, train
 from sparsify_fx.train.restore import load_trained
 from sparsify_fx.train.session import build_session, fresh_model, open_data
 
+pytestmark = pytest.mark.slow
+
 TINY = ["epochs=2", "batch_size=500", "learning_rate.warmup=1", "device=cpu", "sparsity=0.36"]
 
 

@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+
+pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-c", "from sparsify_fx.cli import main; main()", "train", "mnist5k-lenet5", "--quiet"]
 OPTIONS = ["--method", "wr+signin", "--sparsity", "0.36", "--epochs", "4", "--device", "cpu", "--no-tensorboard"]

@@ -12,6 +12,8 @@ from sparsify_fx.errors import ConfigError, UnknownNameError
 from sparsify_fx.zoo.models import MODELS, ModelSpec, build_model
 from sparsify_fx.zoo.models.resnet_cifar import BasicBlock
 
+pytestmark = pytest.mark.slow
+
 MNIST = ModelSpec(num_classes=10, in_channels=1, image_size=28)
 CIFAR = ModelSpec(num_classes=10, in_channels=3, image_size=32)
 OWN = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -21,6 +22,8 @@ from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.passes.onnx_graph.proof import Feed, Reference, proof_feeds
 from sparsify_fx.passes.onnx_graph.shapes import shapes_fit
 from sparsify_fx.passes.onnx_graph.soundness import damaged_tensor, damaged_text
+
+_LOG = logging.getLogger(__name__)
 
 PASSES = (
     FOLD_CONSTANTS,
@@ -90,6 +93,7 @@ def optimize(
             if not prove:
                 return work, tally.rows(passes, notes)
             reference = reference or Reference(model, proof_feeds(model, inputs, seed))
+            _LOG.info("passes: %d nodes become %d; proving it", len(model.graph.node), len(work.graph.node))
             _prove(reference, work, taken, tolerance)
         except _FaultError as fault:
             notes[fault.name] = f"left out: {fault}"
@@ -153,6 +157,7 @@ def _run(one: GraphPass, work: onnx.ModelProto, original: onnx.ModelProto, tally
     except Exception as error:  # of a damaged model, or of a pass of others
         raise _FaultError(one.name, f"it failed: {type(error).__name__}: {error}") from error
     _check(one, work, original, sound)
+    _LOG.debug("%s changed the graph, which has %d nodes now", one.name, len(work.graph.node))
     tally.add(one.name, work)
     return True
 

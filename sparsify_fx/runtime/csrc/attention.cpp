@@ -7,17 +7,15 @@ namespace sparsify {
 
 namespace {
 
-constexpr int64_t kMost = 1 << 20;  // heads, and floats to a head
-constexpr int64_t kScores = 16384;  // of a block of query rows
+constexpr int64_t kMost = 1 << 20;      // heads, and floats to a head
+constexpr int64_t kScores = 16384;      // of a block of query rows
 constexpr int64_t kValueFloats = 8192;  // that a block of rows reads before it goes on to the next
 constexpr int64_t kFewTasks = 8;
 
 }  // namespace
 
 Attention::Attention(const OrtApi* api, const OrtKernelInfo* info)
-    : api_(api),
-      heads_(attribute_int(api, info, "heads", 0)),
-      head_(attribute_int(api, info, "head_size", 0)),
+    : api_(api), heads_(attribute_int(api, info, "heads", 0)), head_(attribute_int(api, info, "head_size", 0)),
       tokens_first_(attribute_int(api, info, "tokens_first", 0) != 0) {
   if (std::min(heads_, head_) < 1 || std::max(heads_, head_) > kMost)
     throw InvalidArgument("heads and head_size must be from 1 to " + std::to_string(kMost));
@@ -41,8 +39,9 @@ struct Layout {
       : images(images_), tokens(tokens_), heads(heads_), head(head_),
         image_step(tokens_first ? channels() : tokens_ * channels()),
         token_step(tokens_first ? images_ * channels() : channels()),
-        keys(tokens_, kernels().lanes, kernels().dense_vectors), columns(head, kernels().lanes, kernels().dense_vectors),
-        groups((tokens_ + kDenseRows - 1) / kDenseRows), scale(scale_) {
+        keys(tokens_, kernels().lanes, kernels().dense_vectors),
+        columns(head, kernels().lanes, kernels().dense_vectors), groups((tokens_ + kDenseRows - 1) / kDenseRows),
+        scale(scale_) {
     const int64_t most = std::max<int64_t>(1, kScores / score_step() / kDenseRows);
     const int64_t enough = (kFewTasks + images * heads - 1) / (images * heads);
     blocks = even(std::min(groups, std::max((groups + most - 1) / most, enough)));
@@ -82,8 +81,18 @@ void add_values(const Layout& l, const float* values, const Room& room, int rows
     for (int64_t tile = 0; tile < l.columns.tiles; ++tile) {
       const int64_t at = l.columns.first(tile);
       const int width = l.columns.width(tile);
-      DenseCall call{room.scores + from, l.score_step(), rows, static_cast<int>(to - from), values + from * padded + at, padded,
-                     part == 0 ? nullptr : room.sums + at, padded, room.sums + at, padded, width * l.columns.lanes, nullptr};
+      DenseCall call{room.scores + from,
+                     l.score_step(),
+                     rows,
+                     static_cast<int>(to - from),
+                     values + from * padded + at,
+                     padded,
+                     part == 0 ? nullptr : room.sums + at,
+                     padded,
+                     room.sums + at,
+                     padded,
+                     width * l.columns.lanes,
+                     nullptr};
       if (last) {
         call.target = target + at;
         call.target_step = l.token_step;
@@ -100,8 +109,9 @@ void attend(const Layout& l, const float* queries, const float* keys, const floa
   std::fill_n(room.factors, rows, l.scale);
   for (int64_t tile = 0; tile < l.keys.tiles; ++tile) {
     const int width = l.keys.width(tile), floats = width * l.keys.lanes;
-    kernels().dense(width, {queries, 3 * l.token_step, rows, static_cast<int>(l.head), keys + l.keys.first(tile) * l.head,
-                            floats, nullptr, 0, room.scores + l.keys.first(tile), l.score_step(), floats, room.factors});
+    kernels().dense(
+        width, {queries, 3 * l.token_step, rows, static_cast<int>(l.head), keys + l.keys.first(tile) * l.head, floats,
+                nullptr, 0, room.scores + l.keys.first(tile), l.score_step(), floats, room.factors});
   }
   kernels().softmax({room.scores, l.score_step(), rows, static_cast<int>(l.tokens), room.factors});
   add_values(l, values, room, rows, target);
@@ -113,7 +123,8 @@ void Attention::compute(OrtKernelContext* context) const {
   const Tensor x = input(api_, context, 0);
   const int64_t channels = heads_ * head_;
   if (x.type != kFloat || x.shape.size() != 3 || x.shape[2] != 3 * channels)
-    throw InvalidArgument("the input must be float32 with 3 dimensions, the last one of " + std::to_string(3 * channels));
+    throw InvalidArgument("the input must be float32 with 3 dimensions, the last one of " +
+                          std::to_string(3 * channels));
   checked_product("the input", x.shape);
   for (int64_t length : {x.shape[0], x.shape[1]}) checked_most("the number of images or tokens", length, kMaxLength);
   const Tensor y = output(api_, context, {x.shape[0], x.shape[1], channels});

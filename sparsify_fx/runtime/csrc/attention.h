@@ -19,7 +19,7 @@ class Attention {
  private:
   const OrtApi* api_;
   int64_t heads_, head_;  // how many, and floats to each
-  bool tokens_first_;  // [tokens, images, ...], input and output
+  bool tokens_first_;     // [tokens, images, ...], input and output
   float scale_ = 1.0f;
 };
 

@@ -27,8 +27,8 @@ inline std::string in_brackets(const std::vector<int64_t>& sizes) {
   return "[" + text + "]";
 }
 
-// The product of sizes, none of them negative. Zeros count as ones until the end, so that every part of the product fits
-// too, in any order, and what is computed from a tensor without elements.
+// The product of sizes, none of them negative. Zeros count as ones until the end, so that every part of the product
+// fits too, in any order, and what is computed from a tensor without elements.
 inline int64_t checked_product(const std::string& what, const std::vector<int64_t>& sizes) {
   int64_t product = 1;
   bool empty = false;
@@ -36,8 +36,8 @@ inline int64_t checked_product(const std::string& what, const std::vector<int64_
     if (size < 0) throw InvalidArgument(what + " has sizes below 0: " + in_brackets(sizes));
     empty |= size == 0;
     if (__builtin_mul_overflow(product, size == 0 ? 1 : size, &product) || product > kMostFloats)
-      throw InvalidArgument(what + " is too large: its sizes are " + in_brackets(sizes) + "; expected a product of at most " +
-                            std::to_string(kMostFloats));
+      throw InvalidArgument(what + " is too large: its sizes are " + in_brackets(sizes) +
+                            "; expected a product of at most " + std::to_string(kMostFloats));
   }
   return empty ? 0 : product;
 }

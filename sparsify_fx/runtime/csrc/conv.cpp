@@ -25,8 +25,8 @@ Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, 
     const auto begin = taken.nonzeros.begin() + taken.begin[row], end = taken.nonzeros.begin() + taken.begin[row + 1];
     for (auto entry = begin; entry != end; ++entry) {
       const int64_t column = entry->plane, tap = column % kernel;
-      entry->plane = static_cast<int32_t>(row / rows) * planes + static_cast<int32_t>(column / kernel) * phases +
-                     taps.phase[tap];
+      entry->plane =
+          static_cast<int32_t>(row / rows) * planes + static_cast<int32_t>(column / kernel) * phases + taps.phase[tap];
       entry->tap = static_cast<int32_t>(taps.shared ? tap : 0);
     }
     if (taps.shared && phases > 1) std::stable_sort(begin, end, earlier);
@@ -34,10 +34,12 @@ Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, 
   return taken;
 }
 
-SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weight, const std::string& prefix) : api_(api) {
+SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weight, const std::string& prefix)
+    : api_(api) {
   const Tensor values = constant_input(api, info, weight);
   const Tensor gaps = constant_input(api, info, weight + 1);
-  if (!values) throw InvalidArgument(std::string("input ") + (prefix.empty() ? "W" : "V") + " must be a constant initializer");
+  if (!values)
+    throw InvalidArgument(std::string("input ") + (prefix.empty() ? "W" : "V") + " must be a constant initializer");
   const std::string shape_name = prefix.empty() ? "weight_shape" : prefix + "shape";
   const Weights weights = read_weights(values, gaps, attribute_ints(api, info, shape_name.c_str()));
   attributes_ = read_attributes(api, info, weights.shape, prefix);
@@ -52,7 +54,8 @@ SparseConv::SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weig
   taps_ = choose_taps(a);
   const int64_t kernel = a.kernel_height * a.kernel_width;
   const int32_t phases = static_cast<int32_t>(taps_.phases.size());
-  checked_most("the weight is too large: input channels of a group times phases of the stride", a.in_channels * phases, kMaxLength);
+  checked_most("the weight is too large: input channels of a group times phases of the stride", a.in_channels * phases,
+               kMaxLength);
   const double density =
       static_cast<double>(weights.values.size()) / static_cast<double>(a.out_channels * a.in_channels * kernel);
   const Shape shape = choose_shape(density, static_cast<double>(kernel) / phases);
@@ -92,7 +95,7 @@ void SparseConv::compute(OrtKernelContext* context) const {
   const Tensor y = output(api_, context, g.output_shape);
   if (y.size() == 0) return;
   const Images images{x.floats(), bias ? bias.floats() : nullptr, residual ? residual.floats() : nullptr,
-                                 static_cast<float*>(y.data)};
+                      static_cast<float*>(y.data)};
   if (is_depthwise_) return depthwise_.run(api_, context, g, images);
   const Call call(*this, g, images.x, images.bias, images.residual, images.y);
   run_workers(api_, context, call.tasks(), [&](Share& share) {

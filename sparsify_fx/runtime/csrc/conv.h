@@ -13,8 +13,8 @@
 
 namespace sparsify {
 
-// `count` rows from row `first` on, the first of its group, as a matrix whose columns are taps of planes. Each group has
-// planes of its own: the phases of its channel 0, then of channel 1, ...
+// `count` rows from row `first` on, the first of its group, as a matrix whose columns are taps of planes. Each group
+// has planes of its own: the phases of its channel 0, then of channel 1, ...
 Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, int64_t first, int64_t count);
 
 class SparseConv {
@@ -22,7 +22,7 @@ class SparseConv {
   static constexpr const char* kName = "SparseConv";
   static constexpr size_t kInputs = 5;  // X, W or its non-zeros, gaps, B, Z
   static constexpr size_t kMoreGaps = 2;
-  static constexpr int kResidual = 4;   // the input Z
+  static constexpr int kResidual = 4;             // the input Z
   static constexpr bool kResidualInPlace = true;  // every output is written after its place in Z was read
 
   SparseConv(const OrtApi* api, const OrtKernelInfo* info) : SparseConv(api, info, 1, "") {}

@@ -35,8 +35,8 @@ SparseConvDepthwise::SparseConvDepthwise(const OrtApi* api, const OrtKernelInfo*
   if (!is_pointwise(first_) || !is_depthwise(second))
     throw InvalidArgument("needs a 1x1 convolution without stride or padding and a depthwise one of size 3, 5 or 7");
   if (second.group != first_.out_channels)
-    throw InvalidArgument("the depthwise convolution has " + std::to_string(second.group) + " channels; the first gives " +
-                          std::to_string(first_.out_channels));
+    throw InvalidArgument("the depthwise convolution has " + std::to_string(second.group) +
+                          " channels; the first gives " + std::to_string(first_.out_channels));
   if (first_.in_channels > kMaxBlockPlanes) throw InvalidArgument("the weight has too many input channels");
   second_ = Depthwise(kernels_of, second);
   for (int64_t row = 0; row < first_.out_channels; row += kRows) {
@@ -57,10 +57,8 @@ struct SparseConvDepthwise::Call {
   int64_t panel_step, lines_step;  // floats from plane to plane
 
   Call(const SparseConvDepthwise& conv, const Geometry& geometry)
-      : g(geometry),
-        bands(conv.second_.attributes(), g, kLinesFloats / std::min(kRows, conv.first_.out_channels)),
-        channels(conv.first_.in_channels),
-        panel_step(odd_lines(bands.most_lines() * bands.plan.line)),
+      : g(geometry), bands(conv.second_.attributes(), g, kLinesFloats / std::min(kRows, conv.first_.out_channels)),
+        channels(conv.first_.in_channels), panel_step(odd_lines(bands.most_lines() * bands.plan.line)),
         lines_step(odd_lines(bands.before + panel_step + bands.behind)) {}
 };
 
@@ -152,7 +150,7 @@ class SparseConvDepthwise::Worker {
   const Call& call_;
   ScratchLease scratch_;
   float *panel_, *lines_;
-  std::vector<int32_t> kept_;  // -1 for the pixels of the lines, 0 between and behind them
+  std::vector<int32_t> kept_;       // -1 for the pixels of the lines, 0 between and behind them
   int64_t place_ = -1, band_ = -1;  // whose panel and whose edges are at hand
 };
 
@@ -176,13 +174,14 @@ void SparseConvDepthwise::compute(OrtKernelContext* context) const {
   const Tensor y = output(api_, context, call.g.output_shape);
   if (y.size() == 0) return;
   call.y = static_cast<float*>(y.data);
-  run_workers(api_, context, call.g.images * call.bands.count * static_cast<int64_t>(matrices_.size()), [&](Share& share) {
-    int64_t task;
-    if (!share.next(&task)) return;
-    Worker worker(*this, call);
-    do worker.run(task);
-    while (share.next(&task));
-  });
+  run_workers(api_, context, call.g.images * call.bands.count * static_cast<int64_t>(matrices_.size()),
+              [&](Share& share) {
+                int64_t task;
+                if (!share.next(&task)) return;
+                Worker worker(*this, call);
+                do worker.run(task);
+                while (share.next(&task));
+              });
 }
 
 }  // namespace sparsify

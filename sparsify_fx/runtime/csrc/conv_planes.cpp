@@ -25,7 +25,8 @@ void check_planes(const ConvAttributes& a) {
                     a.pads == std::vector<int64_t>(4, side / 2);
   if (!fits)
     throw InvalidArgument(
-        "padded planes need kernels of 1x1 without pads or of 3x3 with pads of 1, equal strides of 1 or 2, one group and "
+        "padded planes need kernels of 1x1 without pads or of 3x3 with pads of 1, equal strides of 1 or 2, one group "
+        "and "
         "no dilations");
 }
 
@@ -40,7 +41,8 @@ Planes SparseConv::output_planes(const Planes& in, const char* name) const {
   return {in.images, a.out_channels, length(in.height), length(in.width), edges_};
 }
 
-std::shared_ptr<const SparseConv::Places> SparseConv::places_for(int64_t step, const std::vector<int32_t>& offsets) const {
+std::shared_ptr<const SparseConv::Places> SparseConv::places_for(int64_t step,
+                                                                 const std::vector<int32_t>& offsets) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (places_ != nullptr && places_->step == step && places_->offsets == offsets) return places_;
   const Matrix& matrix = matrices_[0];
@@ -103,7 +105,8 @@ const float* SparseConv::PlanesWorker::panel_of(const Block& block, bool pack) {
   return panel - first_line_ * call_.out.pitch;
 }
 
-void SparseConv::PlanesWorker::multiply(const Block& block, const float* panel, int64_t tile, int first_rows, int end_rows) {
+void SparseConv::PlanesWorker::multiply(const Block& block, const float* panel, int64_t tile, int first_rows,
+                                        int end_rows) {
   const Kernels& kernel = kernels();
   const Planes& out = call_.out;
   const Matrix& matrix = conv_.matrices_[0];
@@ -166,7 +169,8 @@ void SparseConv::compute_planes(OrtKernelContext* context) const {
   float* target = static_cast<float*>(y.data);
   out.write_header(target);
   if (out.empty()) return;
-  const PlanesCall call(*this, in, out, x.floats(), bias ? bias.floats() : nullptr, residual ? residual.floats() : nullptr, target);
+  const PlanesCall call(*this, in, out, x.floats(), bias ? bias.floats() : nullptr,
+                        residual ? residual.floats() : nullptr, target);
   run_workers(api_, context, call.tasks(), [&](Share& share) {
     int64_t task;
     if (!share.next(&task)) return;

@@ -1,7 +1,8 @@
 // Convolutions that read and write padded planes: 1x1, or 3x3 with a padding of one, with strides of one or two.
 //
 // With a stride of one, what a tap reads lies equally far from every output position: the planes are the panel, and
-// nothing is packed. With a stride of two the even and odd pixels of some lines are packed apart, as for other convolutions.
+// nothing is packed. With a stride of two the even and odd pixels of some lines are packed apart, as for other
+// convolutions.
 #pragma once
 
 #include <memory>

@@ -36,7 +36,8 @@ SparseConvPool::SparseConvPool(const OrtApi* api, const OrtKernelInfo* info) : a
   if (!values) throw InvalidArgument("input W must be a constant initializer");
   const Weights weights = read_weights(values, gaps, attribute_ints(api, info, "weight_shape"));
   conv_ = read_attributes(api, info, weights.shape);
-  if (conv_.rank != 4 || conv_.group != 1) throw InvalidArgument("needs a convolution in two dimensions with one group");
+  if (conv_.rank != 4 || conv_.group != 1)
+    throw InvalidArgument("needs a convolution in two dimensions with one group");
   pool_ = read_pool(api, info, "pool_");
   pool_.group = pool_.out_channels = conv_.out_channels;
   taps_ = choose_taps(conv_);
@@ -55,16 +56,16 @@ struct SparseConvPool::Call {
   int64_t images;
   Geometry conv, pool;  // of one image
   Window window;
-  std::vector<LinePhase> phases;     // of line 0
-  Bands bands;                       // of the pooling
+  std::vector<LinePhase> phases;  // of line 0
+  Bands bands;                    // of the pooling
   int64_t panel_step, rows_step;  // floats from plane to plane: of what is packed, and of the convolution's result
 
   Call(const SparseConvPool& op, const Geometry& conv_, const Geometry& pool_)
       : images(conv_.images), conv(alone(conv_)), pool(alone(pool_)), window(make_window(op.taps_, conv)),
         phases(line_phases(op.taps_, window, conv)), bands(op.pool_, pool, 0, true) {
     const int64_t rows = std::min(kRows, op.conv_.out_channels), planes = static_cast<int64_t>(op.columns_.size());
-    const int64_t lines = std::min(kLinesFloats / (rows * window.pitch),
-                                   kPanelFloats / (planes * window.pitch) - op.taps_.most_down);
+    const int64_t lines =
+        std::min(kLinesFloats / (rows * window.pitch), kPanelFloats / (planes * window.pitch) - op.taps_.most_down);
     const int64_t outputs = std::max(kLeastOutputs, (lines - bands.kernel) / pool.stride_y + 1);
     bands.count = std::min(even((pool.out_height + outputs - 1) / outputs), pool.out_height);
     const int64_t most = std::min(bands.most_lines(), conv.out_height) * window.pitch;
@@ -106,8 +107,8 @@ class SparseConvPool::Worker {
 
   void pack(int64_t image) {
     const Geometry& g = call_.conv;
-    kernels().pack_lines({panel_, call_.panel_step, call_.x + image * g.channels * g.plane(), g.plane(), g.height, g.width,
-                          op_.columns_.data(), static_cast<int>(op_.columns_.size()), phases_.data(),
+    kernels().pack_lines({panel_, call_.panel_step, call_.x + image * g.channels * g.plane(), g.plane(), g.height,
+                          g.width, op_.columns_.data(), static_cast<int>(op_.columns_.size()), phases_.data(),
                           height_ + op_.taps_.most_down, call_.window.pitch, g.stride_y, g.stride_x});
   }
 
@@ -148,10 +149,10 @@ class SparseConvPool::Worker {
   const Call& call_;
   ScratchLease scratch_;
   float *panel_, *lines_, *rows_;
-  std::vector<LinePhase> phases_;  // of the band
+  std::vector<LinePhase> phases_;   // of the band
   int64_t place_ = -1, band_ = -1;  // whose panel and whose phases are at hand
-  int64_t first_ = 0, from_ = 0;         // line of the first window, and the first one that exists
-  int64_t height_ = 0, count_ = 0;       // lines and positions of the convolution's result
+  int64_t first_ = 0, from_ = 0;    // line of the first window, and the first one that exists
+  int64_t height_ = 0, count_ = 0;  // lines and positions of the convolution's result
 };
 
 void SparseConvPool::compute(OrtKernelContext* context) const {
@@ -171,13 +172,14 @@ void SparseConvPool::compute(OrtKernelContext* context) const {
   call.x = x.floats();
   call.bias = bias ? bias.floats() : nullptr;
   call.y = static_cast<float*>(y.data);
-  run_workers(api_, context, call.images * call.bands.count * static_cast<int64_t>(matrices_.size()), [&](Share& share) {
-    int64_t task;
-    if (!share.next(&task)) return;
-    Worker worker(*this, call);
-    do worker.run(task);
-    while (share.next(&task));
-  });
+  run_workers(api_, context, call.images * call.bands.count * static_cast<int64_t>(matrices_.size()),
+              [&](Share& share) {
+                int64_t task;
+                if (!share.next(&task)) return;
+                Worker worker(*this, call);
+                do worker.run(task);
+                while (share.next(&task));
+              });
 }
 
 }  // namespace sparsify

@@ -40,7 +40,8 @@ int64_t SparseConv::Call::count_bands(const SparseConv& conv) const {
 SparseConv::Call::Call(const SparseConv& conv, const Geometry& geometry, const float* input, const float* bias_,
                        const float* residual_, float* output)
     : g(geometry), x(input), bias(bias_), residual(residual_), y(output), window(make_window(conv.taps_, g)),
-      tiling(window.positions, kernels().lanes, conv.max_vectors_), matrices(static_cast<int64_t>(conv.matrices_.size())) {
+      tiling(window.positions, kernels().lanes, conv.max_vectors_),
+      matrices(static_cast<int64_t>(conv.matrices_.size())) {
   share(conv, count_bands(conv));
   in_place = conv.direct_ && g.stride_y == 1 && g.stride_x == 1 && g.pad_y == 0 && g.pad_x == 0 &&
              g.out_height == g.height && g.out_width == g.width &&

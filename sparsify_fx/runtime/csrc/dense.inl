@@ -34,7 +34,8 @@ static void dense_of(const DenseCall& call) {
 #pragma GCC unroll 4
       for (int q = 0; q < V; ++q) {
         const int left = call.columns - q * LANES;
-        left >= LANES ? store(target + q * LANES, sum[i][q] * factor) : store_first(target + q * LANES, sum[i][q] * factor, left);
+        left >= LANES ? store(target + q * LANES, sum[i][q] * factor)
+                      : store_first(target + q * LANES, sum[i][q] * factor, left);
       }
     }
   }

@@ -7,7 +7,7 @@ namespace sparsify {
 
 namespace {
 
-constexpr int64_t kNearFloats = 6144;  // copied at once: they stay in the nearest cache
+constexpr int64_t kNearFloats = 6144;              // copied at once: they stay in the nearest cache
 constexpr int64_t kTaskFloats = int64_t{1} << 14;  // read by one task at least
 
 int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
@@ -45,8 +45,16 @@ Bands::Bands(const ConvAttributes& a, const Geometry& g, int64_t most, bool maxi
   const int64_t length = (g.width + g.stride_x - 1) / g.stride_x;
   const int64_t pitch = pitch_of(std::max(length - lowest, g.out_width + highest), g, kernels_here, maximum);
   for (int64_t kx = 0; kx < kernel; ++kx) offsets[kx] += (kx - g.pad_x - offsets[kx] * g.stride_x) * pitch;
-  plan = {g.width,          g.height,     g.out_width, g.stride_y, g.stride_x, static_cast<int>(kernel), pitch,
-          pitch * g.stride_x, offsets.data(), a.activation,
+  plan = {g.width,
+          g.height,
+          g.out_width,
+          g.stride_y,
+          g.stride_x,
+          static_cast<int>(kernel),
+          pitch,
+          pitch * g.stride_x,
+          offsets.data(),
+          a.activation,
           maximum ? -std::numeric_limits<float>::infinity() : 0.0f};
   const int64_t outputs = std::max<int64_t>(4, (most / plan.line - kernel) / g.stride_y / 4 * 4);
   count = (out_height + outputs - 1) / outputs;
@@ -55,8 +63,7 @@ Bands::Bands(const ConvAttributes& a, const Geometry& g, int64_t most, bool maxi
 }
 
 Depthwise::Depthwise(const Weights& weights, const ConvAttributes& attributes)
-    : attributes_(attributes),
-      taps_(attributes.kernel_height * attributes.kernel_width),
+    : attributes_(attributes), taps_(attributes.kernel_height * attributes.kernel_width),
       weights_(attributes.out_channels * taps_) {
   const int64_t kernel = attributes.kernel_width;
   for (size_t i = 0; i < weights.values.size(); ++i) {

@@ -7,7 +7,8 @@ static inline Vec gathered(const Nonzero* entry, int count, const float* x) {
   const __m512 a = _mm512_castsi512_ps(_mm512_maskz_loadu_epi64(first(low), entry));
   const __m512 b = _mm512_castsi512_ps(_mm512_maskz_loadu_epi64(first(high), entry + 8));
   // Even floats are planes (and taps above them), odd ones values; entries that are not there are plane 0 times 0.
-  const __m512i places = _mm512_and_si512(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)), _mm512_set1_epi32(0xffff));
+  const __m512i places =
+      _mm512_and_si512(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)), _mm512_set1_epi32(0xffff));
   return (Vec)_mm512_mul_ps(_mm512_shuffle_ps(a, b, 0xdd),
                             _mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, places, x, 4));
 }
@@ -28,7 +29,8 @@ static void dots(const RowsCall& call) {
   for (int i = 0; i < call.row_count; ++i) {
     const int row = call.rows[i].row, count = call.rows[i].count;
     Vec sum = all(0.0f);
-    for (int p = 0; p < count; p += LANES) sum += gathered(entry + p, count - p < LANES ? count - p : LANES, call.panel);
+    for (int p = 0; p < count; p += LANES)
+      sum += gathered(entry + p, count - p < LANES ? count - p : LANES, call.panel);
     entry += count;
     float total = call.first ? (call.bias == nullptr ? 0.0f : call.bias[row]) : call.sums[row];
     call.sums[row] = total + added(sum);

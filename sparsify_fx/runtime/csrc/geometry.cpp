@@ -21,12 +21,11 @@ std::vector<int64_t> ints_or(const OrtApi* api, const OrtKernelInfo* info, const
                              int64_t otherwise, int64_t least) {
   std::vector<int64_t> values = attribute_ints(api, info, name.c_str());
   if (values.empty()) values.assign(count, otherwise);
-  if (values.size() != count)
-    throw InvalidArgument(name + " needs " + std::to_string(count) + " values");
+  if (values.size() != count) throw InvalidArgument(name + " needs " + std::to_string(count) + " values");
   for (int64_t value : values)
     if (value < least || value > kMaxLength)
-      throw InvalidArgument(name + " holds " + std::to_string(value) + "; expected at least " +
-                            std::to_string(least) + " and at most " + std::to_string(kMaxLength));
+      throw InvalidArgument(name + " holds " + std::to_string(value) + "; expected at least " + std::to_string(least) +
+                            " and at most " + std::to_string(kMaxLength));
   return values;
 }
 
@@ -87,8 +86,8 @@ Geometry geometry_of(const ConvAttributes& a, const Tensor& x) {
   if (a.rank == 4) g.output_shape.insert(g.output_shape.begin() + 2, g.out_height);
   checked_product("the result", g.output_shape);
   const bool point = a.kernel_height == 1 && a.kernel_width == 1;
-  if (point && g.out_height == g.height && g.out_width == g.width && g.pad_y == 0 && g.pad_x == 0 &&
-      g.stride_y == 1 && g.stride_x == 1) {
+  if (point && g.out_height == g.height && g.out_width == g.width && g.pad_y == 0 && g.pad_x == 0 && g.stride_y == 1 &&
+      g.stride_x == 1) {
     g.width = g.out_width = g.plane();
     g.height = g.out_height = 1;
   }

@@ -14,8 +14,8 @@ Activation parse_activation(const std::string& name);
 
 // A one-dimensional convolution is a two-dimensional one of height 1.
 struct ConvAttributes {
-  size_t rank = 4;                                // of the activations: 3 or 4
-  int64_t out_channels = 0, in_channels = 0;      // of all groups; of one group
+  size_t rank = 4;                            // of the activations: 3 or 4
+  int64_t out_channels = 0, in_channels = 0;  // of all groups; of one group
   int64_t kernel_height = 1, kernel_width = 1;
   int64_t group = 1;
   std::vector<int64_t> strides, pads, dilations;  // two, four, two values

@@ -14,8 +14,8 @@ namespace sparsify {
 
 enum class Activation : int { kNone, kRelu, kRelu6, kSilu, kGelu };
 
-// Some lanes of a vector and where their floats are: the lanes in `mask`, `count` of them, belong to the floats at `at`,
-// at + stride, at + 2 * stride, ... of an image.
+// Some lanes of a vector and where their floats are: the lanes in `mask`, `count` of them, belong to the floats at
+// `at`, at + stride, at + 2 * stride, ... of an image.
 struct Piece {
   int64_t at;
   uint32_t mask;
@@ -95,13 +95,14 @@ struct RowsCall {
   const float* residual;   // laid out like target, or null
   const Piece* outputs;    // where the vectors of the tile go in a row
   int outputs_per_vector;
-  bool whole;              // all lanes, to neighbouring places from outputs->at on
-  const int32_t* kept;     // then for each of them -1, or 0 where a zero is to be written; null keeps all
-  int written;             // and lanes of the last vector that are written; 0 when all are
+  bool whole;           // all lanes, to neighbouring places from outputs->at on
+  const int32_t* kept;  // then for each of them -1, or 0 where a zero is to be written; null keeps all
+  int written;          // and lanes of the last vector that are written; 0 when all are
   Activation activation;
 };
 
-// A depthwise convolution or pooling of one run: sizes of a plane, and where the columns of the kernel read in a copied line.
+// A depthwise convolution or pooling of one run: sizes of a plane, and where the columns of the kernel read in a copied
+// line.
 struct DepthwisePlan {
   int64_t width, height, out_width;
   int64_t stride_y, stride_x;  // 1 or 2
@@ -127,11 +128,11 @@ constexpr int kPoolLines = 4;
 
 // A band of output lines of one plane that holds the largest pixel of every window, and the lines that it reads.
 struct PoolCall {
-  const float* image;     // line 0
-  int64_t height, step;   // lines that exist; floats from one to the next
-  int64_t first;          // line of the first window, which need not exist
-  float* lines;           // room for kPoolLines copied lines, with padding in and around it
-  float* target;          // the first output line
+  const float* image;    // line 0
+  int64_t height, step;  // lines that exist; floats from one to the next
+  int64_t first;         // line of the first window, which need not exist
+  float* lines;          // room for kPoolLines copied lines, with padding in and around it
+  float* target;         // the first output line
   int64_t out_lines;
 };
 
@@ -165,7 +166,7 @@ struct Kernels {
   int lanes;
   int max_vectors;
   int dense_vectors;  // the most of a tile of `dense`
-  bool masks;  // takes pieces of several runs of lanes, and a tail
+  bool masks;         // takes pieces of several runs of lanes, and a tail
   void (*rows)(int vectors, const RowsCall&);
   // Of one pixel: sums[row] = bias + row times panel[plane], or more of the sum when the block is not the first.
   void (*dots)(const RowsCall&);

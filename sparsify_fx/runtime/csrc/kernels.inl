@@ -1,6 +1,6 @@
 // The kernels themselves, in the vector extensions of GCC and Clang; included by one file per instruction set, which
-// defines LANES, MAX_VECTORS and DENSE_VECTORS and opens a namespace of its own. All functions are static, so that no instruction
-// of one set can slip into another.
+// defines LANES, MAX_VECTORS and DENSE_VECTORS and opens a namespace of its own. All functions are static, so that no
+// instruction of one set can slip into another.
 
 #include "vectors.inl"
 #include "rows.inl"

@@ -30,9 +30,24 @@ namespace avx512 {
 
 namespace sparsify {
 
-const Kernels kAvx512Kernels = {"avx512",     LANES, MAX_VECTORS, DENSE_VECTORS, true, avx512::rows, avx512::dots, avx512::pack,
-                              avx512::pack_transposed, avx512::unpack_transposed, avx512::finish, avx512::copy_lines, avx512::depthwise, avx512::pool, avx512::pack_lines, avx512::pack_even,
-                                avx512::dense, avx512::softmax};
+const Kernels kAvx512Kernels = {"avx512",
+                                LANES,
+                                MAX_VECTORS,
+                                DENSE_VECTORS,
+                                true,
+                                avx512::rows,
+                                avx512::dots,
+                                avx512::pack,
+                                avx512::pack_transposed,
+                                avx512::unpack_transposed,
+                                avx512::finish,
+                                avx512::copy_lines,
+                                avx512::depthwise,
+                                avx512::pool,
+                                avx512::pack_lines,
+                                avx512::pack_even,
+                                avx512::dense,
+                                avx512::softmax};
 
 }  // namespace sparsify
 #endif

@@ -10,8 +10,23 @@ namespace portable {
 #include "kernels.inl"
 }  // namespace portable
 
-const Kernels kPortableKernels = {"portable",     LANES, MAX_VECTORS, DENSE_VECTORS, false, portable::rows, portable::dots, portable::pack,
-                                  portable::pack_transposed, portable::unpack_transposed, portable::finish, portable::copy_lines, portable::depthwise, portable::pool, portable::pack_lines, portable::pack_even,
-                                  portable::dense, portable::softmax};
+const Kernels kPortableKernels = {"portable",
+                                  LANES,
+                                  MAX_VECTORS,
+                                  DENSE_VECTORS,
+                                  false,
+                                  portable::rows,
+                                  portable::dots,
+                                  portable::pack,
+                                  portable::pack_transposed,
+                                  portable::unpack_transposed,
+                                  portable::finish,
+                                  portable::copy_lines,
+                                  portable::depthwise,
+                                  portable::pool,
+                                  portable::pack_lines,
+                                  portable::pack_even,
+                                  portable::dense,
+                                  portable::softmax};
 
 }  // namespace sparsify

@@ -10,7 +10,7 @@ class SparseMatMul {
   static constexpr const char* kName = "SparseMatMul";
   static constexpr size_t kInputs = 5;  // A, W or its non-zeros, gaps, B, Z
   static constexpr size_t kMoreGaps = 2;
-  static constexpr int kResidual = 4;   // the input Z
+  static constexpr int kResidual = 4;              // the input Z
   static constexpr bool kResidualInPlace = false;  // every output is written after its place in Z was read
 
   SparseMatMul(const OrtApi* api, const OrtKernelInfo* info);

@@ -47,7 +47,7 @@ struct Block {
 struct Matrix {
   int32_t rows = 0;
   std::vector<int32_t> planes;  // the original numbers of the planes that have non-zeros
-  std::vector<Block> blocks;     // at least one
+  std::vector<Block> blocks;    // at least one
   std::vector<RowRef> refs;
   std::vector<Nonzero> nonzeros;
 
@@ -63,7 +63,7 @@ struct Rows {
     int32_t tap = 0;
   };
   int32_t rows = 0, planes = 0;
-  std::vector<int64_t> begin;  // rows + 1
+  std::vector<int64_t> begin;   // rows + 1
   std::vector<Entry> nonzeros;  // of each row in the order of their planes
 };
 

@@ -59,7 +59,8 @@ inline Tensor output(const OrtApi* api, OrtKernelContext* context, const std::ve
   try {
     check(api, GetOutput::call(api, context, 0, shape.data(), shape.size(), &value));
   } catch (const InvalidArgument& error) {
-    throw InvalidArgument("onnxruntime has no memory for a result of the sizes " + in_brackets(shape) + " (" + error.what() + ")");
+    throw InvalidArgument("onnxruntime has no memory for a result of the sizes " + in_brackets(shape) + " (" +
+                          error.what() + ")");
   }
   if (value == nullptr) throw InvalidArgument("the result has no name; expected one, for a value that something reads");
   return view(api, value);

@@ -3,8 +3,9 @@
 // onnxruntime ships no headers in its Python wheel. Its interface is one table of function pointers, `OrtApi`, that
 // only ever grows at its end, so an entry keeps its place for good; the struct `OrtCustomOp` grows at its end too, and
 // its field `version` says how much of it we filled in. The first is declared here up to API version 17 (onnxruntime
-// 1.17), the first with KernelContext_ParallelFor; the second up to version 18, which is used where it exists. The places were counted in the public header
-// onnxruntime_c_api.h; tests/runtime/other_versions.py loads the library into several onnxruntime releases.
+// 1.17), the first with KernelContext_ParallelFor; the second up to version 18, which is used where it exists. The
+// places were counted in the public header onnxruntime_c_api.h; tests/runtime/other_versions.py loads the library into
+// several onnxruntime releases.
 #pragma once
 
 #include <cstddef>
@@ -99,7 +100,6 @@ using GetAttributeFloats = Entry<162, OrtStatus*, const OrtKernelInfo*, const ch
 using GetAttributeInts = Entry<163, OrtStatus*, const OrtKernelInfo*, const char*, int64_t*, size_t*>;
 using GetKernelInputCount = Entry<230, OrtStatus*, const OrtKernelInfo*, size_t*>;
 using GetConstantInput = Entry<249, OrtStatus*, const OrtKernelInfo*, size_t, int*, const OrtValue**>;
-using ParallelFor =
-    Entry<274, OrtStatus*, const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*>;
+using ParallelFor = Entry<274, OrtStatus*, const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*>;
 
 }  // namespace sparsify

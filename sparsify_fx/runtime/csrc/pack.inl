@@ -26,8 +26,8 @@ static inline Vec load_piece(const float* plane, const Piece& piece, int64_t str
 #if defined(SPARSIFY_AVX512)
   const __mmask16 mask = static_cast<__mmask16>(piece.mask);
   if (stride == 1)
-    return (Vec)_mm512_maskz_expand_ps(
-        mask, _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << piece.count) - 1), from));
+    return (Vec)_mm512_maskz_expand_ps(mask,
+                                       _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << piece.count) - 1), from));
   if (stride == 2) return (Vec)_mm512_maskz_expand_ps(mask, load_even(from, piece.count));
 #elif defined(SPARSIFY_AVX2)
   if (stride == 1 && piece.mask != 0) {  // without kExpands a mask is one run of lanes

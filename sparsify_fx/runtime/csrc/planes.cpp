@@ -11,8 +11,8 @@ namespace sparsify {
 
 namespace {
 
-constexpr int32_t kMark = 0x53504c31;        // in the header of every such tensor
-constexpr size_t kMasks = 64;                // so many masks are kept
+constexpr int32_t kMark = 0x53504c31;         // in the header of every such tensor
+constexpr size_t kMasks = 64;                 // so many masks are kept
 constexpr int64_t kBand = 832, kAlone = 128;  // positions: of a band at most, of an image that may be one band
 constexpr int64_t kHalf = 17;                 // of a band that is worth a thread of its own
 
@@ -31,7 +31,8 @@ Planes::Planes(int64_t images_, int64_t channels_, int64_t height_, int64_t widt
     : images(images_), channels(channels_), height(height_), width(width_), edges(edges_), pitch(width_ + 1) {
   checked_most("the number of images of padded planes", images, INT32_MAX);
   checked_most("the number of channels of padded planes", channels, INT32_MAX);
-  checked_most("the number of lines of padded planes", height, kMaxLength);  // so that the offsets of taps fit into 32 bits
+  checked_most("the number of lines of padded planes", height,
+               kMaxLength);  // so that the offsets of taps fit into 32 bits
   checked_most("the number of columns of padded planes", width, kMaxLength);
   const int64_t all = height * pitch, half = (height + 1) / 2 * pitch;
   // Two bands are for two threads; small images have them where that makes no vector more.
@@ -41,7 +42,8 @@ Planes::Planes(int64_t images_, int64_t channels_, int64_t height_, int64_t widt
   bands = std::max<int64_t>(1, (height + lines - 1) / lines);
   lead = edges ? whole_lines(pitch + 1) : 0;
   step = odd_lines(lead + whole_lines(positions()) + (edges ? pitch + 1 : 0));
-  checked_product("the tensor of padded planes (images, bands, channels, floats of a plane)", {images, bands, channels, step});
+  checked_product("the tensor of padded planes (images, bands, channels, floats of a plane)",
+                  {images, bands, channels, step});
   floats_ = kHeader + images * bands * channels * step + kBehind;
 }
 
@@ -52,7 +54,8 @@ bool Planes::same_shape(const Planes& other) const {
 Planes Planes::of(const Tensor& tensor, const char* name) {
   const auto wrong = [&](const std::string& what) { return InvalidArgument(std::string("input ") + name + what); };
   int32_t sizes[6] = {};
-  if (tensor.type == kFloat && tensor.shape.size() == 1 && tensor.size() >= kHeader) std::memcpy(sizes, tensor.data, sizeof sizes);
+  if (tensor.type == kFloat && tensor.shape.size() == 1 && tensor.size() >= kHeader)
+    std::memcpy(sizes, tensor.data, sizeof sizes);
   if (sizes[0] != kMark) throw wrong(" must hold padded planes, as PadPlanes makes them");
   const std::string told = " has a damaged header: it tells the sizes " + in_brackets({sizes + 1, sizes + 5});
   Planes planes;
@@ -62,13 +65,18 @@ Planes Planes::of(const Tensor& tensor, const char* name) {
     throw wrong(told + "; " + error.what());
   }
   if (planes.size() != tensor.size())
-    throw wrong(told + ", which take " + std::to_string(planes.size()) + " floats; there are " + std::to_string(tensor.size()));
+    throw wrong(told + ", which take " + std::to_string(planes.size()) + " floats; there are " +
+                std::to_string(tensor.size()));
   return planes;
 }
 
 void Planes::write_header(float* tensor) const {
-  const int32_t sizes[kHeader] = {kMark, static_cast<int32_t>(images), static_cast<int32_t>(channels),
-                                  static_cast<int32_t>(height), static_cast<int32_t>(width), edges};
+  const int32_t sizes[kHeader] = {kMark,
+                                  static_cast<int32_t>(images),
+                                  static_cast<int32_t>(channels),
+                                  static_cast<int32_t>(height),
+                                  static_cast<int32_t>(width),
+                                  edges};
   std::memcpy(tensor, sizes, sizeof sizes);
 }
 
@@ -77,7 +85,8 @@ void Planes::write_edges(float* tensor, int64_t image, int64_t band, int64_t fir
   const bool top = band == 0, bottom = band + 1 == bands;
   for (int64_t channel = first; channel < end; ++channel) {
     float* plane = tensor + at(image, band, channel);
-    float* above = top ? plane : tensor + at(image, band - 1, channel);  // whose last line is this band's first, or zeros
+    float* above =
+        top ? plane : tensor + at(image, band - 1, channel);  // whose last line is this band's first, or zeros
     float* below = bottom ? plane : tensor + at(image, band + 1, channel);
     if (top)
       std::fill_n(plane - pitch - 1, pitch + 1, 0.0f);
@@ -138,8 +147,10 @@ void UnpadPlanes::compute(OrtKernelContext* context) const {
   share_planes(api_, context, planes, [&](int64_t image, int64_t band, int64_t first, int64_t end) {
     for (int64_t channel = first; channel < end; ++channel) {
       const float* from = x.floats() + planes.at(image, band, channel);
-      float* to = static_cast<float*>(y.data) + (image * planes.channels + channel) * size + band * planes.lines * width;
-      for (int64_t line = 0; line < planes.lines_of(band); ++line, from += planes.pitch, to += width) copy_line(to, from, width);
+      float* to =
+          static_cast<float*>(y.data) + (image * planes.channels + channel) * size + band * planes.lines * width;
+      for (int64_t line = 0; line < planes.lines_of(band); ++line, from += planes.pitch, to += width)
+        copy_line(to, from, width);
     }
   });
 }

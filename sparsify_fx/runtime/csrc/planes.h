@@ -1,10 +1,11 @@
 // Planes with room for padding around them, so that convolutions read each other's results in place.
 //
 // Such a tensor has one dimension: a header with its sizes, and for every image and band of lines the planes of all
-// channels. A plane of a band is its lines, each with one zero behind it; with edges also `lead` floats, in which the line
-// above ends, and the line below, so that a tap that reads past a side of the band meets its neighbour, or zeros where the
-// image ends. What one thread writes, a band, lies together and shares no cache line with another's: processors fetch what
-// lies near what is read, and threads that work on neighbouring lines of memory wait for each other.
+// channels. A plane of a band is its lines, each with one zero behind it; with edges also `lead` floats, in which the
+// line above ends, and the line below, so that a tap that reads past a side of the band meets its neighbour, or zeros
+// where the image ends. What one thread writes, a band, lies together and shares no cache line with another's:
+// processors fetch what lies near what is read, and threads that work on neighbouring lines of memory wait for each
+// other.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +20,8 @@ namespace sparsify {
 class Planes {
  public:
   Planes() = default;
-  // `edges`: bands hold the lines of their neighbours, which kernels of more than one pixel read. InvalidArgument for sizes
-  // of which the header or the tensor's own size would wrap.
+  // `edges`: bands hold the lines of their neighbours, which kernels of more than one pixel read. InvalidArgument for
+  // sizes of which the header or the tensor's own size would wrap.
   Planes(int64_t images, int64_t channels, int64_t height, int64_t width, bool edges);
   // Those of a tensor, whose header and size are checked; `name` is for errors.
   static Planes of(const Tensor& tensor, const char* name);
@@ -65,7 +66,8 @@ void share_planes(const OrtApi* api, const OrtKernelContext* context, const Plan
   run_workers(api, context, bands * parts, [&](Share& share) {
     for (int64_t task; share.next(&task);) {
       const int64_t band = task / parts, part = task % parts;
-      work(band / planes.bands, band % planes.bands, planes.channels * part / parts, planes.channels * (part + 1) / parts);
+      work(band / planes.bands, band % planes.bands, planes.channels * part / parts,
+           planes.channels * (part + 1) / parts);
     }
   });
 }
@@ -79,7 +81,8 @@ class PadPlanes {
   static constexpr int kResidual = 0;
   static constexpr bool kResidualInPlace = false;
 
-  PadPlanes(const OrtApi* api, const OrtKernelInfo* info) : api_(api), edges_(attribute_int(api, info, "edges", 0) != 0) {}
+  PadPlanes(const OrtApi* api, const OrtKernelInfo* info)
+      : api_(api), edges_(attribute_int(api, info, "edges", 0) != 0) {}
   void compute(OrtKernelContext* context) const;
 
  private:

@@ -25,7 +25,8 @@ Shape choose_shape(double density, double taps);
 // neighbouring tasks then fall to the same thread, which has packed what they read, and in each layer to the same one.
 class Tasks {
  public:
-  explicit Tasks(int64_t count) : taken_(static_cast<size_t>(checked_most("the number of tasks", count, kMaxTasks))), left_(count) {}
+  explicit Tasks(int64_t count)
+      : taken_(static_cast<size_t>(checked_most("the number of tasks", count, kMaxTasks))), left_(count) {}
   int64_t count() const { return static_cast<int64_t>(taken_.size()); }
 
   // The next free task behind *place, which moves on to it; false when there is none any more.

@@ -24,7 +24,8 @@ OrtStatus* status_of(const OrtApi* api, const char* name, std::exception_ptr err
   } catch (const InvalidArgument& e) {
     return CreateStatus::call(api, kInvalidArgument, (std::string("sparsify_fx.") + name + ": " + e.what()).c_str());
   } catch (const std::bad_alloc&) {
-    return CreateStatus::call(api, kFail, (std::string("sparsify_fx.") + name + ": there is not enough memory for these sizes").c_str());
+    return CreateStatus::call(
+        api, kFail, (std::string("sparsify_fx.") + name + ": there is not enough memory for these sizes").c_str());
   } catch (const std::exception& e) {
     return CreateStatus::call(api, kFail, (std::string("sparsify_fx.") + name + ": " + e.what()).c_str());
   }
@@ -44,7 +45,9 @@ OrtCustomOp describe(uint32_t version) {
   op.GetName = [](const OrtCustomOp*) { return Operator::kName; };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return Operator::kInputs; };
-  op.GetInputType = [](const OrtCustomOp*, size_t index) { return index == 2 || index == Operator::kMoreGaps ? kUint8 : kFloat; };
+  op.GetInputType = [](const OrtCustomOp*, size_t index) {
+    return index == 2 || index == Operator::kMoreGaps ? kUint8 : kFloat;
+  };
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) { return index < 2 ? kRequired : kOptional; };
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
@@ -56,7 +59,8 @@ OrtCustomOp describe(uint32_t version) {
   op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
   op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
   op.GetEndVersion = [](const OrtCustomOp*) { return 1; };
-  op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** kernel) -> OrtStatus* {
+  op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info,
+                         void** kernel) -> OrtStatus* {
     try {
       *kernel = new Kernel<Operator>{api, Operator(api, info)};
       return nullptr;
@@ -90,8 +94,8 @@ OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain*
   static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version),
                            both = describe<SparseConvDepthwise>(version), pool = describe<MaxPool>(version),
                            conv_pool = describe<SparseConvPool>(version), sum = describe<SparseConvSum>(version),
-                           pad = describe<PadPlanes>(version), unpad = describe<UnpadPlanes>(version), halve = describe<HalvePlanes>(version),
-                           attention = describe<Attention>(version);
+                           pad = describe<PadPlanes>(version), unpad = describe<UnpadPlanes>(version),
+                           halve = describe<HalvePlanes>(version), attention = describe<Attention>(version);
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
   for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &conv_pool, &sum, &pad, &unpad, &halve, &attention})

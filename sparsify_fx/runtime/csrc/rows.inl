@@ -5,7 +5,8 @@ static inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((
 #endif
 
 // The lanes in the piece's mask, one after another, to target[piece.at ...]. Which case it is repeats from row to row.
-static inline void write_piece(float* target, const float* residual, Vec sum, const Piece& piece, Activation activation) {
+static inline void write_piece(float* target, const float* residual, Vec sum, const Piece& piece,
+                               Activation activation) {
   if (piece.count == 0) return;
   if (piece.count == LANES) {
     if (residual != nullptr) sum += load(residual + piece.at);
@@ -93,7 +94,9 @@ static inline int64_t place_of(const RowsCall& call, const Nonzero& nonzero) {
 // Asks for the memory of V vectors that are soon read, or written (Write: 1).
 template <int V, int Write>
 static inline void ask_for(const float* from) {
-  asm("" : "+r"(from));  // one address and not V of them, which compilers would compute in advance and run out of registers
+  asm(""
+      : "+r"(
+          from));  // one address and not V of them, which compilers would compute in advance and run out of registers
 #pragma GCC unroll 8
   for (int q = 0; q < V; ++q) __builtin_prefetch(from + q * LANES, Write);
 }
@@ -102,7 +105,7 @@ template <int V, bool Tail, bool Placed>
 static void rows_of(const RowsCall& call) {
   constexpr int kTile = V * LANES;
   constexpr bool kTwoChains = V < 6;  // of sums: a few vectors alone do not hide the latency of a multiply-add
-  constexpr int kAhead = 4;  // rows between asking for the memory of an output and writing it
+  constexpr int kAhead = 4;           // rows between asking for the memory of an output and writing it
   const bool writes = call.last && call.target != nullptr;
   const auto* entry = entries_of(call, std::integral_constant<bool, Placed>());
   const auto pixels_of = [&](const auto& nonzero) { return call.panel + place_of(call, nonzero); };

@@ -84,5 +84,6 @@ static inline void finish_with(float* target, const float* sums, const float* re
 static void finish(float* target, const float* sums, const float* residual, int64_t count, Activation activation) {
   if (activation == Activation::kGelu) return finish_with(target, sums, residual, count, gelu_of);
   if (activation == Activation::kSilu) return finish_with(target, sums, residual, count, silu_of);
-  finish_with(target, sums, residual, count, [&](Vec v) __attribute__((always_inline)) { return activate(v, activation); });
+  finish_with(target, sums, residual, count,
+              [&](Vec v) __attribute__((always_inline)) { return activate(v, activation); });
 }

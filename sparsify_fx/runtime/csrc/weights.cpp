@@ -10,9 +10,11 @@ namespace {
 int64_t checked_size(const std::vector<int64_t>& shape) {
   int64_t size = 1;
   for (int64_t length : shape) {
-    if (length < 1) throw InvalidArgument("every dimension of the weight must be positive; it has " + in_brackets(shape));
+    if (length < 1)
+      throw InvalidArgument("every dimension of the weight must be positive; it has " + in_brackets(shape));
     if (__builtin_mul_overflow(size, length, &size) || size >= kMaxWeights)
-      throw InvalidArgument("the weight is too large: it has the sizes " + in_brackets(shape) + "; expected less than 2^31 values");
+      throw InvalidArgument("the weight is too large: it has the sizes " + in_brackets(shape) +
+                            "; expected less than 2^31 values");
   }
   return size;
 }

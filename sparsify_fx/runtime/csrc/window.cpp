@@ -30,7 +30,8 @@ Taps choose_taps(const ConvAttributes& a) {
   const int64_t down = (a.kernel_height - 1) * a.dilations[0] / a.strides[0];
   const int64_t right = (a.kernel_width - 1) * a.dilations[1] / a.strides[1];
   std::map<std::pair<int64_t, int64_t>, size_t> known;
-  const bool share = taps.shared = down <= kMostDown && right <= kMostRight && a.kernel_height * a.kernel_width <= kMaxTaps;
+  const bool share = taps.shared =
+      down <= kMostDown && right <= kMostRight && a.kernel_height * a.kernel_width <= kMaxTaps;
   for (int64_t ky = 0; ky < a.kernel_height; ++ky)
     for (int64_t kx = 0; kx < a.kernel_width; ++kx) {
       const int64_t y = ky * a.dilations[0], x = kx * a.dilations[1];
@@ -94,8 +95,7 @@ void Pieces::cut(const Window& window, const Grid& grid, int64_t first, int64_t 
       const int64_t at = grid.base + image * grid.image_step + y * grid.line_step + from * grid.step;
       const uint32_t mask = static_cast<uint32_t>(((uint64_t{1} << (to - from)) - 1) << (lane + from - x));
       Loose* last = loose_.empty() ? nullptr : &loose_.back();
-      if (merge && last != nullptr && last->vector == vector &&
-          last->piece.at + last->piece.count * grid.step == at) {
+      if (merge && last != nullptr && last->vector == vector && last->piece.at + last->piece.count * grid.step == at) {
         last->piece.mask |= mask;
         last->piece.count += static_cast<int32_t>(to - from);
       } else {
@@ -145,12 +145,14 @@ void Pieces::set_inputs(const Taps& taps, const Window& window, const Geometry& 
   arrange(taps.phases.size() * vectors);
   phases_.clear();
   for (size_t phase = 0; phase < taps.phases.size(); ++phase)
-    phases_.push_back({vector(static_cast<int>(phase * vectors)), line(static_cast<int>(phase * vectors), vectors, lanes)});
+    phases_.push_back(
+        {vector(static_cast<int>(phase * vectors)), line(static_cast<int>(phase * vectors), vectors, lanes)});
 }
 
 void Pieces::set_outputs(const Window& window, const Geometry& g, int64_t first, int64_t count, int lanes) {
   const int64_t channels = g.output_shape[1];
-  cut(window, {g.images, 0, g.out_height, 0, g.out_width, 0, channels * g.out_plane(), g.out_width, 1}, first, count, lanes, true);
+  cut(window, {g.images, 0, g.out_height, 0, g.out_width, 0, channels * g.out_plane(), g.out_width, 1}, first, count,
+      lanes, true);
   arrange(static_cast<size_t>((count + lanes - 1) / lanes));
 }
 

@@ -240,6 +240,7 @@ def trained_like() -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_export_runs_the_passes_and_reports_them(tmp_path: Path) -> None:
     model, x = trained_like(), torch.randn(2, 3, 8, 8)
     with_passes = sparsify_fx.export(model, tmp_path / "a.onnx", x, encoding="dense")
@@ -260,6 +261,7 @@ def test_export_runs_the_passes_and_reports_them(tmp_path: Path) -> None:
     assert list(before.graph.output) == list(after.graph.output)
 
 
+@pytest.mark.slow
 def test_export_of_a_model_without_dead_channels_keeps_its_bytes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4))
@@ -268,6 +270,7 @@ def test_export_of_a_model_without_dead_channels_keeps_its_bytes(tmp_path: Path)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_export_says_how_to_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(model: onnx.ModelProto, **given: object) -> object:
         return optimize(model, (wrong("careless", "Abs"),), **given)

@@ -9,6 +9,8 @@ from sparsify_fx.passes.onnx_graph import PASSES, GraphPass, optimize
 from tests.passes.onnx_graph.common import copy, distance, normal, run
 from tests.passes.onnx_graph.random_graphs import random_model
 
+pytestmark = pytest.mark.slow
+
 GRAPHS, PART = 500, 50
 
 
