@@ -94,7 +94,7 @@ def test_training_can_be_imported_where_there_is_no_fcntl() -> None:
     code = (
         "import sys, warnings; warnings.simplefilter('ignore'); sys.modules['fcntl'] = None; import sparsify_fx.train"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code.format("sparsify_fx.train")], check=True)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
