@@ -7,16 +7,25 @@ sparsify_fx.merge(model)
 sparsify_fx.export(model, "model.onnx", example_inputs)
 """
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from importlib.util import find_spec as _find_spec
+from typing import TYPE_CHECKING
 
 from sparsify_fx.api import apply, dense_state_dict, merge
-from sparsify_fx.onnx_export import ExportReport, export, inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.parameter_groups import parameter_groups
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.sharing import shared_weights
 from sparsify_fx.taking import masked_state_dict, take_from
 
+if TYPE_CHECKING:
+    from sparsify_fx.onnx_export import ExportReport, export, inspect_file, pack_onnx, unpack_onnx
+
 __version__ = _version("sparsify_fx")
+
+# onnx, onnxruntime and sympy take longer to import than all the rest of this package, and training needs none of them:
+# what is of onnx_export is imported when it is first asked for.
+_OF_ONNX_EXPORT = frozenset({"ExportReport", "export", "inspect_file", "pack_onnx", "unpack_onnx"})
 
 __all__ = [
     "ExportReport",
@@ -34,3 +43,18 @@ __all__ = [
     "take_from",
     "unpack_onnx",
 ]
+
+if not TYPE_CHECKING:  # hidden from type checkers, which would take every misspelled name for one that is found here
+
+    def __getattr__(name):
+        """The names of onnx_export, and modules of this package that nothing has imported yet (PEP 562)."""
+        if name in _OF_ONNX_EXPORT:
+            value = globals()[name] = getattr(_import_module("sparsify_fx.onnx_export"), name)
+            return value
+        if not name.startswith("_") and _find_spec(f"sparsify_fx.{name}"):
+            return _import_module(f"sparsify_fx.{name}")
+        raise AttributeError(f"module 'sparsify_fx' has no attribute {name!r}")
+
+    def __dir__():
+        """Those that are imported later, too."""
+        return sorted({*globals(), *__all__})

@@ -40,7 +40,7 @@ def sweep(
     sweep writes to it.
     """
     try:
-        with nullcontext() if path is None else FileLock(f"{path}.lock", blocking=False):
+        with nullcontext() if path is None else FileLock(f"{path}.lock", timeout=0):
             return _sweep(found, checks, limits, path, again, progress)
     except Timeout as error:
         raise CheckpointError(f"another sweep writes to {path}; wait for it, or give each a file of its own") from error

@@ -1,5 +1,8 @@
 """Graph passes over weight programs; each works in place and fits torch's `PassManager`."""
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING
+
 from sparsify_fx.passes.insert_mask import InsertMask
 from sparsify_fx.passes.lift import Lift
 from sparsify_fx.passes.merge import Merge
@@ -31,3 +34,11 @@ __all__ = [
     "SplitProduct",
     "batchnorm_state",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        """`passes.onnx_graph`, imported when it is first asked for: it brings onnx, which these passes do without."""
+        if name == "onnx_graph":
+            return _import_module("sparsify_fx.passes.onnx_graph")
+        raise AttributeError(f"module 'sparsify_fx.passes' has no attribute {name!r}")

@@ -13,7 +13,6 @@ runs/lrr-0123456789/
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO
 
 import torch
 import yaml
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
 from sparsify_fx.checksums import SealingStream
@@ -204,22 +204,30 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / _LOCK).open("a")
+        (path / _LOCK).open("a").close()  # opened by itself, to tell "cannot be written" from "cannot be locked"
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"cannot write to the run folder {path}: {reason}; choose another --runs") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise CheckpointError(f"cannot lock {path}: {error.strerror}; choose another --runs") from error
-            raise CheckpointError(
-                f"another process is training in {path}; wait for it, or choose another --runs"
-            ) from None
+    lock = _locked(path)
+    try:
         folder = RunFolder(path)
         folder.remove_leftovers()
         yield folder
+    finally:
+        lock.release()
+
+
+def _locked(path: Path) -> BaseFileLock:
+    """The lock of a folder, held; the system's own (flock, or LockFile on Windows), which a killed run cannot keep."""
+    lock = FileLock(path / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:  # an OSError too, so it comes first
+        raise CheckpointError(f"another process is training in {path}; wait for it, or choose another --runs") from None
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: older filelocks, where there is no flock
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot lock {path}: {reason}; choose another --runs") from error
+    return lock
 
 
 def find_folder(path: str | os.PathLike[str]) -> RunFolder:

