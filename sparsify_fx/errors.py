@@ -80,6 +80,10 @@ class AnalysisError(SparsifyError, RuntimeError):
     """An analysis that the given runs do not allow."""
 
 
+class LawError(SparsifyError, AssertionError):
+    """A law of `sparsify_fx.testing` that a method, criterion or other axis value does not keep."""
+
+
 class CoverageError(SparsifyError, RuntimeError):
     """A model that does not pass a check of `sparsify-fx coverage`."""
 
