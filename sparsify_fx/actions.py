@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
@@ -18,22 +17,8 @@ from sparsify_fx.passes import Rescale
 from sparsify_fx.program import WeightProgram
 from sparsify_fx.registry import Registry
 from sparsify_fx.run_files import cycle_file, cycle_numbers, read_state
+from sparsify_fx.schedules.occasion import Occasion
 from sparsify_fx.signs import signed_like
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """When an action happens: the run (0 is the first), the epoch within it, and the seed of `apply`."""
-
-    run: int
-    epoch: int
-    seed: int
-
-    def generator(self, purpose: str) -> torch.Generator:
-        """A CPU generator for these random numbers alone: the same after a resume, another for every purpose."""
-        text = f"{purpose} {self.seed} {self.run} {self.epoch}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
 
 
 @runtime_checkable
