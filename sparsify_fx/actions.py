@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import CheckpointError, RecipeError
 from sparsify_fx.masks import top_mask
-from sparsify_fx.owners import programs
-from sparsify_fx.parameterizations import Product
+from sparsify_fx.owners import Subset, programs
+from sparsify_fx.parameterizations import Balancing, Product
 from sparsify_fx.passes import Rescale
 from sparsify_fx.program import WeightProgram
 from sparsify_fx.registry import Registry
@@ -65,8 +65,18 @@ class RescaleEvery:
         return [i - 1 for i in range(1, run_epochs + 1) if i % self.every == 0 and i < stop]
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
-        """Rescale every product of `model`."""
-        Rescale()(model)
+        """Rescale every weight of `model` that has a balance; PassError when none has."""
+        Rescale()(balanced_part(model))
+
+
+def balanced_part(model: nn.Module) -> nn.Module:
+    """What of `model` a Rescale can work on: the weights whose parameterization has a balance, or all if none has.
+
+    With parameterizations per layer some weights may be dense.
+    """
+    found = programs(model)
+    having = {name: p for name, p in found.items() if isinstance(p.parameterization, Balancing)}
+    return Subset(having) if 0 < len(having) < len(found) else model
 
 
 @ACTIONS.register("perturb-signs")

@@ -2,6 +2,7 @@
 
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
+    Balancing,
     Moment,
     Parameterization,
     Plain,
@@ -20,6 +21,7 @@ from sparsify_fx.parameterizations.soft_threshold import Threshold
 __all__ = [
     "PARAMETERIZATIONS",
     "Balanced",
+    "Balancing",
     "Concrete",
     "Dense",
     "Moment",

@@ -16,7 +16,8 @@ from sparsify_fx.criteria import Criterion, PruningContext, criterion_name, prun
 from sparsify_fx.mask_updates import MaskUpdate
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.owners import programs
-from sparsify_fx.parameterizations import Moment, Parameterization
+from sparsify_fx.parameterizations import Balancing, Moment, Parameterization
+from sparsify_fx.passes import Rescale
 from sparsify_fx.penalties import AdaptivePenalty, Observation, Penalty
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.pruning import choose_masks
@@ -106,6 +107,8 @@ def _trains_and_merges(how: Parameterization) -> None:
     for name, weight in effective(model).items():
         ensure(torch.isfinite(weight).all(), f"{how}: three steps of SGD make {name} infinite or NaN")
         ensure((weight[masks[name] == 0] == 0).all(), f"{how}: SGD moves pruned entries of {name}")
+    if isinstance(how, Balancing):
+        _rescales(how, model)
     twin.load_state_dict(copy.deepcopy(model.state_dict()))
     model.eval(), twin.eval()
     ensure(_alike(effective(model), effective(twin)), f"{how}: a loaded state dict computes other weights")
@@ -114,6 +117,17 @@ def _trains_and_merges(how: Parameterization) -> None:
         merge(model)
     for name, weight in expected.items():
         ensure(torch.equal(model.get_parameter(name), weight), f"{how}: merge gives another {name} than the program")
+
+
+def _rescales(how: Parameterization, model: nn.Module) -> None:
+    before = {name: program.theta() for name, program in programs(model).items()}
+    pruned = {name: program.effective() == 0 for name, program in programs(model).items()}
+    Rescale()(model)
+    for name, program in programs(model).items():
+        moved = (program.theta() - before[name]).abs() > how.error_bound(before[name])
+        ensure(not moved.any(), f"{how}: Rescale changes the weight {name} by more than error_bound")
+        ensure((program.effective()[pruned[name]] == 0).all(), f"{how}: Rescale brings pruned entries of {name} back")
+    ensure(not Rescale()(model).modified, f"{how}: factors are unbalanced right after a Rescale, see unbalanced()")
 
 
 def check_schedule(schedule: str | Schedule) -> None:
