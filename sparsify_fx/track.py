@@ -19,6 +19,7 @@ from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.mask_updates import MaskUpdate, Prune, Regrow, SettleAndPrune, late_criteria
 from sparsify_fx.optimizer_states import following
 from sparsify_fx.owners import Subset
+from sparsify_fx.parameterizations import ByLayer
 from sparsify_fx.parts import Part
 from sparsify_fx.plan import Inputs, remembered_inputs
 from sparsify_fx.pruner import Pruner
@@ -141,8 +142,12 @@ class Track:
             how = "strength adapts" if self.strengths.adaptive else "constant strength"
             detail = f"{penalty}, {how}{until}"
             yield self._event(0, 0, "penalty", detail, _by_the_clock)
-        if next(iter(self.part.programs.values())).state_tensors():
-            detail = f"{_name('parameterization', axes.parameterization)}: state changes before every step"
+        if isinstance(axes.parameterization, ByLayer):
+            yield self._event(0, 0, "parameterizations", str(axes.parameterization), _by_the_clock)
+        stateful = [program.parameterization for program in self.part.programs.values() if program.state_tensors()]
+        if stateful:
+            names = dict.fromkeys(_name("parameterization", how) for how in stateful)
+            detail = f"{', '.join(names)}: state changes before every step"
             yield self._event(0, 0, "refresh", detail, _by_the_clock)
 
     def _event(self, run: int, epoch: float, what: str, detail: str, do: Callable[[], None]) -> Event:

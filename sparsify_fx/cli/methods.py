@@ -78,7 +78,11 @@ def axis_text(value: Any) -> str:
         return ", ".join(axis_text(item) for item in value) or "-"
     if not isinstance(value, dict):
         return str(value)
+    if value and all(isinstance(item, dict) for item in value.values()):  # a parameterization by layer
+        return ", ".join(f"{pattern}: {axis_text(item)}" for pattern, item in value.items())
     options = {key: option for key, option in value.items() if key != "name"}
+    if value.keys() == {"name"}:
+        return str(value["name"])
     if "name" in value:
         return f"{value['name']}({', '.join(f'{key}={option}' for key, option in options.items())})"
     return ", ".join(f"{key}: {option}" for key, option in options.items() if option is not None) or "-"

@@ -11,6 +11,7 @@ from sparsify_fx.parameterizations.base import (
     ulp,
     widened,
 )
+from sparsify_fx.parameterizations.by_layer import ByLayer
 from sparsify_fx.parameterizations.dense import Dense
 from sparsify_fx.parameterizations.hard_concrete import Concrete
 from sparsify_fx.parameterizations.power import Power
@@ -22,6 +23,7 @@ __all__ = [
     "PARAMETERIZATIONS",
     "Balanced",
     "Balancing",
+    "ByLayer",
     "Concrete",
     "Dense",
     "Moment",
