@@ -33,7 +33,11 @@ class RecipeError(SparsifyError, ValueError):
 
 
 class PluginError(SparsifyError, RuntimeError):
-    """An installed plugin that cannot be imported."""
+    """An installed plugin that cannot be imported, or a plugin file that cannot be run."""
+
+
+class TakenNameError(SparsifyError, ValueError):
+    """A name that is registered twice."""
 
 
 class PassError(SparsifyError, RuntimeError):

@@ -161,6 +161,7 @@ def axis_value(axis: str, value: Any) -> Any:
     >>> axis_value("schedule", {"name": "cycles", "keep": 0.5})
     Cycles(keep=0.5)
     """
+    load_plugins()
     if axis == "actions":
         single = not isinstance(value, (list, tuple))
         return tuple(_named(ACTIONS, TimedAction, item) for item in ([value] if single else value))

@@ -8,8 +8,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from sparsify_fx.cli.options import PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
-from sparsify_fx.plugins import load_plugins
+from sparsify_fx.plugins import load_files, load_plugins
 from sparsify_fx.recipe import AXES, METHODS, Recipe, find_method
 
 NAME = "methods"
@@ -19,6 +20,7 @@ _SHOWN = ("criterion", "allocation", "parameterization", "schedule", "rewind", "
 
 def command(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, or a sum: lrr+signin.")] = None,
+    plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
     """List the methods as points on their axes, or show one in full.
@@ -30,6 +32,7 @@ def command(
         sparsify-fx methods lrr+signin --json -
     """
     output = Output(json)
+    load_files(plugin)
     if name is not None:
         recipe = find_method(name)
         output.console.print(card(recipe))

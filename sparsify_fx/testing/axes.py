@@ -19,7 +19,6 @@ from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Balancing, Moment, Parameterization
 from sparsify_fx.passes import Rescale
 from sparsify_fx.penalties import AdaptivePenalty, Observation, Penalty
-from sparsify_fx.plugins import load_plugins
 from sparsify_fx.pruning import choose_masks
 from sparsify_fx.recipe import axis_value
 from sparsify_fx.schedules import Budget, Schedule
@@ -209,8 +208,6 @@ def _adapts(penalty: AdaptivePenalty, model: nn.Module) -> None:
 
 
 def _found(axis: str, value: Any) -> Any:
-    """The object behind a name, with plugins loaded."""
-    load_plugins()
     return axis_value(axis, value)
 
 

@@ -15,6 +15,7 @@ from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.learning_rate import CURVES, Curve
 from sparsify_fx.parameter_groups import GROUPS, Decay, check_weight_decay, without_decay
 from sparsify_fx.parameterizations import ByLayer
+from sparsify_fx.plugins import load_plugins
 from sparsify_fx.recipe import AXES, Recipe, find_method
 from sparsify_fx.run_files import State, by_content, digest, read_state
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
@@ -71,6 +72,7 @@ class LearningRateConfig(_Section):
 
     def build(self) -> Curve:
         """The curve itself."""
+        load_plugins()
         cls = CURVES[self.curve]
         if self.warmup is None:
             plain: Curve = cls()
@@ -164,6 +166,7 @@ class TrainConfig(_Section):
     @field_validator("init")
     @classmethod
     def _known_init(cls, value: str) -> str:
+        load_plugins()
         INITIALIZATIONS[value]
         return value
 
