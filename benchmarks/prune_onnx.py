@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from sparsify_fx.onnx_export.quantized import zero_points
+from sparsify_fx.onnx_export.quantized import zero_points_by_place
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 Named = tuple[str, TensorProto]
@@ -44,7 +44,7 @@ def prune(model: onnx.ModelProto, sparsity: float) -> tuple[int, int]:
     A weight is a tensor with two axes longer than 1: of floats, or of 8-bit integers that an operator for quantized
     models reads, whose zeros are its zero points.
     """
-    points = zero_points(model, numpy_helper.to_array)
+    points = {name: point for (_, name), point in zero_points_by_place(model, numpy_helper.to_array).items()}
     zeros = entries = 0
     for name, tensor in tensors_of(model):
         point = points.get(name)

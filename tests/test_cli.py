@@ -139,6 +139,13 @@ def test_the_console_script_reports_errors_without_a_traceback(tmp_path: Path) -
     assert "RECIPE" in usage.stderr
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sparsify_fx", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"sparsify-fx {sparsify_fx.__version__}\n"
+
+
 def test_demo_compares_three_on_one_mask_and_onnxruntime_agrees(tmp_path: Path) -> None:
     demo = call_json("demo", "--out", tmp_path / "demo", "--epochs", "2")
     rows = {row["method"]: row for row in demo["rows"]}

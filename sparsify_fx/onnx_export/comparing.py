@@ -137,6 +137,16 @@ class Trial:
                 )
             return found
 
+    def agree(self, first: Path, second: Path) -> bool:
+        """Whether two files in standard operators give the same outputs, but for random ones."""
+        one, two = (Runtime(file, None).run_feed(self.feed or {}) for file in (first, second))
+        stable = [at for at, name in enumerate(self._names) if name not in self.random]
+        names = [self._names[at] for at in stable]
+        try:
+            return compare([one[at] for at in stable], [two[at] for at in stable], names, 0.0, _ORIGINAL) == (0.0, 0.0)
+        except ExportError:
+            return False
+
     def _rounding(self) -> dict[str, float]:
         """How far rounding alone moves each output of the original; nothing where that cannot be tried."""
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from sparsify_fx.onnx_export.weights import all_nodes, walk_graphs
+from sparsify_fx.onnx_export.weights import all_nodes
 from sparsify_fx.passes.onnx_graph.view import is_standard, subgraphs
 
 Stored = onnx.TensorProto | onnx.SparseTensorProto
@@ -18,11 +18,13 @@ Stored = onnx.TensorProto | onnx.SparseTensorProto
 class Scope:
     """A place with names of its own: the main graph, a graph inside a node, or a function's body (or a graph in it).
 
-    `function`: the function to which it belongs, None in the main graph and in its graphs.
+    `function`: the function to which it belongs, None in the main graph and in its graphs; `outer`: the number of the
+    scope around it, -1 for the main graph and for bodies of functions, which see nothing of the outside.
     """
 
     body: onnx.GraphProto | onnx.FunctionProto
     function: onnx.FunctionProto | None = None
+    outer: int = -1
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,18 @@ class Constant:
 
 def scopes(model: onnx.ModelProto) -> list[Scope]:
     """The main graph, all graphs inside its nodes (outermost first), then each function and the graphs inside it."""
-    found = [Scope(graph) for graph in walk_graphs(model.graph)]
+    found: list[Scope] = []
+
+    def add(body: onnx.GraphProto | onnx.FunctionProto, function: onnx.FunctionProto | None, outer: int) -> None:
+        number = len(found)
+        found.append(Scope(body, function, outer))
+        for node in body.node:
+            for inner in subgraphs(node):
+                add(inner, function, number)
+
+    add(model.graph, None, -1)
     for function in model.functions:
-        found.append(Scope(function, function))
-        inner = (graph for node in function.node for each in subgraphs(node) for graph in walk_graphs(each))
-        found += [Scope(graph, function) for graph in inner]
+        add(function, function, -1)
     return found
 
 

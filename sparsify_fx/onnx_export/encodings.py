@@ -17,9 +17,10 @@ from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, Weight
 from sparsify_fx.onnx_export.codecs.choosing import Choice, Family, choices, digest, smallest, untouched, worth_keeping
 from sparsify_fx.onnx_export.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.codecs.placing import DOMAIN, Stored, place
+from sparsify_fx.onnx_export.constants import Constant
 from sparsify_fx.onnx_export.hoisting import Moved, hoist, put_back
 from sparsify_fx.onnx_export.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
-from sparsify_fx.onnx_export.quantized import INTEGERS, names_of_points, zero_points
+from sparsify_fx.onnx_export.quantized import INTEGERS, kept_inside, names_of_points, zero_points
 from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 from sparsify_fx.onnx_export.trace import opset_of
@@ -76,8 +77,12 @@ class Encoded:
 def hoisted(model: onnx.ModelProto) -> Moved:
     """All constants that could be packed as initializers of the main graph, in place; where they were before."""
 
-    def large(tensor: onnx.TensorProto) -> bool:
-        return tensor.data_type in PACKED_TYPES and _nbytes(tensor) > SMALL
+    kept = kept_inside(model)
+
+    def large(each: Constant) -> bool:
+        tensor = each.tensor
+        assert isinstance(tensor, onnx.TensorProto)
+        return tensor.data_type in PACKED_TYPES and _nbytes(tensor) > SMALL and (each.scope, each.name) not in kept
 
     return hoist(model, large)
 

@@ -13,6 +13,22 @@ from sparsify_fx.errors import ExportError
 
 T = TypeVar("T")
 
+_LONGEST_NAME = 200
+"""Bytes: file systems take 255, and the temporary file and external data beside the target have longer names."""
+
+
+def check_source(path: object) -> Path:
+    """The file to read; ExportError for anything that is no path, such as a model or an open file.
+
+    >>> check_source(b"m.onnx")
+    Traceback (most recent call last):
+    sparsify_fx.errors.ExportError: cannot read from bytes: give the path of a file; save a model with onnx.save first
+    """
+    if not isinstance(path, str | os.PathLike):
+        what = type(path).__name__
+        raise ExportError(f"cannot read from {what}: give the path of a file; save a model with onnx.save first")
+    return Path(path)
+
 
 def check_target(path: str | os.PathLike[str]) -> Path:
     """The file that `path` names, links resolved, once it is certain that it can be written.
@@ -30,6 +46,8 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         )
     target = Path(path).resolve()
     folder = target.parent
+    if len(os.fsencode(target.name)) > _LONGEST_NAME:
+        raise ExportError(f"cannot write {path}: its name is too long; give one of at most {_LONGEST_NAME} bytes")
     if target.is_dir():
         raise ExportError(f"cannot write {path}: it is a folder; give the name of a file in it, e.g. {path}/model.onnx")
     if not folder.is_dir():

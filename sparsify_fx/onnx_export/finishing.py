@@ -22,7 +22,7 @@ from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.measure import Speed, measure
 from sparsify_fx.onnx_export.metadata import STORAGE_KEYS, get_metadata, put_metadata
 from sparsify_fx.onnx_export.report import ExportReport
-from sparsify_fx.onnx_export.rows import count_weights
+from sparsify_fx.onnx_export.rows import LayerRow, count_weights
 from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.trace import opset_of
 from sparsify_fx.onnx_export.writing import serialised
@@ -54,7 +54,7 @@ def describe(
     common = {**about, "sparsity": f"{count_weights(rows)[2]:.6f}"}
     stored = {}
     if any((row.encoding, row.values) != ("dense", "fp32") for row in rows):
-        stored = {"encoding": wanted.encoding, "values": wanted.values}
+        stored = {"encoding": wanted.encoding, "values": _values_of(rows, wanted)}
     for model, more in ((encoded.model, stored), (dense, {})):
         set_producer(model)
         put_metadata(model, get_metadata(model) | common | more)
@@ -62,11 +62,17 @@ def describe(
 
 
 def packed_form(
-    encoded: Encoded, dense: onnx.ModelProto, wanted: Wanted, history: History, shapes: Mapping[str, tuple[int, ...]]
+    encoded: Encoded,
+    dense: onnx.ModelProto,
+    wanted: Wanted,
+    history: History,
+    shapes: Mapping[str, tuple[int, ...]],
+    beside: Sequence[LayerRow] = (),
 ) -> Encoded:
     """The packed file of a model with this history: what `unpack` needs is in it, and MACs are in the rows.
 
-    Where nothing is stored otherwise than before, the model is the original one, bit for bit.
+    Where nothing is stored otherwise than before, the model is the original one, bit for bit. `beside`: the rows of
+    weights that are elsewhere, which count as well.
     """
     macs = layer_macs(dense, encoded.rows, shapes)
     rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
@@ -76,11 +82,17 @@ def packed_form(
         model.ir_version = history.ir_version
         put_metadata(model, {key: text for key, text in get_metadata(model).items() if key not in STORAGE_KEYS})
         return replace(encoded, rows=rows, moved=Moved())
-    told = {"sparsity": f"{count_weights(rows)[2]:.6f}", "encoding": wanted.encoding, "values": wanted.values}
+    sparsity = count_weights((*rows, *beside))[2]
+    told = {"sparsity": f"{sparsity:.6f}", "encoding": wanted.encoding, "values": _values_of(rows, wanted)}
     set_producer(model)
     put_metadata(model, get_metadata(model) | told)
     remember(model, replace(history, moved=encoded.moved))
     return replace(encoded, rows=rows)
+
+
+def _values_of(rows: Sequence[LayerRow], wanted: Wanted) -> str:
+    """The kind of values that the file says it has: the wanted one, if any weight is stored so."""
+    return wanted.values if any(row.values != "fp32" for row in rows) else "fp32"
 
 
 def check_file(path: Path, encoded: Encoded, *, strictly: bool = True) -> None:

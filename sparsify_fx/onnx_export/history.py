@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from sparsify_fx.onnx_export.hoisting import Moved, put_back
+from sparsify_fx.onnx_export.constants import scopes
+from sparsify_fx.onnx_export.hoisting import Moved, Origin, put_back
 from sparsify_fx.onnx_export.metadata import ORIGIN, STORAGE_KEYS, get_metadata, put_metadata
+from sparsify_fx.onnx_export.weights import all_nodes
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,42 @@ def undo(model: onnx.ModelProto, *, in_order: bool) -> None:
         put_metadata(model, kept)
         return
     history = _parsed(told)
-    put_back(model, history.moved, in_order=in_order)
+    fitting = _fitting(model, history.moved)
+    put_back(model, fitting, still=history.moved.without(fitting.origins), in_order=in_order)
     model.producer_name, model.producer_version = history.producer, history.producer_version
     _clear_empty(model)
     model.ir_version = history.ir_version
     kept.pop("sparsity", None)
     put_metadata(model, kept | ({} if history.sparsity is None else {"sparsity": history.sparsity}))
+
+
+def _fitting(model: onnx.ModelProto, moved: Moved) -> Moved:
+    """The constants that can go back: those whose scope is still there and still reads them.
+
+    Other programs drop branches and unused weights, inline functions, and write the branches of If in another order.
+    What does not fit stays in the main graph, which all branches see. ValueError when none is there under its name.
+    """
+    there = {tensor.name for tensor in model.graph.initializer} & moved.origins.keys()
+    if moved.origins and not there:
+        raise ValueError(
+            f"constants of which it tells where they were are missing: {list(moved.origins)[:3]}; another program may "
+            "have renamed them"
+        )
+    reads = [_names_read(scope.body) if number else set() for number, scope in enumerate(scopes(model))]
+    inputs = {item.name for item in model.graph.input}
+
+    def fits(name: str, origin: Origin) -> bool:
+        if origin.input:
+            return name not in inputs
+        return origin.scope == 0 or (0 < origin.scope < len(reads) and name in reads[origin.scope])
+
+    return moved.only({name for name in there if fits(name, moved.origins[name])})
+
+
+def _names_read(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
+    """What the nodes of a scope and of the graphs in it read; of a function only what reaches it as an input."""
+    found = {name for node in all_nodes(body.node) for name in node.input}
+    return found & set(body.input) if isinstance(body, onnx.FunctionProto) else found
 
 
 def _parsed(text: str) -> History:

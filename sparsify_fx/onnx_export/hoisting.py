@@ -8,6 +8,7 @@ too is one no more. `Moved` remembers where each came from: it is written into t
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field, replace
 
@@ -17,6 +18,7 @@ from onnx import helper
 from sparsify_fx.onnx_export.constants import Constant, Scope, calls, constants, names_of, outputs_of, scopes
 from sparsify_fx.onnx_export.names import rename_values
 from sparsify_fx.onnx_export.weights import Key, all_nodes, called, key_of
+from sparsify_fx.passes.onnx_graph.view import is_standard
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _short(row: list[object]) -> list[object]:
     return row
 
 
-def hoist(model: onnx.ModelProto, wanted: Callable[[onnx.TensorProto], bool]) -> Moved:
+def hoist(model: onnx.ModelProto, wanted: Callable[[Constant], bool]) -> Moved:
     """Make the wanted constants initializers of the main graph and no inputs of it, in place; says where they were.
 
     What gives a graph or a function an output stays, and so do sparse tensors outside of the main graph. A model of IR
@@ -91,7 +93,7 @@ def hoist(model: onnx.ModelProto, wanted: Callable[[onnx.TensorProto], bool]) ->
     move, constant_inputs = _Move(model), model.ir_version < 4
     for each in list(constants(model)):
         always = constant_inputs and each.scope == 0 and each.node is None
-        if isinstance(each.tensor, onnx.TensorProto) and (always or wanted(each.tensor)):
+        if isinstance(each.tensor, onnx.TensorProto) and (always or wanted(each)):
             move.take(each)
     model.ir_version = max(model.ir_version, 4)
     return replace(move.finish(), constant_inputs=constant_inputs)
@@ -171,6 +173,7 @@ def put_back(model: onnx.ModelProto, moved: Moved, *, still: Moved | None = None
     places, callers = scopes(model), _callers(model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     _check_places(moved, tensors, places)
+    renamed: dict[int, dict[str, str]] = defaultdict(dict)
     away = sorted((origin.scope, origin.input, origin.at) for origin in (still or Moved()).origins.values())
     for name, origin in sorted(moved.origins.items(), key=lambda pair: (pair[1].scope, pair[1].at)):
         place = (origin.scope, origin.input, origin.at)
@@ -180,8 +183,13 @@ def put_back(model: onnx.ModelProto, moved: Moved, *, still: Moved | None = None
             given = helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
             model.graph.input.insert(at, given)
             continue
-        _rename(body, {name: origin.name} if name != origin.name else {})
+        if name != origin.name:
+            renamed[origin.scope][name] = origin.name
         _put(body, tensor, origin, at if in_order or origin.scope else 0)
+    for number, names in renamed.items():
+        _rename(places[number].body, names)
+    for number in {origin.scope for origin in moved.origins.values() if origin.at >= 0 and not origin.input}:
+        _before_readers(places[number].body)
     inside = {name for name, origin in moved.origins.items() if not origin.input}
     _drop_initializers(model.graph, inside)
     for function in model.functions:
@@ -208,6 +216,20 @@ def _put(body: onnx.GraphProto | onnx.FunctionProto, tensor: onnx.TensorProto, o
     node = helper.make_node("Constant", [], [origin.name], name=origin.node or None)
     node.attribute.append(helper.make_attribute("value", whole))
     body.node.insert(at, node)
+
+
+def _before_readers(body: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Move constant nodes that stand behind a reader, since nodes have been removed since, to the front."""
+    read, late = set[str](), []
+    for at, node in enumerate(body.node):
+        if is_standard(node, "Constant") and not read.isdisjoint(node.output):
+            late.append(at)
+        read.update(name for each in all_nodes([node]) for name in each.input)
+    for at in late:
+        node = onnx.NodeProto()
+        node.CopyFrom(body.node[at])
+        del body.node[at]
+        body.node.insert(0, node)  # those before `at` are as many as they were
 
 
 def _take_out(function: onnx.FunctionProto, callers: Iterable[Call], names: Collection[str]) -> None:

@@ -16,7 +16,7 @@ from sparsify_fx.onnx_export.constants import Constant, constants, scopes
 from sparsify_fx.onnx_export.encodings import dtype_name, is_matrix
 from sparsify_fx.onnx_export.macs import layer_macs
 from sparsify_fx.onnx_export.metadata import stored_weights
-from sparsify_fx.onnx_export.quantized import zero_points
+from sparsify_fx.onnx_export.quantized import zero_points_by_place
 from sparsify_fx.onnx_export.reading import check_tensors, told_of
 from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.sparse_initializers import decode_coo
@@ -56,13 +56,24 @@ def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:
     decoder = Decoder(model, reader)
     known = _Known(model, reader, {name: len(decoder.shape(name)) for name in found.bytes})
     packed = [
-        known.row(name, array, None, found.bytes[name], *stored[name]) for name, array in decoder.arrays(found.bytes)
+        known.row(name, array, None, found.bytes[name], *stored[name], known.zeros.get((0, name)))
+        for name, array in decoder.arrays(found.bytes)
     ]
     plain = [known.plain_row(each) for each in constants(model) if each.scope or each.name not in found.tensors]
     nodes = [node for place, node in enumerate(graph.node) if place not in found.nodes]
     del graph.node[:]
     graph.node.extend(nodes)
     return packed + plain
+
+
+def rows_beside(model: onnx.ModelProto, reader: TensorReader) -> tuple[LayerRow, ...]:
+    """The rows of prunable weights that are no plain initializers of the main graph: what packing does not move."""
+    known = _Known(model, reader, {})
+    beside = [
+        each for each in constants(model)
+        if each.scope or each.node is not None or isinstance(each.tensor, onnx.SparseTensorProto)
+    ]  # fmt: skip
+    return tuple(row for row in map(known.plain_row, beside) if row.prunable)
 
 
 class _Known:
@@ -72,7 +83,7 @@ class _Known:
         self.reader, self.scopes = reader, scopes(model)
         self.weights = weight_values(model.graph, model.functions)
         self.inside = function_weights(model.functions)
-        self.zeros = zero_points(model, reader.array, decoded)
+        self.zeros = zero_points_by_place(model, reader.array, decoded)
 
     def plain_row(self, each: Constant) -> LayerRow:
         """The row of a tensor that no nodes rebuild."""
@@ -81,16 +92,17 @@ class _Known:
             array, kind, size, how = self.reader.array(tensor), tensor.data_type, self.reader.size(tensor), "dense"
         else:
             array, kind, size, how = decode_coo(tensor, self.reader), tensor.values.data_type, tensor.ByteSize(), "coo"
+        zero = self.zeros.get((each.scope, each.name))
         if function is None:
-            return self.row(each.name, array, kind, size, how, "fp32")
+            return self.row(each.name, array, kind, size, how, "fp32", zero)
         name = f"{function.name}.{each.name}"
-        return self.row(name, array, kind, size, how, "fp32", each.name in self.inside[key_of(function)])
+        return self.row(name, array, kind, size, how, "fp32", zero, each.name in self.inside[key_of(function)])
 
     def row(
         self, name: str, array: NDArray[Any], kind: int | None, stored: int, encoding: str, values: str,
-        weight: bool | None = None,
+        zero: NDArray[Any] | None, weight: bool | None = None,
     ) -> LayerRow:  # fmt: skip
-        """The row of an array; `kind` is ONNX's type, None the array's own."""
+        """The row of an array; `kind` is ONNX's type, None the array's own; `zero`: what stands for zero in it."""
         kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype) if kind is None else kind
         dense = stored if (encoding, values) == ("dense", "fp32") else tensor_bytes(name, array)
         return LayerRow(
@@ -98,7 +110,7 @@ class _Known:
             shape=array.shape,
             dtype=dtype_name(kind),
             size=int(array.size),
-            nonzeros=count_nonzeros(array, self.zeros.get(name)),
+            nonzeros=count_nonzeros(array, zero),
             bytes_dense=dense,
             bytes_stored=stored,
             encoding=encoding,

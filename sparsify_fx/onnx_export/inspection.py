@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_fx.errors import CheckpointError, ExportError
+from sparsify_fx.onnx_export.files import check_source
 from sparsify_fx.onnx_export.inspect_checkpoint import Contents, safetensors_contents, torch_contents
 from sparsify_fx.onnx_export.inspect_onnx import onnx_rows
 from sparsify_fx.onnx_export.kinds import Kind, kind_of
@@ -57,7 +58,7 @@ def inspect_file(
     ...     inspect_file(f"{folder}/run.pt").sparsity
     0.75
     """
-    files = _files(Path(path))
+    files = _files(check_source(path))
     kinds = [_kind(file) for file in files]
     kind = kinds[0]
     if len(set(kinds)) > 1:

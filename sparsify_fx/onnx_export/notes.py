@@ -13,7 +13,7 @@ from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros
 from sparsify_fx.onnx_export.constants import Constant, constants, outputs_of, scopes
 from sparsify_fx.onnx_export.encodings import PACKED_TYPES, SMALL, Encoded, dtype_name
 from sparsify_fx.onnx_export.hoisting import Moved
-from sparsify_fx.onnx_export.quantized import names_of_points
+from sparsify_fx.onnx_export.quantized import kept_inside, names_of_points, zero_points_by_place
 from sparsify_fx.onnx_export.rows import LayerRow
 from sparsify_fx.onnx_export.tensors import TensorReader
 
@@ -52,13 +52,19 @@ def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
     """Which tensors that are mostly zeros stay as they are, and why."""
     rows = {row.name: row for row in encoded.rows}
     outputs = {name for scope in scopes(encoded.model) for name in outputs_of(scope.body)}
-    points = names_of_points(encoded.model)
+    points, inside = names_of_points(encoded.model), kept_inside(encoded.model)
+    zeros = zero_points_by_place(encoded.model, reader.array)
     found: dict[str, list[str]] = defaultdict(list)
     for each in constants(encoded.model):
         if not isinstance(each.tensor, onnx.TensorProto) or reader.size(each.tensor) <= SMALL or each.name in points:
             continue
         ours = each.scope == 0 and each.node is None and each.name not in rows  # a part of what rebuilds a weight
-        if not ours and (why := _why_kept(each, rows.get(each.name), outputs, reader)):
+        if ours:
+            continue
+        place = each.scope, each.name
+        if place in inside and _zeros(reader.array(each.tensor), zeros.get(place)) > _MOSTLY:
+            found[_INSIDE].append(each.name)
+        elif why := _why_kept(each, rows.get(each.name), outputs, reader):
             found[why].append(each.name)
     for why, names in found.items():
         yield f"{len(names)} tensors that are mostly zeros stay as they are ({_some(names)}): {why}"
@@ -80,6 +86,10 @@ def _why_kept(each: Constant, row: LayerRow | None, outputs: Collection[str], re
     return "none of the encodings that may be used here is smaller"
 
 
+_INSIDE = (
+    "onnxruntime does not load quantized matrix products in branches or loops whose weights come from outside of these"
+)
+
 _OTHER_WEIGHTS = tuple(
     onnx.TensorProto.DataType.Value(name)
     for name in ("BFLOAT16", "INT4", "UINT4", "INT16", "FLOAT8E4M3FN", "FLOAT8E5M2", "FLOAT4E2M1", "INT2", "UINT2")
@@ -87,9 +97,9 @@ _OTHER_WEIGHTS = tuple(
 )
 
 
-def _zeros(array: NDArray[Any]) -> float:
-    """The share of zeros."""
-    return 1 - count_nonzeros(array) / array.size if array.size else 0.0
+def _zeros(array: NDArray[Any], zero: NDArray[Any] | None = None) -> float:
+    """The share of zeros; `zero`: what stands for it."""
+    return 1 - count_nonzeros(array, zero) / array.size if array.size else 0.0
 
 
 def _some(names: list[str], most: int = 3) -> str:

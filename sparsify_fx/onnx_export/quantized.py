@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from sparsify_fx.onnx_export.constants import constants, scopes
+from sparsify_fx.onnx_export.bindings import Bindings, Place
+from sparsify_fx.onnx_export.constants import constants
 from sparsify_fx.onnx_export.weights import all_nodes
-from sparsify_fx.passes.onnx_graph.view import attribute, input_of
+from sparsify_fx.passes.onnx_graph.view import attribute, input_of, is_standard
 
 Array = NDArray[Any]
 Read = Callable[[onnx.TensorProto], Array]
@@ -37,8 +38,7 @@ _READERS: dict[str, tuple[tuple[int, int], ...]] = {
 def zero_points(model: onnx.ModelProto, read: Read, decoded: Mapping[str, int] | None = None) -> dict[str, Array]:
     """For each quantized weight of the main graph its zero points, as an array that broadcasts to the weight.
 
-    `decoded`: the ranks of weights that nodes rebuild. One that nodes read with different zero points, or with computed
-    ones, is left out: its zeros are zeros.
+    As `zero_points_by_place`.
 
     >>> weight, point = np.full((2, 2), 128, np.uint8), np.uint8(128)
     >>> tensors = [onnx.numpy_helper.from_array(np.asarray(a), name) for a, name in ((weight, "w"), (point, "z"))]
@@ -47,30 +47,72 @@ def zero_points(model: onnx.ModelProto, read: Read, decoded: Mapping[str, int] |
     >>> zero_points(model, onnx.numpy_helper.to_array)["w"].tolist()
     [[128]]
     """
-    places = scopes(model)
+    found = zero_points_by_place(model, read, decoded)
+    return {name: point for (scope, name), point in found.items() if scope == 0}
+
+
+def zero_points_by_place(
+    model: onnx.ModelProto, read: Read, decoded: Mapping[str, int] | None = None
+) -> dict[Place, Array]:
+    """The zero points of the quantized weights of all scopes, by the scope's number and the weight's name in it.
+
+    `decoded`: the ranks of weights of the main graph that nodes rebuild. A weight that nodes read with different zero
+    points, or with computed ones, is left out: its zeros are zeros.
+    """
     stored = [each for each in constants(model) if isinstance(each.tensor, onnx.TensorProto)]
-    tensors = {each.name: each.tensor for each in stored if places[each.scope].function is None}
-    ranks = {name: len(tensor.dims) for name, tensor in tensors.items() if tensor.data_type in INTEGERS}
-    ranks |= decoded or {}
-    found: dict[str, list[Array | None]] = {}
-    for node in all_nodes(model.graph.node):
-        for place, zero in _READERS.get(node.op_type, ()):
-            weight, point = input_of(node, place), input_of(node, zero)
-            if weight in ranks and (not point or point in tensors):
-                known = read(tensors[point]) if point else np.zeros((), np.int64)
-                found.setdefault(weight, []).append(_as_wide(node, known, ranks[weight]))
-            elif weight in ranks:
-                found.setdefault(weight, []).append(None)
-    return {name: points[0] for name, points in found.items() if points[0] is not None and _agree(points)}
+    tensors = {(each.scope, each.name): each.tensor for each in stored}
+    ranks = {place: len(tensor.dims) for place, tensor in tensors.items() if tensor.data_type in INTEGERS}
+    ranks |= {(0, name): rank for name, rank in (decoded or {}).items()}
+    found: dict[Place, list[Array | None]] = {}
+    for node, given, weight, point in _quantized_operands(model):
+        if weight is None or weight not in ranks:
+            continue
+        known: Array | None = np.zeros((), np.int64)
+        if given:
+            known = read(tensors[point]) if point in tensors else None
+        found.setdefault(weight, []).append(None if known is None else _as_wide(node, known, ranks[weight]))
+    return {place: points[0] for place, points in found.items() if points[0] is not None and _agree(points)}
 
 
 def names_of_points(model: onnx.ModelProto) -> set[str]:
     """The values that are zero points of quantized weights: they stay readable, since they tell what zero is."""
+    return {point[1] for _, _, _, point in _quantized_operands(model) if point is not None}
+
+
+def kept_inside(model: onnx.ModelProto) -> set[Place]:
+    """Quantized weights of branches and loops' bodies, with scales and zero points, that must stay where they are.
+
+    onnxruntime (1.32) loads no model in which a DequantizeLinear inside of a branch, before a matrix product, reads any
+    of these from outside of it. Before convolutions it does.
+    """
+    bindings = Bindings(model)
     return {
-        input_of(node, zero)
-        for node in all_nodes(model.graph.node)
-        for _, zero in _READERS.get(node.op_type, ())
-    }  # fmt: skip
+        place
+        for number, scope in enumerate(bindings.scopes)
+        if bindings.is_inside(number)
+        for node in scope.body.node
+        if is_standard(node, "DequantizeLinear") and not _before_convolutions(node, scope.body)
+        for name in node.input
+        if (place := bindings.home(number, name)) is not None and bindings.is_inside(place[0])
+    }
+
+
+def _before_convolutions(node: onnx.NodeProto, body: onnx.GraphProto | onnx.FunctionProto) -> bool:
+    """Whether only convolutions read what the node gives."""
+    readers = [each.op_type for each in all_nodes(body.node) if node.output[0] in each.input]
+    return set(readers) <= {"Conv", "ConvTranspose"} and bool(readers)
+
+
+def _quantized_operands(
+    model: onnx.ModelProto,
+) -> Iterator[tuple[onnx.NodeProto, bool, Place | None, Place | None]]:
+    """Each node that reads quantized weights, whether it has a zero point for one, and where both are defined."""
+    bindings = Bindings(model)
+    for number, scope in enumerate(bindings.scopes):
+        for node in scope.body.node:
+            for pair in _READERS.get(node.op_type, ()):
+                given = bool(input_of(node, pair[1]))
+                yield from ((node, given, weight, point) for weight, point in bindings.read(number, node, pair))
 
 
 def _agree(points: Iterable[Array | None]) -> bool:

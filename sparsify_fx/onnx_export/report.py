@@ -23,7 +23,8 @@ class ExportReport:
     `bytes_dense`: the same ONNX model with dense initializers; `ratio` = bytes_dense / bytes_file; `bytes_bound`: the
     same with `LayerRow.bytes_bound` for every prunable weight. The differences are between onnxruntime and `reference`
     (PyTorch, or the file that was packed): absolute, and relative to the largest entry of the output; None if they were
-    not compared. `speed`: what was measured with `measure`. `notes`: what else the user should know.
+    not compared. `speed`: what was measured with `measure`. `notes`: what else the user should know. `unpacked`: the
+    file is the result of `unpack_onnx`.
     """
 
     path: str
@@ -44,6 +45,7 @@ class ExportReport:
     reference: str = "PyTorch"
     speed: Speed | None = None
     notes: tuple[str, ...] = ()
+    unpacked: bool = False
 
     @property
     def bytes_bound(self) -> float:
@@ -63,6 +65,8 @@ class ExportReport:
     @property
     def verdict(self) -> str:
         """One honest sentence on size and speed."""
+        if self.unpacked:
+            return "plain weights again, for any tool and runtime"
         if self.bytes_file < 0.995 * self.bytes_dense:
             size = f"the file is {self.ratio:.1f}x smaller" if self.ratio >= 1.05 else "the file is hardly smaller"
         else:
@@ -87,6 +91,8 @@ class ExportReport:
     @property
     def advice(self) -> str:
         """Why the file is not faster, or how it is run, and what would help."""
+        if self.unpacked:
+            return "to quantize, convert or simplify it, do that first and pack the result"
         macs = self.macs
         share = "" if macs is None or not macs[0] else f"; {macs[1] / macs[0]:.0%} of the multiply-adds are needed"
         if self.target == SPARSE and self.sparse_layers:
@@ -96,7 +102,8 @@ class ExportReport:
         return (
             "stock onnxruntime multiplies by zeros as by any other number, so a packed file runs as fast as a dense "
             f'one{share}. Faster: target="{SPARSE}" (--target {SPARSE}), whose kernels skip zeros, or whole channels '
-            "pruned, which can be removed"
+            "pruned, which can be removed. Quantizers, float16 converters and simplifiers come before packing: they do "
+            "not look into packed weights"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,6 +118,7 @@ class ExportReport:
         table = layers_table(self.path, self.layers, self.bytes_file)
         if self.max_abs_difference is None:
             checked = f"not compared with {self.reference}"
+            checked = f"every tensor has its bits in {self.reference}" if self.unpacked else checked
         else:
             checked = f"largest difference to {self.reference} {self.max_abs_difference:.1e}"
         sizes = (

@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from sparsify_fx.onnx_export.encodings import Wanted, as_it_is, hoisted
-from sparsify_fx.onnx_export.files import check_target
+from sparsify_fx.onnx_export.files import check_source, check_target
 from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report
 from sparsify_fx.onnx_export.hoisting import put_back
+from sparsify_fx.onnx_export.inspect_onnx import rows_beside
 from sparsify_fx.onnx_export.macs import layer_macs
+from sparsify_fx.onnx_export.metadata import stored_weights
 from sparsify_fx.onnx_export.reading import read_plain, told_of
 from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.tensors import load_onnx
 from sparsify_fx.onnx_export.writing import model_bytes, write_model
+from sparsify_fx.runtime.restore import sparse_weights
 
 
 def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> ExportReport:
@@ -24,23 +28,34 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     order of initializers may differ and, with sparse operators, the names of values between layer, addition and
     activation and the order of nodes. Raises ExportError as `pack_onnx`.
     """
-    file, place = Path(source), check_target(path)
+    file, place = check_source(source), check_target(path)
+    packed = load_onnx(file)
+    is_packed = bool(stored_weights(packed) or sparse_weights(packed) or packed.graph.sparse_initializer)
     model, reader = read_plain(file)
     with told_of(file):
         valid, wanted, size = invalid(file) is None, Wanted("dense"), model_bytes(model, reader)
         ir_version, moved = model.ir_version, hoisted(model)
         encoded = as_it_is(model, reader)
-        macs = layer_macs(model, encoded.rows, {})
+        macs, beside = layer_macs(model, encoded.rows, {}), rows_beside(model, reader)
         put_back(model, moved)
         model.ir_version = ir_version
     rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
     kept = {tensor.name for tensor in model.graph.initializer}
     digests = {name: mark for name, mark in encoded.digests.items() if name in kept}
-    encoded = replace(encoded, rows=rows, digests=digests)
+    encoded = replace(encoded, rows=(*rows, *beside), digests=digests)
 
     def check(written: Path) -> Checked:
-        check_file(written, encoded, strictly=valid)
+        # Before IR version 4 onnx's checker wants all initializers to be inputs, which those of branches never are.
+        check_file(written, encoded, strictly=valid and ir_version >= 4)
         return Checked((None, None))
 
+    notes = [] if is_packed else [_NOTHING]
     checked = write_model(place, encoded.model, reader, check)
-    return make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file")
+    report = make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file", notes=notes)
+    return replace(report, unpacked=True)
+
+
+_NOTHING = (
+    "nothing in this file is packed, or another program has removed the metadata that tell what is: it was written as "
+    "it was"
+)

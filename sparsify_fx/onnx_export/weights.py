@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
@@ -91,7 +92,10 @@ def _positions(functions: Iterable[onnx.FunctionProto]) -> tuple[dict[Key, set[s
 def _reaching(nodes: Iterable[onnx.NodeProto], positions: Mapping[Key, tuple[int, ...]]) -> set[str]:
     """The values that reach an operand; `positions`: those of calls."""
     nodes = list(nodes)
-    producers = {output: node for node in nodes for output in node.output}
+    producers = defaultdict(list)  # branches may use the same names
+    for node in nodes:
+        for output in node.output:
+            producers[output].append(node)
     pending = []
     for node in nodes:
         places = positions.get(called(node)) or _OPERANDS.get(node.op_type, ())
@@ -102,10 +106,10 @@ def _reaching(nodes: Iterable[onnx.NodeProto], positions: Mapping[Key, tuple[int
         if not name or name in found:
             continue
         found.add(name)
-        source = producers.get(name)
-        if source is not None and source.op_type in LAYOUT:
-            # Only Concat takes several tensors; the other inputs of the rest are axes, shapes and scales.
-            pending.extend(source.input if source.op_type == "Concat" else source.input[:1])
+        for source in producers.get(name, ()):
+            if source.op_type in LAYOUT:
+                # Only Concat takes several tensors; the other inputs of the rest are axes, shapes and scales.
+                pending.extend(source.input if source.op_type == "Concat" else source.input[:1])
     return found
 
 

@@ -42,8 +42,8 @@ class Candidate:
 
     @property
     def density(self) -> float:
-        """The fraction of weights that are not zero."""
-        return np.count_nonzero(self.weight) / self.weight.size
+        """The fraction of weights that are stored: all but 0.0; -0.0 is a value like any other."""
+        return np.count_nonzero(np.ascontiguousarray(self.weight).view(np.uint32)) / self.weight.size
 
 
 def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]) -> Candidate | None:

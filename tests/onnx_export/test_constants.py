@@ -131,7 +131,7 @@ def test_hoisting_and_its_way_back(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "story", ["[", "[]", '{"producer":1}', '{"producer":["a","b"],"ir_version":8,"moved":[["w",99,"w"]]}']
+    "story", ["[", "[]", '{"producer":1}', '{"producer":["a","b"],"ir_version":8,"moved":[["w","99","w"]]}']
 )
 def test_damaged_histories_are_errors(tmp_path: Path, story: str) -> None:
     pack_onnx(save(PLACES["in_nodes"](), tmp_path / "a.onnx"), tmp_path / "b.onnx")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
@@ -200,6 +204,100 @@ def test_targets_and_names_that_do_not_work(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="does not exist"):
         pack_onnx(tmp_path / "none.onnx", tmp_path / "b.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def with_signs(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(array == 0, np.float32(-0.0), array)
+
+
+def test_signs_of_zeros_that_matter_are_kept(tmp_path: Path) -> None:
+    """1 / -0.0 is -Inf: the file is packed all the same, with its signs."""
+    model = matmul_with(with_signs(random_tensor((90, 60), 0.1, 0, 1)))
+    nodes = [
+        helper.make_node("Reciprocal", ["w"], ["r"]),
+        helper.make_node("ReduceMin", ["r"], ["least"], keepdims=0),
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Add", ["a", "least"], ["y"]),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    source = save(model, tmp_path / "a.onnx")
+    report = pack_onnx(source, tmp_path / "b.onnx")
+    assert "-0.0 was kept: with 0.0 in its place the outputs differ" in report.notes
+    assert tensors(tmp_path / "b.onnx") == tensors(source)
+
+
+def test_signs_of_zeros_in_initializers_that_are_inputs(tmp_path: Path) -> None:
+    """onnxruntime rounds otherwise once these are constants; that is no reason to keep signs."""
+    weight, scale = with_signs(random_tensor((16, 8, 3, 3), 0.1, 0, 2)), np.linspace(0.3, 0.7, 16, dtype=np.float32)
+    arrays = {"w": weight, "scale": scale, "shift": scale, "mean": scale, "variance": scale}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "variance"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, 1, ["n", side, "h", "w"]) for name, side in (("x", 8), ("y", 16))]
+    inputs = [helper.make_tensor_value_info("w", 1, weight.shape)]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", [ends[0], *inputs], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    source = save(model, tmp_path / "a.onnx")
+    report = pack_onnx(source, tmp_path / "b.onnx", input_shapes={"x": (1, 8, 9, 9)})
+    assert report.max_abs_difference  # so that this test tells something
+    assert "are -0.0 and were stored as 0.0" in report.notes[0]
+    assert report.bytes_file < 0.5 * report.bytes_dense
+
+
+@pytest.mark.parametrize("values", ["fp32", "fp32-packed"])
+def test_files_that_would_grow_stay_as_they_are(tmp_path: Path, values: str) -> None:
+    """What a packed file says of itself takes some 200 bytes."""
+    for seed in range(12):
+        shape = tuple(np.random.default_rng(seed).integers(10, 30, 2))
+        source = save(matmul_with(random_tensor(shape, 0.7, 0, seed)), tmp_path / "a.onnx")
+        report = pack_onnx(source, tmp_path / "b.onnx", values=values, verify=False)
+        assert report.bytes_file <= source.stat().st_size
+        if report.layers[0].encoding == "dense":
+            assert (tmp_path / "b.onnx").read_bytes() == source.read_bytes()
+
+
+def test_packed_values_that_are_used_nowhere_take_nothing(tmp_path: Path) -> None:
+    source = save(matmul_with(random_tensor((44, 89), 0.03, 0, 1)), tmp_path / "a.onnx")
+    sizes = [pack_onnx(source, tmp_path / "b.onnx", values=values).bytes_file for values in ("fp32", "fp32-packed")]
+    assert sizes[0] == sizes[1]
+
+
+def test_weights_that_stay_in_their_places_count(tmp_path: Path) -> None:
+    """Those that give an output, and sparse ones in nodes."""
+    array = random_tensor((60, 60), 0.1, 0, 1)
+    places = np.flatnonzero(array)
+    values = numpy_helper.from_array(array.ravel()[places]), numpy_helper.from_array(places)
+    sparse = helper.make_sparse_tensor(*values, [60, 60])
+    model = matmul_with(array)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["v"], sparse_value=sparse))
+    model.graph.node.insert(1, helper.make_node("Constant", [], ["u"], value=numpy_helper.from_array(array)))
+    model.graph.node[-1].output[0] = "a"
+    model.graph.node.extend([helper.make_node("MatMul", [a, w], [y]) for a, w, y in ("avb", "buy")])
+    model.graph.output.append(helper.make_tensor_value_info("u", 1, [60, 60]))
+    source = save(model, tmp_path / "a.onnx")
+    report = pack_onnx(source, tmp_path / "b.onnx")
+    back = unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    told = [(each.weights, each.nonzeros) for each in (report, back)]
+    told += [(each.weights, each.nonzeros) for each in (inspect_file(tmp_path / f"{name}.onnx") for name in "abc")]
+    assert told == [(3 * 3600, 3 * len(places))] * 5
+
+
+@pytest.mark.parametrize(
+    "read", [inspect_file, lambda file: pack_onnx(file, "b.onnx"), lambda f: unpack_onnx(f, "b.onnx")]
+)
+def test_sources_that_are_no_paths(read: Callable[[Any], Any]) -> None:
+    for source in (foreign(), io.BytesIO(), b"a.onnx"):
+        with pytest.raises(ExportError, match=f"cannot read from {type(source).__name__}: give the path of a file"):
+            read(source)
+
+
+def test_long_names(tmp_path: Path) -> None:
+    source = save(foreign(), tmp_path / "a.onnx")
+    with pytest.raises(ExportError, match="its name is too long"):
+        pack_onnx(source, tmp_path / f"{'b' * 245}.onnx")
 
 
 def test_foreign_operators_are_packed_but_not_compared(tmp_path: Path) -> None:

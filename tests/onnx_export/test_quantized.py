@@ -22,6 +22,7 @@ from onnxruntime.quantization import (
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.quantized import zero_points
 from tests.onnx_export.arrays import random_tensor, run, save
+from tests.onnx_export.places import WIDTH, constant, model_of, value
 from tests.onnx_export.test_constants import in_one_order
 
 CHANNELS = 112
@@ -146,3 +147,92 @@ def test_readers_that_disagree_about_zero(tmp_path: Path) -> None:
     nodes = [helper.make_node("DequantizeLinear", ["w", "s", each], [f"f{each}"]) for each in ("z", "other")]
     graph = helper.make_graph(nodes, "g", [], [], tensors)
     assert zero_points(helper.make_model(graph), numpy_helper.to_array) == {}
+
+
+def quantized_product(seed: int, point: int, y: str, weights: str) -> list[onnx.NodeProto]:
+    """y = x @ (q - z) / 10, with `q` and `z` in nodes, or given from outside."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], [y]),
+    ]
+    scale = constant(np.array(0.1, np.float32), "s")
+    if weights != "nodes":
+        return [scale, *nodes]
+    return [scale, constant(codes(seed, point), "q"), constant(np.array(point, np.uint8), "z"), *nodes]
+
+
+def codes(seed: int, point: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random((WIDTH, WIDTH)) < 0.1, rng.integers(0, 256, (WIDTH, WIDTH)), point).astype(np.uint8)
+
+
+def test_branches_whose_zero_points_have_one_name(tmp_path: Path) -> None:
+    """Each weight has that of its own branch. They stay there, as onnxruntime fails otherwise, and are told."""
+    branches = [
+        helper.make_graph(
+            quantized_product(at, 100 + at, f"y{at}", "nodes"), f"b{at}", [], [value(f"y{at}", "n", WIDTH)]
+        )
+        for at in range(2)
+    ]
+    nodes = [
+        constant(np.array(True), "yes"),
+        helper.make_node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+    model = model_of(nodes)
+    report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx")
+    expected = sum(int((codes(at, 100 + at) != 100 + at).sum()) for at in range(2))
+    assert inspect_file(tmp_path / "a.onnx").nonzeros == report.nonzeros == expected
+    assert onnx.load(str(tmp_path / "b.onnx")) == model
+    assert any("('q', 'q'): onnxruntime does not load quantized matrix products" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("weights", ["nodes", "given"])
+def test_quantized_weights_in_functions(tmp_path: Path, weights: str) -> None:
+    """A function has its weight, or each of its two calls gives it another one with a zero point of its own."""
+    names = [] if weights == "nodes" else ["q", "z"]
+    body = quantized_product(0, 100, "y", weights)
+    function = helper.make_function("mine", "layer", ["x", *names], ["y"], body, [helper.make_opsetid("", 17)])
+    nodes = [
+        helper.make_node("layer", ["x", *(f"{name}0" for name in names)], ["a"], domain="mine"),
+        helper.make_node("layer", ["a", *(f"{name}1" for name in names)], ["y"], domain="mine"),
+    ]
+    arrays = {f"q{at}": codes(at, 100 + at) for at in range(2)} | {f"z{at}": np.uint8(100 + at) for at in range(2)}
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()] if names else []
+    model = model_of(nodes, tensors, functions=[function])
+    report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx")
+    expected = sum(int((codes(at, 100 + at) != 100 + at).sum()) for at in range(2 if names else 1))
+    looked = [inspect_file(tmp_path / name).nonzeros for name in ("a.onnx", "b.onnx")]
+    assert looked == [report.nonzeros] * 2 == [expected] * 2
+    assert report.max_abs_difference == 0.0
+    assert report.bytes_file < 0.8 * report.bytes_dense
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(model)
+
+
+def test_quantized_convolutions_in_branches_are_packed(tmp_path: Path) -> None:
+    """Both are weights, though what they become has one name in both branches."""
+    branches = []
+    for at in range(2):
+        rng = np.random.default_rng(at)
+        kernel = np.where(rng.random((32, 16, 3, 3)) < 0.1, rng.integers(1, 100, (32, 16, 3, 3)), 0).astype(np.int8)
+        arrays = {"q": kernel, "s": np.array(0.1, np.float32)}
+        nodes = [
+            helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+            helper.make_node("Conv", ["image", "w"], [f"c{at}"]),
+            helper.make_node("ReduceSum", [f"c{at}"], [f"y{at}"], keepdims=0),
+        ]
+        tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+        branches.append(helper.make_graph(nodes, f"b{at}", [], [value(f"y{at}")], tensors))
+    image = np.random.default_rng(2).standard_normal((1, 16, 5, 5)).astype(np.float32)
+    nodes = [
+        constant(np.array(True), "yes"),
+        helper.make_node("If", ["yes"], ["sum"], then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    model = model_of(nodes, [numpy_helper.from_array(image, "image")])
+    report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx")
+    looked = [inspect_file(tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    assert [each.nonzeros for each in looked] == [report.nonzeros] * 2
+    assert [row.encoding for row in report.layers if row.prunable and row.dtype == "int8"] == ["gap", "gap"]
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(model)
