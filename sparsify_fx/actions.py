@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
@@ -12,28 +11,14 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import CheckpointError, RecipeError
 from sparsify_fx.masks import top_mask
-from sparsify_fx.owners import programs
-from sparsify_fx.parameterizations import Product
+from sparsify_fx.owners import Subset, programs
+from sparsify_fx.parameterizations import Balancing, Product
 from sparsify_fx.passes import Rescale
 from sparsify_fx.program import WeightProgram
 from sparsify_fx.registry import Registry
 from sparsify_fx.run_files import cycle_file, cycle_numbers, read_state
+from sparsify_fx.schedules.occasion import Occasion
 from sparsify_fx.signs import signed_like
-
-
-@dataclass(frozen=True)
-class Occasion:
-    """When an action happens: the run (0 is the first), the epoch within it, and the seed of `apply`."""
-
-    run: int
-    epoch: int
-    seed: int
-
-    def generator(self, purpose: str) -> torch.Generator:
-        """A CPU generator for these random numbers alone: the same after a resume, another for every purpose."""
-        text = f"{purpose} {self.seed} {self.run} {self.epoch}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
 
 
 @runtime_checkable
@@ -80,8 +65,18 @@ class RescaleEvery:
         return [i - 1 for i in range(1, run_epochs + 1) if i % self.every == 0 and i < stop]
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
-        """Rescale every product of `model`."""
-        Rescale()(model)
+        """Rescale every weight of `model` that has a balance; PassError when none has."""
+        Rescale()(balanced_part(model))
+
+
+def balanced_part(model: nn.Module) -> nn.Module:
+    """What of `model` a Rescale can work on: the weights whose parameterization has a balance, or all if none has.
+
+    With parameterizations per layer some weights may be dense.
+    """
+    found = programs(model)
+    having = {name: p for name, p in found.items() if isinstance(p.parameterization, Balancing)}
+    return Subset(having) if 0 < len(having) < len(found) else model
 
 
 @ACTIONS.register("perturb-signs")

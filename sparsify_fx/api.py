@@ -22,7 +22,7 @@ from sparsify_fx.mask_updates import late_criteria
 from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import Merge
-from sparsify_fx.passes.prepare import prepare
+from sparsify_fx.passes.prepare import assigned, prepare
 from sparsify_fx.plan import Inputs, Plan, remember_inputs
 from sparsify_fx.program import WeightProgram
 from sparsify_fx.progress import Progress
@@ -70,7 +70,8 @@ def apply(
         seed: of random criteria; the same seed gives the same mask on every device.
         min_per_layer: weights that no layer falls below, a number (16) or a share of the layer (0.01).
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
-            method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}).
+            method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
+            can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.
 
     Raises:
         UnknownNameError: an unknown method or axis, with the nearest known name.
@@ -90,6 +91,7 @@ def apply(
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
     layers = _prunable(model, include, exclude)
+    assigned(resolved.parameterization, layers)  # what does not fit is refused before a weight is scored
     total = sum(layer.weight.numel() for layer in layers.values())
     layouts = {name: layout_of(layer.places[0][0]) for name, layer in layers.items()}
     budget = Budget(total, sparsity)

@@ -33,7 +33,11 @@ class RecipeError(SparsifyError, ValueError):
 
 
 class PluginError(SparsifyError, RuntimeError):
-    """An installed plugin that cannot be imported."""
+    """An installed plugin that cannot be imported, or a plugin file that cannot be run."""
+
+
+class TakenNameError(SparsifyError, ValueError):
+    """A name that is registered twice."""
 
 
 class PassError(SparsifyError, RuntimeError):
@@ -78,6 +82,10 @@ class LabError(SparsifyError, RuntimeError):
 
 class AnalysisError(SparsifyError, RuntimeError):
     """An analysis that the given runs do not allow."""
+
+
+class LawError(SparsifyError, AssertionError):
+    """A law of `sparsify_fx.testing` that a method, criterion or other axis value does not keep."""
 
 
 class CoverageError(SparsifyError, RuntimeError):

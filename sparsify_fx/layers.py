@@ -102,9 +102,18 @@ def _matching(model: nn.Module, candidates: Candidates, selection: Selection, wo
 
 def _named(name: str, entry: tuple[nn.Module, str, OwnerKind | None], pattern: str) -> bool:
     """A layer goes by the name of its module, or of one above it; a loose matrix only by its own."""
-    module = name.rpartition(".")[0]
     if entry[2] is None:
         return fnmatchcase(name, pattern) and pattern != "*"
+    return matches(name, pattern)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a selected weight goes by `pattern`: its layer, a module above it, or the weight itself.
+
+    >>> matches("layer1.0.conv.weight", "layer1"), matches("fc.weight", "f*"), matches("fc.weight", "conv")
+    (True, True, False)
+    """
+    module = name.rpartition(".")[0]
     return fnmatchcase(module, pattern) or module.startswith(pattern + ".") or fnmatchcase(name, pattern)
 
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from sparsify_fx.errors import SchedulerError
+from sparsify_fx.plugins import load_plugins
 from sparsify_fx.registry import Registry
 
 
@@ -132,6 +133,7 @@ def find_curve(curve: str | Curve | TorchSchedule | None) -> Curve | TorchSchedu
     if curve is None:
         return HandsOff()
     if isinstance(curve, str):
+        load_plugins()
         found: Curve = CURVES[curve]()
         return found
     if isinstance(curve, (LRScheduler, ReduceLROnPlateau)):

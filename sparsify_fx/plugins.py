@@ -1,25 +1,35 @@
-"""Plugins: modules of other packages that register methods, criteria and other axis values when they are imported.
+"""Plugins: modules of others that register methods, axis values, curves, models, data, analyses or experiments.
 
 A package names them in the entry point group `sparsify_fx.plugins`:
 
     [project.entry-points."sparsify_fx.plugins"]
     distance = "my_package.distance"
+
+A loose file is loaded by `load_file("distance.py")`, or `--plugin distance.py` on the command line.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 import threading
+import traceback
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 
 from sparsify_fx.errors import PluginError
 
 GROUP = "sparsify_fx.plugins"
 _errors: list[PluginError] | None = None
+_files: dict[Path, ModuleType] = {}
 _LOADING = threading.RLock()
 
 
 def load_plugins() -> None:
-    """Import the zoo's methods and every installed plugin, once a process; the first look-up of a method does it.
+    """Import the zoo's methods and every installed plugin, once a process; the first look-up of a name does it.
 
     Raises PluginError for a plugin that cannot be imported, and again at every later look-up.
     """
@@ -33,6 +43,59 @@ def load_plugins() -> None:
                 _load(point, _errors)
         if _errors:
             raise _errors[0]
+
+
+def load_file(path: str | os.PathLike[str]) -> ModuleType:
+    """Run a Python file whose names are registered from then on, once a process however often it is asked for.
+
+    The names of this package and of installed plugins come first, so that a name that is taken is told of the file.
+
+    Raises PluginError when there is no such file, when it is no Python file, or when it raises.
+    """
+    load_plugins()
+    file = Path(path).expanduser()
+    if file.suffix != ".py" or not file.is_file():
+        what = "does not exist" if not file.exists() else "is no Python file"
+        raise PluginError(f"the plugin {path} {what}; give the path of a file such as distance.py")
+    with _LOADING:
+        known = _files.get(file.resolve())
+        if known is None:
+            known = _files[file.resolve()] = _run(file, str(path))
+        return known
+
+
+def load_files(paths: Iterable[str | os.PathLike[str]] | None) -> None:
+    """`load_file` for each, in order; what the option `--plugin` of the command line does."""
+    for path in paths or ():
+        load_file(path)
+
+
+def _run(file: Path, told: str) -> ModuleType:
+    # A name of its own: a file called random.py must not take the place of the standard library's.
+    name = f"sparsify_fx_plugin_{file.stem}"
+    if name in sys.modules:
+        raise PluginError(
+            f"the plugin {told} has the name of another plugin file, {sys.modules[name].__file__}; rename one of them"
+        )
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles of the file look it up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PluginError(
+            f"the plugin {told} cannot be loaded: {type(error).__name__}: {error}{_line(error, file)}; fix the file"
+        ) from error
+    return module
+
+
+def _line(error: BaseException, file: Path) -> str:
+    """Where in the file it happened; a syntax error says so itself."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file.absolute()]
+    return f" (line {frames[-1].lineno})" if frames else ""
 
 
 def _load(point: EntryPoint, errors: list[PluginError]) -> None:

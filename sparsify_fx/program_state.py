@@ -91,7 +91,7 @@ def restored(own: Parameterization, description: Any) -> Parameterization:
         new = _with_options(own, description)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{told}: {error}") from error
-    if _recorded(new) != _recorded(own):
+    if recorded(new) != recorded(own):
         raise ValueError(f"{told}: they compute different weights")
     return new
 
@@ -134,8 +134,8 @@ class _Recorder(Mapping[str, Any]):
         return len(self.proxies)
 
 
-def _recorded(parameterization: Parameterization) -> str:
-    """The graph of `value` as text."""
+def recorded(parameterization: Parameterization) -> str:
+    """The graph of `value` as text: alike for two parameterizations, if and only if they compute one program."""
     recorder = _Recorder()
     value = parameterization.value(recorder)
     recorder.graph.output(value.node if isinstance(value, fx.Proxy) else value)

@@ -14,7 +14,7 @@ from sparsify_fx.actions import ACTIONS, TimedAction
 from sparsify_fx.allocations import ALLOCATIONS, Allocation, Global
 from sparsify_fx.criteria import CRITERIA, Criterion, FunctionCriterion
 from sparsify_fx.errors import RecipeError, unknown
-from sparsify_fx.parameterizations import PARAMETERIZATIONS, Dense, Parameterization
+from sparsify_fx.parameterizations import PARAMETERIZATIONS, ByLayer, Dense, Parameterization
 from sparsify_fx.penalties import PENALTIES, NoPenalty, Penalty
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.registry import Registry, described
@@ -28,7 +28,7 @@ class Axes:
 
     criterion: Criterion | None = None
     allocation: Allocation | None = None
-    parameterization: Parameterization | None = None
+    parameterization: Parameterization | ByLayer | None = None
     penalty: Penalty | None = None
     schedule: Schedule | None = None
     rewind: Rewind | None = None
@@ -88,7 +88,7 @@ class ResolvedAxes:
 
     criterion: Criterion
     allocation: Allocation
-    parameterization: Parameterization
+    parameterization: Parameterization | ByLayer
     penalty: Penalty
     schedule: Schedule
     rewind: Rewind
@@ -161,12 +161,29 @@ def axis_value(axis: str, value: Any) -> Any:
     >>> axis_value("schedule", {"name": "cycles", "keep": 0.5})
     Cycles(keep=0.5)
     """
+    load_plugins()
     if axis == "actions":
         single = not isinstance(value, (list, tuple))
         return tuple(_named(ACTIONS, TimedAction, item) for item in ([value] if single else value))
     if axis == "rewind":
         return _built(Rewind, "rewind", dict(value)) if isinstance(value, Mapping) else _expect(value, Rewind, axis)
+    if axis == "parameterization" and (by_layer := _by_layer(value)) is not None:
+        return by_layer
     return _named(*_NAMED[axis], value)
+
+
+def _by_layer(value: Any) -> ByLayer | None:
+    """Parameterizations by layer; None for a value that names one for all."""
+    if isinstance(value, ByLayer):
+        return value
+    # Without a "name" it is by layer; but {"beta": 2.0} names no parameterization, and `_named` says what is missing.
+    if not isinstance(value, Mapping) or "name" in value or any(_is_option(item) for item in value.values()):
+        return None
+    return ByLayer({pattern: _named(*_NAMED["parameterization"], item) for pattern, item in value.items()})
+
+
+def _is_option(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def describe(axis: str, value: Any) -> Any:
@@ -175,6 +192,9 @@ def describe(axis: str, value: Any) -> Any:
         return [described(ACTIONS, action) for action in value]
     if axis == "rewind":
         return {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, ByLayer):  # always as mappings: patterns are free, and "run" with a word would be a run folder
+        told = {pattern: described(PARAMETERIZATIONS, how) for pattern, how in value.by_pattern.items()}
+        return {pattern: how if isinstance(how, dict) else {"name": how} for pattern, how in told.items()}
     return value.name if isinstance(value, FunctionCriterion) else described(_NAMED[axis][0], value)
 
 

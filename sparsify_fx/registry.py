@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
-from sparsify_fx.errors import unknown
+from sparsify_fx.errors import TakenNameError, unknown
 from sparsify_fx.options import stated_options
 
 T = TypeVar("T")
@@ -27,12 +29,21 @@ class Registry(Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._places: dict[str, str] = {}
 
     def add(self, name: str, value: T) -> T:
-        """Register `value` under `name`; a name is taken once."""
+        """Register `value` under `name`; a name is taken once.
+
+        Raises TakenNameError that says which modules want it.
+        """
+        place = _caller()
         if name in self._entries:
-            raise ValueError(f"{self.kind} {name!r} is already registered; choose another name")
-        self._entries[name] = value
+            first = self._places.get(name, "this package")
+            raise TakenNameError(
+                f"{self.kind} {name!r} is already registered, by {first}, and {place} registers it too; choose "
+                "another name"
+            )
+        self._entries[name], self._places[name] = value, place
         return value
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -61,6 +72,16 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _caller() -> str:
+    """The module in whose import something is registered; in no import, the module of the function that does it."""
+    frame: FrameType | None = sys._getframe(2)
+    nearest = frame
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    found = nearest if frame is None or frame.f_globals.get("__name__") == "__main__" else frame
+    return str(found.f_globals.get("__name__")) if found is not None else "a script"
 
 
 def described(registry: Registry[type[Any]], value: Any) -> Any:

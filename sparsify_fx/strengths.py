@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from sparsify_fx.errors import SchedulerError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.owners import programs
 from sparsify_fx.penalties import UPDATES, AdaptivePenalty, NoPenalty, Observation, Penalty
+from sparsify_fx.schedules.occasion import Occasion
 
 NEAR_ZERO = 0.1  # of the size of the weights that matter in a tensor
 
@@ -28,20 +29,31 @@ class Strengths:
 
     Args:
         view: the weight programs that are penalized, or a module with no others.
+        occasion: (run, epoch) -> what the penalty is told about that moment.
         until: the step of the final pruning of a method that reaches the sparsity by itself, or None.
 
     Attributes:
         path: (step, strength applied from there on) for every change.
+        last_accuracy: the last accuracy that was observed in the whole training, here; None before the first.
     """
 
-    def __init__(self, penalty: Penalty, view: nn.Module, clock: Clock, sparsity: float, until: int | None) -> None:
+    def __init__(
+        self,
+        penalty: Penalty,
+        view: nn.Module,
+        clock: Clock,
+        sparsity: float,
+        until: int | None,
+        occasion: Callable[[int, float], Occasion],
+    ) -> None:
         self._penalty = penalty if isinstance(penalty, AdaptivePenalty) else None
         self._constant, self._view, self._clock = penalty, view, clock
-        self._sparsity, self._until = sparsity, until
+        self._sparsity, self._until, self._occasion = sparsity, until, occasion
         self._level = self.applied = 0.0
         self._tensor = torch.zeros((), device=next(iter(programs(view).values())).theta().device)
         self._before: Observation | None = None
         self._accuracy: float | None = None
+        self.last_accuracy: float | None = None
         self.path: list[tuple[int, float]] = []
         self._kept_l1 = self._first_norm = 0.0
         if self._penalty is not None:
@@ -70,7 +82,7 @@ class Strengths:
             share = math.nan
         if not 0 <= share <= 1:
             raise SchedulerError(f"accuracy={accuracy!r} must be a number in [0, 1], the share of right answers")
-        self._accuracy = share
+        self._accuracy = self.last_accuracy = share
 
     def advance(self, step: int) -> None:
         """Adapt after `step` optimizer steps, if it is time."""
@@ -89,12 +101,15 @@ class Strengths:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types only."""
-        before = None if self._before is None else asdict(self._before)
+        before = self._before and {
+            f.name: getattr(self._before, f.name) for f in fields(self._before) if f.name != "occasion"
+        }
         return {
             "level": self._level,
             "applied": self.applied,
             "before": before,
             "accuracy": self._accuracy,
+            "last_accuracy": self.last_accuracy,
             "kept_l1": self._kept_l1,
             "first_norm": self._first_norm,
             "path": [list(point) for point in self.path],
@@ -103,6 +118,7 @@ class Strengths:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
         self._level, self._accuracy = state["level"], state["accuracy"]
+        self.last_accuracy = state.get("last_accuracy")
         self._kept_l1, self._first_norm = state["kept_l1"], state["first_norm"]
         self._before = None if state["before"] is None else Observation(**state["before"])
         self.path = [(int(step), float(value)) for step, value in state["path"]]
@@ -127,6 +143,7 @@ class Strengths:
             l1=sum(float(program.effective().abs().sum()) for program in programs(self._view).values()),
             kept_l1=self._kept_l1,
             accuracy=mean_number(self._accuracy, "the accuracy of an epoch"),
+            occasion=self._occasion(run, since / per_epoch),
         )
 
     def _restart(self, step: int) -> None:

@@ -8,16 +8,18 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from sparsify_fx.actions import Occasion, TimedAction, action_label
+from sparsify_fx.actions import TimedAction, action_label
 from sparsify_fx.allocations import Pattern
 from sparsify_fx.clock import Clock, resolve
 from sparsify_fx.collapse import Collapse, find_collapse
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
+from sparsify_fx.distributed import mean_number
 from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.mask_updates import MaskUpdate, Prune, Regrow, SettleAndPrune, late_criteria
 from sparsify_fx.optimizer_states import following
 from sparsify_fx.owners import Subset
+from sparsify_fx.parameterizations import ByLayer
 from sparsify_fx.parts import Part
 from sparsify_fx.plan import Inputs, remembered_inputs
 from sparsify_fx.pruner import Pruner
@@ -25,6 +27,7 @@ from sparsify_fx.recipe import describe
 from sparsify_fx.refresh import refresh
 from sparsify_fx.rewinds import Epoch
 from sparsify_fx.schedules import Budget, check_times
+from sparsify_fx.schedules.occasion import Occasion
 from sparsify_fx.snapshots import PARTS, Scope, rest, restless_programs, rewind, take_snapshot
 from sparsify_fx.strengths import Strengths
 from sparsify_fx.timeline import Event
@@ -68,7 +71,7 @@ class Track:
         self._scope = Scope(part.model, part.view(), optimizers, names)
         ends = [clock.step_of(u.run, u.epoch) for u in self.updates if isinstance(u, SettleAndPrune)]
         self.settles = ends[0] if ends else None
-        self.strengths = Strengths(axes.penalty, part.view(), clock, self.plan.sparsity, self.settles)
+        self.strengths = Strengths(axes.penalty, part.view(), clock, self.plan.sparsity, self.settles, self._occasion)
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
         self._collapse = self._look("at initialization")
@@ -115,8 +118,7 @@ class Track:
             for action in axes.actions:
                 what, detail = action_label(action)
                 for epoch in action.epochs(clock.length(run), run, clock.runs):
-                    occasion = Occasion(run, epoch, self.plan.seed)
-                    act = functools.partial(self._act, action, occasion)
+                    act = functools.partial(self._act, action, run, epoch)
                     yield self._event(run, epoch, what, detail, act)
         for point, at in self.points.items():
             yield self._event(0, at, "snapshot", f"at {point}", functools.partial(self._snapshot, point))
@@ -140,8 +142,12 @@ class Track:
             how = "strength adapts" if self.strengths.adaptive else "constant strength"
             detail = f"{penalty}, {how}{until}"
             yield self._event(0, 0, "penalty", detail, _by_the_clock)
-        if next(iter(self.part.programs.values())).state_tensors():
-            detail = f"{_name('parameterization', axes.parameterization)}: state changes before every step"
+        if isinstance(axes.parameterization, ByLayer):
+            yield self._event(0, 0, "parameterizations", str(axes.parameterization), _by_the_clock)
+        stateful = [program.parameterization for program in self.part.programs.values() if program.state_tensors()]
+        if stateful:
+            names = dict.fromkeys(_name("parameterization", how) for how in stateful)
+            detail = f"{', '.join(names)}: state changes before every step"
             yield self._event(0, 0, "refresh", detail, _by_the_clock)
 
     def _event(self, run: int, epoch: float, what: str, detail: str, do: Callable[[], None]) -> Event:
@@ -173,10 +179,22 @@ class Track:
     def _rewind(self, part: str, point: Epoch) -> None:
         rewind(part, self._scope, self.snapshots[str(point)])
 
-    def _act(self, action: TimedAction, occasion: Occasion) -> None:
+    def _occasion(self, run: int, epoch: float) -> Occasion:
+        """That moment, asked for when it has come: with the accuracy of then."""
+        return Occasion(
+            run=run,
+            epoch=epoch,
+            seed=self.plan.seed,
+            length=self.clock.length(run),
+            runs=self.clock.runs,
+            optimizers=self.pruner.optimizers,
+            accuracy=mean_number(self.strengths.last_accuracy, "the last accuracy"),
+        )
+
+    def _act(self, action: TimedAction, run: int, epoch: int) -> None:
         factors = [f for program in self.part.programs.values() for f in program.factor_tensors().values()]
         with following(self.pruner.optimizers, factors):
-            action(self.part.view(), occasion)
+            action(self.part.view(), self._occasion(run, epoch))
 
     def rest(self) -> None:
         """What an optimizer step moved without a gradient goes back to zero."""

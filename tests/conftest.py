@@ -1,54 +1,14 @@
-"""Shared models and helpers of the tests; every model is small, real and seeded."""
+"""Shared models and helpers of the tests; those that plugins may use too come from `sparsify_fx.testing`."""
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from sparsify_fx.owners import programs
+from sparsify_fx.testing import batch, effective, small_net, train_step
 
-
-def small_net(seed: int = 0) -> nn.Sequential:
-    """Convolution, batch norm, grouped convolution and a linear layer; 8x8 inputs of 3 channels, 4 classes."""
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, stride=2, groups=2),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(8 * 3 * 3, 4),
-    )
-
-
-@functools.cache
-def batch(seed: int = 0, size: int = 16) -> tuple[Tensor, Tensor]:
-    """Inputs [size, 3, 8, 8] and labels [size]."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 3, 8, 8, generator=generator), torch.randint(0, 4, (size,), generator=generator)
-
-
-def train_step(model: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, seed: int = 0) -> Tensor:
-    """One step on one batch; the gradients are left for inspection."""
-    inputs, labels = batch(seed)
-    optimizer.zero_grad()
-    loss = F.cross_entropy(model(inputs), labels)
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
-
-
-def effective(model: nn.Module) -> dict[str, Tensor]:
-    """What the layers see: each program run as the forward runs it."""
-    with torch.no_grad():
-        return {name: program().clone() for name, program in programs(model).items()}
+__all__ = ["batch", "effective", "net", "small_net", "train_step", "ulp_distance"]
 
 
 def ulp_distance(a: Tensor, b: Tensor) -> Tensor:

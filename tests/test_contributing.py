@@ -1,4 +1,4 @@
-"""The example of CONTRIBUTING.md works as it is printed: imported, and as a package installed apart."""
+"""The examples of CONTRIBUTING.md work as they are printed: imported, as a package installed apart, and as a plugin."""
 
 from __future__ import annotations
 
@@ -8,36 +8,81 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
 import sparsify_fx
+from sparsify_fx import plugins, testing
+from sparsify_fx.actions import ACTIONS
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.masks import kept_count
+from sparsify_fx.owners import programs
+from sparsify_fx.parameterizations import PARAMETERIZATIONS
 from sparsify_fx.recipe import METHODS, find_method
-from tests.conftest import effective, small_net
+from tests.conftest import effective, small_net, train_step
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 
 
-def printed(language: str) -> str:
-    """The page's only code block in `language`."""
+def printed(language: str, first_line: str) -> str:
+    """The page's only code block in `language` that begins so."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (code,) = re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
-    return textwrap.dedent(code)
+    blocks = re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    (code,) = (block for block in map(textwrap.dedent, blocks) if block.startswith(first_line))
+    return code
 
 
 def test_one_file_adds_a_criterion_and_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     find_method("dense")
     for registry in (CRITERIA, METHODS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    exec(compile(printed("python"), "distance.py", "exec"), {"__name__": "distance"})
+    exec(compile(printed("python", "# distance.py"), "distance.py", "exec"), {"__name__": "distance"})
     model = sparsify_fx.apply(small_net(), "distance+signin", sparsity=0.5)
     assert sum(int((weight != 0).sum()) for weight in effective(model).values()) == kept_count(792, 0.5)
     assert find_method("signin+distance").resolved().to_dict()["criterion"] == "distance"
+
+
+@pytest.fixture
+def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The page's deep product, loaded as `--plugin` does and gone after the test."""
+    find_method("dense")
+    for registry in (PARAMETERIZATIONS, ACTIONS, METHODS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(plugins, "_files", {})
+    file = tmp_path / "deep_product.py"
+    file.write_text(printed("python", "# deep_product.py"), encoding="utf-8")
+    module = plugins.load_file(file)
+    yield module
+    del sys.modules[module.__name__]
+
+
+def test_one_file_adds_a_deep_product_with_a_rescale_of_its_own(deep: ModuleType) -> None:
+    for beta in (0.01, 1.0, 7.0):
+        testing.check_parameterization(deep.DeepProduct(beta=beta))
+    testing.check_method("deep-signin")
+    testing.check_method("deep-signin+lrr")
+
+
+def test_its_beta_follows_the_progress_of_each_run(deep: ModuleType) -> None:
+    model = sparsify_fx.apply(small_net(), "lrr+deep-signin", sparsity=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=4, steps_per_epoch=2)
+    betas = []
+    while not scheduler.finished:
+        how = next(iter(programs(model).values())).parameterization
+        betas.append(round(how.beta, 6))
+        for program in programs(model).values():
+            assert not how.unbalanced(program.tensors()).any() or scheduler.step_count % 2
+        train_step(model, optimizer, scheduler.step_count)
+        scheduler.step()
+    run = [1.0, 1.0, 0.775, 0.775, 0.55, 0.55, 0.325, 0.325]
+    assert betas == run * (scheduler.epochs // 4)
 
 
 def install(source: Path, target: Path) -> None:
@@ -60,8 +105,8 @@ CLI = ("-c", "from sparsify_fx.cli import main; main()", "methods")
 def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "site"
     source.mkdir()
-    (source / "distance.py").write_text(printed("python"), encoding="utf-8")
-    (source / "pyproject.toml").write_text(printed("toml"), encoding="utf-8")
+    (source / "distance.py").write_text(printed("python", "# distance.py"), encoding="utf-8")
+    (source / "pyproject.toml").write_text(printed("toml", "# pyproject.toml"), encoding="utf-8")
     install(source, target)
 
     shown = run(target, *CLI, "distance+signin", "--json", "-")

@@ -16,6 +16,7 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.figures import check_formats, save
 from sparsify_fx.analysis.runs import Run, open_runs
 from sparsify_fx.errors import AnalysisError
+from sparsify_fx.plugins import load_plugins
 from sparsify_fx.train.files import write_text
 
 _LOG = logging.getLogger(__name__)
@@ -71,6 +72,15 @@ class _Step:
         return f"compares runs and needs {least}; give {least - len(self.runs)} more"
 
 
+def find_analyses(only: Sequence[str] = ()) -> list[Analysis]:
+    """The analyses of these names, those of plugins among them; every one if none is named.
+
+    Raises UnknownNameError with the nearest name.
+    """
+    load_plugins()
+    return [ANALYSES[name] for name in dict.fromkeys(only or ANALYSES)]
+
+
 def analyze(
     paths: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
@@ -96,7 +106,7 @@ def analyze(
 
     Example: `analyze(["runs/lrr-0123456789"], "analysis").results["signs"].findings.data`.
     """
-    chosen = [ANALYSES[name] for name in dict.fromkeys(only or ANALYSES)]
+    chosen = find_analyses(only)
     kinds, runs = check_formats(formats), open_runs(paths, device=device)
     steps = [_plan(analysis, runs) for analysis in chosen]
     impossible = [step for step in steps if not step.allowed]

@@ -9,7 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from sparsify_fx.cli.options import PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
+from sparsify_fx.plugins import load_files
 
 NAME = "analyze"
 
@@ -32,6 +34,7 @@ def command(
     points: Annotated[int, typer.Option(min=3, help="Networks on the line between two runs.")] = 11,
     seed: Annotated[int, typer.Option(min=0, help="Of images, start vectors and probes.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "cpu",
+    plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
     """Analyse runs: sign flips, masks, batch norm, Hessian, connectivity, dead channels, gradients.
@@ -44,12 +47,13 @@ def command(
 
         sparsify-fx analyze runs/lrr-* runs/imp-* --only overlap --only sign-cycles --format pdf
     """
-    from sparsify_fx.analysis.analyze import Analysed, analyze
-    from sparsify_fx.analysis.base import ANALYSES, Options
+    from sparsify_fx.analysis.analyze import Analysed, analyze, find_analyses
+    from sparsify_fx.analysis.base import Options
 
     output = Output(json)
+    load_files(plugin)
     if not runs:
-        listed = [ANALYSES[name] for name in only or ANALYSES]
+        listed = find_analyses(only or ())
         table = Table("name", "analysis", show_lines=True)
         for entry in listed:
             table.add_row(entry.name, Text.assemble(f"{entry.summary}\n", (entry.source, "cyan")))

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from sparsify_fx.cli.options import Autotune, Encoding, Functions, OutFile, Target, Values
+from sparsify_fx.cli.options import Autotune, Encoding, Functions, OutFile, PluginOption, Target, Values
 from sparsify_fx.cli.output import JsonOption, Output
+from sparsify_fx.plugins import load_files
 
 NAME = "export"
 
@@ -26,6 +27,7 @@ def command(
     functions: Functions = False,
     optimize: Annotated[bool, typer.Option(help="Fold norms and remove dead channels first.")] = True,
     measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency against dense.")] = False,
+    plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
     """Write the trained model as a sparse ONNX file, checked in onnxruntime.
@@ -42,6 +44,7 @@ def command(
     from sparsify_fx.train.restore import load_trained
 
     output = Output(json)
+    load_files(plugin)
     trained = load_trained(checkpoint)
     config = trained.config
     report = export(

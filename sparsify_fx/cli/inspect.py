@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from sparsify_fx.cli.options import AxisLengths, InputShapes, read_axes, read_shapes
+from sparsify_fx.cli.options import AxisLengths, InputShapes, PluginOption, read_axes, read_shapes
 from sparsify_fx.cli.output import JsonOption, Output
+from sparsify_fx.plugins import load_files
 
 NAME = "inspect"
 
@@ -28,6 +29,7 @@ def command(
     measure: Annotated[bool, typer.Option(help="Time an ONNX file against the same model with plain weights.")] = False,
     input_shape: InputShapes = None,
     axis: AxisLengths = None,
+    plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
     """Show shape, density, zeros and bytes of every layer in a file.
@@ -47,6 +49,7 @@ def command(
     from sparsify_fx.onnx_export.picture import check_picture, draw_density
 
     output = Output(json)
+    load_files(plugin)
     if picture is not None:
         check_picture(picture)
     report = inspect_file(file, measure=measure, input_shapes=read_shapes(input_shape), axes=read_axes(axis))

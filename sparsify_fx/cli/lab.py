@@ -9,7 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from sparsify_fx.cli.options import PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
+from sparsify_fx.plugins import load_files
 
 NAME = "lab"
 
@@ -23,6 +25,7 @@ def command(
         bool, typer.Option("--full", help="The paper's exact size, instead of minutes on two cores.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of data, initial values and noise.")] = 0,
+    plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
     """Repeat a small experiment of a paper: figure, table and whether the claim holds here; without NAME, list them.
@@ -36,6 +39,7 @@ def command(
     from sparsify_fx.lab import all_experiments, run_experiment
 
     output = Output(json)
+    load_files(plugin)
     if name is None:
         table = Table("name", "experiment", show_lines=True)
         for entry in all_experiments():

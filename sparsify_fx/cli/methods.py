@@ -8,8 +8,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from sparsify_fx.cli.options import PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
-from sparsify_fx.plugins import load_plugins
+from sparsify_fx.plugins import load_files, load_plugins
 from sparsify_fx.recipe import AXES, METHODS, Recipe, find_method
 
 NAME = "methods"
@@ -19,6 +20,7 @@ _SHOWN = ("criterion", "allocation", "parameterization", "schedule", "rewind", "
 
 def command(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, or a sum: lrr+signin.")] = None,
+    plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
     """List the methods as points on their axes, or show one in full.
@@ -30,6 +32,7 @@ def command(
         sparsify-fx methods lrr+signin --json -
     """
     output = Output(json)
+    load_files(plugin)
     if name is not None:
         recipe = find_method(name)
         output.console.print(card(recipe))
@@ -78,7 +81,11 @@ def axis_text(value: Any) -> str:
         return ", ".join(axis_text(item) for item in value) or "-"
     if not isinstance(value, dict):
         return str(value)
+    if value and all(isinstance(item, dict) for item in value.values()):  # a parameterization by layer
+        return ", ".join(f"{pattern}: {axis_text(item)}" for pattern, item in value.items())
     options = {key: option for key, option in value.items() if key != "name"}
+    if value.keys() == {"name"}:
+        return str(value["name"])
     if "name" in value:
         return f"{value['name']}({', '.join(f'{key}={option}' for key, option in options.items())})"
     return ", ".join(f"{key}: {option}" for key, option in options.items() if option is not None) or "-"

@@ -1,4 +1,4 @@
-"""Arguments and options that `export`, `pack` and `unpack` share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="A Python file that registers names; once for each."),
+]
 OutFile = Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")]
 Encoding = Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")]
 Values = Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")]

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from sparsify_fx.cli.options import PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
+from sparsify_fx.plugins import load_files
 
 NAME = "train"
 
@@ -28,6 +30,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Start afresh, even over a finished run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard scalars where it is installed.")] = True,
+    plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
     """Train a recipe in its run folder.
@@ -46,6 +49,7 @@ def command(
     from sparsify_fx.train import load_config, train
 
     output = Output(json)
+    load_files(plugin)
     values = {"data": data, "method": method, "sparsity": sparsity, "epochs": epochs, "seed": seed, "device": device}
     try:
         with _only_errors() if quiet else nullcontext():

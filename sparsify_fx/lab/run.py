@@ -12,6 +12,7 @@ from typing import Any
 from sparsify_fx.errors import LabError
 from sparsify_fx.grids import Draw
 from sparsify_fx.lab.base import EXPERIMENTS, Experiment, Findings
+from sparsify_fx.plugins import load_plugins
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,16 +68,21 @@ def run_experiment(name: str, out: str | Path, *, full: bool = False, seed: int 
 
 def find_experiment(name: str) -> Experiment:
     """The experiment of that name; UnknownNameError with the nearest one otherwise."""
-    import sparsify_fx.lab.experiments  # noqa: F401 - fills the registry
-
+    _fill()
     return EXPERIMENTS[name]
 
 
 def all_experiments() -> tuple[Experiment, ...]:
     """Every experiment, by name."""
+    _fill()
+    return tuple(EXPERIMENTS[name] for name in EXPERIMENTS)
+
+
+def _fill() -> None:
+    """The experiments of this package first: a plugin that takes one of their names is told so."""
     import sparsify_fx.lab.experiments  # noqa: F401 - fills the registry
 
-    return tuple(EXPERIMENTS[name] for name in EXPERIMENTS)
+    load_plugins()
 
 
 def _save(figure_class: Any, path: Path, draw: Draw) -> str:

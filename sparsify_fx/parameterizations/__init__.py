@@ -2,6 +2,7 @@
 
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
+    Balancing,
     Moment,
     Parameterization,
     Plain,
@@ -10,6 +11,7 @@ from sparsify_fx.parameterizations.base import (
     ulp,
     widened,
 )
+from sparsify_fx.parameterizations.by_layer import ByLayer
 from sparsify_fx.parameterizations.dense import Dense
 from sparsify_fx.parameterizations.hard_concrete import Concrete
 from sparsify_fx.parameterizations.power import Power
@@ -20,6 +22,8 @@ from sparsify_fx.parameterizations.soft_threshold import Threshold
 __all__ = [
     "PARAMETERIZATIONS",
     "Balanced",
+    "Balancing",
+    "ByLayer",
     "Concrete",
     "Dense",
     "Moment",

@@ -91,6 +91,20 @@ class Reopening(Protocol):
         """Factors with which `settle` leaves the entries `where` (bool) open and other than zero."""
 
 
+@runtime_checkable
+class Balancing(Protocol):
+    """A parameterization in which many factors make the same θ; those of `split(θ)` are the balanced ones.
+
+    `Rescale` brings entries that are off their balance back to it.
+    """
+
+    def unbalanced(self, tensors: Tensors) -> Tensor:
+        """Where (bool, shape of the weight) factors differ from the split of their θ by more than its rounding.
+
+        False everywhere for the factors that `split` gives.
+        """
+
+
 PARAMETERIZATIONS: Registry[type[Any]] = Registry("parameterization")
 
 

@@ -56,6 +56,10 @@ class Product(Plain):
         """2 ulp of θ; sqrt(β) of the smallest number where w is that small."""
         return torch.maximum(2 * ulp(theta), math.sqrt(self.beta) * ulp(torch.zeros_like(theta)))
 
+    def unbalanced(self, tensors: Tensors) -> Tensor:
+        """Where m² − w² misses β by more than the rounding of a fresh split, or m <= 0."""
+        return _off(tensors["m"], tensors["w"], self.beta) | (tensors["m"] <= 0)
+
 
 @PARAMETERIZATIONS.register("balanced")
 @dataclass(frozen=True)
@@ -88,3 +92,13 @@ class Balanced(Plain):
     def error_bound(self, theta: Tensor) -> Tensor:
         """2 ulp of θ."""
         return 2 * ulp(theta)
+
+    def unbalanced(self, tensors: Tensors) -> Tensor:
+        """Where abs(m) is not abs(w), but for the rounding of a fresh split, or m < 0."""
+        return _off(tensors["m"], tensors["w"], 0.0) | (tensors["m"] < 0)
+
+
+def _off(m: Tensor, w: Tensor, beta: float) -> Tensor:
+    """Where m² − w² misses β by more than the rounding of m and w."""
+    eps, m, w = torch.finfo(m.dtype).eps, widened(m), widened(w)
+    return (m * m - w * w - beta).abs() > 4 * eps * (m * m + w * w)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.layers import Layer
+from sparsify_fx.errors import LayerError, unknown
+from sparsify_fx.layers import Layer, matches
 from sparsify_fx.owners import Subset
-from sparsify_fx.parameterizations import Dense, Parameterization
+from sparsify_fx.parameterizations import ByLayer, Dense, Parameterization
 from sparsify_fx.passes.insert_mask import InsertMask
 from sparsify_fx.passes.lift import lift_layers
 from sparsify_fx.passes.reparameterize import Reparameterize
@@ -21,7 +22,7 @@ def prepare(
     model: nn.Module,
     layers: Mapping[str, Layer],
     masks: Mapping[str, Tensor] | None,
-    parameterization: Parameterization,
+    parameterization: Parameterization | ByLayer,
 ) -> dict[str, WeightProgram]:
     """Lift, InsertMask and Reparameterize in one; after an error the model is as it was, to the bit.
 
@@ -30,6 +31,7 @@ def prepare(
     Args:
         layers: the weights to rewrite, from `select_layers(model)`.
         masks: a mask per weight name (1 keeps); None: no masks.
+        parameterization: of all weights, or by layer.
 
     Returns the new programs by weight name. Raises LayerError and PassError as these passes do.
 
@@ -41,19 +43,64 @@ def prepare(
     >>> int((model.weight != 0).sum())
     2
     """
+    chosen = assigned(parameterization, layers)
     with untouched_on_error(model):
         found = lift_layers(layers)
         view = Subset(found)
         if masks is not None:
             _MaskOnly(masks)(view)
-        if parameterization != Dense():
-            Reparameterize(parameterization)(view)
+        left = dict(found)
+        while left:  # the weights of one parameterization after those of another
+            how = chosen[next(iter(left))]
+            group = {name: left.pop(name) for name in list(left) if chosen[name] == how}
+            if how != Dense():
+                Reparameterize(how)(Subset(group))
     for name, program in found.items():
         program.train(layers[name].places[0][0].training)  # random gates are still in a model that evaluates
         mask = program.current_mask()
         if mask is not None and program.parameterization == Dense():
             program.write(torch.zeros_like(program.theta()), where=mask == 0)
     return found
+
+
+def assigned(how: Parameterization | ByLayer, names: Iterable[str]) -> dict[str, Parameterization]:
+    """The parameterization of every weight by its name.
+
+    Among the patterns that match a weight the one with the fewest matches counts.
+
+    Raises LayerError for a pattern that matches no weight, a weight that no pattern matches, and one for which two
+    patterns with as many matches want different parameterizations.
+
+    >>> from sparsify_fx.parameterizations import Product
+    >>> assigned(ByLayer({"fc": Product(beta=2.0), "*": Dense()}), ["conv.weight", "fc.weight"])
+    {'conv.weight': Dense(), 'fc.weight': Product(beta=2.0)}
+    """
+    names = list(names)
+    if not isinstance(how, ByLayer):
+        return dict.fromkeys(names, how)
+    hits = {pattern: [name for name in names if matches(name, pattern)] for pattern in how.by_pattern}
+    for pattern, hit in hits.items():
+        if not hit:
+            known = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
+            raise LayerError(f"parameterization: {unknown('pattern of prunable layers', pattern, known)}")
+    return {name: _narrowest(how, name, hits) for name in names}
+
+
+def _narrowest(how: ByLayer, name: str, hits: Mapping[str, list[str]]) -> Parameterization:
+    patterns = sorted((pattern for pattern, hit in hits.items() if name in hit), key=lambda p: (len(hits[p]), p))
+    if not patterns:
+        raise LayerError(
+            f"parameterization: no pattern matches {name}; name it too, or give one for all others, such as "
+            "'*': 'dense'"
+        )
+    first, *others = patterns
+    for other in others:
+        if len(hits[other]) == len(hits[first]) and how.by_pattern[other] != how.by_pattern[first]:
+            raise LayerError(
+                f"parameterization: {first!r} and {other!r} both match {name}, and neither is the narrower one; name "
+                f"the weight itself, {name!r}"
+            )
+    return how.by_pattern[first]
 
 
 class _MaskOnly(InsertMask):

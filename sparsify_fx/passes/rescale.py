@@ -1,25 +1,27 @@
-"""Rescale: restore m² − w² = β without changing the weight."""
+"""Rescale: restore the balance of the factors, m² − w² = β for a product, without changing the weight."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
-from sparsify_fx.parameterizations import Product, widened
+from sparsify_fx.parameterizations import Balancing, Parameterization, Product
 from sparsify_fx.passes.base import ProgramPass
 from sparsify_fx.program import WeightProgram
+from sparsify_fx.program_state import recorded
 
 
 class Rescale(ProgramPass):
-    """m, w -> the balanced split of θ = m ⊙ w: m > 0 and m² − w² = β again, θ the same within 2 ulp.
+    """The factors of θ -> its balanced split: for a product m > 0 and m² − w² = β again; θ is the same within 2 ulp.
 
     Weight decay and gradient noise shrink β, and with it the freedom of signs. Entries that are balanced already are
-    not touched, so a second run changes nothing; a pruned entry stays zero. Works in place: no recompile.
+    not touched, so a second run changes nothing; a pruned entry stays zero. Works in place: no recompile. Any
+    parameterization takes part that says where it is off its balance, by `Balancing.unbalanced`.
 
     Args:
-        beta: the new β > 0; None keeps the one that the program was split with.
+        beta: the new β > 0, for parameterizations with an option `beta`; None keeps the one that the program has.
 
-    Raises PassError when a program is no product.
+    Raises PassError when a program has no balance, or no β of its own where one is given.
 
     Source: paper 004, Algorithm 1 and Appendix B.
     """
@@ -33,24 +35,30 @@ class Rescale(ProgramPass):
         return "Rescale" if self.beta is None else f"Rescale(beta={self.beta:g})"
 
     def check(self, name: str, program: WeightProgram) -> None:
-        """Only products have an inner scaling."""
-        if not isinstance(program.parameterization, Product):
-            raise self.fail(name, program, f"a product m*w, found {program.parameterization}; run SplitProduct first")
+        """Only parameterizations that name their balance have one."""
+        found = program.parameterization
+        if not isinstance(found, Balancing):
+            wanted = "a product m*w, or another parameterization with a balance"
+            raise self.fail(name, program, f"{wanted}, found {found}; run SplitProduct first")
+        if self.beta is not None and not _has_beta(found):
+            raise self.fail(name, program, f"a parameterization with an option beta, found {found}; leave beta out")
+        if recorded(self._target(found)) != recorded(found):
+            raise self.fail(name, program, f"an option beta that is not in the value of {found}; merge and apply anew")
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:
         """Re-split the entries that are off balance."""
-        product = program.parameterization
-        assert isinstance(product, Product)
-        target = product if self.beta is None else Product(self.beta)
-        off = unbalanced(program.get_parameter("m"), program.get_parameter("w"), target.beta)
+        before, target = program.parameterization, self._target(program.parameterization)
+        assert isinstance(target, Balancing)
+        off = target.unbalanced(program.tensors())
         program.parameterization = target
         if bool(off.any()):
             program.write(program.theta(), where=off)
             return True
-        return target != product
+        return target != before
+
+    def _target(self, found: Parameterization) -> Parameterization:
+        return found if self.beta is None else replace(found, beta=self.beta)  # type: ignore[type-var]
 
 
-def unbalanced(m: Tensor, w: Tensor, beta: float) -> Tensor:
-    """Where m² − w² misses β by more than the rounding of a fresh split, or m <= 0 (bool, shape of m)."""
-    m, w, eps = widened(m.detach()), widened(w.detach()), torch.finfo(m.dtype).eps
-    return ((m * m - w * w - beta).abs() > 4 * eps * (m * m + w * w)) | (m <= 0)
+def _has_beta(found: Any) -> bool:
+    return is_dataclass(found) and any(field.name == "beta" for field in fields(found))

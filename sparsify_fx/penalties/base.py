@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.program import WeightProgram
 from sparsify_fx.registry import Registry
+from sparsify_fx.schedules.occasion import Occasion
 
 
 @runtime_checkable
@@ -42,6 +43,8 @@ class Observation:
         l1: Σabs(θ) over all prunable weights.
         kept_l1: Σabs(θ) over as many weights as will stay, the largest ones, when training began.
         accuracy: training accuracy of the last epoch as given to `scheduler.observe`, or None.
+        occasion: the run and its length, the optimizers, the last accuracy of all; not a part of a checkpoint, so that
+            the Observation `before` may be without.
     """
 
     epoch: float
@@ -53,6 +56,7 @@ class Observation:
     l1: float
     kept_l1: float
     accuracy: float | None
+    occasion: Occasion | None = field(default=None, repr=False, compare=False)
 
 
 @runtime_checkable

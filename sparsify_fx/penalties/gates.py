@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -32,7 +32,9 @@ class OpenGates(TowardsSparsity):
         strength: λ.
         reach, floor: see `TowardsSparsity`.
 
-    Raises RecipeError for a parameterization without gates.
+    Weights without gates count nothing beside others that have them.
+
+    Raises RecipeError when no weight has gates.
 
     Source: Savarese et al. 2020, section 3; Louizos et al. 2018, eq. 12.
     """
@@ -42,7 +44,8 @@ class OpenGates(TowardsSparsity):
 
     def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
         """λ Σ over all gates."""
-        gates = torch.stack([kept_entries(program, _gates(program)).sum() for program in programs])
+        gated = _those(programs, lambda program: isinstance(program.parameterization, Gated))
+        gates = torch.stack([kept_entries(program, _gates(program)).sum() for program in gated])
         return (self.strength if strength is None else strength) * gates.sum()
 
 
@@ -55,7 +58,9 @@ class ThresholdDecay(TowardsSparsity):
         strength: λ.
         reach, floor: see `TowardsSparsity`.
 
-    Raises RecipeError for a parameterization without thresholds.
+    Weights without thresholds count nothing beside others that have them.
+
+    Raises RecipeError when no weight has thresholds.
 
     Source: Kusupati et al. 2020, section 3 (weight decay on s decides the sparsity).
     """
@@ -66,8 +71,15 @@ class ThresholdDecay(TowardsSparsity):
 
     def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
         """(λ/2) Σ over all thresholds."""
-        squares = torch.stack([_threshold(program).square().sum() for program in programs])
+        having = _those(programs, lambda program: "s" in program.shared_tensors())
+        squares = torch.stack([_threshold(program).square().sum() for program in having])
         return (self.strength if strength is None else strength) / 2 * squares.sum()
+
+
+def _those(programs: Iterable[WeightProgram], fits: Callable[[WeightProgram], bool]) -> list[WeightProgram]:
+    """The programs that fit, for others may be there where parameterizations differ by layer; all if none fits."""
+    found = list(programs)
+    return [program for program in found if fits(program)] or found
 
 
 def _gates(program: WeightProgram) -> Tensor:

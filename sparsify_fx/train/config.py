@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from sparsify_fx.errors import ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.learning_rate import CURVES, Curve
-from sparsify_fx.parameter_groups import GROUPS, check_weight_decay, without_decay
+from sparsify_fx.parameter_groups import GROUPS, Decay, check_weight_decay, without_decay
+from sparsify_fx.parameterizations import ByLayer
+from sparsify_fx.plugins import load_plugins
 from sparsify_fx.recipe import AXES, Recipe, find_method
 from sparsify_fx.run_files import State, by_content, digest, read_state
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
@@ -70,6 +72,7 @@ class LearningRateConfig(_Section):
 
     def build(self) -> Curve:
         """The curve itself."""
+        load_plugins()
         cls = CURVES[self.curve]
         if self.warmup is None:
             plain: Curve = cls()
@@ -163,6 +166,7 @@ class TrainConfig(_Section):
     @field_validator("init")
     @classmethod
     def _known_init(cls, value: str) -> str:
+        load_plugins()
         INITIALIZATIONS[value]
         return value
 
@@ -208,6 +212,12 @@ class TrainConfig(_Section):
         """The weight decay of every parameter group, by the method's default or as set."""
         axes = self.recipe().resolved()
         return self.optimizer.decays(without_decay(axes.penalty, axes.parameterization))
+
+    def weight_decay(self) -> Decay:
+        """What `parameter_groups` takes: by group, or one number where parameterizations differ from layer to layer."""
+        given = self.optimizer.options.get("weight_decay", default_weight_decay(self.optimizer.name))
+        by_layer = isinstance(self.recipe().resolved().parameterization, ByLayer)
+        return float(given) if by_layer and not isinstance(given, Mapping) else self.decays()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, YAML- and JSON-ready values."""

@@ -123,7 +123,7 @@ def build_session(config: TrainConfig) -> Session:
     _initialize(config, model, after_apply=True)
     for source in config.init_from:
         take_from(model, source.read(), source.take, init=initial)
-    groups = parameter_groups(model, config.decays())
+    groups = parameter_groups(model, config.weight_decay())
     options = {name: value for name, value in config.optimizer.options.items() if name != "weight_decay"}
     optimizer = build_optimizer(groups, config.optimizer.name, config.optimizer.lr, options)
     scheduler = Scheduler(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch.fx.passes.infra.pass_manager import PassManager
 
 from sparsify_fx.errors import LayerError, PassError
 from sparsify_fx.owners import programs
+from sparsify_fx.parameterizations import Balanced, Parameterization, Plain, Product
 from sparsify_fx.passes import (
     HardConcrete,
     InsertMask,
@@ -18,6 +22,7 @@ from sparsify_fx.passes import (
     Merge,
     ModulePass,
     PowerPropagation,
+    Reparameterize,
     Rescale,
     RewindBatchNorm,
     SigmoidGate,
@@ -206,3 +211,40 @@ def test_errors_name_the_pass_the_tensor_and_the_passes_before(net: nn.Sequentia
         Merge()(dense_program(nn.Parameter(torch.ones(2))))
     with pytest.raises(LayerError, match="no prunable weight"):
         Lift()(nn.ReLU())
+
+
+@dataclass(frozen=True)
+class Shares(Plain):
+    """θ = a + b, balanced where a = b."""
+
+    factors: ClassVar[tuple[str, ...]] = ("a", "b")
+
+    def value(self, tensors: Mapping[str, Any]) -> Any:
+        return tensors["a"] + tensors["b"]
+
+    def split(self, theta: torch.Tensor, others: Any = None) -> dict[str, torch.Tensor]:
+        return {"a": theta / 2, "b": theta / 2}
+
+    def unbalanced(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return tensors["a"] != tensors["b"]
+
+
+@pytest.mark.parametrize("how", [Shares(), Balanced(), Product(beta=0.5)])
+def test_rescale_works_for_every_parameterization_with_a_balance(how: Parameterization) -> None:
+    layer = Reparameterize(how)(nn.Linear(3, 3)).graph_module
+    program, theta = layer.weight_program, layer.weight.detach().clone()
+    with torch.no_grad():
+        first, second = program.factor_tensors().values()
+        first[0], second[0] = (first[0] + 1, second[0] - 1) if how == Shares() else (first[0] * 2, second[0] / 2)
+    rest = [factor[1:].detach().clone() for factor in program.factor_tensors().values()]
+    assert Rescale()(layer).modified
+    assert not how.unbalanced(program.tensors()).any()
+    assert all(torch.equal(f[1:], r) for f, r in zip(program.factor_tensors().values(), rest, strict=True))
+    torch.testing.assert_close(layer.weight, theta, rtol=1e-6, atol=1e-7)
+    assert not Rescale()(layer).modified
+
+
+def test_a_beta_is_for_parameterizations_that_have_one() -> None:
+    layer = Reparameterize(Shares())(nn.Linear(3, 3)).graph_module
+    with pytest.raises(PassError, match=r"weight: expected a parameterization with an option beta, found Shares"):
+        Rescale(beta=2.0)(layer)

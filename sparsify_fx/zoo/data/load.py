@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from sparsify_fx.errors import DataError
+from sparsify_fx.plugins import load_plugins
 from sparsify_fx.registry import Registry
 from sparsify_fx.zoo.data.types import Data
 
@@ -124,6 +125,7 @@ def data_digest(spec: str, *, root: Path = Path("data")) -> str:
 
 def _kind(spec: str) -> Kind:
     """The kind of a spec whose argument is there if and only if it takes one."""
+    load_plugins()
     name, colon, argument = spec.partition(":")
     kind = DATASETS[name]
     if kind.argument and not argument:

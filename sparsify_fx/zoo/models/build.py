@@ -7,6 +7,7 @@ import difflib
 from torch import nn
 
 from sparsify_fx.errors import UnknownNameError
+from sparsify_fx.plugins import load_plugins
 from sparsify_fx.zoo.models.libraries import LIBRARIES, build_from
 from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
 
@@ -32,6 +33,7 @@ def build_model(name: str, *, num_classes: int, in_channels: int = 3, image_size
     torch.Size([2, 10])
     """
     spec = ModelSpec(num_classes, in_channels, image_size)
+    load_plugins()
     if name in MODELS:
         return MODELS[name](spec)
     library, bare = _locate(name)

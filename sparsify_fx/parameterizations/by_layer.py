@@ -1,0 +1,60 @@
+"""Parameterizations per layer: what each weight is made of, by the name of its layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sparsify_fx.errors import RecipeError
+from sparsify_fx.parameterizations.base import Parameterization
+
+
+@dataclass(frozen=True)
+class ByLayer:
+    """A parameterization for each layer; among the patterns that match a weight the one with the fewest matches counts.
+
+    So the order does not matter: {"fc": Product(beta=2.0), "*": Dense()} is a product in `fc` and dense elsewhere. See
+    `sparsify_fx.passes.prepare.assigned` for what is refused once the model is known.
+
+    Attributes:
+        patterns: by name or pattern of layers or weights, as `include=` takes them; pairs do as well.
+
+    Raises RecipeError for patterns that are no words, for the pattern "name", which in a recipe is that of one
+    parameterization for all, and for values that are no parameterizations.
+
+    >>> from sparsify_fx.parameterizations import Dense, Product
+    >>> ByLayer({"fc": Product(beta=2.0), "*": Dense()}).patterns
+    (('*', Dense()), ('fc', Product(beta=2.0)))
+    """
+
+    patterns: Mapping[str, Parameterization] | tuple[tuple[str, Parameterization], ...]
+
+    def __post_init__(self) -> None:
+        given: dict[Any, Any] = dict(self.patterns)
+        for pattern, how in given.items():
+            if not isinstance(pattern, str) or not pattern:
+                raise RecipeError(f"parameterization: {pattern!r} is no name or pattern of layers such as 'fc' or '*'")
+            if pattern == "name":
+                raise RecipeError("parameterization: write 'name.weight' for a layer that is called 'name'")
+            if isinstance(how, type) or not isinstance(how, Parameterization):
+                raise RecipeError(f"parameterization: {how!r} of {pattern!r} is no parameterization, such as 'dense'")
+        if not given:
+            raise RecipeError("parameterization: no layer is named; give one for all, such as {'*': 'dense'}")
+        object.__setattr__(self, "patterns", tuple(sorted(given.items())))
+
+    @property
+    def by_pattern(self) -> dict[str, Parameterization]:
+        """The parameterizations by pattern."""
+        return dict(self.patterns)
+
+    @property
+    def without_decay(self) -> tuple[str, ...]:
+        """The groups on which one of them lets no weight decay fall; `parameter_groups` decides for each layer."""
+        return tuple(sorted({group for how in self._all() for group in getattr(how, "without_decay", ())}))
+
+    def _all(self) -> Iterable[Parameterization]:
+        return self.by_pattern.values()
+
+    def __str__(self) -> str:
+        return ", ".join(f"{pattern}: {how}" for pattern, how in self.by_pattern.items())

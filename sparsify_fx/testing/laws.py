@@ -1,0 +1,214 @@
+"""The laws that hold for every method and every sum of methods, one function each; `check_method` is all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sparsify_fx.api import apply, dense_state_dict, merge
+from sparsify_fx.errors import RecipeError, UnfinishedWarning
+from sparsify_fx.masks import kept_count
+from sparsify_fx.owners import programs
+from sparsify_fx.recipe import METHODS, find_method
+from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.schedules import Budget
+from sparsify_fx.testing import training
+from sparsify_fx.testing.small import batch, effective, ensure, loss_of, small_net, train_step
+
+OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
+    "sgd": training.sgd,
+    "nesterov": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "adam": lambda m: torch.optim.Adam(m.parameters(), lr=0.01, weight_decay=0.1),
+    "adamw": lambda m: torch.optim.AdamW(m.parameters(), lr=0.01, weight_decay=0.1),
+    "rmsprop": lambda m: torch.optim.RMSprop(m.parameters(), lr=0.003, momentum=0.9),
+}
+
+
+def check_method(method: str) -> None:
+    """Every law, for a registered method or a sum such as "lrr+signin", and its sums with every other method.
+
+    It trains the small net some ten times, a few seconds in all. Raises LawError; UnknownNameError for another name.
+
+    >>> check_method("magnitude")
+    """
+    find_method(method)
+    merge_returns_the_weights(method)
+    counts_follow_the_schedule(method)
+    for kind in OPTIMIZERS:
+        pruned_weights_stay_zero(method, kind)
+    pruned_weights_stay_zero(method, "sgd", amp=True)
+    no_momentum_is_left(method)
+    states_round_trip(method)
+    for share in training.SAVED_AT:
+        resumed_training_is_bit_identical(method, share)
+    same_seed_gives_same_bits(method)
+    for other in METHODS:
+        sums_commute(method, other)
+
+
+def mergeable(a: str, b: str) -> bool:
+    """Whether the two methods have a sum."""
+    with contextlib.suppress(RecipeError):
+        find_method(f"{a}+{b}")
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def merged_at_once() -> Iterator[None]:
+    """The laws merge models in the middle of their schedule."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnfinishedWarning)
+        yield
+
+
+def merge_returns_the_weights(method: str) -> None:
+    """apply then merge without training gives the weights, the keys and the classes back, within the error bound."""
+    model = small_net()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    classes = [type(module) for module in model.modules()]
+    with merged_at_once():
+        apply(model, method, sparsity=0.0, batches=[batch()], loss_fn=loss_of)
+        bounds = {name: program.parameterization.error_bound(before[name]) for name, program in programs(model).items()}
+        merge(model)
+    ensure([type(module) for module in model.modules()] == classes, f"{method}: merge does not restore the classes")
+    ensure(list(model.state_dict()) == list(before), f"{method}: merge does not restore the keys")
+    for key, value in model.state_dict().items():
+        bound = bounds.get(key, torch.zeros_like(before[key]))
+        ensure(((value - before[key]).abs() <= bound).all(), f"{method}: apply then merge changes {key}")
+
+
+def expected_counts(method: str, scheduler: Scheduler) -> list[int]:
+    """Living weights after each step, from what the schedule states about its own updates."""
+    chosen, total = find_method(method).resolved().schedule, scheduler.total_weights
+    budget = Budget(total, training.SPARSITY, training.EPOCHS)
+    initial, updates = chosen.initial(budget), chosen.updates(budget)
+    kinds = {update.label(total)[0] for update in updates}
+    steps = [event.step for event in scheduler.timeline().events if event.what in kinds]
+    due = dict(zip(steps, updates, strict=True))
+    alive = total if initial is None else initial
+    counts: list[int] = []
+    for step in range(scheduler.steps + 1):
+        alive = due[step].alive(alive, total) if step in due else alive
+        counts.append(alive)
+    return counts
+
+
+def counts_follow_the_schedule(method: str) -> None:
+    """The masks keep at every step what the schedule says, and in the end the budget to the weight."""
+    record = training.straight(method)
+    total, chosen = record.scheduler.total_weights, find_method(method).resolved().schedule
+    budget = Budget(total, training.SPARSITY, training.EPOCHS)
+    end = total if chosen.initial(budget) is None else kept_count(total, training.SPARSITY)
+    ensure(record.counts[-1] == end, f"{method}: {record.counts[-1]} weights are left, the budget is {end}")
+    expected = expected_counts(method, record.scheduler)
+    ensure(record.counts == expected, f"{method}: the masks keep {record.counts}, the schedule says {expected}")
+    if all(update.alive(count, total) <= count for update in chosen.updates(budget) for count in (1, total)):
+        falls = record.counts == sorted(record.counts, reverse=True)
+        ensure(falls, f"{method}: no update grows the net, and it grows: {record.counts}")
+    ensure(record.merged_nonzeros <= record.counts[-1], f"{method}: merged weights are not zero where they are pruned")
+
+
+def pruned_weights_stay_zero(method: str, kind: str, amp: bool = False) -> None:
+    """No step of an optimizer, with autocast or without, moves a pruned weight, here or in an average of the weights.
+
+    Args:
+        kind: a key of `OPTIMIZERS`.
+    """
+    model = training.prepare(method)
+    optimizer = OPTIMIZERS[kind](model)
+    scheduler = training.schedule(model, optimizer)
+    average = get_ema_multi_avg_fn(0.9)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(model, multi_avg_fn=average)
+    while not scheduler.finished:
+        with torch.autocast("cpu", dtype=torch.bfloat16) if amp else contextlib.nullcontext():
+            train_step(model, optimizer, scheduler.step_count)
+        _no_gradient_where_pruned(method, model)
+        scheduler.observe(accuracy=0.5)
+        scheduler.step()
+        averaged.update_parameters(model)
+        for copied in (model, averaged.module):
+            for name, weight in effective(copied).items():
+                mask = programs(model)[name].current_mask()
+                zero = mask is None or (weight[mask == 0] == 0).all()
+                ensure(zero, f"{method} with {kind}: {name} is not zero where it is pruned, at {scheduler.step_count}")
+
+
+def _no_gradient_where_pruned(method: str, model: nn.Module) -> None:
+    for name, program in programs(model).items():
+        mask = program.current_mask()
+        for factor, tensor in program.factor_tensors().items():
+            ensure(tensor.grad is not None, f"{method}: {factor} of {name} gets no gradient")
+            assert tensor.grad is not None
+            ensure(torch.isfinite(tensor.grad).all(), f"{method}: the gradient of {factor} of {name} is not finite")
+            kept_out = mask is None or (tensor.grad[mask == 0] == 0).all()
+            ensure(kept_out, f"{method}: a gradient reaches pruned entries of {factor} of {name}")
+
+
+def no_momentum_is_left(method: str) -> None:
+    """A weight that is pruned loses its momentum; one that comes back starts from zero."""
+    stale = training.straight(method).stale
+    ensure(stale == 0, f"{method}: a pruned or regrown weight has momentum or a value of {stale:g}")
+
+
+def states_round_trip(method: str) -> None:
+    """A state dict loads into a twin; a dense checkpoint is split; merged keys are the original ones."""
+    model = training.prepare(method)
+    train_step(model, training.sgd(model))
+    twin = training.prepare(method, seed=1)
+    twin.load_state_dict(copy.deepcopy(model.state_dict()))
+    ensure(_equal(effective(model), effective(twin)), f"{method}: a loaded state dict computes other weights")
+
+    dense = small_net(seed=5)
+    missing, unexpected = model.load_state_dict(dense.state_dict(), strict=True)
+    ensure(not missing and not unexpected, f"{method}: a dense checkpoint leaves {missing} and {unexpected}")
+    for name, weight in effective(model).items():
+        mask = programs(model)[name].current_mask()
+        expected = dense.get_parameter(name).detach() * (1 if mask is None else mask)
+        close = torch.allclose(weight, expected, rtol=3e-7, atol=0)
+        ensure(close, f"{method}: the dense checkpoint of {name} is not what the program computes")
+
+    keys = list(dense.state_dict())
+    with merged_at_once():
+        merged = dense_state_dict(model)
+    ensure(list(merged) == keys, f"{method}: merged keys are {list(merged)}, the original ones {keys}")
+    dense.load_state_dict(merged, strict=True)
+
+
+def resumed_training_is_bit_identical(method: str, share: float) -> None:
+    """A training that is stopped after `share` of its first run and resumed ends with the same bits."""
+    record = training.straight(method)
+    saved = copy.deepcopy(record.saved[training.saved_at(share, record.scheduler)])
+    resumed = training.prepare(method)
+    optimizer = training.sgd(resumed)
+    scheduler = training.schedule(resumed, optimizer)
+    resumed.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    scheduler.load_state_dict(saved[2])
+    for _ in training.run(resumed, optimizer, scheduler):
+        pass
+    ensure(_equal(record.end, resumed.state_dict()), f"{method}: resumed after {share:g} runs, it ends with other bits")
+
+
+def sums_commute(a: str, b: str) -> None:
+    """ "a+b" is "b+a", or neither can be merged."""
+    ensure(mergeable(a, b) == mergeable(b, a), f"{a}+{b} and {b}+{a}: one can be merged and the other cannot")
+    if mergeable(a, b):
+        ensure(find_method(f"{a}+{b}") == find_method(f"{b}+{a}"), f"{a}+{b} is not {b}+{a}")
+
+
+def same_seed_gives_same_bits(method: str) -> None:
+    """Two trainings with one seed end alike."""
+    alike = _equal(training.straight(method).end, training.trained(method).end)
+    ensure(alike, f"{method}: two trainings with the same seed end with other bits")
+
+
+def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
