@@ -28,9 +28,9 @@ from torch import nn
 
 from sparsify_fx import export, pack_onnx
 from sparsify_fx.errors import SparsifyError
-from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.measure import Speed, measure
-from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.checks.measure import Speed, measure
+from sparsify_fx.onnx_export.report.export_report import ExportReport
+from sparsify_fx.onnx_export.storage.codecs import VALUES
 
 TARGETS = {0.9: {"fp32-packed": 9.5, "fp32": 8.3, "fp16": 14, "int8": 22}}
 TARGETS[0.95] = {"fp32-packed": 17.5, "fp32": 15, "fp16": 24, "int8": 34}

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify_fx.checkpoints.run_files import read_checkpoint, read_tensors
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.run_files import read_checkpoint, read_tensors
 from sparsify_fx.train import load_config, train
 
 OVERRIDES = ["method=lrr+signin", "sparsity=0.36", "epochs=2", "batch_size=500", "learning_rate.warmup=1"]

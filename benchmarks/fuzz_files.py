@@ -65,7 +65,7 @@ def _run(name: str, file: Path, target: Path) -> None:
     import onnx
 
     from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
-    from sparsify_fx.onnx_export.tensors import load_onnx
+    from sparsify_fx.onnx_export.files.tensors import load_onnx
     from sparsify_fx.passes.onnx_graph import optimize
 
     if name == "inspect":

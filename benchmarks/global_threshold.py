@@ -28,10 +28,10 @@ from torch import Tensor
 import sparsify_fx
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA, Criterion, PruningContext
+from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import SparsifyWarning
-from sparsify_fx.layers import select_layers
 from sparsify_fx.masks import nonzeros
-from sparsify_fx.pruning import choose_masks
+from sparsify_fx.programs.selection import select_layers
 
 Scores = dict[str, Tensor]
 

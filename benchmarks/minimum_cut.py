@@ -33,8 +33,8 @@ import torch
 
 from benchmarks.pruned_models import pruned
 from sparsify_fx import export, runtime
-from sparsify_fx.runtime import layouts
-from sparsify_fx.runtime.cut import SINK, SOURCE, minimum_cut, mirrored
+from sparsify_fx.runtime.choice import layouts
+from sparsify_fx.runtime.choice.cut import SINK, SOURCE, minimum_cut, mirrored
 from sparsify_fx.zoo.models import build_model
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "minimum_cut.json"

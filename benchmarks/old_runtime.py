@@ -57,7 +57,7 @@ def write(folder: Path) -> None:
     from torch import nn
 
     from sparsify_fx import export, pack_onnx, unpack_onnx
-    from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, rounds
+    from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES, rounds
 
     torch.manual_seed(0)
     body = (nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 96, 1), nn.ReLU())

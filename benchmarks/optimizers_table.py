@@ -32,7 +32,7 @@ from sparsify_fx.errors import SparsifyError, SparsifyWarning
 from sparsify_fx.optimizer_states import clear_entries, restore_optimizer_state, take_optimizer_state
 from sparsify_fx.optimizer_states.counters import counters
 from sparsify_fx.optimizer_states.holders import holders, places, walk
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 
 EPOCHS, STEPS = 4, 3
 COLUMNS = ("zeros", "fresh", "resume", "rewind")

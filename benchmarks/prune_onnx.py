@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from sparsify_fx.onnx_export.quantized import zero_points_by_place
+from sparsify_fx.onnx_export.storage.quantized import zero_points_by_place
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 Named = tuple[str, TensorProto]

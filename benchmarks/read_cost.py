@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsify_fx
-from sparsify_fx import owners
+from sparsify_fx.programs import owners
 from sparsify_fx.zoo.models import build_model
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "read_cost.json"

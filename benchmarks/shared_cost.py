@@ -22,8 +22,8 @@ import torchvision
 from torch import Tensor, nn
 
 import sparsify_fx
-from sparsify_fx import sharing
-from sparsify_fx.owners import programs
+from sparsify_fx.programs import sharing
+from sparsify_fx.programs.owners import programs
 
 
 class Pyramid(nn.Module):

@@ -10,7 +10,7 @@ import timm
 import torch
 
 import sparsify_fx
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="mobilenetv3_small_100")

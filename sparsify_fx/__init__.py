@@ -13,15 +13,18 @@ from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
 from sparsify_fx.api import apply, dense_state_dict, merge
-from sparsify_fx.parameter_groups import parameter_groups
-from sparsify_fx.scheduler import Scheduler
-from sparsify_fx.sharing import shared_weights
-from sparsify_fx.taking import masked_state_dict, take_from
+from sparsify_fx.moved import find_old_paths as _find_old_paths
+from sparsify_fx.programs.parameter_groups import parameter_groups
+from sparsify_fx.programs.sharing import shared_weights
+from sparsify_fx.scheduler.scheduler import Scheduler
+from sparsify_fx.transfer import masked_state_dict, take_from
 
 if TYPE_CHECKING:
     from sparsify_fx.onnx_export import ExportReport, export, inspect_file, pack_onnx, unpack_onnx
 
 __version__ = _version("sparsify_fx")
+
+_find_old_paths()
 
 # onnx, onnxruntime and sympy take longer to import than all the rest of this package, and training needs none of them:
 # what is of onnx_export is imported when it is first asked for.

@@ -9,16 +9,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.checkpoints.run_files import cycle_file, cycle_numbers, read_state
 from sparsify_fx.errors import CheckpointError, RecipeError
 from sparsify_fx.masks import top_mask
-from sparsify_fx.owners import Subset, programs
+from sparsify_fx.numerics import signed_like
 from sparsify_fx.parameterizations import Balancing, Product
 from sparsify_fx.passes import Rescale
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.owners import Subset, programs
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.registry import Registry
-from sparsify_fx.run_files import cycle_file, cycle_numbers, read_state
 from sparsify_fx.schedules.occasion import Occasion
-from sparsify_fx.signs import signed_like
 
 
 @runtime_checkable

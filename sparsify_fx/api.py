@@ -11,25 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.allocations import Checked, with_min_per_layer
-from sparsify_fx.collapse import find_collapse
 from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, criterion_name, pruning_generator, rehearse
-from sparsify_fx.data_parallel import ignore_masks_in_ddp, refuse_early_wrapping, refuse_sharded, restore_ddp
-from sparsify_fx.distributed import check_equal, together
+from sparsify_fx.criteria.choosing import choose_masks
+from sparsify_fx.distributed.data_parallel import (
+    ignore_masks_in_ddp,
+    refuse_early_wrapping,
+    refuse_sharded,
+    restore_ddp,
+)
+from sparsify_fx.distributed.ranks import check_equal, together
 from sparsify_fx.errors import LayerError
-from sparsify_fx.input_layouts import layout_of
-from sparsify_fx.layers import Layer, Selection, is_finite, select_layers
-from sparsify_fx.mask_updates import late_criteria
-from sparsify_fx.owners import owned_tensors, program_of, programs, qualified
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
 from sparsify_fx.plan import Inputs, Plan, remember_inputs
-from sparsify_fx.program import WeightProgram
-from sparsify_fx.progress import Progress
-from sparsify_fx.pruning import choose_masks
+from sparsify_fx.programs.collapse import find_collapse
+from sparsify_fx.programs.input_layouts import layout_of
+from sparsify_fx.programs.owners import owned_tensors, program_of, programs, qualified
+from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.programs.progress import Progress
+from sparsify_fx.programs.selection import Layer, Selection, is_finite, select_layers
 from sparsify_fx.recipe import find_method
+from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
-from sparsify_fx.unfinished import warn_unfinished
+from sparsify_fx.schedules.updates import late_criteria
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.owners import owners, program_of
+from sparsify_fx.programs.owners import owners, program_of
 from sparsify_fx.registry import Registry
 
 Draw = Callable[[nn.Module, torch.Generator], None]

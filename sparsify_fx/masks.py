@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import SparsityError
-from sparsify_fx.thresholds import comparable, kth_largest
+from sparsify_fx.numerics import comparable, kth_largest
 
 
 def kept_count(total: int, sparsity: float) -> int:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import ResolvedAxes
 
 

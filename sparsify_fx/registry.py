@@ -1,17 +1,18 @@
-"""Name -> object tables that fail with a suggestion."""
+"""Name -> object tables that fail with a suggestion, and which options of an object its description names."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import Field, field, fields, is_dataclass
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from sparsify_fx.errors import TakenNameError, unknown
-from sparsify_fx.options import stated_options
 
 T = TypeVar("T")
+
+_UNSTATED = "unstated at its default"
 
 
 class Registry(Generic[T]):
@@ -94,3 +95,28 @@ def described(registry: Registry[type[Any]], value: Any) -> Any:
     name = registry.name_of_kind(value) or type(value).__name__
     options = stated_options(value) if is_dataclass(value) else {}
     return {"name": name, **options} if options else name
+
+
+def added_option(default: Any) -> Any:
+    """A dataclass field for an option that came later: descriptions leave it out while it has its default.
+
+    So configurations that do not use it keep their description, and with it the hash that names their run.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Axis:
+    ...     level: int = 3
+    ...     extra: float | None = added_option(None)
+    >>> stated_options(Axis()), stated_options(Axis(extra=0.5))
+    ({'level': 3}, {'level': 3, 'extra': 0.5})
+    """
+    return field(default=default, metadata={_UNSTATED: True})
+
+
+def stated_options(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, without later options at their default."""
+    return {f.name: getattr(value, f.name) for f in fields(value) if not _silent(f, getattr(value, f.name))}
+
+
+def _silent(option: Field[Any], value: Any) -> bool:
+    return bool(option.metadata.get(_UNSTATED)) and value == option.default

@@ -20,8 +20,8 @@ from sparsify_fx.allocations import (
     proportional,
 )
 from sparsify_fx.errors import SparsityError
-from sparsify_fx.layers import select_layers
 from sparsify_fx.masks import kept_count
+from sparsify_fx.programs.selection import select_layers
 from sparsify_fx.recipe import describe, find_method
 from sparsify_fx.zoo.models import build_model
 from tests.conftest import effective, small_net, train_step

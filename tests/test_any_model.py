@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import sparsify_fx
 from sparsify_fx.errors import SchedulerError
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Dense
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
 from sparsify_fx.zoo import methods as _methods
 from tests.conftest import batch, effective, small_net, train_step

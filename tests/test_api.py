@@ -10,9 +10,9 @@ import sparsify_fx
 from sparsify_fx.criteria import CRITERIA, PruningContext, criterion, criterion_name
 from sparsify_fx.errors import LayerError, RecipeError, SparsifyError, SparsityError, UnknownNameError
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Product
 from sparsify_fx.plan import plan_of
+from sparsify_fx.programs.owners import programs
 from tests.conftest import batch, effective, small_net
 
 

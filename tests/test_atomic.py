@@ -18,14 +18,14 @@ from torch import Tensor, fx, nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 import sparsify_fx
-from sparsify_fx import owner_class
 from sparsify_fx.errors import LayerError, PassError, RecipeError
-from sparsify_fx.layers import select_layers
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Dense, Plain, Product
 from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize, SplitProduct
 from sparsify_fx.passes.prepare import prepare
-from sparsify_fx.transaction import untouched_on_error
+from sparsify_fx.passes.transaction import untouched_on_error
+from sparsify_fx.programs import owner_class
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.selection import select_layers
 from tests.conftest import batch, effective, small_net
 
 HOOKS: list[object] = []  # every run of a family's hook

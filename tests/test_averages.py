@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import sparsify_fx
 from sparsify_fx.errors import LayerError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import small_net, train_step
 
 AVERAGES: dict[str, Callable[[nn.Module], nn.Module]] = {

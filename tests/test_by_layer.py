@@ -16,10 +16,10 @@ import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.cli.methods import axis_text
 from sparsify_fx.errors import LayerError, RecipeError, SparsifyError
-from sparsify_fx.owners import programs
-from sparsify_fx.parameter_groups import parameter_groups
 from sparsify_fx.parameterizations import ByLayer, Dense, Product, Sigmoid
 from sparsify_fx.passes.prepare import assigned
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.parameter_groups import parameter_groups
 from sparsify_fx.recipe import METHODS, Axes, Recipe, axis_value, describe, find_method
 from sparsify_fx.testing import check_method
 from sparsify_fx.train import load_config

@@ -14,8 +14,8 @@ from torch.func import functional_call, grad
 
 import sparsify_fx
 from sparsify_fx.errors import LayerError
-from sparsify_fx.owners import programs
-from sparsify_fx.program import FOR_PLAIN_MODELS
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import FOR_PLAIN_MODELS
 from tests.conftest import batch, effective, small_net, train_step
 
 

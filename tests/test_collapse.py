@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sparsify_fx
-from sparsify_fx.collapse import Collapse, find_collapse, listed
 from sparsify_fx.criteria import CRITERIA, PruningContext
+from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import CollapseWarning
-from sparsify_fx.example_inputs import examples
-from sparsify_fx.flow import reaches_output, surely_connected
-from sparsify_fx.layers import select_layers
-from sparsify_fx.owners import programs
 from sparsify_fx.passes import InsertMask
-from sparsify_fx.pruning import choose_masks
+from sparsify_fx.programs.collapse import Collapse, find_collapse, listed
+from sparsify_fx.programs.example_inputs import examples
+from sparsify_fx.programs.flow import reaches_output, surely_connected
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.selection import select_layers
 from sparsify_fx.recipe import find_method
 
 

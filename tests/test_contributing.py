@@ -20,8 +20,8 @@ from sparsify_fx import plugins, testing
 from sparsify_fx.actions import ACTIONS
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import PARAMETERIZATIONS
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
 from tests.conftest import effective, small_net, train_step
 

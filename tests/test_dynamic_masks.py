@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 import sparsify_fx
 from sparsify_fx.errors import RecipeError, SchedulerError
-from sparsify_fx.mask_updates import Decompress
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.schedules import Alternating, Budget, Cubic, RegrowEvery
+from sparsify_fx.schedules.updates import Decompress
 from tests.conftest import batch, effective, small_net
 
 EPOCHS, STEPS, LR = 4, 5, 1.0

@@ -13,11 +13,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from sparsify_fx.cli import app
-from sparsify_fx.fitting_table import FittingTable, escaped
-from sparsify_fx.grids import Grid
-from sparsify_fx.onnx_export.rows import LayerRow
-from sparsify_fx.onnx_export.tables import layers_table
+from sparsify_fx.onnx_export.report.rows import LayerRow
+from sparsify_fx.onnx_export.report.tables import layers_table
 from sparsify_fx.passes.onnx_graph import PassRow, passes_table
+from sparsify_fx.tables.fitting import FittingTable, escaped
+from sparsify_fx.tables.grids import Grid
 
 BERT = [f"bert.encoder.layer.{place}.attention.output.dense.weight" for place in range(12)]
 LONG = ["module.backbone." + "blocks.11." * 12 + "mlp.fc1.weight"]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import sparsify_fx
 from sparsify_fx.allocations import ALLOCATIONS, Global, NofM, PerLayer, Uniform, with_min_per_layer
 from sparsify_fx.criteria import CRITERIA, PruningContext
+from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import RecipeError, SparsityError
 from sparsify_fx.masks import nonzeros
-from sparsify_fx.pruning import choose_masks
 from sparsify_fx.recipe import describe, find_method
 
 FREE = ["global", "uniform", "balanced", "erk"]

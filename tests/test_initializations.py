@@ -9,7 +9,7 @@ from torch import nn
 import sparsify_fx
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.initializations import INITIALIZATIONS, kaiming_normal, kaiming_sparse, xavier_normal
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.train.config import parse_config
 from sparsify_fx.train.session import Session, build_session
 from tests.conftest import effective, small_net

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import sparsify_fx
-from sparsify_fx.input_layouts import InputLayout, input_layouts, layout_of
+from sparsify_fx.programs.input_layouts import InputLayout, input_layouts, layout_of
 
 Run = Callable[[nn.Module, Tensor], Tensor]
 

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrizations, prune
 
 import sparsify_fx
 from sparsify_fx.errors import LayerError
-from sparsify_fx.layers import select_layers
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.selection import select_layers
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.learning_rate import CosineWarmup
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
 from sparsify_fx.plan import require_plan
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
 from sparsify_fx.schedules import Budget, RegrowEvery
 from sparsify_fx.zoo.data import Data, load_data

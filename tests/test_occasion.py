@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import sparsify_fx
 from sparsify_fx.actions import Occasion
 from sparsify_fx.penalties import Observation
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.program import WeightProgram
 from tests.conftest import small_net, train_step
 
 

@@ -13,10 +13,10 @@ from torch import nn
 import sparsify_fx
 from sparsify_fx.allocations import ALLOCATIONS, Global, NofM
 from sparsify_fx.errors import OvershootWarning
-from sparsify_fx.overshoot import find_overshoot, kept_zeros
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Concrete, Parameterization, Reopening, Sigmoid, Threshold
 from sparsify_fx.passes import InsertMask, Reparameterize
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.scheduler.overshoot import find_overshoot, kept_zeros
 from tests.conftest import small_net
 
 GATED: list[Any] = [

@@ -14,8 +14,8 @@ from torch.func import functional_call, grad, vmap
 
 import sparsify_fx
 from sparsify_fx.errors import LayerError
-from sparsify_fx.owners import original_class, programs
 from sparsify_fx.passes import Merge
+from sparsify_fx.programs.owners import original_class, programs
 from tests.conftest import batch, effective, small_net, train_step
 
 

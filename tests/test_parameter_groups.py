@@ -14,7 +14,7 @@ from torch import nn
 
 import sparsify_fx
 from sparsify_fx.errors import ConfigError, OptimizerStateWarning, SparsifyError, UnknownNameError
-from sparsify_fx.parameter_groups import GROUPS
+from sparsify_fx.programs.parameter_groups import GROUPS
 from sparsify_fx.train import load_config, train
 from sparsify_fx.train.optimizers import OPTIMIZERS
 from sparsify_fx.train.session import build_session

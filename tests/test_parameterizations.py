@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import (
     PARAMETERIZATIONS,
     Balanced,
@@ -24,7 +23,8 @@ from sparsify_fx.parameterizations import (
     Threshold,
 )
 from sparsify_fx.passes import InsertMask, Merge, Reparameterize
-from sparsify_fx.program import unmarked
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import unmarked
 from tests.conftest import batch, effective, small_net, train_step
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**60), max_value=2.0**60)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.errors import LayerError, RecipeError, SchedulerError
 from sparsify_fx.masks import kept_count
-from sparsify_fx.parts import belonging, parts_of
+from sparsify_fx.scheduler.parts import belonging, parts_of
 from tests.conftest import batch
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import sparsify_fx
 from sparsify_fx.errors import RecipeError, SchedulerError
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Concrete, Parameterization, Product, Sigmoid, Threshold
 from sparsify_fx.passes import InsertMask, Reparameterize
 from sparsify_fx.penalties import (
@@ -26,7 +25,8 @@ from sparsify_fx.penalties import (
     ThresholdDecay,
     goal,
 )
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram
 from tests.conftest import small_net
 
 THETA = torch.tensor([[0.5, -0.25, 0.0], [-2.0, 1.0, 0.75]], dtype=torch.float64)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.actions import Occasion, PerturbSigns
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import find_method
 from tests.conftest import batch, small_net
 

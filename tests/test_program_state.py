@@ -21,7 +21,6 @@ import sparsify_fx
 from sparsify_fx.actions import ACTIONS, Occasion, PerturbSigns, RescaleEvery, SignsOf
 from sparsify_fx.api import effective_state_dict
 from sparsify_fx.errors import LayerError
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import (
     PARAMETERIZATIONS,
     Balanced,
@@ -35,10 +34,11 @@ from sparsify_fx.parameterizations import (
     Threshold,
 )
 from sparsify_fx.passes import InsertMask, Rescale, RewindBatchNorm, batchnorm_state
-from sparsify_fx.program import is_extra, unmarked
-from sparsify_fx.program_state import BLOCK, decode, encode
-from sparsify_fx.progress import Progress
-from sparsify_fx.taking import masked_state_dict, take_from
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import is_extra, unmarked
+from sparsify_fx.programs.progress import Progress
+from sparsify_fx.programs.state import BLOCK, decode, encode
+from sparsify_fx.transfer import masked_state_dict, take_from
 from tests.conftest import batch, effective, small_net, train_step
 
 pytestmark = pytest.mark.slow
@@ -415,7 +415,7 @@ def test_rewinds_pass_by_extra_states() -> None:
 
 def test_what_is_made_of_a_model_does_not_know_its_step(tmp_path: Path) -> None:
     """Donors are known by a digest of their states, which must not change with the steps of their training."""
-    from sparsify_fx.run_files import digest
+    from sparsify_fx.checkpoints.run_files import digest
 
     model = made(Product())
     before = digest(masked_state_dict(model))

@@ -85,7 +85,9 @@ def test_several_optimizers_follow_one_curve_each_from_its_own_rate() -> None:
         train_step(model, muon)
         adam.step()
         scheduler.step()
-    assert all((p.effective()[p.current_mask() == 0] == 0).all() for p in sparsify_fx.owners.programs(model).values())
+    assert all(
+        (p.effective()[p.current_mask() == 0] == 0).all() for p in sparsify_fx.programs.owners.programs(model).values()
+    )
 
 
 def test_an_optimizer_too_few_or_a_parameter_twice_is_refused() -> None:

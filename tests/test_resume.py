@@ -20,7 +20,7 @@ import sparsify_fx
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.learning_rate import CosineWarmup
 from sparsify_fx.optimizer_states.records import restore_optimizer_state, take_optimizer_state
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import batch, small_net
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.learning_rate import CosineWarmup
-from sparsify_fx.owners import programs
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.rewinds import Rewind
 from sparsify_fx.zoo.data import load_data
 from sparsify_fx.zoo.models import build_model

@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsify_fx.api import apply
 from sparsify_fx.errors import SparsifyError
-from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.schedules import Budget, Cubic, Cycles, RegrowEvery
 
 TINY = 5e-324

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import sparsify_fx
 from sparsify_fx.actions import RescaleEvery
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import batch, effective, small_net
 
 BETA, EPOCHS, STEPS, T2, LR = 1.0, 10, 2, 8, 0.05

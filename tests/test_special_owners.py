@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sparsify_fx
 from sparsify_fx.errors import LayerError
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import effective
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # torch's own

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.errors import OvershootWarning, SchedulerError
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
-from sparsify_fx.refresh import progress_at
-from sparsify_fx.strengths import largest_l1, near_zero_share
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.scheduler.refresh import progress_at
+from sparsify_fx.scheduler.strengths import largest_l1, near_zero_share
 from tests.conftest import batch, effective, small_net
 
 

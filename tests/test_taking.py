@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import sparsify_fx
 from sparsify_fx.errors import CheckpointError, RecipeError, SparsityError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import effective, small_net, ulp_distance
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from sparsify_fx import testing
 from sparsify_fx.criteria import CRITERIA, FunctionCriterion, PruningContext
 from sparsify_fx.errors import UnknownNameError
-from sparsify_fx.mask_updates import MaskUpdate, Prune
 from sparsify_fx.parameterizations import PARAMETERIZATIONS, Plain
 from sparsify_fx.penalties import PENALTIES
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.schedules import SCHEDULES, Budget
 from sparsify_fx.schedules.base import OneRun
+from sparsify_fx.schedules.updates import MaskUpdate, Prune
 
 FITS = {"gates": "sigmoid-gate", "thresholds": "soft-threshold", "factors": "product", "pilot": "product"}
 

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsify_fx import thresholds
+from sparsify_fx import numerics as thresholds
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import FunctionCriterion, PruningContext
+from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import nonzeros, top_mask, top_masks
-from sparsify_fx.pruning import choose_masks
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 VALUES = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e4, 1e4), st.sampled_from([-math.inf, math.inf, 0.0]))

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.allocations import ALLOCATIONS
 from sparsify_fx.criteria import CRITERIA, FunctionCriterion, PruningContext
+from sparsify_fx.criteria.choosing import choose_masks
+from sparsify_fx.criteria.ties import Ties, find_ties
 from sparsify_fx.errors import TiesWarning
 from sparsify_fx.masks import top_masks
-from sparsify_fx.pruning import choose_masks
-from sparsify_fx.ties import Ties, find_ties
 
 
 def chosen(scores: dict[str, torch.Tensor], kept: int, allocation: str = "global") -> dict[str, torch.Tensor]:

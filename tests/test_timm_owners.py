@@ -14,7 +14,7 @@ from timm.models import beit, eva, swiftformer, swin_transformer, swin_transform
 from torch import Tensor, nn
 
 import sparsify_fx
-from sparsify_fx.owners import original_class, programs
+from sparsify_fx.programs.owners import original_class, programs
 from tests.conftest import effective
 
 

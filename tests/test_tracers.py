@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, grad
 
 import sparsify_fx
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import batch, small_net
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sparsify_fx
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import effective
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import torch._dynamo  # the stance counts once it is there
 from torch import nn
 
 import sparsify_fx
-from sparsify_fx.undisturbed import undisturbed
+from sparsify_fx.randomness import undisturbed
 
 
 def test_threads_that_overlap_leave_the_compiler_and_the_warnings_as_they_were() -> None:

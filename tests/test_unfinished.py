@@ -10,7 +10,7 @@ from torch import nn
 
 import sparsify_fx
 from sparsify_fx.errors import UnfinishedWarning
-from sparsify_fx.unfinished import unfinished
+from sparsify_fx.scheduler.unfinished import unfinished
 from tests.conftest import batch, small_net, train_step
 
 

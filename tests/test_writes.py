@@ -16,9 +16,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 import sparsify_fx
-from sparsify_fx.computed_weight import ComputedWeight
 from sparsify_fx.errors import LayerError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.computed_weight import ComputedWeight
+from sparsify_fx.programs.owners import programs
 from tests.conftest import batch, effective, small_net, train_step
 
 REFUSED = r"weight of this (Linear|Conv2d) is computed by its weight program: .* would write to a temporary tensor"

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsify_fx.errors import RecipeError, SparsityError
-from sparsify_fx.options import added_option
+from sparsify_fx.registry import added_option
 
 Counts = dict[str, int]
 Divide = Callable[[Mapping[str, Tensor], Mapping[str, int], int], Counts]

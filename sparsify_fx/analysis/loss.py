@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from sparsify_fx.criteria.objective import plain_kernels
 from sparsify_fx.errors import AnalysisError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]

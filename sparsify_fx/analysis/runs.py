@@ -13,16 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.checkpoints.run_files import WEIGHTS, State, cycle_numbers, mask_key, read_state
 from sparsify_fx.errors import AnalysisError, CheckpointError
 from sparsify_fx.passes import Merge
-from sparsify_fx.program import unmarked
-from sparsify_fx.run_files import WEIGHTS, State, cycle_numbers, mask_key, read_state
-from sparsify_fx.taking import masked_state_dict
+from sparsify_fx.programs.program import unmarked
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.donors import check_data
 from sparsify_fx.train.recipes import load_config
 from sparsify_fx.train.run_folder import CONFIG, find_folder
 from sparsify_fx.train.session import Session, build_session
+from sparsify_fx.transfer import masked_state_dict
 
 Batch = tuple[Tensor, Tensor]
 

@@ -14,7 +14,7 @@ from sparsify_fx import __version__
 from sparsify_fx.cli import analyze, coverage, demo, export, inspect, lab, methods, pack, train, unpack
 from sparsify_fx.cli.verbose import with_verbose
 from sparsify_fx.errors import SparsifyError
-from sparsify_fx.fitting_table import escaped
+from sparsify_fx.tables.fitting import escaped
 
 
 def _reporting(command: Callable[..., None]) -> Callable[..., None]:

@@ -26,7 +26,7 @@ def command(
 
         sparsify-fx demo --out sparsify-demo --json demo.json
     """
-    from sparsify_fx.demo import run_demo
+    from sparsify_fx.demo.demo import run_demo
 
     output = Output(json)
     result = run_demo(out, epochs=epochs, seed=seed, console=output.console)

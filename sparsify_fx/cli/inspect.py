@@ -44,9 +44,9 @@ def command(
 
         sparsify-fx inspect lenet5-fast.onnx --measure --axis batch=8
     """
-    from sparsify_fx.fitting_table import escaped
     from sparsify_fx.onnx_export import inspect_file
-    from sparsify_fx.onnx_export.picture import check_picture, draw_density
+    from sparsify_fx.onnx_export.report.picture import check_picture, draw_density
+    from sparsify_fx.tables.fitting import escaped
 
     output = Output(json)
     load_files(plugin)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsify_fx.fitting_table import escaped
+from sparsify_fx.tables.fitting import escaped
 
 Verbose = Annotated[
     int,

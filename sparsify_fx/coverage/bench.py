@@ -17,8 +17,8 @@ from sparsify_fx.coverage.build import Trial, trials
 from sparsify_fx.coverage.measure import Tensors, calibrate, check_finite, evaluate, in_double, train
 from sparsify_fx.coverage.suites import Subject
 from sparsify_fx.errors import CoverageError, UnfinishedWarning
-from sparsify_fx.layers import select_layers
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.selection import select_layers
 
 
 @dataclass(frozen=True)

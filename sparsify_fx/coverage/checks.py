@@ -15,11 +15,11 @@ from sparsify_fx.coverage.bench import Bench, in_float64, signature
 from sparsify_fx.coverage.export_check import check_onnx
 from sparsify_fx.coverage.measure import Tensors, difference, evaluate, train
 from sparsify_fx.criteria import CRITERIA, PruningContext
+from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import CoverageError
 from sparsify_fx.masks import nonzeros
-from sparsify_fx.owners import owned_tensors, programs
-from sparsify_fx.program import WeightProgram
-from sparsify_fx.pruning import choose_masks
+from sparsify_fx.programs.owners import owned_tensors, programs
+from sparsify_fx.programs.program import WeightProgram
 
 BOUND = 1e-5
 """The largest relative difference of outputs."""

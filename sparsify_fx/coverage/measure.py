@@ -12,8 +12,8 @@ from torch.utils import _pytree
 
 from sparsify_fx.coverage.build import seed_everything
 from sparsify_fx.errors import CoverageError
-from sparsify_fx.onnx_export.outputs import named_tensors
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.onnx_export.tracing.outputs import named_tensors
+from sparsify_fx.programs.program import WeightProgram
 
 Tensors = dict[str, Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from sparsify_fx.coverage.results import FAILED, NO_EXPORT, PASSED, ModelResult, Outcome
-from sparsify_fx.fitting_table import FittingTable
+from sparsify_fx.tables.fitting import FittingTable
 
 _MARKS = {PASSED: "yes", FAILED: "**no**", NO_EXPORT: "dense: no"}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.allocations import Allocation
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.input_layouts import Layouts
+from sparsify_fx.programs.input_layouts import Layouts
 from sparsify_fx.registry import Registry
 
 Scores = dict[str, Tensor]

@@ -14,9 +14,9 @@ from torch.func import grad, vmap
 from sparsify_fx.criteria.base import CRITERIA, Criterion, PruningContext, Scores
 from sparsify_fx.criteria.objective import Weights, gradient_of, is_recurrent, objective, scoring_batches
 from sparsify_fx.criteria.scoring_mode import in_mode
-from sparsify_fx.distributed import sum_over_ranks
+from sparsify_fx.distributed.ranks import sum_over_ranks
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.parameterizations import widened
+from sparsify_fx.numerics import widened
 
 _NEEDS = ("model", "batches", "loss_fn")
 _BLOCKS_AT_ONCE = 4096  # inverted together: 80 MB in float64 for blocks of 50

@@ -11,9 +11,9 @@ from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
 from sparsify_fx.criteria.objective import Weights, mean_gradient, objective, scoring_batches
 from sparsify_fx.criteria.scoring_mode import check_mode, in_mode, unit_scales
 from sparsify_fx.criteria.second_derivatives import hessian_product
-from sparsify_fx.distributed import sum_over_ranks
+from sparsify_fx.distributed.ranks import sum_over_ranks
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.options import added_option
+from sparsify_fx.registry import added_option
 
 _NEEDS = ("model", "batches", "loss_fn")
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.allocations import Allocation, Global
+from sparsify_fx.checkpoints.run_files import cycle_numbers, mask_key, read_state
 from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
 from sparsify_fx.errors import CheckpointError, RecipeError
 from sparsify_fx.masks import nonzeros
-from sparsify_fx.run_files import cycle_numbers, mask_key, read_state
 
 
 @CRITERIA.register("masks-of")

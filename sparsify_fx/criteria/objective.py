@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sparsify_fx.criteria.base import PruningContext
 from sparsify_fx.criteria.scoring_mode import in_mode, local_statistics, unit_scales
-from sparsify_fx.distributed import sum_over_ranks
+from sparsify_fx.distributed.ranks import sum_over_ranks
 from sparsify_fx.errors import RecipeError
 
 Weights = dict[str, Tensor]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.criteria.base import Brief, Criterion, PruningContext, criterion_name
-from sparsify_fx.distributed import independent, together
+from sparsify_fx.distributed.ranks import independent, together
 from sparsify_fx.errors import RecipeError, SparsifyError
 
 

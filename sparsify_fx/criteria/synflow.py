@@ -16,7 +16,7 @@ from sparsify_fx.criteria.objective import scoring_batches
 from sparsify_fx.criteria.scoring_mode import unit_scales
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.masks import masks_of_counts
-from sparsify_fx.options import added_option
+from sparsify_fx.registry import added_option
 
 
 @CRITERIA.register("synflow")

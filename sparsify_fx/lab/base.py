@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sparsify_fx.grids import Draw, Grid
 from sparsify_fx.registry import Registry
+from sparsify_fx.tables.grids import Draw, Grid
 
 
 @dataclass(frozen=True)

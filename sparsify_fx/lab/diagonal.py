@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.grids import Grid
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.bregman import Residuals, check_mirror_flow, potential, width_at
 from sparsify_fx.lab.diagonal_problem import INITS, SHAPES, Schedule
@@ -26,6 +25,7 @@ from sparsify_fx.lab.diagonal_runs import (
     trajectories,
 )
 from sparsify_fx.lab.statistics import Mean, mean_with_interval, t_quantile
+from sparsify_fx.tables.grids import Grid
 
 LABELS = {"pilot": "m ⊙ w, PILoT start", "spred": "m ⊙ w, spred start", "l1": "x, L1"}
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsify_fx.api import apply
-from sparsify_fx.grids import Grid
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.statistics import Mean, mean_with_interval
-from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.scheduler.scheduler import Scheduler
+from sparsify_fx.tables.grids import Grid
 from sparsify_fx.zoo.data import load_data
 from sparsify_fx.zoo.models import build_model
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.grids import Grid
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.lbfgs import minimize
 from sparsify_fx.lab.neuron import QUADRANTS, Samples, draw_samples, first_axis, quadrant_name, quadrant_starts
 from sparsify_fx.lab.neuron_closed import largest_errors
 from sparsify_fx.lab.statistics import Mean, mean_with_interval
+from sparsify_fx.tables.grids import Grid
 
 
 @dataclass(frozen=True)

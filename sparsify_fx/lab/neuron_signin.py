@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.grids import Grid
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.neuron import QUADRANTS, Problem, quadrant_name
 from sparsify_fx.lab.neuron_signin_runs import (
@@ -28,6 +27,7 @@ from sparsify_fx.lab.neuron_signin_runs import (
     shares,
     sign_recoveries,
 )
+from sparsify_fx.tables.grids import Grid
 
 
 def draw(trajectories: dict[str, Tensor], figure: Any) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.grids import Grid
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.neurons import Layer, bad_signs, draw_layer, draw_sizes, draw_teachers, good_signs, paired
 from sparsify_fx.lab.statistics import mean_with_interval
 from sparsify_fx.parameterizations.product import Product
+from sparsify_fx.tables.grids import Grid
 
 RECOVERED = 1e-2
 """A run has recovered the teacher when its loss is below this share of the zero function's."""

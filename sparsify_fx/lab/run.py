@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_fx.errors import LabError
-from sparsify_fx.grids import Draw
 from sparsify_fx.lab.base import EXPERIMENTS, Experiment, Findings
 from sparsify_fx.plugins import load_plugins
+from sparsify_fx.tables.grids import Draw
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from sparsify_fx.grids import Grid
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.sample_rates import METHODS, Rates, Speed, rates
 from sparsify_fx.lab.sample_runs import FULL, Size, noisy_errors, pruned_errors, radii, transitions
 from sparsify_fx.lab.statistics import Line, Mean, fit_line
 from sparsify_fx.lab.tensor_start import StartQuality, start_qualities
+from sparsify_fx.tables.grids import Grid
 
 Pruned = dict[int, list[tuple[float, Mean]]]
 

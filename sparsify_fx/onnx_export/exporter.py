@@ -14,30 +14,30 @@ import onnx
 from torch import nn
 
 from sparsify_fx.errors import ExportError, unknown
-from sparsify_fx.onnx_export.clean import normalise_zeros, set_producer, strip_metadata
-from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted
-from sparsify_fx.onnx_export.files import check_target
+from sparsify_fx.onnx_export.checks.verify import Runtime
+from sparsify_fx.onnx_export.files.targets import check_target
+from sparsify_fx.onnx_export.files.tensors import TensorReader
+from sparsify_fx.onnx_export.files.writing import write_model
 from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, make_report, measure_file
-from sparsify_fx.onnx_export.inputs import ExampleInputs, Inputs, example_tensors
-from sparsify_fx.onnx_export.names import name_outputs, restore_weight_names
-from sparsify_fx.onnx_export.open_trace import check_choice, find_axes, trace_checked
-from sparsify_fx.onnx_export.optimized import optimized
-from sparsify_fx.onnx_export.outputs import flatten_outputs
-from sparsify_fx.onnx_export.padding import keep_zero_padding
-from sparsify_fx.onnx_export.prepare import merged_copy, release, untouched_rng
-from sparsify_fx.onnx_export.reference import run_reference
-from sparsify_fx.onnx_export.report import ExportReport
+from sparsify_fx.onnx_export.report.export_report import ExportReport
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
-from sparsify_fx.onnx_export.tensors import TensorReader
-from sparsify_fx.onnx_export.verify import Runtime
-from sparsify_fx.onnx_export.writing import write_model
-from sparsify_fx.overshoot import kept_zeros
-from sparsify_fx.owners import programs
-from sparsify_fx.parts import parts_of
-from sparsify_fx.passes.onnx_graph.outside import count_bytes
+from sparsify_fx.onnx_export.storage.codecs import VALUES
+from sparsify_fx.onnx_export.storage.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted
+from sparsify_fx.onnx_export.tracing.clean import normalise_zeros, set_producer, strip_metadata
+from sparsify_fx.onnx_export.tracing.inputs import ExampleInputs, Inputs, example_tensors
+from sparsify_fx.onnx_export.tracing.names import name_outputs, restore_weight_names
+from sparsify_fx.onnx_export.tracing.open_trace import check_choice, find_axes, trace_checked
+from sparsify_fx.onnx_export.tracing.optimized import optimized
+from sparsify_fx.onnx_export.tracing.outputs import flatten_outputs
+from sparsify_fx.onnx_export.tracing.padding import keep_zero_padding
+from sparsify_fx.onnx_export.tracing.prepare import merged_copy, release, untouched_rng
+from sparsify_fx.onnx_export.tracing.reference import run_reference
+from sparsify_fx.onnx_tools.outside import count_bytes
 from sparsify_fx.plan import plans_of
-from sparsify_fx.unfinished import warn_unfinished
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.scheduler.overshoot import kept_zeros
+from sparsify_fx.scheduler.parts import parts_of
+from sparsify_fx.scheduler.unfinished import warn_unfinished
 
 _LOG = logging.getLogger(__name__)
 

@@ -14,19 +14,19 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.clean import set_producer
-from sparsify_fx.onnx_export.encodings import Encoded, Wanted, check_bits
-from sparsify_fx.onnx_export.history import History, remember
-from sparsify_fx.onnx_export.hoisting import Moved, put_back
-from sparsify_fx.onnx_export.macs import layer_macs
-from sparsify_fx.onnx_export.measure import Speed, measure
-from sparsify_fx.onnx_export.metadata import STORAGE_KEYS, get_metadata, put_metadata
-from sparsify_fx.onnx_export.report import ExportReport
-from sparsify_fx.onnx_export.rows import LayerRow, count_weights
-from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
-from sparsify_fx.onnx_export.trace import opset_of
-from sparsify_fx.onnx_export.writing import serialised
-from sparsify_fx.passes.onnx_graph import outside
+from sparsify_fx.onnx_export.checks.measure import Speed, measure
+from sparsify_fx.onnx_export.files.metadata import STORAGE_KEYS, get_metadata, put_metadata
+from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.files.writing import serialised
+from sparsify_fx.onnx_export.report.export_report import ExportReport
+from sparsify_fx.onnx_export.report.macs import layer_macs
+from sparsify_fx.onnx_export.report.rows import LayerRow, count_weights
+from sparsify_fx.onnx_export.storage.encodings import Encoded, Wanted, check_bits
+from sparsify_fx.onnx_export.storage.history import History, remember
+from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
+from sparsify_fx.onnx_export.tracing.clean import set_producer
+from sparsify_fx.onnx_export.tracing.trace import opset_of
+from sparsify_fx.onnx_tools import outside
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 

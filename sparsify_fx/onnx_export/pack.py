@@ -14,26 +14,26 @@ from typing import Any
 import onnx
 
 from sparsify_fx.errors import ExportError, unknown
-from sparsify_fx.onnx_export.clean import PRUNED, count_negative_zeros, normalise_zeros
-from sparsify_fx.onnx_export.codecs import VALUES
-from sparsify_fx.onnx_export.comparing import Trial, trial_of
-from sparsify_fx.onnx_export.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers, hoisted
-from sparsify_fx.onnx_export.files import check_source, check_target
+from sparsify_fx.onnx_export.checks.comparing import Trial, trial_of
+from sparsify_fx.onnx_export.checks.measure import Speed
+from sparsify_fx.onnx_export.checks.measure import measure as measure_files
+from sparsify_fx.onnx_export.files.reading import read_plain, told_of
+from sparsify_fx.onnx_export.files.targets import check_source, check_target
+from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.files.writing import model_bytes, write_model
 from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report, packed_form
-from sparsify_fx.onnx_export.history import history_of
-from sparsify_fx.onnx_export.hoisting import Moved, put_back
-from sparsify_fx.onnx_export.inspect_onnx import rows_beside
-from sparsify_fx.onnx_export.measure import Speed
-from sparsify_fx.onnx_export.measure import measure as measure_files
-from sparsify_fx.onnx_export.notes import WHERE_EQUAL, about_inputs, about_kept_zeros, about_signs
-from sparsify_fx.onnx_export.reading import read_plain, told_of
-from sparsify_fx.onnx_export.report import ExportReport
-from sparsify_fx.onnx_export.rows import SPARSE
+from sparsify_fx.onnx_export.inspection.inspect_onnx import rows_beside
+from sparsify_fx.onnx_export.report.export_report import ExportReport
+from sparsify_fx.onnx_export.report.notes import WHERE_EQUAL, about_inputs, about_kept_zeros, about_signs
+from sparsify_fx.onnx_export.report.rows import SPARSE
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
-from sparsify_fx.onnx_export.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.storage.codecs import VALUES
+from sparsify_fx.onnx_export.storage.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted, encode_initializers, hoisted
+from sparsify_fx.onnx_export.storage.history import history_of
+from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
+from sparsify_fx.onnx_export.tracing.clean import PRUNED, count_negative_zeros, normalise_zeros
 from sparsify_fx.onnx_export.unpack import unpack_onnx
-from sparsify_fx.onnx_export.writing import model_bytes, write_model
-from sparsify_fx.passes.onnx_graph.signature import Asked
+from sparsify_fx.onnx_tools.signature import Asked
 from sparsify_fx.runtime.restore import sparse_weights
 
 _LOG = logging.getLogger(__name__)

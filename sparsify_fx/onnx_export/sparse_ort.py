@@ -12,13 +12,13 @@ import onnx
 
 from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.codecs.choosing import count_nonzeros, digest
-from sparsify_fx.onnx_export.encodings import Encoded, Wanted, dtype_name, encode_initializers
-from sparsify_fx.onnx_export.hoisting import Moved
+from sparsify_fx.onnx_export.files.metadata import CHOICE, TARGET, get_metadata, put_metadata
+from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.layer_choice import Setting, Sizes, choose_layers
-from sparsify_fx.onnx_export.metadata import CHOICE, TARGET, get_metadata, put_metadata
-from sparsify_fx.onnx_export.rows import SPARSE, LayerRow
-from sparsify_fx.onnx_export.tensors import TensorReader
+from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
+from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros, digest
+from sparsify_fx.onnx_export.storage.encodings import Encoded, Wanted, dtype_name, encode_initializers
+from sparsify_fx.onnx_export.storage.hoisting import Moved
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,17 +7,17 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from sparsify_fx.onnx_export.encodings import Wanted, as_it_is, hoisted
-from sparsify_fx.onnx_export.files import check_source, check_target
+from sparsify_fx.onnx_export.files.metadata import stored_weights
+from sparsify_fx.onnx_export.files.reading import read_plain, told_of
+from sparsify_fx.onnx_export.files.targets import check_source, check_target
+from sparsify_fx.onnx_export.files.tensors import load_onnx
+from sparsify_fx.onnx_export.files.writing import model_bytes, write_model
 from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report
-from sparsify_fx.onnx_export.hoisting import put_back
-from sparsify_fx.onnx_export.inspect_onnx import rows_beside
-from sparsify_fx.onnx_export.macs import layer_macs
-from sparsify_fx.onnx_export.metadata import stored_weights
-from sparsify_fx.onnx_export.reading import read_plain, told_of
-from sparsify_fx.onnx_export.report import ExportReport
-from sparsify_fx.onnx_export.tensors import load_onnx
-from sparsify_fx.onnx_export.writing import model_bytes, write_model
+from sparsify_fx.onnx_export.inspection.inspect_onnx import rows_beside
+from sparsify_fx.onnx_export.report.export_report import ExportReport
+from sparsify_fx.onnx_export.report.macs import layer_macs
+from sparsify_fx.onnx_export.storage.encodings import Wanted, as_it_is, hoisted
+from sparsify_fx.onnx_export.storage.hoisting import put_back
 from sparsify_fx.runtime.restore import sparse_weights
 
 _LOG = logging.getLogger(__name__)

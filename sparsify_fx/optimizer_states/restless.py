@@ -12,7 +12,7 @@ from torch import nn
 from sparsify_fx.optimizer_states.fresh import small_parameter
 from sparsify_fx.optimizer_states.holders import group_of, holders, wrapped
 from sparsify_fx.optimizer_states.twin import WAYS, build_twin, places, try_step
-from sparsify_fx.undisturbed import undisturbed
+from sparsify_fx.randomness import undisturbed
 
 _SMALL = 4
 _STEPS = 8

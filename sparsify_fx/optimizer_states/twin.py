@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.optimizer_states.blocks import is_quantised
 from sparsify_fx.optimizer_states.holders import Place, holders, wrapped
-from sparsify_fx.undisturbed import undisturbed
+from sparsify_fx.randomness import undisturbed
 
 # Implementations that need special devices; the state is the same without them.
 _SWITCHES = {"fused": False, "foreach": False, "capturable": False, "differentiable": False, "compile": False}

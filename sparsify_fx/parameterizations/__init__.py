@@ -1,5 +1,6 @@
 """Parameterizations, one file each: how a weight θ is made of trainable tensors, and how θ is split into them."""
 
+from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
     Balancing,
@@ -8,8 +9,6 @@ from sparsify_fx.parameterizations.base import (
     Plain,
     Reopening,
     Tensors,
-    ulp,
-    widened,
 )
 from sparsify_fx.parameterizations.by_layer import ByLayer
 from sparsify_fx.parameterizations.dense import Dense

@@ -134,21 +134,6 @@ class Plain:
         """Nothing."""
 
 
-def widened(tensor: Tensor) -> Tensor:
-    """`tensor` in float64, or in float32 on devices that have no float64."""
-    return tensor.float() if tensor.device.type == "mps" else tensor.double()
-
-
-def ulp(theta: Tensor) -> Tensor:
-    """The distance from abs(θ) to the next larger number of its dtype.
-
-    >>> ulp(torch.tensor([1.0])).item() == 2.0**-23
-    True
-    """
-    size = theta.abs()
-    return torch.nextafter(size, torch.full_like(size, torch.inf)) - size
-
-
 def check_scale(name: str, scale: float) -> None:
     """RecipeError unless `scale` is a finite number > 0."""
     if not (math.isfinite(scale) and scale > 0):

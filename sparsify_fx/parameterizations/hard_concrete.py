@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.parameterizations.base import (
-    PARAMETERIZATIONS,
-    Moment,
-    Plain,
-    Tensors,
-    check_scale,
-    ulp,
-    widened,
-)
+from sparsify_fx.numerics import ulp, widened
+from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Moment, Plain, Tensors, check_scale
 
 _OPEN = 30.0  # log α of a gate that no noise closes: |noise| < 14
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors, ulp, widened
+from sparsify_fx.numerics import ulp, widened
+from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
 
 @PARAMETERIZATIONS.register("product")

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.parameterizations.base import (
-    PARAMETERIZATIONS,
-    Moment,
-    Plain,
-    Tensors,
-    check_scale,
-    ulp,
-    widened,
-)
+from sparsify_fx.numerics import ulp, widened
+from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Moment, Plain, Tensors, check_scale
 
 _OPEN = 100.0  # τ·s of a gate that stays open: σ is exactly 1 in float64 too, its derivative 0, with room for decay
 

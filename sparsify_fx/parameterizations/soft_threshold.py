@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors, ulp
+from sparsify_fx.numerics import ulp
+from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
 _MARGIN = 2.0**-8  # how far a threshold falls under the smallest weight that is to come back, as a share of it
 _GATES = {"sigmoid": torch.sigmoid, "exp": torch.exp}

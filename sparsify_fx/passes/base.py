@@ -8,11 +8,11 @@ from torch import nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from sparsify_fx.errors import PassError
-from sparsify_fx.layers import select_layers
-from sparsify_fx.owners import programs
 from sparsify_fx.passes.lift import Lift
 from sparsify_fx.passes.module_pass import ModulePass
-from sparsify_fx.program import WeightProgram, dense_program
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram, dense_program
+from sparsify_fx.programs.selection import select_layers
 
 
 class ProgramPass(ModulePass):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import PassError
-from sparsify_fx.owners import programs
 from sparsify_fx.passes.base import ProgramPass
-from sparsify_fx.program import WeightProgram, output_value
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram, output_value
 
 
 class InsertMask(ProgramPass):

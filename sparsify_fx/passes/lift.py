@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassResult
 
-from sparsify_fx.layers import Layer, Selection, select_layers
-from sparsify_fx.owners import check_owner, install, programs
 from sparsify_fx.passes.module_pass import ModulePass
-from sparsify_fx.program import WeightProgram, dense_program
+from sparsify_fx.programs.owners import check_owner, install, programs
+from sparsify_fx.programs.program import WeightProgram, dense_program
+from sparsify_fx.programs.selection import Layer, Selection, select_layers
 
 
 class Lift(ModulePass):

@@ -6,9 +6,9 @@ from torch import nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from sparsify_fx.errors import PassError
-from sparsify_fx.owners import owners, program_of, programs, uninstall
 from sparsify_fx.passes.module_pass import ModulePass
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.owners import owners, program_of, programs, uninstall
+from sparsify_fx.programs.program import WeightProgram
 
 
 class Merge(ModulePass):

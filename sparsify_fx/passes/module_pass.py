@@ -7,7 +7,7 @@ import abc
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from sparsify_fx.transaction import untouched_on_error
+from sparsify_fx.passes.transaction import untouched_on_error
 
 
 class ModulePass(PassBase):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError, unknown
-from sparsify_fx.layers import Layer, matches
-from sparsify_fx.owners import Subset
 from sparsify_fx.parameterizations import ByLayer, Dense, Parameterization
 from sparsify_fx.passes.insert_mask import InsertMask
 from sparsify_fx.passes.lift import lift_layers
 from sparsify_fx.passes.reparameterize import Reparameterize
-from sparsify_fx.program import WeightProgram
-from sparsify_fx.transaction import untouched_on_error
+from sparsify_fx.passes.transaction import untouched_on_error
+from sparsify_fx.programs.owners import Subset
+from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.programs.selection import Layer, matches
 
 
 def prepare(
@@ -35,7 +35,7 @@ def prepare(
 
     Returns the new programs by weight name. Raises LayerError and PassError as these passes do.
 
-    >>> from sparsify_fx.layers import select_layers
+    >>> from sparsify_fx.programs.selection import select_layers
     >>> model = nn.Linear(2, 2, bias=False)
     >>> masks = {"weight": torch.tensor([[1, 0], [0, 1]])}
     >>> list(prepare(model, select_layers(model), masks, Dense()))

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from sparsify_fx.parameterizations import Dense, Parameterization, Product
 from sparsify_fx.passes.base import ProgramPass
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.program import WeightProgram
 
 
 class Reparameterize(ProgramPass):

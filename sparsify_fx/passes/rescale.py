@@ -7,8 +7,8 @@ from typing import Any
 
 from sparsify_fx.parameterizations import Balancing, Parameterization, Product
 from sparsify_fx.passes.base import ProgramPass
-from sparsify_fx.program import WeightProgram
-from sparsify_fx.program_state import recorded
+from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.programs.state import recorded
 
 
 class Rescale(ProgramPass):

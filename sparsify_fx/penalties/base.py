@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.registry import Registry
 from sparsify_fx.schedules.occasion import Occasion
 
@@ -38,7 +38,7 @@ class Observation:
         epochs: T, the length of the run.
         progress: share of the way to the final pruning, in [0, 1]; of the run when there is none.
         sparsity: the requested sparsity if the method has to reach it by itself (schedule `late`), else None.
-        near_zero: share of the prunable weights that are near zero; see `sparsify_fx.strengths.near_zero_share`.
+        near_zero: share of the prunable weights that are near zero; see `near_zero_share`.
         norm: ‖θ‖₂ of all prunable weights, as a fraction of what it was when training began.
         l1: Σabs(θ) over all prunable weights.
         kept_l1: Σabs(θ) over as many weights as will stay, the largest ones, when training began.

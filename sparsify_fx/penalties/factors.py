@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsify_fx.penalties.base import PENALTIES, kept_entries
 from sparsify_fx.penalties.towards import TowardsSparsity
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.program import WeightProgram
 
 
 def factor_squares(programs: Iterable[WeightProgram]) -> Tensor:

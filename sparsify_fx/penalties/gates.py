@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.penalties.base import PENALTIES, kept_entries
 from sparsify_fx.penalties.towards import TowardsSparsity
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.program import WeightProgram
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.penalties.base import PENALTIES, Observation, check_strength
 from sparsify_fx.penalties.factors import factor_squares
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.program import WeightProgram
 
 
 @PENALTIES.register("pilot")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsify_fx.penalties.base import PENALTIES, check_strength
 from sparsify_fx.penalties.towards import TowardsSparsity
-from sparsify_fx.program import WeightProgram
+from sparsify_fx.programs.program import WeightProgram
 
 
 @PENALTIES.register("frobenius")

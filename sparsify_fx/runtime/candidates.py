@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from sparsify_fx.passes.onnx_graph.shapes import Shape
-from sparsify_fx.passes.onnx_graph.view import attribute, input_of
-from sparsify_fx.runtime.fuse import Arrays, Tail
+from sparsify_fx.onnx_tools.shapes import Shape
+from sparsify_fx.onnx_tools.view import attribute, input_of
+from sparsify_fx.runtime.fusion.fuse import Arrays, Tail
 
 DOMAIN = "sparsify_fx"
 # The sparse operator of each dense one, and the attributes that it shares.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 import onnx
 from onnx import NodeProto, TensorProto
 
-from sparsify_fx.passes.onnx_graph.view import GraphView
+from sparsify_fx.onnx_tools.view import GraphView
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:

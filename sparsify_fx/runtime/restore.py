@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.passes.onnx_graph.view import attribute
-from sparsify_fx.runtime.attention import is_attention, standard_attention
+from sparsify_fx.onnx_tools.view import attribute
+from sparsify_fx.runtime.attention.operator import is_attention, standard_attention
 from sparsify_fx.runtime.candidates import DOMAIN, KINDS
 from sparsify_fx.runtime.encode import decode_gaps
-from sparsify_fx.runtime.halve import HALVE, standard_halves
-from sparsify_fx.runtime.join import parts
-from sparsify_fx.runtime.join_pool import pool_parts
-from sparsify_fx.runtime.join_sum import sum_parts
-from sparsify_fx.runtime.planes import without_planes
-from sparsify_fx.runtime.pools import standard_pool
+from sparsify_fx.runtime.fusion.halve import HALVE, standard_halves
+from sparsify_fx.runtime.fusion.join import parts
+from sparsify_fx.runtime.fusion.join_pool import pool_parts
+from sparsify_fx.runtime.fusion.join_sum import sum_parts
+from sparsify_fx.runtime.fusion.planes import without_planes
+from sparsify_fx.runtime.fusion.pools import standard_pool
 from sparsify_fx.runtime.replace import copied, replace
 
 Read = Callable[[TensorProto], NDArray[Any]]

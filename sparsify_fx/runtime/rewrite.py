@@ -12,21 +12,21 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
-from sparsify_fx.passes.onnx_graph.view import GraphView, attribute
+from sparsify_fx.onnx_tools.shapes import Shape, infer_shapes
+from sparsify_fx.onnx_tools.view import GraphView, attribute
+from sparsify_fx.runtime.attention.join import join_attention
 from sparsify_fx.runtime.candidates import DOMAIN, Candidate, attributes, candidate_of, sparse_node
-from sparsify_fx.runtime.cost import Times, estimate
+from sparsify_fx.runtime.choice.cost import Times, estimate
+from sparsify_fx.runtime.choice.giving_back import fastest
+from sparsify_fx.runtime.choice.layouts import Graph, fastest_layers
+from sparsify_fx.runtime.choice.racing import inlined, made_up
 from sparsify_fx.runtime.encode import packed_weight
-from sparsify_fx.runtime.fuse import Tail, tail_of
-from sparsify_fx.runtime.giving_back import fastest
-from sparsify_fx.runtime.join import fits_planes, is_depthwise, join_depthwise
-from sparsify_fx.runtime.join_attention import join_attention
-from sparsify_fx.runtime.join_pool import join_pools
-from sparsify_fx.runtime.join_sum import join_sums
-from sparsify_fx.runtime.layouts import Graph, fastest_layers
-from sparsify_fx.runtime.planes import pad_planes
-from sparsify_fx.runtime.pools import is_pool, pool_node
-from sparsify_fx.runtime.racing import inlined, made_up
+from sparsify_fx.runtime.fusion.fuse import Tail, tail_of
+from sparsify_fx.runtime.fusion.join import fits_planes, is_depthwise, join_depthwise
+from sparsify_fx.runtime.fusion.join_pool import join_pools
+from sparsify_fx.runtime.fusion.join_sum import join_sums
+from sparsify_fx.runtime.fusion.planes import pad_planes
+from sparsify_fx.runtime.fusion.pools import is_pool, pool_node
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.mask_updates import Decompress, MaskUpdate, Prune
 from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
+from sparsify_fx.schedules.updates import Decompress, MaskUpdate, Prune
 
 
 @SCHEDULES.register("alternating")

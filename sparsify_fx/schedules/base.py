@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from sparsify_fx.errors import RecipeError, SchedulerError
-from sparsify_fx.mask_updates import MaskUpdate
 from sparsify_fx.masks import kept_count
 from sparsify_fx.registry import Registry
+from sparsify_fx.schedules.updates import MaskUpdate
 
 MOST_UPDATES = 100_000
 """Mask updates of one training."""

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.mask_updates import MaskUpdate, Prune
 from sparsify_fx.masks import kept_count
 from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
+from sparsify_fx.schedules.updates import MaskUpdate, Prune
 
 
 @SCHEDULES.register("cubic")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.mask_updates import MaskUpdate, Regrow
 from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
+from sparsify_fx.schedules.updates import MaskUpdate, Regrow
 
 
 @SCHEDULES.register("regrow")

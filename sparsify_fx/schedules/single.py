@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.mask_updates import MaskUpdate, Prune, SettleAndPrune
 from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
+from sparsify_fx.schedules.updates import MaskUpdate, Prune, SettleAndPrune
 
 
 @SCHEDULES.register("never")

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from sparsify_fx.allocations import Global
 from sparsify_fx.api import apply, merge
 from sparsify_fx.criteria import Criterion, PruningContext, criterion_name, pruning_generator
-from sparsify_fx.mask_updates import MaskUpdate
+from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.masks import nonzeros
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Balancing, Moment, Parameterization
 from sparsify_fx.passes import Rescale
 from sparsify_fx.penalties import AdaptivePenalty, Observation, Penalty
-from sparsify_fx.pruning import choose_masks
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import axis_value
 from sparsify_fx.schedules import Budget, Schedule
+from sparsify_fx.schedules.updates import MaskUpdate
 from sparsify_fx.testing.laws import merged_at_once
 from sparsify_fx.testing.small import batch, effective, ensure, loss_of, small_net, train_step
 from sparsify_fx.testing.training import masks_of, sgd

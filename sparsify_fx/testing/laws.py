@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sparsify_fx.api import apply, dense_state_dict, merge
 from sparsify_fx.errors import RecipeError, UnfinishedWarning
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
-from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.schedules import Budget
 from sparsify_fx.testing import training
 from sparsify_fx.testing.small import batch, effective, ensure, loss_of, small_net, train_step

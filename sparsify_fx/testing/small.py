@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsify_fx.errors import LawError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 
 
 def small_net(seed: int = 0) -> nn.Sequential:

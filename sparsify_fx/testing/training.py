@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from sparsify_fx.api import apply, merge
 from sparsify_fx.errors import SchedulerError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import find_method
-from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.testing.small import batch, loss_of, small_net
 
 EPOCHS = 4

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.scheduler.scheduler import Scheduler
 
 REMEDY = "train again with --force"
 _MASK = "_program.mask"

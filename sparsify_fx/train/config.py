@@ -10,18 +10,18 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from sparsify_fx.checkpoints.run_files import State, by_content, digest, read_state
 from sparsify_fx.errors import ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.learning_rate import CURVES, Curve
-from sparsify_fx.parameter_groups import GROUPS, Decay, check_weight_decay, without_decay
 from sparsify_fx.parameterizations import ByLayer
 from sparsify_fx.plugins import load_plugins
+from sparsify_fx.programs.parameter_groups import GROUPS, Decay, check_weight_decay, without_decay
 from sparsify_fx.recipe import AXES, Recipe, find_method
-from sparsify_fx.run_files import State, by_content, digest, read_state
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
-from sparsify_fx.taking import check_take
 from sparsify_fx.train.optimizers import check_optimizer, default_weight_decay
 from sparsify_fx.train.safe_yaml import check_plain
+from sparsify_fx.transfer import check_take
 
 Auto = Literal["auto"]
 Fact = Literal["model", "seed", "init", "data"]

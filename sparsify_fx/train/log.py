@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sparsify_fx.parameter_groups import ParameterGroups
-from sparsify_fx.scheduler import Scheduler
+from sparsify_fx.programs.parameter_groups import ParameterGroups
+from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.train.run_folder import TENSORBOARD
 
 _LOG = logging.getLogger(__name__)

@@ -16,9 +16,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from sparsify_fx.api import dense_state_dict
+from sparsify_fx.checkpoints.run_files import CHECKPOINT, cycle_file, epoch_file
 from sparsify_fx.errors import CheckpointError, TrainingError
-from sparsify_fx.run_files import CHECKPOINT, cycle_file, epoch_file
-from sparsify_fx.taking import masked_state_dict
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.donors import check_data, check_donors, check_finished
 from sparsify_fx.train.log import Log, open_log
@@ -26,6 +25,7 @@ from sparsify_fx.train.result import CycleResult, Result, from_plain
 from sparsify_fx.train.run_folder import RESULT, RunFolder, open_folder, run_path
 from sparsify_fx.train.session import Session, build_session, compiled
 from sparsify_fx.train.task import as_plain
+from sparsify_fx.transfer import masked_state_dict
 
 _LOG = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsify_fx.errors import ConfigError, unknown
-from sparsify_fx.parameter_groups import ParameterGroups
+from sparsify_fx.programs.parameter_groups import ParameterGroups
 
 # LBFGS calls the model itself, SparseAdam takes sparse gradients only.
 _UNFIT = {"optimizer", "lbfgs", "sparseadam"}

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.layers import select_layers
 from sparsify_fx.passes.prepare import prepare
 from sparsify_fx.plan import Plan
-from sparsify_fx.progress import Progress
+from sparsify_fx.programs.progress import Progress
+from sparsify_fx.programs.selection import select_layers
 from sparsify_fx.schedules import Budget
 from sparsify_fx.train.checks import REMEDY, check_model, check_parts
 from sparsify_fx.train.config import TrainConfig

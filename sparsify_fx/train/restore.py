@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.api import merge
+from sparsify_fx.checkpoints.run_files import CHECKPOINT, WEIGHTS, read_tensors
 from sparsify_fx.errors import CheckpointError, SparsifyError
-from sparsify_fx.run_files import CHECKPOINT, WEIGHTS, read_tensors
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.rebuild import at_checkpoint
 from sparsify_fx.train.recipes import load_config

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.fitting_table import FittingTable
+from sparsify_fx.tables.fitting import FittingTable
 
 T = TypeVar("T")
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}  # made once: a thousand lines of metrics need the same

@@ -26,9 +26,9 @@ import yaml
 from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
-from sparsify_fx.checksums import SealingStream
+from sparsify_fx.checkpoints.checksums import SealingStream
+from sparsify_fx.checkpoints.run_files import CHECKPOINT, WEIGHTS, packed, read_checkpoint
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.run_files import CHECKPOINT, WEIGHTS, packed, read_checkpoint
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.files import write_atomically, write_text
 

@@ -16,13 +16,13 @@ from torch.optim import Optimizer
 from sparsify_fx.api import apply
 from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
-from sparsify_fx.parameter_groups import ParameterGroups, parameter_groups
-from sparsify_fx.scheduler import Scheduler
-from sparsify_fx.taking import take_from
+from sparsify_fx.programs.parameter_groups import ParameterGroups, parameter_groups
+from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.train.checks import check_model, check_optimizer_state, check_parts, check_progress
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
+from sparsify_fx.transfer import take_from
 from sparsify_fx.zoo.data import Augment, Data, load_data
 from sparsify_fx.zoo.models import ModelSpec, build_model
 

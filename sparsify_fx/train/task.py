@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify_fx.checkpoints.run_files import mask_key
 from sparsify_fx.errors import CheckpointError, SparsifyError
-from sparsify_fx.run_files import mask_key
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.zoo.data import DATASETS, Source

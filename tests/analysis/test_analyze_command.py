@@ -19,10 +19,10 @@ import sparsify_fx.analysis.reports  # fills the registry
 from sparsify_fx.analysis.analyze import analyze
 from sparsify_fx.analysis.base import ANALYSES, Options
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.checkpoints.run_files import read_state
 from sparsify_fx.cli import app
 from sparsify_fx.errors import AnalysisError
-from sparsify_fx.owners import programs
-from sparsify_fx.run_files import read_state
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.train import load_config, train
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from sparsify_fx.analysis.curvature import Operator, hessian, largest_eigenvalue
 from sparsify_fx.analysis.gradients import gradient_flow
 from sparsify_fx.analysis.loss import MeanLoss, Weights, mean_loss
 from sparsify_fx.errors import AnalysisError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import batch, small_net
 
 

@@ -16,7 +16,7 @@ from sparsify_fx.coverage.build import Trial, seed_everything
 from sparsify_fx.coverage.checks import CHECKS
 from sparsify_fx.coverage.export_check import NoDenseExport
 from sparsify_fx.errors import CoverageError
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import small_net
 
 pytestmark = pytest.mark.slow

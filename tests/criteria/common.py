@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator
-from sparsify_fx.layers import select_layers
+from sparsify_fx.programs.selection import select_layers
 from tests.conftest import batch, small_net
 
 

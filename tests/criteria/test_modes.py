@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.criteria import CRITERIA, GraSP, Snip, Synflow
 from sparsify_fx.errors import LayerError, RecipeError, TiesWarning
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import axis_value, describe, find_method
 from tests.conftest import batch, small_net
 from tests.criteria.common import context_of, scores_of

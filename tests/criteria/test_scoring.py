@@ -16,9 +16,9 @@ from sparsify_fx.api import effective_state_dict
 from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
 from sparsify_fx.plan import Inputs, require_plan
-from sparsify_fx.pruner import Pruner
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.scheduler.pruner import Pruner
 from tests.conftest import batch, effective, small_net, train_step
 
 # masks-of scores by the masks of another run, which must exist; test_other_runs.py tests it with one.

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.allocations import Allocation, Balanced, Global, NofM, PerLayer
 from sparsify_fx.criteria import Synflow
+from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import CollapseWarning, RecipeError
 from sparsify_fx.masks import kept_count
-from sparsify_fx.owners import programs
-from sparsify_fx.pruning import choose_masks
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.zoo.models import build_model
 from sparsify_fx.zoo.models.resnet_cifar import BasicBlock
 from tests.conftest import batch, small_net

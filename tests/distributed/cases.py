@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsify_fx
-from sparsify_fx import distributed
 from sparsify_fx.criteria import FunctionCriterion, PruningContext
+from sparsify_fx.distributed.ranks import ranks as distributed
+from sparsify_fx.distributed.tensor_hash import digest
 from sparsify_fx.errors import SparsifyError
-from sparsify_fx.owners import programs
-from sparsify_fx.tensor_hash import digest
+from sparsify_fx.programs.owners import programs
 from tests.conftest import small_net
 
 CASES: dict[str, Callable[[int, int], Any]] = {}

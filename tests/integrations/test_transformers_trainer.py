@@ -16,7 +16,7 @@ from transformers.trainer_utils import set_seed
 
 import sparsify_fx
 from sparsify_fx.errors import LearningRateWarning
-from sparsify_fx.parts import parts_of
+from sparsify_fx.scheduler.parts import parts_of
 from tests.integrations.conftest import METHODS, differences, sgd
 
 pytestmark = pytest.mark.slow

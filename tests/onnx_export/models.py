@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsify_fx.onnx_export import ExportReport
-from sparsify_fx.onnx_export.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.metadata import stored_weights
+from sparsify_fx.onnx_export.files.metadata import stored_weights
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
 
 
 def f32(values: Any) -> NDArray[np.float32]:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES, Weight
-from sparsify_fx.onnx_export.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.codecs.encoding import entropy_bytes
-from sparsify_fx.onnx_export.codecs.patches import gap_codes
-from sparsify_fx.onnx_export.encodings import SMALL, Encoded, Wanted, check_bits, encode_initializers
+from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES, Weight
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.codecs.encoding import entropy_bytes
+from sparsify_fx.onnx_export.storage.codecs.patches import gap_codes
+from sparsify_fx.onnx_export.storage.encodings import SMALL, Encoded, Wanted, check_bits, encode_initializers
 from tests.onnx_export.arrays import matmul_with, model_with, random_tensor
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError, PassError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
+from sparsify_fx.onnx_tools.soundness import damaged_tensor
 from sparsify_fx.passes.onnx_graph import optimize
-from sparsify_fx.passes.onnx_graph.soundness import damaged_tensor
 from tests.onnx_export.arrays import save
 from tests.onnx_export.places import model_of, pruned, tensor
 

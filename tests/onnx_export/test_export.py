@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import export
-from sparsify_fx.onnx_export.metadata import get_metadata
+from sparsify_fx.onnx_export.files.metadata import get_metadata
 from tests.onnx_export.models import Exported, conv_net, expected, mlp, run, stored
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import ExportError, UnknownNameError
 from sparsify_fx.onnx_export import export
-from sparsify_fx.onnx_export.verify import compare
+from sparsify_fx.onnx_export.checks.verify import compare
 
 
 def f32(values: Any) -> NDArray[np.float32]:

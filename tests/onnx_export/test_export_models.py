@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import sparsify_fx
 from sparsify_fx.onnx_export import export
-from sparsify_fx.onnx_export.metadata import get_metadata
+from sparsify_fx.onnx_export.files.metadata import get_metadata
 from tests.onnx_export.models import expected, mlp, run, stored, zeroed
 
 pytestmark = pytest.mark.slow

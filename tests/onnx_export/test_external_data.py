@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
-from sparsify_fx.passes.onnx_graph import outside
+from sparsify_fx.onnx_tools import outside
 from tests.onnx_export.arrays import matmul_with, model_with, random_tensor, run, save
 
 

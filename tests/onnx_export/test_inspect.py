@@ -22,9 +22,9 @@ import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.errors import CheckpointError, ConfigError, ExportError
 from sparsify_fx.onnx_export import LayerRow, export, inspect_file
-from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
-from sparsify_fx.onnx_export.picture import draw_density
-from sparsify_fx.owners import programs
+from sparsify_fx.onnx_export.report.picture import draw_density
+from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES
+from sparsify_fx.programs.owners import programs
 
 
 def f32(values: Any) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from sparsify_fx import export
-from sparsify_fx.passes.onnx_graph import outside
+from sparsify_fx.onnx_tools import outside
 from tests.onnx_export.models import mlp
 
 pytestmark = pytest.mark.slow

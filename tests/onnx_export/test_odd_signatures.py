@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export import comparing, inspect_file, pack_onnx, unpack_onnx
-from sparsify_fx.onnx_export.verify import compare
+from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
+from sparsify_fx.onnx_export.checks import comparing
+from sparsify_fx.onnx_export.checks.verify import compare
 from sparsify_fx.passes.onnx_graph import optimize
 from tests.onnx_export.arrays import random_tensor, run, save
 

@@ -19,9 +19,9 @@ import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.errors import ExportError, UnknownNameError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
-from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
-from sparsify_fx.onnx_export.constants import scopes
-from sparsify_fx.onnx_export.metadata import get_metadata
+from sparsify_fx.onnx_export.files.metadata import get_metadata
+from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES
+from sparsify_fx.onnx_tools.constants import scopes
 from tests.onnx_export.arrays import matmul_with, model_with, random_tensor, run, save
 
 

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from sparsify_fx.onnx_export.encodings import Wanted, encode_initializers
-from sparsify_fx.onnx_export.files import write_checked
-from sparsify_fx.onnx_export.pieces import model_pieces
-from sparsify_fx.onnx_export.tensors import TensorReader
-from sparsify_fx.onnx_export.writing import serialised
+from sparsify_fx.onnx_export.files.pieces import model_pieces
+from sparsify_fx.onnx_export.files.targets import write_checked
+from sparsify_fx.onnx_export.files.tensors import TensorReader
+from sparsify_fx.onnx_export.files.writing import serialised
+from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
 from tests.onnx_export.arrays import model_with, random_tensor
 
 

@@ -13,11 +13,11 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from sparsify_fx.onnx_export.codecs import ENCODINGS, VALUES
-from sparsify_fx.onnx_export.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.encodings import Wanted, encode_initializers
-from sparsify_fx.onnx_export.tensors import TensorReader
-from sparsify_fx.onnx_export.unpacking import unpacked
+from sparsify_fx.onnx_export.files.tensors import TensorReader
+from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
+from sparsify_fx.onnx_export.storage.unpacking import unpacked
 from tests.onnx_export.arrays import matmul_with, random_tensor
 
 ROOT = Path(__file__).parents[2]

@@ -13,12 +13,12 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from sparsify_fx.onnx_export import probe
-from sparsify_fx.onnx_export.codecs import rounds
-from sparsify_fx.onnx_export.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.encodings import Encoded, Wanted, encode_initializers
-from sparsify_fx.onnx_export.tensors import TensorReader
-from sparsify_fx.onnx_export.unpacking import unpacked
+from sparsify_fx.onnx_export.checks import probe
+from sparsify_fx.onnx_export.files.tensors import TensorReader
+from sparsify_fx.onnx_export.storage.codecs import rounds
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.encodings import Encoded, Wanted, encode_initializers
+from sparsify_fx.onnx_export.storage.unpacking import unpacked
 from tests.onnx_export.arrays import random_tensor
 from tests.onnx_export.test_codecs import LEVELS, PAIRS, run
 

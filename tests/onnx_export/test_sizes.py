@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from sparsify_fx.cli import app
 from sparsify_fx.errors import ExportError, UnknownNameError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx
-from sparsify_fx.onnx_export.metadata import CHOICE, get_metadata
-from sparsify_fx.onnx_export.run_shapes import shapes_of_run
-from sparsify_fx.onnx_export.tensors import TensorReader
+from sparsify_fx.onnx_export.checks.run_shapes import shapes_of_run
+from sparsify_fx.onnx_export.files.metadata import CHOICE, get_metadata
+from sparsify_fx.onnx_export.files.tensors import TensorReader
 from tests.onnx_export.arrays import random_tensor, save
 
 value, FLOAT = helper.make_tensor_value_info, TensorProto.FLOAT

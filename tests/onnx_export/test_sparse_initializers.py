@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import decode_coo, encode_coo
-from sparsify_fx.onnx_export.clean import normalise_zeros
-from sparsify_fx.onnx_export.encodings import Wanted, encode_initializers
+from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
+from sparsify_fx.onnx_export.tracing.clean import normalise_zeros
 
 SPECIAL = np.array([-0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 3.4e38, 1.0], np.float32)
 

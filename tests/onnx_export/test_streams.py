@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsify_fx.onnx_export.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.codecs.streams import STEP_CODES, Streams, best_streams
-from sparsify_fx.onnx_export.encodings import Wanted, encode_initializers
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.codecs.streams import STEP_CODES, Streams, best_streams
+from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
 from tests.onnx_export.arrays import model_with, random_tensor
 
 

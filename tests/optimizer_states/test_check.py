@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import sparsify_fx
 from sparsify_fx.errors import OptimizerStateWarning, SchedulerError
 from sparsify_fx.optimizer_states import check_supported, clear_entries
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 from tests.conftest import small_net, train_step
 
 

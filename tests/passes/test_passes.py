@@ -13,7 +13,6 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_manager import PassManager
 
 from sparsify_fx.errors import LayerError, PassError
-from sparsify_fx.owners import programs
 from sparsify_fx.parameterizations import Balanced, Parameterization, Plain, Product
 from sparsify_fx.passes import (
     HardConcrete,
@@ -31,7 +30,8 @@ from sparsify_fx.passes import (
     SplitProduct,
     batchnorm_state,
 )
-from sparsify_fx.program import dense_program
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import dense_program
 from tests.conftest import batch, effective, small_net, train_step, ulp_distance
 
 PASSES = {

@@ -16,12 +16,12 @@ import sparsify_fx
 from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import pack_onnx
-from sparsify_fx.onnx_export.metadata import get_metadata
+from sparsify_fx.onnx_export.files.metadata import get_metadata
 from sparsify_fx.runtime import Times
 from sparsify_fx.runtime.candidates import Candidate
-from sparsify_fx.runtime.giving_back import Tried, fastest
-from sparsify_fx.runtime.in_place import dense_times, sparse_times
-from sparsify_fx.runtime.racing import made_up, open_model, race
+from sparsify_fx.runtime.choice.giving_back import Tried, fastest
+from sparsify_fx.runtime.choice.in_place import dense_times, sparse_times
+from sparsify_fx.runtime.choice.racing import made_up, open_model, race
 from tests.runtime.sparse_files import X, net
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from torch import nn
 import sparsify_fx
 from sparsify_fx import runtime
 from sparsify_fx.runtime.candidates import Candidate
-from sparsify_fx.runtime.cut import SINK, SOURCE, minimum_cut
+from sparsify_fx.runtime.choice.cut import SINK, SOURCE, minimum_cut
 from tests.runtime import cases
 
 

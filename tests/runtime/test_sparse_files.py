@@ -19,7 +19,7 @@ from sparsify_fx import runtime
 from sparsify_fx.cli import app
 from sparsify_fx.errors import CheckpointError, ExportError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx
-from sparsify_fx.onnx_export.metadata import get_metadata
+from sparsify_fx.onnx_export.files.metadata import get_metadata
 from tests.runtime.sparse_files import X, net, run, run_plain
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
-from sparsify_fx.onnx_export.metadata import get_metadata
-from sparsify_fx.passes.onnx_graph import outside
+from sparsify_fx.onnx_export.files.metadata import get_metadata
+from sparsify_fx.onnx_tools import outside
 from tests.runtime.sparse_files import run, run_plain, weights
 
 

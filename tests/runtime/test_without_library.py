@@ -10,7 +10,7 @@ import pytest
 import sparsify_fx
 from sparsify_fx.errors import ExportError, RuntimeLibraryError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
-from sparsify_fx.onnx_export.verify import Runtime
+from sparsify_fx.onnx_export.checks.verify import Runtime
 from tests.runtime.sparse_files import X, net, run_plain
 
 

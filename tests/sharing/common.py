@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 import sparsify_fx
-from sparsify_fx.owners import programs
+from sparsify_fx.programs.owners import programs
 
 
 class Twice(nn.Module):

@@ -9,8 +9,8 @@ import timm.layers
 import torch
 from torch import nn
 
-from sparsify_fx.owners import programs
-from sparsify_fx.sharing import shared_weights
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.sharing import shared_weights
 from tests.sharing.common import Encoder, Twice, evaluations, gradients, made
 
 

@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
-from sparsify_fx.sharing import shared_weights
+from sparsify_fx.programs.sharing import shared_weights
 from tests.sharing.common import Encoder, Twice, evaluations, gradients, made
 
 

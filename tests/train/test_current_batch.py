@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsify_fx.criteria.base import PruningContext, Scores
 from sparsify_fx.criteria.gradients import Snip
-from sparsify_fx.pruner import Pruner
+from sparsify_fx.scheduler.pruner import Pruner
 from sparsify_fx.train import load_config
 from sparsify_fx.train.session import build_session
 from tests.train.common import quietly, small, write_images

@@ -14,9 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from sparsify_fx.checksums import SealingStream, damage
+from sparsify_fx.checkpoints.checksums import SealingStream, damage
+from sparsify_fx.checkpoints.run_files import packed, read_checkpoint, read_state, read_tensors
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.run_files import packed, read_checkpoint, read_state, read_tensors
 from sparsify_fx.train.restore import load_trained
 from sparsify_fx.train.run_folder import RunFolder, open_folder
 from tests.train.common import quietly, small, write_images

@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from sparsify_fx.checkpoints.run_files import read_state
 from sparsify_fx.errors import CheckpointError, ConfigError, SparsifyError, SparsityError
-from sparsify_fx.owners import programs
-from sparsify_fx.run_files import read_state
+from sparsify_fx.programs.owners import programs
 from sparsify_fx.train import Result, TrainConfig, load_config, train
 from sparsify_fx.train.restore import load_trained
 from sparsify_fx.train.session import build_session, fresh_model, open_data

@@ -11,8 +11,8 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.figures import legend, line_style, name_layers
 from sparsify_fx.analysis.overlap import Overlap, mask_overlap, total_overlap
 from sparsify_fx.analysis.runs import Run
-from sparsify_fx.grids import Grid
-from sparsify_fx.run_files import mask_key
+from sparsify_fx.checkpoints.run_files import mask_key
+from sparsify_fx.tables.grids import Grid
 
 Pairs = dict[str, dict[str, Overlap]]
 

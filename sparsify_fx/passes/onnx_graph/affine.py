@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from sparsify_fx.passes.onnx_graph.view import GraphView, attribute, input_of, is_standard
+from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of, is_standard
 
 Wide = NDArray[np.float64]
 

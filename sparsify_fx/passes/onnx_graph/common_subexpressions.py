@@ -7,13 +7,9 @@ import math
 import onnx
 from onnx import numpy_helper
 
+from sparsify_fx.onnx_tools.randomness import RANDOM
+from sparsify_fx.onnx_tools.view import GraphView, subgraphs
 from sparsify_fx.passes.onnx_graph.base import GraphPass
-from sparsify_fx.passes.onnx_graph.view import GraphView, subgraphs
-
-RANDOM = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
-)
-"""Operators that may answer twice differently."""
 
 _SMALL = 256  # entries; larger constants are compared by name only
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from sparsify_fx.onnx_tools.view import is_standard
 from sparsify_fx.passes.onnx_graph.base import GraphPass
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants, find_constants
 from sparsify_fx.passes.onnx_graph.channels.passes import KINDS, track_channels
-from sparsify_fx.passes.onnx_graph.view import is_standard
 
 
 def replace_constant_branches(model: onnx.ModelProto) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of, is_standard
 from sparsify_fx.passes.onnx_graph.base import GraphPass
-from sparsify_fx.passes.onnx_graph.view import GraphView, attribute, input_of, is_standard
 
 
 def drop_identities(model: onnx.ModelProto) -> bool:

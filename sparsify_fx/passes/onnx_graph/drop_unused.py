@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
+from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.passes.onnx_graph.base import GraphPass
-from sparsify_fx.passes.onnx_graph.view import GraphView
 
 
 def drop_unused(model: onnx.ModelProto) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from sparsify_fx.onnx_tools.shapes import infer_shapes
+from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.passes.onnx_graph.affine import Affine, affine_of
 from sparsify_fx.passes.onnx_graph.base import GraphPass
 from sparsify_fx.passes.onnx_graph.drop_unused import forget_shapes
 from sparsify_fx.passes.onnx_graph.linear import Linear, linear_of
-from sparsify_fx.passes.onnx_graph.shapes import infer_shapes
-from sparsify_fx.passes.onnx_graph.view import GraphView
 
 
 def fold_batch_norm(model: onnx.ModelProto) -> bool:

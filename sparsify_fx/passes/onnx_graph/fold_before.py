@@ -7,13 +7,13 @@ import math
 import numpy as np
 import onnx
 
+from sparsify_fx.onnx_tools.shapes import Shape, infer_shapes
+from sparsify_fx.onnx_tools.view import GraphView, attribute, is_standard
 from sparsify_fx.passes.onnx_graph.affine import Affine, affine_of
 from sparsify_fx.passes.onnx_graph.base import GraphPass
 from sparsify_fx.passes.onnx_graph.drop_unused import forget_shapes
 from sparsify_fx.passes.onnx_graph.fold_batch_norm import channels_are_axis_one
 from sparsify_fx.passes.onnx_graph.linear import Linear, linear_of
-from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes
-from sparsify_fx.passes.onnx_graph.view import GraphView, attribute, is_standard
 
 
 def fold_before(model: onnx.ModelProto) -> bool:

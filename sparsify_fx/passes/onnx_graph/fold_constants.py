@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx
 
+from sparsify_fx.onnx_tools.evaluate import Array, evaluate
+from sparsify_fx.onnx_tools.randomness import RANDOM
+from sparsify_fx.onnx_tools.view import GraphView, is_standard, subgraphs
 from sparsify_fx.passes.onnx_graph.base import GraphPass
-from sparsify_fx.passes.onnx_graph.common_subexpressions import RANDOM
 from sparsify_fx.passes.onnx_graph.drop_unused import forget_shapes
-from sparsify_fx.passes.onnx_graph.evaluate import Array, evaluate
-from sparsify_fx.passes.onnx_graph.view import GraphView, is_standard, subgraphs
 
 KEPT = RANDOM | {
     *("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "ScatterElements", "ScatterND", "Scatter"),

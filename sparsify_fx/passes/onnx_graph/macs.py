@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import onnx
 
+from sparsify_fx.onnx_tools.shapes import infer_shapes
+from sparsify_fx.onnx_tools.view import GraphView, input_of
 from sparsify_fx.passes.onnx_graph.linear import linear_of
-from sparsify_fx.passes.onnx_graph.shapes import infer_shapes
-from sparsify_fx.passes.onnx_graph.view import GraphView, input_of
 
 Size = TypeVar("Size", bound=int | str | None)
 

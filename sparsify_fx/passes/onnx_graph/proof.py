@@ -15,12 +15,12 @@ import onnx
 import onnxruntime
 
 from sparsify_fx.errors import PassError
-from sparsify_fx.passes.onnx_graph import outside
-from sparsify_fx.passes.onnx_graph.feeds import FILLS, MIXED, feeds
-from sparsify_fx.passes.onnx_graph.lengths import SMALL_TRIES
-from sparsify_fx.passes.onnx_graph.randomness import distance, random_nodes
-from sparsify_fx.passes.onnx_graph.signature import Asked
-from sparsify_fx.passes.onnx_graph.view import FLOATS, is_standard
+from sparsify_fx.onnx_tools import outside
+from sparsify_fx.onnx_tools.feeds import FILLS, MIXED, feeds
+from sparsify_fx.onnx_tools.lengths import SMALL_TRIES
+from sparsify_fx.onnx_tools.randomness import distance, random_nodes
+from sparsify_fx.onnx_tools.signature import Asked
+from sparsify_fx.onnx_tools.view import FLOATS, is_standard
 
 Feed = Mapping[str, Any]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparsify_fx.fitting_table import FittingTable
 from sparsify_fx.passes.onnx_graph.base import PassRow
+from sparsify_fx.tables.fitting import FittingTable
 
 
 def passes_table(rows: Sequence[PassRow]) -> FittingTable | None:

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from sparsify_fx.errors import PassError, PassWarning, warn
+from sparsify_fx.onnx_tools.outside import count_bytes
+from sparsify_fx.onnx_tools.shapes import shapes_fit
+from sparsify_fx.onnx_tools.soundness import damaged_tensor, damaged_text
 from sparsify_fx.passes.onnx_graph.base import GraphPass, PassRow
 from sparsify_fx.passes.onnx_graph.channels import DEAD_CHANNELS, UNREAD_CHANNELS
 from sparsify_fx.passes.onnx_graph.common_subexpressions import COMMON_SUBEXPRESSIONS
@@ -18,10 +21,7 @@ from sparsify_fx.passes.onnx_graph.fold_batch_norm import FOLD_BATCH_NORM
 from sparsify_fx.passes.onnx_graph.fold_before import FOLD_BEFORE
 from sparsify_fx.passes.onnx_graph.fold_constants import FOLD_CONSTANTS
 from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
-from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.passes.onnx_graph.proof import Feed, Reference, proof_feeds
-from sparsify_fx.passes.onnx_graph.shapes import shapes_fit
-from sparsify_fx.passes.onnx_graph.soundness import damaged_tensor, damaged_text
 
 _LOG = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError, InputError, PassError, UnknownNameError
-from sparsify_fx.passes.onnx_graph.feeds import feeds
-from sparsify_fx.passes.onnx_graph.lengths import computed_length
-from sparsify_fx.passes.onnx_graph.signature import Asked, describe, ports_of, settles
-from sparsify_fx.passes.onnx_graph.uses import uses_of
+from sparsify_fx.onnx_tools.feeds import feeds
+from sparsify_fx.onnx_tools.lengths import computed_length
+from sparsify_fx.onnx_tools.signature import Asked, describe, ports_of, settles
+from sparsify_fx.onnx_tools.uses import uses_of
 
 value, FLOAT, INT = helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
 

@@ -15,11 +15,11 @@ from torch import nn
 
 import sparsify_fx
 from sparsify_fx.errors import ExportError, PassError, PassWarning
-from sparsify_fx.onnx_export import optimized
+from sparsify_fx.onnx_export.tracing import optimized
+from sparsify_fx.onnx_tools.outside import count_bytes
 from sparsify_fx.passes.onnx_graph import PASSES, GraphPass, PassRow, optimize, passes_table
 from sparsify_fx.passes.onnx_graph.channels.passes import remove_dead_channels
 from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
-from sparsify_fx.passes.onnx_graph.outside import count_bytes
 from sparsify_fx.passes.onnx_graph.proof import difference, random_feeds, sensitivity
 from tests.passes.onnx_graph.common import distance, kinds, make, node, normal, run, shapes
 

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import InputError, PassWarning, UnknownNameError
+from sparsify_fx.onnx_tools.feeds import feeds
 from sparsify_fx.passes.onnx_graph import PASSES, GraphPass, optimize, passes_table, proof
-from sparsify_fx.passes.onnx_graph.feeds import feeds
 from sparsify_fx.passes.onnx_graph.proof import Reference, nudged
 from tests.passes.onnx_graph.common import distance, kinds, make, node, normal
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sparsify_fx.passes.onnx_graph.shapes import Shape, infer_shapes, skeleton
+from sparsify_fx.onnx_tools.shapes import Shape, infer_shapes, skeleton
 from tests.passes.onnx_graph.common import copy, make, node, normal
 
 

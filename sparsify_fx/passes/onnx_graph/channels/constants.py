@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind, Values
 from sparsify_fx.passes.onnx_graph.channels.spaces import Spaces
-from sparsify_fx.passes.onnx_graph.view import GraphView
 
 
 @dataclass

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from sparsify_fx.onnx_tools.evaluate import evaluate
+from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants, unknown
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind, Values, nothing_to_slice
 from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Array, Spaces, Track
-from sparsify_fx.passes.onnx_graph.evaluate import evaluate
-from sparsify_fx.passes.onnx_graph.view import GraphView, attribute, input_of
 
 UNARY = (
     *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish"),

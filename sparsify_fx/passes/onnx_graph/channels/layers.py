@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from sparsify_fx.onnx_tools.view import GraphView, input_of, set_attribute, set_input
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants, unknown
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind, Values
 from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Array, Mask, Reading, Spaces
 from sparsify_fx.passes.onnx_graph.linear import Linear, linear_of
-from sparsify_fx.passes.onnx_graph.view import GraphView, input_of, set_attribute, set_input
 
 
 def plain_layer(node: onnx.NodeProto, view: GraphView) -> Linear | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx
 
+from sparsify_fx.onnx_tools.shapes import infer_shapes
+from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.passes.onnx_graph.base import GraphPass
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants, find_constants
 from sparsify_fx.passes.onnx_graph.channels.elementwise import ELEMENTWISE
@@ -14,8 +16,6 @@ from sparsify_fx.passes.onnx_graph.channels.liveness import channels_that_stay
 from sparsify_fx.passes.onnx_graph.channels.pooling import POOLING
 from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Spaces
-from sparsify_fx.passes.onnx_graph.shapes import infer_shapes
-from sparsify_fx.passes.onnx_graph.view import GraphView
 
 KINDS: dict[str, Kind] = {**LAYERS, **ELEMENTWISE, **POOLING, **LAYOUT}
 """Operators that the channel passes understand; all others keep the channels of their inputs."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of, set_attribute, set_input
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind, Values, nothing_to_slice
 from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Ids, Spaces, Track
-from sparsify_fx.passes.onnx_graph.view import GraphView, attribute, input_of, set_attribute, set_input
 
 
 def _track_pool(node: onnx.NodeProto, spaces: Spaces) -> bool:

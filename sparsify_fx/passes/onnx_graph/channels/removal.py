@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from sparsify_fx.onnx_tools.view import GraphView, set_shape
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind
 from sparsify_fx.passes.onnx_graph.channels.spaces import Array, Mask, Spaces
 from sparsify_fx.passes.onnx_graph.drop_unused import forget_shapes
-from sparsify_fx.passes.onnx_graph.view import GraphView, set_shape
 
 
 @dataclass

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from sparsify_fx.passes.onnx_graph.shapes import Shape
-from sparsify_fx.passes.onnx_graph.view import GraphView
+from sparsify_fx.onnx_tools.shapes import Shape
+from sparsify_fx.onnx_tools.view import GraphView
 
 Array = NDArray[Any]
 Ids = NDArray[np.int64]

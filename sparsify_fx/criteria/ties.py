@@ -1,0 +1,152 @@
+"""Equal scores at the threshold, among which the order of the weights decides, not the criterion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import TiesWarning, warn
+from sparsify_fx.programs.collapse import listed
+
+Scores = Mapping[str, Tensor]
+Masks = Mapping[str, Tensor]
+
+SHARE = 0.05  # of the weights that could stay: so many decided by position are worth a warning
+FEW = 16  # so few are not, nor is a layer of fewer: single paths through a net have equal scores by nature
+_LOOK = 1 << 12  # entries of a layer that are looked at before all are
+_REMEDY = (
+    "where a net starts the last norm of each branch at zero, the loss depends on no weight of the branch: build it "
+    "with zero_init_last=False (timm), or score with the option unit_scales=True, criterion={'name': 'snip', "
+    "'unit_scales': True}; else give more batches, another criterion, or a net that has been trained for some steps"
+)
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Weights with the same score, of which some stay and others go because of their position alone.
+
+    Attributes:
+        kept, dropped: how many of them stay and go.
+        weights: how many could stay: all that were not pruned before.
+        level: layers all of whose weights share the threshold's score, so that their place alone decides;
+            filled, emptied: those of them that stay, or go, as a whole.
+        score: the score they share; None when each layer has a threshold of its own.
+    """
+
+    kept: int = 0
+    dropped: int = 0
+    weights: int = 0
+    level: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
+    score: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether position decides so much that a user should know."""
+        return bool(self.level) or min(self.kept, self.dropped) > max(SHARE * self.weights, FEW)
+
+    def sentence(self) -> str:
+        """The facts; empty when they do not matter.
+
+        >>> Ties(30, 20, 100, ("a",), ("a",), (), 0.0).sentence()
+        '50 of 100 weights tie at the threshold, score 0: the first 30 stay, 20 go; 1 layer is kept whole: a'
+        """
+        if not self:
+            return ""
+        at = "thresholds of their layers" if self.score is None else f"threshold, score {self.score + 0.0:g}"
+        told = f"{self.kept + self.dropped} of {self.weights} weights tie at the {at}: "
+        told += f"the first {self.kept} stay, {self.dropped} go"
+        partly = tuple(name for name in self.level if name not in {*self.filled, *self.emptied})
+        for names, fate in ((self.emptied, "emptied"), (self.filled, "kept whole"), (partly, "divided by position")):
+            if names:
+                told += f"; {len(names)} layer{' is' if len(names) == 1 else 's are'} {fate}: {listed(names)}"
+        return told
+
+    def warn(self, criterion: str) -> None:
+        """Give a TiesWarning, if they matter."""
+        if self:
+            warn(f"{criterion} cannot tell weights apart: {self.sentence()}; {_REMEDY}", TiesWarning)
+
+
+def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
+    """The ties that decided these masks; `Ties()` where a look at a part of every layer shows none.
+
+    Weights that are zero and score zero do not count: it makes no difference which of them stay.
+
+    Args:
+        scores: by which the masks were chosen; −inf where a weight was pruned before.
+        masks: 1 where a weight is kept.
+        weights: the effective weights.
+
+    >>> ones, zeros = torch.ones(50), torch.zeros(50)
+    >>> find_ties({"a": zeros, "b": zeros}, {"a": ones, "b": zeros}, {"a": ones, "b": ones}).emptied
+    ('b',)
+    """
+    looked = {name: _ends(_part(name, scores, masks, weights)) for name in scores}
+    if not any(low == high for low, high in [_overall(looked), *looked.values()]):
+        return Ties()
+    layers = {name: _Layer.of(scores[name], masks[name], weights[name]) for name in scores}
+    ends = {name: _ends(layer) for name, layer in layers.items()}
+    low, high = _overall(ends)
+    if high > low:
+        return _counted(layers, {name: low if low == high else math.nan for name, (low, high) in ends.items()}, None)
+    return _counted(layers, dict.fromkeys(layers, low), low) if low == high else Ties()
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Flat scores and masks of one layer; `living` says which could stay, `counts` for which it makes a difference."""
+
+    scores: Tensor
+    kept: Tensor
+    living: Tensor
+    counts: Tensor
+
+    @staticmethod
+    def of(scores: Tensor, mask: Tensor, weight: Tensor, step: int = 1) -> _Layer:
+        flat = scores.detach().reshape(-1)[::step]
+        flat = flat if flat.is_floating_point() else flat.double()
+        living = flat > -math.inf
+        harmless = (flat == 0) & (weight.detach().reshape(-1)[::step].to(flat.device) == 0)
+        return _Layer(flat, mask.reshape(-1)[::step].to(flat.device) != 0, living, living & ~harmless)
+
+
+def _part(name: str, scores: Scores, masks: Masks, weights: Scores) -> _Layer:
+    """Some entries from everywhere in a layer; an odd step meets every column of a matrix."""
+    step = math.ceil(scores[name].numel() / _LOOK) | 1
+    return _Layer.of(scores[name], masks[name], weights[name], step)
+
+
+def _ends(layer: _Layer) -> tuple[float, float]:
+    """(lowest score that stays, highest score that goes)."""
+    if not len(layer.scores):
+        return math.inf, -math.inf
+    low = torch.where(layer.counts & layer.kept, layer.scores, math.inf).amin()
+    high = torch.where(layer.counts & ~layer.kept, layer.scores, -math.inf).amax()
+    return float(low), float(high)
+
+
+def _overall(ends: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    return min(low for low, _ in ends.values()), max(high for _, high in ends.values())
+
+
+def _counted(layers: Mapping[str, _Layer], thresholds: Mapping[str, float], shared: float | None) -> Ties:
+    """How many weights lie at the thresholds, and which layers have no other score."""
+    kept = dropped = living = 0
+    level: dict[str, tuple[int, int]] = {}
+    for name, layer in layers.items():
+        tied = layer.counts & (layer.scores == thresholds[name])
+        stay, could = int((tied & layer.kept).count_nonzero()), int(layer.living.count_nonzero())
+        go = int(tied.count_nonzero()) - stay
+        kept, dropped, living = kept + stay, dropped + go, living + could
+        if stay + go == could > FEW:
+            level[name] = stay, go
+    if not kept or not dropped:
+        return Ties(kept, dropped, living)
+    filled = tuple(name for name, (_, go) in level.items() if not go)
+    emptied = tuple(name for name, (stay, _) in level.items() if not stay)
+    return Ties(kept, dropped, living, tuple(level), filled, emptied, shared)

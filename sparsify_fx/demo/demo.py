@@ -1,0 +1,214 @@
+"""The demo: one small net on real digits, trained dense, with a random mask, and with Sign-In on the same mask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from sparsify_fx.analysis.signs import sign_flips
+from sparsify_fx.api import dense_state_dict, merge
+from sparsify_fx.demo.speed import SparseSpeed, sparse_speed
+from sparsify_fx.errors import ConfigError, ExportError
+from sparsify_fx.onnx_export import export
+from sparsify_fx.onnx_export.checks.predictions import same_predictions
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.tables.fitting import FittingTable
+from sparsify_fx.train import Result, load_config, train
+from sparsify_fx.train.run_folder import RunFolder
+from sparsify_fx.train.session import Session, build_session
+
+RECIPE = "mnist5k-lenet5-bn"
+METHODS = ("dense", "random", "signin")
+SPARSITY = 0.9
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One method. Accuracy in [0, 1]; flips: signs that differ between initialisation and end, among kept weights."""
+
+    method: str
+    accuracy: float
+    weights: int
+    nonzeros: int
+    flips: int
+    flip_share: float
+    bytes_dense: int
+    bytes_sparse: int
+    same_predictions: int
+    onnx: str
+    seconds: float
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """All rows; `digits`: how many test images onnxruntime and PyTorch agree on, which is all of them.
+
+    `sparse_runtime`: the last row's model with this package's sparse kernels.
+    """
+
+    rows: tuple[DemoRow, ...]
+    masks_equal: bool
+    digits: int
+    plot: str
+    sparse_runtime: SparseSpeed
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-ready."""
+        return {**asdict(self), "rows": [{**asdict(row), "curve": list(row.curve)} for row in self.rows]}
+
+    def table(self) -> FittingTable:
+        """One line per method."""
+        table = FittingTable(
+            "method", title=f"tested on {self.digits:,} real digits; dense and sparse: ONNX file sizes"
+        )
+        for column in ("accuracy", "non-zeros", "sign flips", "dense", "sparse", "agree"):
+            table.add_column(column, justify="right")
+        for row in self.rows:
+            table.add_row(
+                row.method,
+                f"{row.accuracy:.3f}",
+                f"{row.nonzeros:,}",
+                f"{row.flip_share:.1%}",
+                f"{row.bytes_dense / 1000:.1f} kB",
+                f"{row.bytes_sparse / 1000:.1f} kB",
+                f"{row.same_predictions:,}",
+            )
+        table.caption = (
+            "random and signin have the same mask and seed; sign flips: from initialisation to end, among kept weights;"
+            f" agree: same prediction by onnxruntime and PyTorch. One seed, easy digits: no ranking. {self.plot}, "
+            f"{self.seconds:.0f} s\n{self.sparse_runtime.sentence()}"
+        )
+        return table
+
+
+def run_demo(
+    out: str | Path, *, epochs: int | None = None, seed: int = 0, console: Console | None = None
+) -> DemoResult:
+    """Train the three, compare them, export each, and check every prediction of onnxruntime against PyTorch.
+
+    Args:
+        out: a folder for curves.png, {method}.onnx, signin-sparse-ort.onnx and runs/; what an earlier demo left there
+            is replaced.
+        epochs: per method; None takes the recipe's.
+        console: shows progress; None is silent.
+
+    Raises ExportError when a prediction differs, ConfigError when matplotlib is missing or `out` cannot be written.
+
+    Example: `run_demo("sparsify-demo").rows[0].accuracy` is the dense net's, about 0.98.
+    """
+    start, folder = time.perf_counter(), Path(out)
+    figure_class = _figure_class()
+    values = {"epochs": epochs, "seed": seed, "sparsity": SPARSITY, "device": "cpu", "compile": False, "amp": False}
+    configs = {method: load_config(RECIPE, values={**values, "method": method}) for method in METHODS}
+    _make(folder)
+    results: dict[str, Result] = {}
+    for method, config in configs.items():
+        if console is not None:
+            console.print(f"training {method}")
+        results[method] = train(
+            config, runs_dir=folder / "runs", force=True, progress=console is not None, console=console
+        )
+    sessions = {method: build_session(config) for method, config in configs.items()}
+    equal = _same_masks(_masks(sessions["random"]), _masks(sessions["signin"]))
+    rows = tuple(_row(sessions[method], results[method], folder) for method in METHODS)
+    last = METHODS[-1]
+    speed = sparse_speed(sessions[last].model, _images(sessions[last]), folder, last)
+    plot = folder / "curves.png"
+    _plot(figure_class, rows, plot)
+    return DemoResult(rows, equal, len(sessions["dense"].data.test), str(plot), speed, time.perf_counter() - start)
+
+
+def _images(session: Session) -> Tensor:
+    """All test images."""
+    return torch.cat([x for x, _ in session.test_batches()])
+
+
+def _row(session: Session, result: Result, folder: Path) -> DemoRow:
+    """Export and count; `session` is fresh: its weights are the initial ones, and the trained ones afterwards."""
+    before, masks, folder_of_run = dense_state_dict(session.model), _masks(session), RunFolder(result.path)
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    state = folder_of_run.checkpoint()
+    assert state is not None  # a finished run has one
+    session.load_model(state)
+    model = merge(session.model).eval()
+    after = model.state_dict()
+    images = _images(session)
+    report = export(model, folder / f"{result.method}.onnx", images[:1], verify_inputs=images)
+    flips = sign_flips(before, after, masks)
+    return DemoRow(
+        method=result.method,
+        accuracy=result.test_accuracy,
+        weights=report.weights,
+        nonzeros=sum(int(torch.count_nonzero(after[name])) for name in masks),
+        flips=flips.flips,
+        flip_share=flips.share,
+        bytes_dense=report.bytes_dense,
+        bytes_sparse=report.bytes_file,
+        same_predictions=_same_predictions(model, Path(report.path), images),
+        onnx=report.path,
+        seconds=result.seconds,
+        curve=tuple(row["test_accuracy"] for row in folder_of_run.metrics()),
+    )
+
+
+def _masks(session: Session) -> dict[str, Tensor]:
+    """The masks by weight; all ones where there is none."""
+    found = programs(session.model).items()
+    masks = ((name, program.current_mask(), program.theta()) for name, program in found)
+    return {name: torch.ones_like(theta, dtype=torch.uint8) if mask is None else mask for name, mask, theta in masks}
+
+
+def _same_masks(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """True; a difference would make the comparison meaningless and raises."""
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    if different or a.keys() != b.keys():
+        raise ConfigError(f"random and signin got different masks in {different}; please report this")
+    return True
+
+
+def _same_predictions(model: nn.Module, file: Path, images: Tensor) -> int:
+    """How many images get the same class from onnxruntime and PyTorch: all, or ExportError."""
+    runtime = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    same = same_predictions(model, runtime, images)
+    if same != len(images):
+        raise ExportError(f"{file}: onnxruntime and PyTorch predict differently on {len(images) - same} digits")
+    return same
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+
+
+def _figure_class() -> Any:
+    """matplotlib's Figure, which draws without a display."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("the demo draws with matplotlib; install it: pip install 'sparsify_fx[demo]'") from None
+    return Figure
+
+
+def _plot(figure_class: Any, rows: tuple[DemoRow, ...], path: Path) -> None:
+    """Test accuracy by epoch."""
+    figure = figure_class(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for row in rows:
+        label = row.method if row.nonzeros == row.weights else f"{row.method}, {row.nonzeros:,} weights"
+        axes.plot(range(1, len(row.curve) + 1), row.curve, marker="o", label=label)
+    axes.set(xlabel="epoch", ylabel="test accuracy", title="LeNet-5 with batch norm, 4,000 real digits")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)

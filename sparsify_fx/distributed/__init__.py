@@ -1,0 +1,31 @@
+"""Several processes: ranks that train copies of one model choose equal masks, and hear of each other's errors."""
+
+from sparsify_fx.distributed.ranks import (
+    averaged_if_different,
+    check_equal,
+    check_equal_masks,
+    check_equal_weights,
+    exchange,
+    group,
+    independent,
+    mean_number,
+    mean_over_ranks,
+    sum_over_ranks,
+    together,
+    use_group,
+)
+
+__all__ = [
+    "averaged_if_different",
+    "check_equal",
+    "check_equal_masks",
+    "check_equal_weights",
+    "exchange",
+    "group",
+    "independent",
+    "mean_number",
+    "mean_over_ranks",
+    "sum_over_ranks",
+    "together",
+    "use_group",
+]

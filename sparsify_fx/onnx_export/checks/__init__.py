@@ -1,0 +1,1 @@
+"""What a written file must pass before it appears: the same outputs, and how fast it is."""

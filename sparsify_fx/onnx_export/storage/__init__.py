@@ -1,0 +1,1 @@
+"""How weights are stored without their zeros, and made plain again."""

@@ -1,0 +1,71 @@
+"""Codes of 1, 2, 4 or 8 bits, packed into bytes and looked up by standard operators."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from sparsify_fx.onnx_export.storage.codecs.parts import Parts
+
+Bytes = NDArray[np.uint8]
+
+
+def pack_bits(codes: NDArray[Any], bits: int) -> Bytes:
+    """Codes below 2**bits, `8 // bits` to a byte, the first in the lowest bits; the last byte is filled with zeros.
+
+    >>> pack_bits(np.array([1, 2, 3]), 4).tolist()
+    [33, 3]
+    """
+    per = 8 // bits
+    padded = np.zeros(-(-len(codes) // per) * per, np.uint8)
+    padded[: len(codes)] = codes
+    columns = padded.reshape(-1, per) << (bits * np.arange(per, dtype=np.uint8))
+    packed: Bytes = np.bitwise_or.reduce(columns, axis=1)
+    return packed
+
+
+def code_table(bits: int) -> NDArray[np.int64]:
+    """[256, 8 // bits]: the codes in every byte.
+
+    >>> code_table(4)[33].tolist()
+    [1, 2]
+    """
+    codes: NDArray[np.int64] = (np.arange(256)[:, None] >> (bits * np.arange(8 // bits))) & ((1 << bits) - 1)
+    return codes
+
+
+def byte_indices(parts: Parts, name: str, packed: Bytes) -> str:
+    """Store the bytes; the value holds them as int32, ready for `look_up`."""
+    stored = parts.own(name, packed)
+    return parts.node("Cast", [stored], f"{name}_i", {"to": onnx.TensorProto.INT32})
+
+
+def look_up(parts: Parts, table: str, indices: str, output: str, bits: int, shape: tuple[int, ...]) -> str:
+    """The entries of `table` [256, 8 // bits] for all codes in the bytes `indices`, as an array of this shape.
+
+    A table of one code a byte is a vector [256]; what the padding of the last byte gives is cut off.
+    """
+    per = 8 // bits
+    if per == 1:
+        return parts.node("Gather", [table, indices], output)
+    rows, size = parts.node("Gather", [table, indices], f"{output}_rows"), math.prod(shape)
+    if size % per == 0:
+        return parts.node("Reshape", [rows, _any_rows(parts, shape)], output)
+    padded = parts.node("Reshape", [rows, _any_rows(parts, (size,))], f"{output}_padded")
+    start, end = parts.share("start", np.zeros(1, np.int64)), parts.own(f"{output}_size", np.array([size], np.int64))
+    if len(shape) == 1:
+        return parts.node("Slice", [padded, start, end], output)
+    vector = parts.node("Slice", [padded, start, end], f"{output}_vector")
+    return parts.node("Reshape", [vector, _any_rows(parts, shape)], output)
+
+
+def _any_rows(parts: Parts, shape: tuple[int, ...]) -> str:
+    """The target of a Reshape to `shape` whatever its longest side is: one constant for weights of many sizes."""
+    free = int(np.argmax(shape))
+    sides = [-1 if axis == free else side for axis, side in enumerate(shape)]
+    name = "one_axis" if len(shape) == 1 else "rows." + "_".join(map(str, sides)).replace("-1", "n")
+    return parts.share(name, np.array(sides, np.int64))

@@ -1,0 +1,180 @@
+"""Places in streams side by side: the form of gap codes that onnxruntime sums up fastest and in the least memory."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from sparsify_fx.onnx_export.storage.codecs.parts import Parts
+from sparsify_fx.onnx_export.storage.codecs.steps import Places, with_stops
+
+_ENOUGH = 4096  # places from which more columns pay
+
+
+@dataclass(frozen=True)
+class StepCode:
+    """How steps become words of `bits`: `per` digits of `base` each, the lowest first, a digit the step less `less`.
+
+    `columns`: numbers of streams side by side, for many places and for few; multiples of `per` and of 8.
+    """
+
+    bits: int
+    per: int
+    base: int
+    less: int
+    columns: tuple[int, int] = (48, 24)
+
+    @property
+    def widest(self) -> int:
+        """The widest step that there is a code for."""
+        return self.base - 1 + self.less
+
+    @property
+    def dtype(self) -> np.dtype[np.integer]:
+        """The type of a word."""
+        return np.dtype(np.int32 if self.bits == 32 else f"u{self.bits // 8}")
+
+
+STEP_CODES = (
+    StepCode(16, 4, 16, 1),  # looked up in a table
+    StepCode(16, 3, 40, 1),
+    StepCode(32, 5, 73, 0, (40, 40)),  # by division: a table would be too large
+    StepCode(8, 1, 256, 0),  # as they are
+)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Places [1, 1, rows, columns / per, per], each column a run of them in ascending order, the next one after it.
+
+    place[r, c] = starts[c] + step[0, c] + ... + step[r, c]; `words` [1, 1, rows, columns / per] hold the steps,
+    with a last axis of 1 where they are divided.
+    `kernel`: with it, MaxUnpool of an array of this shape has as many entries as the weight.
+    """
+
+    code: StepCode
+    places: Places
+    words: NDArray[np.integer]
+    starts: NDArray[np.int32]
+    kernel: tuple[int, ...]
+
+    def cost(self, value_bits: float) -> float:
+        """Bits of all codes, and of all values with `value_bits` each."""
+        return 8.0 * (self.words.nbytes + self.starts.nbytes) + self.places.size * value_bits
+
+
+def best_streams(places: NDArray[np.intp], size: int, value_bits: float) -> Streams | None:
+    """The streams of fewest bits for places in a weight of `size` entries, if a value takes `value_bits`.
+
+    None if there are no streams: the weight has too few zeros to fill the last row, or a size with no fitting divisor.
+    """
+    ascending = places.astype(np.int64)
+    found = (_with_code(ascending, size, code) for code in STEP_CODES)  # a generator: one at a time in memory
+    kept = (streams for streams in found if streams is not None)
+    return min(kept, key=lambda streams: streams.cost(value_bits), default=None)
+
+
+def _with_code(places: Places, size: int, code: StepCode) -> Streams | None:
+    """The streams with this code, in as many columns as pay and fit."""
+    stops = with_stops(places, code.widest)
+    for columns in code.columns[stops.size < _ENOUGH :]:
+        if (streams := _streams(stops, size, code, columns)) is not None:
+            return streams
+    return None
+
+
+def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams | None:
+    filled = _filled(stops, columns)
+    if filled is None:
+        return None
+    rows, per = filled.size // columns, code.per
+    inner = (columns // per, per) if per > 1 else (columns,)
+    kernel = _kernel((rows, *inner), size)
+    if kernel is None:
+        return None
+    ordered = np.ascontiguousarray(filled.reshape(columns, rows).T)
+    starts = np.concatenate([[-1], ordered[-1, :-1]])
+    steps = np.diff(ordered, axis=0, prepend=starts[None])
+    digits = (steps - code.less).reshape(rows, columns // per, per)
+    words = (digits @ code.base ** np.arange(per)).astype(code.dtype)
+    shape = (1, 1, rows, *inner)
+    return Streams(
+        code=code,
+        places=ordered.reshape(shape),
+        words=words.reshape((*shape[:4], 1) if code.bits == 32 else shape[:4]),
+        starts=starts.astype(np.int32).reshape(inner),
+        kernel=kernel,
+    )
+
+
+def _filled(places: Places, columns: int) -> Places | None:
+    """The places and as many more, each in front of one, as make the number a multiple; None if there is no room."""
+    missing = -places.size % columns
+    free = np.flatnonzero(np.diff(places, prepend=-1) > 1)[:missing]
+    if free.size < missing:
+        return None
+    return np.sort(np.concatenate([places, places[free] - 1])) if missing else places
+
+
+def _kernel(shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
+    """A kernel for which MaxUnpool makes `size` entries of [1, 1, *shape]: each side grows by the kernel's less one.
+
+    >>> _kernel((10, 16, 3), 64 * 32)
+    (23, 1, 2)
+    """
+    for sides in itertools.product(*(range(side, 2 * side + 8) for side in shape[1:])):
+        outer, rest = divmod(size, math.prod(sides))
+        if not rest and outer >= shape[0]:
+            return tuple(out - side + 1 for out, side in zip((outer, *sides), shape, strict=True))
+    return None
+
+
+def summed(parts: Parts, streams: Streams) -> str:
+    """The nodes that sum the steps up; returns the name of the places as int32."""
+    steps = _steps(parts, parts.own("gaps", streams.words), streams.code)
+    sums = parts.node("CumSum", [steps, parts.awaited(parts.share("rows_axis", np.array(2, np.int64)))], "sum")
+    return parts.node("Add", [sums, parts.own("start", streams.starts)], "place")
+
+
+def _steps(parts: Parts, words: str, code: StepCode) -> str:
+    """The nodes that take the words apart; returns the name of the steps as int32."""
+    if code.bits == 32:
+        powers, base = _digits(parts, code)
+        shifted = parts.node("Div", [words, parts.awaited(powers)], "shifted")
+        return parts.node("Mod", [shifted, base], "step")
+    if code.per > 1:
+        indices = parts.node("Cast", [words], "word", {"to": onnx.TensorProto.INT32})
+        words = parts.node("Gather", [parts.awaited(_table(parts, code)), indices], "short")
+    return parts.node("Cast", [words], "step", {"to": onnx.TensorProto.INT32})
+
+
+def _digits(parts: Parts, code: StepCode) -> tuple[str, str]:
+    """The powers of the base, and the base: digit i of a word is word // powers[i] % base."""
+    powers = parts.share(f"powers.{code.base}", (code.base ** np.arange(code.per)).astype(np.int32))
+    return powers, parts.share(f"base.{code.base}", np.array(code.base, np.int32))
+
+
+def _table(parts: Parts, code: StepCode) -> str:
+    """[base ** per, per] uint8: the steps of every word, made once for all weights."""
+    name = f"steps.{code.base}_{code.per}"
+    ends = [parts.share(role, np.array(end, np.int32)) for role, end in (("nought_i", 0), ("one_i", 1))]
+    end = parts.share(f"{name}_end", np.array(code.base**code.per, np.int32))
+    column = parts.share("column", np.array([-1, 1], np.int64))
+    powers, base = _digits(parts, code)
+    words = parts.share_node("Range", [ends[0], end, ends[1]], f"{name}_words")
+    shifted = parts.share_node("Div", [parts.share_node("Reshape", [words, column], f"{name}_column"), powers],
+                               f"{name}_shifted")  # fmt: skip
+    digits = parts.share_node("Mod", [shifted, base], f"{name}_digits")
+    steps = parts.share_node("Add", [digits, ends[1]], f"{name}_steps")
+    return parts.share_node("Cast", [steps], name, {"to": onnx.TensorProto.UINT8})
+
+
+def unpooled(parts: Parts, values: str, places: str, streams: Streams) -> str:
+    """A tensor of zeros with the values at the places: what MaxUnpool makes of maxima and where they were."""
+    linear = parts.node("Cast", [places], "at", {"to": onnx.TensorProto.INT64})
+    return parts.node("MaxUnpool", [values, linear], "flat", {"kernel_shape": list(streams.kernel)})

@@ -1,0 +1,1 @@
+"""From a PyTorch module to a dense ONNX model with readable names and open axes."""

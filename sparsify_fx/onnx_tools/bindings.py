@@ -1,0 +1,106 @@
+"""Which values operators read, named by where they are defined: out of branches and through calls of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+from sparsify_fx.onnx_tools.constants import Scope, scopes
+from sparsify_fx.onnx_tools.weights import Key, called, key_of
+
+Place = tuple[int, str]
+"""The number of a scope, and the name of a value that is defined there."""
+
+Operands = tuple[Place | None, ...]
+"""What a node reads at some of its positions; None for what it does not read, and for names that nothing defines."""
+
+
+class Bindings:
+    """The values of a model by the scopes that define them."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.scopes = scopes(model)
+        self._defined = [_defined(scope) for scope in self.scopes]
+        self._calls: dict[Key, list[tuple[int, onnx.NodeProto]]] = {key_of(each): [] for each in model.functions}
+        for number, scope in enumerate(self.scopes):
+            for node in scope.body.node:
+                if called(node) in self._calls:
+                    self._calls[called(node)].append((number, node))
+
+    def home(self, number: int, name: str) -> Place | None:
+        """Where a value is defined that a node of this scope reads.
+
+        >>> inner = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "inner", [], [])
+        >>> node = onnx.helper.make_node("Loop", ["n"], ["z"], body=inner)
+        >>> x = onnx.helper.make_tensor_value_info("x", 1, [1])
+        >>> Bindings(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], []))).home(1, "x")
+        (0, 'x')
+        """
+        while number >= 0:
+            if name in self._defined[number]:
+                return number, name
+            number = self.scopes[number].outer
+        return None
+
+    def read(self, number: int, node: onnx.NodeProto, positions: tuple[int, ...]) -> Iterator[Operands]:
+        """What a node of this scope reads at these positions: once for each way in which its function is called.
+
+        The input of a function stands for what callers give for it, all operands of one call together.
+        """
+        given = [node.input[at] if at < len(node.input) else "" for at in positions]
+        waiting, seen = [self._homes([(number, name) for name in given])], set[Operands]()
+        while waiting:
+            operands = waiting.pop()
+            if operands in seen:
+                continue
+            seen.add(operands)
+            function = next((key for key in map(self._input_of, operands) if key is not None), None)
+            if function is None:
+                yield operands
+                continue
+            for caller, call in self._calls[function]:
+                waiting.append(self._homes([self._passed(place, function, caller, call) for place in operands]))
+
+    def is_inside(self, number: int) -> bool:
+        """Whether a scope is a branch or a loop's body, or belongs to a function that is called in one."""
+        waiting, seen = [number], set[int]()
+        while waiting:
+            at = waiting.pop()
+            if at in seen:
+                continue
+            seen.add(at)
+            scope = self.scopes[at]
+            if scope.outer >= 0:
+                return True
+            if scope.function is not None:
+                waiting += [caller for caller, _ in self._calls[key_of(scope.function)]]
+        return False
+
+    def _homes(self, places: list[Place | None]) -> Operands:
+        return tuple(self.home(*place) if place is not None and place[1] else None for place in places)
+
+    def _input_of(self, place: Place | None) -> Key | None:
+        """The function of which this is an input."""
+        if place is None:
+            return None
+        body = self.scopes[place[0]].body
+        is_input = isinstance(body, onnx.FunctionProto) and place[1] in body.input
+        return key_of(body) if is_input else None
+
+    def _passed(self, place: Place | None, function: Key, number: int, call: onnx.NodeProto) -> Place | None:
+        """What this call gives for an input of the function; any other place stays."""
+        if place is None or self._input_of(place) != function:
+            return place
+        at = list(self.scopes[place[0]].body.input).index(place[1])
+        return (number, call.input[at]) if at < len(call.input) else None
+
+
+def _defined(scope: Scope) -> set[str]:
+    """The names that a scope defines itself."""
+    body = scope.body
+    found = {name for node in body.node for name in node.output}
+    if isinstance(body, onnx.FunctionProto):
+        return found | set(body.input)
+    found |= {item.name for group in (body.input, body.initializer) for item in group}
+    return found | {tensor.values.name for tensor in body.sparse_initializer}

@@ -1,0 +1,63 @@
+"""Operators of a model that draw random numbers, and outputs that therefore differ from run to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import onnx
+
+from sparsify_fx.onnx_tools.values import UnlikeError, measure_difference
+from sparsify_fx.onnx_tools.view import attribute, input_of, is_standard, subgraphs
+
+RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
+)
+"""Operators that may answer twice differently."""
+
+
+def random_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes that draw random numbers, in the graph, in subgraphs and in functions.
+
+    >>> node = onnx.helper.make_node("RandomNormal", [], ["y"], shape=[2])
+    >>> model = onnx.ModelProto(graph=onnx.helper.make_graph([node], "g", [], []))
+    >>> [node.op_type for node in random_nodes(model)]
+    ['RandomNormal']
+    """
+    groups = [model.graph.node, *(function.node for function in model.functions)]
+    return [node for group in groups for node in _walk(group) if _draws(node)]
+
+
+def _walk(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for inner in subgraphs(node):
+            yield from _walk(inner.node)
+
+
+def _draws(node: onnx.NodeProto) -> bool:
+    """Whether the node is random as it stands: Dropout is only when told that it trains."""
+    return is_standard(node, *RANDOM) and (node.op_type != "Dropout" or bool(input_of(node, 2)))
+
+
+def is_seeded(nodes: Sequence[onnx.NodeProto]) -> bool:
+    """Whether all of them draw from seeds of their own: a new session then repeats what the last one drew."""
+    return all(attribute(node, "seed") is not None for node in nodes)
+
+
+def unlike_outputs(names: Sequence[str], first: Sequence[Any], second: Sequence[Any], limit: float) -> set[str]:
+    """The outputs that differ between two runs by more than `limit`, relative to their largest entry.
+
+    >>> import numpy as np
+    >>> unlike_outputs(["a", "b"], [np.ones(2), np.ones(2)], [np.ones(2), np.zeros(2)], 1e-4)
+    {'b'}
+    """
+    return {name for name, a, b in zip(names, first, second, strict=True) if distance(a, b) > limit}
+
+
+def distance(expected: Any, got: Any) -> float:
+    """The relative difference of `measure_difference`; infinity where there is none."""
+    try:
+        return measure_difference(expected, got)[1]
+    except UnlikeError:
+        return float("inf")

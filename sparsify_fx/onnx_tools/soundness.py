@@ -1,0 +1,99 @@
+"""Whether a model holds what it says: texts that are texts, tensors with as many values as their shapes have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from onnx import TensorProto, helper
+
+from sparsify_fx.onnx_tools.view import subgraphs
+
+_FIELDS: dict[int, str] = {
+    TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data",
+    TensorProto.UINT32: "uint64_data", TensorProto.UINT64: "uint64_data", TensorProto.STRING: "string_data",
+    TensorProto.COMPLEX64: "float_data", TensorProto.COMPLEX128: "double_data",
+}  # fmt: skip
+"""Where values of a type lie that are not raw; those of all others in `int32_data`."""
+
+_PARTS = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}
+"""Types of which several entries share a byte, or an entry of `int32_data`."""
+
+
+def damaged_tensor(model: onnx.ModelProto) -> str | None:
+    """What is wrong with the first tensor whose data does not fit its shape or type; None when all do.
+
+    External data, which may be elsewhere, counts as sound where its length, if it is told, fits.
+
+    >>> tensor = TensorProto(name="w", dims=[3], data_type=TensorProto.FLOAT, raw_data=bytes(8))
+    >>> damaged_tensor(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])))
+    "tensor 'w' of shape [3] has 8 bytes of data, which should be 12"
+    """
+    found = (reason for graph in _graphs(model) for reason in map(_fault, _tensors(graph)) if reason is not None)
+    return next(found, None)
+
+
+def damaged_text(model: onnx.ModelProto) -> str | None:
+    """What is wrong with the first name or text that is no UTF-8; None when all are.
+
+    protobuf reads such fields as bytes, which fail somewhere else later.
+    """
+    waiting: list[Message] = [model]
+    while waiting:
+        part = waiting.pop()
+        for field in part.DESCRIPTOR.fields:
+            if field.type == field.TYPE_STRING and not _is_text(part, field.name):
+                return f"{type(part).__name__}.{field.name} is no text"
+            if field.type == field.TYPE_MESSAGE:
+                value = getattr(part, field.name)
+                waiting += value if hasattr(value, "extend") else [value] if part.HasField(field.name) else []
+    return None
+
+
+def _is_text(part: Message, name: str) -> bool:
+    try:
+        value = getattr(part, name)
+        return all(isinstance(each, str) for each in ([value] if isinstance(value, str | bytes) else value))
+    except UnicodeDecodeError:
+        return False
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        waiting += [inner for node in graph.node for inner in subgraphs(node)]
+
+
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
+    if isinstance(graph, onnx.GraphProto):
+        yield from graph.initializer
+    for node in graph.node:
+        yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+
+
+def _fault(tensor: TensorProto) -> str | None:
+    """What is wrong with one tensor."""
+    what = f"tensor {tensor.name!r} of shape {list(tensor.dims)}"
+    if min(tensor.dims, default=0) < 0:
+        return f"{what} has a negative side"
+    try:
+        dtype, kind = helper.tensor_dtype_to_np_dtype(tensor.data_type), TensorProto.DataType.Name(tensor.data_type)
+    except (KeyError, ValueError, TypeError):
+        return f"{what} has the unknown type {tensor.data_type}"
+    entries, together = math.prod(tensor.dims), _PARTS.get(kind, 1)
+    bytes_needed = -(-entries // together) if together > 1 else entries * np.dtype(dtype).itemsize
+    if tensor.data_location == TensorProto.EXTERNAL:
+        lengths = [each.value for each in tensor.external_data if each.key == "length"]
+        fits = all(each == str(bytes_needed) for each in lengths)
+        return None if fits else f"{what} has {lengths[0]} bytes of external data, which should be {bytes_needed}"
+    if tensor.HasField("raw_data"):
+        held = len(tensor.raw_data)
+        return None if held == bytes_needed else f"{what} has {held} bytes of data, which should be {bytes_needed}"
+    numbers = entries * (2 if kind.startswith("COMPLEX") else 1)
+    held, needed = len(getattr(tensor, _FIELDS.get(tensor.data_type, "int32_data"))), -(-numbers // together)
+    return None if held == needed else f"{what} has {held} values, which should be {needed}"

@@ -1,0 +1,290 @@
+"""Weight programs: a `torch.fx.GraphModule` without inputs that returns the effective weight of one tensor."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx, nn
+
+from sparsify_fx.errors import LayerError
+from sparsify_fx.parameterizations import Dense, Parameterization
+from sparsify_fx.programs.progress import UNKNOWN, Progress
+from sparsify_fx.programs.state import EXTRA, decode, encode, restored
+
+# The state dict of a rewritten model must not load into a plain one, whose biases and norms alone it would fill under
+# strict=False. An empty tensor under one original key makes torch raise in any case; this key says what to do.
+FOR_PLAIN_MODELS = "this is the state of a rewritten model; for a plain one save sparsify_fx dense_state_dict(model)"
+
+
+def unmarked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters and buffers of a state dict.
+
+    Not the two entries that only make plain models refuse it, nor what modules, weight programs among them, keep as
+    extra state: a fresh object at every call, of any type.
+    """
+    marks = {key for key in state if key.endswith(f"_program.{FOR_PLAIN_MODELS}")}
+    marks |= {key.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for key in marks}
+    marks |= {key for key, value in state.items() if is_extra(key) or not isinstance(value, Tensor)}
+    return {key: tensor for key, tensor in state.items() if key not in marks}
+
+
+def is_extra(key: str) -> bool:
+    """Whether a key of a state dict is the extra state of a module (`get_extra_state`)."""
+    return key.rpartition(".")[2] == EXTRA
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything of a program beside graph and tensors; a copy or a pickle carries it along."""
+
+    parameterization: Parameterization
+    plan: Any = None
+    passes: tuple[str, ...] = ()
+    progress: Progress = field(default_factory=Progress)
+
+
+class WeightProgram(fx.GraphModule):
+    """The graph that computes one effective weight from its trainable factors and its mask.
+
+    Passes rewrite it: `return dense` -> `return dense * mask` -> `return m * w * mask`. The factors and the shared
+    tensors of its parameterization are its parameters; the mask (uint8, shape of the weight, 1 keeps) and the
+    parameterization's state are its buffers.
+
+    Attributes:
+        parameterization: how the factors make the weight.
+        plan: what `sparsify_fx.apply` decided for the whole model (None after bare passes).
+        passes: names of the passes that changed this program, oldest first.
+        progress: how far the training has come; the programs of one `apply` share it.
+
+    >>> program = dense_program(nn.Parameter(torch.ones(2)))
+    >>> print(program.code.strip().splitlines()[-1].strip())
+    return dense
+    """
+
+    parameterization: Parameterization
+    plan: Any
+    passes: tuple[str, ...]
+    progress: Progress
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, facts: Facts) -> None:
+        super().__init__(root, graph, class_name="WeightProgram")
+        self.parameterization, self.plan, self.passes = facts.parameterization, facts.plan, facts.passes
+        self.progress = facts.progress
+        self._non_persistent_buffers_set |= set(self.parameterization.transient) & set(self._buffers)
+
+    @property
+    def facts(self) -> Facts:
+        """Everything beside graph and tensors."""
+        return Facts(self.parameterization, self.plan, self.passes, self.progress)
+
+    def get_extra_state(self) -> Tensor:
+        """The parameterization and the progress as a uint8 tensor, a part of the state dict."""
+        return encode(self.parameterization, self.progress)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take both from a state dict; the progress is written into the object that the programs share.
+
+        Raises LayerError when the state is damaged or that of another method.
+        """
+        try:
+            content = decode(state)
+            new = restored(self.parameterization, content["parameterization"]) if content else self.parameterization
+        except ValueError as error:
+            raise LayerError(f"the state of a weight program cannot be loaded: {error}") from error
+        self.parameterization = new
+        for name in ("step", "steps", "schedule") if content else ():
+            setattr(self.progress, name, content[name])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """As any module, but a state of another method changes nothing, and one from before 0.2 has no extra state."""
+        errors: list[str] = rest[-1]
+        problem = self.misfit(state_dict.get(prefix + EXTRA))
+        if problem is not None:
+            errors.append(f"{prefix.removesuffix('_program.') or 'the weight program'}: {problem}")
+            return
+        if prefix + EXTRA not in state_dict:
+            before = replace(self.progress, step=UNKNOWN) if self._is_in(state_dict, prefix) else self.progress
+            state_dict[prefix + EXTRA] = encode(self.parameterization, before)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _is_in(self, state_dict: Mapping[str, Any], prefix: str) -> bool:
+        return any(prefix + factor in state_dict for factor in self.parameterization.factors)
+
+    def misfit(self, state: Any) -> str | None:
+        """Why an extra state cannot be loaded into this program; None when it can, or when there is none."""
+        try:
+            content = {} if state is None else decode(state)
+        except ValueError as error:
+            return f"the state of its weight program is damaged ({error}); load another checkpoint"
+        try:
+            if content:
+                restored(self.parameterization, content["parameterization"])
+        except ValueError as error:
+            return (
+                f"{error}; apply the same one with the same options, or save sparsify_fx.dense_state_dict(model) and "
+                "load that"
+            )
+        return None
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Add a buffer; the mask comes first, so that a program and its copies have their buffers in the same order."""
+        super().register_buffer(name, tensor, persistent)
+        if name == "mask":
+            for other in [key for key in self._buffers if key != "mask"]:
+                self._buffers[other] = self._buffers.pop(other)
+
+    def current_mask(self) -> Tensor | None:
+        """The mask (uint8, shape of the weight, 1 keeps), or None before `InsertMask`."""
+        return self._buffers.get("mask")
+
+    def factor_tensors(self) -> dict[str, nn.Parameter]:
+        """The trainable factors (shape of the weight) by name, in the order of the parameterization."""
+        return {name: self.get_parameter(name) for name in self.parameterization.factors}
+
+    def shared_tensors(self) -> dict[str, nn.Parameter]:
+        """The other trainable tensors by name, such as thresholds."""
+        return {
+            name: self.get_parameter(name) for name in self._parameters if name not in self.parameterization.factors
+        }
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The parameterization's state by name, such as a temperature."""
+        return {name: self.get_buffer(name) for name in self._buffers if name != "mask"}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the weight before the mask is made of, detached, without the noise of training."""
+        state = self.state_tensors()
+        if "noisy" in state:
+            state["noisy"] = torch.zeros_like(state["noisy"])
+        trained = {**self.factor_tensors(), **self.shared_tensors()}
+        return {**{name: tensor.detach() for name, tensor in trained.items()}, **state}
+
+    def theta(self) -> Tensor:
+        """The weight before the mask, detached."""
+        return self._value(self.tensors())
+
+    def effective(self) -> Tensor:
+        """The weight that the layer sees in evaluation, detached, with exact +0.0 where the mask is 0."""
+        return self._masked(self.theta())
+
+    def settled(self) -> Tensor:
+        """The effective weight that `settle` would leave."""
+        tensors = self.tensors()
+        return self._masked(self._value({**tensors, **self.parameterization.settle(tensors)}))
+
+    @torch.no_grad()
+    def settle(self) -> tuple[str, ...]:
+        """Open or close the gates of the parameterization for good, in place; the names of the tensors written."""
+        new = self.parameterization.settle(self.tensors())
+        for name, value in new.items():
+            self.get_parameter(name).copy_(value)
+        return tuple(new)
+
+    @torch.no_grad()
+    def _value(self, tensors: dict[str, Tensor]) -> Tensor:
+        value = self.parameterization.value(tensors)
+        return value if isinstance(value, Tensor) else torch.as_tensor(value)
+
+    def _masked(self, theta: Tensor) -> Tensor:
+        mask = self.current_mask()
+        return theta if mask is None else torch.where(mask.bool(), theta, torch.zeros_like(theta))
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, in which a `noisy` state is 1, or evaluation.
+
+        Raises LayerError when the mask was averaged, as `AveragedModel(use_buffers=True)` does to integer buffers.
+        """
+        super().train(mode)
+        mask = self._buffers.get("mask")
+        if type(mask) is Tensor and not mask.is_meta and mask.numel() and mask.max() > 1:
+            raise LayerError(
+                f"the mask of a weight of shape {tuple(mask.shape)} holds values other than 0 and 1, as if it were "
+                "averaged; use AveragedModel(model, use_buffers=False), which copies masks, and update_bn for norms"
+            )
+        if "noisy" in self._buffers:
+            self.get_buffer("noisy").fill_(float(mode))
+        return self
+
+    @torch.no_grad()
+    def write(self, theta: Tensor, where: Tensor | None = None) -> None:
+        """Set the factors in place so that the value is `theta`; only at `where` (bool), if given.
+
+        Shared tensors and state stay.
+        """
+        for name, new in self.parameterization.split(theta, self.tensors()).items():
+            factor = self.get_parameter(name)
+            factor.copy_(new if where is None else torch.where(where, new, factor))
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> bool:
+        """Write `mask` in place; entries pruned now, and regrown ones, hold the split of zero. True if it changed.
+
+        A pruned entry must hold no old value: weight decay, EMA and regrowth would bring it back.
+        """
+        old = self.current_mask()
+        assert old is not None, "set_mask needs InsertMask first"
+        new = mask.to(device=old.device, dtype=old.dtype)
+        self.write(torch.zeros_like(self.theta()), where=(old == 0) | (new == 0))
+        changed = not torch.equal(old, new)
+        old.copy_(new)
+        return changed
+
+    def _replicate_for_data_parallel(self) -> WeightProgram:
+        """A replica as of any module: that of `torch.fx` has parameters, where DataParallel would put plain tensors."""
+        replica = object.__new__(type(self))
+        buffers, modules = self._buffers.copy(), self._modules.copy()
+        replica.__dict__ = self.__dict__ | {"_parameters": {}, "_buffers": buffers, "_modules": modules}
+        replica.__dict__["_is_replica"] = True
+        return replica
+
+    def __reduce__(self) -> Any:
+        rebuild, arguments = super().__reduce__()[:2]
+        return _restore, (rebuild, arguments, self.facts, self.training)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightProgram:
+        root = nn.Module()
+        for name, parameter in self._parameters.items():
+            root.register_parameter(name, copy.deepcopy(parameter, memo))
+        for name, buffer in self._buffers.items():
+            root.register_buffer(name, copy.deepcopy(buffer, memo))
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self.graph, {}))
+        facts = replace(self.facts, progress=copy.deepcopy(self.progress, memo))
+        copied = WeightProgram(root, graph, facts).train(self.training)
+        memo[id(self)] = copied
+        return copied
+
+
+# torch.distributed.checkpoint looks up every key of a state dict as an attribute.
+setattr(WeightProgram, FOR_PLAIN_MODELS, torch.zeros(1, dtype=torch.uint8))
+
+
+def _restore(rebuild: Callable[..., fx.GraphModule], arguments: Any, facts: Any, training: bool) -> WeightProgram:
+    """Rebuild an unpickled program; `torch.fx` restores the graph, but not the class and its facts."""
+    plain = rebuild(*arguments)
+    known = facts if isinstance(facts, Facts) else Facts(*facts)  # a tuple before 0.2
+    return WeightProgram(plain, plain.graph, known).train(training)
+
+
+def dense_program(weight: nn.Parameter) -> WeightProgram:
+    """The program `return dense` around `weight` itself, not a copy: an optimizer that holds it goes on training it."""
+    root = nn.Module()
+    root.register_parameter("dense", weight)
+    graph = fx.Graph()
+    graph.output(graph.get_attr("dense"))
+    return WeightProgram(root, graph, Facts(Dense()))
+
+
+def output_value(program: WeightProgram) -> fx.Node:
+    """The node whose value the program returns."""
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    value = output.args[0]
+    assert isinstance(value, fx.Node)
+    return value

@@ -1,0 +1,1 @@
+"""Attention over packed heads as one operator, recognized by what it computes."""

@@ -1,0 +1,1 @@
+"""Which layers become sparse: what each costs, what moving values between layouts costs, whole models timed."""

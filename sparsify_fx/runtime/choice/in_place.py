@@ -1,0 +1,86 @@
+"""What each layer takes where it stands: whole models are profiled, dense and sparse, and times of nodes put together.
+
+onnxruntime renames and joins nodes. So every node gets a name that is found again in those of what it becomes; and a
+convolution in blocks of channels is named after the value that it gives.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import onnx
+
+from sparsify_fx.runtime.candidates import DOMAIN, Candidate
+from sparsify_fx.runtime.choice.cost import Times
+from sparsify_fx.runtime.choice.racing import node_times
+from sparsify_fx.runtime.replace import copied
+
+_MARK = re.compile(r"sfx\d{7}x")
+_BLOCKED = "_nchwc"
+
+
+def dense_times(
+    model: onnx.ModelProto, layers: Iterable[Candidate], feed: Mapping[str, Any], threads: int = 1
+) -> dict[str, float]:
+    """Nanoseconds of layers of a dense model with what follows them, by their first output; of those that are found."""
+    marked = copied(model)
+    outputs = _mark(marked)
+    owner = {name: layer.node.output[0] for layer in layers for name in layer.values}
+    found: dict[str, float] = {}
+    for name, taken in node_times(marked, feed, threads).items():
+        values = [outputs[mark] for mark in _MARK.findall(name) if mark in outputs] or [name.removesuffix(_BLOCKED)]
+        owners = {owner[value] for value in values if value in owner}
+        for key in owners:
+            found[key] = found.get(key, 0.0) + taken / len(owners)
+    return {key: taken for key, taken in found.items() if taken > 0}
+
+
+def sparse_times(
+    model: onnx.ModelProto, layers: Iterable[Candidate], feed: Mapping[str, Any], threads: int = 1
+) -> dict[str, float]:
+    """The same of layers that are sparse operators in `model`; what joined ones take falls on their layers alike."""
+    marked = copied(model)
+    _mark(marked)
+    readers: dict[str, list[str]] = {}
+    for layer in layers:
+        readers.setdefault(f"{layer.node.input[1]}.values", []).append(layer.node.output[0])
+    held: dict[str, list[str]] = {}
+    for node in marked.graph.node:
+        if node.domain == DOMAIN:
+            held[node.name] = [key for name in node.input for key in readers.get(name, [])]
+    found: dict[str, list[float]] = {}
+    for name, taken in node_times(marked, feed, threads).items():
+        for key in held.get(name, []):
+            found.setdefault(key, []).append(taken / len(held[name]))
+    # A weight that several nodes read: each of them takes as long as all on the average.
+    return {key: statistics.fmean(taken) for key, taken in found.items()}
+
+
+def _mark(model: onnx.ModelProto) -> dict[str, str]:
+    """Gives the nodes their names, in place; the first output of each by that name."""
+    outputs = {}
+    for number, node in enumerate(model.graph.node):
+        node.name = f"sfx{number:07d}x"
+        if node.output:
+            outputs[node.name] = node.output[0]
+    return outputs
+
+
+def corrected(
+    estimates: Mapping[str, Times], dense: Mapping[str, float], sparse: Mapping[str, float]
+) -> dict[str, Times]:
+    """Measured times where there are any; estimates of the others, scaled as measured times were to their estimates."""
+    scale_dense = _scale(dense, lambda key: estimates[key].dense)
+    scale_sparse = _scale(sparse, lambda key: estimates[key].sparse) if sparse else scale_dense
+    return {
+        key: Times(dense.get(key, scale_dense * each.dense), sparse.get(key, scale_sparse * each.sparse))
+        for key, each in estimates.items()
+    }
+
+
+def _scale(measured: Mapping[str, float], estimated: Callable[[str], float]) -> float:
+    ratios = [taken / estimated(key) for key, taken in measured.items() if estimated(key) > 0]
+    return statistics.median(ratios) if ratios else 1.0

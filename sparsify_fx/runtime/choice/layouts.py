@@ -1,0 +1,155 @@
+"""Which layers become sparse, with an eye on the order of values in memory between them.
+
+onnxruntime computes convolutions in an order of its own, channels in blocks. Ours are in NCHW. Where a value goes from
+one to the other it is copied, which can take longer than the layer; so layers are chosen together, as a minimum cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from onnx import NodeProto
+
+from sparsify_fx.onnx_tools.shapes import Shape
+from sparsify_fx.runtime.candidates import Candidate, attributes
+from sparsify_fx.runtime.choice.cost import MARGIN, Times
+from sparsify_fx.runtime.choice.cut import SINK, SOURCE, minimum_cut
+from sparsify_fx.runtime.fusion.join import is_depthwise, is_pointwise
+from sparsify_fx.runtime.fusion.pools import DENSE_VALUE, OWN_VALUE, is_pool
+
+TO_BLOCKS, FROM_BLOCKS = 0.14, 0.2
+"""Nanoseconds to copy one value from NCHW into blocks and back, on the machine of `estimate`."""
+JOINED_VALUE, JOINED_LAYER = 0.1, 4000.0
+"""Nanoseconds that joining two layers saves: for each value between them, and for a pass over them."""
+
+# Operators that onnxruntime computes in blocks where their input is in blocks, and in NCHW otherwise.
+EITHER = {"Add", "Clip", "Concat", "Identity", "Mul", "Relu", "Sigmoid", "Sum", "Tanh", "BatchNormalization"}
+# Those that it always computes in blocks.
+BLOCKED = {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What is known of a model: its nodes in order, shapes, outputs, the batch to expect.
+
+    `candidate` gives a node as a layer, and `behind` the name of its value after all that a kernel takes over.
+    """
+
+    nodes: Iterable[NodeProto]
+    shapes: Mapping[str, Shape]
+    outputs: Iterable[str]
+    batch: int
+    candidate: Callable[[NodeProto], Candidate | None]
+    behind: Callable[[NodeProto], str]
+
+    def values(self, name: str) -> float:
+        """Floats of an image or feature map; 0 for what is none or of unknown shape."""
+        shape = self.shapes.get(name)
+        if shape is None or len(shape) != 4:
+            return 0.0
+        first = shape[0] if isinstance(shape[0], int) else self.batch
+        return float(first * math.prod(length for length in shape[1:] if isinstance(length, int)))
+
+
+def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str]:
+    """The first output of each layer that should become sparse, and of each pooling between them: least time in all.
+
+    A layer costs its time, dense or sparse; a value that one side computes and the other reads costs a copy; a 1x1
+    convolution with the depthwise one behind it costs less when both are sparse. A model in which no layer with zeros
+    is worth it stays as it is.
+    """
+    found = _Costs()
+    for node in graph.nodes:
+        layer = graph.candidate(node) if node.input else None
+        if layer is not None and (_is_depthwise(layer) or layer.density < 1):
+            _add_layer(found, graph, layer, timed(layer))
+        elif is_pool(node) and node.input[0] in graph.shapes:
+            _add_pool(found, graph, node)
+        elif node.op_type in BLOCKED:
+            found.edges[node.output[0], SINK] = math.inf
+        elif node.output and node.op_type not in EITHER:
+            found.edges[SOURCE, node.output[0]] = math.inf
+    _add_copies(graph, found.edges)
+    _join(found, graph)
+    chosen = minimum_cut(found.edges)
+    ours = found.sparse | found.pools | set(found.depthwise.values())
+    return chosen & ours if chosen & found.sparse else set()
+
+
+@dataclass
+class _Costs:
+    """The edges of the cut in nanoseconds, and what its vertices are.
+
+    Attributes:
+        edges: from the side of our layers, SOURCE, to that of dense ones, SINK.
+        sparse: layers that have zeros.
+        pools: poolings.
+        pointwise: 1x1 convolutions, by the value that reaches the node behind them.
+        depthwise: depthwise convolutions, by the value that they read.
+    """
+
+    edges: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    sparse: set[str] = field(default_factory=set)
+    pools: set[str] = field(default_factory=set)
+    pointwise: dict[str, str] = field(default_factory=dict)
+    depthwise: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, dense: float, own: float) -> None:
+        """What a node costs in onnxruntime, and as one of ours."""
+        self.edges[SOURCE, key] += MARGIN * dense
+        self.edges[key, SINK] += own
+
+
+def _is_depthwise(layer: Candidate) -> bool:
+    return layer.node.op_type == "Conv" and is_depthwise(layer.weight.shape, attributes(layer.node))
+
+
+def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times) -> None:
+    node, key = layer.node, layer.node.output[0]
+    found.add(key, times.dense, times.sparse)
+    if layer.density < 1:
+        found.sparse.add(key)
+        if node.op_type == "Conv" and is_pointwise(layer.weight.shape, attributes(node)):
+            found.pointwise[graph.behind(node)] = key
+    if _is_depthwise(layer):
+        found.depthwise[node.input[0]] = key
+
+
+def _add_pool(found: _Costs, graph: Graph, node: NodeProto) -> None:
+    size = graph.values(node.input[0]) + graph.values(node.output[0])
+    found.add(node.output[0], DENSE_VALUE * size, OWN_VALUE * size)
+    found.pools.add(node.output[0])
+
+
+def _join(found: _Costs, graph: Graph) -> None:
+    """A 1x1 convolution is cheaper where the depthwise one behind it is ours too."""
+    for name in found.pointwise.keys() & found.depthwise.keys():
+        first, second = found.pointwise[name], found.depthwise[name]
+        saved = min(JOINED_VALUE * graph.values(name) + JOINED_LAYER, found.edges[first, SINK])
+        found.edges[first, SINK] -= saved
+        found.edges[first, second] += saved
+
+
+def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:
+    """What the values between nodes cost; a copy serves all that read it."""
+    makers = {name: node.output[0] for node in graph.nodes for name in node.output if name}
+    kinds = {node.output[0]: node.op_type for node in graph.nodes if node.output}
+    for node in graph.nodes:
+        for name in node.input:
+            size = graph.values(name)
+            if name in makers and size:
+                _connect(costs, name, makers[name], node.output[0], size)
+    for name in graph.outputs:
+        if name in makers and kinds[makers[name]] and graph.values(name):
+            costs[SOURCE, f"{name}, out"] = math.inf
+            _connect(costs, name, makers[name], f"{name}, out", graph.values(name))
+
+
+def _connect(costs: dict[tuple[str, str], float], name: str, maker: str, reader: str, size: float) -> None:
+    plain, blocked = f"{name}, plain", f"{name}, blocked"  # the copies that might be made of a value
+    costs[reader, plain] = costs[blocked, reader] = math.inf
+    costs[plain, maker] = FROM_BLOCKS * size
+    costs[maker, blocked] = TO_BLOCKS * size

@@ -1,0 +1,56 @@
+"""Fingerprint: what must be the same for a saved schedule to go on, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparsify_fx.errors import SchedulerError
+from sparsify_fx.learning_rate import Curve, TorchSchedule
+from sparsify_fx.scheduler.clock import Clock
+from sparsify_fx.scheduler.track import Track
+
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def fingerprint(tracks: Sequence[Track], clock: Clock, curve: Curve | TorchSchedule) -> dict[str, Any]:
+    """Methods with all their axes, lengths, the number of weights, and the learning rate."""
+    plans = [{**track.plan.to_dict(), "part": track.part.name} for track in tracks]
+    plan = tracks[0].plan.to_dict() if len(plans) == 1 else {"parts": plans}
+    lengths = {"epochs": clock.run_epochs, "steps_per_epoch": clock.steps_per_epoch}
+    told = repr(curve) if isinstance(curve, Curve) else "torch scheduler"
+    return _plain({**plan, **lengths, "weights": sum(track.total for track in tracks), "learning_rate": told})
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """A fingerprint in 16 characters."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def check_state(state: Any, ours: dict[str, Any], steps: int) -> int:
+    """The step of a Scheduler's saved state, if it is one of the schedule with the fingerprint `ours`.
+
+    Raises SchedulerError.
+    """
+    if not isinstance(state, Mapping) or not {"step", "rates", "fingerprint"} <= set(state):
+        keys = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        told = keys or "nothing"
+        raise SchedulerError(f"this is no state of a Scheduler: it holds {told}; save scheduler.state_dict()")
+    theirs = _plain(state["fingerprint"])
+    if ours != theirs:
+        odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+        told = "; ".join(f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd)
+        raise SchedulerError(f"the saved schedule is another one: {told}")
+    step = state["step"]
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= steps:
+        raise SchedulerError(f"the saved schedule is at step {step!r} of {steps}; its state is damaged")
+    return step
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON; other objects as their text, without the address that is new in every process."""
+    return dict(json.loads(ADDRESS.sub("", json.dumps(value, default=repr))))

@@ -1,0 +1,127 @@
+"""The Pruner: changes the masks of a part in training, and the optimizers' state with them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator, rehearse
+from sparsify_fx.criteria.choosing import checked_scores, choose_masks
+from sparsify_fx.masks import nonzeros, top_mask
+from sparsify_fx.optimizer_states import check_layouts, settled
+from sparsify_fx.passes import Merge
+from sparsify_fx.plan import Inputs, Plan
+from sparsify_fx.programs.input_layouts import input_layouts
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.scheduler.overshoot import find_overshoot
+from sparsify_fx.scheduler.snapshots import clear_state
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """What a mask update works on. Everything changes in place; pruned and regrown weights start from zero.
+
+    Attributes:
+        scored: the module that criteria evaluate on `inputs`.
+        view: the programs, by their names in `scored`.
+    """
+
+    scored: nn.Module
+    view: nn.Module
+    optimizers: Sequence[Optimizer]
+    plan: Plan
+    inputs: Inputs = field(default_factory=Inputs)
+
+    def reading(self, scored: nn.Module, view: nn.Module, inputs: Inputs) -> Pruner:
+        """The same with other inputs, for another module around the same programs."""
+        return replace(self, scored=scored, view=view, inputs=inputs)
+
+    def masks(self) -> dict[str, Tensor]:
+        """The current masks by weight name; empty for a method without masks."""
+        found = {name: program.current_mask() for name, program in programs(self.view).items()}
+        return {name: mask for name, mask in found.items() if mask is not None}
+
+    def rehearse(self, criterion: Criterion) -> None:
+        """Let a criterion that scores during the training score once now, so that it fails before the work."""
+        alive = self.masks()
+        rehearse(criterion, self._context(criterion, nonzeros(alive), 0, alive))
+
+    def prune(self, kept: int, draw: int) -> None:
+        """Keep `kept` of the living weights by the method's criterion and allocation.
+
+        Args:
+            draw: number of the pruning; decides the random numbers together with apply's seed.
+        """
+        criterion = self.plan.axes.criterion
+        self._write(choose_masks(criterion, self._context(criterion, kept, draw, self.masks())))
+
+    def settle(self, kept: int) -> None:
+        """Open or close all gates for good; what was settled starts with fresh optimizer state.
+
+        When fewer than `kept` weights would be left, those nearest to open come back, with an OvershootWarning.
+        """
+        found = programs(self.view)
+        overshoot = find_overshoot(found, kept, self.plan.axes.allocation, input_layouts(self.scored))
+        overshoot.warn(self.plan.method)
+        overshoot.reopen(found)
+        for program in found.values():
+            for name in program.settle():
+                settled(self.optimizers, program.get_parameter(name))
+
+    def grow_all(self) -> None:
+        """Every pruned weight comes back, from zero."""
+        self._write({name: torch.ones_like(mask) for name, mask in self.masks().items()})
+
+    def regrow(self, fraction: float, growth: Criterion, draw: int) -> None:
+        """In each layer, drop `fraction` of the living weights by |θ| and grow as many of the others by `growth`.
+
+        A weight that is dropped and grown at once keeps its value; the number of non-zeros of each layer stays.
+        """
+        alive = self.masks()
+        grown = checked_scores(growth, self._context(growth, nonzeros(alive), draw, alive))
+        masks = {}
+        for name, program in programs(self.view).items():
+            mask = alive[name]
+            living = int(mask.sum(dtype=torch.int64))
+            moved = min(math.floor(fraction * living), mask.numel() - living)
+            size = program.effective().abs().masked_fill(mask == 0, -torch.inf)
+            stay = top_mask(size, living - moved)
+            grow = top_mask(grown[name].to(size.device).masked_fill(stay == 1, -torch.inf), moved)
+            masks[name] = stay | grow
+        self._write(masks)
+
+    def _context(self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]) -> PruningContext:
+        return PruningContext(
+            weights={name: program.effective() for name, program in programs(self.view).items()},
+            generator=pruning_generator(self.plan.seed, draw),
+            kept=kept,
+            allocation=self.plan.axes.allocation,
+            alive=alive,
+            model=self._merged() if "model" in criterion.needs else None,
+            batches=self.inputs.batches,
+            loss_fn=self.inputs.loss_fn,
+            layouts=input_layouts(self.scored),
+        )
+
+    def _merged(self) -> nn.Module:
+        """A plain copy, so that criteria need to know nothing of weight programs."""
+        copied = copy.deepcopy(self.scored)
+        Merge()(copied)
+        return copied
+
+    def _write(self, masks: dict[str, Tensor]) -> None:
+        found = programs(self.view)
+        check_layouts(self.optimizers, [factor for p in found.values() for factor in p.factor_tensors().values()])
+        touched = {}
+        for name, program in found.items():
+            old = program.current_mask()
+            assert old is not None
+            touched[name] = (old == 0) | (masks[name].to(old.device) == 0)
+            program.set_mask(masks[name])
+        clear_state(self.view, self.optimizers, touched)

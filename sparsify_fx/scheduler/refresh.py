@@ -1,0 +1,37 @@
+"""Refresh: temperatures and noise of the parameterizations, changed in place before every optimizer step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from torch import nn
+
+from sparsify_fx.parameterizations import Moment
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.scheduler.clock import Clock
+from sparsify_fx.schedules.updates import MaskUpdate
+
+
+def refresh(model: nn.Module, clock: Clock, updates: Iterable[MaskUpdate], seed: int, step: int) -> None:
+    """Let every parameterization with a state change it for the step that follows `step` steps."""
+    stateful = {name: program for name, program in programs(model).items() if program.state_tensors()}
+    if not stateful:
+        return
+    progress = progress_at(clock, updates, step)
+    for name, program in stateful.items():
+        moment = Moment(progress, derived_seed(seed, step, name))
+        program.parameterization.refresh(program.state_tensors(), moment)
+
+
+def progress_at(clock: Clock, updates: Iterable[MaskUpdate], step: int) -> float:
+    """Share of the way through the run of `step`, up to the run's last mask update if one comes after its start."""
+    run, since = clock.locate(step)
+    last = max((clock.step_of(run, u.epoch) - clock.start(run) for u in updates if u.run == run), default=0)
+    return min(1.0, since / (last or clock.length(run) * clock.steps_per_epoch))
+
+
+def derived_seed(seed: int, step: int, name: str) -> int:
+    """The seed of one weight at one step: it does not depend on where a training was resumed."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,354 @@
+"""The Scheduler: after every optimizer step it prunes, rewinds, rescales and sets the learning rate, as planned."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsify_fx.distributed.data_parallel import refuse_sharded
+from sparsify_fx.distributed.ranks import check_equal_masks, check_equal_weights, together
+from sparsify_fx.errors import SchedulerError
+from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule, find_curve
+from sparsify_fx.plan import Inputs
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.progress import UNKNOWN, Progress
+from sparsify_fx.scheduler.clock import make_clock, runs_of
+from sparsify_fx.scheduler.fingerprint import check_state, digest, fingerprint
+from sparsify_fx.scheduler.guards import check_finite, check_optimizers, check_ties
+from sparsify_fx.scheduler.overshoot import kept_zeros
+from sparsify_fx.scheduler.parts import Part, belonging, parts_of
+from sparsify_fx.scheduler.rates import Rates
+from sparsify_fx.scheduler.step_counts import StepCounts
+from sparsify_fx.scheduler.timeline import Event, Timeline
+from sparsify_fx.scheduler.track import Track
+from sparsify_fx.scheduler.undo import Undo
+from sparsify_fx.scheduler.unfinished import unfinished
+
+_LOG = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Drives the events of a sparse training, one call of `step()` after each optimizer step.
+
+    The whole training is a sequence of runs: the first has `epochs` epochs; every later one starts with a pruning and
+    the method's rewinds. At one step the order is: prune, rewind, timed actions (rescale), snapshot; then learning
+    rate, penalty strength, temperatures and noise of the next step. Everything changes in place: no recompile.
+
+    A model that several calls of `apply` prepared has parts: each follows its own plan, to its own number of weights.
+    The schedule has as many runs as the longest of them needs.
+
+    Built on the weights of an unfinished training of the same schedule, it waits for `load_state_dict`.
+
+    Args:
+        model: prepared by `sparsify_fx.apply`.
+        optimizer: built after `apply`, with the peak learning rate in its groups; or several of them.
+        epochs: the length of one run.
+        steps_per_epoch: optimizer steps in an epoch (with gradient accumulation: batches / accumulation, rounded as the
+            loop does with the last batches of an epoch).
+        learning_rate: the curve of every run: "cosine-warmup", "step-warmup", "triangular", "imagenet", "constant", a
+            `Curve`, or a function optimizer -> torch scheduler (made anew for every run, stepped every optimizer step).
+            None leaves the optimizer's rate to others.
+        batches, loss_fn: for criteria that need data; None takes those that `apply` was given.
+        start_over: begin at step 0 on weights of an unfinished training of the same schedule.
+
+    Attributes:
+        epochs: the total over all runs.
+        steps: the total of optimizer steps.
+        steps_per_epoch: as given.
+
+    Raises:
+        SchedulerError: an optimizer that does not train the rewritten weights, or impossible times.
+        RecipeError: a model without a plan, or a criterion without its inputs.
+        After an error model and optimizer are as they were.
+
+    >>> import sparsify_fx, torch
+    >>> model = sparsify_fx.apply(nn.Linear(10, 10), method="lrr", sparsity=0.5)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> scheduler = Scheduler(model, optimizer, epochs=3, steps_per_epoch=5)
+    >>> scheduler.epochs
+    15
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        learning_rate: str | Curve | TorchSchedule | None = "cosine-warmup",
+        batches: Iterable[Any] | None = None,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        start_over: bool = False,
+    ) -> None:
+        refuse_sharded(model, SchedulerError)
+        parts = parts_of(model)
+        check_ties(model)
+        check_equal_masks(programs(model), "in Scheduler(...)")
+        self.model, self.optimizers = model, check_optimizers(model, optimizer)
+        curve = find_curve(learning_rate)
+        restart, runs = runs_of(parts, curve)
+        self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
+        self.epochs, self.steps, self.steps_per_epoch = self._clock.epochs, self._clock.steps, steps_per_epoch
+        self._tracks = self._follow(parts, curve, Inputs(batches, loss_fn))
+        self.total_weights = sum(track.total for track in self._tracks)
+        # A stable sort by step keeps the order in which events at one step happen.
+        self._events = sorted((e for track in self._tracks for e in track.events()), key=lambda event: event.step)
+        self._due: dict[int, list[Event]] = defaultdict(list)
+        for event in self._events:
+            self._due[event.step].append(event)
+        self._rates = Rates(self.optimizers, curve, self._clock, restarts=restart is not None)
+        self._fingerprint = fingerprint(self._tracks, self._clock, curve)
+        self._counts = StepCounts(self.optimizers)
+        self._undo: Undo | None = None
+        self._no_room, self._step = "", 0
+        self._begin(start_over)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, or the first of several."""
+        return self.optimizers[0]
+
+    def step(self) -> None:
+        """Call after each optimizer step: does what is due and sets the learning rate of the next step.
+
+        Raises SchedulerError after the last step of the schedule, and when the weights are those of another step;
+        TrainingError at the end of an epoch after which weights hold NaN.
+        """
+        if self.finished:
+            raise SchedulerError(f"the schedule ended after {self.steps} steps ({self.epochs} epochs); stop training")
+        self._check_in_step()
+        self._undo = None
+        self._counts.follow(self.steps_per_epoch)
+        if (self._step + 1) % self.steps_per_epoch == 0:
+            check_finite(self.model, (self._step + 1) // self.steps_per_epoch)
+        self._step += 1
+        for track in self._tracks:
+            track.rest()
+        if self._step < self.steps:
+            self._happen()
+        else:
+            check_equal_masks(programs(self.model), "after the last step")
+        self._record()
+
+    def penalty(self) -> Tensor:
+        """The method's term to add to the loss (0-dimensional, differentiable); 0 when there is none.
+
+        Or `scheduler.penalty().backward()` before the optimizer step, where a trainer computes the loss.
+        """
+        first, *others = (track.strengths.term() for track in self._tracks)
+        term = sum(others, start=first)
+        return term if term.requires_grad else term.detach().requires_grad_()
+
+    def observe(self, *, accuracy: float) -> None:
+        """Give the training accuracy of an epoch, in [0, 1], before the `step()` that ends it; `pilot` needs it."""
+        for track in self._tracks:
+            track.strengths.observe(accuracy)
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether the next `step()` scores weights on the batch of this step, as RigL does; see `score_on`."""
+        return any(track.needs_batch(self._step + 1) for track in self._tracks)
+
+    def score_on(self, inputs: Any, targets: Any, loss_fn: Callable[[Any, Any], Tensor] | None = None) -> None:
+        """Let the next `step()` score on this batch of the whole model in place of `batches`; when `needs_batch`.
+
+        Args:
+            inputs, targets: as one pair of `batches`.
+            loss_fn: loss_fn(outputs, targets) -> scalar; None takes the one given before.
+        """
+        for track in self._tracks:
+            track.score_on(Inputs([(inputs, targets)], loss_fn or track.pruner.inputs.loss_fn))
+
+    @property
+    def strength(self) -> float:
+        """The strength that an adaptive penalty has now; 0 for the others."""
+        return max((track.strengths.applied for track in self._tracks), key=abs)
+
+    @property
+    def strengths(self) -> tuple[tuple[int, float], ...]:
+        """(step, strength from there on) for every change so far; empty unless a penalty is adaptive."""
+        return tuple(sorted(point for track in self._tracks for point in track.strengths.path))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What went wrong without stopping the training, such as layers that lost all their weights."""
+        return tuple(note for track in self._tracks for note in track.notes)
+
+    def timeline(self) -> Timeline:
+        """Every event of the whole training; `print(scheduler.timeline())` shows it as a table."""
+        facts = (*self._rate_facts(), *(fact for track in self._tracks for fact in track.facts()))
+        return Timeline(tuple(self._events), self._clock.runs, self.epochs, self.steps, facts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were made."""
+        return self._step >= self.steps
+
+    @property
+    def step_count(self) -> int:
+        """Optimizer steps so far."""
+        return self._step
+
+    @property
+    def run(self) -> int:
+        """The number of the current run; 0 is the first."""
+        return self._clock.locate(min(self._step, self.steps - 1))[0]
+
+    @property
+    def ends_run(self) -> bool:
+        """Whether the next `step()` ends the current run: the moment to measure a cycle, before the next pruning."""
+        following = self._step + 1
+        return following == self.steps or (following < self.steps and self._clock.locate(following)[1] == 0)
+
+    def nonzeros(self) -> int:
+        """Weights that the masks keep now (all prunable weights where there is no mask)."""
+        return sum(track.nonzeros() for track in self._tracks)
+
+    def density(self) -> float:
+        """Share of the prunable weights that the masks keep now."""
+        return self.nonzeros() / self.total_weights
+
+    def kept_zeros(self) -> int:
+        """Weights that the masks keep and that are exactly zero all the same, such as regrown ones that never moved."""
+        return kept_zeros(programs(self.model))
+
+    @property
+    def at_sparsity(self) -> bool:
+        """Whether the masks keep the numbers of weights that were asked for: only such checkpoints compare."""
+        return not unfinished(self.model)
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The learning rate of every parameter group, as torch's schedulers tell it; trainers log it."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups if "lr" in group]
+        return [rate.clone() if isinstance(rate := group["lr"], Tensor) else rate for group in groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`.
+
+        Take it after `step()`. Between an optimizer step and `step()` it is behind the weights: a StepCountWarning.
+        """
+        self._counts.check_saved()
+        states = [track.state_dict() for track in self._tracks]
+        parts = states[0] if len(states) == 1 else {"parts": states}
+        state = {"step": self._step, "rates": self._rates.state_dict(), "fingerprint": self._fingerprint}
+        return state | parts
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken; load the states of the model and the optimizer too, in any order.
+
+        Raises SchedulerError when the state belongs to another method, sparsity, seed or length.
+        """
+        step = check_state(state, self._fingerprint, self.steps)
+        if self._undo is not None:
+            self._undo.optimizers()
+            steps = {progress.step for progress in self._progress()}
+            if UNKNOWN in steps or (step == self.steps and steps == {0}):
+                self._undo.weights()
+        self._undo, self._no_room = None, ""
+        self._rates.load_state_dict(state["rates"], step)
+        for track, saved in zip(self._tracks, state.get("parts", [state]), strict=True):
+            track.load_state_dict(saved)
+        self._step = step
+        self._counts.forget()
+        self._refresh()
+
+    # ------------------------------------------------------------------ construction
+
+    def _follow(self, parts: tuple[Part, ...], curve: Curve | TorchSchedule, inputs: Inputs) -> list[Track]:
+        owner = belonging(parts, iter(self.model.state_dict())) if len(parts) > 1 else {}
+        return [
+            Track(
+                part,
+                frozenset(name for name, of in owner.items() if of == number) if owner else None,
+                self.optimizers,
+                self._clock,
+                curve,
+                inputs,
+            )
+            for number, part in enumerate(parts)
+        ]
+
+    def _begin(self, start_over: bool) -> None:
+        """The events of step 0, once in a training: weights that were loaded have them behind them."""
+        schedule, progress = digest(self._fingerprint), self._progress()
+        ours = not start_over and all(p.schedule == schedule for p in progress)
+        going_on = ours and all(p.step < p.steps for p in progress)
+        if going_on and any(p.step > 0 for p in progress):
+            return  # `step` asks for load_state_dict; optimizers that were loaded keep their rates
+        self._no_room = next((told for track in self._tracks if not going_on and (told := track.no_room())), "")
+        changes = any(event.what != "snapshot" for event in self._due.get(0, ()))
+        old = any(p.step == UNKNOWN for p in progress)  # weights of version 0.1 may be of any step; a state may follow
+        keep = old or (ours and not going_on)
+        self._undo = Undo(self.model, self.optimizers, progress, weights=keep, states=changes)
+        self._rates.set(0)  # it may refuse, and nothing is written yet
+        for each in progress:
+            each.schedule, each.steps = schedule, self.steps
+        self._do_events(only="snapshot" if going_on else None)
+        self._advance()
+        if not old:
+            self._record()
+
+    def _progress(self) -> list[Progress]:
+        return [track.part.progress for track in self._tracks]
+
+    def _record(self) -> None:
+        for progress in self._progress():
+            progress.step = self._step
+
+    def _check_in_step(self) -> None:
+        if self._no_room:
+            raise SchedulerError(self._no_room)
+        odd = [p.step for p in self._progress() if p.step not in (self._step, UNKNOWN)]
+        if odd:
+            raise SchedulerError(
+                f"the weights are those after {odd[0]} of {self.steps} optimizer steps, the Scheduler is at step "
+                f"{self._step}: load the saved states of both, with model.load_state_dict and "
+                "scheduler.load_state_dict; or begin anew from these weights with Scheduler(..., start_over=True)"
+            )
+
+    # ------------------------------------------------------------------ what happens at a step
+
+    def _happen(self) -> None:
+        self._do_events()
+        self._rates.set(self._step)
+        self._advance()
+
+    def _do_events(self, only: str | None = None) -> None:
+        events = [event for event in self._due.get(self._step, ()) if only is None or event.what == only]
+        if not events:
+            return
+        moment = f"the events of step {self._step}"
+        check_equal_masks(programs(self.model), f"before {moment}")
+        check_equal_weights(programs(self.model), f"before {moment}")
+        with together(moment):
+            for event in events:
+                _LOG.debug("step %d: %s%s %s", self._step, event.part and f"{event.part}: ", event.what, event.detail)
+                event.do()
+        check_equal_masks(programs(self.model), f"after {moment}")
+
+    def _advance(self) -> None:
+        for track in self._tracks:
+            track.strengths.advance(self._step)
+            track.score_on(None)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        for track in self._tracks:
+            track.refresh(min(self._step, self.steps - 1))
+
+    def _rate_facts(self) -> Iterator[Event]:
+        curve = self._rates.curve
+        told = repr(curve) if isinstance(curve, Curve) else f"torch scheduler of {_name(curve)}"
+        if isinstance(curve, HandsOff):
+            told = "left to others (learning_rate=None)"
+        yield Event(0, 0, 0, "learning rate", told, lambda: None)
+
+
+def _name(factory: Any) -> str:
+    return getattr(factory, "__qualname__", type(factory).__name__)

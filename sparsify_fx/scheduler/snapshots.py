@@ -1,0 +1,166 @@
+"""Snapshots of model and optimizers at a rewind point, and how to go back to them, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsify_fx.numerics import signed_like
+from sparsify_fx.optimizer_states import (
+    clear_entries,
+    following,
+    restless,
+    restore_optimizer_state,
+    take_optimizer_state,
+)
+from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram, unmarked
+
+PARTS = ("weights", "signs", "magnitudes", "batchnorm", "optimizer")  # what can be rewound, in the order in which it is
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What of a training one part rewinds.
+
+    Attributes:
+        model: the whole model.
+        view: the part's weight programs, or a module with no others.
+        optimizers: all of them.
+        names: the tensors of the model's state dict that go with the part; None for all.
+    """
+
+    model: nn.Module
+    view: nn.Module
+    optimizers: Sequence[Optimizer]
+    names: frozenset[str] | None = None
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor of the state dict is rewound with this part."""
+        return self.names is None or name in self.names
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Its parameters, each once."""
+        named = self.model.named_parameters(remove_duplicate=False)
+        return list({parameter: None for name, parameter in named if self.holds(name)})
+
+
+def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
+    """Copies of the asked parts, as plain types and tensors only.
+
+    Args:
+        parts: "weights" (every parameter and buffer but the masks), "signs" (of θ, int8), "magnitudes" (θ itself, for
+            its sign where the current one is zero), "batchnorm", "optimizer" (its state).
+    """
+    snapshot: dict[str, Any] = {}
+    found = programs(scope.view)
+    if "weights" in parts:
+        snapshot["weights"] = {name: tensor.detach().clone() for name, tensor in _rewindable(scope).items()}
+    if "signs" in parts:
+        snapshot["signs"] = {name: program.theta().sign().to(torch.int8) for name, program in found.items()}
+    if "magnitudes" in parts:
+        snapshot["magnitudes"] = {name: program.theta().clone() for name, program in found.items()}
+    if "batchnorm" in parts:
+        norms = batchnorm_state(scope.model)
+        snapshot["batchnorm"] = {name: tensor for name, tensor in norms.items() if scope.holds(name)}
+    if "optimizer" in parts:
+        snapshot["optimizer"] = take_optimizer_state(scope.optimizers, scope.parameters())
+    return snapshot
+
+
+def rewind(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
+    """Bring one part of the model or the optimizers back to the snapshot, under the current masks."""
+    if part == "optimizer":
+        _rewind_optimizers(scope, snapshot["optimizer"])
+        return
+    with following(scope.optimizers, scope.parameters()):
+        _rewind_model(part, scope, snapshot)
+
+
+def _rewind_model(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
+    if part == "weights":
+        _rewind_weights(scope, snapshot["weights"])
+    elif part in ("signs", "magnitudes"):
+        _rewind_half(part, scope.view, snapshot[part])
+    elif snapshot["batchnorm"]:  # a model without batch norm has nothing to rewind
+        RewindBatchNorm({**batchnorm_state(scope.model), **snapshot["batchnorm"]})(scope.model)
+
+
+def _rewindable(scope: Scope) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer of the scope but the masks, by name; not what only marks a state dict."""
+    masks = _mask_names(scope.model)
+    state = unmarked(scope.model.state_dict())
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if name not in masks and scope.holds(name) and not name.endswith("_extra_state")
+    }
+
+
+@torch.no_grad()
+def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
+    current = scope.model.state_dict()
+    for name, tensor in state.items():
+        current[name].copy_(tensor)
+    for program in programs(scope.view).values():
+        mask = program.current_mask()
+        if mask is not None:
+            program.write(torch.zeros_like(program.theta()), where=mask == 0)
+
+
+def _rewind_half(part: str, view: nn.Module, recorded: Mapping[str, Tensor]) -> None:
+    for name, program in programs(view).items():
+        now, then, mask = program.theta(), recorded[name], program.current_mask()
+        then = then.to(now.device)
+        theta = signed_like(now, then) if part == "signs" else signed_like(then, now)
+        program.write(theta, where=None if mask is None else mask == 1)
+
+
+def _rewind_optimizers(scope: Scope, recorded: Any) -> None:
+    if isinstance(recorded, Mapping):  # of version 0.1, which knew one optimizer and only what torch.optim keeps
+        kind = type(scope.optimizers[0]).__name__
+        states = {number: {"": state} for number, state in recorded.items()}
+        recorded = [[{"kind": kind, "state": states, "at": {}, "mode": None, "counters": {}, "own": None}]]
+    restore_optimizer_state(scope.optimizers, scope.parameters(), recorded)
+    clear_pruned_state(scope.view, scope.optimizers)
+
+
+def clear_pruned_state(view: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Fresh optimizer state (no momentum, no second moments) wherever a mask is 0."""
+    masks = {name: program.current_mask() for name, program in programs(view).items()}
+    clear_state(view, optimizers, {name: mask == 0 for name, mask in masks.items() if mask is not None})
+
+
+def clear_state(view: nn.Module, optimizers: Sequence[Optimizer], entries: Mapping[str, Tensor]) -> None:
+    """Fresh optimizer state at `entries` (bool, shape of the weight, by weight name)."""
+    for name, program in programs(view).items():
+        for factor in program.factor_tensors().values() if name in entries else ():
+            clear_entries(optimizers, factor, entries[name])
+
+
+def restless_programs(view: nn.Module, optimizers: Sequence[Optimizer]) -> list[WeightProgram]:
+    """The programs whose pruned entries an optimizer moves without a gradient; most optimizers have none."""
+    found = programs(view).values()
+    return [p for p in found if any(restless(optimizers, factor) for factor in p.factor_tensors().values())]
+
+
+def rest(moved: Collection[WeightProgram], optimizers: Sequence[Optimizer]) -> None:
+    """Put the pruned entries of these programs back to zero, with fresh optimizer state; after every optimizer step."""
+    for program in moved:
+        mask = program.current_mask()
+        if mask is not None:
+            program.write(torch.zeros_like(program.theta()), where=mask == 0)
+            for factor in program.factor_tensors().values():
+                clear_entries(optimizers, factor, mask == 0)
+
+
+def _mask_names(model: nn.Module) -> set[str]:
+    """State-dict names of all masks, also through second names of tied or shared owners."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {f"{name}.mask" if name else "mask" for name, module in modules if isinstance(module, WeightProgram)}

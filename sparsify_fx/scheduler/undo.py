@@ -1,0 +1,65 @@
+"""Undo: what the events of step 0 changed in a training that turns out to go on from a later step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.progress import Progress
+
+
+class Undo:
+    """Takes back what a Scheduler did at step 0, when it is given the state of a later step.
+
+    At construction a Scheduler cannot know whether the weights or the optimizer's state of another training will follow
+    in place of those that it sees: an optimizer that was loaded first, or a finished model whose script is run again.
+
+    Args:
+        weights: copy the weight programs too; else the optimizers alone. Copies lie on the CPU.
+        states: copy the optimizers' state too; else the settings of their groups alone.
+        progress: of all parts.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        progress: Sequence[Progress],
+        weights: bool,
+        states: bool,
+    ) -> None:
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        self._groups = list(zip(groups, settings, strict=True))
+        kept = [values for optimizer in optimizers for values in optimizer.state.values()] if states else []
+        self._states = _copies(value for values in (*settings, *kept) for value in values.values())
+        found = programs(model).values() if weights else ()
+        self._weights = _copies(tensor for program in found for tensor in (*program.parameters(), *program.buffers()))
+        self._progress = [(now, replace(now)) for now in progress] if weights else []
+
+    def optimizers(self) -> None:
+        """Settings and state as they were; an optimizer that was loaded since has others, and keeps them."""
+        _write(self._states)
+        for group, settings in self._groups:
+            group.update(settings)
+
+    def weights(self) -> None:
+        """Weights, masks and progress as they were."""
+        _write(self._weights)
+        for now, then in self._progress:
+            now.step, now.steps, now.schedule = then.step, then.steps, then.schedule
+
+
+def _copies(values: Iterable[object]) -> list[tuple[Tensor, Tensor]]:
+    return [(value, value.detach().to("cpu", copy=True)) for value in values if isinstance(value, Tensor)]
+
+
+@torch.no_grad()
+def _write(copies: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, known in copies:
+        tensor.copy_(known)

@@ -1,0 +1,143 @@
+"""Mask updates: what a schedule does to the masks at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sparsify_fx.criteria import Criterion, find_criterion
+
+
+class MaskEditor(Protocol):
+    """What an update may do to the masks of a model in training; see `sparsify_fx.scheduler.pruner.Pruner`."""
+
+    def prune(self, kept: int, draw: int) -> None:
+        """Keep `kept` of the living weights by the method's criterion and allocation."""
+
+    def settle(self, kept: int) -> None:
+        """Open or close the gates of the parameterization for good, so that at least `kept` weights are left."""
+
+    def grow_all(self) -> None:
+        """Every pruned weight comes back, from zero."""
+
+    def regrow(self, fraction: float, growth: Criterion, draw: int) -> None:
+        """Drop a fraction of each layer's living weights and grow as many others."""
+
+
+class MaskUpdate(Protocol):
+    """Something done to the masks at `epoch` of run number `run` (0 is the first)."""
+
+    @property
+    def run(self) -> int:
+        """The run."""
+
+    @property
+    def epoch(self) -> float:
+        """Epochs since the start of the run."""
+
+    def label(self, total: int) -> tuple[str, str]:
+        """(event, detail) for the timeline; `total` prunable weights."""
+
+    def alive(self, before: int, total: int) -> int:
+        """How many of the `total` weights live afterwards, when `before` did until now."""
+
+    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+        """Do it; `draw` numbers the updates of a training."""
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Keep `kept` of the living weights."""
+
+    run: int
+    epoch: float
+    kept: int
+
+    def label(self, total: int) -> tuple[str, str]:
+        """How many stay."""
+        return "prune", f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}"
+
+    def alive(self, before: int, total: int) -> int:
+        """The budget."""
+        return self.kept
+
+    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+        """Prune by the method's criterion and allocation."""
+        pruner.prune(self.kept, draw)
+
+
+@dataclass(frozen=True)
+class SettleAndPrune:
+    """The end of a method that sparsifies by itself: its gates close or open for good, then `kept` weights stay."""
+
+    run: int
+    epoch: float
+    kept: int
+
+    def label(self, total: int) -> tuple[str, str]:
+        """How many stay."""
+        return "settle and prune", f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}"
+
+    def alive(self, before: int, total: int) -> int:
+        """The budget."""
+        return self.kept
+
+    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+        """Settle, then prune by the method's criterion and allocation."""
+        pruner.settle(self.kept)
+        pruner.prune(self.kept, draw)
+
+
+@dataclass(frozen=True)
+class Decompress:
+    """Every pruned weight comes back, from zero."""
+
+    run: int
+    epoch: float
+
+    def label(self, total: int) -> tuple[str, str]:
+        """All of them."""
+        return "decompress", f"all {total} weights"
+
+    def alive(self, before: int, total: int) -> int:
+        """All."""
+        return total
+
+    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+        """Fill the masks with ones."""
+        pruner.grow_all()
+
+
+@dataclass(frozen=True)
+class Regrow:
+    """Drop a fraction of the living weights of each layer by |θ| and grow as many by the criterion `growth`."""
+
+    run: int
+    epoch: float
+    fraction: float
+    growth: str
+
+    def label(self, total: int) -> tuple[str, str]:
+        """By which criterion; the fraction changes from time to time."""
+        return "regrow", f"drop by magnitude, grow by {self.growth}"
+
+    def alive(self, before: int, total: int) -> int:
+        """As many as before."""
+        return before
+
+    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+        """Move weights; the number of non-zeros stays."""
+        pruner.regrow(self.fraction, find_criterion(self.growth), draw)
+
+
+def late_criteria(criterion: Criterion, updates: Iterable[MaskUpdate]) -> tuple[Criterion, ...]:
+    """The criteria that updates will score by, each once: that of the method, and those of regrowth."""
+    found: list[Criterion] = []
+    for update in updates:
+        if isinstance(update, Decompress):
+            continue
+        rule = find_criterion(update.growth) if isinstance(update, Regrow) else criterion
+        if rule not in found:
+            found.append(rule)
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Tables whose names stay readable, in narrow terminals, in files and in pipes."""

@@ -1,0 +1,90 @@
+"""The house: few loose modules, no circles between packages, short files, and old paths that still lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx
+import pytest
+
+import sparsify_fx
+from sparsify_fx.moved import MOVED
+
+ROOT = Path(sparsify_fx.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def loose(folder: Path) -> list[str]:
+    """The modules of a folder that are in none of its rooms."""
+    return sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("__"))
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The modules of this package that a file imports when it is imported itself."""
+    waiting: list[ast.AST] = [ast.parse(file.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue  # imported when it is called
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue  # for type checkers alone
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sparsify_fx":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("sparsify_fx."))
+        waiting += ast.iter_child_nodes(node)
+
+
+def package(module: str) -> str:
+    """The package or loose module right under sparsify_fx."""
+    return module.split(".")[1]
+
+
+def test_few_loose_modules() -> None:
+    assert len(loose(ROOT)) <= 16, loose(ROOT)
+    assert len(loose(ROOT / "onnx_export")) <= 8, loose(ROOT / "onnx_export")
+    assert len(loose(ROOT / "runtime")) <= 8, loose(ROOT / "runtime")
+
+
+def test_packages_do_not_import_each_other_in_circles() -> None:
+    graph = networkx.DiGraph()
+    for file in FILES:
+        if file.parent == ROOT and file.stem.startswith("__"):
+            continue  # the public names: they import everything, and nothing imports them
+        here = file.relative_to(ROOT).with_suffix("").parts[0]
+        graph.add_edges_from((here, package(name)) for name in imported(file) if package(name) != here)
+    circles = [sorted(group) for group in networkx.strongly_connected_components(graph) if len(group) > 1]
+    assert circles == []
+
+
+def test_files_are_short() -> None:
+    assert [str(file.relative_to(ROOT)) for file in FILES if len(file.read_text().splitlines()) > 300] == []
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_old_paths_give_the_modules_that_took_their_place(old: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"sparsify_fx.{old} is now sparsify_fx.{MOVED[old]}"):
+        module = importlib.import_module(f"sparsify_fx.{old}")
+    assert module is importlib.import_module(f"sparsify_fx.{MOVED[old]}")
+    assert module.__spec__ is not None
+    assert module.__spec__.name == f"sparsify_fx.{MOVED[old]}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "sparsify_fx.onnx_export.inspect_file", "sparsify_fx.onnx_export.inspection.inspect_file",
+        "sparsify_fx.onnx_export.pack_onnx", "sparsify_fx.passes.onnx_graph.optimize", "sparsify_fx.train.load_config",
+        "sparsify_fx.train.run_folder.RunFolder", "sparsify_fx.zoo.data.load_data", "sparsify_fx.zoo.models",
+        "sparsify_fx.schedules.AtInit", "sparsify_fx.recipe.METHODS", "sparsify_fx.lab.base", "sparsify_fx.errors",
+        "sparsify_fx.initializations", "sparsify_fx.criteria.criterion", "sparsify_fx.scheduler.Scheduler",
+        "sparsify_fx.distributed.independent", "sparsify_fx.runtime.session", "sparsify_fx.parameter_groups",
+    ],
+)  # fmt: skip
+def test_documented_paths_stay_without_a_warning(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    found = importlib.import_module(module)
+    assert hasattr(found, name) or importlib.import_module(path) is not None
