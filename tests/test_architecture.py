@@ -25,9 +25,9 @@ PLACES = {
 WORDS = {  # what stands in the file, so that the answer is right and not only there
     "programs/selection.py": "def select_layers",
     "parameterizations/product.py": "class Product",
-    "scheduler/rates.py": "rewind",
+    "scheduler/rates.py": "restarts",
     "scheduler/scheduler.py": "def state_dict",
-    "allocations/shares.py": "ERK",
+    "allocations/shares.py": "erk",
     "optimizer_states/clear.py": "regrown",
     "onnx_export/report/notes.py": "stay as they are",
     "onnx_tools/feeds.py": "def feeds",

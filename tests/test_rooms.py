@@ -1,4 +1,4 @@
-"""The house: few loose modules, no circles between packages, short files, and old paths that still lead somewhere."""
+"""The house: few loose modules, no circles of packages, short files, and old paths that still lead somewhere."""
 
 from __future__ import annotations
 

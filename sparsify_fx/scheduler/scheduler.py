@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.distributed.data_parallel import refuse_sharded
-from sparsify_fx.distributed.ranks import check_equal_masks, check_equal_weights, together
+from sparsify_fx.distributed.ranks import check_equal_masks
 from sparsify_fx.errors import SchedulerError
-from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule, find_curve
+from sparsify_fx.learning_rate import Curve, TorchSchedule, find_curve
 from sparsify_fx.plan import Inputs
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.progress import UNKNOWN, Progress
 from sparsify_fx.scheduler.clock import make_clock, runs_of
+from sparsify_fx.scheduler.events import check_in_step, follow, rate_fact, run_events
 from sparsify_fx.scheduler.fingerprint import check_state, digest, fingerprint
 from sparsify_fx.scheduler.guards import check_finite, check_optimizers, check_ties
 from sparsify_fx.scheduler.overshoot import kept_zeros
-from sparsify_fx.scheduler.parts import Part, belonging, parts_of
+from sparsify_fx.scheduler.parts import parts_of
 from sparsify_fx.scheduler.rates import Rates
 from sparsify_fx.scheduler.step_counts import StepCounts
 from sparsify_fx.scheduler.timeline import Event, Timeline
-from sparsify_fx.scheduler.track import Track
 from sparsify_fx.scheduler.undo import Undo
 from sparsify_fx.scheduler.unfinished import unfinished
-
-_LOG = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -95,7 +92,7 @@ class Scheduler:
         restart, runs = runs_of(parts, curve)
         self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
         self.epochs, self.steps, self.steps_per_epoch = self._clock.epochs, self._clock.steps, steps_per_epoch
-        self._tracks = self._follow(parts, curve, Inputs(batches, loss_fn))
+        self._tracks = follow(model, parts, self.optimizers, self._clock, curve, Inputs(batches, loss_fn))
         self.total_weights = sum(track.total for track in self._tracks)
         # A stable sort by step keeps the order in which events at one step happen.
         self._events = sorted((e for track in self._tracks for e in track.events()), key=lambda event: event.step)
@@ -122,7 +119,7 @@ class Scheduler:
         """
         if self.finished:
             raise SchedulerError(f"the schedule ended after {self.steps} steps ({self.epochs} epochs); stop training")
-        self._check_in_step()
+        check_in_step(self._step, self.steps, self._progress(), self._no_room)
         self._undo = None
         self._counts.follow(self.steps_per_epoch)
         if (self._step + 1) % self.steps_per_epoch == 0:
@@ -131,7 +128,9 @@ class Scheduler:
         for track in self._tracks:
             track.rest()
         if self._step < self.steps:
-            self._happen()
+            self._do_events()
+            self._rates.set(self._step)
+            self._advance()
         else:
             check_equal_masks(programs(self.model), "after the last step")
         self._record()
@@ -182,7 +181,7 @@ class Scheduler:
 
     def timeline(self) -> Timeline:
         """Every event of the whole training; `print(scheduler.timeline())` shows it as a table."""
-        facts = (*self._rate_facts(), *(fact for track in self._tracks for fact in track.facts()))
+        facts = (rate_fact(self._rates.curve), *(fact for track in self._tracks for fact in track.facts()))
         return Timeline(tuple(self._events), self._clock.runs, self.epochs, self.steps, facts)
 
     @property
@@ -258,22 +257,6 @@ class Scheduler:
         self._counts.forget()
         self._refresh()
 
-    # ------------------------------------------------------------------ construction
-
-    def _follow(self, parts: tuple[Part, ...], curve: Curve | TorchSchedule, inputs: Inputs) -> list[Track]:
-        owner = belonging(parts, iter(self.model.state_dict())) if len(parts) > 1 else {}
-        return [
-            Track(
-                part,
-                frozenset(name for name, of in owner.items() if of == number) if owner else None,
-                self.optimizers,
-                self._clock,
-                curve,
-                inputs,
-            )
-            for number, part in enumerate(parts)
-        ]
-
     def _begin(self, start_over: bool) -> None:
         """The events of step 0, once in a training: weights that were loaded have them behind them."""
         schedule, progress = digest(self._fingerprint), self._progress()
@@ -301,36 +284,8 @@ class Scheduler:
         for progress in self._progress():
             progress.step = self._step
 
-    def _check_in_step(self) -> None:
-        if self._no_room:
-            raise SchedulerError(self._no_room)
-        odd = [p.step for p in self._progress() if p.step not in (self._step, UNKNOWN)]
-        if odd:
-            raise SchedulerError(
-                f"the weights are those after {odd[0]} of {self.steps} optimizer steps, the Scheduler is at step "
-                f"{self._step}: load the saved states of both, with model.load_state_dict and "
-                "scheduler.load_state_dict; or begin anew from these weights with Scheduler(..., start_over=True)"
-            )
-
-    # ------------------------------------------------------------------ what happens at a step
-
-    def _happen(self) -> None:
-        self._do_events()
-        self._rates.set(self._step)
-        self._advance()
-
     def _do_events(self, only: str | None = None) -> None:
-        events = [event for event in self._due.get(self._step, ()) if only is None or event.what == only]
-        if not events:
-            return
-        moment = f"the events of step {self._step}"
-        check_equal_masks(programs(self.model), f"before {moment}")
-        check_equal_weights(programs(self.model), f"before {moment}")
-        with together(moment):
-            for event in events:
-                _LOG.debug("step %d: %s%s %s", self._step, event.part and f"{event.part}: ", event.what, event.detail)
-                event.do()
-        check_equal_masks(programs(self.model), f"after {moment}")
+        run_events(self.model, self._step, [e for e in self._due.get(self._step, ()) if only in (None, e.what)])
 
     def _advance(self) -> None:
         for track in self._tracks:
@@ -341,14 +296,3 @@ class Scheduler:
     def _refresh(self) -> None:
         for track in self._tracks:
             track.refresh(min(self._step, self.steps - 1))
-
-    def _rate_facts(self) -> Iterator[Event]:
-        curve = self._rates.curve
-        told = repr(curve) if isinstance(curve, Curve) else f"torch scheduler of {_name(curve)}"
-        if isinstance(curve, HandsOff):
-            told = "left to others (learning_rate=None)"
-        yield Event(0, 0, 0, "learning rate", told, lambda: None)
-
-
-def _name(factory: Any) -> str:
-    return getattr(factory, "__qualname__", type(factory).__name__)
