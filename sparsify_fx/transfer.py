@@ -13,7 +13,7 @@ from sparsify_fx.checkpoints.run_files import State, mask_key
 from sparsify_fx.errors import CheckpointError, RecipeError, SparsityError, unknown
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.numerics import signed_like
-from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import unmarked
 
 M = TypeVar("M", bound=nn.Module)
@@ -27,8 +27,8 @@ def masked_state_dict(model: nn.Module) -> State:
     >>> list(masked_state_dict(apply(nn.Linear(4, 2), "random", sparsity=0.5)))
     ['weight', 'bias', 'weight.mask']
     """
-    masks = {mask_key(name): program.current_mask() for name, program in programs(model).items()}
-    return effective_state_dict(model) | {key: mask.detach().clone() for key, mask in masks.items() if mask is not None}
+    masks = {mask_key(name): mask.detach().clone() for name, mask in current_masks(programs(model)).items()}
+    return effective_state_dict(model) | masks
 
 
 def take_from(
@@ -112,8 +112,7 @@ def _check_state(model: nn.Module, state: Mapping[str, Tensor], take: Collection
 
 
 def _masks(model: nn.Module) -> dict[str, Tensor]:
-    masks = {name: program.current_mask() for name, program in programs(model).items()}
-    return {name: mask for name, mask in masks.items() if mask is not None}
+    return current_masks(programs(model))
 
 
 def _new_masks(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

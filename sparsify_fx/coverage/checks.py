@@ -18,7 +18,7 @@ from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import CoverageError
 from sparsify_fx.masks import nonzeros
-from sparsify_fx.programs.owners import owned_tensors, programs
+from sparsify_fx.programs.owners import current_masks, owned_tensors, programs
 from sparsify_fx.programs.program import WeightProgram
 
 BOUND = 1e-5
@@ -113,8 +113,7 @@ def _check_budget(model: nn.Module, sparsity: float) -> None:
 
 
 def _masks(model: nn.Module) -> dict[str, Tensor]:
-    found = {name: program.current_mask() for name, program in programs(model).items()}
-    return {name: mask for name, mask in found.items() if mask is not None}
+    return current_masks(programs(model))
 
 
 def check_deepcopy(bench: Bench) -> str:

@@ -6,7 +6,6 @@ registered with the inputs that it needs; one with options is a frozen dataclass
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from sparsify_fx.allocations import Allocation
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.programs.input_layouts import Layouts
+from sparsify_fx.randomness import seed_of
 from sparsify_fx.registry import Registry
 
 Scores = dict[str, Tensor]
@@ -141,5 +141,4 @@ def pruning_generator(seed: int, run: int = 0) -> torch.Generator:
     The numbers are hashed: weights drawn after `torch.manual_seed(seed)` would come from the same stream as a mask of
     this seed, and the mask would keep the largest of them.
     """
-    digest = hashlib.blake2b(f"pruning {seed} {run}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+    return torch.Generator().manual_seed(seed_of(f"pruning {seed} {run}", signed=True))

@@ -12,7 +12,7 @@ from sparsify_fx.errors import CollapseWarning, warn
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.programs.example_inputs import examples
 from sparsify_fx.programs.flow import reaches_output, surely_connected
-from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.owners import current_masks, programs
 
 _MOST_WEIGHTS = 200_000_000  # of larger nets no copy is run: it may not fit beside the training
 _NAMED = 8  # layers that a sentence names
@@ -98,8 +98,7 @@ def find_collapse(model: nn.Module, masks: Mapping[str, Tensor], batches: Iterab
     'no path leads from the input to the output any more (8 of 18 weights are kept): the output is a constant'
     """
     empty = tuple(name for name, mask in masks.items() if mask.numel() and not mask.any())
-    others = {name: program.current_mask() for name, program in programs(model).items() if name not in masks}
-    whole = {name: mask for name, mask in others.items() if mask is not None} | dict(masks)
+    whole = current_masks(programs(model)) | dict(masks)
     total = sum(mask.numel() for mask in masks.values())
     connected = True if surely_connected(whole) else None
     if connected is None and total <= _MOST_WEIGHTS:

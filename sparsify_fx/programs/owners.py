@@ -33,6 +33,12 @@ def owned_tensors(module: nn.Module) -> tuple[str, ...]:
     return cast("tuple[str, ...]", getattr(type(module), "_sparsify_fx_tensors", ()))
 
 
+def current_masks(found: Mapping[str, WeightProgram]) -> dict[str, Tensor]:
+    """The masks of these programs by weight name, not copied; those without a mask are left out."""
+    masks = {name: program.current_mask() for name, program in found.items()}
+    return {name: mask for name, mask in masks.items() if mask is not None}
+
+
 def qualified(module_name: str, tensor: str) -> str:
     """`conv1` and `weight` -> `conv1.weight`; the root module has the empty name."""
     return f"{module_name}.{tensor}" if module_name else tensor

@@ -18,7 +18,7 @@ from sparsify_fx.optimizer_states import check_layouts, settled
 from sparsify_fx.passes import Merge
 from sparsify_fx.plan import Inputs, Plan
 from sparsify_fx.programs.input_layouts import input_layouts
-from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.scheduler.overshoot import find_overshoot
 from sparsify_fx.scheduler.snapshots import clear_state
 
@@ -44,8 +44,7 @@ class Pruner:
 
     def masks(self) -> dict[str, Tensor]:
         """The current masks by weight name; empty for a method without masks."""
-        found = {name: program.current_mask() for name, program in programs(self.view).items()}
-        return {name: mask for name, mask in found.items() if mask is not None}
+        return current_masks(programs(self.view))
 
     def rehearse(self, criterion: Criterion) -> None:
         """Let a criterion that scores during the training score once now, so that it fails before the work."""

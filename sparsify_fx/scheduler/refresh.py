@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from torch import nn
 
 from sparsify_fx.parameterizations import Moment
 from sparsify_fx.programs.owners import programs
+from sparsify_fx.randomness import seed_of
 from sparsify_fx.scheduler.clock import Clock
 from sparsify_fx.schedules.updates import MaskUpdate
 
@@ -33,5 +33,4 @@ def progress_at(clock: Clock, updates: Iterable[MaskUpdate], step: int) -> float
 
 def derived_seed(seed: int, step: int, name: str) -> int:
     """The seed of one weight at one step: it does not depend on where a training was resumed."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return seed_of(f"{seed}/{step}/{name}") >> 1

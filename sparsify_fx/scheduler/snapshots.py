@@ -19,7 +19,7 @@ from sparsify_fx.optimizer_states import (
     take_optimizer_state,
 )
 from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
-from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import WeightProgram, unmarked
 
 PARTS = ("weights", "signs", "magnitudes", "batchnorm", "optimizer")  # what can be rewound, in the order in which it is
@@ -133,8 +133,8 @@ def _rewind_optimizers(scope: Scope, recorded: Any) -> None:
 
 def clear_pruned_state(view: nn.Module, optimizers: Sequence[Optimizer]) -> None:
     """Fresh optimizer state (no momentum, no second moments) wherever a mask is 0."""
-    masks = {name: program.current_mask() for name, program in programs(view).items()}
-    clear_state(view, optimizers, {name: mask == 0 for name, mask in masks.items() if mask is not None})
+    masks = current_masks(programs(view))
+    clear_state(view, optimizers, {name: mask == 0 for name, mask in masks.items()})
 
 
 def clear_state(view: nn.Module, optimizers: Sequence[Optimizer], entries: Mapping[str, Tensor]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from sparsify_fx.randomness import seed_of
 
 
 @dataclass(frozen=True)
@@ -49,5 +50,4 @@ class Occasion:
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator for these random numbers alone: the same after a resume, another for every purpose."""
         text = f"{purpose} {self.seed} {self.run} {self.epoch}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+        return torch.Generator().manual_seed(seed_of(text, signed=True))

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from sparsify_fx.api import apply, merge
 from sparsify_fx.errors import SchedulerError
-from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.recipe import find_method
 from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.testing.small import batch, loss_of, small_net
@@ -114,8 +114,7 @@ def trained(method: str) -> Record:
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the masks by weight name; of the weights that have one."""
-    masks = {name: program.current_mask() for name, program in programs(model).items()}
-    return {name: mask.clone() for name, mask in masks.items() if mask is not None}
+    return {name: mask.clone() for name, mask in current_masks(programs(model)).items()}
 
 
 def stale_momentum(model: nn.Module, optimizer: Optimizer, before: dict[str, Tensor]) -> float:

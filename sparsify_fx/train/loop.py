@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from sparsify_fx.api import dense_state_dict
 from sparsify_fx.checkpoints.run_files import CHECKPOINT, cycle_file, epoch_file
 from sparsify_fx.errors import CheckpointError, TrainingError
+from sparsify_fx.randomness import seed_of
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.donors import check_data, check_donors, check_finished
 from sparsify_fx.train.log import Log, open_log
@@ -239,7 +239,7 @@ def counts(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
 
 def derived_seed(seed: int, epoch: int) -> int:
     """The seed of dropout and its like in one epoch: it does not depend on where a run was resumed."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()) >> 1
+    return seed_of(f"{seed}/{epoch}") >> 1
 
 
 def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result:

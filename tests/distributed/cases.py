@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import sparsify_fx
+from sparsify_fx import distributed
 from sparsify_fx.criteria import FunctionCriterion, PruningContext
-from sparsify_fx.distributed.ranks import ranks as distributed
 from sparsify_fx.distributed.tensor_hash import digest
 from sparsify_fx.errors import SparsifyError
 from sparsify_fx.programs.owners import programs

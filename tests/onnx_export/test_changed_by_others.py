@@ -84,3 +84,11 @@ def test_branches_before_ir_version_4(tmp_path: Path) -> None:
     model.ir_version, model.opset_import[0].version = 3, 11
     unpack_onnx(packed(tmp_path, model), tmp_path / "c.onnx")
     assert onnx.load(str(tmp_path / "c.onnx")).ir_version == 3
+
+
+def test_inspect_tells_of_packed_weights_that_were_renamed(tmp_path: Path) -> None:
+    model = onnx.load(str(packed(tmp_path, PLACES["in_nodes"]())))
+    save(compose.add_prefix(model, "net/"), tmp_path / "c.onnx")
+    (note,) = inspect_file(tmp_path / "c.onnx").notes
+    assert note.startswith("2 packed weights that the file's metadata name are not in it under these names ('v', 'w')")
+    assert inspect_file(tmp_path / "b.onnx").notes == ()

@@ -283,7 +283,7 @@ def test_safetensors_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.Mon
     """At no time is more than one of the big tensors held."""
     import weakref
 
-    from sparsify_fx.onnx_export.inspection.any_file import inspect_checkpoint
+    from sparsify_fx.onnx_export.inspection import inspect_checkpoint
 
     save_file({f"{place}.w": sparse(8, 8) for place in range(20)}, tmp_path / "m.safetensors")
     held: list[weakref.ref[Tensor]] = []

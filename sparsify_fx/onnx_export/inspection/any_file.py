@@ -19,7 +19,7 @@ from sparsify_fx.onnx_export.report.rows import count_weights
 from sparsify_fx.onnx_tools.signature import Asked
 
 _READERS: dict[str, Callable[[Path], Contents]] = {
-    "onnx": lambda file: Contents(onnx_rows(file)),
+    "onnx": lambda file: Contents(*onnx_rows(file)),
     "safetensors": safetensors_contents,
     "torch": torch_contents,
 }

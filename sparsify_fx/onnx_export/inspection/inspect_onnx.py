@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,11 @@ from sparsify_fx.onnx_tools.weights import function_weights, key_of, weight_valu
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
-def onnx_rows(file: Path) -> tuple[LayerRow, ...]:
+def onnx_rows(file: Path) -> tuple[tuple[LayerRow, ...], tuple[str, ...]]:
     """One row per constant tensor: initializers, dense, sparse or packed, and those in nodes, graphs and functions.
 
-    Raises ExportError when the file or its external data is missing, damaged or no ONNX.
+    Behind the rows what the user should know about them. Raises ExportError when the file or its external data is
+    missing, damaged or no ONNX.
     """
     model, reader = load_onnx(file), TensorReader(file.parent)
     with told_of(file):
@@ -39,9 +40,21 @@ def onnx_rows(file: Path) -> tuple[LayerRow, ...]:
         rows = _rows(model, reader)
         macs = layer_macs(model, rows, {})
     rows = [replace(row, macs=macs.get(row.name)) for row in rows]
-    return tuple(
+    shown = tuple(
         replace(row, encoding=SPARSE, bytes_stored=held[row.name]) if row.name in held else row for row in rows
     )
+    return shown, tuple(_about_lost(stored_weights(model).keys() - {row.name for row in shown}))
+
+
+def _about_lost(names: Collection[str]) -> Iterator[str]:
+    """What packed weights the file speaks of that are not in it."""
+    if names:
+        some = ", ".join(map(repr, sorted(names)[:3])) + (", ..." if len(names) > 3 else "")
+        yield (
+            f"{len(names)} packed weights that the file's metadata name are not in it under these names ({some}): "
+            "another program has renamed or changed them, and they do not count here; unpack files before giving them "
+            "to others"
+        )
 
 
 def _held_bytes(model: onnx.ModelProto, node: onnx.NodeProto, reader: TensorReader) -> int:

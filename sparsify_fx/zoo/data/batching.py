@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
 from sparsify_fx.errors import DataError
+from sparsify_fx.randomness import seed_of
 
 
 def mix_seed(seed: int, epoch: int, purpose: str, index: int = 0) -> int:
@@ -21,8 +20,7 @@ def mix_seed(seed: int, epoch: int, purpose: str, index: int = 0) -> int:
     >>> mix_seed(0, 1, "shuffle") == mix_seed(1, 0, "shuffle")
     False
     """
-    digest = hashlib.blake2b(f"{purpose}:{seed}:{epoch}:{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+    return seed_of(f"{purpose}:{seed}:{epoch}:{index}")
 
 
 def generator_for(seed: int, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
