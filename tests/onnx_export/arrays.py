@@ -11,6 +11,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from sparsify_fx.onnx_tools.constants import scopes
+
 SPECIAL = np.array([-0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 3.4e38, 1.0], np.float32)
 """With a signalling NaN and one with a payload, which arithmetic would change."""
 SPECIAL = np.concatenate([SPECIAL, np.array([0x7F800001, 0xFFC12345], np.uint32).view(np.float32)])
@@ -47,7 +49,7 @@ def matmul_with(weight: NDArray[Any], opset: int = 18, ir_version: int = 9) -> o
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
 
-__all__ = ["SPECIAL", "TensorProto", "matmul_with", "model_with", "random_tensor"]
+__all__ = ["SPECIAL", "TensorProto", "in_one_order", "matmul_with", "model_with", "random_tensor"]
 
 
 def save(model: onnx.ModelProto, path: Path) -> Path:
@@ -57,3 +59,13 @@ def save(model: onnx.ModelProto, path: Path) -> Path:
 
 def run(path: Path, feed: dict[str, NDArray[Any]]) -> list[Any]:
     return list(onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feed))
+
+
+def in_one_order(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the initializers of every graph sorted by name: their order alone may change."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for scope in scopes(copied):
+        if isinstance(scope.body, onnx.GraphProto):
+            scope.body.initializer.sort(key=lambda each: each.name)
+    return copied

@@ -14,23 +14,12 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.storage.encodings import hoisted
 from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
-from sparsify_fx.onnx_tools.constants import scopes
-from tests.onnx_export.arrays import run, save
+from tests.onnx_export.arrays import in_one_order, run, save
 from tests.onnx_export.places import PLACES, WIDTH, constant, model_of, pruned, value
 
 PRUNED = {"in_branches": 5, "in_a_loop": 1, "in_a_scan": 1}  # weights with zeros; two in the others
 FULL = {"beside_dense_ones": 1, "as_inputs": 1, "of_ir_version_3": 1}
 FEED = {"x": np.random.default_rng(0).standard_normal((3, WIDTH)).astype(np.float32)}
-
-
-def in_one_order(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the initializers of every graph sorted by name: their order alone may change."""
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    for scope in scopes(copied):
-        if isinstance(scope.body, onnx.GraphProto):
-            scope.body.initializer.sort(key=lambda each: each.name)
-    return copied
 
 
 @pytest.mark.parametrize("encoding", ["auto", "gap", "coo", "bitmask"])

@@ -21,8 +21,7 @@ from sparsify_fx.errors import ExportError, UnknownNameError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.files.metadata import get_metadata
 from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES
-from sparsify_fx.onnx_tools.constants import scopes
-from tests.onnx_export.arrays import matmul_with, model_with, random_tensor, run, save
+from tests.onnx_export.arrays import in_one_order, matmul_with, model_with, random_tensor, run, save
 
 
 def foreign(density: float = 0.1) -> onnx.ModelProto:
@@ -61,16 +60,6 @@ def tensors(path: Path) -> dict[str, bytes]:
     graph = onnx.load(str(path)).graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     return {name: f"{a.dtype}{a.shape}".encode() + a.tobytes() for name, a in arrays.items()}
-
-
-def in_one_order(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the initializers of every graph sorted by name: their order alone may change."""
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    for scope in scopes(copied):
-        if isinstance(scope.body, onnx.GraphProto):
-            scope.body.initializer.sort(key=lambda tensor: tensor.name)
-    return copied
 
 
 @pytest.mark.parametrize("functions", [False, True])

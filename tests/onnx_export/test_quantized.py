@@ -21,9 +21,8 @@ from onnxruntime.quantization import (
 
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.storage.quantized import zero_points
-from tests.onnx_export.arrays import random_tensor, run, save
+from tests.onnx_export.arrays import in_one_order, random_tensor, run, save
 from tests.onnx_export.places import WIDTH, constant, model_of, value
-from tests.onnx_export.test_constants import in_one_order
 
 CHANNELS = 112
 
