@@ -195,7 +195,7 @@ def main() -> None:
         results = run(
             [given.only] if given.only is not None else list(range(given.first, given.cases)), seeds, given.keep
         )
-    table: dict[str, dict[str, int]] = collections.defaultdict(collections.Counter)  # type: ignore[arg-type]
+    table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for _, seed, command, outcome, _ in results:
         table[f"{seed} {command}"][outcome] += 1
     faults = [list(row) for row in results if row[3] not in ("done", "error")]

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,6 @@ MOST = 1e-2
 
 _FILLS = (MIXED, *(fill for fill in FILLS if fill != MIXED))  # integers that differ show more than ones
 _Levels = onnxruntime.GraphOptimizationLevel
-
-
-def random_feeds(model: onnx.ModelProto, seed: int) -> list[Feed]:
-    """Inputs to try, in order; see `feeds`."""
-    return list(islice(proof_feeds(model, None, seed), 5))
 
 
 def proof_feeds(model: onnx.ModelProto, inputs: Feed | None, seed: int) -> Iterator[Feed]:
