@@ -62,7 +62,7 @@ def test_nothing_is_shown_without_v_and_lines_on_stderr_with_it(dense: Path, tmp
     quiet = call("pack", dense, tmp_path / "a.onnx", "--json", "-")
     told = call("pack", dense, tmp_path / "b.onnx", "--json", "-", "-v")
     assert quiet.stderr.count("sparsify_fx.") == 0
-    assert "sparsify_fx.onnx_export.pack: reading" in told.stderr
+    assert "sparsify_fx.onnx_export.packing: reading" in told.stderr
     assert told.stdout.replace("b.onnx", "a.onnx") == quiet.stdout  # the document alone
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert logging.getLogger("sparsify_fx").handlers == []
