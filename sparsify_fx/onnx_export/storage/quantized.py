@@ -86,21 +86,27 @@ def kept_inside(model: onnx.ModelProto) -> set[Place]:
     of these from outside of it. Before convolutions it does.
     """
     bindings = Bindings(model)
-    return {
-        place
-        for number, scope in enumerate(bindings.scopes)
-        if bindings.is_inside(number)
-        for node in scope.body.node
-        if is_standard(node, "DequantizeLinear") and not _before_convolutions(node, scope.body)
-        for name in node.input
-        if (place := bindings.home(number, name)) is not None and bindings.is_inside(place[0])
-    }
+    inside = [bindings.is_inside(number) for number in range(len(bindings.scopes))]
+    found: set[Place] = set()
+    for number, scope in enumerate(bindings.scopes):
+        readers = _readers(scope.body) if inside[number] else {}
+        for node in scope.body.node if inside[number] else ():
+            if is_standard(node, "DequantizeLinear") and not readers.get(node.output[0], {""}) <= _CONVOLUTIONS:
+                homes = (bindings.home(number, name) for name in node.input)
+                found.update(place for place in homes if place is not None and inside[place[0]])
+    return found
 
 
-def _before_convolutions(node: onnx.NodeProto, body: onnx.GraphProto | onnx.FunctionProto) -> bool:
-    """Whether only convolutions read what the node gives."""
-    readers = [each.op_type for each in all_nodes(body.node) if node.output[0] in each.input]
-    return set(readers) <= {"Conv", "ConvTranspose"} and bool(readers)
+_CONVOLUTIONS = {"Conv", "ConvTranspose"}
+
+
+def _readers(body: onnx.GraphProto | onnx.FunctionProto) -> dict[str, set[str]]:
+    """The operators that read each value, in a scope and in the graphs inside it."""
+    found: dict[str, set[str]] = {}
+    for node in all_nodes(body.node):
+        for name in node.input:
+            found.setdefault(name, set()).add(node.op_type)
+    return found
 
 
 def _quantized_operands(
