@@ -26,7 +26,11 @@ APART = ("tests/coverage/test_hard_models.py",)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
     """One for each core; none for a test that is asked for by its name, which takes less time than a worker's start."""
     cores = yield
-    return 0 if any("::" in argument for argument in config.args) else min(cores, MOST_WORKERS)
+    return (
+        0
+        if any("::" in argument for argument in config.args)
+        else min(cores, MOST_WORKERS)
+    )
 
 
 class ByModule(LoadScopeScheduling):

@@ -49,8 +49,14 @@ class Row:
 
     def line(self) -> str:
         """A row of the table."""
-        speed = [f"{middle:.2f}x ({low:.2f} to {high:.2f})" for _, (low, middle, high) in sorted(self.speed.items())]
-        times = [f"{a * 1e6:,.0f} → {b * 1e6:,.0f}" for _, (a, b) in sorted(self.latency.items())]
+        speed = [
+            f"{middle:.2f}x ({low:.2f} to {high:.2f})"
+            for _, (low, middle, high) in sorted(self.speed.items())
+        ]
+        times = [
+            f"{a * 1e6:,.0f} → {b * 1e6:,.0f}"
+            for _, (a, b) in sorted(self.latency.items())
+        ]
         return " | ".join(
             (
                 f"| {self.model} | {self.sparsity:g} | {100 * self.accuracy:.1f}",
@@ -68,11 +74,19 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
 
 
-def seconds(runtime: onnxruntime.InferenceSession, feed: dict[str, NDArray[np.float32]], loops: int) -> float:
-    start = time.thread_time()  # a session of one thread never waits: latency, without the machine's other work
+def seconds(
+    runtime: onnxruntime.InferenceSession,
+    feed: dict[str, NDArray[np.float32]],
+    loops: int,
+) -> float:
+    start = (
+        time.thread_time()
+    )  # a session of one thread never waits: latency, without the machine's other work
     for _ in range(loops):
         runtime.run(None, feed)
     return (time.thread_time() - start) / loops
@@ -90,13 +104,29 @@ def interleaved(
     for turn in range(repeats):
         for place in (0, 1) if turn % 2 else (1, 0):
             taken[place].append(seconds(runtimes[place], feed, loops))
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(*taken, strict=True)], n=4)
-    return (statistics.median(taken[0]), statistics.median(taken[1])), (low, middle, high)
+    low, middle, high = statistics.quantiles(
+        [a / b for a, b in zip(*taken, strict=True)], n=4
+    )
+    return (statistics.median(taken[0]), statistics.median(taken[1])), (
+        low,
+        middle,
+        high,
+    )
 
 
 def measure(model: str, sparsity: float, args: argparse.Namespace) -> Row:
-    values = {"method": "gmp", "sparsity": sparsity, "epochs": EPOCHS[model], "seed": args.seed, "model": model}
-    result = train(load_config("mnist5k-lenet5", values=values), runs_dir=args.runs, tensorboard=False)
+    values = {
+        "method": "gmp",
+        "sparsity": sparsity,
+        "epochs": EPOCHS[model],
+        "seed": args.seed,
+        "model": model,
+    }
+    result = train(
+        load_config("mnist5k-lenet5", values=values),
+        runs_dir=args.runs,
+        tensorboard=False,
+    )
     trained = load_trained(result.path)
     with tempfile.TemporaryDirectory() as folder:
         files = (Path(folder) / "plain.onnx", Path(folder) / "passes.onnx")
@@ -110,8 +140,14 @@ def measure(model: str, sparsity: float, args: argparse.Namespace) -> Row:
                 optimize=optimize,
             )
         images = trained.inputs.numpy()
-        timed = {batch: interleaved(files, images[:batch], args.repeats) for batch in args.batches}
-        outputs = [session(path).run(None, {session(path).get_inputs()[0].name: images})[0] for path in files]
+        timed = {
+            batch: interleaved(files, images[:batch], args.repeats)
+            for batch in args.batches
+        }
+        outputs = [
+            session(path).run(None, {session(path).get_inputs()[0].name: images})[0]
+            for path in files
+        ]
         graphs = [onnx.load(str(path)) for path in files]
         return Row(
             model,
@@ -129,7 +165,14 @@ def measure(model: str, sparsity: float, args: argparse.Namespace) -> Row:
 def report(rows: list[Row], command: str, args: argparse.Namespace) -> str:
     batches = sorted(args.batches)
     heads = [
-        *("model", "sparsity", "test accuracy %", "channels", "million MACs", "bytes, dense encoding"),
+        *(
+            "model",
+            "sparsity",
+            "test accuracy %",
+            "channels",
+            "million MACs",
+            "bytes, dense encoding",
+        ),
         *(f"µs at batch {batch}" for batch in batches),
         *(f"speed-up at batch {batch}" for batch in batches),
         "relative difference",
@@ -148,19 +191,29 @@ def report(rows: list[Row], command: str, args: argparse.Namespace) -> str:
         "so 28 or 24 channels take as long as 32, and some dead channels stay so that their number is a multiple of 4. "
         "A residual sum keeps every channel that one of its addends needs.\n\n"
         f"Made by `{command}`.\n\n"
-        "| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|\n" + "\n".join(row.line() for row in rows) + "\n"
+        "| "
+        + " | ".join(heads)
+        + " |\n"
+        + "|---" * len(heads)
+        + "|\n"
+        + "\n".join(row.line() for row in rows)
+        + "\n"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=list(EPOCHS))
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.98, 0.99])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=Path("runs/dead-channels"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results/dead_channels.md"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/results/dead_channels.md")
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -169,7 +222,9 @@ def main() -> None:
             rows.append(measure(model, sparsity, args))
             print(rows[-1].line(), flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(report(rows, "python benchmarks/dead_channels.py", args), encoding="utf-8")
+    args.out.write_text(
+        report(rows, "python benchmarks/dead_channels.py", args), encoding="utf-8"
+    )
     print(f"written: {args.out}")
 
 

@@ -35,7 +35,13 @@ from sparsify_fx.onnx_export.storage.codecs import VALUES
 TARGETS = {0.9: {"fp32-packed": 9.5, "fp32": 8.3, "fp16": 14, "int8": 22}}
 TARGETS[0.95] = {"fp32-packed": 17.5, "fp32": 15, "fp16": 24, "int8": 34}
 IMAGE = 224
-FILES = (*(f"gap/{values}" for values in VALUES), "gap/fp32/functions", "coo/fp32", "bitmask/fp32", "auto/fp32-packed")
+FILES = (
+    *(f"gap/{values}" for values in VALUES),
+    "gap/fp32/functions",
+    "coo/fp32",
+    "bitmask/fp32",
+    "auto/fp32-packed",
+)
 
 
 @dataclass(frozen=True)
@@ -86,26 +92,47 @@ def zstd_bytes(file: Path) -> int | None:
 
 def cells(dense: Path, options: argparse.Namespace, folder: Path) -> list[Cell]:
     """Every encoding with every kind of values, packed from the dense file and measured against it."""
-    feed = {"x": np.random.default_rng(0).standard_normal((1, 3, IMAGE, IMAGE)).astype(np.float32)}
+    feed = {
+        "x": np.random.default_rng(0)
+        .standard_normal((1, 3, IMAGE, IMAGE))
+        .astype(np.float32)
+    }
     found = []
     for name in options.files:
         encoding, values, *more = name.split("/")
         packed, functions = folder / "packed.onnx", more == ["functions"]
         try:
-            report = pack_onnx(dense, packed, encoding=encoding, values=values, functions=functions, inputs=feed)
-            speed = measure(dense, packed, feed, loads=options.loads, rounds=options.rounds)
+            report = pack_onnx(
+                dense,
+                packed,
+                encoding=encoding,
+                values=values,
+                functions=functions,
+                inputs=feed,
+            )
+            speed = measure(
+                dense, packed, feed, loads=options.loads, rounds=options.rounds
+            )
         except SparsifyError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
         found.append(Cell(name.replace("/", " "), report, speed))
-        print(f"  {name}: {report.ratio:.2f}x, {speed.to_dict()}", file=sys.stderr, flush=True)
+        print(
+            f"  {name}: {report.ratio:.2f}x, {speed.to_dict()}",
+            file=sys.stderr,
+            flush=True,
+        )
     return found
 
 
-def rows(sparsity: float, dense: Path, options: argparse.Namespace, folder: Path) -> list[str]:
+def rows(
+    sparsity: float, dense: Path, options: argparse.Namespace, folder: Path
+) -> list[str]:
     """The lines of the table for one sparsity."""
     size = dense.stat().st_size
-    lines = [f"| {sparsity:.0%} | dense | {size:,} | 1.00 | | | 1.00 | 1.00 | 1.00 | | |"]
+    lines = [
+        f"| {sparsity:.0%} | dense | {size:,} | 1.00 | | | 1.00 | 1.00 | 1.00 | | |"
+    ]
     done = cells(dense, options, folder)
     if done:
         bound = done[0].report.bytes_bound
@@ -114,35 +141,68 @@ def rows(sparsity: float, dense: Path, options: argparse.Namespace, folder: Path
         )
     zstd = zstd_bytes(dense) if options.zstd else None
     if zstd:
-        lines.append(f"| {sparsity:.0%} | zstd -19 of dense | {zstd:,} | {size / zstd:.2f} | | | | | | | |")
+        lines.append(
+            f"| {sparsity:.0%} | zstd -19 of dense | {zstd:,} | {size / zstd:.2f} | | | | | | | |"
+        )
     for cell in done:
         encoding, values = cell.name.split()[:2]
-        target = TARGETS.get(sparsity, {}).get(values) if encoding == "gap" and options.model == "resnet50" else None
+        target = (
+            TARGETS.get(sparsity, {}).get(values)
+            if encoding == "gap" and options.model == "resnet50"
+            else None
+        )
         aim = "" if target is None else f"{target:g}"
-        over = f"{cell.report.bytes_file / cell.report.bytes_bound:.3f}" if VALUES[values].lossless else ""
+        over = (
+            f"{cell.report.bytes_file / cell.report.bytes_bound:.3f}"
+            if VALUES[values].lossless
+            else ""
+        )
         difference, speed = cell.report.max_rel_difference, cell.speed
         busy = speed.latency_dense / speed.cpu_latency_dense
         shown = "" if difference is None else f"{difference:.0e}" if difference else "0"
-        size_part = f"{cell.report.bytes_file:,} | {cell.report.ratio:.2f} | {aim} | {over}"
+        size_part = (
+            f"{cell.report.bytes_file:,} | {cell.report.ratio:.2f} | {aim} | {over}"
+        )
         speed_part = f"{speed.cpu_load_ratio:.2f} | {speed.peak_ratio:.2f} | {speed.cpu_latency_ratio:.3f}"
-        lines.append(f"| {sparsity:.0%} | {cell.name} | {size_part} | {speed_part} | {shown} | {busy:.1f} |")
+        lines.append(
+            f"| {sparsity:.0%} | {cell.name} | {size_part} | {speed_part} | {shown} | {busy:.1f} |"
+        )
     return lines
 
 
 def main() -> None:
     """Print the table, and write it to --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95])
-    parser.add_argument("--files", nargs="+", default=FILES, help="encoding/values, and /functions")
-    parser.add_argument("--model", choices=["resnet50", "deit_small"], default="resnet50")
-    parser.add_argument("--loads", type=int, default=7, help="loads of each file, of which the median counts")
-    parser.add_argument("--rounds", type=int, default=31, help="runs of each file, of which the median counts")
+    parser.add_argument(
+        "--files", nargs="+", default=FILES, help="encoding/values, and /functions"
+    )
+    parser.add_argument(
+        "--model", choices=["resnet50", "deit_small"], default="resnet50"
+    )
+    parser.add_argument(
+        "--loads",
+        type=int,
+        default=7,
+        help="loads of each file, of which the median counts",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=31,
+        help="runs of each file, of which the median counts",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--zstd", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     titles = "sparsity, file, bytes, times smaller, target, to bound, load, peak memory, latency, difference, restless"
-    table = [f"| {titles.replace(', ', ' | ')} |", "|" + "---|" * (titles.count(",") + 1)]
+    table = [
+        f"| {titles.replace(', ', ' | ')} |",
+        "|" + "---|" * (titles.count(",") + 1),
+    ]
     with tempfile.TemporaryDirectory() as name:
         for sparsity in options.sparsities:
             dense = Path(name) / "dense.onnx"

@@ -28,7 +28,13 @@ from sparsify_fx.checkpoints.run_files import read_checkpoint, read_tensors
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.train import load_config, train
 
-OVERRIDES = ["method=lrr+signin", "sparsity=0.36", "epochs=2", "batch_size=500", "learning_rate.warmup=1"]
+OVERRIDES = [
+    "method=lrr+signin",
+    "sparsity=0.36",
+    "epochs=2",
+    "batch_size=500",
+    "learning_rate.warmup=1",
+]
 Reader = Callable[[Path], Any]
 
 
@@ -85,22 +91,37 @@ def without_seal(file: Path) -> bytes:
 
 def measure(flips: int, folder: Path) -> list[dict[str, Any]]:
     """One row for each kind of file."""
-    config = load_config("mnist5k-lenet5", [*OVERRIDES, "save_cycles=true", "device=cpu"])
+    config = load_config(
+        "mnist5k-lenet5", [*OVERRIDES, "save_cycles=true", "device=cpu"]
+    )
     run = train(config, runs_dir=folder, progress=False, tensorboard=False).path
     files: dict[str, tuple[bytes, Reader]] = {
         "checkpoint.pt": ((run / "checkpoint.pt").read_bytes(), read_checkpoint),
-        "checkpoint.pt as written by 0.1": (without_seal(run / "checkpoint.pt"), read_checkpoint),
+        "checkpoint.pt as written by 0.1": (
+            without_seal(run / "checkpoint.pt"),
+            read_checkpoint,
+        ),
         "model.safetensors": ((run / "model.safetensors").read_bytes(), read_tensors),
-        "cycle-1.safetensors": ((run / "cycle-1.safetensors").read_bytes(), read_tensors),
+        "cycle-1.safetensors": (
+            (run / "cycle-1.safetensors").read_bytes(),
+            read_tensors,
+        ),
     }
     return [
-        {"file": name, "bytes": len(data), "flips": flips, "outcomes": flip_all(data, flips, read, folder)}
+        {
+            "file": name,
+            "bytes": len(data),
+            "flips": flips,
+            "outcomes": flip_all(data, flips, read, folder),
+        }
         for name, (data, read) in files.items()
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--flips", type=int, default=600)
     parser.add_argument("--out", type=Path, default=Path("docs/results/flip_bits.json"))
     args = parser.parse_args()
@@ -108,7 +129,10 @@ def main() -> None:
         rows = measure(args.flips, Path(folder))
     for row in rows:
         print(f"{row['file']}: {row['flips']} flips, {row['outcomes']}")
-    args.out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    args.out.write_text(
+        json.dumps({"torch": torch.__version__, "rows": rows}, indent=2) + "\n",
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":

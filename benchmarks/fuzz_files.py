@@ -58,7 +58,9 @@ def attempt(name: str, file: Path, folder: Path) -> tuple[str, str]:
         outcome, message = "left", f"{[each.name for each in left]}: {message}"
     for each in left:
         each.unlink()
-    return ("slow", f"{taken:.1f} s: {message}") if taken > SECONDS else (outcome, message)
+    return (
+        ("slow", f"{taken:.1f} s: {message}") if taken > SECONDS else (outcome, message)
+    )
 
 
 def _run(name: str, file: Path, target: Path) -> None:
@@ -75,12 +77,18 @@ def _run(name: str, file: Path, target: Path) -> None:
     elif name == "optimize":
         onnx.save(optimize(load_onnx(file))[0], target)
     else:
-        pack_onnx(file, target, target="sparse-ort" if name == "pack-sparse" else "onnx")
+        pack_onnx(
+            file, target, target="sparse-ort" if name == "pack-sparse" else "onnx"
+        )
 
 
 def commands(kind: str) -> tuple[str, ...]:
     """What is tried on files of a kind."""
-    return ("inspect", "pack", "pack-sparse", "unpack", "optimize") if kind == "onnx" else ("inspect", "pack")
+    return (
+        ("inspect", "pack", "pack-sparse", "unpack", "optimize")
+        if kind == "onnx"
+        else ("inspect", "pack")
+    )
 
 
 def work(connection: Connection, seeds: Path, keep: str | None) -> None:
@@ -103,10 +111,14 @@ def work(connection: Connection, seeds: Path, keep: str | None) -> None:
             file = damaged(seed, folder, rng)
             kind = "onnx" if file.suffix == ".onnx" else "checkpoint"
             if keep is not None:
-                shutil.copytree(folder, Path(keep) / f"case-{number}", dirs_exist_ok=True)
+                shutil.copytree(
+                    folder, Path(keep) / f"case-{number}", dirs_exist_ok=True
+                )
             for command in commands(kind):
                 connection.send((number, seed.name, command, "began", ""))
-                connection.send((number, seed.name, command, *attempt(command, file, folder)))
+                connection.send(
+                    (number, seed.name, command, *attempt(command, file, folder))
+                )
         connection.send((number, "", "", "next", ""))
 
 
@@ -128,7 +140,9 @@ class Worker:
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=work, args=(other, self.seeds, self.keep), daemon=True)
+        self.process = context.Process(
+            target=work, args=(other, self.seeds, self.keep), daemon=True
+        )
         self.process.start()
         other.close()
 
@@ -147,7 +161,10 @@ class Worker:
             if self.process.exitcode == 1:
                 raise RuntimeError("the fuzz itself failed; see above") from None
             number, seed, command, *_ = self.last
-            found += [(number, seed, command, "died", f"exit {self.process.exitcode}"), (number, "", "", "next", "")]
+            found += [
+                (number, seed, command, "died", f"exit {self.process.exitcode}"),
+                (number, "", "", "next", ""),
+            ]
             self.start()
         return found
 
@@ -182,9 +199,13 @@ def run(cases: list[int], seeds: Path, keep: str | None) -> list[tuple[Any, ...]
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=20_000)
-    parser.add_argument("--from", type=int, default=0, dest="first", help="the number of the first case")
+    parser.add_argument(
+        "--from", type=int, default=0, dest="first", help="the number of the first case"
+    )
     parser.add_argument("--only", type=int, help="this case alone")
     parser.add_argument("--keep", help="a folder for the damaged files")
     parser.add_argument("--out", default="docs/results/fuzz_files.json")
@@ -193,17 +214,31 @@ def main() -> None:
         seeds = make_seeds(Path(name))
         start = time.time()
         results = run(
-            [given.only] if given.only is not None else list(range(given.first, given.cases)), seeds, given.keep
+            [given.only]
+            if given.only is not None
+            else list(range(given.first, given.cases)),
+            seeds,
+            given.keep,
         )
-    table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    table: dict[str, collections.Counter[str]] = collections.defaultdict(
+        collections.Counter
+    )
     for _, seed, command, outcome, _ in results:
         table[f"{seed} {command}"][outcome] += 1
     faults = [list(row) for row in results if row[3] not in ("done", "error")]
     totals = collections.Counter(row[3] for row in results)
-    print(f"{len({row[0] for row in results})} files: {dict(totals)} in {time.time() - start:.0f} s")
+    print(
+        f"{len({row[0] for row in results})} files: {dict(totals)} in {time.time() - start:.0f} s"
+    )
     if given.only is None:
-        summary = {"files": len({row[0] for row in results}), "calls": dict(totals), "faults": faults}
-        summary["by_seed_and_command"] = {key: dict(value) for key, value in sorted(table.items())}
+        summary = {
+            "files": len({row[0] for row in results}),
+            "calls": dict(totals),
+            "faults": faults,
+        }
+        summary["by_seed_and_command"] = {
+            key: dict(value) for key, value in sorted(table.items())
+        }
         Path(given.out).write_text(json.dumps(summary, indent=1) + "\n")
 
 

@@ -11,15 +11,51 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 
-NUMBERS = (0, 1, -1, 2, 3, 7, 127, 255, 2**15, 2**31 - 1, 2**31, -(2**31), 2**40, 2**62, 2**63 - 1, -(2**63))
-TEXTS = ("", "x", "y", "w", "Loop", "Identity", "If", "../w", "sparsify_fx", "MatMul", "{}", "[[", "gap fp32", "\x00")
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    127,
+    255,
+    2**15,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**40,
+    2**62,
+    2**63 - 1,
+    -(2**63),
+)
+TEXTS = (
+    "",
+    "x",
+    "y",
+    "w",
+    "Loop",
+    "Identity",
+    "If",
+    "../w",
+    "sparsify_fx",
+    "MatMul",
+    "{}",
+    "[[",
+    "gap fp32",
+    "\x00",
+)
 
 
 def damaged(seed: Path, folder: Path, rng: np.random.Generator) -> Path:
     """A copy of the seed's folder with one file in it damaged; the path of the model."""
     for each in seed.iterdir():
         shutil.copy(each, folder / each.name)
-    model = next(each for each in sorted(folder.iterdir()) if each.stem == "model" and each.suffix != ".data")
+    model = next(
+        each
+        for each in sorted(folder.iterdir())
+        if each.stem == "model" and each.suffix != ".data"
+    )
     if model.suffix == ".onnx" and rng.random() < 0.6:
         _by_fields(model, rng)
     else:
@@ -31,7 +67,13 @@ def damaged(seed: Path, folder: Path, rng: np.random.Generator) -> Path:
 
 def _by_bytes(data: bytes, rng: np.random.Generator) -> bytes:
     """A few of the things that happen to bytes."""
-    ways: tuple[Callable[[bytearray, np.random.Generator], bytearray], ...] = (_flip, _write, _cut, _double, _insert)
+    ways: tuple[Callable[[bytearray, np.random.Generator], bytearray], ...] = (
+        _flip,
+        _write,
+        _cut,
+        _double,
+        _insert,
+    )
     found = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         if found:
@@ -111,7 +153,11 @@ def _change(message: Message, field: Any, rng: np.random.Generator) -> None:
 def _other(value: Any, field: Any, rng: np.random.Generator) -> Any:
     """Another value of the same kind."""
     if isinstance(value, bool | int):
-        return int(NUMBERS[rng.integers(len(NUMBERS))]) if rng.random() < 0.7 else int(value) + int(rng.integers(-3, 4))
+        return (
+            int(NUMBERS[rng.integers(len(NUMBERS))])
+            if rng.random() < 0.7
+            else int(value) + int(rng.integers(-3, 4))
+        )
     if isinstance(value, float):
         return float(rng.choice([0.0, -1.0, np.inf, np.nan, 1e38]))
     if isinstance(value, bytes):

@@ -30,8 +30,16 @@ def make_seeds(folder: Path) -> Path:
         onnx.save(make(), _in(folder, f"place-{name}") / "model.onnx")
     plain = folder / "place-in_nodes" / "model.onnx"
     for encoding, values, functions in PACKED:
-        place = _in(folder, f"packed-{encoding}-{values}{'-functions' if functions else ''}")
-        pack_onnx(plain, place / "model.onnx", encoding=encoding, values=values, functions=functions)
+        place = _in(
+            folder, f"packed-{encoding}-{values}{'-functions' if functions else ''}"
+        )
+        pack_onnx(
+            plain,
+            place / "model.onnx",
+            encoding=encoding,
+            values=values,
+            functions=functions,
+        )
     _networks(folder)
     _external(folder)
     _checkpoints(folder)
@@ -58,7 +66,12 @@ def _networks(folder: Path) -> None:
             parameter.data *= torch.rand_like(parameter) < 0.05
     image = torch.randn(1, 3, 8, 8)
     sparsify_fx.export(model, _in(folder, "exported") / "model.onnx", image)
-    sparsify_fx.export(model, _in(folder, "sparse-operators") / "model.onnx", image, target="sparse-ort")
+    sparsify_fx.export(
+        model,
+        _in(folder, "sparse-operators") / "model.onnx",
+        image,
+        target="sparse-ort",
+    )
     for how in ("qdq-channel-int8", "dynamic-uint8"):
         place = _in(folder, how)
         quantized(place, how).rename(place / "model.onnx")
@@ -74,7 +87,9 @@ def _external(folder: Path) -> None:
     ]
     model = model_of(nodes, [tensor(pruned(1), "w"), tensor(pruned(2), "v")])
     file = _in(folder, "outside") / "model.onnx"
-    onnx.save(model, file, save_as_external_data=True, location="model.data", size_threshold=0)
+    onnx.save(
+        model, file, save_as_external_data=True, location="model.data", size_threshold=0
+    )
 
 
 def _checkpoints(folder: Path) -> None:
@@ -85,8 +100,13 @@ def _checkpoints(folder: Path) -> None:
     optimizer = torch.optim.Adam(net.parameters())
     net(torch.ones(1, 20)).sum().backward()
     optimizer.step()
-    torch.save({"model": net.state_dict(), "optim": optimizer.state_dict()}, _in(folder, "torch") / "model.pt")
+    torch.save(
+        {"model": net.state_dict(), "optim": optimizer.state_dict()},
+        _in(folder, "torch") / "model.pt",
+    )
     for method in ("signin", "str", "l0"):
-        rewritten = sparsify_fx.apply(nn.Sequential(nn.Linear(20, 16), nn.Linear(16, 4)), method, sparsity=0.5)
+        rewritten = sparsify_fx.apply(
+            nn.Sequential(nn.Linear(20, 16), nn.Linear(16, 4)), method, sparsity=0.5
+        )
         torch.save(rewritten.state_dict(), _in(folder, f"torch-{method}") / "model.pt")
     np.savez(_in(folder, "npz") / "model.npz", w=np.eye(3))

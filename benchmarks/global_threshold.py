@@ -51,26 +51,43 @@ def shapes(total: int) -> dict[str, tuple[int, ...]]:
     """ResNet-50's prunable weights; other totals shrink every layer's first dimension alike."""
     with torch.device("meta"):
         found = {
-            name: tuple(layer.weight.shape) for name, layer in select_layers(torchvision.models.resnet50()).items()
+            name: tuple(layer.weight.shape)
+            for name, layer in select_layers(torchvision.models.resnet50()).items()
         }
     share = total / sum(torch.Size(shape).numel() for shape in found.values())
-    return {name: (max(1, round(shape[0] * share)), *shape[1:]) for name, shape in found.items()}
+    return {
+        name: (max(1, round(shape[0] * share)), *shape[1:])
+        for name, shape in found.items()
+    }
 
 
-def chosen(criterion: Criterion, weights: Scores, kept: int, alive: Scores | None = None) -> Callable[[], Scores]:
-    context = PruningContext(weights, torch.Generator().manual_seed(0), kept, Global(), alive=alive)
+def chosen(
+    criterion: Criterion, weights: Scores, kept: int, alive: Scores | None = None
+) -> Callable[[], Scores]:
+    context = PruningContext(
+        weights, torch.Generator().manual_seed(0), kept, Global(), alive=alive
+    )
     return lambda: choose_masks(criterion, context)
 
 
 def candidates(total: int, sparsity: float) -> dict[str, Callable[[], Any]]:
     generator = torch.Generator().manual_seed(0)
-    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes(total).items()}
+    weights = {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in shapes(total).items()
+    }
     flat = torch.cat([weight.abs().flatten() for weight in weights.values()])
     kept = round((1 - sparsity) * flat.numel())
     scores = {name: weight.abs() for name, weight in weights.items()}
-    alive = {name: (torch.rand(w.shape, generator=generator) < 0.5).to(torch.uint8) for name, w in weights.items()}
+    alive = {
+        name: (torch.rand(w.shape, generator=generator) < 0.5).to(torch.uint8)
+        for name, w in weights.items()
+    }
     tied = {name: score.mul(8).round() for name, score in scores.items()}
-    mixed = {name: score.to([torch.float32, torch.bfloat16][i % 2]) for i, (name, score) in enumerate(scores.items())}
+    mixed = {
+        name: score.to([torch.float32, torch.bfloat16][i % 2])
+        for i, (name, score) in enumerate(scores.items())
+    }
 
     def kthvalue() -> Tensor:
         return torch.kthvalue(flat, flat.numel() - kept + 1).values
@@ -80,7 +97,9 @@ def candidates(total: int, sparsity: float) -> dict[str, Callable[[], Any]]:
         "kthvalue again": kthvalue,
         "scores given": chosen(Given(scores), weights, kept),
         "magnitude": chosen(CRITERIA["magnitude"], weights, kept),
-        "scores given, half pruned before": chosen(Given(scores), weights, kept // 2, alive),
+        "scores given, half pruned before": chosen(
+            Given(scores), weights, kept // 2, alive
+        ),
         "scores given, many ties": chosen(Given(tied), weights, kept),
         "scores given, float32 and bfloat16": chosen(Given(mixed), weights, kept),
     }
@@ -88,7 +107,9 @@ def candidates(total: int, sparsity: float) -> dict[str, Callable[[], Any]]:
 
 def measure(total: int, sparsity: float, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", SparsifyWarning)  # many ties are one of the cases; the process ends after this
+    warnings.simplefilter(
+        "ignore", SparsifyWarning
+    )  # many ties are one of the cases; the process ends after this
     todo = candidates(total, sparsity)
     times: dict[str, list[float]] = {name: [] for name in todo}
     for round_ in range(rounds + 1):
@@ -107,18 +128,27 @@ def measure(total: int, sparsity: float, rounds: int) -> dict[str, Any]:
         "sparsity": sparsity,
         "seconds": times,
         "median": {name: statistics.median(each) for name, each in times.items()},
-        "ratio to kthvalue": {name: statistics.median(each) / base for name, each in times.items()},
-        "versions": {"sparsify_fx": sparsify_fx.__version__, "torch": torch.__version__},
+        "ratio to kthvalue": {
+            name: statistics.median(each) / base for name, each in times.items()
+        },
+        "versions": {
+            "sparsify_fx": sparsify_fx.__version__,
+            "torch": torch.__version__,
+        },
         "processor": platform.processor() or platform.machine(),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", type=int, default=25_000_000)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/global_threshold.json"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/results/global_threshold.json")
+    )
     options = parser.parse_args()
     result = measure(options.weights, options.sparsity, options.rounds)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

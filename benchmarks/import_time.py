@@ -35,7 +35,12 @@ def seconds(code: str) -> float:
     before = os.times()
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     after = os.times()
-    return after.children_user - before.children_user + after.children_system - before.children_system
+    return (
+        after.children_user
+        - before.children_user
+        + after.children_system
+        - before.children_system
+    )
 
 
 def main() -> None:
@@ -47,9 +52,13 @@ def main() -> None:
     for _ in range(chosen.rounds + 1):
         for name, code in KINDS.items():
             taken[name].append(round(seconds(code), 2))
-    samples = {name: times[1:] for name, times in taken.items()}  # the first wrote .pyc files and read from the disk
+    samples = {
+        name: times[1:] for name, times in taken.items()
+    }  # the first wrote .pyc files and read from the disk
     result = {
-        "processor time, s": {name: statistics.median(times) for name, times in samples.items()},
+        "processor time, s": {
+            name: statistics.median(times) for name, times in samples.items()
+        },
         "samples, s": samples,
         "torch": torch.__version__,
         "python": platform.python_version(),

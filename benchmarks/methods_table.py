@@ -24,17 +24,38 @@ from sparsify_fx.schedules import Cycles
 from sparsify_fx.train import load_config, train
 
 SUMS = (
-    *("acdc+signin", "lrr+signin", "lrr+pilot", "wr+pilot", "snip+signin", "synflow+signin", "rigl+signin"),
+    *(
+        "acdc+signin",
+        "lrr+signin",
+        "lrr+pilot",
+        "wr+pilot",
+        "snip+signin",
+        "synflow+signin",
+        "rigl+signin",
+    ),
     *("lrr+snip", "imp+synflow"),
 )
-STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 %, by number of seeds
+STUDENT_T = {
+    2: 12.706,
+    3: 4.303,
+    4: 3.182,
+    5: 2.776,
+}  # two-sided 95 %, by number of seeds
 KEEP = 0.5  # of the weights in a cycle: with 0.8 the cycles to 0.98 would not fit into the budget
 # A multilayer perceptron: two seconds a training, so that all cells take 40 minutes, not hours.
-SETUP = {"model": "lenet300", "init": "kaiming_normal", "batch_size": 256, "eval_every": 100, "checkpoint_every": 100}
+SETUP = {
+    "model": "lenet300",
+    "init": "kaiming_normal",
+    "batch_size": 256,
+    "eval_every": 100,
+    "checkpoint_every": 100,
+}
 Cell = tuple[str, float]
 
 
-def one_run(recipe: str, method: str, sparsity: float, seed: int, budget: int, runs: Path) -> tuple[Cell, float | str]:
+def one_run(
+    recipe: str, method: str, sparsity: float, seed: int, budget: int, runs: Path
+) -> tuple[Cell, float | str]:
     """Train one cell with one seed; its test accuracy, or the reason why it failed."""
     torch.set_num_threads(1)
     schedule, axes = find_method(method).resolved().schedule, {}
@@ -42,9 +63,21 @@ def one_run(recipe: str, method: str, sparsity: float, seed: int, budget: int, r
         schedule = Cycles(keep=KEEP)
         axes = {"schedule": {"name": "cycles", "keep": KEEP}}
     epochs = max(2, round(budget / schedule.runs(sparsity)))
-    values = {"method": method, "sparsity": sparsity, "seed": seed, "epochs": epochs, "axes": axes, **SETUP}
+    values = {
+        "method": method,
+        "sparsity": sparsity,
+        "seed": seed,
+        "epochs": epochs,
+        "axes": axes,
+        **SETUP,
+    }
     try:
-        result = train(load_config(recipe, values=values), runs_dir=runs, progress=False, tensorboard=False)
+        result = train(
+            load_config(recipe, values=values),
+            runs_dir=runs,
+            progress=False,
+            tensorboard=False,
+        )
     except SparsifyError as error:
         return (method, sparsity), f"{type(error).__name__}: {error}"
     return (method, sparsity), result.test_accuracy
@@ -58,43 +91,72 @@ def interval(values: list[float]) -> str:
     return f"{mean:.1f} ± {100 * STUDENT_T[len(values)] * statistics.stdev(values) / len(values) ** 0.5:.1f}"
 
 
-def table(found: dict[Cell, list[float]], failed: dict[Cell, str], sparsities: Iterable[float]) -> str:
+def table(
+    found: dict[Cell, list[float]], failed: dict[Cell, str], sparsities: Iterable[float]
+) -> str:
     """Markdown: one row a method, one column a sparsity."""
     columns = list(sparsities)
-    lines = ["| method | " + " | ".join(f"s = {s:g}" for s in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = [
+        "| method | " + " | ".join(f"s = {s:g}" for s in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
     methods = dict.fromkeys(method for method, _ in (*found, *failed))
     for method in methods:
-        cells = [interval(found[method, s]) if (method, s) in found else "failed" for s in columns]
+        cells = [
+            interval(found[method, s]) if (method, s) in found else "failed"
+            for s in columns
+        ]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    lines += [f"\n{method} at {sparsity:g}: {reason}" for (method, sparsity), reason in failed.items()]
+    lines += [
+        f"\n{method} at {sparsity:g}: {reason}"
+        for (method, sparsity), reason in failed.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     find_method("dense")  # fills the registry
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--recipe", default="mnist5k-lenet5-bn")
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *SUMS])
-    parser.add_argument("--sparsities", nargs="+", type=float, default=[0.8, 0.9, 0.95, 0.98])
+    parser.add_argument(
+        "--sparsities", nargs="+", type=float, default=[0.8, 0.9, 0.95, 0.98]
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=int, default=20, help="epochs of one training, over all its cycles")
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=20,
+        help="epochs of one training, over all its cycles",
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/methods-table"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results/methods_mnist5k.md"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/results/methods_mnist5k.md")
+    )
     args = parser.parse_args()
     jobs = [(args.recipe, m, s, seed, args.budget, args.runs)
             for m in args.methods for s in args.sparsities for seed in range(args.seeds)]  # fmt: skip
     found: dict[Cell, list[float]] = {}
     failed: dict[Cell, str] = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for done, (cell, outcome) in enumerate(pool.map(one_run, *zip(*jobs, strict=True)), start=1):
+        for done, (cell, outcome) in enumerate(
+            pool.map(one_run, *zip(*jobs, strict=True)), start=1
+        ):
             if isinstance(outcome, str):
                 failed[cell] = outcome
             else:
                 found.setdefault(cell, []).append(outcome)
-            print(f"{done} of {len(jobs)}: {cell[0]} at {cell[1]:g}: {outcome}", flush=True)
+            print(
+                f"{done} of {len(jobs)}: {cell[0]} at {cell[1]:g}: {outcome}",
+                flush=True,
+            )
     for cell in failed:
         found.pop(cell, None)
-    command = "python benchmarks/methods_table.py" + (f" --budget {args.budget} --seeds {args.seeds}")
+    command = "python benchmarks/methods_table.py" + (
+        f" --budget {args.budget} --seeds {args.seeds}"
+    )
     head = (
         "# All methods on 5,000 digits\n\n"
         f"Test accuracy in per cent on 1,000 real digits, mean and 95 % interval over {args.seeds} seeds.\n"

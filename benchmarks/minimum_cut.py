@@ -45,7 +45,13 @@ MODELS = (
     "torchvision:vit_b_16",
     "torchvision:maxvit_t",
 )
-FLOWS = ("preflow_push", "shortest_augmenting_path", "edmonds_karp", "dinitz", "boykov_kolmogorov")
+FLOWS = (
+    "preflow_push",
+    "shortest_augmenting_path",
+    "edmonds_karp",
+    "dinitz",
+    "boykov_kolmogorov",
+)
 ALLOWED = 2.0
 """networkx is used if it takes at most so many times as long on the largest graph."""
 
@@ -59,7 +65,9 @@ def ours(costs: Costs) -> set[str]:
     for (a, b), cost in costs.items():
         left[a][b] = left[a].get(b, 0.0) + cost
         left[b].setdefault(a, 0.0)
-    for middle in list(left):  # what goes through one place alone, first: that is most of it
+    for middle in list(
+        left
+    ):  # what goes through one place alone, first: that is most of it
         _send(left, [SOURCE, middle, SINK])
     while True:
         before = _reached(left)
@@ -114,19 +122,29 @@ def graph_of(name: str, sparsity: float) -> dict[tuple[str, str], float]:
         export(model, path, torch.randn(2, 3, 224, 224), encoding="dense")
         dense = onnx.load(path)
     layouts.minimum_cut = catch
-    runtime.to_sparse(pruned(dense, sparsity, "uniform"), sizes={dense.graph.input[0].name: (1, 3, 224, 224)})
+    runtime.to_sparse(
+        pruned(dense, sparsity, "uniform"),
+        sizes={dense.graph.input[0].name: (1, 3, 224, 224)},
+    )
     layouts.minimum_cut = minimum_cut
     return caught[0]
 
 
-def kept_graph(name: str, sparsity: float, folder: Path | None) -> dict[tuple[str, str], float]:
+def kept_graph(
+    name: str, sparsity: float, folder: Path | None
+) -> dict[tuple[str, str], float]:
     """The same, from the folder if it is there."""
     file = None if folder is None else folder / f"{name.replace(':', '-')}.json"
     if file is not None and file.exists():
-        return {(a, b): cost for a, b, cost in json.loads(file.read_text(encoding="utf-8"))}
+        return {
+            (a, b): cost for a, b, cost in json.loads(file.read_text(encoding="utf-8"))
+        }
     costs = graph_of(name, sparsity)
     if file is not None:
-        file.write_text(json.dumps([[a, b, cost] for (a, b), cost in costs.items()]), encoding="utf-8")
+        file.write_text(
+            json.dumps([[a, b, cost] for (a, b), cost in costs.items()]),
+            encoding="utf-8",
+        )
     return costs
 
 
@@ -162,23 +180,37 @@ def import_seconds() -> float:
     """Processor time that importing networkx takes behind torch and onnxruntime: median of five processes."""
     code = "import time, torch, onnxruntime; t = time.process_time(); import networkx; print(time.process_time() - t)"
     command = [sys.executable, "-c", code]
-    return statistics.median(float(subprocess.check_output(command, text=True)) for _ in range(5))
+    return statistics.median(
+        float(subprocess.check_output(command, text=True)) for _ in range(5)
+    )
 
 
 def main() -> None:
     """Measure, write and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--graphs", type=Path, help="a folder for the graphs, which are exported once")
+    parser.add_argument(
+        "--graphs", type=Path, help="a folder for the graphs, which are exported once"
+    )
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     rows = {}
     for name in chosen.models:
-        rows[name] = compared(kept_graph(name, chosen.sparsity, chosen.graphs), chosen.runs)
-        print(name, rows[name]["edges"], rows[name]["times ours"], all(rows[name]["same side"].values()), flush=True)
+        rows[name] = compared(
+            kept_graph(name, chosen.sparsity, chosen.graphs), chosen.runs
+        )
+        print(
+            name,
+            rows[name]["edges"],
+            rows[name]["times ours"],
+            all(rows[name]["same side"].values()),
+            flush=True,
+        )
     largest = max(rows, key=lambda name: rows[name]["edges"])
     used = rows[largest]["times ours"]["used"]
     result = {

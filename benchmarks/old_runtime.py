@@ -19,7 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+LEVELS = (
+    "ORT_DISABLE_ALL",
+    "ORT_ENABLE_BASIC",
+    "ORT_ENABLE_EXTENDED",
+    "ORT_ENABLE_ALL",
+)
 
 
 def outputs(file: str, level: str, save: str) -> np.ndarray:
@@ -29,10 +34,18 @@ def outputs(file: str, level: str, save: str) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, level
+    )
     options.optimized_model_filepath = save
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: np.linspace(-1, 1, 2 * 3 * 32 * 32, dtype=np.float32).reshape(2, 3, 32, 32)}
+    session = onnxruntime.InferenceSession(
+        file, options, providers=["CPUExecutionProvider"]
+    )
+    feed = {
+        session.get_inputs()[0].name: np.linspace(
+            -1, 1, 2 * 3 * 32 * 32, dtype=np.float32
+        ).reshape(2, 3, 32, 32)
+    }
     return np.asarray(session.run(None, feed)[0])
 
 
@@ -44,10 +57,22 @@ def check(folder: Path) -> None:
     for packed in sorted(folder.glob("*.packed.onnx")):
         dense = packed.with_name(packed.name.replace(".packed.", ".dense."))
         for level in LEVELS:
-            saves = [str(file.with_suffix(f".{level}.optimized")) for file in (dense, packed)]
-            a, b = outputs(str(dense), level, saves[0]), outputs(str(packed), level, saves[1])
+            saves = [
+                str(file.with_suffix(f".{level}.optimized")) for file in (dense, packed)
+            ]
+            a, b = (
+                outputs(str(dense), level, saves[0]),
+                outputs(str(packed), level, saves[1]),
+            )
             difference = float(np.abs(a - b).max() / np.abs(a).max())
-            found.append({"file": packed.name, "level": level, "difference": difference, "graphs": saves})
+            found.append(
+                {
+                    "file": packed.name,
+                    "level": level,
+                    "difference": difference,
+                    "graphs": saves,
+                }
+            )
     print(json.dumps({"onnxruntime": onnxruntime.__version__, "cases": found}))
 
 
@@ -60,9 +85,20 @@ def write(folder: Path) -> None:
     from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES, rounds
 
     torch.manual_seed(0)
-    body = (nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 96, 1), nn.ReLU())
+    body = (
+        nn.Conv2d(3, 64, 3),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3, groups=64),
+        nn.Conv2d(64, 96, 1),
+        nn.ReLU(),
+    )
     model = nn.Sequential(
-        *body, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(1536, 200), nn.ReLU(), nn.Linear(200, 9)
+        *body,
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(1536, 200),
+        nn.ReLU(),
+        nn.Linear(200, 9),
     )
     with torch.no_grad():
         for weight in model.parameters():
@@ -71,12 +107,20 @@ def write(folder: Path) -> None:
     dense = folder / "all.onnx"
     export(model.eval(), dense, torch.randn(1, 3, 32, 32), encoding="dense")
     kept = rounds.ENOUGH
-    for encoding, values, functions, enough in itertools.product(ENCODINGS, VALUES, (False, True), (kept, 0)):
+    for encoding, values, functions, enough in itertools.product(
+        ENCODINGS, VALUES, (False, True), (kept, 0)
+    ):
         rounds.ENOUGH = enough  # 0: as large models are rebuilt
-        stem = f"{encoding}-{values}" + ("-functions" if functions else "") + ("" if enough else "-rounds")
+        stem = (
+            f"{encoding}-{values}"
+            + ("-functions" if functions else "")
+            + ("" if enough else "-rounds")
+        )
         packed = folder / f"{stem}.packed.onnx"
         pack_onnx(dense, packed, encoding=encoding, values=values, functions=functions)
-        unpack_onnx(packed, folder / f"{stem}.dense.onnx")  # of lossy values: what they were rounded to
+        unpack_onnx(
+            packed, folder / f"{stem}.dense.onnx"
+        )  # of lossy values: what they were rounded to
     rounds.ENOUGH = kept
     dense.unlink()
 
@@ -88,7 +132,12 @@ def main(python: str) -> int:
     failures = 0
     with tempfile.TemporaryDirectory() as name:
         write(Path(name))
-        done = subprocess.run([python, __file__, "--check", name], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [python, __file__, "--check", name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode != 0:
             print(done.stderr.strip()[-2000:], file=sys.stderr)
             return 1
@@ -97,10 +146,16 @@ def main(python: str) -> int:
         for case in answer["cases"]:
             nodes = [len(onnx.load(graph).graph.node) for graph in case["graphs"]]
             folded = case["level"] != "ORT_DISABLE_ALL"
-            good = (case["difference"] == 0 and nodes[0] == nodes[1]) if folded else case["difference"] <= 1e-6
+            good = (
+                (case["difference"] == 0 and nodes[0] == nodes[1])
+                if folded
+                else case["difference"] <= 1e-6
+            )
             failures += not good
             if not good:
-                print(f"{case['file']} at {case['level']}: difference {case['difference']:.1e}, nodes {nodes}")
+                print(
+                    f"{case['file']} at {case['level']}: difference {case['difference']:.1e}, nodes {nodes}"
+                )
     print("all equal, all folded" if not failures else f"{failures} cases differ")
     return failures
 

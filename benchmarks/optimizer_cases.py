@@ -22,7 +22,11 @@ _MORE: dict[str, dict[str, Any]] = {
     "pytorch_optimizer.sgd": {"momentum": 0.9},
 }
 _WITH_MODEL = ("adammini", "lomo", "adalomo")  # take the model, not its parameters
-_MATRICES_ONLY = ("torch.Muon", "pytorch_optimizer.spectralsphere", "pytorch_optimizer.lorarite")
+_MATRICES_ONLY = (
+    "torch.Muon",
+    "pytorch_optimizer.spectralsphere",
+    "pytorch_optimizer.lorarite",
+)
 _MUONS = (
     "adago",
     "adamuon",
@@ -58,7 +62,12 @@ def cases(libraries: tuple[str, ...]) -> Iterator[Case]:
         for name, build in LIBRARIES[library]():
             full = f"{library}.{name}"
             kind = name.lower()
-            yield Case(full, build, any(k in kind for k in _CLOSURES), any(k in kind for k in _GRAPHS))
+            yield Case(
+                full,
+                build,
+                any(k in kind for k in _CLOSURES),
+                any(k in kind for k in _GRAPHS),
+            )
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:
@@ -68,7 +77,11 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
 
 def _torch() -> Iterator[tuple[str, Build]]:
     for name, cls in vars(torch.optim).items():
-        if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer:
+        if (
+            isinstance(cls, type)
+            and issubclass(cls, torch.optim.Optimizer)
+            and cls is not torch.optim.Optimizer
+        ):
             yield name, _plain(f"torch.{name}", cls)
 
 
@@ -76,10 +89,19 @@ def _timm() -> Iterator[tuple[str, Build]]:
     import timm.optim
 
     for name in timm.optim.list_optimizers():
-        yield name, lambda model, name=name: [timm.optim.create_optimizer_v2(trained(model), opt=name, lr=RATE)]
+        yield (
+            name,
+            lambda model, name=name: [
+                timm.optim.create_optimizer_v2(trained(model), opt=name, lr=RATE)
+            ],
+        )
     yield (
         "lookahead_adamw",
-        lambda model: [timm.optim.create_optimizer_v2(trained(model), opt="lookahead_adamw", lr=RATE)],
+        lambda model: [
+            timm.optim.create_optimizer_v2(
+                trained(model), opt="lookahead_adamw", lr=RATE
+            )
+        ],
     )
 
 
@@ -90,7 +112,10 @@ def _schedulefree() -> Iterator[tuple[str, Build]]:
         if not isinstance(cls, type):
             continue
         if "Wrapper" in name:
-            yield name, lambda model, cls=cls: [cls(torch.optim.SGD(trained(model), lr=RATE))]
+            yield (
+                name,
+                lambda model, cls=cls: [cls(torch.optim.SGD(trained(model), lr=RATE))],
+            )
         else:
             yield name, _plain(f"schedulefree.{name}", cls)
 
@@ -108,13 +133,23 @@ def _pytorch_optimizer() -> Iterator[tuple[str, Build]]:
             yield name, _plain(f"pytorch_optimizer.{name}", cls)
     for wrapper in ("Lookahead", "TRAC", "OrthoGrad"):
         cls = getattr(pytorch_optimizer, wrapper)
-        yield wrapper.lower(), lambda model, cls=cls: [cls(torch.optim.AdamW(trained(model), lr=RATE))]
+        yield (
+            wrapper.lower(),
+            lambda model, cls=cls: [cls(torch.optim.AdamW(trained(model), lr=RATE))],
+        )
 
 
 def _torchao() -> Iterator[tuple[str, Build]]:
     import torchao.optim
 
-    for name in ("Adam8bit", "AdamW8bit", "Adam4bit", "AdamW4bit", "AdamFp8", "AdamWFp8"):
+    for name in (
+        "Adam8bit",
+        "AdamW8bit",
+        "Adam4bit",
+        "AdamW4bit",
+        "AdamFp8",
+        "AdamWFp8",
+    ):
         yield name, _plain(f"torchao.{name}", getattr(torchao.optim, name))
 
 
@@ -124,7 +159,11 @@ def _transformers() -> Iterator[tuple[str, Build]]:
     yield "Adafactor", lambda model: [Adafactor(trained(model))]
     yield (
         "Adafactor_fixed_rate",
-        lambda model: [Adafactor(trained(model), lr=RATE, scale_parameter=False, relative_step=False)],
+        lambda model: [
+            Adafactor(
+                trained(model), lr=RATE, scale_parameter=False, relative_step=False
+            )
+        ],
     )
 
 
@@ -148,7 +187,10 @@ def _plain(name: str, cls: Any) -> Build:
         if name not in _MATRICES_ONLY:
             return [cls(trained(model), **options)]
         others = [parameter for parameter in trained(model) if parameter.dim() != 2]
-        return [cls([p for p in trained(model) if p.dim() == 2], **options), torch.optim.AdamW(others, lr=RATE)]
+        return [
+            cls([p for p in trained(model) if p.dim() == 2], **options),
+            torch.optim.AdamW(others, lr=RATE),
+        ]
 
     return build
 
@@ -156,13 +198,23 @@ def _plain(name: str, cls: Any) -> Build:
 def _muon_groups(model: nn.Module) -> list[dict[str, Any]]:
     matrices = [parameter for parameter in trained(model) if parameter.dim() == 2]
     others = [parameter for parameter in trained(model) if parameter.dim() != 2]
-    return [{"params": matrices, "use_muon": True}, {"params": others, "use_muon": False}]
+    return [
+        {"params": matrices, "use_muon": True},
+        {"params": others, "use_muon": False},
+    ]
 
 
 def net() -> nn.Sequential:
     """Two hidden layers; one weight has 4096 entries, from which on quantised optimizers quantise."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 4))
+    return nn.Sequential(
+        nn.Linear(16, 64),
+        nn.ReLU(),
+        nn.Linear(64, 64),
+        nn.LayerNorm(64),
+        nn.ReLU(),
+        nn.Linear(64, 4),
+    )
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:

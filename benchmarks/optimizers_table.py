@@ -29,7 +29,11 @@ from torch.nn import functional as F
 import sparsify_fx
 from benchmarks.optimizer_cases import LIBRARIES, Case, batch, cases, net, trained
 from sparsify_fx.errors import SparsifyError, SparsifyWarning
-from sparsify_fx.optimizer_states import clear_entries, restore_optimizer_state, take_optimizer_state
+from sparsify_fx.optimizer_states import (
+    clear_entries,
+    restore_optimizer_state,
+    take_optimizer_state,
+)
 from sparsify_fx.optimizer_states.counters import counters
 from sparsify_fx.optimizer_states.holders import holders, places, walk
 from sparsify_fx.programs.owners import programs
@@ -95,7 +99,11 @@ class Run:
         for optimizer in self.optimizers:
             switch(optimizer, "train")
         self.scheduler = sparsify_fx.Scheduler(
-            self.model, self.optimizers, epochs=EPOCHS, steps_per_epoch=STEPS, learning_rate=None
+            self.model,
+            self.optimizers,
+            epochs=EPOCHS,
+            steps_per_epoch=STEPS,
+            learning_rate=None,
         )
 
     def step(self, number: int) -> None:
@@ -115,7 +123,9 @@ def switch(optimizer: Any, mode: str) -> None:
         getattr(optimizer, mode)()
 
 
-def optimizer_step(case: Case, model: nn.Module, optimizers: list[Any], number: int) -> None:
+def optimizer_step(
+    case: Case, model: nn.Module, optimizers: list[Any], number: int
+) -> None:
     """Forward, backward and one step of all optimizers."""
     inputs, labels = batch(number)
     torch.manual_seed(number)
@@ -150,13 +160,22 @@ def zeros(case: Case) -> str:
         run.train(number, number + 1)
         for program in programs(run.model).values():
             pruned = program.current_mask() == 0
-            if program()[pruned].count_nonzero() or program.get_parameter("dense")[pruned].count_nonzero():
+            if (
+                program()[pruned].count_nonzero()
+                or program.get_parameter("dense")[pruned].count_nonzero()
+            ):
                 return "no"
     for optimizer in run.optimizers:
         switch(optimizer, "eval")
     sparsify_fx.merge(run.model)
-    total = sum(layer.weight.numel() for layer in run.model if isinstance(layer, nn.Linear))
-    alive = sum(int(layer.weight.count_nonzero()) for layer in run.model if isinstance(layer, nn.Linear))
+    total = sum(
+        layer.weight.numel() for layer in run.model if isinstance(layer, nn.Linear)
+    )
+    alive = sum(
+        int(layer.weight.count_nonzero())
+        for layer in run.model
+        if isinstance(layer, nn.Linear)
+    )
     return "yes" if alive <= round(0.2 * total) else "no"
 
 
@@ -165,17 +184,25 @@ def fresh(case: Case) -> str:
     run = Run(case)
     run.train(0, STEPS - 1)
     run.step(STEPS - 1)
-    before = {name: program.current_mask().clone() for name, program in programs(run.model).items()}
+    before = {
+        name: program.current_mask().clone()
+        for name, program in programs(run.model).items()
+    }
     run.scheduler.step()
     for name, program in programs(run.model).items():
-        factor, moved = program.get_parameter("dense"), program.current_mask() != before[name]
+        factor, moved = (
+            program.get_parameter("dense"),
+            program.current_mask() != before[name],
+        )
         left = state_tensors(run, factor)
         torch.manual_seed(0)
         clear_entries(run.optimizers, factor, moved)
         if not same(left, state_tensors(run, factor)):
             return "no"
     for parameter in trained(run.model):
-        clear_entries(run.optimizers, parameter, torch.ones_like(parameter, dtype=torch.bool))
+        clear_entries(
+            run.optimizers, parameter, torch.ones_like(parameter, dtype=torch.bool)
+        )
     return compare_first_updates(run)
 
 
@@ -186,7 +213,10 @@ def compare_first_updates(run: Run) -> str:
     twin.load_state_dict(run.model.state_dict())
     others = run.case.build(twin)
     pairs = list(zip(trained(run.model), trained(twin), strict=True))
-    starts = [start_of(mine, other) for mine, other in zip(run.optimizers, others, strict=True)]
+    starts = [
+        start_of(mine, other)
+        for mine, other in zip(run.optimizers, others, strict=True)
+    ]
     records = record_states(others, dict(pairs))
     for optimizer in others:
         switch(optimizer, "train")
@@ -197,7 +227,9 @@ def compare_first_updates(run: Run) -> str:
         for place in places(run.optimizers, parameter):
             for key, value in recorded.items():
                 if key in place.state and is_counter(value):
-                    place.state[key] = value.clone() if isinstance(value, Tensor) else value
+                    place.state[key] = (
+                        value.clone() if isinstance(value, Tensor) else value
+                    )
     run.step(50)
     alike = [torch.allclose(mine, other, rtol=1e-5, atol=1e-7) for mine, other in pairs]
     return "yes" if all(alike) else "no"
@@ -214,16 +246,22 @@ class FirstValues(dict):  # type: ignore[type-arg]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if is_counter(value):
-            self.first.setdefault(key, value.clone() if isinstance(value, Tensor) else value)
+            self.first.setdefault(
+                key, value.clone() if isinstance(value, Tensor) else value
+            )
         super().__setitem__(key, value)
 
 
-def record_states(optimizers: list[Any], pairs: dict[nn.Parameter, nn.Parameter]) -> list[tuple[nn.Parameter, Any]]:
+def record_states(
+    optimizers: list[Any], pairs: dict[nn.Parameter, nn.Parameter]
+) -> list[tuple[nn.Parameter, Any]]:
     records = []
     for optimizer in optimizers:
         for holder in holders(optimizer):
             for mine, other in pairs.items():
-                if any(other is p for group in holder.param_groups for p in group["params"]):
+                if any(
+                    other is p for group in holder.param_groups for p in group["params"]
+                ):
                     values = FirstValues(holder.state.get(other, {}))
                     holder.state[other] = values
                     records.append((mine, values.first))
@@ -237,14 +275,29 @@ def start_of(mine: Any, other: Any) -> Callable[[], None]:
               for _, new in layers]  # fmt: skip
     kinds = (int, float, torch.Generator)
     numbers = [
-        {k: v for k, v in vars(new).items() if isinstance(v, kinds) and k[0] != "_" and k != "train_mode"}
+        {
+            k: v
+            for k, v in vars(new).items()
+            if isinstance(v, kinds) and k[0] != "_" and k != "train_mode"
+        }
         for _, new in layers
     ]
-    numbers = [{k: v.clone_state() if isinstance(v, torch.Generator) else v for k, v in n.items()} for n in numbers]
-    entries = [copy.deepcopy({k: v for k, v in new.state.items() if isinstance(k, str)}) for _, new in layers]
+    numbers = [
+        {
+            k: v.clone_state() if isinstance(v, torch.Generator) else v
+            for k, v in n.items()
+        }
+        for n in numbers
+    ]
+    entries = [
+        copy.deepcopy({k: v for k, v in new.state.items() if isinstance(k, str)})
+        for _, new in layers
+    ]
 
     def start() -> None:
-        for (here, _), starts, values, own in zip(layers, groups, numbers, entries, strict=True):
+        for (here, _), starts, values, own in zip(
+            layers, groups, numbers, entries, strict=True
+        ):
             for group, first in zip(here.param_groups, starts, strict=True):
                 for key in [key for key in counters(here, group) if key not in first]:
                     group.pop(key)
@@ -253,14 +306,18 @@ def start_of(mine: Any, other: Any) -> Callable[[], None]:
             for key in [key for key in here.state if isinstance(key, str)]:
                 if key in own:
                     here.state[key] = own[key]
-                elif not any(isinstance(inner, nn.Parameter) for inner in here.state[key]):
+                elif not any(
+                    isinstance(inner, nn.Parameter) for inner in here.state[key]
+                ):
                     del here.state[key]
 
     return start
 
 
 def is_counter(value: Any) -> bool:
-    return isinstance(value, (bool, int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    return isinstance(value, (bool, int, float)) or (
+        isinstance(value, Tensor) and value.numel() == 1
+    )
 
 
 def resume(case: Case) -> str:
@@ -302,22 +359,38 @@ def rewind(case: Case) -> str:
         with torch.no_grad():
             for parameter, weight in zip(parameters, weights, strict=True):
                 parameter.copy_(weight)
-        restore_optimizer_state(run.optimizers, parameters, torch.load(file, weights_only=True))
-    return "yes" if all(torch.equal(one, two) for one, two in zip(*ends, strict=True)) else "no"
+        restore_optimizer_state(
+            run.optimizers, parameters, torch.load(file, weights_only=True)
+        )
+    return (
+        "yes"
+        if all(torch.equal(one, two) for one, two in zip(*ends, strict=True))
+        else "no"
+    )
 
 
 def equal(one: nn.Module, two: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.parameters(), two.parameters(), strict=True)
+    )
 
 
 def state_tensors(run: Run, parameter: nn.Parameter) -> list[Tensor]:
-    found = [t for place in places(run.optimizers, parameter) for _, t in walk(place.state)]
+    found = [
+        t for place in places(run.optimizers, parameter) for _, t in walk(place.state)
+    ]
     own = [type(tensor).dequantize is not Tensor.dequantize for tensor in found]
-    return [(t.dequantize() if q else t).clone() for t, q in zip(found, own, strict=True)]
+    return [
+        (t.dequantize() if q else t).clone() for t, q in zip(found, own, strict=True)
+    ]
 
 
 def same(one: list[Tensor], two: list[Tensor]) -> bool:
-    return all(torch.allclose(a.float(), b.float(), equal_nan=True) for a, b in zip(one, two, strict=True))
+    return all(
+        torch.allclose(a.float(), b.float(), equal_nan=True)
+        for a, b in zip(one, two, strict=True)
+    )
 
 
 # ------------------------------------------------------------------ the table
@@ -327,7 +400,10 @@ def examine(case: Case) -> dict[str, Any]:
     """One row: the four columns, and what was said on the way."""
     row: dict[str, Any] = {"name": case.name, "notes": []}
     for column in COLUMNS:
-        with warnings.catch_warnings(record=True) as caught, redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("always")
             try:
                 row[column] = globals()[column](case)
@@ -335,10 +411,16 @@ def examine(case: Case) -> dict[str, Any]:
                 row[column] = "refused"
                 row["notes"].append(f"{type(error).__name__}: {error}")
             except Exception as error:
-                missing = isinstance(error, ImportError) or "CUDA required" in str(error)
+                missing = isinstance(error, ImportError) or "CUDA required" in str(
+                    error
+                )
                 row[column] = "not run" if missing else "fails"
-                row["notes"].append(f"{column}: {type(error).__name__}: {' '.join(str(error).split())}")
-        told = [str(w.message) for w in caught if issubclass(w.category, SparsifyWarning)]
+                row["notes"].append(
+                    f"{column}: {type(error).__name__}: {' '.join(str(error).split())}"
+                )
+        told = [
+            str(w.message) for w in caught if issubclass(w.category, SparsifyWarning)
+        ]
         row["notes"] += [text for text in told if text not in row["notes"]]
         if column == "fresh" and any("neighbors" in text for text in row["notes"]):
             row[column] = "shared"
@@ -353,9 +435,22 @@ def page(rows: list[dict[str, Any]]) -> str:
     """docs/optimizers.md."""
     works = [row for row in rows if row["zeros"] in ("yes", "no")]
     counts = {column: sum(row[column] == "yes" for row in works) for column in COLUMNS}
-    packages = ("torch", "timm", "schedulefree", "pytorch_optimizer", "torchao", "transformers")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in packages)
-    counts |= {kind: sum(row["zeros"] == kind for row in rows) for kind in ("refused", "not run")}
+    packages = (
+        "torch",
+        "timm",
+        "schedulefree",
+        "pytorch_optimizer",
+        "torchao",
+        "transformers",
+    )
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name).partition('+')[0]}"
+        for name in packages
+    )
+    counts |= {
+        kind: sum(row["zeros"] == kind for row in rows)
+        for kind in ("refused", "not run")
+    }
     counts["shared"] = sum(row["fresh"] == "shared" for row in works)
     facts = {key.replace(" ", "_"): number for key, number in counts.items()}
     lines = [HEAD.format(versions=versions, count=len(rows), works=len(works), **facts)]
@@ -367,7 +462,11 @@ def page(rows: list[dict[str, Any]]) -> str:
         lines.append("|---|---|---|---|---|---|")
         for row in rows:
             if row["name"].startswith(f"{library}."):
-                cells = [row["name"].removeprefix(f"{library}."), *(row[column] for column in COLUMNS), note(row)]
+                cells = [
+                    row["name"].removeprefix(f"{library}."),
+                    *(row[column] for column in COLUMNS),
+                    note(row),
+                ]
                 lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -380,21 +479,39 @@ def note(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=list(LIBRARIES))
-    parser.add_argument("--only", nargs="+", default=None, help="parts of names; nothing is written then")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--libraries", nargs="+", default=list(LIBRARIES), choices=list(LIBRARIES)
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=None,
+        help="parts of names; nothing is written then",
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    torch.compiler.set_stance("force_eager")  # torchao's and kron's compiled steps: the same arithmetic
+    torch.compiler.set_stance(
+        "force_eager"
+    )  # torchao's and kron's compiled steps: the same arithmetic
     # distributedmuon wants a group, of one process here.
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
     rows = []
     for case in cases(tuple(args.libraries)):
         if args.only is None or any(part in case.name for part in args.only):
             row = examine(case)
             rows.append(row)
-            print(f"{row['name']:38}", *(f"{row[column]:8}" for column in COLUMNS), note(row), flush=True)
+            print(
+                f"{row['name']:38}",
+                *(f"{row[column]:8}" for column in COLUMNS),
+                note(row),
+                flush=True,
+            )
     if args.only is None:
         results = DOCS / "results" / "optimizers.json"
         results.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

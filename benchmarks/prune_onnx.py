@@ -25,7 +25,9 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[Named]:
 def _in_graph(graph: onnx.GraphProto) -> Iterator[Named]:
     yield from ((tensor.name, tensor) for tensor in graph.initializer)
     for sparse in graph.sparse_initializer:
-        yield from ((sparse.values.name, part) for part in (sparse.values, sparse.indices))
+        yield from (
+            (sparse.values.name, part) for part in (sparse.values, sparse.indices)
+        )
     for node in graph.node:
         yield from _in_node(node)
 
@@ -44,14 +46,25 @@ def prune(model: onnx.ModelProto, sparsity: float) -> tuple[int, int]:
     A weight is a tensor with two axes longer than 1: of floats, or of 8-bit integers that an operator for quantized
     models reads, whose zeros are its zero points.
     """
-    points = {name: point for (_, name), point in zero_points_by_place(model, numpy_helper.to_array).items()}
+    points = {
+        name: point
+        for (_, name), point in zero_points_by_place(
+            model, numpy_helper.to_array
+        ).items()
+    }
     zeros = entries = 0
     for name, tensor in tensors_of(model):
         point = points.get(name)
-        if sum(size > 1 for size in tensor.dims) < 2 or (tensor.data_type not in FLOATS and point is None):
+        if sum(size > 1 for size in tensor.dims) < 2 or (
+            tensor.data_type not in FLOATS and point is None
+        ):
             continue
         array = numpy_helper.to_array(tensor)
-        pruned = _pruned(array, np.zeros((), array.dtype) if point is None else point.astype(array.dtype), sparsity)
+        pruned = _pruned(
+            array,
+            np.zeros((), array.dtype) if point is None else point.astype(array.dtype),
+            sparsity,
+        )
         zeros += int((pruned == (0 if point is None else point)).sum())
         entries += array.size
         own = tensor.name
@@ -62,10 +75,14 @@ def prune(model: onnx.ModelProto, sparsity: float) -> tuple[int, int]:
 def _pruned(array: np.ndarray, zero: np.ndarray, sparsity: float) -> np.ndarray:
     """The entries farthest from zero, of equal ones the first, and zero elsewhere."""
     distance = np.abs(array.astype(np.float64) - zero.astype(np.float64)).ravel()
-    order = np.argsort(-distance, kind="stable")[: max(1, round(array.size * (1 - sparsity)))]
+    order = np.argsort(-distance, kind="stable")[
+        : max(1, round(array.size * (1 - sparsity)))
+    ]
     kept = np.zeros(array.size, bool)
     kept[order] = True
-    result: np.ndarray = np.where(kept.reshape(array.shape), array, zero).astype(array.dtype)
+    result: np.ndarray = np.where(kept.reshape(array.shape), array, zero).astype(
+        array.dtype
+    )
     return np.where(result == 0, np.zeros((), array.dtype), result)  # no -0.0
 
 
@@ -81,5 +98,15 @@ def first_difference(one: onnx.ModelProto, other: onnx.ModelProto) -> str | None
 def _bits(named: Named) -> tuple[str, int, tuple[int, ...], bytes]:
     name, tensor = named
     if tensor.data_type == TensorProto.STRING:
-        return name, tensor.data_type, tuple(tensor.dims), b"\0".join(tensor.string_data)
-    return name, tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()
+        return (
+            name,
+            tensor.data_type,
+            tuple(tensor.dims),
+            b"\0".join(tensor.string_data),
+        )
+    return (
+        name,
+        tensor.data_type,
+        tuple(tensor.dims),
+        numpy_helper.to_array(tensor).tobytes(),
+    )

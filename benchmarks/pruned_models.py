@@ -39,11 +39,18 @@ def subject(name: str, data: str) -> Subject:
     side, classes = (32, 10) if name in SMALL else (224, 1000)
     images = real_images(data, side)
     torch.manual_seed(0)
-    model = build_model(name if name in SMALL else f"timm:{name}", num_classes=classes, in_channels=3, image_size=side)
+    model = build_model(
+        name if name in SMALL else f"timm:{name}",
+        num_classes=classes,
+        in_channels=3,
+        image_size=side,
+    )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain average of what it sees
-            nn.init.ones_(module.weight)  # of zeros, as timm begins, export would remove the whole block
+            nn.init.ones_(
+                module.weight
+            )  # of zeros, as timm begins, export would remove the whole block
     _strengthen_head(model)
     with torch.no_grad():
         model.train()(images)
@@ -55,7 +62,11 @@ def subject(name: str, data: str) -> Subject:
 
 def _strengthen_head(model: nn.Module) -> None:
     """Draw the last linear layer as wide as the median layer; as timm begins, one threshold for all would empty it."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
     spread = float(np.median([float(layer.weight.detach().std()) for layer in layers]))
     head = next(layer for layer in reversed(layers) if isinstance(layer, nn.Linear))
     nn.init.normal_(head.weight, std=spread)
@@ -63,7 +74,9 @@ def _strengthen_head(model: nn.Module) -> None:
 
 def real_images(data: str, side: int, count: int = 16) -> torch.Tensor:
     """Real test images of a data set at this size, in three colours: float32 [count, 3, side, side]."""
-    images, _ = next(iter(load_data(data, image_size=side).test.epoch(count, train=False)))
+    images, _ = next(
+        iter(load_data(data, image_size=side).test.epoch(count, train=False))
+    )
     return images.expand(-1, 3, -1, -1).contiguous()
 
 
@@ -74,13 +87,31 @@ def pruned(dense: onnx.ModelProto, sparsity: float, mask: str) -> onnx.ModelProt
     """
     model = onnx.ModelProto()
     model.CopyFrom(dense)
-    read = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
-    tensors = [tensor for tensor in model.graph.initializer if tensor.name in read and len(tensor.dims) > 1]
+    read = {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul")
+    }
+    tensors = [
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.name in read and len(tensor.dims) > 1
+    ]
     if mask == "pointwise":
-        tensors = [tensor for tensor in tensors if all(length == 1 for length in tensor.dims[2:])]
+        tensors = [
+            tensor
+            for tensor in tensors
+            if all(length == 1 for length in tensor.dims[2:])
+        ]
     weights = [numpy_helper.to_array(tensor) for tensor in tensors]
-    overall = np.quantile(np.abs(np.concatenate([weight.ravel() for weight in weights])), sparsity)
+    overall = np.quantile(
+        np.abs(np.concatenate([weight.ravel() for weight in weights])), sparsity
+    )
     for tensor, weight in zip(tensors, weights, strict=True):
         limit = overall if mask == "global" else np.quantile(np.abs(weight), sparsity)
-        tensor.CopyFrom(numpy_helper.from_array(np.where(np.abs(weight) < limit, np.float32(0), weight), tensor.name))
+        tensor.CopyFrom(
+            numpy_helper.from_array(
+                np.where(np.abs(weight) < limit, np.float32(0), weight), tensor.name
+            )
+        )
     return model

@@ -76,7 +76,11 @@ def _all(folder: Path) -> Iterator[Model]:
         elif path.suffix == ".tgz":
             with tarfile.open(path) as archive:
                 for member in archive.getmembers():
-                    file = archive.extractfile(member) if member.name.endswith(".onnx") else None
+                    file = (
+                        archive.extractfile(member)
+                        if member.name.endswith(".onnx")
+                        else None
+                    )
                     if file is not None:
                         yield path.stem, Path(member.name).name, file.read()
 
@@ -86,13 +90,18 @@ def measured(path: Path, options: argparse.Namespace) -> Row:
     model = onnx.load(path)
     zeros, entries = prune(model, options.sparsity)
     inputs = {item.name for item in model.graph.input}
-    names = {dim.dim_param for item in model.graph.input for dim in item.type.tensor_type.shape.dim}
+    names = {
+        dim.dim_param
+        for item in model.graph.input
+        for dim in item.type.tensor_type.shape.dim
+    }
     shapes = {name: shape for name, shape in options.shape if name in inputs}
     axes = {name: length for name, (length,) in options.axis if name in names}
     sizes: dict[str, Any] = {"input_shapes": shapes, "axes": axes}
     with tempfile.TemporaryDirectory() as folder:
         pruned, packed, plain, sparse = (
-            Path(folder) / f"{name}.onnx" for name in ("pruned", "packed", "plain", "sparse")
+            Path(folder) / f"{name}.onnx"
+            for name in ("pruned", "packed", "plain", "sparse")
         )
         pruned.write_bytes(model.SerializeToString())
         start = time.perf_counter()
@@ -111,7 +120,14 @@ def measured(path: Path, options: argparse.Namespace) -> Row:
             "notes": list(report.notes),
         }
         start = time.perf_counter()
-        fast = pack_onnx(pruned, sparse, target="sparse-ort", autotune=options.autotune, measure=options.times, **sizes)
+        fast = pack_onnx(
+            pruned,
+            sparse,
+            target="sparse-ort",
+            autotune=options.autotune,
+            measure=options.times,
+            **sizes,
+        )
         row |= {
             "sparse_pack_seconds": time.perf_counter() - start,
             "sparse_layers": len(fast.sparse_layers),
@@ -120,8 +136,14 @@ def measured(path: Path, options: argparse.Namespace) -> Row:
             "sparse_bytes": sparse.stat().st_size,
         }
         if fast.speed is not None:
-            row |= {"dense_ms": 1e3 * fast.speed.latency_dense, "sparse_ms": 1e3 * fast.speed.latency}
-            row |= {"dense_cpu_ms": 1e3 * fast.speed.cpu_latency_dense, "sparse_cpu_ms": 1e3 * fast.speed.cpu_latency}
+            row |= {
+                "dense_ms": 1e3 * fast.speed.latency_dense,
+                "sparse_ms": 1e3 * fast.speed.latency,
+            }
+            row |= {
+                "dense_cpu_ms": 1e3 * fast.speed.cpu_latency_dense,
+                "sparse_cpu_ms": 1e3 * fast.speed.cpu_latency,
+            }
     return row
 
 
@@ -143,11 +165,21 @@ def apart(title: str, content: bytes, options: argparse.Namespace) -> Row:
         path.write_bytes(content)
         command = [sys.executable, "-m", f"benchmarks.{NAME}", "--one", str(path), *own]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit, check=False)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=options.limit,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             return {"error": f"more than {options.limit} s"}
     if done.returncode != 0:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+        return {
+            "error": (
+                done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            )[-1]
+        }
     row: Row = json.loads(done.stdout.splitlines()[-1])
     return row
 
@@ -158,29 +190,58 @@ def faults(row: Row) -> list[str]:
         return [row["error"]]
     found = []
     if row["bytes_packed"] > row["bytes"]:
-        found.append(f"packed it has {row['bytes_packed']:,} bytes, before {row['bytes']:,}")
+        found.append(
+            f"packed it has {row['bytes_packed']:,} bytes, before {row['bytes']:,}"
+        )
     if row["differs"] is not None:
         found.append(f"{row['differs']!r} differs after unpack")
     if row.get("sparse_cpu_ms", 0) > NOISE * row.get("dense_cpu_ms", 0) + 0.02:
-        found.append(f"{row['sparse_cpu_ms']:.2f} ms with sparse operators, {row['dense_cpu_ms']:.2f} ms without")
+        found.append(
+            f"{row['sparse_cpu_ms']:.2f} ms with sparse operators, {row['dense_cpu_ms']:.2f} ms without"
+        )
     return found
 
 
-HEAD = ("package", "file", "bytes", "packed", "of it", "bits", "layers", "dense ms", "sparse ms", "ratio", "pack s")
+HEAD = (
+    "package",
+    "file",
+    "bytes",
+    "packed",
+    "of it",
+    "bits",
+    "layers",
+    "dense ms",
+    "sparse ms",
+    "ratio",
+    "pack s",
+)
 
 
 def line(row: Row) -> str:
     """A row of the table in Markdown."""
     if "error" in row:
-        return f"| {row['package']} | {row['file']} | {row['error'][:100]} |" + " |" * (len(HEAD) - 3)
+        return f"| {row['package']} | {row['file']} | {row['error'][:100]} |" + " |" * (
+            len(HEAD) - 3
+        )
     size, packed = row["bytes"], row["bytes_packed"]
     times = [""] * 3
     if "dense_ms" in row:
         dense, sparse = row["dense_cpu_ms"], row["sparse_cpu_ms"]
         times = [f"{dense:.2f}", f"{sparse:.2f}", f"{dense / sparse:.2f}"]
     bits = "equal" if row["differs"] is None else "differ"
-    cells = [row["package"], row["file"], f"{size:,}", f"{packed:,}", f"{packed / size:.3f}", bits]
-    cells += [f"{row['sparse_layers']}/{row['weights']}", *times, f"{row['pack_seconds']:.1f}"]
+    cells = [
+        row["package"],
+        row["file"],
+        f"{size:,}",
+        f"{packed:,}",
+        f"{packed / size:.3f}",
+        bits,
+    ]
+    cells += [
+        f"{row['sparse_layers']}/{row['weights']}",
+        *times,
+        f"{row['pack_seconds']:.1f}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -196,7 +257,8 @@ def page(results: Row) -> str:
             models=len(rows),
             packages=len(packages),
             zeros=f"{results['sparsity']:.0%}",
-            target="--target sparse-ort" + (" --autotune" if results["autotune"] else ""),
+            target="--target sparse-ort"
+            + (" --autotune" if results["autotune"] else ""),
             name=NAME,
         ),
         "",
@@ -204,7 +266,10 @@ def page(results: Row) -> str:
         "|" + "---|" * len(HEAD),
         *map(line, rows),
         "",
-        *([f"- {row['package']} {row['file']}: {fault}" for row, fault in broken] or ["No file broke a promise."]),
+        *(
+            [f"- {row['package']} {row['file']}: {fault}" for row, fault in broken]
+            or ["No file broke a promise."]
+        ),
         "",
         results["machine"],
         "",
@@ -220,18 +285,48 @@ def named(text: str) -> tuple[str, list[int]]:
 
 def main() -> None:
     """Print a row for each model, and write results and page to --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="ONNX files, wheels or npm archives")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="ONNX files, wheels or npm archives"
+    )
     parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--shape", type=named, action="append", default=[], metavar="[PART::]NAME=1,3,224,224")
-    parser.add_argument("--axis", type=named, action="append", default=[], metavar="[PART::]NAME=LENGTH")
+    parser.add_argument(
+        "--shape",
+        type=named,
+        action="append",
+        default=[],
+        metavar="[PART::]NAME=1,3,224,224",
+    )
+    parser.add_argument(
+        "--axis", type=named, action="append", default=[], metavar="[PART::]NAME=LENGTH"
+    )
     parser.add_argument("--values", default="fp32", choices=("fp32", "fp32-packed"))
-    parser.add_argument("--autotune", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--times", action=argparse.BooleanOptionalAction, default=True, help="run the files in turn")
-    parser.add_argument("--limit", type=float, default=900, help="seconds for one model")
-    parser.add_argument("--only", default="", help="models whose package or file has this in its name")
-    parser.add_argument("--out", type=Path, help=f"folder for {NAME}.json and {NAME}.md")
-    parser.add_argument("--page", type=Path, metavar="OUT", help="write the page in this folder again, measure nothing")
+    parser.add_argument(
+        "--autotune", action=argparse.BooleanOptionalAction, default=True
+    )
+    parser.add_argument(
+        "--times",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run the files in turn",
+    )
+    parser.add_argument(
+        "--limit", type=float, default=900, help="seconds for one model"
+    )
+    parser.add_argument(
+        "--only", default="", help="models whose package or file has this in its name"
+    )
+    parser.add_argument(
+        "--out", type=Path, help=f"folder for {NAME}.json and {NAME}.md"
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="OUT",
+        help="write the page in this folder again, measure nothing",
+    )
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
@@ -252,16 +347,29 @@ def run(options: argparse.Namespace) -> int:
     rows = []
     for package, name, content in models_in(options.folder):
         if options.only in f"{package} {name}":
-            row = {"package": package, "file": name, "sha256": hashlib.sha256(content).hexdigest()[:16]}
+            row = {
+                "package": package,
+                "file": name,
+                "sha256": hashlib.sha256(content).hexdigest()[:16],
+            }
             rows.append(row | apart(f"{package} {name}", content, options))
             print(line(rows[-1]), flush=True)
     versions = f"onnx {onnx.__version__}, onnxruntime {onnxruntime.__version__}, Python {platform.python_version()}"
-    results = {"sparsity": options.sparsity, "values": options.values, "autotune": options.autotune, "models": rows}
+    results = {
+        "sparsity": options.sparsity,
+        "values": options.values,
+        "autotune": options.autotune,
+        "models": rows,
+    }
     results["machine"] = f"{versions}, one thread, {platform.machine()}."
     if options.out is not None:
         (options.out / f"{NAME}.json").write_text(json.dumps(results, indent=1) + "\n")
         (options.out / f"{NAME}.md").write_text(page(results))
-    broken = [f"{row['package']} {row['file']}: {fault}" for row in rows for fault in faults(row)]
+    broken = [
+        f"{row['package']} {row['file']}: {fault}"
+        for row in rows
+        for fault in faults(row)
+    ]
     print("\n".join([f"\n{len(rows)} models, {len(broken)} broken promises", *broken]))
     return 1 if broken else 0
 

@@ -33,7 +33,9 @@ def unchecked(weight: Tensor, owner: nn.Module, tensor: str) -> Tensor:
     return weight
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor) -> float:
+def step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor
+) -> float:
     """Seconds of one training step."""
     started = time.perf_counter()
     F.cross_entropy(model(inputs), labels).backward()
@@ -75,17 +77,30 @@ def main() -> None:
     model = build_model("resnet20", num_classes=10, in_channels=3, image_size=32)
     sparsify_fx.apply(model, "signin", sparsity=0.9)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    inputs, labels = torch.randn(chosen.batch, 3, 32, 32), torch.randint(0, 10, (chosen.batch,))
+    inputs, labels = (
+        torch.randn(chosen.batch, 3, 32, 32),
+        torch.randint(0, 10, (chosen.batch,)),
+    )
     step(model, optimizer, inputs, labels)
     reader = sparsify_fx.apply(Reader(4, 4), "signin", sparsity=0.5)
     result = {
-        "step, s": alternating(lambda: step(model, optimizer, inputs, labels), chosen.steps),
+        "step, s": alternating(
+            lambda: step(model, optimizer, inputs, labels), chosen.steps
+        ),
         "one read of a 4 x 4 weight, s": alternating(lambda: float(reader(2000)), 9),
         "reads in a step": len(list(owners.owners(model))),
     }
     reads = result["one read of a 4 x 4 weight, s"]
-    share = (reads["checked"] - reads["unchecked"]) * result["reads in a step"] / result["step, s"]["unchecked"]
-    machine = {"torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads()}
+    share = (
+        (reads["checked"] - reads["unchecked"])
+        * result["reads in a step"]
+        / result["step, s"]["unchecked"]
+    )
+    machine = {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
     text = json.dumps(result | {"share of a step": share} | machine, indent=2)
     RESULT.write_text(text + "\n", encoding="utf-8")
     print(text)

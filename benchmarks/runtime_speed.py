@@ -38,7 +38,19 @@ from rich.table import Table
 from sparsify_fx import runtime
 from sparsify_fx.onnx_export import ExportReport, pack_onnx
 
-COLUMNS = ["model", "zeros", "batch", "threads", "layers", "limit", "dense ms", "sparse ms", "ratio", "minima", "CPU"]
+COLUMNS = [
+    "model",
+    "zeros",
+    "batch",
+    "threads",
+    "layers",
+    "limit",
+    "dense ms",
+    "sparse ms",
+    "ratio",
+    "minima",
+    "CPU",
+]
 COLUMNS += ["error", "spread"]
 
 
@@ -53,13 +65,19 @@ class Setting:
     memory: bool
 
 
-def packed(dense: Path, target: Path, given: Subject, batch: int, autotune: bool) -> ExportReport:
+def packed(
+    dense: Path, target: Path, given: Subject, batch: int, autotune: bool
+) -> ExportReport:
     """The sparse file, its layers chosen for this batch."""
     feed = given.feed(batch)
-    return pack_onnx(dense, target, target="sparse-ort", autotune=autotune, verify=False, inputs=feed)
+    return pack_onnx(
+        dense, target, target="sparse-ort", autotune=autotune, verify=False, inputs=feed
+    )
 
 
-def open_session(path: Path, threads: int, library: str | None) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, threads: int, library: str | None
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -67,10 +85,14 @@ def open_session(path: Path, threads: int, library: str | None) -> onnxruntime.I
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if library is not None:
         options.register_custom_ops_library(library)
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
 
 
-def times_in_turn(works: Sequence[Callable[[], object]], runs: int) -> tuple[list[list[float]], list[list[float]]]:
+def times_in_turn(
+    works: Sequence[Callable[[], object]], runs: int
+) -> tuple[list[list[float]], list[list[float]]]:
     """Milliseconds by the clock and of processor time, for each work and run; a run before each is not counted."""
     clock: list[list[float]] = [[] for _ in works]
     processor: list[list[float]] = [[] for _ in works]
@@ -84,30 +106,51 @@ def times_in_turn(works: Sequence[Callable[[], object]], runs: int) -> tuple[lis
     return clock, processor
 
 
-def compare(given: Subject, dense: Path, sparse: Path, report: ExportReport, setting: Setting) -> list[str]:
+def compare(
+    given: Subject, dense: Path, sparse: Path, report: ExportReport, setting: Setting
+) -> list[str]:
     """One row of the table without the names."""
-    sessions = [open_session(dense, setting.threads, None), open_session(sparse, setting.threads, runtime.library())]
+    sessions = [
+        open_session(dense, setting.threads, None),
+        open_session(sparse, setting.threads, runtime.library()),
+    ]
     feed, everything = given.feed(setting.batch), given.feed(len(given.images))
     expected, got = (session.run(None, everything)[0] for session in sessions)
     error = np.abs(got - expected).max() / np.abs(expected).max()
-    works: list[Callable[[], object]] = [lambda s=session: s.run(None, feed) for session in sessions]
+    works: list[Callable[[], object]] = [
+        lambda s=session: s.run(None, feed) for session in sessions
+    ]
     if setting.compiled:
         works.append(compiled(given, setting))
     for work in works:
         work()
     clock, processor = times_in_turn(works, setting.runs)
-    medians, minima = ([how(taken) for taken in clock] for how in (statistics.median, min))
+    medians, minima = (
+        [how(taken) for taken in clock] for how in (statistics.median, min)
+    )
     cpu = [statistics.median(taken) for taken in processor]
     low, _, high = statistics.quantiles(clock[0], n=4)
     all_macs, left = report.macs or (0, 0)
     prunable = sum(row.prunable for row in report.layers)
-    cells = [f"{len(report.sparse_layers)}/{prunable}", f"{all_macs / max(1, left):.1f}"]
-    cells += [f"{medians[0]:.2f}", f"{medians[1]:.2f}", f"{medians[0] / medians[1]:.2f}"]
+    cells = [
+        f"{len(report.sparse_layers)}/{prunable}",
+        f"{all_macs / max(1, left):.1f}",
+    ]
+    cells += [
+        f"{medians[0]:.2f}",
+        f"{medians[1]:.2f}",
+        f"{medians[0] / medians[1]:.2f}",
+    ]
     cells += [f"{minima[0] / minima[1]:.2f}", f"{cpu[0] / cpu[1]:.2f}", f"{error:.0e}"]
     cells += [f"{(high - low) / medians[0]:.0%}"]
-    cells += [f"{minima[2]:.2f}", f"{minima[2] / minima[1]:.2f}"] if setting.compiled else []
+    cells += (
+        [f"{minima[2]:.2f}", f"{minima[2] / minima[1]:.2f}"] if setting.compiled else []
+    )
     if setting.memory:
-        peaks = [peak(dense, given, setting, ""), peak(sparse, given, setting, runtime.library())]
+        peaks = [
+            peak(dense, given, setting, ""),
+            peak(sparse, given, setting, runtime.library()),
+        ]
         cells += [f"{peaks[0]:.0f}", f"{peaks[1]:.0f}", f"{peaks[1] / peaks[0]:.2f}"]
     return cells
 
@@ -130,7 +173,15 @@ def peak(path: Path, given: Subject, setting: Setting, library: str) -> float:
     """Megabytes that a session and three runs add to the peak of a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/inputs.npz", **given.feed(setting.batch))
-        command = [sys.executable, __file__, "--peak", str(path), f"{folder}/inputs.npz", str(setting.threads), library]
+        command = [
+            sys.executable,
+            __file__,
+            "--peak",
+            str(path),
+            f"{folder}/inputs.npz",
+            str(setting.threads),
+            library,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -145,12 +196,17 @@ def table_of(given: argparse.Namespace) -> Table:
         one = subject(name, given.data)
         for sparsity in given.sparsities:
             with tempfile.TemporaryDirectory() as folder:
-                dense, sparse = Path(folder) / "dense.onnx", Path(folder) / "sparse.onnx"
+                dense, sparse = (
+                    Path(folder) / "dense.onnx",
+                    Path(folder) / "sparse.onnx",
+                )
                 onnx.save(pruned(one.dense, sparsity, given.mask), dense)
                 for batch in given.batches:
                     report = packed(dense, sparse, one, batch, given.autotune)
                     for threads in given.threads:
-                        setting = Setting(batch, threads, given.runs, given.compile, given.memory)
+                        setting = Setting(
+                            batch, threads, given.runs, given.compile, given.memory
+                        )
                         cells = compare(one, dense, sparse, report, setting)
                         row = [name, f"{sparsity}", f"{batch}", f"{threads}", *cells]
                         table.add_row(*row)
@@ -159,13 +215,23 @@ def table_of(given: argparse.Namespace) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["resnet50"])
-    parser.add_argument("--sparsities", nargs="+", type=float, default=[0.8, 0.9, 0.95, 0.98])
+    parser.add_argument(
+        "--sparsities", nargs="+", type=float, default=[0.8, 0.9, 0.95, 0.98]
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--mask", choices=["uniform", "global", "pointwise"], default="uniform")
-    parser.add_argument("--data", default="mnist5k", help="real images: mnist5k, npz:PATH or imagefolder:PATH")
+    parser.add_argument(
+        "--mask", choices=["uniform", "global", "pointwise"], default="uniform"
+    )
+    parser.add_argument(
+        "--data",
+        default="mnist5k",
+        help="real images: mnist5k, npz:PATH or imagefolder:PATH",
+    )
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--autotune", action="store_true")
     parser.add_argument("--compile", action="store_true")
@@ -186,7 +252,9 @@ def print_peak(path: str, inputs: str, threads: str, library: str) -> None:
 
 def _peak_megabytes() -> float:
     with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+        return next(
+            int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")
+        )
 
 
 if __name__ == "__main__":

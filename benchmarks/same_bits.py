@@ -55,7 +55,15 @@ def fingerprint(tensors: dict[str, torch.Tensor]) -> str:
     found = hashlib.blake2b(digest_size=12)
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        found.update(
+            tensor.detach()
+            .cpu()
+            .contiguous()
+            .reshape(-1)
+            .view(torch.uint8)
+            .numpy()
+            .tobytes()
+        )
     return found.hexdigest()
 
 
@@ -72,11 +80,15 @@ def net(seed: int) -> nn.Module:
 def trained(method: str, seed: int) -> nn.Module:
     """The net after four epochs of eight steps with this method."""
     data = load_data("mnist5k")
-    scoring = list(itertools.islice(data.train.epoch(64, train=True, seed=seed, epoch=99), 2))
+    scoring = list(
+        itertools.islice(data.train.epoch(64, train=True, seed=seed, epoch=99), 2)
+    )
     model = sparsify_fx.apply(
         net(seed), method, sparsity=0.55, seed=seed, batches=scoring, loss_fn=F.cross_entropy
     )  # fmt: skip
-    optimizer = torch.optim.SGD(sparsify_fx.parameter_groups(model, weight_decay=1e-4), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(
+        sparsify_fx.parameter_groups(model, weight_decay=1e-4), lr=0.05, momentum=0.9
+    )
     scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=4, steps_per_epoch=8)
     for step in range(32):
         inputs, labels = _batch(data, seed, step)
@@ -94,7 +106,11 @@ def trained(method: str, seed: int) -> nn.Module:
 def _batch(data: Data, seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The batch of a step of 8 an epoch."""
     epoch, at = divmod(step, 8)
-    return next(itertools.islice(data.train.epoch(64, train=True, seed=seed, epoch=epoch), at, None))
+    return next(
+        itertools.islice(
+            data.train.epoch(64, train=True, seed=seed, epoch=epoch), at, None
+        )
+    )
 
 
 def methods() -> Iterator[tuple[str, str]]:
@@ -104,10 +120,16 @@ def methods() -> Iterator[tuple[str, str]]:
         for seed in SEEDS:
             try:
                 model = trained(method, seed)
-            except sparsify_fx.errors.SparsifyError as error:  # the error is what must stay
+            except (
+                sparsify_fx.errors.SparsifyError
+            ) as error:  # the error is what must stay
                 yield f"{method} seed {seed}", f"{type(error).__name__}: {error}"
                 continue
-            tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+            tensors = {
+                name: value
+                for name, value in model.state_dict().items()
+                if isinstance(value, torch.Tensor)
+            }
             yield f"{method} seed {seed}", fingerprint(tensors)
 
 
@@ -115,8 +137,15 @@ def runs() -> Iterator[tuple[str, str]]:
     """The merged weights of three runs of the trainer, and the losses in their logs."""
     for method, overrides in RUNS.items():
         with tempfile.TemporaryDirectory() as folder:
-            settings = [f"method={method}", *overrides, "batch_size=500", "learning_rate.warmup=1"]
-            result = train(load_config("mnist5k-lenet5", settings), runs_dir=folder, progress=False)
+            settings = [
+                f"method={method}",
+                *overrides,
+                "batch_size=500",
+                "learning_rate.warmup=1",
+            ]
+            result = train(
+                load_config("mnist5k-lenet5", settings), runs_dir=folder, progress=False
+            )
             weights = load_file(next(Path(folder).rglob("model.safetensors")))
             yield f"run {method} weights", fingerprint(weights)
             yield f"run {method} accuracy", repr((result.loss, result.test_accuracy))
@@ -128,11 +157,25 @@ def files() -> Iterator[tuple[str, str]]:
     sparsify_fx.merge(model)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model.onnx"
-        for encoding, values in itertools.product(ENCODINGS, ("fp32", "fp32-packed", "fp16", "int8")):
-            sparsify_fx.export(model, target, torch.ones(1, 1, 28, 28), encoding=encoding, values=values)
-            yield f"export {encoding} {values}", hashlib.blake2b(target.read_bytes(), digest_size=12).hexdigest()
+        for encoding, values in itertools.product(
+            ENCODINGS, ("fp32", "fp32-packed", "fp16", "int8")
+        ):
+            sparsify_fx.export(
+                model,
+                target,
+                torch.ones(1, 1, 28, 28),
+                encoding=encoding,
+                values=values,
+            )
+            yield (
+                f"export {encoding} {values}",
+                hashlib.blake2b(target.read_bytes(), digest_size=12).hexdigest(),
+            )
         sparsify_fx.export(model, target, torch.ones(1, 1, 28, 28), target="sparse-ort")
-        yield "export sparse-ort", hashlib.blake2b(target.read_bytes(), digest_size=12).hexdigest()
+        yield (
+            "export sparse-ort",
+            hashlib.blake2b(target.read_bytes(), digest_size=12).hexdigest(),
+        )
         sparsify_fx.export(model, target, torch.ones(1, 1, 28, 28), encoding="dense")
         for name in ("onnx", "sparse-ort"):
             pack_onnx(target, Path(folder) / "packed.onnx", target=name)
@@ -142,7 +185,9 @@ def files() -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("record", "compare"))
     parser.add_argument("file", type=Path)
     given = parser.parse_args()
@@ -154,7 +199,11 @@ def main() -> None:
         print(f"{len(found)} fingerprints in {given.file}")
         return
     before = json.loads(given.file.read_text())
-    different = sorted(name for name in before.keys() | found.keys() if before.get(name) != found.get(name))
+    different = sorted(
+        name
+        for name in before.keys() | found.keys()
+        if before.get(name) != found.get(name)
+    )
     print(*different, f"{len(found)} compared; {len(different)} differ", sep="\n")
     sys.exit(bool(different))
 

@@ -33,7 +33,10 @@ EPOCHS, STEPS_PER_EPOCH = 8, 20
 def kind_of(scheduler: sparsify_fx.Scheduler) -> str:
     """What the next `step()` does."""
     following = scheduler.step_count + 1
-    if any(event.step == following and event.what == "prune" for event in scheduler.timeline().events):
+    if any(
+        event.step == following and event.what == "prune"
+        for event in scheduler.timeline().events
+    ):
         return "masks change"
     return "epoch ends" if following % STEPS_PER_EPOCH == 0 else "other"
 
@@ -45,7 +48,9 @@ def measure(batch: int) -> dict[str, Any]:
     model = build_model("resnet20", num_classes=10, in_channels=3, image_size=32)
     sparsify_fx.apply(model, "gmp+signin", sparsity=0.9)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
+    scheduler = sparsify_fx.Scheduler(
+        model, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH
+    )
     x, y = torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
     seconds: dict[str, list[float]] = defaultdict(list)
     while not scheduler.finished:
@@ -67,17 +72,32 @@ def main() -> None:
     batch = parser.parse_args().batch
     seconds = measure(batch)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    training = statistics.median([*seconds["training step, first half"], *seconds["training step, second half"]])
-    scheduler = [value for name, values in seconds.items() if name.startswith("scheduler") for value in values]
-    steps = sum(len(values) for name, values in seconds.items() if name.startswith("training"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    training = statistics.median(
+        [*seconds["training step, first half"], *seconds["training step, second half"]]
+    )
+    scheduler = [
+        value
+        for name, values in seconds.items()
+        if name.startswith("scheduler")
+        for value in values
+    ]
+    steps = sum(
+        len(values) for name, values in seconds.items() if name.startswith("training")
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
     result = {
         "command": f"python benchmarks/scheduler_cost.py --batch {batch}",
         "commit": commit.strip(),
         "torch": torch.__version__,
         "machine": platform.machine(),
         "medians_in_seconds": medians,
-        "usual_step_as_share_of_training": medians["scheduler.step(), other"] / training,
+        "usual_step_as_share_of_training": medians["scheduler.step(), other"]
+        / training,
         "all_steps_as_share_of_training": sum(scheduler) / steps / training,
         "raw_seconds": seconds,
     }

@@ -31,7 +31,9 @@ class Pyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = torchvision.models.detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None)
+        self.net = torchvision.models.detection.retinanet_resnet50_fpn(
+            weights=None, weights_backbone=None
+        )
 
     def forward(self, x: Tensor) -> Any:
         return self.net.head(list(self.net.backbone(x).values()))
@@ -44,7 +46,9 @@ class Language(nn.Module):
         super().__init__()
         import transformers
 
-        self.net = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=2, n_embd=256, n_head=4))
+        self.net = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(n_layer=2, n_embd=256, n_head=4)
+        )
 
     def forward(self, x: Tensor) -> Any:
         return self.net(x).logits
@@ -56,9 +60,15 @@ def image(size: int, count: int = 1) -> tuple[Tensor, ...]:
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]] = {
     "nf_regnet_b0": (lambda: timm.create_model("nf_regnet_b0"), lambda: image(192)),
-    "resnetv2_50x1_bit": (lambda: timm.create_model("resnetv2_50x1_bit"), lambda: image(224)),
+    "resnetv2_50x1_bit": (
+        lambda: timm.create_model("resnetv2_50x1_bit"),
+        lambda: image(224),
+    ),
     "sequencer2d_s": (lambda: timm.create_model("sequencer2d_s"), lambda: image(224)),
-    "lstm": (lambda: nn.Sequential(nn.LSTM(256, 256, num_layers=2)), lambda: (torch.randn(16, 2, 256),)),
+    "lstm": (
+        lambda: nn.Sequential(nn.LSTM(256, 256, num_layers=2)),
+        lambda: (torch.randn(16, 2, 256),),
+    ),
     "coat_tiny": (lambda: timm.create_model("coat_tiny"), lambda: image(224)),
     "raft_small": (torchvision.models.optical_flow.raft_small, lambda: image(128, 2)),
     "retinanet": (Pyramid, lambda: image(256)),
@@ -81,13 +91,19 @@ def mode(name: str) -> Iterator[None]:
     if name == "off":
         sharing._shareable = lambda: False
     try:
-        with sharing.shared_weights() if name == "whole forward" else contextlib.nullcontext():
+        with (
+            sharing.shared_weights()
+            if name == "whole forward"
+            else contextlib.nullcontext()
+        ):
             yield
     finally:
         sharing._shareable = usual
 
 
-def once(model: nn.Module, inputs: tuple[Tensor, ...], name: str, training: bool) -> float:
+def once(
+    model: nn.Module, inputs: tuple[Tensor, ...], name: str, training: bool
+) -> float:
     start = time.process_time()
     with torch.set_grad_enabled(training):
         with mode(name):
@@ -100,7 +116,10 @@ def once(model: nn.Module, inputs: tuple[Tensor, ...], name: str, training: bool
 
 def evaluations(model: nn.Module, inputs: tuple[Tensor, ...], name: str) -> int:
     ran: list[None] = []
-    handles = [p.register_forward_hook(lambda *_: ran.append(None)) for p in programs(model).values()]
+    handles = [
+        p.register_forward_hook(lambda *_: ran.append(None))
+        for p in programs(model).values()
+    ]
     with torch.no_grad(), mode(name):
         model(*inputs)
     for handle in handles:
@@ -109,13 +128,17 @@ def evaluations(model: nn.Module, inputs: tuple[Tensor, ...], name: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--repeats", type=int, default=4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     names = ("off", "one layer", "whole forward")
-    print("| model | weights | evaluations | forward, ms | forward and backward, ms |\n|---|---|---|---|---|")
+    print(
+        "| model | weights | evaluations | forward, ms | forward and backward, ms |\n|---|---|---|---|---|"
+    )
     for key in arguments.models:
         make, inputs = MODELS[key][0], MODELS[key][1]()
         model = sparsify_fx.apply(make(), "signin", sparsity=0.0).train()
@@ -123,12 +146,17 @@ def main() -> None:
         cells = []
         for training in (False, True):
             times: dict[str, list[float]] = {name: [] for name in names}
-            for _ in range(arguments.repeats + 1):  # in turns, so that a slow spell of the machine hits all three
+            for _ in range(
+                arguments.repeats + 1
+            ):  # in turns, so that a slow spell of the machine hits all three
                 for name in names:
                     times[name].append(once(model, inputs, name, training))
-            cells.append(" / ".join(f"{1000 * min(times[name][1:]):.0f}" for name in names))
+            cells.append(
+                " / ".join(f"{1000 * min(times[name][1:]):.0f}" for name in names)
+            )
         print(
-            f"| {key} | {len(programs(model))} | {' / '.join(map(str, counts))} | {cells[0]} | {cells[1]} |", flush=True
+            f"| {key} | {len(programs(model))} | {' / '.join(map(str, counts))} | {cells[0]} | {cells[1]} |",
+            flush=True,
         )
 
 

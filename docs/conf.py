@@ -2,7 +2,12 @@
 
 project = "sparsify_fx"
 copyright = "the sparsify_fx authors"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+]
 html_theme = "furo"
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3

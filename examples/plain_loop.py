@@ -13,7 +13,9 @@ from torch.nn import functional as F
 import sparsify_fx
 from sparsify_fx.zoo.data import load_data
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--epochs", type=int, default=5)
 parser.add_argument("--out", default="digits.onnx")
 args = parser.parse_args()
@@ -26,10 +28,18 @@ model = nn.Sequential(
     nn.Flatten(), nn.Linear(800, 10),
 )  # fmt: skip
 
-sparsify_fx.apply(model, method="signin", sparsity=0.9)  # in place: weights become m * w * mask
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)  # built after apply: it trains m and w
+sparsify_fx.apply(
+    model, method="signin", sparsity=0.9
+)  # in place: weights become m * w * mask
+optimizer = torch.optim.SGD(
+    model.parameters(), lr=0.1, momentum=0.9
+)  # built after apply: it trains m and w
 scheduler = sparsify_fx.Scheduler(
-    model, optimizer, epochs=args.epochs, steps_per_epoch=data.steps_per_epoch(128), learning_rate="triangular"
+    model,
+    optimizer,
+    epochs=args.epochs,
+    steps_per_epoch=data.steps_per_epoch(128),
+    learning_rate="triangular",
 )
 print(scheduler.timeline())
 
@@ -43,10 +53,17 @@ for epoch in range(scheduler.epochs):
         scheduler.step()
     model.eval()
     with torch.no_grad():
-        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in data.epoch(500, train=False))
-    print(f"epoch {epoch}: loss {loss.detach():.3f}, test accuracy {right / data.facts.test_size:.3f}")
+        right = sum(
+            int((model(x).argmax(1) == y).sum())
+            for x, y in data.epoch(500, train=False)
+        )
+    print(
+        f"epoch {epoch}: loss {loss.detach():.3f}, test accuracy {right / data.facts.test_size:.3f}"
+    )
 
 sparsify_fx.merge(model)  # plain weights and classes again, exact zeros
 x, _ = next(data.epoch(500, train=False))
 report = sparsify_fx.export(model, args.out, x)  # checked in onnxruntime
-print(f"{args.out}: {report.bytes_file} bytes, {report.ratio:.1f}x smaller than dense; {report.verdict}")
+print(
+    f"{args.out}: {report.bytes_file} bytes, {report.ratio:.1f}x smaller than dense; {report.verdict}"
+)

@@ -20,7 +20,13 @@ from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.transfer import masked_state_dict, take_from
 
 if TYPE_CHECKING:
-    from sparsify_fx.onnx_export import ExportReport, export, inspect_file, pack_onnx, unpack_onnx
+    from sparsify_fx.onnx_export import (
+        ExportReport,
+        export,
+        inspect_file,
+        pack_onnx,
+        unpack_onnx,
+    )
 
 __version__ = _version("sparsify_fx")
 
@@ -28,7 +34,9 @@ _find_old_paths()
 
 # onnx, onnxruntime and sympy take longer to import than all the rest of this package, and training needs none of them:
 # what is of onnx_export is imported when it is first asked for.
-_OF_ONNX_EXPORT = frozenset({"ExportReport", "export", "inspect_file", "pack_onnx", "unpack_onnx"})
+_OF_ONNX_EXPORT = frozenset(
+    {"ExportReport", "export", "inspect_file", "pack_onnx", "unpack_onnx"}
+)
 
 __all__ = [
     "ExportReport",
@@ -52,7 +60,9 @@ if not TYPE_CHECKING:  # hidden from type checkers, which would take every missp
     def __getattr__(name):
         """The names of onnx_export, and modules of this package that nothing has imported yet (PEP 562)."""
         if name in _OF_ONNX_EXPORT:
-            value = globals()[name] = getattr(_import_module("sparsify_fx.onnx_export"), name)
+            value = globals()[name] = getattr(
+                _import_module("sparsify_fx.onnx_export"), name
+            )
             return value
         if not name.startswith("_") and _find_spec(f"sparsify_fx.{name}"):
             return _import_module(f"sparsify_fx.{name}")

@@ -53,16 +53,28 @@ class RescaleEvery:
     until: int | float = 0.75
 
     def __post_init__(self) -> None:
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise RecipeError(f"rescale: every={self.every!r} must be a number of epochs >= 1")
+        if (
+            isinstance(self.every, bool)
+            or not isinstance(self.every, int)
+            or self.every < 1
+        ):
+            raise RecipeError(
+                f"rescale: every={self.every!r} must be a number of epochs >= 1"
+            )
         share = isinstance(self.until, float)
-        if isinstance(self.until, bool) or not (0 < self.until <= 1 if share else self.until >= 1):
-            raise RecipeError(f"rescale: until={self.until!r} must be epochs (int >= 1) or a share (float in (0, 1])")
+        if isinstance(self.until, bool) or not (
+            0 < self.until <= 1 if share else self.until >= 1
+        ):
+            raise RecipeError(
+                f"rescale: until={self.until!r} must be epochs (int >= 1) or a share (float in (0, 1])"
+            )
 
     def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
         """Epoch i of the algorithm starts after i − 1 epochs."""
         stop = self.until * run_epochs if isinstance(self.until, float) else self.until
-        return [i - 1 for i in range(1, run_epochs + 1) if i % self.every == 0 and i < stop]
+        return [
+            i - 1 for i in range(1, run_epochs + 1) if i % self.every == 0 and i < stop
+        ]
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
         """Rescale every weight of `model` that has a balance; PassError when none has."""
@@ -75,7 +87,11 @@ def balanced_part(model: nn.Module) -> nn.Module:
     With parameterizations per layer some weights may be dense.
     """
     found = programs(model)
-    having = {name: p for name, p in found.items() if isinstance(p.parameterization, Balancing)}
+    having = {
+        name: p
+        for name, p in found.items()
+        if isinstance(p.parameterization, Balancing)
+    }
     return Subset(having) if 0 < len(having) < len(found) else model
 
 
@@ -101,9 +117,13 @@ class PerturbSigns:
 
     def __post_init__(self) -> None:
         if isinstance(self.fraction, bool) or not 0 < self.fraction <= 1:
-            raise RecipeError(f"perturb-signs: fraction={self.fraction!r} must be in (0, 1], for instance 0.3")
+            raise RecipeError(
+                f"perturb-signs: fraction={self.fraction!r} must be in (0, 1], for instance 0.3"
+            )
         if isinstance(self.run, bool) or not isinstance(self.run, int) or self.run < 0:
-            raise RecipeError(f"perturb-signs: run={self.run!r} must be the number of a run, 0 for the first")
+            raise RecipeError(
+                f"perturb-signs: run={self.run!r} must be the number of a run, 0 for the first"
+            )
 
     def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
         """The start of that run."""
@@ -119,8 +139,16 @@ class PerturbSigns:
         generator = occasion.generator("perturb-signs")
         for program in programs(model).values():
             theta = program.theta()
-            living = torch.ones_like(theta, dtype=torch.bool) if (mask := program.current_mask()) is None else mask == 1
-            drawn = torch.rand(theta.shape, generator=generator).to(theta.device).masked_fill(~living, -1)
+            living = (
+                torch.ones_like(theta, dtype=torch.bool)
+                if (mask := program.current_mask()) is None
+                else mask == 1
+            )
+            drawn = (
+                torch.rand(theta.shape, generator=generator)
+                .to(theta.device)
+                .masked_fill(~living, -1)
+            )
             count = math.floor(self.fraction * int(living.sum()) + 0.5)
             _flip(program, top_mask(drawn, count) == 1)
 
@@ -162,9 +190,15 @@ class SignsOf:
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
         """Write the signs."""
         state, found = read_state(self.source, cycle=occasion.run), programs(model)
-        odd = [n for n, program in found.items() if n not in state or state[n].shape != program.theta().shape]
+        odd = [
+            n
+            for n, program in found.items()
+            if n not in state or state[n].shape != program.theta().shape
+        ]
         if odd:
-            raise CheckpointError(f"cycle {occasion.run} of {self.source} does not fit {odd[0]} of this model")
+            raise CheckpointError(
+                f"cycle {occasion.run} of {self.source} does not fit {odd[0]} of this model"
+            )
         for name, program in found.items():
             theta, mask = program.theta(), program.current_mask()
             signed = signed_like(theta, state[name].to(theta.device))
@@ -174,4 +208,6 @@ class SignsOf:
 def action_label(action: Any) -> tuple[str, str]:
     """(name, options) for the timeline: ("rescale", "every=1, until=0.75")."""
     name = ACTIONS.name_of(type(action)) or type(action).__name__
-    return name, ", ".join(f"{field.name}={getattr(action, field.name)}" for field in fields(action))
+    return name, ", ".join(
+        f"{field.name}={getattr(action, field.name)}" for field in fields(action)
+    )

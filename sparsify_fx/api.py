@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.allocations import Checked, with_min_per_layer
-from sparsify_fx.criteria import EarlyCheck, PruningContext, check_inputs, criterion_name, pruning_generator, rehearse
+from sparsify_fx.criteria import (
+    EarlyCheck,
+    PruningContext,
+    check_inputs,
+    criterion_name,
+    pruning_generator,
+    rehearse,
+)
 from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.distributed.data_parallel import (
     ignore_masks_in_ddp,
@@ -91,24 +98,41 @@ def apply(
     """
     recipe = find_method(method, axes)
     resolved = recipe.resolved()
-    resolved = replace(resolved, allocation=with_min_per_layer(resolved.allocation, min_per_layer))
+    resolved = replace(
+        resolved, allocation=with_min_per_layer(resolved.allocation, min_per_layer)
+    )
     refuse_sharded(model)
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
     layers = _prunable(model, include, exclude)
-    assigned(resolved.parameterization, layers)  # what does not fit is refused before a weight is scored
+    assigned(
+        resolved.parameterization, layers
+    )  # what does not fit is refused before a weight is scored
     total = sum(layer.weight.numel() for layer in layers.values())
     layouts = {name: layout_of(layer.places[0][0]) for name, layer in layers.items()}
     budget = Budget(total, sparsity)
-    if isinstance(resolved.allocation, Checked) and resolved.schedule.initial(budget) is not None:
-        sizes = {name: layouts[name].shape(tuple(layer.weight.shape)) for name, layer in layers.items()}
+    if (
+        isinstance(resolved.allocation, Checked)
+        and resolved.schedule.initial(budget) is not None
+    ):
+        sizes = {
+            name: layouts[name].shape(tuple(layer.weight.shape))
+            for name, layer in layers.items()
+        }
         resolved.allocation.check(sizes, budget.kept)
     kept, later = resolved.schedule.initial(budget), resolved.schedule.updates(budget)
     if later or (kept is not None and kept < budget.total):
-        check_inputs(criterion_name(resolved.criterion), resolved.criterion.needs, batches, loss_fn)
+        check_inputs(
+            criterion_name(resolved.criterion),
+            resolved.criterion.needs,
+            batches,
+            loss_fn,
+        )
         check_inputs(recipe.name, resolved.schedule.needs, batches, loss_fn)
     if isinstance(resolved.criterion, EarlyCheck):
-        budgets = {update.alive(total, total) for update in later} | {total if kept is None else kept}
+        budgets = {update.alive(total, total) for update in later} | {
+            total if kept is None else kept
+        }
         shapes = {name: layer.weight.detach() for name, layer in layers.items()}
         resolved.criterion.check(shapes, sorted(budgets - {total}), resolved.allocation)
     masks = None
@@ -120,7 +144,9 @@ def apply(
         generator=pruning_generator(seed),
         kept=total if kept is None else kept,
         allocation=resolved.allocation,
-        model=_plain(model) if any("model" in rule.needs for rule in (*now, *late)) else None,
+        model=_plain(model)
+        if any("model" in rule.needs for rule in (*now, *late))
+        else None,
         batches=batches,
         loss_fn=loss_fn,
         layouts=layouts,
@@ -128,10 +154,15 @@ def apply(
     for rule in late:
         rehearse(rule, context)
     if kept is not None:
-        masks = {name: torch.ones_like(weight, dtype=torch.uint8) for name, weight in weights.items()}
+        masks = {
+            name: torch.ones_like(weight, dtype=torch.uint8)
+            for name, weight in weights.items()
+        }
         if now:
             masks = choose_masks(resolved.criterion, context)
-            find_collapse(model, masks, batches).warn(f"{recipe.name} at sparsity {sparsity:g}")
+            find_collapse(model, masks, batches).warn(
+                f"{recipe.name} at sparsity {sparsity:g}"
+            )
         check_equal("masks", masks, f"in apply(method={recipe.name!r})")
     plan = Plan(recipe.name, resolved, float(sparsity), seed, tuple(layers))
     progress = Progress()
@@ -142,7 +173,9 @@ def apply(
     return model
 
 
-def _prunable(model: nn.Module, include: Selection, exclude: Selection) -> dict[str, Layer]:
+def _prunable(
+    model: nn.Module, include: Selection, exclude: Selection
+) -> dict[str, Layer]:
     """The selected layers; LayerError for weights without values, or with NaN or Inf."""
     layers = select_layers(model, include, exclude)
     absent = [name for name, layer in layers.items() if layer.weight.is_meta]
@@ -153,7 +186,9 @@ def _prunable(model: nn.Module, include: Selection, exclude: Selection) -> dict[
         )
     broken = [name for name, layer in layers.items() if not is_finite(layer)]
     if broken:
-        raise LayerError(f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first")
+        raise LayerError(
+            f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first"
+        )
     return layers
 
 
@@ -212,6 +247,14 @@ def effective_state_dict(model: nn.Module) -> dict[str, Tensor]:
                 result[key] = effective[id(program)]
             elif key in left:
                 result[key] = left[key]
-    computed = {f"{p}." for p, m in model.named_modules(remove_duplicate=False) if isinstance(m, WeightProgram)}
-    others = {k: v for k, v in left.items() if k not in result and not any(k.startswith(c) for c in computed)}
+    computed = {
+        f"{p}."
+        for p, m in model.named_modules(remove_duplicate=False)
+        if isinstance(m, WeightProgram)
+    }
+    others = {
+        k: v
+        for k, v in left.items()
+        if k not in result and not any(k.startswith(c) for c in computed)
+    }
     return result | others

@@ -154,4 +154,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return UnknownNameError(f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}")
+    return UnknownNameError(
+        f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}"
+    )

@@ -63,7 +63,9 @@ def kaiming_normal(model: nn.Module, generator: torch.Generator) -> None:
     """
     for module in model.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu", generator=generator)
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_in", nonlinearity="relu", generator=generator
+            )
 
 
 @initialization("xavier_normal")
@@ -108,9 +110,13 @@ def kaiming_sparse(model: nn.Module, generator: torch.Generator) -> None:
         mask = program.current_mask()
         living = torch.ones_like(theta) if mask is None else mask.to(theta.dtype)
         noise = torch.randn(theta.shape, generator=generator).to(theta)
-        program.write(noise * living * torch.sqrt(2 / kept_inputs(owner, living).clamp(min=1)))
+        program.write(
+            noise * living * torch.sqrt(2 / kept_inputs(owner, living).clamp(min=1))
+        )
     if not found:
-        raise RecipeError("kaiming_sparse needs the masks: call sparsify_fx.apply(model, ...) before it")
+        raise RecipeError(
+            "kaiming_sparse needs the masks: call sparsify_fx.apply(model, ...) before it"
+        )
 
 
 def kept_inputs(owner: nn.Module, mask: Tensor) -> Tensor:

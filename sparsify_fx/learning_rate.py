@@ -38,7 +38,9 @@ class _Warmup:
 
     def __post_init__(self) -> None:
         if self.warmup is not None and not self.warmup >= 0:
-            raise SchedulerError(f"warmup={self.warmup!r} must be a number of epochs >= 0, or None for epochs / 15")
+            raise SchedulerError(
+                f"warmup={self.warmup!r} must be a number of epochs >= 0, or None for epochs / 15"
+            )
 
     def warmup_epochs(self, epochs: float) -> float:
         """The given warm-up, or a fifteenth of the run."""
@@ -99,7 +101,11 @@ class ImageNet(_Warmup):
     def factor(self, epoch: float, epochs: float) -> float:
         """See the class."""
         start = self.warmup_epochs(epochs)
-        return 0.1 if epoch < start else 0.1 ** math.floor(3 * (epoch - start) / epochs + 1e-9)
+        return (
+            0.1
+            if epoch < start
+            else 0.1 ** math.floor(3 * (epoch - start) / epochs + 1e-9)
+        )
 
 
 @CURVES.register("constant")

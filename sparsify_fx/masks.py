@@ -20,13 +20,21 @@ def kept_count(total: int, sparsity: float) -> int:
     >>> kept_count(1000, 0.9)
     100
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+    if (
+        isinstance(sparsity, bool)
+        or not isinstance(sparsity, (int, float))
+        or not 0 <= sparsity < 1
+    ):
         percent = isinstance(sparsity, (int, float)) and 1 < sparsity < 100
         hint = f"; for {sparsity} per cent write {sparsity / 100:g}" if percent else ""
-        raise SparsityError(f"sparsity={sparsity!r} must be a fraction in [0, 1), the share of zeros{hint}")
+        raise SparsityError(
+            f"sparsity={sparsity!r} must be a fraction in [0, 1), the share of zeros{hint}"
+        )
     kept = math.floor((1 - sparsity) * total + 0.5)
     if kept < 1:
-        raise SparsityError(f"sparsity={sparsity!r} keeps 0 of {total} prunable weights; at most {1 - 1 / total:.6g}")
+        raise SparsityError(
+            f"sparsity={sparsity!r} keeps 0 of {total} prunable weights; at most {1 - 1 / total:.6g}"
+        )
     return kept
 
 
@@ -58,7 +66,9 @@ def top_masks(scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
     if not 0 <= kept <= total:
         raise SparsityError(f"cannot keep {kept} of {total} weights")
     if kept in (0, total):
-        flat = [torch.full_like(part, kept == total, dtype=torch.bool) for part in parts]
+        flat = [
+            torch.full_like(part, kept == total, dtype=torch.bool) for part in parts
+        ]
     else:
         flat = _reaching(parts, kth_largest(parts, kept), kept)
     return {
@@ -83,7 +93,9 @@ def _reaching(parts: Sequence[Tensor], threshold: float, kept: int) -> list[Tens
     return masks
 
 
-def masks_of_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+def masks_of_counts(
+    scores: Mapping[str, Tensor], counts: Mapping[str, int]
+) -> dict[str, Tensor]:
     """The mask of each layer: its `counts[name]` highest scores."""
     return {name: top_mask(score, counts[name]) for name, score in scores.items()}
 

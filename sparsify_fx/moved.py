@@ -111,7 +111,10 @@ class OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds modules by their old paths; what is imported is the module at the new one, the very same object."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         """A spec for an old path, None for all others."""
         if not fullname.startswith(PACKAGE) or _now(fullname) is None:
@@ -121,7 +124,11 @@ class OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         """The module at the new path."""
         new = f"{PACKAGE}{_now(spec.name)}"
-        warnings.warn(f"{spec.name} is now {new}; the old path goes with version 1.0", DeprecationWarning, stacklevel=4)
+        warnings.warn(
+            f"{spec.name} is now {new}; the old path goes with version 1.0",
+            DeprecationWarning,
+            stacklevel=4,
+        )
         module = importlib.import_module(new)
         spec.loader_state = module.__spec__
         return module

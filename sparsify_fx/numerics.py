@@ -13,7 +13,9 @@ from sparsify_fx.errors import SparsityError
 _SAMPLE = 1 << 16  # entries that are drawn to guess where the threshold lies
 _SLACK = 6.0  # standard deviations of the guess; a guess that fails costs time, never the result
 _SMALL = 1 << 18  # fewer entries than these are joined and given to torch.kthvalue
-_CHUNK = 1 << 18  # entries that are compared at once on the CPU: their masks stay in its cache
+_CHUNK = (
+    1 << 18
+)  # entries that are compared at once on the CPU: their masks stay in its cache
 
 
 def kth_largest(parts: Sequence[Tensor], kept: int) -> float | int:
@@ -38,7 +40,11 @@ def kth_largest(parts: Sequence[Tensor], kept: int) -> float | int:
         return kth_largest([between], kept - at_least_high)
     for bound in (high, low):  # many equal entries at an end of the bracket
         above = sum(int((part > bound).count_nonzero()) for part in parts)
-        if above < kept <= above + sum(int((part == bound).count_nonzero()) for part in parts):
+        if (
+            above
+            < kept
+            <= above + sum(int((part == bound).count_nonzero()) for part in parts)
+        ):
             return bound
     return _by_kthvalue(parts, kept)
 
@@ -51,8 +57,12 @@ def comparable(scores: Sequence[Tensor]) -> list[Tensor]:
     common = _common({score.dtype for score in scores})
     parts = [score.detach().reshape(-1).to(common) for score in scores]
     # The maximum is NaN if anything is, and takes a tenth of the time of isnan.
-    if common.is_floating_point and any(part.numel() and bool(part.amax().isnan()) for part in parts):
-        raise SparsityError("scores hold NaN: the model or its gradients diverged; nothing was pruned")
+    if common.is_floating_point and any(
+        part.numel() and bool(part.amax().isnan()) for part in parts
+    ):
+        raise SparsityError(
+            "scores hold NaN: the model or its gradients diverged; nothing was pruned"
+        )
     return parts
 
 
@@ -66,7 +76,11 @@ def _common(dtypes: set[torch.dtype]) -> torch.dtype:
 
 
 def _by_kthvalue(parts: Sequence[Tensor], kept: int) -> float | int:
-    flat = parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
+    flat = (
+        parts[0]
+        if len(parts) == 1
+        else torch.cat([part.to(parts[0].device) for part in parts])
+    )
     found: float | int = torch.kthvalue(flat, flat.numel() - kept + 1).values.item()
     return found
 
@@ -93,7 +107,9 @@ def _between(parts: Sequence[Tensor], low: float, high: float) -> tuple[Tensor, 
     """The entries x with low < x < high, and how many are at least `high`."""
     found, counts = [], []
     for part in parts:
-        for chunk in torch.split(part, _CHUNK) if part.device.type == "cpu" else (part,):
+        for chunk in (
+            torch.split(part, _CHUNK) if part.device.type == "cpu" else (part,)
+        ):
             found.append(chunk[(chunk > low) & (chunk < high)].to(parts[0].device))
             counts.append((chunk >= high).count_nonzero().to(parts[0].device))
     return torch.cat(found), int(torch.stack(counts).sum())
@@ -109,7 +125,9 @@ def signed_like(magnitudes: Tensor, signs: Tensor) -> Tensor:
     >>> signed_like(torch.tensor([1.0, -2.0, -3.0]), torch.tensor([-1, 5, 0]))
     tensor([-1.,  2., -3.])
     """
-    return torch.where(signs == 0, magnitudes, magnitudes.abs() * signs.sign().to(magnitudes.dtype))
+    return torch.where(
+        signs == 0, magnitudes, magnitudes.abs() * signs.sign().to(magnitudes.dtype)
+    )
 
 
 def widened(tensor: Tensor) -> Tensor:

@@ -30,7 +30,12 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-ready values."""
-        return {"method": self.method, "sparsity": self.sparsity, "seed": self.seed, "axes": self.axes.to_dict()}
+        return {
+            "method": self.method,
+            "sparsity": self.sparsity,
+            "seed": self.seed,
+            "axes": self.axes.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ class Inputs:
     loss_fn: Any = None
 
 
-_INPUTS: WeakKeyDictionary[nn.Module, dict[int, tuple[Plan, Inputs]]] = WeakKeyDictionary()
+_INPUTS: WeakKeyDictionary[nn.Module, dict[int, tuple[Plan, Inputs]]] = (
+    WeakKeyDictionary()
+)
 
 
 def remember_inputs(module: nn.Module, plan: Plan, inputs: Inputs) -> None:
@@ -57,7 +64,11 @@ def remembered_inputs(module: nn.Module, plan: Plan) -> Inputs:
 
 def plans_of(model: nn.Module) -> list[Plan]:
     """The plans on the model's programs, one for each `apply`, in module order; none for a plain model."""
-    found = {id(program.plan): program.plan for program in programs(model).values() if program.plan is not None}
+    found = {
+        id(program.plan): program.plan
+        for program in programs(model).values()
+        if program.plan is not None
+    }
     return list(found.values())
 
 
@@ -70,5 +81,7 @@ def require_plan(model: nn.Module) -> Plan:
     """The model's plan; RecipeError when `apply` has not run on it."""
     plan = plan_of(model)
     if plan is None:
-        raise RecipeError(f"{type(model).__name__} was not prepared; call sparsify_fx.apply(model, method=...) first")
+        raise RecipeError(
+            f"{type(model).__name__} was not prepared; call sparsify_fx.apply(model, method=...) first"
+        )
     return plan

@@ -39,7 +39,9 @@ def load_plugins() -> None:
             _errors = []  # from here on: a plugin may itself look up methods while it is imported
             import sparsify_fx.zoo.methods  # noqa: F401 - fills the registry; here, since the methods import the recipes
 
-            for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+            for point in sorted(
+                entry_points(group=GROUP), key=lambda point: (point.name, point.value)
+            ):
                 _load(point, _errors)
         if _errors:
             raise _errors[0]
@@ -56,7 +58,9 @@ def load_file(path: str | os.PathLike[str]) -> ModuleType:
     file = Path(path).expanduser()
     if file.suffix != ".py" or not file.is_file():
         what = "does not exist" if not file.exists() else "is no Python file"
-        raise PluginError(f"the plugin {path} {what}; give the path of a file such as distance.py")
+        raise PluginError(
+            f"the plugin {path} {what}; give the path of a file such as distance.py"
+        )
     with _LOADING:
         known = _files.get(file.resolve())
         if known is None:
@@ -94,7 +98,11 @@ def _run(file: Path, told: str) -> ModuleType:
 
 def _line(error: BaseException, file: Path) -> str:
     """Where in the file it happened; a syntax error says so itself."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file.absolute()]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == file.absolute()
+    ]
     return f" (line {frames[-1].lineno})" if frames else ""
 
 

@@ -14,7 +14,12 @@ from sparsify_fx.actions import ACTIONS, TimedAction
 from sparsify_fx.allocations import ALLOCATIONS, Allocation, Global
 from sparsify_fx.criteria import CRITERIA, Criterion, FunctionCriterion
 from sparsify_fx.errors import RecipeError, unknown
-from sparsify_fx.parameterizations import PARAMETERIZATIONS, ByLayer, Dense, Parameterization
+from sparsify_fx.parameterizations import (
+    PARAMETERIZATIONS,
+    ByLayer,
+    Dense,
+    Parameterization,
+)
 from sparsify_fx.penalties import PENALTIES, NoPenalty, Penalty
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.registry import Registry, described
@@ -36,7 +41,11 @@ class Axes:
 
     def given(self) -> dict[str, Any]:
         """The axes that are not open."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if getattr(self, f.name) is not None
+        }
 
 
 AXES = tuple(f.name for f in fields(Axes))
@@ -113,12 +122,20 @@ def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Recipe:
     differently, PluginError for an installed plugin that cannot be imported.
     """
     if not isinstance(name, str):
-        raise RecipeError(f"method={name!r}: expected a name such as 'signin', or a sum such as 'lrr+signin'")
+        raise RecipeError(
+            f"method={name!r}: expected a name such as 'signin', or a sum such as 'lrr+signin'"
+        )
     load_plugins()
     for axis in axes or {}:
         if axis not in AXES:
             raise unknown("axis", axis, AXES)
-    chosen = Axes(**{axis: axis_value(axis, value) for axis, value in (axes or {}).items() if value is not None})
+    chosen = Axes(
+        **{
+            axis: axis_value(axis, value)
+            for axis, value in (axes or {}).items()
+            if value is not None
+        }
+    )
     parts = sorted({part.strip() for part in name.split("+")})
     recipe = METHODS[parts[0]]
     for part in parts[1:]:
@@ -142,7 +159,9 @@ def merge_recipes(a: Recipe, b: Recipe, chosen: Axes | None = None) -> Recipe:
             continue
         hint_a, hint_b = getattr(a.suggests, axis), getattr(b.suggests, axis)
         if axis in MASK_AXES and _decides_mask(a) != _decides_mask(b):
-            leader, follower = (hint_a, hint_b) if _decides_mask(a) else (hint_b, hint_a)
+            leader, follower = (
+                (hint_a, hint_b) if _decides_mask(a) else (hint_b, hint_a)
+            )
             merged_suggestion[axis] = follower if leader is None else leader
         else:
             merged_suggestion[axis] = _join(axis, (a.name, hint_a), (b.name, hint_b))
@@ -164,9 +183,16 @@ def axis_value(axis: str, value: Any) -> Any:
     load_plugins()
     if axis == "actions":
         single = not isinstance(value, (list, tuple))
-        return tuple(_named(ACTIONS, TimedAction, item) for item in ([value] if single else value))
+        return tuple(
+            _named(ACTIONS, TimedAction, item)
+            for item in ([value] if single else value)
+        )
     if axis == "rewind":
-        return _built(Rewind, "rewind", dict(value)) if isinstance(value, Mapping) else _expect(value, Rewind, axis)
+        return (
+            _built(Rewind, "rewind", dict(value))
+            if isinstance(value, Mapping)
+            else _expect(value, Rewind, axis)
+        )
     if axis == "parameterization" and (by_layer := _by_layer(value)) is not None:
         return by_layer
     return _named(*_NAMED[axis], value)
@@ -177,9 +203,18 @@ def _by_layer(value: Any) -> ByLayer | None:
     if isinstance(value, ByLayer):
         return value
     # Without a "name" it is by layer; but {"beta": 2.0} names no parameterization, and `_named` says what is missing.
-    if not isinstance(value, Mapping) or "name" in value or any(_is_option(item) for item in value.values()):
+    if (
+        not isinstance(value, Mapping)
+        or "name" in value
+        or any(_is_option(item) for item in value.values())
+    ):
         return None
-    return ByLayer({pattern: _named(*_NAMED["parameterization"], item) for pattern, item in value.items()})
+    return ByLayer(
+        {
+            pattern: _named(*_NAMED["parameterization"], item)
+            for pattern, item in value.items()
+        }
+    )
 
 
 def _is_option(value: Any) -> bool:
@@ -192,10 +227,22 @@ def describe(axis: str, value: Any) -> Any:
         return [described(ACTIONS, action) for action in value]
     if axis == "rewind":
         return {f.name: getattr(value, f.name) for f in fields(value)}
-    if isinstance(value, ByLayer):  # always as mappings: patterns are free, and "run" with a word would be a run folder
-        told = {pattern: described(PARAMETERIZATIONS, how) for pattern, how in value.by_pattern.items()}
-        return {pattern: how if isinstance(how, dict) else {"name": how} for pattern, how in told.items()}
-    return value.name if isinstance(value, FunctionCriterion) else described(_NAMED[axis][0], value)
+    if isinstance(
+        value, ByLayer
+    ):  # always as mappings: patterns are free, and "run" with a word would be a run folder
+        told = {
+            pattern: described(PARAMETERIZATIONS, how)
+            for pattern, how in value.by_pattern.items()
+        }
+        return {
+            pattern: how if isinstance(how, dict) else {"name": how}
+            for pattern, how in told.items()
+        }
+    return (
+        value.name
+        if isinstance(value, FunctionCriterion)
+        else described(_NAMED[axis][0], value)
+    )
 
 
 def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
@@ -206,14 +253,20 @@ def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
     options = dict(value)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise RecipeError(f"{registry.kind}: expected a mapping with 'name' and its options, got {dict(value)!r}")
+        raise RecipeError(
+            f"{registry.kind}: expected a mapping with 'name' and its options, got {dict(value)!r}"
+        )
     entry = registry[name]
     if isinstance(entry, type):
         return _built(entry, f"{registry.kind} {name!r}", options)
-    if options and is_dataclass(entry) and not isinstance(entry, FunctionCriterion):  # an object with options
+    if (
+        options and is_dataclass(entry) and not isinstance(entry, FunctionCriterion)
+    ):  # an object with options
         return _built(type(entry), f"{registry.kind} {name!r}", options)
     if options:
-        raise RecipeError(f"{registry.kind} {name!r} takes no options, got {sorted(options)}")
+        raise RecipeError(
+            f"{registry.kind} {name!r} takes no options, got {sorted(options)}"
+        )
     return entry
 
 
@@ -225,12 +278,16 @@ def _built(cls: type[Any], label: str, options: Mapping[str, Any]) -> Any:
     try:
         return cls(**options)
     except TypeError as error:
-        raise RecipeError(f"{label}: {error}; its options are {', '.join(known) or 'none'}") from error
+        raise RecipeError(
+            f"{label}: {error}; its options are {', '.join(known) or 'none'}"
+        ) from error
 
 
 def _expect(value: Any, kind: type[Any], axis: str) -> Any:
     if isinstance(value, type) or not isinstance(value, kind):
-        raise RecipeError(f"{axis}: expected a name, a mapping with options, or a {kind.__name__}; got {value!r}")
+        raise RecipeError(
+            f"{axis}: expected a name, a mapping with options, or a {kind.__name__}; got {value!r}"
+        )
     return value
 
 
@@ -244,5 +301,9 @@ def _join(axis: str, a: tuple[str, Any], b: tuple[str, Any]) -> Any:
         return b[1] if a[1] is None else a[1]
     if axis == "actions" and not {type(x) for x in a[1]} & {type(x) for x in b[1]}:
         return tuple(sorted((*a[1], *b[1]), key=repr))
-    told = " and ".join(f"{name} has {describe(axis, value)!r}" for name, value in (a, b))
-    raise RecipeError(f"cannot merge {a[0]} with {b[0]}: on the axis {axis!r} {told}; pass {axis}= to choose")
+    told = " and ".join(
+        f"{name} has {describe(axis, value)!r}" for name, value in (a, b)
+    )
+    raise RecipeError(
+        f"cannot merge {a[0]} with {b[0]}: on the axis {axis!r} {told}; pass {axis}= to choose"
+    )

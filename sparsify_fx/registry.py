@@ -53,11 +53,16 @@ class Registry(Generic[T]):
 
     def name_of(self, value: T) -> str | None:
         """The name under which `value` is registered, or None."""
-        return next((name for name, entry in self._entries.items() if entry is value), None)
+        return next(
+            (name for name, entry in self._entries.items() if entry is value), None
+        )
 
     def name_of_kind(self, value: object) -> str | None:
         """The name of the class of `value`, or of a registered object of that class; None when there is none."""
-        kinds = ((name, entry if isinstance(entry, type) else type(entry)) for name, entry in self._entries.items())
+        kinds = (
+            (name, entry if isinstance(entry, type) else type(entry))
+            for name, entry in self._entries.items()
+        )
         return next((name for name, kind in kinds if kind is type(value)), None)
 
     def __getitem__(self, name: str) -> T:
@@ -81,7 +86,11 @@ def _caller() -> str:
     nearest = frame
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
-    found = nearest if frame is None or frame.f_globals.get("__name__") == "__main__" else frame
+    found = (
+        nearest
+        if frame is None or frame.f_globals.get("__name__") == "__main__"
+        else frame
+    )
     return str(found.f_globals.get("__name__")) if found is not None else "a script"
 
 
@@ -115,7 +124,11 @@ def added_option(default: Any) -> Any:
 
 def stated_options(value: Any) -> dict[str, Any]:
     """The fields of a dataclass by name, without later options at their default."""
-    return {f.name: getattr(value, f.name) for f in fields(value) if not _silent(f, getattr(value, f.name))}
+    return {
+        f.name: getattr(value, f.name)
+        for f in fields(value)
+        if not _silent(f, getattr(value, f.name))
+    }
 
 
 def _silent(option: Field[Any], value: Any) -> bool:

@@ -44,13 +44,23 @@ class Rewind:
             point = getattr(self, field.name)
             named = point in (None, "init", "warmup")
             if not named and (isinstance(point, (str, bool)) or not point >= 0):
-                raise RecipeError(f"rewind: {field.name}={point!r} must be an epoch >= 0, 'init', 'warmup' or None")
-        if self.weights is not None and (self.signs is not None or self.magnitudes is not None):
+                raise RecipeError(
+                    f"rewind: {field.name}={point!r} must be an epoch >= 0, 'init', 'warmup' or None"
+                )
+        if self.weights is not None and (
+            self.signs is not None or self.magnitudes is not None
+        ):
             raise RecipeError(
                 "rewind: weights bring signs and magnitudes back already; give weights alone, or signs and magnitudes"
             )
 
     def points(self) -> set[Epoch]:
         """Every point that must be recorded on the way."""
-        recorded = (self.weights, self.signs, self.magnitudes, self.batchnorm, self.optimizer)
+        recorded = (
+            self.weights,
+            self.signs,
+            self.magnitudes,
+            self.batchnorm,
+            self.optimizer,
+        )
         return {point for point in recorded if point is not None}

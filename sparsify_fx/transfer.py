@@ -27,7 +27,10 @@ def masked_state_dict(model: nn.Module) -> State:
     >>> list(masked_state_dict(apply(nn.Linear(4, 2), "random", sparsity=0.5)))
     ['weight', 'bias', 'weight.mask']
     """
-    masks = {mask_key(name): mask.detach().clone() for name, mask in current_masks(programs(model)).items()}
+    masks = {
+        mask_key(name): mask.detach().clone()
+        for name, mask in current_masks(programs(model)).items()
+    }
     return effective_state_dict(model) | masks
 
 
@@ -68,10 +71,15 @@ def take_from(
     """
     check_take(take)
     if not programs(model):
-        raise RecipeError(f"{type(model).__name__} was not prepared; call sparsify_fx.apply(model, method=...) first")
+        raise RecipeError(
+            f"{type(model).__name__} was not prepared; call sparsify_fx.apply(model, method=...) first"
+        )
     _check_state(model, state, take)
     masks = _new_masks(model, state) if "mask" in take else _masks(model)
-    thetas = {name: _new_theta(model, name, masks, state, take, init) for name in programs(model)}
+    thetas = {
+        name: _new_theta(model, name, masks, state, take, init)
+        for name in programs(model)
+    }
     for name, program in programs(model).items():
         if "mask" in take:
             program.set_mask(masks[name])
@@ -90,17 +98,25 @@ def check_take(take: Collection[str]) -> None:
     if isinstance(take, str) or not names:
         raise RecipeError(f"take={take!r} must be a list of {', '.join(TAKES)}")
     if "weights" in names and {"signs", "magnitudes"} & set(names):
-        raise RecipeError(f"take={names}: weights bring their signs and magnitudes; take one or the other")
+        raise RecipeError(
+            f"take={names}: weights bring their signs and magnitudes; take one or the other"
+        )
 
 
-def _check_state(model: nn.Module, state: Mapping[str, Tensor], take: Collection[str]) -> None:
+def _check_state(
+    model: nn.Module, state: Mapping[str, Tensor], take: Collection[str]
+) -> None:
     """Every name and shape that will be read."""
     wanted = {name: program.theta().shape for name, program in programs(model).items()}
     needed = dict(wanted) if set(take) != {"mask"} else {}
     if "mask" in take:
         needed |= {mask_key(name): shape for name, shape in wanted.items()}
     if "weights" in take:
-        needed |= {name: tensor.shape for name, tensor in _others(model).items() if name in state}
+        needed |= {
+            name: tensor.shape
+            for name, tensor in _others(model).items()
+            if name in state
+        }
     odd = [f"{name}: none" for name in needed if name not in state]
     odd += [
         f"{name}: {tuple(state[name].shape)} instead of {tuple(shape)}"
@@ -108,7 +124,9 @@ def _check_state(model: nn.Module, state: Mapping[str, Tensor], take: Collection
         if name in state and state[name].shape != shape
     ]
     if odd:
-        raise CheckpointError(f"the other run does not fit this model: {'; '.join(odd[:5])}; take from one like it")
+        raise CheckpointError(
+            f"the other run does not fit this model: {'; '.join(odd[:5])}; take from one like it"
+        )
 
 
 def _masks(model: nn.Module) -> dict[str, Tensor]:
@@ -118,11 +136,22 @@ def _masks(model: nn.Module) -> dict[str, Tensor]:
 def _new_masks(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     own = _masks(model)
     if not own:
-        raise RecipeError("this method has no masks to take into; choose one such as method='random'")
-    masks = {name: state[mask_key(name)].to(mask.device, torch.uint8) for name, mask in own.items()}
+        raise RecipeError(
+            "this method has no masks to take into; choose one such as method='random'"
+        )
+    masks = {
+        name: state[mask_key(name)].to(mask.device, torch.uint8)
+        for name, mask in own.items()
+    }
     if any(int(mask.max()) > 1 for mask in masks.values()):
-        raise CheckpointError("the masks of the other run hold values beside 0 and 1; take from a run's own files")
-    theirs, ours, total = nonzeros(masks), nonzeros(own), sum(mask.numel() for mask in masks.values())
+        raise CheckpointError(
+            "the masks of the other run hold values beside 0 and 1; take from a run's own files"
+        )
+    theirs, ours, total = (
+        nonzeros(masks),
+        nonzeros(own),
+        sum(mask.numel() for mask in masks.values()),
+    )
     if theirs != ours:
         raise SparsityError(
             f"the mask of the other run keeps {theirs} of {total} weights, this model {ours}; apply a method that "
@@ -162,7 +191,11 @@ def _new_theta(
 def _others(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers beside the weight programs."""
     inside = tuple(f"{name}_program." for name in programs(model))
-    return {name: tensor for name, tensor in unmarked(model.state_dict()).items() if not name.startswith(inside)}
+    return {
+        name: tensor
+        for name, tensor in unmarked(model.state_dict()).items()
+        if not name.startswith(inside)
+    }
 
 
 @torch.no_grad()

@@ -45,7 +45,11 @@ def test_every_path_exists() -> None:
 
 
 def test_every_room_is_on_the_map() -> None:
-    rooms = [folder.name for folder in (ROOT / "sparsify_fx").iterdir() if (folder / "__init__.py").exists()]
+    rooms = [
+        folder.name
+        for folder in (ROOT / "sparsify_fx").iterdir()
+        if (folder / "__init__.py").exists()
+    ]
     assert [room for room in rooms if f"sparsify_fx/{room}/" not in PAGE] == []
 
 

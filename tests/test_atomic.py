@@ -68,11 +68,15 @@ class Final(nn.Linear):
 class Registering(type):
     """A metaclass with keywords, a registry, and classes that cannot be changed."""
 
-    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, must: int) -> type:
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, must: int
+    ) -> type:
         HOOKS.append(name)
         return super().__new__(mcs, name, bases, namespace)
 
-    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, must: int) -> None:
+    def __init__(
+        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], *, must: int
+    ) -> None:
         super().__init__(name, bases, namespace)
 
     def __setattr__(cls, name: str, value: object) -> None:
@@ -98,7 +102,9 @@ class AbstractFirst(abc.ABC, nn.Linear):
 
 
 class CountingABCs(abc.ABCMeta):
-    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **rest: Any) -> Any:
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **rest: Any
+    ) -> Any:
         HOOKS.append(name)
         return super().__new__(mcs, name, bases, namespace, **rest)
 
@@ -192,11 +198,17 @@ def test_families_with_hooks_are_rewritten_without_them(kind: type[nn.Linear]) -
     assert type(layer).__module__ == kind.__module__
     assert type(layer).__bases__ == (kind,)
     assert isinstance(type(layer), type(kind))
-    assert not isinstance(kind(2, 2), type(layer)), "the caches of abstract classes are its own"
+    assert not isinstance(kind(2, 2), type(layer)), (
+        "the caches of abstract classes are its own"
+    )
     stream = io.BytesIO()
     torch.save(model, stream)
     stream.seek(0)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(stream, weights_only=False)):
+    for twin in (
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(stream, weights_only=False),
+    ):
         assert type(twin[2]) is type(layer)
         assert torch.equal(twin(inputs), model(inputs))
     assert torch.equal(fx.symbolic_trace(model)(inputs), model(inputs))
@@ -209,7 +221,10 @@ def test_families_with_hooks_are_rewritten_without_them(kind: type[nn.Linear]) -
 
 @pytest.mark.parametrize("kind", [Gate, Registered, Mixed, AbstractFirst])
 def test_families_compile_in_one_graph(kind: type[nn.Linear]) -> None:
-    model, inputs = sparsify_fx.apply(family_net(kind), "signin", sparsity=0.5), torch.randn(3, 8)
+    model, inputs = (
+        sparsify_fx.apply(family_net(kind), "signin", sparsity=0.5),
+        torch.randn(3, 8),
+    )
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(inputs), model(inputs))
 
@@ -219,7 +234,10 @@ def test_threads_make_one_class() -> None:
         pass
 
     layers = [Threaded(4, 4) for _ in range(8)]
-    threads = [threading.Thread(target=sparsify_fx.apply, args=(layer, "random")) for layer in layers]
+    threads = [
+        threading.Thread(target=sparsify_fx.apply, args=(layer, "random"))
+        for layer in layers
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -287,7 +305,9 @@ class Failing(Plain):
 
 def halved(model: nn.Module) -> dict[str, Tensor]:
     weights = {name: layer.weight for name, layer in select_layers(model).items()}
-    return {n: (torch.arange(w.numel()) % 2).reshape(w.shape) for n, w in weights.items()}
+    return {
+        n: (torch.arange(w.numel()) % 2).reshape(w.shape) for n, w in weights.items()
+    }
 
 
 @pytest.mark.parametrize("where", ["value", "split", "shared", "state"])
@@ -313,14 +333,19 @@ def test_prepare_is_what_the_passes_do() -> None:
     for how in (Dense(), Product(beta=0.5)):
         together, one_by_one = small_net(), small_net()
         masks = halved(together)
-        assert list(prepare(together, select_layers(together), masks, how)) == list(masks)
+        assert list(prepare(together, select_layers(together), masks, how)) == list(
+            masks
+        )
         InsertMask(masks)(one_by_one)
         if how != Dense():
             Reparameterize(how)(one_by_one)
         a, b = together.state_dict(), one_by_one.state_dict()
         assert list(a) == list(b)
         assert all(torch.equal(a[key], b[key]) for key in a)
-        passes = [[program.passes for program in programs(model).values()] for model in (together, one_by_one)]
+        passes = [
+            [program.passes for program in programs(model).values()]
+            for model in (together, one_by_one)
+        ]
         assert passes[0] == passes[1]
 
 
@@ -328,7 +353,12 @@ def test_masks_that_do_not_fit_change_nothing() -> None:
     model = small_net()
     before, masks = bits(model), halved(model)
     with pytest.raises(PassError, match="a mask of shape"):
-        prepare(model, select_layers(model), {**masks, "7.weight": torch.ones(2, 2)}, Dense())
+        prepare(
+            model,
+            select_layers(model),
+            {**masks, "7.weight": torch.ones(2, 2)},
+            Dense(),
+        )
     assert_untouched(model, before)
 
 
@@ -336,7 +366,9 @@ class Immovable(nn.Linear):
     """Python cannot give its objects another class."""
 
 
-def test_a_class_that_cannot_change_is_refused_and_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_cannot_change_is_refused_and_nothing_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def set_class(owner: nn.Module, cls: type) -> None:
         if type(owner) is Immovable:
             raise TypeError("object layout differs")
@@ -347,7 +379,8 @@ def test_a_class_that_cannot_change_is_refused_and_nothing_happens(monkeypatch: 
     model = family_net(Immovable)
     before = bits(model)
     with pytest.raises(
-        LayerError, match=r"test_atomic\.Immovable cannot be changed \(object layout differs\).*exclude="
+        LayerError,
+        match=r"test_atomic\.Immovable cannot be changed \(object layout differs\).*exclude=",
     ):
         sparsify_fx.apply(model, "signin", sparsity=0.5)
     assert_untouched(model, before)
@@ -355,7 +388,10 @@ def test_a_class_that_cannot_change_is_refused_and_nothing_happens(monkeypatch: 
 
 
 def test_a_class_that_cannot_be_subclassed_is_refused_and_nothing_happens() -> None:
-    with pytest.raises(LayerError, match=r"bool cannot be subclassed \(type 'bool' is not an acceptable base type\)"):
+    with pytest.raises(
+        LayerError,
+        match=r"bool cannot be subclassed \(type 'bool' is not an acceptable base type\)",
+    ):
         owner_class.owner_class(bool, ("weight",), {})  # type: ignore[arg-type]
 
 
@@ -374,7 +410,9 @@ def test_a_name_that_is_taken_is_refused_and_nothing_happens() -> None:
 
 
 @pytest.mark.parametrize("where", ["effective", "uninstall"])
-def test_a_merge_that_fails_leaves_the_model(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_that_fails_leaves_the_model(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = nn.Sequential(nn.LSTM(4, 5), nn.Linear(5, 5), nn.Linear(5, 2))
     sparsify_fx.apply(model, "signin", sparsity=0.5)
     before = bits(model)
@@ -422,7 +460,10 @@ def test_a_pass_that_fails_brings_graphs_back() -> None:
     assert [program.code for program in programs(model).values()] == code
     assert [program.facts for program in programs(model).values()] == facts
     assert all(
-        torch.equal(a, b) for a, b in zip(effective(model).values(), effective(small_lifted()).values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(
+            effective(model).values(), effective(small_lifted()).values(), strict=True
+        )
     )
     assert SplitProduct()(model).modified
 
@@ -469,7 +510,11 @@ def quantized() -> nn.Sequential:
 
 def with_weight(weight: Tensor) -> nn.Sequential:
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32))
-    model[0].weight = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight, requires_grad=False)
+    model[0].weight = (
+        weight
+        if isinstance(weight, nn.Parameter)
+        else nn.Parameter(weight, requires_grad=False)
+    )
     return model
 
 
@@ -480,12 +525,30 @@ def inference_weight() -> nn.Sequential:
 
 
 UNTRAINABLE: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "torchao": (quantized, r"0\.weight has the type Int8Tensor, quantized.*sparsify the plain model first"),
-    "bitsandbytes": (lambda: with_weight(Packed(torch.randn(64, 64))), r"0\.weight has the type Packed, quantized"),
-    "float8": (lambda: with_weight(torch.randn(64, 64).to(torch.float8_e4m3fn)), r"0\.weight has dtype torch.float8"),
-    "integers": (lambda: with_weight(torch.ones(64, 64, dtype=torch.int8)), r"0\.weight has dtype torch.int8"),
-    "inference": (inference_weight, r"0\.weight was made under torch\.inference_mode.*clone"),
-    "expanded": (lambda: with_weight(torch.randn(1, 64).expand(64, 64)), r"0\.weight is expanded.*contiguous"),
+    "torchao": (
+        quantized,
+        r"0\.weight has the type Int8Tensor, quantized.*sparsify the plain model first",
+    ),
+    "bitsandbytes": (
+        lambda: with_weight(Packed(torch.randn(64, 64))),
+        r"0\.weight has the type Packed, quantized",
+    ),
+    "float8": (
+        lambda: with_weight(torch.randn(64, 64).to(torch.float8_e4m3fn)),
+        r"0\.weight has dtype torch.float8",
+    ),
+    "integers": (
+        lambda: with_weight(torch.ones(64, 64, dtype=torch.int8)),
+        r"0\.weight has dtype torch.int8",
+    ),
+    "inference": (
+        inference_weight,
+        r"0\.weight was made under torch\.inference_mode.*clone",
+    ),
+    "expanded": (
+        lambda: with_weight(torch.randn(1, 64).expand(64, 64)),
+        r"0\.weight is expanded.*contiguous",
+    ),
 }
 
 
@@ -494,7 +557,9 @@ def test_weights_that_cannot_be_trained_are_refused_in_words(case: str) -> None:
     make, words = UNTRAINABLE[case]
     model = make()
     kinds, keys = [type(module) for module in model.modules()], list(model.state_dict())
-    with pytest.raises(LayerError, match=words + ".*or leave the layer out with exclude="):
+    with pytest.raises(
+        LayerError, match=words + ".*or leave the layer out with exclude="
+    ):
         sparsify_fx.apply(model, "signin", sparsity=0.5)
     assert [type(module) for module in model.modules()] == kinds
     assert list(model.state_dict()) == keys
@@ -504,5 +569,7 @@ def test_weights_that_cannot_be_trained_are_refused_in_words(case: str) -> None:
 
 @pytest.mark.parametrize("method", [None, 3, ["signin"], b"signin"])
 def test_a_method_that_is_no_name(method: Any) -> None:
-    with pytest.raises(RecipeError, match=r"method=.*: expected a name such as 'signin', or a sum"):
+    with pytest.raises(
+        RecipeError, match=r"method=.*: expected a name such as 'signin', or a sum"
+    ):
         sparsify_fx.apply(small_net(), method)

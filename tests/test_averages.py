@@ -18,10 +18,14 @@ from tests.conftest import small_net, train_step
 AVERAGES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "swa": AveragedModel,
     "ema": lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
-    "ema of buffers": lambda model: AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True),
+    "ema of buffers": lambda model: AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True
+    ),
     "timm": lambda model: ModelEmaV3(model, decay=0.9),
     "timm one by one": lambda model: ModelEmaV3(model, decay=0.9, foreach=False),
-    "timm without buffers": lambda model: ModelEmaV3(model, decay=0.9, exclude_buffers=True),
+    "timm without buffers": lambda model: ModelEmaV3(
+        model, decay=0.9, exclude_buffers=True
+    ),
 }
 
 
@@ -36,7 +40,9 @@ def test_averages_keep_masks_and_zeros(name: str, method: str) -> None:
     while not scheduler.finished:
         train_step(model, optimizer, scheduler.step_count)
         scheduler.step()
-        average.update(model) if isinstance(average, ModelEmaV3) else average.update_parameters(model)
+        average.update(model) if isinstance(
+            average, ModelEmaV3
+        ) else average.update_parameters(model)
         average.eval()
         for key, program in programs(average.module).items():
             mask = programs(model)[key].current_mask()
@@ -44,7 +50,12 @@ def test_averages_keep_masks_and_zeros(name: str, method: str) -> None:
             assert (program()[mask == 0] == 0).all()
             assert (program()[mask == 1] != 0).any()
     merged = sparsify_fx.merge(average.module)
-    assert sum(int((weight != 0).sum()) for weight in (merged[i].weight for i in (0, 3, 7))) <= scheduler.nonzeros()
+    assert (
+        sum(
+            int((weight != 0).sum()) for weight in (merged[i].weight for i in (0, 3, 7))
+        )
+        <= scheduler.nonzeros()
+    )
 
 
 def test_averaged_masks_are_refused_where_torch_spoils_them() -> None:
@@ -54,5 +65,8 @@ def test_averaged_masks_are_refused_where_torch_spoils_them() -> None:
     average.update_parameters(model)
     sparsify_fx.apply(sparsify_fx.merge(model), "random", sparsity=0.5)
     average.update_parameters(model)
-    with pytest.raises(LayerError, match=r"values other than 0 and 1.*use AveragedModel\(model, use_buffers=False\)"):
+    with pytest.raises(
+        LayerError,
+        match=r"values other than 0 and 1.*use AveragedModel\(model, use_buffers=False\)",
+    ):
         average.eval()

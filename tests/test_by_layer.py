@@ -35,9 +35,15 @@ def how(model: nn.Module) -> dict[str, Any]:
 
 def test_each_layer_is_made_of_what_its_name_says() -> None:
     model = sparsify_fx.apply(small_net(), "signin", sparsity=0.5, parameterization=FC)
-    assert how(model) == {"0.weight": Dense(), "3.weight": Dense(), "7.weight": Product(beta=2.0)}
+    assert how(model) == {
+        "0.weight": Dense(),
+        "3.weight": Dense(),
+        "7.weight": Product(beta=2.0),
+    }
     one = sparsify_fx.apply(small_net(), "random", sparsity=0.5)
-    assert all(torch.equal(effective(one)[n], w) for n, w in list(effective(model).items())[:2]), "the same masks"
+    assert all(
+        torch.equal(effective(one)[n], w) for n, w in list(effective(model).items())[:2]
+    ), "the same masks"
 
 
 NAMES = ["stem.conv.weight", "body.a.weight", "body.b.weight", "head.weight"]
@@ -45,17 +51,35 @@ NAMES = ["stem.conv.weight", "body.a.weight", "body.b.weight", "head.weight"]
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_narrowest_pattern_counts_in_any_order(turned: bool) -> None:
-    given = [("*", Dense()), ("body", Product(beta=2.0)), ("body.a", Product(beta=3.0)), ("h*", Product(beta=4.0))]
+    given = [
+        ("*", Dense()),
+        ("body", Product(beta=2.0)),
+        ("body.a", Product(beta=3.0)),
+        ("h*", Product(beta=4.0)),
+    ]
     chosen = assigned(ByLayer(dict(given[::-1] if turned else given)), NAMES)
-    assert [getattr(chosen[name], "beta", None) for name in NAMES] == [None, 3.0, 2.0, 4.0]
+    assert [getattr(chosen[name], "beta", None) for name in NAMES] == [
+        None,
+        3.0,
+        2.0,
+        4.0,
+    ]
 
 
 @pytest.mark.parametrize(
     ("given", "kind", "told"),
     [
-        ({"8": "product", "*": "dense"}, LayerError, "unknown pattern of prunable layers '8'"),
+        (
+            {"8": "product", "*": "dense"},
+            LayerError,
+            "unknown pattern of prunable layers '8'",
+        ),
         ({"7": "product"}, LayerError, "no pattern matches 0.weight; name it too"),
-        ({"[07]": "product", "[37]": "dense", "*": "dense"}, LayerError, "both match 7.weight"),
+        (
+            {"[07]": "product", "[37]": "dense", "*": "dense"},
+            LayerError,
+            "both match 7.weight",
+        ),
         ({"7": "prodcut", "*": "dense"}, SparsifyError, "did you mean 'product'?"),
         ({"7": {"name": "product", "beta": -1}, "*": "dense"}, RecipeError, "beta=-1"),
         ({"7": {"*": "dense"}}, RecipeError, "expected a mapping with 'name'"),
@@ -65,7 +89,9 @@ def test_the_narrowest_pattern_counts_in_any_order(turned: bool) -> None:
         ({"7": Product, "*": "dense"}, RecipeError, "expected a name"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_nothing_changes(given: Any, kind: type[Exception], told: str) -> None:
+def test_what_does_not_fit_is_refused_and_nothing_changes(
+    given: Any, kind: type[Exception], told: str
+) -> None:
     model = small_net()
     with pytest.raises(kind) as error:
         sparsify_fx.apply(model, "signin", sparsity=0.5, parameterization=given)
@@ -75,19 +101,34 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(given: Any, kind: type
 
 def test_a_layer_that_is_left_out_is_no_match() -> None:
     with pytest.raises(LayerError, match="unknown pattern of prunable layers '0'"):
-        sparsify_fx.apply(small_net(), exclude="0", parameterization={"0": "product", "*": "dense"})
+        sparsify_fx.apply(
+            small_net(), exclude="0", parameterization={"0": "product", "*": "dense"}
+        )
 
 
-def follow(scheduler: sparsify_fx.Scheduler, model: nn.Module, optimizer: torch.optim.Optimizer, until: int) -> None:
+def follow(
+    scheduler: sparsify_fx.Scheduler,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    until: int,
+) -> None:
     while scheduler.step_count < until:
         train_step(model, optimizer, scheduler.step_count)
         scheduler.step()
 
 
 def start() -> tuple[nn.Module, torch.optim.Optimizer, sparsify_fx.Scheduler]:
-    model = sparsify_fx.apply(small_net(), "lrr+signin", sparsity=0.3, parameterization=FC)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    return model, optimizer, sparsify_fx.Scheduler(model, optimizer, epochs=4, steps_per_epoch=2)
+    model = sparsify_fx.apply(
+        small_net(), "lrr+signin", sparsity=0.3, parameterization=FC
+    )
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01
+    )
+    return (
+        model,
+        optimizer,
+        sparsify_fx.Scheduler(model, optimizer, epochs=4, steps_per_epoch=2),
+    )
 
 
 def test_saved_and_resumed_told_and_merged() -> None:
@@ -109,7 +150,9 @@ def test_saved_and_resumed_told_and_merged() -> None:
 
 
 def test_penalties_on_gates_count_the_layers_that_have_them() -> None:
-    model = sparsify_fx.apply(small_net(), "cs", sparsity=0.5, parameterization={"7": Sigmoid(), "*": "dense"})
+    model = sparsify_fx.apply(
+        small_net(), "cs", sparsity=0.5, parameterization={"7": Sigmoid(), "*": "dense"}
+    )
     optimizer = torch.optim.SGD(parameter_groups(model, 0.1), lr=0.1)
     scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=5, steps_per_epoch=2)
     assert scheduler.penalty().item() > 0
@@ -121,8 +164,16 @@ def test_penalties_on_gates_count_the_layers_that_have_them() -> None:
 def test_the_laws_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     find_method("dense")
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
-    by_layer = axis_value("parameterization", {"0": "sigmoid-gate", "7": {"name": "product"}, "*": "dense"})
-    METHODS.add("mixed", Recipe("mixed", sets=Axes(parameterization=by_layer), suggests=METHODS["lrr"].sets))
+    by_layer = axis_value(
+        "parameterization",
+        {"0": "sigmoid-gate", "7": {"name": "product"}, "*": "dense"},
+    )
+    METHODS.add(
+        "mixed",
+        Recipe(
+            "mixed", sets=Axes(parameterization=by_layer), suggests=METHODS["lrr"].sets
+        ),
+    )
     check_method("mixed")
 
 
@@ -135,21 +186,45 @@ def test_descriptions_are_read_back_and_shown() -> None:
 
 
 def test_recipes_and_set_take_them_whatever_the_order() -> None:
-    given = ['{fc3: {name: product, beta: 2.0}, "*": dense}', '{"*": dense, fc3: {name: product, beta: 2.0}}', "dense"]
-    configs = [load_config("mnist5k-lenet5", [f"axes.parameterization={text}"], {"method": "cs"}) for text in given]
+    given = [
+        '{fc3: {name: product, beta: 2.0}, "*": dense}',
+        '{"*": dense, fc3: {name: product, beta: 2.0}}',
+        "dense",
+    ]
+    configs = [
+        load_config(
+            "mnist5k-lenet5", [f"axes.parameterization={text}"], {"method": "cs"}
+        )
+        for text in given
+    ]
     hashes = [config.hash() for config in configs]
     assert hashes[0] == hashes[1] != hashes[2]
-    assert configs[0].weight_decay() == 1e-4, "one number: parameter_groups decides by layer"
+    assert configs[0].weight_decay() == 1e-4, (
+        "one number: parameter_groups decides by layer"
+    )
     assert isinstance(configs[2].weight_decay(), dict)
 
 
 def test_a_run_is_trained_and_loaded_again(tmp_path: Path) -> None:
     given = 'axes.parameterization={fc3: {name: product, beta: 2.0}, "*": dense}'
-    quick = ["--set", "batch_size=500", "--device", "cpu", "--no-tensorboard", "--epochs", "2", "--runs", str(tmp_path)]
+    quick = [
+        "--set",
+        "batch_size=500",
+        "--device",
+        "cpu",
+        "--no-tensorboard",
+        "--epochs",
+        "2",
+        "--runs",
+        str(tmp_path),
+    ]
     command = ["train", "mnist5k-lenet5", "--method", "signin", "--set", given, *quick]
     done = CliRunner(env={"COLUMNS": "160"}).invoke(app, command)
     assert done.exit_code == 0, done.stderr
     assert "fc3: Product(beta=2.0)" in done.stdout
     (folder,) = tmp_path.iterdir()
-    ends = [load_trained(path).model.state_dict() for path in (folder, folder / "checkpoint.pt")]
+    ends = [
+        load_trained(path).model.state_dict()
+        for path in (folder, folder / "checkpoint.pt")
+    ]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])

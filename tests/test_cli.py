@@ -22,11 +22,21 @@ from sparsify_fx.onnx_export import inspect_file
 from sparsify_fx.recipe import METHODS
 from sparsify_fx.train.restore import load_trained
 
-TINY = ["--epochs", "2", "--set", "batch_size=500", "--device", "cpu", "--no-tensorboard"]
+TINY = [
+    "--epochs",
+    "2",
+    "--set",
+    "batch_size=500",
+    "--device",
+    "cpu",
+    "--no-tensorboard",
+]
 
 
 def call(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "160"}).invoke(app, [str(argument) for argument in arguments])
+    return CliRunner(env={"COLUMNS": "160"}).invoke(
+        app, [str(argument) for argument in arguments]
+    )
 
 
 def call_json(*arguments: str | Path) -> Any:
@@ -40,7 +50,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `train --json` says about a short lrr run."""
     runs = tmp_path_factory.mktemp("runs")
     result: dict[str, Any] = call_json(
-        "train", "mnist5k-lenet5", *TINY, "--sparsity", "0.9", "--method", "signin", "--runs", runs
+        "train",
+        "mnist5k-lenet5",
+        *TINY,
+        "--sparsity",
+        "0.9",
+        "--method",
+        "signin",
+        "--runs",
+        runs,
     )
     return result
 
@@ -48,16 +66,39 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_version_and_help() -> None:
     assert call("--version").stdout.strip() == f"sparsify-fx {sparsify_fx.__version__}"
     assert "RECIPE" in call("train", "--help").stdout
-    for command in ("train", "demo", "export", "pack", "unpack", "inspect", "methods", "analyze", "lab", "coverage"):
+    for command in (
+        "train",
+        "demo",
+        "export",
+        "pack",
+        "unpack",
+        "inspect",
+        "methods",
+        "analyze",
+        "lab",
+        "coverage",
+    ):
         text = call(command, "--help").stdout
         assert "--json" in text
         assert "Example" in text
 
 
 @pytest.mark.slow
-def test_train_shows_a_line_per_epoch_and_is_not_repeated(trained: dict[str, Any]) -> None:
+def test_train_shows_a_line_per_epoch_and_is_not_repeated(
+    trained: dict[str, Any],
+) -> None:
     runs = Path(trained["folder"]).parent
-    arguments = ["train", "mnist5k-lenet5", *TINY, "--sparsity", "0.9", "--method", "signin", "--runs", runs]
+    arguments = [
+        "train",
+        "mnist5k-lenet5",
+        *TINY,
+        "--sparsity",
+        "0.9",
+        "--method",
+        "signin",
+        "--runs",
+        runs,
+    ]
     again = call(*arguments)
     assert again.exit_code == 0
     assert "epoch" in again.stdout
@@ -69,7 +110,9 @@ def test_train_shows_a_line_per_epoch_and_is_not_repeated(trained: dict[str, Any
 
 
 @pytest.mark.slow
-def test_export_writes_a_checked_file_that_onnxruntime_runs(trained: dict[str, Any], tmp_path: Path) -> None:
+def test_export_writes_a_checked_file_that_onnxruntime_runs(
+    trained: dict[str, Any], tmp_path: Path
+) -> None:
     folder = Path(trained["folder"])
     for source in (folder, folder / "checkpoint.pt", folder / "model.safetensors"):
         out = tmp_path / f"{source.name}.onnx"
@@ -77,18 +120,30 @@ def test_export_writes_a_checked_file_that_onnxruntime_runs(trained: dict[str, A
         assert report["nonzeros"] == trained["nonzeros"]
         assert report["bytes_file"] < report["bytes_dense"]
         assert "dead-channels" in [row["name"] for row in report["passes"]]
-    assert call_json("export", folder, tmp_path / "plain.onnx", "--no-optimize")["passes"] == []
+    assert (
+        call_json("export", folder, tmp_path / "plain.onnx", "--no-optimize")["passes"]
+        == []
+    )
     trained_model = load_trained(folder)
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
-    (outputs,) = session.run(None, {session.get_inputs()[0].name: trained_model.inputs.numpy()})
+    (outputs,) = session.run(
+        None, {session.get_inputs()[0].name: trained_model.inputs.numpy()}
+    )
     with torch.no_grad():
         expected = trained_model.model(trained_model.inputs)
     assert np.abs(outputs - expected.numpy()).max() < 1e-4
     inspected = call_json("inspect", out)
     assert inspected["nonzeros"] == trained["nonzeros"]
-    assert "conv1.weight" in call("inspect", folder / "checkpoint.pt", "--json", tmp_path / "i.json").stdout
+    assert (
+        "conv1.weight"
+        in call(
+            "inspect", folder / "checkpoint.pt", "--json", tmp_path / "i.json"
+        ).stdout
+    )
     assert call_json("inspect", folder)["nonzeros"] == trained["nonzeros"]
-    assert json.loads((tmp_path / "i.json").read_text())["nonzeros"] == trained["nonzeros"]
+    assert (
+        json.loads((tmp_path / "i.json").read_text())["nonzeros"] == trained["nonzeros"]
+    )
 
 
 def test_methods_lists_all_and_shows_sums() -> None:
@@ -110,7 +165,10 @@ def test_methods_lists_all_and_shows_sums() -> None:
         (["train", "mnist5k-lenet5", "--set", "optimizer.lrr=1"], "did you mean 'lr'"),
         (["train", "mnist5k-lenet5", "--sparsity", "1.5"], "sparsity"),
         (["train", "mnist5k-lenet5", "--data", "npz:none.npz"], "none.npz"),
-        (["train", "mnist5k-lenet5", "--json", "no/such/folder.json"], "folder that does not exist"),
+        (
+            ["train", "mnist5k-lenet5", "--json", "no/such/folder.json"],
+            "folder that does not exist",
+        ),
         (["export", "nothing", "out.onnx"], "does not exist"),
         (["inspect", "nothing.onnx"], "does not exist"),
         (["methods", "lr"], "did you mean 'lrr'"),
@@ -132,19 +190,34 @@ def test_an_error_is_one_line_on_stderr_and_changes_nothing(
 @pytest.mark.slow
 def test_the_console_script_reports_errors_without_a_traceback(tmp_path: Path) -> None:
     script = Path(sys.executable).parent / "sparsify-fx"
-    start = [str(script)] if script.exists() else [sys.executable, "-c", "from sparsify_fx.cli import main; main()"]
-    told = subprocess.run([*start, "train", "nothing"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    start = (
+        [str(script)]
+        if script.exists()
+        else [sys.executable, "-c", "from sparsify_fx.cli import main; main()"]
+    )
+    told = subprocess.run(
+        [*start, "train", "nothing"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert told.returncode == 2
     assert told.stderr.startswith("error: unknown recipe 'nothing'")
     assert told.stderr.count("\n") == 1
-    usage = subprocess.run([*start, "train"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    usage = subprocess.run(
+        [*start, "train"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert usage.returncode == 2
     assert "RECIPE" in usage.stderr
 
 
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "sparsify_fx", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "sparsify_fx", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == f"sparsify-fx {sparsify_fx.__version__}\n"
 
@@ -155,10 +228,16 @@ def test_demo_compares_three_on_one_mask_and_onnxruntime_agrees(tmp_path: Path) 
     rows = {row["method"]: row for row in demo["rows"]}
     assert list(rows) == ["dense", "random", "signin"]
     assert demo["masks_equal"] is True
-    assert rows["random"]["nonzeros"] == rows["signin"]["nonzeros"] == round(0.1 * rows["dense"]["weights"])
+    assert (
+        rows["random"]["nonzeros"]
+        == rows["signin"]["nonzeros"]
+        == round(0.1 * rows["dense"]["weights"])
+    )
     for name, row in rows.items():
         assert row["same_predictions"] == demo["digits"] == 1000
-        assert (tmp_path / "demo" / f"{name}.onnx").stat().st_size == row["bytes_sparse"]
+        assert (tmp_path / "demo" / f"{name}.onnx").stat().st_size == row[
+            "bytes_sparse"
+        ]
         assert 0 < row["flips"] < row["nonzeros"]
         assert len(row["curve"]) == 2
         assert row["accuracy"] == row["curve"][-1]

@@ -31,16 +31,27 @@ def chain(sizes: list[int], norm: bool = False) -> nn.Sequential:
 
 
 def full(model: nn.Module) -> dict[str, Tensor]:
-    return {name: torch.ones_like(layer.weight, dtype=torch.uint8) for name, layer in select_layers(model).items()}
+    return {
+        name: torch.ones_like(layer.weight, dtype=torch.uint8)
+        for name, layer in select_layers(model).items()
+    }
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 5), min_size=3, max_size=7), st.floats(0.05, 0.6), st.integers(0, 10**6), st.booleans())
+@given(
+    st.lists(st.integers(1, 5), min_size=3, max_size=7),
+    st.floats(0.05, 0.6),
+    st.integers(0, 10**6),
+    st.booleans(),
+)
 def test_a_chain_is_connected_where_the_product_of_its_masks_is(
     sizes: list[int], density: float, seed: int, norm: bool
 ) -> None:
     model, generator = chain(sizes, norm), torch.Generator().manual_seed(seed)
-    masks = {n: (torch.rand(m.shape, generator=generator) < density).to(torch.uint8) for n, m in full(model).items()}
+    masks = {
+        n: (torch.rand(m.shape, generator=generator) < density).to(torch.uint8)
+        for n, m in full(model).items()
+    }
     product = torch.eye(sizes[0])
     for mask in masks.values():
         product = (mask.float() @ product > 0).float()
@@ -52,7 +63,9 @@ def test_a_chain_is_connected_where_the_product_of_its_masks_is(
         assert product.any()
 
 
-def test_magnitude_on_a_long_chain_leaves_weights_in_every_layer_and_still_no_path() -> None:
+def test_magnitude_on_a_long_chain_leaves_weights_in_every_layer_and_still_no_path() -> (
+    None
+):
     """Every layer keeps some, which do not meet: only the run tells."""
     model = chain([8] * 5 + [4])
     masks = {name: torch.zeros_like(mask) for name, mask in full(model).items()}
@@ -73,7 +86,10 @@ class Block(nn.Module):
 
     def __init__(self, width: int, norm: type[nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1, bias=False), norm(width)
+        self.conv, self.norm = (
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            norm(width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu_(x + self.norm(self.conv(x)))
@@ -85,7 +101,9 @@ class Words(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(20, 16)
-        self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+        self.body = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2
+        )
         self.head = nn.Linear(16, 3)
 
     def forward(self, words: Tensor) -> Tensor:
@@ -97,7 +115,11 @@ class Gated(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.value, self.gate, self.out = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+        self.value, self.gate, self.out = (
+            nn.Linear(6, 8),
+            nn.Linear(6, 8),
+            nn.Linear(8, 2),
+        )
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         return {"scores": [self.out(self.value(x) * torch.sigmoid(self.gate(x)))]}
@@ -106,7 +128,10 @@ class Gated(nn.Module):
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head = nn.LSTM(5, 7, num_layers=2, batch_first=True), nn.Linear(7, 2)
+        self.body, self.head = (
+            nn.LSTM(5, 7, num_layers=2, batch_first=True),
+            nn.Linear(7, 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x)[0][:, -1])
@@ -122,7 +147,11 @@ CUTS = [
     (resnet, {"1.conv.weight", "2.conv.weight"}, True),
     (resnet, {"5.weight"}, False),
     (Words, {"head.weight"}, False),
-    (Words, {"body.layers.0.linear1.weight", "body.layers.1.self_attn.in_proj_weight"}, True),
+    (
+        Words,
+        {"body.layers.0.linear1.weight", "body.layers.1.self_attn.in_proj_weight"},
+        True,
+    ),
     (Gated, {"gate.weight"}, True),
     (Gated, {"value.weight"}, True),
     (Gated, {"value.weight", "gate.weight"}, False),
@@ -152,7 +181,11 @@ def test_tied_weights_and_loose_matrices_are_masked_everywhere() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.free = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.ones(4, 4))
+            self.a, self.b, self.free = (
+                nn.Linear(4, 4),
+                nn.Linear(4, 4),
+                nn.Parameter(torch.ones(4, 4)),
+            )
             self.b.weight = self.a.weight
 
         def forward(self, x: Tensor) -> Tensor:
@@ -225,17 +258,25 @@ def test_the_check_leaves_no_trace() -> None:
     model[1].register_forward_pre_hook(lambda *_: calls.append(2))
     sparsify_fx.apply(model, "random", sparsity=0.5)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    modes, batches = [module.training for module in model.modules()], [(torch.rand(4, 3, 9, 9), None)]
+    modes, batches = (
+        [module.training for module in model.modules()],
+        [(torch.rand(4, 3, 9, 9), None)],
+    )
     state = torch.get_rng_state()
     masks = {
-        name: torch.zeros_like(mask) for name, mask in {n: p.current_mask() for n, p in programs(model).items()}.items()
+        name: torch.zeros_like(mask)
+        for name, mask in {
+            n: p.current_mask() for n, p in programs(model).items()
+        }.items()
     }
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert find_collapse(model, masks, batches).connected is False
     assert calls == []
     assert torch.equal(torch.get_rng_state(), state)
     assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, before[key]) for key, value in model.state_dict().items()
+    )
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -255,7 +296,12 @@ def test_deep_nets_neither_overflow_nor_vanish() -> None:
 def test_guessed_inputs_fit_common_models() -> None:
     from sparsify_fx.zoo.models import build_model
 
-    models = [build_model("lenet5", num_classes=10, image_size=28), Words(), Recurrent(), nn.GRUCell(3, 4)]
+    models = [
+        build_model("lenet5", num_classes=10, image_size=28),
+        Words(),
+        Recurrent(),
+        nn.GRUCell(3, 4),
+    ]
     models += [
         nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), nn.LazyLinear(3)),
         nn.Sequential(nn.Conv3d(1, 2, 3), nn.ReLU()),
@@ -268,11 +314,17 @@ def test_guessed_inputs_fit_common_models() -> None:
 def test_the_warning_names_layers_numbers_and_remedies_once() -> None:
     found = Collapse(("a", "b"), True, 5, 10, 1000)
     with pytest.warns(
-        CollapseWarning, match=r"gmp at step 7: 2 of 5 layers have no weight left: a, b \(10 of 1000"
+        CollapseWarning,
+        match=r"gmp at step 7: 2 of 5 layers have no weight left: a, b \(10 of 1000",
     ) as seen:
         found.warn("gmp at step 7")
     assert seen[0].filename == __file__
-    for word in ("min_per_layer=", "'erk'", "lower sparsity", "other layers still lead"):
+    for word in (
+        "min_per_layer=",
+        "'erk'",
+        "lower sparsity",
+        "other layers still lead",
+    ):
         assert word in str(seen[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -291,11 +343,18 @@ def test_a_floor_keeps_every_layer(method: str) -> None:
     torch.manual_seed(0)
     net = chain([48] * 6 + [5])
     batches = [(torch.randn(32, 48), torch.randint(0, 5, (32,)))]
-    weights = {name: layer.weight.detach() for name, layer in select_layers(net).items()}
+    weights = {
+        name: layer.weight.detach() for name, layer in select_layers(net).items()
+    }
     for option, empty in ((None, True), (30, False)):
-        axes = find_method(method, {"allocation": {"name": "global", "min_per_layer": option}}).resolved()
+        axes = find_method(
+            method, {"allocation": {"name": "global", "min_per_layer": option}}
+        ).resolved()
         context = PruningContext(
-            {name: weight * (0.01 if name == "4.weight" else 1) for name, weight in weights.items()},
+            {
+                name: weight * (0.01 if name == "4.weight" else 1)
+                for name, weight in weights.items()
+            },
             torch.Generator(),
             300,
             axes.allocation,
@@ -303,6 +362,8 @@ def test_a_floor_keeps_every_layer(method: str) -> None:
             batches=batches,
             loss_fn=nn.functional.cross_entropy,
         )
-        masks = choose_masks(axes.criterion if method != "synflow" else CRITERIA["magnitude"], context)
+        masks = choose_masks(
+            axes.criterion if method != "synflow" else CRITERIA["magnitude"], context
+        )
         assert (not masks["4.weight"].any()) == empty
         assert sum(int(mask.sum()) for mask in masks.values()) == 300

@@ -16,7 +16,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     ("method", "backend"),
-    [("lrr+signin", "inductor"), ("signin+wr", "aot_eager"), ("imp", "aot_eager"), ("lrr-bn", "aot_eager")],
+    [
+        ("lrr+signin", "inductor"),
+        ("signin+wr", "aot_eager"),
+        ("imp", "aot_eager"),
+        ("lrr-bn", "aot_eager"),
+    ],
 )
 def test_a_whole_schedule_is_one_graph(method: str, backend: str) -> None:
     torch.compiler.reset()

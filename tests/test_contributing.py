@@ -33,19 +33,32 @@ ROOT = Path(__file__).parents[1]
 def printed(language: str, first_line: str) -> str:
     """The page's only code block in `language` that begins so."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    blocks = re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
-    (code,) = (block for block in map(textwrap.dedent, blocks) if block.startswith(first_line))
+    blocks = re.findall(
+        rf"^ *```{language}\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE
+    )
+    (code,) = (
+        block for block in map(textwrap.dedent, blocks) if block.startswith(first_line)
+    )
     return code
 
 
-def test_one_file_adds_a_criterion_and_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_adds_a_criterion_and_a_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     find_method("dense")
     for registry in (CRITERIA, METHODS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
-    exec(compile(printed("python", "# distance.py"), "distance.py", "exec"), {"__name__": "distance"})
+    exec(
+        compile(printed("python", "# distance.py"), "distance.py", "exec"),
+        {"__name__": "distance"},
+    )
     model = sparsify_fx.apply(small_net(), "distance+signin", sparsity=0.5)
-    assert sum(int((weight != 0).sum()) for weight in effective(model).values()) == kept_count(792, 0.5)
-    assert find_method("signin+distance").resolved().to_dict()["criterion"] == "distance"
+    assert sum(
+        int((weight != 0).sum()) for weight in effective(model).values()
+    ) == kept_count(792, 0.5)
+    assert (
+        find_method("signin+distance").resolved().to_dict()["criterion"] == "distance"
+    )
 
 
 @pytest.fixture
@@ -62,7 +75,9 @@ def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
     del sys.modules[module.__name__]
 
 
-def test_one_file_adds_a_deep_product_with_a_rescale_of_its_own(deep: ModuleType) -> None:
+def test_one_file_adds_a_deep_product_with_a_rescale_of_its_own(
+    deep: ModuleType,
+) -> None:
     for beta in (0.01, 1.0, 7.0):
         testing.check_parameterization(deep.DeepProduct(beta=beta))
     testing.check_method("deep-signin")
@@ -78,7 +93,9 @@ def test_its_beta_follows_the_progress_of_each_run(deep: ModuleType) -> None:
         how = next(iter(programs(model).values())).parameterization
         betas.append(round(how.beta, 6))
         for program in programs(model).values():
-            assert not how.unbalanced(program.tensors()).any() or scheduler.step_count % 2
+            assert (
+                not how.unbalanced(program.tensors()).any() or scheduler.step_count % 2
+            )
         train_step(model, optimizer, scheduler.step_count)
         scheduler.step()
     run = [1.0, 1.0, 0.775, 0.775, 0.55, 0.55, 0.325, 0.325]
@@ -87,16 +104,33 @@ def test_its_beta_follows_the_progress_of_each_run(deep: ModuleType) -> None:
 
 def install(source: Path, target: Path) -> None:
     """pip install, without the network."""
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "-q"]
-    subprocess.run([*command, "--target", str(target), str(source)], check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-q",
+    ]
+    subprocess.run(
+        [*command, "--target", str(target), str(source)],
+        check=True,
+        capture_output=True,
+    )
 
 
 def run(target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A fresh Python that sees the packages in `target`; warnings are errors."""
     places = [str(target), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(place for place in places if place)}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(place for place in places if place)
+    }
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 CLI = ("-c", "from sparsify_fx.cli import main; main()", "methods")
@@ -105,8 +139,12 @@ CLI = ("-c", "from sparsify_fx.cli import main; main()", "methods")
 def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "site"
     source.mkdir()
-    (source / "distance.py").write_text(printed("python", "# distance.py"), encoding="utf-8")
-    (source / "pyproject.toml").write_text(printed("toml", "# pyproject.toml"), encoding="utf-8")
+    (source / "distance.py").write_text(
+        printed("python", "# distance.py"), encoding="utf-8"
+    )
+    (source / "pyproject.toml").write_text(
+        printed("toml", "# pyproject.toml"), encoding="utf-8"
+    )
     install(source, target)
 
     shown = run(target, *CLI, "distance+signin", "--json", "-")
@@ -133,13 +171,17 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path) -> Non
 
 
 def test_a_broken_plugin_is_named_at_every_look_up(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("import a_module_that_is_missing\n", encoding="utf-8")
+    (tmp_path / "broken.py").write_text(
+        "import a_module_that_is_missing\n", encoding="utf-8"
+    )
     information = tmp_path / "broken_plugin-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n", encoding="utf-8"
     )
-    (information / "entry_points.txt").write_text("[sparsify_fx.plugins]\nmine = broken\n", encoding="utf-8")
+    (information / "entry_points.txt").write_text(
+        "[sparsify_fx.plugins]\nmine = broken\n", encoding="utf-8"
+    )
     told = (
         "the plugin 'mine' (broken) of the package 'broken-plugin' cannot be loaded: ModuleNotFoundError: No module "
         "named 'a_module_that_is_missing'; mend or uninstall that package"

@@ -17,7 +17,16 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_the_documentation_builds_without_warnings(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(ROOT / "docs"), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        str(ROOT / "docs"),
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Scheduler" in (tmp_path / "api.html").read_text(encoding="utf-8")
@@ -38,10 +47,18 @@ def test_concepts_lists_every_axis_and_recipes_page_every_recipe() -> None:
 
 
 def test_every_script_that_a_page_of_the_house_names_is_there() -> None:
-    for name in ("CONTRIBUTING.md", "SECURITY.md", "docs/stability.md", "docs/releasing.md"):
+    for name in (
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/stability.md",
+        "docs/releasing.md",
+    ):
         page = (ROOT / name).read_text(encoding="utf-8")
         scripts = re.findall(r"python (\S+\.py)", page)
-        scripts += [f"{module.replace('.', '/')}.py" for module in re.findall(r"python -m (benchmarks\.\w+)", page)]
+        scripts += [
+            f"{module.replace('.', '/')}.py"
+            for module in re.findall(r"python -m (benchmarks\.\w+)", page)
+        ]
         assert [script for script in scripts if not (ROOT / script).is_file()] == []
 
 
@@ -49,6 +66,8 @@ def test_stability_and_contributing_agree_with_the_package() -> None:
     """The names that are public are there, and the fast tests are named."""
     stability = (ROOT / "docs/stability.md").read_text(encoding="utf-8")
     assert f"`{GROUP}`" in stability
-    assert 'pytest -m "not slow"' in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert 'pytest -m "not slow"' in (ROOT / "CONTRIBUTING.md").read_text(
+        encoding="utf-8"
+    )
     for page in ("docs/stability.md", "SECURITY.md", "docs/releasing.md"):
         assert page in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

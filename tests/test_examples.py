@@ -31,7 +31,11 @@ def test_plain_loop_and_its_file_in_onnxruntime(tmp_path: Path) -> None:
 
 def test_lrr_cycles(tmp_path: Path) -> None:
     out = run(tmp_path, "lrr_cycles.py", "--epochs", "1", "--sparsity", "0.36")
-    assert [line.split(":")[0] for line in out.splitlines()] == ["cycle 0", "cycle 1", "cycle 2"]
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "cycle 0",
+        "cycle 1",
+        "cycle 2",
+    ]
     assert "density 0.6400" in out
 
 
@@ -43,11 +47,20 @@ def test_sparsify_timm(tmp_path: Path) -> None:
 
 def test_every_example_is_run_here() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == {"plain_loop.py", "run_onnx.py", "lrr_cycles.py", "sparsify_timm.py"}
-    assert all(f'"{name}"' in Path(__file__).read_text(encoding="utf-8") for name in names)
+    assert names == {
+        "plain_loop.py",
+        "run_onnx.py",
+        "lrr_cycles.py",
+        "sparsify_timm.py",
+    }
+    assert all(
+        f'"{name}"' in Path(__file__).read_text(encoding="utf-8") for name in names
+    )
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name
+)
 def test_examples_are_short_and_explain_themselves(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith('"""')

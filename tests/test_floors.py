@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsify_fx
-from sparsify_fx.allocations import ALLOCATIONS, Global, NofM, PerLayer, Uniform, with_min_per_layer
+from sparsify_fx.allocations import (
+    ALLOCATIONS,
+    Global,
+    NofM,
+    PerLayer,
+    Uniform,
+    with_min_per_layer,
+)
 from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import RecipeError, SparsityError
@@ -18,18 +25,33 @@ from sparsify_fx.recipe import describe, find_method
 
 FREE = ["global", "uniform", "balanced", "erk"]
 Layers = list[tuple[int, int, float]]
-LAYERS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12), st.floats(0.01, 100)), min_size=1, max_size=6)
+LAYERS = st.lists(
+    st.tuples(st.integers(1, 12), st.integers(1, 12), st.floats(0.01, 100)),
+    min_size=1,
+    max_size=6,
+)
 
 
 def weights_of(layers: Layers) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(len(layers))
-    return {str(i): scale * torch.rand(out, ins, generator=generator) for i, (out, ins, scale) in enumerate(layers)}
+    return {
+        str(i): scale * torch.rand(out, ins, generator=generator)
+        for i, (out, ins, scale) in enumerate(layers)
+    }
 
 
-def reserved_first(scores: dict[str, torch.Tensor], floors: dict[str, int], kept: int) -> dict[str, int]:
+def reserved_first(
+    scores: dict[str, torch.Tensor], floors: dict[str, int], kept: int
+) -> dict[str, int]:
     """The global rule said otherwise: every layer's best up to its floor, then the best of all the others."""
-    ranked = {name: score.flatten().sort(descending=True).values.tolist() for name, score in scores.items()}
-    others = sorted(((v, name) for name, values in ranked.items() for v in values[floors[name] :]), reverse=True)
+    ranked = {
+        name: score.flatten().sort(descending=True).values.tolist()
+        for name, score in scores.items()
+    }
+    others = sorted(
+        ((v, name) for name, values in ranked.items() for v in values[floors[name] :]),
+        reverse=True,
+    )
     counts = dict(floors)
     for _, name in others[: kept - sum(floors.values())]:
         counts[name] += 1
@@ -37,7 +59,12 @@ def reserved_first(scores: dict[str, torch.Tensor], floors: dict[str, int], kept
 
 
 @settings(max_examples=150)
-@given(LAYERS, st.sampled_from(FREE), st.one_of(st.integers(1, 6), st.floats(0.01, 0.5)), st.data())
+@given(
+    LAYERS,
+    st.sampled_from(FREE),
+    st.one_of(st.integers(1, 6), st.floats(0.01, 0.5)),
+    st.data(),
+)
 def test_no_layer_falls_below_its_floor_and_the_budget_is_exact(
     layers: Layers, name: str, least: float, data: st.DataObject
 ) -> None:
@@ -60,13 +87,25 @@ def test_no_layer_falls_below_its_floor_and_the_budget_is_exact(
 @pytest.mark.parametrize("name", FREE)
 def test_masks_have_those_counts_at_init_and_later(name: str) -> None:
     weights = weights_of([(8, 8, 10.0), (3, 2, 0.01), (8, 4, 1.0)])
-    alive = {key: (weight > weight.median() / 2).to(torch.uint8) for key, weight in weights.items()}
+    alive = {
+        key: (weight > weight.median() / 2).to(torch.uint8)
+        for key, weight in weights.items()
+    }
     alive["1"] = torch.tensor([[1, 0], [0, 0], [0, 0]], dtype=torch.uint8)
     for living, least in ((None, [2, 2, 2]), (alive, [2, 1, 2])):
-        context = PruningContext(weights, torch.Generator(), 12, ALLOCATIONS[name](min_per_layer=2), alive=living)
+        context = PruningContext(
+            weights,
+            torch.Generator(),
+            12,
+            ALLOCATIONS[name](min_per_layer=2),
+            alive=living,
+        )
         masks = choose_masks(CRITERIA["magnitude"], context)
         assert nonzeros(masks) == 12
-        assert all(int(mask.sum()) >= floor for mask, floor in zip(masks.values(), least, strict=True))
+        assert all(
+            int(mask.sum()) >= floor
+            for mask, floor in zip(masks.values(), least, strict=True)
+        )
 
 
 @pytest.mark.parametrize("least", [0, -1, 0.0, 1.0, 1.5, True, "3", float("nan")])
@@ -78,8 +117,15 @@ def test_other_numbers_are_refused(least: object) -> None:
 def test_floors_beyond_the_budget_are_refused_before_anything_changes() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(10, 10), torch.nn.Linear(10, 10))
     before = list(net.state_dict())
-    with pytest.raises(SparsityError, match="keeps at least 24 weights in 2 layers, the budget is 20"):
-        sparsify_fx.apply(net, "magnitude", sparsity=0.9, allocation={"name": "global", "min_per_layer": 12})
+    with pytest.raises(
+        SparsityError, match="keeps at least 24 weights in 2 layers, the budget is 20"
+    ):
+        sparsify_fx.apply(
+            net,
+            "magnitude",
+            sparsity=0.9,
+            allocation={"name": "global", "min_per_layer": 12},
+        )
     assert list(net.state_dict()) == before
 
 
@@ -107,9 +153,13 @@ AS_BEFORE = {
 def test_descriptions_of_configurations_without_floors_are_as_they_were() -> None:
     for method, expected in AS_BEFORE.items():
         text = json.dumps(find_method(method).resolved().to_dict(), sort_keys=True)
-        assert hashlib.blake2b(text.encode(), digest_size=5).hexdigest() == expected, method
+        assert hashlib.blake2b(text.encode(), digest_size=5).hexdigest() == expected, (
+            method
+        )
     for name in FREE:
         assert describe("allocation", ALLOCATIONS[name]()) == name
         with_floor = describe("allocation", ALLOCATIONS[name](min_per_layer=5))
         assert with_floor == {"name": name, "min_per_layer": 5}
-        assert find_method("lrr", {"allocation": with_floor}).resolved().allocation == ALLOCATIONS[name](5)
+        assert find_method(
+            "lrr", {"allocation": with_floor}
+        ).resolved().allocation == ALLOCATIONS[name](5)

@@ -9,7 +9,17 @@ import pytest
 
 import sparsify_fx
 
-HEAVY = {"matplotlib", "mlxtend", "networkx", "onnx", "onnxruntime", "onnxscript", "pandas", "scipy", "sklearn"}
+HEAVY = {
+    "matplotlib",
+    "mlxtend",
+    "networkx",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pandas",
+    "scipy",
+    "sklearn",
+}
 HEAVY |= {"sympy", "timm", "torchvision"}
 HELP = """
 import runpy
@@ -23,7 +33,9 @@ except SystemExit as end:
 
 def fresh(code: str) -> list[str]:
     """The lines that a process of its own prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -64,7 +76,11 @@ def test_every_public_name_is_listed_and_found() -> None:
 
 @pytest.mark.parametrize("name", ["exprot", "_nothing", "__wrapped__"])
 def test_a_misspelled_name_is_an_attribute_error(name: str) -> None:
-    with pytest.raises(AttributeError, match=f"module 'sparsify_fx' has no attribute '{name}'"):
+    with pytest.raises(
+        AttributeError, match=f"module 'sparsify_fx' has no attribute '{name}'"
+    ):
         getattr(sparsify_fx, name)
-    with pytest.raises(AttributeError, match=f"module 'sparsify_fx.passes' has no attribute '{name}'"):
+    with pytest.raises(
+        AttributeError, match=f"module 'sparsify_fx.passes' has no attribute '{name}'"
+    ):
         getattr(sparsify_fx.passes, name)

@@ -8,7 +8,12 @@ from torch import nn
 
 import sparsify_fx
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.initializations import INITIALIZATIONS, kaiming_normal, kaiming_sparse, xavier_normal
+from sparsify_fx.initializations import (
+    INITIALIZATIONS,
+    kaiming_normal,
+    kaiming_sparse,
+    xavier_normal,
+)
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.train.config import parse_config
 from sparsify_fx.train.session import Session, build_session
@@ -33,7 +38,9 @@ def wide_net() -> nn.Sequential:
 def units(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor:
     """[output units, inputs], by a loop over the groups of a transposed convolution."""
     if isinstance(layer, nn.ConvTranspose2d):
-        return torch.cat([part.transpose(0, 1).flatten(1) for part in weight.chunk(layer.groups)])
+        return torch.cat(
+            [part.transpose(0, 1).flatten(1) for part in weight.chunk(layer.groups)]
+        )
     return weight.flatten(1)
 
 
@@ -50,17 +57,32 @@ def test_the_spread_is_that_of_the_inputs_which_the_mask_leaves(method: str) -> 
         assert living.std().item() == pytest.approx(1, abs=4 / (2 * len(living)) ** 0.5)
         assert living.mean().item() == pytest.approx(0, abs=4 / len(living) ** 0.5)
         assert torch.equal(weight != 0, before[name] == 1)
-    assert all(torch.equal(programs(model)[name].current_mask(), mask) for name, mask in before.items())
+    assert all(
+        torch.equal(programs(model)[name].current_mask(), mask)
+        for name, mask in before.items()
+    )
 
 
 def test_units_without_inputs_and_everything_else_stay() -> None:
     model = sparsify_fx.apply(small_net(), "signin", sparsity=0.95)
-    others = {n: p.detach().clone() for n, p in model.named_parameters() if "_program" not in n}
+    others = {
+        n: p.detach().clone()
+        for n, p in model.named_parameters()
+        if "_program" not in n
+    }
     kaiming_sparse(model, generator())
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    assert any((units(model[0], w) == 0).all(1).any() for w in effective(model).values()), "the test needs such a unit"
-    assert all(torch.equal(value, model.get_parameter(name)) for name, value in others.items())
-    m, w, mask = model[0].weight_program.m, model[0].weight_program.w, model[0].weight_program.mask
+    assert any(
+        (units(model[0], w) == 0).all(1).any() for w in effective(model).values()
+    ), "the test needs such a unit"
+    assert all(
+        torch.equal(value, model.get_parameter(name)) for name, value in others.items()
+    )
+    m, w, mask = (
+        model[0].weight_program.m,
+        model[0].weight_program.w,
+        model[0].weight_program.mask,
+    )
     assert ((m * m - w * w - 1).abs() < 1e-5).all(), "balanced factors"
     assert (w[mask == 0] == 0).all()
 
@@ -90,12 +112,16 @@ def test_dense_initialisations_have_their_spreads() -> None:
         model = wide_net()
         bias = model[0].bias.detach().clone()
         draw(model, generator())
-        assert model[0].weight.std().item() == pytest.approx((2 / fans) ** 0.5, rel=0.02)
+        assert model[0].weight.std().item() == pytest.approx(
+            (2 / fans) ** 0.5, rel=0.02
+        )
         assert torch.equal(model[0].bias, bias)
 
 
 def test_which_come_after_apply() -> None:
-    assert [name for name in INITIALIZATIONS if INITIALIZATIONS[name].after_apply] == ["kaiming_sparse"]
+    assert [name for name in INITIALIZATIONS if INITIALIZATIONS[name].after_apply] == [
+        "kaiming_sparse"
+    ]
     with pytest.raises(RecipeError, match=r"call sparsify_fx\.apply"):
         kaiming_sparse(small_net(), generator())
 
@@ -127,7 +153,10 @@ def trained_accuracy(init: str, **changes: object) -> float:
             training.scheduler.step()
     training.model.eval()
     with torch.no_grad():
-        right = sum(int((training.model(x).argmax(1) == y).sum()) for x, y in training.test_batches())
+        right = sum(
+            int((training.model(x).argmax(1) == y).sum())
+            for x, y in training.test_batches()
+        )
     return right / 1000
 
 

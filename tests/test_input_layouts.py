@@ -45,7 +45,9 @@ CASES: list[tuple[Callable[[], nn.Module], Run, int]] = [
 ]
 
 
-def connections(module: nn.Module, run: Run, inputs: int) -> dict[int, list[tuple[int, int]]]:
+def connections(
+    module: nn.Module, run: Run, inputs: int
+) -> dict[int, list[tuple[int, int]]]:
     """For each output unit the (input, flat position of the weight) that reach it, found by running the module."""
     size = module.weight.numel()  # type: ignore[union-attr]
     found = defaultdict(list)
@@ -55,7 +57,9 @@ def connections(module: nn.Module, run: Run, inputs: int) -> dict[int, list[tupl
             weight[position] = 1
             module.weight.copy_(weight.reshape(module.weight.shape))  # type: ignore[operator,union-attr]
             for i in range(inputs):
-                for unit in run(module, torch.eye(inputs)[i]).nonzero().flatten().tolist():
+                for unit in (
+                    run(module, torch.eye(inputs)[i]).nonzero().flatten().tolist()
+                ):
                     found[unit].append((i, position))
     return {unit: sorted(pairs) for unit, pairs in found.items()}
 
@@ -80,7 +84,10 @@ def test_every_group_of_inputs_of_every_unit_keeps_n(
     kept = (sparsify_fx.merge(model)[0].weight != 0).flatten()
     for pairs in table.values():
         for start in range(0, len(pairs), m):
-            assert sum(bool(kept[position]) for _, position in pairs[start : start + m]) == n
+            assert (
+                sum(bool(kept[position]) for _, position in pairs[start : start + m])
+                == n
+            )
 
 
 def test_layouts_go_there_and_back() -> None:
@@ -97,7 +104,12 @@ def test_layouts_go_there_and_back() -> None:
 
 
 def test_groups_that_inputs_do_not_fill_stay_dense() -> None:
-    model = nn.Sequential(nn.ConvTranspose2d(12, 8, 1, groups=2, bias=False), nn.Conv2d(8, 8, 1, bias=False))
-    sparsify_fx.apply(model, "random", sparsity=32 / 112, allocation={"name": "n:m"})  # six inputs a unit: no groups
+    model = nn.Sequential(
+        nn.ConvTranspose2d(12, 8, 1, groups=2, bias=False),
+        nn.Conv2d(8, 8, 1, bias=False),
+    )
+    sparsify_fx.apply(
+        model, "random", sparsity=32 / 112, allocation={"name": "n:m"}
+    )  # six inputs a unit: no groups
     left = [int((layer.weight != 0).sum()) for layer in sparsify_fx.merge(model)]
     assert left == [48, 32]

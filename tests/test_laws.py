@@ -21,10 +21,16 @@ assert _methods  # the import fills the registry
 
 # Sums with a method of each sort (a parameterization, a penalty, cycles); that a+b is b+a is shown for all pairs.
 PARTNERS = ("signin", "pilot", "lrr")
-PAIRS = [pair for pair in itertools.combinations(METHODS, 2) if set(pair) & set(PARTNERS)]
+PAIRS = [
+    pair for pair in itertools.combinations(METHODS, 2) if set(pair) & set(PARTNERS)
+]
 SUMS = [f"{a}+{b}" for a, b in PAIRS if laws.mergeable(a, b)]
 # The laws depend on the axes alone: of several names for one point the first is tested.
-ALL = list({repr(find_method(name).resolved()): name for name in reversed([*METHODS, *SUMS])}.values())[::-1]
+ALL = list(
+    {
+        repr(find_method(name).resolved()): name for name in reversed([*METHODS, *SUMS])
+    }.values()
+)[::-1]
 every_method = pytest.mark.parametrize("method", ALL)
 
 
@@ -42,18 +48,26 @@ def test_apply_then_merge_returns_the_weights(method: str) -> None:
 
 
 @every_method
-def test_the_counts_follow_the_schedule_and_end_on_the_exact_budget(method: str) -> None:
+def test_the_counts_follow_the_schedule_and_end_on_the_exact_budget(
+    method: str,
+) -> None:
     laws.counts_follow_the_schedule(method)
 
 
-@pytest.mark.parametrize(("kind", "amp"), [*((kind, False) for kind in laws.OPTIMIZERS), ("sgd", True)])
+@pytest.mark.parametrize(
+    ("kind", "amp"), [*((kind, False) for kind in laws.OPTIMIZERS), ("sgd", True)]
+)
 @every_method
-def test_pruned_weights_are_zero_at_every_step(method: str, kind: str, amp: bool) -> None:
+def test_pruned_weights_are_zero_at_every_step(
+    method: str, kind: str, amp: bool
+) -> None:
     laws.pruned_weights_stay_zero(method, kind, amp)
 
 
 @every_method
-def test_pruned_weights_have_no_momentum_and_regrown_ones_start_from_zero(method: str) -> None:
+def test_pruned_weights_have_no_momentum_and_regrown_ones_start_from_zero(
+    method: str,
+) -> None:
     laws.no_momentum_is_left(method)
 
 

@@ -10,7 +10,9 @@ from sparsify_fx.masks import kept_count, nonzeros, top_mask
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.data())
-def test_top_mask_keeps_the_best_and_breaks_ties_by_index(values: list[int], data: st.DataObject) -> None:
+def test_top_mask_keeps_the_best_and_breaks_ties_by_index(
+    values: list[int], data: st.DataObject
+) -> None:
     kept = data.draw(st.integers(0, len(values)))
     best = sorted(range(len(values)), key=lambda i: (-values[i], i))[:kept]
     mask = top_mask(torch.tensor(values, dtype=torch.float32), kept)

@@ -11,7 +11,13 @@ from sparsify_fx.cli.methods import axis_text
 from sparsify_fx.recipe import AXES, METHODS, find_method
 
 PAGES = Path(__file__).parents[1] / "docs/methods"
-HEADINGS = ["## What it does", "## Formula", "## When it hurts", "## Hyperparameters", "## Source"]
+HEADINGS = [
+    "## What it does",
+    "## Formula",
+    "## When it hurts",
+    "## Hyperparameters",
+    "## Source",
+]
 find_method("dense")  # fills the registry
 
 
@@ -40,5 +46,7 @@ def test_the_table_gives_the_values_of_the_registry(method: str) -> None:
     table = section(page_of(method), "## Hyperparameters").splitlines()
     assert table[:2] == ["| axis | value | the paper's value |", "|---|---|---|"]
     shown = [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2:]]
-    assert [row[:2] for row in shown] == [[axis, f"`{axis_text(axes[axis])}`"] for axis in AXES]
+    assert [row[:2] for row in shown] == [
+        [axis, f"`{axis_text(axes[axis])}`"] for axis in AXES
+    ]
     assert all(len(row) == 3 and row[2] for row in shown)

@@ -45,7 +45,10 @@ SUMS = (
     "signin+synflow",
 )
 find_method("dense")  # fills the registry
-ALL = [*METHODS, *(method for method in SUMS if all(part in METHODS for part in method.split("+")))]
+ALL = [
+    *METHODS,
+    *(method for method in SUMS if all(part in METHODS for part in method.split("+"))),
+]
 
 
 @functools.cache
@@ -55,7 +58,11 @@ def digits() -> Data:
 
 def batches(epoch: int) -> list[tuple[Tensor, Tensor]]:
     """The batches of an epoch; they depend on its number alone."""
-    return list(itertools.islice(digits().train.epoch(BATCH, train=True, seed=0, epoch=epoch), STEPS))
+    return list(
+        itertools.islice(
+            digits().train.epoch(BATCH, train=True, seed=0, epoch=epoch), STEPS
+        )
+    )
 
 
 def conv_net() -> nn.Sequential:
@@ -83,10 +90,20 @@ class Training:
     @staticmethod
     def start(method: str) -> Training:
         given: dict[str, Any] = {"batches": batches(0)[:2], "loss_fn": F.cross_entropy}
-        model = sparsify_fx.apply(conv_net(), method, sparsity=SPARSITY, seed=1, **given)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-        length = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "learning_rate": CosineWarmup(1)}
-        return Training(model, optimizer, sparsify_fx.Scheduler(model, optimizer, **length, **given))  # type: ignore[arg-type]
+        model = sparsify_fx.apply(
+            conv_net(), method, sparsity=SPARSITY, seed=1, **given
+        )
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4
+        )
+        length = {
+            "epochs": EPOCHS,
+            "steps_per_epoch": STEPS,
+            "learning_rate": CosineWarmup(1),
+        }
+        return Training(
+            model, optimizer, sparsify_fx.Scheduler(model, optimizer, **length, **given)
+        )  # type: ignore[arg-type]
 
     def epochs(self) -> Iterator[int]:
         """Train to the end, handing over after every epoch."""
@@ -98,7 +115,9 @@ class Training:
                 (F.cross_entropy(outputs, labels) + self.scheduler.penalty()).backward()
                 right += int((outputs.argmax(1) == labels).sum())
                 self.optimizer.step()
-                if (self.scheduler.step_count + 1) % STEPS == 0 and hasattr(self.scheduler, "observe"):
+                if (self.scheduler.step_count + 1) % STEPS == 0 and hasattr(
+                    self.scheduler, "observe"
+                ):
                     self.scheduler.observe(accuracy=right / (STEPS * BATCH))
                 self.scheduler.step()
             yield epoch + 1
@@ -111,19 +130,25 @@ class Training:
 
     def load(self, saved: bytes) -> None:
         states = torch.load(io.BytesIO(saved), weights_only=True)
-        for part, state in zip((self.model, self.optimizer, self.scheduler), states, strict=True):
+        for part, state in zip(
+            (self.model, self.optimizer, self.scheduler), states, strict=True
+        ):
             part.load_state_dict(state)
 
 
 def budget(model: nn.Module) -> int:
     """Non-zeros asked for; all weights for a method without masks."""
     total = sum(program.theta().numel() for program in programs(model).values())
-    masked = require_plan(model).axes.schedule.initial(Budget(total, SPARSITY)) is not None
+    masked = (
+        require_plan(model).axes.schedule.initial(Budget(total, SPARSITY)) is not None
+    )
     return kept_count(total, SPARSITY) if masked else total
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_a_method_trains_resumes_merges_and_exports(method: str, tmp_path: Path) -> None:
+def test_a_method_trains_resumes_merges_and_exports(
+    method: str, tmp_path: Path
+) -> None:
     training = Training.start(method)
     middle, saved = training.scheduler.epochs // 2, b""
     for epoch in training.epochs():
@@ -141,16 +166,26 @@ def test_a_method_trains_resumes_merges_and_exports(method: str, tmp_path: Path)
     assert training.scheduler.nonzeros() == kept
     masks = {name: program.current_mask() for name, program in programs(model).items()}
     assert sparsify_fx.merge(model) is model
-    check_zeros(model, masks, kept, regrows=isinstance(find_method(method).resolved().schedule, RegrowEvery))
+    check_zeros(
+        model,
+        masks,
+        kept,
+        regrows=isinstance(find_method(method).resolved().schedule, RegrowEvery),
+    )
 
-    inputs, labels = (torch.cat(parts) for parts in zip(*digits().test.epoch(500, train=False), strict=True))
+    inputs, labels = (
+        torch.cat(parts)
+        for parts in zip(*digits().test.epoch(500, train=False), strict=True)
+    )
     with torch.no_grad():
         outputs = model.eval()(inputs)
     assert (outputs.argmax(1) == labels).float().mean() > 0.5, "chance is 0.1"
     check_export(model, inputs, outputs, tmp_path / "model.onnx")
 
 
-def check_zeros(model: nn.Module, masks: dict[str, Tensor | None], kept: int, regrows: bool) -> None:
+def check_zeros(
+    model: nn.Module, masks: dict[str, Tensor | None], kept: int, regrows: bool
+) -> None:
     """Pruned weights are zero to the bit; of the others hardly one is zero.
 
     A weight that was grown at random where its gradient is exactly zero (a dead unit, SET) stays at zero: up to 5 %.
@@ -160,18 +195,30 @@ def check_zeros(model: nn.Module, masks: dict[str, Tensor | None], kept: int, re
         weight = model.get_parameter(name).detach()
         left += int((weight != 0).sum())
         if mask is not None:
-            assert (weight[mask == 0].view(torch.int32) == 0).all(), f"{name}: a pruned weight is not +0.0"
+            assert (weight[mask == 0].view(torch.int32) == 0).all(), (
+                f"{name}: a pruned weight is not +0.0"
+            )
     assert (0.95 if regrows else 0.98) * kept < left <= kept
 
 
-def check_export(model: nn.Module, inputs: Tensor, expected: Tensor, path: Path) -> None:
+def check_export(
+    model: nn.Module, inputs: Tensor, expected: Tensor, path: Path
+) -> None:
     """onnxruntime gives the same outputs and the same digits."""
     sparsify_fx.export(model, path, inputs[:1], verify=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-    np.testing.assert_allclose(outputs, expected.numpy(), rtol=0, atol=1e-4 * float(expected.abs().max()))
+    np.testing.assert_allclose(
+        outputs, expected.numpy(), rtol=0, atol=1e-4 * float(expected.abs().max())
+    )
     assert (outputs.argmax(1) == expected.numpy().argmax(1)).all()
 
 
 def test_the_sums_of_the_papers_are_here_as_soon_as_their_parts_are() -> None:
-    assert {"lrr+signin", "lrr+snip", "imp+synflow", "signin+snip", "signin+synflow"} <= set(ALL)
+    assert {
+        "lrr+signin",
+        "lrr+snip",
+        "imp+synflow",
+        "signin+snip",
+        "signin+synflow",
+    } <= set(ALL)

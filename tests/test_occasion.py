@@ -38,20 +38,30 @@ class Fades:
     strength: float = 1.0
     every_epoch: ClassVar[bool] = True
 
-    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
-        return (1.0 if strength is None else strength) * torch.stack([p().abs().sum() for p in programs]).sum()
+    def __call__(
+        self, programs: Iterable[WeightProgram], strength: Tensor | None = None
+    ) -> Tensor:
+        return (1.0 if strength is None else strength) * torch.stack(
+            [p().abs().sum() for p in programs]
+        ).sum()
 
-    def adapt(self, level: float, before: Observation | None, now: Observation) -> tuple[float, float]:
+    def adapt(
+        self, level: float, before: Observation | None, now: Observation
+    ) -> tuple[float, float]:
         assert now.occasion is not None
         self.told.append(now)
-        return level, (1 - now.occasion.progress) * now.occasion.optimizer.param_groups[0]["lr"]
+        return level, (1 - now.occasion.progress) * now.occasion.optimizer.param_groups[
+            0
+        ]["lr"]
 
 
 def trained(
     stop: int | None = None, accuracy: bool = True
 ) -> tuple[Listens, Fades, nn.Module, torch.optim.Optimizer, sparsify_fx.Scheduler]:
     action, penalty = Listens(), Fades()
-    model = sparsify_fx.apply(small_net(), "lrr", sparsity=0.3, actions=[action], penalty=penalty)
+    model = sparsify_fx.apply(
+        small_net(), "lrr", sparsity=0.3, actions=[action], penalty=penalty
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     given = {"epochs": 4, "steps_per_epoch": 2, "learning_rate": "constant"}
     scheduler = sparsify_fx.Scheduler(model, optimizer, **given)
@@ -61,7 +71,10 @@ def trained(
 
 
 def advance(
-    model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: sparsify_fx.Scheduler, accuracy: bool
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: sparsify_fx.Scheduler,
+    accuracy: bool,
 ) -> None:
     train_step(model, optimizer, scheduler.step_count)
     if accuracy and scheduler.step_count % 4 == 3:  # after every second epoch
@@ -88,7 +101,9 @@ def test_without_a_scheduler_there_is_no_optimizer() -> None:
 
 def test_the_random_numbers_of_an_occasion_stay_what_they_were() -> None:
     drawn = torch.rand(2, generator=Occasion(1, 0, 7).generator("x"))
-    told = torch.rand(2, generator=Occasion(1, 0, 7, length=9, accuracy=0.5).generator("x"))
+    told = torch.rand(
+        2, generator=Occasion(1, 0, 7, length=9, accuracy=0.5).generator("x")
+    )
     assert torch.equal(drawn, told)
 
 
@@ -97,7 +112,9 @@ def test_a_penalty_is_told_too_and_its_strength_follows() -> None:
     occasions = [told.occasion for told in penalty.told]
     assert [o.progress for o in occasions if o] == [0.25, 0.5, 0.75]
     assert [o.accuracy for o in occasions if o] == [None, 0.03, 0.03]
-    assert [told.accuracy for told in penalty.told] == [None, 0.03, None], "that of the last epoch alone"
+    assert [told.accuracy for told in penalty.told] == [None, 0.03, None], (
+        "that of the last epoch alone"
+    )
     assert scheduler.strength == pytest.approx(0.25 * optimizer.param_groups[0]["lr"])
 
 

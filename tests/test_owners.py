@@ -57,7 +57,9 @@ class Tied(nn.Module):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_every_supported_layer_computes_as_before(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_every_supported_layer_computes_as_before(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
     model = nn.Sequential(layer)
     inputs, kind = torch.randn(shape), type(layer)
     expected = model(inputs)
@@ -72,7 +74,9 @@ def test_every_supported_layer_computes_as_before(layer: nn.Module, shape: tuple
 
 def test_attributes_hooks_and_repr_survive(net: nn.Sequential) -> None:
     calls = []
-    net[0].register_forward_hook(lambda module, args, output: calls.append(type(module).__name__))
+    net[0].register_forward_hook(
+        lambda module, args, output: calls.append(type(module).__name__)
+    )
     net[0].note = "kept"
     sparsify_fx.apply(net, "signin")
     net(batch()[0])
@@ -91,9 +95,15 @@ def test_copies_and_pickles_are_independent_and_equal(net: nn.Sequential) -> Non
     stream = io.BytesIO()
     torch.save(net, stream)
     stream.seek(0)
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), torch.load(stream, weights_only=False)):
+    for twin in (
+        copy.deepcopy(net),
+        pickle.loads(pickle.dumps(net)),
+        torch.load(stream, weights_only=False),
+    ):
         assert torch.equal(twin(inputs), expected)
-        assert [p.facts for p in programs(twin).values()] == [p.facts for p in programs(net).values()]
+        assert [p.facts for p in programs(twin).values()] == [
+            p.facts for p in programs(net).values()
+        ]
         train_step(twin.train(), torch.optim.SGD(twin.parameters(), lr=1.0))
         assert torch.equal(net(inputs), expected)
         Merge()(twin)
@@ -109,7 +119,13 @@ def test_a_pickle_opens_in_a_fresh_process(net: nn.Sequential, tmp_path: Path) -
         "import torch; load = lambda n: torch.load(n, weights_only=False); m = load('model.pt');"
         "assert torch.equal(m(load('in.pt')), load('out.pt')); print(type(m[0]).__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.strip() == "Conv2d", done.stderr
 
 
@@ -136,7 +152,9 @@ def test_trace_functional_call_grad_and_vmap(net: nn.Sequential) -> None:
     inputs, _ = batch()
     expected = net(inputs)
     assert torch.equal(fx.symbolic_trace(net)(inputs), expected)
-    parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    parameters = {
+        name: parameter.detach() for name, parameter in net.named_parameters()
+    }
     assert torch.equal(functional_call(net, parameters, (inputs,)), expected)
 
     def loss(values: dict[str, torch.Tensor], one: torch.Tensor) -> torch.Tensor:
@@ -182,7 +200,9 @@ def test_assigning_a_computed_weight_is_refused(net: nn.Sequential) -> None:
     assert torch.equal(net[0].bias, torch.zeros(8))
 
 
-def test_a_dense_checkpoint_of_another_shape_names_the_layer(net: nn.Sequential) -> None:
+def test_a_dense_checkpoint_of_another_shape_names_the_layer(
+    net: nn.Sequential,
+) -> None:
     sparsify_fx.apply(net, "signin")
     state = small_net().state_dict()
     state["7.weight"] = torch.zeros(5, 72)

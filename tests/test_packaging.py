@@ -18,9 +18,16 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Names in a wheel that is built by way of the sdist, as `python -m build` does, from what git would commit."""
-    source, out = tmp_path_factory.mktemp("source") / "project", tmp_path_factory.mktemp("dist")
+    source, out = (
+        tmp_path_factory.mktemp("source") / "project",
+        tmp_path_factory.mktemp("dist"),
+    )
     files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split("\n")
     for name in filter(None, files):
         if (ROOT / name).exists():
@@ -43,14 +50,23 @@ def test_the_wheel_holds_passes_zoo_and_recipes(wheel: list[str]) -> None:
         "sparsify_fx/zoo/recipes/mnist5k-lenet5.yaml",
     ):
         assert name in wheel
-    recipes = {f"sparsify_fx/zoo/recipes/{path.name}" for path in (ROOT / "sparsify_fx/zoo/recipes").glob("*.yaml")}
+    recipes = {
+        f"sparsify_fx/zoo/recipes/{path.name}"
+        for path in (ROOT / "sparsify_fx/zoo/recipes").glob("*.yaml")
+    }
     assert len(recipes) >= 14
     assert recipes <= set(wheel)
 
 
 def test_the_wheel_holds_the_sparse_kernels_and_their_sources(wheel: list[str]) -> None:
-    assert any(name.startswith("sparsify_fx/runtime/_kernels.") and name.endswith(".so") for name in wheel)
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "sparsify_fx/runtime/csrc").iterdir()}
+    assert any(
+        name.startswith("sparsify_fx/runtime/_kernels.") and name.endswith(".so")
+        for name in wheel
+    )
+    sources = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "sparsify_fx/runtime/csrc").iterdir()
+    }
     assert sources <= set(wheel)
 
 
@@ -60,7 +76,9 @@ def test_nothing_stands_beside_the_package(wheel: list[str]) -> None:
 
 
 def test_every_module_of_the_tree_is_in_the_wheel(wheel: list[str]) -> None:
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "sparsify_fx").rglob("*.py")}
+    modules = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "sparsify_fx").rglob("*.py")
+    }
     assert modules <= set(wheel)
 
 

@@ -25,7 +25,11 @@ class TwoPart(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 12, 3, stride=2), nn.ReLU()
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 12, 3, stride=2),
+            nn.ReLU(),
         )
         self.norm = nn.LayerNorm(12 * 9)
         self.head = nn.Sequential(nn.Linear(12 * 9, 20), nn.ReLU(), nn.Linear(20, 4))
@@ -53,7 +57,12 @@ def optimize(net: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
 
 
-def follow(net: nn.Module, optimizer: torch.optim.Optimizer, scheduler: sparsify_fx.Scheduler, steps: int) -> None:
+def follow(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: sparsify_fx.Scheduler,
+    steps: int,
+) -> None:
     for _ in range(steps):
         x, y = batch(scheduler.step_count)
         (F.cross_entropy(net(x), y) + scheduler.penalty()).backward()
@@ -63,7 +72,9 @@ def follow(net: nn.Module, optimizer: torch.optim.Optimizer, scheduler: sparsify
 
 
 def zeros_of(module: nn.Module) -> tuple[int, int]:
-    weights = [m.weight for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    weights = [
+        m.weight for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+    ]
     return sum(int((w != 0).sum()) for w in weights), sum(w.numel() for w in weights)
 
 
@@ -82,9 +93,13 @@ def test_two_plans_end_at_both_counts_in_one_schedule_and_one_file(
     for module, sparsity in ((net.backbone, 0.9), (net.head, 0.25)):
         left, total = zeros_of(module)
         assert left == kept_count(total, sparsity)
-    report = sparsify_fx.export(net.eval(), f"{tmp_path}/two.onnx", batch()[0][:2], optimize=False)
+    report = sparsify_fx.export(
+        net.eval(), f"{tmp_path}/two.onnx", batch()[0][:2], optimize=False
+    )
     onnx.checker.check_model(f"{tmp_path}/two.onnx")
-    assert report.nonzeros == sum(zeros_of(module)[0] for module in (net.backbone, net.head))
+    assert report.nonzeros == sum(
+        zeros_of(module)[0] for module in (net.backbone, net.head)
+    )
 
 
 def test_the_order_of_the_parts_and_of_other_plans_does_not_matter() -> None:
@@ -99,7 +114,10 @@ def test_the_order_of_the_parts_and_of_other_plans_does_not_matter() -> None:
         scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=2, steps_per_epoch=2)
         generator = torch.Generator().manual_seed(1)
         while not scheduler.finished:
-            x, y = torch.randn(8, 12, generator=generator), torch.randint(0, 4, (8,), generator=generator)
+            x, y = (
+                torch.randn(8, 12, generator=generator),
+                torch.randint(0, 4, (8,), generator=generator),
+            )
             F.cross_entropy(net(x), y).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -121,7 +139,9 @@ def test_a_part_goes_the_way_that_it_would_go_alone() -> None:
         sparsify_fx.apply(net.head, "imp", sparsity=0.4)
         trained = net if together else net.head
         optimizer = torch.optim.SGD(net.head.parameters(), lr=0.1, momentum=0.9)
-        scheduler = sparsify_fx.Scheduler(trained, optimizer, epochs=3, steps_per_epoch=2)
+        scheduler = sparsify_fx.Scheduler(
+            trained, optimizer, epochs=3, steps_per_epoch=2
+        )
         net.backbone.eval()
         follow(net, optimizer, scheduler, scheduler.steps)
         heads.append(sparsify_fx.dense_state_dict(net.head))
@@ -131,7 +151,9 @@ def test_a_part_goes_the_way_that_it_would_go_alone() -> None:
 def test_rewinding_one_part_leaves_the_other_alone() -> None:
     net = fresh()
     sparsify_fx.apply(net.backbone, "gmp", sparsity=0.5)
-    sparsify_fx.apply(net.head, "imp", sparsity=0.2)  # back to the initial weights at the start of the second run
+    sparsify_fx.apply(
+        net.head, "imp", sparsity=0.2
+    )  # back to the initial weights at the start of the second run
     start = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     optimizer = optimize(net)
     scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=2, steps_per_epoch=2)
@@ -144,10 +166,14 @@ def test_rewinding_one_part_leaves_the_other_alone() -> None:
     assert head
     assert all(torch.equal(after[name], start[name]) for name in head)
     assert not torch.equal(after["backbone.0.bias"], start["backbone.0.bias"])
-    assert not torch.equal(after["backbone.0.bias"], before["backbone.0.bias"]), "trained, not rewound"
+    assert not torch.equal(after["backbone.0.bias"], before["backbone.0.bias"]), (
+        "trained, not rewound"
+    )
     assert momentum
     held = {id(p) for p in net.head.parameters()}
-    assert all(not s for p, s in optimizer.state.items() if id(p) in held), "the head's optimizer state is fresh"
+    assert all(not s for p, s in optimizer.state.items() if id(p) in held), (
+        "the head's optimizer state is fresh"
+    )
     assert any(s for p, s in optimizer.state.items() if id(p) not in held)
 
 
@@ -157,15 +183,23 @@ def test_tensors_beside_programs_go_with_the_part_around_them() -> None:
     holder = belonging(parts_of(net), iter(net.state_dict()))
     assert {holder[f"backbone.1.{name}"] for name in ("weight", "running_mean")} == {0}
     assert holder["head.2.bias"] == holder["head.2.weight_program.m"] == 1
-    assert holder["norm.weight"] == 0, "both parts lie in the smallest module around it: the first has it"
+    assert holder["norm.weight"] == 0, (
+        "both parts lie in the smallest module around it: the first has it"
+    )
 
 
 def test_the_timeline_names_the_part() -> None:
     net = fresh()
     by_modules(net)
-    timeline = sparsify_fx.Scheduler(net, optimize(net), epochs=4, steps_per_epoch=3).timeline()
+    timeline = sparsify_fx.Scheduler(
+        net, optimize(net), epochs=4, steps_per_epoch=3
+    ).timeline()
     assert {row[0] for row in timeline.rows()} == {"all", "backbone", "head"}
-    prunings = {(row[0], row[5].partition(",")[0]) for row in timeline.rows() if row[4] == "prune"}
+    prunings = {
+        (row[0], row[5].partition(",")[0])
+        for row in timeline.rows()
+        if row[4] == "prune"
+    }
     assert ("backbone", "keep 216 of 2160 weights") in prunings
     assert ("head", "keep 1680 of 2240 weights") in prunings
     assert "part" in str(timeline)
@@ -174,13 +208,19 @@ def test_the_timeline_names_the_part() -> None:
     assert [part.name for part in parts_of(net)] == ["backbone", "head"]
 
 
-@pytest.mark.filterwarnings("ignore::sparsify_fx.errors.CollapseWarning")  # so few epochs empty a layer
+@pytest.mark.filterwarnings(
+    "ignore::sparsify_fx.errors.CollapseWarning"
+)  # so few epochs empty a layer
 def test_a_resumed_training_of_two_parts_is_bit_identical() -> None:
     def build() -> tuple[TwoPart, torch.optim.Optimizer, sparsify_fx.Scheduler]:
         net = fresh()
         by_modules(net)
         optimizer = optimize(net)
-        return net, optimizer, sparsify_fx.Scheduler(net, optimizer, epochs=3, steps_per_epoch=2)
+        return (
+            net,
+            optimizer,
+            sparsify_fx.Scheduler(net, optimizer, epochs=3, steps_per_epoch=2),
+        )
 
     whole = build()
     follow(*whole, whole[2].steps)
@@ -191,10 +231,15 @@ def test_a_resumed_training_of_two_parts_is_bit_identical() -> None:
         torch.save([thing.state_dict() for thing in first], stream)
         stream.seek(0)
         second = build()
-        for thing, state in zip(second, torch.load(stream, weights_only=True), strict=True):
+        for thing, state in zip(
+            second, torch.load(stream, weights_only=True), strict=True
+        ):
             thing.load_state_dict(state)
         follow(*second, second[2].steps - at)
-        assert all(torch.equal(t, second[0].state_dict()[n]) for n, t in whole[0].state_dict().items()), at
+        assert all(
+            torch.equal(t, second[0].state_dict()[n])
+            for n, t in whole[0].state_dict().items()
+        ), at
 
 
 def test_parts_survive_copies_and_wrappers() -> None:
@@ -203,29 +248,47 @@ def test_parts_survive_copies_and_wrappers() -> None:
     stream = io.BytesIO()
     torch.save(net, stream)
     stream.seek(0)
-    for other in (copy.deepcopy(net), torch.load(stream, weights_only=False), nn.ModuleDict({"inner": net})):
+    for other in (
+        copy.deepcopy(net),
+        torch.load(stream, weights_only=False),
+        nn.ModuleDict({"inner": net}),
+    ):
         found = parts_of(other)
         assert [part.plan.method for part in found] == ["gmp", "lrr+signin"]
-        assert [list(part.programs) for part in found] == [["0.weight", "3.weight"], ["0.weight", "2.weight"]]
-    assert [part.name for part in parts_of(nn.ModuleDict({"inner": net}))] == ["inner.backbone", "inner.head"]
+        assert [list(part.programs) for part in found] == [
+            ["0.weight", "3.weight"],
+            ["0.weight", "2.weight"],
+        ]
+    assert [part.name for part in parts_of(nn.ModuleDict({"inner": net}))] == [
+        "inner.backbone",
+        "inner.head",
+    ]
 
 
 def test_data_dependent_criteria_read_what_their_apply_was_given() -> None:
     net = fresh()
     x, y = batch()
     inside = [(net.backbone(x).flatten(1).detach(), y)]
-    sparsify_fx.apply(net.head, "obd", sparsity=0.5, batches=inside, loss_fn=F.cross_entropy)
+    sparsify_fx.apply(
+        net.head, "obd", sparsity=0.5, batches=inside, loss_fn=F.cross_entropy
+    )
     sparsify_fx.apply(net.backbone, "random", sparsity=0.5)
     optimizer = optimize(net)
     scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=1, steps_per_epoch=2)
     follow(net, optimizer, scheduler, 3)
-    assert int((net.head[0].weight != 0).sum() + (net.head[2].weight != 0).sum()) == kept_count(2240, 0.5)
+    assert int(
+        (net.head[0].weight != 0).sum() + (net.head[2].weight != 0).sum()
+    ) == kept_count(2240, 0.5)
     # Batches for the Scheduler are for the whole model.
     net = fresh()
-    sparsify_fx.apply(net.head, "obd", sparsity=0.5, batches=inside, loss_fn=F.cross_entropy)
+    sparsify_fx.apply(
+        net.head, "obd", sparsity=0.5, batches=inside, loss_fn=F.cross_entropy
+    )
     sparsify_fx.apply(net.backbone, "random", sparsity=0.5)
     optimizer = optimize(net)
-    scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=1, steps_per_epoch=2, batches=[batch()])
+    scheduler = sparsify_fx.Scheduler(
+        net, optimizer, epochs=1, steps_per_epoch=2, batches=[batch()]
+    )
     follow(net, optimizer, scheduler, 3)
     assert scheduler.nonzeros() == kept_count(2240, 0.5) + kept_count(2160, 0.5)
 
@@ -233,26 +296,45 @@ def test_data_dependent_criteria_read_what_their_apply_was_given() -> None:
 def test_a_second_apply_may_score_the_whole_model() -> None:
     net = fresh()
     sparsify_fx.apply(net, "signin", sparsity=0.5, include="backbone")
-    backbone = {name: tensor.clone() for name, tensor in net.backbone.state_dict().items()}
-    sparsify_fx.apply(net, "snip", sparsity=0.5, include="head", batches=[batch()], loss_fn=F.cross_entropy)
-    assert all(torch.equal(tensor, net.backbone.state_dict()[name]) for name, tensor in backbone.items())
+    backbone = {
+        name: tensor.clone() for name, tensor in net.backbone.state_dict().items()
+    }
+    sparsify_fx.apply(
+        net,
+        "snip",
+        sparsity=0.5,
+        include="head",
+        batches=[batch()],
+        loss_fn=F.cross_entropy,
+    )
+    assert all(
+        torch.equal(tensor, net.backbone.state_dict()[name])
+        for name, tensor in backbone.items()
+    )
     assert [part.plan.method for part in parts_of(net)] == ["signin", "snip"]
 
 
 def test_contradictions_are_refused_in_words() -> None:
     net = fresh()
     by_modules(net)
-    with pytest.raises(LayerError, match=r"already computed by a weight program.*exclude="):
+    with pytest.raises(
+        LayerError, match=r"already computed by a weight program.*exclude="
+    ):
         sparsify_fx.apply(net, "gmp")
     net = fresh()
     sparsify_fx.apply(net.backbone, "lrr", sparsity=0.5)
     sparsify_fx.apply(net.head, "lrr-nowarmup", sparsity=0.5)
-    with pytest.raises(SchedulerError, match=r"backbone \(lrr\): 'init' and head \(lrr-nowarmup\): 'warmup'"):
+    with pytest.raises(
+        SchedulerError,
+        match=r"backbone \(lrr\): 'init' and head \(lrr-nowarmup\): 'warmup'",
+    ):
         sparsify_fx.Scheduler(net, optimize(net), epochs=20, steps_per_epoch=3)
     net = fresh()
     sparsify_fx.apply(net.backbone, "lrr", sparsity=0.5)
     sparsify_fx.passes.Lift()(net.head)
-    with pytest.raises(RecipeError, match=r"head\.0\.weight has a weight program but no plan"):
+    with pytest.raises(
+        RecipeError, match=r"head\.0\.weight has a weight program but no plan"
+    ):
         sparsify_fx.Scheduler(net, optimize(net), epochs=2, steps_per_epoch=3)
 
 
@@ -261,10 +343,16 @@ def test_tied_weights_that_apply_tore_apart_are_refused() -> None:
         net = nn.ModuleDict({"encoder": nn.Linear(6, 6), "decoder": nn.Linear(6, 6)})
         net["decoder"].weight = net["encoder"].weight
         sparsify_fx.apply(net["encoder"], method, sparsity=0.5)
-        with pytest.raises(SchedulerError, match=r"encoder\.weight and decoder\.weight were one tied weight"):
+        with pytest.raises(
+            SchedulerError,
+            match=r"encoder\.weight and decoder\.weight were one tied weight",
+        ):
             sparsify_fx.Scheduler(net, optimize(net), epochs=2, steps_per_epoch=2)
         sparsify_fx.apply(net["decoder"], method, sparsity=0.25)
-        with pytest.raises(SchedulerError, match=r"decoder\.weight and encoder\.weight were one tied weight"):
+        with pytest.raises(
+            SchedulerError,
+            match=r"decoder\.weight and encoder\.weight were one tied weight",
+        ):
             sparsify_fx.Scheduler(net, optimize(net), epochs=2, steps_per_epoch=2)
 
 
@@ -273,5 +361,10 @@ def test_compiled_and_parallel_wrappers_of_the_model_have_the_same_parts() -> No
     by_modules(net)
     for wrapped in (torch.compile(net), nn.DataParallel(net)):
         optimizer = optimize(net)
-        scheduler = sparsify_fx.Scheduler(wrapped, optimizer, epochs=4, steps_per_epoch=3, start_over=True)
-        assert [track.part.root for track in scheduler._tracks] == [net.backbone, net.head]
+        scheduler = sparsify_fx.Scheduler(
+            wrapped, optimizer, epochs=4, steps_per_epoch=3, start_over=True
+        )
+        assert [track.part.root for track in scheduler._tracks] == [
+            net.backbone,
+            net.head,
+        ]

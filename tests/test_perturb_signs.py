@@ -19,9 +19,13 @@ from tests.conftest import batch, small_net
 Training = tuple[nn.Module, torch.optim.Optimizer, sparsify_fx.Scheduler]
 
 
-def start(method: str = "lrr", seed: int = 0, fraction: float = 0.3, run: int = 1) -> Training:
+def start(
+    method: str = "lrr", seed: int = 0, fraction: float = 0.3, run: int = 1
+) -> Training:
     actions = [PerturbSigns(fraction, run)]
-    model = sparsify_fx.apply(small_net(), method, sparsity=0.36, seed=seed, actions=actions)
+    model = sparsify_fx.apply(
+        small_net(), method, sparsity=0.36, seed=seed, actions=actions
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=3, steps_per_epoch=2)
     return model, optimizer, scheduler
@@ -45,7 +49,9 @@ def flips(training: Training) -> dict[str, torch.Tensor]:
     optimizer.zero_grad()
     F.cross_entropy(model(inputs), labels).backward()
     optimizer.step()
-    before = {name: program.theta().clone() for name, program in programs(model).items()}
+    before = {
+        name: program.theta().clone() for name, program in programs(model).items()
+    }
     scheduler.step()
     found = {}
     for name, program in programs(model).items():
@@ -63,8 +69,14 @@ def test_a_fraction_of_the_living_weights_of_each_layer_flips_once(method: str) 
     for name, flipped in flips(training).items():
         living = int(programs(training[0])[name].current_mask().sum())
         assert int(flipped.sum()) == int(0.3 * living + 0.5)
-    events = [event for event in training[2].timeline().events if event.what == "perturb-signs"]
-    assert [(event.run, event.epoch, event.detail) for event in events] == [(1, 0, "fraction=0.3, run=1")]
+    events = [
+        event
+        for event in training[2].timeline().events
+        if event.what == "perturb-signs"
+    ]
+    assert [(event.run, event.epoch, event.detail) for event in events] == [
+        (1, 0, "fraction=0.3, run=1")
+    ]
 
 
 def test_of_a_product_the_factor_w_flips() -> None:
@@ -80,7 +92,10 @@ def test_seed_and_run_decide_which() -> None:
     one, same, other = (flips(start(seed=seed)) for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
-    draws = [torch.rand(3, generator=Occasion(run, 0, 0).generator("x")).tolist() for run in (0, 1)]
+    draws = [
+        torch.rand(3, generator=Occasion(run, 0, 0).generator("x")).tolist()
+        for run in (0, 1)
+    ]
     assert draws[0] != draws[1]
 
 
@@ -102,8 +117,15 @@ def test_a_resumed_training_flips_the_same_and_ends_bit_identical(at: int) -> No
 
 
 def test_it_is_an_axis_value_that_adds_up() -> None:
-    perturbed = {"actions": [{"name": "rescale"}, {"name": "perturb-signs", "fraction": 0.8, "run": 8}]}
-    assert find_method("lrr+signin", perturbed).resolved().actions[1] == PerturbSigns(0.8, 8)
+    perturbed = {
+        "actions": [
+            {"name": "rescale"},
+            {"name": "perturb-signs", "fraction": 0.8, "run": 8},
+        ]
+    }
+    assert find_method("lrr+signin", perturbed).resolved().actions[1] == PerturbSigns(
+        0.8, 8
+    )
 
 
 def test_mistakes_are_explained() -> None:
@@ -112,5 +134,7 @@ def test_mistakes_are_explained() -> None:
             PerturbSigns(fraction)
     with pytest.raises(RecipeError, match="must be the number of a run"):
         PerturbSigns(0.5, run=-1)
-    with pytest.raises(RecipeError, match=r"run=8 is beyond the 3 run\(s\) of this schedule"):
+    with pytest.raises(
+        RecipeError, match=r"run=8 is beyond the 3 run\(s\) of this schedule"
+    ):
         start(run=8)

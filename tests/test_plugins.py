@@ -92,9 +92,23 @@ device: cpu
 
 def cli(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command line in a fresh process, which keeps what a plugin registers."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-c", "from sparsify_fx.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    }
+    command = [
+        sys.executable,
+        "-c",
+        "from sparsify_fx.cli import main; main()",
+        *map(str, arguments),
+    ]
+    return subprocess.run(
+        command,
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +117,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plugin")
     (path / "mine.py").write_text(EVERYTHING, encoding="utf-8")
     (path / "mine.yaml").write_text(RECIPE, encoding="utf-8")
-    done = cli(path, "train", "mine.yaml", "--no-tensorboard", "--plugin", "mine.py", "--json", "run.json")
+    done = cli(
+        path,
+        "train",
+        "mine.yaml",
+        "--no-tensorboard",
+        "--plugin",
+        "mine.py",
+        "--json",
+        "run.json",
+    )
     assert done.returncode == 0, done.stderr
     return path
 
 
-def test_a_file_brings_method_criterion_model_data_and_curve_to_training(folder: Path) -> None:
+def test_a_file_brings_method_criterion_model_data_and_curve_to_training(
+    folder: Path,
+) -> None:
     result = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (result["method"], result["density"]) == ("my-method", 0.5)
     run = Path(result["folder"])
@@ -119,8 +144,20 @@ def test_a_file_brings_method_criterion_model_data_and_curve_to_training(folder:
     without = cli(folder, "export", run, "mine.onnx")
     assert without.returncode == 2
     assert "unknown learning-rate curve 'my-curve'" in without.stderr
-    analysed = cli(folder, "analyze", run, "--only", "my-analysis", "--plugin", "mine.py", "--json", "-")
-    assert json.loads(analysed.stdout)["analyses"]["my-analysis"]["data"] == {"n": 1}, analysed.stderr
+    analysed = cli(
+        folder,
+        "analyze",
+        run,
+        "--only",
+        "my-analysis",
+        "--plugin",
+        "mine.py",
+        "--json",
+        "-",
+    )
+    assert json.loads(analysed.stdout)["analyses"]["my-analysis"]["data"] == {"n": 1}, (
+        analysed.stderr
+    )
 
 
 def test_lists_and_the_laboratory_know_the_file(folder: Path) -> None:
@@ -129,22 +166,49 @@ def test_lists_and_the_laboratory_know_the_file(folder: Path) -> None:
         for command in (["methods"], ["analyze"], ["lab"], ["lab", "my-lab", "--seed", "7"]):
             app([*command, "--plugin", "mine.py", "--json", "_".join(command[:2]) + ".json"], standalone_mode=False)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    for command, name in (("methods", "my-method"), ("analyze", "my-analysis"), ("lab", "my-lab")):
+    for command, name in (
+        ("methods", "my-method"),
+        ("analyze", "my-analysis"),
+        ("lab", "my-lab"),
+    ):
         listed = json.loads((folder / f"{command}.json").read_text(encoding="utf-8"))
         assert name in [entry["name"] for entry in listed]
-    assert json.loads((folder / "lab_my-lab.json").read_text(encoding="utf-8"))["settings"] == {"seed": 7}
+    assert json.loads((folder / "lab_my-lab.json").read_text(encoding="utf-8"))[
+        "settings"
+    ] == {"seed": 7}
 
 
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("absent.py", None, "the plugin absent.py does not exist; give the path of a file"),
+        (
+            "absent.py",
+            None,
+            "the plugin absent.py does not exist; give the path of a file",
+        ),
         ("notes.txt", "x = 1", "the plugin notes.txt is no Python file"),
-        ("syntax.py", "def f(:\n", "the plugin syntax.py cannot be loaded: SyntaxError: invalid syntax"),
-        ("raises.py", "x = 1\ny = x / 0\n", "raises.py cannot be loaded: ZeroDivisionError: division by zero (line 2)"),
-        ("leaves.py", "raise SystemExit('enough')", "leaves.py cannot be loaded: SystemExit: enough"),
+        (
+            "syntax.py",
+            "def f(:\n",
+            "the plugin syntax.py cannot be loaded: SyntaxError: invalid syntax",
+        ),
+        (
+            "raises.py",
+            "x = 1\ny = x / 0\n",
+            "raises.py cannot be loaded: ZeroDivisionError: division by zero (line 2)",
+        ),
+        (
+            "leaves.py",
+            "raise SystemExit('enough')",
+            "leaves.py cannot be loaded: SystemExit: enough",
+        ),
         (
             "taken.py",
             "from sparsify_fx.recipe import METHODS\nMETHODS.add('lrr', METHODS['signin'])\n",
@@ -154,7 +218,11 @@ def test_lists_and_the_laboratory_know_the_file(folder: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, told: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    text: str | None,
+    told: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if text is not None:
@@ -166,7 +234,9 @@ def test_mistakes_are_told_in_words(
 
 
 def test_commands_tell_them_in_one_line(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["inspect", "x.onnx", "--plugin", str(tmp_path / "absent.py")])
+    done = CliRunner().invoke(
+        app, ["inspect", "x.onnx", "--plugin", str(tmp_path / "absent.py")]
+    )
     assert done.exit_code == 2
     assert done.stderr.count("\n") == 1
     assert "absent.py does not exist" in done.stderr
@@ -185,10 +255,15 @@ def test_a_taken_analysis_is_told_though_analyses_come_late(tmp_path: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_a_file_is_run_once_and_its_classes_can_be_pickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_run_once_and_its_classes_can_be_pickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sparsify_fx.plugins._files", {})
     file = tmp_path / "random.py"
-    file.write_text("from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n", encoding="utf-8")
+    file.write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n",
+        encoding="utf-8",
+    )
     module = load_file(file)
     monkeypatch.delitem(sys.modules, "random", raising=False)
     assert load_file(str(tmp_path / "." / "random.py")) is module

@@ -62,16 +62,27 @@ PARAMETERIZED = [
 
 
 def made(parameterization: Any = None, seed: int = 0) -> nn.Sequential:
-    return sparsify_fx.apply(small_net(seed), "random", sparsity=0.5, seed=seed, parameterization=parameterization)
+    return sparsify_fx.apply(
+        small_net(seed),
+        "random",
+        sparsity=0.5,
+        seed=seed,
+        parameterization=parameterization,
+    )
 
 
 def assert_same(a: nn.Module, b: nn.Module) -> None:
-    assert all(torch.equal(x, y) for x, y in zip(effective(a).values(), effective(b).values(), strict=True))
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(effective(a).values(), effective(b).values(), strict=True)
+    )
 
 
 def refresh(model: nn.Module, progress: float, seed: int) -> None:
     for program in programs(model).values():
-        program.parameterization.refresh(program.state_tensors(), Moment(progress, seed))
+        program.parameterization.refresh(
+            program.state_tensors(), Moment(progress, seed)
+        )
 
 
 def train(model: nn.Module, steps: int = 2) -> None:
@@ -87,12 +98,18 @@ def settle(model: nn.Module) -> None:
 
 
 def other_masks(model: nn.Module) -> dict[str, Tensor]:
-    return {n: (torch.arange(p.theta().numel()) % 3 != 0).reshape(p.theta().shape) for n, p in programs(model).items()}
+    return {
+        n: (torch.arange(p.theta().numel()) % 3 != 0).reshape(p.theta().shape)
+        for n, p in programs(model).items()
+    }
 
 
 def rescale(beta: float | None) -> Change:
     def change(model: nn.Module, folder: Path) -> None:
-        if all(isinstance(program.parameterization, Product) for program in programs(model).values()):
+        if all(
+            isinstance(program.parameterization, Product)
+            for program in programs(model).values()
+        ):
             Rescale(beta)(model)
 
     return change
@@ -100,30 +117,46 @@ def rescale(beta: float | None) -> Change:
 
 def signs_of(model: nn.Module, folder: Path) -> None:
     donor = masked_state_dict(made(seed=3))
-    safetensors.torch.save_file({k: v.contiguous() for k, v in donor.items()}, folder / "cycle-1.safetensors")
+    safetensors.torch.save_file(
+        {k: v.contiguous() for k, v in donor.items()}, folder / "cycle-1.safetensors"
+    )
     SignsOf(str(folder))(model, Occasion(1, 0, 0))
 
 
 CHANGES: dict[str, Change] = {
     "nothing": lambda model, folder: None,
     "training": lambda model, folder: train(model),
-    "new masks": lambda model, folder: [p.set_mask(other_masks(model)[n]) for n, p in programs(model).items()],
+    "new masks": lambda model, folder: [
+        p.set_mask(other_masks(model)[n]) for n, p in programs(model).items()
+    ],
     "InsertMask": lambda model, folder: InsertMask(other_masks(model))(model),
     "Rescale": rescale(None),
     "Rescale(beta)": rescale(0.05),
-    "RewindBatchNorm": lambda model, folder: RewindBatchNorm(batchnorm_state(small_net(5)))(model),
+    "RewindBatchNorm": lambda model, folder: RewindBatchNorm(
+        batchnorm_state(small_net(5))
+    )(model),
     "settle": lambda model, folder: settle(model),
-    "settle, Rescale(beta)": lambda model, folder: (settle(model), rescale(7.0)(model, folder)),
-    "rescale": lambda model, folder: RescaleEvery()(model, Occasion(0, 1, 0)) if is_product(model) else None,
+    "settle, Rescale(beta)": lambda model, folder: (
+        settle(model),
+        rescale(7.0)(model, folder),
+    ),
+    "rescale": lambda model, folder: (
+        RescaleEvery()(model, Occasion(0, 1, 0)) if is_product(model) else None
+    ),
     "perturb-signs": lambda model, folder: PerturbSigns(0.4)(model, Occasion(1, 0, 0)),
     "signs-of": signs_of,
     "double": lambda model, folder: model.double(),
-    "write": lambda model, folder: [p.write(p.theta() * 2) for p in programs(model).values()],
+    "write": lambda model, folder: [
+        p.write(p.theta() * 2) for p in programs(model).values()
+    ],
 }
 
 
 def is_product(model: nn.Module) -> bool:
-    return all(isinstance(program.parameterization, Product) for program in programs(model).values())
+    return all(
+        isinstance(program.parameterization, Product)
+        for program in programs(model).values()
+    )
 
 
 def behaviour(model: nn.Module) -> list[Tensor]:
@@ -135,13 +168,23 @@ def behaviour(model: nn.Module) -> list[Tensor]:
             model.train(mode)
             seen.extend(effective(model).values())
         for program in programs(model).values():
-            seen.extend((program.theta().clone(), program.effective().clone(), program.settled().clone()))
+            seen.extend(
+                (
+                    program.theta().clone(),
+                    program.effective().clone(),
+                    program.settled().clone(),
+                )
+            )
             seen.extend(tensor.clone() for tensor in program.tensors().values())
 
     refresh(model, 0.5, 11)
     look()
     for program in programs(model).values():
-        seen.extend(program.parameterization.split(torch.sin(program.theta()), program.tensors()).values())
+        seen.extend(
+            program.parameterization.split(
+                torch.sin(program.theta()), program.tensors()
+            ).values()
+        )
         program.write(torch.cos(program.theta()))
     train(model.train())
     look()
@@ -157,7 +200,9 @@ def behaviour(model: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("how", PARAMETERIZED, ids=str)
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_loaded_program_behaves_as_the_saved_one(change: str, how: Any, tmp_path: Path) -> None:
+def test_a_loaded_program_behaves_as_the_saved_one(
+    change: str, how: Any, tmp_path: Path
+) -> None:
     model = made(how)
     CHANGES[change](model, tmp_path)
     torch.save(model.state_dict(), tmp_path / "model.pt")
@@ -170,14 +215,21 @@ def test_a_loaded_program_behaves_as_the_saved_one(change: str, how: Any, tmp_pa
     ]
     if change == "double":
         expected, found = effective_state_dict(model), effective_state_dict(again)
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert all(
+            torch.equal(found[name], tensor) for name, tensor in expected.items()
+        )
         return
-    assert all(torch.equal(a, b) for a, b in zip(behaviour(model), behaviour(again), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(behaviour(model), behaviour(again), strict=True)
+    )
 
 
 def test_every_parameterization_and_action_is_tried() -> None:
     """Whoever registers another one adds it to the walk above."""
-    assert {PARAMETERIZATIONS.name_of(type(how)) for how in PARAMETERIZED} == set(PARAMETERIZATIONS)
+    assert {PARAMETERIZATIONS.name_of(type(how)) for how in PARAMETERIZED} == set(
+        PARAMETERIZATIONS
+    )
     assert set(ACTIONS) <= set(CHANGES)
 
 
@@ -203,17 +255,37 @@ def test_its_shape_and_type_stay_from_step_to_step() -> None:
     for step in (0, 9, 10**9):
         for program in programs(model).values():
             program.progress = Progress(step, 10**9, "0123456789abcdef" if step else "")
-        extras = {key: value for key, value in model.state_dict().items() if is_extra(key)}
-        assert set(extras) == {f"{name}_program._extra_state" for name in programs(model)}
-        shapes |= {(value.shape, value.dtype, value.device.type) for value in extras.values()}
+        extras = {
+            key: value for key, value in model.state_dict().items() if is_extra(key)
+        }
+        assert set(extras) == {
+            f"{name}_program._extra_state" for name in programs(model)
+        }
+        shapes |= {
+            (value.shape, value.dtype, value.device.type) for value in extras.values()
+        }
     assert shapes == {((BLOCK,), torch.uint8, "cpu")}
 
 
 @pytest.mark.parametrize(
-    "way", ["torch", "safetensors", "distributed", "assign", "meta", "deepcopy", "pickle", "strict=False"]
+    "way",
+    [
+        "torch",
+        "safetensors",
+        "distributed",
+        "assign",
+        "meta",
+        "deepcopy",
+        "pickle",
+        "strict=False",
+    ],
 )
 def test_progress_and_options_go_every_way(way: str, tmp_path: Path) -> None:
-    model, again, progress = made(Product()), made(Product(), seed=1), Progress(7, 70, "abc")
+    model, again, progress = (
+        made(Product()),
+        made(Product(), seed=1),
+        Progress(7, 70, "abc"),
+    )
     for program in programs(model).values():
         program.progress = progress
     shared = Progress()
@@ -226,35 +298,54 @@ def test_progress_and_options_go_every_way(way: str, tmp_path: Path) -> None:
     elif way == "distributed":
         state = again.state_dict()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            warnings.filterwarnings(
+                "ignore", "torch.distributed is disabled", UserWarning
+            )
             dcp.save(model.state_dict(), checkpoint_id=tmp_path, no_dist=True)
             dcp.load(state, checkpoint_id=tmp_path, no_dist=True)
         again.load_state_dict(state)
     elif way in ("deepcopy", "pickle"):
-        again = copy.deepcopy(model) if way == "deepcopy" else pickle.loads(pickle.dumps(model))
+        again = (
+            copy.deepcopy(model)
+            if way == "deepcopy"
+            else pickle.loads(pickle.dumps(model))
+        )
         shared = programs(again)["0.weight"].progress
     else:
         if way == "meta":
             again.to("meta")
         torch.save(model.state_dict(), tmp_path / "model.pt")
         state = torch.load(tmp_path / "model.pt")
-        again.load_state_dict(state, assign=way in ("assign", "meta"), strict=way != "strict=False")
+        again.load_state_dict(
+            state, assign=way in ("assign", "meta"), strict=way != "strict=False"
+        )
     assert shared == progress
     assert shared is not progress
     assert all(program.progress is shared for program in programs(again).values())
-    assert {program.parameterization for program in programs(again).values()} == {Product(beta=0.125)}
+    assert {program.parameterization for program in programs(again).values()} == {
+        Product(beta=0.125)
+    }
     assert_same(model, again)
 
 
 def test_a_checkpoint_from_before_loads_strictly() -> None:
     """Version 0.1 had no such key."""
-    old = {key: value for key, value in made(Product()).state_dict().items() if not is_extra(key)}
+    old = {
+        key: value
+        for key, value in made(Product()).state_dict().items()
+        if not is_extra(key)
+    }
     again = made(Product(), seed=1)
     Rescale(beta=0.5)(again)
     again.load_state_dict(old)
-    assert {program.parameterization for program in programs(again).values()} == {Product(beta=0.5)}
+    assert {program.parameterization for program in programs(again).values()} == {
+        Product(beta=0.5)
+    }
     assert all(
-        torch.equal(a, b) for a, b in zip(effective(made(Product())).values(), effective(again).values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(
+            effective(made(Product())).values(), effective(again).values(), strict=True
+        )
     )
 
 
@@ -265,12 +356,36 @@ def test_a_checkpoint_from_before_loads_strictly() -> None:
 @pytest.mark.parametrize(
     ("saved", "here", "words"),
     [
-        (Power(), Dense(), r"0\.weight: the state is that of the parameterization 'power', .* has 'dense'"),
-        (Dense(), Power(), r"0\.weight: the state is that of the parameterization 'dense', .* has 'power'"),
-        (Product(), Balanced(), r"'product', the program of this model has 'balanced': they are of different methods"),
-        (Power(alpha=3.0), Power(), r"'alpha': 3\.0.*'alpha': 2\.0.*they compute different weights"),
-        (Threshold(gate="exp"), Threshold(), r"'gate': 'exp'.*they compute different weights"),
-        (Sigmoid(scale=2.0), Sigmoid(), r"'scale': 2\.0.*they compute different weights"),
+        (
+            Power(),
+            Dense(),
+            r"0\.weight: the state is that of the parameterization 'power', .* has 'dense'",
+        ),
+        (
+            Dense(),
+            Power(),
+            r"0\.weight: the state is that of the parameterization 'dense', .* has 'power'",
+        ),
+        (
+            Product(),
+            Balanced(),
+            r"'product', the program of this model has 'balanced': they are of different methods",
+        ),
+        (
+            Power(alpha=3.0),
+            Power(),
+            r"'alpha': 3\.0.*'alpha': 2\.0.*they compute different weights",
+        ),
+        (
+            Threshold(gate="exp"),
+            Threshold(),
+            r"'gate': 'exp'.*they compute different weights",
+        ),
+        (
+            Sigmoid(scale=2.0),
+            Sigmoid(),
+            r"'scale': 2\.0.*they compute different weights",
+        ),
         (Concrete(b=0.5), Concrete(), r"'b': 0\.5.*they compute different weights"),
     ],
     ids=str,
@@ -284,7 +399,9 @@ def test_states_of_other_programs_with_the_same_keys_are_refused(
     with pytest.raises(RuntimeError, match=words) as caught:
         model.load_state_dict(made(saved, seed=1).state_dict(), strict=strict)
     assert "save sparsify_fx.dense_state_dict(model) and load that" in str(caught.value)
-    assert all(torch.equal(weight, before[name]) for name, weight in effective(model).items())
+    assert all(
+        torch.equal(weight, before[name]) for name, weight in effective(model).items()
+    )
     assert {program.parameterization for program in programs(model).values()} == {here}
 
 
@@ -296,17 +413,36 @@ def test_states_of_other_programs_with_the_same_keys_are_refused(
         (torch.zeros(0, dtype=torch.uint8), "is damaged"),
         (torch.randn(4), "is damaged"),
         ({"step": 3}, "a dict in place of a uint8 tensor"),
-        (torch.tensor(list(b'{"parameterization": "dense", "step": -4, "steps": 0, "schedule": ""}')), "is damaged"),
-        (torch.tensor(list(b'{"parameterization": 3, "step": 0, "steps": 0, "schedule": ""}')), "is damaged"),
+        (
+            torch.tensor(
+                list(
+                    b'{"parameterization": "dense", "step": -4, "steps": 0, "schedule": ""}'
+                )
+            ),
+            "is damaged",
+        ),
+        (
+            torch.tensor(
+                list(b'{"parameterization": 3, "step": 0, "steps": 0, "schedule": ""}')
+            ),
+            "is damaged",
+        ),
         (torch.tensor(list(b"[" * 5000), dtype=torch.uint8), "is damaged"),
         (encode(Product(), Progress())[:40], "is damaged"),
     ],
 )
 def test_a_damaged_extra_state_is_an_error_in_words(state: Any, words: str) -> None:
     model = made(Product())
-    with pytest.raises(RuntimeError, match=rf"7\.weight: the state of its weight program .*{words}|{words}"):
-        model.load_state_dict({**model.state_dict(), "7.weight_program._extra_state": state})
-    with pytest.raises(LayerError, match="the state of a weight program cannot be loaded"):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"7\.weight: the state of its weight program .*{words}|{words}",
+    ):
+        model.load_state_dict(
+            {**model.state_dict(), "7.weight_program._extra_state": state}
+        )
+    with pytest.raises(
+        LayerError, match="the state of a weight program cannot be loaded"
+    ):
         programs(model)["7.weight"].set_extra_state(state)
 
 
@@ -314,10 +450,16 @@ def test_an_impossible_option_is_an_error_in_words() -> None:
     model = made(Product())
     content = decode(programs(model)["0.weight"].get_extra_state())
     for option in ({"beta": -1.0}, {"beta": "much"}, {}, {"beta": 1.0, "gamma": 2.0}):
-        text = json.dumps({**content, "parameterization": {"name": "product", **option}}).encode()
+        text = json.dumps(
+            {**content, "parameterization": {"name": "product", **option}}
+        ).encode()
         state = torch.tensor(list(text), dtype=torch.uint8)
-        with pytest.raises(RuntimeError, match=r"0\.weight: the state was saved with .*product"):
-            model.load_state_dict({**model.state_dict(), "0.weight_program._extra_state": state})
+        with pytest.raises(
+            RuntimeError, match=r"0\.weight: the state was saved with .*product"
+        ):
+            model.load_state_dict(
+                {**model.state_dict(), "0.weight_program._extra_state": state}
+            )
 
 
 @dataclass(frozen=True)
@@ -338,7 +480,9 @@ class Stepped(Plain):
 def test_options_of_other_types_come_back() -> None:
     model, again = made(Stepped(levels=(3.0, 4.0), note="x")), made(Stepped())
     again.load_state_dict(model.state_dict())
-    assert {program.parameterization for program in programs(again).values()} == {Stepped((3.0, 4.0), "x")}
+    assert {program.parameterization for program in programs(again).values()} == {
+        Stepped((3.0, 4.0), "x")
+    }
 
 
 # ---------------------------------------------------------------------- whoever walks state dicts
@@ -386,7 +530,9 @@ def test_extra_states_that_are_no_tensors(method: str, tmp_path: Path) -> None:
     again.load_state_dict(torch.load(tmp_path / "model.pt"))
     assert again[0].seen == {"calls": 5}
     assert_same(model, again)
-    assert all(isinstance(tensor, Tensor) for tensor in unmarked(model.state_dict()).values())
+    assert all(
+        isinstance(tensor, Tensor) for tensor in unmarked(model.state_dict()).values()
+    )
     plain = effective_state_dict(model)
     assert set(plain) == set(counted().state_dict())
     counted(2).load_state_dict(plain)
@@ -427,8 +573,14 @@ def test_what_is_made_of_a_model_does_not_know_its_step(tmp_path: Path) -> None:
 def test_reports_do_not_count_it(tmp_path: Path) -> None:
     model = made(Product())
     torch.save(model.state_dict(), tmp_path / "new.pt")
-    torch.save({k: v for k, v in model.state_dict().items() if not is_extra(k)}, tmp_path / "old.pt")
-    new, old = (sparsify_fx.inspect_file(tmp_path / name).layers for name in ("new.pt", "old.pt"))
+    torch.save(
+        {k: v for k, v in model.state_dict().items() if not is_extra(k)},
+        tmp_path / "old.pt",
+    )
+    new, old = (
+        sparsify_fx.inspect_file(tmp_path / name).layers
+        for name in ("new.pt", "old.pt")
+    )
     assert new == old
 
 
@@ -441,7 +593,11 @@ def test_tracers_and_exporters_take_no_notice() -> None:
     traced.load_state_dict(made(Product(), seed=1).state_dict())
     assert all(
         torch.equal(a, b)
-        for a, b in zip(effective(traced).values(), effective(made(Product(), 1)).values(), strict=True)
+        for a, b in zip(
+            effective(traced).values(),
+            effective(made(Product(), 1)).values(),
+            strict=True,
+        )
     )
 
 
@@ -449,8 +605,13 @@ def test_tracers_and_exporters_take_no_notice() -> None:
 def test_random_gates_are_in_the_mode_of_the_model(training: bool) -> None:
     model = sparsify_fx.apply(small_net().train(training), "l0", sparsity=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sparsify_fx.Scheduler(model, optimizer, epochs=4, steps_per_epoch=2)  # draws the first noise
-    noisy = {name: float(program.get_buffer("noisy")) for name, program in programs(model).items()}
+    sparsify_fx.Scheduler(
+        model, optimizer, epochs=4, steps_per_epoch=2
+    )  # draws the first noise
+    noisy = {
+        name: float(program.get_buffer("noisy"))
+        for name, program in programs(model).items()
+    }
     assert set(noisy.values()) == {float(training)}
     seen = programs(model)["7.weight"]()
     assert torch.equal(seen, programs(model)["7.weight"].effective()) is not training

@@ -16,7 +16,9 @@ CPP = "sparsify_fx/runtime/csrc/a.cpp"
 CLEAN = {"a.py": "import os\n\nprint(os.name)\n", CPP: "int one() { return 1; }\n"}
 
 
-def lint(tree: Path, part: str, files: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def lint(
+    tree: Path, part: str, files: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     """`.ci/lint` in a folder with these files and the settings of this one."""
     for name in (".ci/lint", "pyproject.toml", ".clang-format"):
         (tree / name).parent.mkdir(exist_ok=True)
@@ -24,16 +26,27 @@ def lint(tree: Path, part: str, files: dict[str, str]) -> subprocess.CompletedPr
     for name, text in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text, encoding="utf-8")
-    return subprocess.run([tree / ".ci/lint", part], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [tree / ".ci/lint", part], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(
     ("dirty", "remedy"),
     [
         ({}, None),
-        ({"a.py": "import os\n"}, '"ruff check ." failed; most of it goes with: ruff check --fix .'),
-        ({"a.py": "print( 1 )\n"}, '"ruff format --check ." failed; run: .ci/lint format'),
-        ({CPP: "int one() {return 1;}\n"}, '"cpp --dry-run --Werror" failed; run: .ci/lint format'),
+        (
+            {"a.py": "import os\n"},
+            '"ruff check ." failed; most of it goes with: ruff check --fix .',
+        ),
+        (
+            {"a.py": "print( 1 )\n"},
+            '"ruff format --check ." failed; run: .ci/lint format',
+        ),
+        (
+            {CPP: "int one() {return 1;}\n"},
+            '"cpp --dry-run --Werror" failed; run: .ci/lint format',
+        ),
     ],
 )
 def test_what_is_not_clean_fails_and_the_remedy_is_named(
@@ -45,14 +58,26 @@ def test_what_is_not_clean_fails_and_the_remedy_is_named(
 
 
 def test_the_remedy_for_the_format_works(tmp_path: Path) -> None:
-    assert lint(tmp_path, "format", {"a.py": "print( 1 )\n", CPP: "int one() {return 1;}\n"}).returncode == 0
+    assert (
+        lint(
+            tmp_path, "format", {"a.py": "print( 1 )\n", CPP: "int one() {return 1;}\n"}
+        ).returncode
+        == 0
+    )
     assert lint(tmp_path, "style", {}).returncode == 0
     assert (tmp_path / CPP).read_text(encoding="utf-8") == CLEAN[CPP]
 
 
 def test_ci_lints_first_and_runs_both_halves_of_the_command_of_readme() -> None:
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    order = (".ci/lint style", 'eval "${command%% && *}"', ".ci/lint types", 'eval "${command#* && }"')
+    order = (
+        ".ci/lint style",
+        'eval "${command%% && *}"',
+        ".ci/lint types",
+        'eval "${command#* && }"',
+    )
     places = [script.index(step) for step in order]
     assert places == sorted(places)
-    assert '\npip install ".[test]" && pytest\n' in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert '\npip install ".[test]" && pytest\n' in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )

@@ -31,7 +31,13 @@ def test_learning_rate_none_leaves_the_rate_to_others(tensor: bool) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     own = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.75)
     scheduler = make(model, optimizer, learning_rate=None)
-    assert ("0", "0", "0", "learning rate", "left to others (learning_rate=None)") in scheduler.timeline().rows()
+    assert (
+        "0",
+        "0",
+        "0",
+        "learning rate",
+        "left to others (learning_rate=None)",
+    ) in scheduler.timeline().rows()
     for step in range(STEPS):
         assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.5 * 0.75**step)
         train_step(model, optimizer)
@@ -43,17 +49,24 @@ def test_learning_rate_none_leaves_the_rate_to_others(tensor: bool) -> None:
 def test_a_rewind_of_a_rate_that_is_left_to_others_is_refused() -> None:
     model = prepared("lrr")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    with pytest.raises(SchedulerError, match=r"lrr rewinds the learning rate at each of its 5 runs, .*'learning_rate'"):
+    with pytest.raises(
+        SchedulerError,
+        match=r"lrr rewinds the learning rate at each of its 5 runs, .*'learning_rate'",
+    ):
         make(model, optimizer, learning_rate=None)
     model = prepared("lrr", rewind={"learning_rate": None})
-    scheduler = make(model, torch.optim.SGD(model.parameters(), lr=0.5), learning_rate=None)
+    scheduler = make(
+        model, torch.optim.SGD(model.parameters(), lr=0.5), learning_rate=None
+    )
     assert scheduler.epochs == 20
 
 
 @pytest.mark.parametrize("tensor", [False, True])
 def test_a_rate_that_somebody_else_changes_is_told_once(tensor: bool) -> None:
     model = prepared()
-    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.5) if tensor else 0.5)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=torch.tensor(0.5) if tensor else 0.5
+    )
     scheduler = make(model, optimizer, learning_rate="constant")
     told = []
     for _ in range(STEPS):
@@ -68,7 +81,9 @@ def test_a_rate_that_somebody_else_changes_is_told_once(tensor: bool) -> None:
             assert float(optimizer.param_groups[0]["lr"]) == 0.5
     (warning,) = told
     assert warning.category is LearningRateWarning
-    assert "pass learning_rate=None to leave the rate to the other one" in str(warning.message)
+    assert "pass learning_rate=None to leave the rate to the other one" in str(
+        warning.message
+    )
     assert warning.filename == __file__
 
 
@@ -86,20 +101,31 @@ def test_several_optimizers_follow_one_curve_each_from_its_own_rate() -> None:
         adam.step()
         scheduler.step()
     assert all(
-        (p.effective()[p.current_mask() == 0] == 0).all() for p in sparsify_fx.programs.owners.programs(model).values()
+        (p.effective()[p.current_mask() == 0] == 0).all()
+        for p in sparsify_fx.programs.owners.programs(model).values()
     )
 
 
 def test_an_optimizer_too_few_or_a_parameter_twice_is_refused() -> None:
     model = prepared("signin")
     matrices = [p for p in model.parameters() if p.ndim == 2]
-    one, all_of_them = torch.optim.SGD(matrices, lr=0.1), torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(SchedulerError, match=r"does not train 4 rewritten weights.*give all optimizers of the model"):
+    one, all_of_them = (
+        torch.optim.SGD(matrices, lr=0.1),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+    )
+    with pytest.raises(
+        SchedulerError,
+        match=r"does not train 4 rewritten weights.*give all optimizers of the model",
+    ):
         make(model, one)
-    with pytest.raises(SchedulerError, match=r"7\.weight \(m\) is in several optimizers"):
+    with pytest.raises(
+        SchedulerError, match=r"7\.weight \(m\) is in several optimizers"
+    ):
         make(model, [one, all_of_them])
     for odd in ([], ["adam"], object()):
-        with pytest.raises(SchedulerError, match="takes a torch optimizer or a list of them"):
+        with pytest.raises(
+            SchedulerError, match="takes a torch optimizer or a list of them"
+        ):
             make(model, odd)
 
 
@@ -133,7 +159,10 @@ class RateFree(torch.optim.Optimizer):
 
 def test_an_optimizer_without_a_rate_wants_learning_rate_none() -> None:
     model = prepared()
-    with pytest.raises(SchedulerError, match=r"RateFree has a parameter group with lr=None.*learning_rate=None"):
+    with pytest.raises(
+        SchedulerError,
+        match=r"RateFree has a parameter group with lr=None.*learning_rate=None",
+    ):
         make(model, RateFree(model.parameters()))
     optimizer = RateFree(model.parameters())
     scheduler = make(model, optimizer, learning_rate=None)
@@ -146,12 +175,17 @@ def test_an_optimizer_without_a_rate_wants_learning_rate_none() -> None:
 @pytest.mark.parametrize(
     ("rate", "message"),
     [
-        (lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o), "made a ReduceLROnPlateau; .*waits for a metric"),
+        (
+            lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o),
+            "made a ReduceLROnPlateau; .*waits for a metric",
+        ),
         (lambda o: None, "made a NoneType; expected a torch scheduler"),
         (0.1, r"learning_rate=0\.1 must be a name .*or None to leave"),
     ],
 )
-def test_rates_that_cannot_be_followed_are_refused_in_words(rate: object, message: str) -> None:
+def test_rates_that_cannot_be_followed_are_refused_in_words(
+    rate: object, message: str
+) -> None:
     model = prepared()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -160,7 +194,9 @@ def test_rates_that_cannot_be_followed_are_refused_in_words(rate: object, messag
     made = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     with pytest.raises(SchedulerError, match=r"StepLR.* is made already"):
         make(model, optimizer, learning_rate=made)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()
+    )
 
 
 def test_a_tensor_rate_that_comes_back_from_a_file_is_no_change() -> None:
@@ -168,6 +204,8 @@ def test_a_tensor_rate_that_comes_back_from_a_file_is_no_change() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.5))
     scheduler = make(model, optimizer)
     for _ in range(STEPS):
-        optimizer.load_state_dict(optimizer.state_dict())  # as accelerate's prepare does: another tensor
+        optimizer.load_state_dict(
+            optimizer.state_dict()
+        )  # as accelerate's prepare does: another tensor
         train_step(model, optimizer)
         scheduler.step()

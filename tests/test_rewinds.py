@@ -29,24 +29,41 @@ EPOCHS, STEPS, WARMUP = 2, 5, 1
 SPARSITY = 1 - 0.8**3
 
 
-def states_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
+def states_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, torch.Tensor]]:
     """The optimizer's tensors by parameter name."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(p)]: {k: v for k, v in s.items() if v is not None} for p, s in optimizer.state.items()}
+    return {
+        names[id(p)]: {k: v for k, v in s.items() if v is not None}
+        for p, s in optimizer.state.items()
+    }
 
 
-@pytest.mark.parametrize("method", ["imp", "wr", "lrr", "lrr-bn", "signin+wr", "lrr+signin"])
+@pytest.mark.parametrize(
+    "method", ["imp", "wr", "lrr", "lrr-bn", "signin+wr", "lrr+signin"]
+)
 def test_each_cycle_starts_from_what_the_method_says(method: str) -> None:
     torch.manual_seed(0)
     data = load_data("mnist5k")
     model = build_model("lenet5-bn", num_classes=10, in_channels=1, image_size=28)
     sparsify_fx.apply(model, method, sparsity=SPARSITY, actions=())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3
+    )
     copies = {0: (copy.deepcopy(model), {})}
     scheduler = sparsify_fx.Scheduler(
-        model, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS, learning_rate=CosineWarmup(WARMUP)
+        model,
+        optimizer,
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        learning_rate=CosineWarmup(WARMUP),
     )
-    batches = [batch for epoch in range(4) for batch in data.epoch(128, train=True, epoch=epoch)]
+    batches = [
+        batch
+        for epoch in range(4)
+        for batch in data.epoch(128, train=True, epoch=epoch)
+    ]
     while not scheduler.finished:
         inputs, labels = batches[scheduler.step_count]
         optimizer.zero_grad()
@@ -82,8 +99,12 @@ def check(
     for key, value in model.state_dict().items():
         if any(key.startswith(program) for program in program_names):
             continue
-        is_norm = isinstance(model.get_submodule(key.rpartition(".")[0]), nn.modules.batchnorm._BatchNorm)
-        assert torch.equal(value, (norms if is_norm else start).state_dict()[key]), f"{method}: {key}"
+        is_norm = isinstance(
+            model.get_submodule(key.rpartition(".")[0]), nn.modules.batchnorm._BatchNorm
+        )
+        assert torch.equal(value, (norms if is_norm else start).state_dict()[key]), (
+            f"{method}: {key}"
+        )
 
     if rewinds_to != WARMUP:
         assert not state, "a fresh optimizer"
@@ -91,10 +112,14 @@ def check(
     recorded = copies[WARMUP][1]
     assert set(state) == set(recorded)
     for key, values in recorded.items():
-        layer = next((name for name in masks if key.startswith(f"{name}_program")), None)
+        layer = next(
+            (name for name in masks if key.startswith(f"{name}_program")), None
+        )
         for field, value in values.items():
             expected = value if layer is None else value * masks[layer]
-            assert torch.equal(state[key][field], expected), f"{method}: {field} of {key}"
+            assert torch.equal(state[key][field], expected), (
+                f"{method}: {field} of {key}"
+            )
             assert value.any(), "a comparison of zeros would show nothing"
 
 
@@ -104,15 +129,31 @@ def halves(program: WeightProgram) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("parameterization", ["dense", "product"])
 @pytest.mark.parametrize(
-    ("part", "point", "at"), [("signs", "init", 0), ("signs", "warmup", 2), ("magnitudes", 1, 2), ("magnitudes", 2, 4)]
+    ("part", "point", "at"),
+    [
+        ("signs", "init", 0),
+        ("signs", "warmup", 2),
+        ("magnitudes", 1, 2),
+        ("magnitudes", 2, 4),
+    ],
 )
-def test_signs_or_magnitudes_alone_go_back(parameterization: str, part: str, point: str | int, at: int) -> None:
+def test_signs_or_magnitudes_alone_go_back(
+    parameterization: str, part: str, point: str | int, at: int
+) -> None:
     model = sparsify_fx.apply(
-        small_net(), "lrr", sparsity=0.36, parameterization=parameterization, rewind={part: point, "optimizer": "init"}
+        small_net(),
+        "lrr",
+        sparsity=0.36,
+        parameterization=parameterization,
+        rewind={part: point, "optimizer": "init"},
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     scheduler = sparsify_fx.Scheduler(
-        model, optimizer, epochs=3, steps_per_epoch=2, learning_rate=CosineWarmup(warmup=1)
+        model,
+        optimizer,
+        epochs=3,
+        steps_per_epoch=2,
+        learning_rate=CosineWarmup(warmup=1),
     )
     copies, checked = {0: copy.deepcopy(model)}, 0
     while not scheduler.finished:
@@ -144,16 +185,26 @@ def compare(part: str, model: nn.Module, then: nn.Module, before: nn.Module) -> 
         expected = torch.where(old_signs == 0, signs, old_signs) * sizes
         if part == "magnitudes":
             expected = torch.where(signs == 0, old_signs, signs) * old_sizes
-        assert (ulp_distance(program.theta()[mask == 1], expected[mask == 1]) <= 2).all()
+        assert (
+            ulp_distance(program.theta()[mask == 1], expected[mask == 1]) <= 2
+        ).all()
         assert not effective(model)[name][mask == 0].any()
         flips += int((old_signs * signs < 0).sum())
     assert flips, "nothing would show"
-    assert torch.equal(model[0].weight != 0, programs(model)["0.weight"].current_mask() == 1)
+    assert torch.equal(
+        model[0].weight != 0, programs(model)["0.weight"].current_mask() == 1
+    )
     for key in ("7.bias", "1.weight", "1.running_mean"):
-        assert torch.equal(model.state_dict()[key], before.state_dict()[key]), "only the prunable weights go back"
+        assert torch.equal(model.state_dict()[key], before.state_dict()[key]), (
+            "only the prunable weights go back"
+        )
 
 
-@pytest.mark.parametrize("halves", [{"signs": "init"}, {"magnitudes": 1}, {"signs": 0, "magnitudes": 0}])
+@pytest.mark.parametrize(
+    "halves", [{"signs": "init"}, {"magnitudes": 1}, {"signs": 0, "magnitudes": 0}]
+)
 def test_weights_exclude_signs_and_magnitudes(halves: dict[str, object]) -> None:
-    with pytest.raises(RecipeError, match="weights bring signs and magnitudes back already"):
+    with pytest.raises(
+        RecipeError, match="weights bring signs and magnitudes back already"
+    ):
         Rewind(weights="init", **halves)  # type: ignore[arg-type]

@@ -19,7 +19,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 def loose(folder: Path) -> list[str]:
     """The modules of a folder that are in none of its rooms."""
-    return sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("__"))
+    return sorted(
+        file.stem for file in folder.glob("*.py") if not file.stem.startswith("__")
+    )
 
 
 def imported(file: Path) -> Iterator[str]:
@@ -31,10 +33,17 @@ def imported(file: Path) -> Iterator[str]:
             continue  # imported when it is called
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             continue  # for type checkers alone
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sparsify_fx":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").split(".")[0] == "sparsify_fx"
+        ):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("sparsify_fx."))
+            yield from (
+                alias.name
+                for alias in node.names
+                if alias.name.startswith("sparsify_fx.")
+            )
         waiting += ast.iter_child_nodes(node)
 
 
@@ -55,18 +64,30 @@ def test_packages_do_not_import_each_other_in_circles() -> None:
         if file.parent == ROOT and file.stem.startswith("__"):
             continue  # the public names: they import everything, and nothing imports them
         here = file.relative_to(ROOT).with_suffix("").parts[0]
-        graph.add_edges_from((here, package(name)) for name in imported(file) if package(name) != here)
-    circles = [sorted(group) for group in networkx.strongly_connected_components(graph) if len(group) > 1]
+        graph.add_edges_from(
+            (here, package(name)) for name in imported(file) if package(name) != here
+        )
+    circles = [
+        sorted(group)
+        for group in networkx.strongly_connected_components(graph)
+        if len(group) > 1
+    ]
     assert circles == []
 
 
 def test_files_are_short() -> None:
-    assert [str(file.relative_to(ROOT)) for file in FILES if len(file.read_text().splitlines()) > 300] == []
+    assert [
+        str(file.relative_to(ROOT))
+        for file in FILES
+        if len(file.read_text().splitlines()) > 300
+    ] == []
 
 
 @pytest.mark.parametrize("old", MOVED)
 def test_old_paths_give_the_modules_that_took_their_place(old: str) -> None:
-    with pytest.warns(DeprecationWarning, match=f"sparsify_fx.{old} is now sparsify_fx.{MOVED[old]}"):
+    with pytest.warns(
+        DeprecationWarning, match=f"sparsify_fx.{old} is now sparsify_fx.{MOVED[old]}"
+    ):
         module = importlib.import_module(f"sparsify_fx.{old}")
     assert module is importlib.import_module(f"sparsify_fx.{MOVED[old]}")
     assert module.__spec__ is not None

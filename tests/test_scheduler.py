@@ -21,7 +21,12 @@ from tests.conftest import batch, effective, small_net, train_step
 
 
 def make(
-    method: str, *, epochs: int = 4, learning_rate: object = "cosine-warmup", sparsity: float = 0.5, **axes: object
+    method: str,
+    *,
+    epochs: int = 4,
+    learning_rate: object = "cosine-warmup",
+    sparsity: float = 0.5,
+    **axes: object,
 ) -> tuple[nn.Module, torch.optim.Optimizer, sparsify_fx.Scheduler]:
     model = sparsify_fx.apply(small_net(), method, sparsity=sparsity, **axes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
@@ -35,7 +40,9 @@ def make(
     return model, optimizer, scheduler
 
 
-def rates(optimizer: torch.optim.Optimizer, scheduler: sparsify_fx.Scheduler, model: nn.Module) -> list[float]:
+def rates(
+    optimizer: torch.optim.Optimizer, scheduler: sparsify_fx.Scheduler, model: nn.Module
+) -> list[float]:
     seen = []
     while not scheduler.finished:
         seen.append(float(optimizer.param_groups[0]["lr"]))
@@ -62,19 +69,27 @@ def test_the_learning_rate_rewinds_with_and_without_warmup() -> None:
     with_warmup = rates(optimizer, scheduler, model)
     one = [0.5 * CosineWarmup(2).factor((step + 0.5) / 3, 6) for step in range(18)]
     assert with_warmup == pytest.approx(one * 5)  # 0.5 at keep 0.8: four prunings
-    model, optimizer, scheduler = make("lrr-nowarmup", epochs=6, learning_rate=CosineWarmup(2))
+    model, optimizer, scheduler = make(
+        "lrr-nowarmup", epochs=6, learning_rate=CosineWarmup(2)
+    )
     assert scheduler.epochs == 6 + 4 * (6 - 2)
     assert rates(optimizer, scheduler, model) == pytest.approx(one + one[6:] * 4)
 
 
 def test_without_learning_rate_rewinding_one_curve_spans_all_runs() -> None:
-    model, optimizer, scheduler = make("lrr", rewind=Rewind(learning_rate=None), learning_rate=CosineWarmup(2))
-    expected = [0.5 * CosineWarmup(2).factor((step + 0.5) / 3, 20) for step in range(60)]
+    model, optimizer, scheduler = make(
+        "lrr", rewind=Rewind(learning_rate=None), learning_rate=CosineWarmup(2)
+    )
+    expected = [
+        0.5 * CosineWarmup(2).factor((step + 0.5) / 3, 20) for step in range(60)
+    ]
     assert rates(optimizer, scheduler, model) == pytest.approx(expected)
 
 
 def test_a_torch_scheduler_starts_again_with_each_run_and_resumes() -> None:
-    def factory(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    def factory(
+        optimizer: torch.optim.Optimizer,
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
 
     model, optimizer, scheduler = make("lrr", epochs=1, learning_rate=factory)
@@ -101,13 +116,17 @@ def test_a_tensor_learning_rate_is_filled_in_place() -> None:
     model = sparsify_fx.apply(small_net(), "signin")
     rate = torch.tensor(0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    sparsify_fx.Scheduler(model, optimizer, epochs=2, steps_per_epoch=2, learning_rate=CosineWarmup(1))
+    sparsify_fx.Scheduler(
+        model, optimizer, epochs=2, steps_per_epoch=2, learning_rate=CosineWarmup(1)
+    )
     assert optimizer.param_groups[0]["lr"] is rate
     assert float(rate) == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize("method", ["imp", "wr", "lrr"])
-def test_rewinding_the_optimizer_leaves_its_groups_and_a_tensor_rate_in_place(method: str) -> None:
+def test_rewinding_the_optimizer_leaves_its_groups_and_a_tensor_rate_in_place(
+    method: str,
+) -> None:
     model = sparsify_fx.apply(small_net(), method, sparsity=0.3)
     rate = torch.tensor(0.1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
@@ -133,7 +152,9 @@ def test_rescaling_happens_at_the_epochs_of_algorithm_1() -> None:
         m, w = model[7].weight_program.m.detach(), model[7].weight_program.w.detach()
         balance.append(float((m * m - w * w - 1).abs().max()))
     assert balance[2] < 1e-5, "rescaled after the first epoch"
-    assert all(value > 1e-5 for i, value in enumerate(balance) if i != 2), "and at no other time (T2 = 2.25)"
+    assert all(value > 1e-5 for i, value in enumerate(balance) if i != 2), (
+        "and at no other time (T2 = 2.25)"
+    )
 
 
 def test_frobenius_decay_has_the_gradient_of_weight_decay() -> None:
@@ -142,13 +163,17 @@ def test_frobenius_decay_has_the_gradient_of_weight_decay() -> None:
     program = model[7].weight_program
     theta, mask = effective(model)["7.weight"], program.current_mask()
     torch.testing.assert_close(program.w.grad, 0.1 * theta * program.m.detach() * mask)
-    assert Frobenius(0.1)([program]).item() == pytest.approx(0.05 * float(theta.square().sum()))
+    assert Frobenius(0.1)([program]).item() == pytest.approx(
+        0.05 * float(theta.square().sum())
+    )
     _, _, plain = make("signin")
     assert plain.penalty().item() == 0
 
 
 def test_the_timeline_tells_everything_before_training() -> None:
-    model, _, scheduler = make("signin+wr", sparsity=0.36, learning_rate=CosineWarmup(1))
+    model, _, scheduler = make(
+        "signin+wr", sparsity=0.36, learning_rate=CosineWarmup(1)
+    )
     before = {key: value.clone() for key, value in model.state_dict().items()}
     text = str(scheduler.timeline())
     assert "3 run(s), 12 epochs, 36 optimizer steps" in text
@@ -168,7 +193,9 @@ def test_the_timeline_tells_everything_before_training() -> None:
         ("2", "0", "24", "rewind learning rate", "to init"),
         ("2", "0, 1", "24 … 27", "rescale", "every=1, until=0.75"),
     ]
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(before[key], value) for key, value in model.state_dict().items()
+    )
 
 
 def test_state_is_loadable_without_pickle_execution() -> None:
@@ -181,19 +208,39 @@ def test_state_is_loadable_without_pickle_execution() -> None:
     stream.seek(0)
     state = torch.load(stream, weights_only=True)
     assert set(state["snapshots"]["warmup"]) == {"weights", "optimizer"}
-    assert not any(name.endswith("mask") for name in state["snapshots"]["warmup"]["weights"])
+    assert not any(
+        name.endswith("mask") for name in state["snapshots"]["warmup"]["weights"]
+    )
 
 
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda: make("lrr", epochs=0), SchedulerError, "epochs=0 must be a whole number >= 1"),
-        (lambda: make("wr", learning_rate="constant"), SchedulerError, "this learning-rate curve has none"),
-        (lambda: make("imp", rewind={"weights": 4}), SchedulerError, "the run has only 4 epochs"),
-        (lambda: make("lrr", learning_rate="cosine"), ValueError, "did you mean 'cosine-warmup'"),
+        (
+            lambda: make("lrr", epochs=0),
+            SchedulerError,
+            "epochs=0 must be a whole number >= 1",
+        ),
+        (
+            lambda: make("wr", learning_rate="constant"),
+            SchedulerError,
+            "this learning-rate curve has none",
+        ),
+        (
+            lambda: make("imp", rewind={"weights": 4}),
+            SchedulerError,
+            "the run has only 4 epochs",
+        ),
+        (
+            lambda: make("lrr", learning_rate="cosine"),
+            ValueError,
+            "did you mean 'cosine-warmup'",
+        ),
     ],
 )
-def test_impossible_schedules_are_explained(build: Callable[[], object], error: type[Exception], message: str) -> None:
+def test_impossible_schedules_are_explained(
+    build: Callable[[], object], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         build()
 
@@ -206,10 +253,14 @@ def test_a_model_without_a_plan_is_refused(net: nn.Sequential) -> None:
             sparsify_fx.Scheduler(net, optimizer, epochs=1, steps_per_epoch=1)
 
 
-def test_an_optimizer_built_before_apply_is_refused_or_keeps_training(net: nn.Sequential) -> None:
+def test_an_optimizer_built_before_apply_is_refused_or_keeps_training(
+    net: nn.Sequential,
+) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     sparsify_fx.apply(net, "signin")
-    with pytest.raises(SchedulerError, match=r"does not train 6 rewritten weights, .*build it after"):
+    with pytest.raises(
+        SchedulerError, match=r"does not train 6 rewritten weights, .*build it after"
+    ):
         sparsify_fx.Scheduler(net, optimizer, epochs=1, steps_per_epoch=1)
     # A dense parameterization keeps the very same parameter: nothing is stale.
     plain = small_net()
@@ -224,7 +275,9 @@ def test_an_optimizer_built_before_apply_is_refused_or_keeps_training(net: nn.Se
 def test_the_state_of_another_schedule_is_refused() -> None:
     _, _, scheduler = make("lrr")
     _, _, other = make("lrr", schedule=Cycles(keep=0.5))
-    with pytest.raises(SchedulerError, match=r"another one: axes: saved .*0\.8.*here .*0\.5"):
+    with pytest.raises(
+        SchedulerError, match=r"another one: axes: saved .*0\.8.*here .*0\.5"
+    ):
         other.load_state_dict(scheduler.state_dict())
 
 
@@ -233,7 +286,8 @@ def test_a_pruned_model_is_not_taken_through_another_schedule() -> None:
     rates(optimizer, scheduler, model)
     again = sparsify_fx.Scheduler(model, optimizer, epochs=6, steps_per_epoch=3)
     with pytest.raises(
-        SchedulerError, match=r"masks keep 396 of 792 weights already, and gmp keeps \d+ at epoch .*merge"
+        SchedulerError,
+        match=r"masks keep 396 of 792 weights already, and gmp keeps \d+ at epoch .*merge",
     ):
         again.step()
     again.load_state_dict(scheduler.state_dict())
@@ -248,7 +302,9 @@ def test_a_pruned_model_is_not_taken_through_another_schedule() -> None:
 @pytest.mark.parametrize("state", [None, {}, [], {"step": 1}])
 def test_what_is_no_state_is_refused(state: object) -> None:
     _, _, scheduler = make("gmp", epochs=6)
-    with pytest.raises(SchedulerError, match="this is no state of a Scheduler: it holds"):
+    with pytest.raises(
+        SchedulerError, match="this is no state of a Scheduler: it holds"
+    ):
         scheduler.load_state_dict(state)  # type: ignore[arg-type]
     for step in (-1, 99, "3", 1.5):
         with pytest.raises(SchedulerError, match="its state is damaged"):
@@ -273,34 +329,51 @@ def test_a_diverged_model_is_not_pruned_silently() -> None:
     with torch.no_grad():
         model[7].weight_program.dense.fill_(torch.nan)
     F.cross_entropy(model(batch()[0]), batch()[1]).backward()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.endswith("mask")}
+    before = {
+        name: tensor.clone()
+        for name, tensor in model.state_dict().items()
+        if name.endswith("mask")
+    }
     with pytest.raises(
-        TrainingError, match=r"after epoch 1 1 weights hold NaN or Inf, for instance 7\.weight \(dense\)"
+        TrainingError,
+        match=r"after epoch 1 1 weights hold NaN or Inf, for instance 7\.weight \(dense\)",
     ):
         scheduler.step()
-    assert all(torch.equal(mask, model.state_dict()[name]) for name, mask in before.items())
+    assert all(
+        torch.equal(mask, model.state_dict()[name]) for name, mask in before.items()
+    )
 
 
 @pytest.mark.parametrize("method", ["signin", "gmp", "lrr+signin"])
 @pytest.mark.parametrize("scheduler_first", [True, False])
-def test_weights_of_version_0_1_go_on_in_any_order_of_loading(method: str, scheduler_first: bool) -> None:
+def test_weights_of_version_0_1_go_on_in_any_order_of_loading(
+    method: str, scheduler_first: bool
+) -> None:
     """They tell nothing of their step, so that a Scheduler cannot know whether the events of step 0 are behind them."""
 
     def build() -> tuple[nn.Module, torch.optim.Optimizer]:
         model = sparsify_fx.apply(small_net(), method, sparsity=0.5)
         return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
-    def follow(model: nn.Module, optimizer: torch.optim.Optimizer) -> sparsify_fx.Scheduler:
+    def follow(
+        model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> sparsify_fx.Scheduler:
         return sparsify_fx.Scheduler(model, optimizer, epochs=6, steps_per_epoch=2)
 
     model, optimizer = build()
     scheduler = follow(model, optimizer)
     while not scheduler.finished:
         if scheduler.step_count == 5:
-            states = copy.deepcopy([model.state_dict(), optimizer.state_dict(), scheduler.state_dict()])
+            states = copy.deepcopy(
+                [model.state_dict(), optimizer.state_dict(), scheduler.state_dict()]
+            )
         train_step(model, optimizer, scheduler.step_count)
         scheduler.step()
-    old = {key: value for key, value in states[0].items() if not key.endswith("_extra_state")}
+    old = {
+        key: value
+        for key, value in states[0].items()
+        if not key.endswith("_extra_state")
+    }
     twin, second = build()
     other = follow(twin, second) if scheduler_first else None
     twin.load_state_dict(old)
@@ -310,4 +383,7 @@ def test_weights_of_version_0_1_go_on_in_any_order_of_loading(method: str, sched
     while not other.finished:
         train_step(twin, second, other.step_count)
         other.step()
-    assert all(torch.equal(weight, effective(twin)[name]) for name, weight in effective(model).items())
+    assert all(
+        torch.equal(weight, effective(twin)[name])
+        for name, weight in effective(model).items()
+    )

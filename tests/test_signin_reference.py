@@ -21,18 +21,34 @@ def split(theta: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_signin_equals_algorithm_1() -> None:
-    model = sparsify_fx.apply(small_net(), "signin", sparsity=0.6, actions=RescaleEvery(every=2, until=T2), seed=4)
-    masks = {name: program.current_mask().float() for name, program in programs(model).items()}
+    model = sparsify_fx.apply(
+        small_net(),
+        "signin",
+        sparsity=0.6,
+        actions=RescaleEvery(every=2, until=T2),
+        seed=4,
+    )
+    masks = {
+        name: program.current_mask().float()
+        for name, program in programs(model).items()
+    }
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
-    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS, learning_rate="constant")
+    scheduler = sparsify_fx.Scheduler(
+        model, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS, learning_rate="constant"
+    )
 
     net = small_net()
     factors = {
-        name: [part.double().float() for part in split(net.get_parameter(name).detach() * masks[name])]
+        name: [
+            part.double().float()
+            for part in split(net.get_parameter(name).detach() * masks[name])
+        ]
         for name in masks
     }
     others = [p for name, p in net.named_parameters() if name not in masks]
-    leaves = [part.requires_grad_() for pair in factors.values() for part in pair] + others
+    leaves = [
+        part.requires_grad_() for pair in factors.values() for part in pair
+    ] + others
     reference = torch.optim.SGD(leaves, lr=LR, momentum=0.9)
     for epoch in range(1, EPOCHS + 1):
         if epoch % 2 == 0 and epoch < T2:
@@ -49,7 +65,14 @@ def test_signin_equals_algorithm_1() -> None:
             optimizer.step(), reference.step(), scheduler.step()
             for name, weight in effective(model).items():
                 m, w = factors[name]
-                torch.testing.assert_close(weight, masks[name] * (m * w).detach(), rtol=0, atol=1e-6)
+                torch.testing.assert_close(
+                    weight, masks[name] * (m * w).detach(), rtol=0, atol=1e-6
+                )
     assert scheduler.finished
-    moved = effective(model)["7.weight"] - small_net().get_parameter("7.weight") * masks["7.weight"]
-    assert moved.abs().max() > 0.01, "the comparison must not be of two nets that stand still"
+    moved = (
+        effective(model)["7.weight"]
+        - small_net().get_parameter("7.weight") * masks["7.weight"]
+    )
+    assert moved.abs().max() > 0.01, (
+        "the comparison must not be of two nets that stand still"
+    )

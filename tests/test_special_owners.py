@@ -19,7 +19,9 @@ from sparsify_fx.masks import kept_count
 from sparsify_fx.programs.owners import programs
 from tests.conftest import effective
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # torch's own
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:LSTM with projections is not supported with oneDNN"
+)  # torch's own
 
 
 class Attention(nn.Module):
@@ -27,7 +29,9 @@ class Attention(nn.Module):
 
     def __init__(self, width: int | None) -> None:
         super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, kdim=width, vdim=width, batch_first=True)
+        self.attention = nn.MultiheadAttention(
+            8, 2, kdim=width, vdim=width, batch_first=True
+        )
         self.width = width or 8
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +75,11 @@ class Cells(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.third = nn.LSTMCell(8, 6), nn.GRUCell(6, 6), nn.RNNCell(6, 6)
+        self.first, self.second, self.third = (
+            nn.LSTMCell(8, 6),
+            nn.GRUCell(6, 6),
+            nn.RNNCell(6, 6),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         state, h, g = None, None, None
@@ -86,9 +94,20 @@ class Cells(nn.Module):
 SPECIAL = {
     "attention": (lambda: Attention(None), 2),
     "attention with other widths": (lambda: Attention(4), 4),
-    "encoder layer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 4),
-    "lstm": (lambda: Recurrent(nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True)), 8),
-    "lstm with projection": (lambda: Recurrent(nn.LSTM(8, 6, proj_size=3, batch_first=True)), 3),
+    "encoder layer": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+        4,
+    ),
+    "lstm": (
+        lambda: Recurrent(
+            nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True)
+        ),
+        8,
+    ),
+    "lstm with projection": (
+        lambda: Recurrent(nn.LSTM(8, 6, proj_size=3, batch_first=True)),
+        3,
+    ),
     "gru": (lambda: Recurrent(nn.GRU(8, 6, batch_first=True)), 2),
     "rnn": (lambda: Recurrent(nn.RNN(8, 6, bias=False, batch_first=True)), 2),
     "bilinear": (Bilinear, 1),
@@ -121,7 +140,10 @@ def test_the_output_is_that_of_the_effective_weights(name: str, training: bool) 
 @pytest.mark.parametrize("name", SPECIAL)
 def test_it_trains_prunes_copies_and_merges(name: str) -> None:
     model, inputs = build(name)
-    keys, classes = list(model.state_dict()), [type(module) for module in model.modules()]
+    keys, classes = (
+        list(model.state_dict()),
+        [type(module) for module in model.modules()],
+    )
     sparsify_fx.apply(model, "lrr+signin", sparsity=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=1, steps_per_epoch=2)
@@ -146,7 +168,9 @@ def test_it_trains_prunes_copies_and_merges(name: str) -> None:
     sparsify_fx.merge(model)
     assert [type(module) for module in model.modules()] == classes
     assert list(model.state_dict()) == keys
-    assert all(torch.equal(model.get_parameter(key), weight) for key, weight in weights.items())
+    assert all(
+        torch.equal(model.get_parameter(key), weight) for key, weight in weights.items()
+    )
     torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-6)
     model(inputs).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -170,21 +194,32 @@ def encoder() -> nn.Module:
 
 
 FAST: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "layer": (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), "_transformer_encoder_layer_fwd"),
+    "layer": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        "_transformer_encoder_layer_fwd",
+    ),
     "encoder": (encoder, "_transformer_encoder_layer_fwd"),
     "attention": (lambda: Attention(None), "_native_multi_head_attention"),
 }
 
 
 @pytest.mark.parametrize("name", FAST)
-@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")  # of the padded fast path
+@pytest.mark.filterwarnings(
+    "ignore:The PyTorch API of nested tensors is in prototype"
+)  # of the padded fast path
 @pytest.mark.parametrize("padded", [True, False])
-def test_the_inference_fast_path_is_taken_and_sees_the_effective_weight(name: str, padded: bool) -> None:
+def test_the_inference_fast_path_is_taken_and_sees_the_effective_weight(
+    name: str, padded: bool
+) -> None:
     """The fused kernels read the weights of all layers from outside; a rewritten `forward` would be passed over."""
     torch.manual_seed(0)
     make, kernel = FAST[name]
     model, inputs = make().eval(), torch.randn(3, 5, 8)
-    given = {"src_key_padding_mask": torch.arange(5).expand(3, 5) > 3} if padded and name != "attention" else {}
+    given = (
+        {"src_key_padding_mask": torch.arange(5).expand(3, 5) > 3}
+        if padded and name != "attention"
+        else {}
+    )
     sparsify_fx.apply(model, "random", sparsity=0.5)
     slow = model(inputs, **given)  # with gradients enabled the fast path is not taken
     with torch.no_grad(), Names() as operators:
@@ -192,24 +227,30 @@ def test_the_inference_fast_path_is_taken_and_sees_the_effective_weight(name: st
     assert any(kernel in operator for operator in operators.seen)
     torch.testing.assert_close(fast[:, :4], slow[:, :4], rtol=1e-4, atol=1e-5)
     merged = sparsify_fx.merge(copy.deepcopy(model))
-    torch.testing.assert_close(merged(inputs, **given)[:, :4], slow[:, :4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        merged(inputs, **given)[:, :4], slow[:, :4], rtol=1e-4, atol=1e-5
+    )
     for program in programs(model).values():
         program.set_mask(torch.zeros_like(program.theta()))
     with torch.no_grad():
-        assert not torch.allclose(model(inputs, **given)[:, :4], fast[:, :4], rtol=1e-2, atol=1e-3), (
-            "read anew each time"
-        )
+        assert not torch.allclose(
+            model(inputs, **given)[:, :4], fast[:, :4], rtol=1e-2, atol=1e-3
+        ), "read anew each time"
 
 
 def test_embeddings_and_loose_matrices_are_pruned_on_request_only() -> None:
     model = nn.Sequential(nn.Embedding(10, 8), Loose())
-    assert list(programs(sparsify_fx.apply(copy.deepcopy(model), "random"))) == ["1.fc.weight"]
+    assert list(programs(sparsify_fx.apply(copy.deepcopy(model), "random"))) == [
+        "1.fc.weight"
+    ]
     for include, names in (
         (nn.Embedding, ["0.weight"]),
         ("1.w_g", ["1.w_g"]),
         (["*.w_g", "1.fc"], ["1.fc.weight", "1.w_g"]),
     ):
-        chosen = sparsify_fx.apply(copy.deepcopy(model), "signin", sparsity=0.5, include=include)
+        chosen = sparsify_fx.apply(
+            copy.deepcopy(model), "signin", sparsity=0.5, include=include
+        )
         assert sorted(programs(chosen)) == names
         tokens = torch.tensor([[1, 2, 3]])
         chosen(tokens).sum().backward()
@@ -238,16 +279,35 @@ def test_a_weight_tied_to_an_embedding_stays_one_weight() -> None:
 def test_scripted_modules_are_refused_with_the_reason() -> None:
     with pytest.warns((FutureWarning, DeprecationWarning), match="deprecated"):
         scripted = torch.jit.script(nn.Linear(2, 2))
-    with pytest.raises(LayerError, match=r"0 is scripted, its code is fixed; rewrite the model before scripting"):
+    with pytest.raises(
+        LayerError,
+        match=r"0 is scripted, its code is fixed; rewrite the model before scripting",
+    ):
         sparsify_fx.apply(nn.Sequential(scripted, nn.Linear(2, 2)))
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:torch.quantize_per_channel")
-@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:Please use quant_min")
-@pytest.mark.parametrize("kind", ["Linear", "Conv2d", "Embedding", "dynamic.Linear", "dynamic.LSTM", "dynamic.GRUCell"])
+@pytest.mark.filterwarnings(
+    "ignore:torch.quantize_per_tensor", "ignore:torch.quantize_per_channel"
+)
+@pytest.mark.filterwarnings(
+    "ignore:torch.ao.quantization is deprecated", "ignore:Please use quant_min"
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Linear",
+        "Conv2d",
+        "Embedding",
+        "dynamic.Linear",
+        "dynamic.LSTM",
+        "dynamic.GRUCell",
+    ],
+)
 def test_quantized_modules_are_refused_with_the_reason(kind: str) -> None:
     """Without care a packed recurrent layer would be passed over as if it were sparse, or fail in the first forward."""
-    quantized = operator.attrgetter(kind)(torch.ao.nn.quantized)(2, 2, *([1] if kind == "Conv2d" else []))
+    quantized = operator.attrgetter(kind)(torch.ao.nn.quantized)(
+        2, 2, *([1] if kind == "Conv2d" else [])
+    )
     model = nn.Sequential(nn.Linear(2, 2), quantized)
     with pytest.raises(LayerError, match="1 is quantized, its weight is packed"):
         sparsify_fx.apply(model)

@@ -16,12 +16,20 @@ from sparsify_fx.errors import SchedulerError, StepCountWarning
 from tests.conftest import small_net, train_step
 
 
-def make(steps: int = 12, optimizers: int = 1) -> tuple[nn.Module, list[torch.optim.Optimizer], sparsify_fx.Scheduler]:
+def make(
+    steps: int = 12, optimizers: int = 1
+) -> tuple[nn.Module, list[torch.optim.Optimizer], sparsify_fx.Scheduler]:
     model = sparsify_fx.apply(small_net(), "gmp", sparsity=0.5)
     parameters = list(model.parameters())
-    made = [torch.optim.SGD(parameters[i::optimizers], lr=0.1) for i in range(optimizers)]
+    made = [
+        torch.optim.SGD(parameters[i::optimizers], lr=0.1) for i in range(optimizers)
+    ]
     given = made if optimizers > 1 else made[0]
-    return model, made, sparsify_fx.Scheduler(model, given, epochs=4, steps_per_epoch=steps)  # type: ignore[arg-type]
+    return (
+        model,
+        made,
+        sparsify_fx.Scheduler(model, given, epochs=4, steps_per_epoch=steps),
+    )  # type: ignore[arg-type]
 
 
 def told(pattern: str, optimizers: int = 1, steps: int = 12) -> list[str]:
@@ -31,7 +39,9 @@ def told(pattern: str, optimizers: int = 1, steps: int = 12) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for letter in pattern:
-            for optimizer in made if letter == "O" else made[:1] if letter == "o" else ():
+            for optimizer in (
+                made if letter == "O" else made[:1] if letter == "o" else ()
+            ):
                 optimizer.step()
             if letter == "s":
                 scheduler.step()
@@ -58,12 +68,16 @@ def test_a_call_after_each_step_is_right(pattern: str) -> None:
 
 def test_steps_without_a_call() -> None:
     (message,) = told("os" * 3 + "ooooos" * 4)
-    assert message.startswith("the optimizer made 5 steps since the last call of scheduler.step()")
+    assert message.startswith(
+        "the optimizer made 5 steps since the last call of scheduler.step()"
+    )
 
 
 def test_calls_without_a_step() -> None:
     (message,) = told("osss" * 12)
-    assert message.startswith("the optimizer made 4 steps in the last 12 calls of scheduler.step()")
+    assert message.startswith(
+        "the optimizer made 4 steps in the last 12 calls of scheduler.step()"
+    )
     assert "steps_per_epoch is batches / accumulation" in message
     (message,) = told("osss" * 3, steps=3)
     assert message.startswith("the optimizer made 3 steps in the last 8 calls")
@@ -76,7 +90,9 @@ def test_a_state_between_the_two() -> None:
 
 def test_of_several_optimizers_the_slowest_counts() -> None:
     assert told("Os" * 20, optimizers=2) == []
-    assert told("Ooos" * 20, optimizers=2) == [], "the first makes three steps for each of the second"
+    assert told("Ooos" * 20, optimizers=2) == [], (
+        "the first makes three steps for each of the second"
+    )
     assert len(told("OOs" * 20, optimizers=2)) == 1
 
 
@@ -123,12 +139,18 @@ class Twice(torch.optim.AdamW):
 
 def test_a_step_within_a_step_is_one() -> None:
     model = sparsify_fx.apply(small_net(), "gmp", sparsity=0.5)
-    torch.optim.AdamW([nn.Parameter(torch.zeros(1))])  # the first of a class brings the hooks to its `step`
+    torch.optim.AdamW(
+        [nn.Parameter(torch.zeros(1))]
+    )  # the first of a class brings the hooks to its `step`
     optimizer = Twice(model.parameters(), lr=1e-3)
     scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=4, steps_per_epoch=3)
     for step in range(4):
         optimizer.fails = step == 1
-        with pytest.raises(ValueError, match="this step fails") if optimizer.fails else contextlib.nullcontext():
+        with (
+            pytest.raises(ValueError, match="this step fails")
+            if optimizer.fails
+            else contextlib.nullcontext()
+        ):
             train_step(model, optimizer)
         scheduler.step()
     train_step(model, optimizer)

@@ -20,10 +20,17 @@ from sparsify_fx.schedules import SCHEDULES, Budget
 from sparsify_fx.schedules.base import OneRun
 from sparsify_fx.schedules.updates import MaskUpdate, Prune
 
-FITS = {"gates": "sigmoid-gate", "thresholds": "soft-threshold", "factors": "product", "pilot": "product"}
+FITS = {
+    "gates": "sigmoid-gate",
+    "thresholds": "soft-threshold",
+    "factors": "product",
+    "pilot": "product",
+}
 
 
-@pytest.mark.parametrize("name", [name for name in CRITERIA if name != "masks-of"])  # which needs a run
+@pytest.mark.parametrize(
+    "name", [name for name in CRITERIA if name != "masks-of"]
+)  # which needs a run
 def test_every_criterion_passes(name: str) -> None:
     testing.check_criterion(name)
 
@@ -60,13 +67,18 @@ calls: list[int] = []
 
 def moody(context: PruningContext) -> dict[str, Tensor]:
     calls.append(1)
-    return {name: weight.abs() * (-1.0) ** len(calls) for name, weight in context.weights.items()}
+    return {
+        name: weight.abs() * (-1.0) ** len(calls)
+        for name, weight in context.weights.items()
+    }
 
 
 def test_criteria_that_write_or_forget_their_seed_are_told() -> None:
     with pytest.raises(testing.LawError, match="writes: scoring changes the model"):
         testing.check_criterion(FunctionCriterion("writes", writes, ("model",)))
-    with pytest.raises(testing.LawError, match="moody: the same seed gives other masks"):
+    with pytest.raises(
+        testing.LawError, match="moody: the same seed gives other masks"
+    ):
         testing.check_criterion(FunctionCriterion("moody", moody))
 
 
@@ -89,7 +101,9 @@ class Misnamed(Rounded):
 
 
 def test_parameterizations_that_lose_theta_are_told() -> None:
-    with pytest.raises(testing.LawError, match=r"misses θ = .* by more than error_bound"):
+    with pytest.raises(
+        testing.LawError, match=r"misses θ = .* by more than error_bound"
+    ):
         testing.check_parameterization(Rounded())
     with pytest.raises(testing.LawError, match=r"split gives \['d'\], the factors are"):
         testing.check_parameterization(Misnamed())
@@ -115,7 +129,16 @@ class Everywhere:
     """Forgets the mask."""
 
     def __call__(self, programs: Iterable[WeightProgram]) -> Tensor:
-        return torch.stack([f.square().sum() for p in programs for f in p.factor_tensors().values()]).sum() + self.one
+        return (
+            torch.stack(
+                [
+                    f.square().sum()
+                    for p in programs
+                    for f in p.factor_tensors().values()
+                ]
+            ).sum()
+            + self.one
+        )
 
     one: float = 1.0
 

@@ -47,23 +47,45 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
     # Standardised from the stored weight: the mean and variance must be those of the masked one.
     "StdConv2d": (lambda: timm.layers.StdConv2d(4, 6, 3), IMAGE, {"weight"}),
     "StdConv2dSame": (lambda: timm.layers.StdConv2dSame(4, 6, 3), IMAGE, {"weight"}),
-    "ScaledStdConv2d": (lambda: timm.layers.ScaledStdConv2d(4, 6, 3), IMAGE, {"weight"}),
-    "ScaledStdConv2dSame": (lambda: timm.layers.ScaledStdConv2dSame(4, 6, 3), IMAGE, {"weight"}),
+    "ScaledStdConv2d": (
+        lambda: timm.layers.ScaledStdConv2d(4, 6, 3),
+        IMAGE,
+        {"weight"},
+    ),
+    "ScaledStdConv2dSame": (
+        lambda: timm.layers.ScaledStdConv2dSame(4, 6, 3),
+        IMAGE,
+        {"weight"},
+    ),
     # Subclasses with a forward of their own.
-    "Conv2dSame": (lambda: timm.layers.Conv2dSame(4, 6, 3, stride=2), IMAGE, {"weight"}),
-    "MixedConv2d": (lambda: timm.layers.MixedConv2d(4, 6, [3, 5]), IMAGE, {"0.weight", "1.weight"}),
+    "Conv2dSame": (
+        lambda: timm.layers.Conv2dSame(4, 6, 3, stride=2),
+        IMAGE,
+        {"weight"},
+    ),
+    "MixedConv2d": (
+        lambda: timm.layers.MixedConv2d(4, 6, [3, 5]),
+        IMAGE,
+        {"0.weight", "1.weight"},
+    ),
     "Linear": (lambda: timm.layers.Linear(8, 4), TOKENS, {"weight"}),
     # No convolution by class, its weight has two dimensions, and every sample has another mixture.
     "CondConv2d": (Routed, IMAGE, {"conv.weight", "routing.weight"}),
     # The parent calls F.linear with `qkv.weight`; `qkv` itself is never called, so a hook on it would never run.
-    "beit": (lambda: beit.Attention(8, 2, qkv_bias=True), TOKENS, {"qkv.weight", "proj.weight"}),
+    "beit": (
+        lambda: beit.Attention(8, 2, qkv_bias=True),
+        TOKENS,
+        {"qkv.weight", "proj.weight"},
+    ),
     "beit with positions": (
         lambda: beit.Attention(8, 2, qkv_bias=True, window_size=(3, 5)),
         TOKENS,
         {"qkv.weight", "proj.weight"},
     ),
     "eva, dinov3": (
-        lambda: eva.EvaAttention(8, 2, qkv_bias=True, num_prefix_tokens=0, scale_norm=False),
+        lambda: eva.EvaAttention(
+            8, 2, qkv_bias=True, num_prefix_tokens=0, scale_norm=False
+        ),
         TOKENS,
         {"qkv.weight", "proj.weight"},
     ),
@@ -75,7 +97,12 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
     "swin v2": (
         lambda: Windows(swin_transformer_v2.WindowAttention(8, (4, 4), 2)),
         TOKENS,
-        {"attention.qkv.weight", "attention.proj.weight", "attention.cpb_mlp.0.weight", "attention.cpb_mlp.2.weight"},
+        {
+            "attention.qkv.weight",
+            "attention.proj.weight",
+            "attention.cpb_mlp.0.weight",
+            "attention.cpb_mlp.2.weight",
+        },
     ),
 }
 
@@ -93,20 +120,31 @@ def test_the_output_is_that_of_the_effective_weight(name: str) -> None:
     expected = model(inputs)
     sparsify_fx.apply(model, "signin", sparsity=0.0)
     assert set(programs(model)) == LAYERS[name][2]
-    assert [original_class(m) for m in model.modules() if not hasattr(m, "graph")] == classes
+    assert [
+        original_class(m) for m in model.modules() if not hasattr(m, "graph")
+    ] == classes
     torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-5)
     for key, program in programs(model).items():
         theta = program.theta()
-        program.write(theta * torch.linspace(0.5, 2.0, theta.numel()).reshape(theta.shape))
+        program.write(
+            theta * torch.linspace(0.5, 2.0, theta.numel()).reshape(theta.shape)
+        )
         changed = model(inputs)
-        assert not torch.allclose(changed, expected, rtol=1e-4, atol=1e-6), f"{key} is not what the forward reads"
+        assert not torch.allclose(changed, expected, rtol=1e-4, atol=1e-6), (
+            f"{key} is not what the forward reads"
+        )
         program.write(theta)
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_equals_the_merged_model_and_trains_its_living_weights_only(name: str) -> None:
+def test_it_equals_the_merged_model_and_trains_its_living_weights_only(
+    name: str,
+) -> None:
     model, inputs = build(name)
-    keys, classes = list(model.state_dict()), [type(module) for module in model.modules()]
+    keys, classes = (
+        list(model.state_dict()),
+        [type(module) for module in model.modules()],
+    )
     sparsify_fx.apply(model, "signin", sparsity=0.5)
     model(inputs).square().sum().backward()
     for key, program in programs(model).items():
@@ -124,18 +162,28 @@ def test_it_equals_the_merged_model_and_trains_its_living_weights_only(name: str
     sparsify_fx.merge(model)
     assert [type(module) for module in model.modules()] == classes
     assert list(model.state_dict()) == keys
-    assert all(torch.equal(model.get_parameter(key), weight) for key, weight in weights.items())
+    assert all(
+        torch.equal(model.get_parameter(key), weight) for key, weight in weights.items()
+    )
     torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::sparsify_fx.errors.UnfinishedWarning")  # masks of its own
+@pytest.mark.filterwarnings(
+    "ignore::sparsify_fx.errors.UnfinishedWarning"
+)  # masks of its own
 def test_raw_matrices_are_pruned_on_request() -> None:
     """swiftformer's `w_g` belongs to no layer; it is left alone unless it is named."""
     torch.manual_seed(0)
-    model, inputs = swiftformer.EfficientAdditiveAttention(8, 8), torch.randn(2, 8, 4, 4)
+    model, inputs = (
+        swiftformer.EfficientAdditiveAttention(8, 8),
+        torch.randn(2, 8, 4, 4),
+    )
     expected = model(inputs)
     layers = {"to_query.weight", "to_key.weight", "proj.weight", "final.weight"}
-    assert set(programs(sparsify_fx.apply(copy.deepcopy(model), "random", sparsity=0.5))) == layers
+    assert (
+        set(programs(sparsify_fx.apply(copy.deepcopy(model), "random", sparsity=0.5)))
+        == layers
+    )
     sparsify_fx.apply(model, "signin", sparsity=0.0, include=["*.weight", "w_g"])
     assert set(programs(model)) == layers | {"w_g"}
     torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-5)

@@ -33,17 +33,33 @@ TRACERS: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
     "symbolic_trace": lambda model, inputs: fx.symbolic_trace(model),
     "jit.trace": lambda model, inputs: torch.jit.trace(model, (inputs,)),
     "export": lambda model, inputs: torch.export.export(model, (inputs,)).module(),
-    "export strict": lambda model, inputs: torch.export.export(model, (inputs,), strict=True).module(),
-    "compile": lambda model, inputs: torch.compile(model, backend="aot_eager", fullgraph=True),
+    "export strict": lambda model, inputs: torch.export.export(
+        model, (inputs,), strict=True
+    ).module(),
+    "compile": lambda model, inputs: torch.compile(
+        model, backend="aot_eager", fullgraph=True
+    ),
 }
 
 
 MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "small net": lambda: (small_net(), batch()[0]),
-    "recurrent": lambda: (nn.Sequential(nn.Linear(6, 6), Last(nn.LSTM(6, 4, batch_first=True))), torch.randn(2, 3, 6)),
-    "attention": lambda: (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.randn(2, 3, 8)),
-    "standardised": lambda: (nn.Sequential(timm.layers.ScaledStdConv2dSame(3, 4, 3)), torch.randn(2, 3, 5, 5)),
-    "test_vit": lambda: (timm.create_model("test_vit", num_classes=10), torch.randn(2, 3, 160, 160)),
+    "recurrent": lambda: (
+        nn.Sequential(nn.Linear(6, 6), Last(nn.LSTM(6, 4, batch_first=True))),
+        torch.randn(2, 3, 6),
+    ),
+    "attention": lambda: (
+        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        torch.randn(2, 3, 8),
+    ),
+    "standardised": lambda: (
+        nn.Sequential(timm.layers.ScaledStdConv2dSame(3, 4, 3)),
+        torch.randn(2, 3, 5, 5),
+    ),
+    "test_vit": lambda: (
+        timm.create_model("test_vit", num_classes=10),
+        torch.randn(2, 3, 160, 160),
+    ),
 }
 NOT_FOR_THE_PLAIN_ONE = {
     ("recurrent", "compile"): "Dynamo does not support RNN",
@@ -51,13 +67,22 @@ NOT_FOR_THE_PLAIN_ONE = {
     ("attention", "jit.trace"): "Graphs differed across invocations",
     ("test_vit", "symbolic_trace"): "symbolically traced",
 }
-PAIRS = [(model, tracer) for model in MODELS for tracer in TRACERS if (model, tracer) not in NOT_FOR_THE_PLAIN_ONE]
+PAIRS = [
+    (model, tracer)
+    for model in MODELS
+    for tracer in TRACERS
+    if (model, tracer) not in NOT_FOR_THE_PLAIN_ONE
+]
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the models' own checks
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning"
+)  # of the models' own checks
 @pytest.mark.parametrize(("name", "tracer"), PAIRS)
-def test_tracers_see_the_effective_weight_and_its_factors(name: str, tracer: str) -> None:
+def test_tracers_see_the_effective_weight_and_its_factors(
+    name: str, tracer: str
+) -> None:
     """Without care a trace would hold weights from before, or constants that training does not reach."""
     torch.manual_seed(0)
     model, inputs = MODELS[name]()
@@ -75,7 +100,9 @@ def test_tracers_see_the_effective_weight_and_its_factors(name: str, tracer: str
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(("name", "tracer"), NOT_FOR_THE_PLAIN_ONE)
-def test_what_is_left_out_above_fails_for_the_plain_model(name: str, tracer: str) -> None:
+def test_what_is_left_out_above_fails_for_the_plain_model(
+    name: str, tracer: str
+) -> None:
     model, inputs = MODELS[name]()
     with pytest.raises(Exception, match=NOT_FOR_THE_PLAIN_ONE[name, tracer]):
         TRACERS[tracer](model.eval(), inputs)(inputs)
@@ -87,7 +114,11 @@ def test_a_traced_or_compiled_or_exported_model_can_be_rewritten() -> None:
     compiled(inputs)
     exported = torch.export.export(small_net().eval(), (inputs,)).module()
     matrices = ["0.weight", "3.weight", "7.weight"]
-    for model, include in ((fx.symbolic_trace(small_net().eval()), None), (compiled, None), (exported, matrices)):
+    for model, include in (
+        (fx.symbolic_trace(small_net().eval()), None),
+        (compiled, None),
+        (exported, matrices),
+    ):
         expected = model(inputs)
         sparsify_fx.apply(model, "signin", sparsity=0.0, include=include)
         torch.testing.assert_close(model(inputs), expected)
@@ -99,13 +130,20 @@ def test_a_traced_or_compiled_or_exported_model_can_be_rewritten() -> None:
 def test_grad_reaches_recurrent_and_attention_factors() -> None:
     for layer, inputs in (
         (Last(nn.GRU(6, 4, batch_first=True)), torch.randn(2, 3, 6)),
-        (nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), torch.randn(2, 3, 8)),
+        (
+            nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+            torch.randn(2, 3, 8),
+        ),
     ):
         model = sparsify_fx.apply(layer, "signin", sparsity=0.5)
-        values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        values = {
+            name: parameter.detach() for name, parameter in model.named_parameters()
+        }
         model(inputs).square().sum().backward()
 
-        def loss(given: dict[str, Tensor], model: nn.Module = model, inputs: Tensor = inputs) -> Tensor:
+        def loss(
+            given: dict[str, Tensor], model: nn.Module = model, inputs: Tensor = inputs
+        ) -> Tensor:
             return functional_call(model, given, (inputs,)).square().sum()
 
         gradients = grad(loss)(values)

@@ -18,31 +18,48 @@ from tests.conftest import effective
 
 pytestmark = pytest.mark.slow
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 TOKENS = torch.arange(12).reshape(2, 6)
 
 
 def bert() -> nn.Module:
-    return transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=50, **SMALL))
+    return transformers.BertForSequenceClassification(
+        transformers.BertConfig(vocab_size=50, **SMALL)
+    )
 
 
 def gpt2() -> nn.Module:
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2))
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2)
+    )
 
 
 def llama() -> nn.Module:
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=50, num_key_value_heads=1, **SMALL))
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(vocab_size=50, num_key_value_heads=1, **SMALL)
+    )
 
 
 def vit() -> nn.Module:
-    return transformers.ViTForImageClassification(transformers.ViTConfig(image_size=8, patch_size=4, **SMALL))
+    return transformers.ViTForImageClassification(
+        transformers.ViTConfig(image_size=8, patch_size=4, **SMALL)
+    )
 
 
 MODELS = {"bert": bert, "gpt2": gpt2, "llama": llama, "vit": vit}
 
 
 def logits(name: str, model: nn.Module) -> Tensor:
-    inputs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) if name == "vit" else TOKENS
+    inputs = (
+        torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        if name == "vit"
+        else TOKENS
+    )
     return model(inputs).logits
 
 
@@ -77,7 +94,9 @@ def test_it_computes_trains_prunes_and_merges(name: str) -> None:
     assert list(sparsify_fx.dense_state_dict(model)) == keys
     sparsify_fx.merge(model)
     assert list(model.state_dict()) == keys
-    assert all(torch.equal(model.get_parameter(key), weight) for key, weight in weights.items())
+    assert all(
+        torch.equal(model.get_parameter(key), weight) for key, weight in weights.items()
+    )
     torch.testing.assert_close(logits(name, model), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -93,7 +112,9 @@ def test_in_training_mode_it_draws_the_same_random_numbers(name: str) -> None:
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")  # its name until v5
+@pytest.mark.filterwarnings(
+    "ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning"
+)  # its name until v5
 @pytest.mark.parametrize("name", MODELS)
 def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     """Recomputation counts what the forward saved; a weight that was kept from elsewhere would be missing."""
@@ -108,19 +129,29 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
         torch.manual_seed(1)
         with sparsify_fx.shared_weights():
             logits(name, model).square().mean().backward()
-        gradients.append({key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+        gradients.append(
+            {
+                key: p.grad.clone()
+                for key, p in model.named_parameters()
+                if p.grad is not None
+            }
+        )
     assert gradients[0].keys() == gradients[1].keys()
     for key, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.filterwarnings("ignore::sparsify_fx.errors.UnfinishedWarning")  # masks of its own
+@pytest.mark.filterwarnings(
+    "ignore::sparsify_fx.errors.UnfinishedWarning"
+)  # masks of its own
 @pytest.mark.parametrize("name", MODELS)
 def test_it_is_exported_and_checked_in_onnxruntime(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = sparsify_fx.apply(MODELS[name]().eval(), "signin", sparsity=0.6)
     for program in programs(model).values():
-        program.set_mask(torch.arange(program.theta().numel()).reshape(program.theta().shape) % 2)
+        program.set_mask(
+            torch.arange(program.theta().numel()).reshape(program.theta().shape) % 2
+        )
     example = (torch.randn(2, 3, 8, 8) if name == "vit" else TOKENS,)
     kept = sum(int((weight != 0).sum()) for weight in effective(model).values())
     plain = sparsify_fx.export(model, tmp_path / "plain.onnx", example, optimize=False)
@@ -132,7 +163,9 @@ def test_it_is_exported_and_checked_in_onnxruntime(name: str, tmp_path: Path) ->
     assert small.nonzeros < plain.nonzeros == kept
 
 
-def test_gpt2_prunes_its_own_convolutions_and_keeps_the_tied_embedding_one_weight() -> None:
+def test_gpt2_prunes_its_own_convolutions_and_keeps_the_tied_embedding_one_weight() -> (
+    None
+):
     model = sparsify_fx.apply(gpt2(), "random", sparsity=0.5)
     names = list(programs(model))
     assert "transformer.h.0.attn.c_attn.weight" in names

@@ -15,7 +15,9 @@ import sparsify_fx
 from sparsify_fx.randomness import undisturbed
 
 
-def test_threads_that_overlap_leave_the_compiler_and_the_warnings_as_they_were() -> None:
+def test_threads_that_overlap_leave_the_compiler_and_the_warnings_as_they_were() -> (
+    None
+):
     filters, state = list(warnings.filters), random.getstate()
     compiled: list[int] = []
 
@@ -26,7 +28,9 @@ def test_threads_that_overlap_leave_the_compiler_and_the_warnings_as_they_were()
 
     def prepare(number: int) -> None:
         net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
-        sparsify_fx.apply(net, "random", sparsity=0.97, seed=number)  # rows are empty, so that a copy is run
+        sparsify_fx.apply(
+            net, "random", sparsity=0.97, seed=number
+        )  # rows are empty, so that a copy is run
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(trial, range(64)))

@@ -31,17 +31,26 @@ def started(method: str, sparsity: float, steps: int) -> nn.Module:
 def test_both_numbers_and_the_step_are_named(method: str, steps: int, has: str) -> None:
     model = started(method, 0.75, steps)
     (told,) = unfinished(model)
-    assert told.startswith(f"{method} was asked for sparsity 0.75 (198 of 792 weights), the model has {has}")
+    assert told.startswith(
+        f"{method} was asked for sparsity 0.75 (198 of 792 weights), the model has {has}"
+    )
     assert f"after step {steps} of " in told
-    with pytest.warns(UnfinishedWarning, match=rf"{method} was asked for sparsity 0\.75 .* after step {steps} of "):
+    with pytest.warns(
+        UnfinishedWarning,
+        match=rf"{method} was asked for sparsity 0\.75 .* after step {steps} of ",
+    ):
         sparsify_fx.dense_state_dict(model)
-    with pytest.warns(UnfinishedWarning, match="the model is merged before its schedule has ended"):
+    with pytest.warns(
+        UnfinishedWarning, match="the model is merged before its schedule has ended"
+    ):
         sparsify_fx.merge(model)
 
 
 def test_the_export_warns_and_its_report_keeps_the_note(tmp_path: object) -> None:
     model = started("gmp", 0.9, 8).eval()
-    with pytest.warns(UnfinishedWarning, match="the model is exported before") as caught:
+    with pytest.warns(
+        UnfinishedWarning, match="the model is exported before"
+    ) as caught:
         report = sparsify_fx.export(model, f"{tmp_path}/early.onnx", batch()[0][:2])
     assert len(caught) == 1
     assert report.notes == unfinished(model)

@@ -77,7 +77,9 @@ WRITES: dict[str, Callable[[nn.Module], object]] = {
     "*=": scale,
     "copy_": copy_in,
     "clipping": lambda layer: layer.weight.data.clamp_(-0.1, 0.1),
-    "clipping with out=": lambda layer: torch.clamp(layer.weight, -0.1, 0.1, out=layer.weight.data),
+    "clipping with out=": lambda layer: torch.clamp(
+        layer.weight, -0.1, 0.1, out=layer.weight.data
+    ),
     "renorm": renormalise,
     "averaging": average,
     "rows": rows,
@@ -86,13 +88,23 @@ WRITES: dict[str, Callable[[nn.Module], object]] = {
     "a transposed view": lambda layer: layer.weight.data.flatten(1).T.fill_(0.0),
     "another type's view": lambda layer: layer.weight.data.view(torch.int32).fill_(0),
     "a mask": lambda layer: layer.weight.data.masked_fill_(layer.weight > 0, 0.0),
-    "foreach": lambda layer: torch._foreach_mul_([torch.ones(2), layer.weight.data], 2.0),
-    "foreach copy": lambda layer: torch._foreach_copy_([layer.weight.data], [torch.zeros_like(layer.weight)]),
+    "foreach": lambda layer: torch._foreach_mul_(
+        [torch.ones(2), layer.weight.data], 2.0
+    ),
+    "foreach copy": lambda layer: torch._foreach_copy_(
+        [layer.weight.data], [torch.zeros_like(layer.weight)]
+    ),
     "functional": lambda layer: F.relu(layer.weight.data, inplace=True),
     "function": lambda layer: torch.relu_(layer.weight.data),
-    "operator": lambda layer: torch.ops.aten.mul_.Tensor(layer.weight.data, torch.ones(())),
-    "vector_to_parameters": lambda layer: nn.utils.vector_to_parameters(torch.ones(10**4), [layer.weight]),
-    "gradient": lambda layer: setattr(layer.weight, "grad", torch.zeros_like(layer.weight)),
+    "operator": lambda layer: torch.ops.aten.mul_.Tensor(
+        layer.weight.data, torch.ones(())
+    ),
+    "vector_to_parameters": lambda layer: nn.utils.vector_to_parameters(
+        torch.ones(10**4), [layer.weight]
+    ),
+    "gradient": lambda layer: setattr(
+        layer.weight, "grad", torch.zeros_like(layer.weight)
+    ),
     "xavier_uniform_": lambda layer: nn.init.xavier_uniform_(layer.weight),
     "xavier_normal_": lambda layer: nn.init.xavier_normal_(layer.weight),
     "kaiming_uniform_": lambda layer: nn.init.kaiming_uniform_(layer.weight),
@@ -113,7 +125,9 @@ def test_a_write_from_outside_is_refused(write: str, place: str) -> None:
     with pytest.raises(LayerError, match=REFUSED) as caught:
         WRITES[write](model[0 if place == "conv" else 7])
     assert "sparsify_fx.merge(model)" in str(caught.value)
-    assert all(torch.equal(weight, before[name]) for name, weight in effective(model).items())
+    assert all(
+        torch.equal(weight, before[name]) for name, weight in effective(model).items()
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -134,7 +148,9 @@ def test_a_weight_that_is_its_own_parameter_can_be_written() -> None:
 @pytest.mark.parametrize("kind", ["register_forward_pre_hook", "register_forward_hook"])
 def test_a_hook_that_writes_is_outside_of_the_forward(kind: str) -> None:
     model = made()
-    getattr(model[7], kind)(lambda module, *rest: module.weight.data.clamp_(-0.1, 0.1) and None)
+    getattr(model[7], kind)(
+        lambda module, *rest: module.weight.data.clamp_(-0.1, 0.1) and None
+    )
     with pytest.raises(LayerError, match=REFUSED):
         model(batch()[0])
 
@@ -144,7 +160,9 @@ def test_recurrent_and_attention_weights() -> None:
     attention = sparsify_fx.apply(nn.MultiheadAttention(8, 2), "signin", sparsity=0.5)
     with pytest.raises(LayerError, match="weight_hh_l0 of this LSTM is computed"):
         nn.init.orthogonal_(recurrent.weight_hh_l0)
-    with pytest.raises(LayerError, match="in_proj_weight of this MultiheadAttention is computed"):
+    with pytest.raises(
+        LayerError, match="in_proj_weight of this MultiheadAttention is computed"
+    ):
         nn.init.xavier_uniform_(attention.in_proj_weight)
     with pytest.raises(LayerError, match="computed by its weight program"):
         attention.out_proj.weight.data.zero_()
@@ -152,7 +170,10 @@ def test_recurrent_and_attention_weights() -> None:
 
 def test_deleting_a_computed_weight_is_refused() -> None:
     layer = made()[7]
-    with pytest.raises(LayerError, match="weight of this Linear is computed by its weight program and cannot be del"):
+    with pytest.raises(
+        LayerError,
+        match="weight of this Linear is computed by its weight program and cannot be del",
+    ):
         del layer.weight
     del layer.bias
     assert not hasattr(layer, "bias")
@@ -163,16 +184,27 @@ def test_deleting_a_computed_weight_is_refused() -> None:
 def test_lora_is_merged_after_the_weights(dora: bool, safe: bool) -> None:
     """Without care the trained adapter would vanish."""
     torch.manual_seed(0)
-    model, inputs = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4)), torch.randn(4, 16)
+    model, inputs = (
+        nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4)),
+        torch.randn(4, 16),
+    )
     sparsify_fx.apply(model, "signin", sparsity=0.5)
-    config = LoraConfig(r=2, lora_alpha=8, target_modules=["0", "2"], init_lora_weights=False, use_dora=dora)
+    config = LoraConfig(
+        r=2,
+        lora_alpha=8,
+        target_modules=["0", "2"],
+        init_lora_weights=False,
+        use_dora=dora,
+    )
     adapted = get_peft_model(model, config)
     tuned = adapted(inputs)
     with pytest.raises(LayerError, match=REFUSED):
         adapted.merge_and_unload(safe_merge=safe)
     assert torch.equal(adapted(inputs), tuned)
     sparsify_fx.merge(adapted.base_model.model)
-    torch.testing.assert_close(adapted.merge_and_unload(safe_merge=safe)(inputs), tuned, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        adapted.merge_and_unload(safe_merge=safe)(inputs), tuned, rtol=1e-4, atol=1e-4
+    )
 
 
 # ---------------------------------------------------------------------- reading
@@ -191,7 +223,13 @@ def test_reading_is_like_reading_any_tensor() -> None:
     assert (weight.detach().numpy() == expected.numpy()).all()
     assert weight.tolist() == expected.tolist()
     assert [row.tolist() for row in weight] == expected.tolist()
-    for result in (weight + 1, weight.clone(), weight.abs(), F.linear(torch.ones(2, 72), weight), torch.cat([weight])):
+    for result in (
+        weight + 1,
+        weight.clone(),
+        weight.abs(),
+        F.linear(torch.ones(2, 72), weight),
+        torch.cat([weight]),
+    ):
         assert type(result) is Tensor
     copied = weight.detach().clone()
     copied.mul_(2.0)
@@ -208,12 +246,21 @@ def test_copies_files_and_parameters_are_plain() -> None:
     weight, stream = made()[7].weight, io.BytesIO()
     torch.save(weight.detach(), stream)
     stream.seek(0)
-    for twin in (torch.load(stream), pickle.loads(pickle.dumps(weight.detach())), copy.deepcopy(weight.detach())):
+    for twin in (
+        torch.load(stream),
+        pickle.loads(pickle.dumps(weight.detach())),
+        copy.deepcopy(weight.detach()),
+    ):
         assert type(twin) is Tensor
         assert torch.equal(twin.fill_(1.0), torch.ones(4, 72))
-    with pytest.raises(RuntimeError, match="Only Tensors created explicitly by the user"):
+    with pytest.raises(
+        RuntimeError, match="Only Tensors created explicitly by the user"
+    ):
         copy.deepcopy(weight)
-    for parameter in (nn.Parameter(weight), nn.Parameter(weight.detach(), requires_grad=False)):
+    for parameter in (
+        nn.Parameter(weight),
+        nn.Parameter(weight.detach(), requires_grad=False),
+    ):
         assert type(parameter) is nn.Parameter
         assert parameter.is_leaf
         parameter.data.fill_(1.0)
@@ -262,22 +309,35 @@ def test_a_forward_sees_the_plain_tensor() -> None:
         def forward(self, inputs: Tensor) -> Tensor:
             return self.helper(self.inner(inputs))
 
-    model, inputs = sparsify_fx.apply(Parent(), "signin", sparsity=0.5), torch.randn(2, 4)
+    model, inputs = (
+        sparsify_fx.apply(Parent(), "signin", sparsity=0.5),
+        torch.randn(2, 4),
+    )
     seen.clear()  # apply may have run a plain copy, to see whether a path is left
     model(inputs)
     model.inner.register_forward_hook(lambda *rest: None)
     model(inputs)
-    torch.utils.checkpoint.checkpoint(model, inputs, use_reentrant=False).sum().backward()
+    torch.utils.checkpoint.checkpoint(
+        model, inputs, use_reentrant=False
+    ).sum().backward()
     assert set(seen) == {Tensor}
     seen.clear()
-    assert torch.equal(model.forward(inputs), model(inputs)), "called directly, a forward computes the same"
+    assert torch.equal(model.forward(inputs), model(inputs)), (
+        "called directly, a forward computes the same"
+    )
     assert ComputedWeight in map(type, [model.inner.weight])
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look at it
-@pytest.mark.parametrize("method", [False, True], ids=["compile(model)", "model.compile()"])
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's own look at it
+@pytest.mark.parametrize(
+    "method", [False, True], ids=["compile(model)", "model.compile()"]
+)
 @pytest.mark.parametrize("hooked", [False, True])
-def test_what_a_compiler_leaves_to_python_is_still_within_the_forward(hooked: bool, method: bool) -> None:
+def test_what_a_compiler_leaves_to_python_is_still_within_the_forward(
+    hooked: bool, method: bool
+) -> None:
     seen: list[type] = []
 
     @torch.compiler.disable
@@ -309,11 +369,15 @@ def through_modes(model: nn.Sequential, inputs: Tensor) -> Iterator[Tensor]:
         return F.linear(inputs, layer.weight)
 
     yield torch.compile(outside, backend="aot_eager", fullgraph=True)(inputs)
-    yield torch.compile(F.linear, backend="aot_eager", fullgraph=True)(inputs, layer.weight)
+    yield torch.compile(F.linear, backend="aot_eager", fullgraph=True)(
+        inputs, layer.weight
+    )
     yield make_fx(outside)(inputs)(inputs)
     yield vmap(lambda row: F.linear(row, layer.weight))(inputs)
     yield vmap(lambda row: F.linear(inputs, row[None])[:, 0])(layer.weight).T
-    yield functional_call(nn.Linear(72, 4, bias=False), {"weight": layer.weight}, (inputs,))
+    yield functional_call(
+        nn.Linear(72, 4, bias=False), {"weight": layer.weight}, (inputs,)
+    )
     with torch.inference_mode():
         yield outside(inputs)
     with torch.no_grad():

@@ -4,7 +4,14 @@
 budget; the excess of layers that are full goes to the others. Shares are integers, so the arithmetic is exact.
 """
 
-from sparsify_fx.allocations.base import ALLOCATIONS, Allocation, Checked, Chooser, Pattern, proportional
+from sparsify_fx.allocations.base import (
+    ALLOCATIONS,
+    Allocation,
+    Checked,
+    Chooser,
+    Pattern,
+    proportional,
+)
 from sparsify_fx.allocations.floors import Floored, with_min_per_layer
 from sparsify_fx.allocations.patterns import NofM
 from sparsify_fx.allocations.per_layer import PerLayer

@@ -16,7 +16,9 @@ from sparsify_fx.registry import Registry
 class Allocation(Protocol):
     """Divides `kept` weights among layers."""
 
-    def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+    def counts(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> dict[str, int]:
         """Non-zeros per layer; they sum to `kept` and none exceeds its layer's capacity.
 
         Args:
@@ -46,14 +48,18 @@ class Pattern(Protocol):
 class Chooser(Protocol):
     """An allocation that comes to its masks faster than by counting them layer by layer."""
 
-    def choose(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, Tensor]:
+    def choose(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> dict[str, Tensor]:
         """The masks that `counts` and the best of each layer would give."""
 
 
 ALLOCATIONS: Registry[type[Any]] = Registry("allocation")
 
 
-def proportional(shares: Mapping[str, int], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+def proportional(
+    shares: Mapping[str, int], capacity: Mapping[str, int], kept: int
+) -> dict[str, int]:
     """Divide `kept` in proportion to `shares`, none above its `capacity`; rounded by largest remainder.
 
     >>> proportional({"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 9, "c": 9}, 11)
@@ -71,13 +77,17 @@ def proportional(shares: Mapping[str, int], capacity: Mapping[str, int], kept: i
     return rounded({name: ideal[name] for name in shares}, capacity, kept)
 
 
-def rounded(ideal: Mapping[str, Fraction], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+def rounded(
+    ideal: Mapping[str, Fraction], capacity: Mapping[str, int], kept: int
+) -> dict[str, int]:
     """Integers next to `ideal` that sum to `kept`; ties go to the earlier layer."""
     counts = {name: min(int(part), capacity[name]) for name, part in ideal.items()}
     position = {name: i for i, name in enumerate(ideal)}
     while (missing := kept - sum(counts.values())) != 0:
         step = 1 if missing > 0 else -1
-        free = [n for n in ideal if (counts[n] < capacity[n] if step > 0 else counts[n] > 0)]
+        free = [
+            n for n in ideal if (counts[n] < capacity[n] if step > 0 else counts[n] > 0)
+        ]
         free.sort(key=lambda n: (-step * (ideal[n] - counts[n]), position[n]))
         for name in free[: abs(missing)]:
             counts[name] += step
@@ -86,4 +96,6 @@ def rounded(ideal: Mapping[str, Fraction], capacity: Mapping[str, int], kept: in
 
 def check_budget(capacity: Mapping[str, int], kept: int) -> None:
     if not 0 <= kept <= sum(capacity.values()):
-        raise SparsityError(f"cannot keep {kept} weights of {sum(capacity.values())} that may stay")
+        raise SparsityError(
+            f"cannot keep {kept} weights of {sum(capacity.values())} that may stay"
+        )

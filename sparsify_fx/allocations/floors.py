@@ -37,19 +37,29 @@ class Floored(abc.ABC):
     def __post_init__(self) -> None:
         least = self.min_per_layer
         whole = isinstance(least, int) and not isinstance(least, bool) and least >= 1
-        if least is not None and not whole and not (isinstance(least, float) and 0 < least < 1):
+        if (
+            least is not None
+            and not whole
+            and not (isinstance(least, float) and 0 < least < 1)
+        ):
             raise SparsityError(
                 f"min_per_layer={least!r} must be a number of weights (16) or a share of each layer (0.01), or None"
             )
 
     @abc.abstractmethod
-    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
+    def divide(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> Counts:
         """The rule itself, without floors."""
 
-    def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
+    def counts(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> Counts:
         """Non-zeros per layer; they sum to `kept`, none exceeds its capacity or falls below its floor."""
         counts = self.divide(scores, capacity, kept)
-        floors = self.floors({name: score.numel() for name, score in scores.items()}, kept)
+        floors = self.floors(
+            {name: score.numel() for name, score in scores.items()}, kept
+        )
         return raised(self.divide, counts, (scores, capacity, kept), floors)
 
     def floors(self, sizes: Mapping[str, int], kept: int) -> Counts:
@@ -58,7 +68,10 @@ class Floored(abc.ABC):
         if least is None:
             return dict.fromkeys(sizes, 0)
         floors = {
-            name: min(size, least if isinstance(least, int) else math.ceil(least * size - 1e-9))
+            name: min(
+                size,
+                least if isinstance(least, int) else math.ceil(least * size - 1e-9),
+            )
             for name, size in sizes.items()
         }
         if sum(floors.values()) > kept:
@@ -74,13 +87,18 @@ class Floored(abc.ABC):
 
 
 def raised(
-    divide: Divide, counts: Counts, asked: tuple[Mapping[str, Tensor], Mapping[str, int], int], floors: Counts
+    divide: Divide,
+    counts: Counts,
+    asked: tuple[Mapping[str, Tensor], Mapping[str, int], int],
+    floors: Counts,
 ) -> Counts:
     """`counts` with every layer at its floor (or its capacity) at least; the others share what is left by `divide`."""
     scores, capacity, kept = asked
     least = {name: min(floor, capacity[name]) for name, floor in floors.items()}
     pinned: Counts = {}
-    while short := [name for name in scores if name not in pinned and counts[name] < least[name]]:
+    while short := [
+        name for name in scores if name not in pinned and counts[name] < least[name]
+    ]:
         pinned |= {name: least[name] for name in short}
         free = {name: score for name, score in scores.items() if name not in pinned}
         room = {name: capacity[name] for name in free}

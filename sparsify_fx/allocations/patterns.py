@@ -40,15 +40,23 @@ class NofM:
                 f"n:m: n={self.n}, m={self.m} must be whole numbers with 1 <= n < m, for instance 2 and 4"
             )
 
-    def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+    def counts(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> dict[str, int]:
         """Non-zeros per layer under the pattern."""
-        return {name: int(mask.sum(dtype=torch.int64)) for name, mask in self.masks(scores, kept).items()}
+        return {
+            name: int(mask.sum(dtype=torch.int64))
+            for name, mask in self.masks(scores, kept).items()
+        }
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], kept: int) -> None:
         """Raise SparsityError unless the pattern keeps exactly `kept` weights."""
         total = sum(math.prod(shape) for shape in shapes.values())
         pattern = sum(
-            math.prod(shape) // self.m * self.n if self._fits(shape) else math.prod(shape) for shape in shapes.values()
+            math.prod(shape) // self.m * self.n
+            if self._fits(shape)
+            else math.prod(shape)
+            for shape in shapes.values()
         )
         if pattern != kept:
             raise SparsityError(
@@ -61,10 +69,17 @@ class NofM:
         masks = {name: self._mask(score) for name, score in scores.items()}
         more = kept - nonzeros(masks)
         if more < 0:
-            self.check({name: tuple(score.shape) for name, score in scores.items()}, kept)
+            self.check(
+                {name: tuple(score.shape) for name, score in scores.items()}, kept
+            )
         if more > 0:
-            others = {name: score.masked_fill(masks[name] == 1, -torch.inf) for name, score in scores.items()}
-            free = {name: int((other > -torch.inf).sum()) for name, other in others.items()}
+            others = {
+                name: score.masked_fill(masks[name] == 1, -torch.inf)
+                for name, score in scores.items()
+            }
+            free = {
+                name: int((other > -torch.inf).sum()) for name, other in others.items()
+            }
             added = masks_of_counts(others, Global().counts(others, free, more))
             masks = {name: mask | added[name] for name, mask in masks.items()}
         return masks

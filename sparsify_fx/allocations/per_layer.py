@@ -31,7 +31,9 @@ class PerLayer:
 
     def __post_init__(self) -> None:
         try:
-            given = {str(name): float(value) for name, value in dict(self.sparsity).items()}
+            given = {
+                str(name): float(value) for name, value in dict(self.sparsity).items()
+            }
         except (TypeError, ValueError):
             given = {}
         if not given or not all(0 <= value <= 1 for value in given.values()):
@@ -51,7 +53,9 @@ class PerLayer:
                 f"make them agree: sparsity={float(1 - asked / sum(sizes.values())):.6g}"
             )
 
-    def counts(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, int]:
+    def counts(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> dict[str, int]:
         """round((1 − s_i) · n_i), corrected to the budget by largest remainder; before the end n_i · d_i^t."""
         sizes = {name: score.numel() for name, score in scores.items()}
         ideal = self._ideal(sizes)
@@ -64,13 +68,21 @@ class PerLayer:
         given = dict(self.sparsity)
         if set(given) != set(sizes):
             odd = sorted(set(given) ^ set(sizes))
-            raise SparsityError(f"per-layer sparsity must name every prunable weight once; missing or unknown: {odd}")
-        return {name: (1 - Fraction(given[name])) * size for name, size in sizes.items()}
+            raise SparsityError(
+                f"per-layer sparsity must name every prunable weight once; missing or unknown: {odd}"
+            )
+        return {
+            name: (1 - Fraction(given[name])) * size for name, size in sizes.items()
+        }
 
 
-def _on_the_way(ideal: Mapping[str, Fraction], sizes: Mapping[str, int], kept: int) -> dict[str, Fraction]:
+def _on_the_way(
+    ideal: Mapping[str, Fraction], sizes: Mapping[str, int], kept: int
+) -> dict[str, Fraction]:
     """n_i · d_i^t, by bisection for the t in [0, 1] that keeps `kept`; a layer that ends empty goes through 1/2."""
-    density = {name: max(float(ideal[name] / size), 0.5 / size) for name, size in sizes.items()}
+    density = {
+        name: max(float(ideal[name] / size), 0.5 / size) for name, size in sizes.items()
+    }
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -78,4 +90,6 @@ def _on_the_way(ideal: Mapping[str, Fraction], sizes: Mapping[str, int], kept: i
             low = middle
         else:
             high = middle
-    return {name: Fraction(size * density[name] ** high) for name, size in sizes.items()}
+    return {
+        name: Fraction(size * density[name] ** high) for name, size in sizes.items()
+    }

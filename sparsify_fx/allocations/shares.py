@@ -21,18 +21,24 @@ class Global(Floored):
         min_per_layer: see `Floored`.
     """
 
-    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
+    def divide(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> Counts:
         """Count of each layer's weights among the `kept` highest scores; ties by layer order, then index."""
         check_budget(capacity, kept)
         return _counted(top_masks(scores, kept))
 
-    def choose(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> dict[str, Tensor]:
+    def choose(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> dict[str, Tensor]:
         """The masks from one threshold; with layers below their floor, each layer's best by its count."""
         check_budget(capacity, kept)
         masks = top_masks(scores, kept)
         if self.min_per_layer is None:
             return masks
-        floors = self.floors({name: score.numel() for name, score in scores.items()}, kept)
+        floors = self.floors(
+            {name: score.numel() for name, score in scores.items()}, kept
+        )
         counts = _counted(masks)
         final = raised(self.divide, counts, (scores, capacity, kept), floors)
         return masks if final == counts else masks_of_counts(scores, final)
@@ -51,9 +57,13 @@ class Uniform(Floored):
         min_per_layer: see `Floored`.
     """
 
-    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
+    def divide(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> Counts:
         """Share of layer i: its number of weights."""
-        return proportional({name: score.numel() for name, score in scores.items()}, capacity, kept)
+        return proportional(
+            {name: score.numel() for name, score in scores.items()}, capacity, kept
+        )
 
 
 @ALLOCATIONS.register("balanced")
@@ -67,7 +77,9 @@ class Balanced(Floored):
     Source: Gadhikar et al. 2023, as used by papers 000 and 004 for random masks.
     """
 
-    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
+    def divide(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> Counts:
         """Share of every layer: 1."""
         return proportional(dict.fromkeys(scores, 1), capacity, kept)
 
@@ -83,6 +95,10 @@ class ErdosRenyiKernel(Floored):
     Source: Evci et al. 2020 (RigL), section 3.
     """
 
-    def divide(self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int) -> Counts:
+    def divide(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> Counts:
         """Share of layer i: the sum of its weight's dimensions (density times size)."""
-        return proportional({name: sum(score.shape) for name, score in scores.items()}, capacity, kept)
+        return proportional(
+            {name: sum(score.shape) for name, score in scores.items()}, capacity, kept
+        )

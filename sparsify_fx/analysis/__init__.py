@@ -1,14 +1,36 @@
 """What happened in a run, as functions on tensors and models; `sparsify_fx.analysis.analyze` reads run folders."""
 
-from sparsify_fx.analysis.batch_norm import Scales, describe_scales, reestimate, scale_names
+from sparsify_fx.analysis.batch_norm import (
+    Scales,
+    describe_scales,
+    reestimate,
+    scale_names,
+)
 from sparsify_fx.analysis.channels import Channels, dead_channels
-from sparsify_fx.analysis.connectivity import Line, interpolate, line_between, loss_and_error
-from sparsify_fx.analysis.curvature import Eigenvalue, Operator, Trace, hessian, largest_eigenvalue, trace
+from sparsify_fx.analysis.connectivity import (
+    Line,
+    interpolate,
+    line_between,
+    loss_and_error,
+)
+from sparsify_fx.analysis.curvature import (
+    Eigenvalue,
+    Operator,
+    Trace,
+    hessian,
+    largest_eigenvalue,
+    trace,
+)
 from sparsify_fx.analysis.gradients import GradientNorm, gradient_flow
 from sparsify_fx.analysis.loss import MeanLoss, mean_loss
 from sparsify_fx.analysis.overlap import Overlap, mask_overlap, total_overlap
 from sparsify_fx.analysis.sign_history import kept_signs, settled_after, sign_switches
-from sparsify_fx.analysis.signs import SignFlips, sign_flips, sign_flips_by_layer, without_sign
+from sparsify_fx.analysis.signs import (
+    SignFlips,
+    sign_flips,
+    sign_flips_by_layer,
+    without_sign,
+)
 from sparsify_fx.analysis.sparsity import LayerSparsity, layer_sparsity
 
 __all__ = [

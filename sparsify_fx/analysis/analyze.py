@@ -37,7 +37,11 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         about = {"summary": self.analysis.summary, "source": self.analysis.source}
-        how = {"figures": list(self.figures), "left_out": self.left_out, "seconds": round(self.seconds, 1)}
+        how = {
+            "figures": list(self.figures),
+            "left_out": self.left_out,
+            "seconds": round(self.seconds, 1),
+        }
         return {**about, **how, **self.findings.to_dict()}
 
 
@@ -68,7 +72,9 @@ class _Step:
     def reason(self) -> str:
         least = self.analysis.least
         if self.left_out:
-            return "; ".join(f"{label}: {lack}" for label, lack in self.left_out.items())
+            return "; ".join(
+                f"{label}: {lack}" for label, lack in self.left_out.items()
+            )
         return f"compares runs and needs {least}; give {least - len(self.runs)} more"
 
 
@@ -111,14 +117,18 @@ def analyze(
     steps = [_plan(analysis, runs) for analysis in chosen]
     impossible = [step for step in steps if not step.allowed]
     if impossible and (only or len(impossible) == len(steps)):
-        told = "; ".join(f"{step.analysis.name}: {step.reason()}" for step in impossible)
+        told = "; ".join(
+            f"{step.analysis.name}: {step.reason()}" for step in impossible
+        )
         raise AnalysisError(f"not possible with these runs: {told}")
     folder = _make(Path(out))
     results = {}
     for step in (step for step in steps if step.allowed):
         show(f"{step.analysis.name} ...")
         _LOG.info("%s of %d runs", step.analysis.name, len(step.runs))
-        results[step.analysis.name] = _carry_out(step, folder, kinds, options or Options())
+        results[step.analysis.name] = _carry_out(
+            step, folder, kinds, options or Options()
+        )
     skipped = {step.analysis.name: step.reason() for step in impossible}
     done = Analysed({run.label: str(run.path) for run in runs}, results, skipped)
     write_text(folder / RESULT, json.dumps(done.to_dict(), indent=2) + "\n")
@@ -131,7 +141,12 @@ def _plan(analysis: Analysis, runs: Sequence[Run]) -> _Step:
     left_out = {}
     for run in runs:
         lack = analysis.lacks(run)
-        if lack is None and analysis.alike and usable and _kind(run) != _kind(usable[0]):
+        if (
+            lack is None
+            and analysis.alike
+            and usable
+            and _kind(run) != _kind(usable[0])
+        ):
             lack = f"trains another model or other data than {usable[0].label}; compare runs of one model"
         if lack is None:
             usable.append(run)
@@ -145,16 +160,30 @@ def _kind(run: Run) -> tuple[Any, ...]:
     return run.config.model, run.config.data, shapes
 
 
-def _carry_out(step: _Step, folder: Path, formats: Sequence[str], options: Options) -> Result:
+def _carry_out(
+    step: _Step, folder: Path, formats: Sequence[str], options: Options
+) -> Result:
     start = time.perf_counter()
     findings = step.analysis.run(step.runs, options)
-    figures = [path for stem, draw in findings.figures.items() for path in save(folder / stem, draw, formats)]
-    return Result(step.analysis, findings, tuple(figures), step.left_out, time.perf_counter() - start)
+    figures = [
+        path
+        for stem, draw in findings.figures.items()
+        for path in save(folder / stem, draw, formats)
+    ]
+    return Result(
+        step.analysis,
+        findings,
+        tuple(figures),
+        step.left_out,
+        time.perf_counter() - start,
+    )
 
 
 def _make(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AnalysisError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+        raise AnalysisError(
+            f"cannot write to {folder}: {error.strerror}; choose another --out"
+        ) from error
     return folder

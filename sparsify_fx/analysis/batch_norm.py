@@ -28,12 +28,20 @@ class Scales:
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Every batch norm by name; found by type, never by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+    }
 
 
 def scale_names(model: nn.Module) -> list[str]:
     """State-dict names of all scales γ, in module order; batch norms without one (affine=False) are left out."""
-    return [f"{name}.weight" if name else "weight" for name, norm in batch_norms(model).items() if norm.affine]
+    return [
+        f"{name}.weight" if name else "weight"
+        for name, norm in batch_norms(model).items()
+        if norm.affine
+    ]
 
 
 def describe_scales(scale: Tensor) -> Scales:
@@ -45,9 +53,13 @@ def describe_scales(scale: Tensor) -> Scales:
     Source: paper 000, Figs. 10 and 11.
     """
     values = scale.detach().double().flatten()
-    quantiles = torch.quantile(values, torch.linspace(0, 1, 5, dtype=torch.float64, device=values.device))
+    quantiles = torch.quantile(
+        values, torch.linspace(0, 1, 5, dtype=torch.float64, device=values.device)
+    )
     small = int((values.abs() < SMALL).sum())
-    return Scales(values.numel(), tuple(quantiles.tolist()), small, int((values < 0).sum()))
+    return Scales(
+        values.numel(), tuple(quantiles.tolist()), small, int((values < 0).sum())
+    )
 
 
 @torch.no_grad()
@@ -82,5 +94,7 @@ def reestimate(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> nn.Mo
         norm.momentum = momentum
     model.eval()
     if count == 0:
-        raise AnalysisError("re-estimating batch norm needs at least one batch of training data")
+        raise AnalysisError(
+            "re-estimating batch norm needs at least one batch of training data"
+        )
     return model

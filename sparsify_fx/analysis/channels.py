@@ -37,7 +37,9 @@ class Channels:
 
 
 def dead_channels(
-    model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], loss_fn: Callable[[Any, Any], Tensor]
+    model: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    loss_fn: Callable[[Any, Any], Tensor],
 ) -> dict[str, Channels]:
     """Count the dead channels of every convolution and linear layer that takes part in the forward pass.
 
@@ -55,21 +57,45 @@ def dead_channels(
     Source: layer collapse: Tanaka et al. 2020 (SynFlow), section 3.
     """
     if sum(len(targets) for _, targets in batches) < 2:
-        raise AnalysisError("dead channels need at least two samples to compare; give more --samples")
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd)) and m.weight is not None}
+        raise AnalysisError(
+            "dead channels need at least two samples to compare; give more --samples"
+        )
+    layers = {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, (nn.Linear, _ConvNd)) and m.weight is not None
+    }
     seen = {name: _Seen() for name in layers}
-    hooks = [module.register_forward_hook(_watch(seen[name])) for name, module in layers.items()]
+    hooks = [
+        module.register_forward_hook(_watch(seen[name]))
+        for name, module in layers.items()
+    ]
     try:
         with torch.enable_grad():
             for inputs, targets in batches:
-                loss = loss_fn(model(inputs.detach().clone().requires_grad_(inputs.is_floating_point())), targets)
-                torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+                loss = loss_fn(
+                    model(
+                        inputs.detach()
+                        .clone()
+                        .requires_grad_(inputs.is_floating_point())
+                    ),
+                    targets,
+                )
+                torch.autograd.grad(
+                    loss,
+                    [p for p in model.parameters() if p.requires_grad],
+                    allow_unused=True,
+                )
     finally:
         for hook in hooks:
             hook.remove()
-    found = {name: _count(layers[name], seen[name]) for name in layers if seen[name].calls}
+    found = {
+        name: _count(layers[name], seen[name]) for name in layers if seen[name].calls
+    }
     if not found:
-        raise AnalysisError(f"{type(model).__name__} has no convolution or linear layer to look at")
+        raise AnalysisError(
+            f"{type(model).__name__} has no convolution or linear layer to look at"
+        )
     return found
 
 
@@ -85,7 +111,9 @@ def _watch(seen: _Seen) -> Callable[[nn.Module, Any, Tensor], None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         def listen(gradient: Tensor) -> None:
             size = _by_channel(module, gradient).abs().amax((0, 2))
-            seen.gradient = size if seen.gradient is None else torch.maximum(seen.gradient, size)
+            seen.gradient = (
+                size if seen.gradient is None else torch.maximum(seen.gradient, size)
+            )
 
         values = _by_channel(module, output.detach())
         seen.calls.append((values.amin(0), values.amax(0)))
@@ -112,7 +140,13 @@ def _count(module: nn.Module, seen: _Seen) -> Channels:
         constant = torch.stack([_equal(low, high) for low, high in seen.calls]).all(0)
     unheard = seen.gradient == 0
     empty = int((_incoming(module) == 0).sum())
-    return Channels(len(unheard), empty, int(constant.sum()), int(unheard.sum()), int((constant | unheard).sum()))
+    return Channels(
+        len(unheard),
+        empty,
+        int(constant.sum()),
+        int(unheard.sum()),
+        int((constant | unheard).sum()),
+    )
 
 
 def _equal(low: Tensor, high: Tensor) -> Tensor:

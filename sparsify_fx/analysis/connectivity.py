@@ -35,17 +35,24 @@ class Line:
         return max(self.loss) - (self.loss[0] + self.loss[-1]) / 2
 
 
-def interpolate(a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+def interpolate(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
     """(1 − α) a + α b for floating tensors; others (counters) are a's. The ends are exact.
 
     >>> interpolate({"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([4.0, 2.0])}, 0.25)
     {'w': tensor([1., 2.])}
     """
     if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in a):
-        raise AnalysisError("the two networks have other tensors; only networks of one model lie on a line")
+        raise AnalysisError(
+            "the two networks have other tensors; only networks of one model lie on a line"
+        )
     if alpha in (0, 1):
         return dict(b if alpha else a)
-    return {name: torch.lerp(t, b[name], alpha) if t.is_floating_point() else t for name, t in a.items()}
+    return {
+        name: torch.lerp(t, b[name], alpha) if t.is_floating_point() else t
+        for name, t in a.items()
+    }
 
 
 def line_between(
@@ -66,7 +73,9 @@ def line_between(
         measure: (loss, error) of a network in eval mode.
     """
     if points < 3:
-        raise AnalysisError(f"points={points} leaves nothing between the two networks; take at least 3")
+        raise AnalysisError(
+            f"points={points} leaves nothing between the two networks; take at least 3"
+        )
     model, first, last = copy.deepcopy(a), a.state_dict(), b.state_dict()
     first = {name: tensor.clone() for name, tensor in first.items()}
     alphas = tuple(step / (points - 1) for step in range(points))
@@ -74,7 +83,9 @@ def line_between(
     for alpha in alphas:
         model.load_state_dict(interpolate(first, last, alpha))
         found.append(measure(reestimate(model, training)))
-    return Line(alphas, tuple(loss for loss, _ in found), tuple(error for _, error in found))
+    return Line(
+        alphas, tuple(loss for loss, _ in found), tuple(error for _, error in found)
+    )
 
 
 @torch.no_grad()

@@ -87,7 +87,9 @@ def largest_eigenvalue(
 
     Source: Lanczos 1950; sharpness as the largest eigenvalue: paper 004, section 3 and Fig. 5b.
     """
-    start = torch.randn(operator.size, generator=torch.Generator().manual_seed(seed)).to(operator.like)
+    start = torch.randn(
+        operator.size, generator=torch.Generator().manual_seed(seed)
+    ).to(operator.like)
     steps = min(iterations, operator.size)
     basis = torch.empty(steps, operator.size, dtype=start.dtype, device=start.device)
     basis[0] = start / start.norm()
@@ -123,11 +125,15 @@ def trace(operator: Operator, *, probes: int = 20, seed: int = 0) -> Trace:
     Source: Hutchinson 1990.
     """
     if probes < 2:
-        raise AnalysisError(f"probes={probes} leaves no standard error; take at least 2")
+        raise AnalysisError(
+            f"probes={probes} leaves no standard error; take at least 2"
+        )
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(probes):
-        signs = (torch.randint(0, 2, (operator.size,), generator=generator) * 2 - 1).to(operator.like)
+        signs = (torch.randint(0, 2, (operator.size,), generator=generator) * 2 - 1).to(
+            operator.like
+        )
         values.append(float(signs @ operator.product(signs)))
     found = torch.tensor(values, dtype=torch.float64)
     return Trace(float(found.mean()), float(found.std()) / probes**0.5, probes)
@@ -140,17 +146,31 @@ def _hessian_times(loss: Loss, point: Weights, tangent: Weights) -> Tensor:
 
 
 def _kept_entries(point: Weights, masks: Mapping[str, Tensor]) -> Tensor:
-    odd = [name for name, mask in masks.items() if name not in point or point[name].shape != mask.shape]
+    odd = [
+        name
+        for name, mask in masks.items()
+        if name not in point or point[name].shape != mask.shape
+    ]
     if odd:
-        raise AnalysisError(f"the mask of {odd[0]} fits no trainable tensor of the model; give masks of this model")
-    everything = {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in point.items()}
-    flags = [masks.get(name, whole).to(whole).flatten() for name, whole in everything.items()]
+        raise AnalysisError(
+            f"the mask of {odd[0]} fits no trainable tensor of the model; give masks of this model"
+        )
+    everything = {
+        name: torch.ones_like(tensor, dtype=torch.bool)
+        for name, tensor in point.items()
+    }
+    flags = [
+        masks.get(name, whole).to(whole).flatten() for name, whole in everything.items()
+    ]
     return torch.cat(flags).nonzero().squeeze(1)
 
 
 def _like(flat: Tensor, point: Weights) -> Weights:
     parts = torch.split(flat, [tensor.numel() for tensor in point.values()])
-    return {name: part.view_as(tensor) for part, (name, tensor) in zip(parts, point.items(), strict=True)}
+    return {
+        name: part.view_as(tensor)
+        for part, (name, tensor) in zip(parts, point.items(), strict=True)
+    }
 
 
 def _top(diagonal: list[float], beside: list[float]) -> tuple[float, float]:

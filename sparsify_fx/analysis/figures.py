@@ -51,7 +51,12 @@ def name_layers(axes: Any, names: Sequence[str]) -> None:
     ticks = range(0, len(names), every)
     short = [names[tick].removesuffix(".weight") for tick in ticks]
     turned = sum(max(map(len, text.split("\n"))) for text in short) > _WIDEST
-    axes.set_xticks(list(ticks), short, rotation=45 if turned else 0, ha="right" if turned else "center")
+    axes.set_xticks(
+        list(ticks),
+        short,
+        rotation=45 if turned else 0,
+        ha="right" if turned else "center",
+    )
 
 
 def all_layers(found: Iterable[Iterable[str]]) -> list[str]:
@@ -63,23 +68,44 @@ def layer_lines(axes: Any, found: Mapping[str, Mapping[str, float]]) -> None:
     """A line for each run over its layers, from input to output."""
     names = all_layers(found.values())
     for index, (label, layers) in enumerate(found.items()):
-        axes.plot([names.index(name) for name in layers], list(layers.values()), label=label, **line_style(index))
+        axes.plot(
+            [names.index(name) for name in layers],
+            list(layers.values()),
+            label=label,
+            **line_style(index),
+        )
     name_layers(axes, names)
     axes.grid(alpha=0.3)
 
 
 def legend(figure: Any, axes: Any, columns: int = 4) -> None:
     """What `axes` shows, under the whole figure."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns
+    )
 
 
-def grouped_bars(axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
+def grouped_bars(
+    axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]]
+) -> None:
     """Bars side by side, a group for each of `groups`, a colour and hatch for each of `series`."""
     width = 0.8 / len(series)
     for index, (label, values) in enumerate(series.items()):
-        places = [group + (index - (len(series) - 1) / 2) * width for group in range(len(groups))]
+        places = [
+            group + (index - (len(series) - 1) / 2) * width
+            for group in range(len(groups))
+        ]
         hatch = HATCHES[index // len(COLOURS) % len(HATCHES)]
-        axes.bar(places, values, width, label=label, color=colour(index), hatch=hatch, edgecolor="white", linewidth=0.4)
+        axes.bar(
+            places,
+            values,
+            width,
+            label=label,
+            color=colour(index),
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.4,
+        )
     name_layers(axes, groups)
     axes.grid(axis="y", alpha=0.3)
 
@@ -92,7 +118,9 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise AnalysisError("figures are drawn with matplotlib; install it: pip install 'sparsify_fx[plot]'") from None
+        raise AnalysisError(
+            "figures are drawn with matplotlib; install it: pip install 'sparsify_fx[plot]'"
+        ) from None
     return tuple(dict.fromkeys(formats))
 
 
@@ -103,7 +131,11 @@ def save(stem: Path, draw: Draw, formats: Sequence[str]) -> list[str]:
 
     from sparsify_fx.train.files import write_atomically
 
-    undated: dict[str, Any] = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    undated: dict[str, Any] = {
+        "png": None,
+        "svg": {"Date": None},
+        "pdf": {"CreationDate": None},
+    }
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         draw(figure)

@@ -25,7 +25,9 @@ class GradientNorm:
         return self.norm / self.weights**0.5 if self.weights else 0.0
 
 
-def gradient_flow(loss: MeanLoss, masks: Mapping[str, Tensor]) -> dict[str, GradientNorm]:
+def gradient_flow(
+    loss: MeanLoss, masks: Mapping[str, Tensor]
+) -> dict[str, GradientNorm]:
     """The gradient norm of the kept weights of each layer that `masks` names, of the mean over all samples.
 
     Args:

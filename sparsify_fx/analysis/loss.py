@@ -51,21 +51,38 @@ def mean_loss(
 
     Raises AnalysisError without batches or trainable tensors.
     """
-    point = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    point = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
     samples = sum(len(targets) for _, targets in batches)
     if not samples or not point:
-        raise AnalysisError(f"{type(model).__name__}: a loss needs at least one sample and one trainable tensor")
-    others = {name: parameter.detach() for name, parameter in model.named_parameters() if name not in point}
+        raise AnalysisError(
+            f"{type(model).__name__}: a loss needs at least one sample and one trainable tensor"
+        )
+    others = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if name not in point
+    }
 
     def term(inputs: Tensor, targets: Tensor) -> Loss:
         def loss(weights: Weights) -> Tensor:
-            buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+            buffers = {
+                name: buffer.detach().clone() for name, buffer in model.named_buffers()
+            }
             with plain_kernels(model):
-                return loss_fn(functional_call(model, {**others, **buffers, **weights}, (inputs,)), targets)
+                return loss_fn(
+                    functional_call(model, {**others, **buffers, **weights}, (inputs,)),
+                    targets,
+                )
 
         return loss
 
-    terms = tuple((len(targets) / samples, term(inputs, targets)) for inputs, targets in batches)
+    terms = tuple(
+        (len(targets) / samples, term(inputs, targets)) for inputs, targets in batches
+    )
     return MeanLoss(point, terms, {**factor_masks(model), **(masks or {})})
 
 
@@ -76,5 +93,7 @@ def factor_masks(model: nn.Module) -> dict[str, Tensor]:
     for program in programs(model).values():
         mask = program.current_mask()
         if mask is not None:
-            found |= {names[id(factor)]: mask for factor in program.factor_tensors().values()}
+            found |= {
+                names[id(factor)]: mask for factor in program.factor_tensors().values()
+            }
     return found

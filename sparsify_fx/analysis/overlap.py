@@ -32,7 +32,9 @@ class Overlap:
         return _ratio(self.by_chance, self.kept_a + self.kept_b)
 
 
-def mask_overlap(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Overlap]:
+def mask_overlap(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor]
+) -> dict[str, Overlap]:
     """Intersection over union of two sets of masks, layer by layer.
 
     `E|A ∩ B| = |A| · |B| / n` for independent masks that keep `|A|` and `|B|` of n entries.
@@ -48,12 +50,20 @@ def mask_overlap(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, 
     (0.333, 0.333)
     """
     if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in a):
-        raise ValueError("the masks have different names or shapes; compare runs of one model")
+        raise ValueError(
+            "the masks have different names or shapes; compare runs of one model"
+        )
     found = {}
     for name in a:
         first, second = a[name].bool(), b[name].bool()
         total, kept_a, kept_b = first.numel(), int(first.sum()), int(second.sum())
-        found[name] = Overlap(total, kept_a, kept_b, int((first & second).sum()), kept_a * kept_b / max(total, 1))
+        found[name] = Overlap(
+            total,
+            kept_a,
+            kept_b,
+            int((first & second).sum()),
+            kept_a * kept_b / max(total, 1),
+        )
     return found
 
 

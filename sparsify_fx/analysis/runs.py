@@ -13,7 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.checkpoints.run_files import WEIGHTS, State, cycle_numbers, mask_key, read_state
+from sparsify_fx.checkpoints.run_files import (
+    WEIGHTS,
+    State,
+    cycle_numbers,
+    mask_key,
+    read_state,
+)
 from sparsify_fx.errors import AnalysisError, CheckpointError
 from sparsify_fx.passes import Merge
 from sparsify_fx.programs.program import unmarked
@@ -41,7 +47,8 @@ class Run:
         self.folder = find_folder(path)
         self.path = self.folder.path
         self.config: TrainConfig = load_config(
-            self.path / CONFIG, values={"device": device, "compile": False, "amp": False}
+            self.path / CONFIG,
+            values={"device": device, "compile": False, "amp": False},
         ).resolved()
         self.label = self.config.method
         state = self.folder.checkpoint()
@@ -67,13 +74,20 @@ class Run:
     @cached_property
     def epochs(self) -> list[int]:
         """Epochs over all cycles of which the folder keeps the state (`snapshots_at`)."""
-        names = (re.fullmatch(r"epoch-(\d+)\.safetensors", path.name) for path in self.path.iterdir())
+        names = (
+            re.fullmatch(r"epoch-(\d+)\.safetensors", path.name)
+            for path in self.path.iterdir()
+        )
         return sorted(int(name[1]) for name in names if name)
 
     @cached_property
     def cycles(self) -> list[int]:
         """Cycles of which the folder keeps the end (`save_cycles`)."""
-        return cycle_numbers(self.path) if any(self.path.glob("cycle-*.safetensors")) else []
+        return (
+            cycle_numbers(self.path)
+            if any(self.path.glob("cycle-*.safetensors"))
+            else []
+        )
 
     @cached_property
     def cycle_ends(self) -> dict[int, int]:
@@ -84,13 +98,19 @@ class Run:
     def points(self) -> dict[int, State]:
         """Every kept state by its epoch over all cycles, in order."""
         found = {epoch: self.at_epoch(epoch) for epoch in self.epochs}
-        found |= {epoch: self.at_cycle(cycle) for cycle, epoch in self.cycle_ends.items() if epoch not in found}
+        found |= {
+            epoch: self.at_cycle(cycle)
+            for cycle, epoch in self.cycle_ends.items()
+            if epoch not in found
+        }
         return dict(sorted(found.items()))
 
     @property
     def warmup(self) -> int:
         """The first whole epoch at whose end the first warm-up of the learning rate is over; 0 without a warm-up."""
-        return math.ceil(self.config.learning_rate.build().warmup_epochs(self.config.epochs))
+        return math.ceil(
+            self.config.learning_rate.build().warmup_epochs(self.config.epochs)
+        )
 
     @cached_property
     def initial(self) -> State:
@@ -98,7 +118,10 @@ class Run:
         if 0 in self.epochs:
             return self.at_epoch(0)
         return {
-            name: tensor.detach().cpu() for name, tensor in masked_state_dict(self._built(self.config).model).items()
+            name: tensor.detach().cpu()
+            for name, tensor in masked_state_dict(
+                self._built(self.config).model
+            ).items()
         }
 
     @cached_property
@@ -106,7 +129,10 @@ class Run:
         """Weights and masks at the end, or at the checkpoint of an unfinished run."""
         if (self.path / WEIGHTS).is_file():
             return read_state(self.path)
-        return {name: tensor.detach().cpu() for name, tensor in masked_state_dict(self.session.model).items()}
+        return {
+            name: tensor.detach().cpu()
+            for name, tensor in masked_state_dict(self.session.model).items()
+        }
 
     def at_epoch(self, epoch: int) -> State:
         """Weights and masks after an epoch; CheckpointError when they were not kept."""
@@ -119,7 +145,9 @@ class Run:
     def masks(self, state: State) -> dict[str, Tensor]:
         """The masks of a state by weight (uint8); all ones for a method without masks."""
         return {
-            name: state[mask_key(name)] if mask_key(name) in state else torch.ones_like(state[name], dtype=torch.uint8)
+            name: state[mask_key(name)]
+            if mask_key(name) in state
+            else torch.ones_like(state[name], dtype=torch.uint8)
             for name in self.weights
         }
 
@@ -128,7 +156,9 @@ class Run:
     @cached_property
     def session(self) -> Session:
         """The model as it was trained, with its weight programs, at the last checkpoint; and its data."""
-        session = self._built(self.config.model_copy(update={"init_from": ()}))  # the checkpoint holds what was taken
+        session = self._built(
+            self.config.model_copy(update={"init_from": ()})
+        )  # the checkpoint holds what was taken
         session.load_model(self._checkpoint)
         session.model.eval()
         return session
@@ -137,7 +167,12 @@ class Run:
         """A fresh session; CheckpointError when the data are others than those that the run was trained on."""
         with torch.random.fork_rng(devices=[]):
             session = build_session(config)
-        check_data(self.folder, session.data.digest, "was trained", "or give its place in the configuration")
+        check_data(
+            self.folder,
+            session.data.digest,
+            "was trained",
+            "or give its place in the configuration",
+        )
         return session
 
     def model(self, state: State | None = None) -> nn.Module:
@@ -146,12 +181,21 @@ class Run:
         Merge()(model)
         if state is not None:
             masks = {mask_key(name) for name in self.weights}
-            model.load_state_dict({name: tensor for name, tensor in state.items() if name not in masks})
+            model.load_state_dict(
+                {name: tensor for name, tensor in state.items() if name not in masks}
+            )
         return model
 
     def batches(self, samples: int, seed: int = 0) -> list[Batch]:
         """Up to `samples` training images with labels, in batches of the training's size, never augmented."""
-        return list(_first(self.session.data.train.epoch(self.config.batch_size, train=True, seed=seed), samples))
+        return list(
+            _first(
+                self.session.data.train.epoch(
+                    self.config.batch_size, train=True, seed=seed
+                ),
+                samples,
+            )
+        )
 
     def test_batches(self) -> list[Batch]:
         """The whole test set."""
@@ -166,7 +210,9 @@ class Run:
         return self.session.loss(outputs, targets)
 
 
-def open_runs(paths: Sequence[str | os.PathLike[str]], *, device: str = "cpu") -> list[Run]:
+def open_runs(
+    paths: Sequence[str | os.PathLike[str]], *, device: str = "cpu"
+) -> list[Run]:
     """The runs with labels of their own.
 
     Raises CheckpointError for what is no run, AnalysisError for a run that is given twice.

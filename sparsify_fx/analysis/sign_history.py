@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def kept_signs(history: Sequence[Mapping[str, Tensor]], mask: Mapping[str, Tensor]) -> Tensor:
+def kept_signs(
+    history: Sequence[Mapping[str, Tensor]], mask: Mapping[str, Tensor]
+) -> Tensor:
     """The signs of the n weights that `mask` keeps at each of the T points of `history`, int8 [T, n].
 
     A weight that is zero at a point keeps the sign that it had before; one that starts at zero takes its first sign.
@@ -23,7 +25,13 @@ def kept_signs(history: Sequence[Mapping[str, Tensor]], mask: Mapping[str, Tenso
             [-1,  1]], dtype=torch.int8)
     """
     rows = [
-        torch.cat([point[name][kept.bool()].sign().to(torch.int8) for name, kept in mask.items()]) for point in history
+        torch.cat(
+            [
+                point[name][kept.bool()].sign().to(torch.int8)
+                for name, kept in mask.items()
+            ]
+        )
+        for point in history
     ]
     for after, now in zip(rows[1:], rows[:-1], strict=True):
         after.copy_(torch.where(after == 0, now, after))

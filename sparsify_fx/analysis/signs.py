@@ -22,7 +22,11 @@ class SignFlips:
         return self.flips / self.weights if self.weights else 0.0
 
 
-def sign_flips(before: Mapping[str, Tensor], after: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> SignFlips:
+def sign_flips(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    mask: Mapping[str, Tensor],
+) -> SignFlips:
     """Count the weights with sign(before) · sign(after) = −1 among those that the mask keeps.
 
     Args:
@@ -38,11 +42,15 @@ def sign_flips(before: Mapping[str, Tensor], after: Mapping[str, Tensor], mask: 
     Source: paper 004, section 3 and Fig. 1.
     """
     found = sign_flips_by_layer(before, after, mask).values()
-    return SignFlips(sum(layer.flips for layer in found), sum(layer.weights for layer in found))
+    return SignFlips(
+        sum(layer.flips for layer in found), sum(layer.weights for layer in found)
+    )
 
 
 def sign_flips_by_layer(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], mask: Mapping[str, Tensor]
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    mask: Mapping[str, Tensor],
 ) -> dict[str, SignFlips]:
     """`sign_flips` of each weight tensor by its name; the same arguments and errors.
 
@@ -56,7 +64,9 @@ def sign_flips_by_layer(
         old, new = before[name], after[name]
         if not old.shape == new.shape == kept.shape:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (old, new, kept))
-            raise ValueError(f"{name}: before, after and mask must have one shape, got {shapes}")
+            raise ValueError(
+                f"{name}: before, after and mask must have one shape, got {shapes}"
+            )
         keep = kept.bool()
         flips = int(((torch.sign(old) * torch.sign(new) < 0) & keep).sum())
         found[name] = SignFlips(flips, int(keep.sum()))
@@ -69,4 +79,6 @@ def without_sign(weights: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> i
     >>> without_sign({"w": torch.tensor([0.0, 1.0, 0.0])}, {"w": torch.tensor([1, 1, 0])})
     1
     """
-    return sum(int(((weights[name] == 0) & kept.bool()).sum()) for name, kept in mask.items())
+    return sum(
+        int(((weights[name] == 0) & kept.bool()).sum()) for name, kept in mask.items()
+    )

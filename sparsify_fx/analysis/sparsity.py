@@ -35,4 +35,7 @@ def layer_sparsity(masks: Mapping[str, Tensor]) -> dict[str, LayerSparsity]:
 
     Source: paper 004, Fig. 9; layer collapse: Tanaka et al. 2020.
     """
-    return {name: LayerSparsity(mask.numel(), int(mask.count_nonzero())) for name, mask in masks.items()}
+    return {
+        name: LayerSparsity(mask.numel(), int(mask.count_nonzero()))
+        for name, mask in masks.items()
+    }

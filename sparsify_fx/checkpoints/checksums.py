@@ -17,7 +17,10 @@ _MARK = b"sparsify_fx blake2b "
 _DIGEST_SIZE = 16  # bytes
 _SEAL = len(_MARK) + 2 * _DIGEST_SIZE
 _LENGTH = struct.pack("<H", _SEAL)
-_END, _END_SIZE = b"PK\x05\x06", 22  # the record that ends a zip archive; its last two bytes: the comment's length
+_END, _END_SIZE = (
+    b"PK\x05\x06",
+    22,
+)  # the record that ends a zip archive; its last two bytes: the comment's length
 _CHUNK = 1 << 20
 
 
@@ -51,7 +54,9 @@ class SealingStream:
 
     def seal(self) -> None:
         """End the file; OSError when it could not be written."""
-        if self._error is None and not (self._held.startswith(_END) and self._held.endswith(b"\0\0")):
+        if self._error is None and not (
+            self._held.startswith(_END) and self._held.endswith(b"\0\0")
+        ):
             raise ValueError("only a zip archive without a comment can be sealed")
         self._emit(self._held[:-2] + _LENGTH)
         self._emit(_MARK + self._seen.hexdigest().encode())
@@ -74,7 +79,9 @@ def is_sealed(path: Path) -> bool:
         tail = stream.read()
     length, comment = tail[_END_SIZE - 2 : _END_SIZE], tail[_END_SIZE:]
     # Two of three signs, since a flipped bit may have destroyed one.
-    return (tail.startswith(_END) + (length == _LENGTH) + comment.startswith(_MARK)) >= 2
+    return (
+        tail.startswith(_END) + (length == _LENGTH) + comment.startswith(_MARK)
+    ) >= 2
 
 
 def damage(path: Path) -> str | None:
@@ -90,7 +97,11 @@ def damage(path: Path) -> str | None:
         if tail[-_END_SIZE:].startswith(_END) and tail.endswith(b"\0\0"):
             return _bad_crc(path)
         comment = tail[_END_SIZE:]
-        if not (tail.startswith(_END) and comment.startswith(_MARK) and tail[_END_SIZE - 2 : _END_SIZE] == _LENGTH):
+        if not (
+            tail.startswith(_END)
+            and comment.startswith(_MARK)
+            and tail[_END_SIZE - 2 : _END_SIZE] == _LENGTH
+        ):
             return "it does not end as a torch file does"
         seen = hashlib.blake2b(digest_size=_DIGEST_SIZE)
         stream.seek(0)
@@ -98,7 +109,11 @@ def damage(path: Path) -> str | None:
         while chunk := stream.read(min(_CHUNK, left)):
             seen.update(chunk)
             left -= len(chunk)
-    return None if comment.removeprefix(_MARK) == seen.hexdigest().encode() else "its checksum differs"
+    return (
+        None
+        if comment.removeprefix(_MARK) == seen.hexdigest().encode()
+        else "its checksum differs"
+    )
 
 
 def _bad_crc(path: Path) -> str | None:

@@ -64,7 +64,9 @@ def cycle_numbers(run: str | Path) -> list[int]:
     return numbers
 
 
-def read_state(run: str | Path, *, epoch: int | None = None, cycle: int | None = None) -> State:
+def read_state(
+    run: str | Path, *, epoch: int | None = None, cycle: int | None = None
+) -> State:
     """Weights and masks of another run, on the CPU.
 
     Args:
@@ -80,7 +82,9 @@ def read_state(run: str | Path, *, epoch: int | None = None, cycle: int | None =
         return _read(path / epoch_file(epoch), f"train it with snapshots_at=[{epoch}]")
     if cycle is not None:
         return _read(path / cycle_file(cycle), "train it with save_cycles=true")
-    return _read(path / WEIGHTS, "finish its training") | _final_masks(path / CHECKPOINT)
+    return _read(path / WEIGHTS, "finish its training") | _final_masks(
+        path / CHECKPOINT
+    )
 
 
 def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -90,20 +94,26 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     """
     try:
         found = damage(path)
-        content = None if found else torch.load(path, map_location=device, weights_only=True)
+        content = (
+            None if found else torch.load(path, map_location=device, weights_only=True)
+        )
     except Exception as error:  # a damaged file fails anywhere in torch's reader
         found = (str(error) or type(error).__name__).partition("\n")[0]
     if found is None and not isinstance(content, dict):
         found = f"it holds {type(content).__name__} instead of a state by name"
     if found is not None:
-        raise CheckpointError(f"{path} cannot be read ({found}); train again with --force, or put a copy in its place")
+        raise CheckpointError(
+            f"{path} cannot be read ({found}); train again with --force, or put a copy in its place"
+        )
     assert isinstance(content, dict)
     return content
 
 
 def packed(state: Mapping[str, Tensor]) -> bytes:
     """A state as a safetensors file with a checksum of names, shapes, types and bits in its metadata."""
-    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    plain = {
+        key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()
+    }
     data = safetensors.torch.save(plain, metadata={"format": "pt"})
     # Given both, safetensors would write them in an order that changes from process to process.
     end = 8 + int.from_bytes(data[:8], "little")
@@ -139,13 +149,23 @@ def by_content(value: Any) -> Any:
     Raises CheckpointError when the run keeps none.
     """
     if isinstance(value, Mapping):
-        return {key: cycles_digest(v) if _is_run(key, v) else by_content(v) for key, v in value.items()}
-    return [by_content(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {
+            key: cycles_digest(v) if _is_run(key, v) else by_content(v)
+            for key, v in value.items()
+        }
+    return (
+        [by_content(item) for item in value]
+        if isinstance(value, (list, tuple))
+        else value
+    )
 
 
 def cycles_digest(run: str) -> str:
     """10 hex digits of all states that a run folder keeps of its cycles."""
-    parts = (f"{cycle} {digest(read_state(run, cycle=cycle))}" for cycle in cycle_numbers(run))
+    parts = (
+        f"{cycle} {digest(read_state(run, cycle=cycle))}"
+        for cycle in cycle_numbers(run)
+    )
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=5).hexdigest()
 
 
@@ -171,19 +191,33 @@ def read_tensors(path: Path) -> State:
             expected = (file.metadata() or {}).get(_CHECKSUM)
     except Exception as error:  # a damaged header fails anywhere in the reader
         reason = (str(error) or type(error).__name__).partition("\n")[0]
-        raise CheckpointError(f"{path} cannot be read ({reason}); train that run again with --force") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({reason}); train that run again with --force"
+        ) from error
     if expected is not None and expected != checksum(state):
-        raise CheckpointError(f"{path} is damaged: its checksum differs; train that run again with --force")
+        raise CheckpointError(
+            f"{path} is damaged: its checksum differs; train that run again with --force"
+        )
     for name, tensor in state.items():
-        is_mask = name.endswith(mask_key("")) and name.removesuffix(mask_key("")) in state
+        is_mask = (
+            name.endswith(mask_key("")) and name.removesuffix(mask_key("")) in state
+        )
         if is_mask and bool(((tensor != 0) & (tensor != 1)).any()):
-            raise CheckpointError(f"{path} is damaged: {name} holds values beside 0 and 1; train that run again")
+            raise CheckpointError(
+                f"{path} is damaged: {name} holds values beside 0 and 1; train that run again"
+            )
     return state
 
 
 def _final_masks(path: Path) -> State:
     model = read_checkpoint(path).get("model")
     if not isinstance(model, Mapping):
-        raise CheckpointError(f"{path} holds no model, so the masks of that run are missing; train it again")
+        raise CheckpointError(
+            f"{path} holds no model, so the masks of that run are missing; train it again"
+        )
     ending = "_program.mask"
-    return {mask_key(key.removesuffix(ending)): mask for key, mask in model.items() if key.endswith(ending)}
+    return {
+        mask_key(key.removesuffix(ending)): mask
+        for key, mask in model.items()
+        if key.endswith(ending)
+    }

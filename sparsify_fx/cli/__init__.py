@@ -11,7 +11,18 @@ from rich.console import Console
 from rich.text import Text
 
 from sparsify_fx import __version__
-from sparsify_fx.cli import analyze, coverage, demo, export, inspect, lab, methods, pack, train, unpack
+from sparsify_fx.cli import (
+    analyze,
+    coverage,
+    demo,
+    export,
+    inspect,
+    lab,
+    methods,
+    pack,
+    train,
+    unpack,
+)
 from sparsify_fx.cli.verbose import with_verbose
 from sparsify_fx.errors import SparsifyError
 from sparsify_fx.tables.fitting import escaped
@@ -40,7 +51,18 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Train neural networks sparse and ship them small. Every command takes --json PATH and -v.",
 )
-for _module in (train, demo, export, pack, unpack, inspect, methods, analyze, lab, coverage):
+for _module in (
+    train,
+    demo,
+    export,
+    pack,
+    unpack,
+    inspect,
+    methods,
+    analyze,
+    lab,
+    coverage,
+):
     app.command(_module.NAME)(with_verbose(_reporting(_module.command)))
 
 
@@ -53,7 +75,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_version
+        ),
     ] = False,
 ) -> None:
     """Options of the whole program."""

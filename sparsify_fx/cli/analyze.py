@@ -18,21 +18,44 @@ NAME = "analyze"
 
 def command(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run folders; without one the analyses are listed.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...", help="Run folders; without one the analyses are listed."
+        ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="This analysis; give it again for several.")
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NAME", help="This analysis; give it again for several."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where figures and numbers go.")] = Path("sparsify-analysis"),
+    out: Annotated[Path, typer.Option(help="Where figures and numbers go.")] = Path(
+        "sparsify-analysis"
+    ),
     formats: Annotated[
-        list[str] | None, typer.Option("--format", metavar="FORMAT", help="png, svg or pdf; several are possible.")
+        list[str] | None,
+        typer.Option(
+            "--format", metavar="FORMAT", help="png, svg or pdf; several are possible."
+        ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="Training images for what is computed on data.")] = 1000,
-    iterations: Annotated[int, typer.Option(min=1, help="Most Lanczos steps for an eigenvalue.")] = 50,
-    tolerance: Annotated[float, typer.Option(min=0, help="Relative residual of an eigenvalue.")] = 1e-2,
-    probes: Annotated[int, typer.Option(min=2, help="Random vectors for a trace.")] = 20,
-    points: Annotated[int, typer.Option(min=3, help="Networks on the line between two runs.")] = 11,
-    seed: Annotated[int, typer.Option(min=0, help="Of images, start vectors and probes.")] = 0,
+    samples: Annotated[
+        int, typer.Option(min=2, help="Training images for what is computed on data.")
+    ] = 1000,
+    iterations: Annotated[
+        int, typer.Option(min=1, help="Most Lanczos steps for an eigenvalue.")
+    ] = 50,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Relative residual of an eigenvalue.")
+    ] = 1e-2,
+    probes: Annotated[
+        int, typer.Option(min=2, help="Random vectors for a trace.")
+    ] = 20,
+    points: Annotated[
+        int, typer.Option(min=3, help="Networks on the line between two runs.")
+    ] = 11,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of images, start vectors and probes.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "cpu",
     plugin: PluginOption = None,
     json: JsonOption = None,
@@ -56,9 +79,13 @@ def command(
         listed = find_analyses(only or ())
         table = Table("name", "analysis", show_lines=True)
         for entry in listed:
-            table.add_row(entry.name, Text.assemble(f"{entry.summary}\n", (entry.source, "cyan")))
+            table.add_row(
+                entry.name, Text.assemble(f"{entry.summary}\n", (entry.source, "cyan"))
+            )
         output.console.print(table)
-        output.finish([{"name": e.name, "summary": e.summary, "source": e.source} for e in listed])
+        output.finish(
+            [{"name": e.name, "summary": e.summary, "source": e.source} for e in listed]
+        )
         return
     options = Options(samples, seed, iterations, tolerance, probes, points)
     done: Analysed = analyze(
@@ -73,8 +100,14 @@ def command(
     for result in done.results.values():
         for grid in result.findings.grids:
             output.console.print(grid.table())
-        left_out = [f"left out: {label}: {lack}" for label, lack in result.left_out.items()]
-        for line in (*result.findings.notes, *left_out, f"{', '.join(result.figures)}; {result.seconds:.0f} s"):
+        left_out = [
+            f"left out: {label}: {lack}" for label, lack in result.left_out.items()
+        ]
+        for line in (
+            *result.findings.notes,
+            *left_out,
+            f"{', '.join(result.figures)}; {result.seconds:.0f} s",
+        ):
             output.console.print(Text(line))
     for name, reason in done.skipped.items():
         output.console.print(Text(f"skipped {name}: {reason}", style="yellow"))

@@ -16,24 +16,51 @@ NAME = "coverage"
 def command(
     suite: Annotated[str | None, typer.Option(help="torchvision or timm.")] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="timm: every name, not the smallest of each architecture module.")
+        bool,
+        typer.Option(
+            "--all",
+            help="timm: every name, not the smallest of each architecture module.",
+        ),
     ] = False,
     max_parameters: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Leave out models with more parameters.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Leave out models with more parameters."),
     ] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--models", metavar="NAME", help="Only this model; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--models", metavar="NAME", help="Only this model; may be repeated."
+        ),
     ] = None,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="The I-th of N parts of the models.")] = "1/1",
-    onnx: Annotated[bool, typer.Option(help="Export every model too; that takes most of the time.")] = True,
-    time_limit: Annotated[float, typer.Option(min=1, help="Seconds of processor time for one check.")] = 600,
-    memory_limit: Annotated[float, typer.Option(min=0.1, help="GB of memory for one model.")] = 12,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="The I-th of N parts of the models.")
+    ] = "1/1",
+    onnx: Annotated[
+        bool, typer.Option(help="Export every model too; that takes most of the time.")
+    ] = True,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="Seconds of processor time for one check.")
+    ] = 600,
+    memory_limit: Annotated[
+        float, typer.Option(min=0.1, help="GB of memory for one model.")
+    ] = 12,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
-    retry: Annotated[bool, typer.Option("--retry", help="Repeat the checks that failed in PATH of --json.")] = False,
+    retry: Annotated[
+        bool,
+        typer.Option(
+            "--retry", help="Repeat the checks that failed in PATH of --json."
+        ),
+    ] = False,
     results: Annotated[
-        list[Path] | None, typer.Option(metavar="PATH", help="Examine nothing, show this file; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH", help="Examine nothing, show this file; may be repeated."
+        ),
     ] = None,
-    page: Annotated[Path | None, typer.Option("--markdown", help="Write the table as a Markdown page.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--markdown", help="Write the table as a Markdown page."),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Put every model of torchvision or timm through every check, each in its own process.
@@ -57,23 +84,37 @@ def command(
     from sparsify_fx.coverage.suites import subjects
 
     if (suite is None) == (not results):
-        raise ConfigError("give either --suite, to examine models, or --results, to show what was found")
+        raise ConfigError(
+            "give either --suite, to examine models, or --results, to show what was found"
+        )
     output = Output(json)
 
     def said(number: int, count: int, result: ModelResult) -> None:
-        output.console.print(line_of(number, count, result), markup=False, highlight=False, soft_wrap=True)
+        output.console.print(
+            line_of(number, count, result),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     if suite is None:
         found = [result for path in results or () for result in read_results(path)]
     else:
-        chosen = part(subjects(suite, every=every, max_parameters=max_parameters, names=models or ()), shard)
+        chosen = part(
+            subjects(
+                suite, every=every, max_parameters=max_parameters, names=models or ()
+            ),
+            shard,
+        )
         checks = [name for name in CHECKS if onnx or name != "onnx"]
         limits = Limits(time_limit, int(memory_limit * 2**30), threads)
         path = None if json is None or json == "-" else Path(json)
         try:
             found = sweep(chosen, checks, limits, path=path, again=retry, progress=said)
         except KeyboardInterrupt:
-            output.console.print("interrupted; with --json PATH the same command goes on from there")
+            output.console.print(
+                "interrupted; with --json PATH the same command goes on from there"
+            )
             raise typer.Exit(130) from None
     output.console.print(summary_table(found, CHECKS))
     failed = any(result.failures() for result in found)

@@ -13,11 +13,16 @@ NAME = "demo"
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("sparsify-demo"),
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path(
+        "sparsify-demo"
+    ),
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs per method; the recipe's number if left out.")
+        int | None,
+        typer.Option(min=1, help="Epochs per method; the recipe's number if left out."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, masks and order of the data.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of weights, masks and order of the data.")
+    ] = 0,
     json: JsonOption = None,
 ) -> None:
     """Train a small net on real digits three ways (dense, random mask, Sign-In), compare, and write sparse ONNX.

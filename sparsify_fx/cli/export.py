@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from sparsify_fx.cli.options import Autotune, Encoding, Functions, OutFile, PluginOption, Target, Values
+from sparsify_fx.cli.options import (
+    Autotune,
+    Encoding,
+    Functions,
+    OutFile,
+    PluginOption,
+    Target,
+    Values,
+)
 from sparsify_fx.cli.output import JsonOption, Output
 from sparsify_fx.plugins import load_files
 
@@ -17,7 +25,11 @@ NAME = "export"
 
 def command(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A run folder, its checkpoint.pt or its model.safetensors.")
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A run folder, its checkpoint.pt or its model.safetensors.",
+        ),
     ],
     out: OutFile,
     encoding: Encoding = "auto",
@@ -25,8 +37,12 @@ def command(
     target: Target = "onnx",
     autotune: Autotune = False,
     functions: Functions = False,
-    optimize: Annotated[bool, typer.Option(help="Fold norms and remove dead channels first.")] = True,
-    measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency against dense.")] = False,
+    optimize: Annotated[
+        bool, typer.Option(help="Fold norms and remove dead channels first.")
+    ] = True,
+    measure: Annotated[
+        bool, typer.Option(help="Measure load time, memory and latency against dense.")
+    ] = False,
     plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:

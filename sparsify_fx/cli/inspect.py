@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from sparsify_fx.cli.options import AxisLengths, InputShapes, PluginOption, read_axes, read_shapes
+from sparsify_fx.cli.options import (
+    AxisLengths,
+    InputShapes,
+    PluginOption,
+    read_axes,
+    read_shapes,
+)
 from sparsify_fx.cli.output import JsonOption, Output
 from sparsify_fx.plugins import load_files
 
@@ -24,9 +30,17 @@ def command(
         ),
     ],
     picture: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Also draw the density of every layer (.png or .svg).")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Also draw the density of every layer (.png or .svg)."
+        ),
     ] = None,
-    measure: Annotated[bool, typer.Option(help="Time an ONNX file against the same model with plain weights.")] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            help="Time an ONNX file against the same model with plain weights."
+        ),
+    ] = False,
     input_shape: InputShapes = None,
     axis: AxisLengths = None,
     plugin: PluginOption = None,
@@ -52,7 +66,12 @@ def command(
     load_files(plugin)
     if picture is not None:
         check_picture(picture)
-    report = inspect_file(file, measure=measure, input_shapes=read_shapes(input_shape), axes=read_axes(axis))
+    report = inspect_file(
+        file,
+        measure=measure,
+        input_shapes=read_shapes(input_shape),
+        axes=read_axes(axis),
+    )
     output.console.print(report.table())
     if picture is not None:
         draw_density(report, picture)

@@ -18,13 +18,23 @@ NAME = "lab"
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="An experiment; without one they are listed.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="An experiment; without one they are listed."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where figures and numbers go.")] = Path("sparsify-lab"),
+    out: Annotated[Path, typer.Option(help="Where figures and numbers go.")] = Path(
+        "sparsify-lab"
+    ),
     full: Annotated[
-        bool, typer.Option("--full", help="The paper's exact size, instead of minutes on two cores.")
+        bool,
+        typer.Option(
+            "--full", help="The paper's exact size, instead of minutes on two cores."
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of data, initial values and noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of data, initial values and noise.")
+    ] = 0,
     plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -43,16 +53,27 @@ def command(
     if name is None:
         table = Table("name", "experiment", show_lines=True)
         for entry in all_experiments():
-            table.add_row(entry.name, Text.assemble(f"{entry.claim}\n", (entry.paper, "cyan")))
+            table.add_row(
+                entry.name, Text.assemble(f"{entry.claim}\n", (entry.paper, "cyan"))
+            )
         output.console.print(table)
-        output.finish([{"name": e.name, "paper": e.paper, "claim": e.claim} for e in all_experiments()])
+        output.finish(
+            [
+                {"name": e.name, "paper": e.paper, "claim": e.claim}
+                for e in all_experiments()
+            ]
+        )
         return
     result = run_experiment(name, out, full=full, seed=seed)
     for grid in result.findings.grids:
         output.console.print(grid.table())
     checks = Table("claim", "measured", "holds", title=result.experiment.paper)
     for check in result.findings.checks:
-        checks.add_row(check.claim, check.measured, Text("yes", "green") if check.holds else Text("NO", "red"))
+        checks.add_row(
+            check.claim,
+            check.measured,
+            Text("yes", "green") if check.holds else Text("NO", "red"),
+        )
     output.console.print(checks)
     for note in result.findings.notes:
         output.console.print(Text(note))

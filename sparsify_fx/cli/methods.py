@@ -14,12 +14,26 @@ from sparsify_fx.plugins import load_files, load_plugins
 from sparsify_fx.recipe import AXES, METHODS, Recipe, find_method
 
 NAME = "methods"
-_PLAIN = Recipe("plain").resolved().to_dict() | {"criterion": None, "allocation": None, "schedule": None}
-_SHOWN = ("criterion", "allocation", "parameterization", "schedule", "rewind", "actions")
+_PLAIN = Recipe("plain").resolved().to_dict() | {
+    "criterion": None,
+    "allocation": None,
+    "schedule": None,
+}
+_SHOWN = (
+    "criterion",
+    "allocation",
+    "parameterization",
+    "schedule",
+    "rewind",
+    "actions",
+)
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, or a sum: lrr+signin.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One method, or a sum: lrr+signin."),
+    ] = None,
     plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -47,7 +61,11 @@ def command(
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The method with a value on every axis, and which of them define it."""
     about = {"name": recipe.name, "summary": recipe.summary, "source": recipe.source}
-    return {**about, "axes": recipe.resolved().to_dict(), "sets": sorted(recipe.sets.given())}
+    return {
+        **about,
+        "axes": recipe.resolved().to_dict(),
+        "sets": sorted(recipe.sets.given()),
+    }
 
 
 def overview(recipes: list[Recipe]) -> Table:
@@ -55,18 +73,34 @@ def overview(recipes: list[Recipe]) -> Table:
     table = Table("name", "method", show_lines=True)
     for recipe in recipes:
         axes = recipe.resolved().to_dict()
-        shown = {axis: axis_text(axes[axis]) for axis in _SHOWN if axes[axis] != _PLAIN[axis]}
+        shown = {
+            axis: axis_text(axes[axis]) for axis in _SHOWN if axes[axis] != _PLAIN[axis]
+        }
         listed = "; ".join(f"{axis} {text}" for axis, text in shown.items())
-        table.add_row(recipe.name, Text.assemble(f"{recipe.summary}\n", (listed, "cyan")))
+        table.add_row(
+            recipe.name, Text.assemble(f"{recipe.summary}\n", (listed, "cyan"))
+        )
     return table
 
 
 def card(recipe: Recipe) -> Table:
     """One method: every axis, and whether the method sets it, suggests it, or leaves the default."""
-    table = Table("axis", "value", "", title=recipe.name, caption=f"{recipe.summary}\nSource: {recipe.source}")
+    table = Table(
+        "axis",
+        "value",
+        "",
+        title=recipe.name,
+        caption=f"{recipe.summary}\nSource: {recipe.source}",
+    )
     axes = recipe.resolved().to_dict()
     for axis in AXES:
-        given = "set" if axis in recipe.sets.given() else "suggested" if axis in recipe.suggests.given() else "default"
+        given = (
+            "set"
+            if axis in recipe.sets.given()
+            else "suggested"
+            if axis in recipe.suggests.given()
+            else "default"
+        )
         table.add_row(axis, axis_text(axes[axis]), given)
     return table
 
@@ -81,11 +115,20 @@ def axis_text(value: Any) -> str:
         return ", ".join(axis_text(item) for item in value) or "-"
     if not isinstance(value, dict):
         return str(value)
-    if value and all(isinstance(item, dict) for item in value.values()):  # a parameterization by layer
-        return ", ".join(f"{pattern}: {axis_text(item)}" for pattern, item in value.items())
+    if value and all(
+        isinstance(item, dict) for item in value.values()
+    ):  # a parameterization by layer
+        return ", ".join(
+            f"{pattern}: {axis_text(item)}" for pattern, item in value.items()
+        )
     options = {key: option for key, option in value.items() if key != "name"}
     if value.keys() == {"name"}:
         return str(value["name"])
     if "name" in value:
         return f"{value['name']}({', '.join(f'{key}={option}' for key, option in options.items())})"
-    return ", ".join(f"{key}: {option}" for key, option in options.items() if option is not None) or "-"
+    return (
+        ", ".join(
+            f"{key}: {option}" for key, option in options.items() if option is not None
+        )
+        or "-"
+    )

@@ -10,21 +10,38 @@ import typer
 
 PluginOption = Annotated[
     list[str] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="A Python file that registers names; once for each."),
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A Python file that registers names; once for each.",
+    ),
 ]
 OutFile = Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")]
 Encoding = Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")]
 Values = Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")]
-Target = Annotated[str, typer.Option(help="onnx, or sparse-ort: kernels that skip zeros.")]
-Autotune = Annotated[bool, typer.Option(help="With sparse-ort: choose layers by times of whole models here.")]
+Target = Annotated[
+    str, typer.Option(help="onnx, or sparse-ort: kernels that skip zeros.")
+]
+Autotune = Annotated[
+    bool,
+    typer.Option(help="With sparse-ort: choose layers by times of whole models here."),
+]
 Functions = Annotated[bool, typer.Option(help="Store each weight as one node.")]
 InputShapes = Annotated[
     list[str] | None,
-    typer.Option("--input-shape", metavar="NAME=N,N,...", help="Shape of an input; once for each that is to be given."),
+    typer.Option(
+        "--input-shape",
+        metavar="NAME=N,N,...",
+        help="Shape of an input; once for each that is to be given.",
+    ),
 ]
 AxisLengths = Annotated[
     list[str] | None,
-    typer.Option("--axis", metavar="NAME=N", help="Length of a named open axis; once for each that is to be given."),
+    typer.Option(
+        "--axis",
+        metavar="NAME=N",
+        help="Length of a named open axis; once for each that is to be given.",
+    ),
 ]
 
 
@@ -34,7 +51,12 @@ def read_shapes(options: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     >>> read_shapes(["images=1,3,320,320", "scale="])
     {'images': (1, 3, 320, 320), 'scale': ()}
     """
-    return {name: tuple(numbers) for name, numbers in _read(options, "--input-shape", "images=1,3,320,320").items()}
+    return {
+        name: tuple(numbers)
+        for name, numbers in _read(
+            options, "--input-shape", "images=1,3,320,320"
+        ).items()
+    }
 
 
 def read_axes(options: Sequence[str] | None) -> dict[str, int]:
@@ -46,19 +68,32 @@ def read_axes(options: Sequence[str] | None) -> dict[str, int]:
     found = _read(options, "--axis", "batch=1")
     for name, numbers in found.items():
         if len(numbers) != 1:
-            raise typer.BadParameter(f"{name}: expected one length, such as batch=1", param_hint="--axis")
+            raise typer.BadParameter(
+                f"{name}: expected one length, such as batch=1", param_hint="--axis"
+            )
     return {name: numbers[0] for name, numbers in found.items()}
 
 
-def _read(options: Sequence[str] | None, option: str, example: str) -> dict[str, list[int]]:
+def _read(
+    options: Sequence[str] | None, option: str, example: str
+) -> dict[str, list[int]]:
     """Names and numbers; a name may hold an equals sign, and each may be given once."""
     found: dict[str, list[int]] = {}
     for text in options or ():
         name, equals, numbers = text.rpartition("=")
-        parts = [part.strip() for part in numbers.replace("x", ",").split(",")] if numbers.strip() else []
+        parts = (
+            [part.strip() for part in numbers.replace("x", ",").split(",")]
+            if numbers.strip()
+            else []
+        )
         if not equals or not name or not all(part.isdecimal() for part in parts):
-            raise typer.BadParameter(f"{text!r}: expected a name and numbers, such as {example}", param_hint=option)
+            raise typer.BadParameter(
+                f"{text!r}: expected a name and numbers, such as {example}",
+                param_hint=option,
+            )
         if name in found:
-            raise typer.BadParameter(f"{name!r} is given twice; give it once", param_hint=option)
+            raise typer.BadParameter(
+                f"{name!r} is given twice; give it once", param_hint=option
+            )
         found[name] = [int(part) for part in parts]
     return found

@@ -12,7 +12,10 @@ from rich.console import Console
 from sparsify_fx.errors import ConfigError
 
 JsonOption = Annotated[
-    str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")
+    str | None,
+    typer.Option(
+        "--json", metavar="PATH", help="Write the result as JSON; - is standard output."
+    ),
 ]
 
 
@@ -36,8 +39,14 @@ class Output:
             return
         path = Path(json_path)
         if path.is_dir() or not path.parent.is_dir():
-            what = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
-            raise ConfigError(f"--json {json_path} {what}; give the path of a file, or - for standard output")
+            what = (
+                "is a folder"
+                if path.is_dir()
+                else "lies in a folder that does not exist"
+            )
+            raise ConfigError(
+                f"--json {json_path} {what}; give the path of a file, or - for standard output"
+            )
 
     def finish(self, result: Any) -> None:
         """Write the JSON document, if one was asked for."""
@@ -52,4 +61,6 @@ class Output:
         try:
             write_text(Path(self._json_path), text + "\n")
         except OSError as error:
-            raise ConfigError(f"--json {self._json_path} cannot be written: {error.strerror or error}") from error
+            raise ConfigError(
+                f"--json {self._json_path} cannot be written: {error.strerror or error}"
+            ) from error

@@ -25,7 +25,9 @@ NAME = "pack"
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="Any ONNX file, packed or not.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN.onnx", help="Any ONNX file, packed or not.")
+    ],
     out: OutFile,
     encoding: Encoding = "auto",
     values: Values = "fp32",
@@ -39,8 +41,12 @@ def command(
             help="Store -0.0 as 0.0, or keep it; without either as 0.0 where outputs stay the same.",
         ),
     ] = None,
-    verify: Annotated[bool, typer.Option(help="Run both files in onnxruntime and compare.")] = True,
-    measure: Annotated[bool, typer.Option(help="Measure load time, memory and latency of both files.")] = False,
+    verify: Annotated[
+        bool, typer.Option(help="Run both files in onnxruntime and compare.")
+    ] = True,
+    measure: Annotated[
+        bool, typer.Option(help="Measure load time, memory and latency of both files.")
+    ] = False,
     input_shape: InputShapes = None,
     axis: AxisLengths = None,
     json: JsonOption = None,

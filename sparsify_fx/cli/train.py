@@ -18,18 +18,48 @@ NAME = "train"
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe, or the path of a YAML file.")],
-    data: Annotated[str | None, typer.Option(help="mnist5k, cifar10, cifar100, imagefolder:PATH or npz:PATH.")] = None,
-    method: Annotated[str | None, typer.Option(help="A method or a sum of methods, such as lrr+signin.")] = None,
-    sparsity: Annotated[float | None, typer.Option(help="The share of weights that end as zeros, in [0, 1).")] = None,
-    epochs: Annotated[int | None, typer.Option(help="The length of one run (cycle).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, masks, order of the data and augmentation.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")] = None,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="A built-in recipe, or the path of a YAML file."
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="mnist5k, cifar10, cifar100, imagefolder:PATH or npz:PATH."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="A method or a sum of methods, such as lrr+signin."),
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(help="The share of weights that end as zeros, in [0, 1)."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="The length of one run (cycle).")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of weights, masks, order of the data and augmentation."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe."),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are.")] = Path("runs"),
-    force: Annotated[bool, typer.Option("--force", help="Start afresh, even over a finished run.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")] = False,
-    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard scalars where it is installed.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start afresh, even over a finished run.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show nothing but errors.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option(help="Write TensorBoard scalars where it is installed.")
+    ] = True,
     plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -50,15 +80,29 @@ def command(
 
     output = Output(json)
     load_files(plugin)
-    values = {"data": data, "method": method, "sparsity": sparsity, "epochs": epochs, "seed": seed, "device": device}
+    values = {
+        "data": data,
+        "method": method,
+        "sparsity": sparsity,
+        "epochs": epochs,
+        "seed": seed,
+        "device": device,
+    }
     try:
         with _only_errors() if quiet else nullcontext():
             config = load_config(recipe, sets or [], values)
             result = train(
-                config, runs_dir=runs, force=force, progress=not quiet, console=output.console, tensorboard=tensorboard
+                config,
+                runs_dir=runs,
+                force=force,
+                progress=not quiet,
+                console=output.console,
+                tensorboard=tensorboard,
             )
     except KeyboardInterrupt:
-        output.console.print("interrupted; the same command goes on from the last checkpoint")
+        output.console.print(
+            "interrupted; the same command goes on from the last checkpoint"
+        )
         raise typer.Exit(130) from None
     if not quiet:
         output.console.print(result.table())

@@ -14,7 +14,9 @@ NAME = "unpack"
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="IN.onnx", help="A packed ONNX file.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN.onnx", help="A packed ONNX file.")
+    ],
     target: OutFile,
     json: JsonOption = None,
 ) -> None:

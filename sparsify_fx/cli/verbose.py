@@ -16,7 +16,13 @@ from sparsify_fx.tables.fitting import escaped
 
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, show_default=False, help="Say what it is at; -vv: in detail."),
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="Say what it is at; -vv: in detail.",
+    ),
 ]
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
@@ -42,8 +48,12 @@ def with_verbose(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
 
     known = inspect.signature(command, eval_str=True)
-    option = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=Verbose)
-    run.__dict__["__signature__"] = known.replace(parameters=[*known.parameters.values(), option])
+    option = inspect.Parameter(
+        "verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=Verbose
+    )
+    run.__dict__["__signature__"] = known.replace(
+        parameters=[*known.parameters.values(), option]
+    )
     run.__annotations__ = {**command.__annotations__, "verbose": Verbose}
     return run
 
@@ -54,7 +64,10 @@ def telling(verbose: int) -> Iterator[None]:
     if verbose == 0:
         yield
         return
-    logger, handler = logging.getLogger("sparsify_fx"), logging.StreamHandler(sys.stderr)
+    logger, handler = (
+        logging.getLogger("sparsify_fx"),
+        logging.StreamHandler(sys.stderr),
+    )
     handler.setFormatter(_OneLine())
     level = logger.level
     logger.setLevel(_LEVELS[min(verbose, 2)])

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 import sparsify_fx
 from sparsify_fx.coverage.build import Trial, trials
-from sparsify_fx.coverage.measure import Tensors, calibrate, check_finite, evaluate, in_double, train
+from sparsify_fx.coverage.measure import (
+    Tensors,
+    calibrate,
+    check_finite,
+    evaluate,
+    in_double,
+    train,
+)
 from sparsify_fx.coverage.suites import Subject
 from sparsify_fx.errors import CoverageError, UnfinishedWarning
 from sparsify_fx.programs.owners import programs
@@ -61,7 +68,9 @@ class Bench:
             self.plain()
             for layer in select_layers(self.model).values():
                 layer.weight.data.mul_((1 - sparsity) ** -0.5)
-            sparsify_fx.apply(self.model, "signin", sparsity=sparsity, allocation="balanced")
+            sparsify_fx.apply(
+                self.model, "signin", sparsity=sparsity, allocation="balanced"
+            )
             if sparsity > 0:
                 calibrate(self.model, self.trial.training)
             self.sparsity = sparsity
@@ -85,7 +94,9 @@ class Bench:
     def plain(self) -> nn.Module:
         """The merged model."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnfinishedWarning)  # the checks prune further than apply was asked to
+            warnings.simplefilter(
+                "ignore", UnfinishedWarning
+            )  # the checks prune further than apply was asked to
             sparsify_fx.merge(self.model)
         self.sparsity = None
         gc.collect()  # modules of torch.fx lie in cycles of references, and their weights with them
@@ -123,13 +134,19 @@ def bench_of(trial: Trial, folder: Path) -> Bench:
     return Bench(trial, model, observe(model, trial.inputs, trial.training), folder)
 
 
-def observe(model: nn.Module, inputs: tuple[Any, ...], training: tuple[Any, ...]) -> Original:
+def observe(
+    model: nn.Module, inputs: tuple[Any, ...], training: tuple[Any, ...]
+) -> Original:
     """Run the plain model in both modes, and one backward."""
     evaluated = evaluate(model, inputs)
     check_finite(evaluated)
     trained = train(model, training, backward=True)
     check_finite(trained)
-    gradients = {n: bool(torch.isfinite(p.grad).all()) for n, p in model.named_parameters() if p.grad is not None}
+    gradients = {
+        n: bool(torch.isfinite(p.grad).all())
+        for n, p in model.named_parameters()
+        if p.grad is not None
+    }
     model.zero_grad(set_to_none=True)
     return Original(
         evaluated,
@@ -143,7 +160,11 @@ def observe(model: nn.Module, inputs: tuple[Any, ...], training: tuple[Any, ...]
 
 def signature(model: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
     """Keys of the state dict in their order, with shapes and dtypes."""
-    return [(key, value.shape, value.dtype) for key, value in model.state_dict().items() if isinstance(value, Tensor)]
+    return [
+        (key, value.shape, value.dtype)
+        for key, value in model.state_dict().items()
+        if isinstance(value, Tensor)
+    ]
 
 
 def restore_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
@@ -155,4 +176,8 @@ def restore_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
 
 def in_float64(bench: Bench) -> tuple[nn.Module, tuple[Any, ...], tuple[Any, ...]]:
     """The original model and its inputs in float64, where rounding is 5e8 times smaller."""
-    return bench.rebuilt().double(), in_double(bench.trial.inputs), in_double(bench.trial.training)
+    return (
+        bench.rebuilt().double(),
+        in_double(bench.trial.inputs),
+        in_double(bench.trial.training),
+    )

@@ -46,10 +46,16 @@ def seed_everything(seed: int) -> None:
 
 def trials(subject: Subject) -> Iterator[Trial]:
     """The model with inputs of growing size; the first that it takes is the one to use."""
-    yield from _timm_trials(subject.name) if subject.suite == "timm" else _torchvision_trials(subject)
+    yield from (
+        _timm_trials(subject.name)
+        if subject.suite == "timm"
+        else _torchvision_trials(subject)
+    )
 
 
-def _seeded(build: Callable[..., nn.Module], *args: Any, **options: Any) -> Callable[[], nn.Module]:
+def _seeded(
+    build: Callable[..., nn.Module], *args: Any, **options: Any
+) -> Callable[[], nn.Module]:
     def model() -> nn.Module:
         seed_everything(0)
         return _awake(build(*args, **options))
@@ -116,24 +122,33 @@ def _classifiers(builder: Any) -> Iterator[Trial]:
             models.Inception3: {"init_weights": True},
         }
         chosen = options.get(get_type_hints(builder)["return"], {})
-        yield _trial(_seeded(builder, weights=None, **chosen), _noise(BATCH, 3, side, side))
+        yield _trial(
+            _seeded(builder, weights=None, **chosen), _noise(BATCH, 3, side, side)
+        )
 
 
 def _quantizables(builder: Any) -> Iterator[Trial]:
     for side in _SIDES:
-        yield _trial(_seeded(builder, weights=None, quantize=False), _noise(BATCH, 3, side, side))
+        yield _trial(
+            _seeded(builder, weights=None, quantize=False), _noise(BATCH, 3, side, side)
+        )
 
 
 def _segmenters(builder: Any) -> Iterator[Trial]:
     from torchvision.models.segmentation import LRASPP
 
     head = {} if get_type_hints(builder)["return"] is LRASPP else {"aux_loss": True}
-    yield _trial(_seeded(builder, weights=None, weights_backbone=None, **head), _noise(BATCH, 3, 64, 64))
+    yield _trial(
+        _seeded(builder, weights=None, weights_backbone=None, **head),
+        _noise(BATCH, 3, 64, 64),
+    )
 
 
 def _videos(builder: Any) -> Iterator[Trial]:
     for frames, side in _CLIPS:
-        yield _trial(_seeded(builder, weights=None), _noise(BATCH, 3, frames, side, side))
+        yield _trial(
+            _seeded(builder, weights=None), _noise(BATCH, 3, frames, side, side)
+        )
 
 
 def _flows(builder: Any) -> Iterator[Trial]:
@@ -148,7 +163,11 @@ def _detectors(builder: Any) -> Iterator[Trial]:
     side = 128
     images = list(_noise(BATCH, 3, side, side).sigmoid())
     small = {"min_size": side, "max_size": side}
-    proposals = {"rpn_post_nms_top_n_train": 40, "rpn_post_nms_top_n_test": 40, "box_batch_size_per_image": 20}
+    proposals = {
+        "rpn_post_nms_top_n_train": 40,
+        "rpn_post_nms_top_n_test": 40,
+        "box_batch_size_per_image": 20,
+    }
     boxes = small | proposals | {"box_score_thresh": 0.0, "box_detections_per_img": 10}
     anchors = small | {"score_thresh": 0.0, "detections_per_img": 10}
     options: dict[type, dict[str, Any]] = {
@@ -162,7 +181,9 @@ def _detectors(builder: Any) -> Iterator[Trial]:
     chosen = options.get(kind, {"score_thresh": 0.0, "detections_per_img": 10})
     build = _seeded(builder, weights=None, weights_backbone=None, **chosen)
     targets = [_target(side) for _ in images]
-    yield Trial(build, (images,), (images, targets), f"{BATCH} of 3x{side}x{side}", as_list=True)
+    yield Trial(
+        build, (images,), (images, targets), f"{BATCH} of 3x{side}x{side}", as_list=True
+    )
 
 
 def _target(side: int) -> dict[str, Tensor]:
@@ -172,4 +193,9 @@ def _target(side: int) -> dict[str, Tensor]:
     masks[:, 24:72, 40:72] = 1
     keypoints = torch.ones(2, 17, 3)
     keypoints[..., :2] = 40 + 1.5 * torch.arange(17.0)[:, None]
-    return {"boxes": boxes, "labels": torch.tensor([1, 1]), "masks": masks, "keypoints": keypoints}
+    return {
+        "boxes": boxes,
+        "labels": torch.tensor([1, 1]),
+        "masks": masks,
+        "keypoints": keypoints,
+    }

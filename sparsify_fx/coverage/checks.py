@@ -53,12 +53,18 @@ def _same(bench: Bench, original: Tensors, *, training: bool) -> str:
     same = difference(got, _run(bench.plain(), bench, training))
     exact = _exact_difference(bench, training)
     if same > BOUND or exact > EXACT_BOUND:
-        raise CoverageError(f"differs by {found:.1e}, with weights m·w by {same:.1e}, in float64 by {exact:.1e}")
+        raise CoverageError(
+            f"differs by {found:.1e}, with weights m·w by {same:.1e}, in float64 by {exact:.1e}"
+        )
     return f"{found:.1e} by rounding of float32; {same:.1e} with weights m·w, {exact:.1e} in float64"
 
 
 def _run(model: nn.Module, bench: Bench, training: bool) -> Tensors:
-    return train(model, bench.trial.training) if training else evaluate(model, bench.trial.inputs)
+    return (
+        train(model, bench.trial.training)
+        if training
+        else evaluate(model, bench.trial.inputs)
+    )
 
 
 def _exact_difference(bench: Bench, training: bool) -> float:
@@ -74,7 +80,9 @@ def _difference_in_float64(bench: Bench, training: bool) -> float:
     model, inputs, targets = in_float64(bench)
     before = train(model, targets) if training else evaluate(model, inputs)
     sparsify_fx.apply(model, "signin", sparsity=0.0, allocation="balanced")
-    return difference(before, train(model, targets) if training else evaluate(model, inputs))
+    return difference(
+        before, train(model, targets) if training else evaluate(model, inputs)
+    )
 
 
 def check_gradients(bench: Bench) -> str:
@@ -90,16 +98,22 @@ def check_gradients(bench: Bench) -> str:
         mask = program.current_mask()
         assert mask is not None
         for factor, tensor in program.factor_tensors().items():
-            _check_gradient(f"{name} ({factor})", tensor.grad, mask, bench.original.gradients[name])
+            _check_gradient(
+                f"{name} ({factor})", tensor.grad, mask, bench.original.gradients[name]
+            )
     model.zero_grad(set_to_none=True)
     return f"{unused} weights without a gradient in the original too" if unused else ""
 
 
-def _check_gradient(name: str, gradient: Tensor | None, mask: Tensor, finite: bool) -> None:
+def _check_gradient(
+    name: str, gradient: Tensor | None, mask: Tensor, finite: bool
+) -> None:
     if gradient is None:
         raise CoverageError(f"{name} gets no gradient, the original weight gets one")
     if finite and not bool(torch.isfinite(gradient).all()):
-        raise CoverageError(f"{name} gets a gradient with NaN or Inf, the original weight a finite one")
+        raise CoverageError(
+            f"{name} gets a gradient with NaN or Inf, the original weight a finite one"
+        )
     if bool(gradient[mask == 0].any()):
         raise CoverageError(f"{name} gets a gradient at masked entries")
 
@@ -109,7 +123,9 @@ def _check_budget(model: nn.Module, sparsity: float) -> None:
     total = sum(mask.numel() for mask in masks.values())
     wanted = total - round(sparsity * total)
     if abs(nonzeros(masks) - wanted) > 1:
-        raise CoverageError(f"{nonzeros(masks)} of {total} weights are kept, {wanted} were asked for")
+        raise CoverageError(
+            f"{nonzeros(masks)} of {total} weights are kept, {wanted} were asked for"
+        )
 
 
 def _masks(model: nn.Module) -> dict[str, Tensor]:
@@ -120,7 +136,9 @@ def check_deepcopy(bench: Bench) -> str:
     """A deep copy has the same bits and outputs, and shares no memory."""
     model, outputs = bench.ready_to_copy(SPARSITY)
     copied = copy.deepcopy(model)
-    if {t.data_ptr() for t in model.parameters()} & {t.data_ptr() for t in copied.parameters() if t.numel()}:
+    if {t.data_ptr() for t in model.parameters()} & {
+        t.data_ptr() for t in copied.parameters() if t.numel()
+    }:
         raise CoverageError("the copy shares memory with the model")
     return _check_copy(bench, outputs, copied)
 
@@ -131,7 +149,9 @@ def check_pickle(bench: Bench) -> str:
     model, outputs = bench.ready_to_copy(SPARSITY)
     torch.save(model, file)
     try:
-        return _check_copy(bench, outputs, torch.load(file, weights_only=False, mmap=True))
+        return _check_copy(
+            bench, outputs, torch.load(file, weights_only=False, mmap=True)
+        )
     finally:
         file.unlink()
 
@@ -162,14 +182,22 @@ def check_prune(bench: Bench) -> str:
     alive = _masks(model)
     kept = round((1 - LATER) * sum(mask.numel() for mask in alive.values()))
     context = PruningContext(
-        weights=before, generator=torch.Generator().manual_seed(0), kept=kept, allocation=Balanced(), alive=alive
+        weights=before,
+        generator=torch.Generator().manual_seed(0),
+        kept=kept,
+        allocation=Balanced(),
+        alive=alive,
     )
     masks = choose_masks(CRITERIA["magnitude"], context)
     for name, program in programs(model).items():
         program.set_mask(masks[name])  # the checks that follow see this model
         zero = torch.zeros((), dtype=before[name].dtype)
-        if not _same_bits(program.effective(), torch.where(masks[name].bool(), before[name], zero)):
-            raise CoverageError(f"{name}: pruning changed weights that stay, or left others")
+        if not _same_bits(
+            program.effective(), torch.where(masks[name].bool(), before[name], zero)
+        ):
+            raise CoverageError(
+                f"{name}: pruning changed weights that stay, or left others"
+            )
     return ""
 
 
@@ -186,7 +214,11 @@ def check_merge(bench: Bench) -> str:
     for name, weight in weights.items():
         if not _same_bits(weight, parameters[name]):
             raise CoverageError(f"{name} is not θ·mask after the merge")
-    odd = [name for name, module in model.named_modules() if type(module) is not bench.original.classes.get(name)]
+    odd = [
+        name
+        for name, module in model.named_modules()
+        if type(module) is not bench.original.classes.get(name)
+    ]
     if odd:
         raise CoverageError(f"{odd[0]} has another class after the merge")
     found = difference(outputs, evaluate(model, bench.trial.inputs))
@@ -197,10 +229,14 @@ def check_merge(bench: Bench) -> str:
 
 def check_keys(bench: Bench) -> str:
     """The merged state dict has the original's keys in their order, with shapes and dtypes."""
-    for here, there in itertools.zip_longest(signature(bench.plain()), bench.original.keys):
+    for here, there in itertools.zip_longest(
+        signature(bench.plain()), bench.original.keys
+    ):
         if here != there:
             raise CoverageError(f"{here} stands in the place of {there}")
-    left = [name for name, module in bench.model.named_modules() if owned_tensors(module)]
+    left = [
+        name for name, module in bench.model.named_modules() if owned_tensors(module)
+    ]
     if left:
         raise CoverageError(f"{left[0]} is still rewritten")
     return ""
@@ -210,7 +246,11 @@ def _same_bits(a: Tensor, b: Tensor | None) -> bool:
     """Equal, zeros of the same sign."""
     if b is None or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return torch.equal(a, b) if not a.is_floating_point() else torch.equal(_bits(a), _bits(b))
+    return (
+        torch.equal(a, b)
+        if not a.is_floating_point()
+        else torch.equal(_bits(a), _bits(b))
+    )
 
 
 def _bits(tensor: Tensor) -> Tensor:

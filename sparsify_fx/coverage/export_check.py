@@ -62,8 +62,12 @@ def check_onnx(bench: Bench) -> str:
     try:
         _export(bench, bench.rebuilt())
     except ExportError as error:
-        raise CoverageError(f"{reason} -- the dense model's file differs too: {error}") from reason
-    raise CoverageError(f"the dense model exports, the pruned one does not: {reason}") from reason
+        raise CoverageError(
+            f"{reason} -- the dense model's file differs too: {error}"
+        ) from reason
+    raise CoverageError(
+        f"the dense model exports, the pruned one does not: {reason}"
+    ) from reason
 
 
 def _steadily(bench: Bench, model: nn.Module) -> str:
@@ -71,11 +75,19 @@ def _steadily(bench: Bench, model: nn.Module) -> str:
     try:
         return _export(bench, model)
     except UnsteadyError:
-        samples = [torch.is_tensor(x) and x.is_floating_point() for x in bench.trial.training]
+        samples = [
+            torch.is_tensor(x) and x.is_floating_point() for x in bench.trial.training
+        ]
         if not all(samples):
             raise
     generator = torch.Generator().manual_seed(6)
-    calibrate(model, tuple(torch.randn(_SAMPLES, *x.shape[1:], generator=generator) for x in bench.trial.training))
+    calibrate(
+        model,
+        tuple(
+            torch.randn(_SAMPLES, *x.shape[1:], generator=generator)
+            for x in bench.trial.training
+        ),
+    )
     torch.compiler.reset()
     return f"{_export(bench, model)}, norms calibrated on {_SAMPLES} samples"
 
@@ -94,17 +106,27 @@ def _export(bench: Bench, model: nn.Module, *, verify: bool = True) -> str:
 def _write(bench: Bench, model: nn.Module, *, dynamic: bool, verify: bool) -> str:
     """One export; not to be verified, the file is left as torch.onnx makes it."""
     wrapped, inputs = (
-        (_OfTensors(model), tuple(bench.trial.inputs[0])) if bench.trial.as_list else (model, bench.trial.inputs)
+        (_OfTensors(model), tuple(bench.trial.inputs[0]))
+        if bench.trial.as_list
+        else (model, bench.trial.inputs)
     )
     file = bench.folder / "model.onnx"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PassWarning)  # the report says it too
             report = export(
-                wrapped, file, inputs, dynamic_batch=dynamic, tolerance=_ANY, verify=verify, optimize=verify
+                wrapped,
+                file,
+                inputs,
+                dynamic_batch=dynamic,
+                tolerance=_ANY,
+                verify=verify,
+                optimize=verify,
             )
     except ExportError as error:
-        if isinstance(error.__cause__, PassError):  # the passes' proof, too, can do nothing with unsteady outputs
+        if isinstance(
+            error.__cause__, PassError
+        ):  # the passes' proof, too, can do nothing with unsteady outputs
             _released(error)
             _steady_rounding(bench, model)
         raise
@@ -163,7 +185,10 @@ def _rounding(bench: Bench, model: nn.Module) -> float:
     finally:
         model.float()
     try:
-        found = difference(double, {name: value.to(double[name].dtype) for name, value in single.items()})
+        found = difference(
+            double,
+            {name: value.to(double[name].dtype) for name, value in single.items()},
+        )
     except (CoverageError, KeyError):
         return 0.0
     return found if math.isfinite(found) else 0.0

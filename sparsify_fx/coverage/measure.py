@@ -26,7 +26,9 @@ def evaluate(model: nn.Module, inputs: tuple[Any, ...]) -> Tensors:
         return _outputs(model(*inputs))
 
 
-def train(model: nn.Module, inputs: tuple[Any, ...], *, backward: bool = False) -> Tensors:
+def train(
+    model: nn.Module, inputs: tuple[Any, ...], *, backward: bool = False
+) -> Tensors:
     """All outputs in training mode under a seed, and the buffers that the forward left; with gradients, if wanted.
 
     The gradients are those of Σ outputs ⊙ noise / count, so that none cancels. The buffers are put back.
@@ -45,10 +47,17 @@ def train(model: nn.Module, inputs: tuple[Any, ...], *, backward: bool = False) 
 
 def _loss(outputs: Iterator[Tensor]) -> Tensor:
     noise = torch.Generator().manual_seed(4)
-    trained = [tensor for tensor in outputs if tensor.requires_grad and tensor.is_floating_point()]
+    trained = [
+        tensor
+        for tensor in outputs
+        if tensor.requires_grad and tensor.is_floating_point()
+    ]
     if not trained:
         raise CoverageError("no output of the model in training mode has a gradient")
-    parts = [(t * torch.randn(t.shape, generator=noise).to(t)).sum() / max(t.numel(), 1) for t in trained]
+    parts = [
+        (t * torch.randn(t.shape, generator=noise).to(t)).sum() / max(t.numel(), 1)
+        for t in trained
+    ]
     return torch.stack([part.double() for part in parts]).sum()
 
 
@@ -74,13 +83,25 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 def _statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The model's own buffers; not the masks of weight programs."""
-    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, WeightProgram))
-    return ((name, buffer) for name, buffer in model.named_buffers() if not name.startswith(inside))
+    inside = tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if isinstance(module, WeightProgram)
+    )
+    return (
+        (name, buffer)
+        for name, buffer in model.named_buffers()
+        if not name.startswith(inside)
+    )
 
 
 def calibrate(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Set the running statistics of batch norms to those of one batch; at 0 and 1, deep random nets would explode."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -107,24 +128,34 @@ def difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> flo
     Raises CoverageError when names, shapes or types differ.
     """
     if list(expected) != list(got):
-        raise CoverageError(f"outputs or buffers {sorted(set(expected) ^ set(got))[:4]} are not in both models")
-    return max(_difference(name, tensor, got[name]) for name, tensor in expected.items())
+        raise CoverageError(
+            f"outputs or buffers {sorted(set(expected) ^ set(got))[:4]} are not in both models"
+        )
+    return max(
+        _difference(name, tensor, got[name]) for name, tensor in expected.items()
+    )
 
 
 def _difference(name: str, a: Tensor, b: Tensor) -> float:
     if a.shape != b.shape or a.dtype != b.dtype:
-        raise CoverageError(f"{name} is {b.dtype} {list(b.shape)}, of the original {a.dtype} {list(a.shape)}")
+        raise CoverageError(
+            f"{name} is {b.dtype} {list(b.shape)}, of the original {a.dtype} {list(a.shape)}"
+        )
     if a.numel() == 0 or torch.equal(a, b):
         return 0.0
     if not a.is_floating_point():
         return float("inf")
     a, b = a.double(), b.double()
     finite = torch.isfinite(a)
-    if not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()) or not bool(torch.isfinite(b[finite]).all()):
+    if not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()) or not bool(
+        torch.isfinite(b[finite]).all()
+    ):
         return float("inf")
     return float((a - b)[finite].abs().max() / a[finite].abs().max())
 
 
 def in_double(value: Any) -> Any:
     """The inputs with every float tensor in float64."""
-    return _pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, value)
+    return _pytree.tree_map_only(
+        Tensor, lambda t: t.double() if t.is_floating_point() else t, value
+    )

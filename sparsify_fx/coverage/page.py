@@ -52,11 +52,20 @@ calibrated on 32, and the check is made again.
 def write_page(path: Path, results: Sequence[ModelResult]) -> None:
     """Write the page; the folder must exist."""
     seen = {result.key for result in results}
-    unseen = [f"{s.suite} {s.name}" for suite in SUITES for s in subjects(suite) if (s.suite, s.name) not in seen]
-    write_text(path, markdown(results, list(CHECKS), versions(), introduction(), unseen))
+    unseen = [
+        f"{s.suite} {s.name}"
+        for suite in SUITES
+        for s in subjects(suite)
+        if (s.suite, s.name) not in seen
+    ]
+    write_text(
+        path, markdown(results, list(CHECKS), versions(), introduction(), unseen)
+    )
 
 
 def introduction() -> str:
     """What stands above the tables: how they are made, and what each check promises."""
-    checks = "\n".join(f"- `{name}`: {(check.__doc__ or '').strip()}" for name, check in CHECKS.items())
+    checks = "\n".join(
+        f"- `{name}`: {(check.__doc__ or '').strip()}" for name, check in CHECKS.items()
+    )
     return _INTRO.format(checks=checks)

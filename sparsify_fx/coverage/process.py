@@ -42,7 +42,9 @@ class Limits:
     threads: int = 1
 
 
-def examine_apart(subject: Subject, checks: Sequence[str], limits: Limits) -> ModelResult:
+def examine_apart(
+    subject: Subject, checks: Sequence[str], limits: Limits
+) -> ModelResult:
     """Run the checks in a fresh process; whatever happens to it becomes the reason of the check that it was at.
 
     Processes are forked from a server that has torch and the model libraries loaded, but never ran anything.
@@ -53,7 +55,9 @@ def examine_apart(subject: Subject, checks: Sequence[str], limits: Limits) -> Mo
     result = ModelResult(subject.suite, subject.name, subject.group, subject.parameters)
     with tempfile.TemporaryDirectory(prefix="sparsify-fx-coverage-") as folder:
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=worker.work, args=(sender, subject, checks, folder, limits.threads))
+        process = context.Process(
+            target=worker.work, args=(sender, subject, checks, folder, limits.threads)
+        )
         process.start()
         sender.close()
         try:
@@ -63,7 +67,11 @@ def examine_apart(subject: Subject, checks: Sequence[str], limits: Limits) -> Mo
             process.join()
         if reason is not None:
             note = f"{reason}{_last_words(Path(folder) / 'log') if 'ended' in reason else ''}"
-            result.checks |= {name: Outcome(FAILED, note) for name in checks if name not in result.checks}
+            result.checks |= {
+                name: Outcome(FAILED, note)
+                for name in checks
+                if name not in result.checks
+            }
     return result
 
 
@@ -80,19 +88,27 @@ def _start_server() -> None:
                 del os.environ[name]
 
 
-def _watch(process: Any, receiver: Connection, result: ModelResult, limits: Limits) -> str | None:
+def _watch(
+    process: Any, receiver: Connection, result: ModelResult, limits: Limits
+) -> str | None:
     """Gather messages until the last; the reason when the process ends or must be ended before that."""
     doing, since, used = worker.SET_UP, time.monotonic(), seconds_of(process.pid)
     while True:
         try:
-            message: worker.Message = receiver.recv() if receiver.poll(_POLL) else worker.Message()
+            message: worker.Message = (
+                receiver.recv() if receiver.poll(_POLL) else worker.Message()
+            )
         except EOFError:
             process.join()
             return f"the process ended with code {process.exitcode} during {doing}"
         if message.last:
             return None
         if message.begin:
-            doing, since, used = message.begin, time.monotonic(), seconds_of(process.pid)
+            doing, since, used = (
+                message.begin,
+                time.monotonic(),
+                seconds_of(process.pid),
+            )
         for name, fact in message.facts.items():
             setattr(result, name, fact)
         result.checks |= message.outcomes
@@ -105,7 +121,9 @@ def _watch(process: Any, receiver: Connection, result: ModelResult, limits: Limi
         if seconds_of(process.pid) - used > limits.seconds:
             return f"more than {limits.seconds:g} s for {doing}"
         if time.monotonic() - since > _PATIENCE * limits.seconds:
-            return f"more than {_PATIENCE * limits.seconds:g} s by the clock for {doing}"
+            return (
+                f"more than {_PATIENCE * limits.seconds:g} s by the clock for {doing}"
+            )
 
 
 def memory_of(pid: int) -> int:
@@ -113,10 +131,19 @@ def memory_of(pid: int) -> int:
     status = Path(f"/proc/{pid}/status")
     try:
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+        return sum(
+            int(line.split()[1]) * 1024
+            for line in lines
+            if line.startswith(("RssAnon:", "RssShmem:"))
+        )
     except OSError:
         pass
-    asked = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["ps", "-o", "rss=", "-p", str(pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return int(asked.stdout.strip() or 0) * 1024
 
 
@@ -124,7 +151,12 @@ def seconds_of(pid: int) -> float:
     """Processor time that all threads of the process have used; 0 where the system keeps no such file."""
     try:
         # The name of the program stands in brackets and may hold blanks; user and system time follow as 12th and 13th.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -132,5 +164,9 @@ def seconds_of(pid: int) -> float:
 
 def _last_words(log: Path) -> str:
     """The last line that the process wrote, for instance of a crash."""
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    lines = (
+        log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if log.is_file()
+        else []
+    )
     return f": {lines[-1][:300]}" if lines else ""

@@ -10,18 +10,31 @@ from sparsify_fx.tables.fitting import FittingTable
 _MARKS = {PASSED: "yes", FAILED: "**no**", NO_EXPORT: "dense: no"}
 
 
-def summary_rows(results: Sequence[ModelResult], checks: Iterable[str]) -> list[tuple[str, str, str, str]]:
+def summary_rows(
+    results: Sequence[ModelResult], checks: Iterable[str]
+) -> list[tuple[str, str, str, str]]:
     """(suite, check, passed of those that could, remark) for each suite and check that ran."""
     rows = []
     for suite in dict.fromkeys(result.suite for result in results):
         for check in checks:
-            outcomes = [r.checks[check] for r in results if r.suite == suite and check in r.checks]
+            outcomes = [
+                r.checks[check]
+                for r in results
+                if r.suite == suite and check in r.checks
+            ]
             able = [outcome for outcome in outcomes if outcome.state != NO_EXPORT]
             total = sum(r.suite == suite for r in results)
             if outcomes:
                 passed = sum(outcome.state == PASSED for outcome in able)
                 share = f" ({100 * passed / len(able):.1f} %)" if able else ""
-                rows.append((suite, check, f"{passed} of {len(able)}{share}", _remark(outcomes, total - len(outcomes))))
+                rows.append(
+                    (
+                        suite,
+                        check,
+                        f"{passed} of {len(able)}{share}",
+                        _remark(outcomes, total - len(outcomes)),
+                    )
+                )
     return rows
 
 
@@ -30,7 +43,11 @@ def _remark(outcomes: Sequence[Outcome], missing: int) -> str:
     rounded = [outcome for outcome in outcomes if _is_rounding(outcome)]
     alone = sum("float64" in outcome.note for outcome in rounded)
     fixed = sum("fixed batch" in outcome.note for outcome in outcomes)
-    remarks = [(missing, "not examined yet"), (dense, "have no dense export"), (fixed, "with a fixed batch size")]
+    remarks = [
+        (missing, "not examined yet"),
+        (dense, "have no dense export"),
+        (fixed, "with a fixed batch size"),
+    ]
     remarks += [(alone, "above 1e-5 by rounding only, shown in float64")]
     remarks += [(len(rounded) - alone, "above 1e-4, as rounding alone in PyTorch is")]
     return "; ".join(f"{count} {text}" for count, text in remarks if count)
@@ -41,7 +58,9 @@ def _is_rounding(outcome: Outcome) -> bool:
     return outcome.state == PASSED and "by rounding of float32" in outcome.note
 
 
-def summary_table(results: Sequence[ModelResult], checks: Iterable[str]) -> FittingTable:
+def summary_table(
+    results: Sequence[ModelResult], checks: Iterable[str]
+) -> FittingTable:
     """Passed models by suite and check."""
     table = FittingTable("suite", "check", "passed", "remark")
     for row in summary_rows(results, checks):
@@ -61,8 +80,14 @@ def failure_table(results: Iterable[ModelResult]) -> FittingTable:
 def line_of(number: int, count: int, result: ModelResult) -> str:
     """One line of progress: `3/109 resnet18: passed, 12 s`."""
     failures = result.failures()
-    said = "; ".join(f"{check}: {reason}" for check, reason in failures.items()) if failures else "passed"
-    dense = [outcome.note for outcome in result.checks.values() if outcome.state == NO_EXPORT]
+    said = (
+        "; ".join(f"{check}: {reason}" for check, reason in failures.items())
+        if failures
+        else "passed"
+    )
+    dense = [
+        outcome.note for outcome in result.checks.values() if outcome.state == NO_EXPORT
+    ]
     said += f"; no dense export: {dense[0][:120]}" if dense else ""
     return f"{number}/{count} {result.name}: {said}, {result.seconds():.0f} s, {result.peak_memory / 2**30:.1f} GB"
 
@@ -76,13 +101,22 @@ def markdown(
 ) -> str:
     """The page: what is checked, how many pass, which models nobody looked at, every model, every reason."""
     parts = [intro.strip(), "## Result", _summary(results, checks)]
-    parts.append("Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
+    parts.append(
+        "Versions: "
+        + ", ".join(f"{name} {number}" for name, number in versions.items())
+        + "."
+    )
     if unseen:
-        parts.append(f"Not examined yet, and in none of the numbers: {', '.join(unseen)}.")
+        parts.append(
+            f"Not examined yet, and in none of the numbers: {', '.join(unseen)}."
+        )
     failed = _reasons(results, lambda outcome: outcome.state == FAILED)
     parts += ["## Failures", failed or "None."]
     for suite in dict.fromkeys(result.suite for result in results):
-        parts += [f"## {suite}", _models([r for r in results if r.suite == suite], checks)]
+        parts += [
+            f"## {suite}",
+            _models([r for r in results if r.suite == suite], checks),
+        ]
     dense = _reasons(results, lambda outcome: outcome.state == NO_EXPORT)
     if dense:
         parts += ["## Models whose dense form has no export", dense]
@@ -99,8 +133,20 @@ def _summary(results: Sequence[ModelResult], checks: Iterable[str]) -> str:
 def _models(results: Sequence[ModelResult], checks: Sequence[str]) -> str:
     rows = []
     for r in sorted(results, key=lambda r: (r.group, r.name)):
-        marks = [_MARKS[r.checks[check].state] if check in r.checks else "" for check in checks]
-        rows.append((r.name, r.group, f"{r.parameters / 1e6:.1f} M", r.inputs, str(r.weights), *marks))
+        marks = [
+            _MARKS[r.checks[check].state] if check in r.checks else ""
+            for check in checks
+        ]
+        rows.append(
+            (
+                r.name,
+                r.group,
+                f"{r.parameters / 1e6:.1f} M",
+                r.inputs,
+                str(r.weights),
+                *marks,
+            )
+        )
     return _table(("model", "group", "parameters", "input", "weights", *checks), rows)
 
 
@@ -121,5 +167,7 @@ def _cell(text: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    lines = [
+        "| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)
+    ]
     return "\n".join(lines)

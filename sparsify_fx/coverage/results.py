@@ -13,7 +13,15 @@ from sparsify_fx.errors import CheckpointError
 from sparsify_fx.train.files import write_text
 
 PASSED, FAILED, NO_EXPORT = "passed", "failed", "dense model does not export"
-_LIBRARIES = ("sparsify_fx", "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime")
+_LIBRARIES = (
+    "sparsify_fx",
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,11 @@ class ModelResult:
 
     def failures(self) -> dict[str, str]:
         """The reason by the name of each check that failed."""
-        return {name: outcome.note for name, outcome in self.checks.items() if outcome.state == FAILED}
+        return {
+            name: outcome.note
+            for name, outcome in self.checks.items()
+            if outcome.state == FAILED
+        }
 
     def seconds(self) -> float:
         """The time of all checks."""
@@ -88,14 +100,30 @@ def read_results(path: Path, *, same_versions: bool = True) -> list[ModelResult]
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        found, results = document["versions"], [_result(entry) for entry in document["results"]]
+        found, results = (
+            document["versions"],
+            [_result(entry) for entry in document["results"]],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} holds no coverage results ({error}); give another file") from error
-    odd = [f"{name} {found.get(name)}" for name, here in versions().items() if found.get(name) != here]
+        raise CheckpointError(
+            f"{path} holds no coverage results ({error}); give another file"
+        ) from error
+    odd = [
+        f"{name} {found.get(name)}"
+        for name, here in versions().items()
+        if found.get(name) != here
+    ]
     if same_versions and odd:
-        raise CheckpointError(f"{path} was made with {', '.join(odd)}; give another file, or remove this one")
+        raise CheckpointError(
+            f"{path} was made with {', '.join(odd)}; give another file, or remove this one"
+        )
     return results
 
 
 def _result(entry: dict[str, Any]) -> ModelResult:
-    return ModelResult(**{**entry, "checks": {name: Outcome(**o) for name, o in entry["checks"].items()}})
+    return ModelResult(
+        **{
+            **entry,
+            "checks": {name: Outcome(**o) for name, o in entry["checks"].items()},
+        }
+    )

@@ -43,22 +43,42 @@ def sweep(
         with nullcontext() if path is None else FileLock(f"{path}.lock", timeout=0):
             return _sweep(found, checks, limits, path, again, progress)
     except Timeout as error:
-        raise CheckpointError(f"another sweep writes to {path}; wait for it, or give each a file of its own") from error
+        raise CheckpointError(
+            f"another sweep writes to {path}; wait for it, or give each a file of its own"
+        ) from error
 
 
 def _sweep(
-    found: Sequence[Subject], checks: Sequence[str], limits: Limits, path: Path | None, again: bool, progress: Progress
+    found: Sequence[Subject],
+    checks: Sequence[str],
+    limits: Limits,
+    path: Path | None,
+    again: bool,
+    progress: Progress,
 ) -> list[ModelResult]:
     """The sweep, by the only process that writes to `path`."""
-    known = {result.key: result for result in read_results(path)} if path is not None and path.exists() else {}
+    known = (
+        {result.key: result for result in read_results(path)}
+        if path is not None and path.exists()
+        else {}
+    )
     for number, subject in enumerate(found, start=1):
         old = known.get((subject.suite, subject.name))
         missing = [name for name in checks if old is None or name not in old.checks]
         if again and old is not None:
-            missing = [name for name in checks if name in missing or name in old.failures()]
+            missing = [
+                name for name in checks if name in missing or name in old.failures()
+            ]
         if not missing:
             continue
-        _LOG.info("%d of %d: %s %s: %s", number, len(found), subject.suite, subject.name, ", ".join(missing))
+        _LOG.info(
+            "%d of %d: %s %s: %s",
+            number,
+            len(found),
+            subject.suite,
+            subject.name,
+            ", ".join(missing),
+        )
         result = joined(old, examine_apart(subject, missing, limits))
         known[result.key] = result
         if path is not None:

@@ -30,7 +30,11 @@ class Subject:
 
 
 def subjects(
-    suite: str, *, every: bool = False, max_parameters: int | None = None, names: Sequence[str] = ()
+    suite: str,
+    *,
+    every: bool = False,
+    max_parameters: int | None = None,
+    names: Sequence[str] = (),
 ) -> list[Subject]:
     """The models of a suite, smallest first.
 
@@ -54,9 +58,13 @@ def subjects(
             if name not in known:
                 raise unknown(f"{suite} model", name, known)
         found = [known[name] for name in dict.fromkeys(names)]
-    small = [s for s in found if max_parameters is None or s.parameters <= max_parameters]
+    small = [
+        s for s in found if max_parameters is None or s.parameters <= max_parameters
+    ]
     if not small:
-        raise ConfigError(f"no {suite} model has at most {max_parameters} parameters; raise --max-parameters")
+        raise ConfigError(
+            f"no {suite} model has at most {max_parameters} parameters; raise --max-parameters"
+        )
     return sorted(small, key=lambda subject: (subject.parameters, subject.name))
 
 
@@ -71,7 +79,9 @@ def shard(found: Sequence[Subject], text: str) -> list[Subject]:
     """
     first, _, count = text.partition("/")
     if not (first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
-        raise ConfigError(f"--shard {text} must be i/n with i from 1 to n, for instance 1/4")
+        raise ConfigError(
+            f"--shard {text} must be i/n with i from 1 to n, for instance 1/4"
+        )
     return list(found[int(first) - 1 :: int(count)])
 
 
@@ -97,7 +107,9 @@ def _torchvision_parameters(name: str) -> int:
     """What the library notes beside its weights; the weights themselves are never loaded."""
     from torchvision import models
 
-    return next(int(entry.meta["num_params"]) for entry in models.get_model_weights(name))
+    return next(
+        int(entry.meta["num_params"]) for entry in models.get_model_weights(name)
+    )
 
 
 def _timm(every: bool) -> list[Subject]:
@@ -105,7 +117,10 @@ def _timm(every: bool) -> list[Subject]:
 
     found: list[Subject] = []
     for module in timm.list_modules():
-        variants = [Subject("timm", name, module, parameters_of(name)) for name in timm.list_models(module=module)]
+        variants = [
+            Subject("timm", name, module, parameters_of(name))
+            for name in timm.list_models(module=module)
+        ]
         found += variants if every else sorted(variants, key=_smallest)[:1]
     return list({subject.name: subject for subject in found}.values())
 

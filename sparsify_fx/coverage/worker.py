@@ -48,7 +48,13 @@ class Message:
 Send = Callable[[Message], None]
 
 
-def work(connection: Connection, subject: Subject, checks: Sequence[str], folder: str, threads: int) -> None:
+def work(
+    connection: Connection,
+    subject: Subject,
+    checks: Sequence[str],
+    folder: str,
+    threads: int,
+) -> None:
     """The target of the process; what models and libraries print goes to a file in `folder`."""
     log = os.open(Path(folder) / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
@@ -76,7 +82,10 @@ def examine(subject: Subject, checks: Sequence[str], folder: Path, send: Send) -
     send(Message(begin=SET_UP))
     try:
         bench = set_up(subject, folder)
-        facts = {"inputs": bench.trial.shape, "parameters": sum(p.numel() for p in bench.model.parameters())}
+        facts = {
+            "inputs": bench.trial.shape,
+            "parameters": sum(p.numel() for p in bench.model.parameters()),
+        }
         send(Message(facts=facts))
         broken = None
     except Exception as error:
@@ -85,7 +94,13 @@ def examine(subject: Subject, checks: Sequence[str], folder: Path, send: Send) -
         send(Message(begin=name))
         if broken is None:
             outcome, usable = _run(name, bench)
-            send(Message(facts={"weights": len(bench.names())} if bench.sparsity is not None else {}))
+            send(
+                Message(
+                    facts={"weights": len(bench.names())}
+                    if bench.sparsity is not None
+                    else {}
+                )
+            )
             broken = None if usable else Outcome(FAILED, f"not reached, {name} failed")
         else:
             outcome = broken

@@ -68,7 +68,12 @@ class Criterion(Protocol):
 class EarlyCheck(Protocol):
     """A criterion that can tell in `apply` whether it will be able to score later."""
 
-    def check(self, weights: Mapping[str, Tensor], budgets: Iterable[int], allocation: Allocation) -> None:
+    def check(
+        self,
+        weights: Mapping[str, Tensor],
+        budgets: Iterable[int],
+        allocation: Allocation,
+    ) -> None:
         """Raise an error if not; `budgets`: the weights kept by each pruning of the schedule."""
 
 
@@ -106,7 +111,9 @@ def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Sco
     """
     odd = set(needs) - set(NEEDS)
     if odd:
-        raise RecipeError(f"criterion {name!r} can need {', '.join(NEEDS)}, not {sorted(odd)}")
+        raise RecipeError(
+            f"criterion {name!r} can need {', '.join(NEEDS)}, not {sorted(odd)}"
+        )
 
     def add(function: Scoring) -> Scoring:
         CRITERIA.add(name, FunctionCriterion(name, function, needs))
@@ -124,10 +131,16 @@ def find_criterion(name: str) -> Criterion:
 
 def criterion_name(value: Criterion) -> str:
     """The name under which a criterion is known."""
-    return value.name if isinstance(value, FunctionCriterion) else CRITERIA.name_of_kind(value) or type(value).__name__
+    return (
+        value.name
+        if isinstance(value, FunctionCriterion)
+        else CRITERIA.name_of_kind(value) or type(value).__name__
+    )
 
 
-def check_inputs(name: str, needs: Iterable[str], batches: object, loss_fn: object) -> None:
+def check_inputs(
+    name: str, needs: Iterable[str], batches: object, loss_fn: object
+) -> None:
     """Raise RecipeError when something that `name` needs was not given: "snip needs batches= and loss_fn="."""
     given = {"model": True, "batches": batches, "loss_fn": loss_fn}
     missing = [f"{need}=" for need in needs if given[need] is None]

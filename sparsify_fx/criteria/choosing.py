@@ -28,9 +28,15 @@ def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Ten
     """
     scores = checked_scores(criterion, context)
     if context.alive is not None:
-        scores = {name: _living(score, context.alive[name]) for name, score in scores.items()}
-    masks = allocated(context.allocation, scores, context.alive, context.kept, context.layouts)
-    if not isinstance(context.allocation, Pattern):  # whose groups are small and tie by nature
+        scores = {
+            name: _living(score, context.alive[name]) for name, score in scores.items()
+        }
+    masks = allocated(
+        context.allocation, scores, context.alive, context.kept, context.layouts
+    )
+    if not isinstance(
+        context.allocation, Pattern
+    ):  # whose groups are small and tie by nature
         find_ties(scores, masks, context.weights).warn(criterion_name(criterion))
     return masks
 
@@ -50,15 +56,23 @@ def allocated(
     if alive is not None:
         capacity = {name: int(mask.count_nonzero()) for name, mask in alive.items()}
     if isinstance(allocation, Pattern):
-        turned = {name: layouts.get(name, USUAL).standard(score) for name, score in scores.items()}
+        turned = {
+            name: layouts.get(name, USUAL).standard(score)
+            for name, score in scores.items()
+        }
         found = allocation.masks(turned, kept)
-        masks = {name: layouts.get(name, USUAL).back(mask, tuple(scores[name].shape)) for name, mask in found.items()}
+        masks = {
+            name: layouts.get(name, USUAL).back(mask, tuple(scores[name].shape))
+            for name, mask in found.items()
+        }
     elif isinstance(allocation, Chooser):
         masks = allocation.choose(scores, capacity, kept)
     else:
         masks = masks_of_counts(scores, allocation.counts(scores, capacity, kept))
     if nonzeros(masks) != kept:
-        raise SparsityError(f"{allocation} kept {nonzeros(masks)} weights, the budget is {kept}")
+        raise SparsityError(
+            f"{allocation} kept {nonzeros(masks)} weights, the budget is {kept}"
+        )
     return masks
 
 
@@ -81,19 +95,31 @@ def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, T
             scores: Mapping[str, Tensor] = criterion.scores(context)
         for name, weight in context.weights.items():
             if name not in scores or scores[name].shape != weight.shape:
-                raise SparsityError(f"{label} gave no score of shape {tuple(weight.shape)} for {name}")
+                raise SparsityError(
+                    f"{label} gave no score of shape {tuple(weight.shape)} for {name}"
+                )
             if torch.isnan(scores[name]).any():
-                raise SparsityError(f"{label} gave NaN for {name}: the model diverged; nothing was pruned")
+                raise SparsityError(
+                    f"{label} gave NaN for {name}: the model diverged; nothing was pruned"
+                )
         found = {name: scores[name].detach() for name in context.weights}
-    return averaged_if_different(f"the scores of {label}", found) if "batches" in criterion.needs else found
+    return (
+        averaged_if_different(f"the scores of {label}", found)
+        if "batches" in criterion.needs
+        else found
+    )
 
 
 @contextlib.contextmanager
 def _own_randomness(context: PruningContext) -> Iterator[None]:
     """Dropout and shuffled loaders draw from the pruning's seed, and leave nothing behind."""
-    devices = sorted({weight.get_device() for weight in context.weights.values() if weight.is_cuda})
+    devices = sorted(
+        {weight.get_device() for weight in context.weights.values() if weight.is_cuda}
+    )
     with torch.random.fork_rng(devices):
         torch.default_generator.manual_seed(context.generator.initial_seed())
         for device in devices:
-            torch.cuda.default_generators[device].manual_seed(context.generator.initial_seed())
+            torch.cuda.default_generators[device].manual_seed(
+                context.generator.initial_seed()
+            )
         yield

@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from sparsify_fx.criteria.base import CRITERIA, Criterion, PruningContext, Scores
-from sparsify_fx.criteria.objective import Weights, gradient_of, is_recurrent, objective, scoring_batches
+from sparsify_fx.criteria.objective import (
+    Weights,
+    gradient_of,
+    is_recurrent,
+    objective,
+    scoring_batches,
+)
 from sparsify_fx.criteria.scoring_mode import in_mode
 from sparsify_fx.distributed.ranks import sum_over_ranks
 from sparsify_fx.errors import RecipeError
@@ -22,7 +28,9 @@ _NEEDS = ("model", "batches", "loss_fn")
 _BLOCKS_AT_ONCE = 4096  # inverted together: 80 MB in float64 for blocks of 50
 
 
-def sample_gradients(context: PruningContext, chunk: int, limit: int | None = None) -> Iterator[Weights]:
+def sample_gradients(
+    context: PruningContext, chunk: int, limit: int | None = None
+) -> Iterator[Weights]:
     """Gradients of single samples, at most `chunk` at once and `limit` in all: [samples, *weight shape].
 
     By vmap; one by one when an operation of the model has no rule for it (recurrent layers and cells, some
@@ -32,10 +40,20 @@ def sample_gradients(context: PruningContext, chunk: int, limit: int | None = No
     left = limit
     each = _one_by_one if is_recurrent(context.model) else _all_at_once
     for inputs, targets in scoring_batches(context):
-        if not isinstance(targets, Tensor) or targets.ndim == 0 or len(targets) != len(inputs):
-            raise RecipeError("fisher and woodfisher need targets that are a tensor with an entry for every input")
+        if (
+            not isinstance(targets, Tensor)
+            or targets.ndim == 0
+            or len(targets) != len(inputs)
+        ):
+            raise RecipeError(
+                "fisher and woodfisher need targets that are a tensor with an entry for every input"
+            )
         for start in range(0, len(inputs), chunk):
-            stop = min(start + chunk, len(inputs), start + chunk if left is None else start + left)
+            stop = min(
+                start + chunk,
+                len(inputs),
+                start + chunk if left is None else start + left,
+            )
             given = (context, inputs[start:stop], targets[start:stop])
             with in_mode(context.model, "eval"):  # batch norm must not mix the samples
                 try:
@@ -58,7 +76,9 @@ def _all_at_once(context: PruningContext, inputs: Tensor, targets: Tensor) -> We
 
     together: Any = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)  # slow, and right
+        warnings.filterwarnings(
+            "ignore", "There is a performance drop", UserWarning
+        )  # slow, and right
         gradients: Weights = together(dict(context.weights), inputs, targets)
     return gradients
 
@@ -66,7 +86,9 @@ def _all_at_once(context: PruningContext, inputs: Tensor, targets: Tensor) -> We
 def _one_by_one(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weights:
     weights = dict(context.weights)
     pairs = zip(torch.split(inputs, 1), torch.split(targets, 1), strict=True)
-    singles = [gradient_of(objective(context, one, target), weights) for one, target in pairs]
+    singles = [
+        gradient_of(objective(context, one, target), weights) for one, target in pairs
+    ]
     return {name: torch.stack([single[name] for single in singles]) for name in weights}
 
 
@@ -89,7 +111,9 @@ class Fisher:
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
-            raise RecipeError(f"fisher: chunk={self.chunk!r} must be a whole number >= 1, for instance 32")
+            raise RecipeError(
+                f"fisher: chunk={self.chunk!r} must be a whole number >= 1, for instance 32"
+            )
 
     def brief(self) -> tuple[Criterion, int]:
         """Itself, on two samples."""
@@ -97,14 +121,24 @@ class Fisher:
 
     def scores(self, context: PruningContext) -> Scores:
         """½ θ² F_ii."""
-        squares, count = sum_over_ranks("the squared gradients of fisher", lambda: self._squares(context))
-        return {name: 0.5 * context.weights[name].square() * squares[name] / count for name in squares}
+        squares, count = sum_over_ranks(
+            "the squared gradients of fisher", lambda: self._squares(context)
+        )
+        return {
+            name: 0.5 * context.weights[name].square() * squares[name] / count
+            for name in squares
+        }
 
     def _squares(self, context: PruningContext) -> tuple[Weights, int]:
-        squares = {name: torch.zeros_like(weight) for name, weight in context.weights.items()}
+        squares = {
+            name: torch.zeros_like(weight) for name, weight in context.weights.items()
+        }
         count = 0
         for gradients in sample_gradients(context, self.chunk):
-            squares = {name: squares[name] + gradients[name].square().sum(0) for name in squares}
+            squares = {
+                name: squares[name] + gradients[name].square().sum(0)
+                for name in squares
+            }
             count += len(next(iter(gradients.values())))
         return squares, count
 
@@ -137,7 +171,9 @@ class WoodFisher:
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.samples < 1 or self.chunk < 1 or not self.damping > 0:
-            raise RecipeError("woodfisher: block, samples and chunk must be >= 1 and damping > 0")
+            raise RecipeError(
+                "woodfisher: block, samples and chunk must be >= 1 and damping > 0"
+            )
 
     def brief(self) -> tuple[Criterion, int]:
         """Blocks of one weight, on two samples."""
@@ -145,8 +181,13 @@ class WoodFisher:
 
     def scores(self, context: PruningContext) -> Scores:
         """θ² / (2 [F⁻¹]_ii)."""
-        sums, count = sum_over_ranks("the Fisher blocks of woodfisher", lambda: self._blocks(context))
-        return {name: self._score(weight, sums.pop(name) / count) for name, weight in context.weights.items()}
+        sums, count = sum_over_ranks(
+            "the Fisher blocks of woodfisher", lambda: self._blocks(context)
+        )
+        return {
+            name: self._score(weight, sums.pop(name) / count)
+            for name, weight in context.weights.items()
+        }
 
     def _blocks(self, context: PruningContext) -> tuple[Weights, int]:
         sums: dict[str, Tensor] = {}
@@ -166,7 +207,9 @@ class WoodFisher:
             wide = widened(part)
             wide.diagonal(dim1=1, dim2=2).add_(self.damping)
             diagonals.append(torch.linalg.inv(wide).diagonal(dim1=1, dim2=2))
-        inverse = torch.cat(diagonals).reshape(-1)[: weight.numel()].reshape(weight.shape)
+        inverse = (
+            torch.cat(diagonals).reshape(-1)[: weight.numel()].reshape(weight.shape)
+        )
         return widened(weight).square() / (2 * inverse)
 
 
@@ -174,4 +217,6 @@ def _blocks(rows: Tensor, block: int) -> Tensor:
     """[samples, weights] -> [samples, blocks, block] in float32, the last block padded with zeros."""
     size = min(block, rows.shape[1])
     missing = -rows.shape[1] % size
-    return torch.nn.functional.pad(rows.float(), (0, missing)).reshape(len(rows), -1, size)
+    return torch.nn.functional.pad(rows.float(), (0, missing)).reshape(
+        len(rows), -1, size
+    )

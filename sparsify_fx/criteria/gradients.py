@@ -8,7 +8,12 @@ from typing import ClassVar
 import torch
 
 from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
-from sparsify_fx.criteria.objective import Weights, mean_gradient, objective, scoring_batches
+from sparsify_fx.criteria.objective import (
+    Weights,
+    mean_gradient,
+    objective,
+    scoring_batches,
+)
 from sparsify_fx.criteria.scoring_mode import check_mode, in_mode, unit_scales
 from sparsify_fx.criteria.second_derivatives import hessian_product
 from sparsify_fx.distributed.ranks import sum_over_ranks
@@ -45,7 +50,12 @@ class Gradient:
 
     def scores(self, context: PruningContext) -> Scores:
         """`|∂L/∂θ|`."""
-        return {name: value.abs() for name, value in mean_gradient(context, "gradient", mode=self.mode).items()}
+        return {
+            name: value.abs()
+            for name, value in mean_gradient(
+                context, "gradient", mode=self.mode
+            ).items()
+        }
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,10 @@ class Snip:
     def scores(self, context: PruningContext) -> Scores:
         """`|θ ⊙ ∂L/∂θ|`."""
         gradient = mean_gradient(context, "snip", mode=self.mode, unit=self.unit_scales)
-        return {name: (context.weights[name] * value).abs() for name, value in gradient.items()}
+        return {
+            name: (context.weights[name] * value).abs()
+            for name, value in gradient.items()
+        }
 
 
 gradient = CRITERIA.add("gradient", Gradient())
@@ -115,17 +128,29 @@ class GraSP:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise RecipeError(f"grasp: temperature={self.temperature!r} must be > 0; the paper uses 200")
+            raise RecipeError(
+                f"grasp: temperature={self.temperature!r} must be > 0; the paper uses 200"
+            )
         check_mode("grasp", self.mode)
 
     def scores(self, context: PruningContext) -> Scores:
         """Mean over the batches of θ ⊙ (H g), g the mean gradient."""
         weights = dict(context.weights)
-        direction = mean_gradient(context, "grasp", temperature=self.temperature, mode=self.mode, unit=self.unit_scales)
-        product, count = sum_over_ranks("H g of grasp", lambda: self._products(context, weights, direction))
+        direction = mean_gradient(
+            context,
+            "grasp",
+            temperature=self.temperature,
+            mode=self.mode,
+            unit=self.unit_scales,
+        )
+        product, count = sum_over_ranks(
+            "H g of grasp", lambda: self._products(context, weights, direction)
+        )
         return {name: weights[name] * product[name] / count for name in weights}
 
-    def _products(self, context: PruningContext, weights: Weights, direction: Weights) -> tuple[Weights, int]:
+    def _products(
+        self, context: PruningContext, weights: Weights, direction: Weights
+    ) -> tuple[Weights, int]:
         assert context.model is not None
         product = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         replaced = unit_scales(context.model, weights) if self.unit_scales else {}
@@ -133,7 +158,9 @@ class GraSP:
         with in_mode(context.model, self.mode):
             for inputs, targets in scoring_batches(context):
                 loss = objective(context, inputs, targets, self.temperature, replaced)
-                part = hessian_product(context, inputs, loss, weights, direction, "grasp")
+                part = hessian_product(
+                    context, inputs, loss, weights, direction, "grasp"
+                )
                 product = {name: product[name] + part[name] for name in product}
                 count += 1
         return product, count

@@ -36,24 +36,39 @@ class MasksOf:
 
     def __post_init__(self) -> None:
         if not isinstance(self.run, str) or not self.run:
-            raise RecipeError(f"masks-of: run={self.run!r} must be the path of a run folder")
+            raise RecipeError(
+                f"masks-of: run={self.run!r} must be the path of a run folder"
+            )
 
     def scores(self, context: PruningContext) -> Scores:
         """The other mask as numbers."""
         masks = self._masks(context.weights, context.kept)
         alive = context.alive or masks
-        lost = [name for name in masks if bool(((masks[name] == 1) & (alive[name].cpu() == 0)).any())]
+        lost = [
+            name
+            for name in masks
+            if bool(((masks[name] == 1) & (alive[name].cpu() == 0)).any())
+        ]
         if lost:
             raise CheckpointError(
                 f"the mask of {self.run} keeps weights of {lost[0]} that are pruned here already; start from the same "
                 "mask, and use a run with the same schedule"
             )
-        return {name: masks[name].to(weight) for name, weight in context.weights.items()}
+        return {
+            name: masks[name].to(weight) for name, weight in context.weights.items()
+        }
 
-    def check(self, weights: Mapping[str, Tensor], budgets: Iterable[int], allocation: Allocation) -> None:
+    def check(
+        self,
+        weights: Mapping[str, Tensor],
+        budgets: Iterable[int],
+        allocation: Allocation,
+    ) -> None:
         """Raise the errors above now, before any training."""
         if allocation != Global():
-            raise RecipeError(f"masks-of brings the whole mask; use allocation='global', not {allocation}")
+            raise RecipeError(
+                f"masks-of brings the whole mask; use allocation='global', not {allocation}"
+            )
         for kept in budgets:
             self._masks(weights, kept)
 
@@ -70,7 +85,13 @@ class MasksOf:
 
     def _cycle(self, weights: Mapping[str, Tensor], cycle: int) -> dict[str, Tensor]:
         state = read_state(Path(self.run), cycle=cycle)
-        odd = [n for n, w in weights.items() if mask_key(n) not in state or state[mask_key(n)].shape != w.shape]
+        odd = [
+            n
+            for n, w in weights.items()
+            if mask_key(n) not in state or state[mask_key(n)].shape != w.shape
+        ]
         if odd:
-            raise CheckpointError(f"cycle {cycle} of {self.run} has no mask for {odd[0]} of this model")
+            raise CheckpointError(
+                f"cycle {cycle} of {self.run} has no mask for {odd[0]} of this model"
+            )
         return {name: state[mask_key(name)].to(torch.uint8) for name in weights}

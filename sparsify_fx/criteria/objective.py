@@ -35,15 +35,23 @@ def objective(
     model, loss_fn = context.model, context.loss_fn
     assert model is not None
     assert loss_fn is not None
-    others = {name: p.detach() for name, p in model.named_parameters() if name not in context.weights}
+    others = {
+        name: p.detach()
+        for name, p in model.named_parameters()
+        if name not in context.weights
+    }
 
     def loss(weights: Weights) -> Tensor:
         # Cloned in here: the in-place updates of running statistics must not reach the model.
-        buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        buffers = {
+            name: buffer.detach().clone() for name, buffer in model.named_buffers()
+        }
         given = {**others, **(replaced or {}), **buffers, **weights}
         with plain_kernels(model), local_statistics(model):
             outputs = functional_call(model, given, (inputs,))
-        return loss_fn(outputs / temperature if temperature != 1.0 else outputs, targets)
+        return loss_fn(
+            outputs / temperature if temperature != 1.0 else outputs, targets
+        )
 
     return loss
 
@@ -56,7 +64,9 @@ def gradient_of(loss: Loss, weights: Weights) -> Weights:
     with torch.enable_grad():
         leaves = leaves_of(weights)
         tensors = list(leaves.values())
-        found = torch.autograd.grad(loss(leaves), tensors, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(
+            loss(leaves), tensors, allow_unused=True, materialize_grads=True
+        )
     return dict(zip(leaves, found, strict=True))
 
 
@@ -68,7 +78,9 @@ def leaves_of(weights: Weights) -> Weights:
 @contextlib.contextmanager
 def plain_kernels(model: nn.Module) -> Iterator[None]:
     """Attention and recurrent layers by kernels that have second derivatives (and a vmap); the fused ones have none."""
-    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn) if is_recurrent(model) else ()
+    backends: tuple[Any, ...] = (
+        (torch.backends.mkldnn, torch.backends.cudnn) if is_recurrent(model) else ()
+    )
     before = [backend.enabled for backend in backends]
     try:
         for backend in backends:
@@ -96,19 +108,33 @@ def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:
     empty = True
     for pair in context.batches:
         empty = False
-        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], Tensor)):
+        if not (
+            isinstance(pair, (tuple, list))
+            and len(pair) == 2
+            and isinstance(pair[0], Tensor)
+        ):
             raise RecipeError(
                 f"batches= must give (inputs, targets) pairs whose inputs are one tensor, got {_kind(pair)}; "
                 "wrap a model of several inputs in a module that takes one"
             )
         inputs, targets = pair
-        yield inputs.to(device), targets.to(device) if isinstance(targets, Tensor) else targets
+        yield (
+            inputs.to(device),
+            targets.to(device) if isinstance(targets, Tensor) else targets,
+        )
     if empty:
-        raise RecipeError("batches= is empty; give a list or a loader that can be read again, not a spent iterator")
+        raise RecipeError(
+            "batches= is empty; give a list or a loader that can be read again, not a spent iterator"
+        )
 
 
 def mean_gradient(
-    context: PruningContext, moment: str, *, temperature: float = 1.0, mode: str = "train", unit: bool = False
+    context: PruningContext,
+    moment: str,
+    *,
+    temperature: float = 1.0,
+    mode: str = "train",
+    unit: bool = False,
 ) -> Weights:
     """∇L(θ), the mean over the batches of all ranks, with the shapes of the weights.
 
@@ -126,7 +152,9 @@ def mean_gradient(
         count = 0
         with in_mode(model, mode):
             for inputs, targets in scoring_batches(context):
-                gradient = gradient_of(objective(context, inputs, targets, temperature, replaced), weights)
+                gradient = gradient_of(
+                    objective(context, inputs, targets, temperature, replaced), weights
+                )
                 total = {name: total[name] + gradient[name] for name in total}
                 count += 1
         return total, count

@@ -31,9 +31,13 @@ def rehearse(criterion: Criterion, context: PruningContext) -> None:
     with together(f"the rehearsal of {name}"):
         if not criterion.needs or _read_once(context.batches):
             return
-        trial, samples = criterion.brief() if isinstance(criterion, Brief) else (criterion, None)
+        trial, samples = (
+            criterion.brief() if isinstance(criterion, Brief) else (criterion, None)
+        )
         with independent(), _random_states(context):
-            batches = None if context.batches is None else _first(context.batches, samples)
+            batches = (
+                None if context.batches is None else _first(context.batches, samples)
+            )
             try:
                 trial.scores(replace(context, batches=batches))
             except SparsifyError:
@@ -58,7 +62,11 @@ def _first(batches: Iterable[Any], samples: int | None) -> list[Any]:
     if samples is None or not (isinstance(first, (tuple, list)) and len(first) == 2):
         return [first]
     inputs, targets = first
-    if isinstance(inputs, Tensor) and isinstance(targets, Tensor) and inputs.shape[:1] == targets.shape[:1]:
+    if (
+        isinstance(inputs, Tensor)
+        and isinstance(targets, Tensor)
+        and inputs.shape[:1] == targets.shape[:1]
+    ):
         return [(inputs[:samples], targets[:samples])]
     return [first]
 
@@ -67,12 +75,19 @@ def _first(batches: Iterable[Any], samples: int | None) -> list[Any]:
 def _random_states(context: PruningContext) -> Iterator[None]:
     """Every random state that a loader or a model may draw from, given back."""
     loader = context.batches
-    owned = [getattr(holder, "generator", None) for holder in (loader, getattr(loader, "sampler", None))]
-    generators = [generator for generator in owned if isinstance(generator, torch.Generator)]
+    owned = [
+        getattr(holder, "generator", None)
+        for holder in (loader, getattr(loader, "sampler", None))
+    ]
+    generators = [
+        generator for generator in owned if isinstance(generator, torch.Generator)
+    ]
     before = [generator.get_state() for generator in generators]
     numpy, python = sys.modules.get("numpy"), random.getstate()
     numbers = None if numpy is None else numpy.random.get_state()
-    devices = sorted({weight.get_device() for weight in context.weights.values() if weight.is_cuda})
+    devices = sorted(
+        {weight.get_device() for weight in context.weights.values() if weight.is_cuda}
+    )
     draws = context.generator.get_state()
     try:
         with torch.random.fork_rng(devices):

@@ -12,13 +12,23 @@ from torch import Tensor, nn
 from sparsify_fx.errors import RecipeError
 
 MODES = ("train", "eval")
-_SCALE_NAMES = ("weight", "gamma", "scale", "gain", "alpha", "resweight", "skipinit_gain")
+_SCALE_NAMES = (
+    "weight",
+    "gamma",
+    "scale",
+    "gain",
+    "alpha",
+    "resweight",
+    "skipinit_gain",
+)
 
 
 def check_mode(criterion: str, mode: object) -> None:
     """Raise RecipeError unless it is "train" or "eval"."""
     if mode not in MODES:
-        raise RecipeError(f"{criterion}: mode={mode!r} must be 'train' (as published) or 'eval'")
+        raise RecipeError(
+            f"{criterion}: mode={mode!r} must be 'train' (as published) or 'eval'"
+        )
 
 
 @contextlib.contextmanager
@@ -41,7 +51,9 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
 @contextlib.contextmanager
 def local_statistics(model: nn.Module) -> Iterator[None]:
     """SyncBatchNorm as batch norm: scoring must not wait for ranks that read fewer batches."""
-    synchronised = [module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)]
+    synchronised = [
+        module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)
+    ]
     for module in synchronised:
         module.__dict__["forward"] = types.MethodType(nn.BatchNorm1d.forward, module)
     try:
@@ -61,7 +73,11 @@ def unit_scales(model: nn.Module, prunable: Collection[str]) -> dict[str, Tensor
     for prefix, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             name = f"{prefix}.{key}" if prefix else key
-            if name not in prunable and _is_scale(module, key, parameter) and not parameter.detach().any():
+            if (
+                name not in prunable
+                and _is_scale(module, key, parameter)
+                and not parameter.detach().any()
+            ):
                 found[name] = torch.ones_like(parameter.detach())
     return found
 

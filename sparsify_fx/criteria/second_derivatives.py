@@ -16,7 +16,12 @@ from sparsify_fx.criteria.base import PruningContext
 from sparsify_fx.criteria.objective import Loss, Weights, leaves_of, plain_kernels
 from sparsify_fx.errors import LayerError
 
-_MISSING = ("is not implemented", "not differentiable", "does not support double backward", "once_differentiable")
+_MISSING = (
+    "is not implemented",
+    "not differentiable",
+    "does not support double backward",
+    "once_differentiable",
+)
 
 
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
@@ -35,12 +40,19 @@ _FORMULAS: dict[Any, Callable[..., Tensor]] = {
 class _Formulas(TorchFunctionMode):
     """Calls the formulas in place of kernels without a second derivative, in modules and in functional code alike."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _FORMULAS.get(func, func)(*args, **(kwargs or {}))
 
 
 def hessian_product(
-    context: PruningContext, inputs: Tensor, loss: Loss, weights: Weights, direction: Weights, criterion: str
+    context: PruningContext,
+    inputs: Tensor,
+    loss: Loss,
+    weights: Weights,
+    direction: Weights,
+    criterion: str,
 ) -> Weights:
     """H v at `weights`, H the Hessian of the loss on `inputs`: the derivative of the gradient's product with v.
 
@@ -64,11 +76,17 @@ def _product(loss: Loss, weights: Weights, direction: Weights) -> Weights:
     leaves = leaves_of(weights)
     tensors = list(leaves.values())
     gradient = _gradient(loss(leaves), tensors)
-    moving = [(part, v) for part, v in zip(gradient, direction.values(), strict=True) if part.requires_grad]
+    moving = [
+        (part, v)
+        for part, v in zip(gradient, direction.values(), strict=True)
+        if part.requires_grad
+    ]
     if not moving:  # the loss is linear in the weights
         return {name: torch.zeros_like(weight) for name, weight in weights.items()}
     parts, directions = zip(*moving, strict=True)
-    products = torch.autograd.grad(parts, tensors, directions, allow_unused=True, materialize_grads=True)
+    products = torch.autograd.grad(
+        parts, tensors, directions, allow_unused=True, materialize_grads=True
+    )
     return dict(zip(weights, products, strict=True))
 
 
@@ -81,20 +99,29 @@ def _gradient(value: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
     for node in _nodes(value):
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             node.register_hook(_note_constants(type(node).__name__, opaque))
-    found = torch.autograd.grad(value, tensors, create_graph=True, allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        value, tensors, create_graph=True, allow_unused=True, materialize_grads=True
+    )
     if opaque:
         raise RuntimeError(f"{opaque[0]} is not differentiable")
     if any(type(node).__name__ == "Error" for part in found for node in _nodes(part)):
-        raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable")
+        raise RuntimeError(
+            "trying to differentiate twice a function that was marked with @once_differentiable"
+        )
     return found
 
 
 def _note_constants(name: str, opaque: list[str]) -> Callable[..., None]:
     """A hook of a node that notes its name when it returns a constant for a gradient that is none."""
 
-    def hook(to_inputs: tuple[Tensor | None, ...], to_outputs: tuple[Tensor | None, ...]) -> None:
+    def hook(
+        to_inputs: tuple[Tensor | None, ...], to_outputs: tuple[Tensor | None, ...]
+    ) -> None:
         varies = any(part is not None and part.requires_grad for part in to_outputs)
-        constant = any(part is not None and not part.requires_grad and bool(part.any()) for part in to_inputs)
+        constant = any(
+            part is not None and not part.requires_grad and bool(part.any())
+            for part in to_inputs
+        )
         if varies and constant:
             opaque.append(name)
 
@@ -123,18 +150,27 @@ def _culprit(model: nn.Module, inputs: Tensor) -> str:
     calls: list[tuple[str, nn.Module, tuple[Any, ...], dict[str, Any]]] = []
 
     def note(name: str) -> Callable[..., None]:
-        return lambda module, args, kwargs, _: calls.append((name, module, args, kwargs))
+        return lambda module, args, kwargs, _: calls.append(
+            (name, module, args, kwargs)
+        )
 
     copied = copy.deepcopy(model)
     # Hooks run when a module is done: inner modules come before those that hold them.
-    hooks = [m.register_forward_hook(note(name), with_kwargs=True) for name, m in copied.named_modules()]
+    hooks = [
+        m.register_forward_hook(note(name), with_kwargs=True)
+        for name, m in copied.named_modules()
+    ]
     with torch.no_grad(), plain_kernels(copied):
         copied(inputs)
         for hook in hooks:
             hook.remove()
         for name, module, args, kwargs in calls:
             if not _twice(module, args, kwargs):
-                return f"{name} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
+                return (
+                    f"{name} ({type(module).__name__})"
+                    if name
+                    else f"the model ({type(module).__name__})"
+                )
     return "the loss function"
 
 
@@ -148,12 +184,22 @@ def _twice(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return leaves[-1]
 
     with torch.enable_grad(), _Formulas():
-        outputs = module(*(leaf(value).clone() if isinstance(value, Tensor) else value for value in args), **kwargs)
+        outputs = module(
+            *(
+                leaf(value).clone() if isinstance(value, Tensor) else value
+                for value in args
+            ),
+            **kwargs,
+        )
         first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
         if not leaves or not isinstance(first, Tensor) or not first.requires_grad:
             return True
         try:
-            moving = [part for part in _gradient(first.square().sum(), leaves) if part.requires_grad]
+            moving = [
+                part
+                for part in _gradient(first.square().sum(), leaves)
+                if part.requires_grad
+            ]
             if moving:
                 torch.autograd.grad(moving, leaves, moving, allow_unused=True)
         except RuntimeError as error:

@@ -51,8 +51,14 @@ class Synflow:
     needs: ClassVar[tuple[str, ...]] = ("model", "batches")
 
     def __post_init__(self) -> None:
-        if isinstance(self.rounds, bool) or not isinstance(self.rounds, int) or self.rounds < 1:
-            raise RecipeError(f"synflow: rounds={self.rounds!r} must be a whole number >= 1; the paper uses 100")
+        if (
+            isinstance(self.rounds, bool)
+            or not isinstance(self.rounds, int)
+            or self.rounds < 1
+        ):
+            raise RecipeError(
+                f"synflow: rounds={self.rounds!r} must be a whole number >= 1; the paper uses 100"
+            )
 
     def brief(self) -> tuple[Criterion, int]:
         """One round."""
@@ -62,15 +68,25 @@ class Synflow:
         """The last round's scores; −inf where an earlier round pruned."""
         inputs, _ = next(iter(scoring_batches(context)))
         if not inputs.is_floating_point():
-            raise RecipeError(f"synflow feeds ones into the model; inputs of dtype {inputs.dtype} cannot be replaced")
-        alive = context.alive or {name: torch.ones_like(w, dtype=torch.uint8) for name, w in context.weights.items()}
+            raise RecipeError(
+                f"synflow feeds ones into the model; inputs of dtype {inputs.dtype} cannot be replaced"
+            )
+        alive = context.alive or {
+            name: torch.ones_like(w, dtype=torch.uint8)
+            for name, w in context.weights.items()
+        }
         masks = {name: mask.clone() for name, mask in alive.items()}
-        flow = _Flow(context, torch.ones_like(inputs[:1], dtype=torch.float32), self.unit_scales)
+        flow = _Flow(
+            context, torch.ones_like(inputs[:1], dtype=torch.float32), self.unit_scales
+        )
         start = _counts(masks)
         rounds = 1 if isinstance(context.allocation, Pattern) else self.rounds
         for k in range(1, rounds):
             scores = _living(flow.scores(masks), masks)
-            masks = masks_of_counts(scores, _round_counts(context, scores, start, _counts(masks), k / rounds))
+            masks = masks_of_counts(
+                scores,
+                _round_counts(context, scores, start, _counts(masks), k / rounds),
+            )
         return _living(flow.scores(masks), masks)
 
 
@@ -79,18 +95,30 @@ def _counts(masks: dict[str, Tensor]) -> dict[str, int]:
 
 
 def _living(scores: Scores, masks: dict[str, Tensor]) -> Scores:
-    return {name: score.masked_fill(masks[name] == 0, -torch.inf) for name, score in scores.items()}
+    return {
+        name: score.masked_fill(masks[name] == 0, -torch.inf)
+        for name, score in scores.items()
+    }
 
 
 def _round_counts(
-    context: PruningContext, scores: Scores, start: dict[str, int], now: dict[str, int], share: float
+    context: PruningContext,
+    scores: Scores,
+    start: dict[str, int],
+    now: dict[str, int],
+    share: float,
 ) -> dict[str, int]:
     """Weights of each layer after the share k/n of the rounds: N · ρ^(k/n), over the model or layer by layer."""
     if isinstance(context.allocation, Global):
         before = sum(start.values())
-        return context.allocation.counts(scores, now, round(before * (context.kept / before) ** share))
+        return context.allocation.counts(
+            scores, now, round(before * (context.kept / before) ** share)
+        )
     final = context.allocation.counts(scores, start, context.kept)
-    return {name: max(final[name], round(start[name] ** (1 - share) * final[name] ** share)) for name in start}
+    return {
+        name: max(final[name], round(start[name] ** (1 - share) * final[name] ** share))
+        for name in start
+    }
 
 
 class _Flow:
@@ -98,7 +126,10 @@ class _Flow:
 
     def __init__(self, context: PruningContext, ones: Tensor, unit: bool) -> None:
         assert context.model is not None
-        self.ones, self.weights = ones, {name: weight.abs() for name, weight in context.weights.items()}
+        self.ones, self.weights = (
+            ones,
+            {name: weight.abs() for name, weight in context.weights.items()},
+        )
         self.model: nn.Module = copy.deepcopy(context.model).eval()
         for name in unit_scales(self.model, context.weights) if unit else ():
             nn.init.ones_(self.model.get_parameter(name))
@@ -113,7 +144,9 @@ class _Flow:
 
     def scores(self, masks: dict[str, Tensor]) -> Scores:
         """|θ| ⊙ ∂R/∂|θ| under the masks."""
-        effective = {name: weight * masks[name] for name, weight in self.weights.items()}
+        effective = {
+            name: weight * masks[name] for name, weight in self.weights.items()
+        }
         gradient = grad(self._outputs)(effective)
         scores = {name: effective[name] * gradient[name] for name in effective}
         finite = all(torch.isfinite(score).all() for score in scores.values())
@@ -123,12 +156,22 @@ class _Flow:
             self._cast(torch.float64)
             return self.scores(masks)
         if not finite:
-            raise RecipeError("synflow: the flow overflows even in float64; use another criterion for this model")
+            raise RecipeError(
+                "synflow: the flow overflows even in float64; use another criterion for this model"
+            )
         return scores
 
     def _outputs(self, weights: dict[str, Tensor]) -> Tensor:
-        fixed = {name: p.detach() for name, p in self.model.named_parameters() if name not in weights}
-        outputs = functional_call(self.model, {**fixed, **dict(self.model.named_buffers()), **weights}, (self.ones,))
+        fixed = {
+            name: p.detach()
+            for name, p in self.model.named_parameters()
+            if name not in weights
+        }
+        outputs = functional_call(
+            self.model,
+            {**fixed, **dict(self.model.named_buffers()), **weights},
+            (self.ones,),
+        )
         if not isinstance(outputs, Tensor):
             raise RecipeError(
                 f"synflow needs a model that returns one tensor, this one returns {type(outputs).__name__}"
@@ -143,5 +186,8 @@ def _make_absolute(model: nn.Module) -> None:
         if tensor.is_floating_point():
             tensor.abs_()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
+        if (
+            isinstance(module, nn.modules.batchnorm._NormBase)
+            and module.running_mean is not None
+        ):
             module.running_mean.zero_()

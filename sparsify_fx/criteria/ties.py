@@ -47,7 +47,9 @@ class Ties:
 
     def __bool__(self) -> bool:
         """Whether position decides so much that a user should know."""
-        return bool(self.level) or min(self.kept, self.dropped) > max(SHARE * self.weights, FEW)
+        return bool(self.level) or min(self.kept, self.dropped) > max(
+            SHARE * self.weights, FEW
+        )
 
     def sentence(self) -> str:
         """The facts; empty when they do not matter.
@@ -57,11 +59,21 @@ class Ties:
         """
         if not self:
             return ""
-        at = "thresholds of their layers" if self.score is None else f"threshold, score {self.score + 0.0:g}"
+        at = (
+            "thresholds of their layers"
+            if self.score is None
+            else f"threshold, score {self.score + 0.0:g}"
+        )
         told = f"{self.kept + self.dropped} of {self.weights} weights tie at the {at}: "
         told += f"the first {self.kept} stay, {self.dropped} go"
-        partly = tuple(name for name in self.level if name not in {*self.filled, *self.emptied})
-        for names, fate in ((self.emptied, "emptied"), (self.filled, "kept whole"), (partly, "divided by position")):
+        partly = tuple(
+            name for name in self.level if name not in {*self.filled, *self.emptied}
+        )
+        for names, fate in (
+            (self.emptied, "emptied"),
+            (self.filled, "kept whole"),
+            (partly, "divided by position"),
+        ):
             if names:
                 told += f"; {len(names)} layer{' is' if len(names) == 1 else 's are'} {fate}: {listed(names)}"
         return told
@@ -69,7 +81,10 @@ class Ties:
     def warn(self, criterion: str) -> None:
         """Give a TiesWarning, if they matter."""
         if self:
-            warn(f"{criterion} cannot tell weights apart: {self.sentence()}; {_REMEDY}", TiesWarning)
+            warn(
+                f"{criterion} cannot tell weights apart: {self.sentence()}; {_REMEDY}",
+                TiesWarning,
+            )
 
 
 def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
@@ -89,11 +104,20 @@ def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
     looked = {name: _ends(_part(name, scores, masks, weights)) for name in scores}
     if not any(low == high for low, high in [_overall(looked), *looked.values()]):
         return Ties()
-    layers = {name: _Layer.of(scores[name], masks[name], weights[name]) for name in scores}
+    layers = {
+        name: _Layer.of(scores[name], masks[name], weights[name]) for name in scores
+    }
     ends = {name: _ends(layer) for name, layer in layers.items()}
     low, high = _overall(ends)
     if high > low:
-        return _counted(layers, {name: low if low == high else math.nan for name, (low, high) in ends.items()}, None)
+        return _counted(
+            layers,
+            {
+                name: low if low == high else math.nan
+                for name, (low, high) in ends.items()
+            },
+            None,
+        )
     return _counted(layers, dict.fromkeys(layers, low), low) if low == high else Ties()
 
 
@@ -111,8 +135,15 @@ class _Layer:
         flat = scores.detach().reshape(-1)[::step]
         flat = flat if flat.is_floating_point() else flat.double()
         living = flat > -math.inf
-        harmless = (flat == 0) & (weight.detach().reshape(-1)[::step].to(flat.device) == 0)
-        return _Layer(flat, mask.reshape(-1)[::step].to(flat.device) != 0, living, living & ~harmless)
+        harmless = (flat == 0) & (
+            weight.detach().reshape(-1)[::step].to(flat.device) == 0
+        )
+        return _Layer(
+            flat,
+            mask.reshape(-1)[::step].to(flat.device) != 0,
+            living,
+            living & ~harmless,
+        )
 
 
 def _part(name: str, scores: Scores, masks: Masks, weights: Scores) -> _Layer:
@@ -134,13 +165,18 @@ def _overall(ends: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
     return min(low for low, _ in ends.values()), max(high for _, high in ends.values())
 
 
-def _counted(layers: Mapping[str, _Layer], thresholds: Mapping[str, float], shared: float | None) -> Ties:
+def _counted(
+    layers: Mapping[str, _Layer], thresholds: Mapping[str, float], shared: float | None
+) -> Ties:
     """How many weights lie at the thresholds, and which layers have no other score."""
     kept = dropped = living = 0
     level: dict[str, tuple[int, int]] = {}
     for name, layer in layers.items():
         tied = layer.counts & (layer.scores == thresholds[name])
-        stay, could = int((tied & layer.kept).count_nonzero()), int(layer.living.count_nonzero())
+        stay, could = (
+            int((tied & layer.kept).count_nonzero()),
+            int(layer.living.count_nonzero()),
+        )
         go = int(tied.count_nonzero()) - stay
         kept, dropped, living = kept + stay, dropped + go, living + could
         if stay + go == could > FEW:

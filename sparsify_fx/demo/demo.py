@@ -64,14 +64,25 @@ class DemoResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
-        return {**asdict(self), "rows": [{**asdict(row), "curve": list(row.curve)} for row in self.rows]}
+        return {
+            **asdict(self),
+            "rows": [{**asdict(row), "curve": list(row.curve)} for row in self.rows],
+        }
 
     def table(self) -> FittingTable:
         """One line per method."""
         table = FittingTable(
-            "method", title=f"tested on {self.digits:,} real digits; dense and sparse: ONNX file sizes"
+            "method",
+            title=f"tested on {self.digits:,} real digits; dense and sparse: ONNX file sizes",
         )
-        for column in ("accuracy", "non-zeros", "sign flips", "dense", "sparse", "agree"):
+        for column in (
+            "accuracy",
+            "non-zeros",
+            "sign flips",
+            "dense",
+            "sparse",
+            "agree",
+        ):
             table.add_column(column, justify="right")
         for row in self.rows:
             table.add_row(
@@ -92,7 +103,11 @@ class DemoResult:
 
 
 def run_demo(
-    out: str | Path, *, epochs: int | None = None, seed: int = 0, console: Console | None = None
+    out: str | Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    console: Console | None = None,
 ) -> DemoResult:
     """Train the three, compare them, export each, and check every prediction of onnxruntime against PyTorch.
 
@@ -108,15 +123,29 @@ def run_demo(
     """
     start, folder = time.perf_counter(), Path(out)
     figure_class = _figure_class()
-    values = {"epochs": epochs, "seed": seed, "sparsity": SPARSITY, "device": "cpu", "compile": False, "amp": False}
-    configs = {method: load_config(RECIPE, values={**values, "method": method}) for method in METHODS}
+    values = {
+        "epochs": epochs,
+        "seed": seed,
+        "sparsity": SPARSITY,
+        "device": "cpu",
+        "compile": False,
+        "amp": False,
+    }
+    configs = {
+        method: load_config(RECIPE, values={**values, "method": method})
+        for method in METHODS
+    }
     _make(folder)
     results: dict[str, Result] = {}
     for method, config in configs.items():
         if console is not None:
             console.print(f"training {method}")
         results[method] = train(
-            config, runs_dir=folder / "runs", force=True, progress=console is not None, console=console
+            config,
+            runs_dir=folder / "runs",
+            force=True,
+            progress=console is not None,
+            console=console,
         )
     sessions = {method: build_session(config) for method, config in configs.items()}
     equal = _same_masks(_masks(sessions["random"]), _masks(sessions["signin"]))
@@ -125,7 +154,14 @@ def run_demo(
     speed = sparse_speed(sessions[last].model, _images(sessions[last]), folder, last)
     plot = folder / "curves.png"
     _plot(figure_class, rows, plot)
-    return DemoResult(rows, equal, len(sessions["dense"].data.test), str(plot), speed, time.perf_counter() - start)
+    return DemoResult(
+        rows,
+        equal,
+        len(sessions["dense"].data.test),
+        str(plot),
+        speed,
+        time.perf_counter() - start,
+    )
 
 
 def _images(session: Session) -> Tensor:
@@ -135,7 +171,11 @@ def _images(session: Session) -> Tensor:
 
 def _row(session: Session, result: Result, folder: Path) -> DemoRow:
     """Export and count; `session` is fresh: its weights are the initial ones, and the trained ones afterwards."""
-    before, masks, folder_of_run = dense_state_dict(session.model), _masks(session), RunFolder(result.path)
+    before, masks, folder_of_run = (
+        dense_state_dict(session.model),
+        _masks(session),
+        RunFolder(result.path),
+    )
     before = {name: tensor.clone() for name, tensor in before.items()}
     state = folder_of_run.checkpoint()
     assert state is not None  # a finished run has one
@@ -143,7 +183,9 @@ def _row(session: Session, result: Result, folder: Path) -> DemoRow:
     model = merge(session.model).eval()
     after = model.state_dict()
     images = _images(session)
-    report = export(model, folder / f"{result.method}.onnx", images[:1], verify_inputs=images)
+    report = export(
+        model, folder / f"{result.method}.onnx", images[:1], verify_inputs=images
+    )
     flips = sign_flips(before, after, masks)
     return DemoRow(
         method=result.method,
@@ -165,23 +207,32 @@ def _masks(session: Session) -> dict[str, Tensor]:
     """The masks by weight; all ones where there is none."""
     found = programs(session.model).items()
     masks = ((name, program.current_mask(), program.theta()) for name, program in found)
-    return {name: torch.ones_like(theta, dtype=torch.uint8) if mask is None else mask for name, mask, theta in masks}
+    return {
+        name: torch.ones_like(theta, dtype=torch.uint8) if mask is None else mask
+        for name, mask, theta in masks
+    }
 
 
 def _same_masks(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """True; a difference would make the comparison meaningless and raises."""
     different = [name for name in a if not torch.equal(a[name], b[name])]
     if different or a.keys() != b.keys():
-        raise ConfigError(f"random and signin got different masks in {different}; please report this")
+        raise ConfigError(
+            f"random and signin got different masks in {different}; please report this"
+        )
     return True
 
 
 def _same_predictions(model: nn.Module, file: Path, images: Tensor) -> int:
     """How many images get the same class from onnxruntime and PyTorch: all, or ExportError."""
-    runtime = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    runtime = onnxruntime.InferenceSession(
+        str(file), providers=["CPUExecutionProvider"]
+    )
     same = same_predictions(model, runtime, images)
     if same != len(images):
-        raise ExportError(f"{file}: onnxruntime and PyTorch predict differently on {len(images) - same} digits")
+        raise ExportError(
+            f"{file}: onnxruntime and PyTorch predict differently on {len(images) - same} digits"
+        )
     return same
 
 
@@ -189,7 +240,9 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+        raise ConfigError(
+            f"cannot write to {folder}: {error.strerror}; choose another --out"
+        ) from error
 
 
 def _figure_class() -> Any:
@@ -197,7 +250,9 @@ def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("the demo draws with matplotlib; install it: pip install 'sparsify_fx[demo]'") from None
+        raise ConfigError(
+            "the demo draws with matplotlib; install it: pip install 'sparsify_fx[demo]'"
+        ) from None
     return Figure
 
 
@@ -206,9 +261,17 @@ def _plot(figure_class: Any, rows: tuple[DemoRow, ...], path: Path) -> None:
     figure = figure_class(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for row in rows:
-        label = row.method if row.nonzeros == row.weights else f"{row.method}, {row.nonzeros:,} weights"
+        label = (
+            row.method
+            if row.nonzeros == row.weights
+            else f"{row.method}, {row.nonzeros:,} weights"
+        )
         axes.plot(range(1, len(row.curve) + 1), row.curve, marker="o", label=label)
-    axes.set(xlabel="epoch", ylabel="test accuracy", title="LeNet-5 with batch norm, 4,000 real digits")
+    axes.set(
+        xlabel="epoch",
+        ylabel="test accuracy",
+        title="LeNet-5 with batch norm, 4,000 real digits",
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

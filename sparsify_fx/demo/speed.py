@@ -39,7 +39,9 @@ class SparseSpeed:
         )
 
 
-def sparse_speed(model: nn.Module, images: Tensor, folder: Path, method: str) -> SparseSpeed:
+def sparse_speed(
+    model: nn.Module, images: Tensor, folder: Path, method: str
+) -> SparseSpeed:
     """Export for the sparse runtime, check every prediction against PyTorch, and time it against the dense file.
 
     Raises ExportError when a prediction differs. Without the compiled library nothing is written, and `said` says why.
@@ -54,7 +56,11 @@ def sparse_speed(model: nn.Module, images: Tensor, folder: Path, method: str) ->
     )  # fmt: skip
     same = same_predictions(model, runtime.session(path), images)
     if same != len(images):
-        raise ExportError(f"{path}: onnxruntime and PyTorch predict differently on {len(images) - same} digits")
+        raise ExportError(
+            f"{path}: onnxruntime and PyTorch predict differently on {len(images) - same} digits"
+        )
     assert report.speed is not None  # measured above
     faster = 1 / report.speed.cpu_latency_ratio
-    return SparseSpeed(method, BATCH, report.sparse_layers, same, faster, str(path), report.verdict)
+    return SparseSpeed(
+        method, BATCH, report.sparse_layers, same, faster, str(path), report.verdict
+    )

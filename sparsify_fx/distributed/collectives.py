@@ -72,7 +72,9 @@ def gather(ranks: dist.ProcessGroup, own: Tensor) -> list[Tensor]:
 def _device(ranks: dist.ProcessGroup, wanted: torch.device) -> torch.device:
     """Where the group can send a tensor from: where it is, else the CPU, else the accelerator."""
     kinds = [device.type for device in ranks._device_types]
-    gloo = "gloo" in dist.get_backend(ranks)  # sends from the CPU alone, whatever it says
+    gloo = "gloo" in dist.get_backend(
+        ranks
+    )  # sends from the CPU alone, whatever it says
     if wanted.type in kinds and not (gloo and wanted.type != "cpu"):
         return wanted
     if "cpu" in kinds:

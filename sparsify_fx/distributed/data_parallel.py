@@ -20,7 +20,11 @@ def ignore_masks_in_ddp(model: nn.Module) -> None:
     module does not know of it and sends the masks, which is slower and right as well.
     """
     own = getattr(model, _IGNORED, ())
-    setattr(model, _IGNORED, [*own, *(name for name in mask_names(model) if name not in own)])
+    setattr(
+        model,
+        _IGNORED,
+        [*own, *(name for name in mask_names(model) if name not in own)],
+    )
 
 
 def restore_ddp(model: nn.Module) -> None:
@@ -89,7 +93,10 @@ def _is_mask(name: str) -> bool:
 
 def _shards(model: nn.Module) -> Iterator[str]:
     """What is sharded, in words. Asks no module that nobody has imported."""
-    fsdp, tensors = sys.modules.get("torch.distributed.fsdp"), sys.modules.get("torch.distributed.tensor")
+    fsdp, tensors = (
+        sys.modules.get("torch.distributed.fsdp"),
+        sys.modules.get("torch.distributed.tensor"),
+    )
     for name, module in model.named_modules():
         label = name or f"the {type(module).__name__}"
         if fsdp is not None and isinstance(module, fsdp.FSDPModule):
@@ -99,11 +106,19 @@ def _shards(model: nn.Module) -> Iterator[str]:
         if getattr(module, "_is_fsdp_managed_module", False):
             yield f"{label} is managed by FullyShardedDataParallel"
         for key, parameter in module._parameters.items():
-            if parameter is not None and tensors is not None and isinstance(parameter, tensors.DTensor):
+            if (
+                parameter is not None
+                and tensors is not None
+                and isinstance(parameter, tensors.DTensor)
+            ):
                 yield f"{qualified(name, key)} is a DTensor"
             if _is_zero_3(parameter):
                 yield f"{qualified(name, key)} is partitioned by DeepSpeed (ZeRO stage 3)"
 
 
 def _is_zero_3(parameter: Tensor | None) -> bool:
-    return parameter is not None and hasattr(parameter, "ds_id") and hasattr(parameter, "ds_status")
+    return (
+        parameter is not None
+        and hasattr(parameter, "ds_id")
+        and hasattr(parameter, "ds_status")
+    )

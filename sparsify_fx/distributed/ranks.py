@@ -51,7 +51,9 @@ _REMEDIES = {
 }
 
 
-def exchange(moment: str, said: str = "", error: BaseException | None = None) -> list[str]:
+def exchange(
+    moment: str, said: str = "", error: BaseException | None = None
+) -> list[str]:
     """What every rank says at `moment`, in rank order; alone, only what was `said` here.
 
     Args:
@@ -65,16 +67,30 @@ def exchange(moment: str, said: str = "", error: BaseException | None = None) ->
     if ranks is None:
         return [said]
     told = "" if error is None else f"{type(error).__name__}: {error}"
-    messages = [text.split("\x1f") for text in gather_texts(ranks, f"{moment[:200]}\x1f{told[:400]}\x1f{said}")]
+    messages = [
+        text.split("\x1f")
+        for text in gather_texts(ranks, f"{moment[:200]}\x1f{told[:400]}\x1f{said}")
+    ]
     if error is not None:
         _mark(error)
         return []
-    failed = [(_name(ranks, i), message[1]) for i, message in enumerate(messages) if message[1]]
+    failed = [
+        (_name(ranks, i), message[1])
+        for i, message in enumerate(messages)
+        if message[1]
+    ]
     if failed:
-        raise DistributedError(f"rank {failed[0][0]} failed at {moment}: {failed[0][1]}; so no other rank goes on")
+        raise DistributedError(
+            f"rank {failed[0][0]} failed at {moment}: {failed[0][1]}; so no other rank goes on"
+        )
     if any(message[0] != messages[0][0] for message in messages):
-        places = ", ".join(f"rank {_name(ranks, i)} at {message[0]}" for i, message in enumerate(messages))
-        raise DistributedError(f"every rank must make the same calls, but they differ: {places}; {_OTHER_MODELS}")
+        places = ", ".join(
+            f"rank {_name(ranks, i)} at {message[0]}"
+            for i, message in enumerate(messages)
+        )
+        raise DistributedError(
+            f"every rank must make the same calls, but they differ: {places}; {_OTHER_MODELS}"
+        )
     return [message[2] for message in messages]
 
 
@@ -86,7 +102,9 @@ def together(moment: str) -> Iterator[None]:
     exchange(moment)
 
 
-def sum_over_ranks(moment: str, work: Callable[[], tuple[dict[str, Tensor], int]]) -> tuple[dict[str, Tensor], int]:
+def sum_over_ranks(
+    moment: str, work: Callable[[], tuple[dict[str, Tensor], int]]
+) -> tuple[dict[str, Tensor], int]:
     """The sums and the count that `work` gives, added up over the ranks; alone, exactly what it gives.
 
     Added in float64 in the order of the ranks, so that every rank has the same bits. Ranks may count differently.
@@ -108,16 +126,22 @@ def sum_over_ranks(moment: str, work: Callable[[], tuple[dict[str, Tensor], int]
         raise DistributedError(
             f"at {moment} the ranks hold different models: {_by_rank(ranks, layouts)}; {_OTHER_MODELS}"
         )
-    return {name: sum_in_place(ranks, value) for name, value in sums.items()}, sum(map(int, counts))
+    return {name: sum_in_place(ranks, value) for name, value in sums.items()}, sum(
+        map(int, counts)
+    )
 
 
-def mean_over_ranks(moment: str, work: Callable[[], tuple[dict[str, Tensor], int]]) -> dict[str, Tensor]:
+def mean_over_ranks(
+    moment: str, work: Callable[[], tuple[dict[str, Tensor], int]]
+) -> dict[str, Tensor]:
     """The sums of `work` over all ranks divided by the number of terms over all ranks; see `sum_over_ranks`."""
     sums, count = sum_over_ranks(moment, work)
     return {name: value / count for name, value in sums.items()}
 
 
-def mean_number(value: float | None, moment: str = "a mean over the ranks") -> float | None:
+def mean_number(
+    value: float | None, moment: str = "a mean over the ranks"
+) -> float | None:
     """The mean of a number over the ranks that have one, the same on every rank; None when none has.
 
     >>> mean_number(0.5)
@@ -128,12 +152,17 @@ def mean_number(value: float | None, moment: str = "a mean over the ranks") -> f
     return math.fsum(numbers) / len(numbers) if numbers else None
 
 
-def averaged_if_different(moment: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def averaged_if_different(
+    moment: str, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """`tensors` as they are where all ranks hold the same bits, else their mean over the ranks."""
     ranks = group()
     if ranks is None or len(set(exchange(moment, digest(tensors)))) == 1:
         return dict(tensors)
-    return mean_over_ranks(moment, lambda: ({name: value.detach().clone() for name, value in tensors.items()}, 1))
+    return mean_over_ranks(
+        moment,
+        lambda: ({name: value.detach().clone() for name, value in tensors.items()}, 1),
+    )
 
 
 def check_equal_masks(programs: Mapping[str, WeightProgram], moment: str) -> None:
@@ -146,7 +175,11 @@ def check_equal_masks(programs: Mapping[str, WeightProgram], moment: str) -> Non
     Raises DistributedError on every rank when masks differ; it names the ranks, a tensor, and what to do.
     """
     found = {name: program.current_mask() for name, program in programs.items()}
-    check_equal("masks", {name: mask for name, mask in found.items() if mask is not None}, moment)
+    check_equal(
+        "masks",
+        {name: mask for name, mask in found.items() if mask is not None},
+        moment,
+    )
 
 
 def check_equal_weights(programs: Mapping[str, WeightProgram], moment: str) -> None:
@@ -154,8 +187,16 @@ def check_equal_weights(programs: Mapping[str, WeightProgram], moment: str) -> N
 
     They differ when nobody averages gradients: a model without DistributedDataParallel, or one wrapped too early.
     """
-    found = {(name, key): p for name, program in programs.items() for key, p in program.named_parameters()}
-    check_equal("weights", {f"{name} ({key})": parameter for (name, key), parameter in found.items()}, moment)
+    found = {
+        (name, key): p
+        for name, program in programs.items()
+        for key, p in program.named_parameters()
+    }
+    check_equal(
+        "weights",
+        {f"{name} ({key})": parameter for (name, key), parameter in found.items()},
+        moment,
+    )
 
 
 def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:
@@ -169,15 +210,26 @@ def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:
         return
     names = list(tensors)
     layout = f"{len(names)} tensors, digest {text_hash(','.join(names))}"
-    said = [text.split("/") for text in exchange(f"comparing {what} {moment}", f"{digest(tensors)}/{layout}")]
+    said = [
+        text.split("/")
+        for text in exchange(
+            f"comparing {what} {moment}", f"{digest(tensors)}/{layout}"
+        )
+    ]
     if len({text[1] for text in said}) > 1:
         told = _by_rank(ranks, [text[1] for text in said])
-        raise DistributedError(f"{moment} the ranks hold different models: {told}; {_OTHER_MODELS}")
+        raise DistributedError(
+            f"{moment} the ranks hold different models: {told}; {_OTHER_MODELS}"
+        )
     if len({text[0] for text in said}) > 1:
-        raise DistributedError(f"{moment} {_difference(ranks, what, tensors)}. {_REMEDIES[what]}; {_OTHER_MODELS}")
+        raise DistributedError(
+            f"{moment} {_difference(ranks, what, tensors)}. {_REMEDIES[what]}; {_OTHER_MODELS}"
+        )
 
 
-def _difference(ranks: dist.ProcessGroup, what: str, tensors: Mapping[str, Tensor]) -> str:
+def _difference(
+    ranks: dist.ProcessGroup, what: str, tensors: Mapping[str, Tensor]
+) -> str:
     """Which ranks differ from most others (from the first, when no side is larger), in which tensors."""
     own = torch.tensor(fingerprints(tensors), dtype=torch.int64)
     every = [row.tolist() for row in gather(ranks, own)]
@@ -221,4 +273,6 @@ def _mark(error: BaseException) -> None:
 
 def _heard(error: BaseException) -> bool:
     """Whether every rank knows of the error already."""
-    return isinstance(error, DistributedError) or "heard_by_all_ranks" in getattr(error, "__dict__", {})
+    return isinstance(error, DistributedError) or "heard_by_all_ranks" in getattr(
+        error, "__dict__", {}
+    )

@@ -53,5 +53,7 @@ def fingerprints(tensors: Mapping[str, Tensor]) -> list[int]:
     found: dict[int, int] = {}
     for device in dict.fromkeys(value.device for value in hashes):
         mine = [i for i, value in enumerate(hashes) if value.device == device]
-        found |= dict(zip(mine, torch.stack([hashes[i] for i in mine]).tolist(), strict=True))
+        found |= dict(
+            zip(mine, torch.stack([hashes[i] for i in mine]).tolist(), strict=True)
+        )
     return [found[i] for i in range(len(hashes))]

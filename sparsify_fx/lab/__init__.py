@@ -1,7 +1,12 @@
 """The papers' small theory experiments: `sparsify-fx lab NAME`."""
 
 from sparsify_fx.lab.base import EXPERIMENTS, Check, Experiment, Findings
-from sparsify_fx.lab.run import LabResult, all_experiments, find_experiment, run_experiment
+from sparsify_fx.lab.run import (
+    LabResult,
+    all_experiments,
+    find_experiment,
+    run_experiment,
+)
 from sparsify_fx.tables.grids import Grid
 
 __all__ = [

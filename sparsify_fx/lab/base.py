@@ -61,6 +61,8 @@ class Experiment:
 EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 
 
-def experiment(name: str, *, paper: str, claim: str) -> Callable[[Callable[[bool, int], Findings]], Experiment]:
+def experiment(
+    name: str, *, paper: str, claim: str
+) -> Callable[[Callable[[bool, int], Findings]], Experiment]:
     """Decorator: register a function of (full, seed) as an experiment."""
     return lambda run: EXPERIMENTS.add(name, Experiment(name, paper, claim, run))

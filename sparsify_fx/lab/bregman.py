@@ -11,7 +11,9 @@ from sparsify_fx.lab.diagonal_problem import Regression, Schedule, factors
 from sparsify_fx.lab.flow import integrate
 
 
-def width_at(up: Tensor, down: Tensor, total: Tensor | float, exponent: float = 4.0) -> Tensor:
+def width_at(
+    up: Tensor, down: Tensor, total: Tensor | float, exponent: float = 4.0
+) -> Tensor:
     """a_t = 2u₀v₀ exp(−4A), A = ∫α.
 
     The exponent that Lemma B.1 implies is 4; paper 003 prints 2 in Theorem 2.1, Eq. 6 and Lemma B.2.
@@ -21,7 +23,11 @@ def width_at(up: Tensor, down: Tensor, total: Tensor | float, exponent: float = 
 
 def potential(point: Tensor, up: Tensor, down: Tensor, width: Tensor) -> Tensor:
     """R_a(x) = ½ [x arcsinh(x/a) − sqrt(x² + a²) − x log(u₀/v₀)], elementwise. Source: paper 003, Theorem 2.1."""
-    return (point * torch.asinh(point / width) - torch.hypot(point, width) - point * torch.log(up / down)) / 2
+    return (
+        point * torch.asinh(point / width)
+        - torch.hypot(point, width)
+        - point * torch.log(up / down)
+    ) / 2
 
 
 def mirror(point: Tensor, up: Tensor, down: Tensor, width: Tensor) -> Tensor:
@@ -43,7 +49,9 @@ class Residuals:
     printed: float
 
 
-def check_mirror_flow(problem: Regression, schedule: Schedule, times: Tensor) -> Residuals:
+def check_mirror_flow(
+    problem: Regression, schedule: Schedule, times: Tensor
+) -> Residuals:
     """Integrate paper 003's Eq. 11 for m and w, with L = ∫∇f beside them, and compare.
 
     Lemma B.1: x = u₀² exp(−2L − 4A) − v₀² exp(2L − 4A). Theorem 2.1, integrated: ∇R_{a_t}(x_t) − ∇R_{a_0}(x_0) = −L.
@@ -55,17 +63,31 @@ def check_mirror_flow(problem: Regression, schedule: Schedule, times: Tensor) ->
     def field(moment: Tensor, state: Tensor) -> Tensor:
         m, w, _ = state.view(3, *start.shape)
         slope, decay = problem.gradient(m * w), 2 * schedule.strength(moment[0])
-        return torch.stack([-slope * w - decay * m, -slope * m - decay * w, slope]).view(1, -1)
+        return torch.stack(
+            [-slope * w - decay * m, -slope * m - decay * w, slope]
+        ).view(1, -1)
 
     begin = torch.cat([first.flatten(), second.flatten(), start.new_zeros(size)])[None]
-    path = integrate(field, begin, times, rtol=1e-10, atol=1e-13).view(len(times), 3, *start.shape)
+    path = integrate(field, begin, times, rtol=1e-10, atol=1e-13).view(
+        len(times), 3, *start.shape
+    )
     point, impulse = path[:, 0] * path[:, 1], path[:, 2]
     total = schedule.integral(times).view(-1, 1, 1, 1)
     up, down = (first + second) / 2, (first - second) / 2
-    lemma = up.square() * torch.exp(-2 * impulse - 4 * total) - down.square() * torch.exp(2 * impulse - 4 * total)
+    lemma = up.square() * torch.exp(
+        -2 * impulse - 4 * total
+    ) - down.square() * torch.exp(2 * impulse - 4 * total)
     before = mirror(point[0], up, down, width_at(up, down, 0.0))
     residuals = [
-        float((mirror(point, up, down, width_at(up, down, total, exponent)) - before + impulse).abs().max())
+        float(
+            (
+                mirror(point, up, down, width_at(up, down, total, exponent))
+                - before
+                + impulse
+            )
+            .abs()
+            .max()
+        )
         for exponent in (4.0, 2.0)
     ]
     return Residuals(float((lemma - point).abs().max()), *residuals)

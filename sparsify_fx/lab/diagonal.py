@@ -30,14 +30,22 @@ from sparsify_fx.tables.grids import Grid
 LABELS = {"pilot": "m ⊙ w, PILoT start", "spred": "m ⊙ w, spred start", "l1": "x, L1"}
 
 
-def draw_distances(paths: dict[str, tuple[Tensor, Tensor]], best: dict[str, Schedule], figure: Any) -> None:
+def draw_distances(
+    paths: dict[str, tuple[Tensor, Tensor]], best: dict[str, Schedule], figure: Any
+) -> None:
     """Fig. 2 of paper 003: distance to the truth over time with 0.95 bands."""
     figure.set_size_inches(6, 4)
     axes = figure.subplots()
     for init, (times, path) in paths.items():
         mean, half = _band(path)
         (line,) = axes.plot(times, mean, label=f"{LABELS[init]}: {best[init]}")
-        axes.fill_between(times, (mean - half).clamp(min=1e-9), mean + half, color=line.get_color(), alpha=0.2)
+        axes.fill_between(
+            times,
+            (mean - half).clamp(min=1e-9),
+            mean + half,
+            color=line.get_color(),
+            alpha=0.2,
+        )
     axes.set(xlabel="time", ylabel="|x − x*|", yscale="log", ylim=(1e-3, 10))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -49,10 +57,20 @@ def draw_schedules(screened: Screened, figure: Any) -> None:
     for axes, init in zip(figure.subplots(1, 3, sharey=True), INITS, strict=True):
         schedules, times, path = screened[init]
         for shape in SHAPES:
-            where = [index for index, schedule in enumerate(schedules) if schedule.shape == shape]
+            where = [
+                index
+                for index, schedule in enumerate(schedules)
+                if schedule.shape == shape
+            ]
             index = min(where, key=lambda run: float(path[-1, :, run].mean()))
             axes.plot(times, path[:, :, index].mean(1), label=str(schedules[index]))
-        axes.set(title=LABELS[init], xlabel="time", ylabel="|x − x*|", yscale="log", ylim=(1e-3, 10))
+        axes.set(
+            title=LABELS[init],
+            xlabel="time",
+            ylabel="|x − x*|",
+            yscale="log",
+            ylim=(1e-3, 10),
+        )
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
 
@@ -73,7 +91,9 @@ def draw_potential(figure: Any) -> None:
 
 
 def _band(path: Tensor) -> tuple[Tensor, Tensor]:
-    return path.mean(1), t_quantile(path.shape[1] - 1) * path.std(1) / path.shape[1] ** 0.5
+    return path.mean(1), t_quantile(path.shape[1] - 1) * path.std(1) / path.shape[
+        1
+    ] ** 0.5
 
 
 @experiment(
@@ -90,44 +110,71 @@ def diagonal(full: bool, seed: int) -> Findings:
 def measure(size: Size, seed: int) -> Findings:
     """The whole experiment at a given size."""
     problem = problem_of(size, seed)
-    screened = {time: screen(size, problem, time) for time in (size.time, size.long_time)}
+    screened = {
+        time: screen(size, problem, time) for time in (size.time, size.long_time)
+    }
     best = nearest(screened[size.time])
     paths = trajectories(size, problem, best)
-    flows = {init: float(final_flow(problem, init, [best[init]]).mean()) for init in ("pilot", "spred")}
+    flows = {
+        init: float(final_flow(problem, init, [best[init]]).mean())
+        for init in ("pilot", "spred")
+    }
     ends = {init: mean_with_interval(path[-1]) for init, (_, path) in paths.items()}
     escaped, early = escapes(size, problem), early_schedules(size, problem)
     moments = torch.linspace(0, min(20.0, size.time), 41, dtype=torch.float64)
     residuals = {
-        shape: check_mirror_flow(problem, Schedule(shape, 1.0, float(moments[-1])), moments) for shape in SHAPES
+        shape: check_mirror_flow(
+            problem, Schedule(shape, 1.0, float(moments[-1])), moments
+        )
+        for shape in SHAPES
     }
     return Findings(
         grids=(
             Grid(
                 f"|x − x*| at time {size.time:g}, step {size.rate:g}, best schedule",
                 ("", "schedule", "distance", "exact flow"),
-                tuple((LABELS[i], str(best[i]), str(ends[i]), flows.get(i, "-")) for i in INITS),
+                tuple(
+                    (LABELS[i], str(best[i]), str(ends[i]), flows.get(i, "-"))
+                    for i in INITS
+                ),
             ),
             *(_by_shape(screened[time], size, time) for time in screened),
             Grid(
                 "the best of constant and geometric schedules, by start, time and step (0: exact flow)",
                 ("start", "time", "step", "distance"),
-                tuple((start, time, rate, str(mean)) for (start, time, rate), mean in escaped.items()),
+                tuple(
+                    (start, time, rate, str(mean))
+                    for (start, time, rate), mean in escaped.items()
+                ),
             ),
             Grid(
                 f"geometric schedules that act within a few {size.early:g} time units",
                 ("", "schedule", "distance"),
-                tuple((LABELS[init], str(schedule), distance) for init, (schedule, distance) in early.items()),
+                tuple(
+                    (LABELS[init], str(schedule), distance)
+                    for init, (schedule, distance) in early.items()
+                ),
             ),
             Grid(
                 "largest residual along a trajectory",
-                ("schedule", "Lemma B.1", "Theorem 2.1, a ~ exp(−4A)", "as printed, exp(−2A)"),
-                tuple((shape, found.lemma, found.theorem, found.printed) for shape, found in residuals.items()),
+                (
+                    "schedule",
+                    "Lemma B.1",
+                    "Theorem 2.1, a ~ exp(−4A)",
+                    "as printed, exp(−2A)",
+                ),
+                tuple(
+                    (shape, found.lemma, found.theorem, found.printed)
+                    for shape, found in residuals.items()
+                ),
             ),
         ),
         checks=_checks(ends, flows, screened[size.time], residuals, early),
         figures={
             "diagonal": lambda figure: draw_distances(paths, best, figure),
-            "diagonal-schedules": lambda figure: draw_schedules(screened[size.time], figure),
+            "diagonal-schedules": lambda figure: draw_schedules(
+                screened[size.time], figure
+            ),
             "diagonal-potential": draw_potential,
         },
         settings=asdict(size),
@@ -143,11 +190,19 @@ def _by_shape(screened: Screened, size: Size, time: float) -> Grid:
     rows = []
     for init, (schedules, _, path) in screened.items():
         for shape in SHAPES:
-            runs = [index for index, schedule in enumerate(schedules) if schedule.shape == shape]
+            runs = [
+                index
+                for index, schedule in enumerate(schedules)
+                if schedule.shape == shape
+            ]
             schedule, _ = best_of([schedules[run] for run in runs], path[-1][:, runs])
             end = path[-1][:, schedules.index(schedule)]
             rows.append((LABELS[init], str(schedule), str(mean_with_interval(end))))
-    return Grid(f"|x − x*| at time {time:g}, step {size.coarse:g}: best strength of each shape", _COLUMNS, tuple(rows))
+    return Grid(
+        f"|x − x*| at time {time:g}, step {size.coarse:g}: best strength of each shape",
+        _COLUMNS,
+        tuple(rows),
+    )
 
 
 _COLUMNS = ("", "schedule", "distance")
@@ -162,12 +217,22 @@ def _checks(
 ) -> tuple[Check, ...]:
     pilot, spred, penalty = ends["pilot"], ends["spred"], ends["l1"]
     apart = pilot.mean + pilot.half < spred.mean - spred.half
-    shapes = {init: best_of(schedules, path[-1])[0].shape for init, (schedules, _, path) in screened.items()}
+    shapes = {
+        init: best_of(schedules, path[-1])[0].shape
+        for init, (schedules, _, path) in screened.items()
+    }
     constant = _best_constant(screened, "l1")
-    lemma, theorem = max(r.lemma for r in residuals.values()), max(r.theorem for r in residuals.values())
+    lemma, theorem = (
+        max(r.lemma for r in residuals.values()),
+        max(r.theorem for r in residuals.values()),
+    )
     printed = max(r.printed for r in residuals.values())
     return (
-        Check("PILoT's start ends nearer to the truth than spred's, intervals apart", f"{pilot} | {spred}", apart),
+        Check(
+            "PILoT's start ends nearer to the truth than spred's, intervals apart",
+            f"{pilot} | {spred}",
+            apart,
+        ),
         Check(
             "spred's flow (Eq. 7) ends where descent at this step does, within 1 %",
             f"{flows['spred']:.4g} | {spred.mean:.4g}",
@@ -188,14 +253,34 @@ def _checks(
             f"{early['pilot'][1]:.3g} | {early['l1'][1]:.3g}",
             early["pilot"][1] < early["l1"][1],
         ),
-        Check("L1's best schedule is a constant one", shapes["l1"], shapes["l1"] == "constant"),
-        Check("Lemma B.1 holds along a trajectory within 1e-6", f"{lemma:.1e}", lemma < 1e-6),
-        Check("Theorem 2.1 with a ~ exp(−4A) holds within 1e-6", f"{theorem:.1e}", theorem < 1e-6),
-        Check("Theorem 2.1 with a as printed, exp(−2A), holds within 1e-6", f"{printed:.1e}", printed < 1e-6),
+        Check(
+            "L1's best schedule is a constant one",
+            shapes["l1"],
+            shapes["l1"] == "constant",
+        ),
+        Check(
+            "Lemma B.1 holds along a trajectory within 1e-6",
+            f"{lemma:.1e}",
+            lemma < 1e-6,
+        ),
+        Check(
+            "Theorem 2.1 with a ~ exp(−4A) holds within 1e-6",
+            f"{theorem:.1e}",
+            theorem < 1e-6,
+        ),
+        Check(
+            "Theorem 2.1 with a as printed, exp(−2A), holds within 1e-6",
+            f"{printed:.1e}",
+            printed < 1e-6,
+        ),
     )
 
 
 def _best_constant(screened: Screened, init: str) -> float:
     schedules, _, path = screened[init]
-    runs = [index for index, schedule in enumerate(schedules) if schedule.shape == "constant"]
+    runs = [
+        index
+        for index, schedule in enumerate(schedules)
+        if schedule.shape == "constant"
+    ]
     return best_of([schedules[run] for run in runs], path[-1][:, runs])[1]

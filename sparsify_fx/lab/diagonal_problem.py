@@ -33,14 +33,22 @@ class Regression:
         return size
 
 
-def draw_regression(seeds: int, samples: int, width: int, nonzeros: int, seed: int) -> Regression:
+def draw_regression(
+    seeds: int, samples: int, width: int, nonzeros: int, seed: int
+) -> Regression:
     """z ~ N(0, I), `nonzeros` entries of x* are ±1, x₀ ~ N(0, I/n); float64. Source: paper 003, section 4."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(seeds, samples, width, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(
+        seeds, samples, width, generator=generator, dtype=torch.float64
+    )
     places = torch.rand(seeds, width, generator=generator).topk(nonzeros, dim=1).indices
-    signs = torch.randn(seeds, nonzeros, generator=generator, dtype=torch.float64).sign()
+    signs = torch.randn(
+        seeds, nonzeros, generator=generator, dtype=torch.float64
+    ).sign()
     truth = torch.zeros(seeds, width, dtype=torch.float64).scatter_(1, places, signs)
-    start = torch.randn(seeds, width, generator=generator, dtype=torch.float64) / math.sqrt(width)
+    start = torch.randn(
+        seeds, width, generator=generator, dtype=torch.float64
+    ) / math.sqrt(width)
     return Regression(inputs, truth, start)
 
 
@@ -82,7 +90,9 @@ class Schedule:
         return self.total * slope / self._whole() / self.unit
 
     def _whole(self) -> Tensor:
-        return _grown(self.shape, torch.tensor(self.time / self.unit, dtype=torch.float64))
+        return _grown(
+            self.shape, torch.tensor(self.time / self.unit, dtype=torch.float64)
+        )
 
 
 def _grown(shape: str, time: Tensor) -> Tensor:
@@ -91,7 +101,11 @@ def _grown(shape: str, time: Tensor) -> Tensor:
         return time
     if shape == "harmonic":
         return torch.log1p(time)
-    return time / (1 + time) if shape == "quadratic" else (1 - 0.95**time) / -math.log(0.95)
+    return (
+        time / (1 + time)
+        if shape == "quadratic"
+        else (1 - 0.95**time) / -math.log(0.95)
+    )
 
 
 INITS = ("pilot", "spred", "l1")
@@ -117,7 +131,12 @@ def factors(start: Tensor, init: str) -> tuple[Tensor, Tensor]:
 
 
 def descend(
-    problem: Regression, init: str, schedules: Sequence[Schedule], *, rate: float, points: int = 100
+    problem: Regression,
+    init: str,
+    schedules: Sequence[Schedule],
+    *,
+    rate: float,
+    points: int = 100,
 ) -> tuple[Tensor, Tensor]:
     """Gradient descent on f(m ⊙ w) + α(|m|² + |w|²), or on f(x) + 2α|x|₁ for init "l1"; one run per seed and schedule.
 
@@ -127,13 +146,22 @@ def descend(
     steps = round(time / rate)
     every = max(1, steps // points)
     start = problem.start[:, None].repeat(1, len(schedules), 1)
-    first, second = (start, torch.zeros_like(start)) if init == "l1" else factors(start, init)
+    first, second = (
+        (start, torch.zeros_like(start)) if init == "l1" else factors(start, init)
+    )
     moments = torch.arange(steps, dtype=torch.float64) * rate
-    strengths = rate * torch.stack([2 * schedule.strength(moments) for schedule in schedules], 1)[:, :, None]
+    strengths = (
+        rate
+        * torch.stack([2 * schedule.strength(moments) for schedule in schedules], 1)[
+            :, :, None
+        ]
+    )
     kept = [problem.distance(start)]
     for index in range(steps):
         if init == "l1":
-            first = first - rate * problem.gradient(first) - strengths[index] * first.sign()
+            first = (
+                first - rate * problem.gradient(first) - strengths[index] * first.sign()
+            )
         else:
             slope, left = rate * problem.gradient(first * second), 1 - strengths[index]
             first, second = left * first - slope * second, left * second - slope * first
@@ -144,7 +172,12 @@ def descend(
 
 
 def exact_flow(
-    problem: Regression, init: str, schedules: Sequence[Schedule], times: Tensor, *, rtol: float = 1e-6
+    problem: Regression,
+    init: str,
+    schedules: Sequence[Schedule],
+    times: Tensor,
+    *,
+    rtol: float = 1e-6,
 ) -> tuple[Tensor, Tensor]:
     """The limit of small steps: x(t) = u₀² exp(−2L − 4A) − v₀² exp(2L − 4A), dL/dt = ∇f(x), L(0) = 0.
 
@@ -159,12 +192,25 @@ def exact_flow(
     up, down = ((first + second) / 2).square(), ((first - second) / 2).square()
 
     def point(moment: Tensor, impulse: Tensor) -> Tensor:
-        decay = -4 * torch.stack([schedule.integral(moment) for schedule in schedules])[:, None]
-        return up * torch.exp(decay - 2 * impulse) - down * torch.exp(decay + 2 * impulse)
+        decay = (
+            -4
+            * torch.stack([schedule.integral(moment) for schedule in schedules])[
+                :, None
+            ]
+        )
+        return up * torch.exp(decay - 2 * impulse) - down * torch.exp(
+            decay + 2 * impulse
+        )
 
     def field(moment: Tensor, flat: Tensor) -> Tensor:
         return problem.gradient(point(moment[0], flat.view(start.shape))).view(1, -1)
 
-    nothing = start.new_zeros(1, start.numel())  # one run for the integrator: all share its step size
-    impulses = integrate(field, nothing, times, rtol=rtol, atol=1e-9).view(-1, *start.shape)
-    return torch.stack([point(*pair) for pair in zip(times, impulses, strict=True)]), impulses
+    nothing = start.new_zeros(
+        1, start.numel()
+    )  # one run for the integrator: all share its step size
+    impulses = integrate(field, nothing, times, rtol=rtol, atol=1e-9).view(
+        -1, *start.shape
+    )
+    return torch.stack(
+        [point(*pair) for pair in zip(times, impulses, strict=True)]
+    ), impulses

@@ -52,7 +52,9 @@ def problem_of(size: Size, seed: int) -> Regression:
 
 def all_schedules(size: Size, time: float, unit: float = 1.0) -> list[Schedule]:
     """Every shape at every total strength."""
-    return [Schedule(shape, total, time, unit) for shape in SHAPES for total in size.totals]
+    return [
+        Schedule(shape, total, time, unit) for shape in SHAPES for total in size.totals
+    ]
 
 
 def best_of(schedules: list[Schedule], distances: Tensor) -> tuple[Schedule, float]:
@@ -69,15 +71,23 @@ Screened = dict[str, tuple[list[Schedule], Tensor, Tensor]]
 def screen(size: Size, problem: Regression, time: float) -> Screened:
     """Every init with every schedule by gradient descent at the coarse step: Fig. 5."""
     schedules = all_schedules(size, time)
-    return {init: (schedules, *descend(problem, init, schedules, rate=size.coarse)) for init in INITS}
+    return {
+        init: (schedules, *descend(problem, init, schedules, rate=size.coarse))
+        for init in INITS
+    }
 
 
 def nearest(screened: Screened) -> dict[str, Schedule]:
     """The best schedule of every init."""
-    return {init: best_of(schedules, path[-1])[0] for init, (schedules, _, path) in screened.items()}
+    return {
+        init: best_of(schedules, path[-1])[0]
+        for init, (schedules, _, path) in screened.items()
+    }
 
 
-def trajectories(size: Size, problem: Regression, best: dict[str, Schedule]) -> dict[str, tuple[Tensor, Tensor]]:
+def trajectories(
+    size: Size, problem: Regression, best: dict[str, Schedule]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Fig. 2: times and distances [points, seeds] of every init with its best schedule, at the paper's step."""
     found = {}
     for init, schedule in best.items():
@@ -88,7 +98,9 @@ def trajectories(size: Size, problem: Regression, best: dict[str, Schedule]) -> 
 
 def final_flow(problem: Regression, init: str, schedules: list[Schedule]) -> Tensor:
     """Distances at the end of the exact flow, [seeds, runs]."""
-    grid = torch.tensor([0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, schedules[0].time], dtype=torch.float64)
+    grid = torch.tensor(
+        [0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0, schedules[0].time], dtype=torch.float64
+    )
     points, _ = exact_flow(problem, init, schedules, grid)
     return problem.distance(points[-1])
 
@@ -98,20 +110,31 @@ def escapes(size: Size, problem: Regression) -> dict[tuple[str, float, float], M
     found = {}
     for time in (size.time, size.long_time):
         schedules = [
-            Schedule(shape, total, time) for shape in ("constant", "geometric") for total in size.escape_totals
+            Schedule(shape, total, time)
+            for shape in ("constant", "geometric")
+            for total in size.escape_totals
         ]
         for start in STARTS:
-            ends = {rate: descend(problem, start, schedules, rate=rate)[1][-1] for rate in size.escape_rates}
+            ends = {
+                rate: descend(problem, start, schedules, rate=rate)[1][-1]
+                for rate in size.escape_rates
+            }
             if start in ("pilot", "spred"):
                 ends[0.0] = final_flow(problem, start, schedules)
             for rate, end in ends.items():
-                found[start, time, rate] = mean_with_interval(end[:, int(end.mean(0).argmin())])
+                found[start, time, rate] = mean_with_interval(
+                    end[:, int(end.mean(0).argmin())]
+                )
     return found
 
 
-def early_schedules(size: Size, problem: Regression) -> dict[str, tuple[Schedule, float]]:
+def early_schedules(
+    size: Size, problem: Regression
+) -> dict[str, tuple[Schedule, float]]:
     """The best geometric schedule that acts within a few `size.early`, by init; L1 by descent, the others as flow."""
-    schedules = [Schedule("geometric", total, size.time, size.early) for total in size.totals]
+    schedules = [
+        Schedule("geometric", total, size.time, size.early) for total in size.totals
+    ]
     ends = {init: final_flow(problem, init, schedules) for init in ("pilot", "spred")}
     ends["l1"] = descend(problem, "l1", schedules, rate=size.early / 10)[1][-1]
     return {init: best_of(schedules, end) for init, end in ends.items()}

@@ -26,7 +26,13 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 
 def integrate(
-    field: Field, start: Tensor, times: Tensor, *, rtol: float = 1e-9, atol: float = 1e-12, max_steps: int = 200_000
+    field: Field,
+    start: Tensor,
+    times: Tensor,
+    *,
+    rtol: float = 1e-9,
+    atol: float = 1e-12,
+    max_steps: int = 200_000,
 ) -> Tensor:
     """The solution of dy/dt = field(t, y) at `times`; every run has its own step size.
 
@@ -48,18 +54,29 @@ def integrate(
     Source: Dormand and Prince, "A family of embedded Runge-Kutta formulae" (1980).
     """
     if start.dtype != torch.float64 or start.dim() != 2:
-        raise LabError(f"start must be float64 of shape [runs, k], got {start.dtype} {tuple(start.shape)}")
+        raise LabError(
+            f"start must be float64 of shape [runs, k], got {start.dtype} {tuple(start.shape)}"
+        )
     kept, state = [start], start
     time = times[:1].double().expand(len(start)).clone()
     step = torch.full_like(time, 1e-3)
     for end in times[1:].tolist():
-        state, time, step = _advance(field, state, time, step, end, rtol, atol, max_steps)
+        state, time, step = _advance(
+            field, state, time, step, end, rtol, atol, max_steps
+        )
         kept.append(state)
     return torch.stack(kept)
 
 
 def _advance(
-    field: Field, state: Tensor, time: Tensor, step: Tensor, end: float, rtol: float, atol: float, max_steps: int
+    field: Field,
+    state: Tensor,
+    time: Tensor,
+    step: Tensor,
+    end: float,
+    rtol: float,
+    atol: float,
+    max_steps: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """State, time and proposed step once every run has reached `end`."""
     for _ in range(max_steps):
@@ -73,13 +90,21 @@ def _advance(
         ratio = (error.abs() / scale).amax(1).nan_to_num(nan=1e9, posinf=1e9)
         accepted = ratio <= 1
         state = torch.where(accepted[:, None], proposed, state)
-        time = torch.where(accepted, torch.where(last, torch.full_like(time, end), time + taken), time)
+        time = torch.where(
+            accepted, torch.where(last, torch.full_like(time, end), time + taken), time
+        )
         changed = taken * (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
-        step = torch.where(accepted & last, step, changed)  # a step cut short at `end` says nothing about the next
-    raise LabError(f"the flow needs more than {max_steps} steps before t = {end}; loosen rtol or raise max_steps")
+        step = torch.where(
+            accepted & last, step, changed
+        )  # a step cut short at `end` says nothing about the next
+    raise LabError(
+        f"the flow needs more than {max_steps} steps before t = {end}; loosen rtol or raise max_steps"
+    )
 
 
-def _try_step(field: Field, time: Tensor, state: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+def _try_step(
+    field: Field, time: Tensor, state: Tensor, step: Tensor
+) -> tuple[Tensor, Tensor]:
     """The state of order 5 one step on, and its difference to order 4."""
     width = step[:, None]
     slopes: list[Tensor] = []

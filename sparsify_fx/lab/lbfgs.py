@@ -52,8 +52,19 @@ def minimize(
         direction = -history.apply(slope)
         uphill = (direction * slope).sum(1) >= 0
         direction = torch.where(uphill[:, None], -slope, direction)
-        first = (1 / slope.abs().sum(1)).clamp(max=1.0) if index == 0 else torch.ones_like(value)
-        width = _backtrack(loss, point, value, direction, (direction * slope).sum(1), rate * first * moving)
+        first = (
+            (1 / slope.abs().sum(1)).clamp(max=1.0)
+            if index == 0
+            else torch.ones_like(value)
+        )
+        width = _backtrack(
+            loss,
+            point,
+            value,
+            direction,
+            (direction * slope).sum(1),
+            rate * first * moving,
+        )
         moving = moving & (width > 0)
         reached = point + width[:, None] * direction
         new_slope = torch.where(free, gradient(reached), 0.0)
@@ -63,12 +74,19 @@ def minimize(
 
 
 def _backtrack(
-    loss: Function, point: Tensor, value: Tensor, direction: Tensor, descent: Tensor, width: Tensor
+    loss: Function,
+    point: Tensor,
+    value: Tensor,
+    direction: Tensor,
+    descent: Tensor,
+    width: Tensor,
 ) -> Tensor:
     """The first halving of `width` that lowers the loss by 1e-4 of what its slope promises; 0 when 40 do not."""
     found = torch.zeros_like(width)
     for _ in range(40):
-        lower = loss(point + width[:, None] * direction) <= value + 1e-4 * width * descent
+        lower = (
+            loss(point + width[:, None] * direction) <= value + 1e-4 * width * descent
+        )
         found = torch.where((found == 0) & lower, width, found)
         if bool(((found > 0) | (width == 0)).all()):
             break
@@ -101,6 +119,8 @@ class _History:
             step, change, inverse = self._pairs[-1]
             scale = (step * change).sum(1) / change.square().sum(1).clamp(min=1e-300)
             slope = torch.where(inverse > 0, scale, 1.0)[:, None] * slope
-        for (step, change, inverse), weight in zip(self._pairs, reversed(weights), strict=True):
+        for (step, change, inverse), weight in zip(
+            self._pairs, reversed(weights), strict=True
+        ):
             slope = slope + (weight - inverse * (change * slope).sum(1))[:, None] * step
         return slope

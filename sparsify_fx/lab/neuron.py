@@ -26,7 +26,10 @@ class Samples:
         error = outer * hidden - self.labels
         active = error * (hidden > 0)
         by_inner = outer * (active[:, None, :] @ self.inputs)[:, 0]
-        return torch.cat([(error * hidden).sum(1, keepdim=True), by_inner], 1) / self.labels.shape[1]
+        return (
+            torch.cat([(error * hidden).sum(1, keepdim=True), by_inner], 1)
+            / self.labels.shape[1]
+        )
 
     def loss(self, parameters: Tensor) -> Tensor:
         """L, [runs]."""
@@ -59,7 +62,10 @@ class Population:
         """½ E (a·relu(wᵀz) − relu(vᵀz))², [runs]."""
         outer, inner = parameters[:, 0], parameters[:, 1:]
         overlap, _ = self._overlap(inner)
-        squares = outer.square() * inner.square().sum(1) / 2 + self.teacher.square().sum(1) / 2
+        squares = (
+            outer.square() * inner.square().sum(1) / 2
+            + self.teacher.square().sum(1) / 2
+        )
         return squares / 2 - outer * overlap[:, 0]
 
     def some(self, runs: Tensor) -> Population:
@@ -71,9 +77,13 @@ class Population:
         size = inner.norm(dim=1, keepdim=True)
         direction = inner / size.clamp(min=1e-300)
         along = (direction * self.teacher).sum(1, keepdim=True)
-        across = (self.teacher - along * direction).norm(dim=1, keepdim=True)  # exact where arccos is not
+        across = (self.teacher - along * direction).norm(
+            dim=1, keepdim=True
+        )  # exact where arccos is not
         angle = torch.atan2(across, along)
-        overlap = size * ((across + (math.pi - angle) * along) / (2 * math.pi))  # exactly w/2 at d = 1, w > 0
+        overlap = size * (
+            (across + (math.pi - angle) * along) / (2 * math.pi)
+        )  # exactly w/2 at d = 1, w > 0
         slope = (across * direction + (math.pi - angle) * self.teacher) / (2 * math.pi)
         return overlap, torch.where(size > 0, slope, torch.zeros_like(slope))
 
@@ -81,7 +91,9 @@ class Population:
 Problem = Samples | Population
 
 
-def draw_samples(teacher: Tensor, samples: int, generator: torch.Generator, *, noise: float = 0.0) -> Samples:
+def draw_samples(
+    teacher: Tensor, samples: int, generator: torch.Generator, *, noise: float = 0.0
+) -> Samples:
     """z ~ N(0, I), y = relu(vᵀz) + N(0, noise²), float64; `teacher` v is [runs, d].
 
     Raises ValueError for samples < 1.
@@ -92,12 +104,19 @@ def draw_samples(teacher: Tensor, samples: int, generator: torch.Generator, *, n
     inputs = torch.randn(runs, samples, width, generator=generator, dtype=torch.float64)
     labels = (inputs @ teacher[:, :, None])[:, :, 0].relu()
     if noise:
-        labels = labels + noise * torch.randn(runs, samples, generator=generator, dtype=torch.float64)
+        labels = labels + noise * torch.randn(
+            runs, samples, generator=generator, dtype=torch.float64
+        )
     return Samples(inputs, labels)
 
 
 def balanced_start(
-    runs: int, width: int, generator: torch.Generator, *, outer: float = 0.0, first: float = 0.0
+    runs: int,
+    width: int,
+    generator: torch.Generator,
+    *,
+    outer: float = 0.0,
+    first: float = 0.0,
 ) -> Tensor:
     """w ~ N(0, I/d) and |a| = |w|, [runs, 1 + width], float64.
 
@@ -110,10 +129,14 @@ def balanced_start(
 
     Source: paper 000, section 2; paper 004, section 5.
     """
-    inner = torch.randn(runs, width, generator=generator, dtype=torch.float64) / math.sqrt(width)
+    inner = torch.randn(
+        runs, width, generator=generator, dtype=torch.float64
+    ) / math.sqrt(width)
     if first:
         inner[:, 0] = first * inner[:, 0].abs()
-    signs = outer or torch.randn(runs, 1, generator=generator, dtype=torch.float64).sign()
+    signs = (
+        outer or torch.randn(runs, 1, generator=generator, dtype=torch.float64).sign()
+    )
     return torch.cat([signs * inner.norm(dim=1, keepdim=True), inner], 1)
 
 
@@ -132,9 +155,14 @@ def quadrant_name(outer: int, first: int) -> str:
     return "a < 0 < w" if outer < 0 else "w < 0 < a"
 
 
-def quadrant_starts(runs: int, width: int, generator: torch.Generator, *, scale: float = 1.0) -> Tensor:
+def quadrant_starts(
+    runs: int, width: int, generator: torch.Generator, *, scale: float = 1.0
+) -> Tensor:
     """`runs` balanced starts in each quadrant, one quadrant after the other; `scale` multiplies w and a."""
-    starts = [balanced_start(runs, width, generator, outer=outer, first=first) for outer, first in QUADRANTS]
+    starts = [
+        balanced_start(runs, width, generator, outer=outer, first=first)
+        for outer, first in QUADRANTS
+    ]
     return torch.cat(starts) * scale
 
 

@@ -65,10 +65,17 @@ def largest_errors(upto: float = 10.0) -> dict[str, float]:
         sign = 1.0 if second >= 0 else -1.0
         constant = abs(second)  # C₂ > 0 and a(0)w(0) of the sign of C̃₂
 
-        def field(time: Tensor, state: Tensor, first: float = first, constant: float = constant) -> Tensor:
+        def field(
+            time: Tensor,
+            state: Tensor,
+            first: float = first,
+            constant: float = constant,
+        ) -> Tensor:
             outer, inner = state[:, 0], state[:, 1]
             by_outer = -outer * inner.square() * first + inner * constant
-            return torch.stack([by_outer, -inner * outer.square() * first + outer * constant], 1)
+            return torch.stack(
+                [by_outer, -inner * outer.square() * first + outer * constant], 1
+            )
 
         begin = torch.tensor([[sign * start, start]], dtype=torch.float64)
         path = integrate(field, begin, times, rtol=1e-11, atol=1e-13)[:, 0, 1]

@@ -26,13 +26,20 @@ def descend(problem: Risk, start: Tensor, *, rate: float, steps: int) -> Tensor:
     return parameters
 
 
-def descend_factors(problem: Risk, start: Tensor, *, beta: tuple[float, float], rate: float, steps: int) -> Tensor:
+def descend_factors(
+    problem: Risk, start: Tensor, *, beta: tuple[float, float], rate: float, steps: int
+) -> Tensor:
     """Gradient descent on m and w of θ = m ⊙ w, split with inner scaling beta[0] for a and beta[1] for w.
 
     Returns θ = [a, w]. Source: paper 004, Algorithm 1 without its rescaling.
     """
-    outer, inner = Product(beta[0]).split(start[:, :1]), Product(beta[1]).split(start[:, 1:])
-    first, second = (torch.cat([outer[factor], inner[factor]], 1) for factor in Product.factors)
+    outer, inner = (
+        Product(beta[0]).split(start[:, :1]),
+        Product(beta[1]).split(start[:, 1:]),
+    )
+    first, second = (
+        torch.cat([outer[factor], inner[factor]], 1) for factor in Product.factors
+    )
     for _ in range(steps):
         gradient = rate * problem.gradient(first * second)
         first, second = first - gradient * second, second - gradient * first

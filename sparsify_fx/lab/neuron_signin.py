@@ -34,12 +34,20 @@ def draw(trajectories: dict[str, Tensor], figure: Any) -> None:
     """Figs. 3 and 7 of paper 004: paths in the plane of w₁ and a; circles start, stars end, the curve is a·w₁ = 1."""
     figure.set_size_inches(10, 9)
     colours = ("tab:green", "tab:orange", "tab:blue", "tab:red")
-    for axes, (method, path) in zip(figure.subplots(2, 2).flat, trajectories.items(), strict=True):
+    for axes, (method, path) in zip(
+        figure.subplots(2, 2).flat, trajectories.items(), strict=True
+    ):
         each = path.shape[1] // len(QUADRANTS)
         for index, quadrant in enumerate(QUADRANTS):
             some = path[:, index * each : (index + 1) * each]
             axes.plot(some[:, :, 1], some[:, :, 0], color=colours[index], alpha=0.7)
-            axes.plot(some[0, :, 1], some[0, :, 0], "o", color=colours[index], label=quadrant_name(*quadrant))
+            axes.plot(
+                some[0, :, 1],
+                some[0, :, 0],
+                "o",
+                color=colours[index],
+                label=quadrant_name(*quadrant),
+            )
             axes.plot(some[-1, :, 1], some[-1, :, 0], "*", color="black", zorder=3)
         first = torch.linspace(0.3, 3, 100)
         axes.plot(first, 1 / first, ":", color="gray")
@@ -62,25 +70,61 @@ def neuron_signin(full: bool, seed: int) -> Findings:
 def measure(size: Size, seed: int) -> Findings:
     """The whole experiment at a given size."""
     descended = {method: by_descent(size, method, seed) for method in METHODS}
-    recovered = {method: problem.loss(end) < RECOVERED for method, (_, end, problem) in descended.items()}
+    recovered = {
+        method: problem.loss(end) < RECOVERED
+        for method, (_, end, problem) in descended.items()
+    }
     by_method = {method: shares(found) for method, found in recovered.items()}
-    flows = {method: shares(by_flow(size, method, seed, time=size.time)) for method in METHODS}
-    rates = {rate: sign_recoveries(size, rate, seed) for rate in size.rates + size.larger_rates}
-    escapes = escape_by_imbalance((-1e-4, -1e-8, -1e-12, 0.0, 1e-12, 1e-8, 1e-4), size.time, seed, size.runs)
-    betas = by_beta(size, ((2.0, 1.0), (1.1, 1.0), (1.0, 1.0), (1.0, 1.1), (1.0, 2.0)), seed)
+    flows = {
+        method: shares(by_flow(size, method, seed, time=size.time))
+        for method in METHODS
+    }
+    rates = {
+        rate: sign_recoveries(size, rate, seed)
+        for rate in size.rates + size.larger_rates
+    }
+    escapes = escape_by_imbalance(
+        (-1e-4, -1e-8, -1e-12, 0.0, 1e-12, 1e-8, 1e-4), size.time, seed, size.runs
+    )
+    betas = by_beta(
+        size, ((2.0, 1.0), (1.1, 1.0), (1.0, 1.0), (1.0, 1.1), (1.0, 2.0)), seed
+    )
     scales, widths = by_scale(size, seed), failures_by_width(size, seed)
     trajectories = {method: paths(size, method, seed) for method in METHODS}
     return Findings(
         grids=(
             _table8("Table 8: recovered runs, gradient descent", by_method),
             _table8("Table 8: recovered runs, exact gradient flow", flows),
-            Grid("Table 2: a > 0 at the end, from a < 0", ("rate", "plain", "Sign-In"), _rows(rates)),
-            Grid("d = 1, a < 0 < w, plain flow: recovered by a² − w²", ("a² − w²", "recovered"), _rows(escapes)),
-            Grid("d = 1, a < 0 < w, Sign-In flow: recovered by β", ("β₁, β₂", "recovered"), _rows(betas)),
-            Grid("overparam + sign-in by scale of w(0)", ("scale", *_NAMES), _rows(scales)),
-            Grid("overparam + sign-in from a < 0: failed runs by d", ("d", "failed"), _rows(widths)),
+            Grid(
+                "Table 2: a > 0 at the end, from a < 0",
+                ("rate", "plain", "Sign-In"),
+                _rows(rates),
+            ),
+            Grid(
+                "d = 1, a < 0 < w, plain flow: recovered by a² − w²",
+                ("a² − w²", "recovered"),
+                _rows(escapes),
+            ),
+            Grid(
+                "d = 1, a < 0 < w, Sign-In flow: recovered by β",
+                ("β₁, β₂", "recovered"),
+                _rows(betas),
+            ),
+            Grid(
+                "overparam + sign-in by scale of w(0)",
+                ("scale", *_NAMES),
+                _rows(scales),
+            ),
+            Grid(
+                "overparam + sign-in from a < 0: failed runs by d",
+                ("d", "failed"),
+                _rows(widths),
+            ),
         ),
-        checks=(*_checks8(by_method, flows), *_checks2({rate: rates[rate] for rate in size.rates})),
+        checks=(
+            *_checks8(by_method, flows),
+            *_checks2({rate: rates[rate] for rate in size.rates}),
+        ),
         notes=_notes(size, by_method, descended, recovered),
         settings=asdict(size),
         figures={"neuron-signin": lambda figure: draw(trajectories, figure)},
@@ -94,26 +138,43 @@ def _rows(found: dict[Any, Any]) -> tuple[tuple[Any, ...], ...]:
     rows = []
     for key, value in found.items():
         values = value if isinstance(value, tuple) else (value,)
-        rows.append((", ".join(map(str, key)) if isinstance(key, tuple) else f"{key:g}", *values))
+        rows.append(
+            (
+                ", ".join(map(str, key)) if isinstance(key, tuple) else f"{key:g}",
+                *values,
+            )
+        )
     return tuple(rows)
 
 
 def _table8(title: str, found: dict[str, tuple[float, ...]]) -> Grid:
-    return Grid(title, ("method", *_NAMES), tuple((method, *found[method]) for method in METHODS))
+    return Grid(
+        title,
+        ("method", *_NAMES),
+        tuple((method, *found[method]) for method in METHODS),
+    )
 
 
-def _checks8(descent: dict[str, tuple[float, ...]], flows: dict[str, tuple[float, ...]]) -> list[Check]:
+def _checks8(
+    descent: dict[str, tuple[float, ...]], flows: dict[str, tuple[float, ...]]
+) -> list[Check]:
     """Gradient descent against Table 8; the balanced saddle (sparse, a < 0 < w) as exact flow."""
     checks = []
     for method in METHODS:
-        for index, (expected, name) in enumerate(zip(PAPER[method], _NAMES, strict=True)):
+        for index, (expected, name) in enumerate(
+            zip(PAPER[method], _NAMES, strict=True)
+        ):
             saddle = method == "sparse" and name == "a < 0 < w"
             share = (flows if saddle else descent)[method][index]
             least = 0.9 if method == "overparam + sign-in" else 0.95
             bound = f"at least {least}" if expected else "at most 0.05"
             how = " as gradient flow" if saddle else ""
             holds = share >= least if expected else share <= 0.05
-            checks.append(Check(f"{method}, {name}{how}: {bound} recovered", f"{share:.2f}", holds))
+            checks.append(
+                Check(
+                    f"{method}, {name}{how}: {bound} recovered", f"{share:.2f}", holds
+                )
+            )
     return checks
 
 
@@ -121,10 +182,18 @@ def _checks2(rates: dict[float, tuple[float, float]]) -> list[Check]:
     checks = []
     for rate, (plain, factored) in rates.items():
         checks.append(
-            Check(f"rate {rate:g}: plain descent flips a in at most 5 % of runs", f"{plain:.0%}", plain <= 0.05)
+            Check(
+                f"rate {rate:g}: plain descent flips a in at most 5 % of runs",
+                f"{plain:.0%}",
+                plain <= 0.05,
+            )
         )
         checks.append(
-            Check(f"rate {rate:g}: Sign-In flips a in at least 95 % of runs", f"{factored:.0%}", factored >= 0.95)
+            Check(
+                f"rate {rate:g}: Sign-In flips a in at least 95 % of runs",
+                f"{factored:.0%}",
+                factored >= 0.95,
+            )
         )
     return checks
 

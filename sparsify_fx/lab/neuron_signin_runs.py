@@ -57,10 +57,14 @@ def shares(recovered: Tensor) -> tuple[float, ...]:
     return tuple(recovered.double().view(len(QUADRANTS), -1).mean(1).tolist())
 
 
-def start_of(size: Size, width: int, seed: int, *, scale: float = 1.0) -> tuple[Tensor, torch.Generator]:
+def start_of(
+    size: Size, width: int, seed: int, *, scale: float = 1.0
+) -> tuple[Tensor, torch.Generator]:
     """`size.runs` starts w ~ N(0, scale²·I), |a| = |w| per quadrant, and the generator for what follows."""
     generator = torch.Generator().manual_seed(seed)
-    return quadrant_starts(size.runs, width, generator, scale=scale * width**0.5), generator
+    return quadrant_starts(
+        size.runs, width, generator, scale=scale * width**0.5
+    ), generator
 
 
 def by_descent(size: Size, method: str, seed: int) -> tuple[Tensor, Tensor, Problem]:
@@ -70,26 +74,40 @@ def by_descent(size: Size, method: str, seed: int) -> tuple[Tensor, Tensor, Prob
     problem = draw_samples(first_axis(len(start), width), size.samples, generator)
     if "sign-in" in method:
         beta = size.dense_beta if width > 1 else size.sparse_beta
-        return start, descend_factors(problem, start, beta=beta, rate=size.rate, steps=size.steps), problem
+        return (
+            start,
+            descend_factors(
+                problem, start, beta=beta, rate=size.rate, steps=size.steps
+            ),
+            problem,
+        )
     return start, descend(problem, start, rate=size.rate, steps=size.steps), problem
 
 
-def by_flow(size: Size, method: str, seed: int, *, time: float, scale: float = 1.0) -> Tensor:
+def by_flow(
+    size: Size, method: str, seed: int, *, time: float, scale: float = 1.0
+) -> Tensor:
     """The recovered runs of the exact gradient flow, infinitely many samples, all quadrants."""
     width = size.width if "overparam" in method else 1
     start, _ = start_of(size, width, seed, scale=scale)
     problem = Population(first_axis(len(start), width))
     beta = size.dense_beta if width > 1 else size.sparse_beta
     field = signin_flow(problem, beta) if "sign-in" in method else flow(problem)
-    end = integrate(field, start, torch.tensor([0.0, time]).double(), rtol=1e-7, atol=1e-10)[-1]
+    end = integrate(
+        field, start, torch.tensor([0.0, time]).double(), rtol=1e-7, atol=1e-10
+    )[-1]
     return problem.loss(end) < RECOVERED
 
 
-def escape_by_imbalance(imbalances: tuple[float, ...], time: float, seed: int, runs: int) -> dict[float, float]:
+def escape_by_imbalance(
+    imbalances: tuple[float, ...], time: float, seed: int, runs: int
+) -> dict[float, float]:
     """Share of d = 1 flows from a < 0 < w that recover when a² − w² starts at the given number instead of 0."""
     found = {}
     for imbalance in imbalances:
-        start = balanced_start(runs, 1, torch.Generator().manual_seed(seed), outer=-1, first=1)
+        start = balanced_start(
+            runs, 1, torch.Generator().manual_seed(seed), outer=-1, first=1
+        )
         start[:, 0] = -(start[:, 1] + imbalance / (2 * start[:, 1]))
         problem = Population(first_axis(runs, 1))
         end = integrate(flow(problem), start, torch.tensor([0.0, time]).double())[-1]
@@ -104,23 +122,39 @@ def sign_recoveries(size: Size, rate: float, seed: int) -> tuple[float, float]:
     problem = draw_samples(first_axis(size.runs, size.width), size.samples, generator)
     steps = round(size.time / rate)
     plain = descend(problem, start, rate=rate, steps=steps)
-    factored = descend_factors(problem, start, beta=size.dense_beta, rate=rate, steps=steps)
-    return float((plain[:, 0] > 0).double().mean()), float((factored[:, 0] > 0).double().mean())
+    factored = descend_factors(
+        problem, start, beta=size.dense_beta, rate=rate, steps=steps
+    )
+    return float((plain[:, 0] > 0).double().mean()), float(
+        (factored[:, 0] > 0).double().mean()
+    )
 
 
-def by_beta(size: Size, betas: tuple[tuple[float, float], ...], seed: int) -> dict[tuple[float, float], float]:
+def by_beta(
+    size: Size, betas: tuple[tuple[float, float], ...], seed: int
+) -> dict[tuple[float, float], float]:
     """Share of d = 1 Sign-In flows from a < 0 < w that recover, by (β₁, β₂)."""
-    start = balanced_start(size.runs, 1, torch.Generator().manual_seed(seed), outer=-1, first=1)
+    start = balanced_start(
+        size.runs, 1, torch.Generator().manual_seed(seed), outer=-1, first=1
+    )
     problem = Population(first_axis(size.runs, 1))
     times = torch.tensor([0.0, size.time]).double()
-    ends = {beta: integrate(signin_flow(problem, beta), start, times)[-1] for beta in betas}
-    return {beta: float((problem.loss(end) < RECOVERED).double().mean()) for beta, end in ends.items()}
+    ends = {
+        beta: integrate(signin_flow(problem, beta), start, times)[-1] for beta in betas
+    }
+    return {
+        beta: float((problem.loss(end) < RECOVERED).double().mean())
+        for beta, end in ends.items()
+    }
 
 
 def by_scale(size: Size, seed: int) -> dict[float, tuple[float, ...]]:
     """Recovery of overparam + Sign-In by the size of the initial weights, as exact flow."""
     return {
-        scale: shares(by_flow(size, "overparam + sign-in", seed, time=size.time, scale=scale)) for scale in size.scales
+        scale: shares(
+            by_flow(size, "overparam + sign-in", seed, time=size.time, scale=scale)
+        )
+        for scale in size.scales
     }
 
 
@@ -130,11 +164,17 @@ def failures_by_width(size: Size, seed: int) -> dict[int, float]:
     for width in size.widths:
         generator = torch.Generator().manual_seed(seed)
         start = balanced_start(size.runs, width, generator, outer=-1) * width**0.5
-        problem = Population(torch.randn(size.runs, width, generator=generator, dtype=torch.float64))
+        problem = Population(
+            torch.randn(size.runs, width, generator=generator, dtype=torch.float64)
+        )
         field = signin_flow(problem, size.dense_beta)
-        end = integrate(field, start, torch.tensor([0.0, size.time]).double(), rtol=1e-6, atol=1e-9)[-1]
+        end = integrate(
+            field, start, torch.tensor([0.0, size.time]).double(), rtol=1e-6, atol=1e-9
+        )[-1]
         zero = problem.teacher.square().sum(1) / 4
-        found[width] = float((problem.loss(end) >= 4 * RECOVERED * zero).double().mean())
+        found[width] = float(
+            (problem.loss(end) >= 4 * RECOVERED * zero).double().mean()
+        )
     return found
 
 
@@ -148,7 +188,9 @@ def lead(start: Tensor, beta: float) -> Tensor:
     return (start[:, 0].square() + beta).sqrt() - inner
 
 
-def paths(size: Size, method: str, seed: int, *, each: int = 6, time: float = 40.0) -> Tensor:
+def paths(
+    size: Size, method: str, seed: int, *, each: int = 6, time: float = 40.0
+) -> Tensor:
     """Flows of `each` starts per quadrant, [steps, 4·each, 1 + d], for the figures."""
     width = size.width if "overparam" in method else 1
     few = replace(size, runs=each)

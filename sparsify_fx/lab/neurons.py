@@ -28,7 +28,9 @@ class Layer:
     def outputs(self, parameters: Tensor) -> Tensor:
         """Σ a_i relu(w_iᵀz), [runs, n]."""
         outer, inner = self.split(parameters)
-        return ((self.inputs @ inner.transpose(1, 2)).relu() @ outer[:, :, None])[:, :, 0]
+        return ((self.inputs @ inner.transpose(1, 2)).relu() @ outer[:, :, None])[
+            :, :, 0
+        ]
 
     def loss(self, parameters: Tensor) -> Tensor:
         """L = 1/(2n) Σ (output − y)², [runs]."""
@@ -45,7 +47,9 @@ class Layer:
         return torch.cat([by_outer, by_inner.flatten(1)], 1) / self.labels.shape[1]
 
 
-def draw_teachers(runs: int, neurons: int, width: int, generator: torch.Generator) -> Tensor:
+def draw_teachers(
+    runs: int, neurons: int, width: int, generator: torch.Generator
+) -> Tensor:
     """ã_i = ±1, not all of them +1, and w̃_i ~ N(0, I) scaled to length 1: [runs, k·(1 + d)], float64.
 
     Source: paper 004, section 5 and appendix C, which keeps the teachers with ã = 1 for all neurons too: from
@@ -59,18 +63,28 @@ def draw_teachers(runs: int, neurons: int, width: int, generator: torch.Generato
     return torch.cat([outer, (inner / inner.norm(dim=2, keepdim=True)).flatten(1)], 1)
 
 
-def draw_layer(teacher: Tensor, neurons: int, width: int, samples: int, generator: torch.Generator) -> Layer:
+def draw_layer(
+    teacher: Tensor, neurons: int, width: int, samples: int, generator: torch.Generator
+) -> Layer:
     """z ~ N(0, I_d), y = the teacher's output, for teachers [runs, k·(1 + d)]."""
-    inputs = torch.randn(len(teacher), samples, width, generator=generator, dtype=torch.float64)
-    return Layer(inputs, Layer(inputs, inputs[:, :, 0], neurons).outputs(teacher), neurons)
+    inputs = torch.randn(
+        len(teacher), samples, width, generator=generator, dtype=torch.float64
+    )
+    return Layer(
+        inputs, Layer(inputs, inputs[:, :, 0], neurons).outputs(teacher), neurons
+    )
 
 
 def draw_sizes(
     runs: int, neurons: int, width: int, generator: torch.Generator, *, balanced: bool
 ) -> tuple[Tensor, Tensor]:
     """w ~ N(0, I/d) [runs, k, d], and the sizes of a [runs, k]: |a_i| = |w_i|, or drawn as |N(0, 1/d)|."""
-    inner = torch.randn(runs, neurons, width, generator=generator, dtype=torch.float64) / math.sqrt(width)
-    own = torch.randn(runs, neurons, generator=generator, dtype=torch.float64).abs() / math.sqrt(width)
+    inner = torch.randn(
+        runs, neurons, width, generator=generator, dtype=torch.float64
+    ) / math.sqrt(width)
+    own = torch.randn(
+        runs, neurons, generator=generator, dtype=torch.float64
+    ).abs() / math.sqrt(width)
     return inner.norm(dim=2) if balanced else own, inner
 
 

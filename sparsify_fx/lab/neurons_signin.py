@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.lab.base import Check, Findings, experiment
-from sparsify_fx.lab.neurons import Layer, bad_signs, draw_layer, draw_sizes, draw_teachers, good_signs, paired
+from sparsify_fx.lab.neurons import (
+    Layer,
+    bad_signs,
+    draw_layer,
+    draw_sizes,
+    draw_teachers,
+    good_signs,
+    paired,
+)
 from sparsify_fx.lab.statistics import mean_with_interval
 from sparsify_fx.parameterizations.product import Product
 from sparsify_fx.tables.grids import Grid
@@ -60,7 +68,13 @@ class Course:
 
 
 def descend(
-    problem: Layer, start: Tensor, *, rate: float, steps: int, beta: float | None = None, points: int = 200
+    problem: Layer,
+    start: Tensor,
+    *,
+    rate: float,
+    steps: int,
+    beta: float | None = None,
+    points: int = 200,
 ) -> Tensor:
     """Gradient descent on θ, or with `beta` on m and w of θ = m ⊙ w with m² − w² = β; [points + 1, runs, k·(1 + d)]."""
     first, second = start, torch.ones_like(start)
@@ -85,20 +99,35 @@ def courses(size: Size, start: str, seed: int) -> dict[str, Course]:
     teacher = draw_teachers(size.runs, size.neurons, size.width, generator)
     few = draw_layer(teacher, size.neurons, size.width, size.samples, generator)
     many = Layer(few.inputs, few.labels, 2 * size.pairs)
-    drawn = draw_sizes(size.runs, size.neurons, size.width, generator, balanced=start == "balanced")
-    dense = paired(*draw_sizes(size.runs, size.pairs, size.width, generator, balanced=start == "balanced"))
+    drawn = draw_sizes(
+        size.runs, size.neurons, size.width, generator, balanced=start == "balanced"
+    )
+    dense = paired(
+        *draw_sizes(
+            size.runs, size.pairs, size.width, generator, balanced=start == "balanced"
+        )
+    )
     good, bad = good_signs(*drawn, teacher), bad_signs(*drawn)
     shrink = round(size.rate / size.small_rate)
     paths = {
         "good signs": descend(few, good, rate=size.rate, steps=size.steps),
         "bad signs": descend(few, bad, rate=size.rate, steps=size.steps),
-        "bad signs, small steps": descend(few, bad, rate=size.small_rate, steps=shrink * size.steps // 2),
+        "bad signs, small steps": descend(
+            few, bad, rate=size.small_rate, steps=shrink * size.steps // 2
+        ),
     }
     for beta in size.betas:
         rate = size.rate / max(2 * beta, 1)
-        paths[signin_name(beta)] = descend(few, bad, rate=rate, steps=size.steps, beta=beta)
-    wide = Course(many, teacher, descend(many, dense, rate=size.rate / 10, steps=2 * size.steps))
-    return {"dense": wide, **{name: Course(few, teacher, path) for name, path in paths.items()}}
+        paths[signin_name(beta)] = descend(
+            few, bad, rate=rate, steps=size.steps, beta=beta
+        )
+    wide = Course(
+        many, teacher, descend(many, dense, rate=size.rate / 10, steps=2 * size.steps)
+    )
+    return {
+        "dense": wide,
+        **{name: Course(few, teacher, path) for name, path in paths.items()},
+    }
 
 
 def signin_name(beta: float) -> str:
@@ -126,18 +155,39 @@ def measure(size: Size, seed: int) -> Findings:
         for name, course in some.items()
     }
     names = tuple(found["balanced"])
-    flips = {(start, name): course.flips() for start, some in found.items() for name, course in some.items()}
+    flips = {
+        (start, name): course.flips()
+        for start, some in found.items()
+        for name, course in some.items()
+    }
     shown = example(found["balanced"], signin_name(size.betas[0]))
     return Findings(
         grids=(
             Grid(
                 "runs that recover the teacher (and sign changes of a in a run), by start",
-                ("", *(f"{start}: {what}" for start in STARTS for what in ("recovered", "changes of a"))),
-                tuple((name, *(table[s, name] for s in STARTS for table in (shares, flips))) for name in names),
+                (
+                    "",
+                    *(
+                        f"{start}: {what}"
+                        for start in STARTS
+                        for what in ("recovered", "changes of a")
+                    ),
+                ),
+                tuple(
+                    (
+                        name,
+                        *(table[s, name] for s in STARTS for table in (shares, flips)),
+                    )
+                    for name in names
+                ),
             ),
         ),
         checks=_checks(size, found["balanced"]),
-        figures={"neurons-signin": lambda figure: draw(found["balanced"], signin_name(size.betas[0]), shown, figure)},
+        figures={
+            "neurons-signin": lambda figure: draw(
+                found["balanced"], signin_name(size.betas[0]), shown, figure
+            )
+        },
         settings=asdict(size),
         notes=(
             "The figure shows, of the runs that fail from bad signs, the one that Sign-In fits best; the table says "
@@ -155,9 +205,16 @@ def example(found: dict[str, Course], signin: str) -> int:
 
 
 def _checks(size: Size, found: dict[str, Course]) -> tuple[Check, ...]:
-    shares = {name: float(course.recovered().double().mean()) for name, course in found.items()}
+    shares = {
+        name: float(course.recovered().double().mean())
+        for name, course in found.items()
+    }
     checks = [
-        Check(f"{name}: at least 0.95 of runs recover", f"{shares[name]:.3f}", shares[name] >= 0.95)
+        Check(
+            f"{name}: at least 0.95 of runs recover",
+            f"{shares[name]:.3f}",
+            shares[name] >= 0.95,
+        )
         for name in ("dense", "good signs")
     ]
     plain = found["bad signs"].recovered()
@@ -177,7 +234,9 @@ def draw(found: dict[str, Course], signin: str, run: int, figure: Any) -> None:
     """Figs. 4 and 6 of paper 004: paths of |a_i| w_i in one run; arrows: the teacher's ã_i; red where a < 0."""
     figure.set_size_inches(9, 9)
     panels = ("dense", "good signs", "bad signs", signin)
-    for axes, name in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True):
+    for axes, name in zip(
+        figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True
+    ):
         course = found[name]
         outer, inner = course.problem.split(course.path[:, run])
         point = outer.abs()[:, :, None] * inner

@@ -30,12 +30,23 @@ class LabResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        about = {"name": self.experiment.name, "paper": self.experiment.paper, "claim": self.experiment.claim}
-        how = {"full": self.full, "seed": self.seed, "seconds": round(self.seconds, 1), "figures": list(self.figures)}
+        about = {
+            "name": self.experiment.name,
+            "paper": self.experiment.paper,
+            "claim": self.experiment.claim,
+        }
+        how = {
+            "full": self.full,
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+            "figures": list(self.figures),
+        }
         return {**about, **how, **self.findings.to_dict()}
 
 
-def run_experiment(name: str, out: str | Path, *, full: bool = False, seed: int = 0) -> LabResult:
+def run_experiment(
+    name: str, out: str | Path, *, full: bool = False, seed: int = 0
+) -> LabResult:
     """Run one experiment; write {figure}.png and {name}.json into `out`.
 
     Args:
@@ -54,12 +65,19 @@ def run_experiment(name: str, out: str | Path, *, full: bool = False, seed: int 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LabError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
+        raise LabError(
+            f"cannot write to {folder}: {error.strerror}; choose another --out"
+        ) from error
     start = time.perf_counter()
     _LOG.info("%s at %s size, seed %d", name, "full" if full else "reduced", seed)
     findings = experiment.run(full, seed)
-    files = tuple(_save(figure_class, folder / f"{stem}.png", draw) for stem, draw in findings.figures.items())
-    result = LabResult(experiment, findings, full, seed, files, time.perf_counter() - start)
+    files = tuple(
+        _save(figure_class, folder / f"{stem}.png", draw)
+        for stem, draw in findings.figures.items()
+    )
+    result = LabResult(
+        experiment, findings, full, seed, files, time.perf_counter() - start
+    )
     from sparsify_fx.train.files import write_text
 
     write_text(folder / f"{name}.json", json.dumps(result.to_dict(), indent=2) + "\n")
@@ -100,5 +118,7 @@ def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise LabError("the laboratory draws with matplotlib; install it: pip install 'sparsify_fx[plot]'") from None
+        raise LabError(
+            "the laboratory draws with matplotlib; install it: pip install 'sparsify_fx[plot]'"
+        ) from None
     return Figure

@@ -38,15 +38,30 @@ def rates(size: Size, seed: int) -> Speed:
         slopes, modes = [], []
         for run in range(size.rate_runs):
             data, teacher, generator = problem(
-                1, size.neurons, size.rate_width, kept, size.rate_samples, seed * 100_003 + run
+                1,
+                size.neurons,
+                size.rate_width,
+                kept,
+                size.rate_samples,
+                seed * 100_003 + run,
             )
             start = perturbed(teacher, size.rate_start, generator)
             errors = courses(data, teacher, start, size)
             slopes.append([last_rate(errors[:, index], size) for index in range(2)])
             values = hessian_eigenvalues(data, teacher)
-            modes.append([asymptotic_rate(values, size.slow_rate, beta) for beta in (size.slow_momentum, 0.0)])
+            modes.append(
+                [
+                    asymptotic_rate(values, size.slow_rate, beta)
+                    for beta in (size.slow_momentum, 0.0)
+                ]
+            )
             if run == 0 and kept in (size.rate_ranks[0], size.rate_ranks[-1]):
-                paths.update({(method, kept): errors[:, index] for index, method in enumerate(METHODS)})
+                paths.update(
+                    {
+                        (method, kept): errors[:, index]
+                        for index, method in enumerate(METHODS)
+                    }
+                )
         for index, method in enumerate(METHODS):
             measured[method, kept] = mean_with_interval(torch.tensor(slopes)[:, index])
             slowest[method, kept] = mean_with_interval(torch.tensor(modes)[:, index])
@@ -60,7 +75,10 @@ def courses(data: Masked, teacher: Tensor, start: Tensor, size: Size) -> Tensor:
     labels are the teacher's outputs in float64: the error can fall to 1e-12.
     """
     inputs, goal = data.inputs[0].double(), teacher[0].double()
-    turned, scale = inputs.transpose(1, 2).contiguous(), inputs.shape[0] * inputs.shape[1]
+    turned, scale = (
+        inputs.transpose(1, 2).contiguous(),
+        inputs.shape[0] * inputs.shape[1],
+    )
     labels = (inputs @ goal[..., None])[..., 0].relu().mean(0)
     before = now = start[0].double()[..., None].repeat(1, 1, 2)
     momentum = torch.tensor([size.slow_momentum, 0.0], dtype=torch.float64)
@@ -78,7 +96,9 @@ def courses(data: Masked, teacher: Tensor, start: Tensor, size: Size) -> Tensor:
 
 
 def _errors(weights: Tensor, goal: Tensor) -> Tensor:
-    relative: Tensor = (weights - goal[..., None]).flatten(0, 1).norm(dim=0) / goal.norm()
+    relative: Tensor = (weights - goal[..., None]).flatten(0, 1).norm(
+        dim=0
+    ) / goal.norm()
     return relative
 
 

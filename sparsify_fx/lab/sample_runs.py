@@ -87,13 +87,23 @@ FULL = Size(
 
 
 def problem(
-    runs: int, neurons: int, width: int, kept: int, samples: int, seed: int, noise: float = 0.0
+    runs: int,
+    neurons: int,
+    width: int,
+    kept: int,
+    samples: int,
+    seed: int,
+    noise: float = 0.0,
 ) -> tuple[Masked, Tensor, torch.Generator]:
     """Data, teacher and the generator for what follows."""
     generator = torch.Generator().manual_seed(seed)
     masks = draw_masks(runs, neurons, width, kept, generator)
     teacher = draw_teacher(runs, neurons, kept, generator)
-    return draw_masked(teacher, masks, width, samples, generator, noise=noise), teacher, generator
+    return (
+        draw_masked(teacher, masks, width, samples, generator, noise=noise),
+        teacher,
+        generator,
+    )
 
 
 def radii(size: Size, seed: int) -> dict[int, Mean]:
@@ -101,7 +111,12 @@ def radii(size: Size, seed: int) -> dict[int, Mean]:
     found = {}
     for kept in size.radius_ranks:
         data, teacher, generator = problem(
-            size.radius_runs, size.neurons, size.radius_width, kept, size.radius_samples, seed
+            size.radius_runs,
+            size.neurons,
+            size.radius_width,
+            kept,
+            size.radius_samples,
+            seed,
         )
         direction = perturbed(teacher, 1.0, generator) - teacher
         low, high = torch.zeros(size.radius_runs), torch.full((size.radius_runs,), 4.0)
@@ -109,10 +124,19 @@ def radii(size: Size, seed: int) -> dict[int, Mean]:
             middle = (low + high) / 2
             start = teacher + middle[:, None, None] * direction
             found_weights, _ = accelerated(
-                data, start, rate=size.rate, momentum=size.momentum, steps=size.steps, teacher=teacher, enough=SUCCESS
+                data,
+                start,
+                rate=size.rate,
+                momentum=size.momentum,
+                steps=size.steps,
+                teacher=teacher,
+                enough=SUCCESS,
             )
             success = relative_error(found_weights, teacher) < SUCCESS
-            low, high = torch.where(success, middle, low), torch.where(success, high, middle)
+            low, high = (
+                torch.where(success, middle, low),
+                torch.where(success, high, middle),
+            )
         found[kept] = mean_with_interval((low + high) / 2)
     return found
 
@@ -125,7 +149,12 @@ def transitions(size: Size, seed: int) -> dict[int, tuple[dict[int, float], floa
         for share in size.sample_shares:
             samples = math.ceil(share * size.neurons * kept)
             data, teacher, generator = problem(
-                size.sample_runs, size.neurons, size.sample_width, kept, samples, seed + samples
+                size.sample_runs,
+                size.neurons,
+                size.sample_width,
+                kept,
+                samples,
+                seed + samples,
             )
             weights, _ = accelerated(
                 data,
@@ -136,7 +165,9 @@ def transitions(size: Size, seed: int) -> dict[int, tuple[dict[int, float], floa
                 teacher=teacher,
                 enough=SUCCESS,
             )
-            shares[samples] = float((relative_error(weights, teacher) < SUCCESS).float().mean())
+            shares[samples] = float(
+                (relative_error(weights, teacher) < SUCCESS).float().mean()
+            )
         found[kept] = (shares, half_point(shares))
     return found
 
@@ -161,7 +192,13 @@ def noisy_errors(size: Size, seed: int) -> dict[tuple[float, int], Mean]:
     for level in size.noise_levels:
         for kept in size.noise_ranks:
             data, teacher, generator = problem(
-                size.noise_runs, size.noise_neurons, size.noise_width, kept, size.noise_samples, seed, level
+                size.noise_runs,
+                size.noise_neurons,
+                size.noise_width,
+                kept,
+                size.noise_samples,
+                seed,
+                level,
             )
             weights, _ = accelerated(
                 data,
@@ -191,17 +228,29 @@ def _pruned(size: Size, samples: int, seed: int) -> list[tuple[float, Mean]]:
         2, masks, draw_teacher(runs, neurons, size.imp_kept, generator)
     )
     everything = torch.arange(width).expand(runs, neurons, width)
-    data = draw_masked(teacher, everything, width, samples, generator, noise=size.imp_noise)
+    data = draw_masked(
+        teacher, everything, width, samples, generator, noise=size.imp_noise
+    )
     test = draw_masked(teacher, everything, width, 2000, generator)
-    start, kept, found = perturbed(teacher, 0.5, generator), torch.ones_like(teacher), []
+    start, kept, found = (
+        perturbed(teacher, 0.5, generator),
+        torch.ones_like(teacher),
+        [],
+    )
     weights = start
     for cycle in range(size.imp_cycles):
         count = round(neurons * width * 0.8**cycle)
         if cycle:
             score = torch.where(kept > 0, weights.abs(), -1.0).flatten(1)
-            kept = torch.zeros_like(score).scatter_(1, score.topk(count, dim=1).indices, 1.0).view_as(kept)
+            kept = (
+                torch.zeros_like(score)
+                .scatter_(1, score.topk(count, dim=1).indices, 1.0)
+                .view_as(kept)
+            )
         weights = _masked_descent(size, data, start * kept, kept)
-        error = (test.outputs(weights) - test.labels).square().mean(1).sqrt() / test.labels.square().mean(1).sqrt()
+        error = (test.outputs(weights) - test.labels).square().mean(
+            1
+        ).sqrt() / test.labels.square().mean(1).sqrt()
         found.append((count / (neurons * width), mean_with_interval(error)))
     return found
 
@@ -210,7 +259,14 @@ def _masked_descent(size: Size, data: Masked, start: Tensor, kept: Tensor) -> Te
     """Algorithm 1 on dense weights whose pruned entries stay zero."""
     before = now = start
     for index in range(size.steps):
-        now, before = now - size.rate * kept * data.gradient(now) + size.momentum * (now - before), now
-        if (index + 1) % 20 == 0 and bool((norm(now - before) < 1e-8 * norm(now)).all()):
+        now, before = (
+            now
+            - size.rate * kept * data.gradient(now)
+            + size.momentum * (now - before),
+            now,
+        )
+        if (index + 1) % 20 == 0 and bool(
+            (norm(now - before) < 1e-8 * norm(now)).all()
+        ):
             break
     return now

@@ -8,7 +8,23 @@ from dataclasses import dataclass
 from torch import Tensor
 
 # The 0.975 quantile of Student's t for 1, 2, ... degrees of freedom; beyond the table the normal's is close enough.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+_T = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+)
 _T_MORE = ((20, 2.086), (30, 2.042), (60, 2.000), (120, 1.980))
 
 
@@ -33,7 +49,10 @@ def mean_with_interval(values: Tensor) -> Mean:
     count = values.numel()
     if count < 2:
         return Mean(float(values.mean()), math.inf)
-    return Mean(float(values.mean()), t_quantile(count - 1) * float(values.std()) / math.sqrt(count))
+    return Mean(
+        float(values.mean()),
+        t_quantile(count - 1) * float(values.std()) / math.sqrt(count),
+    )
 
 
 def t_quantile(freedom: int) -> float:

@@ -35,30 +35,46 @@ class Masked:
         return Masked(self.inputs[runs], self.labels[runs])
 
 
-def draw_masks(runs: int, neurons: int, width: int, kept: int, generator: torch.Generator) -> Tensor:
+def draw_masks(
+    runs: int, neurons: int, width: int, kept: int, generator: torch.Generator
+) -> Tensor:
     """Ω: `kept` of `width` inputs for every neuron, in increasing order, [runs, K, kept]."""
     order = torch.rand(runs, neurons, width, generator=generator).argsort(-1)
     return order[..., :kept].sort(-1).values
 
 
-def draw_teacher(runs: int, neurons: int, kept: int, generator: torch.Generator) -> Tensor:
+def draw_teacher(
+    runs: int, neurons: int, kept: int, generator: torch.Generator
+) -> Tensor:
     """W* with entries uniform in [-0.5, 0.5], [runs, K, r]. Source: paper 001, section 5."""
     return torch.rand(runs, neurons, kept, generator=generator) - 0.5
 
 
 def draw_masked(
-    teacher: Tensor, masks: Tensor, width: int, samples: int, generator: torch.Generator, *, noise: float = 0.0
+    teacher: Tensor,
+    masks: Tensor,
+    width: int,
+    samples: int,
+    generator: torch.Generator,
+    *,
+    noise: float = 0.0,
 ) -> Masked:
     """x ~ N(0, I), y = teacher's output + N(0, (noise·E_y)²), E_y the root mean square of the noiseless outputs."""
     runs, neurons, _ = masks.shape
-    inputs = torch.randn(runs, 1, samples, width, generator=generator).expand(-1, neurons, -1, -1)
+    inputs = torch.randn(runs, 1, samples, width, generator=generator).expand(
+        -1, neurons, -1, -1
+    )
     seen = inputs.gather(3, masks[:, :, None].expand(-1, -1, samples, -1)).contiguous()
     clean = Masked(seen, torch.zeros(runs, samples)).outputs(teacher)
     energy = clean.square().mean(1, keepdim=True).sqrt()
-    return Masked(seen, clean + noise * energy * torch.randn(runs, samples, generator=generator))
+    return Masked(
+        seen, clean + noise * energy * torch.randn(runs, samples, generator=generator)
+    )
 
 
-def perturbed(teacher: Tensor, distance: Tensor | float, generator: torch.Generator) -> Tensor:
+def perturbed(
+    teacher: Tensor, distance: Tensor | float, generator: torch.Generator
+) -> Tensor:
     """W⁽⁰⁾ with |W⁽⁰⁾ − W*| = distance·|W*| in a random direction; `distance` is a number or [runs]."""
     direction = torch.randn(teacher.shape, generator=generator)
     length = norm(teacher) * distance / norm(direction)
@@ -103,7 +119,10 @@ def accelerated(
     found, before, now = start.clone(), start, start
     kept = [relative_error(start, teacher)] if every and teacher is not None else []
     for index in range(steps):
-        now, before = now - rate * problem.gradient(now) + momentum * (now - before), now
+        now, before = (
+            now - rate * problem.gradient(now) + momentum * (now - before),
+            now,
+        )
         if every and teacher is not None and (index + 1) % every == 0:
             errors = kept[-1].clone()
             errors[runs] = relative_error(now, teacher[runs])
@@ -114,7 +133,12 @@ def accelerated(
                 going &= relative_error(now, teacher[runs]) >= enough
             found[runs] = now
             if not bool(going.all()):
-                runs, now, before, problem = runs[going], now[going], before[going], problem.some(going)
+                runs, now, before, problem = (
+                    runs[going],
+                    now[going],
+                    before[going],
+                    problem.some(going),
+                )
             if len(runs) == 0:
                 break
     found[runs] = now

@@ -25,7 +25,14 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.lab.statistics import Mean, mean_with_interval
-from sparsify_fx.lab.teacher import Masked, accelerated, draw_masked, draw_masks, draw_teacher, relative_error
+from sparsify_fx.lab.teacher import (
+    Masked,
+    accelerated,
+    draw_masked,
+    draw_masks,
+    draw_teacher,
+    relative_error,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,9 @@ class StartQuality:
 
 def centred(chunk: Masked) -> tuple[Tensor, Tensor]:
     """x̃ [N, r] and the labels less their mean, of masked samples [1, K, N, r]."""
-    return chunk.inputs[0].sum(0) / math.sqrt(chunk.inputs.shape[1]), chunk.labels[0] - chunk.labels[0].mean()
+    return chunk.inputs[0].sum(0) / math.sqrt(chunk.inputs.shape[1]), chunk.labels[
+        0
+    ] - chunk.labels[0].mean()
 
 
 def low_moments(chunks: Iterable[Masked]) -> tuple[Tensor, Tensor]:
@@ -66,14 +75,20 @@ def low_moments(chunks: Iterable[Masked]) -> tuple[Tensor, Tensor]:
     return torch.stack(firsts).sum(0) / count, torch.stack(seconds).sum(0) / count
 
 
-def fourth_moment(chunks: Iterable[Masked], first: Tensor, second: Tensor, whiten: Tensor) -> Tensor:
+def fourth_moment(
+    chunks: Iterable[Masked], first: Tensor, second: Tensor, whiten: Tensor
+) -> Tensor:
     """E[y H₄(z)], [K, K, K, K], with z = whitenᵀ x̃ of covariance C = whitenᵀ whiten.
 
     H₄ = z⊗z⊗z⊗z − Σ₆ C⊗z⊗z + Σ₃ C⊗C. The linear and quadratic parts of y are taken off first: they do not change the
     mean, and most of the noise is theirs.
     """
     neurons, covariance = whiten.shape[1], whiten.T @ whiten
-    total, squares, count = torch.zeros(neurons**2, neurons**2), torch.zeros(neurons, neurons), 0
+    total, squares, count = (
+        torch.zeros(neurons**2, neurons**2),
+        torch.zeros(neurons, neurons),
+        0,
+    )
     for point, label in map(centred, chunks):
         rest = label - point @ first - ((point @ second) * point).sum(1) / 2
         rest = rest - rest.mean()
@@ -88,7 +103,9 @@ def fourth_moment(chunks: Iterable[Masked], first: Tensor, second: Tensor, white
     return tensor / count
 
 
-def directions(chunks: Sequence[Masked], first: Tensor, second: Tensor, generator: torch.Generator) -> Tensor:
+def directions(
+    chunks: Sequence[Masked], first: Tensor, second: Tensor, generator: torch.Generator
+) -> Tensor:
     """Unit vectors ±w̄_j, [K, r], from the whitened fourth moment by the power method with deflation."""
     neurons = chunks[0].inputs.shape[1]
     values, vectors = torch.linalg.eigh(second)
@@ -99,17 +116,25 @@ def directions(chunks: Sequence[Masked], first: Tensor, second: Tensor, generato
         component = torch.randn(20, neurons, generator=generator)
         for _ in range(50):
             component = component / component.norm(dim=1, keepdim=True)
-            component = torch.einsum("ijkl,nj,nk,nl->ni", tensor, component, component, component)
+            component = torch.einsum(
+                "ijkl,nj,nk,nl->ni", tensor, component, component, component
+            )
         component = component / component.norm(dim=1, keepdim=True)
-        weights = torch.einsum("ijkl,ni,nj,nk,nl->n", tensor, component, component, component, component)
+        weights = torch.einsum(
+            "ijkl,ni,nj,nk,nl->n", tensor, component, component, component, component
+        )
         unit = component[int(weights.argmax())]
-        tensor = tensor - weights.max() * torch.einsum("i,j,k,l->ijkl", unit, unit, unit, unit)
+        tensor = tensor - weights.max() * torch.einsum(
+            "i,j,k,l->ijkl", unit, unit, unit, unit
+        )
         row = (vectors * values.sqrt()) @ unit
         rows.append(row / row.norm())
     return torch.stack(rows)
 
 
-def tensor_start(chunks: Sequence[Masked], sample: Masked, generator: torch.Generator) -> Tensor:
+def tensor_start(
+    chunks: Sequence[Masked], sample: Masked, generator: torch.Generator
+) -> Tensor:
     """W⁽⁰⁾ [1, K, r]: the directions, scaled and signed by the first moment, and assigned by the risk on `sample`."""
     first, second = low_moments(chunks)
     neurons = sample.inputs.shape[1]
@@ -117,7 +142,10 @@ def tensor_start(chunks: Sequence[Masked], sample: Masked, generator: torch.Gene
     lengths = torch.linalg.lstsq(rows.T, 2 * neurons**1.5 * first[:, None]).solution
     weights: Tensor = rows * lengths
     orders = [weights[list(order)] for order in itertools.permutations(range(neurons))]
-    risks = [float((sample.outputs(order[None]) - sample.labels).square().mean()) for order in orders]
+    risks = [
+        float((sample.outputs(order[None]) - sample.labels).square().mean())
+        for order in orders
+    ]
     return orders[risks.index(min(risks))][None]
 
 
@@ -136,20 +164,35 @@ def _quality(size: MomentSize, samples: int, seed: int) -> StartQuality:
         start = tensor_start(chunks, _head(chunks[0]), generator)
         errors.append(relative_error(start, teacher))
         end, _ = accelerated(
-            _head(chunks[0]), start, rate=2.0, momentum=0.8, steps=size.steps, teacher=teacher, enough=1e-4
+            _head(chunks[0]),
+            start,
+            rate=2.0,
+            momentum=0.8,
+            steps=size.steps,
+            teacher=teacher,
+            enough=1e-4,
         )
         ends.append(relative_error(end, teacher) < 1e-4)
     found = torch.cat(errors)
     return StartQuality(
-        samples, mean_with_interval(found), float(found.median()), float(torch.cat(ends).double().mean())
+        samples,
+        mean_with_interval(found),
+        float(found.median()),
+        float(torch.cat(ends).double().mean()),
     )
 
 
 def _chunks(
-    teacher: Tensor, masks: Tensor, size: MomentSize, samples: int, generator: torch.Generator
+    teacher: Tensor,
+    masks: Tensor,
+    size: MomentSize,
+    samples: int,
+    generator: torch.Generator,
 ) -> Iterator[Masked]:
     for begin in range(0, samples, size.chunk):
-        yield draw_masked(teacher, masks, size.width, min(size.chunk, samples - begin), generator)
+        yield draw_masked(
+            teacher, masks, size.width, min(size.chunk, samples - begin), generator
+        )
 
 
 def _head(chunk: Masked) -> Masked:

@@ -20,4 +20,6 @@ def chosen_how(choice: Mapping[str, Any]) -> str:
     if not isinstance(sizes, Mapping) or not sizes:
         return f", chosen by {choice['by']} for batch {choice['batch']}"
     shapes = ", ".join(f"{name} {shape}" for name, shape in sizes.items())
-    return f", chosen by {choice['by']} for {shapes}" + (f" ({origin})" if origin else "")
+    return f", chosen by {choice['by']} for {shapes}" + (
+        f" ({origin})" if origin else ""
+    )

@@ -18,15 +18,42 @@ from sparsify_fx.onnx_export.checks.verify import Runtime
 from sparsify_fx.onnx_export.files.targets import check_target
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.files.writing import write_model
-from sparsify_fx.onnx_export.finishing import Checked, check_file, describe, make_report, measure_file
+from sparsify_fx.onnx_export.finishing import (
+    Checked,
+    check_file,
+    describe,
+    make_report,
+    measure_file,
+)
 from sparsify_fx.onnx_export.report.export_report import ExportReport
-from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted, encode, library_for
+from sparsify_fx.onnx_export.sparse_ort import (
+    TARGETS,
+    check_wanted,
+    encode,
+    library_for,
+)
 from sparsify_fx.onnx_export.storage.codecs import VALUES
-from sparsify_fx.onnx_export.storage.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted
-from sparsify_fx.onnx_export.tracing.clean import normalise_zeros, set_producer, strip_metadata
-from sparsify_fx.onnx_export.tracing.inputs import ExampleInputs, Inputs, example_tensors
+from sparsify_fx.onnx_export.storage.encodings import (
+    ENCODING_NAMES,
+    VALUE_NAMES,
+    Wanted,
+)
+from sparsify_fx.onnx_export.tracing.clean import (
+    normalise_zeros,
+    set_producer,
+    strip_metadata,
+)
+from sparsify_fx.onnx_export.tracing.inputs import (
+    ExampleInputs,
+    Inputs,
+    example_tensors,
+)
 from sparsify_fx.onnx_export.tracing.names import name_outputs, restore_weight_names
-from sparsify_fx.onnx_export.tracing.open_trace import check_choice, find_axes, trace_checked
+from sparsify_fx.onnx_export.tracing.open_trace import (
+    check_choice,
+    find_axes,
+    trace_checked,
+)
 from sparsify_fx.onnx_export.tracing.optimized import optimized
 from sparsify_fx.onnx_export.tracing.outputs import flatten_outputs
 from sparsify_fx.onnx_export.tracing.padding import keep_zero_padding
@@ -120,7 +147,11 @@ def export(
     version 5).
     """
     _check_choices(
-        {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}
+        {
+            "encoding": (encoding, ENCODING_NAMES),
+            "values": (values, VALUE_NAMES),
+            "target": (target, TARGETS),
+        }
     )
     wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
@@ -128,7 +159,11 @@ def export(
     place = check_target(path)
     check_choice(dynamic_batch, dynamic_shapes)
     inputs = example_tensors(example_inputs)
-    probes = inputs if verify_inputs is None else example_tensors(verify_inputs, "verify_inputs")
+    probes = (
+        inputs
+        if verify_inputs is None
+        else example_tensors(verify_inputs, "verify_inputs")
+    )
     notes = _notes(model) if isinstance(model, nn.Module) else ()
     with untouched_rng():
         _LOG.info("merging a copy of %s and running it", type(model).__name__)
@@ -138,25 +173,55 @@ def export(
         flatten_outputs(copied)
         _LOG.info("tracing it")
         traced = trace_checked(copied, inputs, wanted_axes, len(reference.names), opset)
-    dense, reference, notes = traced.model, reference.with_run(traced.other), (*notes, *traced.notes)
+    dense, reference, notes = (
+        traced.model,
+        reference.with_run(traced.other),
+        (*notes, *traced.notes),
+    )
     _tidy(dense, copied, reference.names)
     release(copied, model)
     _LOG.info("traced: %d nodes", len(dense.graph.node))
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
-    feed = {name: value.contiguous().numpy() for name, value in zip(shapes, inputs.tensors, strict=True)}
-    encoded = describe(encode(dense, wanted, shapes, feed=feed), dense, wanted, shapes, _about(model, metadata))
+    feed = {
+        name: value.contiguous().numpy()
+        for name, value in zip(shapes, inputs.tensors, strict=True)
+    }
+    encoded = describe(
+        encode(dense, wanted, shapes, feed=feed),
+        dense,
+        wanted,
+        shapes,
+        _about(model, metadata),
+    )
     library = library_for(encoded.model)
 
     def check(written: Path) -> Checked:
-        _LOG.info("checking every bit of the file that becomes %s%s", place, ", and its outputs" if verify else "")
+        _LOG.info(
+            "checking every bit of the file that becomes %s%s",
+            place,
+            ", and its outputs" if verify else "",
+        )
         check_file(written, encoded)
-        differences = reference.differences(Runtime(written, library), limit) if verify else (None, None)
-        return Checked(differences, measure_file(dense, written, feed, library) if measure else None)
+        differences = (
+            reference.differences(Runtime(written, library), limit)
+            if verify
+            else (None, None)
+        )
+        return Checked(
+            differences,
+            measure_file(dense, written, feed, library) if measure else None,
+        )
 
     checked = write_model(place, encoded.model, TensorReader(), check)
     report = make_report(
-        path, encoded, wanted, checked, bytes_dense=count_bytes(dense), reference="PyTorch", notes=notes
+        path,
+        encoded,
+        wanted,
+        checked,
+        bytes_dense=count_bytes(dense),
+        reference="PyTorch",
+        notes=notes,
     )
     return replace(report, passes=passes)
 
@@ -176,25 +241,40 @@ def _limit(tolerance: float | None, values: str) -> float:
     if tolerance is None:
         return 1e-4 if VALUES[values].lossless else math.inf
     if not (math.isfinite(tolerance) and tolerance > 0):
-        raise ExportError(f"tolerance={tolerance!r} must be a positive finite number, for instance 1e-4")
+        raise ExportError(
+            f"tolerance={tolerance!r} must be a positive finite number, for instance 1e-4"
+        )
     return tolerance
 
 
 def _shapes(dense: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[int, ...]]:
     """The shapes of the example inputs by name."""
-    return {item.name: tuple(value.shape) for item, value in zip(dense.graph.input, inputs.tensors, strict=True)}
+    return {
+        item.name: tuple(value.shape)
+        for item, value in zip(dense.graph.input, inputs.tensors, strict=True)
+    }
 
 
 def _notes(model: nn.Module) -> tuple[str, ...]:
     """What the report says of a rewritten model: an unfinished schedule, weights that are kept as zeros."""
     zeros = kept_zeros(programs(model))
-    told = (f"{zeros} weights that the masks keep are exactly zero, and zeros in the file",) if zeros else ()
+    told = (
+        (
+            f"{zeros} weights that the masks keep are exactly zero, and zeros in the file",
+        )
+        if zeros
+        else ()
+    )
     return (*warn_unfinished(model, "the model is exported"), *told)
 
 
 def _about(model: nn.Module, metadata: Mapping[str, str] | None) -> dict[str, str]:
     """The method that the model was prepared with, if it still knows, and what the caller says."""
-    parts = parts_of(model, strict=False) if isinstance(model, nn.Module) and plans_of(model) else ()
+    parts = (
+        parts_of(model, strict=False)
+        if isinstance(model, nn.Module) and plans_of(model)
+        else ()
+    )
     methods = "; ".join(part.says(part.plan.method) for part in parts)
     seeds = "; ".join(part.says(str(part.plan.seed)) for part in parts)
     known = {"method": methods, "seed": seeds} if parts else {}

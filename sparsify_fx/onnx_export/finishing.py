@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.checks.measure import Speed, measure
-from sparsify_fx.onnx_export.files.metadata import STORAGE_KEYS, get_metadata, put_metadata
+from sparsify_fx.onnx_export.files.metadata import (
+    STORAGE_KEYS,
+    get_metadata,
+    put_metadata,
+)
 from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.files.writing import serialised
 from sparsify_fx.onnx_export.report.export_report import ExportReport
@@ -80,10 +84,21 @@ def packed_form(
     if all((row.encoding, row.values) == ("dense", "fp32") for row in rows):
         put_back(model, encoded.moved)
         model.ir_version = history.ir_version
-        put_metadata(model, {key: text for key, text in get_metadata(model).items() if key not in STORAGE_KEYS})
+        put_metadata(
+            model,
+            {
+                key: text
+                for key, text in get_metadata(model).items()
+                if key not in STORAGE_KEYS
+            },
+        )
         return replace(encoded, rows=rows, moved=Moved())
     sparsity = count_weights((*rows, *beside))[2]
-    told = {"sparsity": f"{sparsity:.6f}", "encoding": wanted.encoding, "values": _values_of(rows, wanted)}
+    told = {
+        "sparsity": f"{sparsity:.6f}",
+        "encoding": wanted.encoding,
+        "values": _values_of(rows, wanted),
+    }
     set_producer(model)
     put_metadata(model, get_metadata(model) | told)
     remember(model, replace(history, moved=encoded.moved))
@@ -103,7 +118,11 @@ def check_file(path: Path, encoded: Encoded, *, strictly: bool = True) -> None:
     if strictly and (reason := invalid(path)) is not None:
         raise ExportError(f"the written model is not valid ONNX: {reason}")
     written, reader = load_onnx(path), TensorReader(path.parent)
-    check_bits(encoded.digests, to_dense(written, reader.array) if sparse_weights(written) else written, reader)
+    check_bits(
+        encoded.digests,
+        to_dense(written, reader.array) if sparse_weights(written) else written,
+        reader,
+    )
 
 
 def invalid(path: Path) -> str | None:
@@ -117,7 +136,10 @@ def invalid(path: Path) -> str | None:
 
 
 def measure_file(
-    dense: onnx.ModelProto, packed: Path, feed: Mapping[str, NDArray[Any]], library: str | None = None
+    dense: onnx.ModelProto,
+    packed: Path,
+    feed: Mapping[str, NDArray[Any]],
+    library: str | None = None,
 ) -> Speed:
     """Measure a file, which may need a library, against `dense`, which is written to a temporary folder for that."""
     with tempfile.TemporaryDirectory() as folder:

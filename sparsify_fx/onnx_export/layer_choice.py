@@ -37,7 +37,9 @@ class Setting:
     @property
     def batch(self) -> int:
         """The first length of the first input that has any entries."""
-        return next((shape[0] for shape in self.sizes.values() if shape and all(shape)), 1)
+        return next(
+            (shape[0] for shape in self.sizes.values() if shape and all(shape)), 1
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Chosen:
     notes: tuple[str, ...] = ()
 
 
-def choose_layers(dense: onnx.ModelProto, wanted: Wanted, setting: Setting, reader: TensorReader) -> Chosen:
+def choose_layers(
+    dense: onnx.ModelProto, wanted: Wanted, setting: Setting, reader: TensorReader
+) -> Chosen:
     """Sparse operators where they are faster; with `wanted.measure` or `wanted.autotune` never slower than dense."""
     outputs: dict[str, str] = {}
     estimates: dict[str, runtime.Times] = {}
@@ -65,10 +69,16 @@ def choose_layers(dense: onnx.ModelProto, wanted: Wanted, setting: Setting, read
     def rewrite(timed: Timed) -> tuple[onnx.ModelProto, list[str]]:
         # Nothing is faster on empty tensors: layers are chosen as if the sizes of those were open.
         sizes, expected = (
-            {name: shape for name, shape in group.items() if all(shape)} for group in (setting.sizes, setting.expected)
+            {name: shape for name, shape in group.items() if all(shape)}
+            for group in (setting.sizes, setting.expected)
         )
         return runtime.to_sparse(
-            dense, timed=timed, batch=setting.batch, sizes=sizes, expected=expected, read=reader.array
+            dense,
+            timed=timed,
+            batch=setting.batch,
+            sizes=sizes,
+            expected=expected,
+            read=reader.array,
         )
 
     tried: Tried | None = None
@@ -78,8 +88,13 @@ def choose_layers(dense: onnx.ModelProto, wanted: Wanted, setting: Setting, read
             tried = _tried(dense, rewrite, estimated, wanted, setting, reader)
         except (ExportError, InputError) as error:
             notes = (f"layers were chosen by estimate alone: {error}",)
-    model, names = (tried.model, tried.names) if tried is not None else rewrite(estimated)
-    times = {outputs[key]: each for key, each in (estimates if tried is None else tried.times).items()}
+    model, names = (
+        (tried.model, tried.names) if tried is not None else rewrite(estimated)
+    )
+    times = {
+        outputs[key]: each
+        for key, each in (estimates if tried is None else tried.times).items()
+    }
     _LOG.info("%d of %d layers become sparse operators", len(names), len(times))
     for name, each in times.items():
         _LOG.debug("%s: dense %.0f ns, sparse %.0f ns", name, each.dense, each.sparse)
@@ -88,23 +103,48 @@ def choose_layers(dense: onnx.ModelProto, wanted: Wanted, setting: Setting, read
 
 
 def _tried(
-    dense: onnx.ModelProto, rewrite: Any, estimated: Timed, wanted: Wanted, setting: Setting, reader: TensorReader
+    dense: onnx.ModelProto,
+    rewrite: Any,
+    estimated: Timed,
+    wanted: Wanted,
+    setting: Setting,
+    reader: TensorReader,
 ) -> Tried:
     """What whole models say."""
-    feeds: Iterable[Mapping[str, Any]] = made_up(dense, setting.sizes) if setting.feed is None else [setting.feed]
-    return fastest(inlined(dense, reader.array), rewrite, estimated, feeds, add=wanted.autotune)
+    feeds: Iterable[Mapping[str, Any]] = (
+        made_up(dense, setting.sizes) if setting.feed is None else [setting.feed]
+    )
+    return fastest(
+        inlined(dense, reader.array), rewrite, estimated, feeds, add=wanted.autotune
+    )
 
 
-def _in_words(times: Mapping[str, runtime.Times], names: Iterable[str], setting: Setting, tried: Tried | None) -> str:
+def _in_words(
+    times: Mapping[str, runtime.Times],
+    names: Iterable[str],
+    setting: Setting,
+    tried: Tried | None,
+) -> str:
     """How layers were chosen, as JSON: nanoseconds of layers, and the whole model over the dense one."""
     held = set(names)
     layers = {
-        name: {"sparse": name in held, "dense_ns": round(found.dense), "sparse_ns": round(found.sparse)}
+        name: {
+            "sparse": name in held,
+            "dense_ns": round(found.dense),
+            "sparse_ns": round(found.sparse),
+        }
         for name, found in times.items()
     }
     measured = tried is not None and tried.searched
-    how: dict[str, Any] = {"by": "measurement" if measured else "estimate", "batch": setting.batch, "threads": 1}
-    how |= {"sizes": {name: list(shape) for name, shape in setting.sizes.items()}, "sizes_from": setting.origin}
+    how: dict[str, Any] = {
+        "by": "measurement" if measured else "estimate",
+        "batch": setting.batch,
+        "threads": 1,
+    }
+    how |= {
+        "sizes": {name: list(shape) for name, shape in setting.sizes.items()},
+        "sizes_from": setting.origin,
+    }
     if tried is not None and tried.first is not None:
         whole = {
             "ratio": round(tried.ratio, 3),
@@ -113,5 +153,8 @@ def _in_words(times: Mapping[str, runtime.Times], names: Iterable[str], setting:
         }
         how["whole_model"] = whole | {"given_back": list(tried.given_back)}
     if tried is not None:
-        how |= {"onnxruntime": onnxruntime.__version__, "instructions": runtime.instruction_set()}
+        how |= {
+            "onnxruntime": onnxruntime.__version__,
+            "instructions": runtime.instruction_set(),
+        }
     return json.dumps(how | {"layers": layers})

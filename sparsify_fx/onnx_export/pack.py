@@ -14,7 +14,11 @@ from sparsify_fx.onnx_export.packing import Job, SignsMatterError
 from sparsify_fx.onnx_export.report.export_report import ExportReport
 from sparsify_fx.onnx_export.report.notes import WHERE_EQUAL
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted
-from sparsify_fx.onnx_export.storage.encodings import ENCODING_NAMES, VALUE_NAMES, Wanted
+from sparsify_fx.onnx_export.storage.encodings import (
+    ENCODING_NAMES,
+    VALUE_NAMES,
+    Wanted,
+)
 from sparsify_fx.onnx_tools.signature import Asked
 
 _LOG = logging.getLogger(__name__)
@@ -80,7 +84,11 @@ def pack_onnx(
     >>> report.sparsity, report.ratio > 40
     (0.99, True)
     """
-    words = {"encoding": (encoding, ENCODING_NAMES), "values": (values, VALUE_NAMES), "target": (target, TARGETS)}
+    words = {
+        "encoding": (encoding, ENCODING_NAMES),
+        "values": (values, VALUE_NAMES),
+        "target": (target, TARGETS),
+    }
     for kind, (given, known) in words.items():
         if given not in known:
             raise unknown(kind, str(given), known)
@@ -89,7 +97,11 @@ def pack_onnx(
     file, place = check_source(source), check_target(path)
     asked = Asked(inputs or {}, input_shapes or {}, axes or {})
     job = Job(file, place, wanted, verify, measure, asked)
-    drop = normalize_zeros if normalize_zeros is not None else (WHERE_EQUAL if verify else False)
+    drop = (
+        normalize_zeros
+        if normalize_zeros is not None
+        else (WHERE_EQUAL if verify else False)
+    )
     try:
         report = job.run(drop)
     except SignsMatterError as reason:

@@ -19,17 +19,37 @@ from sparsify_fx.onnx_export.checks.measure import measure as measure_files
 from sparsify_fx.onnx_export.files.reading import read_plain, told_of
 from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.files.writing import model_bytes, write_model
-from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make_report, packed_form
+from sparsify_fx.onnx_export.finishing import (
+    Checked,
+    check_file,
+    invalid,
+    make_report,
+    packed_form,
+)
 from sparsify_fx.onnx_export.inspection.inspect_onnx import rows_beside
 from sparsify_fx.onnx_export.report.export_report import ExportReport
-from sparsify_fx.onnx_export.report.notes import WHERE_EQUAL, about_inputs, about_kept_zeros, about_signs
+from sparsify_fx.onnx_export.report.notes import (
+    WHERE_EQUAL,
+    about_inputs,
+    about_kept_zeros,
+    about_signs,
+)
 from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.sparse_ort import encode, library_for
 from sparsify_fx.onnx_export.storage.codecs import VALUES
-from sparsify_fx.onnx_export.storage.encodings import Encoded, Wanted, encode_initializers, hoisted
+from sparsify_fx.onnx_export.storage.encodings import (
+    Encoded,
+    Wanted,
+    encode_initializers,
+    hoisted,
+)
 from sparsify_fx.onnx_export.storage.history import History, history_of
 from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
-from sparsify_fx.onnx_export.tracing.clean import PRUNED, count_negative_zeros, normalise_zeros
+from sparsify_fx.onnx_export.tracing.clean import (
+    PRUNED,
+    count_negative_zeros,
+    normalise_zeros,
+)
 from sparsify_fx.onnx_export.unpack import unpack_onnx
 from sparsify_fx.onnx_tools.signature import Asked
 from sparsify_fx.runtime.restore import sparse_weights
@@ -58,9 +78,15 @@ class _Source:
 def _read(file: Path) -> _Source:
     model, reader = read_plain(file)
     with told_of(file):
-        valid, history, size = invalid(file) is None, history_of(model), model_bytes(model, reader)
+        valid, history, size = (
+            invalid(file) is None,
+            history_of(model),
+            model_bytes(model, reader),
+        )
         moved = hoisted(model)
-        return _Source(model, reader, valid, history, size, moved, rows_beside(model, reader))
+        return _Source(
+            model, reader, valid, history, size, moved, rows_beside(model, reader)
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +123,10 @@ class Job:
         checked = write_model(self.place, encoded.model, source.reader, check)
         encoded = replace(encoded, rows=(*encoded.rows, *source.beside))
         sparse = self.wanted.target == SPARSE
-        said += [*trial.notes, *trial.about(chosen=sparse, compared=self.verify, measured=self.measure)]
+        said += [
+            *trial.notes,
+            *trial.about(chosen=sparse, compared=self.verify, measured=self.measure),
+        ]
         return make_report(
             self.place, encoded, self.wanted, checked,
             bytes_dense=source.bytes, reference="the original file", notes=said,
@@ -106,16 +135,32 @@ class Job:
     def _encoded(self, source: _Source, trial: Trial) -> Encoded:
         """The packed form; the original one where packing would make the file larger."""
         model, reader = source.model, source.reader
-        encoded = encode(model, self.wanted, trial.sizes, reader, trial.shapes, trial.origin, source.moved, trial.feed)
-        encoded = packed_form(encoded, model, self.wanted, source.history, trial.sizes, source.beside)
+        encoded = encode(
+            model,
+            self.wanted,
+            trial.sizes,
+            reader,
+            trial.shapes,
+            trial.origin,
+            source.moved,
+            trial.feed,
+        )
+        encoded = packed_form(
+            encoded, model, self.wanted, source.history, trial.sizes, source.beside
+        )
         if not self._is_loss(model_bytes(encoded.model, reader) - source.bytes):
             return encoded
         plain = encode_initializers(model, Wanted("dense"), reader, moved=encoded.moved)
-        rows = (replace(row, encoding="dense", values="fp32", bytes_stored=row.bytes_dense) for row in encoded.rows)
+        rows = (
+            replace(row, encoding="dense", values="fp32", bytes_stored=row.bytes_dense)
+            for row in encoded.rows
+        )
         plain = replace(plain, rows=tuple(rows), digests=encoded.digests)
         return packed_form(plain, model, self.wanted, source.history, trial.sizes)
 
-    def _checked(self, trial: Trial, written: Path, encoded: Encoded, limit: float, signs: bool) -> Checked:
+    def _checked(
+        self, trial: Trial, written: Path, encoded: Encoded, limit: float, signs: bool
+    ) -> Checked:
         """What running both files gives; `signs`: -0.0 were dropped, which may change no output.
 
         Raises SignsMatterError where it does, or where that cannot be seen.
@@ -126,28 +171,46 @@ class Job:
         except ExportError as error:
             if not signs:
                 raise
-            raise SignsMatterError("with 0.0 in its place the outputs differ") from error
+            raise SignsMatterError(
+                "with 0.0 in its place the outputs differ"
+            ) from error
         absolute, _ = checked.differences
         if signs and absolute is None:
-            raise SignsMatterError("with 0.0 in its place the outputs could not be compared")
+            raise SignsMatterError(
+                "with 0.0 in its place the outputs could not be compared"
+            )
         # Sparse operators add in another order: what is below `limit` is equal for them.
         exactly = signs and library is None
-        if exactly and absolute and not self._equal_but_for_signs(trial, written, encoded.moved):
+        if (
+            exactly
+            and absolute
+            and not self._equal_but_for_signs(trial, written, encoded.moved)
+        ):
             raise SignsMatterError("with 0.0 in its place the outputs differ")
         return checked
 
     def _is_loss(self, more: int) -> bool:
         """Whether a file with `more` bytes is given up for the original: what it says of itself may be all it gains."""
-        free = self.wanted.encoding in ("auto", "dense") and VALUES[self.wanted.values].lossless
+        free = (
+            self.wanted.encoding in ("auto", "dense")
+            and VALUES[self.wanted.values].lossless
+        )
         return more > 0 and free and self.wanted.target != SPARSE
 
-    def _compared(self, trial: Trial, written: Path, limit: float, library: str | None) -> Checked:
+    def _compared(
+        self, trial: Trial, written: Path, limit: float, library: str | None
+    ) -> Checked:
         """What running both files gives, as far as that was asked for."""
         if self.verify:
             _LOG.info("comparing the outputs of both files")
-        differences = trial.differences(written, limit, library) if self.verify else (None, None)
+        differences = (
+            trial.differences(written, limit, library) if self.verify else (None, None)
+        )
         feed = trial.feed if self.measure else None
-        return Checked(differences, None if feed is None else _speed(self.file, written, feed, library))
+        return Checked(
+            differences,
+            None if feed is None else _speed(self.file, written, feed, library),
+        )
 
     def _equal_but_for_signs(self, trial: Trial, written: Path, moved: Moved) -> bool:
         """Whether the signs of zeros are no reason for differences: constants that moved make others by themselves.
@@ -162,12 +225,16 @@ class Job:
         put_back(model, back, still=moved)
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "moved.onnx"
-            return write_model(place, model, reader, lambda file: trial.agree(file, written))
+            return write_model(
+                place, model, reader, lambda file: trial.agree(file, written)
+            )
 
     def _trial(self, source: _Source) -> Trial:
         """What to run the file on, and what it gives."""
         run, shapes = self.verify or self.measure, self.wanted.target == SPARSE
-        return trial_of(self.file, source.model, source.reader, self.asked, run=run, shapes=shapes)
+        return trial_of(
+            self.file, source.model, source.reader, self.asked, run=run, shapes=shapes
+        )
 
 
 def _drop_signs(model: onnx.ModelProto, reader: TensorReader, drop: bool | str) -> int:
@@ -183,10 +250,14 @@ class SignsMatterError(Exception):
     """The signs of zeros cannot be left out without a word."""
 
 
-def _speed(original: Path, written: Path, feed: Mapping[str, Any], library: str | None) -> Speed:
+def _speed(
+    original: Path, written: Path, feed: Mapping[str, Any], library: str | None
+) -> Speed:
     """The written file against the original or, if that has sparse operators, against its dense twin."""
     if not sparse_weights(load_onnx(original)):
         return measure_files(original, written, feed, library=library)
     with tempfile.TemporaryDirectory() as folder:
         unpack_onnx(original, f"{folder}/dense.onnx")
-        return measure_files(Path(folder) / "dense.onnx", written, feed, library=library)
+        return measure_files(
+            Path(folder) / "dense.onnx", written, feed, library=library
+        )

@@ -12,12 +12,22 @@ import onnx
 
 from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.files.metadata import CHOICE, TARGET, get_metadata, put_metadata
+from sparsify_fx.onnx_export.files.metadata import (
+    CHOICE,
+    TARGET,
+    get_metadata,
+    put_metadata,
+)
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.layer_choice import Setting, Sizes, choose_layers
 from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros, digest
-from sparsify_fx.onnx_export.storage.encodings import Encoded, Wanted, dtype_name, encode_initializers
+from sparsify_fx.onnx_export.storage.encodings import (
+    Encoded,
+    Wanted,
+    dtype_name,
+    encode_initializers,
+)
 from sparsify_fx.onnx_export.storage.hoisting import Moved
 
 _LOG = logging.getLogger(__name__)
@@ -65,15 +75,27 @@ def encode(
     digests are those of the dense weights, whatever holds them.
     """
     count = len(dense.graph.initializer)
-    _LOG.info("storing %d tensors as %s, encoding %s, target %s", count, wanted.values, wanted.encoding, wanted.target)
+    _LOG.info(
+        "storing %d tensors as %s, encoding %s, target %s",
+        count,
+        wanted.values,
+        wanted.encoding,
+        wanted.target,
+    )
     if wanted.target != SPARSE:
         return encode_initializers(dense, wanted, reader, moved=moved)
     reader = reader or TensorReader()
-    chosen = choose_layers(dense, wanted, Setting(sizes, expected or {}, origin, feed), reader)
+    chosen = choose_layers(
+        dense, wanted, Setting(sizes, expected or {}, origin, feed), reader
+    )
     sparse, names = chosen.model, chosen.names
-    put_metadata(sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: chosen.choice}))
+    put_metadata(
+        sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: chosen.choice})
+    )
     held = {f"{name}.{part}" for name in names for part in ("values", "gaps")}
-    encoded = encode_initializers(sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False)
+    encoded = encode_initializers(
+        sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False
+    )
     bytes_of = {row.name: row.bytes_stored for row in encoded.rows}
     rows = {row.name: row for row in encoded.rows if row.name not in held}
     digests = {name: mark for name, mark in encoded.digests.items() if name not in held}
@@ -81,9 +103,13 @@ def encode(
         if tensor.name in names:
             stored = bytes_of[f"{tensor.name}.values"] + bytes_of[f"{tensor.name}.gaps"]
             array = reader.array(tensor)
-            rows[tensor.name] = _row(tensor, count_nonzeros(array), reader.size(tensor), stored)
+            rows[tensor.name] = _row(
+                tensor, count_nonzeros(array), reader.size(tensor), stored
+            )
             digests[tensor.name] = digest(array)
-    kept = [rows[tensor.name] for tensor in dense.graph.initializer if tensor.name in rows]
+    kept = [
+        rows[tensor.name] for tensor in dense.graph.initializer if tensor.name in rows
+    ]
     return replace(encoded, rows=tuple(kept), digests=digests, notes=chosen.notes)
 
 

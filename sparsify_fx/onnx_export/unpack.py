@@ -23,7 +23,9 @@ from sparsify_fx.runtime.restore import sparse_weights
 _LOG = logging.getLogger(__name__)
 
 
-def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> ExportReport:
+def unpack_onnx(
+    source: str | os.PathLike[str], path: str | os.PathLike[str]
+) -> ExportReport:
     """Write a packed ONNX file with plain initializers again, to the bits that the packed one holds.
 
     Rebuilds what `export` and `pack_onnx` stored in any encoding, and sparse initializers of other writers. The model
@@ -34,10 +36,18 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     file, place = check_source(source), check_target(path)
     _LOG.info("reading %s", file)
     packed = load_onnx(file)
-    is_packed = bool(stored_weights(packed) or sparse_weights(packed) or packed.graph.sparse_initializer)
+    is_packed = bool(
+        stored_weights(packed)
+        or sparse_weights(packed)
+        or packed.graph.sparse_initializer
+    )
     model, reader = read_plain(file)
     with told_of(file):
-        valid, wanted, size = invalid(file) is None, Wanted("dense"), model_bytes(model, reader)
+        valid, wanted, size = (
+            invalid(file) is None,
+            Wanted("dense"),
+            model_bytes(model, reader),
+        )
         ir_version, moved = model.ir_version, hoisted(model)
         encoded = as_it_is(model, reader)
         macs, beside = layer_macs(model, encoded.rows, {}), rows_beside(model, reader)
@@ -56,7 +66,15 @@ def unpack_onnx(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
 
     notes = [] if is_packed else [_NOTHING]
     checked = write_model(place, encoded.model, reader, check)
-    report = make_report(path, encoded, wanted, checked, bytes_dense=size, reference="the packed file", notes=notes)
+    report = make_report(
+        path,
+        encoded,
+        wanted,
+        checked,
+        bytes_dense=size,
+        reference="the packed file",
+        notes=notes,
+    )
     return replace(report, unpacked=True)
 
 

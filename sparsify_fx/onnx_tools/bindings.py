@@ -22,7 +22,9 @@ class Bindings:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.scopes = scopes(model)
         self._defined = [_defined(scope) for scope in self.scopes]
-        self._calls: dict[Key, list[tuple[int, onnx.NodeProto]]] = {key_of(each): [] for each in model.functions}
+        self._calls: dict[Key, list[tuple[int, onnx.NodeProto]]] = {
+            key_of(each): [] for each in model.functions
+        }
         for number, scope in enumerate(self.scopes):
             for node in scope.body.node:
                 if called(node) in self._calls:
@@ -43,24 +45,38 @@ class Bindings:
             number = self.scopes[number].outer
         return None
 
-    def read(self, number: int, node: onnx.NodeProto, positions: tuple[int, ...]) -> Iterator[Operands]:
+    def read(
+        self, number: int, node: onnx.NodeProto, positions: tuple[int, ...]
+    ) -> Iterator[Operands]:
         """What a node of this scope reads at these positions: once for each way in which its function is called.
 
         The input of a function stands for what callers give for it, all operands of one call together.
         """
         given = [node.input[at] if at < len(node.input) else "" for at in positions]
-        waiting, seen = [self._homes([(number, name) for name in given])], set[Operands]()
+        waiting, seen = (
+            [self._homes([(number, name) for name in given])],
+            set[Operands](),
+        )
         while waiting:
             operands = waiting.pop()
             if operands in seen:
                 continue
             seen.add(operands)
-            function = next((key for key in map(self._input_of, operands) if key is not None), None)
+            function = next(
+                (key for key in map(self._input_of, operands) if key is not None), None
+            )
             if function is None:
                 yield operands
                 continue
             for caller, call in self._calls[function]:
-                waiting.append(self._homes([self._passed(place, function, caller, call) for place in operands]))
+                waiting.append(
+                    self._homes(
+                        [
+                            self._passed(place, function, caller, call)
+                            for place in operands
+                        ]
+                    )
+                )
 
     def is_inside(self, number: int) -> bool:
         """Whether a scope is a branch or a loop's body, or belongs to a function that is called in one."""
@@ -78,7 +94,10 @@ class Bindings:
         return False
 
     def _homes(self, places: list[Place | None]) -> Operands:
-        return tuple(self.home(*place) if place is not None and place[1] else None for place in places)
+        return tuple(
+            self.home(*place) if place is not None and place[1] else None
+            for place in places
+        )
 
     def _input_of(self, place: Place | None) -> Key | None:
         """The function of which this is an input."""
@@ -88,7 +107,9 @@ class Bindings:
         is_input = isinstance(body, onnx.FunctionProto) and place[1] in body.input
         return key_of(body) if is_input else None
 
-    def _passed(self, place: Place | None, function: Key, number: int, call: onnx.NodeProto) -> Place | None:
+    def _passed(
+        self, place: Place | None, function: Key, number: int, call: onnx.NodeProto
+    ) -> Place | None:
         """What this call gives for an input of the function; any other place stays."""
         if place is None or self._input_of(place) != function:
             return place

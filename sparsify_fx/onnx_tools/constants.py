@@ -45,7 +45,11 @@ def scopes(model: onnx.ModelProto) -> list[Scope]:
     """The main graph, all graphs inside its nodes (outermost first), then each function and the graphs inside it."""
     found: list[Scope] = []
 
-    def add(body: onnx.GraphProto | onnx.FunctionProto, function: onnx.FunctionProto | None, outer: int) -> None:
+    def add(
+        body: onnx.GraphProto | onnx.FunctionProto,
+        function: onnx.FunctionProto | None,
+        outer: int,
+    ) -> None:
         number = len(found)
         found.append(Scope(body, function, outer))
         for node in body.node:
@@ -68,8 +72,14 @@ def constants(model: onnx.ModelProto) -> Iterator[Constant]:
     """
     for number, scope in enumerate(scopes(model)):
         if isinstance(scope.body, onnx.GraphProto):
-            yield from (Constant(tensor.name, tensor, number) for tensor in scope.body.initializer)
-            yield from (Constant(tensor.values.name, tensor, number) for tensor in scope.body.sparse_initializer)
+            yield from (
+                Constant(tensor.name, tensor, number)
+                for tensor in scope.body.initializer
+            )
+            yield from (
+                Constant(tensor.values.name, tensor, number)
+                for tensor in scope.body.sparse_initializer
+            )
         for at, node in enumerate(scope.body.node):
             if (tensor := held_tensor(node)) is not None:
                 yield Constant(node.output[0], tensor, number, node, at)
@@ -93,13 +103,17 @@ def names_of(model: onnx.ModelProto) -> Counter[str]:
     for scope in scopes(model):
         body, defined = scope.body, set[str]()
         if isinstance(body, onnx.GraphProto):
-            defined |= {item.name for group in (body.input, body.initializer) for item in group}
+            defined |= {
+                item.name for group in (body.input, body.initializer) for item in group
+            }
             defined |= {tensor.values.name for tensor in body.sparse_initializer}
         else:
             defined.update(body.input)
         defined.update(name for node in body.node for name in node.output)
         found.update(defined)
-        found.update(dict.fromkeys((name for node in body.node for name in node.input), 0))
+        found.update(
+            dict.fromkeys((name for node in body.node for name in node.input), 0)
+        )
     return found
 
 
@@ -110,7 +124,9 @@ def outputs_of(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
     return set(body.output)
 
 
-def calls(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, onnx.FunctionProto | None]]:
+def calls(
+    model: onnx.ModelProto,
+) -> Iterator[tuple[onnx.NodeProto, onnx.FunctionProto | None]]:
     """Every node of the model with the function in whose body it stands, None for the main graph."""
     yield from ((node, None) for node in all_nodes(model.graph.node))
     for function in model.functions:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def evaluate(node: onnx.NodeProto, model: onnx.ModelProto, inputs: dict[str, Array]) -> list[Array] | None:
+def evaluate(
+    node: onnx.NodeProto, model: onnx.ModelProto, inputs: dict[str, Array]
+) -> list[Array] | None:
     """The outputs of `node` on `inputs`, by name; None when onnxruntime refuses.
 
     `model` gives the operator sets. Outputs that the node leaves out are left out here.
@@ -24,19 +26,33 @@ def evaluate(node: onnx.NodeProto, model: onnx.ModelProto, inputs: dict[str, Arr
     """
     given = [name for name in dict.fromkeys(node.input) if name]
     values = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(inputs[name].dtype), None)
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(inputs[name].dtype), None
+        )
         for name in given
     ]
     results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    single = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    single = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import
+    )
     single.graph.CopyFrom(onnx.helper.make_graph([node], "one", values, results))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
     try:
-        session = onnxruntime.InferenceSession(single.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            single.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         outputs = session.run(None, {name: inputs[name] for name in given})
-    except Exception:  # onnxruntime raises a dozen classes; whatever it refuses stays in the graph
+    except (
+        Exception
+    ):  # onnxruntime raises a dozen classes; whatever it refuses stays in the graph
         return None
-    return [value for value in outputs if isinstance(value, np.ndarray)] if len(outputs) == len(results) else None
+    return (
+        [value for value in outputs if isinstance(value, np.ndarray)]
+        if len(outputs) == len(results)
+        else None
+    )

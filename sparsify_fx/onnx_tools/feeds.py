@@ -28,7 +28,12 @@ _MOST_TRIES = 48
 _MOST_ENTRIES = 2**27
 _WORDS = ("one", "small", "plain", "word", "after", "another")
 _INTEGERS = {TensorProto.INT32, TensorProto.INT64}
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+_FLOATS = {
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.DOUBLE,
+    TensorProto.BFLOAT16,
+}
 
 
 def feeds(
@@ -66,7 +71,9 @@ def _check_can_be_made(port: Port) -> None:
     can_be_made = port.form in ("tensor", "sequence", "map")
     if not can_be_made or port.elem not in types:
         what = f"{port.form} of an unknown type" if can_be_made else port.form
-        raise InputError(f"input {port.name!r} is a {what}, which cannot be made up; give it (inputs=)")
+        raise InputError(
+            f"input {port.name!r} is a {what}, which cannot be made up; give it (inputs=)"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,24 +88,40 @@ class _Maker:
 
     def feeds(self, seed: int) -> Iterator[Feed]:
         """Every set of shapes with every filling; sets that are too large are passed over while others are left."""
-        made = [port for name, port in self.ports.items() if name not in self.asked.inputs]
+        made = [
+            port for name, port in self.ports.items() if name not in self.asked.inputs
+        ]
         fills = self.fills if any(map(self._has_choice, made)) else self.fills[:1]
         passed_over, tried = "", False
         for shapes in shapes_to_try(self.ports, self.uses, self.asked, self.tries):
-            large = [port.name for port in made if math.prod(shapes.get(port.name, ())) > _MOST_ENTRIES]
+            large = [
+                port.name
+                for port in made
+                if math.prod(shapes.get(port.name, ())) > _MOST_ENTRIES
+            ]
             if large:
-                passed_over = passed_over or f"input {large[0]!r} of shape {list(shapes[large[0]])}"
+                passed_over = (
+                    passed_over
+                    or f"input {large[0]!r} of shape {list(shapes[large[0]])}"
+                )
                 continue
             for fill in fills:
                 tried = True
                 yield self._feed(shapes, np.random.default_rng(seed), fill)
         if not tried:
-            raise InputError(f"{passed_over} is too large to be made up; give it (inputs=), or smaller shapes")
+            raise InputError(
+                f"{passed_over} is too large to be made up; give it (inputs=), or smaller shapes"
+            )
 
     def _has_choice(self, port: Port) -> bool:
         """Whether it matters which filling is taken."""
-        numbers = port.elem not in (*_FLOATS, TensorProto.STRING) and self.uses[port.name].below is None
-        return port.optional or (numbers and port.form != "map" and not _is_pixels(port))
+        numbers = (
+            port.elem not in (*_FLOATS, TensorProto.STRING)
+            and self.uses[port.name].below is None
+        )
+        return port.optional or (
+            numbers and port.form != "map" and not _is_pixels(port)
+        )
 
     def _feed(self, shapes: Shapes, rng: np.random.Generator, fill: str) -> Feed:
         feed: Feed = dict(self.asked.inputs)
@@ -107,10 +130,14 @@ class _Maker:
                 try:
                     feed[name] = self._value(port, shapes, rng, fill)
                 except MemoryError as error:
-                    raise InputError(f"there is no memory to make up input {name!r}; give it (inputs=)") from error
+                    raise InputError(
+                        f"there is no memory to make up input {name!r}; give it (inputs=)"
+                    ) from error
         return feed
 
-    def _value(self, port: Port, shapes: Shapes, rng: np.random.Generator, fill: str) -> Any:
+    def _value(
+        self, port: Port, shapes: Shapes, rng: np.random.Generator, fill: str
+    ) -> Any:
         if port.optional and fill == "zeros":
             return None
         if port.form == "map":
@@ -129,24 +156,42 @@ class _Maker:
         another one that the file leaves open.
         """
         dims, use = port.dims or (), self.uses[port.name]
-        if len(dims) != 1 or isinstance(dims[0], int) or use.below is not None or port.elem not in _INTEGERS:
+        if (
+            len(dims) != 1
+            or isinstance(dims[0], int)
+            or use.below is not None
+            or port.elem not in _INTEGERS
+        ):
             return None
         for other in self.ports.values():
             sizes = other.dims or ()
-            if other.name == port.name or other.form != "tensor" or not 2 <= len(sizes) <= 3 or dims[0] not in sizes:
+            if (
+                other.name == port.name
+                or other.form != "tensor"
+                or not 2 <= len(sizes) <= 3
+                or dims[0] not in sizes
+            ):
                 continue
             batch = sizes.index(dims[0])
-            steps = [axis for axis, size in enumerate(sizes) if not isinstance(size, int) and axis != batch]
+            steps = [
+                axis
+                for axis, size in enumerate(sizes)
+                if not isinstance(size, int) and axis != batch
+            ]
             if steps:
                 return shapes[other.name][steps[0]]
         return None
 
 
 def _is_pixels(port: Port) -> bool:
-    return port.elem in (TensorProto.UINT8, TensorProto.INT8) and len(port.dims or ()) > 2
+    return (
+        port.elem in (TensorProto.UINT8, TensorProto.INT8) and len(port.dims or ()) > 2
+    )
 
 
-def _array(port: Port, shape: tuple[int, ...], use: Use, rng: np.random.Generator, fill: str) -> NDArray[Any]:
+def _array(
+    port: Port, shape: tuple[int, ...], use: Use, rng: np.random.Generator, fill: str
+) -> NDArray[Any]:
     """An array of the port's type."""
     if port.elem == TensorProto.STRING:
         return rng.choice(np.array(_WORDS, object), shape)
@@ -167,4 +212,11 @@ def _array(port: Port, shape: tuple[int, ...], use: Use, rng: np.random.Generato
 def _map(port: Port) -> dict[Any, Any]:
     """A map with a few plain keys."""
     keys: tuple[Any, ...] = _WORDS[:3] if port.key == TensorProto.STRING else (0, 1, 2)
-    return dict.fromkeys(keys, "word" if port.elem == TensorProto.STRING else 1.0 if port.elem in _FLOATS else 1)
+    return dict.fromkeys(
+        keys,
+        "word"
+        if port.elem == TensorProto.STRING
+        else 1.0
+        if port.elem in _FLOATS
+        else 1,
+    )

@@ -25,20 +25,33 @@ TRIES: dict[str, tuple[int, ...]] = {
 }
 """What is tried for open axes of each role, in this order; of two equally likely roles the first one is taken."""
 
-SMALL_TRIES = TRIES | {BATCH: (2, 1), IMAGE: (32, 64, 224, 640, 256), SEQUENCE: (32, 16, 128, 64, 512, 2, 1, 3, 16000)}
+SMALL_TRIES = TRIES | {
+    BATCH: (2, 1),
+    IMAGE: (32, 64, 224, 640, 256),
+    SEQUENCE: (32, 16, 128, 64, 512, 2, 1, 3, 16000),
+}
 """The same for a proof: small ones first, and more than one sample, which may be told apart."""
 
 Tries = Mapping[str, tuple[int, ...]]
 
 _ORDER = tuple(TRIES)
-_PIXELS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UINT8}
+_PIXELS = {
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.DOUBLE,
+    TensorProto.BFLOAT16,
+    TensorProto.UINT8,
+}
 _FLOATS = _PIXELS - {TensorProto.UINT8}
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes_to_try(
-    ports: Mapping[str, Port], uses: Mapping[str, Use], asked: Asked, tries: Tries = TRIES
+    ports: Mapping[str, Port],
+    uses: Mapping[str, Use],
+    asked: Asked,
+    tries: Tries = TRIES,
 ) -> Iterator[Shapes]:
     """The shapes of all tensors and sequences of tensors, one set after another, none twice.
 
@@ -48,10 +61,16 @@ def shapes_to_try(
     """
     seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
     for rank in (None, 4, 3, 1, 0):
-        sized = {name: _with_rank(port, uses[name], rank) for name, port in ports.items()}
+        sized = {
+            name: _with_rank(port, uses[name], rank) for name, port in ports.items()
+        }
         roles = _Roles(sized, uses)
         for lengths in _rounds(tries) if rank is None else [_first(tries)]:
-            empties = (False, True) if any(port.empty for port in ports.values()) else (False,)
+            empties = (
+                (False, True)
+                if any(port.empty for port in ports.values())
+                else (False,)
+            )
             for total, empty in product(("", *roles.totals()), empties):
                 shapes = _shapes(sized, roles, uses, asked, lengths, empty, total)
                 if (key := tuple(shapes.items())) not in seen:
@@ -67,13 +86,23 @@ def _first(tries: Tries) -> dict[str, int]:
 
 def _rounds(tries: Tries) -> Iterator[dict[str, int]]:
     """A length for each role, the likeliest first."""
-    first, varied = _first(tries), {role: tries[role] for role in (IMAGE, SEQUENCE, FRAMES)}
+    first, varied = (
+        _first(tries),
+        {role: tries[role] for role in (IMAGE, SEQUENCE, FRAMES)},
+    )
     for turn in range(max(map(len, varied.values()))):
-        yield first | {role: lengths[min(turn, len(lengths) - 1)] for role, lengths in varied.items()}
+        yield first | {
+            role: lengths[min(turn, len(lengths) - 1)]
+            for role, lengths in varied.items()
+        }
     for channels in tries[CHANNELS][1:]:
         yield first | {CHANNELS: channels}
     for turn in range(2):
-        yield first | {BATCH: tries[BATCH][1]} | {role: lengths[turn] for role, lengths in varied.items()}
+        yield (
+            first
+            | {BATCH: tries[BATCH][1]}
+            | {role: lengths[turn] for role, lengths in varied.items()}
+        )
 
 
 def _with_rank(port: Port, use: Use, rank: int | None) -> Port:
@@ -81,7 +110,9 @@ def _with_rank(port: Port, use: Use, rank: int | None) -> Port:
     if port.dims is not None or port.form not in ("tensor", "sequence"):
         return port
     count = (2 if use.rank is None else use.rank) if rank is None else rank
-    return Port(port.name, port.form, port.elem, (None,) * count, port.optional, port.key)
+    return Port(
+        port.name, port.form, port.elem, (None,) * count, port.optional, port.key
+    )
 
 
 class _Roles:
@@ -89,7 +120,9 @@ class _Roles:
 
     def __init__(self, ports: Mapping[str, Port], uses: Mapping[str, Use]) -> None:
         deep = any(len(port.dims or ()) > 1 for port in ports.values())
-        self.found: dict[tuple[str, int], tuple[int, int]] = {}  # how uncertain it is, and the place in _ORDER
+        self.found: dict[
+            tuple[str, int], tuple[int, int]
+        ] = {}  # how uncertain it is, and the place in _ORDER
         named: dict[str, tuple[int, int]] = {}
         for name, port in ports.items():
             for axis, dim in enumerate(port.dims or ()):
@@ -100,12 +133,20 @@ class _Roles:
 
     def totals(self) -> list[str]:
         """Three names of sequences, of which one may be the sum of the others (past, new and all tokens); else none."""
-        found = [dim for dim, role in self.named.items() if role == SEQUENCE and dim.isidentifier()]
+        found = [
+            dim
+            for dim, role in self.named.items()
+            if role == SEQUENCE and dim.isidentifier()
+        ]
         return found if len(found) == 3 else []
 
     def of(self, port: Port, axis: int) -> str:
         dim = (port.dims or ())[axis]
-        return self.named[dim] if isinstance(dim, str) else _ORDER[self.found[port.name, axis][1]]
+        return (
+            self.named[dim]
+            if isinstance(dim, str)
+            else _ORDER[self.found[port.name, axis][1]]
+        )
 
 
 def _role(port: Port, axis: int, use: Use, deep: bool) -> tuple[int, int]:
@@ -119,8 +160,16 @@ def _role(port: Port, axis: int, use: Use, deep: bool) -> tuple[int, int]:
     if rank == 1:
         role = SEQUENCE if port.elem in _FLOATS and not deep else BATCH
         return 2, _ORDER.index(role)
-    if axis == 1 and rank == 3 and isinstance(dims[0], int) and dims[0] > 1 and isinstance(dims[2], int):
-        return 2, _ORDER.index(BATCH)  # the state of recurrent layers: [layers, batch, hidden]
+    if (
+        axis == 1
+        and rank == 3
+        and isinstance(dims[0], int)
+        and dims[0] > 1
+        and isinstance(dims[2], int)
+    ):
+        return 2, _ORDER.index(
+            BATCH
+        )  # the state of recurrent layers: [layers, batch, hidden]
     return 1, _ORDER.index(BATCH if axis == 0 else SEQUENCE)
 
 
@@ -135,8 +184,13 @@ def _image_axes(port: Port) -> dict[int, str]:
     for channels in (rest[0], rest[2]):
         height, width = [axis for axis in rest if axis != channels]
         half = _fixed(dims[height]) or _fixed(dims[width])
-        if dims[channels] in ((1, 3) if half else (1, 3, 4)) and not (half and len(dims) == 3):
-            return ({1: FRAMES} if len(dims) == 5 else {}) | {height: IMAGE, width: IMAGE}
+        if dims[channels] in ((1, 3) if half else (1, 3, 4)) and not (
+            half and len(dims) == 3
+        ):
+            return ({1: FRAMES} if len(dims) == 5 else {}) | {
+                height: IMAGE,
+                width: IMAGE,
+            }
     if len(dims) == 4 and not any(map(_fixed, dims[1:])):
         return {1: CHANNELS, 2: IMAGE, 3: IMAGE}
     return {}
@@ -156,7 +210,11 @@ def _shapes(
     total: str,
 ) -> Shapes:
     """One set of shapes; `total`: the name of an axis that is as long as all other sequences together."""
-    given = {name: tuple(np.shape(value)) for name, value in asked.inputs.items() if isinstance(value, np.ndarray)}
+    given = {
+        name: tuple(np.shape(value))
+        for name, value in asked.inputs.items()
+        if isinstance(value, np.ndarray)
+    }
     given |= {name: tuple(map(int, shape)) for name, shape in asked.shapes.items()}
     names: dict[str, int] = dict(asked.axes)
     for known in (given, {name: use.lengths for name, use in uses.items()}):
@@ -165,7 +223,12 @@ def _shapes(
                 length = sizes[axis] if isinstance(sizes, tuple) else sizes.get(axis)
                 if isinstance(dim, str) and length is not None:
                     names.setdefault(dim, length)
-    atoms = {dim for port in ports.values() for dim in port.dims or () if isinstance(dim, str)}
+    atoms = {
+        dim
+        for port in ports.values()
+        for dim in port.dims or ()
+        if isinstance(dim, str)
+    }
     simple = {dim: names.get(dim, lengths[role]) for dim, role in roles.named.items()}
     if total and total not in names:
         simple[total] = sum(simple[dim] for dim in roles.totals() if dim != total)
@@ -176,14 +239,22 @@ def _shapes(
         if axis in port.empty and empty:
             return 0
         if isinstance(dim, str):
-            computed = None if dim in names else computed_length(dim, {name: simple[name] for name in atoms - {dim}})
+            computed = (
+                None
+                if dim in names
+                else computed_length(
+                    dim, {name: simple[name] for name in atoms - {dim}}
+                )
+            )
             return simple[dim] if computed is None or computed < 0 else computed
         return uses[port.name].lengths.get(axis, lengths[roles.of(port, axis)])
 
     found = {}
     for name, port in ports.items():
         if port.form in ("tensor", "sequence"):
-            made = tuple(length_of(port, axis, dim) for axis, dim in enumerate(port.dims or ()))
+            made = tuple(
+                length_of(port, axis, dim) for axis, dim in enumerate(port.dims or ())
+            )
             found[name] = given.get(name, made)
     return found
 
@@ -206,14 +277,25 @@ def computed_length(text: str, lengths: Mapping[str, int]) -> int | None:
     """
     try:
         return _value(ast.parse(text.strip(), mode="eval").body, lengths)
-    except (SyntaxError, ValueError, KeyError, ZeroDivisionError, RecursionError, MemoryError):
+    except (
+        SyntaxError,
+        ValueError,
+        KeyError,
+        ZeroDivisionError,
+        RecursionError,
+        MemoryError,
+    ):
         return None
 
 
 def _value(node: ast.AST, lengths: Mapping[str, int]) -> int:
     """The value of a part of a formula; KeyError for whatever is none."""
     if isinstance(node, ast.BinOp):
-        return int(_OPERATORS[type(node.op)](_value(node.left, lengths), _value(node.right, lengths)))
+        return int(
+            _OPERATORS[type(node.op)](
+                _value(node.left, lengths), _value(node.right, lengths)
+            )
+        )
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return node.value
     return lengths[node.id if isinstance(node, ast.Name) else ""]

@@ -29,7 +29,9 @@ def count_bytes(model: onnx.ModelProto) -> int:
     copy_but(model, rest, {"graph"})
     copy_but(model.graph, graph, _LARGE)
     tensors = (*model.graph.initializer, *model.graph.sparse_initializer)
-    inside = int(graph.ByteSize()) + sum(_as_field(int(tensor.ByteSize())) for tensor in tensors)
+    inside = int(graph.ByteSize()) + sum(
+        _as_field(int(tensor.ByteSize())) for tensor in tensors
+    )
     return int(rest.ByteSize()) + (_as_field(inside) if model.HasField("graph") else 0)
 
 
@@ -60,7 +62,9 @@ def write_beside(model: onnx.ModelProto, path: Path) -> None:
     with path.with_name(location).open("wb") as stream:
         for tensor in model.graph.initializer:
             moves = worth_moving(tensor, int(tensor.ByteSize()))
-            light.graph.initializer.append(moved_out(tensor, tensor_data(tensor), stream) if moves else tensor)
+            light.graph.initializer.append(
+                moved_out(tensor, tensor_data(tensor), stream) if moves else tensor
+            )
     path.write_bytes(light.SerializeToString(deterministic=True))
 
 
@@ -74,14 +78,22 @@ def tensor_data(tensor: onnx.TensorProto) -> bytes:
     return tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
 
 
-def moved_out(tensor: onnx.TensorProto, data: Any, stream: BinaryIO) -> onnx.TensorProto:
+def moved_out(
+    tensor: onnx.TensorProto, data: Any, stream: BinaryIO
+) -> onnx.TensorProto:
     """Append `data`, bytes or a flat array of them, to `stream`; the tensor that refers to that place."""
     stream.write(bytes(-stream.tell() % _ALIGNMENT))
     offset = stream.tell()
     stream.write(data)
-    moved = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+    moved = onnx.TensorProto(
+        name=tensor.name, dims=tensor.dims, data_type=tensor.data_type
+    )
     moved.data_location = onnx.TensorProto.EXTERNAL
-    place = {"location": Path(stream.name).name, "offset": offset, "length": stream.tell() - offset}
+    place = {
+        "location": Path(stream.name).name,
+        "offset": offset,
+        "length": stream.tell() - offset,
+    }
     for key, value in place.items():
         moved.external_data.add(key=key, value=str(value))
     return moved

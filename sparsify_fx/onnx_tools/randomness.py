@@ -11,7 +11,15 @@ from sparsify_fx.onnx_tools.values import UnlikeError, measure_difference
 from sparsify_fx.onnx_tools.view import attribute, input_of, is_standard, subgraphs
 
 RANDOM = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
+    (
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Dropout",
+    )
 )
 """Operators that may answer twice differently."""
 
@@ -37,7 +45,9 @@ def _walk(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 def _draws(node: onnx.NodeProto) -> bool:
     """Whether the node is random as it stands: Dropout is only when told that it trains."""
-    return is_standard(node, *RANDOM) and (node.op_type != "Dropout" or bool(input_of(node, 2)))
+    return is_standard(node, *RANDOM) and (
+        node.op_type != "Dropout" or bool(input_of(node, 2))
+    )
 
 
 def is_seeded(nodes: Sequence[onnx.NodeProto]) -> bool:
@@ -45,14 +55,20 @@ def is_seeded(nodes: Sequence[onnx.NodeProto]) -> bool:
     return all(attribute(node, "seed") is not None for node in nodes)
 
 
-def unlike_outputs(names: Sequence[str], first: Sequence[Any], second: Sequence[Any], limit: float) -> set[str]:
+def unlike_outputs(
+    names: Sequence[str], first: Sequence[Any], second: Sequence[Any], limit: float
+) -> set[str]:
     """The outputs that differ between two runs by more than `limit`, relative to their largest entry.
 
     >>> import numpy as np
     >>> unlike_outputs(["a", "b"], [np.ones(2), np.ones(2)], [np.ones(2), np.zeros(2)], 1e-4)
     {'b'}
     """
-    return {name for name, a, b in zip(names, first, second, strict=True) if distance(a, b) > limit}
+    return {
+        name
+        for name, a, b in zip(names, first, second, strict=True)
+        if distance(a, b) > limit
+    }
 
 
 def distance(expected: Any, got: Any) -> float:

@@ -17,7 +17,10 @@ _SMALL = 1024  # shape inference reads the values of shapes, axes and pads; neve
 
 
 def infer_shapes(
-    model: onnx.ModelProto, sizes: Mapping[str, Shape] | None = None, *, recorded: bool = False
+    model: onnx.ModelProto,
+    sizes: Mapping[str, Shape] | None = None,
+    *,
+    recorded: bool = False,
 ) -> dict[str, Shape]:
     """The shape of every value of the main graph whose rank is known; what cannot be inferred is missing.
 
@@ -43,9 +46,15 @@ def infer_shapes(
         bare.graph.value_info.extend(model.graph.value_info)
     inferred = _infer(bare, strict=False)
     found = {}
-    for item in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+    for item in (
+        *inferred.graph.input,
+        *inferred.graph.value_info,
+        *inferred.graph.output,
+    ):
         if item.type.tensor_type.HasField("shape"):
-            found[item.name] = tuple(_size(dim) for dim in item.type.tensor_type.shape.dim)
+            found[item.name] = tuple(
+                _size(dim) for dim in item.type.tensor_type.shape.dim
+            )
     for tensor in model.graph.initializer:
         found[tensor.name] = tuple(tensor.dims)
     return found
@@ -55,7 +64,11 @@ def infer_kinds(model: onnx.ModelProto) -> dict[str, bool]:
     """Whether each value of the main graph is a tensor, not a sequence, map or optional; unknown ones are missing."""
     inferred = _infer(skeleton(model), strict=False)
     items = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
-    return {item.name: item.type.HasField("tensor_type") for item in items if item.type.WhichOneof("value")}
+    return {
+        item.name: item.type.HasField("tensor_type")
+        for item in items
+        if item.type.WhichOneof("value")
+    }
 
 
 def shapes_fit(model: onnx.ModelProto) -> str | None:
@@ -78,13 +91,22 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     kept.output.extend(graph.output)
     given = {item.name for item in graph.input}
     for tensor in graph.initializer:
-        if math.prod(tensor.dims) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if (
+            math.prod(tensor.dims) <= _SMALL
+            and tensor.data_location != onnx.TensorProto.EXTERNAL
+        ):
             kept.initializer.append(tensor)
         elif tensor.name not in given:
-            kept.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            kept.input.append(
+                onnx.helper.make_tensor_value_info(
+                    tensor.name, tensor.data_type, list(tensor.dims)
+                )
+            )
     for sparse in graph.sparse_initializer:
         name, kind = sparse.values.name, sparse.values.data_type
-        kept.input.append(onnx.helper.make_tensor_value_info(name, kind, list(sparse.dims)))
+        kept.input.append(
+            onnx.helper.make_tensor_value_info(name, kind, list(sparse.dims))
+        )
     for item in (*bare.graph.input, *bare.graph.output):
         _open_axes(item)
     return bare
@@ -107,7 +129,9 @@ def _set_sizes(graph: onnx.GraphProto, sizes: Mapping[str, Shape]) -> None:
                     dim.dim_value = size
     names = [item.name for item in graph.output]
     del graph.output[:]
-    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(name) for name in names
+    )
 
 
 def _infer(bare: onnx.ModelProto, strict: bool) -> onnx.ModelProto:

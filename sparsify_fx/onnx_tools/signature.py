@@ -51,28 +51,47 @@ def ports_of(model: onnx.ModelProto) -> dict[str, Port]:
     """The inputs without a default, by name."""
     stored = {tensor.name for tensor in model.graph.initializer}
     stored |= {tensor.values.name for tensor in model.graph.sparse_initializer}
-    return {item.name: _port(item.name, item.type) for item in model.graph.input if item.name not in stored}
+    return {
+        item.name: _port(item.name, item.type)
+        for item in model.graph.input
+        if item.name not in stored
+    }
 
 
 def is_open(model: onnx.ModelProto) -> bool:
     """Whether the file leaves a length of an input open."""
-    return any(port.dims is None or not all(isinstance(n, int) for n in port.dims) for port in ports_of(model).values())
+    return any(
+        port.dims is None or not all(isinstance(n, int) for n in port.dims)
+        for port in ports_of(model).values()
+    )
 
 
 def settles(ports: Mapping[str, Port], asked: Asked) -> bool:
     """Whether what is asked for fixes every length that the file leaves open, named axes by any input that has them."""
     whole = {**asked.inputs, **asked.shapes}
-    names = {*asked.axes, *(dim for name in whole if name in ports for dim in ports[name].dims or ())}
+    names = {
+        *asked.axes,
+        *(dim for name in whole if name in ports for dim in ports[name].dims or ()),
+    }
     left = (port for name, port in ports.items() if name not in whole)
     return all(
-        port.dims is not None and all(isinstance(dim, int) or (dim is not None and dim in names) for dim in port.dims)
+        port.dims is not None
+        and all(
+            isinstance(dim, int) or (dim is not None and dim in names)
+            for dim in port.dims
+        )
         for port in left
     )
 
 
 def axis_names(model: onnx.ModelProto) -> set[str]:
     """The names of the open axes of inputs."""
-    return {dim for port in ports_of(model).values() for dim in port.dims or () if isinstance(dim, str)}
+    return {
+        dim
+        for port in ports_of(model).values()
+        for dim in port.dims or ()
+        if isinstance(dim, str)
+    }
 
 
 def _port(name: str, kind: onnx.TypeProto, optional: bool = False) -> Port:
@@ -87,12 +106,27 @@ def _port(name: str, kind: onnx.TypeProto, optional: bool = False) -> Port:
         values = _port(name, kind.map_type.value_type)
         return Port(name, "map", values.elem, (), optional, kind.map_type.key_type)
     if form != "tensor_type":
-        return Port(name, "sparse tensor" if form == "sparse_tensor_type" else "value of no type", 0, None, optional)
+        return Port(
+            name,
+            "sparse tensor" if form == "sparse_tensor_type" else "value of no type",
+            0,
+            None,
+            optional,
+        )
     held = kind.tensor_type
     dims = held.shape.dim if held.HasField("shape") else None
-    empty = {axis for axis, dim in enumerate(dims or ()) if dim.HasField("dim_value") and dim.dim_value == 0}
+    empty = {
+        axis
+        for axis, dim in enumerate(dims or ())
+        if dim.HasField("dim_value") and dim.dim_value == 0
+    }
     sizes = (
-        None if dims is None else tuple(dim.dim_param or (dim.dim_value if dim.dim_value > 0 else None) for dim in dims)
+        None
+        if dims is None
+        else tuple(
+            dim.dim_param or (dim.dim_value if dim.dim_value > 0 else None)
+            for dim in dims
+        )
     )
     return Port(name, "tensor", held.elem_type, sizes, optional, 0, frozenset(empty))
 
@@ -116,14 +150,20 @@ def check_asked(model: onnx.ModelProto, asked: Asked) -> None:
 
 
 def _check_length(length: object, what: str) -> None:
-    if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
+    if (
+        isinstance(length, bool)
+        or not isinstance(length, int | np.integer)
+        or length < 1
+    ):
         raise InputError(f"{what}: expected a length of 1 or more, got {length!r}")
 
 
 def _check_shape(port: Port, shape: Sequence[int], asked: Asked) -> None:
     """A shape that the user gives against the file, against the array given, and against the named axes given."""
     if port.form != "tensor":
-        raise InputError(f"input {port.name!r} is a {port.form} and has no shape to give; give it with inputs= instead")
+        raise InputError(
+            f"input {port.name!r} is a {port.form} and has no shape to give; give it with inputs= instead"
+        )
     for axis, length in enumerate(shape):
         _check_length(length, f"shape of input {port.name!r}, axis {axis}")
     _fits(port, tuple(shape))
@@ -158,13 +198,19 @@ def describe(dims: Sequence[Dim] | None) -> str:
     >>> describe(("batch", 3, None))
     '[batch, 3, ?]'
     """
-    return "of any rank" if dims is None else f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
+    return (
+        "of any rank"
+        if dims is None
+        else f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
+    )
 
 
 def _check_value(port: Port, value: Any) -> None:
     """A value that the user gives against the type in the file."""
     if value is None and not port.optional:
-        raise InputError(f"input {port.name!r} is no optional one: give a {port.form}, not None")
+        raise InputError(
+            f"input {port.name!r} is no optional one: give a {port.form}, not None"
+        )
     if value is None or port.form not in ("tensor", "sequence"):
         return
     if isinstance(value, list) != (port.form == "sequence"):

@@ -32,7 +32,12 @@ def damaged_tensor(model: onnx.ModelProto) -> str | None:
     >>> damaged_tensor(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])))
     "tensor 'w' of shape [3] has 8 bytes of data, which should be 12"
     """
-    found = (reason for graph in _graphs(model) for reason in map(_fault, _tensors(graph)) if reason is not None)
+    found = (
+        reason
+        for graph in _graphs(model)
+        for reason in map(_fault, _tensors(graph))
+        if reason is not None
+    )
     return next(found, None)
 
 
@@ -49,20 +54,32 @@ def damaged_text(model: onnx.ModelProto) -> str | None:
                 return f"{type(part).__name__}.{field.name} is no text"
             if field.type == field.TYPE_MESSAGE:
                 value = getattr(part, field.name)
-                waiting += value if hasattr(value, "extend") else [value] if part.HasField(field.name) else []
+                waiting += (
+                    value
+                    if hasattr(value, "extend")
+                    else [value]
+                    if part.HasField(field.name)
+                    else []
+                )
     return None
 
 
 def _is_text(part: Message, name: str) -> bool:
     try:
         value = getattr(part, name)
-        return all(isinstance(each, str) for each in ([value] if isinstance(value, str | bytes) else value))
+        return all(
+            isinstance(each, str)
+            for each in ([value] if isinstance(value, str | bytes) else value)
+        )
     except UnicodeDecodeError:
         return False
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
-    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    waiting: list[onnx.GraphProto | onnx.FunctionProto] = [
+        model.graph,
+        *model.functions,
+    ]
     while waiting:
         graph = waiting.pop()
         yield graph
@@ -73,7 +90,9 @@ def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProt
     if isinstance(graph, onnx.GraphProto):
         yield from graph.initializer
     for node in graph.node:
-        yield from (attribute.t for attribute in node.attribute if attribute.HasField("t"))
+        yield from (
+            attribute.t for attribute in node.attribute if attribute.HasField("t")
+        )
 
 
 def _fault(tensor: TensorProto) -> str | None:
@@ -82,18 +101,38 @@ def _fault(tensor: TensorProto) -> str | None:
     if min(tensor.dims, default=0) < 0:
         return f"{what} has a negative side"
     try:
-        dtype, kind = helper.tensor_dtype_to_np_dtype(tensor.data_type), TensorProto.DataType.Name(tensor.data_type)
+        dtype, kind = (
+            helper.tensor_dtype_to_np_dtype(tensor.data_type),
+            TensorProto.DataType.Name(tensor.data_type),
+        )
     except (KeyError, ValueError, TypeError):
         return f"{what} has the unknown type {tensor.data_type}"
     entries, together = math.prod(tensor.dims), _PARTS.get(kind, 1)
-    bytes_needed = -(-entries // together) if together > 1 else entries * np.dtype(dtype).itemsize
+    bytes_needed = (
+        -(-entries // together) if together > 1 else entries * np.dtype(dtype).itemsize
+    )
     if tensor.data_location == TensorProto.EXTERNAL:
         lengths = [each.value for each in tensor.external_data if each.key == "length"]
         fits = all(each == str(bytes_needed) for each in lengths)
-        return None if fits else f"{what} has {lengths[0]} bytes of external data, which should be {bytes_needed}"
+        return (
+            None
+            if fits
+            else f"{what} has {lengths[0]} bytes of external data, which should be {bytes_needed}"
+        )
     if tensor.HasField("raw_data"):
         held = len(tensor.raw_data)
-        return None if held == bytes_needed else f"{what} has {held} bytes of data, which should be {bytes_needed}"
+        return (
+            None
+            if held == bytes_needed
+            else f"{what} has {held} bytes of data, which should be {bytes_needed}"
+        )
     numbers = entries * (2 if kind.startswith("COMPLEX") else 1)
-    held, needed = len(getattr(tensor, _FIELDS.get(tensor.data_type, "int32_data"))), -(-numbers // together)
-    return None if held == needed else f"{what} has {held} values, which should be {needed}"
+    held, needed = (
+        len(getattr(tensor, _FIELDS.get(tensor.data_type, "int32_data"))),
+        -(-numbers // together),
+    )
+    return (
+        None
+        if held == needed
+        else f"{what} has {held} values, which should be {needed}"
+    )

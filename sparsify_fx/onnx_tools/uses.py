@@ -17,8 +17,22 @@ from sparsify_fx.onnx_tools.view import attribute, input_of, subgraphs
 BATCH, SEQUENCE, IMAGE = "batch", "sequence", "image"
 """Roles of axes."""
 
-_SAME_SHAPE = frozenset(("Identity", "Cast", "Clip", "Relu", "Not", "Neg", "Abs", "QuantizeLinear", "DequantizeLinear"))
-_SAME_VALUES = frozenset(("Unsqueeze", "Squeeze", "Reshape", "Flatten", "Expand", "Slice", "Concat", "Split"))
+_SAME_SHAPE = frozenset(
+    (
+        "Identity",
+        "Cast",
+        "Clip",
+        "Relu",
+        "Not",
+        "Neg",
+        "Abs",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    )
+)
+_SAME_VALUES = frozenset(
+    ("Unsqueeze", "Squeeze", "Reshape", "Flatten", "Expand", "Slice", "Concat", "Split")
+)
 _SCALING = frozenset(("Add", "Sub", "Mul", "Div"))
 _RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
 
@@ -60,7 +74,9 @@ def uses_of(model: onnx.ModelProto) -> dict[str, Use]:
     for name, port in ports_of(model).items():
         found[name] = use = Use()
         seen: set[str] = set()
-        work: list[tuple[str, Axes]] = [(name, None if port.dims is None else tuple(range(len(port.dims))))]
+        work: list[tuple[str, Axes]] = [
+            (name, None if port.dims is None else tuple(range(len(port.dims))))
+        ]
         while work:
             value, axes = work.pop()
             if value in seen:
@@ -110,7 +126,9 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from _graphs(inner)
 
 
-def _onwards(node: onnx.NodeProto, place: int, axes: Axes, shapes: dict[str, Shape]) -> Iterator[tuple[str, Axes]]:
+def _onwards(
+    node: onnx.NodeProto, place: int, axes: Axes, shapes: dict[str, Shape]
+) -> Iterator[tuple[str, Axes]]:
     """The values that hold the same entries, or the same axes, behind a node."""
     kind = node.op_type
     if kind in _SAME_SHAPE and place == 0:
@@ -118,7 +136,12 @@ def _onwards(node: onnx.NodeProto, place: int, axes: Axes, shapes: dict[str, Sha
     elif kind == "Transpose":
         places = list(range(len(axes or ())))
         perm = list(attribute(node, "perm", places[::-1]))
-        yield node.output[0], tuple(axes[axis] for axis in perm) if axes and sorted(perm) == places else None
+        yield (
+            node.output[0],
+            tuple(axes[axis] for axis in perm)
+            if axes and sorted(perm) == places
+            else None,
+        )
     elif kind in _SCALING and axes is not None:
         other = shapes.get(node.input[1 - place]) if len(node.input) == 2 else None
         if other is not None and len(other) <= len(axes):
@@ -128,7 +151,15 @@ def _onwards(node: onnx.NodeProto, place: int, axes: Axes, shapes: dict[str, Sha
             yield name, None
 
 
-def _note(use: Use, node: onnx.NodeProto, place: int, axes: Axes, shapes: dict[str, Shape], *, whole: bool) -> None:
+def _note(
+    use: Use,
+    node: onnx.NodeProto,
+    place: int,
+    axes: Axes,
+    shapes: dict[str, Shape],
+    *,
+    whole: bool,
+) -> None:
     """What this node, reading the value as its input number `place`, says about the model's input."""
     if node.op_type == "Gather" and place == 1:
         _below(use, shapes.get(node.input[0]), int(attribute(node, "axis", 0)))
@@ -163,13 +194,26 @@ Demands = tuple[int | None, dict[int, object], dict[int, str]]
 def _demands(node: onnx.NodeProto, place: int, shapes: dict[str, Shape]) -> Demands:
     """The rank that the node needs of its input, lengths of axes, and roles of axes; a rank of None says nothing."""
     kind, weight = node.op_type, shapes.get(input_of(node, 1)) or ()
-    if kind in ("Conv", "ConvInteger", "ConvTranspose") and place == 0 and len(weight) > 2:
+    if (
+        kind in ("Conv", "ConvInteger", "ConvTranspose")
+        and place == 0
+        and len(weight) > 2
+    ):
         channels = weight[0] if kind == "ConvTranspose" else weight[1]
         groups = int(attribute(node, "group", 1)) if kind != "ConvTranspose" else 1
         channels = channels * groups if isinstance(channels, int) else None
         role = IMAGE if len(weight) == 4 and channels in (1, 3, 4) else SEQUENCE
-        return len(weight), {1: channels}, {0: BATCH} | dict.fromkeys(range(2, len(weight)), role)
-    if kind == "Gemm" and place == 0 and len(weight) == 2 and not attribute(node, "transA", 0):
+        return (
+            len(weight),
+            {1: channels},
+            {0: BATCH} | dict.fromkeys(range(2, len(weight)), role),
+        )
+    if (
+        kind == "Gemm"
+        and place == 0
+        and len(weight) == 2
+        and not attribute(node, "transA", 0)
+    ):
         return 2, {1: weight[1 if attribute(node, "transB", 0) else 0]}, {0: BATCH}
     if kind in _RECURRENT and place in (0, 5, 6) and len(weight) == 3:
         return _recurrent(node, place, weight, shapes)
@@ -179,10 +223,16 @@ def _demands(node: onnx.NodeProto, place: int, shapes: dict[str, Shape]) -> Dema
     return None, {}, {}
 
 
-def _recurrent(node: onnx.NodeProto, place: int, weight: Shape, shapes: dict[str, Shape]) -> Demands:
+def _recurrent(
+    node: onnx.NodeProto, place: int, weight: Shape, shapes: dict[str, Shape]
+) -> Demands:
     """Sequences [steps, batch, features] and states [directions, batch, hidden], or with layout 1 the batch first."""
     hidden = (shapes.get(input_of(node, 2)) or (None,) * 3)[-1]
     first = bool(attribute(node, "layout", 0))
     if place == 0:
-        return 3, {2: weight[2]}, {0: BATCH, 1: SEQUENCE} if first else {0: SEQUENCE, 1: BATCH}
+        return (
+            3,
+            {2: weight[2]},
+            {0: BATCH, 1: SEQUENCE} if first else {0: SEQUENCE, 1: BATCH},
+        )
     return 3, {1 if first else 0: weight[0], 2: hidden}, {0 if first else 1: BATCH}

@@ -31,14 +31,18 @@ def measure_difference(expected: Any, got: Any) -> Difference:
     (0.25, 0.0625)
     """
     found = [_between(a, b) for a, b in _tensors(expected, got)]
-    return max((a for a, _ in found), default=0.0), max((r for _, r in found), default=0.0)
+    return max((a for a, _ in found), default=0.0), max(
+        (r for _, r in found), default=0.0
+    )
 
 
 def _tensors(expected: Any, got: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """The pairs of tensors that two values hold."""
     if isinstance(expected, dict) and isinstance(got, dict):
         if expected.keys() != got.keys():
-            raise UnlikeError(f"the keys differ: {_short(got.keys())}, expected {_short(expected.keys())}")
+            raise UnlikeError(
+                f"the keys differ: {_short(got.keys())}, expected {_short(expected.keys())}"
+            )
         for key, value in expected.items():
             yield from _tensors(value, got[key])
     elif isinstance(expected, list) and isinstance(got, list):
@@ -46,7 +50,11 @@ def _tensors(expected: Any, got: Any) -> Iterator[tuple[NDArray[Any], NDArray[An
             raise UnlikeError(f"it has {len(got)} entries, expected {len(expected)}")
         for a, b in zip(expected, got, strict=True):
             yield from _tensors(a, b)
-    elif isinstance(expected, dict | list) or isinstance(got, dict | list) or (expected is None) != (got is None):
+    elif (
+        isinstance(expected, dict | list)
+        or isinstance(got, dict | list)
+        or (expected is None) != (got is None)
+    ):
         raise UnlikeError(f"it is {_kind(got)}, expected {_kind(expected)}")
     elif expected is not None:
         yield np.asarray(expected), np.asarray(got)
@@ -67,10 +75,14 @@ def _between(expected: NDArray[Any], got: NDArray[Any]) -> Difference:
     """The two differences of a tensor."""
     texts = expected.dtype.kind in _TEXTS and got.dtype.kind in _TEXTS
     if expected.shape != got.shape or not (texts or expected.dtype == got.dtype):
-        raise UnlikeError(f"it is {got.dtype} {list(got.shape)}, expected {expected.dtype} {list(expected.shape)}")
+        raise UnlikeError(
+            f"it is {got.dtype} {list(got.shape)}, expected {expected.dtype} {list(expected.shape)}"
+        )
     if texts:
         if not np.array_equal(expected, got):
-            raise UnlikeError(f"{np.count_nonzero(expected != got)} of {expected.size} texts differ")
+            raise UnlikeError(
+                f"{np.count_nonzero(expected != got)} of {expected.size} texts differ"
+            )
         return 0.0, 0.0
     if expected.size == 0:
         return 0.0, 0.0
@@ -78,7 +90,9 @@ def _between(expected: NDArray[Any], got: NDArray[Any]) -> Difference:
     with np.errstate(invalid="ignore"):  # signalling NaNs
         a, b = expected.astype(wide), got.astype(wide)
     finite = np.isfinite(a)
-    if not np.array_equal(np.where(finite, 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True):
+    if not np.array_equal(
+        np.where(finite, 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True
+    ):
         raise UnlikeError("it has NaN or Inf in other places")
     if not finite.any():
         return 0.0, 0.0

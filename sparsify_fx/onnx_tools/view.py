@@ -29,16 +29,33 @@ class GraphView:
         self.nodes = list(model.graph.node)
         self.inputs = {item.name for item in model.graph.input}
         self.outputs = {item.name for item in model.graph.output}
-        self.tensors = {item.name: item for item in model.graph.initializer if item.name not in self.inputs}
-        self.producers = {name: node for node in self.nodes for name in node.output if name}
+        self.tensors = {
+            item.name: item
+            for item in model.graph.initializer
+            if item.name not in self.inputs
+        }
+        self.producers = {
+            name: node for node in self.nodes for name in node.output if name
+        }
         self.uses: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.nodes:
             for name in node.input:
                 if name:
                     self.uses[name].append(node)
-        self.captured = {name for node in self.nodes for inner in subgraphs(node) for name in names_in(inner)}
+        self.captured = {
+            name
+            for node in self.nodes
+            for inner in subgraphs(node)
+            for name in names_in(inner)
+        }
         self.fixed = self.outputs | self.captured
-        self._names = {*self.inputs, *self.outputs, *self.producers, *self.captured, *self.uses}
+        self._names = {
+            *self.inputs,
+            *self.outputs,
+            *self.producers,
+            *self.captured,
+            *self.uses,
+        }
         self._names.update(item.name for item in model.graph.initializer)
         self._names.update(item.values.name for item in model.graph.sparse_initializer)
         self._arrays: dict[str, Array] = {}
@@ -46,7 +63,14 @@ class GraphView:
     @property
     def opset(self) -> int:
         """The version of the standard operators, 0 when the model imports none."""
-        return next((item.version for item in self.model.opset_import if item.domain in ("", "ai.onnx")), 0)
+        return next(
+            (
+                item.version
+                for item in self.model.opset_import
+                if item.domain in ("", "ai.onnx")
+            ),
+            0,
+        )
 
     def constant(self, name: str) -> Array | None:
         """The initializer of this name; None when there is none or its data lies in another file."""
@@ -60,7 +84,11 @@ class GraphView:
     def floats(self, name: str) -> Array | None:
         """`constant(name)` where it is float32 or float64, else None."""
         tensor = self.tensors.get(name)
-        return self.constant(name) if tensor is not None and tensor.data_type in FLOATS else None
+        return (
+            self.constant(name)
+            if tensor is not None and tensor.data_type in FLOATS
+            else None
+        )
 
     def only_reader(self, name: str) -> onnx.NodeProto | None:
         """The node that reads this value, when it is read once and by nobody outside the main graph."""
@@ -83,7 +111,9 @@ class GraphView:
     def add(self, hint: str, values: Array) -> str:
         """A new initializer; its name."""
         name = self.fresh(hint)
-        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.graph.initializer.append(
+            numpy_helper.from_array(np.ascontiguousarray(values), name)
+        )
         self.tensors[name] = self.graph.initializer[-1]
         return name
 
@@ -117,7 +147,11 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def names_in(graph: onnx.GraphProto) -> Iterator[str]:
     """Every name in a subgraph, its own and those from outside."""
-    yield from (item.name for group in (graph.input, graph.output, graph.initializer) for item in group)
+    yield from (
+        item.name
+        for group in (graph.input, graph.output, graph.initializer)
+        for item in group
+    )
     for node in graph.node:
         yield from node.input
         yield from node.output

@@ -46,7 +46,9 @@ def walk_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from walk_graphs(inner)
 
 
-def weight_values(graph: onnx.GraphProto, functions: Iterable[onnx.FunctionProto] = ()) -> set[str]:
+def weight_values(
+    graph: onnx.GraphProto, functions: Iterable[onnx.FunctionProto] = ()
+) -> set[str]:
     """Names of all values that reach a convolution, matrix product or recurrent operator by layout changes alone.
 
     The prunable weights are the tensors of numbers with two or more dimensions among them; embeddings that are only
@@ -73,23 +75,31 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
             yield from all_nodes(inner.node)
 
 
-def _positions(functions: Iterable[onnx.FunctionProto]) -> tuple[dict[Key, set[str]], dict[Key, tuple[int, ...]]]:
+def _positions(
+    functions: Iterable[onnx.FunctionProto],
+) -> tuple[dict[Key, set[str]], dict[Key, tuple[int, ...]]]:
     """For each function its values that are weights, and the positions of its inputs among these."""
     inside: dict[Key, set[str]] = {}
     positions: dict[Key, tuple[int, ...]] = {}
     waiting = list(functions)
-    for _ in range(len(waiting)):  # a function may call others, wherever they stand: until nothing new is found
+    for _ in range(
+        len(waiting)
+    ):  # a function may call others, wherever they stand: until nothing new is found
         before = dict(positions)
         for function in waiting:
             found = _reaching(all_nodes(function.node), positions)
             inside[key_of(function)] = found
-            positions[key_of(function)] = tuple(i for i, name in enumerate(function.input) if name in found)
+            positions[key_of(function)] = tuple(
+                i for i, name in enumerate(function.input) if name in found
+            )
         if positions == before:
             break
     return inside, positions
 
 
-def _reaching(nodes: Iterable[onnx.NodeProto], positions: Mapping[Key, tuple[int, ...]]) -> set[str]:
+def _reaching(
+    nodes: Iterable[onnx.NodeProto], positions: Mapping[Key, tuple[int, ...]]
+) -> set[str]:
     """The values that reach an operand; `positions`: those of calls."""
     nodes = list(nodes)
     producers = defaultdict(list)  # branches may use the same names
@@ -109,7 +119,9 @@ def _reaching(nodes: Iterable[onnx.NodeProto], positions: Mapping[Key, tuple[int
         for source in producers.get(name, ()):
             if source.op_type in LAYOUT:
                 # Only Concat takes several tensors; the other inputs of the rest are axes, shapes and scales.
-                pending.extend(source.input if source.op_type == "Concat" else source.input[:1])
+                pending.extend(
+                    source.input if source.op_type == "Concat" else source.input[:1]
+                )
     return found
 
 

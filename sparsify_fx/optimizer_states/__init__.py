@@ -7,7 +7,10 @@ itself (`fresh`); wrappers are looked through (`holders`); snapshots hold plain 
 
 from sparsify_fx.optimizer_states.check import check_layouts, check_supported
 from sparsify_fx.optimizer_states.clear import clear_entries, following, settled
-from sparsify_fx.optimizer_states.records import restore_optimizer_state, take_optimizer_state
+from sparsify_fx.optimizer_states.records import (
+    restore_optimizer_state,
+    take_optimizer_state,
+)
 from sparsify_fx.optimizer_states.restless import restless
 
 __all__ = [

@@ -28,10 +28,16 @@ def write_blocks(tensor: Any, entries: Tensor, value: Tensor | float) -> None:
     codes = getattr(tensor, "codes", None)
     if isinstance(value, Tensor) or value != 0 or codes is None:
         whole = tensor.dequantize()
-        edited = torch.where(entries, value, whole) if isinstance(value, Tensor) else whole.masked_fill(entries, value)
+        edited = (
+            torch.where(entries, value, whole)
+            if isinstance(value, Tensor)
+            else whole.masked_fill(entries, value)
+        )
         tensor.copy_(edited)
         return
-    zero = 0 if getattr(tensor, "qmap", None) is None else int(tensor.qmap.abs().argmin())
+    zero = (
+        0 if getattr(tensor, "qmap", None) is None else int(tensor.qmap.abs().argmin())
+    )
     if codes.numel() == entries.numel():
         codes.view(torch.uint8).masked_fill_(entries.reshape(codes.shape), zero)
     else:  # two codes in a byte, the first one in its upper half
@@ -39,4 +45,6 @@ def write_blocks(tensor: Any, entries: Tensor, value: Tensor | float) -> None:
         upper = torch.where(first, zero, codes >> 4)
         lower = torch.where(second, zero, codes & 15)
         codes.copy_((upper << 4) | lower)
-    tensor.scale.masked_fill_(entries.flatten().view(tensor.scale.numel(), -1).all(1), 0)
+    tensor.scale.masked_fill_(
+        entries.flatten().view(tensor.scale.numel(), -1).all(1), 0
+    )

@@ -28,16 +28,27 @@ _ELSEWHERE = "trains copies of the weights elsewhere, where masks do not reach: 
 _BACKWARD = "updates weights within backward, where the Scheduler cannot keep pruned ones at zero"
 # Classes that cannot be used, by name, since most come from packages that need not be installed: (why, what to do).
 _REFUSED = {
-    "CPUOffloadOptimizer": (_ELSEWHERE, "torchao.optim's 8-bit optimizers save memory too"),
+    "CPUOffloadOptimizer": (
+        _ELSEWHERE,
+        "torchao.optim's 8-bit optimizers save memory too",
+    ),
     "SafeFP16Optimizer": (_ELSEWHERE, "train float32 weights under torch.autocast"),
-    "DeepSpeedZeroOptimizer": (_ELSEWHERE, "train with torch.optim under DistributedDataParallel"),
-    "SparseAdam": ("takes sparse gradients only, and those of pruned layers are dense", "take torch.optim.Adam"),
+    "DeepSpeedZeroOptimizer": (
+        _ELSEWHERE,
+        "train with torch.optim under DistributedDataParallel",
+    ),
+    "SparseAdam": (
+        "takes sparse gradients only, and those of pruned layers are dense",
+        "take torch.optim.Adam",
+    ),
     "LOMO": (_BACKWARD, "take an optimizer whose step() updates the weights"),
     "AdaLOMO": (_BACKWARD, "take an optimizer whose step() updates the weights"),
 }
 
 
-def check_supported(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]) -> None:
+def check_supported(
+    optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]
+) -> None:
     """SchedulerError for optimizers whose state cannot be kept right; a warning for what is right but not wholly fresh.
 
     Changes nothing. What it cannot see before the first step (a layout that depends on sizes) is checked again, before
@@ -58,7 +69,9 @@ def check_supported(optimizers: Sequence[Any], parameters: Mapping[str, nn.Param
             _ask_layouts(optimizer, holder, parameters.values())
 
 
-def check_layouts(optimizers: Sequence[Any], parameters: Iterable[nn.Parameter]) -> None:
+def check_layouts(
+    optimizers: Sequence[Any], parameters: Iterable[nn.Parameter]
+) -> None:
     """SchedulerError when state that is there cannot be kept right; call it before masks are written."""
     parameters = list(parameters)
     for optimizer in optimizers:
@@ -85,7 +98,9 @@ def _check_kinds(optimizers: Sequence[Any]) -> None:
                     raise SchedulerError(f"{type(part).__name__} {why}; {remedy}")
 
 
-def _check_owners(optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]) -> None:
+def _check_owners(
+    optimizers: Sequence[Any], parameters: Mapping[str, nn.Parameter]
+) -> None:
     """Each parameter in one optimizer: two of them would move it, and only one state can be right."""
     held: dict[int, int] = {}
     names = {id(parameter): name for name, parameter in parameters.items()}
@@ -93,7 +108,9 @@ def _check_owners(optimizers: Sequence[Any], parameters: Mapping[str, nn.Paramet
         for parameter in parameters_of(optimizer):
             other = held.setdefault(id(parameter), number)
             if other != number:
-                name = names.get(id(parameter), f"a parameter of shape {tuple(parameter.shape)}")
+                name = names.get(
+                    id(parameter), f"a parameter of shape {tuple(parameter.shape)}"
+                )
                 raise SchedulerError(
                     f"{name} is in two optimizers, number {other} ({type(optimizers[other]).__name__}) and number "
                     f"{number} ({type(optimizer).__name__}); give each parameter to one of them"
@@ -102,12 +119,24 @@ def _check_owners(optimizers: Sequence[Any], parameters: Mapping[str, nn.Paramet
 
 def _check_names(holder: Any) -> None:
     """State under names is found by the names in the groups; without these it would be missed silently."""
-    known = {name_of(holder, p, group) for group in holder.param_groups for p in group["params"]}
-    shapes = {tuple(parameter.shape) for parameter in parameters_of(holder) if parameter.dim()}
+    known = {
+        name_of(holder, p, group)
+        for group in holder.param_groups
+        for p in group["params"]
+    }
+    shapes = {
+        tuple(parameter.shape) for parameter in parameters_of(holder) if parameter.dim()
+    }
     for key, value in own_state(holder).items():
         named = isinstance(key, str) and key not in known and isinstance(value, dict)
-        tensors = [each for inner, each in value.items() if not isinstance(inner, Tensor)] if named else []
-        if any(isinstance(each, Tensor) and tuple(each.shape) in shapes for each in tensors):
+        tensors = (
+            [each for inner, each in value.items() if not isinstance(inner, Tensor)]
+            if named
+            else []
+        )
+        if any(
+            isinstance(each, Tensor) and tuple(each.shape) in shapes for each in tensors
+        ):
             raise SchedulerError(
                 f"{type(holder).__name__} keeps state under the name {key!r}, and sparsify_fx cannot tell of which "
                 "parameter; build the optimizer with model.named_parameters(), so that its groups have param_names"

@@ -10,12 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.optimizer_states.fresh import ask, fresh_values, full_answer, is_copy
-from sparsify_fx.optimizer_states.holders import Path, Place, holders, parameters_of, places
-from sparsify_fx.optimizer_states.layouts import entry_tensors, name_once, shared_tensors, write_entries
+from sparsify_fx.optimizer_states.holders import (
+    Path,
+    Place,
+    holders,
+    parameters_of,
+    places,
+)
+from sparsify_fx.optimizer_states.layouts import (
+    entry_tensors,
+    name_once,
+    shared_tensors,
+    write_entries,
+)
 
 
 @torch.no_grad()
-def clear_entries(optimizers: Sequence[Any], parameter: nn.Parameter, entries: Tensor) -> None:
+def clear_entries(
+    optimizers: Sequence[Any], parameter: nn.Parameter, entries: Tensor
+) -> None:
     """Give `entries` the state of a new parameter: momentum 0, Rprop's step size, copies of the present values, ...
 
     Counters (state without an axis, and what groups keep) stay: they belong to all entries.
@@ -36,12 +49,17 @@ def clear_entries(optimizers: Sequence[Any], parameter: nn.Parameter, entries: T
     tensor([0.5000, 1.5000])
     """
     _restart_histories(optimizers, parameter)
-    work = [(place, entry_tensors(place, parameter)) for place in places(optimizers, parameter)]
+    work = [
+        (place, entry_tensors(place, parameter))
+        for place in places(optimizers, parameter)
+    ]
     for place, tensors in work:
         values = fresh_values(place, parameter, list(tensors))
         for path, found in tensors.items():
             for tensor in found:
-                write_entries(place, tensor, path, entries.to(tensor.device), values[path])
+                write_entries(
+                    place, tensor, path, entries.to(tensor.device), values[path]
+                )
         name_once(place, parameter)
 
 
@@ -62,19 +80,27 @@ def settled(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:
 
 
 @contextmanager
-def following(optimizers: Sequence[Any], parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def following(
+    optimizers: Sequence[Any], parameters: Iterable[nn.Parameter]
+) -> Iterator[None]:
     """Around writes into parameters: the copies of them that optimizers keep get what was written; momentum stays.
 
     Schedule-free and Lookahead would else pull the weights back to what they were.
     """
-    before = {parameter: parameter.detach().clone() for parameter in parameters if copies(optimizers, parameter)}
+    before = {
+        parameter: parameter.detach().clone()
+        for parameter in parameters
+        if copies(optimizers, parameter)
+    }
     yield
     for parameter, old in before.items():
         with torch.no_grad():
             write_copies(optimizers, parameter, parameter.detach() != old)
 
 
-def copies(optimizers: Sequence[Any], parameter: nn.Parameter) -> list[tuple[Place, Path, Tensor]]:
+def copies(
+    optimizers: Sequence[Any], parameter: nn.Parameter
+) -> list[tuple[Place, Path, Tensor]]:
     """Every tensor in which an optimizer keeps a copy of the parameter."""
     return [
         (place, path, tensor)
@@ -85,18 +111,27 @@ def copies(optimizers: Sequence[Any], parameter: nn.Parameter) -> list[tuple[Pla
     ]
 
 
-def write_copies(optimizers: Sequence[Any], parameter: nn.Parameter, where: Tensor, holder: Any = None) -> None:
+def write_copies(
+    optimizers: Sequence[Any],
+    parameter: nn.Parameter,
+    where: Tensor,
+    holder: Any = None,
+) -> None:
     """Put the parameter's values at `where` (bool) into every copy of it; only those of `holder`, if given."""
     for place, path, tensor in copies(optimizers, parameter):
         if holder is None or place.holder is holder:
-            write_entries(place, tensor, path, where.to(tensor.device), parameter.detach())
+            write_entries(
+                place, tensor, path, where.to(tensor.device), parameter.detach()
+            )
 
 
 def _restart_histories(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:
     """L-BFGS keeps one history for all parameters together; after a change of any it starts again."""
     for optimizer in optimizers:
         for holder in holders(optimizer):
-            if any("old_dirs" in state for state in holder.state.values() if isinstance(state, dict)) and any(
-                parameter is each for each in parameters_of(holder)
-            ):
+            if any(
+                "old_dirs" in state
+                for state in holder.state.values()
+                if isinstance(state, dict)
+            ) and any(parameter is each for each in parameters_of(holder)):
                 holder.state.clear()

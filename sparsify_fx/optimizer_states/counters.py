@@ -9,13 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.optimizer_states.holders import name_of, own_state, parameters_of, wrapped
+from sparsify_fx.optimizer_states.holders import (
+    name_of,
+    own_state,
+    parameters_of,
+    wrapped,
+)
 from sparsify_fx.optimizer_states.plain import from_plain, to_plain
 from sparsify_fx.optimizer_states.twin import constructor_names
 
 # What names a group, what schedulers of the learning rate write into it, and the mode that the caller sets.
 _NAMES = {"params", "param_names", "name", "names"}
-_RATES = {"lr", "initial_lr", "max_lr", "min_lr", "swa_lr", "lr_scale", "base_momentum", "max_momentum"}
+_RATES = {
+    "lr",
+    "initial_lr",
+    "max_lr",
+    "min_lr",
+    "swa_lr",
+    "lr_scale",
+    "base_momentum",
+    "max_momentum",
+}
 _NOT_COUNTERS = _NAMES | _RATES | {"train_mode"}
 _CPU = torch.device("cpu")
 
@@ -26,7 +40,9 @@ def counters(holder: Any, group: Mapping[str, Any]) -> list[str]:
     return [key for key in group if key not in options and key not in _NOT_COUNTERS]
 
 
-def take_counters(holder: Any, parameters: frozenset[nn.Parameter]) -> dict[int, dict[str, Any]]:
+def take_counters(
+    holder: Any, parameters: frozenset[nn.Parameter]
+) -> dict[int, dict[str, Any]]:
     """The counters of every group whose parameters are all in `parameters`, by the group's number."""
     return {
         number: {key: to_plain(group[key]) for key in counters(holder, group)}
@@ -47,12 +63,20 @@ def put_counters(holder: Any, recorded: Mapping[int, Mapping[str, Any]]) -> None
             group[key] = from_plain(value, group.get(key), _CPU)
 
 
-def take_own_state(holder: Any, parameters: frozenset[nn.Parameter]) -> dict[str, Any] | None:
+def take_own_state(
+    holder: Any, parameters: frozenset[nn.Parameter]
+) -> dict[str, Any] | None:
     """State under no parameter and plain numbers in attributes; None unless `parameters` has all of the holder's."""
     if not parameters.issuperset(parameters_of(holder)):
         return None
-    entries = {key: to_plain(_without_parameters(holder.state[key])) for key in _own_keys(holder)}
-    return {"entries": entries, "numbers": {name: to_plain(getattr(holder, name)) for name in _numbers(holder)}}
+    entries = {
+        key: to_plain(_without_parameters(holder.state[key]))
+        for key in _own_keys(holder)
+    }
+    return {
+        "entries": entries,
+        "numbers": {name: to_plain(getattr(holder, name)) for name in _numbers(holder)},
+    }
 
 
 def put_own_state(holder: Any, recorded: Mapping[str, Any] | None) -> None:
@@ -66,7 +90,11 @@ def put_own_state(holder: Any, recorded: Mapping[str, Any] | None) -> None:
         current = holder.state.get(key)
         new = from_plain(value, current, _CPU)
         if isinstance(current, dict) and isinstance(new, dict):
-            new |= {inner: kept for inner, kept in current.items() if isinstance(inner, Tensor)}
+            new |= {
+                inner: kept
+                for inner, kept in current.items()
+                if isinstance(inner, Tensor)
+            }
         holder.state[key] = new
     for name, value in recorded["numbers"].items():
         setattr(holder, name, from_plain(value, getattr(holder, name, None), _CPU))
@@ -74,14 +102,22 @@ def put_own_state(holder: Any, recorded: Mapping[str, Any] | None) -> None:
 
 def _own_groups(holder: Any) -> list[Mapping[str, Any]] | Any:
     """The groups, unless they are those of a wrapped optimizer, which are recorded there."""
-    return [] if any(inner.param_groups is holder.param_groups for inner in wrapped(holder)) else holder.param_groups
+    return (
+        []
+        if any(inner.param_groups is holder.param_groups for inner in wrapped(holder))
+        else holder.param_groups
+    )
 
 
 def _own_keys(holder: Any) -> list[Any]:
     keys = [key for key in own_state(holder) if not isinstance(key, Tensor)]
     if not keys:
         return []
-    names = {name_of(holder, parameter, group) for group in holder.param_groups for parameter in group["params"]}
+    names = {
+        name_of(holder, parameter, group)
+        for group in holder.param_groups
+        for parameter in group["params"]
+    }
     return [key for key in keys if key not in names]
 
 

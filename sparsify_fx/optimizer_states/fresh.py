@@ -17,7 +17,15 @@ from sparsify_fx.optimizer_states.twin import first_state
 
 # Copies of the parameter that wrappers, or later steps, make: no twin of two steps shows them.
 COPIES = frozenset(
-    ("lookahead_slow_buff", "slow_params", "slow_buffer", "backup_params", "trac", "old_p", "master_param")
+    (
+        "lookahead_slow_buff",
+        "slow_params",
+        "slow_buffer",
+        "backup_params",
+        "trac",
+        "old_p",
+        "master_param",
+    )
 )
 _SMALL = 3  # entries of the twin's parameter along each axis
 _MOST = 64  # answers that are remembered for one optimizer; the learning rate is part of each question
@@ -43,7 +51,11 @@ class Fresh:
 def ask(place: Place, parameter: nn.Parameter) -> Fresh:
     """What the optimizer says about a small parameter with as many axes; remembered as long as its options stay."""
     shape = tuple(min(size, _SMALL) for size in parameter.shape) or (2,)
-    options = tuple((key, repr(value)) for key, value in place.group.items() if key not in ("params", "param_names"))
+    options = tuple(
+        (key, repr(value))
+        for key, value in place.group.items()
+        if key not in ("params", "param_names")
+    )
     key = (shape, parameter.dtype, options)
     answers = _answers.setdefault(place.holder, {})
     if key not in answers:
@@ -80,8 +92,14 @@ def _first_tensors(place: Place, small: nn.Parameter) -> dict[Path, Tensor]:
     found = dict(walk(first_state(place, small)))
     if found:
         return found
-    one, two = (dict(walk(first_state(place, small, gradient))) for gradient in (1e-3, 2e-3))
-    return {path: tensor for path, tensor in one.items() if path in two and torch.equal(tensor, two[path])}
+    one, two = (
+        dict(walk(first_state(place, small, gradient))) for gradient in (1e-3, 2e-3)
+    )
+    return {
+        path: tensor
+        for path, tensor in one.items()
+        if path in two and torch.equal(tensor, two[path])
+    }
 
 
 def full_answer(place: Place, parameter: nn.Parameter) -> dict[Path, Tensor]:
@@ -90,7 +108,9 @@ def full_answer(place: Place, parameter: nn.Parameter) -> dict[Path, Tensor]:
     return dict(walk(first_state(place, clone)))
 
 
-def fresh_values(place: Place, parameter: nn.Parameter, paths: list[Path]) -> dict[Path, Tensor | float]:
+def fresh_values(
+    place: Place, parameter: nn.Parameter, paths: list[Path]
+) -> dict[Path, Tensor | float]:
     """The fresh value of every path: a number, or a tensor with an entry for every entry of the parameter.
 
     A path about which nothing is known gets zero, as almost every state starts.
@@ -105,7 +125,11 @@ def fresh_values(place: Place, parameter: nn.Parameter, paths: list[Path]) -> di
     open_paths = [path for path in paths if path not in found]
     if open_paths:
         full = full_answer(place, parameter)
-        found |= {path: full[path] for path in open_paths if path in full and full[path].shape == parameter.shape}
+        found |= {
+            path: full[path]
+            for path in open_paths
+            if path in full and full[path].shape == parameter.shape
+        }
         if not answer.shapes and not full and not wrapped(place.holder):
             _name_unasked(place)
     return {path: found.get(path, 0.0) for path in paths}

@@ -41,7 +41,13 @@ def wrapped(optimizer: Any) -> list[Any]:
     """The optimizers that one holds in its attributes."""
     found: list[Any] = []
     for value in getattr(optimizer, "__dict__", {}).values():
-        inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        inner = (
+            value.values()
+            if isinstance(value, dict)
+            else value
+            if isinstance(value, (list, tuple))
+            else [value]
+        )
         found += [each for each in inner if is_optimizer(each)]
     return found
 
@@ -60,12 +66,18 @@ def holders(optimizer: Any) -> list[Any]:
 
 def own_state(holder: Any) -> Any:
     """The holder's state by parameter; nothing where a wrapper only hands on that of the inner one."""
-    return {} if any(inner.state is holder.state for inner in wrapped(holder)) else holder.state
+    return (
+        {}
+        if any(inner.state is holder.state for inner in wrapped(holder))
+        else holder.state
+    )
 
 
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:
     """All parameters in the order of the groups, which is the order of torch's state dicts."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [
+        parameter for group in optimizer.param_groups for parameter in group["params"]
+    ]
 
 
 def places(optimizers: Sequence[Any], parameter: nn.Parameter) -> Iterator[Place]:
@@ -88,7 +100,9 @@ def group_of(holder: Any, parameter: nn.Parameter) -> Mapping[str, Any] | None:
     return None
 
 
-def slots(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def slots(
+    holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
     """Where `holder` keeps something for the parameter, as (container, key).
 
     "" is the usual place, "name" the same under the parameter's name; "table x" is a table by parameter that is itself
@@ -96,7 +110,9 @@ def slots(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> dic
     """
     state = own_state(holder)
     # `get`, not `[]`: the state is a defaultdict, and an empty entry would end the laziness of some optimizers.
-    found: dict[str, tuple[Any, Any]] = {"": (state, parameter)} if state.get(parameter) else {}
+    found: dict[str, tuple[Any, Any]] = (
+        {"": (state, parameter)} if state.get(parameter) else {}
+    )
     named = {key: table for key, table in state.items() if isinstance(key, str)}
     name = name_of(holder, parameter, group) if named else None
     if name is not None and named.get(name):
@@ -113,7 +129,11 @@ def slots(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> dic
 def attributes(holder: Any) -> dict[str, Any]:
     """The dicts among the attributes that are not the state itself."""
     found = getattr(holder, "__dict__", {}).items()
-    return {key: value for key, value in found if isinstance(value, dict) and value is not holder.state}
+    return {
+        key: value
+        for key, value in found
+        if isinstance(value, dict) and value is not holder.state
+    }
 
 
 def key_in(table: Any, parameter: nn.Parameter) -> Any:
@@ -131,23 +151,38 @@ def key_in(table: Any, parameter: nn.Parameter) -> Any:
     return None
 
 
-def states(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> Iterator[Any]:
+def states(
+    holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]
+) -> Iterator[Any]:
     """What is in the slots; a bare tensor comes under the last word of its slot."""
     for slot, (container, key) in slots(holder, parameter, group).items():
         value = container[key]
         yield {slot.partition(" ")[2]: value} if isinstance(value, Tensor) else value
 
 
-def name_of(holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]) -> str | None:
+def name_of(
+    holder: Any, parameter: nn.Parameter, group: Mapping[str, Any]
+) -> str | None:
     """The name that the optimizer itself has for a parameter; None if it was not built with names."""
     names = group.get("param_names")
     if names is not None and len(names) == len(group["params"]):
-        return next(str(name) for name, each in zip(names, group["params"], strict=True) if each is parameter)
+        return next(
+            str(name)
+            for name, each in zip(names, group["params"], strict=True)
+            if each is parameter
+        )
     for table in attributes(holder).values():
         key = key_in(table, parameter)
         if key is not None and isinstance(table[key], str):
             return str(table[key])
-        name = next((key for key, value in table.items() if value is parameter and isinstance(key, str)), None)
+        name = next(
+            (
+                key
+                for key, value in table.items()
+                if value is parameter and isinstance(key, str)
+            ),
+            None,
+        )
         if name is not None:
             return str(name)
     return None
@@ -170,4 +205,8 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
 def is_helper(value: object) -> bool:
     """Whether `value` is an object of the optimizer's own kind that holds part of the state, as preconditioners do."""
     known = (type, nn.Module, torch.Generator, torch.dtype, torch.device)
-    return hasattr(value, "__dict__") and not isinstance(value, known) and not callable(value)
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, known)
+        and not callable(value)
+    )

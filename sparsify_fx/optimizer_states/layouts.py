@@ -31,7 +31,10 @@ def entry_tensors(place: Place, parameter: nn.Parameter) -> dict[Path, list[Tens
     """
     found: dict[Path, list[Tensor]] = {}
     for path, tensor in walk(place.state):
-        if _has_entries(place, parameter, path, tensor) and tensor.dtype not in _NO_VALUES:
+        if (
+            _has_entries(place, parameter, path, tensor)
+            and tensor.dtype not in _NO_VALUES
+        ):
             _check_codes(place, path, tensor)
             found.setdefault(path, []).append(tensor)
     return found
@@ -42,12 +45,18 @@ def shared_tensors(place: Place, parameter: nn.Parameter) -> dict[Path, list[Ten
     found: dict[Path, list[Tensor]] = {}
     for path, tensor in walk(place.state):
         floating = tensor.is_floating_point() and tensor.numel() > 1
-        if floating and not _is_table(path) and not _has_entries(place, parameter, path, tensor):
+        if (
+            floating
+            and not _is_table(path)
+            and not _has_entries(place, parameter, path, tensor)
+        ):
             found.setdefault(path, []).append(tensor)
     return found
 
 
-def write_entries(place: Place, tensor: Tensor, path: Path, entries: Tensor, value: Tensor | float) -> None:
+def write_entries(
+    place: Place, tensor: Tensor, path: Path, entries: Tensor, value: Tensor | float
+) -> None:
     """Put `value` (a number, or a tensor with the parameter's shape) at `entries` (bool, the parameter's shape)."""
     if is_quantised(tensor):
         write_blocks(tensor, entries, value)
@@ -66,7 +75,11 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
     """Warn, once for an optimizer, of state that is right for training but cannot be made fresh entry by entry."""
     shared = sorted({str(path[0]) for path in shared_tensors(place, parameter)})
     coarse = sorted(
-        {str(path[0]) for path, tensor in walk(place.state) if is_quantised(tensor) and not has_zero(tensor)}
+        {
+            str(path[0])
+            for path, tensor in walk(place.state)
+            if is_quantised(tensor) and not has_zero(tensor)
+        }
     )
     if not (shared or coarse) or place.holder in _named:
         return
@@ -81,13 +94,19 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
     )
 
 
-def _has_entries(place: Place, parameter: nn.Parameter, path: Path, tensor: Tensor) -> bool:
-    if parameter.dim() == 0:  # the twin has two entries, so that counters can be told from entries
+def _has_entries(
+    place: Place, parameter: nn.Parameter, path: Path, tensor: Tensor
+) -> bool:
+    if (
+        parameter.dim() == 0
+    ):  # the twin has two entries, so that counters can be told from entries
         return ask(place, parameter).shapes.get(path) == (2,)
     if _same_order(tensor.shape, parameter.shape):
         return True
     mask = place.state.get("mask") if isinstance(place.state, Mapping) else None
-    return _compresses(mask, tensor) and mask is not None and mask.shape == parameter.shape
+    return (
+        _compresses(mask, tensor) and mask is not None and mask.shape == parameter.shape
+    )
 
 
 def _same_order(shape: torch.Size, of: torch.Size) -> bool:
@@ -108,13 +127,23 @@ def _same_order(shape: torch.Size, of: torch.Size) -> bool:
 
 def _compresses(mask: Any, tensor: Tensor) -> bool:
     """Whether `tensor` holds only the entries that a mask of the optimizer's own selects, in order."""
-    selects = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask is not tensor
-    return bool(selects and tensor.dim() == 1 and int(mask.count_nonzero()) == tensor.numel() > 0)
+    selects = (
+        isinstance(mask, Tensor) and mask.dtype == torch.bool and mask is not tensor
+    )
+    return bool(
+        selects
+        and tensor.dim() == 1
+        and int(mask.count_nonzero()) == tensor.numel() > 0
+    )
 
 
 def _compressing(state: Any, tensor: Tensor, entries: Tensor) -> Tensor | None:
     mask = state.get("mask") if isinstance(state, Mapping) else None
-    if tensor.numel() != entries.numel() and isinstance(mask, Tensor) and _compresses(mask, tensor):
+    if (
+        tensor.numel() != entries.numel()
+        and isinstance(mask, Tensor)
+        and _compresses(mask, tensor)
+    ):
         return mask
     return None
 
@@ -157,4 +186,7 @@ def _zero_code(table: Tensor, place: Place) -> int:
 
 
 def _is_table(path: Path) -> bool:
-    return any(str(key) in ("qmap1", "qmap2", "absmax1", "absmax2") or "::scales" in str(key) for key in path)
+    return any(
+        str(key) in ("qmap1", "qmap2", "absmax1", "absmax2") or "::scales" in str(key)
+        for key in path
+    )

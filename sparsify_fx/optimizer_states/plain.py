@@ -16,7 +16,11 @@ from sparsify_fx.optimizer_states.holders import is_helper
 
 # What a record says instead of a value that it cannot or need not hold, such as a function.
 KEPT = "sparsify_fx: kept as it is"
-_BLOCKS, _FIELDS, _RANDOM = "sparsify_fx: blocks", "sparsify_fx: fields", "sparsify_fx: random numbers"
+_BLOCKS, _FIELDS, _RANDOM = (
+    "sparsify_fx: blocks",
+    "sparsify_fx: fields",
+    "sparsify_fx: random numbers",
+)
 
 
 def to_plain(value: Any) -> Any:
@@ -24,7 +28,9 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         if is_quantised(value):
             names, _ = value.__tensor_flatten__()  # type: ignore[attr-defined]
-            return {_BLOCKS: {name: getattr(value, name).detach().clone() for name in names}}
+            return {
+                _BLOCKS: {name: getattr(value, name).detach().clone() for name in names}
+            }
         return value.detach().clone()
     if isinstance(value, torch.Generator):
         return {_RANDOM: value.get_state()}
@@ -51,9 +57,14 @@ def from_plain(recorded: Any, current: Any, device: torch.device) -> Any:
         device: where tensors go that are made anew and have an axis.
     """
     if isinstance(recorded, Tensor):
-        if isinstance(current, Tensor) and (current.shape, current.dtype) == (recorded.shape, recorded.dtype):
+        if isinstance(current, Tensor) and (current.shape, current.dtype) == (
+            recorded.shape,
+            recorded.dtype,
+        ):
             return current.copy_(recorded)
-        return recorded.detach().clone().to(device if recorded.dim() else recorded.device)
+        return (
+            recorded.detach().clone().to(device if recorded.dim() else recorded.device)
+        )
     if isinstance(recorded, str) and recorded == KEPT:
         return current
     if isinstance(recorded, Mapping) and _BLOCKS in recorded:
@@ -61,23 +72,35 @@ def from_plain(recorded: Any, current: Any, device: torch.device) -> Any:
             getattr(current, name).copy_(tensor)
         return current
     if isinstance(recorded, Mapping) and _RANDOM in recorded:
-        (current.set_state if isinstance(current, torch.Generator) else current.setstate)(recorded[_RANDOM])
+        (
+            current.set_state
+            if isinstance(current, torch.Generator)
+            else current.setstate
+        )(recorded[_RANDOM])
         return current
     if isinstance(recorded, Mapping) and _FIELDS in recorded:
         vars(current).update(from_plain(recorded[_FIELDS], vars(current), device))
         return current
     if isinstance(recorded, Mapping):
         known = current if isinstance(current, Mapping) else {}
-        return {key: from_plain(inner, known.get(key), device) for key, inner in recorded.items()}
+        return {
+            key: from_plain(inner, known.get(key), device)
+            for key, inner in recorded.items()
+        }
     if isinstance(recorded, (list, tuple)):
         return _sequence(recorded, current, device)
     return recorded
 
 
-def _sequence(recorded: list[Any] | tuple[Any, ...], current: Any, device: torch.device) -> Any:
+def _sequence(
+    recorded: list[Any] | tuple[Any, ...], current: Any, device: torch.device
+) -> Any:
     known = list(current) if isinstance(current, (list, tuple, deque)) else []
     known += [None] * (len(recorded) - len(known))
-    items = [from_plain(inner, now, device) for inner, now in zip(recorded, known, strict=False)]
+    items = [
+        from_plain(inner, now, device)
+        for inner, now in zip(recorded, known, strict=False)
+    ]
     if isinstance(current, deque):
         return deque(items, maxlen=current.maxlen)
     return type(recorded)(items)
@@ -89,9 +112,14 @@ def missing_objects(recorded: Any, current: Any) -> bool:
         if recorded.keys() & {_BLOCKS, _FIELDS, _RANDOM}:
             return current is None
         known = current if isinstance(current, Mapping) else {}
-        return any(missing_objects(inner, known.get(key)) for key, inner in recorded.items())
+        return any(
+            missing_objects(inner, known.get(key)) for key, inner in recorded.items()
+        )
     if isinstance(recorded, (list, tuple)):
         known_items = list(current) if isinstance(current, (list, tuple, deque)) else []
         known_items += [None] * (len(recorded) - len(known_items))
-        return any(missing_objects(inner, now) for inner, now in zip(recorded, known_items, strict=False))
+        return any(
+            missing_objects(inner, now)
+            for inner, now in zip(recorded, known_items, strict=False)
+        )
     return False

@@ -10,27 +10,47 @@ from torch import nn
 
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.optimizer_states.clear import copies, write_copies
-from sparsify_fx.optimizer_states.counters import put_counters, put_own_state, take_counters, take_own_state
-from sparsify_fx.optimizer_states.holders import Place, group_of, holders, name_of, parameters_of, slots
+from sparsify_fx.optimizer_states.counters import (
+    put_counters,
+    put_own_state,
+    take_counters,
+    take_own_state,
+)
+from sparsify_fx.optimizer_states.holders import (
+    Place,
+    group_of,
+    holders,
+    name_of,
+    parameters_of,
+    slots,
+)
 from sparsify_fx.optimizer_states.plain import from_plain, missing_objects, to_plain
 from sparsify_fx.optimizer_states.twin import new_state
 
 
 @torch.no_grad()
-def take_optimizer_state(optimizers: Sequence[Any], parameters: Collection[nn.Parameter]) -> list[Any]:
+def take_optimizer_state(
+    optimizers: Sequence[Any], parameters: Collection[nn.Parameter]
+) -> list[Any]:
     """Copies of the state of these parameters, as plain types and tensors only (loadable with `weights_only=True`).
 
     Counters that an optimizer keeps for a group (schedule-free's k) or for all there is (D-adaptation's d) come along
     if `parameters` has the whole group, or all there is.
     """
     return [
-        [_take(optimizer, holder, frozenset(parameters)) for holder in holders(optimizer)] for optimizer in optimizers
+        [
+            _take(optimizer, holder, frozenset(parameters))
+            for holder in holders(optimizer)
+        ]
+        for optimizer in optimizers
     ]
 
 
 @torch.no_grad()
 def restore_optimizer_state(
-    optimizers: Sequence[Any], parameters: Collection[nn.Parameter], recorded: Sequence[Any]
+    optimizers: Sequence[Any],
+    parameters: Collection[nn.Parameter],
+    recorded: Sequence[Any],
 ) -> None:
     """Bring the state of these parameters back to `recorded`, in place; learning rates stay what they are.
 
@@ -43,27 +63,47 @@ def restore_optimizer_state(
     kinds = [[type(holder).__name__ for holder in layer] for layer in layers]
     saved = [[record["kind"] for record in layer] for layer in recorded]
     if kinds != saved:
-        raise SchedulerError(f"the recorded state is that of the optimizers {saved}, here are {kinds}; build the same")
+        raise SchedulerError(
+            f"the recorded state is that of the optimizers {saved}, here are {kinds}; build the same"
+        )
     for outer, layer, records in zip(optimizers, layers, recorded, strict=True):
         for holder, record in zip(layer, records, strict=True):
             _restore(outer, holder, frozenset(parameters), record)
 
 
-def _take(outer: Any, holder: Any, parameters: frozenset[nn.Parameter]) -> dict[str, Any]:
-    record: dict[str, Any] = {"kind": type(holder).__name__, "state": {}, "at": {}, "mode": _mode(holder)}
+def _take(
+    outer: Any, holder: Any, parameters: frozenset[nn.Parameter]
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "kind": type(holder).__name__,
+        "state": {},
+        "at": {},
+        "mode": _mode(holder),
+    }
     for index, parameter, group in _numbered(holder, parameters):
         record["state"][index] = {
-            slot: to_plain(container[key]) for slot, (container, key) in slots(holder, parameter, group).items()
+            slot: to_plain(container[key])
+            for slot, (container, key) in slots(holder, parameter, group).items()
         }
         if any(place.holder is holder for place, _, _ in copies([outer], parameter)):
             record["at"][index] = parameter.detach().clone()
-    return record | {"counters": take_counters(holder, parameters), "own": take_own_state(holder, parameters)}
+    return record | {
+        "counters": take_counters(holder, parameters),
+        "own": take_own_state(holder, parameters),
+    }
 
 
-def _restore(outer: Any, holder: Any, parameters: frozenset[nn.Parameter], record: Mapping[str, Any]) -> None:
+def _restore(
+    outer: Any,
+    holder: Any,
+    parameters: frozenset[nn.Parameter],
+    record: Mapping[str, Any],
+) -> None:
     mode = _mode(holder)
     for index, parameter, group in _numbered(holder, parameters):
-        _restore_slots(Place(outer, holder, group, {}), parameter, record["state"].get(index, {}))
+        _restore_slots(
+            Place(outer, holder, group, {}), parameter, record["state"].get(index, {})
+        )
         if index in record["at"]:
             moved = parameter.detach() != record["at"][index].to(parameter.device)
             write_copies([outer], parameter, moved, holder)
@@ -73,7 +113,9 @@ def _restore(outer: Any, holder: Any, parameters: frozenset[nn.Parameter], recor
         _convert(holder, record["mode"], mode)
 
 
-def _restore_slots(place: Place, parameter: nn.Parameter, saved: Mapping[str, Any]) -> None:
+def _restore_slots(
+    place: Place, parameter: nn.Parameter, saved: Mapping[str, Any]
+) -> None:
     holder, group = place.holder, place.group
     for slot, (container, key) in slots(holder, parameter, group).items():
         if slot not in saved:
@@ -87,18 +129,24 @@ def _restore_slots(place: Place, parameter: nn.Parameter, saved: Mapping[str, An
         container[key] = from_plain(value, current, parameter.device)
 
 
-def _new_slot(holder: Any, slot: str, parameter: nn.Parameter, group: Mapping[str, Any]) -> tuple[Any, Any]:
+def _new_slot(
+    holder: Any, slot: str, parameter: nn.Parameter, group: Mapping[str, Any]
+) -> tuple[Any, Any]:
     """(container, key) of a slot that is empty now."""
     kind, _, name = slot.partition(" ")
     if kind == "table":
         return holder.state.setdefault(name, {}), parameter
     if kind == "attribute":
         table = getattr(holder, name)
-        return table, id(parameter) if any(isinstance(key, int) for key in table) else parameter
+        return table, id(parameter) if any(
+            isinstance(key, int) for key in table
+        ) else parameter
     return holder.state, parameter if kind == "" else name_of(holder, parameter, group)
 
 
-def _numbered(holder: Any, parameters: frozenset[nn.Parameter]) -> list[tuple[int, nn.Parameter, Mapping[str, Any]]]:
+def _numbered(
+    holder: Any, parameters: frozenset[nn.Parameter]
+) -> list[tuple[int, nn.Parameter, Mapping[str, Any]]]:
     """(index over all groups, parameter, group) of those that are in `parameters`."""
     found = []
     for index, parameter in enumerate(parameters_of(holder)):
@@ -110,7 +158,9 @@ def _numbered(holder: Any, parameters: frozenset[nn.Parameter]) -> list[tuple[in
 
 def _mode(holder: Any) -> bool | None:
     """Whether a schedule-free optimizer is in training mode, in which the parameters are others than in evaluation."""
-    modes = [group["train_mode"] for group in holder.param_groups if "train_mode" in group]
+    modes = [
+        group["train_mode"] for group in holder.param_groups if "train_mode" in group
+    ]
     modes += [vars(holder)["train_mode"]] if "train_mode" in vars(holder) else []
     return bool(modes[0]) if modes else None
 

@@ -34,14 +34,24 @@ def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
     for optimizer in optimizers:
         for holder in holders(optimizer):
             group = group_of(holder, parameter)
-            if group is None or wrapped(holder):  # a wrapper moves along what its inner one has moved
+            if group is None or wrapped(
+                holder
+            ):  # a wrapper moves along what its inner one has moved
                 continue
             shape = tuple(min(size, _SMALL) for size in parameter.shape)
-            options = repr([(key, value) for key, value in group.items() if key not in ("params", "param_names", "lr")])
+            options = repr(
+                [
+                    (key, value)
+                    for key, value in group.items()
+                    if key not in ("params", "param_names", "lr")
+                ]
+            )
             answers = _answers.setdefault(holder, {})
             key = (shape, parameter.dtype, options)
             if key not in answers:
-                answers[key] = _moves(holder, group, small_parameter(shape, parameter.dtype))
+                answers[key] = _moves(
+                    holder, group, small_parameter(shape, parameter.dtype)
+                )
             if answers[key]:
                 return True
     return False
@@ -58,7 +68,12 @@ def _moves(holder: Any, group: Any, small: nn.Parameter) -> bool:
         if twin is None:
             return True
         for step in range(_STEPS):
-            gradient = small_parameter(tuple(small.shape), small.dtype).detach().roll(step).masked_fill(resting, 0.0)
+            gradient = (
+                small_parameter(tuple(small.shape), small.dtype)
+                .detach()
+                .roll(step)
+                .masked_fill(resting, 0.0)
+            )
             if not any(try_step(twin, small, gradient, way) for way in WAYS):
                 return True
         moved = small.detach() != start.masked_fill(resting, 0.0)

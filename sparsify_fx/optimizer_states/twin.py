@@ -16,7 +16,13 @@ from sparsify_fx.optimizer_states.holders import Place, holders, wrapped
 from sparsify_fx.randomness import undisturbed
 
 # Implementations that need special devices; the state is the same without them.
-_SWITCHES = {"fused": False, "foreach": False, "capturable": False, "differentiable": False, "compile": False}
+_SWITCHES = {
+    "fused": False,
+    "foreach": False,
+    "capturable": False,
+    "differentiable": False,
+    "compile": False,
+}
 _STEPS = 2  # some make part of their state in the second
 _NAME = "parameter"  # of the twin's, where an optimizer was built with names
 WAYS = ("plain", "graph", "closure")  # of making a step, the usual one first
@@ -34,7 +40,9 @@ class Recorder(dict[Any, Any]):
         self.first = {key: copied(value) for key, value in known.items()}
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        placeholder = not isinstance(self.first.get(key), Tensor) and isinstance(value, Tensor)
+        placeholder = not isinstance(self.first.get(key), Tensor) and isinstance(
+            value, Tensor
+        )
         if key not in self.first or placeholder:
             self.first[key] = copied(value)
         super().__setitem__(key, value)
@@ -64,7 +72,9 @@ def copied(value: Any) -> Any:
     return value
 
 
-def first_state(place: Place, parameter: nn.Parameter, gradient: float = 0.0) -> dict[Any, Any]:
+def first_state(
+    place: Place, parameter: nn.Parameter, gradient: float = 0.0
+) -> dict[Any, Any]:
     """The state that the place's holder would make for the new parameter `parameter`, before it changes.
 
     Weight decay is off and the gradient is zero, so that a state that starts as a copy of the gradient starts at zero.
@@ -92,12 +102,16 @@ def _record(place: Place, parameter: nn.Parameter, gradient: float) -> Recorder:
             holder.state[_NAME] = recorders[1]
         value = parameter.detach().clone()
         for way in WAYS:
-            if all(_try_first(twin, parameter, value, gradient, way) for _ in range(_STEPS)):
+            if all(
+                _try_first(twin, parameter, value, gradient, way) for _ in range(_STEPS)
+            ):
                 break
         return recorders[0] if recorders[0] or not recorders[1] else recorders[1]
 
 
-def _try_first(twin: Any, parameter: nn.Parameter, value: Tensor, gradient: float, way: str) -> bool:
+def _try_first(
+    twin: Any, parameter: nn.Parameter, value: Tensor, gradient: float, way: str
+) -> bool:
     done = try_step(twin, parameter, torch.full_like(value, gradient), way)
     with torch.no_grad():
         parameter.copy_(value)
@@ -109,22 +123,30 @@ def build_with_wrappers(place: Place, parameter: nn.Parameter) -> tuple[Any, Any
     twin = _build_outer(place.outer, place.group, parameter)
     inside, outside = (holders(twin) if twin is not None else []), holders(place.outer)
     if [type(each) for each in inside] == [type(each) for each in outside]:
-        return twin, inside[next(i for i, each in enumerate(outside) if each is place.holder)]
+        return twin, inside[
+            next(i for i, each in enumerate(outside) if each is place.holder)
+        ]
     twin = build_twin(place.holder, place.group, parameter)
     return twin, twin
 
 
-def _build_outer(optimizer: Any, group: Mapping[str, Any], parameter: nn.Parameter) -> Any:
+def _build_outer(
+    optimizer: Any, group: Mapping[str, Any], parameter: nn.Parameter
+) -> Any:
     inner = wrapped(optimizer)
     if not inner:
         return build_twin(optimizer, group, parameter)
     options = _options(optimizer, getattr(optimizer, "__dict__", {}))
     with contextlib.suppress(Exception):
-        return _in_training(type(optimizer)(_build_outer(inner[0], group, parameter), **options))
+        return _in_training(
+            type(optimizer)(_build_outer(inner[0], group, parameter), **options)
+        )
     return None
 
 
-def build_twin(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, **replaced: Any) -> Any:
+def build_twin(
+    holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, **replaced: Any
+) -> Any:
     """An optimizer of the same class and options over `parameter` alone; None where that does not work.
 
     Args:
@@ -132,9 +154,18 @@ def build_twin(holder: Any, group: Mapping[str, Any], parameter: nn.Parameter, *
     """
     options = _options(holder, group)
     options |= {name: value for name, value in replaced.items() if name in options}
-    extra = {key: value for key, value in group.items() if key not in options and isinstance(value, (bool, str))}
+    extra = {
+        key: value
+        for key, value in group.items()
+        if key not in options and isinstance(value, (bool, str))
+    }
     given = [(_NAME, parameter)] if "param_names" in group else [parameter]
-    first = {"lr": rate} if (rate := getattr(holder, "defaults", {}).get("lr")) is not None and "lr" in options else {}
+    first = (
+        {"lr": rate}
+        if (rate := getattr(holder, "defaults", {}).get("lr")) is not None
+        and "lr" in options
+        else {}
+    )
     for rates in ({}, first):  # some refuse the rate 0, which a schedule may have now
         for own in ({}, extra):
             with contextlib.suppress(Exception):
@@ -150,7 +181,9 @@ def _in_training(twin: Any) -> Any:
     return twin
 
 
-def try_step(twin: Any, parameter: nn.Parameter, gradient: Tensor, way: str = "plain") -> bool:
+def try_step(
+    twin: Any, parameter: nn.Parameter, gradient: Tensor, way: str = "plain"
+) -> bool:
     """One step of the twin; whether it went through.
 
     Args:
@@ -176,14 +209,22 @@ def _options(holder: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the constructor, as they are in the group, in the object or in the defaults."""
     options: dict[str, Any] = {}
     for name in constructor_names(type(holder)):
-        for source in (group, getattr(holder, "__dict__", {}), getattr(holder, "defaults", {})):
+        for source in (
+            group,
+            getattr(holder, "__dict__", {}),
+            getattr(holder, "defaults", {}),
+        ):
             if name in source:
                 options[name] = copied(source[name])
                 break
     for name, value in options.items():
         if name in _SWITCHES:
             options[name] = _SWITCHES[name]
-        elif "weight_decay" in name and isinstance(value, (int, float, Tensor)) and not isinstance(value, bool):
+        elif (
+            "weight_decay" in name
+            and isinstance(value, (int, float, Tensor))
+            and not isinstance(value, bool)
+        ):
             options[name] = 0.0
     return options
 

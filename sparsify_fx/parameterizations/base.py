@@ -137,4 +137,6 @@ class Plain:
 def check_scale(name: str, scale: float) -> None:
     """RecipeError unless `scale` is a finite number > 0."""
     if not (math.isfinite(scale) and scale > 0):
-        raise RecipeError(f"{name}: scale={scale!r} must be a finite number > 0, for instance 10.0")
+        raise RecipeError(
+            f"{name}: scale={scale!r} must be a finite number > 0, for instance 10.0"
+        )

@@ -34,13 +34,21 @@ class ByLayer:
         given: dict[Any, Any] = dict(self.patterns)
         for pattern, how in given.items():
             if not isinstance(pattern, str) or not pattern:
-                raise RecipeError(f"parameterization: {pattern!r} is no name or pattern of layers such as 'fc' or '*'")
+                raise RecipeError(
+                    f"parameterization: {pattern!r} is no name or pattern of layers such as 'fc' or '*'"
+                )
             if pattern == "name":
-                raise RecipeError("parameterization: write 'name.weight' for a layer that is called 'name'")
+                raise RecipeError(
+                    "parameterization: write 'name.weight' for a layer that is called 'name'"
+                )
             if isinstance(how, type) or not isinstance(how, Parameterization):
-                raise RecipeError(f"parameterization: {how!r} of {pattern!r} is no parameterization, such as 'dense'")
+                raise RecipeError(
+                    f"parameterization: {how!r} of {pattern!r} is no parameterization, such as 'dense'"
+                )
         if not given:
-            raise RecipeError("parameterization: no layer is named; give one for all, such as {'*': 'dense'}")
+            raise RecipeError(
+                "parameterization: no layer is named; give one for all, such as {'*': 'dense'}"
+            )
         object.__setattr__(self, "patterns", tuple(sorted(given.items())))
 
     @property
@@ -51,10 +59,20 @@ class ByLayer:
     @property
     def without_decay(self) -> tuple[str, ...]:
         """The groups on which one of them lets no weight decay fall; `parameter_groups` decides for each layer."""
-        return tuple(sorted({group for how in self._all() for group in getattr(how, "without_decay", ())}))
+        return tuple(
+            sorted(
+                {
+                    group
+                    for how in self._all()
+                    for group in getattr(how, "without_decay", ())
+                }
+            )
+        )
 
     def _all(self) -> Iterable[Parameterization]:
         return self.by_pattern.values()
 
     def __str__(self) -> str:
-        return ", ".join(f"{pattern}: {how}" for pattern, how in self.by_pattern.items())
+        return ", ".join(
+            f"{pattern}: {how}" for pattern, how in self.by_pattern.items()
+        )

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.numerics import ulp, widened
-from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Moment, Plain, Tensors, check_scale
+from sparsify_fx.parameterizations.base import (
+    PARAMETERIZATIONS,
+    Moment,
+    Plain,
+    Tensors,
+    check_scale,
+)
 
 _OPEN = 30.0  # log α of a gate that no noise closes: |noise| < 14
 
@@ -52,33 +58,52 @@ class Concrete(Plain):
     scale: float = 1.0
     factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
     gates: ClassVar[tuple[str, ...]] = ("logit",)
-    without_decay: ClassVar[tuple[str, ...]] = ("shared",)  # decay would pull gates to half open
+    without_decay: ClassVar[tuple[str, ...]] = (
+        "shared",
+    )  # decay would pull gates to half open
     transient: ClassVar[tuple[str, ...]] = ("noise", "noisy")
 
     def __post_init__(self) -> None:
-        if not (self.gamma < 0 and self.zeta > 1 and 0 < self.b <= 1 and math.isfinite(self.start)):
-            raise RecipeError(f"l0: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}")
+        if not (
+            self.gamma < 0
+            and self.zeta > 1
+            and 0 < self.b <= 1
+            and math.isfinite(self.start)
+        ):
+            raise RecipeError(
+                f"l0: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}"
+            )
         check_scale("l0", self.scale)
         if self.start <= math.log(-self.gamma / self.zeta):
-            raise RecipeError(f"l0: start={self.start!r} closes every gate; take more, for instance 2.5")
+            raise RecipeError(
+                f"l0: start={self.start!r} closes every gate; take more, for instance 2.5"
+            )
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = d·z; the noise counts as far as `noisy` is 1."""
         log_alpha, noisy = self.scale * tensors["logit"], tensors["noisy"]
-        drawn = (log_alpha + tensors["noise"]) * noisy * (1 / self.b) + (log_alpha - log_alpha * noisy)
+        drawn = (log_alpha + tensors["noise"]) * noisy * (1 / self.b) + (
+            log_alpha - log_alpha * noisy
+        )
         return tensors["dense"] * self._stretched(drawn)
 
     def _stretched(self, logits: Any) -> Any:
-        return torch.clamp(torch.sigmoid(logits) * (self.zeta - self.gamma) + self.gamma, 0, 1)
+        return torch.clamp(
+            torch.sigmoid(logits) * (self.zeta - self.gamma) + self.gamma, 0, 1
+        )
 
     def open_gates(self, tensors: Mapping[str, Any]) -> Any:
         """P(z ≠ 0) of each gate."""
-        return torch.sigmoid(self.scale * tensors["logit"] - self.b * math.log(-self.gamma / self.zeta))
+        return torch.sigmoid(
+            self.scale * tensors["logit"] - self.b * math.log(-self.gamma / self.zeta)
+        )
 
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """Gates as at the beginning, d = θ / z."""
         logit = torch.full_like(theta, self.start / self.scale)
-        dense = (widened(theta) / widened(self._stretched(self.scale * logit))).to(theta.dtype)
+        dense = (widened(theta) / widened(self._stretched(self.scale * logit))).to(
+            theta.dtype
+        )
         return {"dense": dense, "logit": logit}
 
     def state(self, theta: Tensor) -> dict[str, Tensor]:
@@ -98,7 +123,9 @@ class Concrete(Plain):
 
     def nearness(self, tensors: Tensors) -> Tensor:
         """log α; the weight behind an open gate is d."""
-        return torch.where(tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"])
+        return torch.where(
+            tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"]
+        )
 
     def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
         """A gate that is wide open there, so that θ = d once settled."""
@@ -108,5 +135,7 @@ class Concrete(Plain):
         """New noise log u − log(1−u), drawn on the weight's device."""
         noise = state["noise"]
         generator = torch.Generator(noise.device).manual_seed(moment.seed)
-        uniform = torch.rand(noise.shape, generator=generator, device=noise.device, dtype=torch.float32)
+        uniform = torch.rand(
+            noise.shape, generator=generator, device=noise.device, dtype=torch.float32
+        )
         noise.copy_(torch.logit(uniform, eps=1e-6))

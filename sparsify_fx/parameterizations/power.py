@@ -38,7 +38,9 @@ class Power(Plain):
 
     def __post_init__(self) -> None:
         if not 1 <= self.alpha < float("inf"):
-            raise RecipeError(f"power: alpha={self.alpha!r} must be a finite number >= 1, for instance 2.0")
+            raise RecipeError(
+                f"power: alpha={self.alpha!r} must be a finite number >= 1, for instance 2.0"
+            )
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = sign(d)·abs(d)^α, whose derivative is finite at zero for every α >= 1."""

@@ -39,7 +39,9 @@ class Product(Plain):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.beta) and self.beta > 0):
-            raise RecipeError(f"product: beta={self.beta!r} must be a positive finite number, for instance 1.0")
+            raise RecipeError(
+                f"product: beta={self.beta!r} must be a positive finite number, for instance 1.0"
+            )
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = m ⊙ w."""
@@ -49,13 +51,17 @@ class Product(Plain):
         """The factors of θ with inner scaling β: m > 0 and m² − w² = β."""
         wide = widened(theta)
         half = self.beta / 2
-        m = torch.sqrt(half + torch.hypot(wide, torch.full_like(wide, half))).to(theta.dtype)
+        m = torch.sqrt(half + torch.hypot(wide, torch.full_like(wide, half))).to(
+            theta.dtype
+        )
         # w is divided by the rounded m, so that m ⊙ w meets θ to an ulp in θ's own dtype.
         return {"m": m, "w": (wide / m.to(wide.dtype)).to(theta.dtype)}
 
     def error_bound(self, theta: Tensor) -> Tensor:
         """2 ulp of θ; sqrt(β) of the smallest number where w is that small."""
-        return torch.maximum(2 * ulp(theta), math.sqrt(self.beta) * ulp(torch.zeros_like(theta)))
+        return torch.maximum(
+            2 * ulp(theta), math.sqrt(self.beta) * ulp(torch.zeros_like(theta))
+        )
 
     def unbalanced(self, tensors: Tensors) -> Tensor:
         """Where m² − w² misses β by more than the rounding of a fresh split, or m <= 0."""

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.numerics import ulp, widened
-from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Moment, Plain, Tensors, check_scale
+from sparsify_fx.parameterizations.base import (
+    PARAMETERIZATIONS,
+    Moment,
+    Plain,
+    Tensors,
+    check_scale,
+)
 
 _OPEN = 100.0  # τ·s of a gate that stays open: σ is exactly 1 in float64 too, its derivative 0, with room for decay
 
@@ -48,11 +54,15 @@ class Sigmoid(Plain):
     scale: float = 1.0
     factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
     gates: ClassVar[tuple[str, ...]] = ("logit",)
-    without_decay: ClassVar[tuple[str, ...]] = ("shared",)  # decay would pull gates to half open
+    without_decay: ClassVar[tuple[str, ...]] = (
+        "shared",
+    )  # decay would pull gates to half open
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and 1 < self.temperature < float("inf")):
-            raise RecipeError(f"sigmoid-gate: expected a finite start and a finite temperature > 1, got {self}")
+            raise RecipeError(
+                f"sigmoid-gate: expected a finite start and a finite temperature > 1, got {self}"
+            )
         check_scale("sigmoid-gate", self.scale)
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
@@ -65,10 +75,15 @@ class Sigmoid(Plain):
 
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """Gates as at the beginning, d = θ / σ(τ·s)."""
-        temperature = (self.state(theta) if others is None else others)["temperature"].to(theta.device, theta.dtype)
+        temperature = (self.state(theta) if others is None else others)[
+            "temperature"
+        ].to(theta.device, theta.dtype)
         logit = torch.full_like(theta, self.start / self.scale)
         gate = self.open_gates({"logit": logit, "temperature": temperature})
-        return {"dense": (widened(theta) / widened(gate)).to(theta.dtype), "logit": logit}
+        return {
+            "dense": (widened(theta) / widened(gate)).to(theta.dtype),
+            "logit": logit,
+        }
 
     def state(self, theta: Tensor) -> dict[str, Tensor]:
         """τ = 1."""
@@ -88,7 +103,9 @@ class Sigmoid(Plain):
 
     def nearness(self, tensors: Tensors) -> Tensor:
         """s = scale·logit; the weight behind an open gate is d."""
-        return torch.where(tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"])
+        return torch.where(
+            tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"]
+        )
 
     def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
         """s = 1 there, so that θ = d once settled."""

@@ -14,7 +14,9 @@ from sparsify_fx.errors import RecipeError
 from sparsify_fx.numerics import ulp
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
-_MARGIN = 2.0**-8  # how far a threshold falls under the smallest weight that is to come back, as a share of it
+_MARGIN = (
+    2.0**-8
+)  # how far a threshold falls under the smallest weight that is to come back, as a share of it
 _GATES = {"sigmoid": torch.sigmoid, "exp": torch.exp}
 
 
@@ -51,7 +53,11 @@ class Threshold(Plain):
     factors: ClassVar[tuple[str, ...]] = ("dense",)
 
     def __post_init__(self) -> None:
-        if self.gate not in _GATES or self.per not in ("layer", "channel") or not math.isfinite(self.start):
+        if (
+            self.gate not in _GATES
+            or self.per not in ("layer", "channel")
+            or not math.isfinite(self.start)
+        ):
             raise RecipeError(
                 "soft-threshold: expected gate 'sigmoid' or 'exp', per 'layer' or 'channel', and a finite start; "
                 f"got {self}"
@@ -60,27 +66,38 @@ class Threshold(Plain):
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = sign(d)·relu(abs(d) − g(s))."""
         dense = tensors["dense"]
-        return torch.sign(dense) * torch.relu(torch.abs(dense) - _GATES[self.gate](tensors["s"]))
+        return torch.sign(dense) * torch.relu(
+            torch.abs(dense) - _GATES[self.gate](tensors["s"])
+        )
 
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """d = θ + sign(θ)·g(s)."""
         s = (self.shared(theta) if others is None else others)["s"]
-        return {"dense": theta + theta.sign() * _GATES[self.gate](s.to(theta.device)).to(theta.dtype)}
+        return {
+            "dense": theta
+            + theta.sign() * _GATES[self.gate](s.to(theta.device)).to(theta.dtype)
+        }
 
     def shared(self, theta: Tensor) -> dict[str, Tensor]:
         """s = start, of shape [] or [rows, 1, ...]."""
-        shape = (theta.shape[0], *[1] * (theta.dim() - 1)) if self.per == "channel" else ()
+        shape = (
+            (theta.shape[0], *[1] * (theta.dim() - 1)) if self.per == "channel" else ()
+        )
         return {"s": theta.new_full(shape, self.start)}
 
     def error_bound(self, theta: Tensor) -> Tensor:
         """2 ulp of abs(θ) + g(start); zero where g(start) is."""
         level = _GATES[self.gate](theta.new_tensor(self.start))
-        return torch.where(level == 0, torch.zeros_like(theta), 2 * ulp(theta.abs() + level))
+        return torch.where(
+            level == 0, torch.zeros_like(theta), 2 * ulp(theta.abs() + level)
+        )
 
     def nearness(self, tensors: Tensors) -> Tensor:
         """abs(d) − g(s), which is how far a weight is above its threshold."""
         dense = tensors["dense"]
-        return torch.where(dense == 0, -math.inf, dense.abs() - _GATES[self.gate](tensors["s"]))
+        return torch.where(
+            dense == 0, -math.inf, dense.abs() - _GATES[self.gate](tensors["s"])
+        )
 
     def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
         """The threshold falls for these weights alone, to just under the smallest abs(d) of them in the layer (or row).
@@ -90,10 +107,18 @@ class Threshold(Plain):
         """
         dense, size = tensors["dense"], tensors["dense"].abs()
         sizes = torch.where(where, size, math.inf)
-        least = sizes.amin() if self.per == "layer" else sizes.flatten(1).amin(1).reshape(tensors["s"].shape)
-        level, first = (_GATES[self.gate](s) for s in (tensors["s"], dense.new_tensor(self.start)))
+        least = (
+            sizes.amin()
+            if self.per == "layer"
+            else sizes.flatten(1).amin(1).reshape(tensors["s"].shape)
+        )
+        level, first = (
+            _GATES[self.gate](s) for s in (tensors["s"], dense.new_tensor(self.start))
+        )
         # More than what is lost when a threshold is added and taken away again.
-        lowered = torch.maximum(size - least * (1 - _MARGIN), 8 * ulp(torch.maximum(level, first)))
+        lowered = torch.maximum(
+            size - least * (1 - _MARGIN), 8 * ulp(torch.maximum(level, first))
+        )
         return {"dense": torch.where(where, dense.sign() * (lowered + level), dense)}
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:

@@ -44,8 +44,13 @@ class ProgramPass(ModulePass):
         if found:
             return found
         if not self.lifts:
-            raise PassError(f"{self}: {type(graph_module).__name__} has no weight programs; run Lift() first")
-        return {name: dense_program(layer.weight) for name, layer in select_layers(graph_module).items()}
+            raise PassError(
+                f"{self}: {type(graph_module).__name__} has no weight programs; run Lift() first"
+            )
+        return {
+            name: dense_program(layer.weight)
+            for name, layer in select_layers(graph_module).items()
+        }
 
     @abc.abstractmethod
     def check(self, name: str, program: WeightProgram) -> None:
@@ -61,4 +66,6 @@ class ProgramPass(ModulePass):
     def fail(self, name: str, program: WeightProgram, expected: str) -> PassError:
         """The error that names this pass, the tensor, what was expected and the passes before it."""
         before = ", ".join(program.passes) or "none"
-        return PassError(f"{self}: {name or 'program'}: expected {expected}; passes before it: {before}")
+        return PassError(
+            f"{self}: {name or 'program'}: expected {expected}; passes before it: {before}"
+        )

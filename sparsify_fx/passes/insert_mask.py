@@ -44,7 +44,9 @@ class InsertMask(ProgramPass):
         found = self.seen(graph_module)
         if self.masks is not None and set(self.masks) != set(found):
             odd = sorted(set(self.masks) ^ set(found))
-            raise PassError(f"{self}: masks must name every prunable weight once; missing or unknown: {odd}")
+            raise PassError(
+                f"{self}: masks must name every prunable weight once; missing or unknown: {odd}"
+            )
         super().requires(graph_module)
 
     def check(self, name: str, program: WeightProgram) -> None:
@@ -53,19 +55,27 @@ class InsertMask(ProgramPass):
             return
         mask, shape = self.masks[name], program.theta().shape
         if mask.shape != shape:
-            raise self.fail(name, program, f"a mask of shape {tuple(shape)}, got {tuple(mask.shape)}")
+            raise self.fail(
+                name,
+                program,
+                f"a mask of shape {tuple(shape)}, got {tuple(mask.shape)}",
+            )
         if not ((mask == 0) | (mask == 1)).all():
             raise self.fail(name, program, "a mask of zeros and ones")
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:
         """Add the buffer and the product; then write the mask."""
         inserted = self._insert(program)
-        return (self.masks is not None and program.set_mask(self.masks[name])) or inserted
+        return (
+            self.masks is not None and program.set_mask(self.masks[name])
+        ) or inserted
 
     def _insert(self, program: WeightProgram) -> bool:
         if program.current_mask() is not None:
             return False
-        program.register_buffer("mask", torch.ones_like(program.theta(), dtype=torch.uint8))
+        program.register_buffer(
+            "mask", torch.ones_like(program.theta(), dtype=torch.uint8)
+        )
         self._multiply(program)
         return True
 
@@ -75,12 +85,18 @@ class InsertMask(ProgramPass):
         (output,) = value.users
         with program.graph.inserting_before(output):
             # θ * mask, not mask * θ: the product with two factors then saves one tensor less for backward.
-            masked = program.graph.call_function(operator.mul, (value, program.graph.get_attr("mask")))
+            masked = program.graph.call_function(
+                operator.mul, (value, program.graph.get_attr("mask"))
+            )
         output.args = (masked,)
         program.recompile()
 
     def ensures(self, graph_module: nn.Module) -> None:
         """Every program must have a mask."""
-        bare = [name for name, program in programs(graph_module).items() if program.current_mask() is None]
+        bare = [
+            name
+            for name, program in programs(graph_module).items()
+            if program.current_mask() is None
+        ]
         if bare:
             raise PassError(f"{self}: {bare} ended without a mask")

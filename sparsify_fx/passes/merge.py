@@ -27,8 +27,13 @@ class Merge(ModulePass):
     def call(self, graph_module: nn.Module) -> PassResult:
         """Evaluate every program, then uninstall them."""
         if isinstance(graph_module, WeightProgram):
-            raise PassError("Merge: expected a model; a weight program has no owner to merge into")
-        places = [(owner, tensor, program_of(owner, tensor)) for _, owner, tensor in owners(graph_module)]
+            raise PassError(
+                "Merge: expected a model; a weight program has no owner to merge into"
+            )
+        places = [
+            (owner, tensor, program_of(owner, tensor))
+            for _, owner, tensor in owners(graph_module)
+        ]
         merged = {id(program): program for _, _, program in places}
         weights = {key: _weight(program) for key, program in merged.items()}
         for owner, tensor, program in places:

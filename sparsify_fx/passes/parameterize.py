@@ -23,7 +23,9 @@ class SoftThreshold(Reparameterize):
     Source: Kusupati et al. 2020.
     """
 
-    def __init__(self, start: float = -200.0, gate: str = "sigmoid", per: str = "layer") -> None:
+    def __init__(
+        self, start: float = -200.0, gate: str = "sigmoid", per: str = "layer"
+    ) -> None:
         super().__init__(Threshold(start, gate, per))
 
 

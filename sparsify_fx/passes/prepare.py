@@ -56,14 +56,18 @@ def prepare(
             if how != Dense():
                 Reparameterize(how)(Subset(group))
     for name, program in found.items():
-        program.train(layers[name].places[0][0].training)  # random gates are still in a model that evaluates
+        program.train(
+            layers[name].places[0][0].training
+        )  # random gates are still in a model that evaluates
         mask = program.current_mask()
         if mask is not None and program.parameterization == Dense():
             program.write(torch.zeros_like(program.theta()), where=mask == 0)
     return found
 
 
-def assigned(how: Parameterization | ByLayer, names: Iterable[str]) -> dict[str, Parameterization]:
+def assigned(
+    how: Parameterization | ByLayer, names: Iterable[str]
+) -> dict[str, Parameterization]:
     """The parameterization of every weight by its name.
 
     Among the patterns that match a weight the one with the fewest matches counts.
@@ -78,16 +82,26 @@ def assigned(how: Parameterization | ByLayer, names: Iterable[str]) -> dict[str,
     names = list(names)
     if not isinstance(how, ByLayer):
         return dict.fromkeys(names, how)
-    hits = {pattern: [name for name in names if matches(name, pattern)] for pattern in how.by_pattern}
+    hits = {
+        pattern: [name for name in names if matches(name, pattern)]
+        for pattern in how.by_pattern
+    }
     for pattern, hit in hits.items():
         if not hit:
             known = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
-            raise LayerError(f"parameterization: {unknown('pattern of prunable layers', pattern, known)}")
+            raise LayerError(
+                f"parameterization: {unknown('pattern of prunable layers', pattern, known)}"
+            )
     return {name: _narrowest(how, name, hits) for name in names}
 
 
-def _narrowest(how: ByLayer, name: str, hits: Mapping[str, list[str]]) -> Parameterization:
-    patterns = sorted((pattern for pattern, hit in hits.items() if name in hit), key=lambda p: (len(hits[p]), p))
+def _narrowest(
+    how: ByLayer, name: str, hits: Mapping[str, list[str]]
+) -> Parameterization:
+    patterns = sorted(
+        (pattern for pattern, hit in hits.items() if name in hit),
+        key=lambda p: (len(hits[p]), p),
+    )
     if not patterns:
         raise LayerError(
             f"parameterization: no pattern matches {name}; name it too, or give one for all others, such as "
@@ -95,7 +109,10 @@ def _narrowest(how: ByLayer, name: str, hits: Mapping[str, list[str]]) -> Parame
         )
     first, *others = patterns
     for other in others:
-        if len(hits[other]) == len(hits[first]) and how.by_pattern[other] != how.by_pattern[first]:
+        if (
+            len(hits[other]) == len(hits[first])
+            and how.by_pattern[other] != how.by_pattern[first]
+        ):
             raise LayerError(
                 f"parameterization: {first!r} and {other!r} both match {name}, and neither is the narrower one; name "
                 f"the weight itself, {name!r}"

@@ -34,7 +34,11 @@ class Reparameterize(ProgramPass):
     def check(self, name: str, program: WeightProgram) -> None:
         """Only a dense program can be split."""
         if program.parameterization not in (Dense(), self.parameterization):
-            raise self.fail(name, program, f"a dense program, found {program.parameterization}; merge the model first")
+            raise self.fail(
+                name,
+                program,
+                f"a dense program, found {program.parameterization}; merge the model first",
+            )
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:
         """Swap the parameter for its factors and the graph's `dense` for their value."""
@@ -55,7 +59,11 @@ class Reparameterize(ProgramPass):
         return True
 
     def _record(self, program: WeightProgram, names: Iterable[str]) -> None:
-        (old,) = (node for node in program.graph.nodes if node.op == "get_attr" and node.target == "dense")
+        (old,) = (
+            node
+            for node in program.graph.nodes
+            if node.op == "get_attr" and node.target == "dense"
+        )
         with program.graph.inserting_before(old):
             tensors = {name: fx.Proxy(program.graph.get_attr(name)) for name in names}
             old.replace_all_uses_with(self.parameterization.value(tensors).node)

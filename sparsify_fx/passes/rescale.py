@@ -39,15 +39,28 @@ class Rescale(ProgramPass):
         found = program.parameterization
         if not isinstance(found, Balancing):
             wanted = "a product m*w, or another parameterization with a balance"
-            raise self.fail(name, program, f"{wanted}, found {found}; run SplitProduct first")
+            raise self.fail(
+                name, program, f"{wanted}, found {found}; run SplitProduct first"
+            )
         if self.beta is not None and not _has_beta(found):
-            raise self.fail(name, program, f"a parameterization with an option beta, found {found}; leave beta out")
+            raise self.fail(
+                name,
+                program,
+                f"a parameterization with an option beta, found {found}; leave beta out",
+            )
         if recorded(self._target(found)) != recorded(found):
-            raise self.fail(name, program, f"an option beta that is not in the value of {found}; merge and apply anew")
+            raise self.fail(
+                name,
+                program,
+                f"an option beta that is not in the value of {found}; merge and apply anew",
+            )
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:
         """Re-split the entries that are off balance."""
-        before, target = program.parameterization, self._target(program.parameterization)
+        before, target = (
+            program.parameterization,
+            self._target(program.parameterization),
+        )
         assert isinstance(target, Balancing)
         off = target.unbalanced(program.tensors())
         program.parameterization = target

@@ -48,10 +48,16 @@ class RewindBatchNorm(ModulePass):
         """The state must name exactly the tensors of the model's batch norms, with their shapes."""
         found = _tensors(graph_module)
         if not found:
-            raise PassError(f"RewindBatchNorm: {type(graph_module).__name__} has no batch norm; do not rewind it")
-        odd = sorted(set(found) ^ set(self.state)) or [n for n in found if found[n].shape != self.state[n].shape]
+            raise PassError(
+                f"RewindBatchNorm: {type(graph_module).__name__} has no batch norm; do not rewind it"
+            )
+        odd = sorted(set(found) ^ set(self.state)) or [
+            n for n in found if found[n].shape != self.state[n].shape
+        ]
         if odd:
-            raise PassError(f"RewindBatchNorm: expected the state of this model's batch norms; differing: {odd}")
+            raise PassError(
+                f"RewindBatchNorm: expected the state of this model's batch norms; differing: {odd}"
+            )
 
     @torch.no_grad()
     def call(self, graph_module: nn.Module) -> PassResult:
@@ -70,5 +76,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
         f"{prefix}.{name}" if prefix else name: tensor
         for prefix, module in model.named_modules()
         if isinstance(module, _BatchNorm)
-        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for name, tensor in (
+            *module.named_parameters(recurse=False),
+            *module.named_buffers(recurse=False),
+        )
     }

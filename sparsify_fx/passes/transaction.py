@@ -32,7 +32,9 @@ def untouched_on_error(model: nn.Module) -> Iterator[None]:
     >>> model.bias is None
     False
     """
-    modules = {id(module): module for module in (*model.modules(), *programs(model).values())}
+    modules = {
+        id(module): module for module in (*model.modules(), *programs(model).values())
+    }
     saved = [_saved(module) for module in modules.values()]
     try:
         yield
@@ -69,7 +71,11 @@ class _Record:
 
 def _saved(module: nn.Module) -> _Record:
     attributes = dict(module.__dict__)
-    tables = {name: type(attributes[name])(attributes[name]) for name in _TABLES if name in attributes}
+    tables = {
+        name: type(attributes[name])(attributes[name])
+        for name in _TABLES
+        if name in attributes
+    }
     graph = None
     if isinstance(module, WeightProgram):
         graph = fx.Graph()

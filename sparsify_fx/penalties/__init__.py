@@ -1,6 +1,12 @@
 """Penalties: terms that `scheduler.penalty()` adds to the loss."""
 
-from sparsify_fx.penalties.base import PENALTIES, AdaptivePenalty, NoPenalty, Observation, Penalty
+from sparsify_fx.penalties.base import (
+    PENALTIES,
+    AdaptivePenalty,
+    NoPenalty,
+    Observation,
+    Penalty,
+)
 from sparsify_fx.penalties.factors import FactorDecay
 from sparsify_fx.penalties.gates import Gated, OpenGates, ThresholdDecay
 from sparsify_fx.penalties.pilot import Pilot

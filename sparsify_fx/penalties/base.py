@@ -73,10 +73,14 @@ class AdaptivePenalty(Protocol):
     def strength(self) -> float:
         """The level at the start of every run."""
 
-    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, programs: Iterable[WeightProgram], strength: Tensor | None = None
+    ) -> Tensor:
         """The term to add to the loss, with `strength` (0-dimensional) in place of its own."""
 
-    def adapt(self, level: float, before: Observation | None, now: Observation) -> tuple[float, float]:
+    def adapt(
+        self, level: float, before: Observation | None, now: Observation
+    ) -> tuple[float, float]:
         """(new level, strength that is applied until the next time); `before` is None at the first time of a run."""
 
 
@@ -91,13 +95,19 @@ class NoPenalty:
     def __call__(self, programs: Iterable[WeightProgram]) -> Tensor:
         """0, on the device of the weights."""
         first = next(iter(programs), None)
-        return torch.zeros(()) if first is None else torch.zeros((), device=next(first.parameters()).device)
+        return (
+            torch.zeros(())
+            if first is None
+            else torch.zeros((), device=next(first.parameters()).device)
+        )
 
 
 def check_strength(name: str, strength: float, example: str = "1e-4") -> None:
     """RecipeError unless `strength` is a finite number >= 0."""
     if not (math.isfinite(strength) and strength >= 0):
-        raise RecipeError(f"{name}: strength={strength!r} must be >= 0, for instance {example}")
+        raise RecipeError(
+            f"{name}: strength={strength!r} must be >= 0, for instance {example}"
+        )
 
 
 def kept_entries(program: WeightProgram, tensor: Tensor) -> Tensor:

@@ -16,8 +16,14 @@ from sparsify_fx.programs.program import WeightProgram
 
 def factor_squares(programs: Iterable[WeightProgram]) -> Tensor:
     """Σ of the squares of all factors, ‖m‖² + ‖w‖² for a product, without pruned entries (0-dimensional)."""
-    factors = [(program, factor) for program in programs for factor in program.factor_tensors().values()]
-    return torch.stack([kept_entries(program, factor).square().sum() for program, factor in factors]).sum()
+    factors = [
+        (program, factor)
+        for program in programs
+        for factor in program.factor_tensors().values()
+    ]
+    return torch.stack(
+        [kept_entries(program, factor).square().sum() for program, factor in factors]
+    ).sum()
 
 
 @PENALTIES.register("factors")
@@ -35,8 +41,14 @@ class FactorDecay(TowardsSparsity):
     """
 
     strength: float = 1e-4
-    without_decay: ClassVar[tuple[str, ...]] = ("factors",)  # it is the decay of the factors
+    without_decay: ClassVar[tuple[str, ...]] = (
+        "factors",
+    )  # it is the decay of the factors
 
-    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, programs: Iterable[WeightProgram], strength: Tensor | None = None
+    ) -> Tensor:
         """α Σ over all factors."""
-        return (self.strength if strength is None else strength) * factor_squares(programs)
+        return (self.strength if strength is None else strength) * factor_squares(
+            programs
+        )

@@ -42,10 +42,16 @@ class OpenGates(TowardsSparsity):
     strength: float = 1e-6
     reversible: ClassVar[bool] = True
 
-    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, programs: Iterable[WeightProgram], strength: Tensor | None = None
+    ) -> Tensor:
         """λ Σ over all gates."""
-        gated = _those(programs, lambda program: isinstance(program.parameterization, Gated))
-        gates = torch.stack([kept_entries(program, _gates(program)).sum() for program in gated])
+        gated = _those(
+            programs, lambda program: isinstance(program.parameterization, Gated)
+        )
+        gates = torch.stack(
+            [kept_entries(program, _gates(program)).sum() for program in gated]
+        )
         return (self.strength if strength is None else strength) * gates.sum()
 
 
@@ -67,16 +73,24 @@ class ThresholdDecay(TowardsSparsity):
 
     strength: float = 5e-4
     reversible: ClassVar[bool] = True
-    without_decay: ClassVar[tuple[str, ...]] = ("shared",)  # it is the decay of the thresholds
+    without_decay: ClassVar[tuple[str, ...]] = (
+        "shared",
+    )  # it is the decay of the thresholds
 
-    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, programs: Iterable[WeightProgram], strength: Tensor | None = None
+    ) -> Tensor:
         """(λ/2) Σ over all thresholds."""
         having = _those(programs, lambda program: "s" in program.shared_tensors())
-        squares = torch.stack([_threshold(program).square().sum() for program in having])
+        squares = torch.stack(
+            [_threshold(program).square().sum() for program in having]
+        )
         return (self.strength if strength is None else strength) / 2 * squares.sum()
 
 
-def _those(programs: Iterable[WeightProgram], fits: Callable[[WeightProgram], bool]) -> list[WeightProgram]:
+def _those(
+    programs: Iterable[WeightProgram], fits: Callable[[WeightProgram], bool]
+) -> list[WeightProgram]:
     """The programs that fit, for others may be there where parameterizations differ by layer; all if none fits."""
     found = list(programs)
     return [program for program in found if fits(program)] or found
@@ -85,8 +99,12 @@ def _those(programs: Iterable[WeightProgram], fits: Callable[[WeightProgram], bo
 def _gates(program: WeightProgram) -> Tensor:
     how = program.parameterization
     if not isinstance(how, Gated):
-        raise RecipeError(f"the penalty 'gates' needs gates, parameterization 'sigmoid-gate' or 'l0', found {how}")
-    gates: Tensor = how.open_gates({**program.factor_tensors(), **program.state_tensors()})
+        raise RecipeError(
+            f"the penalty 'gates' needs gates, parameterization 'sigmoid-gate' or 'l0', found {how}"
+        )
+    gates: Tensor = how.open_gates(
+        {**program.factor_tensors(), **program.state_tensors()}
+    )
     return gates
 
 

@@ -41,20 +41,32 @@ class Pilot:
     delta: float = 1.01
     threshold: float | None = None
     every_epoch: ClassVar[bool] = True
-    without_decay: ClassVar[tuple[str, ...]] = ("factors",)  # it is the decay of the factors
+    without_decay: ClassVar[tuple[str, ...]] = (
+        "factors",
+    )  # it is the decay of the factors
 
     def __post_init__(self) -> None:
         check_strength("pilot", self.strength)
         if not 1 <= self.delta < math.inf:
-            raise RecipeError(f"pilot: delta={self.delta!r} must be a finite number >= 1, for instance 1.01")
+            raise RecipeError(
+                f"pilot: delta={self.delta!r} must be a finite number >= 1, for instance 1.01"
+            )
         if self.threshold is not None and not self.threshold >= 0:
-            raise RecipeError(f"pilot: threshold={self.threshold!r} must be an L1 norm >= 0, or None")
+            raise RecipeError(
+                f"pilot: threshold={self.threshold!r} must be an L1 norm >= 0, or None"
+            )
 
-    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, programs: Iterable[WeightProgram], strength: Tensor | None = None
+    ) -> Tensor:
         """α Σ over all factors."""
-        return (self.strength if strength is None else strength) * factor_squares(programs)
+        return (self.strength if strength is None else strength) * factor_squares(
+            programs
+        )
 
-    def adapt(self, level: float, before: Observation | None, now: Observation) -> tuple[float, float]:
+    def adapt(
+        self, level: float, before: Observation | None, now: Observation
+    ) -> tuple[float, float]:
         """One update of Algorithm 1."""
         if now.accuracy is None:
             raise SchedulerError(

@@ -47,13 +47,17 @@ class TowardsSparsity:
     def __post_init__(self) -> None:
         check_strength(type(self).__name__.lower(), self.strength)
         if not 1 <= self.reach < float("inf"):
-            raise RecipeError(f"{type(self).__name__.lower()}: reach={self.reach!r} must be >= 1; 1 keeps it constant")
+            raise RecipeError(
+                f"{type(self).__name__.lower()}: reach={self.reach!r} must be >= 1; 1 keeps it constant"
+            )
         if not 0 <= self.floor < 1:
             raise RecipeError(
                 f"{type(self).__name__.lower()}: floor={self.floor!r} must be in [0, 1), for instance 0.3"
             )
 
-    def adapt(self, level: float, before: Observation | None, now: Observation) -> tuple[float, float]:
+    def adapt(
+        self, level: float, before: Observation | None, now: Observation
+    ) -> tuple[float, float]:
         """The rule above."""
         if self.reach == 1 or now.sparsity is None:
             return level, level

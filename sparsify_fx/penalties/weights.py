@@ -33,7 +33,11 @@ class Frobenius:
 
     def __call__(self, programs: Iterable[WeightProgram]) -> Tensor:
         """(λ/2) Σ over all programs."""
-        return self.strength / 2 * torch.stack([program().square().sum() for program in programs]).sum()
+        return (
+            self.strength
+            / 2
+            * torch.stack([program().square().sum() for program in programs]).sum()
+        )
 
 
 @PENALTIES.register("l2")
@@ -61,7 +65,11 @@ class L1(TowardsSparsity):
 
     strength: float = 1e-4
 
-    def __call__(self, programs: Iterable[WeightProgram], strength: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, programs: Iterable[WeightProgram], strength: Tensor | None = None
+    ) -> Tensor:
         """λ Σ over all programs."""
         level = self.strength if strength is None else strength
-        return level * torch.stack([program().abs().sum() for program in programs]).sum()
+        return (
+            level * torch.stack([program().abs().sum() for program in programs]).sum()
+        )

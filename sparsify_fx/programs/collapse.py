@@ -14,7 +14,9 @@ from sparsify_fx.programs.example_inputs import examples
 from sparsify_fx.programs.flow import reaches_output, surely_connected
 from sparsify_fx.programs.owners import current_masks, programs
 
-_MOST_WEIGHTS = 200_000_000  # of larger nets no copy is run: it may not fit beside the training
+_MOST_WEIGHTS = (
+    200_000_000  # of larger nets no copy is run: it may not fit beside the training
+)
 _NAMED = 8  # layers that a sentence names
 _REMEDY = (
     "keep some of every layer with min_per_layer= (16 weights, or 0.01 of each layer), divide the budget with "
@@ -45,7 +47,9 @@ class Collapse:
         """Whether there is more to say than `before`: another empty layer, or a path that was lost since."""
         if before is None:
             return bool(self)
-        return bool(set(self.empty) - set(before.empty)) or (self.connected is False and before.connected is not False)
+        return bool(set(self.empty) - set(before.empty)) or (
+            self.connected is False and before.connected is not False
+        )
 
     def sentence(self) -> str:
         """The facts, for a timeline, a log or a report; empty when there is nothing to say.
@@ -79,7 +83,9 @@ class Collapse:
             warn(f"{when}: {self.sentence()}; {_REMEDY}", CollapseWarning)
 
 
-def find_collapse(model: nn.Module, masks: Mapping[str, Tensor], batches: Iterable[Any] | None = None) -> Collapse:
+def find_collapse(
+    model: nn.Module, masks: Mapping[str, Tensor], batches: Iterable[Any] | None = None
+) -> Collapse:
     """What the masks cut off in the model, which need not hold them yet.
 
     Empty layers are always found. Whether a path is left is found out by running a copy of the model once
@@ -97,7 +103,9 @@ def find_collapse(model: nn.Module, masks: Mapping[str, Tensor], batches: Iterab
     >>> find_collapse(net, masks).sentence()
     'no path leads from the input to the output any more (8 of 18 weights are kept): the output is a constant'
     """
-    empty = tuple(name for name, mask in masks.items() if mask.numel() and not mask.any())
+    empty = tuple(
+        name for name, mask in masks.items() if mask.numel() and not mask.any()
+    )
     whole = current_masks(programs(model)) | dict(masks)
     total = sum(mask.numel() for mask in masks.values())
     connected = True if surely_connected(whole) else None

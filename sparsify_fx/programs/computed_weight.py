@@ -36,8 +36,12 @@ _OPERATORS = (
     "lshift",
     "rshift",
 )
-_IN_PLACE_OPERATORS = frozenset({"__setitem__", *(f"__i{name}__" for name in _OPERATORS)})
-_ALLOWED = frozenset({"requires_grad_"})  # torch itself refuses it where it would be lost
+_IN_PLACE_OPERATORS = frozenset(
+    {"__setitem__", *(f"__i{name}__" for name in _OPERATORS)}
+)
+_ALLOWED = frozenset(
+    {"requires_grad_"}
+)  # torch itself refuses it where it would be lost
 _ATTRIBUTES = frozenset({"data", "grad", "real", "imag"})
 _VIEWS = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
 _OF_PLAIN_TENSORS = frozenset({"__deepcopy__", "__reduce_ex__", "__repr__", "__iter__"})
@@ -109,14 +113,21 @@ class ComputedWeight(Tensor, metaclass=_EqualToTensor):
         name = str(getattr(func, "__name__", "")).partition(".")[0]
         written = _written(func, name, args, options)
         if written is not None:
-            raise LayerError(_told(written, f"assigning .{_attribute(func)}" if name == "__set__" else name))
+            raise LayerError(
+                _told(
+                    written,
+                    f"assigning .{_attribute(func)}" if name == "__set__" else name,
+                )
+            )
         if name in _OF_PLAIN_TENSORS:
             return _of_plain(func, name, args, options)
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **options)
             if name == "__get__" and _attribute(func) not in _VIEWS:
                 return result
-            source = next((item for item in args if isinstance(item, ComputedWeight)), None)
+            source = next(
+                (item for item in args if isinstance(item, ComputedWeight)), None
+            )
             return result if source is None else _views_kept(result, source)
 
 
@@ -145,7 +156,9 @@ def in_forward() -> bool:
         if code.co_filename == _CALL.co_filename:
             if _CALL.co_name in code.co_name:
                 return True
-            if code.co_name == "inner":  # which runs the hooks and the forward of a module with hooks
+            if (
+                code.co_name == "inner"
+            ):  # which runs the hooks and the forward of a module with hooks
                 forward = _code(frame.f_locals.get("forward_call"))
                 return forward is None or _same_code(forward, child.f_code)
         child, frame = frame, frame.f_back
@@ -158,19 +171,37 @@ def _code(function: Any) -> CodeType | None:
 
 def _same_code(a: CodeType, b: CodeType) -> bool:
     """Whether two codes are of one function, which may be compiled in one of them."""
-    return a is b or ((a.co_filename, a.co_firstlineno) == (b.co_filename, b.co_firstlineno) and a.co_name in b.co_name)
+    return a is b or (
+        (a.co_filename, a.co_firstlineno) == (b.co_filename, b.co_firstlineno)
+        and a.co_name in b.co_name
+    )
 
 
-def _written(func: Any, name: str, args: Sequence[Any], options: Mapping[str, Any]) -> ComputedWeight | None:
+def _written(
+    func: Any, name: str, args: Sequence[Any], options: Mapping[str, Any]
+) -> ComputedWeight | None:
     """The computed weight that a call would write to."""
     found = _first(options.get("out"))
-    first = args[0] if args else next((options[key] for key in ("input", "tensor", "self") if key in options), None)
+    first = (
+        args[0]
+        if args
+        else next(
+            (options[key] for key in ("input", "tensor", "self") if key in options),
+            None,
+        )
+    )
     if name == "__set__":
         value = args[1] if len(args) > 1 else None
-        writes = _attribute(func) in _ATTRIBUTES and not (_attribute(func) == "grad" and value is None)
+        writes = _attribute(func) in _ATTRIBUTES and not (
+            _attribute(func) == "grad" and value is None
+        )
     else:
-        in_place = name.endswith("_") and not name.endswith("__") and name not in _ALLOWED
-        writes = in_place or name in _IN_PLACE_OPERATORS or options.get("inplace") is True
+        in_place = (
+            name.endswith("_") and not name.endswith("__") and name not in _ALLOWED
+        )
+        writes = (
+            in_place or name in _IN_PLACE_OPERATORS or options.get("inplace") is True
+        )
     return found if found is not None or not writes else _first(first)
 
 
@@ -195,7 +226,9 @@ def _plain(value: Any) -> Any:
     return value.as_subclass(Tensor) if isinstance(value, ComputedWeight) else value
 
 
-def _of_plain(func: Callable[..., Any], name: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+def _of_plain(
+    func: Callable[..., Any], name: str, args: Sequence[Any], options: Mapping[str, Any]
+) -> Any:
     """Copies, pickles and texts are those of a plain tensor; iteration gives rows that refuse writes."""
     if name == "__iter__":
         return iter(args[0].unbind(0))

@@ -16,7 +16,9 @@ _CLIPS = (32, 16, 64)
 _WORDS = 16
 
 
-def examples(model: nn.Module, batches: Iterable[Any] | None = None) -> Iterator[Example]:
+def examples(
+    model: nn.Module, batches: Iterable[Any] | None = None
+) -> Iterator[Example]:
     """Arguments to try, the most promising ones first: of one sample, then of the whole batch, then guesses.
 
     Args:
@@ -25,7 +27,9 @@ def examples(model: nn.Module, batches: Iterable[Any] | None = None) -> Iterator
     """
     if isinstance(batches, Sequence) and len(batches) > 0:
         pair = batches[0]
-        whole = _arguments(pair[0] if isinstance(pair, (tuple, list)) and pair else pair)
+        whole = _arguments(
+            pair[0] if isinstance(pair, (tuple, list)) and pair else pair
+        )
         yield _first_sample(whole)
         yield whole
     yield from _declared(model)
@@ -42,7 +46,9 @@ def _first_sample(example: Example) -> Example:
     def cut(value: Any) -> Any:
         return value[:1] if isinstance(value, Tensor) and value.dim() > 0 else value
 
-    return tuple(cut(value) for value in example[0]), {name: cut(value) for name, value in example[1].items()}
+    return tuple(cut(value) for value in example[0]), {
+        name: cut(value) for name, value in example[1].items()
+    }
 
 
 def _declared(model: nn.Module) -> Iterator[Example]:
@@ -64,7 +70,16 @@ def _guessed(model: nn.Module) -> Iterator[Example]:
             if isinstance(module, kind):
                 for shape in shapes(module):
                     words = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-                    yield ((torch.zeros(shape, dtype=torch.int64) if words else torch.ones(shape)),), {}
+                    yield (
+                        (
+                            (
+                                torch.zeros(shape, dtype=torch.int64)
+                                if words
+                                else torch.ones(shape)
+                            ),
+                        ),
+                        {},
+                    )
                 return
 
 

@@ -25,27 +25,82 @@ _TRIES = 3  # random inputs and weights before a net counts as cut
 # scale would hide that outputs depend on an input.
 _PASSED_ON: frozenset[Callable[..., Any]] = frozenset(
     [
-        *(F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh, F.hardtanh_),
-        *(F.leaky_relu, F.leaky_relu_, F.prelu, F.rrelu, F.elu, F.elu_, F.celu, F.selu, F.gelu, F.silu, F.mish),
+        *(
+            F.relu,
+            F.relu_,
+            torch.relu,
+            torch.relu_,
+            Tensor.relu,
+            Tensor.relu_,
+            F.relu6,
+            F.hardtanh,
+            F.hardtanh_,
+        ),
+        *(
+            F.leaky_relu,
+            F.leaky_relu_,
+            F.prelu,
+            F.rrelu,
+            F.elu,
+            F.elu_,
+            F.celu,
+            F.selu,
+            F.gelu,
+            F.silu,
+            F.mish,
+        ),
         *(F.hardswish, F.threshold, F.softshrink, F.hardshrink),
-        *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout),
-        *(F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm, F.local_response_norm),
-        *(torch.batch_norm, torch.layer_norm, torch.group_norm, torch.instance_norm, torch.dropout),
+        *(
+            F.dropout,
+            F.dropout1d,
+            F.dropout2d,
+            F.dropout3d,
+            F.alpha_dropout,
+            F.feature_alpha_dropout,
+        ),
+        *(
+            F.batch_norm,
+            F.layer_norm,
+            F.group_norm,
+            F.instance_norm,
+            F.rms_norm,
+            F.local_response_norm,
+        ),
+        *(
+            torch.batch_norm,
+            torch.layer_norm,
+            torch.group_norm,
+            torch.instance_norm,
+            torch.dropout,
+        ),
     ]
 )
 # Their outputs, and on the way back the gradients, are divided by the largest entry: deep nets neither vanish nor
 # overflow.
 _SCALED: frozenset[Callable[..., Any]] = frozenset(
     [
-        *(F.linear, F.bilinear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, torch.addmm, torch.einsum),
+        *(
+            F.linear,
+            F.bilinear,
+            torch.matmul,
+            Tensor.matmul,
+            Tensor.__matmul__,
+            torch.bmm,
+            torch.addmm,
+            torch.einsum,
+        ),
         *(torch.conv1d, torch.conv2d, torch.conv3d),
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
     ]
 )
-_LOOKED_UP: frozenset[Callable[..., Any]] = frozenset([F.embedding, torch.embedding, F.embedding_bag])
+_LOOKED_UP: frozenset[Callable[..., Any]] = frozenset(
+    [F.embedding, torch.embedding, F.embedding_bag]
+)
 
 
-def reaches_output(model: nn.Module, masks: Masks, examples: Iterable[Example]) -> bool | None:
+def reaches_output(
+    model: nn.Module, masks: Masks, examples: Iterable[Example]
+) -> bool | None:
     """Whether some output depends on the input through the weights that the masks keep; None: nobody can tell.
 
     A copy of the model gets positive random numbers for all weights, times their masks, and a positive random input.
@@ -73,7 +128,10 @@ def surely_connected(masks: Masks) -> bool:
     """Whether all rows and columns of all weights keep something: then no unit is cut off on either side."""
     for mask in masks.values():
         kept = mask.bool().reshape(1, -1) if mask.dim() < 2 else mask.bool()
-        if not (kept.flatten(1).any(1).all() and kept.transpose(0, 1).flatten(1).any(1).all()):
+        if not (
+            kept.flatten(1).any(1).all()
+            and kept.transpose(0, 1).flatten(1).any(1).all()
+        ):
             return False
     return True
 
@@ -87,7 +145,10 @@ def _connected(model: nn.Module, masks: Masks, example: Example) -> bool | None:
         try:
             net = _positive_copy(model, masks, generator)
             with flow:
-                outputs = net(*map(flow.placed, example[0]), **{k: flow.placed(v) for k, v in example[1].items()})
+                outputs = net(
+                    *map(flow.placed, example[0]),
+                    **{k: flow.placed(v) for k, v in example[1].items()},
+                )
             arrives = flow.arrives(outputs)
         except Exception:
             return None
@@ -105,7 +166,11 @@ class _Flow(TorchFunctionMode):
         self.leaves: list[Tensor] = []
 
     def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        function: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         named = kwargs or {}
         if function in _PASSED_ON:
@@ -117,7 +182,9 @@ class _Flow(TorchFunctionMode):
                 result.register_hook(_scaled)  # type: ignore[no-untyped-call]
             return result
         if function in _LOOKED_UP and isinstance(result, Tensor):
-            return self._leaf(result)  # the numbers of words have no gradient, the rows of the table do
+            return self._leaf(
+                result
+            )  # the numbers of words have no gradient, the rows of the table do
         return result
 
     def placed(self, value: Any) -> Any:
@@ -134,12 +201,25 @@ class _Flow(TorchFunctionMode):
 
     def arrives(self, outputs: Any) -> bool:
         """Whether the outputs, weighted at random so that none cancel, have a gradient in the input."""
-        found = [output for output in _tensors(outputs) if output.is_floating_point() and output.requires_grad]
+        found = [
+            output
+            for output in _tensors(outputs)
+            if output.is_floating_point() and output.requires_grad
+        ]
         if not found or not self.leaves:
             return False
-        weighted = [(output * _positive(output, self.generator)).sum().to(self.device) for output in found]
-        gradients = torch.autograd.grad(torch.stack(weighted).sum(), self.leaves, allow_unused=True)
-        arrived = [gradient.abs().amax() for gradient in gradients if gradient is not None and gradient.numel()]
+        weighted = [
+            (output * _positive(output, self.generator)).sum().to(self.device)
+            for output in found
+        ]
+        gradients = torch.autograd.grad(
+            torch.stack(weighted).sum(), self.leaves, allow_unused=True
+        )
+        arrived = [
+            gradient.abs().amax()
+            for gradient in gradients
+            if gradient is not None and gradient.numel()
+        ]
         if not all(bool(torch.isfinite(most)) for most in arrived):
             raise ArithmeticError("the flow overflows")
         return any(bool(most > 0) for most in arrived)
@@ -166,18 +246,24 @@ def _positive(like: Tensor, generator: torch.Generator) -> Tensor:
     return (torch.rand(like.shape, generator=generator) + 0.5).to(like.device, dtype)
 
 
-def _positive_copy(model: nn.Module, masks: Masks, generator: torch.Generator) -> nn.Module:
+def _positive_copy(
+    model: nn.Module, masks: Masks, generator: torch.Generator
+) -> nn.Module:
     """The model in evaluation mode, plain, with positive random weights where the masks keep them."""
 
     def fresh(name: str, like: Tensor) -> nn.Parameter:
         value = _positive(like, generator)
-        return nn.Parameter(value * masks[name].to(value.device) if name in masks else value)
+        return nn.Parameter(
+            value * masks[name].to(value.device) if name in masks else value
+        )
 
     memo: dict[int, Any] = {}  # what deepcopy takes in place of a copy
     for name, program in programs(model).items():
         memo[id(program)] = _Weight(fresh(name, program.theta()))
     for name, parameter in model.named_parameters():
-        memo[id(parameter)] = fresh(name, parameter) if parameter.is_floating_point() else parameter
+        memo[id(parameter)] = (
+            fresh(name, parameter) if parameter.is_floating_point() else parameter
+        )
     for buffer in model.buffers():
         wide = buffer.is_floating_point() and buffer.dtype.itemsize < 4
         memo[id(buffer)] = buffer.detach().float() if wide else buffer.detach().clone()
@@ -208,13 +294,24 @@ def _shared(module: nn.Module) -> dict[int, Any]:
     memo: dict[int, Any] = {}
     for name, value in vars(module).items():
         if name.endswith("_hooks") and isinstance(value, dict):
-            memo[id(value)] = type(value)((k, f) for k, f in value.items() if _of_torch(f))
+            memo[id(value)] = type(value)(
+                (k, f) for k, f in value.items() if _of_torch(f)
+            )
         elif not isinstance(value, _COPIED):
             memo[id(value)] = value
     return memo
 
 
-_COPIED = (dict, list, tuple, set, nn.Module, Tensor, types.MethodType, functools.partial)
+_COPIED = (
+    dict,
+    list,
+    tuple,
+    set,
+    nn.Module,
+    Tensor,
+    types.MethodType,
+    functools.partial,
+)
 
 
 def _of_torch(hook: Any) -> bool:
@@ -223,15 +320,25 @@ def _of_torch(hook: Any) -> bool:
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The model inside torch.compile's wrapper, and those of data parallelism."""
-    while hasattr(model, "_orig_mod") or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = cast(nn.Module, model._orig_mod if hasattr(model, "_orig_mod") else model.module)
+    while hasattr(model, "_orig_mod") or isinstance(
+        model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    ):
+        model = cast(
+            nn.Module, model._orig_mod if hasattr(model, "_orig_mod") else model.module
+        )
     return model
 
 
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Gradients, full precision and no compiler, whatever the training switched on; random states are given back."""
-    devices = sorted({parameter.get_device() for parameter in model.parameters() if parameter.is_cuda})
+    devices = sorted(
+        {
+            parameter.get_device()
+            for parameter in model.parameters()
+            if parameter.is_cuda
+        }
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(undisturbed(devices))
         stack.enter_context(torch.inference_mode(False))

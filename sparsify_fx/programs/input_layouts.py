@@ -45,12 +45,23 @@ class InputLayout:
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of `standard`."""
         if self.unflattened:
-            return (math.prod(shape) // math.prod(self.unflattened[1:]), *self.unflattened[1:])
-        return (shape[1] * self.groups, shape[0] // self.groups, *shape[2:]) if self.transposed else shape
+            return (
+                math.prod(shape) // math.prod(self.unflattened[1:]),
+                *self.unflattened[1:],
+            )
+        return (
+            (shape[1] * self.groups, shape[0] // self.groups, *shape[2:])
+            if self.transposed
+            else shape
+        )
 
     def _swapped(self, weight: Tensor) -> Tensor:
         """[g · a, b, ...] -> [g · b, a, ...] with g groups; its own inverse."""
-        return weight.reshape(self.groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+        return (
+            weight.reshape(self.groups, -1, *weight.shape[1:])
+            .transpose(1, 2)
+            .flatten(0, 1)
+        )
 
 
 USUAL = InputLayout()

@@ -15,7 +15,9 @@ from torch import nn
 from sparsify_fx.errors import LayerError
 
 _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
-_SET_CLASS = object.__dict__["__class__"].__set__  # a family may have its own __setattr__, or a property __class__
+_SET_CLASS = object.__dict__[
+    "__class__"
+].__set__  # a family may have its own __setattr__, or a property __class__
 _SET_BASES = type.__dict__["__bases__"].__set__
 
 
@@ -38,7 +40,9 @@ class _Passing(type):
         return [new, _NoHooks, *family]
 
 
-def owner_class(base: type[nn.Module], tensors: tuple[str, ...], namespace: Mapping[str, Any]) -> type[nn.Module]:
+def owner_class(
+    base: type[nn.Module], tensors: tuple[str, ...], namespace: Mapping[str, Any]
+) -> type[nn.Module]:
     """The subclass of `base` whose `tensors` are computed; one per pair, so that equal layers share a class.
 
     Args:
@@ -63,7 +67,11 @@ def set_class(owner: nn.Module, cls: type[nn.Module]) -> None:
 
 
 def _made(base: type[nn.Module], namespace: dict[str, Any]) -> type[nn.Module]:
-    members = namespace | {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    members = namespace | {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+    }
     try:
         try:
             made = _subclass_by_base(base, members)
@@ -79,7 +87,9 @@ def _made(base: type[nn.Module], namespace: dict[str, Any]) -> type[nn.Module]:
     return made
 
 
-def _subclass_by_base(base: type[nn.Module], members: dict[str, Any]) -> type[nn.Module]:
+def _subclass_by_base(
+    base: type[nn.Module], members: dict[str, Any]
+) -> type[nn.Module]:
     made = type.__new__(type(base), base.__name__, (_NoHooks, base), members)
     _SET_BASES(made, (base,))
     return made
@@ -87,7 +97,9 @@ def _subclass_by_base(base: type[nn.Module], members: dict[str, Any]) -> type[nn
 
 def _subclass_by_mro(base: type[nn.Module], members: dict[str, Any]) -> type[nn.Module]:
     family = type(base)
-    passing = type.__new__(type(family), family.__name__, (_Passing, family), {"mro": _Passing.mro})
+    passing = type.__new__(
+        type(family), family.__name__, (_Passing, family), {"mro": _Passing.mro}
+    )
     made = type.__new__(passing, base.__name__, (base,), members)
     type.__delattr__(passing, "mro")
     passing.__bases__ = (family,)

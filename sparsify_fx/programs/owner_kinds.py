@@ -33,7 +33,9 @@ class OwnerKind:
 
 
 def _typed(kind: type[nn.Module], *names: str, default: bool = True) -> OwnerKind:
-    return OwnerKind(lambda module: isinstance(module, kind), lambda module: names, default)
+    return OwnerKind(
+        lambda module: isinstance(module, kind), lambda module: names, default
+    )
 
 
 def _class_of(module_name: str, class_name: str) -> Callable[[nn.Module], bool]:
@@ -51,14 +53,18 @@ def _present(*names: str) -> Callable[[nn.Module], tuple[str, ...]]:
 
     def tensors(module: nn.Module) -> tuple[str, ...]:
         computed = getattr(type(module), "_sparsify_fx_tensors", ())
-        return tuple(n for n in names if module._parameters.get(n) is not None or n in computed)
+        return tuple(
+            n for n in names if module._parameters.get(n) is not None or n in computed
+        )
 
     return tensors
 
 
 def _recurrent_tensors(module: nn.Module) -> tuple[str, ...]:
     assert isinstance(module, nn.RNNBase)
-    return tuple(name for name in module._flat_weights_names if name.startswith("weight"))
+    return tuple(
+        name for name in module._flat_weights_names if name.startswith("weight")
+    )
 
 
 def _flat_weights(module: nn.Module) -> list[Tensor]:
@@ -139,7 +145,10 @@ REFUSED: list[tuple[Callable[[nn.Module], bool], str]] = [
         lambda module: isinstance(module, torch.jit.ScriptModule),
         "is scripted, its code is fixed; rewrite the model before scripting",
     ),
-    *((_class_of(f"torch.ao.nn.quantized.{module}", kind), _PACKED) for module, kind in _QUANTIZED),
+    *(
+        (_class_of(f"torch.ao.nn.quantized.{module}", kind), _PACKED)
+        for module, kind in _QUANTIZED
+    ),
 ]
 
 

@@ -83,10 +83,15 @@ def programs(model: nn.Module) -> dict[str, WeightProgram]:
 def check_owner(owner: nn.Module, tensors: tuple[str, ...]) -> None:
     """Raise LayerError, with nothing changed, when programs cannot compute these tensors of `owner`."""
     for name in map(program_name, tensors):
-        if name in {*owner.__dict__, *owner._parameters, *owner._buffers, *owner._modules} or hasattr(
-            type(owner), name
-        ):
-            raise LayerError(f"this {type(owner).__name__} has a {name} of its own; rename it, or exclude= the layer")
+        if name in {
+            *owner.__dict__,
+            *owner._parameters,
+            *owner._buffers,
+            *owner._modules,
+        } or hasattr(type(owner), name):
+            raise LayerError(
+                f"this {type(owner).__name__} has a {name} of its own; rename it, or exclude= the layer"
+            )
     before = type(owner)
     set_class(owner, _class_for(owner, (*owned_tensors(owner), *tensors)))
     set_class(owner, before)
@@ -115,14 +120,20 @@ def uninstall(owner: nn.Module, tensor: str, weight: nn.Parameter) -> None:
 
 def original_class(owner: nn.Module) -> type[nn.Module]:
     """The class that `owner` had before any program was installed."""
-    return cast("type[nn.Module]", getattr(type(owner), "_sparsify_fx_base", type(owner)))
+    return cast(
+        "type[nn.Module]", getattr(type(owner), "_sparsify_fx_base", type(owner))
+    )
 
 
 def _class_for(owner: nn.Module, tensors: tuple[str, ...]) -> type[nn.Module]:
     """The class in which these tensors of `owner` are computed."""
     base, kind = original_class(owner), kind_of(owner)
     members = {} if kind is None else dict(kind.members)
-    namespace = members | sharing_forward(base) | {tensor: _computed(tensor) for tensor in tensors}
+    namespace = (
+        members
+        | sharing_forward(base)
+        | {tensor: _computed(tensor) for tensor in tensors}
+    )
     namespace |= {
         "__reduce_ex__": _reduce_owner,
         "__delattr__": _refuse_deletion,
@@ -140,7 +151,9 @@ def _computed(tensor: str) -> property:
 
     def read(self: nn.Module) -> Tensor:
         given = self._parameters.get(tensor)
-        if given is not None and given.numel():  # by functional_call, under the original name
+        if (
+            given is not None and given.numel()
+        ):  # by functional_call, under the original name
             return given
         weight = computed(cast(nn.Module, self._modules[name]))
         return as_read(weight, self, tensor)
@@ -151,29 +164,41 @@ def _computed(tensor: str) -> property:
 def _reduce_owner(self: nn.Module, protocol: Any) -> Any:
     """Pickle the base class and the tensors; the generated class cannot be imported by name."""
     base, tensors = original_class(self), owned_tensors(self)
-    function, arguments, *rest = cast("tuple[Any, ...]", base.__reduce_ex__(self, protocol))
+    function, arguments, *rest = cast(
+        "tuple[Any, ...]", base.__reduce_ex__(self, protocol)
+    )
     if function is not getattr(copyreg, "__newobj__"):  # noqa: B009 - typeshed does not know it
-        raise LayerError(f"cannot copy or pickle {base.__name__}: it defines its own __reduce__; merge the model first")
+        raise LayerError(
+            f"cannot copy or pickle {base.__name__}: it defines its own __reduce__; merge the model first"
+        )
     return _new_owner, (base, tensors, *arguments[1:]), *rest
 
 
-def _new_owner(base: type[nn.Module], tensors: tuple[str, ...], *arguments: Any) -> nn.Module:
+def _new_owner(
+    base: type[nn.Module], tensors: tuple[str, ...], *arguments: Any
+) -> nn.Module:
     owner = base.__new__(base, *arguments)
     set_class(owner, _class_for(owner, tensors))
     return owner
 
 
-def _save_marked(self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+def _save_marked(
+    self: nn.Module, destination: dict[str, Any], prefix: str, keep_vars: bool
+) -> None:
     """Save as the original class does; the first owner adds the two entries that plain models refuse."""
     original_class(self)._save_to_state_dict(self, destination, prefix, keep_vars)
     if not any(key.endswith(FOR_PLAIN_MODELS) for key in destination):
         tensor = owned_tensors(self)[0]
         destination[prefix + tensor] = torch.empty(0, dtype=torch.uint8)
         # One byte, for savers that take two empty tensors for one (accelerate's, transformers').
-        destination[f"{prefix}{program_name(tensor)}.{FOR_PLAIN_MODELS}"] = torch.zeros(1, dtype=torch.uint8)
+        destination[f"{prefix}{program_name(tensor)}.{FOR_PLAIN_MODELS}"] = torch.zeros(
+            1, dtype=torch.uint8
+        )
 
 
-def _load_split(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+def _load_split(
+    self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest: Any
+) -> None:
     """Load a dense checkpoint into a rewritten owner: its weight is split on the way in, under the current mask.
 
     Shared tensors (thresholds) start afresh with it; state (a temperature) stays.
@@ -193,11 +218,17 @@ def _load_split(self: nn.Module, state_dict: dict[str, Any], prefix: str, *rest:
     original_class(self)._load_from_state_dict(self, state_dict, prefix, *rest)
 
 
-def _split_into(state_dict: dict[str, Any], child: str, program: WeightProgram, weight: Tensor) -> str | None:
+def _split_into(
+    state_dict: dict[str, Any], child: str, program: WeightProgram, weight: Tensor
+) -> str | None:
     """Replace a dense weight by the entries of its program; or what is wrong."""
     mask = program.current_mask()
     if mask is not None:
-        if mask.is_meta and weight.device != mask.device and child + "mask" not in state_dict:
+        if (
+            mask.is_meta
+            and weight.device != mask.device
+            and child + "mask" not in state_dict
+        ):
             return (
                 "the model is on the meta device, so nobody knows its mask; load the state dict of a rewritten model, "
                 "or load the dense one into the plain model and call sparsify_fx.apply afterwards"
@@ -211,14 +242,22 @@ def _split_into(state_dict: dict[str, Any], child: str, program: WeightProgram, 
     state_dict.update({child + name: part for name, part in parts.items()})
     # Dense weights do not tell of which step they are, once there are steps.
     progress = program.progress
-    state_dict[child + EXTRA] = encode(how, replace(progress, step=UNKNOWN) if progress.steps else progress)
+    state_dict[child + EXTRA] = encode(
+        how, replace(progress, step=UNKNOWN) if progress.steps else progress
+    )
     return None
 
 
-def _foreign(state_dict: dict[str, Any], child: str, program: WeightProgram) -> str | None:
+def _foreign(
+    state_dict: dict[str, Any], child: str, program: WeightProgram
+) -> str | None:
     """What is wrong with a state that another method has saved; strict=False must not load a part of it."""
-    found = {key.removeprefix(child) for key in state_dict if key.startswith(child)} - {EXTRA}
-    own = (set(program.state_dict()) | set(program.parameterization.transient)) - {EXTRA}
+    found = {key.removeprefix(child) for key in state_dict if key.startswith(child)} - {
+        EXTRA
+    }
+    own = (set(program.state_dict()) | set(program.parameterization.transient)) - {
+        EXTRA
+    }
     if found <= own:
         return None
     return (

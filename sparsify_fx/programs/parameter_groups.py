@@ -30,12 +30,25 @@ class ParameterGroups(list[dict[str, Any]]):
 
     def table(self) -> Table:
         """One row a group: its name, tensors, entries and weight decay."""
-        table = Table("group", "of", "tensors", "entries", "weight decay", title="parameter groups")
+        table = Table(
+            "group",
+            "of",
+            "tensors",
+            "entries",
+            "weight decay",
+            title="parameter groups",
+        )
         for group in self:
-            decay = "the optimizer's" if "weight_decay" not in group else f"{group['weight_decay']:g}"
+            decay = (
+                "the optimizer's"
+                if "weight_decay" not in group
+                else f"{group['weight_decay']:g}"
+            )
             entries = sum(parameter.numel() for parameter in group["params"])
             kind = GROUPS[group["name"].partition(" ")[0]]
-            table.add_row(group["name"], kind, str(len(group["params"])), str(entries), decay)
+            table.add_row(
+                group["name"], kind, str(len(group["params"])), str(entries), decay
+            )
         return table
 
     def __str__(self) -> str:
@@ -46,7 +59,9 @@ class ParameterGroups(list[dict[str, Any]]):
         return file.getvalue().rstrip()
 
 
-def parameter_groups(model: nn.Module, weight_decay: Decay = None, **options: Any) -> ParameterGroups:
+def parameter_groups(
+    model: nn.Module, weight_decay: Decay = None, **options: Any
+) -> ParameterGroups:
     """The trainable parameters of a prepared model in up to four groups, each with its weight decay λ.
 
     The groups are "factors", "shared" (thresholds and gates), "norms" (norms and biases) and "other"; empty ones are
@@ -77,13 +92,23 @@ def parameter_groups(model: nn.Module, weight_decay: Decay = None, **options: An
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = kinds.get(parameter) or Kind("norms" if _is_norm(model, name, parameter) else "other")
-            group = groups.setdefault((kind.group, kind.decays), _new_group(kind, weight_decay) | options)
+            kind = kinds.get(parameter) or Kind(
+                "norms" if _is_norm(model, name, parameter) else "other"
+            )
+            group = groups.setdefault(
+                (kind.group, kind.decays), _new_group(kind, weight_decay) | options
+            )
             group["params"].append(parameter)
     order = list(GROUPS)
-    found = [groups[key] for key in sorted(groups, key=lambda key: (order.index(key[0]), not key[1]))]
+    found = [
+        groups[key]
+        for key in sorted(groups, key=lambda key: (order.index(key[0]), not key[1]))
+    ]
     for group in found:  # of a kind that decays in one part and does not in another
-        if sum(other["name"] == group["name"] for other in found) > 1 and group.get("weight_decay") == 0:
+        if (
+            sum(other["name"] == group["name"] for other in found) > 1
+            and group.get("weight_decay") == 0
+        ):
             group["name"] += " without decay"
     return ParameterGroups(found)
 
@@ -113,16 +138,22 @@ def check_weight_decay(weight_decay: Decay) -> None:
         for name in weight_decay:
             if name not in GROUPS:
                 raise unknown("parameter group", str(name), GROUPS)
-    values = weight_decay.values() if isinstance(weight_decay, Mapping) else [weight_decay]
+    values = (
+        weight_decay.values() if isinstance(weight_decay, Mapping) else [weight_decay]
+    )
     for value in values:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (number and math.isfinite(value) and value >= 0):
-            raise ConfigError(f"weight_decay={value!r} must be a finite number >= 0, or such a number by group")
+            raise ConfigError(
+                f"weight_decay={value!r} must be a finite number >= 0, or such a number by group"
+            )
 
 
 def without_decay(*axes: Any) -> frozenset[str]:
     """The groups on which a method's penalty and parameterization let no weight decay of the optimizer fall."""
-    return frozenset(group for axis in axes for group in getattr(axis, "without_decay", ()))
+    return frozenset(
+        group for axis in axes for group in getattr(axis, "without_decay", ())
+    )
 
 
 def _kinds(model: nn.Module) -> dict[nn.Parameter, Kind]:
@@ -139,7 +170,11 @@ def _kinds(model: nn.Module) -> dict[nn.Parameter, Kind]:
 
 def _group_in(program: WeightProgram, name: str) -> str:
     gates = getattr(program.parameterization, "gates", ())
-    return "factors" if name in program.parameterization.factors and name not in gates else "shared"
+    return (
+        "factors"
+        if name in program.parameterization.factors and name not in gates
+        else "shared"
+    )
 
 
 def _is_norm(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:

@@ -28,7 +28,11 @@ def unmarked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     marks = {key for key in state if key.endswith(f"_program.{FOR_PLAIN_MODELS}")}
     marks |= {key.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for key in marks}
-    marks |= {key for key, value in state.items() if is_extra(key) or not isinstance(value, Tensor)}
+    marks |= {
+        key
+        for key, value in state.items()
+        if is_extra(key) or not isinstance(value, Tensor)
+    }
     return {key: tensor for key, tensor in state.items() if key not in marks}
 
 
@@ -72,9 +76,15 @@ class WeightProgram(fx.GraphModule):
 
     def __init__(self, root: nn.Module, graph: fx.Graph, facts: Facts) -> None:
         super().__init__(root, graph, class_name="WeightProgram")
-        self.parameterization, self.plan, self.passes = facts.parameterization, facts.plan, facts.passes
+        self.parameterization, self.plan, self.passes = (
+            facts.parameterization,
+            facts.plan,
+            facts.passes,
+        )
         self.progress = facts.progress
-        self._non_persistent_buffers_set |= set(self.parameterization.transient) & set(self._buffers)
+        self._non_persistent_buffers_set |= set(self.parameterization.transient) & set(
+            self._buffers
+        )
 
     @property
     def facts(self) -> Facts:
@@ -92,27 +102,43 @@ class WeightProgram(fx.GraphModule):
         """
         try:
             content = decode(state)
-            new = restored(self.parameterization, content["parameterization"]) if content else self.parameterization
+            new = (
+                restored(self.parameterization, content["parameterization"])
+                if content
+                else self.parameterization
+            )
         except ValueError as error:
-            raise LayerError(f"the state of a weight program cannot be loaded: {error}") from error
+            raise LayerError(
+                f"the state of a weight program cannot be loaded: {error}"
+            ) from error
         self.parameterization = new
         for name in ("step", "steps", "schedule") if content else ():
             setattr(self.progress, name, content[name])
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
         """As any module, but a state of another method changes nothing, and one from before 0.2 has no extra state."""
         errors: list[str] = rest[-1]
         problem = self.misfit(state_dict.get(prefix + EXTRA))
         if problem is not None:
-            errors.append(f"{prefix.removesuffix('_program.') or 'the weight program'}: {problem}")
+            errors.append(
+                f"{prefix.removesuffix('_program.') or 'the weight program'}: {problem}"
+            )
             return
         if prefix + EXTRA not in state_dict:
-            before = replace(self.progress, step=UNKNOWN) if self._is_in(state_dict, prefix) else self.progress
+            before = (
+                replace(self.progress, step=UNKNOWN)
+                if self._is_in(state_dict, prefix)
+                else self.progress
+            )
             state_dict[prefix + EXTRA] = encode(self.parameterization, before)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _is_in(self, state_dict: Mapping[str, Any], prefix: str) -> bool:
-        return any(prefix + factor in state_dict for factor in self.parameterization.factors)
+        return any(
+            prefix + factor in state_dict for factor in self.parameterization.factors
+        )
 
     def misfit(self, state: Any) -> str | None:
         """Why an extra state cannot be loaded into this program; None when it can, or when there is none."""
@@ -130,7 +156,9 @@ class WeightProgram(fx.GraphModule):
             )
         return None
 
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+    def register_buffer(
+        self, name: str, tensor: Tensor | None, persistent: bool = True
+    ) -> None:
         """Add a buffer; the mask comes first, so that a program and its copies have their buffers in the same order."""
         super().register_buffer(name, tensor, persistent)
         if name == "mask":
@@ -143,12 +171,16 @@ class WeightProgram(fx.GraphModule):
 
     def factor_tensors(self) -> dict[str, nn.Parameter]:
         """The trainable factors (shape of the weight) by name, in the order of the parameterization."""
-        return {name: self.get_parameter(name) for name in self.parameterization.factors}
+        return {
+            name: self.get_parameter(name) for name in self.parameterization.factors
+        }
 
     def shared_tensors(self) -> dict[str, nn.Parameter]:
         """The other trainable tensors by name, such as thresholds."""
         return {
-            name: self.get_parameter(name) for name in self._parameters if name not in self.parameterization.factors
+            name: self.get_parameter(name)
+            for name in self._parameters
+            if name not in self.parameterization.factors
         }
 
     def state_tensors(self) -> dict[str, Tensor]:
@@ -174,7 +206,9 @@ class WeightProgram(fx.GraphModule):
     def settled(self) -> Tensor:
         """The effective weight that `settle` would leave."""
         tensors = self.tensors()
-        return self._masked(self._value({**tensors, **self.parameterization.settle(tensors)}))
+        return self._masked(
+            self._value({**tensors, **self.parameterization.settle(tensors)})
+        )
 
     @torch.no_grad()
     def settle(self) -> tuple[str, ...]:
@@ -191,7 +225,11 @@ class WeightProgram(fx.GraphModule):
 
     def _masked(self, theta: Tensor) -> Tensor:
         mask = self.current_mask()
-        return theta if mask is None else torch.where(mask.bool(), theta, torch.zeros_like(theta))
+        return (
+            theta
+            if mask is None
+            else torch.where(mask.bool(), theta, torch.zeros_like(theta))
+        )
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, in which a `noisy` state is 1, or evaluation.
@@ -200,7 +238,12 @@ class WeightProgram(fx.GraphModule):
         """
         super().train(mode)
         mask = self._buffers.get("mask")
-        if type(mask) is Tensor and not mask.is_meta and mask.numel() and mask.max() > 1:
+        if (
+            type(mask) is Tensor
+            and not mask.is_meta
+            and mask.numel()
+            and mask.max() > 1
+        ):
             raise LayerError(
                 f"the mask of a weight of shape {tuple(mask.shape)} holds values other than 0 and 1, as if it were "
                 "averaged; use AveragedModel(model, use_buffers=False), which copies masks, and update_bn for norms"
@@ -237,7 +280,11 @@ class WeightProgram(fx.GraphModule):
         """A replica as of any module: that of `torch.fx` has parameters, where DataParallel would put plain tensors."""
         replica = object.__new__(type(self))
         buffers, modules = self._buffers.copy(), self._modules.copy()
-        replica.__dict__ = self.__dict__ | {"_parameters": {}, "_buffers": buffers, "_modules": modules}
+        replica.__dict__ = self.__dict__ | {
+            "_parameters": {},
+            "_buffers": buffers,
+            "_modules": modules,
+        }
         replica.__dict__["_is_replica"] = True
         return replica
 
@@ -266,7 +313,9 @@ class WeightProgram(fx.GraphModule):
 setattr(WeightProgram, FOR_PLAIN_MODELS, torch.zeros(1, dtype=torch.uint8))
 
 
-def _restore(rebuild: Callable[..., fx.GraphModule], arguments: Any, facts: Any, training: bool) -> WeightProgram:
+def _restore(
+    rebuild: Callable[..., fx.GraphModule], arguments: Any, facts: Any, training: bool
+) -> WeightProgram:
     """Rebuild an unpickled program; `torch.fx` restores the graph, but not the class and its facts."""
     plain = rebuild(*arguments)
     known = facts if isinstance(facts, Facts) else Facts(*facts)  # a tuple before 0.2

@@ -28,7 +28,9 @@ class Layer:
     places: tuple[tuple[nn.Module, str], ...]
 
 
-def select_layers(model: nn.Module, include: Selection = None, exclude: Selection = None) -> dict[str, Layer]:
+def select_layers(
+    model: nn.Module, include: Selection = None, exclude: Selection = None
+) -> dict[str, Layer]:
     """Every prunable weight of `model` by name, in module order.
 
     Args:
@@ -41,15 +43,25 @@ def select_layers(model: nn.Module, include: Selection = None, exclude: Selectio
     rewritten (uninitialised, computed by a parametrization, scripted, quantized).
     """
     candidates = _candidates(model)
-    usual = {name for name, (module, _, kind) in candidates.items() if kind is not None and kind.default}
-    chosen = usual if include is None else _matching(model, candidates, include, "include")
+    usual = {
+        name
+        for name, (module, _, kind) in candidates.items()
+        if kind is not None and kind.default
+    }
+    chosen = (
+        usual if include is None else _matching(model, candidates, include, "include")
+    )
     if exclude is not None:
         chosen = chosen - _matching(model, candidates, exclude, "exclude")
     layers: dict[int, Layer] = {}
     for name in (name for name in candidates if name in chosen):
         _add(layers, name, *candidates[name][:2])
     if not layers:
-        reason = "include= and exclude= leave none" if usual else "it has no convolution, linear or recurrent layer"
+        reason = (
+            "include= and exclude= leave none"
+            if usual
+            else "it has no convolution, linear or recurrent layer"
+        )
         raise LayerError(f"{type(model).__name__} has no prunable weight: {reason}")
     return {layer.name: layer for layer in _with_ties(model, layers).values()}
 
@@ -71,7 +83,12 @@ def _candidates(model: nn.Module) -> Candidates:
             found[qualified(name, tensor)] = (module, tensor, kind)
         for tensor, parameter in module._parameters.items():
             full = qualified(name, tensor)
-            if full not in found and parameter is not None and not _lazy(parameter) and parameter.ndim >= 2:
+            if (
+                full not in found
+                and parameter is not None
+                and not _lazy(parameter)
+                and parameter.ndim >= 2
+            ):
                 found[full] = (module, tensor, None)
     return found
 
@@ -80,27 +97,52 @@ def _lazy(parameter: nn.Parameter) -> bool:
     return isinstance(parameter, UninitializedParameter)
 
 
-def _matching(model: nn.Module, candidates: Candidates, selection: Selection, word: str) -> set[str]:
+def _matching(
+    model: nn.Module, candidates: Candidates, selection: Selection, word: str
+) -> set[str]:
     single = isinstance(selection, (str, type))
     selectors: list[Selector] = [selection] if single else list(selection or ())  # type: ignore[arg-type,list-item]
     found: set[str] = set()
     for selector in selectors:
         if isinstance(selector, str):
-            hits = {name for name, entry in candidates.items() if _named(name, entry, selector)}
+            hits = {
+                name
+                for name, entry in candidates.items()
+                if _named(name, entry, selector)
+            }
         elif isinstance(selector, type):
-            inside = {id(part) for m in model.modules() if isinstance(m, selector) for part in m.modules()}
-            hits = {name for name, (m, _, kind) in candidates.items() if id(m) in inside and kind is not None}
+            inside = {
+                id(part)
+                for m in model.modules()
+                if isinstance(m, selector)
+                for part in m.modules()
+            }
+            hits = {
+                name
+                for name, (m, _, kind) in candidates.items()
+                if id(m) in inside and kind is not None
+            }
         else:
-            raise LayerError(f"{word}= takes module name patterns and module types, not {selector!r}")
+            raise LayerError(
+                f"{word}= takes module name patterns and module types, not {selector!r}"
+            )
         if not hits:
             label = selector if isinstance(selector, str) else selector.__name__
-            modules = [name.rpartition(".")[0] for name, (_, _, kind) in candidates.items() if kind is not None]
-            raise LayerError(f"{word}: {unknown('layer pattern or type', label, dict.fromkeys(modules))}")
+            modules = [
+                name.rpartition(".")[0]
+                for name, (_, _, kind) in candidates.items()
+                if kind is not None
+            ]
+            raise LayerError(
+                f"{word}: {unknown('layer pattern or type', label, dict.fromkeys(modules))}"
+            )
         found |= hits
     return found
 
 
-def _named(name: str, entry: tuple[nn.Module, str, OwnerKind | None], pattern: str) -> bool:
+def _named(
+    name: str, entry: tuple[nn.Module, str, OwnerKind | None], pattern: str
+) -> bool:
     """A layer goes by the name of its module, or of one above it; a loose matrix only by its own."""
     if entry[2] is None:
         return fnmatchcase(name, pattern) and pattern != "*"
@@ -114,7 +156,11 @@ def matches(name: str, pattern: str) -> bool:
     (True, True, False)
     """
     module = name.rpartition(".")[0]
-    return fnmatchcase(module, pattern) or module.startswith(pattern + ".") or fnmatchcase(name, pattern)
+    return (
+        fnmatchcase(module, pattern)
+        or module.startswith(pattern + ".")
+        or fnmatchcase(name, pattern)
+    )
 
 
 def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> None:
@@ -125,7 +171,9 @@ def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> 
         )
     weight = owner._parameters.get(tensor)
     if isinstance(weight, UninitializedParameter):
-        raise LayerError(f"{name} is not initialised yet; run one batch through the model, then apply")
+        raise LayerError(
+            f"{name} is not initialised yet; run one batch through the model, then apply"
+        )
     if weight is None:
         raise LayerError(
             f"{name} is not a plain parameter of its {type(owner).__name__} (weight_norm or another parametrization); "
@@ -136,7 +184,9 @@ def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> 
         raise LayerError(f"{name} {reason}, or leave the layer out with exclude=")
     known = layers.get(id(weight))
     places = (*(known.places if known else ()), (owner, tensor))
-    layers[id(weight)] = Layer(known.name if known else name, weight, tuple(dict.fromkeys(places)))
+    layers[id(weight)] = Layer(
+        known.name if known else name, weight, tuple(dict.fromkeys(places))
+    )
 
 
 def _untrainable(weight: nn.Parameter) -> str | None:
@@ -146,11 +196,19 @@ def _untrainable(weight: nn.Parameter) -> str | None:
             f"has the type {type(weight).__name__}, quantized, packed or sharded by another library, without entries "
             "of its own that could be masked and trained; sparsify the plain model first, then convert it"
         )
-    if weight.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    if weight.dtype not in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    ):
         return f"has dtype {weight.dtype}; only floating weights can be trained sparse: sparsify first, then quantize"
     if weight.is_inference():
         return "was made under torch.inference_mode and can never be trained; copy it: nn.Parameter(weight.clone())"
-    if any(stride == 0 and size > 1 for stride, size in zip(weight.stride(), weight.shape, strict=True)):
+    if any(
+        stride == 0 and size > 1
+        for stride, size in zip(weight.stride(), weight.shape, strict=True)
+    ):
         return "is expanded, several of its entries are one; make it whole: nn.Parameter(weight.contiguous())"
     return None
 
@@ -163,7 +221,9 @@ def _plain(weight: nn.Parameter) -> bool:
         or kind.__torch_dispatch__ != nn.Parameter.__torch_dispatch__
         or type(weight.data) is not Tensor
     )
-    return not intercepts and not any(hasattr(weight, name) for name in ("quant_state", "SCB", "CB"))  # bitsandbytes
+    return not intercepts and not any(
+        hasattr(weight, name) for name in ("quant_state", "SCB", "CB")
+    )  # bitsandbytes
 
 
 def _made_of(name: str, owner: nn.Module, tensor: str) -> str:
@@ -171,8 +231,14 @@ def _made_of(name: str, owner: nn.Module, tensor: str) -> str:
     value = getattr(owner, tensor, None)
     shape = value.shape if isinstance(value, Tensor) else None
     module = name.rpartition(".")[0]
-    matrices = [qualified(module, own) for own, p in owner.named_parameters() if p.shape == shape and tensor in own]
-    return f"select what it is made of with include={matrices[0]!r}, " if matrices else ""
+    matrices = [
+        qualified(module, own)
+        for own, p in owner.named_parameters()
+        if p.shape == shape and tensor in own
+    ]
+    return (
+        f"select what it is made of with include={matrices[0]!r}, " if matrices else ""
+    )
 
 
 def _with_ties(model: nn.Module, layers: dict[int, Layer]) -> dict[int, Layer]:
@@ -185,8 +251,13 @@ def _with_ties(model: nn.Module, layers: dict[int, Layer]) -> dict[int, Layer]:
         for tensor, parameter in module._parameters.items():
             layer = layers.get(id(parameter))
             if layer is not None:
-                first = found.get(id(parameter), replace(layer, name=qualified(name, tensor), places=()))
-                found[id(parameter)] = replace(first, places=(*first.places, (module, tensor)))
+                first = found.get(
+                    id(parameter),
+                    replace(layer, name=qualified(name, tensor), places=()),
+                )
+                found[id(parameter)] = replace(
+                    first, places=(*first.places, (module, tensor))
+                )
     return found
 
 

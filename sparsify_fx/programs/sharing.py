@@ -20,7 +20,11 @@ from sparsify_fx.programs.computed_weight import in_forward, protected
 
 # Modules that hold a `forward` which reads a weight more than once and makes one result of it: recurrent layers (dtype
 # check, kernel), attention (fast-path checks, kernel), standardised convolutions (statistics, shape).
-REREADING = ("torch.nn.modules.rnn", "torch.nn.modules.activation", "timm.layers.std_conv")
+REREADING = (
+    "torch.nn.modules.rnn",
+    "torch.nn.modules.activation",
+    "timm.layers.std_conv",
+)
 
 
 @dataclass
@@ -38,7 +42,9 @@ class _Result:
 
     def fits(self, tensors: tuple[Tensor, ...]) -> bool:
         """Whether a program with these tensors would return the same again."""
-        same = len(tensors) == len(self.made_of) and all(map(_is, tensors, self.made_of))
+        same = len(tensors) == len(self.made_of) and all(
+            map(_is, tensors, self.made_of)
+        )
         return same and _versions(tensors) == self.versions
 
 
@@ -109,10 +115,22 @@ def computed(program: nn.Module) -> Tensor:
 
 def as_read(weight: Tensor, owner: nn.Module, tensor: str) -> Tensor:
     """A computed weight for whoever reads the property: outside of a forward it refuses writes, which would be lost."""
-    if torch.compiler.is_compiling() or type(weight) is not Tensor or in_forward() or _observed():
+    if (
+        torch.compiler.is_compiling()
+        or type(weight) is not Tensor
+        or in_forward()
+        or _observed()
+    ):
         return weight
     described = f"{tensor} of this {type(owner).__name__}"
-    known = next((result for result in (_SPAN.results or {}).values() if result.weight is weight), None)
+    known = next(
+        (
+            result
+            for result in (_SPAN.results or {}).values()
+            if result.weight is weight
+        ),
+        None,
+    )
     if known is None:
         return protected(weight, described)
     if known.outside is None:
@@ -130,13 +148,18 @@ def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
 
 def _shareable() -> bool:
     """False where someone relies on every read being computed: checkpointing, tracers, modes, `torch.func`."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(False) is None and not _observed()
+    return (
+        torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+        and not _observed()
+    )
 
 
 def _observed() -> bool:
     """Whether a tracer, a mode or a transform of `torch.func` sees every operation."""
     return bool(
-        torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() or torch._C._is_tracing()
+        torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
     )
 
 

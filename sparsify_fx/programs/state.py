@@ -56,12 +56,16 @@ def decode(state: Any) -> dict[str, Any]:
     try:
         content = json.loads(bytes(state.detach().cpu().tolist()))
         numbers = [content["step"] - UNKNOWN, content["steps"]]
-        whole = all(type(number) is int and number >= 0 for number in numbers) and isinstance(content["schedule"], str)
+        whole = all(
+            type(number) is int and number >= 0 for number in numbers
+        ) and isinstance(content["schedule"], str)
         name_of(content["parameterization"])
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if not whole:
-        raise ValueError(f"a progress of {content['step']!r} of {content['steps']!r} steps")
+        raise ValueError(
+            f"a progress of {content['step']!r} of {content['steps']!r} steps"
+        )
     return dict(content)
 
 
@@ -86,7 +90,9 @@ def restored(own: Parameterization, description: Any) -> Parameterization:
             f"the state is that of the parameterization {name_of(description)!r}, the program of this model has "
             f"{name_of(ours)!r}: they are of different methods"
         )
-    told = f"the state was saved with {description}, the program of this model has {ours}"
+    told = (
+        f"the state was saved with {description}, the program of this model has {ours}"
+    )
     try:
         new = _with_options(own, description)
     except (TypeError, ValueError) as error:
@@ -103,15 +109,26 @@ def as_json(value: Any) -> Any:
 
 def _with_options(own: Parameterization, description: Any) -> Parameterization:
     """`own` with the options of the description; those that are alike keep their Python types."""
-    options = {} if isinstance(description, str) else {k: v for k, v in description.items() if k != "name"}
-    known: dict[str, Any] = {f.name: getattr(own, f.name) for f in fields(own)} if is_dataclass(own) else {}
+    options = (
+        {}
+        if isinstance(description, str)
+        else {k: v for k, v in description.items() if k != "name"}
+    )
+    known: dict[str, Any] = (
+        {f.name: getattr(own, f.name) for f in fields(own)} if is_dataclass(own) else {}
+    )
     if options.keys() != known.keys():
         raise ValueError(f"its options are {sorted(known)}")
-    changed = {key: value for key, value in options.items() if as_json(known[key]) != value}
+    changed = {
+        key: value for key, value in options.items() if as_json(known[key]) != value
+    }
     for key, value in changed.items():
         if not isinstance(known[key], (str, int, float, bool, tuple, list, type(None))):
             raise ValueError(f"the option {key} cannot be restored from {value!r}")
-    new = {key: tuple(value) if isinstance(value, list) else value for key, value in changed.items()}
+    new = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in changed.items()
+    }
     return replace(own, **new)  # type: ignore[type-var]
 
 

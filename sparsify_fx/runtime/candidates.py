@@ -43,10 +43,15 @@ class Candidate:
     @property
     def density(self) -> float:
         """The fraction of weights that are stored: all but 0.0; -0.0 is a value like any other."""
-        return np.count_nonzero(np.ascontiguousarray(self.weight).view(np.uint32)) / self.weight.size
+        return (
+            np.count_nonzero(np.ascontiguousarray(self.weight).view(np.uint32))
+            / self.weight.size
+        )
 
 
-def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]) -> Candidate | None:
+def candidate_of(
+    node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]
+) -> Candidate | None:
     """The node as a candidate, when its operator, its weight and its attributes are of a supported kind.
 
     Convolutions in one or two dimensions with explicit padding; matrix products with a constant right operand of two
@@ -55,25 +60,41 @@ def candidate_of(node: NodeProto, constants: Arrays, shapes: Mapping[str, Shape]
     if node.op_type not in KINDS:
         return None
     weight = constants.get(input_of(node, 1))
-    if node.domain or weight is None or weight.dtype != np.float32 or not weight.size or not _fits(node, weight.shape):
+    if (
+        node.domain
+        or weight is None
+        or weight.dtype != np.float32
+        or not weight.size
+        or not _fits(node, weight.shape)
+    ):
         return None
     if node.op_type == "Conv":
         explicit = attribute(node, "auto_pad", "NOTSET") == "NOTSET"
         fits = weight.ndim in (3, 4) and explicit and _makes_sense(node, weight.shape)
     elif node.op_type == "Gemm":
         scaled = any(attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta"))
-        name, columns = input_of(node, 2), weight.shape[0 if attribute(node, "transB", 0) else 1]
+        name, columns = (
+            input_of(node, 2),
+            weight.shape[0 if attribute(node, "transB", 0) else 1],
+        )
         bias = constants.get(name) if name else None
         row = not name or (bias is not None and bias.shape == (columns,))
         fits = row and not scaled and not attribute(node, "transA", 0)
     else:
         fits = node.op_type == "MatMul" and weight.ndim == 2
-    return Candidate(node, weight, shapes.get(node.input[0]), shapes.get(node.output[0])) if fits else None
+    return (
+        Candidate(node, weight, shapes.get(node.input[0]), shapes.get(node.output[0]))
+        if fits
+        else None
+    )
 
 
 def _fits(node: NodeProto, shape: tuple[int, ...]) -> bool:
     """Whether the kernels have room for such a weight."""
-    taps, channels = math.prod(shape[2:]), shape[1] * int(attribute(node, "group", 1)) if len(shape) > 1 else 0
+    taps, channels = (
+        math.prod(shape[2:]),
+        shape[1] * int(attribute(node, "group", 1)) if len(shape) > 1 else 0,
+    )
     most = max(*shape, channels, shape[1] * taps if len(shape) > 1 else 0)
     return most <= MOST_LENGTH and taps <= MOST_TAPS and math.prod(shape) < MOST_WEIGHTS
 
@@ -84,7 +105,13 @@ def _makes_sense(node: NodeProto, shape: tuple[int, ...]) -> bool:
     steps = [attribute(node, name, [1] * axes) for name in ("strides", "dilations")]
     pads = attribute(node, "pads", [0] * 2 * axes)
     lengths = all(len(each) == axes for each in steps) and len(pads) == 2 * axes
-    return lengths and group >= 1 and shape[0] % group == 0 and min(*steps[0], *steps[1]) >= 1 and min(pads) >= 0
+    return (
+        lengths
+        and group >= 1
+        and shape[0] % group == 0
+        and min(*steps[0], *steps[1]) >= 1
+        and min(pads) >= 0
+    )
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
@@ -97,14 +124,28 @@ def sparse_node(layer: Candidate, tail: Tail | None = None) -> NodeProto:
     node = layer.node
     name = node.input[1]
     after = Tail((), node.output[0]) if tail is None else tail
-    inputs = [node.input[0], f"{name}.values", f"{name}.gaps", after.bias or input_of(node, 2), after.residual]
+    inputs = [
+        node.input[0],
+        f"{name}.values",
+        f"{name}.gaps",
+        after.bias or input_of(node, 2),
+        after.residual,
+    ]
     while not inputs[-1]:
         inputs.pop()
     kind, shape = KINDS[node.op_type], layer.weight.shape
-    sparse = helper.make_node(kind, inputs, [after.output], name=node.name, domain=DOMAIN, weight_shape=shape)
-    sparse.attribute.extend(each for each in node.attribute if each.name in SHARED[node.op_type])
-    if node.op_type == "Gemm":  # always, even when 0: a SparseMatMul with transB was a Gemm, one without a MatMul
-        sparse.attribute.append(helper.make_attribute("transB", int(attribute(node, "transB", 0))))
+    sparse = helper.make_node(
+        kind, inputs, [after.output], name=node.name, domain=DOMAIN, weight_shape=shape
+    )
+    sparse.attribute.extend(
+        each for each in node.attribute if each.name in SHARED[node.op_type]
+    )
+    if (
+        node.op_type == "Gemm"
+    ):  # always, even when 0: a SparseMatMul with transB was a Gemm, one without a MatMul
+        sparse.attribute.append(
+            helper.make_attribute("transB", int(attribute(node, "transB", 0)))
+        )
     if after.activation:
         sparse.attribute.append(helper.make_attribute("activation", after.activation))
     return sparse

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 
-def encode_gaps(dense: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def encode_gaps(
+    dense: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Values and gaps of the non-zeros of `dense` in row-major order, 5 bytes each.
 
     `position[i] = position[i - 1] + gaps[i] + 1`, from `position[-1] = -1`. Where more than 255 zeros lie between two
@@ -32,7 +34,9 @@ def encode_gaps(dense: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArra
     return values, gaps
 
 
-def decode_gaps(values: NDArray[np.float32], gaps: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def decode_gaps(
+    values: NDArray[np.float32], gaps: NDArray[np.uint8], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
     """The dense tensor again.
 
     >>> decode_gaps(np.float32([5, 7]), np.uint8([2, 1]), (2, 3)).tolist()
@@ -46,4 +50,7 @@ def decode_gaps(values: NDArray[np.float32], gaps: NDArray[np.uint8], shape: tup
 def packed_weight(name: str, dense: NDArray[np.float32]) -> list[onnx.TensorProto]:
     """The two initializers of a sparse operator: `name.values` and `name.gaps`."""
     values, gaps = encode_gaps(dense)
-    return [numpy_helper.from_array(values, f"{name}.values"), numpy_helper.from_array(gaps, f"{name}.gaps")]
+    return [
+        numpy_helper.from_array(values, f"{name}.values"),
+        numpy_helper.from_array(gaps, f"{name}.gaps"),
+    ]

@@ -24,7 +24,10 @@ def library() -> str:
     >>> options = onnxruntime.SessionOptions()
     >>> options.register_custom_ops_library(library())
     """
-    found = next((file for folder in _folders() for file in sorted(folder.glob("_kernels*.so"))), None)
+    found = next(
+        (file for folder in _folders() for file in sorted(folder.glob("_kernels*.so"))),
+        None,
+    )
     if found is None:
         raise RuntimeLibraryError(
             "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); "
@@ -57,7 +60,10 @@ def instruction_set() -> str:
 
 
 def session(
-    path: str | os.PathLike[str], *, threads: int = 0, options: onnxruntime.SessionOptions | None = None
+    path: str | os.PathLike[str],
+    *,
+    threads: int = 0,
+    options: onnxruntime.SessionOptions | None = None,
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session on the CPU that knows the sparse operators.
 
@@ -72,4 +78,6 @@ def session(
     if threads:
         chosen.intra_op_num_threads = threads
     chosen.register_custom_ops_library(library())
-    return onnxruntime.InferenceSession(os.fspath(path), chosen, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        os.fspath(path), chosen, providers=["CPUExecutionProvider"]
+    )

@@ -17,25 +17,35 @@ def copied(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]) -> None:
+def replace(
+    model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]
+) -> None:
     """New nodes and weights into the model, in place; constants and shapes that nothing needs any more go."""
     graph = model.graph
     # Copies, since clearing a field of a message ends the life of what it held.
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     old = GraphView(model)
     before = old.uses.keys() | old.fixed
-    gone = {name for node in graph.node for name in node.output} - {name for node in nodes for name in node.output}
+    gone = {name for node in graph.node for name in node.output} - {
+        name for node in nodes for name in node.output
+    }
     del graph.node[:]
     graph.node.extend(nodes)
     view = GraphView(model)
     read = view.uses.keys() | view.fixed
     for place in reversed(range(len(graph.node))):
         names = set(graph.node[place].output)
-        if graph.node[place].op_type == "Constant" and names <= before and names.isdisjoint(read):
+        if (
+            graph.node[place].op_type == "Constant"
+            and names <= before
+            and names.isdisjoint(read)
+        ):
             gone |= names
             del graph.node[place]
     for place in reversed(range(len(graph.initializer))):
-        if graph.initializer[place].name in before - read:  # what nothing ever read stays
+        if (
+            graph.initializer[place].name in before - read
+        ):  # what nothing ever read stays
             del graph.initializer[place]
     graph.initializer.extend(weights)
     for place in reversed(range(len(graph.value_info))):
@@ -43,7 +53,9 @@ def replace(model: onnx.ModelProto, nodes: Iterable[NodeProto], weights: Iterabl
             del graph.value_info[place]
 
 
-def set_nodes(graph: onnx.GraphProto, nodes: Iterable[NodeProto], gone: Collection[str]) -> None:
+def set_nodes(
+    graph: onnx.GraphProto, nodes: Iterable[NodeProto], gone: Collection[str]
+) -> None:
     """These nodes in the place of all others, in place; the shapes of values that are `gone` go with them."""
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]

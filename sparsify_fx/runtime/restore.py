@@ -30,7 +30,9 @@ def sparse_weights(model: onnx.ModelProto) -> dict[str, NodeProto]:
     return {_weight_name(node): node for node in _apart(model) if _is_ours(node)}
 
 
-def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx.ModelProto:
+def to_dense(
+    model: onnx.ModelProto, read: Read = numpy_helper.to_array
+) -> onnx.ModelProto:
     """A copy of `model` in standard operators alone, which any onnxruntime runs: the way back from `to_sparse`.
 
     `read` gives the arrays of initializers, for models with external data. Raises ExportError for weights that are
@@ -45,11 +47,17 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
             nodes += standard_halves(node, weights)
             continue
         if not _is_ours(node):
-            nodes += standard_attention(node, weights) if is_attention(node) else [standard_pool(node)]
+            nodes += (
+                standard_attention(node, weights)
+                if is_attention(node)
+                else [standard_pool(node)]
+            )
             continue
         name = _weight_name(node)
         if name not in constants and name not in weights:
-            weights[name] = numpy_helper.from_array(_weight(node, name, constants, read), name)
+            weights[name] = numpy_helper.from_array(
+                _weight(node, name, constants, read), name
+            )
         nodes += _dense_nodes(node, name, weights)
     replace(dense, nodes, weights.values())
     if not dense.functions:
@@ -61,7 +69,9 @@ def to_dense(model: onnx.ModelProto, read: Read = numpy_helper.to_array) -> onnx
 
 def _apart(model: onnx.ModelProto) -> Iterator[NodeProto]:
     """The nodes in order, joined ones as their parts."""
-    once = (each for node in without_planes(model.graph.node) for each in pool_parts(node))
+    once = (
+        each for node in without_planes(model.graph.node) for each in pool_parts(node)
+    )
     return (part for node in once for each in sum_parts(node) for part in parts(each))
 
 
@@ -73,25 +83,44 @@ def _weight_name(node: NodeProto) -> str:
     return str(node.input[1]).removesuffix(".values")
 
 
-def _weight(node: NodeProto, name: str, constants: dict[str, TensorProto], read: Read) -> NDArray[Any]:
+def _weight(
+    node: NodeProto, name: str, constants: dict[str, TensorProto], read: Read
+) -> NDArray[Any]:
     """The dense weight of a sparse operator."""
     shape = attribute(node, "weight_shape")
     parts = [constants.get(each) for each in node.input[1:3]]
     if shape is None or len(parts) < 2 or parts[0] is None or parts[1] is None:
-        raise ExportError(f"{name}: the sparse operator {node.name!r} has no packed weight; write the file again")
+        raise ExportError(
+            f"{name}: the sparse operator {node.name!r} has no packed weight; write the file again"
+        )
     values, gaps = read(parts[0]), read(parts[1])
     try:
         return decode_gaps(values, gaps, tuple(shape))
     except (ValueError, IndexError) as error:
-        raise ExportError(f"{name}: its gap codes are damaged ({error}); write the file again") from error
+        raise ExportError(
+            f"{name}: its gap codes are damaged ({error}); write the file again"
+        ) from error
 
 
-def _dense_nodes(node: NodeProto, weight: str, weights: dict[str, TensorProto]) -> list[NodeProto]:
+def _dense_nodes(
+    node: NodeProto, weight: str, weights: dict[str, TensorProto]
+) -> list[NodeProto]:
     """The standard operators of one sparse one: layer, bias, residual, activation."""
     _, _, _, bias, residual = (*node.input, "", "", "")[:5]
-    output, activation, conv = node.output[0], attribute(node, "activation", ""), node.op_type == "SparseConv"
-    joined = conv or attribute(node, "transB") is not None  # Conv and Gemm add their bias themselves
-    steps = [("Conv" if conv else "Gemm" if joined else "MatMul", [weight, bias] if joined and bias else [weight])]
+    output, activation, conv = (
+        node.output[0],
+        attribute(node, "activation", ""),
+        node.op_type == "SparseConv",
+    )
+    joined = (
+        conv or attribute(node, "transB") is not None
+    )  # Conv and Gemm add their bias themselves
+    steps = [
+        (
+            "Conv" if conv else "Gemm" if joined else "MatMul",
+            [weight, bias] if joined and bias else [weight],
+        )
+    ]
     steps += [("Add", [bias])] if bias and not joined else []
     steps += [("Add", [residual])] if residual else []
     steps += [(activation, [])] if activation in ("Relu", "Gelu") else []
@@ -104,10 +133,19 @@ def _dense_nodes(node: NodeProto, weight: str, weights: dict[str, TensorProto]) 
     for number, (kind, others) in enumerate(steps):
         final = number + 1 == len(steps) and activation != "Silu"
         following = output if final else f"{output}.sparsify_fx.{number}"
-        nodes.append(helper.make_node(kind, [name, *others], [following], name=node.name if number == 0 else ""))
+        nodes.append(
+            helper.make_node(
+                kind,
+                [name, *others],
+                [following],
+                name=node.name if number == 0 else "",
+            )
+        )
         name = following
     if activation == "Silu":
         nodes.append(helper.make_node("Mul", [nodes[-1].input[0], name], [output]))
     if conv or joined:
-        nodes[0].attribute.extend(a for a in node.attribute if a.name not in ("activation", "weight_shape"))
+        nodes[0].attribute.extend(
+            a for a in node.attribute if a.name not in ("activation", "weight_shape")
+        )
     return nodes

@@ -15,7 +15,13 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from sparsify_fx.onnx_tools.shapes import Shape, infer_shapes
 from sparsify_fx.onnx_tools.view import GraphView, attribute
 from sparsify_fx.runtime.attention.join import join_attention
-from sparsify_fx.runtime.candidates import DOMAIN, Candidate, attributes, candidate_of, sparse_node
+from sparsify_fx.runtime.candidates import (
+    DOMAIN,
+    Candidate,
+    attributes,
+    candidate_of,
+    sparse_node,
+)
 from sparsify_fx.runtime.choice.cost import Times, estimate
 from sparsify_fx.runtime.choice.giving_back import fastest
 from sparsify_fx.runtime.choice.layouts import Graph, fastest_layers
@@ -74,25 +80,52 @@ def to_sparse(
     """
     timed = timed or partial(estimate, batch=batch)
     if autotune and choose is None:
-        again = partial(to_sparse, model, batch=batch, sizes=sizes, expected=expected, read=read)
+        again = partial(
+            to_sparse, model, batch=batch, sizes=sizes, expected=expected, read=read
+        )
         whole, given = inlined(model, read), made_up(model, sizes)
-        tried = fastest(whole, lambda times: again(timed=times), timed, given, add=True, threads=threads)
+        tried = fastest(
+            whole,
+            lambda times: again(timed=times),
+            timed,
+            given,
+            add=True,
+            threads=threads,
+        )
         return tried.model, tried.names
     rewritten = copied(model)
     shapes = infer_shapes(rewritten, recorded=True)
-    at_sizes = shapes | (infer_shapes(rewritten, sizes) if sizes else {}) | dict(expected or {})
-    known = _Known(GraphView(rewritten), _Constants(rewritten.graph, read), shapes, at_sizes)
+    at_sizes = (
+        shapes
+        | (infer_shapes(rewritten, sizes) if sizes else {})
+        | dict(expected or {})
+    )
+    known = _Known(
+        GraphView(rewritten), _Constants(rewritten.graph, read), shapes, at_sizes
+    )
     pools: list[NodeProto] = []
     if choose is None:
         outputs = [item.name for item in rewritten.graph.output]
         chosen = fastest_layers(known.graph(outputs, batch), timed)
         choose = partial(_makes_one_of, chosen)
-        pools = [node for node in known.view.nodes if is_pool(node) and node.output[0] in chosen]
+        pools = [
+            node
+            for node in known.view.nodes
+            if is_pool(node) and node.output[0] in chosen
+        ]
     layers = known.layers(choose)
     # Pooling pays between sparse layers alone, and a file without any must not need the library.
     nodes = _with_ours(known, layers, pools if layers else [])
     weights = {layer.node.input[1]: layer.weight for layer in layers.values()}
-    replace(rewritten, nodes, [tensor for name, weight in weights.items() for tensor in packed_weight(name, weight)])
+    replace(
+        rewritten,
+        nodes,
+        [
+            tensor
+            for name, weight in weights.items()
+            for tensor in packed_weight(name, weight)
+        ],
+    )
     if weights and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
         rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     join_depthwise(rewritten)
@@ -108,9 +141,13 @@ def _makes_one_of(names: set[str], layer: Candidate) -> bool:
     return layer.node.output[0] in names
 
 
-def _with_ours(known: _Known, layers: Mapping[int, Candidate], pools: Iterable[NodeProto]) -> list[NodeProto]:
+def _with_ours(
+    known: _Known, layers: Mapping[int, Candidate], pools: Iterable[NodeProto]
+) -> list[NodeProto]:
     """All nodes in their order, with these layers and the tails behind them, and these poolings, as our operators."""
-    replaced: dict[int, list[NodeProto]] = {id(node): [pool_node(node)] for node in pools}
+    replaced: dict[int, list[NodeProto]] = {
+        id(node): [pool_node(node)] for node in pools
+    }
     taken: set[int] = set()
     for layer in layers.values():
         tail = known.tail(layer.node, taken)
@@ -135,8 +172,14 @@ class _Known:
         found = candidate_of(node, self.constants, self.expected) if stored else None
         if found is None:
             return None
-        values = tuple(name for each in (node, *self.tail(node, set()).nodes) for name in each.output)
-        return dataclasses.replace(found, chained=id(node) in self.chained, values=values)
+        values = tuple(
+            name
+            for each in (node, *self.tail(node, set()).nodes)
+            for name in each.output
+        )
+        return dataclasses.replace(
+            found, chained=id(node) in self.chained, values=values
+        )
 
     @cached_property
     def chained(self) -> set[int]:
@@ -147,11 +190,23 @@ class _Known:
             if node.op_type == "Conv" and node.input[1] in self.constants
         }
         convs = [node for node in self.view.nodes if id(node) in shapes]
-        joined = {node.input[0] for node in convs if is_depthwise(shapes[id(node)], attributes(node))}
-        fitting = {self.tail(n, set()).output: n for n in convs if fits_planes(shapes[id(n)], attributes(n))}
+        joined = {
+            node.input[0]
+            for node in convs
+            if is_depthwise(shapes[id(node)], attributes(node))
+        }
+        fitting = {
+            self.tail(n, set()).output: n
+            for n in convs
+            if fits_planes(shapes[id(n)], attributes(n))
+        }
         fitting = {name: node for name, node in fitting.items() if name not in joined}
         read = {node.input[0] for node in fitting.values()}
-        return {id(node) for name, node in fitting.items() if node.input[0] in fitting or name in read}
+        return {
+            id(node)
+            for name, node in fitting.items()
+            if node.input[0] in fitting or name in read
+        }
 
     def tail(self, node: NodeProto, taken: set[int]) -> Tail:
         return tail_of(node, self.view, self.shapes, self.constants, taken)
@@ -159,7 +214,14 @@ class _Known:
     def graph(self, outputs: Iterable[str], batch: int) -> Graph:
         """As `fastest_layers` looks at it."""
         nodes = self.view.nodes
-        return Graph(nodes, self.expected, outputs, batch, self.candidate, lambda node: self.tail(node, set()).output)
+        return Graph(
+            nodes,
+            self.expected,
+            outputs,
+            batch,
+            self.candidate,
+            lambda node: self.tail(node, set()).output,
+        )
 
     def layers(self, choose: Callable[[Candidate], bool]) -> dict[int, Candidate]:
         """The layers to rewrite by the `id` of their node, in order."""
@@ -172,7 +234,11 @@ class _Known:
         def alone(layer: Candidate) -> bool:
             name, view = layer.node.input[1], self.view
             readers = [id(reader) for reader in view.uses[name]]
-            return name not in view.fixed and name != layer.node.input[0] and all(reader in found for reader in readers)
+            return (
+                name not in view.fixed
+                and name != layer.node.input[0]
+                and all(reader in found for reader in readers)
+            )
 
         return {key: layer for key, layer in found.items() if alone(layer)}
 
@@ -183,16 +249,24 @@ class _Constants(Mapping[str, NDArray[Any]]):
     def __init__(self, graph: onnx.GraphProto, read: Read) -> None:
         given = {item.name for item in graph.input}
         self._names = {tensor.name for tensor in graph.initializer}
-        self._tensors: dict[str, TensorProto] = {t.name: t for t in graph.initializer if t.name not in given}
+        self._tensors: dict[str, TensorProto] = {
+            t.name: t for t in graph.initializer if t.name not in given
+        }
         for node in graph.node:  # older exporters write limits and biases like that
-            value = attribute(node, "value") if node.op_type == "Constant" and not node.domain else None
+            value = (
+                attribute(node, "value")
+                if node.op_type == "Constant" and not node.domain
+                else None
+            )
             if value is not None:
                 self._tensors[node.output[0]] = value
         self._read = read
 
     def can_be_sparse(self, name: str) -> bool:
         """Whether this is an initializer, and the names that its sparse form would use are free."""
-        return name in self._names and self._names.isdisjoint((f"{name}.values", f"{name}.gaps"))
+        return name in self._names and self._names.isdisjoint(
+            (f"{name}.values", f"{name}.gaps")
+        )
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._read(self._tensors[name])

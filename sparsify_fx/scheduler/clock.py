@@ -45,7 +45,11 @@ class Clock:
 
     def start(self, run: int) -> int:
         """The first step of a run."""
-        return 0 if run == 0 else (self.run_epochs + (run - 1) * self.length(run)) * self.steps_per_epoch
+        return (
+            0
+            if run == 0
+            else (self.run_epochs + (run - 1) * self.length(run)) * self.steps_per_epoch
+        )
 
     def step_of(self, run: int, epoch: float) -> int:
         """The step after `epoch` epochs of a run."""
@@ -61,7 +65,11 @@ class Clock:
 
 
 def make_clock(
-    run_epochs: int, steps_per_epoch: int, runs: int, restart: Epoch | None, curve: Curve | TorchSchedule
+    run_epochs: int,
+    steps_per_epoch: int,
+    runs: int,
+    restart: Epoch | None,
+    curve: Curve | TorchSchedule,
 ) -> Clock:
     """The clock of a schedule whose learning rate goes back to `restart` at each run.
 
@@ -70,7 +78,9 @@ def make_clock(
     for name, value in (("epochs", run_epochs), ("steps_per_epoch", steps_per_epoch)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SchedulerError(f"{name}={value!r} must be a whole number >= 1")
-    restart_epoch = 0 if restart is None else math.ceil(resolve(restart, curve, run_epochs))
+    restart_epoch = (
+        0 if restart is None else math.ceil(resolve(restart, curve, run_epochs))
+    )
     if restart_epoch >= run_epochs:
         raise SchedulerError(
             f"each later run starts with the learning rate of {restart!r}, at the next whole epoch after it, which is "
@@ -79,7 +89,9 @@ def make_clock(
     return Clock(run_epochs, steps_per_epoch, runs, restart_epoch)
 
 
-def runs_of(parts: Sequence[Part], curve: Curve | TorchSchedule) -> tuple[Epoch | None, int]:
+def runs_of(
+    parts: Sequence[Part], curve: Curve | TorchSchedule
+) -> tuple[Epoch | None, int]:
     """(where the learning rate goes back to at each run, number of runs), for all parts together.
 
     Raises SchedulerError when parts want it otherwise, or the rate is not the Scheduler's to rewind.
@@ -88,7 +100,10 @@ def runs_of(parts: Sequence[Part], curve: Curve | TorchSchedule) -> tuple[Epoch 
     longest = [part for part in parts if runs[part] > 1] or list(parts[:1])
     wanted = {part.plan.axes.rewind.learning_rate: part for part in longest}
     if len(wanted) > 1:
-        told = " and ".join(f"{part.name} ({part.plan.method}): {point!r}" for point, part in wanted.items())
+        told = " and ".join(
+            f"{part.name} ({part.plan.method}): {point!r}"
+            for point, part in wanted.items()
+        )
         raise SchedulerError(
             f"parts of one training share its learning rate, but rewind it to different points: {told}; give one of "
             "them rewind={'learning_rate': ...} of the other"
@@ -109,12 +124,20 @@ def resolve(point: Epoch, curve: Curve | TorchSchedule, run_epochs: int) -> floa
     """
     if point == "init":
         return 0.0
-    epoch = float(point) if point != "warmup" else curve.warmup_epochs(run_epochs) if isinstance(curve, Curve) else 0.0
+    epoch = (
+        float(point)
+        if point != "warmup"
+        else curve.warmup_epochs(run_epochs)
+        if isinstance(curve, Curve)
+        else 0.0
+    )
     if point == "warmup" and epoch == 0:
         raise SchedulerError(
             "the method rewinds to the end of the warm-up, but this learning-rate curve has none; choose one with a "
             "warm-up, or give apply a rewind point in epochs, such as rewind={'weights': 2, 'optimizer': 2}"
         )
     if epoch >= run_epochs:
-        raise SchedulerError(f"rewind point {point!r} is epoch {epoch:g}, but the run has only {run_epochs} epochs")
+        raise SchedulerError(
+            f"rewind point {point!r} is epoch {epoch:g}, but the run has only {run_epochs} epochs"
+        )
     return epoch

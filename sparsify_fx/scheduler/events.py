@@ -9,7 +9,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from sparsify_fx.distributed.ranks import check_equal_masks, check_equal_weights, together
+from sparsify_fx.distributed.ranks import (
+    check_equal_masks,
+    check_equal_weights,
+    together,
+)
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule
 from sparsify_fx.plan import Inputs
@@ -35,12 +39,18 @@ def follow(
     owner = belonging(tuple(parts), iter(model.state_dict())) if len(parts) > 1 else {}
     tracks = []
     for number, part in enumerate(parts):
-        names = frozenset(name for name, of in owner.items() if of == number) if owner else None
+        names = (
+            frozenset(name for name, of in owner.items() if of == number)
+            if owner
+            else None
+        )
         tracks.append(Track(part, names, tuple(optimizers), clock, curve, inputs))
     return tracks
 
 
-def check_in_step(step: int, steps: int, progress: Sequence[Progress], no_room: str) -> None:
+def check_in_step(
+    step: int, steps: int, progress: Sequence[Progress], no_room: str
+) -> None:
     """SchedulerError when the weights are those of another step, or `no_room` says why they cannot go on at all."""
     if no_room:
         raise SchedulerError(no_room)
@@ -62,14 +72,24 @@ def run_events(model: nn.Module, step: int, events: Sequence[Event]) -> None:
     check_equal_weights(programs(model), f"before {moment}")
     with together(moment):
         for event in events:
-            _LOG.debug("step %d: %s%s %s", step, event.part and f"{event.part}: ", event.what, event.detail)
+            _LOG.debug(
+                "step %d: %s%s %s",
+                step,
+                event.part and f"{event.part}: ",
+                event.what,
+                event.detail,
+            )
             event.do()
     check_equal_masks(programs(model), f"after {moment}")
 
 
 def rate_fact(curve: Curve | TorchSchedule) -> Event:
     """What the timeline tells of the learning rate."""
-    told = repr(curve) if isinstance(curve, Curve) else f"torch scheduler of {_name(curve)}"
+    told = (
+        repr(curve)
+        if isinstance(curve, Curve)
+        else f"torch scheduler of {_name(curve)}"
+    )
     if isinstance(curve, HandsOff):
         told = "left to others (learning_rate=None)"
     return Event(0, 0, 0, "learning rate", told, lambda: None)

@@ -16,13 +16,22 @@ from sparsify_fx.scheduler.track import Track
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def fingerprint(tracks: Sequence[Track], clock: Clock, curve: Curve | TorchSchedule) -> dict[str, Any]:
+def fingerprint(
+    tracks: Sequence[Track], clock: Clock, curve: Curve | TorchSchedule
+) -> dict[str, Any]:
     """Methods with all their axes, lengths, the number of weights, and the learning rate."""
     plans = [{**track.plan.to_dict(), "part": track.part.name} for track in tracks]
     plan = tracks[0].plan.to_dict() if len(plans) == 1 else {"parts": plans}
     lengths = {"epochs": clock.run_epochs, "steps_per_epoch": clock.steps_per_epoch}
     told = repr(curve) if isinstance(curve, Curve) else "torch scheduler"
-    return _plain({**plan, **lengths, "weights": sum(track.total for track in tracks), "learning_rate": told})
+    return _plain(
+        {
+            **plan,
+            **lengths,
+            "weights": sum(track.total for track in tracks),
+            "learning_rate": told,
+        }
+    )
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -36,18 +45,30 @@ def check_state(state: Any, ours: dict[str, Any], steps: int) -> int:
 
     Raises SchedulerError.
     """
-    if not isinstance(state, Mapping) or not {"step", "rates", "fingerprint"} <= set(state):
-        keys = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+    if not isinstance(state, Mapping) or not {"step", "rates", "fingerprint"} <= set(
+        state
+    ):
+        keys = (
+            ", ".join(map(str, list(state)[:3]))
+            if isinstance(state, Mapping)
+            else f"a {type(state).__name__}"
+        )
         told = keys or "nothing"
-        raise SchedulerError(f"this is no state of a Scheduler: it holds {told}; save scheduler.state_dict()")
+        raise SchedulerError(
+            f"this is no state of a Scheduler: it holds {told}; save scheduler.state_dict()"
+        )
     theirs = _plain(state["fingerprint"])
     if ours != theirs:
         odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
-        told = "; ".join(f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd)
+        told = "; ".join(
+            f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd
+        )
         raise SchedulerError(f"the saved schedule is another one: {told}")
     step = state["step"]
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= steps:
-        raise SchedulerError(f"the saved schedule is at step {step!r} of {steps}; its state is damaged")
+        raise SchedulerError(
+            f"the saved schedule is at step {step!r} of {steps}; its state is damaged"
+        )
     return step
 
 

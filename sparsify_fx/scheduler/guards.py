@@ -14,26 +14,42 @@ from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import WeightProgram
 
 
-def check_optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer]) -> tuple[Optimizer, ...]:
+def check_optimizers(
+    model: nn.Module, given: Optimizer | Sequence[Optimizer]
+) -> tuple[Optimizer, ...]:
     """The optimizers, if every trainable factor is in exactly one of them.
 
     An optimizer built before `apply` holds parameters that are gone. Raises SchedulerError.
     """
     several = isinstance(given, Sequence)
     optimizers: tuple[Optimizer, ...] = tuple(given) if several else (given,)  # type: ignore[arg-type,assignment]
-    odd = [optimizer for optimizer in optimizers if not hasattr(optimizer, "param_groups")]
+    odd = [
+        optimizer for optimizer in optimizers if not hasattr(optimizer, "param_groups")
+    ]
     if odd or not optimizers:
         got = type(odd[0]).__name__ if odd else "an empty list"
-        raise SchedulerError(f"optimizer= takes a torch optimizer or a list of them, got {got}")
+        raise SchedulerError(
+            f"optimizer= takes a torch optimizer or a list of them, got {got}"
+        )
     optimizers = tuple(unwrapped(optimizer) for optimizer in optimizers)
-    trained = [(name, p) for name, program in programs(model).items() for name, p in _factors(name, program)]
+    trained = [
+        (name, p)
+        for name, program in programs(model).items()
+        for name, p in _factors(name, program)
+    ]
     holders: dict[int, list[int]] = {}
     for number, optimizer in enumerate(optimizers):
-        for parameter in {id(p) for group in optimizer.param_groups for p in group["params"]}:
+        for parameter in {
+            id(p) for group in optimizer.param_groups for p in group["params"]
+        }:
             holders.setdefault(parameter, []).append(number)
     missing = [name for name, parameter in trained if id(parameter) not in holders]
     if missing:
-        which = "none of the optimizers trains" if several else "the optimizer does not train"
+        which = (
+            "none of the optimizers trains"
+            if several
+            else "the optimizer does not train"
+        )
         raise SchedulerError(
             f"{which} {len(missing)} rewritten weights, for instance {missing[0]}: build it after "
             "sparsify_fx.apply(model), give all optimizers of the model as a list, or freeze those weights with "
@@ -41,7 +57,9 @@ def check_optimizers(model: nn.Module, given: Optimizer | Sequence[Optimizer]) -
         )
     twice = [name for name, parameter in trained if len(holders[id(parameter)]) > 1]
     if twice:
-        raise SchedulerError(f"{twice[0]} is in several optimizers; give every parameter to one of them")
+        raise SchedulerError(
+            f"{twice[0]} is in several optimizers; give every parameter to one of them"
+        )
     check_supported(optimizers, dict(trained))
     return optimizers
 
@@ -73,26 +91,48 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
     """The optimizer within a wrapper without state and groups of its own, as Lightning and accelerate make."""
     inner = getattr(optimizer, "optimizer", None)
     groups, state = getattr(inner, "param_groups", None), getattr(inner, "state", None)
-    if inner is None or groups is None or groups is not optimizer.param_groups or state is not optimizer.state:
+    if (
+        inner is None
+        or groups is None
+        or groups is not optimizer.param_groups
+        or state is not optimizer.state
+    ):
         return optimizer
     return unwrapped(inner)
 
 
 def _factors(name: str, program: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(f"{name} ({factor})", p) for factor, p in program.named_parameters() if p.requires_grad]
+    return [
+        (f"{name} ({factor})", p)
+        for factor, p in program.named_parameters()
+        if p.requires_grad
+    ]
 
 
 @torch.no_grad()
 def check_finite(model: nn.Module, epoch: int) -> None:
     """Raise TrainingError when a trained tensor of a weight program is NaN or infinite; one synchronization."""
-    pairs = [pair for name, program in programs(model).items() for pair in _factors(name, program)]
+    pairs = [
+        pair
+        for name, program in programs(model).items()
+        for pair in _factors(name, program)
+    ]
     named = [(name, p) for name, p in pairs if p.numel() and not p.is_meta]
     if not named:
         return
     # The largest entry is NaN or infinite as soon as one is.
     device = named[0][1].device
-    sizes = torch.stack([torch.linalg.vector_norm(p, torch.inf).to(device, torch.float32) for _, p in named])
-    broken = [name for (name, _), size in zip(named, sizes.isfinite().tolist(), strict=True) if not size]
+    sizes = torch.stack(
+        [
+            torch.linalg.vector_norm(p, torch.inf).to(device, torch.float32)
+            for _, p in named
+        ]
+    )
+    broken = [
+        name
+        for (name, _), size in zip(named, sizes.isfinite().tolist(), strict=True)
+        if not size
+    ]
     if broken:
         raise TrainingError(
             f"after epoch {epoch} {len(broken)} weights hold NaN or Inf, for instance {broken[0]}: the training "

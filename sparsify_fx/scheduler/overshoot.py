@@ -54,7 +54,11 @@ class Overshoot:
         """
         if not self:
             return ""
-        back = f"the {self.opened} nearest to open come back" if self.opened else "none can be opened"
+        back = (
+            f"the {self.opened} nearest to open come back"
+            if self.opened
+            else "none can be opened"
+        )
         zeros = f", {self.zeros} are kept as zeros" if self.zeros else ""
         return f"{self.left} of {self.weights} weights are left, {self.asked} were asked for: {back}{zeros}"
 
@@ -74,13 +78,18 @@ class Overshoot:
             if not self.where[name].any():
                 continue
             assert isinstance(program.parameterization, Reopening)
-            opened = program.parameterization.opened(program.tensors(), self.where[name])
+            opened = program.parameterization.opened(
+                program.tensors(), self.where[name]
+            )
             for factor, value in opened.items():
                 program.get_parameter(factor).copy_(value)
 
 
 def find_overshoot(
-    programs: Programs, kept: int, allocation: Allocation, layouts: Layouts = MappingProxyType({})
+    programs: Programs,
+    kept: int,
+    allocation: Allocation,
+    layouts: Layouts = MappingProxyType({}),
 ) -> Overshoot:
     """Which closed weights have to open so that `kept` weights, divided by the allocation, are other than zero.
 
@@ -92,12 +101,18 @@ def find_overshoot(
     nearness = {name: _nearness(program) for name, program in programs.items()}
     best = max(float(near.max()) for near in nearness.values())
     scores = {
-        name: _ranked(settled[name], nearness[name] - (best if best > -math.inf else 0.0), alive[name])
+        name: _ranked(
+            settled[name],
+            nearness[name] - (best if best > -math.inf else 0.0),
+            alive[name],
+        )
         for name in programs
     }
     masks = allocated(allocation, scores, alive, kept, layouts)
     missing = {name: (mask != 0) & (settled[name] == 0) for name, mask in masks.items()}
-    where = {name: lack & (nearness[name] > -math.inf) for name, lack in missing.items()}
+    where = {
+        name: lack & (nearness[name] > -math.inf) for name, lack in missing.items()
+    }
     left = sum(int(value.count_nonzero()) for value in settled.values())
     lacking = sum(int(lack.count_nonzero()) for lack in missing.values())
     opened = sum(int(part.count_nonzero()) for part in where.values())
@@ -108,7 +123,9 @@ def find_overshoot(
 def _ranked(settled: Tensor, nearness: Tensor, alive: Tensor) -> Tensor:
     """abs(θ) of open weights; nearness (at most 0) − 1 of closed ones; the lowest number where there is only zero."""
     closed = (nearness - 1).clamp_min(torch.finfo(torch.float64).min)
-    return torch.where(settled != 0, settled.abs().double(), closed).masked_fill(alive == 0, -math.inf)
+    return torch.where(settled != 0, settled.abs().double(), closed).masked_fill(
+        alive == 0, -math.inf
+    )
 
 
 def kept_zeros(programs: Programs) -> int:
@@ -125,7 +142,8 @@ def kept_zeros(programs: Programs) -> int:
     4
     """
     return sum(
-        int((_alive(program) != 0).count_nonzero()) - int(program.effective().count_nonzero())
+        int((_alive(program) != 0).count_nonzero())
+        - int(program.effective().count_nonzero())
         for program in programs.values()
     )
 

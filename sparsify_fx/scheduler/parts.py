@@ -44,11 +44,18 @@ class Part:
 
     def view(self) -> nn.Module:
         """What passes, actions and penalties see: the root itself, or only its programs where it has others too."""
-        return self.root if len(programs(self.root)) == len(self.programs) else Subset(self.programs)
+        return (
+            self.root
+            if len(programs(self.root)) == len(self.programs)
+            else Subset(self.programs)
+        )
 
     def named_in_model(self) -> dict[str, WeightProgram]:
         """The programs by their names in the whole model."""
-        return {qualified(self.prefix, name): program for name, program in self.programs.items()}
+        return {
+            qualified(self.prefix, name): program
+            for name, program in self.programs.items()
+        }
 
     def total(self) -> int:
         """Its prunable weights."""
@@ -74,19 +81,30 @@ def parts_of(model: nn.Module, *, strict: bool = True) -> tuple[Part, ...]:
     groups: dict[int, dict[str, WeightProgram]] = {}
     for name, program in programs(model).items():
         if program.plan is None and strict:
-            raise RecipeError(f"{name} has a weight program but no plan; call sparsify_fx.apply on it, or merge it")
+            raise RecipeError(
+                f"{name} has a weight program but no plan; call sparsify_fx.apply on it, or merge it"
+            )
         if program.plan is None:
             continue
         groups.setdefault(id(program.plan), {})[name] = program
     names = _names(list(groups.values()))
-    return tuple(_part(model, found, name) for found, name in zip(groups.values(), names, strict=True))
+    return tuple(
+        _part(model, found, name)
+        for found, name in zip(groups.values(), names, strict=True)
+    )
 
 
 def _part(model: nn.Module, found: Mapping[str, WeightProgram], name: str) -> Part:
     plan: Plan = next(iter(found.values())).plan
     prefix = _prefix(plan, found)
     start = len(prefix) + 1 if prefix else 0
-    return Part(name, plan, prefix, {full[start:]: program for full, program in found.items()}, model)
+    return Part(
+        name,
+        plan,
+        prefix,
+        {full[start:]: program for full, program in found.items()},
+        model,
+    )
 
 
 def _prefix(plan: Plan, found: Mapping[str, WeightProgram]) -> str:
@@ -95,7 +113,11 @@ def _prefix(plan: Plan, found: Mapping[str, WeightProgram]) -> str:
     known = [name for name in plan.weights if full == name or full.endswith(f".{name}")]
     # The longest of the names that fit is the whole path below the module of `apply`.
     prefix = full.removesuffix(max(known, key=len)).removesuffix(".") if known else ""
-    return prefix if all(not prefix or name.startswith(f"{prefix}.") for name in found) else ""
+    return (
+        prefix
+        if all(not prefix or name.startswith(f"{prefix}.") for name in found)
+        else ""
+    )
 
 
 def _names(groups: list[dict[str, WeightProgram]]) -> list[str]:
@@ -103,8 +125,13 @@ def _names(groups: list[dict[str, WeightProgram]]) -> list[str]:
     if len(groups) == 1:
         return [""]
     modules = [_common([name.rpartition(".")[0] for name in group]) for group in groups]
-    alone = [module if module and modules.count(module) == 1 else "" for module in modules]
-    return [module or _listed(list(group)) for module, group in zip(alone, groups, strict=True)]
+    alone = [
+        module if module and modules.count(module) == 1 else "" for module in modules
+    ]
+    return [
+        module or _listed(list(group))
+        for module, group in zip(alone, groups, strict=True)
+    ]
 
 
 def _common(modules: list[str]) -> str:

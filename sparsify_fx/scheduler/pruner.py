@@ -58,7 +58,9 @@ class Pruner:
             draw: number of the pruning; decides the random numbers together with apply's seed.
         """
         criterion = self.plan.axes.criterion
-        self._write(choose_masks(criterion, self._context(criterion, kept, draw, self.masks())))
+        self._write(
+            choose_masks(criterion, self._context(criterion, kept, draw, self.masks()))
+        )
 
     def settle(self, kept: int) -> None:
         """Open or close all gates for good; what was settled starts with fresh optimizer state.
@@ -66,7 +68,9 @@ class Pruner:
         When fewer than `kept` weights would be left, those nearest to open come back, with an OvershootWarning.
         """
         found = programs(self.view)
-        overshoot = find_overshoot(found, kept, self.plan.axes.allocation, input_layouts(self.scored))
+        overshoot = find_overshoot(
+            found, kept, self.plan.axes.allocation, input_layouts(self.scored)
+        )
         overshoot.warn(self.plan.method)
         overshoot.reopen(found)
         for program in found.values():
@@ -75,7 +79,9 @@ class Pruner:
 
     def grow_all(self) -> None:
         """Every pruned weight comes back, from zero."""
-        self._write({name: torch.ones_like(mask) for name, mask in self.masks().items()})
+        self._write(
+            {name: torch.ones_like(mask) for name, mask in self.masks().items()}
+        )
 
     def regrow(self, fraction: float, growth: Criterion, draw: int) -> None:
         """In each layer, drop `fraction` of the living weights by |θ| and grow as many of the others by `growth`.
@@ -83,7 +89,9 @@ class Pruner:
         A weight that is dropped and grown at once keeps its value; the number of non-zeros of each layer stays.
         """
         alive = self.masks()
-        grown = checked_scores(growth, self._context(growth, nonzeros(alive), draw, alive))
+        grown = checked_scores(
+            growth, self._context(growth, nonzeros(alive), draw, alive)
+        )
         masks = {}
         for name, program in programs(self.view).items():
             mask = alive[name]
@@ -91,13 +99,20 @@ class Pruner:
             moved = min(math.floor(fraction * living), mask.numel() - living)
             size = program.effective().abs().masked_fill(mask == 0, -torch.inf)
             stay = top_mask(size, living - moved)
-            grow = top_mask(grown[name].to(size.device).masked_fill(stay == 1, -torch.inf), moved)
+            grow = top_mask(
+                grown[name].to(size.device).masked_fill(stay == 1, -torch.inf), moved
+            )
             masks[name] = stay | grow
         self._write(masks)
 
-    def _context(self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]) -> PruningContext:
+    def _context(
+        self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]
+    ) -> PruningContext:
         return PruningContext(
-            weights={name: program.effective() for name, program in programs(self.view).items()},
+            weights={
+                name: program.effective()
+                for name, program in programs(self.view).items()
+            },
             generator=pruning_generator(self.plan.seed, draw),
             kept=kept,
             allocation=self.plan.axes.allocation,
@@ -116,7 +131,10 @@ class Pruner:
 
     def _write(self, masks: dict[str, Tensor]) -> None:
         found = programs(self.view)
-        check_layouts(self.optimizers, [factor for p in found.values() for factor in p.factor_tensors().values()])
+        check_layouts(
+            self.optimizers,
+            [factor for p in found.values() for factor in p.factor_tensors().values()],
+        )
         touched = {}
         for name, program in found.items():
             old = program.current_mask()

@@ -30,10 +30,18 @@ class Rates:
     """
 
     def __init__(
-        self, optimizers: Sequence[Optimizer], curve: Curve | TorchSchedule, clock: Clock, restarts: bool
+        self,
+        optimizers: Sequence[Optimizer],
+        curve: Curve | TorchSchedule,
+        clock: Clock,
+        restarts: bool,
     ) -> None:
         self.curve = curve
-        self._each = [] if isinstance(curve, HandsOff) else [_Rates(o, curve, clock, restarts) for o in optimizers]
+        self._each = (
+            []
+            if isinstance(curve, HandsOff)
+            else [_Rates(o, curve, clock, restarts) for o in optimizers]
+        )
 
     def set(self, step: int) -> None:
         """Write the rates of optimizer step number `step` (0 is the first); call once for each, in order."""
@@ -62,8 +70,19 @@ class Rates:
 class _Rates:
     """The rates of one optimizer."""
 
-    def __init__(self, optimizer: Optimizer, curve: Curve | TorchSchedule, clock: Clock, restarts: bool) -> None:
-        self.optimizer, self.curve, self.clock, self.restarts = optimizer, curve, clock, restarts
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        curve: Curve | TorchSchedule,
+        clock: Clock,
+        restarts: bool,
+    ) -> None:
+        self.optimizer, self.curve, self.clock, self.restarts = (
+            optimizer,
+            curve,
+            clock,
+            restarts,
+        )
         self._base: list[float] = []
         self._admit_new_groups()
         self._torch: LRScheduler | None = None
@@ -84,10 +103,15 @@ class _Rates:
             self._torch = self._begin(self.curve, self._since(step))
         else:
             self._torch.step()
-        self._written = [_Written.of(group["lr"]) for group in self.optimizer.param_groups]
+        self._written = [
+            _Written.of(group["lr"]) for group in self.optimizer.param_groups
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"base": list(self._base), "torch": None if self._torch is None else self._torch.state_dict()}
+        return {
+            "base": list(self._base),
+            "torch": None if self._torch is None else self._torch.state_dict(),
+        }
 
     def check(self, state: Any) -> None:
         """Raise SchedulerError for a state that does not fit; nothing changes."""
@@ -113,7 +137,9 @@ class _Rates:
             self._torch = self._begin(self.curve, 0)
             self._torch.load_state_dict(copy.deepcopy(saved))
             for group, before in zip(self.optimizer.param_groups, known, strict=True):
-                group.update({key: value for key, value in before.items() if key != "initial_lr"})
+                group.update(
+                    {key: value for key, value in before.items() if key != "initial_lr"}
+                )
             self._write([float(rate) for rate in self._torch.get_last_lr()])
         # Or it may be loaded after this, and brings its rates along.
         self._written = []
@@ -124,7 +150,10 @@ class _Rates:
 
     def _follow(self, curve: Curve, step: int) -> None:
         # The rate of a step is the curve's at its middle: neither the first nor the last step is lost to a rate of 0.
-        epoch, length = (self._since(step) + 0.5) / self.clock.steps_per_epoch, self.clock.epochs
+        epoch, length = (
+            (self._since(step) + 0.5) / self.clock.steps_per_epoch,
+            self.clock.epochs,
+        )
         if self.restarts:
             length = self.clock.run_epochs
             epoch += self.clock.restart_epoch if self.clock.locate(step)[0] > 0 else 0
@@ -141,13 +170,19 @@ class _Rates:
         if isinstance(made, ReduceLROnPlateau) or not isinstance(made, LRScheduler):
             self._write(before)
         if isinstance(made, ReduceLROnPlateau) or not isinstance(made, LRScheduler):
-            plateau = "it waits for a metric, and the Scheduler has none" if isinstance(made, ReduceLROnPlateau) else ""
+            plateau = (
+                "it waits for a metric, and the Scheduler has none"
+                if isinstance(made, ReduceLROnPlateau)
+                else ""
+            )
             raise SchedulerError(
                 f"learning_rate made a {type(made).__name__}; expected a torch scheduler that steps after every "
                 f"optimizer step{': ' * bool(plateau)}{plateau}. Pass learning_rate=None and step yours yourself"
             )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, that the optimizer has made no step between
+            warnings.simplefilter(
+                "ignore"
+            )  # torch's, that the optimizer has made no step between
             for _ in range(steps):
                 made.step()
         return made
@@ -155,7 +190,9 @@ class _Rates:
     def _write(self, rates: list[float]) -> None:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)  # a compiled optimizer step reads the same tensor again
+                group["lr"].fill_(
+                    rate
+                )  # a compiled optimizer step reads the same tensor again
             else:
                 group["lr"] = rate
 
@@ -173,7 +210,9 @@ class _Rates:
         return bool(new)
 
     def _notice_others(self) -> None:
-        for number, (written, group) in enumerate(zip(self._written, self.optimizer.param_groups, strict=False)):
+        for number, (written, group) in enumerate(
+            zip(self._written, self.optimizer.param_groups, strict=False)
+        ):
             if not self._warned and written.differs(group["lr"]):
                 self._warned = True
                 warn(
@@ -200,5 +239,9 @@ class _Written:
         return cls(rate, rate, 0)
 
     def differs(self, rate: float | Tensor) -> bool:
-        untouched = isinstance(rate, Tensor) and rate is self.holder and rate._version == self.version
+        untouched = (
+            isinstance(rate, Tensor)
+            and rate is self.holder
+            and rate._version == self.version
+        )
         return not untouched and float(rate) != float(self.value)

@@ -13,9 +13,15 @@ from sparsify_fx.scheduler.clock import Clock
 from sparsify_fx.schedules.updates import MaskUpdate
 
 
-def refresh(model: nn.Module, clock: Clock, updates: Iterable[MaskUpdate], seed: int, step: int) -> None:
+def refresh(
+    model: nn.Module, clock: Clock, updates: Iterable[MaskUpdate], seed: int, step: int
+) -> None:
     """Let every parameterization with a state change it for the step that follows `step` steps."""
-    stateful = {name: program for name, program in programs(model).items() if program.state_tensors()}
+    stateful = {
+        name: program
+        for name, program in programs(model).items()
+        if program.state_tensors()
+    }
     if not stateful:
         return
     progress = progress_at(clock, updates, step)
@@ -27,7 +33,14 @@ def refresh(model: nn.Module, clock: Clock, updates: Iterable[MaskUpdate], seed:
 def progress_at(clock: Clock, updates: Iterable[MaskUpdate], step: int) -> float:
     """Share of the way through the run of `step`, up to the run's last mask update if one comes after its start."""
     run, since = clock.locate(step)
-    last = max((clock.step_of(run, u.epoch) - clock.start(run) for u in updates if u.run == run), default=0)
+    last = max(
+        (
+            clock.step_of(run, u.epoch) - clock.start(run)
+            for u in updates
+            if u.run == run
+        ),
+        default=0,
+    )
     return min(1.0, since / (last or clock.length(run) * clock.steps_per_epoch))
 
 

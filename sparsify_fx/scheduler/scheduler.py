@@ -91,15 +91,26 @@ class Scheduler:
         curve = find_curve(learning_rate)
         restart, runs = runs_of(parts, curve)
         self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
-        self.epochs, self.steps, self.steps_per_epoch = self._clock.epochs, self._clock.steps, steps_per_epoch
-        self._tracks = follow(model, parts, self.optimizers, self._clock, curve, Inputs(batches, loss_fn))
+        self.epochs, self.steps, self.steps_per_epoch = (
+            self._clock.epochs,
+            self._clock.steps,
+            steps_per_epoch,
+        )
+        self._tracks = follow(
+            model, parts, self.optimizers, self._clock, curve, Inputs(batches, loss_fn)
+        )
         self.total_weights = sum(track.total for track in self._tracks)
         # A stable sort by step keeps the order in which events at one step happen.
-        self._events = sorted((e for track in self._tracks for e in track.events()), key=lambda event: event.step)
+        self._events = sorted(
+            (e for track in self._tracks for e in track.events()),
+            key=lambda event: event.step,
+        )
         self._due: dict[int, list[Event]] = defaultdict(list)
         for event in self._events:
             self._due[event.step].append(event)
-        self._rates = Rates(self.optimizers, curve, self._clock, restarts=restart is not None)
+        self._rates = Rates(
+            self.optimizers, curve, self._clock, restarts=restart is not None
+        )
         self._fingerprint = fingerprint(self._tracks, self._clock, curve)
         self._counts = StepCounts(self.optimizers)
         self._undo: Undo | None = None
@@ -118,7 +129,9 @@ class Scheduler:
         TrainingError at the end of an epoch after which weights hold NaN.
         """
         if self.finished:
-            raise SchedulerError(f"the schedule ended after {self.steps} steps ({self.epochs} epochs); stop training")
+            raise SchedulerError(
+                f"the schedule ended after {self.steps} steps ({self.epochs} epochs); stop training"
+            )
         check_in_step(self._step, self.steps, self._progress(), self._no_room)
         self._undo = None
         self._counts.follow(self.steps_per_epoch)
@@ -154,7 +167,12 @@ class Scheduler:
         """Whether the next `step()` scores weights on the batch of this step, as RigL does; see `score_on`."""
         return any(track.needs_batch(self._step + 1) for track in self._tracks)
 
-    def score_on(self, inputs: Any, targets: Any, loss_fn: Callable[[Any, Any], Tensor] | None = None) -> None:
+    def score_on(
+        self,
+        inputs: Any,
+        targets: Any,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    ) -> None:
         """Let the next `step()` score on this batch of the whole model in place of `batches`; when `needs_batch`.
 
         Args:
@@ -162,7 +180,9 @@ class Scheduler:
             loss_fn: loss_fn(outputs, targets) -> scalar; None takes the one given before.
         """
         for track in self._tracks:
-            track.score_on(Inputs([(inputs, targets)], loss_fn or track.pruner.inputs.loss_fn))
+            track.score_on(
+                Inputs([(inputs, targets)], loss_fn or track.pruner.inputs.loss_fn)
+            )
 
     @property
     def strength(self) -> float:
@@ -172,7 +192,9 @@ class Scheduler:
     @property
     def strengths(self) -> tuple[tuple[int, float], ...]:
         """(step, strength from there on) for every change so far; empty unless a penalty is adaptive."""
-        return tuple(sorted(point for track in self._tracks for point in track.strengths.path))
+        return tuple(
+            sorted(point for track in self._tracks for point in track.strengths.path)
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -181,8 +203,13 @@ class Scheduler:
 
     def timeline(self) -> Timeline:
         """Every event of the whole training; `print(scheduler.timeline())` shows it as a table."""
-        facts = (rate_fact(self._rates.curve), *(fact for track in self._tracks for fact in track.facts()))
-        return Timeline(tuple(self._events), self._clock.runs, self.epochs, self.steps, facts)
+        facts = (
+            rate_fact(self._rates.curve),
+            *(fact for track in self._tracks for fact in track.facts()),
+        )
+        return Timeline(
+            tuple(self._events), self._clock.runs, self.epochs, self.steps, facts
+        )
 
     @property
     def finished(self) -> bool:
@@ -203,7 +230,9 @@ class Scheduler:
     def ends_run(self) -> bool:
         """Whether the next `step()` ends the current run: the moment to measure a cycle, before the next pruning."""
         following = self._step + 1
-        return following == self.steps or (following < self.steps and self._clock.locate(following)[1] == 0)
+        return following == self.steps or (
+            following < self.steps and self._clock.locate(following)[1] == 0
+        )
 
     def nonzeros(self) -> int:
         """Weights that the masks keep now (all prunable weights where there is no mask)."""
@@ -224,8 +253,16 @@ class Scheduler:
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The learning rate of every parameter group, as torch's schedulers tell it; trainers log it."""
-        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups if "lr" in group]
-        return [rate.clone() if isinstance(rate := group["lr"], Tensor) else rate for group in groups]
+        groups = [
+            group
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            if "lr" in group
+        ]
+        return [
+            rate.clone() if isinstance(rate := group["lr"], Tensor) else rate
+            for group in groups
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`.
@@ -235,7 +272,11 @@ class Scheduler:
         self._counts.check_saved()
         states = [track.state_dict() for track in self._tracks]
         parts = states[0] if len(states) == 1 else {"parts": states}
-        state = {"step": self._step, "rates": self._rates.state_dict(), "fingerprint": self._fingerprint}
+        state = {
+            "step": self._step,
+            "rates": self._rates.state_dict(),
+            "fingerprint": self._fingerprint,
+        }
         return state | parts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -264,11 +305,22 @@ class Scheduler:
         going_on = ours and all(p.step < p.steps for p in progress)
         if going_on and any(p.step > 0 for p in progress):
             return  # `step` asks for load_state_dict; optimizers that were loaded keep their rates
-        self._no_room = next((told for track in self._tracks if not going_on and (told := track.no_room())), "")
+        self._no_room = next(
+            (
+                told
+                for track in self._tracks
+                if not going_on and (told := track.no_room())
+            ),
+            "",
+        )
         changes = any(event.what != "snapshot" for event in self._due.get(0, ()))
-        old = any(p.step == UNKNOWN for p in progress)  # weights of version 0.1 may be of any step; a state may follow
+        old = any(
+            p.step == UNKNOWN for p in progress
+        )  # weights of version 0.1 may be of any step; a state may follow
         keep = old or (ours and not going_on)
-        self._undo = Undo(self.model, self.optimizers, progress, weights=keep, states=changes)
+        self._undo = Undo(
+            self.model, self.optimizers, progress, weights=keep, states=changes
+        )
         self._rates.set(0)  # it may refuse, and nothing is written yet
         for each in progress:
             each.schedule, each.steps = schedule, self.steps
@@ -285,7 +337,11 @@ class Scheduler:
             progress.step = self._step
 
     def _do_events(self, only: str | None = None) -> None:
-        run_events(self.model, self._step, [e for e in self._due.get(self._step, ()) if only in (None, e.what)])
+        run_events(
+            self.model,
+            self._step,
+            [e for e in self._due.get(self._step, ()) if only in (None, e.what)],
+        )
 
     def _advance(self) -> None:
         for track in self._tracks:

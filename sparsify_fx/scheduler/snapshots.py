@@ -22,7 +22,13 @@ from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import WeightProgram, unmarked
 
-PARTS = ("weights", "signs", "magnitudes", "batchnorm", "optimizer")  # what can be rewound, in the order in which it is
+PARTS = (
+    "weights",
+    "signs",
+    "magnitudes",
+    "batchnorm",
+    "optimizer",
+)  # what can be rewound, in the order in which it is
 
 
 @dataclass(frozen=True)
@@ -61,16 +67,27 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
     snapshot: dict[str, Any] = {}
     found = programs(scope.view)
     if "weights" in parts:
-        snapshot["weights"] = {name: tensor.detach().clone() for name, tensor in _rewindable(scope).items()}
+        snapshot["weights"] = {
+            name: tensor.detach().clone() for name, tensor in _rewindable(scope).items()
+        }
     if "signs" in parts:
-        snapshot["signs"] = {name: program.theta().sign().to(torch.int8) for name, program in found.items()}
+        snapshot["signs"] = {
+            name: program.theta().sign().to(torch.int8)
+            for name, program in found.items()
+        }
     if "magnitudes" in parts:
-        snapshot["magnitudes"] = {name: program.theta().clone() for name, program in found.items()}
+        snapshot["magnitudes"] = {
+            name: program.theta().clone() for name, program in found.items()
+        }
     if "batchnorm" in parts:
         norms = batchnorm_state(scope.model)
-        snapshot["batchnorm"] = {name: tensor for name, tensor in norms.items() if scope.holds(name)}
+        snapshot["batchnorm"] = {
+            name: tensor for name, tensor in norms.items() if scope.holds(name)
+        }
     if "optimizer" in parts:
-        snapshot["optimizer"] = take_optimizer_state(scope.optimizers, scope.parameters())
+        snapshot["optimizer"] = take_optimizer_state(
+            scope.optimizers, scope.parameters()
+        )
     return snapshot
 
 
@@ -89,7 +106,9 @@ def _rewind_model(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
     elif part in ("signs", "magnitudes"):
         _rewind_half(part, scope.view, snapshot[part])
     elif snapshot["batchnorm"]:  # a model without batch norm has nothing to rewind
-        RewindBatchNorm({**batchnorm_state(scope.model), **snapshot["batchnorm"]})(scope.model)
+        RewindBatchNorm({**batchnorm_state(scope.model), **snapshot["batchnorm"]})(
+            scope.model
+        )
 
 
 def _rewindable(scope: Scope) -> dict[str, Tensor]:
@@ -123,10 +142,23 @@ def _rewind_half(part: str, view: nn.Module, recorded: Mapping[str, Tensor]) -> 
 
 
 def _rewind_optimizers(scope: Scope, recorded: Any) -> None:
-    if isinstance(recorded, Mapping):  # of version 0.1, which knew one optimizer and only what torch.optim keeps
+    if isinstance(
+        recorded, Mapping
+    ):  # of version 0.1, which knew one optimizer and only what torch.optim keeps
         kind = type(scope.optimizers[0]).__name__
         states = {number: {"": state} for number, state in recorded.items()}
-        recorded = [[{"kind": kind, "state": states, "at": {}, "mode": None, "counters": {}, "own": None}]]
+        recorded = [
+            [
+                {
+                    "kind": kind,
+                    "state": states,
+                    "at": {},
+                    "mode": None,
+                    "counters": {},
+                    "own": None,
+                }
+            ]
+        ]
     restore_optimizer_state(scope.optimizers, scope.parameters(), recorded)
     clear_pruned_state(scope.view, scope.optimizers)
 
@@ -137,17 +169,25 @@ def clear_pruned_state(view: nn.Module, optimizers: Sequence[Optimizer]) -> None
     clear_state(view, optimizers, {name: mask == 0 for name, mask in masks.items()})
 
 
-def clear_state(view: nn.Module, optimizers: Sequence[Optimizer], entries: Mapping[str, Tensor]) -> None:
+def clear_state(
+    view: nn.Module, optimizers: Sequence[Optimizer], entries: Mapping[str, Tensor]
+) -> None:
     """Fresh optimizer state at `entries` (bool, shape of the weight, by weight name)."""
     for name, program in programs(view).items():
         for factor in program.factor_tensors().values() if name in entries else ():
             clear_entries(optimizers, factor, entries[name])
 
 
-def restless_programs(view: nn.Module, optimizers: Sequence[Optimizer]) -> list[WeightProgram]:
+def restless_programs(
+    view: nn.Module, optimizers: Sequence[Optimizer]
+) -> list[WeightProgram]:
     """The programs whose pruned entries an optimizer moves without a gradient; most optimizers have none."""
     found = programs(view).values()
-    return [p for p in found if any(restless(optimizers, factor) for factor in p.factor_tensors().values())]
+    return [
+        p
+        for p in found
+        if any(restless(optimizers, factor) for factor in p.factor_tensors().values())
+    ]
 
 
 def rest(moved: Collection[WeightProgram], optimizers: Sequence[Optimizer]) -> None:
@@ -163,4 +203,8 @@ def rest(moved: Collection[WeightProgram], optimizers: Sequence[Optimizer]) -> N
 def _mask_names(model: nn.Module) -> set[str]:
     """State-dict names of all masks, also through second names of tied or shared owners."""
     modules = model.named_modules(remove_duplicate=False)
-    return {f"{name}.mask" if name else "mask" for name, module in modules if isinstance(module, WeightProgram)}
+    return {
+        f"{name}.mask" if name else "mask"
+        for name, module in modules
+        if isinstance(module, WeightProgram)
+    }

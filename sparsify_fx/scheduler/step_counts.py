@@ -25,9 +25,14 @@ class StepCounts:
         self._calls = self._steps = 0
         self._warned: set[str] = set()
         for number, optimizer in enumerate(optimizers):
-            if hasattr(optimizer, "register_step_pre_hook") and hasattr(optimizer, "register_step_post_hook"):
+            if hasattr(optimizer, "register_step_pre_hook") and hasattr(
+                optimizer, "register_step_post_hook"
+            ):
                 enter, leave = _hooks(self._made, self._inside, number)
-                for handle in (optimizer.register_step_pre_hook(enter), optimizer.register_step_post_hook(leave)):
+                for handle in (
+                    optimizer.register_step_pre_hook(enter),
+                    optimizer.register_step_post_hook(leave),
+                ):
                     weakref.finalize(self, handle.remove)
 
     @property
@@ -81,7 +86,9 @@ class StepCounts:
             warn(text, StepCountWarning)
 
 
-def _hooks(made: list[int], inside: list[int], number: int) -> tuple[Callable[..., None], Callable[..., None]]:
+def _hooks(
+    made: list[int], inside: list[int], number: int
+) -> tuple[Callable[..., None], Callable[..., None]]:
     """(before, after) a step; they hold the lists alone, not the Scheduler, which may go before its optimizer.
 
     torch runs hooks around the `step` of every class: one that calls `super().step()` runs them twice for one step.

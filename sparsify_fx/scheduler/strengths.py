@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from sparsify_fx.distributed.ranks import mean_number
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.masks import kept_count
-from sparsify_fx.penalties import UPDATES, AdaptivePenalty, NoPenalty, Observation, Penalty
+from sparsify_fx.penalties import (
+    UPDATES,
+    AdaptivePenalty,
+    NoPenalty,
+    Observation,
+    Penalty,
+)
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.scheduler.clock import Clock
 from sparsify_fx.schedules.occasion import Occasion
@@ -50,14 +56,18 @@ class Strengths:
         self._constant, self._view, self._clock = penalty, view, clock
         self._sparsity, self._until, self._occasion = sparsity, until, occasion
         self._level = self.applied = 0.0
-        self._tensor = torch.zeros((), device=next(iter(programs(view).values())).theta().device)
+        self._tensor = torch.zeros(
+            (), device=next(iter(programs(view).values())).theta().device
+        )
         self._before: Observation | None = None
         self._accuracy: float | None = None
         self.last_accuracy: float | None = None
         self.path: list[tuple[int, float]] = []
         self._kept_l1 = self._first_norm = 0.0
         if self._penalty is not None:
-            self._penalty(programs(view).values())  # one that does not fit the parameterization fails here
+            self._penalty(
+                programs(view).values()
+            )  # one that does not fit the parameterization fails here
             self._kept_l1, self._first_norm = largest_l1(view, sparsity), norm(view)
             self._restart(0)
 
@@ -81,7 +91,9 @@ class Strengths:
         except (TypeError, ValueError):
             share = math.nan
         if not 0 <= share <= 1:
-            raise SchedulerError(f"accuracy={accuracy!r} must be a number in [0, 1], the share of right answers")
+            raise SchedulerError(
+                f"accuracy={accuracy!r} must be a number in [0, 1], the share of right answers"
+            )
         self._accuracy = self.last_accuracy = share
 
     def advance(self, step: int) -> None:
@@ -102,7 +114,9 @@ class Strengths:
     def state_dict(self) -> dict[str, Any]:
         """Plain types only."""
         before = self._before and {
-            f.name: getattr(self._before, f.name) for f in fields(self._before) if f.name != "occasion"
+            f.name: getattr(self._before, f.name)
+            for f in fields(self._before)
+            if f.name != "occasion"
         }
         return {
             "level": self._level,
@@ -120,7 +134,9 @@ class Strengths:
         self._level, self._accuracy = state["level"], state["accuracy"]
         self.last_accuracy = state.get("last_accuracy")
         self._kept_l1, self._first_norm = state["kept_l1"], state["first_norm"]
-        self._before = None if state["before"] is None else Observation(**state["before"])
+        self._before = (
+            None if state["before"] is None else Observation(**state["before"])
+        )
         self.path = [(int(step), float(value)) for step, value in state["path"]]
         self._set(state["applied"])
 
@@ -128,7 +144,10 @@ class Strengths:
         assert self._penalty is not None
         if self._penalty.every_epoch:
             return since % self._clock.steps_per_epoch == 0
-        return self._until is not None and since * UPDATES // self._until > (since - 1) * UPDATES // self._until
+        return (
+            self._until is not None
+            and since * UPDATES // self._until > (since - 1) * UPDATES // self._until
+        )
 
     def _observation(self, run: int, since: int) -> Observation:
         per_epoch, length = self._clock.steps_per_epoch, self._clock.length(run)
@@ -140,7 +159,10 @@ class Strengths:
             sparsity=None if self._until is None else self._sparsity,
             near_zero=near_zero_share(self._view),
             norm=norm(self._view) / self._first_norm if self._first_norm else 1.0,
-            l1=sum(float(program.effective().abs().sum()) for program in programs(self._view).values()),
+            l1=sum(
+                float(program.effective().abs().sum())
+                for program in programs(self._view).values()
+            ),
             kept_l1=self._kept_l1,
             accuracy=mean_number(self._accuracy, "the accuracy of an epoch"),
             occasion=self._occasion(run, since / per_epoch),
@@ -163,7 +185,12 @@ class Strengths:
 
 def norm(model: nn.Module) -> float:
     """‖θ‖₂ over all prunable weights."""
-    return math.sqrt(sum(float(program.effective().square().sum()) for program in programs(model).values()))
+    return math.sqrt(
+        sum(
+            float(program.effective().square().sum())
+            for program in programs(model).values()
+        )
+    )
 
 
 def near_zero_share(model: nn.Module) -> float:
@@ -178,11 +205,15 @@ def near_zero_share(model: nn.Module) -> float:
 
 
 def _near_zero(size: Tensor) -> Tensor:
-    squares = (size / size.max().clamp_min(torch.finfo(size.dtype).tiny)).square()  # no fourth power underflows
+    squares = (
+        size / size.max().clamp_min(torch.finfo(size.dtype).tiny)
+    ).square()  # no fourth power underflows
     return squares * squares.sum() <= NEAR_ZERO**2 * squares.square().sum()
 
 
 def largest_l1(model: nn.Module, sparsity: float) -> float:
     """Σ|θ| over the largest prunable weights, as many as `sparsity` keeps."""
-    sizes = torch.cat([program.effective().abs().flatten() for program in programs(model).values()])
+    sizes = torch.cat(
+        [program.effective().abs().flatten() for program in programs(model).values()]
+    )
     return float(sizes.topk(kept_count(sizes.numel(), sparsity)).values.sum())

@@ -54,13 +54,19 @@ class Timeline:
         """
         groups: dict[tuple[str, int, str, str], list[Event]] = {}
         for event in sorted((*self.facts, *self.events), key=lambda event: event.step):
-            groups.setdefault((event.part, event.run, event.what, event.detail), []).append(event)
+            groups.setdefault(
+                (event.part, event.run, event.what, event.detail), []
+            ).append(event)
         return [self._row(members) for members in groups.values()]
 
     def _row(self, members: list[Event]) -> tuple[str, ...]:
         first, last = members[0], members[-1]
         epochs = [f"{event.epoch:g}" for event in members]
-        shown = ", ".join(epochs) if len(epochs) <= 3 else f"{epochs[0]}, {epochs[1]} … {epochs[-1]}"
+        shown = (
+            ", ".join(epochs)
+            if len(epochs) <= 3
+            else f"{epochs[0]}, {epochs[1]} … {epochs[-1]}"
+        )
         steps = f"{first.step}" if len(members) == 1 else f"{first.step} … {last.step}"
         row = (str(first.run), shown, steps, first.what, first.detail)
         return (first.part or "all", *row) if self.parts else row
@@ -68,12 +74,25 @@ class Timeline:
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts with plans of their own; none where one plan rules the model."""
-        return tuple(dict.fromkeys(event.part for event in (*self.facts, *self.events) if event.part))
+        return tuple(
+            dict.fromkeys(
+                event.part for event in (*self.facts, *self.events) if event.part
+            )
+        )
 
     def table(self) -> Table:
         """The rows as a rich table."""
-        table = Table(title=f"{self.runs} run(s), {self.epochs} epochs, {self.steps} optimizer steps")
-        for column in (*(("part",) if self.parts else ()), "run", "epoch", "step", "event", "detail"):
+        table = Table(
+            title=f"{self.runs} run(s), {self.epochs} epochs, {self.steps} optimizer steps"
+        )
+        for column in (
+            *(("part",) if self.parts else ()),
+            "run",
+            "epoch",
+            "step",
+            "event",
+            "detail",
+        ):
             table.add_column(column)
         for row in self.rows():
             table.add_row(*map(Text, row))

@@ -25,12 +25,25 @@ from sparsify_fx.scheduler.clock import Clock, resolve
 from sparsify_fx.scheduler.parts import Part
 from sparsify_fx.scheduler.pruner import Pruner
 from sparsify_fx.scheduler.refresh import refresh
-from sparsify_fx.scheduler.snapshots import PARTS, Scope, rest, restless_programs, rewind, take_snapshot
+from sparsify_fx.scheduler.snapshots import (
+    PARTS,
+    Scope,
+    rest,
+    restless_programs,
+    rewind,
+    take_snapshot,
+)
 from sparsify_fx.scheduler.strengths import Strengths
 from sparsify_fx.scheduler.timeline import Event
 from sparsify_fx.schedules import Budget, check_times
 from sparsify_fx.schedules.occasion import Occasion
-from sparsify_fx.schedules.updates import MaskUpdate, Prune, Regrow, SettleAndPrune, late_criteria
+from sparsify_fx.schedules.updates import (
+    MaskUpdate,
+    Prune,
+    Regrow,
+    SettleAndPrune,
+    late_criteria,
+)
 
 
 class Track:
@@ -55,13 +68,19 @@ class Track:
         self.part, self.clock, self.plan = part, clock, part.plan
         axes, epochs = self.plan.axes, clock.run_epochs
         self.total = part.total()
-        self.updates: tuple[MaskUpdate, ...] = axes.schedule.updates(Budget(self.total, self.plan.sparsity, epochs))
+        self.updates: tuple[MaskUpdate, ...] = axes.schedule.updates(
+            Budget(self.total, self.plan.sparsity, epochs)
+        )
         check_times(self.updates, epochs, clock.steps_per_epoch)
-        if isinstance(axes.allocation, Pattern) and any(isinstance(update, Regrow) for update in self.updates):
+        if isinstance(axes.allocation, Pattern) and any(
+            isinstance(update, Regrow) for update in self.updates
+        ):
             raise RecipeError(
                 f"{self.plan.method}: regrowing breaks the pattern {axes.allocation}; use allocation='erk'"
             )
-        self.points = {point: resolve(point, curve, epochs) for point in axes.rewind.points()}
+        self.points = {
+            point: resolve(point, curve, epochs) for point in axes.rewind.points()
+        }
         for point, at in self.points.items():
             if clock.step_of(0, at) >= epochs * clock.steps_per_epoch:
                 raise SchedulerError(
@@ -69,9 +88,20 @@ class Track:
                 )
         self.pruner = self._pruner(optimizers, inputs)
         self._scope = Scope(part.model, part.view(), optimizers, names)
-        ends = [clock.step_of(u.run, u.epoch) for u in self.updates if isinstance(u, SettleAndPrune)]
+        ends = [
+            clock.step_of(u.run, u.epoch)
+            for u in self.updates
+            if isinstance(u, SettleAndPrune)
+        ]
         self.settles = ends[0] if ends else None
-        self.strengths = Strengths(axes.penalty, part.view(), clock, self.plan.sparsity, self.settles, self._occasion)
+        self.strengths = Strengths(
+            axes.penalty,
+            part.view(),
+            clock,
+            self.plan.sparsity,
+            self.settles,
+            self._occasion,
+        )
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
         self._collapse = self._look("at initialization")
@@ -83,8 +113,15 @@ class Track:
         known = remembered_inputs(part.root, self.plan)
         inputs = Inputs(given.batches or known.batches, given.loss_fn or known.loss_fn)
         if self.updates:
-            check_inputs(criterion_name(axes.criterion), axes.criterion.needs, inputs.batches, inputs.loss_fn)
-            check_inputs(self.plan.method, axes.schedule.needs, inputs.batches, inputs.loss_fn)
+            check_inputs(
+                criterion_name(axes.criterion),
+                axes.criterion.needs,
+                inputs.batches,
+                inputs.loss_fn,
+            )
+            check_inputs(
+                self.plan.method, axes.schedule.needs, inputs.batches, inputs.loss_fn
+            )
         pruner = Pruner(part.root, part.view(), optimizers, self.plan, inputs)
         if given.batches is None:
             return pruner  # apply has rehearsed
@@ -95,7 +132,9 @@ class Track:
 
     def _whole(self, pruner: Pruner, inputs: Inputs) -> Pruner:
         """Batches that the Scheduler was given are for the whole model; those of `apply` are for its module."""
-        return pruner.reading(self.part.model, Subset(self.part.named_in_model()), inputs)
+        return pruner.reading(
+            self.part.model, Subset(self.part.named_in_model()), inputs
+        )
 
     # ------------------------------------------------------------------ events
 
@@ -113,7 +152,13 @@ class Track:
                     go_back = functools.partial(self._rewind, part, point)
                     yield self._event(run, 0, f"rewind {part}", f"to {point}", go_back)
             if axes.rewind.learning_rate is not None:
-                yield self._event(run, 0, "rewind learning rate", f"to {axes.rewind.learning_rate}", _by_the_clock)
+                yield self._event(
+                    run,
+                    0,
+                    "rewind learning rate",
+                    f"to {axes.rewind.learning_rate}",
+                    _by_the_clock,
+                )
         for run in range(clock.runs):
             for action in axes.actions:
                 what, detail = action_label(action)
@@ -121,37 +166,68 @@ class Track:
                     act = functools.partial(self._act, action, run, epoch)
                     yield self._event(run, epoch, what, detail, act)
         for point, at in self.points.items():
-            yield self._event(0, at, "snapshot", f"at {point}", functools.partial(self._snapshot, point))
+            yield self._event(
+                0,
+                at,
+                "snapshot",
+                f"at {point}",
+                functools.partial(self._snapshot, point),
+            )
 
     def facts(self) -> Iterator[Event]:
         """What is so from the start or happens by itself, for the timeline: the first mask, the penalty, the gates."""
-        axes, kept = self.plan.axes, self.plan.axes.schedule.initial(Budget(self.total, self.plan.sparsity))
+        axes, kept = (
+            self.plan.axes,
+            self.plan.axes.schedule.initial(Budget(self.total, self.plan.sparsity)),
+        )
         if kept is None:
-            yield self._event(0, 0, "no mask", f"all {self.total} weights stay", _by_the_clock)
+            yield self._event(
+                0, 0, "no mask", f"all {self.total} weights stay", _by_the_clock
+            )
         elif kept < self.total:
             chosen = f"{criterion_name(axes.criterion)}, {_name('allocation', axes.allocation)}"
             detail = f"{chosen}: keep {kept} of {self.total} weights, density {kept / self.total:.6g}"
             yield self._event(0, 0, "mask at initialization", detail, _by_the_clock)
         elif not self.updates:
-            yield self._event(0, 0, "mask at initialization", f"all {self.total} weights stay", _by_the_clock)
+            yield self._event(
+                0,
+                0,
+                "mask at initialization",
+                f"all {self.total} weights stay",
+                _by_the_clock,
+            )
         for note in self.notes:
             yield self._event(0, 0, "collapse", note, _by_the_clock)
         penalty = _name("penalty", axes.penalty)
         if penalty != "none":
-            until = "" if self.settles is None or not self.strengths.adaptive else f", until step {self.settles}"
+            until = (
+                ""
+                if self.settles is None or not self.strengths.adaptive
+                else f", until step {self.settles}"
+            )
             how = "strength adapts" if self.strengths.adaptive else "constant strength"
             detail = f"{penalty}, {how}{until}"
             yield self._event(0, 0, "penalty", detail, _by_the_clock)
         if isinstance(axes.parameterization, ByLayer):
-            yield self._event(0, 0, "parameterizations", str(axes.parameterization), _by_the_clock)
-        stateful = [program.parameterization for program in self.part.programs.values() if program.state_tensors()]
+            yield self._event(
+                0, 0, "parameterizations", str(axes.parameterization), _by_the_clock
+            )
+        stateful = [
+            program.parameterization
+            for program in self.part.programs.values()
+            if program.state_tensors()
+        ]
         if stateful:
             names = dict.fromkeys(_name("parameterization", how) for how in stateful)
             detail = f"{', '.join(names)}: state changes before every step"
             yield self._event(0, 0, "refresh", detail, _by_the_clock)
 
-    def _event(self, run: int, epoch: float, what: str, detail: str, do: Callable[[], None]) -> Event:
-        return Event(self.clock.step_of(run, epoch), run, epoch, what, detail, do, self.part.name)
+    def _event(
+        self, run: int, epoch: float, what: str, detail: str, do: Callable[[], None]
+    ) -> Event:
+        return Event(
+            self.clock.step_of(run, epoch), run, epoch, what, detail, do, self.part.name
+        )
 
     # ------------------------------------------------------------------ what the events do
 
@@ -167,13 +243,17 @@ class Track:
 
     def _look(self, when: str, before: Collapse | None = None) -> Collapse:
         """What the masks cut off now; a note where that is more than before."""
-        found = find_collapse(self.pruner.scored, self.pruner.masks(), self.pruner.inputs.batches)
+        found = find_collapse(
+            self.pruner.scored, self.pruner.masks(), self.pruner.inputs.batches
+        )
         if found.exceeds(before):
             self.notes.append(self.part.says(f"{when} {found.sentence()}"))
         return found
 
     def _snapshot(self, point: Epoch) -> None:
-        parts = [part for part in PARTS if getattr(self.plan.axes.rewind, part) == point]
+        parts = [
+            part for part in PARTS if getattr(self.plan.axes.rewind, part) == point
+        ]
         self.snapshots[str(point)] = take_snapshot(self._scope, parts)
 
     def _rewind(self, part: str, point: Epoch) -> None:
@@ -192,7 +272,11 @@ class Track:
         )
 
     def _act(self, action: TimedAction, run: int, epoch: int) -> None:
-        factors = [f for program in self.part.programs.values() for f in program.factor_tensors().values()]
+        factors = [
+            f
+            for program in self.part.programs.values()
+            for f in program.factor_tensors().values()
+        ]
         with following(self.pruner.optimizers, factors):
             action(self.part.view(), self._occasion(run, epoch))
 
@@ -237,7 +321,11 @@ class Track:
     def nonzeros(self) -> int:
         """Weights that the masks keep now; all where there is no mask."""
         masks = [program.current_mask() for program in self.part.programs.values()]
-        return sum(int(mask.sum()) for mask in masks if mask is not None) if None not in masks else self.total
+        return (
+            sum(int(mask.sum()) for mask in masks if mask is not None)
+            if None not in masks
+            else self.total
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors only."""

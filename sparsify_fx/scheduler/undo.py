@@ -34,12 +34,25 @@ class Undo:
         states: bool,
     ) -> None:
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        settings = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in groups
+        ]
         self._groups = list(zip(groups, settings, strict=True))
-        kept = [values for optimizer in optimizers for values in optimizer.state.values()] if states else []
-        self._states = _copies(value for values in (*settings, *kept) for value in values.values())
+        kept = (
+            [values for optimizer in optimizers for values in optimizer.state.values()]
+            if states
+            else []
+        )
+        self._states = _copies(
+            value for values in (*settings, *kept) for value in values.values()
+        )
         found = programs(model).values() if weights else ()
-        self._weights = _copies(tensor for program in found for tensor in (*program.parameters(), *program.buffers()))
+        self._weights = _copies(
+            tensor
+            for program in found
+            for tensor in (*program.parameters(), *program.buffers())
+        )
         self._progress = [(now, replace(now)) for now in progress] if weights else []
 
     def optimizers(self) -> None:
@@ -56,7 +69,11 @@ class Undo:
 
 
 def _copies(values: Iterable[object]) -> list[tuple[Tensor, Tensor]]:
-    return [(value, value.detach().to("cpu", copy=True)) for value in values if isinstance(value, Tensor)]
+    return [
+        (value, value.detach().to("cpu", copy=True))
+        for value in values
+        if isinstance(value, Tensor)
+    ]
 
 
 @torch.no_grad()

@@ -25,7 +25,11 @@ def unfinished(model: nn.Module) -> tuple[str, ...]:
     """
     if not plans_of(model):
         return ()
-    return tuple(part.says(told) for part in parts_of(model, strict=False) if (told := _unfinished(part)))
+    return tuple(
+        part.says(told)
+        for part in parts_of(model, strict=False)
+        if (told := _unfinished(part))
+    )
 
 
 def warn_unfinished(model: nn.Module, done: str) -> tuple[str, ...]:
@@ -46,11 +50,18 @@ def _unfinished(part: Part) -> str:
     if any(mask is None or mask.is_meta for mask in masks):
         return ""
     total = part.total()
-    asked, kept = kept_count(total, part.plan.sparsity), sum(int(mask.sum()) for mask in masks if mask is not None)
+    asked, kept = (
+        kept_count(total, part.plan.sparsity),
+        sum(int(mask.sum()) for mask in masks if mask is not None),
+    )
     if kept == asked:
         return ""
     progress = part.progress
-    reached = f"after step {progress.step} of {progress.steps}" if progress.steps else "and no Scheduler has begun"
+    reached = (
+        f"after step {progress.step} of {progress.steps}"
+        if progress.steps
+        else "and no Scheduler has begun"
+    )
     if progress.step == UNKNOWN:
         reached = "at a step that its checkpoint does not tell"
     return (

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
+from sparsify_fx.schedules.base import (
+    MOST_UPDATES,
+    SCHEDULES,
+    Budget,
+    OneRun,
+    check_count,
+)
 from sparsify_fx.schedules.updates import Decompress, MaskUpdate, Prune
 
 
@@ -33,9 +39,16 @@ class Alternating(OneRun):
 
     def __post_init__(self) -> None:
         if not (0 <= self.warmup < self.last_dense < self.end < 1 and self.phase > 0):
-            raise RecipeError(f"alternating: expected 0 <= warmup < last_dense < end < 1 and phase > 0, got {self}")
+            raise RecipeError(
+                f"alternating: expected 0 <= warmup < last_dense < end < 1 and phase > 0, got {self}"
+            )
         phases = (self.last_dense - self.warmup) / self.phase
-        check_count(f"alternating: phase={self.phase!r} makes phases:", phases, MOST_UPDATES, "give a longer phase")
+        check_count(
+            f"alternating: phase={self.phase!r} makes phases:",
+            phases,
+            MOST_UPDATES,
+            "give a longer phase",
+        )
         if self._phases() % 2 == 0 or abs(phases - self._phases()) > 1e-6:
             raise RecipeError(
                 f"alternating: last_dense − warmup must be an odd number of phases, got {phases:.6g}; with "
@@ -52,6 +65,8 @@ class Alternating(OneRun):
         found: list[MaskUpdate] = []
         for i in range(self._phases()):
             time = (self.warmup + i * self.phase) * budget.epochs
-            found.append(Prune(0, time, budget.kept) if i % 2 == 0 else Decompress(0, time))
+            found.append(
+                Prune(0, time, budget.kept) if i % 2 == 0 else Decompress(0, time)
+            )
         found.append(Decompress(0, self.last_dense * budget.epochs))
         return (*found, Prune(0, self.end * budget.epochs, budget.kept))

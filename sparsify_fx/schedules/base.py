@@ -35,7 +35,9 @@ class Budget:
     def __post_init__(self) -> None:
         kept_count(self.total, self.sparsity)
         if self.epochs > MOST_EPOCHS:
-            raise SchedulerError(f"epochs={self.epochs} is more than the {MOST_EPOCHS:,} that a training may have")
+            raise SchedulerError(
+                f"epochs={self.epochs} is more than the {MOST_EPOCHS:,} that a training may have"
+            )
 
     @property
     def kept(self) -> int:
@@ -97,7 +99,9 @@ def check_count(what: str, count: float, most: int, remedy: str) -> None:
         raise RecipeError(f"{what} {count:.6g} of at most {most:,}; {remedy}")
 
 
-def check_times(updates: tuple[MaskUpdate, ...], epochs: int, steps_per_epoch: int) -> None:
+def check_times(
+    updates: tuple[MaskUpdate, ...], epochs: int, steps_per_epoch: int
+) -> None:
     """Raise SchedulerError for updates that do not fit into the runs, or for runs of more than `MOST_EPOCHS` in all.
 
     Two updates may not fall on one step, nor the last one on the end: such a run is too short.
@@ -109,7 +113,9 @@ def check_times(updates: tuple[MaskUpdate, ...], epochs: int, steps_per_epoch: i
             "training may have; give fewer epochs, or cycles that prune more, such as keep=0.8"
         )
     steps = [(update.run, round(update.epoch * steps_per_epoch)) for update in updates]
-    if len(set(steps)) < len(steps) or any(step >= epochs * steps_per_epoch for _, step in steps):
+    if len(set(steps)) < len(steps) or any(
+        step >= epochs * steps_per_epoch for _, step in steps
+    ):
         raise SchedulerError(
             f"{len(updates)} mask updates do not fit into runs of {epochs * steps_per_epoch} steps; train for more "
             "epochs, or give a schedule with fewer updates, such as schedule={'name': 'cubic', 'every': 2}"

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from sparsify_fx.errors import RecipeError
 from sparsify_fx.masks import kept_count
-from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
+from sparsify_fx.schedules.base import (
+    MOST_UPDATES,
+    SCHEDULES,
+    Budget,
+    OneRun,
+    check_count,
+)
 from sparsify_fx.schedules.updates import MaskUpdate, Prune
 
 
@@ -42,11 +48,24 @@ class Cubic(OneRun):
             return ()
         first, last = self.start * budget.epochs, self.end * budget.epochs
         exact = (last - first) / self.every
-        check_count(f"cubic: every={self.every!r} makes prunings:", exact, MOST_UPDATES, "give a larger every")
+        check_count(
+            f"cubic: every={self.every!r} makes prunings:",
+            exact,
+            MOST_UPDATES,
+            "give a larger every",
+        )
         count = math.ceil(exact - 1e-9)
         times = [first + i * self.every for i in range(1, count)]
-        kept = [kept_count(budget.total, self._sparsity(budget, (time - first) / (last - first))) for time in times]
-        return (*(Prune(0, *update) for update in zip(times, kept, strict=True)), Prune(0, last, budget.kept))
+        kept = [
+            kept_count(
+                budget.total, self._sparsity(budget, (time - first) / (last - first))
+            )
+            for time in times
+        ]
+        return (
+            *(Prune(0, *update) for update in zip(times, kept, strict=True)),
+            Prune(0, last, budget.kept),
+        )
 
     def _sparsity(self, budget: Budget, progress: float) -> float:
         return budget.sparsity * (1 - (1 - progress) ** 3)

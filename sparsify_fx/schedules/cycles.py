@@ -28,13 +28,21 @@ class Cycles(OneRun):
 
     def __post_init__(self) -> None:
         if not 0 < self.keep < 1:
-            raise RecipeError(f"cycles: keep={self.keep!r} must be a fraction in (0, 1), for instance 0.8")
+            raise RecipeError(
+                f"cycles: keep={self.keep!r} must be a fraction in (0, 1), for instance 0.8"
+            )
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One at the start of every run after the first."""
         last = self.runs(budget.sparsity) - 1
-        steps = [max(budget.kept, kept_count(budget.total, 1 - self.keep**i)) for i in range(1, last)]
-        return tuple(Prune(i, 0.0, kept) for i, kept in enumerate([*steps, budget.kept][:last], start=1))
+        steps = [
+            max(budget.kept, kept_count(budget.total, 1 - self.keep**i))
+            for i in range(1, last)
+        ]
+        return tuple(
+            Prune(i, 0.0, kept)
+            for i, kept in enumerate([*steps, budget.kept][:last], start=1)
+        )
 
     def runs(self, sparsity: float) -> int:
         """n + 1: the dense run and one for every pruning; RecipeError for more than `MOST_RUNS`."""
@@ -42,5 +50,10 @@ class Cycles(OneRun):
             return 1
         # A power of keep must not be taken for a little more than itself, which would add a cycle.
         cycles = math.log(1 - sparsity) / math.log(self.keep) - 1e-9
-        check_count(f"cycles: keep={self.keep!r} makes cycles:", cycles, MOST_RUNS, "let each keep less, such as 0.8")
+        check_count(
+            f"cycles: keep={self.keep!r} makes cycles:",
+            cycles,
+            MOST_RUNS,
+            "let each keep less, such as 0.8",
+        )
         return 1 + math.ceil(cycles)

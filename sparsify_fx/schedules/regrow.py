@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.errors import RecipeError
-from sparsify_fx.schedules.base import MOST_UPDATES, SCHEDULES, Budget, OneRun, check_count
+from sparsify_fx.schedules.base import (
+    MOST_UPDATES,
+    SCHEDULES,
+    Budget,
+    OneRun,
+    check_count,
+)
 from sparsify_fx.schedules.updates import MaskUpdate, Regrow
 
 
@@ -58,9 +64,20 @@ class RegrowEvery(OneRun):
             return ()
         end = self.until * budget.epochs
         exact = end / self.every
-        check_count(f"regrow: every={self.every!r} makes updates:", exact, MOST_UPDATES, "give a larger every")
+        check_count(
+            f"regrow: every={self.every!r} makes updates:",
+            exact,
+            MOST_UPDATES,
+            "give a larger every",
+        )
         times = [i * self.every for i in range(1, math.ceil(exact - 1e-9))]
-        return tuple(Regrow(0, time, self._fraction(time, end), self.growth) for time in times)
+        return tuple(
+            Regrow(0, time, self._fraction(time, end), self.growth) for time in times
+        )
 
     def _fraction(self, time: float, end: float) -> float:
-        return self.fraction / 2 * (1 + math.cos(math.pi * time / end)) if self.anneal else self.fraction
+        return (
+            self.fraction / 2 * (1 + math.cos(math.pi * time / end))
+            if self.anneal
+            else self.fraction
+        )

@@ -60,7 +60,9 @@ class Late(OneRun):
 
     def __post_init__(self) -> None:
         if not 0 < self.at < 1:
-            raise RecipeError(f"late: at={self.at!r} must be a share of the run in (0, 1), for instance 0.8")
+            raise RecipeError(
+                f"late: at={self.at!r} must be a share of the run in (0, 1), for instance 0.8"
+            )
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One pruning to the budget."""

@@ -56,7 +56,10 @@ class Prune:
 
     def label(self, total: int) -> tuple[str, str]:
         """How many stay."""
-        return "prune", f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}"
+        return (
+            "prune",
+            f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}",
+        )
 
     def alive(self, before: int, total: int) -> int:
         """The budget."""
@@ -77,7 +80,10 @@ class SettleAndPrune:
 
     def label(self, total: int) -> tuple[str, str]:
         """How many stay."""
-        return "settle and prune", f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}"
+        return (
+            "settle and prune",
+            f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}",
+        )
 
     def alive(self, before: int, total: int) -> int:
         """The budget."""
@@ -131,13 +137,17 @@ class Regrow:
         pruner.regrow(self.fraction, find_criterion(self.growth), draw)
 
 
-def late_criteria(criterion: Criterion, updates: Iterable[MaskUpdate]) -> tuple[Criterion, ...]:
+def late_criteria(
+    criterion: Criterion, updates: Iterable[MaskUpdate]
+) -> tuple[Criterion, ...]:
     """The criteria that updates will score by, each once: that of the method, and those of regrowth."""
     found: list[Criterion] = []
     for update in updates:
         if isinstance(update, Decompress):
             continue
-        rule = find_criterion(update.growth) if isinstance(update, Regrow) else criterion
+        rule = (
+            find_criterion(update.growth) if isinstance(update, Regrow) else criterion
+        )
         if rule not in found:
             found.append(rule)
     return tuple(found)

@@ -19,7 +19,13 @@ from rich.text import Text
 
 _NARROWEST = 20  # characters a line for a name that has to be folded, where there is room for them
 _LONGEST = 64  # longer names are folded before columns give way to them
-_HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}  # controls, writing directions, line and paragraph separators, surrogates
+_HIDDEN = {
+    "Cc",
+    "Cf",
+    "Zl",
+    "Zp",
+    "Cs",
+}  # controls, writing directions, line and paragraph separators, surrogates
 _JOINERS = "\u200c\u200d"  # which some scripts and emoji need
 
 
@@ -46,22 +52,34 @@ class FittingTable(Table):
     `needed`: those that are left out only when folded names would not fit either.
     """
 
-    def __init__(self, *headings: str, spare: Sequence[str] = (), needed: Sequence[str] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        *headings: str,
+        spare: Sequence[str] = (),
+        needed: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(*headings, **options)
         self.spare, self.needed = tuple(spare), tuple(needed)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> RenderResult:
         """As plain text, or as the box that fits."""
         plain = self._as_text()
         if not console.is_terminal:
             lines = plain.lines()
             if max(map(cell_len, lines), default=0) <= options.max_width:
                 yield from (Segment(f"{line}\n") for line in lines)
-                yield from (Text(line) for line in _lines(self.caption))  # prose, which may be wrapped
+                yield from (
+                    Text(line) for line in _lines(self.caption)
+                )  # prose, which may be wrapped
                 return
         yield from Table.__rich_console__(plain.fitted(options), console, options)
 
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+    def __rich_measure__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Measurement:
         """Of the box that fits."""
         return Table.__rich_measure__(self._as_text().fitted(options), console, options)
 
@@ -72,7 +90,11 @@ class FittingTable(Table):
         for column in table.columns:
             column._cells = [_text(cell) for cell in column._cells]
         table.title = _text(self.title, "table.title") if self.title else None
-        table.caption = Text("\n".join(_lines(self.caption)), style="table.caption") if self.caption else None
+        table.caption = (
+            Text("\n".join(_lines(self.caption)), style="table.caption")
+            if self.caption
+            else None
+        )
         return table
 
     def fitted(self, options: ConsoleOptions) -> FittingTable:
@@ -80,11 +102,19 @@ class FittingTable(Table):
         if not self.columns:
             return self
         name, *others = self.columns
-        widest, needs = max(map(cell_len, self._texts(name))), {str(each.header): self._needs(each) for each in others}
+        widest, needs = (
+            max(map(cell_len, self._texts(name))),
+            {str(each.header): self._needs(each) for each in others},
+        )
         edge = 1 if self.box else 0
 
         def room() -> int:
-            return options.max_width - edge - (2 + edge) * (1 + len(needs)) - sum(needs.values())
+            return (
+                options.max_width
+                - edge
+                - (2 + edge) * (1 + len(needs))
+                - sum(needs.values())
+            )
 
         without = []
         for headings, least in ((self.spare, _LONGEST), (self.needed, _NARROWEST)):
@@ -94,21 +124,32 @@ class FittingTable(Table):
                     without.append(heading)
         table = copy.copy(self)
         table.columns = [
-            copy.copy(column) for column in (name, *others) if column is name or str(column.header) in needs
+            copy.copy(column)
+            for column in (name, *others)
+            if column is name or str(column.header) in needs
         ]
         for index, column in enumerate(table.columns):
             column._index = index
         if room() > 0:
-            table.columns[0].width, table.columns[0].overflow = min(widest, room()), "fold"
+            table.columns[0].width, table.columns[0].overflow = (
+                min(widest, room()),
+                "fold",
+            )
         if without:
             told = f"too narrow for {', '.join(without)}: see --json or a wider window"
-            table.caption = Text("\n".join([*_lines(self.caption), told]), style="table.caption")
+            table.caption = Text(
+                "\n".join([*_lines(self.caption), told]), style="table.caption"
+            )
         return table
 
     def _needs(self, column: Column) -> int:
         """The width of the longest word, or of the longest cell where cells are not wrapped."""
         texts = self._texts(column)
-        words = texts if column.no_wrap else [word for text in texts for word in text.split()]
+        words = (
+            texts
+            if column.no_wrap
+            else [word for text in texts for word in text.split()]
+        )
         return max(map(cell_len, words), default=0)
 
     def _texts(self, column: Column) -> list[str]:
@@ -120,7 +161,9 @@ class FittingTable(Table):
         columns = []
         for column, cells in zip(self.columns, texts, strict=True):
             width = max(map(cell_len, cells), default=0)
-            columns.append([_padded(cell, width, column.justify == "right") for cell in cells])
+            columns.append(
+                [_padded(cell, width, column.justify == "right") for cell in cells]
+            )
         rows = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
         return [*_lines(self.title), *rows]
 

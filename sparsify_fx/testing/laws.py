@@ -20,11 +20,20 @@ from sparsify_fx.recipe import METHODS, find_method
 from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.schedules import Budget
 from sparsify_fx.testing import training
-from sparsify_fx.testing.small import batch, effective, ensure, loss_of, small_net, train_step
+from sparsify_fx.testing.small import (
+    batch,
+    effective,
+    ensure,
+    loss_of,
+    small_net,
+    train_step,
+)
 
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "sgd": training.sgd,
-    "nesterov": lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "nesterov": lambda m: torch.optim.SGD(
+        m.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1
+    ),
     "adam": lambda m: torch.optim.Adam(m.parameters(), lr=0.01, weight_decay=0.1),
     "adamw": lambda m: torch.optim.AdamW(m.parameters(), lr=0.01, weight_decay=0.1),
     "rmsprop": lambda m: torch.optim.RMSprop(m.parameters(), lr=0.003, momentum=0.9),
@@ -76,13 +85,25 @@ def merge_returns_the_weights(method: str) -> None:
     classes = [type(module) for module in model.modules()]
     with merged_at_once():
         apply(model, method, sparsity=0.0, batches=[batch()], loss_fn=loss_of)
-        bounds = {name: program.parameterization.error_bound(before[name]) for name, program in programs(model).items()}
+        bounds = {
+            name: program.parameterization.error_bound(before[name])
+            for name, program in programs(model).items()
+        }
         merge(model)
-    ensure([type(module) for module in model.modules()] == classes, f"{method}: merge does not restore the classes")
-    ensure(list(model.state_dict()) == list(before), f"{method}: merge does not restore the keys")
+    ensure(
+        [type(module) for module in model.modules()] == classes,
+        f"{method}: merge does not restore the classes",
+    )
+    ensure(
+        list(model.state_dict()) == list(before),
+        f"{method}: merge does not restore the keys",
+    )
     for key, value in model.state_dict().items():
         bound = bounds.get(key, torch.zeros_like(before[key]))
-        ensure(((value - before[key]).abs() <= bound).all(), f"{method}: apply then merge changes {key}")
+        ensure(
+            ((value - before[key]).abs() <= bound).all(),
+            f"{method}: apply then merge changes {key}",
+        )
 
 
 def expected_counts(method: str, scheduler: Scheduler) -> list[int]:
@@ -104,16 +125,38 @@ def expected_counts(method: str, scheduler: Scheduler) -> list[int]:
 def counts_follow_the_schedule(method: str) -> None:
     """The masks keep at every step what the schedule says, and in the end the budget to the weight."""
     record = training.straight(method)
-    total, chosen = record.scheduler.total_weights, find_method(method).resolved().schedule
+    total, chosen = (
+        record.scheduler.total_weights,
+        find_method(method).resolved().schedule,
+    )
     budget = Budget(total, training.SPARSITY, training.EPOCHS)
-    end = total if chosen.initial(budget) is None else kept_count(total, training.SPARSITY)
-    ensure(record.counts[-1] == end, f"{method}: {record.counts[-1]} weights are left, the budget is {end}")
+    end = (
+        total
+        if chosen.initial(budget) is None
+        else kept_count(total, training.SPARSITY)
+    )
+    ensure(
+        record.counts[-1] == end,
+        f"{method}: {record.counts[-1]} weights are left, the budget is {end}",
+    )
     expected = expected_counts(method, record.scheduler)
-    ensure(record.counts == expected, f"{method}: the masks keep {record.counts}, the schedule says {expected}")
-    if all(update.alive(count, total) <= count for update in chosen.updates(budget) for count in (1, total)):
+    ensure(
+        record.counts == expected,
+        f"{method}: the masks keep {record.counts}, the schedule says {expected}",
+    )
+    if all(
+        update.alive(count, total) <= count
+        for update in chosen.updates(budget)
+        for count in (1, total)
+    ):
         falls = record.counts == sorted(record.counts, reverse=True)
-        ensure(falls, f"{method}: no update grows the net, and it grows: {record.counts}")
-    ensure(record.merged_nonzeros <= record.counts[-1], f"{method}: merged weights are not zero where they are pruned")
+        ensure(
+            falls, f"{method}: no update grows the net, and it grows: {record.counts}"
+        )
+    ensure(
+        record.merged_nonzeros <= record.counts[-1],
+        f"{method}: merged weights are not zero where they are pruned",
+    )
 
 
 def pruned_weights_stay_zero(method: str, kind: str, amp: bool = False) -> None:
@@ -128,7 +171,11 @@ def pruned_weights_stay_zero(method: str, kind: str, amp: bool = False) -> None:
     average = get_ema_multi_avg_fn(0.9)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=average)
     while not scheduler.finished:
-        with torch.autocast("cpu", dtype=torch.bfloat16) if amp else contextlib.nullcontext():
+        with (
+            torch.autocast("cpu", dtype=torch.bfloat16)
+            if amp
+            else contextlib.nullcontext()
+        ):
             train_step(model, optimizer, scheduler.step_count)
         _no_gradient_where_pruned(method, model)
         scheduler.observe(accuracy=0.5)
@@ -138,24 +185,39 @@ def pruned_weights_stay_zero(method: str, kind: str, amp: bool = False) -> None:
             for name, weight in effective(copied).items():
                 mask = programs(model)[name].current_mask()
                 zero = mask is None or (weight[mask == 0] == 0).all()
-                ensure(zero, f"{method} with {kind}: {name} is not zero where it is pruned, at {scheduler.step_count}")
+                ensure(
+                    zero,
+                    f"{method} with {kind}: {name} is not zero where it is pruned, at {scheduler.step_count}",
+                )
 
 
 def _no_gradient_where_pruned(method: str, model: nn.Module) -> None:
     for name, program in programs(model).items():
         mask = program.current_mask()
         for factor, tensor in program.factor_tensors().items():
-            ensure(tensor.grad is not None, f"{method}: {factor} of {name} gets no gradient")
+            ensure(
+                tensor.grad is not None,
+                f"{method}: {factor} of {name} gets no gradient",
+            )
             assert tensor.grad is not None
-            ensure(torch.isfinite(tensor.grad).all(), f"{method}: the gradient of {factor} of {name} is not finite")
+            ensure(
+                torch.isfinite(tensor.grad).all(),
+                f"{method}: the gradient of {factor} of {name} is not finite",
+            )
             kept_out = mask is None or (tensor.grad[mask == 0] == 0).all()
-            ensure(kept_out, f"{method}: a gradient reaches pruned entries of {factor} of {name}")
+            ensure(
+                kept_out,
+                f"{method}: a gradient reaches pruned entries of {factor} of {name}",
+            )
 
 
 def no_momentum_is_left(method: str) -> None:
     """A weight that is pruned loses its momentum; one that comes back starts from zero."""
     stale = training.straight(method).stale
-    ensure(stale == 0, f"{method}: a pruned or regrown weight has momentum or a value of {stale:g}")
+    ensure(
+        stale == 0,
+        f"{method}: a pruned or regrown weight has momentum or a value of {stale:g}",
+    )
 
 
 def states_round_trip(method: str) -> None:
@@ -164,21 +226,33 @@ def states_round_trip(method: str) -> None:
     train_step(model, training.sgd(model))
     twin = training.prepare(method, seed=1)
     twin.load_state_dict(copy.deepcopy(model.state_dict()))
-    ensure(_equal(effective(model), effective(twin)), f"{method}: a loaded state dict computes other weights")
+    ensure(
+        _equal(effective(model), effective(twin)),
+        f"{method}: a loaded state dict computes other weights",
+    )
 
     dense = small_net(seed=5)
     missing, unexpected = model.load_state_dict(dense.state_dict(), strict=True)
-    ensure(not missing and not unexpected, f"{method}: a dense checkpoint leaves {missing} and {unexpected}")
+    ensure(
+        not missing and not unexpected,
+        f"{method}: a dense checkpoint leaves {missing} and {unexpected}",
+    )
     for name, weight in effective(model).items():
         mask = programs(model)[name].current_mask()
         expected = dense.get_parameter(name).detach() * (1 if mask is None else mask)
         close = torch.allclose(weight, expected, rtol=3e-7, atol=0)
-        ensure(close, f"{method}: the dense checkpoint of {name} is not what the program computes")
+        ensure(
+            close,
+            f"{method}: the dense checkpoint of {name} is not what the program computes",
+        )
 
     keys = list(dense.state_dict())
     with merged_at_once():
         merged = dense_state_dict(model)
-    ensure(list(merged) == keys, f"{method}: merged keys are {list(merged)}, the original ones {keys}")
+    ensure(
+        list(merged) == keys,
+        f"{method}: merged keys are {list(merged)}, the original ones {keys}",
+    )
     dense.load_state_dict(merged, strict=True)
 
 
@@ -194,14 +268,23 @@ def resumed_training_is_bit_identical(method: str, share: float) -> None:
     scheduler.load_state_dict(saved[2])
     for _ in training.run(resumed, optimizer, scheduler):
         pass
-    ensure(_equal(record.end, resumed.state_dict()), f"{method}: resumed after {share:g} runs, it ends with other bits")
+    ensure(
+        _equal(record.end, resumed.state_dict()),
+        f"{method}: resumed after {share:g} runs, it ends with other bits",
+    )
 
 
 def sums_commute(a: str, b: str) -> None:
     """ "a+b" is "b+a", or neither can be merged."""
-    ensure(mergeable(a, b) == mergeable(b, a), f"{a}+{b} and {b}+{a}: one can be merged and the other cannot")
+    ensure(
+        mergeable(a, b) == mergeable(b, a),
+        f"{a}+{b} and {b}+{a}: one can be merged and the other cannot",
+    )
     if mergeable(a, b):
-        ensure(find_method(f"{a}+{b}") == find_method(f"{b}+{a}"), f"{a}+{b} is not {b}+{a}")
+        ensure(
+            find_method(f"{a}+{b}") == find_method(f"{b}+{a}"),
+            f"{a}+{b} is not {b}+{a}",
+        )
 
 
 def same_seed_gives_same_bits(method: str) -> None:

@@ -32,7 +32,9 @@ def small_net(seed: int = 0) -> nn.Sequential:
 def batch(seed: int = 0, size: int = 16) -> tuple[Tensor, Tensor]:
     """Inputs [size, 3, 8, 8] and labels [size]."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 3, 8, 8, generator=generator), torch.randint(0, 4, (size,), generator=generator)
+    return torch.randn(size, 3, 8, 8, generator=generator), torch.randint(
+        0, 4, (size,), generator=generator
+    )
 
 
 def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -40,7 +42,9 @@ def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets)
 
 
-def train_step(model: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, seed: int = 0) -> Tensor:
+def train_step(
+    model: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, seed: int = 0
+) -> Tensor:
     """One step on one batch; the gradients are left for inspection."""
     inputs, labels = batch(seed)
     optimizer.zero_grad()

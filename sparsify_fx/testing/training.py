@@ -24,7 +24,12 @@ from sparsify_fx.testing.small import batch, loss_of, small_net
 
 EPOCHS = 4
 SPARSITY = 0.5  # four prunings in cycles
-SAVED_AT = (0.0, 0.6, 1.0, 1.3)  # in lengths of the first run: soon, in its middle, at its end, in the second
+SAVED_AT = (
+    0.0,
+    0.6,
+    1.0,
+    1.3,
+)  # in lengths of the first run: soon, in its middle, at its end, in the second
 
 
 def prepare(method: str, sparsity: float = SPARSITY, seed: int = 0) -> nn.Module:
@@ -34,7 +39,13 @@ def prepare(method: str, sparsity: float = SPARSITY, seed: int = 0) -> nn.Module
         # The laws do not depend on the number of rounds, the time does.
         criterion = dataclasses.replace(criterion, rounds=4)  # type: ignore[type-var]
     return apply(
-        small_net(), method, sparsity=sparsity, batches=[batch()], loss_fn=loss_of, seed=seed, criterion=criterion
+        small_net(),
+        method,
+        sparsity=sparsity,
+        batches=[batch()],
+        loss_fn=loss_of,
+        seed=seed,
+        criterion=criterion,
     )
 
 
@@ -49,7 +60,9 @@ def schedule(model: nn.Module, optimizer: Optimizer) -> Scheduler:
 
 def saved_at(share: float, scheduler: Scheduler) -> int:
     """The step after a share of the first run; at least one step after the start and before the end."""
-    return min(max(round(share * EPOCHS * scheduler.steps_per_epoch), 1), scheduler.steps - 1)
+    return min(
+        max(round(share * EPOCHS * scheduler.steps_per_epoch), 1), scheduler.steps - 1
+    )
 
 
 def sgd(model: nn.Module) -> Optimizer:
@@ -105,10 +118,14 @@ def trained(method: str) -> Record:
         record.stale = max(record.stale, stale_momentum(model, optimizer, before))
         before = masks_of(model)
         if step in {saved_at(share, scheduler) for share in SAVED_AT}:
-            record.saved[step] = copy.deepcopy((model.state_dict(), optimizer.state_dict(), scheduler.state_dict()))
+            record.saved[step] = copy.deepcopy(
+                (model.state_dict(), optimizer.state_dict(), scheduler.state_dict())
+            )
     record.end = copy.deepcopy(model.state_dict())
     merge(model)
-    record.merged_nonzeros = sum(int((model.get_parameter(name) != 0).sum()) for name in names)
+    record.merged_nonzeros = sum(
+        int((model.get_parameter(name) != 0).sum()) for name in names
+    )
     return record
 
 
@@ -117,7 +134,9 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: mask.clone() for name, mask in current_masks(programs(model)).items()}
 
 
-def stale_momentum(model: nn.Module, optimizer: Optimizer, before: dict[str, Tensor]) -> float:
+def stale_momentum(
+    model: nn.Module, optimizer: Optimizer, before: dict[str, Tensor]
+) -> float:
     """The largest momentum of a pruned weight, and momentum or value of one that has just come back."""
     largest = 0.0
     for name, mask in masks_of(model).items():

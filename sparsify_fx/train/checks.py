@@ -19,7 +19,9 @@ def check_parts(state: Mapping[str, Any], parts: tuple[str, ...]) -> None:
     """CheckpointError unless every part is there, with its values by name."""
     for part in parts:
         if not isinstance(state.get(part), Mapping):
-            raise CheckpointError(f"the checkpoint holds no state of the {part}; {REMEDY}")
+            raise CheckpointError(
+                f"the checkpoint holds no state of the {part}; {REMEDY}"
+            )
 
 
 def check_model(state: Mapping[str, Any], model: nn.Module) -> None:
@@ -27,9 +29,13 @@ def check_model(state: Mapping[str, Any], model: nn.Module) -> None:
     own = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
-            raise CheckpointError(f"the checkpoint holds a {type(value).__name__} as {name}; {REMEDY}")
+            raise CheckpointError(
+                f"the checkpoint holds a {type(value).__name__} as {name}; {REMEDY}"
+            )
         if str(name).endswith(_MASK) and bool(((value != 0) & (value != 1)).any()):
-            raise CheckpointError(f"the checkpoint's mask {name} holds values beside 0 and 1; {REMEDY}")
+            raise CheckpointError(
+                f"the checkpoint's mask {name} holds values beside 0 and 1; {REMEDY}"
+            )
         if not _finite(value) and (name not in own or _finite(own[name])):
             raise CheckpointError(
                 f"the checkpoint's {name} holds NaN or Inf, so it is damaged or its training diverged; {REMEDY}, "
@@ -40,21 +46,33 @@ def check_model(state: Mapping[str, Any], model: nn.Module) -> None:
 def check_optimizer_state(state: Mapping[str, Any]) -> None:
     """CheckpointError when a tensor holds NaN; infinities are the start of some optimizers' records."""
     for tensor in _tensors(state):
-        if (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isnan().any()):
-            raise CheckpointError(f"the checkpoint's optimizer state holds NaN; {REMEDY}, perhaps with a lower lr")
+        if (tensor.is_floating_point() or tensor.is_complex()) and bool(
+            tensor.isnan().any()
+        ):
+            raise CheckpointError(
+                f"the checkpoint's optimizer state holds NaN; {REMEDY}, perhaps with a lower lr"
+            )
 
 
 def check_progress(state: Mapping[str, Any], scheduler: Scheduler) -> None:
     """CheckpointError unless epoch, step and the weights that live say the same; call it once all is loaded."""
-    epoch, step, nonzeros = state.get("epoch"), scheduler.step_count, state.get("nonzeros")
+    epoch, step, nonzeros = (
+        state.get("epoch"),
+        scheduler.step_count,
+        state.get("nonzeros"),
+    )
     if type(epoch) is not int or not 1 <= epoch <= scheduler.epochs:
-        raise CheckpointError(f"the checkpoint is of epoch {epoch!r}, the schedule has {scheduler.epochs}; {REMEDY}")
+        raise CheckpointError(
+            f"the checkpoint is of epoch {epoch!r}, the schedule has {scheduler.epochs}; {REMEDY}"
+        )
     if step != epoch * scheduler.steps_per_epoch:
         raise CheckpointError(
             f"the checkpoint is of epoch {epoch}, which ends at step {epoch * scheduler.steps_per_epoch}, but its "
             f"schedule stands at step {step}; {REMEDY}"
         )
-    if nonzeros is not None and nonzeros != scheduler.nonzeros():  # 0.1 did not write them
+    if (
+        nonzeros is not None and nonzeros != scheduler.nonzeros()
+    ):  # 0.1 did not write them
         raise CheckpointError(
             f"the checkpoint was written with {nonzeros} weights, its masks keep {scheduler.nonzeros()}; {REMEDY}"
         )
@@ -62,7 +80,9 @@ def check_progress(state: Mapping[str, Any], scheduler: Scheduler) -> None:
 
 @torch.no_grad()
 def _finite(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.isfinite().all())
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(
+        tensor.isfinite().all()
+    )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -16,7 +16,12 @@ from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.learning_rate import CURVES, Curve
 from sparsify_fx.parameterizations import ByLayer
 from sparsify_fx.plugins import load_plugins
-from sparsify_fx.programs.parameter_groups import GROUPS, Decay, check_weight_decay, without_decay
+from sparsify_fx.programs.parameter_groups import (
+    GROUPS,
+    Decay,
+    check_weight_decay,
+    without_decay,
+)
 from sparsify_fx.recipe import AXES, Recipe, find_method
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
 from sparsify_fx.train.optimizers import check_optimizer, default_weight_decay
@@ -48,7 +53,11 @@ class OptimizerConfig(_Section):
     @property
     def options(self) -> dict[str, Any]:
         """Everything beside name and lr."""
-        return {key: value for key, value in (self.model_extra or {}).items() if value is not None}
+        return {
+            key: value
+            for key, value in (self.model_extra or {}).items()
+            if value is not None
+        }
 
     @model_validator(mode="after")
     def _known(self) -> OptimizerConfig:
@@ -78,7 +87,9 @@ class LearningRateConfig(_Section):
             plain: Curve = cls()
             return plain
         if "warmup" not in getattr(cls, "__dataclass_fields__", {}):
-            raise ValueError(f"the curve {self.curve!r} has no warm-up; leave warmup out")
+            raise ValueError(
+                f"the curve {self.curve!r} has no warm-up; leave warmup out"
+            )
         warmed: Curve = cls(warmup=self.warmup)
         return warmed
 
@@ -109,7 +120,9 @@ class SourceConfig(_Section):
     def _one_state(self) -> SourceConfig:
         check_take(self.take)
         if self.epoch is not None and self.cycle is not None:
-            raise ValueError(f"epoch={self.epoch} and cycle={self.cycle} name two states; give one of them")
+            raise ValueError(
+                f"epoch={self.epoch} and cycle={self.cycle} name two states; give one of them"
+            )
         return self
 
     def read(self) -> State:
@@ -177,7 +190,9 @@ class TrainConfig(_Section):
             try:
                 torch.device(value)
             except RuntimeError as error:
-                raise ValueError(f"{value!r} is no device; expected auto, cpu, cuda, cuda:1, mps, ...") from error
+                raise ValueError(
+                    f"{value!r} is no device; expected auto, cpu, cuda, cuda:1, mps, ..."
+                ) from error
         return value
 
     @model_validator(mode="after")
@@ -192,7 +207,10 @@ class TrainConfig(_Section):
 
     def recipe(self) -> Recipe:
         """The method with the axes that this configuration sets; UnknownNameError or RecipeError."""
-        return find_method(self.method, {axis: self.axes[axis] for axis in sorted(self.axes, key=_axis_order)})
+        return find_method(
+            self.method,
+            {axis: self.axes[axis] for axis in sorted(self.axes, key=_axis_order)},
+        )
 
     def resolved(self) -> TrainConfig:
         """The same with every "auto" decided on this machine, and the method under its sorted name.
@@ -205,8 +223,15 @@ class TrainConfig(_Section):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         kind = torch.device(device).type
         _check_available(device)
-        choices = {name: kind == "cuda" if getattr(self, name) == "auto" else getattr(self, name) for name in _SWITCHES}
-        return self.model_copy(update={"device": device, "method": self.recipe().name, **choices})
+        choices = {
+            name: kind == "cuda"
+            if getattr(self, name) == "auto"
+            else getattr(self, name)
+            for name in _SWITCHES
+        }
+        return self.model_copy(
+            update={"device": device, "method": self.recipe().name, **choices}
+        )
 
     def decays(self) -> dict[str, float]:
         """The weight decay of every parameter group, by the method's default or as set."""
@@ -215,14 +240,24 @@ class TrainConfig(_Section):
 
     def weight_decay(self) -> Decay:
         """What `parameter_groups` takes: by group, or one number where parameterizations differ from layer to layer."""
-        given = self.optimizer.options.get("weight_decay", default_weight_decay(self.optimizer.name))
+        given = self.optimizer.options.get(
+            "weight_decay", default_weight_decay(self.optimizer.name)
+        )
         by_layer = isinstance(self.recipe().resolved().parameterization, ByLayer)
-        return float(given) if by_layer and not isinstance(given, Mapping) else self.decays()
+        return (
+            float(given)
+            if by_layer and not isinstance(given, Mapping)
+            else self.decays()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, YAML- and JSON-ready values."""
         plain: dict[str, Any] = self.model_dump(mode="json")
-        plain["optimizer"] = {"name": self.optimizer.name, "lr": self.optimizer.lr, **self.optimizer.options}
+        plain["optimizer"] = {
+            "name": self.optimizer.name,
+            "lr": self.optimizer.lr,
+            **self.optimizer.options,
+        }
         return plain
 
     def hash(self) -> str:
@@ -240,17 +275,24 @@ class TrainConfig(_Section):
         axes = config.recipe().resolved()
         content["axes"] = by_content(axes.to_dict())
         if "batches" in axes.schedule.needs:
-            content["scored_on"] = "the current batch"  # 0.1 took ten fixed ones: its runs were others
+            content["scored_on"] = (
+                "the current batch"  # 0.1 took ten fixed ones: its runs were others
+            )
         content["init_from"] = [
-            {"take": sorted(source.take), "state": digest(source.read())} for source in config.init_from
+            {"take": sorted(source.take), "state": digest(source.read())}
+            for source in config.init_from
         ]
         content["device"] = torch.device(config.device).type
         decays = config.decays()
         if len(set(decays.values())) > 1:
             content["optimizer"]["weight_decay"] = decays
-        elif isinstance(content["optimizer"].get("weight_decay"), dict):  # one decay for all is a number, as ever
+        elif isinstance(
+            content["optimizer"].get("weight_decay"), dict
+        ):  # one decay for all is a number, as ever
             content["optimizer"]["weight_decay"] = decays["other"]
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+        canonical = json.dumps(
+            content, sort_keys=True, separators=(",", ":"), default=str
+        )
         return hashlib.blake2b(canonical.encode(), digest_size=5).hexdigest()
 
 
@@ -268,7 +310,9 @@ def _check_available(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {device!r} cannot be used here ({reason}); use device=cpu or auto") from error
+        raise ConfigError(
+            f"device {device!r} cannot be used here ({reason}); use device=cpu or auto"
+        ) from error
 
 
 def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
@@ -281,4 +325,7 @@ def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(dict(content))
     except ValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(tell(problem, TrainConfig) for problem in error.errors())) from None
+        raise ConfigError(
+            f"{source}: "
+            + "; ".join(tell(problem, TrainConfig) for problem in error.errors())
+        ) from None

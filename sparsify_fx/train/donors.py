@@ -29,7 +29,11 @@ def check_finished(folder: RunFolder, config: TrainConfig) -> None:
     try:
         now = data_digest(config.data, root=Path(config.data_root))
     except SparsifyError as error:
-        _LOG.warning("%s is finished; its data cannot be compared with what they were: %s", folder.path, error)
+        _LOG.warning(
+            "%s is finished; its data cannot be compared with what they were: %s",
+            folder.path,
+            error,
+        )
         return
     check_data(folder, now, "is finished")
 
@@ -44,7 +48,8 @@ def check_data(
     then = known_digest(folder)
     if then is None:
         _LOG.warning(
-            "%s holds no digest of its data, as runs of sparsify_fx 0.1: they are taken to be the same", folder.path
+            "%s holds no digest of its data, as runs of sparsify_fx 0.1: they are taken to be the same",
+            folder.path,
         )
     elif now and then != now:
         raise CheckpointError(
@@ -57,7 +62,9 @@ def known_digest(folder: RunFolder) -> str | None:
     """The digest of the data that a run was begun on; None where it is not known."""
     digest = (folder.data() or {}).get("digest")
     if digest is not None and not isinstance(digest, str):
-        raise CheckpointError(f"{folder.path}/data.json holds no digest; train again with --force")
+        raise CheckpointError(
+            f"{folder.path}/data.json holds no digest; train again with --force"
+        )
     return digest or None
 
 
@@ -71,10 +78,16 @@ def check_donors(config: TrainConfig) -> None:
     for path in donors:
         place = path if path.is_dir() else path.parent
         if not (place / CONFIG).is_file():
-            _LOG.warning("%s has no %s beside it: its model, seed, init and data are not compared", path, CONFIG)
+            _LOG.warning(
+                "%s has no %s beside it: its model, seed, init and data are not compared",
+                path,
+                CONFIG,
+            )
             continue
         odd = {
-            fact: told for fact, told in _differences(config, RunFolder(place), now) if fact not in config.allow_other
+            fact: told
+            for fact, told in _differences(config, RunFolder(place), now)
+            if fact not in config.allow_other
         }
         if odd:
             raise CheckpointError(
@@ -102,10 +115,15 @@ def _named(value: Any) -> Iterator[Path]:
             yield from _named(part)
 
 
-def _differences(config: TrainConfig, donor: RunFolder, now: str) -> Iterator[tuple[str, str]]:
+def _differences(
+    config: TrainConfig, donor: RunFolder, now: str
+) -> Iterator[tuple[str, str]]:
     theirs = read_recipe(donor.path / CONFIG)
     for fact in _FACTS:
-        there, here = theirs.get(fact, TrainConfig.model_fields[fact].default), getattr(config, fact)
+        there, here = (
+            theirs.get(fact, TrainConfig.model_fields[fact].default),
+            getattr(config, fact),
+        )
         if there != here:
             yield fact, f"{fact} is {there!r} there, {here!r} here"
     digest = known_digest(donor)
@@ -113,8 +131,14 @@ def _differences(config: TrainConfig, donor: RunFolder, now: str) -> Iterator[tu
         if theirs.get("data") != config.data:
             yield "data", f"data is {theirs.get('data')!r} there, {config.data!r} here"
             return
-        _LOG.warning("%s holds no digest of its data, as runs of sparsify_fx 0.1: only their name agrees", donor.path)
+        _LOG.warning(
+            "%s holds no digest of its data, as runs of sparsify_fx 0.1: only their name agrees",
+            donor.path,
+        )
     elif digest != now:
         yield "data", f"the data of {theirs.get('data')!r} are others there"
     if theirs.get("image_size") != config.image_size:
-        yield "data", f"image_size is {theirs.get('image_size')!r} there, {config.image_size!r} here"
+        yield (
+            "data",
+            f"image_size is {theirs.get('image_size')!r} there, {config.image_size!r} here",
+        )

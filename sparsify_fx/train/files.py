@@ -16,7 +16,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Example: `write_atomically(Path("result.json"), lambda stream: stream.write(b"{}"))`.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
+    )
     try:
         with os.fdopen(handle, "wb") as stream:
             write(stream)

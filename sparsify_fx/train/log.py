@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from sparsify_fx.programs.parameter_groups import ParameterGroups
 from sparsify_fx.scheduler.scheduler import Scheduler
@@ -34,9 +40,15 @@ class ScalarWriter(Protocol):
 class Log:
     """Takes the steps and rows of a training; shows them on a bar and hands them to TensorBoard where there are any."""
 
-    def __init__(self, bar: Progress | None, writer: ScalarWriter | None, done: int, total: int) -> None:
+    def __init__(
+        self, bar: Progress | None, writer: ScalarWriter | None, done: int, total: int
+    ) -> None:
         self._bar, self._writer, self._total = bar, writer, total
-        self._task = bar.add_task("steps", total=total, completed=done) if bar is not None else None
+        self._task = (
+            bar.add_task("steps", total=total, completed=done)
+            if bar is not None
+            else None
+        )
 
     def advance(self) -> None:
         """One optimizer step is done."""
@@ -49,11 +61,19 @@ class Log:
             self._bar.console.print(epoch_line(row), highlight=False, soft_wrap=True)
         if self._writer is not None:
             try:
-                for name in ("loss", "train_accuracy", "test_accuracy", "density", "lr"):
+                for name in (
+                    "loss",
+                    "train_accuracy",
+                    "test_accuracy",
+                    "density",
+                    "lr",
+                ):
                     if row[name] is not None:
                         self._writer.add_scalar(name, row[name], row["epoch"])
             except OSError as error:  # metrics.jsonl holds the same numbers
-                _LOG.warning("TensorBoard's records end before epoch %s: %s", row["epoch"], error)
+                _LOG.warning(
+                    "TensorBoard's records end before epoch %s: %s", row["epoch"], error
+                )
                 self._writer = None
 
 
@@ -76,7 +96,11 @@ def open_log(
         if console is None:
             yield Log(None, writer, steps, scheduler.steps)
             return
-        console.print(scheduler.timeline().table() if epochs_done == 0 else f"going on after epoch {epochs_done}")
+        console.print(
+            scheduler.timeline().table()
+            if epochs_done == 0
+            else f"going on after epoch {epochs_done}"
+        )
         if epochs_done == 0:
             console.print(groups.table())
         with _bar(console) as bar:
@@ -91,7 +115,9 @@ def open_log(
 
 def epoch_line(row: Mapping[str, Any]) -> str:
     """The one line of an epoch."""
-    tested = "" if row["test_accuracy"] is None else f"  test {row['test_accuracy']:.4f}"
+    tested = (
+        "" if row["test_accuracy"] is None else f"  test {row['test_accuracy']:.4f}"
+    )
     return (
         f"epoch {row['epoch']:>4}  run {row['run']:>2}  loss {row['loss']:.4f}"
         f"  train {row['train_accuracy']:.4f}{tested}"
@@ -100,8 +126,15 @@ def epoch_line(row: Mapping[str, Any]) -> str:
 
 
 def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def _tensorboard(folder: Path, epochs_done: int) -> ScalarWriter | None:

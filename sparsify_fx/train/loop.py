@@ -89,9 +89,13 @@ def train(
         with open_folder(path) as folder:
             if force:
                 folder.clear()
-            elif (known := _finished(folder, config)) is not None:  # another process finished it meanwhile
+            elif (
+                known := _finished(folder, config)
+            ) is not None:  # another process finished it meanwhile
                 return known
-            return _train(session, folder, console or Console() if progress else None, tensorboard)
+            return _train(
+                session, folder, console or Console() if progress else None, tensorboard
+            )
 
 
 def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
@@ -102,22 +106,34 @@ def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
     try:
         result = Result.from_dict(content)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder.path / RESULT}: {error}; train again with --force") from error
+        raise CheckpointError(
+            f"{folder.path / RESULT}: {error}; train again with --force"
+        ) from error
     check_finished(folder, config)
     return result
 
 
-def _train(session: Session, folder: RunFolder, console: Console | None, tensorboard: bool) -> Result:
+def _train(
+    session: Session, folder: RunFolder, console: Console | None, tensorboard: bool
+) -> Result:
     config, scheduler = session.config, session.scheduler
     rows = _restore(session, folder)
     folder.write_config(config)
     digest = {"digest": session.data.digest} if session.data.digest else {}
     folder.write_data({"data": config.data, **digest, **as_plain(session.data)})
-    _LOG.info("training %s in %s: epoch %d of %d", config.method, folder.path, len(rows) + 1, scheduler.epochs)
+    _LOG.info(
+        "training %s in %s: epoch %d of %d",
+        config.method,
+        folder.path,
+        len(rows) + 1,
+        scheduler.epochs,
+    )
     train_model = compiled(session)
     if not rows:
         _keep_state(session, folder, 0)
-    with open_log(folder.path, scheduler, session.groups, len(rows), console, tensorboard) as log:
+    with open_log(
+        folder.path, scheduler, session.groups, len(rows), console, tensorboard
+    ) as log:
         for epoch in range(len(rows) + 1, scheduler.epochs + 1):
             row = _train_epoch(session, train_model, epoch, log, folder)
             rows.append(row)
@@ -125,7 +141,13 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
             log.row(asdict(row))
             _tell(row, rows)
             if epoch % config.checkpoint_every == 0 or epoch == scheduler.epochs:
-                folder.save_checkpoint({"epoch": epoch, "nonzeros": scheduler.nonzeros(), **session.state_dict()})
+                folder.save_checkpoint(
+                    {
+                        "epoch": epoch,
+                        "nonzeros": scheduler.nonzeros(),
+                        **session.state_dict(),
+                    }
+                )
     result = _result(session, folder, rows)
     folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
@@ -133,9 +155,17 @@ def _train(session: Session, folder: RunFolder, console: Console | None, tensorb
 
 def _tell(row: EpochRow, rows: Sequence[EpochRow]) -> None:
     """A line for an epoch, and one for a run (cycle) when the next one begins."""
-    _LOG.debug("epoch %d: loss %.4f, density %.4f, %.1f s", row.epoch, row.loss, row.density, row.seconds)
+    _LOG.debug(
+        "epoch %d: loss %.4f, density %.4f, %.1f s",
+        row.epoch,
+        row.loss,
+        row.density,
+        row.seconds,
+    )
     if len(rows) > 1 and row.run != rows[-2].run:
-        _LOG.info("run %d begins in epoch %d: density %.4f", row.run, row.epoch, row.density)
+        _LOG.info(
+            "run %d begins in epoch %d: density %.4f", row.run, row.epoch, row.density
+        )
 
 
 def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
@@ -149,14 +179,21 @@ def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
         session.load_state_dict(state)
     except CheckpointError as error:
         raise CheckpointError(f"{folder.path / CHECKPOINT}: {error}") from error
-    return [from_plain(EpochRow, row, f"line of epoch {row['epoch']}") for row in folder.cut_metrics(state["epoch"])]
+    return [
+        from_plain(EpochRow, row, f"line of epoch {row['epoch']}")
+        for row in folder.cut_metrics(state["epoch"])
+    ]
 
 
-def _train_epoch(session: Session, train_model: nn.Module, epoch: int, log: Log, folder: RunFolder) -> EpochRow:
+def _train_epoch(
+    session: Session, train_model: nn.Module, epoch: int, log: Log, folder: RunFolder
+) -> EpochRow:
     """One epoch. Its last scheduler step may prune and rewind, so evaluation and snapshots come before that one."""
     config, scheduler, start = session.config, session.scheduler, time.perf_counter()
     torch.manual_seed(derived_seed(config.seed, epoch))
-    totals = torch.zeros(3, device=config.device)  # loss, correct, samples; read once per epoch
+    totals = torch.zeros(
+        3, device=config.device
+    )  # loss, correct, samples; read once per epoch
     session.model.train()
     for step, (x, y) in enumerate(session.training_batches(epoch), start=1):
         with session.autocast():
@@ -186,7 +223,9 @@ def _keep_state(session: Session, folder: RunFolder, epoch: int) -> None:
         folder.save_state(name, masked_state_dict(session.model))
 
 
-def _end_of_epoch(session: Session, epoch: int, totals: Tensor, start: float) -> EpochRow:
+def _end_of_epoch(
+    session: Session, epoch: int, totals: Tensor, start: float
+) -> EpochRow:
     """The row of an epoch whose optimizer steps are done; TrainingError when its loss is not finite."""
     scheduler = session.scheduler
     loss, correct, samples = totals.tolist()
@@ -243,7 +282,10 @@ def derived_seed(seed: int, epoch: int) -> int:
 
 
 def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result:
-    ends, last = {row.run: row for row in rows}.values(), rows[-1]  # the last epoch of every run
+    ends, last = (
+        {row.run: row for row in rows}.values(),
+        rows[-1],
+    )  # the last epoch of every run
     return Result(
         folder=str(folder.path),
         method=session.config.method,
@@ -257,7 +299,15 @@ def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result
         test_accuracy=_tested(last),
         seconds=sum(row.seconds for row in rows),
         cycles=tuple(
-            CycleResult(row.run, row.epoch, row.density, row.nonzeros, row.train_accuracy, _tested(row)) for row in ends
+            CycleResult(
+                row.run,
+                row.epoch,
+                row.density,
+                row.nonzeros,
+                row.train_accuracy,
+                _tested(row),
+            )
+            for row in ends
         ),
         notes=(*session.scheduler.notes, *_zeros(last)),
     )
@@ -281,6 +331,10 @@ def _tested(row: EpochRow) -> float:
 def _own_randomness(device: str) -> Iterator[None]:
     """Give the caller's random state back at the end."""
     kind = torch.device(device)
-    devices = [torch.cuda.current_device() if kind.index is None else kind.index] if kind.type == "cuda" else []
+    devices = (
+        [torch.cuda.current_device() if kind.index is None else kind.index]
+        if kind.type == "cuda"
+        else []
+    )
     with torch.random.fork_rng(devices=devices):
         yield

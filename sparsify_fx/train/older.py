@@ -9,7 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 
-def in_groups(state: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+def in_groups(
+    state: Mapping[str, Any], optimizer: Optimizer, model: nn.Module
+) -> dict[str, Any]:
     """The checkpoint of a training whose optimizer had one group, with that group divided into those of `optimizer`.
 
     Groups keep their own options but for the learning rate. Any other checkpoint comes back as it is.
@@ -19,7 +21,10 @@ def in_groups(state: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) 
     if len(own) == 1 or len(groups) != 1 or len(base) != 1:
         return dict(state)
     (group,) = groups
-    in_order = {id(p): index for index, p in enumerate(p for p in model.parameters() if p.requires_grad)}
+    in_order = {
+        id(p): index
+        for index, p in enumerate(p for p in model.parameters() if p.requires_grad)
+    }
     now = [in_order.get(id(p)) for g in optimizer.param_groups for p in g["params"]]
     if group["params"] != list(range(len(now))):
         return dict(state)
@@ -29,10 +34,17 @@ def in_groups(state: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) 
     }
     schedule = state["scheduler"]
     snapshots = {
-        point: {part: _renumbered(value, now) if part == "optimizer" else value for part, value in snapshot.items()}
+        point: {
+            part: _renumbered(value, now) if part == "optimizer" else value
+            for part, value in snapshot.items()
+        }
         for point, snapshot in schedule["snapshots"].items()
     }
-    schedule = {**schedule, "rates": {**schedule["rates"], "base": base * len(own)}, "snapshots": snapshots}
+    schedule = {
+        **schedule,
+        "rates": {**schedule["rates"], "base": base * len(own)},
+        "snapshots": snapshots,
+    }
     return {**state, "optimizer": divided, "scheduler": schedule}
 
 

@@ -18,7 +18,9 @@ _UNFIT = {"optimizer", "lbfgs", "sparseadam"}
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     name.lower(): cls
     for name, cls in vars(torch.optim).items()
-    if isinstance(cls, type) and issubclass(cls, Optimizer) and name.lower() not in _UNFIT
+    if isinstance(cls, type)
+    and issubclass(cls, Optimizer)
+    and name.lower() not in _UNFIT
 }
 
 
@@ -40,12 +42,17 @@ def has_weight_decay(name: str) -> bool:
 def default_weight_decay(name: str) -> float:
     """The weight decay of an optimizer that is given none: 0.01 for adamw, 0 for most."""
     return (
-        float(inspect.signature(OPTIMIZERS[name]).parameters["weight_decay"].default) if has_weight_decay(name) else 0.0
+        float(inspect.signature(OPTIMIZERS[name]).parameters["weight_decay"].default)
+        if has_weight_decay(name)
+        else 0.0
     )
 
 
 def build_optimizer(
-    parameters: Iterable[nn.Parameter] | ParameterGroups, name: str, lr: float, options: Mapping[str, Any]
+    parameters: Iterable[nn.Parameter] | ParameterGroups,
+    name: str,
+    lr: float,
+    options: Mapping[str, Any],
 ) -> Optimizer:
     """The optimizer `name` over the trainable ones of `parameters`, or over groups with a weight decay of their own.
 
@@ -57,10 +64,15 @@ def build_optimizer(
     check_optimizer(name, options)
     if isinstance(parameters, ParameterGroups):
         known = has_weight_decay(name)
-        given: Any = [{k: v for k, v in group.items() if known or k != "weight_decay"} for group in parameters]
+        given: Any = [
+            {k: v for k, v in group.items() if known or k != "weight_decay"}
+            for group in parameters
+        ]
     else:
         given = [parameter for parameter in parameters if parameter.requires_grad]
     try:
         return OPTIMIZERS[name](given, lr=lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer {name} refuses lr={lr:g}, {dict(options)}: {error}") from error
+        raise ConfigError(
+            f"optimizer {name} refuses lr={lr:g}, {dict(options)}: {error}"
+        ) from error

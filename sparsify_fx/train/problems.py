@@ -15,7 +15,9 @@ def tell(problem: Any, model: type[BaseModel]) -> str:
     key, kind = ".".join(place), problem["type"]
     if kind == "extra_forbidden":
         known = _fields_at(model, place[:-1])
-        return str(unknown("key", key, [".".join([*place[:-1], name]) for name in known]))
+        return str(
+            unknown("key", key, [".".join([*place[:-1], name]) for name in known])
+        )
     if kind == "missing":
         return f"{key} is missing; set it in the recipe or with --set {key}=..."
     message = problem["msg"].removeprefix("Value error, ")
@@ -32,7 +34,9 @@ def _shown(value: Any) -> str:
 
 def _is_branch(part: object) -> bool:
     """Whether a part of a location is pydantic's name for a branch of a union ("bool", "literal['auto']")."""
-    return isinstance(part, str) and (part in ("bool", "int", "float", "str") or part.startswith("literal["))
+    return isinstance(part, str) and (
+        part in ("bool", "int", "float", "str") or part.startswith("literal[")
+    )
 
 
 def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
@@ -41,7 +45,11 @@ def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
         if name.isdigit():
             continue
         annotation = model.model_fields[name].annotation
-        annotation = next(iter(get_args(annotation)), None) if get_origin(annotation) is tuple else annotation
+        annotation = (
+            next(iter(get_args(annotation)), None)
+            if get_origin(annotation) is tuple
+            else annotation
+        )
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

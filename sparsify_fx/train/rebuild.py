@@ -18,7 +18,9 @@ from sparsify_fx.train.checks import REMEDY, check_model, check_parts
 from sparsify_fx.train.config import TrainConfig
 
 
-def at_checkpoint(model: nn.Module, config: TrainConfig, state: Mapping[str, Any]) -> nn.Module:
+def at_checkpoint(
+    model: nn.Module, config: TrainConfig, state: Mapping[str, Any]
+) -> nn.Module:
     """The fresh model of a run, rewritten in place as `apply` does, with the weights and masks of a checkpoint.
 
     `apply` would choose masks first, for which some criteria need the data; the checkpoint's own replace them here.
@@ -27,11 +29,19 @@ def at_checkpoint(model: nn.Module, config: TrainConfig, state: Mapping[str, Any
     recipe = config.recipe()
     axes = recipe.resolved()
     layers = select_layers(model, config.include, config.exclude)
-    budget = Budget(sum(layer.weight.numel() for layer in layers.values()), config.sparsity)
+    budget = Budget(
+        sum(layer.weight.numel() for layer in layers.values()), config.sparsity
+    )
     masks = None
     if axes.schedule.initial(budget) is not None:
-        masks = {name: torch.ones_like(layer.weight, dtype=torch.uint8) for name, layer in layers.items()}
-    plan, progress = Plan(recipe.name, axes, float(config.sparsity), config.seed, tuple(layers)), Progress()
+        masks = {
+            name: torch.ones_like(layer.weight, dtype=torch.uint8)
+            for name, layer in layers.items()
+        }
+    plan, progress = (
+        Plan(recipe.name, axes, float(config.sparsity), config.seed, tuple(layers)),
+        Progress(),
+    )
     for program in prepare(model, layers, masks, axes.parameterization).values():
         program.plan, program.progress = plan, progress
     check_parts(state, ("model",))
@@ -39,5 +49,7 @@ def at_checkpoint(model: nn.Module, config: TrainConfig, state: Mapping[str, Any
     try:
         model.load_state_dict(state["model"])
     except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the checkpoint does not fit its configuration ({error}); {REMEDY}") from error
+        raise CheckpointError(
+            f"the checkpoint does not fit its configuration ({error}); {REMEDY}"
+        ) from error
     return model

@@ -30,11 +30,17 @@ class _Change:
 def recipe_names() -> list[str]:
     """Names of the built-in recipes."""
     folder = resources.files("sparsify_fx.zoo") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
 
 
 def load_config(
-    recipe: str | Path, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """The configuration of a recipe with changes on top.
 
@@ -53,7 +59,11 @@ def load_config(
     0.2
     """
     content = read_recipe(recipe)
-    changes = [_Change((key,), value, key) for key, value in (values or {}).items() if value is not None]
+    changes = [
+        _Change((key,), value, key)
+        for key, value in (values or {}).items()
+        if value is not None
+    ]
     changes += [_parsed(override) for override in overrides]
     _leave_axes_of_another_method(content, changes, str(recipe))
     for change in changes:
@@ -65,12 +75,16 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
     """The keys and values of a recipe, by its name or its path, not checked yet; ConfigError when unreadable."""
     recipe = str(recipe)
     if recipe in recipe_names():
-        text = (resources.files("sparsify_fx.zoo") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+        text = (
+            resources.files("sparsify_fx.zoo") / "recipes" / f"{recipe}.yaml"
+        ).read_text(encoding="utf-8")
     else:
         text = _read_file(recipe)
     content = parse_yaml(text, recipe)
     if not isinstance(content, dict):
-        raise ConfigError(f"{recipe} holds {type(content).__name__}; expected keys and values such as 'model: lenet5'")
+        raise ConfigError(
+            f"{recipe} holds {type(content).__name__}; expected keys and values such as 'model: lenet5'"
+        )
     return {str(key): value for key, value in content.items()}
 
 
@@ -80,25 +94,44 @@ def _read_file(recipe: str) -> str:
         if path.is_file():
             with path.open(encoding="utf-8") as stream:
                 return stream.read(MOST_CHARACTERS + 1)
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path with a null byte
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: no UTF-8, or a path with a null byte
         raise ConfigError(f"cannot read the recipe {recipe}: {error}") from error
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise ConfigError(f"the recipe file {recipe} does not exist; built in are: {', '.join(recipe_names())}")
+        raise ConfigError(
+            f"the recipe file {recipe} does not exist; built in are: {', '.join(recipe_names())}"
+        )
     raise unknown("recipe", recipe, recipe_names())
 
 
-def _leave_axes_of_another_method(content: dict[str, Any], changes: Sequence[_Change], recipe: str) -> None:
+def _leave_axes_of_another_method(
+    content: dict[str, Any], changes: Sequence[_Change], recipe: str
+) -> None:
     """Without this, a recipe's axes would beat the method asked for: `random` would train the products of `signin`."""
-    axes, own = content.get("axes"), content.get("method", TrainConfig.model_fields["method"].default)
-    asked = next((change.value for change in reversed(changes) if change.parts == ("method",)), own)
+    axes, own = (
+        content.get("axes"),
+        content.get("method", TrainConfig.model_fields["method"].default),
+    )
+    asked = next(
+        (change.value for change in reversed(changes) if change.parts == ("method",)),
+        own,
+    )
     if not isinstance(axes, Mapping) or _parts(asked) == _parts(own):
         return
     # One that the user sets in part stays for that part to change.
-    set_here = {change.parts[1] for change in changes if change.parts[0] == "axes" and len(change.parts) > 1}
+    set_here = {
+        change.parts[1]
+        for change in changes
+        if change.parts[0] == "axes" and len(change.parts) > 1
+    }
     content["axes"] = {axis: value for axis, value in axes.items() if axis in set_here}
     left = {axis: value for axis, value in axes.items() if axis not in set_here}
     if left and not any(change.parts == ("axes",) for change in changes):
-        again = " ".join(f'--set "axes.{axis}={_one_line(value)}"' for axis, value in left.items())
+        again = " ".join(
+            f'--set "axes.{axis}={_one_line(value)}"' for axis, value in left.items()
+        )
         _LOG.warning(
             "%s sets %s for its own method %s; with method %s this does not apply. To keep it: %s",
             *(recipe, " and ".join(map(str, left)), own, asked, again),
@@ -107,11 +140,17 @@ def _leave_axes_of_another_method(content: dict[str, Any], changes: Sequence[_Ch
 
 def _parts(method: Any) -> Any:
     """What a method is a sum of; its order says nothing."""
-    return {part.strip() for part in method.split("+")} if isinstance(method, str) else method
+    return (
+        {part.strip() for part in method.split("+")}
+        if isinstance(method, str)
+        else method
+    )
 
 
 def _one_line(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    text: str = yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, width=10**6
+    )
     return text.removesuffix("...\n").strip()
 
 
@@ -130,8 +169,12 @@ def _apply(content: dict[str, Any], change: _Change) -> None:
         inner = section.get(part)
         if inner is not None and not isinstance(inner, Mapping):
             if parts[0] != "axes" or not isinstance(inner, str):
-                raise ConfigError(f"{change.told}: {'.'.join(parts[:depth])} is {inner!r}, which has no keys")
-            inner = {"name": inner}  # axes.schedule.keep=0.5 on top of axes.schedule=cycles
+                raise ConfigError(
+                    f"{change.told}: {'.'.join(parts[:depth])} is {inner!r}, which has no keys"
+                )
+            inner = {
+                "name": inner
+            }  # axes.schedule.keep=0.5 on top of axes.schedule=cycles
         section[part] = dict(inner or {})
         section = section[part]
     section[parts[-1]] = change.value

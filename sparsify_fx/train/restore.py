@@ -46,7 +46,9 @@ def load_trained(path: str | os.PathLike[str]) -> Trained:
     Example: `load_trained("runs/lrr-0123456789").model`.
     """
     folder = find_folder(path)
-    config = load_config(folder.path / CONFIG, values={"device": "cpu", "compile": False, "amp": False})
+    config = load_config(
+        folder.path / CONFIG, values={"device": "cpu", "compile": False, "amp": False}
+    )
     weights, state = _read(Path(path), folder)
     data = _data(config)
     known = state["model"] if weights is None else weights
@@ -61,10 +63,14 @@ def load_trained(path: str | os.PathLike[str]) -> Trained:
     return Trained(model.eval(), inputs, config, told)
 
 
-def _read(given: Path, folder: RunFolder) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
+def _read(
+    given: Path, folder: RunFolder
+) -> tuple[dict[str, Tensor] | None, dict[str, Any]]:
     """(merged weights, None for a run that has none yet; the newest checkpoint otherwise)."""
     if given.is_file() and given.suffix != ".safetensors" and given.name != CHECKPOINT:
-        raise CheckpointError(f"{given} is no checkpoint; give {folder.path} or its {CHECKPOINT}")
+        raise CheckpointError(
+            f"{given} is no checkpoint; give {folder.path} or its {CHECKPOINT}"
+        )
     if given.suffix == ".safetensors":
         return read_tensors(given), {}
     merged = folder.path / WEIGHTS
@@ -72,9 +78,13 @@ def _read(given: Path, folder: RunFolder) -> tuple[dict[str, Tensor] | None, dic
         return read_tensors(merged), {}
     state = folder.checkpoint()
     if state is None:
-        raise CheckpointError(f"{folder.path} has no {CHECKPOINT} yet; train first, with the same recipe")
+        raise CheckpointError(
+            f"{folder.path} has no {CHECKPOINT} yet; train first, with the same recipe"
+        )
     if not isinstance(state.get("model"), dict):
-        raise CheckpointError(f"{folder.path / CHECKPOINT} holds no state of the model; train again with --force")
+        raise CheckpointError(
+            f"{folder.path / CHECKPOINT} holds no state of the model; train again with --force"
+        )
     return None, state
 
 
@@ -83,7 +93,9 @@ def _load(model: nn.Module, weights: dict[str, Tensor], folder: RunFolder) -> No
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{folder.path}: these are not the weights of this run: {error}") from error
+        raise CheckpointError(
+            f"{folder.path}: these are not the weights of this run: {error}"
+        ) from error
 
 
 def _data(config: TrainConfig) -> Data | str:
@@ -94,7 +106,9 @@ def _data(config: TrainConfig) -> Data | str:
         return str(error).partition(";")[0]
 
 
-def _inputs(config: TrainConfig, task: ModelSpec, data: Data | str) -> tuple[Tensor, str]:
+def _inputs(
+    config: TrainConfig, task: ModelSpec, data: Data | str
+) -> tuple[Tensor, str]:
     """A batch of test images if the data are there and of the right kind, else random numbers; and which, in words."""
     shape = (task.in_channels, task.image_size, task.image_size)
     why = data
@@ -108,5 +122,7 @@ def _inputs(config: TrainConfig, task: ModelSpec, data: Data | str) -> tuple[Ten
                 return images, f"{len(images)} test images of {config.data}"
             why = f"its images are {list(images.shape[1:])} now"
     count = min(config.batch_size, _MOST)
-    random = torch.randn(count, *shape, generator=torch.Generator().manual_seed(config.seed))
+    random = torch.randn(
+        count, *shape, generator=torch.Generator().manual_seed(config.seed)
+    )
     return random, f"{count} random inputs, as the data are not to be had ({why})"

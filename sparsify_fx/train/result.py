@@ -12,7 +12,9 @@ from sparsify_fx.errors import CheckpointError
 from sparsify_fx.tables.fitting import FittingTable
 
 T = TypeVar("T")
-_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}  # made once: a thousand lines of metrics need the same
+_ADAPTERS: dict[
+    type[Any], TypeAdapter[Any]
+] = {}  # made once: a thousand lines of metrics need the same
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,13 @@ class Result:
             table.add_column(column, justify="right")
         for cycle in self.cycles:
             accuracies = (f"{cycle.train_accuracy:.4f}", f"{cycle.test_accuracy:.4f}")
-            table.add_row(str(cycle.run), str(cycle.epoch), f"{cycle.density:.6g}", f"{cycle.nonzeros:,}", *accuracies)
+            table.add_row(
+                str(cycle.run),
+                str(cycle.epoch),
+                f"{cycle.density:.6g}",
+                f"{cycle.nonzeros:,}",
+                *accuracies,
+            )
         told = f"{self.nonzeros:,} of {self.weights:,} weights; {self.epochs} epochs in {self.seconds:.1f} s"
         table.caption = "\n".join([told, *self.notes])
         return table
@@ -91,4 +99,6 @@ def from_plain(cls: type[T], content: Any, what: str) -> T:
         problem = error.errors(include_url=False)[0]
         place, message = ".".join(map(str, problem["loc"])), problem["msg"]
         wrong = f"has no usable {place!r}" if place else "is no JSON object"
-        raise CheckpointError(f"the {what} {wrong} ({message[:1].lower()}{message[1:]})") from None
+        raise CheckpointError(
+            f"the {what} {wrong} ({message[:1].lower()}{message[1:]})"
+        ) from None

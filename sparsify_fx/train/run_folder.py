@@ -27,12 +27,22 @@ from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
 from sparsify_fx.checkpoints.checksums import SealingStream
-from sparsify_fx.checkpoints.run_files import CHECKPOINT, WEIGHTS, packed, read_checkpoint
+from sparsify_fx.checkpoints.run_files import (
+    CHECKPOINT,
+    WEIGHTS,
+    packed,
+    read_checkpoint,
+)
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.files import write_atomically, write_text
 
-CONFIG, METRICS, RESULT, DATA = "config.yaml", "metrics.jsonl", "result.json", "data.json"
+CONFIG, METRICS, RESULT, DATA = (
+    "config.yaml",
+    "metrics.jsonl",
+    "result.json",
+    "data.json",
+)
 TENSORBOARD = "tensorboard"
 _LOCK = ".lock"
 _REMEDY = "train again with --force"
@@ -71,10 +81,17 @@ class RunFolder:
         try:
             lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
         except OSError as error:
-            raise CheckpointError(f"{file} cannot be read ({error.strerror}); {_REMEDY}") from error
-        rows = [_row(file, number, line) for number, line in enumerate(lines[:epochs], start=1)]
+            raise CheckpointError(
+                f"{file} cannot be read ({error.strerror}); {_REMEDY}"
+            ) from error
+        rows = [
+            _row(file, number, line)
+            for number, line in enumerate(lines[:epochs], start=1)
+        ]
         if epochs is not None and len(rows) < epochs:
-            raise CheckpointError(f"{file} holds {len(rows)} of the {epochs} epochs of the checkpoint; {_REMEDY}")
+            raise CheckpointError(
+                f"{file} holds {len(rows)} of the {epochs} epochs of the checkpoint; {_REMEDY}"
+            )
         return rows
 
     def checkpoint(self, device: str | torch.device = "cpu") -> dict[str, Any] | None:
@@ -93,9 +110,13 @@ class RunFolder:
                 return None
             content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}); {_REMEDY}") from error
+            raise CheckpointError(
+                f"{file} cannot be read ({error}); {_REMEDY}"
+            ) from error
         if not isinstance(content, dict):
-            raise CheckpointError(f"{file} holds {type(content).__name__}, no JSON object; {_REMEDY}")
+            raise CheckpointError(
+                f"{file} holds {type(content).__name__}, no JSON object; {_REMEDY}"
+            )
         return content
 
     # ------------------------------------------------------------------ writing
@@ -104,7 +125,9 @@ class RunFolder:
         """Write config.yaml."""
         text = yaml.safe_dump(config.resolved().to_dict(), sort_keys=False)
         with self._writing(CONFIG):
-            write_text(self.path / CONFIG, f"# sparsify-fx train {self.path / CONFIG}\n{text}")
+            write_text(
+                self.path / CONFIG, f"# sparsify-fx train {self.path / CONFIG}\n{text}"
+            )
 
     def write_data(self, content: Mapping[str, Any]) -> None:
         """Write data.json."""
@@ -113,7 +136,10 @@ class RunFolder:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl and bring it to the disk."""
-        with self._writing(METRICS), (self.path / METRICS).open("a", encoding="utf-8") as stream:
+        with (
+            self._writing(METRICS),
+            (self.path / METRICS).open("a", encoding="utf-8") as stream,
+        ):
             stream.write(json.dumps(row) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
@@ -125,7 +151,9 @@ class RunFolder:
         """
         rows = self.metrics(epochs)
         with self._writing(METRICS):
-            write_text(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+            write_text(
+                self.path / METRICS, "".join(json.dumps(row) + "\n" for row in rows)
+            )
         return rows
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
@@ -181,7 +209,9 @@ class RunFolder:
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of runs that were killed; only the holder of the lock may."""
         for file in self.path.glob(".*.tmp"):
-            with suppress(OSError):  # nothing reads them; a file of somebody else may stay
+            with suppress(
+                OSError
+            ):  # nothing reads them; a file of somebody else may stay
                 file.unlink()
 
 
@@ -192,7 +222,9 @@ def _row(file: Path, number: int, line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or row.get("epoch") != number:
-        raise CheckpointError(f"line {number} of {file} is no record of epoch {number}: {line[:60]!r}; {_REMEDY}")
+        raise CheckpointError(
+            f"line {number} of {file} is no record of epoch {number}: {line[:60]!r}; {_REMEDY}"
+        )
     return row
 
 
@@ -204,10 +236,14 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / _LOCK).open("a").close()  # opened by itself, to tell "cannot be written" from "cannot be locked"
+        (path / _LOCK).open(
+            "a"
+        ).close()  # opened by itself, to tell "cannot be written" from "cannot be locked"
     except OSError as error:
         reason = error.strerror or error
-        raise CheckpointError(f"cannot write to the run folder {path}: {reason}; choose another --runs") from error
+        raise CheckpointError(
+            f"cannot write to the run folder {path}: {reason}; choose another --runs"
+        ) from error
     lock = _locked(path)
     try:
         folder = RunFolder(path)
@@ -223,10 +259,17 @@ def _locked(path: Path) -> BaseFileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:  # an OSError too, so it comes first
-        raise CheckpointError(f"another process is training in {path}; wait for it, or choose another --runs") from None
-    except (OSError, NotImplementedError) as error:  # NotImplementedError: older filelocks, where there is no flock
+        raise CheckpointError(
+            f"another process is training in {path}; wait for it, or choose another --runs"
+        ) from None
+    except (
+        OSError,
+        NotImplementedError,
+    ) as error:  # NotImplementedError: older filelocks, where there is no flock
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"cannot lock {path}: {reason}; choose another --runs") from error
+        raise CheckpointError(
+            f"cannot lock {path}: {reason}; choose another --runs"
+        ) from error
     return lock
 
 
@@ -236,5 +279,7 @@ def find_folder(path: str | os.PathLike[str]) -> RunFolder:
     folder = given if given.is_dir() else given.parent
     if not given.exists() or not (folder / CONFIG).is_file():
         what = "does not exist" if not given.exists() else f"has no {CONFIG} beside it"
-        raise CheckpointError(f"{given} {what}; give a run folder of `sparsify-fx train`, or its {CHECKPOINT}")
+        raise CheckpointError(
+            f"{given} {what}; give a run folder of `sparsify-fx train`, or its {CHECKPOINT}"
+        )
     return RunFolder(folder)

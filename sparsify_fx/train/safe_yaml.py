@@ -30,7 +30,12 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    raise ConstructorError(None, None, f"the key {key.value[:80]!r} is given twice", key.start_mark)
+                    raise ConstructorError(
+                        None,
+                        None,
+                        f"the key {key.value[:80]!r} is given twice",
+                        key.start_mark,
+                    )
                 seen.add((key.tag, key.value))
         return node
 
@@ -38,14 +43,21 @@ class _Loader(yaml.SafeLoader):
         """A whole number: thousands of digits would take Python's own conversion forever, or make it fail."""
         if len(node.value) > LONGEST_NUMBER:
             raise ConstructorError(
-                None, None, f"a number of {len(node.value)} characters, more than {LONGEST_NUMBER}", node.start_mark
+                None,
+                None,
+                f"a number of {len(node.value)} characters, more than {LONGEST_NUMBER}",
+                node.start_mark,
             )
         return int(self.construct_yaml_int(node))
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.yaml_implicit_resolvers = {
+    k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
 )
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_short_int)
 
@@ -60,15 +72,26 @@ def parse_yaml(text: str, source: str) -> Any:
     {'lr': 0.0001}
     """
     if len(text) > MOST_CHARACTERS:
-        raise ConfigError(f"{source} has more than {MOST_CHARACTERS:,} characters; a recipe is much shorter")
+        raise ConfigError(
+            f"{source} has more than {MOST_CHARACTERS:,} characters; a recipe is much shorter"
+        )
     try:
         _check_events(text, source)
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         if isinstance(error, ConfigError):
             raise
         # Not only YAMLError: dates of a thirteenth month, `!!float abc` and the like fail in Python's own conversions.
-        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"{source} is not valid YAML: {' '.join(str(error).split())}"
+        ) from None
 
 
 def check_plain(value: Any, source: str) -> None:
@@ -83,12 +106,16 @@ def check_plain(value: Any, source: str) -> None:
         elif isinstance(item, (list, tuple, set, frozenset)):
             waiting += [(part, depth + 1) for part in item]
         elif isinstance(item, int) and item.bit_length() > 4 * LONGEST_NUMBER:
-            raise ConfigError(f"{source} holds a whole number of more than {LONGEST_NUMBER} digits")
+            raise ConfigError(
+                f"{source} holds a whole number of more than {LONGEST_NUMBER} digits"
+            )
 
 
 def _check_events(text: str, source: str) -> None:
     """Count values before anything is built of them: aliases within aliases double what they stand for."""
-    sizes: dict[str | None, int | None] = {}  # of what an anchor marks; None while it is still open
+    sizes: dict[
+        str | None, int | None
+    ] = {}  # of what an anchor marks; None while it is still open
     open_: list[tuple[str | None, int]] = []
     total = 0
     for event in yaml.parse(text, Loader=_Loader):
@@ -103,7 +130,9 @@ def _check_events(text: str, source: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             size = sizes.get(event.anchor, 0)
             if size is None:
-                raise ConfigError(f"{source}: the alias *{event.anchor} stands inside of what it repeats; write it out")
+                raise ConfigError(
+                    f"{source}: the alias *{event.anchor} stands inside of what it repeats; write it out"
+                )
             total += size
         elif isinstance(event, yaml.ScalarEvent) and event.anchor is not None:
             sizes[event.anchor] = 1
@@ -118,4 +147,6 @@ def _check_limits(count: int, depth: int, source: str) -> None:
             "some dozens"
         )
     if depth > DEEPEST:
-        raise ConfigError(f"{source} is nested more than {DEEPEST} levels deep; a recipe needs four")
+        raise ConfigError(
+            f"{source} is nested more than {DEEPEST} levels deep; a recipe needs four"
+        )

@@ -18,7 +18,12 @@ from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.programs.parameter_groups import ParameterGroups, parameter_groups
 from sparsify_fx.scheduler.scheduler import Scheduler
-from sparsify_fx.train.checks import check_model, check_optimizer_state, check_parts, check_progress
+from sparsify_fx.train.checks import (
+    check_model,
+    check_optimizer_state,
+    check_parts,
+    check_progress,
+)
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
@@ -42,7 +47,9 @@ class Session:
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with the configured label smoothing; evaluated in float32."""
-        return F.cross_entropy(outputs.float(), targets, label_smoothing=self.config.label_smoothing)
+        return F.cross_entropy(
+            outputs.float(), targets, label_smoothing=self.config.label_smoothing
+        )
 
     def autocast(self) -> torch.autocast:
         """bfloat16 for matrix products and convolutions when `amp` is on; nothing otherwise."""
@@ -54,7 +61,11 @@ class Session:
         crop, flip = self.config.augment.crop_padding, self.config.augment.flip
         augment = Augment(crop, flip) if crop or flip else None
         return self.data.train.epoch(
-            self.config.batch_size, train=True, seed=self.config.seed, epoch=epoch, augment=augment
+            self.config.batch_size,
+            train=True,
+            seed=self.config.seed,
+            epoch=epoch,
+            augment=augment,
         )
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -92,11 +103,19 @@ class Session:
             raise _misfit(error) from error
 
 
-_MISFITS = (LookupError, ValueError, RuntimeError, TypeError, AttributeError)  # of states of another kind
+_MISFITS = (
+    LookupError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    AttributeError,
+)  # of states of another kind
 
 
 def _misfit(error: Exception) -> CheckpointError:
-    return CheckpointError(f"the checkpoint does not fit its configuration ({error}); train again with --force")
+    return CheckpointError(
+        f"the checkpoint does not fit its configuration ({error}); train again with --force"
+    )
 
 
 def build_session(config: TrainConfig) -> Session:
@@ -107,7 +126,11 @@ def build_session(config: TrainConfig) -> Session:
     config = config.resolved()
     data = open_data(config)
     model = fresh_model(config, data).to(config.device)
-    initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()} if config.init_from else {}
+    initial = (
+        {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        if config.init_from
+        else {}
+    )
     loss_fn, batches = _scoring(config, data)
     apply(
         model,
@@ -124,8 +147,14 @@ def build_session(config: TrainConfig) -> Session:
     for source in config.init_from:
         take_from(model, source.read(), source.take, init=initial)
     groups = parameter_groups(model, config.weight_decay())
-    options = {name: value for name, value in config.optimizer.options.items() if name != "weight_decay"}
-    optimizer = build_optimizer(groups, config.optimizer.name, config.optimizer.lr, options)
+    options = {
+        name: value
+        for name, value in config.optimizer.options.items()
+        if name != "weight_decay"
+    }
+    optimizer = build_optimizer(
+        groups, config.optimizer.name, config.optimizer.lr, options
+    )
     scheduler = Scheduler(
         model,
         optimizer,
@@ -146,7 +175,13 @@ def build_session(config: TrainConfig) -> Session:
 def open_data(config: TrainConfig, *, download: bool = True) -> Data:
     """The data set of a resolved configuration, on its device; ConfigError when its augmentation does not fit."""
     place, root = torch.device(config.device), Path(config.data_root)
-    data = load_data(config.data, root=root, device=place, image_size=config.image_size, download=download)
+    data = load_data(
+        config.data,
+        root=root,
+        device=place,
+        image_size=config.image_size,
+        download=download,
+    )
     if config.augment.crop_padding > data.image_size:
         raise ConfigError(
             f"augment.crop_padding={config.augment.crop_padding} is more than an image, which has {data.image_size} "
@@ -159,7 +194,10 @@ def fresh_model(config: TrainConfig, task: Data | ModelSpec) -> nn.Module:
     """The model as it is before `apply`, with its initial weights, on the CPU: the same ones on every device."""
     torch.manual_seed(config.seed)
     model = build_model(
-        config.model, num_classes=task.num_classes, in_channels=task.in_channels, image_size=task.image_size
+        config.model,
+        num_classes=task.num_classes,
+        in_channels=task.in_channels,
+        image_size=task.image_size,
     )
     _initialize(config, model, after_apply=False)
     return model
@@ -174,7 +212,11 @@ def _initialize(config: TrainConfig, model: nn.Module, *, after_apply: bool) -> 
 
 def compiled(session: Session) -> nn.Module:
     """The model to train with: `torch.compile`d when asked for. It shares all parameters with `session.model`."""
-    return cast(nn.Module, torch.compile(session.model)) if session.config.compile else session.model
+    return (
+        cast(nn.Module, torch.compile(session.model))
+        if session.config.compile
+        else session.model
+    )
 
 
 def _scoring(config: TrainConfig, data: Data) -> tuple[Any, Any]:

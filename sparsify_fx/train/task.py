@@ -15,7 +15,32 @@ from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.zoo.data import DATASETS, Source
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
-_SIDES = (28, 32, 224, 64, 96, 128, 256, 16, 8, 12, 14, 20, 24, 40, 48, 56, 80, 112, 160, 192, 299, 320, 384, 512)
+_SIDES = (
+    28,
+    32,
+    224,
+    64,
+    96,
+    128,
+    256,
+    16,
+    8,
+    12,
+    14,
+    20,
+    24,
+    40,
+    48,
+    56,
+    80,
+    112,
+    160,
+    192,
+    299,
+    320,
+    384,
+    512,
+)
 _CHANNELS = (3, 1, 2, 4)
 _KEYS = ("num_classes", "in_channels", "image_size")
 
@@ -27,7 +52,12 @@ def as_plain(data: Source) -> dict[str, int]:
     return {key: int(getattr(data, key)) for key in _KEYS}
 
 
-def task_of(folder: RunFolder, config: TrainConfig, state: Mapping[str, Any], data: Source | None) -> ModelSpec:
+def task_of(
+    folder: RunFolder,
+    config: TrainConfig,
+    state: Mapping[str, Any],
+    data: Source | None,
+) -> ModelSpec:
     """Classes, channels and pixels of a run: as its folder says, as its kind of data has them, or by data or weights.
 
     Args:
@@ -57,9 +87,19 @@ def task_of(folder: RunFolder, config: TrainConfig, state: Mapping[str, Any], da
 def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shapes of the plain weights; where a program computes one, that of its mask."""
     inner = "_program.mask"
-    shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
-    named = {key.removesuffix(inner): shape for key, shape in shapes.items() if key.endswith(inner)}
-    return {key: shape for key, shape in shapes.items() if not key.endswith(mask_key(""))} | named
+    shapes = {
+        key: tuple(value.shape)
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    named = {
+        key.removesuffix(inner): shape
+        for key, shape in shapes.items()
+        if key.endswith(inner)
+    }
+    return {
+        key: shape for key, shape in shapes.items() if not key.endswith(mask_key(""))
+    } | named
 
 
 def _fitting(config: TrainConfig, shapes: Shapes) -> Iterator[ModelSpec]:
@@ -70,7 +110,9 @@ def _fitting(config: TrainConfig, shapes: Shapes) -> Iterator[ModelSpec]:
             if classes is not None:
                 spec = ModelSpec(classes, channels, side)
                 own = _built(config.model, spec)
-                if own and all(shapes.get(key, shape) == shape for key, shape in own.items()):
+                if own and all(
+                    shapes.get(key, shape) == shape for key, shape in own.items()
+                ):
                     yield spec
 
 
@@ -78,7 +120,11 @@ def _classes(model: str, channels: int, side: int, shapes: Shapes) -> int | None
     """The number of classes: the length of what two models for different numbers of them do not share."""
     one, other = (_built(model, ModelSpec(count, channels, side)) for count in (5, 7))
     for key, shape in one.items():
-        differing = [axis for axis, (a, b) in enumerate(zip(shape, other[key], strict=True)) if a != b]
+        differing = [
+            axis
+            for axis, (a, b) in enumerate(zip(shape, other[key], strict=True))
+            if a != b
+        ]
         if differing and key in shapes and len(shapes[key]) == len(shape):
             return shapes[key][differing[0]]
     return None
@@ -89,7 +135,10 @@ def _built(model: str, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     try:
         with torch.device("meta"):
             made = build_model(
-                model, num_classes=spec.num_classes, in_channels=spec.in_channels, image_size=spec.image_size
+                model,
+                num_classes=spec.num_classes,
+                in_channels=spec.in_channels,
+                image_size=spec.image_size,
             )
     except (SparsifyError, RuntimeError, ValueError):
         return {}

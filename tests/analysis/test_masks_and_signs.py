@@ -41,7 +41,9 @@ def test_planted_histories_settle_and_switch_where_they_should() -> None:
             [0.5, 1, -9, 1, 1, -1],
         ]
     )
-    history = [{"w": torch.cat([row, torch.tensor([-1.0, 1.0])])} for row in planted]  # two more that are pruned
+    history = [
+        {"w": torch.cat([row, torch.tensor([-1.0, 1.0])])} for row in planted
+    ]  # two more that are pruned
     mask = {"w": torch.tensor([1, 1, 1, 1, 1, 1, 0, 0], dtype=torch.uint8)}
     signs = kept_signs(history, mask)
     assert signs.shape == (5, 6)
@@ -53,7 +55,10 @@ def test_overlap_of_equal_disjoint_and_random_masks() -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda: (torch.rand(200, 200, generator=generator) < 0.1).to(torch.uint8)  # noqa: E731
     a, b = draw(), draw()
-    same, other = mask_overlap({"w": a}, {"w": a})["w"], mask_overlap({"w": a}, {"w": 1 - a})["w"]
+    same, other = (
+        mask_overlap({"w": a}, {"w": a})["w"],
+        mask_overlap({"w": a}, {"w": 1 - a})["w"],
+    )
     assert (same.iou, other.iou) == (1.0, 0.0)
     assert same.both == int(a.sum())
     chance = mask_overlap({"w": a}, {"w": b})["w"]

@@ -23,7 +23,11 @@ from tests.conftest import batch, small_net
 def quadratic(eigenvalues: list[float], seed: int = 0) -> tuple[MeanLoss, Tensor]:
     """½ xᵀAx with A = Q diag(eigenvalues) Qᵀ, and A; x is split into two tensors."""
     generator = torch.Generator().manual_seed(seed)
-    q, _ = torch.linalg.qr(torch.randn(len(eigenvalues), len(eigenvalues), generator=generator, dtype=torch.float64))
+    q, _ = torch.linalg.qr(
+        torch.randn(
+            len(eigenvalues), len(eigenvalues), generator=generator, dtype=torch.float64
+        )
+    )
     matrix = q @ torch.tensor(eigenvalues, dtype=torch.float64).diag() @ q.T
 
     def loss(weights: Weights) -> Tensor:
@@ -31,7 +35,10 @@ def quadratic(eigenvalues: list[float], seed: int = 0) -> tuple[MeanLoss, Tensor
         return x @ matrix @ x / 2
 
     size = len(eigenvalues) - 4
-    point = {"a": torch.randn(2, 2, generator=generator).double(), "b": torch.randn(size, generator=generator).double()}
+    point = {
+        "a": torch.randn(2, 2, generator=generator).double(),
+        "b": torch.randn(size, generator=generator).double(),
+    }
     return MeanLoss(point, ((0.25, loss), (0.75, loss)), {}), matrix
 
 
@@ -51,7 +58,9 @@ def test_a_quadratic_has_the_eigenvalue_and_trace_of_its_matrix() -> None:
     estimate = trace(operator, probes=400, seed=1)
     assert abs(estimate.value - sum(values)) < 4 * estimate.standard_error
     # Var(zᵀAz) = 2 (|A|² − Σ a_ii²) for random signs
-    exact = (2 * (matrix.square().sum() - matrix.diagonal().square().sum()) / 400).sqrt()
+    exact = (
+        2 * (matrix.square().sum() - matrix.diagonal().square().sum()) / 400
+    ).sqrt()
     assert estimate.standard_error == pytest.approx(float(exact), rel=0.15)
 
 
@@ -64,7 +73,9 @@ def test_masked_entries_are_no_directions() -> None:
     assert operator.size == 4
     top = largest_eigenvalue(operator, tolerance=1e-10)
     assert top.value == pytest.approx(float(torch.linalg.eigvalsh(part)[-1]))
-    assert trace(operator, probes=2000).value == pytest.approx(float(part.trace()), rel=0.05)
+    assert trace(operator, probes=2000).value == pytest.approx(
+        float(part.trace()), rel=0.05
+    )
     with pytest.raises(AnalysisError, match="fits no trainable tensor"):
         hessian(MeanLoss(loss.point, loss.terms, {"c": mask["a"]}))
     with pytest.raises(AnalysisError, match="at least 2"):
@@ -73,29 +84,55 @@ def test_masked_entries_are_no_directions() -> None:
 
 def tiny(parameterization: str = "product") -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Tanh(), nn.Linear(3, 4)).double()
-    return sparsify_fx.apply(model, "random", sparsity=0.8, seed=1, parameterization=parameterization).eval()
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 3), nn.Tanh(), nn.Linear(3, 4)
+    ).double()
+    return sparsify_fx.apply(
+        model, "random", sparsity=0.8, seed=1, parameterization=parameterization
+    ).eval()
 
 
 def doubled(size: int = 12) -> list[tuple[Tensor, Tensor]]:
-    return [(batch(0, size)[0].double(), batch(0, size)[1]), (batch(1, 5)[0].double(), batch(1, 5)[1])]
+    return [
+        (batch(0, size)[0].double(), batch(0, size)[1]),
+        (batch(1, 5)[0].double(), batch(1, 5)[1]),
+    ]
 
 
 def test_the_hessian_of_a_model_is_that_of_autograd_in_both_spaces() -> None:
     model, batches = tiny(), doubled()
-    inputs, targets = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    inputs, targets = (
+        torch.cat([x for x, _ in batches]),
+        torch.cat([y for _, y in batches]),
+    )
     for space in ("theta", "factors"):
         plain = sparsify_fx.merge(copy.deepcopy(model)) if space == "theta" else model
-        masks = {n: p.current_mask() for n, p in programs(model).items()} if space == "theta" else {}
+        masks = (
+            {n: p.current_mask() for n, p in programs(model).items()}
+            if space == "theta"
+            else {}
+        )
         operator = hessian(mean_loss(plain, batches, F.cross_entropy, masks))  # type: ignore[arg-type]
         names = [name for name, _ in plain.named_parameters()]
         sizes = [p.numel() for p in plain.parameters()]
         shapes = [p.shape for p in plain.parameters()]
 
-        def loss(flat: Tensor, plain: nn.Module = plain, names=names, sizes=sizes, shapes=shapes) -> Tensor:  # type: ignore[no-untyped-def]
-            parts = [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
+        def loss(
+            flat: Tensor,
+            plain: nn.Module = plain,
+            names=names,
+            sizes=sizes,
+            shapes=shapes,
+        ) -> Tensor:  # type: ignore[no-untyped-def]
+            parts = [
+                part.view(shape)
+                for part, shape in zip(flat.split(sizes), shapes, strict=True)
+            ]
             return F.cross_entropy(
-                torch.func.functional_call(plain, dict(zip(names, parts, strict=True)), (inputs,)), targets
+                torch.func.functional_call(
+                    plain, dict(zip(names, parts, strict=True)), (inputs,)
+                ),
+                targets,
             )
 
         point = torch.cat([p.detach().flatten() for p in plain.parameters()])
@@ -105,12 +142,19 @@ def test_the_hessian_of_a_model_is_that_of_autograd_in_both_spaces() -> None:
         assert kept == living * (2 if space == "factors" else 1) + 3 + 4
         if space == "theta":  # pruned directions have curvature there; leave them out
             flags = torch.cat(
-                [masks[n].flatten() if n in masks else torch.ones(s) for n, s in zip(names, sizes, strict=True)]
+                [
+                    masks[n].flatten() if n in masks else torch.ones(s)
+                    for n, s in zip(names, sizes, strict=True)
+                ]
             )
             full = full[flags.bool()][:, flags.bool()]
         values = torch.linalg.eigvalsh(full)
-        assert largest_eigenvalue(operator, iterations=kept, tolerance=1e-9).value == pytest.approx(float(values[-1]))
-        assert trace(operator, probes=500).value == pytest.approx(float(full.trace()), rel=0.15)
+        assert largest_eigenvalue(
+            operator, iterations=kept, tolerance=1e-9
+        ).value == pytest.approx(float(values[-1]))
+        assert trace(operator, probes=500).value == pytest.approx(
+            float(full.trace()), rel=0.15
+        )
 
 
 def test_batch_norm_in_eval_mode_does_not_see_how_samples_are_batched() -> None:
@@ -118,10 +162,18 @@ def test_batch_norm_in_eval_mode_does_not_see_how_samples_are_batched() -> None:
     inputs, targets = batch(0, 12)
     before = copy.deepcopy(model.state_dict())
     one = hessian(mean_loss(model, [(inputs, targets)], F.cross_entropy))
-    two = hessian(mean_loss(model, [(inputs[:5], targets[:5]), (inputs[5:], targets[5:])], F.cross_entropy))
+    two = hessian(
+        mean_loss(
+            model,
+            [(inputs[:5], targets[:5]), (inputs[5:], targets[5:])],
+            F.cross_entropy,
+        )
+    )
     vector = torch.randn(one.size)
     assert torch.allclose(one.product(vector), two.product(vector), atol=1e-5)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()
+    )
     with pytest.raises(AnalysisError, match="at least one sample"):
         mean_loss(model, [], F.cross_entropy)
 
@@ -129,18 +181,28 @@ def test_batch_norm_in_eval_mode_does_not_see_how_samples_are_batched() -> None:
 def test_the_same_seed_gives_the_same_numbers() -> None:
     operator = Operator(30, lambda v: torch.arange(30.0) * v, torch.zeros(0))
     assert largest_eigenvalue(operator, seed=3) == largest_eigenvalue(operator, seed=3)
-    assert trace(hessian(quadratic([1.0] * 6)[0]), probes=3) == trace(hessian(quadratic([1.0] * 6)[0]), probes=3)
+    assert trace(hessian(quadratic([1.0] * 6)[0]), probes=3) == trace(
+        hessian(quadratic([1.0] * 6)[0]), probes=3
+    )
 
 
 def test_gradient_norms_are_those_of_autograd_under_the_mask() -> None:
     model, batches = sparsify_fx.merge(tiny("dense")), doubled()
-    masks = {"1.weight": (model[1].weight != 0).to(torch.uint8), "3.weight": torch.zeros(4, 3, dtype=torch.uint8)}  # type: ignore[index]
+    masks = {
+        "1.weight": (model[1].weight != 0).to(torch.uint8),
+        "3.weight": torch.zeros(4, 3, dtype=torch.uint8),
+    }  # type: ignore[index]
     found = gradient_flow(mean_loss(model, batches, F.cross_entropy), masks)
-    inputs, targets = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    inputs, targets = (
+        torch.cat([x for x, _ in batches]),
+        torch.cat([y for _, y in batches]),
+    )
     F.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
     expected = float((model[1].weight.grad * masks["1.weight"]).norm())  # type: ignore[index,union-attr,operator]
     assert found["1.weight"].norm == pytest.approx(expected)
-    assert found["1.weight"].rms == pytest.approx(expected / int(masks["1.weight"].sum()) ** 0.5)
+    assert found["1.weight"].rms == pytest.approx(
+        expected / int(masks["1.weight"].sum()) ** 0.5
+    )
     assert (found["3.weight"].norm, found["3.weight"].rms) == (0.0, 0.0)
 
 
@@ -159,7 +221,12 @@ def test_a_network_is_connected_to_itself_and_not_to_its_permutation() -> None:
     order = torch.randperm(16, generator=generator)
     b = copy.deepcopy(a)
     with torch.no_grad():
-        for tensor in (*b[0].parameters(), *b[1].parameters(), b[1].running_mean, b[1].running_var):
+        for tensor in (
+            *b[0].parameters(),
+            *b[1].parameters(),
+            b[1].running_mean,
+            b[1].running_var,
+        ):
             tensor.copy_(tensor[order])
         b[3].weight.copy_(b[3].weight[:, order])
     assert torch.allclose(a.eval()(inputs), b.eval()(inputs), atol=1e-5)
@@ -187,19 +254,37 @@ def test_planted_dead_channels_are_found() -> None:
     alive = dead_channels(net, [(inputs, targets)], F.cross_entropy)
     assert all(layer.dead == 0 for layer in alive.values())
     with torch.no_grad():
-        net[0].weight[2] = 0  # no input, and a positive constant after batch norm, which ReLU lets through
+        net[0].weight[2] = (
+            0  # no input, and a positive constant after batch norm, which ReLU lets through
+        )
         net[0].weight[5] = 0
         net[1].bias[[2, 5]] = 0.1  # 1 would push a channel of net.3 below zero for good
         net[3].weight[:, 3] = 0  # groups of 4: channels 3 and 7 of net.0 have no reader
-        net[4].weight[6] = 0  # batch norm closes channel 6 of net.3, but its bias of 0 ...
+        net[4].weight[6] = (
+            0  # batch norm closes channel 6 of net.3, but its bias of 0 ...
+        )
         net[4].bias[6] = -1  # ... or below means that ReLU stops the gradient as well
         net[7].weight[1] = 0  # a class without weights
-    found = dead_channels(net, [(inputs[:9], targets[:9]), (inputs[9:], targets[9:])], F.cross_entropy)
-    assert (found["0"].without_weights, found["0"].constant, found["0"].unheard, found["0"].dead) == (2, 2, 2, 4)
+    found = dead_channels(
+        net, [(inputs[:9], targets[:9]), (inputs[9:], targets[9:])], F.cross_entropy
+    )
+    assert (
+        found["0"].without_weights,
+        found["0"].constant,
+        found["0"].unheard,
+        found["0"].dead,
+    ) == (2, 2, 2, 4)
     assert (found["3"].constant, found["3"].unheard, found["3"].dead) == (0, 1, 1)
-    assert (found["7"].channels, found["7"].without_weights, found["7"].constant, found["7"].dead) == (4, 1, 1, 1)
+    assert (
+        found["7"].channels,
+        found["7"].without_weights,
+        found["7"].constant,
+        found["7"].dead,
+    ) == (4, 1, 1, 1)
     with torch.no_grad():
-        net[3].weight.zero_()  # upstream everything is unheard, downstream everything constant
+        net[
+            3
+        ].weight.zero_()  # upstream everything is unheard, downstream everything constant
     found = dead_channels(net, [(inputs, targets)], F.cross_entropy)
     assert found["3"].collapsed
     assert found["0"].collapsed
@@ -208,15 +293,31 @@ def test_planted_dead_channels_are_found() -> None:
     with pytest.raises(AnalysisError, match="at least two samples"):
         dead_channels(net, [(inputs[:1], targets[:1])], F.cross_entropy)
     with pytest.raises(AnalysisError, match="no convolution or linear"):
-        dead_channels(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192)).eval(), [(inputs, targets)], F.cross_entropy)
+        dead_channels(
+            nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192)).eval(),
+            [(inputs, targets)],
+            F.cross_entropy,
+        )
 
 
 def test_transposed_and_unbatched_channels() -> None:
     """A transposed convolution holds its output channels second, in groups."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    net = nn.Sequential(
+        nn.ConvTranspose2d(4, 6, 3, groups=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    )
     with torch.no_grad():
         net[0].weight[2:, 1] = 0  # second group, its second output: channel 4
     inputs = torch.randn(5, 4, 6, 6)
-    found = dead_channels(net.eval(), [(inputs, torch.tensor([0, 1, 2, 0, 1]))], F.cross_entropy)
-    assert (found["0"].channels, found["0"].without_weights, found["0"].constant, found["0"].dead) == (6, 1, 1, 1)
+    found = dead_channels(
+        net.eval(), [(inputs, torch.tensor([0, 1, 2, 0, 1]))], F.cross_entropy
+    )
+    assert (
+        found["0"].channels,
+        found["0"].without_weights,
+        found["0"].constant,
+        found["0"].dead,
+    ) == (6, 1, 1, 1)

@@ -47,19 +47,33 @@ def scaled_when_plain(layer: nn.Linear) -> Tensor:
 
 
 def scaled_when_plain_in_training(layer: nn.Linear) -> Tensor:
-    return layer.weight * (2 if isinstance(layer.weight, nn.Parameter) and layer.training else 1)
+    return layer.weight * (
+        2 if isinstance(layer.weight, nn.Parameter) and layer.training else 1
+    )
 
 
 def trained_when_plain(layer: nn.Linear) -> Tensor:
-    return layer.weight if isinstance(layer.weight, nn.Parameter) else layer.weight.detach()
+    return (
+        layer.weight
+        if isinstance(layer.weight, nn.Parameter)
+        else layer.weight.detach()
+    )
 
 
 def infinite_when_rewritten(layer: nn.Linear) -> Tensor:
-    return layer.weight if isinstance(layer.weight, nn.Parameter) else layer.weight * torch.sqrt(layer.weight.sum() * 0)
+    return (
+        layer.weight
+        if isinstance(layer.weight, nn.Parameter)
+        else layer.weight * torch.sqrt(layer.weight.sum() * 0)
+    )
 
 
 def drawing_when_rewritten(layer: nn.Linear) -> Tensor:
-    return layer.weight if isinstance(layer.weight, nn.Parameter) else layer.weight + torch.randn(())
+    return (
+        layer.weight
+        if isinstance(layer.weight, nn.Parameter)
+        else layer.weight + torch.randn(())
+    )
 
 
 class Loud(nn.Linear):
@@ -115,9 +129,15 @@ def test_a_model_that_notices_fails(
         CHECKS[check](bench(tmp_path, lambda: Reader(read), 2, 16))
 
 
-def test_a_difference_that_only_rounding_makes_is_said_with_both_figures(tmp_path: Path) -> None:
+def test_a_difference_that_only_rounding_makes_is_said_with_both_figures(
+    tmp_path: Path,
+) -> None:
     """The last bit of a weight makes 1e-4 of the sine of 10000 weights in float32, and 1e-12 in float64."""
-    note = CHECKS["forward"](bench(tmp_path, lambda: Reader(lambda layer: torch.sin(1e4 * layer.weight)), 2, 16))
+    note = CHECKS["forward"](
+        bench(
+            tmp_path, lambda: Reader(lambda layer: torch.sin(1e4 * layer.weight)), 2, 16
+        )
+    )
     assert "by rounding of float32" in note
     assert "0.0e+00 with weights m·w" in note
     assert "in float64" in note
@@ -159,12 +179,16 @@ def test_a_wrong_number_of_weights_fails(tmp_path: Path) -> None:
 
 def test_another_class_after_the_merge_fails(tmp_path: Path) -> None:
     usual = bench(tmp_path, small_net, 2, 3, 8, 8)
-    usual.original = replace(usual.original, classes={**usual.original.classes, "0": nn.Conv1d})
+    usual.original = replace(
+        usual.original, classes={**usual.original.classes, "0": nn.Conv1d}
+    )
     with pytest.raises(CoverageError, match="0 has another class after the merge"):
         CHECKS["merge"](usual)
 
 
-def test_a_dense_model_that_cannot_be_exported_is_told_from_a_failure(tmp_path: Path) -> None:
+def test_a_dense_model_that_cannot_be_exported_is_told_from_a_failure(
+    tmp_path: Path,
+) -> None:
     class Branching(Lone):
         def forward(self, inputs: Tensor) -> Any:
             return self.layer(inputs) if inputs.sum() > -1e9 else self.layer(-inputs)
@@ -173,7 +197,9 @@ def test_a_dense_model_that_cannot_be_exported_is_told_from_a_failure(tmp_path: 
         CHECKS["onnx"](bench(tmp_path, Branching, 2, 16))
 
 
-def test_an_export_that_differs_by_rounding_alone_is_said_with_both_figures(tmp_path: Path) -> None:
+def test_an_export_that_differs_by_rounding_alone_is_said_with_both_figures(
+    tmp_path: Path,
+) -> None:
     """The order of a sum of 2048 products changes its last bit, and that the sine of 1e4 times it by 1e-3."""
 
     class Steep(Lone):
@@ -194,7 +220,11 @@ class Normed(nn.Module):
 
     def __init__(self, steepness: float) -> None:
         super().__init__()
-        self.layer, self.norm, self.steepness = nn.Linear(512, 64), nn.BatchNorm1d(64, eps=1e-30), steepness
+        self.layer, self.norm, self.steepness = (
+            nn.Linear(512, 64),
+            nn.BatchNorm1d(64, eps=1e-30),
+            steepness,
+        )
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.sin(self.steepness * self.norm(self.layer(inputs)))
@@ -220,7 +250,9 @@ def test_norms_that_saw_too_little_are_calibrated_once_more(tmp_path: Path) -> N
 
 
 def test_outputs_that_rounding_alone_decides_prove_nothing(tmp_path: Path) -> None:
-    with pytest.raises(CoverageError, match=r"rounding to float32 makes .* such outputs prove nothing"):
+    with pytest.raises(
+        CoverageError, match=r"rounding to float32 makes .* such outputs prove nothing"
+    ):
         CHECKS["onnx"](nearly_equal_samples(tmp_path, 1e8))
 
 
@@ -232,5 +264,8 @@ def test_an_export_that_answers_otherwise_fails(tmp_path: Path) -> None:
             outputs: Tensor = self.layer(inputs)
             return outputs * (1.01 if torch.compiler.is_exporting() else 1.0)
 
-    with pytest.raises(CoverageError, match=r"PyTorch by 1\.0e-02.* -- the dense model's file differs too"):
+    with pytest.raises(
+        CoverageError,
+        match=r"PyTorch by 1\.0e-02.* -- the dense model's file differs too",
+    ):
         CHECKS["onnx"](bench(tmp_path, Exported, 2, 16))

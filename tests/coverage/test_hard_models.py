@@ -21,18 +21,54 @@ pytestmark = pytest.mark.slow
 
 HARD = {
     "torchvision": (
-        *("convnext_tiny", "densenet121", "googlenet", "inception_v3", "maskrcnn_resnet50_fpn", "r3d_18", "raft_small"),
+        *(
+            "convnext_tiny",
+            "densenet121",
+            "googlenet",
+            "inception_v3",
+            "maskrcnn_resnet50_fpn",
+            "r3d_18",
+            "raft_small",
+        ),
         *("ssdlite320_mobilenet_v3_large", "swin_v2_t", "vit_b_32"),
     ),
     "timm": (
-        *("beit_base_patch16_224", "coat_tiny", "deit_small_patch16_224", "dpn48b", "eca_nfnet_l0", "efficientvit_m0"),
-        *("eva02_tiny_patch14_224", "gcvit_xxtiny", "halonet26t", "levit_128s", "mobileone_s0", "mobilevit_xxs"),
-        *("nf_regnet_b0", "sequencer2d_s", "swiftformer_xs", "tf_efficientnet_cc_b0_4e", "tiny_vit_5m_224"),
+        *(
+            "beit_base_patch16_224",
+            "coat_tiny",
+            "deit_small_patch16_224",
+            "dpn48b",
+            "eca_nfnet_l0",
+            "efficientvit_m0",
+        ),
+        *(
+            "eva02_tiny_patch14_224",
+            "gcvit_xxtiny",
+            "halonet26t",
+            "levit_128s",
+            "mobileone_s0",
+            "mobilevit_xxs",
+        ),
+        *(
+            "nf_regnet_b0",
+            "sequencer2d_s",
+            "swiftformer_xs",
+            "tf_efficientnet_cc_b0_4e",
+            "tiny_vit_5m_224",
+        ),
         *("visformer_tiny", "vit_small_patch16_dinov3", "xcit_nano_12_p16_224"),
     ),
 }
-EXPORTED = ("efficientvit_m0", "mobilevit_xxs", "nf_regnet_b0", "sequencer2d_s", "swiftformer_xs")
-CHOSEN = [subject for suite, names in HARD.items() for subject in subjects(suite, names=names)]
+EXPORTED = (
+    "efficientvit_m0",
+    "mobilevit_xxs",
+    "nf_regnet_b0",
+    "sequencer2d_s",
+    "swiftformer_xs",
+)
+CHOSEN = [
+    subject for suite, names in HARD.items() for subject in subjects(suite, names=names)
+]
 LARGEST_FIRST = sorted(CHOSEN, key=lambda subject: -subject.parameters)
 
 

@@ -43,13 +43,22 @@ def test_a_killed_process_is_the_reason() -> None:
         while (pid := children[0].pid) is None:
             time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
-    assert future.result().failures()["pickle"].startswith("the process ended with code -9 during ")
+    assert (
+        future.result()
+        .failures()["pickle"]
+        .startswith("the process ended with code -9 during ")
+    )
 
 
 def test_a_model_that_does_not_build_says_why() -> None:
-    result = examine_apart(Subject("timm", "no_such_net", "none", 1), ["forward", "onnx"], Limits())
+    result = examine_apart(
+        Subject("timm", "no_such_net", "none", 1), ["forward", "onnx"], Limits()
+    )
     assert set(result.failures()) == {"forward", "onnx"}
-    assert "the original model does not run: RuntimeError: Unknown model (no_such_net)" in result.checks["onnx"].note
+    assert (
+        "the original model does not run: RuntimeError: Unknown model (no_such_net)"
+        in result.checks["onnx"].note
+    )
 
 
 def test_facts_of_the_model_come_back() -> None:
@@ -85,7 +94,9 @@ if __name__ == "__main__":
 
 def test_no_process_outlives_the_one_that_asked_for_it(tmp_path: Path) -> None:
     (tmp_path / "orphan.py").write_text(ORPHAN)
-    with subprocess.Popen([sys.executable, tmp_path / "orphan.py"], stdout=subprocess.PIPE, text=True) as asking:
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "orphan.py"], stdout=subprocess.PIPE, text=True
+    ) as asking:
         assert asking.stdout is not None
         pid = int(asking.stdout.readline())
         while memory_of(pid) < 50 * 2**20:  # it is not yet at work
@@ -117,7 +128,14 @@ def test_time_is_that_of_the_processor() -> None:
 def test_a_process_that_hangs_is_ended_too() -> None:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(examine_apart, SMALL, ["forward"], Limits(seconds=2.0))
-        while not (children := multiprocessing.active_children()) or children[0].pid is None:
+        while (
+            not (children := multiprocessing.active_children())
+            or children[0].pid is None
+        ):
             time.sleep(0.001)
         os.kill(children[0].pid, signal.SIGSTOP)
-    assert future.result().failures()["forward"].startswith("more than 10 s by the clock for ")
+    assert (
+        future.result()
+        .failures()["forward"]
+        .startswith("more than 10 s by the clock for ")
+    )

@@ -35,13 +35,22 @@ SMALL = subjects("timm", names=["test_vit", "test_resnet"])
 
 
 def call(*arguments: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["coverage", *map(str, arguments)])
+    return CliRunner(env={"COLUMNS": "200"}).invoke(
+        app, ["coverage", *map(str, arguments)]
+    )
 
 
 def swept(path: Path, checks: list[str], **options: Any) -> list[str]:
     """The names of the models that were examined now."""
     seen: list[str] = []
-    sweep(SMALL, checks, Limits(), path=path, progress=lambda n, count, result: seen.append(result.name), **options)
+    sweep(
+        SMALL,
+        checks,
+        Limits(),
+        path=path,
+        progress=lambda n, count, result: seen.append(result.name),
+        **options,
+    )
     return seen
 
 
@@ -50,15 +59,21 @@ def test_only_what_is_missing_is_examined(tmp_path: Path) -> None:
     assert len(swept(path, ["keys"])) == 2
     assert swept(path, ["keys"]) == []
     assert len(swept(path, ["keys", "forward"])) == 2
-    assert all(list(result.checks) == ["keys", "forward"] for result in read_results(path))
-    write_results(path, [result for result in read_results(path) if result.name != "test_vit"])
+    assert all(
+        list(result.checks) == ["keys", "forward"] for result in read_results(path)
+    )
+    write_results(
+        path, [result for result in read_results(path) if result.name != "test_vit"]
+    )
     assert swept(path, ["keys", "forward"]) == ["test_vit"]
 
 
 def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     with FileLock(f"{path}.lock"):
-        refused = call("--suite", "timm", "--models", "test_vit", "--no-onnx", "--json", path)
+        refused = call(
+            "--suite", "timm", "--models", "test_vit", "--no-onnx", "--json", path
+        )
     assert refused.exit_code == 2
     assert f"another sweep writes to {path}" in refused.output.replace("\n", "")
     assert not path.exists()
@@ -81,7 +96,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(CheckpointError, match="no coverage results"):
         read_results(path)
-    path.write_text(json.dumps({"versions": {**versions(), "torch": "1.0"}, "results": []}), encoding="utf-8")
+    path.write_text(
+        json.dumps({"versions": {**versions(), "torch": "1.0"}, "results": []}),
+        encoding="utf-8",
+    )
     with pytest.raises(CheckpointError, match=r"made with torch 1\.0"):
         read_results(path)
     assert read_results(path, same_versions=False) == []
@@ -93,7 +111,9 @@ def test_the_command_writes_results_and_goes_on(tmp_path: Path) -> None:
     first = call(*arguments, "--markdown", page)
     assert first.exit_code == 0, first.output
     assert "1/1 test_vit: passed" in first.output
-    assert list(json.loads(path.read_text())["results"][0]["checks"]) == [name for name in CHECKS if name != "onnx"]
+    assert list(json.loads(path.read_text())["results"][0]["checks"]) == [
+        name for name in CHECKS if name != "onnx"
+    ]
     assert "| test_vit | vision_transformer |" in page.read_text(encoding="utf-8")
     assert "1/1 test_vit" not in call(*arguments).output
     shown = call("--results", path, "--json", "-")
@@ -101,7 +121,15 @@ def test_the_command_writes_results_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_failed_check_gives_exit_code_1_and_its_reason(tmp_path: Path) -> None:
-    arguments = ["--suite", "timm", "--models", "test_vit", "--no-onnx", "--memory-limit", "0.1"]
+    arguments = [
+        "--suite",
+        "timm",
+        "--models",
+        "test_vit",
+        "--no-onnx",
+        "--memory-limit",
+        "0.1",
+    ]
     done = call(*arguments)
     assert done.exit_code == 1
     assert "more than 0.1 GB of memory" in done.output
@@ -131,10 +159,24 @@ def test_the_documentation_says_what_the_checks_are_now() -> None:
 
 def test_the_page_counts_exactly_and_keeps_every_reason() -> None:
     def model(name: str, state: str, note: str = "") -> ModelResult:
-        return ModelResult("timm", name, "nets", 1_500_000, "2x3x64x64", 7, {"onnx": Outcome(state, note)})
+        return ModelResult(
+            "timm",
+            name,
+            "nets",
+            1_500_000,
+            "2x3x64x64",
+            7,
+            {"onnx": Outcome(state, note)},
+        )
 
-    found = [model("a", PASSED), model("b", FAILED, "wrong | by `0.1`"), model("c", NO_EXPORT, "no such operator")]
-    assert summary_rows(found, ["onnx"]) == [("timm", "onnx", "1 of 2 (50.0 %)", "1 have no dense export")]
+    found = [
+        model("a", PASSED),
+        model("b", FAILED, "wrong | by `0.1`"),
+        model("c", NO_EXPORT, "no such operator"),
+    ]
+    assert summary_rows(found, ["onnx"]) == [
+        ("timm", "onnx", "1 of 2 (50.0 %)", "1 have no dense export")
+    ]
     page = markdown(found, ["onnx"], {"torch": "2"}, "# Title", ["timm d"])
     assert "Not examined yet, and in none of the numbers: timm d." in page
     assert "| b | onnx | `wrong / by '0.1'` |" in page

@@ -22,7 +22,12 @@ def net_of(kind: str) -> nn.Module:
         return model.double()
     torch.manual_seed(1)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=2), nn.Softplus(), nn.Flatten(), nn.Linear(36, 6), nn.Tanh(), nn.Linear(6, 4)
+        nn.Conv2d(3, 4, 3, stride=2),
+        nn.Softplus(),
+        nn.Flatten(),
+        nn.Linear(36, 6),
+        nn.Tanh(),
+        nn.Linear(6, 4),
     ).double()
 
 
@@ -34,7 +39,10 @@ def batches_of(count: int = 2, size: int = 6) -> list[tuple[Tensor, Tensor]]:
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """The prunable weights, detached copies."""
-    return {name: layer.weight.detach().clone() for name, layer in select_layers(model).items()}
+    return {
+        name: layer.weight.detach().clone()
+        for name, layer in select_layers(model).items()
+    }
 
 
 def context_of(model: nn.Module, **changes: Any) -> PruningContext:
@@ -53,11 +61,18 @@ def context_of(model: nn.Module, **changes: Any) -> PruningContext:
     return PruningContext(**(given | changes))
 
 
-def mean_loss(model: nn.Module, batches: list[tuple[Tensor, Tensor]], temperature: float = 1.0) -> Tensor:
+def mean_loss(
+    model: nn.Module, batches: list[tuple[Tensor, Tensor]], temperature: float = 1.0
+) -> Tensor:
     """The mean over the batches of the loss, by an ordinary forward (which moves running statistics)."""
-    losses = [F.cross_entropy(model(inputs) / temperature, labels) for inputs, labels in batches]
+    losses = [
+        F.cross_entropy(model(inputs) / temperature, labels)
+        for inputs, labels in batches
+    ]
     return torch.stack(losses).mean()
 
 
-def scores_of(criterion: Criterion, model: nn.Module, **changes: Any) -> dict[str, Tensor]:
+def scores_of(
+    criterion: Criterion, model: nn.Module, **changes: Any
+) -> dict[str, Tensor]:
     return criterion.scores(context_of(model, **changes))

@@ -29,8 +29,12 @@ def test_gradient_and_snip_are_those_of_backward(kind: str) -> None:
     expected = backward(model)
     gradient, snip = (scores_of(CRITERIA[name], model) for name in ("gradient", "snip"))
     for name, weight in weights_of(model).items():
-        torch.testing.assert_close(gradient[name], expected[name].abs(), rtol=1e-9, atol=1e-14)
-        torch.testing.assert_close(snip[name], (weight * expected[name]).abs(), rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(
+            gradient[name], expected[name].abs(), rtol=1e-9, atol=1e-14
+        )
+        torch.testing.assert_close(
+            snip[name], (weight * expected[name]).abs(), rtol=1e-9, atol=1e-14
+        )
 
 
 @both_nets
@@ -45,12 +49,16 @@ def test_snip_is_the_derivative_of_the_loss_by_the_mask(kind: str) -> None:
                 twin.get_parameter(name).data.view(-1)[index] *= c
                 losses.append(mean_loss(twin, batches_of()).item())
             derivative = abs(losses[0] - losses[1]) / 2e-5
-            assert derivative == pytest.approx(snip[name].view(-1)[index].item(), rel=1e-5, abs=1e-9)
+            assert derivative == pytest.approx(
+                snip[name].view(-1)[index].item(), rel=1e-5, abs=1e-9
+            )
 
 
 @both_nets
 @pytest.mark.parametrize("temperature", [200.0, 1.0])
-def test_grasp_is_theta_times_hessian_times_gradient(kind: str, temperature: float) -> None:
+def test_grasp_is_theta_times_hessian_times_gradient(
+    kind: str, temperature: float
+) -> None:
     model = net_of(kind)
     twin = copy.deepcopy(model)
     parameters = {name: twin.get_parameter(name) for name in weights_of(model)}
@@ -76,8 +84,12 @@ def test_grasp_by_finite_differences_of_the_gradient_norm() -> None:
     scores = scores_of(GraSP(temperature=1.0), model)
     for name, weight in weights_of(model).items():
         for index in (0, weight.numel() - 1):
-            derivative = (half_norm(name, index, 1 + 1e-5) - half_norm(name, index, 1 - 1e-5)) / 2e-5
-            assert derivative == pytest.approx(scores[name].view(-1)[index].item(), rel=1e-4, abs=1e-9)
+            derivative = (
+                half_norm(name, index, 1 + 1e-5) - half_norm(name, index, 1 - 1e-5)
+            ) / 2e-5
+            assert derivative == pytest.approx(
+                scores[name].view(-1)[index].item(), rel=1e-4, abs=1e-9
+            )
 
 
 def test_grasp_keeps_what_the_gradient_flow_needs() -> None:

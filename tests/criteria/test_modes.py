@@ -53,9 +53,13 @@ def test_the_mode_of_the_model_does_not_matter_and_stays(criterion: str) -> None
 
 
 @pytest.mark.parametrize("criterion", MODED)
-def test_evaluation_is_another_mask_and_does_not_depend_on_the_model_either(criterion: str) -> None:
+def test_evaluation_is_another_mask_and_does_not_depend_on_the_model_either(
+    criterion: str,
+) -> None:
     chosen = {"name": criterion, "mode": "eval"}
-    training, evaluated = (masks(net, chosen) for net in (with_dropout(), with_dropout().eval()))
+    training, evaluated = (
+        masks(net, chosen) for net in (with_dropout(), with_dropout().eval())
+    )
     assert equal(training, evaluated)
     assert not equal(training, masks(with_dropout(), criterion))
 
@@ -72,13 +76,20 @@ def test_the_mode_holds_within_a_training_too(method: str) -> None:
     given: dict[str, Any] = {"batches": [batch(0)], "loss_fn": F.cross_entropy}
     found = []
     for mode in (True, False):
-        model = sparsify_fx.apply(with_dropout(), "lrr", criterion=method, sparsity=0.2, **given)
+        model = sparsify_fx.apply(
+            with_dropout(), "lrr", criterion=method, sparsity=0.2, **given
+        )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=1, steps_per_epoch=1)
         model.train(mode)
         scheduler.step()
         assert model.training is mode
-        found.append({name: program.effective() != 0 for name, program in programs(model).items()})
+        found.append(
+            {
+                name: program.effective() != 0
+                for name, program in programs(model).items()
+            }
+        )
     assert equal(*found)
 
 
@@ -92,7 +103,9 @@ def test_modes_are_checked_and_described_only_when_they_are_others() -> None:
     assert describe("criterion", Synflow()) == {"name": "synflow", "rounds": 100}
     chosen = {"name": "snip", "mode": "eval"}
     assert describe("criterion", axis_value("criterion", chosen)) == chosen
-    assert axis_value("criterion", describe("criterion", Snip(unit_scales=True))) == Snip(unit_scales=True)
+    assert axis_value(
+        "criterion", describe("criterion", Snip(unit_scales=True))
+    ) == Snip(unit_scales=True)
     with pytest.raises(RecipeError, match="did you mean 'mode'"):
         axis_value("criterion", {"name": "snip", "mod": "eval"})
     with pytest.raises(RecipeError, match="'magnitude' takes no options"):
@@ -115,7 +128,11 @@ class Branch(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.first, self.second, self.act = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+        self.first, self.second, self.act = (
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.ReLU(),
+        )
         self.norm: nn.Module = {
             "group": lambda: nn.GroupNorm(2, 4),
             "instance": lambda: nn.InstanceNorm2d(4, affine=True),
@@ -126,7 +143,9 @@ class Branch(nn.Module):
             self.gamma = nn.Parameter(torch.zeros(4, 1, 1))
         else:
             nn.init.zeros_(self.norm.weight)  # type: ignore[arg-type]
-        self.position = nn.Parameter(torch.zeros(1, 4, 8, 8))  # zero as well, and no scale
+        self.position = nn.Parameter(
+            torch.zeros(1, 4, 8, 8)
+        )  # zero as well, and no scale
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.norm(self.second(self.act(self.first(x + self.position))))
@@ -138,19 +157,32 @@ class Branch(nn.Module):
 def residual(kind: str) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), Branch(kind), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
+        nn.Conv2d(3, 4, 3, padding=1),
+        Branch(kind),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 4),
     )
 
 
 @pytest.mark.parametrize("kind", ["batch", "group", "instance", "gain", "layer scale"])
-@pytest.mark.parametrize("criterion", [Snip, GraSP, functools.partial(Synflow, rounds=1)])
-def test_unit_scales_give_scores_to_branches_that_start_at_zero(criterion: Any, kind: str) -> None:
+@pytest.mark.parametrize(
+    "criterion", [Snip, GraSP, functools.partial(Synflow, rounds=1)]
+)
+def test_unit_scales_give_scores_to_branches_that_start_at_zero(
+    criterion: Any, kind: str
+) -> None:
     model, given = residual(kind), {"batches": [batch(0)]}
     before = copy.deepcopy(model.state_dict())
-    hidden, seen = (scores_of(criterion(unit_scales=unit), model, **given) for unit in (False, True))
+    hidden, seen = (
+        scores_of(criterion(unit_scales=unit), model, **given) for unit in (False, True)
+    )
     assert not hidden["1.first.weight"].any()
     assert all(score.any() for score in seen.values())
-    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    assert all(
+        torch.equal(value, model.state_dict()[key]) for key, value in before.items()
+    )
     ones = copy.deepcopy(model)
     for name, parameter in ones.named_parameters():
         if name.endswith(("norm.weight", "gain", "gamma")):
@@ -163,12 +195,16 @@ def test_unit_scales_give_scores_to_branches_that_start_at_zero(criterion: Any, 
 @pytest.mark.filterwarnings(
     "ignore::sparsify_fx.errors.TiesWarning"
 )  # images of 32 pixels meet 3x3 kernels at one place
-@pytest.mark.filterwarnings("ignore::sparsify_fx.errors.CollapseWarning")  # the layers that the test is about
+@pytest.mark.filterwarnings(
+    "ignore::sparsify_fx.errors.CollapseWarning"
+)  # the layers that the test is about
 @pytest.mark.parametrize("criterion", ["snip", "synflow"])
 def test_a_timm_resnet_keeps_weights_in_every_layer(criterion: str) -> None:
     torch.manual_seed(0)
     net = timm.create_model("resnet10t", num_classes=4)
-    given: dict[str, Any] = {"batches": [(torch.randn(8, 3, 32, 32), torch.arange(8) % 4)]}
+    given: dict[str, Any] = {
+        "batches": [(torch.randn(8, 3, 32, 32), torch.arange(8) % 4)]
+    }
     options = {"rounds": 5} if criterion == "synflow" else {}
     with pytest.warns(TiesWarning, match=f"{criterion} cannot tell weights apart"):
         plain = masks(copy.deepcopy(net), {"name": criterion, **options}, **given)
@@ -182,7 +218,9 @@ def test_a_timm_resnet_keeps_weights_in_every_layer(criterion: str) -> None:
 
 def net_with(act: nn.Module) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), act, nn.Flatten(), nn.Linear(144, 4)).double()
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), act, nn.Flatten(), nn.Linear(144, 4)
+    ).double()
 
 
 class FunctionalHardSigmoid(nn.Module):
@@ -222,7 +260,9 @@ def test_grasp_goes_through_hard_activations(act: nn.Module, times: bool) -> Non
 def test_grasp_scores_mobilenet_v3() -> None:
     torch.manual_seed(0)
     net = timm.create_model("mobilenetv3_small_050", num_classes=4)
-    scores = scores_of(GraSP(), net, batches=[(torch.randn(4, 3, 32, 32), torch.arange(4))])
+    scores = scores_of(
+        GraSP(), net, batches=[(torch.randn(4, 3, 32, 32), torch.arange(4))]
+    )
     assert all(torch.isfinite(score).all() for score in scores.values())
     assert sum(int(score.any()) for score in scores.values()) == len(scores)
 
@@ -272,14 +312,23 @@ class Unimplemented(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits = x.flatten(2).permute(2, 0, 1).log_softmax(2)
         count, size = logits.shape[:2]
-        loss = F.ctc_loss(logits, torch.ones(size, 1, dtype=torch.long), (count,) * size, (1,) * size, reduction="none")
+        loss = F.ctc_loss(
+            logits,
+            torch.ones(size, 1, dtype=torch.long),
+            (count,) * size,
+            (1,) * size,
+            reduction="none",
+        )
         return x * loss.view(-1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("act", [OnceAct(), OpaqueAct(), Unimplemented()])
 def test_a_module_without_a_second_derivative_is_named(act: nn.Module) -> None:
     model = net_with(act)
-    with pytest.raises(LayerError, match=rf"^grasp needs second derivatives, and 1 \({type(act).__name__}\) has none"):
+    with pytest.raises(
+        LayerError,
+        match=rf"^grasp needs second derivatives, and 1 \({type(act).__name__}\) has none",
+    ):
         scores_of(GraSP(), model)
     for name in ("snip", "gradient"):
         assert all(score.any() for score in scores_of(CRITERIA[name], model).values())
@@ -327,4 +376,7 @@ DESCRIPTIONS = {
 @pytest.mark.parametrize("method", list(DESCRIPTIONS))
 def test_the_descriptions_of_earlier_runs_stay(method: str) -> None:
     text = json.dumps(find_method(method).resolved().to_dict(), sort_keys=True)
-    assert hashlib.blake2b(text.encode(), digest_size=5).hexdigest() == DESCRIPTIONS[method]
+    assert (
+        hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+        == DESCRIPTIONS[method]
+    )

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from sparsify_fx.criteria import CRITERIA, Fisher, FunctionCriterion, GraSP, Synflow, WoodFisher, rehearse
+from sparsify_fx.criteria import (
+    CRITERIA,
+    Fisher,
+    FunctionCriterion,
+    GraSP,
+    Synflow,
+    WoodFisher,
+    rehearse,
+)
 from sparsify_fx.errors import LayerError, RecipeError
 from tests.conftest import batch, small_net
 from tests.criteria.common import context_of, scores_of, weights_of
@@ -57,7 +65,11 @@ class Loops(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.second, self.act = nn.Linear(30, 8), nn.Linear(8, 3), nn.RReLU()
+        self.first, self.second, self.act = (
+            nn.Linear(30, 8),
+            nn.Linear(8, 3),
+            nn.RReLU(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = Custom.apply(self.first(x.flatten(1)))
@@ -69,11 +81,16 @@ class Loops(nn.Module):
 
 def rows(size: int = 5) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(size, 5, 6, generator=generator, dtype=torch.float64), torch.arange(size) % 3
+    return torch.randn(
+        size, 5, 6, generator=generator, dtype=torch.float64
+    ), torch.arange(size) % 3
 
 
 MODELS = [
-    *(pytest.param(lambda k=k: Cells(k), id=k.__name__) for k in (nn.RNNCell, nn.GRUCell, nn.LSTMCell)),
+    *(
+        pytest.param(lambda k=k: Cells(k), id=k.__name__)
+        for k in (nn.RNNCell, nn.GRUCell, nn.LSTMCell)
+    ),
     pytest.param(Loops, id="Loops"),
 ]
 
@@ -86,16 +103,25 @@ def test_models_without_rules_have_the_scores_of_a_loop_over_samples(make: Any) 
     for i in range(len(inputs)):
         twin.zero_grad()
         F.cross_entropy(twin(inputs[i : i + 1]), labels[i : i + 1]).backward()
-        singles.append({name: twin.get_parameter(name).grad.clone() for name in weights_of(model)})  # type: ignore[union-attr]
+        singles.append(
+            {name: twin.get_parameter(name).grad.clone() for name in weights_of(model)}
+        )  # type: ignore[union-attr]
     given: dict[str, Any] = {"batches": [(inputs, labels)]}
     fisher = scores_of(Fisher(chunk=2), model, **given)
     wood = scores_of(WoodFisher(block=1, damping=1e-3, chunk=2), model, **given)
     for name, weight in weights_of(model).items():
         mean = torch.stack([single[name] for single in singles]).square().mean(0)
-        torch.testing.assert_close(fisher[name], 0.5 * weight.square() * mean, rtol=1e-9, atol=1e-16)
-        torch.testing.assert_close(wood[name], 0.5 * weight.square() * (mean + 1e-3), rtol=1e-4, atol=1e-12)
+        torch.testing.assert_close(
+            fisher[name], 0.5 * weight.square() * mean, rtol=1e-9, atol=1e-16
+        )
+        torch.testing.assert_close(
+            wood[name], 0.5 * weight.square() * (mean + 1e-3), rtol=1e-4, atol=1e-12
+        )
     for criterion in (CRITERIA["snip"], GraSP()):
-        assert all(torch.isfinite(score).all() for score in scores_of(criterion, model, **given).values())
+        assert all(
+            torch.isfinite(score).all()
+            for score in scores_of(criterion, model, **given).values()
+        )
 
 
 class Odd(nn.Module):
@@ -114,10 +140,17 @@ class Odd(nn.Module):
 
 @pytest.mark.parametrize("criterion", [Fisher(), WoodFisher()])
 def test_what_would_fail_late_fails_in_the_rehearsal(criterion: Any) -> None:
-    with pytest.raises(RecipeError, match=r"cannot score this model .* TypeError: one sample alone"):
+    with pytest.raises(
+        RecipeError, match=r"cannot score this model .* TypeError: one sample alone"
+    ):
         rehearse(criterion, context_of(Odd(), batches=[rows()]))
     with pytest.raises(RecipeError, match="an entry for every input"):
-        rehearse(criterion, context_of(net_with(nn.Tanh()), batches=[(batch()[0].double(), torch.tensor(1))]))
+        rehearse(
+            criterion,
+            context_of(
+                net_with(nn.Tanh()), batches=[(batch()[0].double(), torch.tensor(1))]
+            ),
+        )
     with pytest.raises(RecipeError, match="batches= is empty"):
         rehearse(criterion, context_of(net_with(nn.Tanh()), batches=[]))
 
@@ -149,8 +182,18 @@ def test_a_rehearsal_leaves_nothing_behind(criterion: str) -> None:
     def facts() -> list[Any]:
         tensors = {key: value.clone() for key, value in model.state_dict().items()}
         flags = [module.training for module in model.modules()]
-        states = [torch.get_rng_state(), generator.get_state(), context.generator.get_state()]
-        return [tensors, flags, states, random.getstate(), np.random.get_state()[1].tolist()]  # type: ignore[index]
+        states = [
+            torch.get_rng_state(),
+            generator.get_state(),
+            context.generator.get_state(),
+        ]
+        return [
+            tensors,
+            flags,
+            states,
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+        ]  # type: ignore[index]
 
     before = facts()
     rehearse(rule() if isinstance(rule, type) else rule, context)
@@ -181,7 +224,12 @@ def test_a_rehearsal_is_short() -> None:
             return outputs
 
     loader = DataLoader(TensorDataset(*batch(size=16)), batch_size=8)
-    for criterion, most in ((Fisher(), 2), (WoodFisher(), 2), (Synflow(), 1), (CRITERIA["snip"], 8)):
+    for criterion, most in (
+        (Fisher(), 2),
+        (WoodFisher(), 2),
+        (Synflow(), 1),
+        (CRITERIA["snip"], 8),
+    ):
         seen.clear()
         rehearse(criterion, context_of(Counting(), batches=loader))
         assert sum(seen) <= most, criterion
@@ -194,7 +242,12 @@ def test_users_criteria_are_rehearsed_where_they_need_something() -> None:
         calls.append(1)
         raise KeyError("stem")
 
-    with pytest.raises(RecipeError, match=r"mine cannot score this model .* KeyError: 'stem'"):
-        rehearse(FunctionCriterion("mine", failing, ("model", "batches")), context_of(small_net()))
+    with pytest.raises(
+        RecipeError, match=r"mine cannot score this model .* KeyError: 'stem'"
+    ):
+        rehearse(
+            FunctionCriterion("mine", failing, ("model", "batches")),
+            context_of(small_net()),
+        )
     rehearse(FunctionCriterion("mine", failing, ()), context_of(small_net()))
     assert len(calls) == 1

@@ -22,7 +22,9 @@ from sparsify_fx.scheduler.pruner import Pruner
 from tests.conftest import batch, effective, small_net, train_step
 
 # masks-of scores by the masks of another run, which must exist; test_other_runs.py tests it with one.
-every_criterion = pytest.mark.parametrize("criterion", [name for name in CRITERIA if name != "masks-of"])
+every_criterion = pytest.mark.parametrize(
+    "criterion", [name for name in CRITERIA if name != "masks-of"]
+)
 WITH_DATA = ["fisher", "gradient", "grasp", "snip", "woodfisher"]
 
 
@@ -42,8 +44,16 @@ def facts(model: nn.Module) -> dict[str, object]:
     """Everything that scoring could disturb."""
     tensors = {key: value.clone() for key, value in model.state_dict().items()}
     flags = [module.training for module in model.modules()]
-    gradients = {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
-    return {"tensors": tensors, "flags": flags, "grads": gradients, "rng": torch.get_rng_state()}
+    gradients = {
+        name: None if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
+    }
+    return {
+        "tensors": tensors,
+        "flags": flags,
+        "grads": gradients,
+        "rng": torch.get_rng_state(),
+    }
 
 
 def same(a: object, b: object) -> bool:
@@ -67,7 +77,13 @@ def test_apply_disturbs_nothing_and_is_seeded(criterion: str) -> None:
         torch.manual_seed(noise)
         before = facts(model)
         sparsify_fx.apply(
-            model, "random", sparsity=0.5, criterion=criterion, batches=shuffled(), loss_fn=F.cross_entropy, seed=7
+            model,
+            "random",
+            sparsity=0.5,
+            criterion=criterion,
+            batches=shuffled(),
+            loss_fn=F.cross_entropy,
+            seed=7,
         )
         chosen.append(masks_of(model))
         after = facts(sparsify_fx.merge(model))
@@ -78,14 +94,20 @@ def test_apply_disturbs_nothing_and_is_seeded(criterion: str) -> None:
         for key, value in before["tensors"].items():
             if key not in ("0.weight", "3.weight", "8.weight"):  # those are pruned
                 assert torch.equal(value, after["tensors"][key]), key
-    assert all(same(a, b) for a, b in zip(*chosen, strict=True)), "the global random state must not matter"
+    assert all(same(a, b) for a, b in zip(*chosen, strict=True)), (
+        "the global random state must not matter"
+    )
 
 
 @every_criterion
 @pytest.mark.parametrize("method", ["lrr", "lrr+signin"])
-def test_scoring_within_cycles_disturbs_nothing_and_sees_the_effective_weight(criterion: str, method: str) -> None:
+def test_scoring_within_cycles_disturbs_nothing_and_sees_the_effective_weight(
+    criterion: str, method: str
+) -> None:
     given = {"batches": [batch(1), batch(2)], "loss_fn": F.cross_entropy}
-    model = sparsify_fx.apply(small_net(), method, sparsity=0.5, criterion=criterion, **given)
+    model = sparsify_fx.apply(
+        small_net(), method, sparsity=0.5, criterion=criterion, **given
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     pruner = Pruner(model, model, [optimizer], require_plan(model), Inputs(**given))
     pruner.prune(600, draw=1)
@@ -102,14 +124,20 @@ def test_scoring_within_cycles_disturbs_nothing_and_sees_the_effective_weight(cr
         torch.testing.assert_close(score, expected[name], rtol=1e-5, atol=1e-9)
     pruner.prune(400, draw=2)
     old = weights["7.weight"] == 0
-    assert (effective(model)["7.weight"][old] == 0).all(), "what was pruned stays pruned"
+    assert (effective(model)["7.weight"][old] == 0).all(), (
+        "what was pruned stays pruned"
+    )
     assert sum(int(mask.sum()) for mask in masks_of(model) if mask is not None) == 400
 
 
-def _plain_context(pruner: Pruner, plain: nn.Module, weights: dict[str, Tensor]) -> PruningContext:
+def _plain_context(
+    pruner: Pruner, plain: nn.Module, weights: dict[str, Tensor]
+) -> PruningContext:
     rule = pruner.plan.axes.criterion
     context = pruner._context(rule, 400, 2, pruner.masks())
-    return dataclasses.replace(context, model=plain if rule.needs else None, weights=weights)
+    return dataclasses.replace(
+        context, model=plain if rule.needs else None, weights=weights
+    )
 
 
 class Sequence(nn.Module):
@@ -132,10 +160,18 @@ class Sequence(nn.Module):
 def test_attention_and_recurrent_models_are_scored(criterion: str) -> None:
     enabled = torch.backends.mkldnn.enabled
     inputs = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
-    given = {"batches": [(inputs, torch.arange(6) % 3)], "loss_fn": F.cross_entropy, "allocation": "global"}
-    model = sparsify_fx.apply(Sequence(), "random", criterion=criterion, sparsity=0.5, **given)
+    given = {
+        "batches": [(inputs, torch.arange(6) % 3)],
+        "loss_fn": F.cross_entropy,
+        "allocation": "global",
+    }
+    model = sparsify_fx.apply(
+        Sequence(), "random", criterion=criterion, sparsity=0.5, **given
+    )
     total = sum(program.theta().numel() for program in programs(model).values())
-    assert sum(int((weight != 0).sum()) for weight in effective(model).values()) == kept_count(total, 0.5)
+    assert sum(
+        int((weight != 0).sum()) for weight in effective(model).values()
+    ) == kept_count(total, 0.5)
     assert torch.backends.mkldnn.enabled == enabled
 
 
@@ -161,14 +197,25 @@ def spent() -> Iterator[tuple[Tensor, Tensor]]:
     [
         ([], "batches= is empty"),
         (spent(), "not a spent iterator"),
-        ([((batch()[0], batch()[0]), batch()[1])], r"one tensor, got \(tuple, Tensor\); wrap a model"),
+        (
+            [((batch()[0], batch()[0]), batch()[1])],
+            r"one tensor, got \(tuple, Tensor\); wrap a model",
+        ),
         ([batch()[0]], "one tensor, got Tensor"),
         ([(batch()[0],)], r"got \(Tensor\)"),
         ([{"image": batch()[0]}], "got dict"),
     ],
 )
-def test_batches_that_do_not_fit_are_explained(criterion: str, batches: object, message: str) -> None:
+def test_batches_that_do_not_fit_are_explained(
+    criterion: str, batches: object, message: str
+) -> None:
     model = small_net()
     with pytest.raises(RecipeError, match=message):
-        sparsify_fx.apply(model, "random", criterion=criterion, batches=batches, loss_fn=F.cross_entropy)  # type: ignore[arg-type]
+        sparsify_fx.apply(
+            model,
+            "random",
+            criterion=criterion,
+            batches=batches,
+            loss_fn=F.cross_entropy,
+        )  # type: ignore[arg-type]
     assert not programs(model)

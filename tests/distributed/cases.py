@@ -34,7 +34,9 @@ def case(function: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
     return function
 
 
-def data(rank: int, count: int = 3, size: int = 8, dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
+def data(
+    rank: int, count: int = 3, size: int = 8, dtype: torch.dtype = torch.float32
+) -> list[tuple[Tensor, Tensor]]:
     """Batches that only this rank has."""
     generator = torch.Generator().manual_seed(100 + rank)
     return [
@@ -58,8 +60,16 @@ def same_on_all(value: str) -> bool:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    states = [optimizer.state.get(p, {}) for group in optimizer.param_groups for p in group["params"]]
-    found = {f"{i}.{key}": value for i, state in enumerate(states) for key, value in state.items()}
+    states = [
+        optimizer.state.get(p, {})
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+    found = {
+        f"{i}.{key}": value
+        for i, state in enumerate(states)
+        for key, value in state.items()
+    }
     return {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
 
@@ -75,10 +85,14 @@ def error_of(do: Callable[[], object]) -> list[str]:
 def train(method: str, rank: int, **ddp: Any) -> dict[str, Any]:
     """Trains with data of its own; at which steps parameters, masks or optimizer state differ over the ranks."""
     batches = data(rank)
-    model = sparsify_fx.apply(small_net(), method, sparsity=0.5, batches=batches, loss_fn=F.cross_entropy)
+    model = sparsify_fx.apply(
+        small_net(), method, sparsity=0.5, batches=batches, loss_fn=F.cross_entropy
+    )
     wrapped = DistributedDataParallel(model, **ddp)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=8, steps_per_epoch=len(batches))
+    scheduler = sparsify_fx.Scheduler(
+        model, optimizer, epochs=8, steps_per_epoch=len(batches)
+    )
     differing, changes, before = [], 0, digest(masks_of(model))
     for step in range(scheduler.steps):
         inputs, labels = batches[step % len(batches)]
@@ -88,26 +102,46 @@ def train(method: str, rank: int, **ddp: Any) -> dict[str, Any]:
         if (step + 1) % len(batches) == 0:
             scheduler.observe(accuracy=(rank + 1) / 10)
         scheduler.step()
-        held = {f"parameter {name}": p for name, p in model.named_parameters()} | masks_of(model)
+        held = {
+            f"parameter {name}": p for name, p in model.named_parameters()
+        } | masks_of(model)
         if not same_on_all(digest(held | optimizer_state(optimizer))):
             differing.append(step)
-        changes, before = changes + (digest(masks_of(model)) != before), digest(masks_of(model))
+        changes, before = (
+            changes + (digest(masks_of(model)) != before),
+            digest(masks_of(model)),
+        )
     nonzeros = sum(int(mask.sum()) for mask in masks_of(model).values())
-    return {"differing": differing, "steps": scheduler.steps, "changes": changes, "nonzeros": nonzeros}
+    return {
+        "differing": differing,
+        "steps": scheduler.steps,
+        "changes": changes,
+        "nonzeros": nonzeros,
+    }
 
 
 for _method in METHODS:
-    CASES[f"train {_method}"] = functools.partial(lambda rank, ranks, method: train(method, rank), method=_method)
+    CASES[f"train {_method}"] = functools.partial(
+        lambda rank, ranks, method: train(method, rank), method=_method
+    )
 
 
 @case
 def wrappers(rank: int, ranks: int) -> dict[str, Any]:
     """The options of DistributedDataParallel that concern buffers and graphs."""
-    options = [{"broadcast_buffers": False}, {"static_graph": True}, {"find_unused_parameters": True}]
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:  # since torch 2.14
+    options = [
+        {"broadcast_buffers": False},
+        {"static_graph": True},
+        {"find_unused_parameters": True},
+    ]
+    if (
+        "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    ):  # since torch 2.14
         options.append({"forward_sync_buffers": False})
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        warnings.filterwarnings(
+            "ignore", "`broadcast_buffers` is deprecated", FutureWarning
+        )
         return {str(given): train("rigl", rank, **given) for given in options}
 
 
@@ -116,20 +150,35 @@ def union(rank: int, ranks: int) -> dict[str, list[int]]:
     """Entries in which the masks differ from those of one process that has the data of all ranks."""
     found = {}
     for method in DATA_METHODS:
-        given: dict[str, Any] = {"sparsity": 0.5, "loss_fn": F.cross_entropy, "schedule": "at-init"}
+        given: dict[str, Any] = {
+            "sparsity": 0.5,
+            "loss_fn": F.cross_entropy,
+            "schedule": "at-init",
+        }
         own, every = (data(r, count=1 + r, dtype=torch.float64) for r in (rank, 0)), []
         for other in range(ranks):
             every += data(other, count=1 + other, dtype=torch.float64)
-        model = sparsify_fx.apply(small_net().double(), method, batches=next(own), **given)
+        model = sparsify_fx.apply(
+            small_net().double(), method, batches=next(own), **given
+        )
         with distributed.independent():
-            alone = sparsify_fx.apply(small_net().double(), method, batches=every, **given)
-            first = sparsify_fx.apply(small_net().double(), method, batches=data(0, 1, dtype=torch.float64), **given)
+            alone = sparsify_fx.apply(
+                small_net().double(), method, batches=every, **given
+            )
+            first = sparsify_fx.apply(
+                small_net().double(),
+                method,
+                batches=data(0, 1, dtype=torch.float64),
+                **given,
+            )
         found[method] = [difference(model, alone), difference(model, first)]
     return found
 
 
 def difference(a: nn.Module, b: nn.Module) -> int:
-    return sum(int((mask != masks_of(b)[name]).sum()) for name, mask in masks_of(a).items())
+    return sum(
+        int((mask != masks_of(b)[name]).sum()) for name, mask in masks_of(a).items()
+    )
 
 
 @case
@@ -138,7 +187,9 @@ def tampered(rank: int, ranks: int) -> dict[str, list[str]]:
     found = {}
     for method in ("gmp", "rigl", "acdc+signin", "lrr+signin"):
         batches = data(rank)
-        model = sparsify_fx.apply(small_net(), method, sparsity=0.5, batches=batches, loss_fn=F.cross_entropy)
+        model = sparsify_fx.apply(
+            small_net(), method, sparsity=0.5, batches=batches, loss_fn=F.cross_entropy
+        )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=8, steps_per_epoch=3)
         before = digest(masks_of(model))
@@ -164,16 +215,26 @@ def failing(rank: int, ranks: int) -> dict[str, Any]:
             raise ValueError("no such class")
         return F.cross_entropy(outputs, targets)
 
-    given: dict[str, Any] = {"sparsity": 0.5, "loss_fn": F.cross_entropy, "batches": data(rank)}
+    given: dict[str, Any] = {
+        "sparsity": 0.5,
+        "loss_fn": F.cross_entropy,
+        "batches": data(rank),
+    }
     nets = [small_net() for _ in range(3)]
-    empty = error_of(lambda: sparsify_fx.apply(nets[0], "snip", **{**given, "batches": [] if last else data(rank)}))
+    empty = error_of(
+        lambda: sparsify_fx.apply(
+            nets[0], "snip", **{**given, "batches": [] if last else data(rank)}
+        )
+    )
     try:
         sparsify_fx.apply(nets[1], "grasp", **{**given, "loss_fn": loss})
         raising = ["none", ""]
     except (SparsifyError, ValueError) as error:
         raising = [type(error).__name__, str(error)]
     late = sparsify_fx.apply(nets[2], "obd", **given)
-    scheduler = sparsify_fx.Scheduler(late, torch.optim.SGD(late.parameters(), lr=0.1), epochs=1, steps_per_epoch=2)
+    scheduler = sparsify_fx.Scheduler(
+        late, torch.optim.SGD(late.parameters(), lr=0.1), epochs=1, steps_per_epoch=2
+    )
     if last:
         given["batches"].clear()
     events = error_of(lambda: [scheduler.step() for _ in range(2)])
@@ -192,7 +253,9 @@ def failing(rank: int, ranks: int) -> dict[str, Any]:
 def weights_that_differ(rank: int, ranks: int) -> dict[str, Any]:
     """Ranks that were seeded differently must not choose masks by their weights."""
     model = small_net(seed=rank)
-    error = error_of(lambda: sparsify_fx.apply(model, "magnitude", schedule="at-init", sparsity=0.5))
+    error = error_of(
+        lambda: sparsify_fx.apply(model, "magnitude", schedule="at-init", sparsity=0.5)
+    )
     return {"error": error, "plain": not programs(model)}
 
 
@@ -202,7 +265,9 @@ def gradients_that_nobody_averages(rank: int, ranks: int) -> dict[str, list[str]
     batches = data(rank)
     model = sparsify_fx.apply(small_net(), "acdc+signin", sparsity=0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=8, steps_per_epoch=len(batches))
+    scheduler = sparsify_fx.Scheduler(
+        model, optimizer, epochs=8, steps_per_epoch=len(batches)
+    )
 
     def go_on() -> None:
         for inputs, labels in batches * 8:
@@ -225,24 +290,41 @@ def own_models(rank: int, ranks: int) -> dict[str, Any]:
     with distributed.independent():
         method = ("gmp", "snip", "lrr", "rigl")[rank]
         model = sparsify_fx.apply(
-            small_net(seed=rank), method, sparsity=0.5, batches=data(rank), loss_fn=F.cross_entropy
+            small_net(seed=rank),
+            method,
+            sparsity=0.5,
+            batches=data(rank),
+            loss_fn=F.cross_entropy,
         )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=4 + rank, steps_per_epoch=1)
+        scheduler = sparsify_fx.Scheduler(
+            model, optimizer, epochs=4 + rank, steps_per_epoch=1
+        )
         for _ in range(scheduler.steps):
             scheduler.step()
         inside = distributed.group() is None
-    return {"finished": scheduler.finished, "inside": inside, "outside": distributed.group() is not None}
+    return {
+        "finished": scheduler.finished,
+        "inside": inside,
+        "outside": distributed.group() is not None,
+    }
 
 
 @case
 def halves(rank: int, ranks: int) -> dict[str, Any]:
     """Two groups of replicas in one job: each agrees within itself."""
-    groups = [dist.new_group(list(range(start, start + ranks // 2))) for start in (0, ranks // 2)]
+    groups = [
+        dist.new_group(list(range(start, start + ranks // 2)))
+        for start in (0, ranks // 2)
+    ]
     mine = groups[rank // (ranks // 2)]
     with distributed.use_group(mine):
         model = sparsify_fx.apply(
-            small_net(seed=rank // (ranks // 2)), "snip", sparsity=0.5, batches=data(rank), loss_fn=F.cross_entropy
+            small_net(seed=rank // (ranks // 2)),
+            "snip",
+            sparsity=0.5,
+            batches=data(rank),
+            loss_fn=F.cross_entropy,
         )
     return {"masks": digest(masks_of(model)), "group": rank // (ranks // 2)}
 
@@ -255,13 +337,23 @@ def user_criterion(rank: int, ranks: int) -> dict[str, Any]:
         assert context.batches is not None
         scale = sum(float(inputs.abs().mean()) for inputs, _ in context.batches)
         noise = torch.Generator().manual_seed(int(1000 * scale))
-        return {name: torch.rand(weight.shape, generator=noise) for name, weight in context.weights.items()}
+        return {
+            name: torch.rand(weight.shape, generator=noise)
+            for name, weight in context.weights.items()
+        }
 
     rule = FunctionCriterion("saliency", saliency, ("batches",))
-    model = sparsify_fx.apply(small_net(), "random", criterion=rule, sparsity=0.5, batches=data(rank))
+    model = sparsify_fx.apply(
+        small_net(), "random", criterion=rule, sparsity=0.5, batches=data(rank)
+    )
     with distributed.independent():
-        alone = sparsify_fx.apply(small_net(), "random", criterion=rule, sparsity=0.5, batches=data(rank))
-    return {"equal": same_on_all(digest(masks_of(model))), "alone": same_on_all(digest(masks_of(alone)))}
+        alone = sparsify_fx.apply(
+            small_net(), "random", criterion=rule, sparsity=0.5, batches=data(rank)
+        )
+    return {
+        "equal": same_on_all(digest(masks_of(model))),
+        "alone": same_on_all(digest(masks_of(alone))),
+    }
 
 
 @case
@@ -269,7 +361,8 @@ def sums(rank: int, ranks: int) -> dict[str, Any]:
     """Sums of float32 numbers of very different size, in every rank's bits; counts; means of numbers."""
     generator = torch.Generator().manual_seed(rank)
     own = {
-        "a": torch.randn(1001, generator=generator) * 10.0 ** torch.randint(-6, 6, (1001,), generator=generator),
+        "a": torch.randn(1001, generator=generator)
+        * 10.0 ** torch.randint(-6, 6, (1001,), generator=generator),
         "transposed": torch.randn(3, 5, generator=generator).T,
         "scalar": torch.tensor(float(rank)),
         "none": torch.zeros(0, 4),
@@ -277,9 +370,16 @@ def sums(rank: int, ranks: int) -> dict[str, Any]:
     every: list[dict[str, Tensor]] = [{}] * ranks
     dist.all_gather_object(every, {name: value.clone() for name, value in own.items()})
     exact = {name: sum(part[name].double() for part in every) for name in own}
-    total, count = distributed.sum_over_ranks("sums", lambda: ({k: v.clone() for k, v in own.items()}, rank + 1))
-    rounded = all(torch.equal(total[name], torch.as_tensor(exact[name]).float()) for name in own)
-    numbers = [distributed.mean_number(rank / 10), distributed.mean_number(None if rank else 0.25)]
+    total, count = distributed.sum_over_ranks(
+        "sums", lambda: ({k: v.clone() for k, v in own.items()}, rank + 1)
+    )
+    rounded = all(
+        torch.equal(total[name], torch.as_tensor(exact[name]).float()) for name in own
+    )
+    numbers = [
+        distributed.mean_number(rank / 10),
+        distributed.mean_number(None if rank else 0.25),
+    ]
     return {
         "digest": digest(total),
         "rounded": rounded,
@@ -309,7 +409,9 @@ def ignored_masks(rank: int, ranks: int) -> dict[str, Any]:
         "sent": [name for name in wrapped.named_module_buffers if "mask" in name],
         "others": len(wrapped.named_module_buffers),
         "outer": len([name for name in outer.named_module_buffers if "mask" in name]),
-        "saved": len([key for key in wrapped.state_dict() if key.endswith("_program.mask")]),
+        "saved": len(
+            [key for key in wrapped.state_dict() if key.endswith("_program.mask")]
+        ),
         "left": sorted(again.parameters_to_ignore),
         "attribute": hasattr(merged, "_ddp_params_and_buffers_to_ignore"),
     }
@@ -325,14 +427,20 @@ def sharded(rank: int, ranks: int) -> dict[str, Any]:
     mesh = init_device_mesh("cpu", (ranks,))
     before = small_net()
     fully_shard(before, mesh=mesh)
-    parallel = parallelize_module(nn.Sequential(nn.Linear(8, 8)), mesh, {"0": ColwiseParallel()})
+    parallel = parallelize_module(
+        nn.Sequential(nn.Linear(8, 8)), mesh, {"0": ColwiseParallel()}
+    )
     after = sparsify_fx.apply(small_net(), "lrr", sparsity=0.5)
     fully_shard(after, mesh=mesh)
     optimizer = torch.optim.SGD(after.parameters(), lr=0.1)
     return {
         "before": error_of(lambda: sparsify_fx.apply(before, "lrr", sparsity=0.5)),
-        "tensor parallel": error_of(lambda: sparsify_fx.apply(parallel, "lrr", sparsity=0.5)),
-        "after": error_of(lambda: sparsify_fx.Scheduler(after, optimizer, epochs=1, steps_per_epoch=1)),
+        "tensor parallel": error_of(
+            lambda: sparsify_fx.apply(parallel, "lrr", sparsity=0.5)
+        ),
+        "after": error_of(
+            lambda: sparsify_fx.Scheduler(after, optimizer, epochs=1, steps_per_epoch=1)
+        ),
     }
 
 
@@ -341,10 +449,23 @@ def synchronised_norms(rank: int, ranks: int) -> dict[str, Any]:
     """Scoring a model with SyncBatchNorm waits for nobody, though ranks have different numbers of batches."""
     model = nn.SyncBatchNorm.convert_sync_batchnorm(small_net())
     with distributed.independent():
-        plain = sparsify_fx.apply(small_net(), "snip", batches=data(rank, 1 + rank), loss_fn=F.cross_entropy)
-        own = sparsify_fx.apply(copy.deepcopy(model), "snip", batches=data(rank, 1 + rank), loss_fn=F.cross_entropy)
-    sparsify_fx.apply(model, "snip", batches=data(rank, 1 + rank), loss_fn=F.cross_entropy)
-    kinds = [type(module).__name__ for module in model.modules() if "Norm" in type(module).__name__]
+        plain = sparsify_fx.apply(
+            small_net(), "snip", batches=data(rank, 1 + rank), loss_fn=F.cross_entropy
+        )
+        own = sparsify_fx.apply(
+            copy.deepcopy(model),
+            "snip",
+            batches=data(rank, 1 + rank),
+            loss_fn=F.cross_entropy,
+        )
+    sparsify_fx.apply(
+        model, "snip", batches=data(rank, 1 + rank), loss_fn=F.cross_entropy
+    )
+    kinds = [
+        type(module).__name__
+        for module in model.modules()
+        if "Norm" in type(module).__name__
+    ]
     return {
         "as batch norm": difference(plain, own),
         "equal": same_on_all(digest(masks_of(model))),

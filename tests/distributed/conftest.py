@@ -42,7 +42,9 @@ def run(ranks: int) -> tuple[dict[str, Any], ...]:
         finally:
             for process in started:
                 process.kill()
-        assert all(file.exists() for file in files), "\n".join(text[-3000:] for text in told)
+        assert all(file.exists() for file in files), "\n".join(
+            text[-3000:] for text in told
+        )
         return tuple(json.loads(file.read_text(encoding="utf-8")) for file in files)
 
 

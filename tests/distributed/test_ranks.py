@@ -26,23 +26,33 @@ def test_parameters_masks_and_optimizer_state_are_equal_after_every_step(
 
 
 @both_sizes
-def test_the_options_of_data_parallel_change_nothing(results: Results, ranks: int) -> None:
+def test_the_options_of_data_parallel_change_nothing(
+    results: Results, ranks: int
+) -> None:
     for seen in results("wrappers", ranks):
         assert len(seen) >= 3
-        assert all(found["differing"] == [] and found["changes"] > 0 for found in seen.values())
+        assert all(
+            found["differing"] == [] and found["changes"] > 0 for found in seen.values()
+        )
 
 
 @both_sizes
 @pytest.mark.parametrize("method", DATA_METHODS)
-def test_ranks_choose_the_masks_of_the_union_of_their_data(results: Results, ranks: int, method: str) -> None:
+def test_ranks_choose_the_masks_of_the_union_of_their_data(
+    results: Results, ranks: int, method: str
+) -> None:
     for seen in results("union", ranks):
         from_all, from_one = seen[method]
         assert from_all == 0
-        assert from_one > 0, "the data of one rank must give another mask, or the test shows nothing"
+        assert from_one > 0, (
+            "the data of one rank must give another mask, or the test shows nothing"
+        )
 
 
 @both_sizes
-def test_a_mask_that_was_tampered_with_is_found_at_the_next_event(results: Results, ranks: int) -> None:
+def test_a_mask_that_was_tampered_with_is_found_at_the_next_event(
+    results: Results, ranks: int
+) -> None:
     for seen in results("tampered", ranks):
         for kind, text, equal in seen.values():
             assert kind == "DistributedError", text
@@ -69,7 +79,9 @@ def test_a_rank_that_fails_is_heard_by_all(results: Results, ranks: int) -> None
 
 
 @both_sizes
-def test_ranks_with_other_weights_are_told_before_anything_changes(results: Results, ranks: int) -> None:
+def test_ranks_with_other_weights_are_told_before_anything_changes(
+    results: Results, ranks: int
+) -> None:
     for seen in results("weights_that_differ", ranks):
         assert seen["error"][0] == "DistributedError"
         assert "torch.manual_seed" in seen["error"][1]
@@ -78,11 +90,18 @@ def test_ranks_with_other_weights_are_told_before_anything_changes(results: Resu
 
 
 @both_sizes
-def test_gradients_that_nobody_averages_are_noticed(results: Results, ranks: int) -> None:
+def test_gradients_that_nobody_averages_are_noticed(
+    results: Results, ranks: int
+) -> None:
     for seen in results("gradients_that_nobody_averages", ranks):
         assert seen["alone"][0] == "DistributedError"
-        assert "the weights of 0.weight (m) and 5 other tensors on rank" in seen["alone"][1]
-        assert "Wrap the model in DistributedDataParallel after apply" in seen["alone"][1]
+        assert (
+            "the weights of 0.weight (m) and 5 other tensors on rank"
+            in seen["alone"][1]
+        )
+        assert (
+            "Wrap the model in DistributedDataParallel after apply" in seen["alone"][1]
+        )
         assert seen["early"][0] == "LayerError"
         assert "call sparsify_fx.apply on the plain model first" in seen["early"][1]
         assert seen["dense"] == ["none", ""]
@@ -90,7 +109,10 @@ def test_gradients_that_nobody_averages_are_noticed(results: Results, ranks: int
 
 @both_sizes
 def test_ranks_may_train_models_of_their_own(results: Results, ranks: int) -> None:
-    assert results("own_models", ranks) == [{"finished": True, "inside": True, "outside": True}] * ranks
+    assert (
+        results("own_models", ranks)
+        == [{"finished": True, "inside": True, "outside": True}] * ranks
+    )
 
 
 def test_each_group_of_replicas_agrees_within_itself(results: Results) -> None:
@@ -99,7 +121,9 @@ def test_each_group_of_replicas_agrees_within_itself(results: Results) -> None:
 
 
 @both_sizes
-def test_the_scores_of_a_criterion_that_knows_no_ranks_are_averaged(results: Results, ranks: int) -> None:
+def test_the_scores_of_a_criterion_that_knows_no_ranks_are_averaged(
+    results: Results, ranks: int
+) -> None:
     assert results("user_criterion", ranks) == [{"equal": True, "alone": False}] * ranks
 
 
@@ -115,7 +139,9 @@ def test_sums_have_the_same_bits_on_every_rank(results: Results, ranks: int) -> 
 
 
 @both_sizes
-def test_ranks_at_different_places_are_told_where_they_are(results: Results, ranks: int) -> None:
+def test_ranks_at_different_places_are_told_where_they_are(
+    results: Results, ranks: int
+) -> None:
     for kind, text in results("different_places", ranks):
         assert kind == DistributedError.__name__
         assert "rank 0 at a rewind, rank 1 at a pruning" in text
@@ -126,23 +152,36 @@ def test_data_parallel_sends_no_masks(results: Results, ranks: int) -> None:
     for seen in results("ignored_masks", ranks):
         assert seen["sent"] == []
         assert seen["others"] == 6, "running statistics are sent"
-        assert seen["outer"] == 3, "a wrapper around a larger module sends them, as before"
+        assert seen["outer"] == 3, (
+            "a wrapper around a larger module sends them, as before"
+        )
         assert seen["saved"] == 3
         assert seen["left"] == []
         assert not seen["attribute"]
 
 
 @both_sizes
-def test_models_that_are_split_over_processes_are_refused(results: Results, ranks: int) -> None:
+def test_models_that_are_split_over_processes_are_refused(
+    results: Results, ranks: int
+) -> None:
     for seen in results("sharded", ranks):
         assert seen["before"][0] == seen["tensor parallel"][0] == "LayerError"
         assert seen["after"][0] == "SchedulerError"
         assert "fully_shard" in seen["before"][1]
         assert "DTensor" in seen["tensor parallel"][1]
-        assert all("DistributedDataParallel instead" in text for _, text in seen.values())
+        assert all(
+            "DistributedDataParallel instead" in text for _, text in seen.values()
+        )
 
 
 @both_sizes
-def test_synchronised_norms_do_not_wait_while_scoring(results: Results, ranks: int) -> None:
+def test_synchronised_norms_do_not_wait_while_scoring(
+    results: Results, ranks: int
+) -> None:
     for seen in results("synchronised_norms", ranks):
-        assert seen == {"as batch norm": 0, "equal": True, "kinds": ["SyncBatchNorm"], "forwards": False}
+        assert seen == {
+            "as batch norm": 0,
+            "equal": True,
+            "kinds": ["SyncBatchNorm"],
+            "forwards": False,
+        }

@@ -20,7 +20,9 @@ from tests.distributed.cases import CASES
 def main(rank: int, ranks: int, rendezvous: str, result: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks
+    )
     found = {}
     for name, case in CASES.items():
         try:
@@ -28,7 +30,9 @@ def main(rank: int, ranks: int, rendezvous: str, result: str) -> None:
         except Exception:
             found[name] = {"failed": traceback.format_exc()}
         flags: list[bool] = [False] * ranks
-        dist.all_gather_object(flags, isinstance(found[name], dict) and "failed" in found[name])
+        dist.all_gather_object(
+            flags, isinstance(found[name], dict) and "failed" in found[name]
+        )
         if any(flags) and not flags[rank]:
             found[name] = {"failed": "on another rank"}
     Path(result).write_text(json.dumps(found), encoding="utf-8")

@@ -22,7 +22,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "acdc+signin": alternating(0.2, 0.4),
 }
 
-__all__ = ["BATCH", "EPOCHS", "METHODS", "STEPS", "dataset", "differences", "prepared", "sgd"]
+__all__ = [
+    "BATCH",
+    "EPOCHS",
+    "METHODS",
+    "STEPS",
+    "dataset",
+    "differences",
+    "prepared",
+    "sgd",
+]
 
 
 def dataset(batches: int = STEPS, size: int = BATCH) -> TensorDataset:
@@ -41,7 +50,9 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
 
 
-def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor, scheduler: sparsify_fx.Scheduler) -> Tensor:
+def loss_of(
+    model: nn.Module, inputs: Tensor, targets: Tensor, scheduler: sparsify_fx.Scheduler
+) -> Tensor:
     """The loss with the method's penalty; methods that score a batch take this one."""
     if scheduler.needs_batch:
         scheduler.score_on(inputs, targets)

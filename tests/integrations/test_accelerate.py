@@ -18,7 +18,17 @@ from torch.utils.data import DataLoader
 import sparsify_fx
 from sparsify_fx.errors import LearningRateWarning, StepCountWarning
 from tests.conftest import batch
-from tests.integrations.conftest import BATCH, EPOCHS, METHODS, STEPS, dataset, differences, loss_of, prepared, sgd
+from tests.integrations.conftest import (
+    BATCH,
+    EPOCHS,
+    METHODS,
+    STEPS,
+    dataset,
+    differences,
+    loss_of,
+    prepared,
+    sgd,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -40,17 +50,25 @@ def script(method: str, accumulation: int = 1, prepare_last: bool = False) -> Ru
     `prepare_last`: the Scheduler is built on what the user made, and `prepare` comes after it.
     """
     set_seed(5)
-    data = DataLoaderConfiguration(use_seedable_sampler=True)  # by default the order of the data is lost
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation, dataloader_config=data)
+    data = DataLoaderConfiguration(
+        use_seedable_sampler=True
+    )  # by default the order of the data is lost
+    accelerator = Accelerator(
+        cpu=True, gradient_accumulation_steps=accumulation, dataloader_config=data
+    )
     model = prepared(method)
     optimizer = sgd(model)
     loader = DataLoader(dataset(STEPS * accumulation), batch_size=BATCH, shuffle=True)
     if not prepare_last:
         model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = len(loader) // accumulation
-    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=EPOCHS, steps_per_epoch=steps)
+    scheduler = sparsify_fx.Scheduler(
+        model, optimizer, epochs=EPOCHS, steps_per_epoch=steps
+    )
     if prepare_last:
-        model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+        model, optimizer, loader, scheduler = accelerator.prepare(
+            model, optimizer, loader, scheduler
+        )
     accelerator.register_for_checkpointing(scheduler)
     return Run(accelerator, model, optimizer, loader, scheduler)
 
@@ -59,10 +77,14 @@ def train(run: Run, start: int, batches: int = 0, stop: int | None = None) -> No
     """From epoch `start`, after `batches` of its batches, on; until as many optimizer steps as `stop` are made."""
     for epoch in range(start, run.scheduler.epochs):
         run.loader.set_epoch(epoch)
-        loader = run.accelerator.skip_first_batches(run.loader, batches if epoch == start else 0)
+        loader = run.accelerator.skip_first_batches(
+            run.loader, batches if epoch == start else 0
+        )
         for inputs, targets in loader:
             with run.accelerator.accumulate(run.model):
-                run.accelerator.backward(loss_of(run.model, inputs, targets, run.scheduler))
+                run.accelerator.backward(
+                    loss_of(run.model, inputs, targets, run.scheduler)
+                )
                 run.optimizer.step()
                 run.optimizer.zero_grad()
             if run.accelerator.sync_gradients:
@@ -80,18 +102,30 @@ def everything(run: Run) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("prepare_last", [False, True], ids=["prepared first", "prepared last"])
+@pytest.mark.parametrize(
+    "prepare_last", [False, True], ids=["prepared first", "prepared last"]
+)
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_goes_on_is_the_one_that_was_never_stopped(
-    method: str, accumulation: int, prepare_last: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    method: str,
+    accumulation: int,
+    prepare_last: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "accelerate")
     whole = script(method, accumulation, prepare_last)
     train(whole, 0)
     assert whole.scheduler.finished
-    assert whole.scheduler.optimizer is whole.optimizer.optimizer, "the one within the wrapper"
-    for stop in (STEPS, STEPS + 1, whole.scheduler.steps - 1):  # at the end of an epoch, and amid one
+    assert whole.scheduler.optimizer is whole.optimizer.optimizer, (
+        "the one within the wrapper"
+    )
+    for stop in (
+        STEPS,
+        STEPS + 1,
+        whole.scheduler.steps - 1,
+    ):  # at the end of an epoch, and amid one
         first = script(method, accumulation, prepare_last)
         train(first, 0, stop=stop)
         first.accelerator.save_state(str(tmp_path / f"{stop}"))
@@ -110,12 +144,16 @@ def test_calling_the_scheduler_after_every_batch_is_noticed() -> None:
     def wrong() -> None:
         for inputs, targets in run.loader:
             with run.accelerator.accumulate(run.model):
-                run.accelerator.backward(loss_of(run.model, inputs, targets, run.scheduler))
+                run.accelerator.backward(
+                    loss_of(run.model, inputs, targets, run.scheduler)
+                )
                 run.optimizer.step()
                 run.optimizer.zero_grad()
             run.scheduler.step()
 
-    with pytest.warns(StepCountWarning, match="the optimizer made 2 steps in the last 8 calls") as told:
+    with pytest.warns(
+        StepCountWarning, match="the optimizer made 2 steps in the last 8 calls"
+    ) as told:
         wrong()
     assert len(told) == 1
 

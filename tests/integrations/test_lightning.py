@@ -18,11 +18,23 @@ from torch.utils.data import DataLoader
 
 import sparsify_fx
 from sparsify_fx.errors import LearningRateWarning, StepCountWarning
-from tests.integrations.conftest import BATCH, EPOCHS, METHODS, STEPS, dataset, differences, loss_of, prepared, sgd
+from tests.integrations.conftest import (
+    BATCH,
+    EPOCHS,
+    METHODS,
+    STEPS,
+    dataset,
+    differences,
+    loss_of,
+    prepared,
+    sgd,
+)
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:Checkpoint directory"),  # the folder of the first fit, on purpose
+    pytest.mark.filterwarnings(
+        "ignore:Checkpoint directory"
+    ),  # the folder of the first fit, on purpose
 ]
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -40,7 +52,9 @@ class Loader:
     def __iter__(self) -> Iterator[Any]:
         if self.done == len(self):
             self.epoch, self.done = self.epoch + 1, 0
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        order = torch.randperm(
+            len(self), generator=torch.Generator().manual_seed(self.epoch)
+        ).tolist()
         batches = list(self.loader)
         while self.done < len(self):
             self.done += 1
@@ -64,7 +78,9 @@ class Base(lightning.LightningModule):
         self.net = prepared(method)
 
     def schedule(self, optimizer: Any, **options: Any) -> sparsify_fx.Scheduler:
-        return sparsify_fx.Scheduler(self.net, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS, **options)
+        return sparsify_fx.Scheduler(
+            self.net, optimizer, epochs=EPOCHS, steps_per_epoch=STEPS, **options
+        )
 
     def training_step(self, images: Any, index: int) -> Tensor:
         return loss_of(self.net, *images, self.sparse)
@@ -143,8 +159,14 @@ class Manual(Base):
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> Any:
-        first, second = list(self.net.parameters())[::2], list(self.net.parameters())[1::2]
-        optimizers = [torch.optim.SGD(first, lr=0.1, momentum=0.9), torch.optim.AdamW(second, lr=0.01)]
+        first, second = (
+            list(self.net.parameters())[::2],
+            list(self.net.parameters())[1::2],
+        )
+        optimizers = [
+            torch.optim.SGD(first, lr=0.1, momentum=0.9),
+            torch.optim.AdamW(second, lr=0.01),
+        ]
         self.sparse = self.schedule(optimizers)
         return optimizers, [self.sparse]
 
@@ -160,11 +182,19 @@ class Manual(Base):
         scheduler.step()
 
 
-def fit(model: Base, folder: Path, stop: int = -1, start: Path | None = None, **options: Any) -> lightning.Trainer:
+def fit(
+    model: Base, folder: Path, stop: int = -1, start: Path | None = None, **options: Any
+) -> lightning.Trainer:
     """Train to the end of the schedule, or until `stop` optimizer steps; checkpoints lie in `folder`."""
-    every = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    every = ModelCheckpoint(
+        folder, filename="{step}", every_n_train_steps=1, save_top_k=-1
+    )
     accumulation = options.get("accumulate_grad_batches", 1)
-    runs = 2 if any("lrr" in str(plan.method) for plan in sparsify_fx.plan.plans_of(model)) else 1
+    runs = (
+        2
+        if any("lrr" in str(plan.method) for plan in sparsify_fx.plan.plans_of(model))
+        else 1
+    )
     trainer = lightning.Trainer(
         max_epochs=EPOCHS * runs,
         max_steps=stop,
@@ -185,43 +215,70 @@ def everything(model: Base, trainer: lightning.Trainer) -> dict[str, Any]:
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "scheduler": model.sparse.state_dict(),
-        "rates": [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups],
+        "rates": [
+            group["lr"]
+            for optimizer in trainer.optimizers
+            for group in optimizer.param_groups
+        ],
     }
 
 
 WAYS = [AsRateScheduler, OnFitStart, OnTrainStart, InInit, Manual]
 CASES = [(method, AsRateScheduler) for method in METHODS]
-CASES += [(method, way) for method, way in itertools.product(["lrr", "signin"], WAYS) if way is not AsRateScheduler]
+CASES += [
+    (method, way)
+    for method, way in itertools.product(["lrr", "signin"], WAYS)
+    if way is not AsRateScheduler
+]
 
 
 # Lightning would have the weights before the optimizer step with the optimizer's state after it.
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
-@pytest.mark.parametrize(("method", "way"), CASES, ids=lambda value: getattr(value, "__name__", value))
-def test_a_fit_that_goes_on_is_the_one_that_was_never_stopped(method: str, way: type[Base], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "way"), CASES, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_a_fit_that_goes_on_is_the_one_that_was_never_stopped(
+    method: str, way: type[Base], tmp_path: Path
+) -> None:
     whole = way(method)
     trainer = fit(whole, tmp_path)
-    end, each = everything(whole, trainer), len(trainer.optimizers)  # Lightning counts the steps of all of them
+    end, each = (
+        everything(whole, trainer),
+        len(trainer.optimizers),
+    )  # Lightning counts the steps of all of them
     assert whole.sparse.finished
-    for stop in (STEPS, STEPS + 1, whole.sparse.steps):  # at the end of an epoch, amid one, at the end of all
+    for stop in (
+        STEPS,
+        STEPS + 1,
+        whole.sparse.steps,
+    ):  # at the end of an epoch, amid one, at the end of all
         again = way(method)
         trainer = fit(again, tmp_path, start=tmp_path / f"step={stop * each}.ckpt")
-        assert differences(everything(again, trainer), end) == [], f"resumed after {stop} steps"
+        assert differences(everything(again, trainer), end) == [], (
+            f"resumed after {stop} steps"
+        )
 
 
 @pytest.mark.parametrize("way", [AsRateScheduler, OnTrainStart])
-def test_gradient_accumulation_counts_optimizer_steps(way: type[Base], tmp_path: Path) -> None:
+def test_gradient_accumulation_counts_optimizer_steps(
+    way: type[Base], tmp_path: Path
+) -> None:
     whole = way("lrr")
     trainer = fit(whole, tmp_path, accumulate_grad_batches=2)
     assert whole.sparse.finished
     again = way("lrr")
-    other = fit(again, tmp_path, start=tmp_path / "step=4.ckpt", accumulate_grad_batches=2)
+    other = fit(
+        again, tmp_path, start=tmp_path / "step=4.ckpt", accumulate_grad_batches=2
+    )
     assert differences(everything(again, other), everything(whole, trainer)) == []
 
 
 def test_mixed_precision_resumes(tmp_path: Path) -> None:
     whole, again = AsRateScheduler("signin"), AsRateScheduler("signin")
     end = everything(whole, fit(whole, tmp_path, precision="bf16-mixed"))
-    trainer = fit(again, tmp_path, start=tmp_path / "step=5.ckpt", precision="bf16-mixed")
+    trainer = fit(
+        again, tmp_path, start=tmp_path / "step=5.ckpt", precision="bf16-mixed"
+    )
     assert differences(everything(again, trainer), end) == []
 
 
@@ -243,7 +300,9 @@ def test_a_scheduler_that_is_called_once_an_epoch_is_noticed(tmp_path: Path) -> 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", StepCountWarning)
         fit(OncePerEpoch("gmp"), tmp_path)
-    messages = [str(warning.message) for warning in told if warning.category is StepCountWarning]
+    messages = [
+        str(warning.message) for warning in told if warning.category is StepCountWarning
+    ]
     assert sorted(message[:43] for message in messages) == [
         "the optimizer made 3 steps since the last c",
         "the state of the Scheduler is saved between",
@@ -263,8 +322,12 @@ class AfterTheCheckpoint(ByHooks):
         self.sparse.step()
 
 
-def test_a_state_that_is_saved_before_the_step_of_the_scheduler_is_told(tmp_path: Path) -> None:
-    with pytest.warns(StepCountWarning, match="saved between an optimizer step and the scheduler.step"):
+def test_a_state_that_is_saved_before_the_step_of_the_scheduler_is_told(
+    tmp_path: Path,
+) -> None:
+    with pytest.warns(
+        StepCountWarning, match="saved between an optimizer step and the scheduler.step"
+    ):
         fit(AfterTheCheckpoint("gmp"), tmp_path)
 
 
@@ -292,6 +355,8 @@ def test_the_users_own_schedule_stays_or_is_told(tmp_path: Path) -> None:
     assert len(set(model.rates)) == EPOCHS * STEPS
     model = OwnRate("signin")
     model.rate = "constant"
-    with pytest.warns(LearningRateWarning, match="something else changes it too") as told:
+    with pytest.warns(
+        LearningRateWarning, match="something else changes it too"
+    ) as told:
         fit(model, tmp_path)
     assert sum(warning.category is LearningRateWarning for warning in told) == 1

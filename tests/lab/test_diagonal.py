@@ -42,7 +42,9 @@ def problem() -> Regression:
 
 def test_the_problem_is_what_it_says(problem: Regression) -> None:
     assert (problem.truth != 0).sum(1).tolist() == [2, 2, 2]
-    point = torch.randn(3, 4, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    point = torch.randn(
+        3, 4, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    ).requires_grad_()
     error = (point - problem.truth[:, None]) @ problem.inputs.transpose(1, 2)
     (expected,) = torch.autograd.grad(error.square().sum() / 40, point)
     assert torch.allclose(problem.gradient(point.detach()), expected, atol=1e-12)
@@ -55,7 +57,9 @@ def test_a_schedule_adds_up_to_its_total(shape: str, unit: float) -> None:
     schedule = Schedule(shape, 3.0, 50.0, unit)
     times = torch.linspace(0, 50, 500_001, dtype=torch.float64)
     assert float(schedule.integral(times)[-1]) == pytest.approx(3.0)
-    assert float(torch.trapezoid(schedule.strength(times), times)) == pytest.approx(3.0, rel=1e-4)
+    assert float(torch.trapezoid(schedule.strength(times), times)) == pytest.approx(
+        3.0, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -76,31 +80,47 @@ def test_small_steps_approach_the_exact_flow(init: str, problem: Regression) -> 
     schedules = [Schedule("constant", 1.0, 5.0), Schedule("geometric", 1.0, 5.0)]
     points, _ = exact_flow(problem, init, schedules, torch.tensor([0.0, 5.0]).double())
     exact = problem.distance(points[-1])
-    coarse, fine = (descend(problem, init, schedules, rate=rate)[1][-1] for rate in (1e-2, 1e-3))
+    coarse, fine = (
+        descend(problem, init, schedules, rate=rate)[1][-1] for rate in (1e-2, 1e-3)
+    )
     assert (fine - exact).abs().max() < 0.2 * (coarse - exact).abs().max() < 0.02
 
 
-def test_a_balanced_start_keeps_every_sign_and_rounding_frees_it(problem: Regression) -> None:
-    schedules, times = [Schedule("geometric", 3.0, 100.0)], torch.tensor([0.0, 100.0]).double()
+def test_a_balanced_start_keeps_every_sign_and_rounding_frees_it(
+    problem: Regression,
+) -> None:
+    schedules, times = (
+        [Schedule("geometric", 3.0, 100.0)],
+        torch.tensor([0.0, 100.0]).double(),
+    )
     for start, least in (("spred", 0), ("spred-float64", 1), ("spred-float32", 1)):
         points, _ = exact_flow(problem, start, schedules, times)
         flipped = points[0] * points[1] < 0
         first, second = factors(problem.start, start)
         assert flipped.sum() >= least
         assert not (flipped[:, 0] & (first.abs() == second.abs())).any()
-    stuck, free = (float(descend(problem, start, schedules, rate=1e-2)[1][-1].mean()) for start in ("spred", "pilot"))
+    stuck, free = (
+        float(descend(problem, start, schedules, rate=1e-2)[1][-1].mean())
+        for start in ("spred", "pilot")
+    )
     assert stuck > 2 * free
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_lemma_b1_and_theorem_21_hold_with_exponent_4_and_not_with_2(shape: str, problem: Regression) -> None:
-    found = check_mirror_flow(problem, Schedule(shape, 1.0, 10.0), torch.linspace(0, 10, 11).double())
+def test_lemma_b1_and_theorem_21_hold_with_exponent_4_and_not_with_2(
+    shape: str, problem: Regression
+) -> None:
+    found = check_mirror_flow(
+        problem, Schedule(shape, 1.0, 10.0), torch.linspace(0, 10, 11).double()
+    )
     assert found.lemma < 1e-7
     assert found.theorem < 1e-7
     assert found.printed > 0.1
 
 
-def test_the_mirror_map_is_the_potential_s_slope_and_its_minimum_moves_to_zero() -> None:
+def test_the_mirror_map_is_the_potential_s_slope_and_its_minimum_moves_to_zero() -> (
+    None
+):
     up, down = torch.tensor(0.75).double(), torch.tensor(0.25).double()
     width = width_at(up, down, 0.3)
     point = torch.linspace(-1, 1, 9, dtype=torch.float64).requires_grad_()
@@ -114,8 +134,14 @@ def test_the_mirror_map_is_the_potential_s_slope_and_its_minimum_moves_to_zero()
 @pytest.mark.slow
 def test_pilot_ends_nearer_than_spred() -> None:
     checks = {check.claim: check for check in measure(SMALL, 0).checks}
-    must = [claim for claim in checks if "than spred's" in claim or "Eq. 7" in claim or "acts at once" in claim]
+    must = [
+        claim
+        for claim in checks
+        if "than spred's" in claim or "Eq. 7" in claim or "acts at once" in claim
+    ]
     assert len(must) == 3
     for claim in must:
         assert checks[claim].holds, checks[claim]
-    assert not checks["Theorem 2.1 with a as printed, exp(−2A), holds within 1e-6"].holds
+    assert not checks[
+        "Theorem 2.1 with a as printed, exp(−2A), holds within 1e-6"
+    ].holds

@@ -24,7 +24,9 @@ def test_an_oscillator_returns_after_its_period_with_the_asked_accuracy() -> Non
 
     start = torch.tensor([[1.0, 0.0]], dtype=torch.float64).repeat(3, 1)
     ends = integrate(field, start, times(0, math.pi, 2 * math.pi))
-    exact = torch.stack([(frequency * 2 * math.pi).cos(), -(frequency * 2 * math.pi).sin()], 1)
+    exact = torch.stack(
+        [(frequency * 2 * math.pi).cos(), -(frequency * 2 * math.pi).sin()], 1
+    )
     assert (ends[-1] - exact).abs().max() < 1e-7
     loose = integrate(field, start, times(0, 2 * math.pi), rtol=1e-4, atol=1e-6)[-1]
     assert 1e-9 < (loose - exact).abs().max() < 1e-2

@@ -13,7 +13,15 @@ from typer.testing import CliRunner
 import sparsify_fx.lab.base as base
 from sparsify_fx.cli import app
 from sparsify_fx.errors import LabError, UnknownNameError
-from sparsify_fx.lab import EXPERIMENTS, Check, Experiment, Findings, Grid, all_experiments, run_experiment
+from sparsify_fx.lab import (
+    EXPERIMENTS,
+    Check,
+    Experiment,
+    Findings,
+    Grid,
+    all_experiments,
+    run_experiment,
+)
 from sparsify_fx.registry import Registry
 
 
@@ -25,8 +33,17 @@ def square(full: bool, seed: int) -> Findings:
     """A parabola through the figure, the table and the data."""
     values = [float(seed + (10 if full else 1) * step) ** 2 for step in range(4)]
     return Findings(
-        grids=(Grid("squares", ("step", "square"), tuple((step, value) for step, value in enumerate(values))),),
-        checks=(Check("squares grow", f"{values[-1]:g}", values[-1] > values[0]), Check("they fall", "no", False)),
+        grids=(
+            Grid(
+                "squares",
+                ("step", "square"),
+                tuple((step, value) for step, value in enumerate(values)),
+            ),
+        ),
+        checks=(
+            Check("squares grow", f"{values[-1]:g}", values[-1] > values[0]),
+            Check("they fall", "no", False),
+        ),
         figures={"square": lambda figure: figure.subplots().plot(values)},
         settings={"steps": 4},
         notes=("a note",),
@@ -50,12 +67,17 @@ def test_without_a_name_it_lists_every_experiment() -> None:
     assert names == list(EXPERIMENTS)
     text = call().stdout
     assert all(name in text for name in names)
-    assert all(entry.paper.startswith("paper 00") and entry.claim.endswith(".") for entry in all_experiments())
+    assert all(
+        entry.paper.startswith("paper 00") and entry.claim.endswith(".")
+        for entry in all_experiments()
+    )
 
 
 @pytest.mark.usefixtures("registered")
 def test_a_run_writes_figure_and_json_and_prints_tables(tmp_path: Path) -> None:
-    result = call("square", "--out", tmp_path / "new" / "lab", "--seed", "3", "--json", "-")
+    result = call(
+        "square", "--out", tmp_path / "new" / "lab", "--seed", "3", "--json", "-"
+    )
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["tables"][0]["rows"][-1] == [3, 36.0]
@@ -69,7 +91,9 @@ def test_a_run_writes_figure_and_json_and_prints_tables(tmp_path: Path) -> None:
     assert "NO" in shown
 
 
-def test_errors_come_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_come_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = call("neuron-singin", "--out", tmp_path / "out")
     assert wrong.exit_code == 2
     assert "did you mean 'neuron-signin'" in wrong.stderr

@@ -9,8 +9,23 @@ import torch
 from matplotlib.figure import Figure
 
 from sparsify_fx.lab.neuron_descent import descend_factors
-from sparsify_fx.lab.neurons import Layer, bad_signs, draw_layer, draw_sizes, draw_teachers, good_signs, paired
-from sparsify_fx.lab.neurons_signin import Size, courses, descend, example, measure, signin_name
+from sparsify_fx.lab.neurons import (
+    Layer,
+    bad_signs,
+    draw_layer,
+    draw_sizes,
+    draw_teachers,
+    good_signs,
+    paired,
+)
+from sparsify_fx.lab.neurons_signin import (
+    Size,
+    courses,
+    descend,
+    example,
+    measure,
+    signin_name,
+)
 
 SMALL = Size(runs=40, steps=1500, samples=60, small_rate=0.05, betas=(1.0,))
 
@@ -22,7 +37,11 @@ def seeded(seed: int = 0) -> torch.Generator:
 def drawn(runs: int = 6) -> tuple[torch.Tensor, Layer, torch.Tensor, torch.Tensor]:
     generator = seeded()
     teacher = draw_teachers(runs, 3, 2, generator)
-    return teacher, draw_layer(teacher, 3, 2, 50, generator), *draw_sizes(runs, 3, 2, generator, balanced=True)
+    return (
+        teacher,
+        draw_layer(teacher, 3, 2, 50, generator),
+        *draw_sizes(runs, 3, 2, generator, balanced=True),
+    )
 
 
 def test_the_gradient_is_that_of_the_loss_and_the_teacher_has_none() -> None:
@@ -38,7 +57,9 @@ def test_the_starts_are_what_they_say() -> None:
     teacher, layer, sizes, inner = drawn(50)
     assert (teacher[:, :3].abs() == 1).all()
     assert (teacher[:, :3] < 0).any(1).all()
-    assert torch.allclose(teacher[:, 3:].reshape(50, 3, 2).norm(dim=2), torch.ones(50, 3).double())
+    assert torch.allclose(
+        teacher[:, 3:].reshape(50, 3, 2).norm(dim=2), torch.ones(50, 3).double()
+    )
     assert torch.allclose(sizes, inner.norm(dim=2))
     good, bad = good_signs(sizes, inner, teacher), bad_signs(sizes, inner)
     assert torch.equal(good.sign(), teacher.sign())
@@ -53,14 +74,23 @@ def test_descent_on_factors_is_that_of_the_single_neuron_s_lab() -> None:
     start = bad_signs(sizes, inner)
     path = descend(layer, start, rate=0.05, steps=40, beta=2.0, points=4)
     assert path.shape == (5, 6, 9)
-    assert torch.allclose(path[-1], descend_factors(layer, start, beta=(2.0, 2.0), rate=0.05, steps=40), atol=1e-12)
+    assert torch.allclose(
+        path[-1],
+        descend_factors(layer, start, beta=(2.0, 2.0), rate=0.05, steps=40),
+        atol=1e-12,
+    )
     plain = descend(layer, start, rate=0.05, steps=1)
     assert torch.allclose(plain[-1], start - 0.05 * layer.gradient(start))
 
 
-def test_good_signs_and_a_dense_net_succeed_and_bad_signs_fail_more_often_than_with_sign_in() -> None:
+def test_good_signs_and_a_dense_net_succeed_and_bad_signs_fail_more_often_than_with_sign_in() -> (
+    None
+):
     found = courses(SMALL, "balanced", 0)
-    share = {name: float(course.recovered().double().mean()) for name, course in found.items()}
+    share = {
+        name: float(course.recovered().double().mean())
+        for name, course in found.items()
+    }
     assert share["good signs"] >= 0.85
     assert share["dense"] >= 0.85
     assert share["bad signs"] <= 0.45

@@ -11,8 +11,22 @@ import torch
 from matplotlib.figure import Figure
 
 from sparsify_fx.lab.sample_complexity import measure
-from sparsify_fx.lab.sample_rates import asymptotic_rate, courses, hessian_eigenvalues, last_rate, rates
-from sparsify_fx.lab.sample_runs import Size, half_point, noisy_errors, problem, pruned_errors, radii, transitions
+from sparsify_fx.lab.sample_rates import (
+    asymptotic_rate,
+    courses,
+    hessian_eigenvalues,
+    last_rate,
+    rates,
+)
+from sparsify_fx.lab.sample_runs import (
+    Size,
+    half_point,
+    noisy_errors,
+    problem,
+    pruned_errors,
+    radii,
+    transitions,
+)
 from sparsify_fx.lab.statistics import fit_line
 from sparsify_fx.lab.teacher import (
     Masked,
@@ -23,7 +37,12 @@ from sparsify_fx.lab.teacher import (
     perturbed,
     relative_error,
 )
-from sparsify_fx.lab.tensor_start import MomentSize, directions, low_moments, start_qualities
+from sparsify_fx.lab.tensor_start import (
+    MomentSize,
+    directions,
+    low_moments,
+    start_qualities,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -79,15 +98,24 @@ def test_masks_keep_that_many_different_inputs_and_each_neuron_sees_its_own() ->
             for other in range(4):
                 shared = set(masks[run, one].tolist()) & set(masks[run, other].tolist())
                 for index in shared:
-                    left = data.inputs[run, one, :, masks[run, one].tolist().index(index)]
-                    assert torch.equal(left, data.inputs[run, other, :, masks[run, other].tolist().index(index)])
+                    left = data.inputs[
+                        run, one, :, masks[run, one].tolist().index(index)
+                    ]
+                    assert torch.equal(
+                        left,
+                        data.inputs[
+                            run, other, :, masks[run, other].tolist().index(index)
+                        ],
+                    )
 
 
 def test_the_gradient_is_that_of_the_risk_and_vanishes_at_the_teacher() -> None:
     data, teacher, generator = problem(3, 4, 12, 5, 40, 0)
     data, teacher = Masked(data.inputs.double(), data.labels.double()), teacher.double()
     start = perturbed(teacher.float(), 0.5, generator).double().requires_grad_()
-    assert torch.allclose(relative_error(start, teacher), torch.full((3,), 0.5).double(), atol=1e-5)
+    assert torch.allclose(
+        relative_error(start, teacher), torch.full((3,), 0.5).double(), atol=1e-5
+    )
     risk = (data.outputs(start) - data.labels).square().mean(1).sum() / 2
     (expected,) = torch.autograd.grad(risk, start)
     assert torch.allclose(data.gradient(start.detach()), expected, atol=1e-10)
@@ -99,13 +127,30 @@ def test_algorithm_1_is_momentum_and_runs_do_not_depend_on_each_other() -> None:
     start = perturbed(teacher, 0.3, generator)
     two, _ = accelerated(data, start, rate=1.0, momentum=0.5, steps=2)
     first = start - data.gradient(start)
-    assert torch.allclose(two, first - data.gradient(first) + 0.5 * (first - start), atol=1e-6)
-    many, errors = accelerated(data, start, rate=3.0, momentum=0.8, steps=500, teacher=teacher, enough=1e-4, every=50)
+    assert torch.allclose(
+        two, first - data.gradient(first) + 0.5 * (first - start), atol=1e-6
+    )
+    many, errors = accelerated(
+        data,
+        start,
+        rate=3.0,
+        momentum=0.8,
+        steps=500,
+        teacher=teacher,
+        enough=1e-4,
+        every=50,
+    )
     assert (relative_error(many, teacher) < 1e-4).all()
     assert torch.allclose(errors[0], torch.full((4,), 0.3), atol=1e-4)
     some = torch.tensor([2])
     alone, _ = accelerated(
-        data.some(some), start[some], rate=3.0, momentum=0.8, steps=500, teacher=teacher[some], enough=1e-4
+        data.some(some),
+        start[some],
+        rate=3.0,
+        momentum=0.8,
+        steps=500,
+        teacher=teacher[some],
+        enough=1e-4,
     )
     assert torch.allclose(alone[0], many[2], atol=1e-5)
 
@@ -115,13 +160,17 @@ def test_noise_is_measured_by_the_outputs_energy() -> None:
     clean = draw_masked(teacher, masks, 20, 5000, seeded(2))
     noisy = draw_masked(teacher, masks, 20, 5000, seeded(2), noise=0.1)
     assert torch.equal(clean.inputs, noisy.inputs)
-    ratio = (noisy.labels - clean.labels).square().mean(1).sqrt() / clean.labels.square().mean(1).sqrt()
+    ratio = (noisy.labels - clean.labels).square().mean(
+        1
+    ).sqrt() / clean.labels.square().mean(1).sqrt()
     assert torch.allclose(ratio, torch.full((2,), 0.1), rtol=0.05)
 
 
 def test_the_low_moments_are_the_formulas_and_the_directions_the_teacher_s() -> None:
     generator = seeded()
-    masks = torch.stack([torch.arange(4), torch.arange(4) + 4])[None]  # no input is shared
+    masks = torch.stack([torch.arange(4), torch.arange(4) + 4])[
+        None
+    ]  # no input is shared
     teacher = torch.tensor([[[0.5, 0.1, -0.3, 0.0], [-0.1, 0.4, 0.2, 0.4]]])
     chunks = [draw_masked(teacher, masks, 8, 100_000, generator) for _ in range(4)]
     first, second = low_moments(chunks)
@@ -134,8 +183,12 @@ def test_the_low_moments_are_the_formulas_and_the_directions_the_teacher_s() -> 
     assert overlap.max(0).values.min() > 0.97
 
 
-def test_the_tensor_initialisation_leads_to_the_teacher_and_improves_with_samples() -> None:
-    few, many = start_qualities(MomentSize(runs=6, samples=(5_000, 200_000), width=100, kept=4), 0)
+def test_the_tensor_initialisation_leads_to_the_teacher_and_improves_with_samples() -> (
+    None
+):
+    few, many = start_qualities(
+        MomentSize(runs=6, samples=(5_000, 200_000), width=100, kept=4), 0
+    )
     assert many.median < 0.5 * few.median
     assert many.median < 0.2
     assert many.success == 1
@@ -146,9 +199,16 @@ def test_the_rate_grows_with_the_root_of_r_and_momentum_lowers_it() -> None:
     for found in (speed.measured, speed.slowest):
         for kept in SMALL.rate_ranks:
             assert found["AGD", kept].mean < found["GD", kept].mean < 1
-        assert line_r2({kept: found["GD", kept].mean for kept in SMALL.rate_ranks}, 0.5) >= 0.9
+        assert (
+            line_r2({kept: found["GD", kept].mean for kept in SMALL.rate_ranks}, 0.5)
+            >= 0.9
+        )
     for key, slowest in speed.slowest.items():
-        assert 0 < slowest.mean - speed.measured[key].mean < 0.1 * (1 - slowest.mean) + 1e-3
+        assert (
+            0
+            < slowest.mean - speed.measured[key].mean
+            < 0.1 * (1 - slowest.mean) + 1e-3
+        )
 
 
 def test_the_measured_rate_is_that_of_algorithm_1() -> None:
@@ -161,7 +221,13 @@ def test_the_measured_rate_is_that_of_algorithm_1() -> None:
     errors = courses(data, teacher, start, size)
     for index, momentum in enumerate((size.slow_momentum, 0.0)):
         _, expected = accelerated(
-            data, start, rate=size.slow_rate, momentum=momentum, steps=100, teacher=teacher, every=50
+            data,
+            start,
+            rate=size.slow_rate,
+            momentum=momentum,
+            steps=100,
+            teacher=teacher,
+            every=50,
         )
         assert torch.allclose(errors[:, index], expected[:, 0], rtol=1e-9)
     two = 0.9 ** torch.arange(400.0).double() + 0.99 ** torch.arange(400.0).double()
@@ -174,8 +240,12 @@ def test_the_rate_of_a_run_rises_to_that_of_the_slowest_mode(momentum: float) ->
     data, teacher, generator = problem(1, 2, 20, 4, 300, 0)
     data, teacher = Masked(data.inputs.double(), data.labels.double()), teacher.double()
     data = replace(data, labels=data.outputs(teacher))
-    start = teacher + 1e-3 * torch.randn(teacher.shape, generator=generator, dtype=torch.float64)
-    _, errors = accelerated(data, start, rate=0.5, momentum=momentum, steps=400, teacher=teacher, every=50)
+    start = teacher + 1e-3 * torch.randn(
+        teacher.shape, generator=generator, dtype=torch.float64
+    )
+    _, errors = accelerated(
+        data, start, rate=0.5, momentum=momentum, steps=400, teacher=teacher, every=50
+    )
     rates = [float(after / before) ** (1 / 50) for before, after in pairwise(errors)]
     slowest = asymptotic_rate(hessian_eigenvalues(data, teacher), 0.5, momentum)
     assert len(rates) >= 4
@@ -190,9 +260,14 @@ def test_the_samples_needed_grow_as_r() -> None:
 
 def test_the_error_grows_as_the_root_of_r_and_as_the_noise() -> None:
     found = noisy_errors(SMALL, 0)
-    assert line_r2({kept: found[0.02, kept].mean for kept in SMALL.noise_ranks}, 0.5) >= 0.95
+    assert (
+        line_r2({kept: found[0.02, kept].mean for kept in SMALL.noise_ranks}, 0.5)
+        >= 0.95
+    )
     for kept in SMALL.noise_ranks:
-        assert found[0.02, kept].mean / found[0.01, kept].mean == pytest.approx(2, rel=0.1)
+        assert found[0.02, kept].mean / found[0.01, kept].mean == pytest.approx(
+            2, rel=0.1
+        )
 
 
 def test_imp_is_best_within_a_pruning_step_of_the_teacher_s_sparsity() -> None:
@@ -225,11 +300,16 @@ def test_the_whole_experiment_is_reported_and_drawn() -> None:
         noise_ranks=(4, 8),
         imp_cycles=4,
         steps=100,
-        moments=MomentSize(runs=1, samples=(5_000,), chunk=5_000, width=40, kept=4, steps=50),
+        moments=MomentSize(
+            runs=1, samples=(5_000,), chunk=5_000, width=40, kept=4, steps=50
+        ),
     )
     findings = measure(tiny, 0)
     assert len(findings.grids) == 7
-    assert len(findings.checks) == 6 + len(SMALL.noise_levels) + 2 + len(SMALL.imp_samples) + 1
+    assert (
+        len(findings.checks)
+        == 6 + len(SMALL.noise_levels) + 2 + len(SMALL.imp_samples) + 1
+    )
     for draw in findings.figures.values():
         figure = Figure()
         draw(figure)

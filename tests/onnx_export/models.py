@@ -42,13 +42,22 @@ def conv_net() -> nn.Module:
             assert value is not None
             nn.init.normal_(value)
     head = (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(), nn.Linear(64, 10))
-    body = (nn.Conv2d(3, 16, 3), first, nn.ReLU(), nn.Conv2d(16, 16, 3, bias=False), second, nn.ReLU())
+    body = (
+        nn.Conv2d(3, 16, 3),
+        first,
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, bias=False),
+        second,
+        nn.ReLU(),
+    )
     return zeroed(nn.Sequential(*body, *head), 0.9)
 
 
 def mlp() -> nn.Module:
     torch.manual_seed(0)
-    return zeroed(nn.Sequential(nn.Linear(400, 800), nn.GELU(), nn.Linear(800, 400)), 0.9)
+    return zeroed(
+        nn.Sequential(nn.Linear(400, 800), nn.GELU(), nn.Linear(800, 400)), 0.9
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +71,15 @@ class Exported:
 
 
 def run(path: Path, *inputs: Tensor) -> list[Any]:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
     names = [item.name for item in session.get_inputs()]
-    return list(session.run(None, dict(zip(names, (value.numpy() for value in inputs), strict=True))))
+    return list(
+        session.run(
+            None, dict(zip(names, (value.numpy() for value in inputs), strict=True))
+        )
+    )
 
 
 def expected(model: nn.Module, *inputs: Tensor) -> Any:
@@ -75,4 +90,7 @@ def expected(model: nn.Module, *inputs: Tensor) -> Any:
 def stored(path: Path) -> dict[str, Any]:
     model = onnx.load(str(path))
     decoder, rebuilt = Decoder(model), stored_weights(model)
-    return {name: decoder.array(name) for name in (*decoder.tensors, *decoder.sparse, *rebuilt)}
+    return {
+        name: decoder.array(name)
+        for name in (*decoder.tensors, *decoder.sparse, *rebuilt)
+    }

@@ -23,10 +23,14 @@ def tensor(array: NDArray[np.generic], name: str = "") -> TensorProto:
 
 
 def constant(array: NDArray[np.generic], name: str, node: str = "") -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], name=node, value=tensor(array, "held"))
+    return helper.make_node(
+        "Constant", [], [name], name=node, value=tensor(array, "held")
+    )
 
 
-def value(name: str, *shape: int | str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+def value(
+    name: str, *shape: int | str, kind: int = TensorProto.FLOAT
+) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
@@ -41,12 +45,22 @@ def model_of(
 ) -> onnx.ModelProto:
     """A model from x [n, 64] to y [n, 64]."""
     given = [value("x", "n", WIDTH), *(inputs or [])]
-    graph = helper.make_graph(nodes, "g", given, [value("y", "n", WIDTH)], weights or [])
+    graph = helper.make_graph(
+        nodes, "g", given, [value("y", "n", WIDTH)], weights or []
+    )
     domains = {"": opset} | {function.domain: 1 for function in functions or []}
     domains |= {node.domain: 1 for node in nodes if node.domain}
-    imports = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
-    made = helper.make_model(graph, ir_version=ir_version, opset_imports=imports, functions=functions or [])
-    made.producer_name, made.producer_version, made.doc_string = "other", "3.1", "a model of another writer"
+    imports = [
+        helper.make_opsetid(domain, version) for domain, version in domains.items()
+    ]
+    made = helper.make_model(
+        graph, ir_version=ir_version, opset_imports=imports, functions=functions or []
+    )
+    made.producer_name, made.producer_version, made.doc_string = (
+        "other",
+        "3.1",
+        "a model of another writer",
+    )
     return made
 
 
@@ -81,17 +95,33 @@ def branch(seed: int, *, node: bool) -> onnx.GraphProto:
     weights = [] if node else [tensor(pruned(seed), "w")]
     nodes = [constant(pruned(seed), "w")] if node else []
     nodes.append(helper.make_node("MatMul", ["x", "w"], [f"z{seed}"]))
-    return helper.make_graph(nodes, f"branch{seed}", [], [value(f"z{seed}", "n", WIDTH)], weights)
+    return helper.make_graph(
+        nodes, f"branch{seed}", [], [value(f"z{seed}", "n", WIDTH)], weights
+    )
 
 
 def in_branches() -> onnx.ModelProto:
     """Both branches of an If name their weight `w`, and a third one stands in a branch of a branch."""
-    inner = helper.make_node("If", ["yes"], ["z3"], then_branch=branch(4, node=False), else_branch=branch(5, node=True))
+    inner = helper.make_node(
+        "If",
+        ["yes"],
+        ["z3"],
+        then_branch=branch(4, node=False),
+        else_branch=branch(5, node=True),
+    )
     nested = helper.make_graph([inner], "nested", [], [value("z3", "n", WIDTH)])
     nodes = [
         constant(np.array(True), "yes"),
-        helper.make_node("If", ["yes"], ["a"], then_branch=branch(1, node=True), else_branch=branch(2, node=False)),
-        helper.make_node("If", ["yes"], ["b"], then_branch=nested, else_branch=branch(6, node=True)),
+        helper.make_node(
+            "If",
+            ["yes"],
+            ["a"],
+            then_branch=branch(1, node=True),
+            else_branch=branch(2, node=False),
+        ),
+        helper.make_node(
+            "If", ["yes"], ["b"], then_branch=nested, else_branch=branch(6, node=True)
+        ),
         helper.make_node("Add", ["a", "b"], ["y"]),
     ]
     return model_of(nodes)
@@ -104,12 +134,18 @@ def in_a_loop() -> onnx.ModelProto:
             helper.make_node("MatMul", ["state", "w"], ["next"]),
         ],
         "body",
-        [value("i", kind=TensorProto.INT64), value("go", kind=TensorProto.BOOL), value("state", "n", WIDTH)],
+        [
+            value("i", kind=TensorProto.INT64),
+            value("go", kind=TensorProto.BOOL),
+            value("state", "n", WIDTH),
+        ],
         [value("goes", kind=TensorProto.BOOL), value("next", "n", WIDTH)],
         [tensor(pruned(1), "w")],
     )
     nodes = [helper.make_node("Loop", ["times", "yes", "x"], ["y"], body=body)]
-    return model_of(nodes, [tensor(np.array(3), "times"), tensor(np.array(True), "yes")])
+    return model_of(
+        nodes, [tensor(np.array(3), "times"), tensor(np.array(True), "yes")]
+    )
 
 
 def in_a_scan() -> onnx.ModelProto:
@@ -117,7 +153,9 @@ def in_a_scan() -> onnx.ModelProto:
         [constant(pruned(1), "w"), helper.make_node("MatMul", ["row", "w"], ["out"])],
         "body", [value("row", WIDTH)], [value("out", WIDTH)],
     )  # fmt: skip
-    return model_of([helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1)])
+    return model_of(
+        [helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1)]
+    )
 
 
 def in_functions() -> onnx.ModelProto:
@@ -151,7 +189,12 @@ def in_functions() -> onnx.ModelProto:
 def as_inputs() -> onnx.ModelProto:
     """Initializers that callers may replace: two with zeros, a small one, one without zeros."""
     full = random_tensor((WIDTH, WIDTH), 1.0, 0, 5)
-    arrays = {"w": pruned(1), "bias": np.ones(WIDTH, np.float32), "full": full, "v": pruned(2)}
+    arrays = {
+        "w": pruned(1),
+        "bias": np.ones(WIDTH, np.float32),
+        "full": full,
+        "v": pruned(2),
+    }
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
         helper.make_node("Add", ["a", "bias"], ["b"]),
@@ -159,7 +202,9 @@ def as_inputs() -> onnx.ModelProto:
         helper.make_node("MatMul", ["c", "v"], ["y"]),
     ]
     inputs = [value(name, *array.shape) for name, array in arrays.items()]
-    return model_of(nodes, [tensor(array, name) for name, array in arrays.items()], inputs=inputs)
+    return model_of(
+        nodes, [tensor(array, name) for name, array in arrays.items()], inputs=inputs
+    )
 
 
 def of_ir_version_3() -> onnx.ModelProto:

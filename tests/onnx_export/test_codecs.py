@@ -20,22 +20,42 @@ from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES, Weight
 from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
 from sparsify_fx.onnx_export.storage.codecs.encoding import entropy_bytes
 from sparsify_fx.onnx_export.storage.codecs.patches import gap_codes
-from sparsify_fx.onnx_export.storage.encodings import SMALL, Encoded, Wanted, check_bits, encode_initializers
+from sparsify_fx.onnx_export.storage.encodings import (
+    SMALL,
+    Encoded,
+    Wanted,
+    check_bits,
+    encode_initializers,
+)
 from tests.onnx_export.arrays import matmul_with, model_with, random_tensor
 
-LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+LEVELS = (
+    "ORT_DISABLE_ALL",
+    "ORT_ENABLE_BASIC",
+    "ORT_ENABLE_EXTENDED",
+    "ORT_ENABLE_ALL",
+)
 PAIRS = [(encoding, values) for encoding in ENCODINGS for values in VALUES]
 
 
-def run(model: onnx.ModelProto, level: str = "ORT_ENABLE_ALL", save: Path | None = None) -> list[NDArray[Any]]:
+def run(
+    model: onnx.ModelProto, level: str = "ORT_ENABLE_ALL", save: Path | None = None
+) -> list[NDArray[Any]]:
     """The outputs of a model without inputs."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, level
+    )
     if save is not None:
         options.optimized_model_filepath = str(save)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feeds = {item.name: np.ones((2, item.shape[1]), np.float32) for item in session.get_inputs()}
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feeds = {
+        item.name: np.ones((2, item.shape[1]), np.float32)
+        for item in session.get_inputs()
+    }
     return [np.asarray(array) for array in session.run(None, feeds)]
 
 
@@ -78,12 +98,19 @@ def test_onnxruntime_gives_the_same_bits_at_every_level(
 ) -> None:
     weight = random_tensor((150, 401), 0.1, 0, 3)
     made = encode_initializers(matmul_with(weight), Wanted(encoding, values, functions))
-    assert stored_as(made) == (encoding, "fp32" if (encoding, values) == ("coo", "fp32-packed") else values)
+    assert stored_as(made) == (
+        encoding,
+        "fp32" if (encoding, values) == ("coo", "fp32-packed") else values,
+    )
     decoded = Decoder(made.model).array("w")
     assert (decoded.tobytes() == weight.tobytes()) == VALUES[values].lossless
     (got,), (expected,) = run(made.model, level), run(matmul_with(decoded), level)
-    if level == "ORT_DISABLE_ALL":  # a weight that is no constant takes another way through a matrix product
-        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6 * float(np.abs(expected).max()))
+    if (
+        level == "ORT_DISABLE_ALL"
+    ):  # a weight that is no constant takes another way through a matrix product
+        np.testing.assert_allclose(
+            got, expected, rtol=1e-6, atol=1e-6 * float(np.abs(expected).max())
+        )
     else:
         assert got.tobytes() == expected.tobytes()
 
@@ -99,22 +126,31 @@ def test_every_node_that_decodes_is_folded(
     run(made.model, level, tmp_path / "packed.onnx")
     run(dense, level, tmp_path / "dense.onnx")
     nodes = [
-        [node.op_type for node in onnx.load(str(tmp_path / f"{name}.onnx")).graph.node] for name in ("packed", "dense")
+        [node.op_type for node in onnx.load(str(tmp_path / f"{name}.onnx")).graph.node]
+        for name in ("packed", "dense")
     ]
     assert nodes[0] == nodes[1]
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    gaps=st.lists(st.one_of(st.integers(0, 70), st.integers(0, 70_000)), min_size=1, max_size=60),
+    gaps=st.lists(
+        st.one_of(st.integers(0, 70), st.integers(0, 70_000)), min_size=1, max_size=60
+    ),
     bits=st.sampled_from([4, 8]),
     high_bits=st.sampled_from([2, 3, 4]),
 )
-def test_gap_codes_sum_up_to_the_places(gaps: list[int], bits: int, high_bits: int) -> None:
+def test_gap_codes_sum_up_to_the_places(
+    gaps: list[int], bits: int, high_bits: int
+) -> None:
     places = np.cumsum(np.array(gaps) + 1) - 1
     found = gap_codes(places, bits, high_bits)
     skips = np.diff(found.patched, prepend=-1) - 1
-    for codes, width in ((found.low, bits), (found.high, high_bits), (skips, 8 - high_bits)):
+    for codes, width in (
+        (found.low, bits),
+        (found.high, high_bits),
+        (skips, 8 - high_bits),
+    ):
         assert codes.size == 0 or (codes.min() >= 0 and codes.max() < 2**width)
     steps = found.low + 1
     steps[found.patched] += found.high << bits
@@ -125,7 +161,9 @@ def test_gap_codes_sum_up_to_the_places(gaps: list[int], bits: int, high_bits: i
     assert places.size <= found.places.size <= places.size + needed
 
 
-@pytest.mark.parametrize("gap", [0, 1, 14, 15, 16, 62, 63, 64, 254, 255, 256, 1023, 1024, 4095, 4096, 70_000])
+@pytest.mark.parametrize(
+    "gap", [0, 1, 14, 15, 16, 62, 63, 64, 254, 255, 256, 1023, 1024, 4095, 4096, 70_000]
+)
 @pytest.mark.parametrize("first", [0, 1, 16, 17, 300])
 def test_gaps_at_the_borders_of_the_codes(gap: int, first: int) -> None:
     array = np.zeros((1, first + 3 * (gap + 1) + 40), np.float32)
@@ -155,14 +193,21 @@ def test_weights_without_a_nonzero_and_with_one() -> None:
 def test_lossy_values_stay_within_their_bounds(
     density: float, channels: int, seed: int, scale: float, encoding: str
 ) -> None:
-    weight = (random_tensor((33, channels), density, 0, seed) * scale).astype(np.float32)
+    weight = (random_tensor((33, channels), density, 0, seed) * scale).astype(
+        np.float32
+    )
     for values in ("fp16", "int8"):
         made = encode_initializers(matmul_with(weight), Wanted(encoding, values))
         decoded = Decoder(made.model).array("w")
         if values == "fp16":
-            assert decoded.tobytes() == weight.astype(np.float16).astype(np.float32).tobytes()
+            assert (
+                decoded.tobytes()
+                == weight.astype(np.float16).astype(np.float32).tobytes()
+            )
         else:
-            step = np.abs(weight.astype(np.float64)).max(axis=0) / 127  # a MatMul's channels are its columns
+            step = (
+                np.abs(weight.astype(np.float64)).max(axis=0) / 127
+            )  # a MatMul's channels are its columns
             assert (np.abs(decoded - weight) <= step * 0.5001 + 1e-38).all()
         assert (decoded[weight == 0] == 0).all()
 
@@ -180,12 +225,17 @@ def test_lossy_values_are_refused_where_they_would_be_wrong() -> None:
             continue
         assert stored_as(made) == ("gap", "fp32")
         assert Decoder(made.model).array("w").tobytes() == weight.tobytes()
-    assert VALUES["fp32-packed"].refuses(Weight(np.array([1e-40], np.float32))) == "it holds denormal values"
+    assert (
+        VALUES["fp32-packed"].refuses(Weight(np.array([1e-40], np.float32)))
+        == "it holds denormal values"
+    )
 
 
 def test_lossy_values_are_for_prunable_weights_only() -> None:
     table = random_tensor((40, 30), 0.2, 0, 1)
-    made = encode_initializers(model_with({"table": table, "bias": table[0]}), Wanted("gap", "int8"))
+    made = encode_initializers(
+        model_with({"table": table, "bias": table[0]}), Wanted("gap", "int8")
+    )
     assert {(row.encoding, row.values) for row in made.rows} == {("gap", "fp32")}
 
 
@@ -196,7 +246,11 @@ def test_the_channel_scale_of_int8_follows_the_operator() -> None:
         model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
         model.graph.node[0].op_type = operator
         made = encode_initializers(model, Wanted("dense", "int8"))
-        scale = next(tensor for tensor in made.model.graph.initializer if tensor.name.endswith("channel_scale"))
+        scale = next(
+            tensor
+            for tensor in made.model.graph.initializer
+            if tensor.name.endswith("channel_scale")
+        )
         assert [place for place, size in enumerate(scale.dims) if size > 1] == [axis]
 
 
@@ -204,7 +258,10 @@ def test_the_channel_scale_of_int8_follows_the_operator() -> None:
 @pytest.mark.parametrize("values", VALUES)
 def test_auto_takes_the_smallest(density: float, values: str) -> None:
     model = matmul_with(random_tensor((300, 1000), density, 0, 3))
-    sizes = {e: encode_initializers(model, Wanted(e, values)).model.ByteSize() for e in ENCODINGS}
+    sizes = {
+        e: encode_initializers(model, Wanted(e, values)).model.ByteSize()
+        for e in ENCODINGS
+    }
     made = encode_initializers(model, Wanted("auto", values))
     assert made.model.ByteSize() <= min(sizes.values()) + 8
     assert stored_as(made)[0] == min(sizes, key=lambda name: sizes[name])
@@ -219,11 +276,18 @@ def test_gap_stays_near_the_entropy_bound(density: float) -> None:
 
 
 def test_auto_leaves_small_and_full_tensors_and_ends_of_the_graph_alone() -> None:
-    small, full = np.zeros((1, (SMALL - 32) // 4), np.float32), random_tensor((60, 60), 1, 0, 2)
-    made = encode_initializers(model_with({"small": small, "full": full}), Wanted("auto"))
+    small, full = (
+        np.zeros((1, (SMALL - 32) // 4), np.float32),
+        random_tensor((60, 60), 1, 0, 2),
+    )
+    made = encode_initializers(
+        model_with({"small": small, "full": full}), Wanted("auto")
+    )
     assert {row.encoding for row in made.rows} == {"dense"}
     model = model_with({"w": np.zeros((30, 30), np.float32)})
-    model.graph.output.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, (30, 30)))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, (30, 30))
+    )
     for encoding in ("coo", "gap", "bitmask"):
         made = encode_initializers(model, Wanted(encoding))
         assert stored_as(made) == ("dense", "fp32")
@@ -232,7 +296,11 @@ def test_auto_leaves_small_and_full_tensors_and_ends_of_the_graph_alone() -> Non
 
 def test_dense_changes_nothing_and_the_original_is_only_read() -> None:
     model = model_with(
-        {"w": random_tensor((90, 90), 0.1, 0.1, 4), "i": np.arange(9), "s": np.array(["a", "b"], object)}
+        {
+            "w": random_tensor((90, 90), 0.1, 0.1, 4),
+            "i": np.arange(9),
+            "s": np.array(["a", "b"], object),
+        }
     )
     before = model.SerializeToString(deterministic=True)
     assert encode_initializers(model, Wanted("dense")).model == model
@@ -256,7 +324,9 @@ def test_weights_stored_alike_share_one_function() -> None:
 
 def test_old_operators_are_refused_or_avoided() -> None:
     model = model_with({"w": random_tensor((90, 90), 0.1, 0, 4)}, opset=9, ir_version=4)
-    with pytest.raises(ExportError, match="gap with values fp32 needs opset 11, but the model has 9"):
+    with pytest.raises(
+        ExportError, match="gap with values fp32 needs opset 11, but the model has 9"
+    ):
         encode_initializers(model, Wanted("gap"))
     with pytest.raises(ExportError, match="fp16 needs opset 11"):
         encode_initializers(model, Wanted("auto", "fp16"))

@@ -23,13 +23,20 @@ COMMANDS: dict[str, Callable[[Path, Path], object]] = {
     "inspect": lambda file, _: inspect_file(file),
     "unpack": unpack_onnx,
     "pack": lambda file, target: pack_onnx(file, target, verify=False),
-    "optimize": lambda file, _: optimize(onnx.load(str(file), load_external_data=False)),
+    "optimize": lambda file, _: optimize(
+        onnx.load(str(file), load_external_data=False)
+    ),
 }
 
 
-def product(weight: TensorProto | None = None, sparse: onnx.SparseTensorProto | None = None) -> onnx.ModelProto:
+def product(
+    weight: TensorProto | None = None, sparse: onnx.SparseTensorProto | None = None
+) -> onnx.ModelProto:
     """y = x @ w."""
-    model = model_of([helper.make_node("MatMul", ["x", "w"], ["y"])], [weight] if weight is not None else [])
+    model = model_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [weight] if weight is not None else [],
+    )
     if sparse is not None:
         model.graph.sparse_initializer.append(sparse)
     return model
@@ -50,7 +57,9 @@ def coo(**values: object) -> onnx.SparseTensorProto:
     held = TensorProto(name="w", data_type=1, dims=[1], raw_data=bytes(4))
     for name, value in values.items():
         setattr(held, name, value)
-    return helper.make_sparse_tensor(held, numpy_helper.from_array(np.array([3]), "places"), [64, 64])
+    return helper.make_sparse_tensor(
+        held, numpy_helper.from_array(np.array([3]), "places"), [64, 64]
+    )
 
 
 DAMAGED = {
@@ -96,7 +105,9 @@ def test_names_that_are_no_text(tmp_path: Path, text: bytes, command: str) -> No
         COMMANDS[command](source, tmp_path / "b.onnx")
 
 
-@pytest.mark.parametrize("claim", ["[" * 5000, "{}", "7", '{"w": 3}', '{"w": ""}', '{"none": "gap fp32"}'])
+@pytest.mark.parametrize(
+    "claim", ["[" * 5000, "{}", "7", '{"w": 3}', '{"w": ""}', '{"none": "gap fp32"}']
+)
 def test_metadata_of_others_under_our_name(tmp_path: Path, claim: str) -> None:
     model = product(tensor(pruned(1), "w"))
     helper.set_model_props(model, {"sparsify_fx.weights": claim})
@@ -109,7 +120,9 @@ def test_metadata_of_others_under_our_name(tmp_path: Path, claim: str) -> None:
 def claims(nodes: list[onnx.NodeProto], tensors: list[TensorProto]) -> onnx.ModelProto:
     """A file that says of what these nodes make that it is a packed weight."""
     model = model_of([*nodes, helper.make_node("MatMul", ["x", "w"], ["y"])], tensors)
-    helper.set_model_props(model, {"sparsify_fx.weights": json.dumps({"w": "gap fp32"})})
+    helper.set_model_props(
+        model, {"sparsify_fx.weights": json.dumps({"w": "gap fp32"})}
+    )
     return model
 
 
@@ -120,11 +133,20 @@ def test_only_our_operators_rebuild_weights(tmp_path: Path) -> None:
         [helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", 7), ("go", 9), ("v", 1))],
         [helper.make_tensor_value_info(name, kind, []) for name, kind in (("go2", 9), ("v2", 1))],
     )  # fmt: skip
-    numbers = [tensor(np.array(10**6), "m"), tensor(np.array(True), "t"), tensor(np.eye(64, dtype=np.float32), "z")]
-    source = save(claims([helper.make_node("Loop", ["m", "t", "z"], ["w"], body=body)], numbers), tmp_path / "a.onnx")
+    numbers = [
+        tensor(np.array(10**6), "m"),
+        tensor(np.array(True), "t"),
+        tensor(np.eye(64, dtype=np.float32), "z"),
+    ]
+    source = save(
+        claims([helper.make_node("Loop", ["m", "t", "z"], ["w"], body=body)], numbers),
+        tmp_path / "a.onnx",
+    )
     start = time.process_time()
     for command in ("inspect", "unpack", "pack"):
-        with pytest.raises(ExportError, match="Loop is no operator that packed weights are rebuilt by"):
+        with pytest.raises(
+            ExportError, match="Loop is no operator that packed weights are rebuilt by"
+        ):
             COMMANDS[command](source, tmp_path / "b.onnx")
     assert time.process_time() - start < 2
 
@@ -132,20 +154,30 @@ def test_only_our_operators_rebuild_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", [2**20, 2**40])
 def test_a_few_bytes_do_not_become_gigabytes(tmp_path: Path, side: int) -> None:
     shape = tensor(np.array([side, side]), "shape")
-    source = save(claims([helper.make_node("ConstantOfShape", ["shape"], ["w"])], [shape]), tmp_path / "a.onnx")
+    source = save(
+        claims([helper.make_node("ConstantOfShape", ["shape"], ["w"])], [shape]),
+        tmp_path / "a.onnx",
+    )
     for command in ("inspect", "unpack", "pack"):
-        with pytest.raises(ExportError, match=r"rebuilding it would compute [\d,]+ entries from 2 in the file"):
+        with pytest.raises(
+            ExportError,
+            match=r"rebuilding it would compute [\d,]+ entries from 2 in the file",
+        ):
             COMMANDS[command](source, tmp_path / "b.onnx")
 
 
-def test_external_data_of_sparse_tensors_lie_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_external_data_of_sparse_tensors_lie_beside_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither the working folder nor a folder above is read."""
     for name in ("model", "work"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "work")
     values = np.arange(1, 65, dtype=np.float32)
     sparse = helper.make_sparse_tensor(
-        TensorProto(name="w", data_type=1, dims=[64]), numpy_helper.from_array(np.arange(64) * 65, "places"), [64, 64]
+        TensorProto(name="w", data_type=1, dims=[64]),
+        numpy_helper.from_array(np.arange(64) * 65, "places"),
+        [64, 64],
     )
     sparse.values.data_location = TensorProto.EXTERNAL
     for key, text in (("location", "note.bin"), ("offset", "0"), ("length", "256")):
@@ -174,9 +206,18 @@ def test_entries_that_share_bytes_in_external_data(tmp_path: Path, kind: str) ->
     model.ir_version, model.opset_import[0].version = 12, 25
     model.graph.initializer.append(numpy_helper.from_array(codes, "q"))
     assert damaged_tensor(model) is None
-    onnx.save(model, tmp_path / "a.onnx", save_as_external_data=True, location="a.bin", size_threshold=0)
+    onnx.save(
+        model,
+        tmp_path / "a.onnx",
+        save_as_external_data=True,
+        location="a.bin",
+        size_threshold=0,
+    )
     pack_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", verify=False)
-    kept = {each.name: each for each in onnx.load(str(tmp_path / "b.onnx")).graph.initializer}["q"]
+    kept = {
+        each.name: each
+        for each in onnx.load(str(tmp_path / "b.onnx")).graph.initializer
+    }["q"]
     assert np.array_equal(numpy_helper.to_array(kept), codes)
 
 
@@ -184,10 +225,16 @@ def test_many_small_weights_take_linear_time(tmp_path: Path) -> None:
     """Four times as many weights: about four times as long, once and again (800 layers: 1.9 s and 0.6 s)."""
 
     def seconds(count: int) -> float:
-        nodes = [helper.make_node("MatMul", [f"x{i}" if i else "x", f"w{i}"], [f"x{i + 1}"]) for i in range(count)]
+        nodes = [
+            helper.make_node("MatMul", [f"x{i}" if i else "x", f"w{i}"], [f"x{i + 1}"])
+            for i in range(count)
+        ]
         nodes[-1].output[0] = "y"
         weight = pruned(1) / 8
-        source = save(model_of(nodes, [tensor(weight, f"w{i}") for i in range(count)]), tmp_path / "a.onnx")
+        source = save(
+            model_of(nodes, [tensor(weight, f"w{i}") for i in range(count)]),
+            tmp_path / "a.onnx",
+        )
         start = time.process_time()
         pack_onnx(source, tmp_path / "b.onnx")
         unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")

@@ -29,7 +29,9 @@ class Net(nn.Module):
         super().__init__()
         self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 2)
 
-    def forward(self, image: Tensor, mask: Tensor | None = None, *, factor: Tensor | None = None) -> Tensor:
+    def forward(
+        self, image: Tensor, mask: Tensor | None = None, *, factor: Tensor | None = None
+    ) -> Tensor:
         y = self.conv(image).relu()
         y = y if mask is None else y * mask
         y = y if factor is None else y * factor
@@ -53,7 +55,10 @@ class Down(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.down, self.up = nn.Conv2d(3, 4, 4, stride=4), nn.ConvTranspose2d(4, 3, 4, stride=4)
+        self.down, self.up = (
+            nn.Conv2d(3, 4, 4, stride=4),
+            nn.ConvTranspose2d(4, 3, 4, stride=4),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.up(self.down(x).relu())
@@ -75,21 +80,34 @@ class Last(nn.Module):
 def axes(path: Path) -> list[list[str | int]]:
     """The axes of the inputs, names where they are open."""
     graph = onnx.load(path).graph
-    return [[dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in graph.input]
+    return [
+        [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim]
+        for item in graph.input
+    ]
 
 
 def check(path: Path, model: nn.Module, *inputs: Tensor) -> None:
     """onnxruntime and PyTorch agree on inputs of any size."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feed = {item.name: value.numpy() for item, value in zip(session.get_inputs(), inputs, strict=True)}
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    feed = {
+        item.name: value.numpy()
+        for item, value in zip(session.get_inputs(), inputs, strict=True)
+    }
     expected = model.eval()(*inputs)
     expected = expected[0] if isinstance(expected, tuple) else expected
-    np.testing.assert_allclose(session.run(None, feed)[0], expected.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        session.run(None, feed)[0], expected.detach().numpy(), atol=1e-5
+    )
 
 
 FORMS: dict[str, tuple[Any, list[str | int]]] = {
     "names": ({"image": HW}, ["batch", 3, "height", "width"]),
-    "dims": (({0: Dim("batch"), 2: Dim("h", min=4, max=64), 3: Dim("w")},), ["batch", 3, "h", "w"]),
+    "dims": (
+        ({0: Dim("batch"), 2: Dim("h", min=4, max=64), 3: Dim("w")},),
+        ["batch", 3, "h", "w"],
+    ),
     "a row": ([[Dim("n"), None, Dim("h"), Dim.STATIC]], ["n", 3, "h", 16]),
     "a number": ({"image": ("n", 3, "h", 16)}, ["n", 3, "h", 16]),
     "multiples": ({"image": {2: 4 * Dim("h"), 3: 2 * Dim("w")}}, [2, 3, "4*h", "2*w"]),
@@ -105,7 +123,10 @@ def test_every_form_of_dynamic_shapes(tmp_path: Path, form: str) -> None:
     model, path = Net(), tmp_path / "model.onnx"
     export(model, path, IMAGE, dynamic_shapes=wanted)
     assert axes(path) == [expected]
-    sizes = [2 * size if isinstance(name, str) else size for name, size in zip(expected, IMAGE.shape, strict=True)]
+    sizes = [
+        2 * size if isinstance(name, str) else size
+        for name, size in zip(expected, IMAGE.shape, strict=True)
+    ]
     check(path, model, torch.randn(*sizes))
 
 
@@ -117,8 +138,16 @@ def test_axes_of_size_one_are_open_too(tmp_path: Path) -> None:
 
 def test_inputs_share_the_names_of_their_axes(tmp_path: Path) -> None:
     model, path = Net(), tmp_path / "model.onnx"
-    export(model, path, (IMAGE, torch.ones(2, 1, 12, 16)), dynamic_shapes={"image": HW, "mask": HW})
-    assert axes(path) == [["batch", 3, "height", "width"], ["batch", 1, "height", "width"]]
+    export(
+        model,
+        path,
+        (IMAGE, torch.ones(2, 1, 12, 16)),
+        dynamic_shapes={"image": HW, "mask": HW},
+    )
+    assert axes(path) == [
+        ["batch", 3, "height", "width"],
+        ["batch", 1, "height", "width"],
+    ]
     check(path, model, torch.randn(1, 3, 5, 9), torch.rand(1, 1, 5, 9))
 
 
@@ -140,32 +169,108 @@ def test_a_model_for_multiples_is_verified_with_a_multiple(tmp_path: Path) -> No
 
 
 def test_sparse_operators_take_other_sizes(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1))
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)
+    )
     with torch.no_grad():
         model[2].weight.masked_fill_(torch.rand_like(model[2].weight) < 0.98, 0)
     report = export(
-        model, tmp_path / "model.onnx", torch.randn(1, 3, 28, 28), target="sparse-ort", dynamic_shapes=(HW,)
+        model,
+        tmp_path / "model.onnx",
+        torch.randn(1, 3, 28, 28),
+        target="sparse-ort",
+        dynamic_shapes=(HW,),
     )
     assert report.sparse_layers
     assert report.max_rel_difference is not None
 
 
 FAILURES: dict[str, tuple[nn.Module, Tensor, dict[str, Any], str]] = {
-    "another name": (Net(), IMAGE, {"dynamic_shapes": {"imag": HW}}, "unknown input .*'imag'; did you mean 'image'"),
-    "no such axis": (Net(), IMAGE, {"dynamic_shapes": {"image": {4: "h"}}}, r"4 is no axis of \[2, 3, 12, 16\]"),
-    "an axis by name": (Net(), IMAGE, {"dynamic_shapes": {"image": {"h": 2}}}, "'h' is no axis"),
-    "no name": (Net(), IMAGE, {"dynamic_shapes": {"image": {2: "a height"}}}, "'a height' is no name"),
-    "another size": (Net(), IMAGE, {"dynamic_shapes": {"image": {2: 13}}}, "fixed to 13, but example_inputs have 12"),
-    "a truth": (Net(), IMAGE, {"dynamic_shapes": {"image": {2: True}}}, "expected a name, .* got bool"),
+    "another name": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": {"imag": HW}},
+        "unknown input .*'imag'; did you mean 'image'",
+    ),
+    "no such axis": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": {"image": {4: "h"}}},
+        r"4 is no axis of \[2, 3, 12, 16\]",
+    ),
+    "an axis by name": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": {"image": {"h": 2}}},
+        "'h' is no axis",
+    ),
+    "no name": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": {"image": {2: "a height"}}},
+        "'a height' is no name",
+    ),
+    "another size": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": {"image": {2: 13}}},
+        "fixed to 13, but example_inputs have 12",
+    ),
+    "a truth": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": {"image": {2: True}}},
+        "expected a name, .* got bool",
+    ),
     "too few": (Net(), IMAGE, {"dynamic_shapes": ()}, "0 entries for 1 inputs"),
-    "too short": (Net(), IMAGE, {"dynamic_shapes": (("n", None),)}, "2 entries for 4 axes"),
-    "a word": (Net(), IMAGE, {"dynamic_shapes": "batch"}, "expected a dict or a tuple, got str"),
-    "beyond a Dim": (Net(), IMAGE, {"dynamic_shapes": ({2: Dim("h", min=32)},)}, "have 12, but the Dim goes from 32"),
-    "both": (Net(), IMAGE, {"dynamic_shapes": ({2: "h"},), "dynamic_batch": True}, "leave dynamic_batch out"),
-    "channels": (Net(), IMAGE, {"dynamic_shapes": ({1: "c"},)}, "static shape of 3 .*leave the axis out"),
-    "channels as Dim": (Net(), IMAGE, {"dynamic_shapes": ({1: Dim("c")},)}, "axis 1 of image cannot be open: .* 3"),
-    "rows": (Positions(), IMAGE, {"dynamic_shapes": ({2: Dim("h")},)}, "axis 2 of x cannot be open: .* 12"),
-    "time of an LSTM": (nn.LSTM(4, 6), torch.randn(5, 3, 4), {"dynamic_shapes": ({0: "t", 1: "n"},)}, "leave the axis"),
+    "too short": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": (("n", None),)},
+        "2 entries for 4 axes",
+    ),
+    "a word": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": "batch"},
+        "expected a dict or a tuple, got str",
+    ),
+    "beyond a Dim": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": ({2: Dim("h", min=32)},)},
+        "have 12, but the Dim goes from 32",
+    ),
+    "both": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": ({2: "h"},), "dynamic_batch": True},
+        "leave dynamic_batch out",
+    ),
+    "channels": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": ({1: "c"},)},
+        "static shape of 3 .*leave the axis out",
+    ),
+    "channels as Dim": (
+        Net(),
+        IMAGE,
+        {"dynamic_shapes": ({1: Dim("c")},)},
+        "axis 1 of image cannot be open: .* 3",
+    ),
+    "rows": (
+        Positions(),
+        IMAGE,
+        {"dynamic_shapes": ({2: Dim("h")},)},
+        "axis 2 of x cannot be open: .* 12",
+    ),
+    "time of an LSTM": (
+        nn.LSTM(4, 6),
+        torch.randn(5, 3, 4),
+        {"dynamic_shapes": ({0: "t", 1: "n"},)},
+        "leave the axis",
+    ),
 }
 
 
@@ -179,11 +284,23 @@ def test_what_cannot_be_open_is_told_in_words(tmp_path: Path, case: str) -> None
 
 TIME_FIRST: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[str | int]]] = {
     "lstm": (nn.LSTM(4, 6), (torch.randn(5, 3, 4),), [5, "batch", 4]),
-    "both ways": (nn.GRU(4, 6, bidirectional=True), (torch.randn(2, 3, 4),), [2, "batch", 4]),
+    "both ways": (
+        nn.GRU(4, 6, bidirectional=True),
+        (torch.randn(2, 3, 4),),
+        [2, "batch", 4],
+    ),
     "one sample": (nn.LSTM(4, 6), (torch.randn(2, 1, 4),), [2, "batch", 4]),
-    "as many steps as samples": (Last(nn.LSTM), (torch.randn(3, 3, 4),), [3, "batch", 4]),
+    "as many steps as samples": (
+        Last(nn.LSTM),
+        (torch.randn(3, 3, 4),),
+        [3, "batch", 4],
+    ),
     "inside": (Last(nn.RNN), (torch.randn(5, 3, 4),), [5, "batch", 4]),
-    "attention": (nn.TransformerEncoderLayer(4, 2, 8), (torch.randn(5, 3, 4),), ["length", "batch", 4]),
+    "attention": (
+        nn.TransformerEncoderLayer(4, 2, 8),
+        (torch.randn(5, 3, 4),),
+        ["length", "batch", 4],
+    ),
 }
 
 
@@ -193,15 +310,24 @@ def test_the_batch_of_time_first_models_is_open(tmp_path: Path, case: str) -> No
     path = tmp_path / "model.onnx"
     report = export(model, path, inputs)
     assert axes(path) == [expected]
-    assert any("the second axis of the inputs is taken for the batch" in note for note in report.notes)
+    assert any(
+        "the second axis of the inputs is taken for the batch" in note
+        for note in report.notes
+    )
     check(path, model, torch.randn(inputs[0].shape[0], 7, 4))
 
 
-@pytest.mark.parametrize("model", [nn.LSTM(4, 6, batch_first=True), nn.Linear(4, 4), Last(nn.GRU)])
-def test_the_first_axis_is_the_batch_where_it_is(tmp_path: Path, model: nn.Module) -> None:
+@pytest.mark.parametrize(
+    "model", [nn.LSTM(4, 6, batch_first=True), nn.Linear(4, 4), Last(nn.GRU)]
+)
+def test_the_first_axis_is_the_batch_where_it_is(
+    tmp_path: Path, model: nn.Module
+) -> None:
     path = tmp_path / "model.onnx"
     if isinstance(model, Last):  # said to be the batch, it is held to that
-        with pytest.raises(ExportError, match=r"(?s)dynamic_batch=False.*dynamic_shapes"):
+        with pytest.raises(
+            ExportError, match=r"(?s)dynamic_batch=False.*dynamic_shapes"
+        ):
             export(model, path, torch.randn(5, 3, 4), dynamic_batch=True)
         return
     assert export(model, path, torch.randn(5, 3, 4)).notes == ()

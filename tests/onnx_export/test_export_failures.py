@@ -20,8 +20,15 @@ def f32(values: Any) -> NDArray[np.float32]:
 
 
 def conv_net() -> nn.Module:
-    layers = (nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, bias=False))
-    return nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    layers = (
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, bias=False),
+    )
+    return nn.Sequential(
+        *layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+    )
 
 
 class Branch(nn.Module):
@@ -64,29 +71,81 @@ def with_bad_weight(value: float) -> nn.Module:
 X, IMAGE = torch.randn(2, 4), torch.randn(2, 3, 12, 12)
 
 FAILURES: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
-    "nan weight": (lambda: with_bad_weight(float("nan")), IMAGE, {}, r"3\.weight holds 1 NaN or Inf among 2304"),
-    "inf weight": (lambda: with_bad_weight(float("inf")), IMAGE, {}, r"3\.weight holds 1 NaN or Inf"),
-    "wrong shape": (conv_net, X, {}, r"does not take these example_inputs \(\[2, 4\] float32\): RuntimeError"),
-    "too many inputs": (conv_net, (IMAGE, IMAGE), {}, "does not take these example_inputs.*TypeError"),
-    "wrong probe": (conv_net, IMAGE, {"verify_inputs": X}, "does not take these verify_inputs"),
-    "inputs of another type": (conv_net, {"x": IMAGE}, {}, "got an unexpected keyword argument 'x'"),
-    "a number as input": (conv_net, (IMAGE, 3), {}, r"example_inputs\[1\]: expected a Tensor, got int"),
+    "nan weight": (
+        lambda: with_bad_weight(float("nan")),
+        IMAGE,
+        {},
+        r"3\.weight holds 1 NaN or Inf among 2304",
+    ),
+    "inf weight": (
+        lambda: with_bad_weight(float("inf")),
+        IMAGE,
+        {},
+        r"3\.weight holds 1 NaN or Inf",
+    ),
+    "wrong shape": (
+        conv_net,
+        X,
+        {},
+        r"does not take these example_inputs \(\[2, 4\] float32\): RuntimeError",
+    ),
+    "too many inputs": (
+        conv_net,
+        (IMAGE, IMAGE),
+        {},
+        "does not take these example_inputs.*TypeError",
+    ),
+    "wrong probe": (
+        conv_net,
+        IMAGE,
+        {"verify_inputs": X},
+        "does not take these verify_inputs",
+    ),
+    "inputs of another type": (
+        conv_net,
+        {"x": IMAGE},
+        {},
+        "got an unexpected keyword argument 'x'",
+    ),
+    "a number as input": (
+        conv_net,
+        (IMAGE, 3),
+        {},
+        r"example_inputs\[1\]: expected a Tensor, got int",
+    ),
     "no inputs": (conv_net, (), {}, "got nothing"),
     "empty input": (conv_net, IMAGE[:0], {}, "is empty"),
     "scalar input": (Counter, torch.tensor(1.0), {}, "without a batch axis"),
-    "control flow": (Branch, X, {}, "torch.onnx cannot export this model: .*dynamic_batch=False"),
-    "fixed batch": (FixedBatch, X, {}, "does not take another batch size; pass dynamic_batch=False"),
+    "control flow": (
+        Branch,
+        X,
+        {},
+        "torch.onnx cannot export this model: .*dynamic_batch=False",
+    ),
+    "fixed batch": (
+        FixedBatch,
+        X,
+        {},
+        "does not take another batch size; pass dynamic_batch=False",
+    ),
     "wrong result": (Counter, X, {}, "differs from PyTorch by .*tolerance is 0.0001"),
     "no tensor": (NoTensor, X, {}, "returns no tensor"),
     "no copy": (lambda: NoCopy(4, 4), X, {}, "cannot be copied .I am one of a kind"),
     "no module": (lambda: torch.relu, X, {}, "expected a torch.nn.Module"),
     "tolerance": (lambda: nn.Linear(4, 4), X, {"tolerance": 0.0}, "must be a positive"),
-    "opset": (lambda: nn.Linear(4, 4), X, {"opset": 999}, "opset|torch.onnx cannot export"),
+    "opset": (
+        lambda: nn.Linear(4, 4),
+        X,
+        {"opset": 999},
+        "opset|torch.onnx cannot export",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_failures_change_nothing_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_failures_change_nothing_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     make, inputs, options, message = FAILURES[case]
     path = tmp_path / "model.onnx"
@@ -104,7 +163,9 @@ def test_cause_of_a_failure_is_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", [{"encoding": "cooo"}, {"values": "fp31"}, {"target": "onx"}])
+@pytest.mark.parametrize(
+    "option", [{"encoding": "cooo"}, {"values": "fp31"}, {"target": "onx"}]
+)
 def test_unknown_words_are_refused(tmp_path: Path, option: dict[str, Any]) -> None:
     with pytest.raises(UnknownNameError, match="did you mean"):
         export(nn.Linear(4, 4), tmp_path / "m.onnx", X, **option)
@@ -113,7 +174,11 @@ def test_unknown_words_are_refused(tmp_path: Path, option: dict[str, Any]) -> No
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("missing/m.onnx", "does not exist"), (".", "is a folder"), ("/proc/m.onnx", "not writable")],
+    [
+        ("missing/m.onnx", "does not exist"),
+        (".", "is a folder"),
+        ("/proc/m.onnx", "not writable"),
+    ],
 )
 def test_paths_that_cannot_be_written(tmp_path: Path, path: str, message: str) -> None:
     with pytest.raises(ExportError, match=message):
@@ -128,7 +193,9 @@ def test_compare_finds_every_kind_of_mismatch() -> None:
     def check(a: Any, b: Any) -> tuple[float, float]:
         return compare([np.asarray(a)], [np.asarray(b)], ["y"], 1e-4)
 
-    assert check(f32([nan, inf, -4]), f32([nan, inf, -4.0001])) == pytest.approx((1e-4, 2.5e-5), rel=0.1)
+    assert check(f32([nan, inf, -4]), f32([nan, inf, -4.0001])) == pytest.approx(
+        (1e-4, 2.5e-5), rel=0.1
+    )
     assert check(f32([nan]), f32([nan])) == (0.0, 0.0)
     assert check(np.zeros((0, 3)), np.zeros((0, 3))) == (0.0, 0.0)
     assert check(f32([0.0]), f32([5e-8])) == pytest.approx((5e-8, 5e-5))

@@ -24,7 +24,13 @@ class Mixed(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(4, 4))
 
-    def forward(self, weight: Tensor, *more: Tensor, shift: Tensor | None = None, **others: Tensor) -> Tensor:
+    def forward(
+        self,
+        weight: Tensor,
+        *more: Tensor,
+        shift: Tensor | None = None,
+        **others: Tensor,
+    ) -> Tensor:
         out = weight @ self.weight + sum(more) - others["scale"]
         return out if shift is None else out + 2 * shift
 
@@ -56,16 +62,27 @@ def test_inputs_have_the_names_of_parameters_in_the_order_given(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"weight": None}, r"example_inputs\['weight'\]: expected a Tensor, got NoneType; leave it out"),
-        (({"weight": torch.ones(2, 4)}, torch.ones(2, 4)), r"example_inputs\[0\]: expected a Tensor, got dict"),
+        (
+            {"weight": None},
+            r"example_inputs\['weight'\]: expected a Tensor, got NoneType; leave it out",
+        ),
+        (
+            ({"weight": torch.ones(2, 4)}, torch.ones(2, 4)),
+            r"example_inputs\[0\]: expected a Tensor, got dict",
+        ),
         ({}, "got nothing"),
         (({},), "got nothing"),
         ({1: torch.ones(2, 4)}, "the key 1 is no name"),
         ({"weigth": torch.ones(2, 4)}, "does not take these example_inputs .*weigth"),
-        ((torch.ones(2, 4), (torch.ones(1),)), r"example_inputs\[1\]: expected a Tensor, got tuple"),
+        (
+            (torch.ones(2, 4), (torch.ones(1),)),
+            r"example_inputs\[1\]: expected a Tensor, got tuple",
+        ),
     ],
 )
-def test_odd_inputs_are_refused_in_words(tmp_path: Path, given: Any, message: str) -> None:
+def test_odd_inputs_are_refused_in_words(
+    tmp_path: Path, given: Any, message: str
+) -> None:
     with pytest.raises(ExportError, match=message):
         export(Mixed(), tmp_path / "model.onnx", given)
     assert not list(tmp_path.iterdir())
@@ -73,14 +90,22 @@ def test_odd_inputs_are_refused_in_words(tmp_path: Path, given: Any, message: st
 
 def test_inputs_to_verify_with_are_for_the_same_parameters(tmp_path: Path) -> None:
     (a,) = some(1)
-    with pytest.raises(ExportError, match=r"verify_inputs hold 1 positional .* example_inputs 0 positional"):
-        export(Mixed(), tmp_path / "model.onnx", {"weight": a, "scale": a}, verify_inputs=a)
+    with pytest.raises(
+        ExportError,
+        match=r"verify_inputs hold 1 positional .* example_inputs 0 positional",
+    ):
+        export(
+            Mixed(), tmp_path / "model.onnx", {"weight": a, "scale": a}, verify_inputs=a
+        )
 
 
 def test_open_files_are_refused_in_words(tmp_path: Path) -> None:
     with (tmp_path / "model.onnx").open("wb") as file:
         for target in (io.BytesIO(), file, 3, None, b"model.onnx"):
-            with pytest.raises(ExportError, match=f"cannot write to {type(target).__name__}: .* give a path"):
+            with pytest.raises(
+                ExportError,
+                match=f"cannot write to {type(target).__name__}: .* give a path",
+            ):
                 export(nn.Linear(4, 4), target, torch.ones(2, 4))  # type: ignore[arg-type]
 
 
@@ -88,18 +113,33 @@ def tiny(kind: str) -> nn.Module:
     """A transformer of two layers."""
     torch.manual_seed(0)
     if kind == "bert":
-        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-        model: nn.Module = transformers.BertModel(transformers.BertConfig(vocab_size=50, **sizes))
+        sizes = {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        }
+        model: nn.Module = transformers.BertModel(
+            transformers.BertConfig(vocab_size=50, **sizes)
+        )
     else:
         config = transformers.GPT2Config(
-            vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+            vocab_size=50,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=32,
+            bos_token_id=0,
+            eos_token_id=0,
         )
         model = transformers.GPT2LMHeadModel(config)
     return model
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_transformers_with_named_inputs_and_open_sequences(tmp_path: Path, kind: str) -> None:
+def test_transformers_with_named_inputs_and_open_sequences(
+    tmp_path: Path, kind: str
+) -> None:
     ids = torch.randint(0, 50, (2, 7), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     mask[0, 5:] = 0

@@ -31,14 +31,23 @@ class Many(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.fc, self.logits = kind, nn.Linear(6, 4), nn.Parameter(torch.ones(4))
+        self.kind, self.fc, self.logits = (
+            kind,
+            nn.Linear(6, 4),
+            nn.Parameter(torch.ones(4)),
+        )
 
     def forward(self, left: Tensor, right: Tensor, shift: Tensor) -> Any:
         logits = self.fc(left * right + shift) + self.logits
         if self.kind == "dataclass":
             return Answer(logits, None, (left + 1, logits))
         if self.kind == "dict":
-            return {"logits": logits, "loss": None, "classes": logits.argmax(-1), "count": 3}
+            return {
+                "logits": logits,
+                "loss": None,
+                "classes": logits.argmax(-1),
+                "count": 3,
+            }
         return logits, [logits, left]
 
 
@@ -53,16 +62,30 @@ class Many(nn.Module):
 def test_many_inputs_and_outputs(tmp_path: Path, kind: str, names: list[str]) -> None:
     model, inputs = Many(kind), (torch.randn(1, 6), torch.randn(1, 6), torch.randn(6))
     export(model, tmp_path / "m.onnx", inputs)
-    assert [item.name for item in onnx.load(str(tmp_path / "m.onnx")).graph.output] == names
+    assert [
+        item.name for item in onnx.load(str(tmp_path / "m.onnx")).graph.output
+    ] == names
     larger = (torch.randn(5, 6), torch.randn(5, 6), inputs[2])
     got, answer = run(tmp_path / "m.onnx", *larger), expected(model, *larger)
-    logits = answer[0] if kind == "tuple" else answer["logits"] if kind == "dict" else answer.logits
+    logits = (
+        answer[0]
+        if kind == "tuple"
+        else answer["logits"]
+        if kind == "dict"
+        else answer.logits
+    )
     np.testing.assert_allclose(got[0], logits.numpy(), atol=1e-5)
     assert got[1].shape[0] == 5
 
 
 def test_static_batch_and_opset(tmp_path: Path) -> None:
-    report = export(nn.Linear(4, 2), tmp_path / "m.onnx", torch.randn(3, 4), dynamic_batch=False, opset=18)
+    report = export(
+        nn.Linear(4, 2),
+        tmp_path / "m.onnx",
+        torch.randn(3, 4),
+        dynamic_batch=False,
+        opset=18,
+    )
     model = onnx.load(str(tmp_path / "m.onnx"))
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
     assert report.opset == 18 == model.opset_import[0].version
@@ -70,9 +93,17 @@ def test_static_batch_and_opset(tmp_path: Path) -> None:
 
 def test_graph_modules_compiled_models_and_other_floats(tmp_path: Path) -> None:
     model, inputs = nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.randn(2, 4)
-    for variant in (fx.symbolic_trace(model), torch.compile(model), nn.DataParallel(model)):
+    for variant in (
+        fx.symbolic_trace(model),
+        torch.compile(model),
+        nn.DataParallel(model),
+    ):
         export(variant, tmp_path / "m.onnx", inputs)  # type: ignore[arg-type]
-        np.testing.assert_allclose(run(tmp_path / "m.onnx", inputs)[0], expected(model, inputs).numpy(), atol=1e-6)
+        np.testing.assert_allclose(
+            run(tmp_path / "m.onnx", inputs)[0],
+            expected(model, inputs).numpy(),
+            atol=1e-6,
+        )
         assert "0.weight" in stored(tmp_path / "m.onnx")
     half = copy.deepcopy(model).bfloat16()
     export(half, tmp_path / "m.onnx", inputs.bfloat16())

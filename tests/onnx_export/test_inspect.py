@@ -33,9 +33,14 @@ def f32(values: Any) -> NDArray[np.float32]:
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 40))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 40)
+    )
     with torch.no_grad():
-        for weight in (model.get_parameter("0.weight"), model.get_parameter("3.weight")):
+        for weight in (
+            model.get_parameter("0.weight"),
+            model.get_parameter("3.weight"),
+        ):
             weight.view(-1)[::4] = 0  # a quarter of the weights
             weight.view(-1)[1::4] = 0
     return model
@@ -46,19 +51,35 @@ def foreign() -> onnx.ModelProto:
     sparse = onnx.SparseTensorProto(dims=[4, 5])
     sparse.values.CopyFrom(numpy_helper.from_array(f32([1, 2]), "w"))
     sparse.indices.CopyFrom(numpy_helper.from_array(np.array([[0, 1], [3, 4]])))
-    constant = helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.eye(5, dtype=np.float32)))
+    constant = helper.make_node(
+        "Constant",
+        [],
+        ["k"],
+        value=numpy_helper.from_array(np.eye(5, dtype=np.float32)),
+    )
     inner_weight = numpy_helper.from_array(np.zeros((5, 2), np.float32), "inner")
     out = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
-    branch = helper.make_graph([helper.make_node("MatMul", ["b", "inner"], ["z"])], "then", [], [out], [inner_weight])
+    branch = helper.make_graph(
+        [helper.make_node("MatMul", ["b", "inner"], ["z"])],
+        "then",
+        [],
+        [out],
+        [inner_weight],
+    )
     nodes = [
         constant,
         helper.make_node("MatMul", ["x", "w"], ["a"]),
         helper.make_node("MatMul", ["a", "k"], ["b"]),
         helper.make_node("If", ["flag"], ["y"], then_branch=branch, else_branch=branch),
     ]
-    ends = [helper.make_tensor_value_info(n, t, None) for n, t in (("x", 1), ("flag", 9), ("y", 1))]
+    ends = [
+        helper.make_tensor_value_info(n, t, None)
+        for n, t in (("x", 1), ("flag", 9), ("y", 1))
+    ]
     other = numpy_helper.from_array(np.ones((2, 2), np.float16), "unused")
-    graph = helper.make_graph(nodes, "g", ends[:2], ends[2:], [other], sparse_initializer=[sparse])
+    graph = helper.make_graph(
+        nodes, "g", ends[:2], ends[2:], [other], sparse_initializer=[sparse]
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
 
 
@@ -94,7 +115,12 @@ def test_foreign_onnx_file(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"  # found by content
     onnx.save_model(foreign(), str(path))
     found = rows(path)
-    assert (found["w"].shape, found["w"].nonzeros, found["w"].encoding, found["w"].prunable) == ((4, 5), 2, "coo", True)
+    assert (
+        found["w"].shape,
+        found["w"].nonzeros,
+        found["w"].encoding,
+        found["w"].prunable,
+    ) == ((4, 5), 2, "coo", True)
     assert (found["k"].size, found["k"].nonzeros, found["k"].prunable) == (25, 5, True)
     assert (found["inner"].density, found["inner"].prunable) == (0.0, True)
     assert (found["unused"].dtype, found["unused"].prunable) == ("float16", False)
@@ -102,11 +128,22 @@ def test_foreign_onnx_file(tmp_path: Path) -> None:
 
 def test_external_data_is_read_and_missed(tmp_path: Path) -> None:
     model = foreign()
-    model.graph.initializer.append(numpy_helper.from_array(np.eye(64, dtype=np.float32), "big"))
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.eye(64, dtype=np.float32), "big")
+    )
     path = tmp_path / "m.onnx"
-    onnx.save_model(model, str(path), save_as_external_data=True, location="m.data", size_threshold=1000)
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=True,
+        location="m.data",
+        size_threshold=1000,
+    )
     assert (tmp_path / "m.data").exists()
-    assert (rows(path)["big"].nonzeros, rows(path)["big"].bytes_dense > 16384) == (64, True)
+    assert (rows(path)["big"].nonzeros, rows(path)["big"].bytes_dense > 16384) == (
+        64,
+        True,
+    )
     (tmp_path / "m.data").write_bytes(b"short")
     with pytest.raises(ExportError, match=r"m\.onnx"):
         inspect_file(path)
@@ -119,23 +156,44 @@ def test_external_data_is_read_and_missed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_torch_checkpoints(tmp_path: Path, wrap: str | None, legacy: bool) -> None:
     state: Any = network().state_dict()
-    whole = {"epoch": 3, "rng": torch.get_rng_state(), wrap: state} if wrap in ("model", "state_dict") else None
-    content = whole or ({"epoch": 3, wrap: state, "best": {"x": torch.ones(2)}} if wrap else state)
+    whole = (
+        {"epoch": 3, "rng": torch.get_rng_state(), wrap: state}
+        if wrap in ("model", "state_dict")
+        else None
+    )
+    content = whole or (
+        {"epoch": 3, wrap: state, "best": {"x": torch.ones(2)}} if wrap else state
+    )
     path = tmp_path / "run.ckpt"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     report = inspect_file(path)
-    assert (report.kind, report.weights, report.sparsity, report.zeros) == ("torch", 11736, 0.5, 5868)
+    assert (report.kind, report.weights, report.sparsity, report.zeros) == (
+        "torch",
+        11736,
+        0.5,
+        5868,
+    )
     prefix, more = ("something.", ["best.x"]) if wrap == "something" else ("", [])
-    assert [row.name for row in report.layers] == [f"{prefix}{name}" for name in state] + more
+    assert [row.name for row in report.layers] == [
+        f"{prefix}{name}" for name in state
+    ] + more
     assert report.bytes_file == path.stat().st_size
     first = report.layers[0]
-    assert (first.shape, first.dtype, first.bytes_dense, first.prunable) == ((8, 3, 3, 3), "float32", 864, True)
+    assert (first.shape, first.dtype, first.bytes_dense, first.prunable) == (
+        (8, 3, 3, 3),
+        "float32",
+        864,
+        True,
+    )
 
 
 def test_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file(network().state_dict(), path)
-    assert (inspect_file(path).kind, inspect_file(path).sparsity) == ("safetensors", 0.5)
+    assert (inspect_file(path).kind, inspect_file(path).sparsity) == (
+        "safetensors",
+        0.5,
+    )
 
 
 def test_rewritten_model_shows_effective_weights(tmp_path: Path) -> None:
@@ -153,8 +211,16 @@ def test_rewritten_model_shows_effective_weights(tmp_path: Path) -> None:
     torch.save({"model": state}, tmp_path / "m.pt")
     report = inspect_file(tmp_path / "m.pt")
     found = {row.name: row for row in report.layers}
-    assert list(found) == ["embedding", "a.weight", "a.bias", "b.weight", "c.in_proj_weight"]
-    assert [found[name].nonzeros for name in ("a.weight", "b.weight", "c.in_proj_weight")] == [2, 1, 4]
+    assert list(found) == [
+        "embedding",
+        "a.weight",
+        "a.bias",
+        "b.weight",
+        "c.in_proj_weight",
+    ]
+    assert [
+        found[name].nonzeros for name in ("a.weight", "b.weight", "c.in_proj_weight")
+    ] == [2, 1, 4]
     assert (found["b.weight"].bytes_dense, found["b.weight"].bytes_stored) == (16, 36)
     assert (report.weights, report.nonzeros) == (12, 7)
     torch.save({"a.weight_program.psi": torch.ones(2)}, tmp_path / "m.pt")
@@ -169,7 +235,13 @@ def test_report_as_json_and_table(exported: Path) -> None:
     report = inspect_file(exported)
     data = json.loads(json.dumps(report.to_dict()))
     assert (data["sparsity"], data["zeros"], data["kind"]) == (0.5, 5868, "onnx")
-    assert data["layers"][0].keys() >= {"name", "shape", "density", "zeros", "bytes_stored"}
+    assert data["layers"][0].keys() >= {
+        "name",
+        "shape",
+        "density",
+        "zeros",
+        "bytes_stored",
+    }
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(report.table())
     assert "0.5000" in console.export_text()
@@ -231,7 +303,9 @@ def test_pickled_objects_are_not_run(tmp_path: Path) -> None:
         ("g", b"", "is empty"),
     ],
 )
-def test_damaged_and_unknown_files(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_damaged_and_unknown_files(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
     kind = ExportError if name.endswith("onnx") else CheckpointError
     with pytest.raises(kind, match=message):
         inspect_file(write(tmp_path, name, data))
@@ -264,7 +338,9 @@ def test_picture(exported: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_picture_by_command_and_bad_targets(exported: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["inspect", str(exported), "--picture", str(tmp_path / "p.svg")])
+    done = CliRunner().invoke(
+        app, ["inspect", str(exported), "--picture", str(tmp_path / "p.svg")]
+    )
     assert done.exit_code == 0, done.output
     assert (tmp_path / "p.svg").stat().st_size > 1000
     report = inspect_file(exported)
@@ -281,7 +357,13 @@ def test_every_encoding_is_shown_as_export_reported_it(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     for encoding in ENCODINGS:
         for values in VALUES:
-            made = export(network(), path, torch.randn(1, 3, 8, 8), encoding=encoding, values=values)
+            made = export(
+                network(),
+                path,
+                torch.randn(1, 3, 8, 8),
+                encoding=encoding,
+                values=values,
+            )
             seen = inspect_file(path)
             assert set(seen.layers) == set(made.layers)
             assert sum(row.macs or 0 for row in seen.layers) == 8 * 27 * 36 + 11520
@@ -291,8 +373,26 @@ def test_every_encoding_is_shown_as_export_reported_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "axes"),
     [
-        ("str", {"parameterization": {"name": "soft-threshold", "start": -1.0, "gate": "exp"}}),
-        ("str", {"parameterization": {"name": "soft-threshold", "start": -0.5, "per": "channel"}}),
+        (
+            "str",
+            {
+                "parameterization": {
+                    "name": "soft-threshold",
+                    "start": -1.0,
+                    "gate": "exp",
+                }
+            },
+        ),
+        (
+            "str",
+            {
+                "parameterization": {
+                    "name": "soft-threshold",
+                    "start": -0.5,
+                    "per": "channel",
+                }
+            },
+        ),
         ("cs", {}),
         ("l0", {"parameterization": {"name": "l0", "start": -0.5, "scale": 4.0}}),
         ("powerprop", {}),
@@ -313,10 +413,16 @@ def test_checkpoints_of_every_parameterization_count_the_effective_weight(
     path = tmp_path / f"state.{form}"
     save = save_file if form == "safetensors" else torch.save
     save(model.state_dict(), path)
-    expected = sum(int(program.effective().count_nonzero()) for program in programs(model).values())
+    expected = sum(
+        int(program.effective().count_nonzero()) for program in programs(model).values()
+    )
     report = inspect_file(path)
     assert (report.nonzeros, report.weights) == (expected, 340)
     if "parameterization" not in axes:  # version 0.1 told no options
-        state = {key: value for key, value in model.state_dict().items() if not key.endswith("_extra_state")}
+        state = {
+            key: value
+            for key, value in model.state_dict().items()
+            if not key.endswith("_extra_state")
+        }
         save(state, path)
         assert inspect_file(path).nonzeros == expected

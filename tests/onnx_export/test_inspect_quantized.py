@@ -25,15 +25,23 @@ def packed(entries: Tensor, bits: int, dense: bool) -> Tensor:
         each = len(row) if dense else 32 // bits
         words = []
         for start in range(0, len(row), each):
-            number = sum(value << place * bits for place, value in enumerate(row[start : start + each]))
-            words += [number >> 32 * word & 0xFFFFFFFF for word in range(math.ceil(each * bits / 32))]
+            number = sum(
+                value << place * bits
+                for place, value in enumerate(row[start : start + each])
+            )
+            words += [
+                number >> 32 * word & 0xFFFFFFFF
+                for word in range(math.ceil(each * bits / 32))
+            ]
         rows.append(words[: math.ceil(len(row) * bits / 32)] if dense else words)
     return torch.tensor(rows, dtype=torch.int64).to(torch.int32)
 
 
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_packed_integers_of_compressed_tensors(tmp_path: Path, bits: int, dense: bool) -> None:
+def test_packed_integers_of_compressed_tensors(
+    tmp_path: Path, bits: int, dense: bool
+) -> None:
     low = -(1 << bits - 1)
     entries = torch.randint(low, -low, (12, 96))
     zeros = torch.randint(low, -low, (12, 3))
@@ -49,17 +57,28 @@ def test_packed_integers_of_compressed_tensors(tmp_path: Path, bits: int, dense:
     assert set(found) == {"m.weight", "m.input_scale"}
     row = found["m.weight"]
     expected = int((entries != zeros.repeat_interleave(32, 1)).sum())
-    assert (row.shape, row.dtype, row.nonzeros, row.prunable) == ((12, 96), f"int{bits}", expected, True)
+    assert (row.shape, row.dtype, row.nonzeros, row.prunable) == (
+        (12, 96),
+        f"int{bits}",
+        expected,
+        True,
+    )
     order = torch.randint(0, 3, (96,), dtype=torch.int32)
     save_file(state | {"m.weight_g_idx": order}, tmp_path / "m.safetensors")
     expected = int((entries != zeros[:, order.long()]).sum())
-    assert rows(inspect_file(tmp_path / "m.safetensors"))["m.weight"].nonzeros == expected
+    assert (
+        rows(inspect_file(tmp_path / "m.safetensors"))["m.weight"].nonzeros == expected
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
 def test_weights_beside_their_scale(tmp_path: Path, dtype: torch.dtype) -> None:
     weight = torch.randint(-2, 3, (16, 256)).float()
-    state = {"m.weight": weight.to(dtype), "m.weight_scale": torch.ones(16, 2), "m.bias": torch.ones(16)}
+    state = {
+        "m.weight": weight.to(dtype),
+        "m.weight_scale": torch.ones(16, 2),
+        "m.bias": torch.ones(16),
+    }
     save_file(state, tmp_path / "m.safetensors")
     report = inspect_file(tmp_path / "m.safetensors")
     assert (set(rows(report)), report.weights) == ({"m.weight", "m.bias"}, 4096)
@@ -87,7 +106,9 @@ def test_packed_floats_and_bitmasks(tmp_path: Path) -> None:
     }
     save_file(state, tmp_path / "m.safetensors")
     found = rows(inspect_file(tmp_path / "m.safetensors"))
-    assert {name: (row.shape, row.dtype, row.nonzeros) for name, row in found.items()} == {
+    assert {
+        name: (row.shape, row.dtype, row.nonzeros) for name, row in found.items()
+    } == {
         "four.weight": ((8, 96), "float4_e2m1", four),
         "six.weight": ((8, 64), "float6_e2m3", 8 * 16),
         "bits.weight": ((2, 8), "float32", 2),
@@ -95,9 +116,17 @@ def test_packed_floats_and_bitmasks(tmp_path: Path) -> None:
 
 
 def test_parts_that_do_not_fit_are_told(tmp_path: Path) -> None:
-    state = {"m.weight": torch.ones(4, 8, dtype=torch.int8), "m.weight_scale": torch.ones(4, 1)}
-    save_file(state | {"m.weight_zero_point": torch.ones(3, 5, 2, dtype=torch.int8)}, tmp_path / "m.safetensors")
-    with pytest.raises(CheckpointError, match=r"m\.weight: data of \[4, 8\] do not fit"):
+    state = {
+        "m.weight": torch.ones(4, 8, dtype=torch.int8),
+        "m.weight_scale": torch.ones(4, 1),
+    }
+    save_file(
+        state | {"m.weight_zero_point": torch.ones(3, 5, 2, dtype=torch.int8)},
+        tmp_path / "m.safetensors",
+    )
+    with pytest.raises(
+        CheckpointError, match=r"m\.weight: data of \[4, 8\] do not fit"
+    ):
         inspect_file(tmp_path / "m.safetensors")
 
 
@@ -131,15 +160,30 @@ def torchao_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Written in a process of its own, since torch.load knows the classes of packages that are imported."""
     pytest.importorskip("torchao")
     folder = tmp_path_factory.mktemp("torchao")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", AO], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AO],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
     return folder
 
 
 @pytest.mark.slow
 def test_weights_of_torchao_are_read_without_it(torchao_files: Path) -> None:
-    for name, dtype in {"int8": "int8", "dynamic": "int8", "float8": "float8_e4m3fn", "intx": "int4"}.items():
+    for name, dtype in {
+        "int8": "int8",
+        "dynamic": "int8",
+        "float8": "float8_e4m3fn",
+        "intx": "int4",
+    }.items():
         (weight, bias) = inspect_file(torchao_files / f"{name}.pt").layers
-        assert (weight.name, weight.shape, weight.dtype, weight.nonzeros) == ("0.weight", (128, 64), dtype, 128 * 32)
+        assert (weight.name, weight.shape, weight.dtype, weight.nonzeros) == (
+            "0.weight",
+            (128, 64),
+            dtype,
+            128 * 32,
+        )
         assert weight.prunable
         assert weight.bytes_stored > weight.size
         assert bias.name == "0.bias"
@@ -152,11 +196,18 @@ def test_weights_of_torchao_in_safetensors(tmp_path: Path) -> None:
         "0._weight_zero_point": torch.tensor([[5], [2]], dtype=torch.int8),
         "0.bias": torch.ones(2),
     }
-    save_file(state, tmp_path / "m.safetensors", metadata={"0.weight": '{"_type": "Int8Tensor"}'})
+    save_file(
+        state,
+        tmp_path / "m.safetensors",
+        metadata={"0.weight": '{"_type": "Int8Tensor"}'},
+    )
     found = rows(inspect_file(tmp_path / "m.safetensors"))
     assert (set(found), found["0.weight"].nonzeros) == ({"0.weight", "0.bias"}, 4)
 
 
 def test_an_unknown_packing_is_told(torchao_files: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"w: is a tensor of a subclass, \[8, 64\] out of .*qdata.*not known"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"w: is a tensor of a subclass, \[8, 64\] out of .*qdata.*not known",
+    ):
         inspect_file(torchao_files / "int4.pt")

@@ -25,21 +25,34 @@ class Padded(nn.Module):
         self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(F.max_pool2d(F.pad(-self.first(x).abs(), (0, 1, 0, 1)), 2, 1))
+        out: Tensor = self.last(
+            F.max_pool2d(F.pad(-self.first(x).abs(), (0, 1, 0, 1)), 2, 1)
+        )
         return out
 
 
-def pooled(opset: int, inputs: str, mode: str = "constant", reader: str = "MaxPool") -> onnx.ModelProto:
+def pooled(
+    opset: int, inputs: str, mode: str = "constant", reader: str = "MaxPool"
+) -> onnx.ModelProto:
     """x [1, 1, 4, 4] -> Pad by one below and to the right -> pooling."""
-    constants = {"pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]), "zero": np.float32(0), "axes": np.arange(4)}
+    constants = {
+        "pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]),
+        "zero": np.float32(0),
+        "axes": np.arange(4),
+    }
     x, y = (helper.make_tensor_value_info(name, 1, [1, 1, 4, 4]) for name in "xy")
     nodes = [
         helper.make_node("Pad", ["x", *inputs.split(" ")], ["p"], mode=mode),
         helper.make_node(reader, ["p"], ["y"], kernel_shape=[2, 2]),
     ]
-    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    tensors = [
+        numpy_helper.from_array(np.asarray(value), name)
+        for name, value in constants.items()
+    ]
     graph = helper.make_graph(nodes, "g", [x], [y], tensors)
-    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", opset)])
+    return helper.make_model(
+        graph, ir_version=8, opset_imports=[helper.make_opsetid("", opset)]
+    )
 
 
 @pytest.mark.parametrize("inputs", ["pads", "pads zero", "pads "])
@@ -48,7 +61,9 @@ def test_a_border_of_zeros_wins_over_negative_values(inputs: str) -> None:
     assert keep_zero_padding(model) == 1
     assert keep_zero_padding(model) == 0
     onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     (found,) = session.run(None, {"x": x})
     assert (found[..., -1, :] == 0).all()
     assert (found[..., :, -1] == 0).all()
@@ -60,7 +75,10 @@ def test_a_border_of_zeros_wins_over_negative_values(inputs: str) -> None:
     [
         pytest.param(pooled(18, "pads zero axes"), id="axes are given"),
         pytest.param(pooled(18, "pads", mode="reflect"), id="no zeros"),
-        pytest.param(pooled(18, "pads", reader="AveragePool"), id="an average takes the zeros as they are"),
+        pytest.param(
+            pooled(18, "pads", reader="AveragePool"),
+            id="an average takes the zeros as they are",
+        ),
         pytest.param(pooled(17, "pads"), id="axes are not known yet"),
     ],
 )
@@ -81,5 +99,9 @@ def test_an_exported_model_keeps_its_zeros_while_channels_go(tmp_path: Path) -> 
     assert report.max_rel_difference is not None
     assert report.max_rel_difference < 1e-5
     assert sum(row.channels for row in report.passes) == 4
-    (pad,) = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "Pad"]
+    (pad,) = [
+        node
+        for node in onnx.load(tmp_path / "model.onnx").graph.node
+        if node.op_type == "Pad"
+    ]
     assert len(pad.input) == 4

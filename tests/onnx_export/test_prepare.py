@@ -51,7 +51,9 @@ def test_what_a_copy_shares_with_the_model_stays(tmp_path: Path) -> None:
     model = nn.Sequential(Sharing(4, 4), nn.Linear(4, 4)).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     export(model, tmp_path / "model.onnx", torch.randn(3, 4))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()
+    )
 
 
 def test_nothing_of_the_copy_stays_in_memory(tmp_path: Path) -> None:
@@ -60,4 +62,8 @@ def test_nothing_of_the_copy_stays_in_memory(tmp_path: Path) -> None:
     gc.collect()
     tensors = [each for each in gc.get_objects() if type(each) is nn.Parameter]
     own = {id(parameter) for parameter in model.parameters()}
-    assert not [each.shape for each in tensors if id(each) not in own and tuple(each.shape) == (501, 500)]
+    assert not [
+        each.shape
+        for each in tensors
+        if id(each) not in own and tuple(each.shape) == (501, 500)
+    ]

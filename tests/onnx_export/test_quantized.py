@@ -48,14 +48,18 @@ def network(density: float = 0.1) -> onnx.ModelProto:
     ]
     tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
 
 
 class Samples(CalibrationDataReader):  # type: ignore[misc]
     """Four random batches."""
 
     def __init__(self) -> None:
-        self.left = iter(np.random.default_rng(0).standard_normal((4, 2, 8, 4, 4)).astype(np.float32))
+        self.left = iter(
+            np.random.default_rng(0).standard_normal((4, 2, 8, 4, 4)).astype(np.float32)
+        )
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         batch = next(self.left, None)
@@ -97,10 +101,15 @@ def test_files_of_onnxruntimes_quantizers(tmp_path: Path, how: str) -> None:
     assert report.max_abs_difference == 0.0
     large = [row for row in report.layers if row.prunable and row.encoding != "dense"]
     assert {row.encoding for row in large} <= {"gap", "bitmask"}
-    stored, bound = sum(row.bytes_stored for row in large), sum(row.bytes_bound for row in large)
+    stored, bound = (
+        sum(row.bytes_stored for row in large),
+        sum(row.bytes_bound for row in large),
+    )
     assert stored < 1.25 * bound
     unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
-    assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(onnx.load(str(source)))
+    assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(
+        onnx.load(str(source))
+    )
 
 
 @pytest.mark.parametrize("encoding", ["gap", "bitmask", "coo", "auto"])
@@ -110,27 +119,45 @@ def test_zero_points(tmp_path: Path, kind: str, points: str, encoding: str) -> N
     """Zero points that are not 0, one or one for each channel along an axis."""
     rng, shape = np.random.default_rng(0), (64, 96)
     low, high = (-128, 128) if kind == "int8" else (0, 256)
-    point = {"none": 0, "one": rng.integers(low, high), "channels": rng.integers(low, high, shape[1])}[points]
-    codes = np.where(rng.random(shape) < 0.1, rng.integers(low, high, shape), point).astype(kind)
+    point = {
+        "none": 0,
+        "one": rng.integers(low, high),
+        "channels": rng.integers(low, high, shape[1]),
+    }[points]
+    codes = np.where(
+        rng.random(shape) < 0.1, rng.integers(low, high, shape), point
+    ).astype(kind)
     tensors = [numpy_helper.from_array(codes, "w")]
     if points != "none":
         tensors.append(numpy_helper.from_array(np.asarray(point, kind), "z"))
     scales = np.full(shape[1] if points == "channels" else (), 0.1, np.float32)
     tensors.append(numpy_helper.from_array(np.asarray(scales), "s"))
     nodes = [
-        helper.make_node("DequantizeLinear", ["w", "s", *(["z"] if points != "none" else [])], ["f"], axis=1),
+        helper.make_node(
+            "DequantizeLinear",
+            ["w", "s", *(["z"] if points != "none" else [])],
+            ["f"],
+            axis=1,
+        ),
         helper.make_node("MatMul", ["x", "f"], ["y"]),
     ]
-    ends = [helper.make_tensor_value_info(name, 1, ["n", size]) for name, size in zip("xy", shape, strict=True)]
+    ends = [
+        helper.make_tensor_value_info(name, 1, ["n", size])
+        for name, size in zip("xy", shape, strict=True)
+    ]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
     known = zero_points(model, numpy_helper.to_array)["w"]
     assert np.array_equal(np.broadcast_to(known, shape), np.broadcast_to(point, shape))
     source = save(model, tmp_path / "a.onnx")
     report = pack_onnx(source, tmp_path / "b.onnx", encoding=encoding)
     row = report.layers[0]
     assert row.nonzeros == int((codes != point).sum())
-    assert (row.encoding == "dense") == (encoding == "coo" or (encoding, points) == ("bitmask", "channels"))
+    assert (row.encoding == "dense") == (
+        encoding == "coo" or (encoding, points) == ("bitmask", "channels")
+    )
     feed = {"x": rng.standard_normal((3, 64)).astype(np.float32)}
     assert run(source, feed)[0].tobytes() == run(tmp_path / "b.onnx", feed)[0].tobytes()
     unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
@@ -143,12 +170,17 @@ def test_readers_that_disagree_about_zero(tmp_path: Path) -> None:
     codes = np.zeros((64, 64), np.uint8)
     tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in
                (("w", codes), ("s", np.float32(1)), ("z", np.uint8(3)), ("other", np.uint8(4)))]  # fmt: skip
-    nodes = [helper.make_node("DequantizeLinear", ["w", "s", each], [f"f{each}"]) for each in ("z", "other")]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", each], [f"f{each}"])
+        for each in ("z", "other")
+    ]
     graph = helper.make_graph(nodes, "g", [], [], tensors)
     assert zero_points(helper.make_model(graph), numpy_helper.to_array) == {}
 
 
-def quantized_product(seed: int, point: int, y: str, weights: str) -> list[onnx.NodeProto]:
+def quantized_product(
+    seed: int, point: int, y: str, weights: str
+) -> list[onnx.NodeProto]:
     """y = x @ (q - z) / 10, with `q` and `z` in nodes, or given from outside."""
     nodes = [
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"]),
@@ -157,32 +189,47 @@ def quantized_product(seed: int, point: int, y: str, weights: str) -> list[onnx.
     scale = constant(np.array(0.1, np.float32), "s")
     if weights != "nodes":
         return [scale, *nodes]
-    return [scale, constant(codes(seed, point), "q"), constant(np.array(point, np.uint8), "z"), *nodes]
+    return [
+        scale,
+        constant(codes(seed, point), "q"),
+        constant(np.array(point, np.uint8), "z"),
+        *nodes,
+    ]
 
 
 def codes(seed: int, point: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
-    return np.where(rng.random((WIDTH, WIDTH)) < 0.1, rng.integers(0, 256, (WIDTH, WIDTH)), point).astype(np.uint8)
+    return np.where(
+        rng.random((WIDTH, WIDTH)) < 0.1, rng.integers(0, 256, (WIDTH, WIDTH)), point
+    ).astype(np.uint8)
 
 
 def test_branches_whose_zero_points_have_one_name(tmp_path: Path) -> None:
     """Each weight has that of its own branch. They stay there, as onnxruntime fails otherwise, and are told."""
     branches = [
         helper.make_graph(
-            quantized_product(at, 100 + at, f"y{at}", "nodes"), f"b{at}", [], [value(f"y{at}", "n", WIDTH)]
+            quantized_product(at, 100 + at, f"y{at}", "nodes"),
+            f"b{at}",
+            [],
+            [value(f"y{at}", "n", WIDTH)],
         )
         for at in range(2)
     ]
     nodes = [
         constant(np.array(True), "yes"),
-        helper.make_node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node(
+            "If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1]
+        ),
     ]
     model = model_of(nodes)
     report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx")
     expected = sum(int((codes(at, 100 + at) != 100 + at).sum()) for at in range(2))
     assert inspect_file(tmp_path / "a.onnx").nonzeros == report.nonzeros == expected
     assert onnx.load(str(tmp_path / "b.onnx")) == model
-    assert any("('q', 'q'): onnxruntime does not load quantized matrix products" in note for note in report.notes)
+    assert any(
+        "('q', 'q'): onnxruntime does not load quantized matrix products" in note
+        for note in report.notes
+    )
 
 
 @pytest.mark.parametrize("weights", ["nodes", "given"])
@@ -190,16 +237,33 @@ def test_quantized_weights_in_functions(tmp_path: Path, weights: str) -> None:
     """A function has its weight, or each of its two calls gives it another one with a zero point of its own."""
     names = [] if weights == "nodes" else ["q", "z"]
     body = quantized_product(0, 100, "y", weights)
-    function = helper.make_function("mine", "layer", ["x", *names], ["y"], body, [helper.make_opsetid("", 17)])
+    function = helper.make_function(
+        "mine", "layer", ["x", *names], ["y"], body, [helper.make_opsetid("", 17)]
+    )
     nodes = [
-        helper.make_node("layer", ["x", *(f"{name}0" for name in names)], ["a"], domain="mine"),
-        helper.make_node("layer", ["a", *(f"{name}1" for name in names)], ["y"], domain="mine"),
+        helper.make_node(
+            "layer", ["x", *(f"{name}0" for name in names)], ["a"], domain="mine"
+        ),
+        helper.make_node(
+            "layer", ["a", *(f"{name}1" for name in names)], ["y"], domain="mine"
+        ),
     ]
-    arrays = {f"q{at}": codes(at, 100 + at) for at in range(2)} | {f"z{at}": np.uint8(100 + at) for at in range(2)}
-    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()] if names else []
+    arrays = {f"q{at}": codes(at, 100 + at) for at in range(2)} | {
+        f"z{at}": np.uint8(100 + at) for at in range(2)
+    }
+    tensors = (
+        [
+            numpy_helper.from_array(np.asarray(array), name)
+            for name, array in arrays.items()
+        ]
+        if names
+        else []
+    )
     model = model_of(nodes, tensors, functions=[function])
     report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx")
-    expected = sum(int((codes(at, 100 + at) != 100 + at).sum()) for at in range(2 if names else 1))
+    expected = sum(
+        int((codes(at, 100 + at) != 100 + at).sum()) for at in range(2 if names else 1)
+    )
     looked = [inspect_file(tmp_path / name).nonzeros for name in ("a.onnx", "b.onnx")]
     assert looked == [report.nonzeros] * 2 == [expected] * 2
     assert report.max_abs_difference == 0.0
@@ -213,25 +277,35 @@ def test_quantized_convolutions_in_branches_are_packed(tmp_path: Path) -> None:
     branches = []
     for at in range(2):
         rng = np.random.default_rng(at)
-        kernel = np.where(rng.random((32, 16, 3, 3)) < 0.1, rng.integers(1, 100, (32, 16, 3, 3)), 0).astype(np.int8)
+        kernel = np.where(
+            rng.random((32, 16, 3, 3)) < 0.1, rng.integers(1, 100, (32, 16, 3, 3)), 0
+        ).astype(np.int8)
         arrays = {"q": kernel, "s": np.array(0.1, np.float32)}
         nodes = [
             helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
             helper.make_node("Conv", ["image", "w"], [f"c{at}"]),
             helper.make_node("ReduceSum", [f"c{at}"], [f"y{at}"], keepdims=0),
         ]
-        tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-        branches.append(helper.make_graph(nodes, f"b{at}", [], [value(f"y{at}")], tensors))
+        tensors = [
+            numpy_helper.from_array(array, name) for name, array in arrays.items()
+        ]
+        branches.append(
+            helper.make_graph(nodes, f"b{at}", [], [value(f"y{at}")], tensors)
+        )
     image = np.random.default_rng(2).standard_normal((1, 16, 5, 5)).astype(np.float32)
     nodes = [
         constant(np.array(True), "yes"),
-        helper.make_node("If", ["yes"], ["sum"], then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node(
+            "If", ["yes"], ["sum"], then_branch=branches[0], else_branch=branches[1]
+        ),
         helper.make_node("Add", ["x", "sum"], ["y"]),
     ]
     model = model_of(nodes, [numpy_helper.from_array(image, "image")])
     report = pack_onnx(save(model, tmp_path / "a.onnx"), tmp_path / "b.onnx")
     looked = [inspect_file(tmp_path / name) for name in ("a.onnx", "b.onnx")]
     assert [each.nonzeros for each in looked] == [report.nonzeros] * 2
-    assert [row.encoding for row in report.layers if row.prunable and row.dtype == "int8"] == ["gap", "gap"]
+    assert [
+        row.encoding for row in report.layers if row.prunable and row.dtype == "int8"
+    ] == ["gap", "gap"]
     unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
     assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(model)

@@ -26,28 +26,40 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("functions", [False, True])
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("encoding", [name for name in ENCODINGS if name != "coo"])
-def test_the_reference_evaluator_gives_the_same(encoding: str, values: str, functions: bool) -> None:
+def test_the_reference_evaluator_gives_the_same(
+    encoding: str, values: str, functions: bool
+) -> None:
     model = matmul_with(random_tensor((30, 90), 0.15, 0, 1))
     made = encode_initializers(model, Wanted(encoding, values, functions)).model
     weight = Decoder(made).array("w")
     x = np.random.default_rng(0).standard_normal((2, 30)).astype(np.float32)
-    (got,) = ReferenceEvaluator(onnx.ModelProto.FromString(made.SerializeToString())).run(None, {"x": x})
+    (got,) = ReferenceEvaluator(
+        onnx.ModelProto.FromString(made.SerializeToString())
+    ).run(None, {"x": x})
     np.testing.assert_array_equal(got, x @ weight)
 
 
 def test_sparse_tensors_are_beyond_the_reference_evaluator() -> None:
     """It fails on the smallest sparse initializer and on a constant node with one; onnxruntime loads both."""
     values = helper.make_tensor("w", TensorProto.FLOAT, [1], [2.0])
-    sparse = helper.make_sparse_tensor(values, helper.make_tensor("i", TensorProto.INT64, [1], [3]), [30, 90])
-    as_initializer, as_constant = (matmul_with(np.ones((30, 90), np.float32)) for _ in range(2))
+    sparse = helper.make_sparse_tensor(
+        values, helper.make_tensor("i", TensorProto.INT64, [1], [3]), [30, 90]
+    )
+    as_initializer, as_constant = (
+        matmul_with(np.ones((30, 90), np.float32)) for _ in range(2)
+    )
     for model in (as_initializer, as_constant):
         del model.graph.initializer[:]
     as_initializer.graph.sparse_initializer.append(sparse)
-    as_constant.graph.node.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    as_constant.graph.node.insert(
+        0, helper.make_node("Constant", [], ["w"], sparse_value=sparse)
+    )
     x = np.ones((2, 30), np.float32)
     for model in (as_initializer, as_constant):
         onnx.checker.check_model(model)
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         assert session.run(None, {"x": x})[0].sum() == 4
         with pytest.raises((ValueError, AttributeError, TypeError)):
             ReferenceEvaluator(model).run(None, {"x": x})
@@ -55,7 +67,9 @@ def test_sparse_tensors_are_beyond_the_reference_evaluator() -> None:
 
 def test_an_unpacked_coo_file_runs_in_the_reference_evaluator() -> None:
     weight = random_tensor((30, 90), 0.15, 0, 1)
-    dense = unpacked(encode_initializers(matmul_with(weight), Wanted("coo")).model, TensorReader())
+    dense = unpacked(
+        encode_initializers(matmul_with(weight), Wanted("coo")).model, TensorReader()
+    )
     x = np.random.default_rng(0).standard_normal((2, 30)).astype(np.float32)
     (got,) = ReferenceEvaluator(dense).run(None, {"x": x})
     np.testing.assert_array_equal(got, x @ weight)

@@ -18,19 +18,25 @@ from sparsify_fx.onnx_export import decode_coo, encode_coo
 from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
 from sparsify_fx.onnx_export.tracing.clean import normalise_zeros
 
-SPECIAL = np.array([-0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 3.4e38, 1.0], np.float32)
+SPECIAL = np.array(
+    [-0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 3.4e38, 1.0], np.float32
+)
 
 
 def f32(values: Any) -> NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
-def random_tensor(shape: tuple[int, ...], density: float, special: float, seed: int) -> NDArray[np.float32]:
+def random_tensor(
+    shape: tuple[int, ...], density: float, special: float, seed: int
+) -> NDArray[np.float32]:
     """Normal values at `density`, a fraction `special` of them replaced by special ones, zeros elsewhere."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal(shape, dtype=np.float32)
     values = np.where(rng.random(shape) < special, rng.choice(SPECIAL, shape), values)
-    return np.where(rng.random(shape) < density, values, np.float32(0)).astype(np.float32)
+    return np.where(rng.random(shape) < density, values, np.float32(0)).astype(
+        np.float32
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -40,7 +46,9 @@ def random_tensor(shape: tuple[int, ...], density: float, special: float, seed: 
     special=st.floats(0, 1),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_round_trip_keeps_every_bit(shape: tuple[int, ...], density: float, special: float, seed: int) -> None:
+def test_round_trip_keeps_every_bit(
+    shape: tuple[int, ...], density: float, special: float, seed: int
+) -> None:
     array = random_tensor(shape, density, special, seed)
     sparse = encode_coo(numpy_helper.from_array(array, "w"))
     parsed = onnx.SparseTensorProto.FromString(sparse.SerializeToString())
@@ -56,15 +64,25 @@ def test_round_trip_keeps_every_bit(shape: tuple[int, ...], density: float, spec
 def model_with(arrays: dict[str, NDArray[Any]]) -> onnx.ModelProto:
     """A graph that returns its initializers."""
     nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in arrays]
-    outputs = [helper.make_tensor_value_info(f"{n}_out", TensorProto.FLOAT, a.shape) for n, a in arrays.items()]
+    outputs = [
+        helper.make_tensor_value_info(f"{n}_out", TensorProto.FLOAT, a.shape)
+        for n, a in arrays.items()
+    ]
     weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = helper.make_graph(nodes, "g", [], outputs, initializer=weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    )
 
 
 @pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
 def test_onnxruntime_decodes_to_the_same_bits(tmp_path: Path, level: str) -> None:
-    shapes = {"matrix": (40, 300), "conv": (8, 4, 3, 3), "vector": (700,), "zero": (9, 9)}
+    shapes = {
+        "matrix": (40, 300),
+        "conv": (8, 4, 3, 3),
+        "vector": (700,),
+        "zero": (9, 9),
+    }
     arrays = {name: random_tensor(shape, 0.1, 0.2, 7) for name, shape in shapes.items()}
     arrays["zero"][:] = 0
     made = encode_initializers(model_with(arrays), Wanted("coo"))
@@ -74,8 +92,12 @@ def test_onnxruntime_decodes_to_the_same_bits(tmp_path: Path, level: str) -> Non
     path = tmp_path / "m.onnx"
     path.write_bytes(encoded.SerializeToString())
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, level
+    )
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
     for array, got in zip(arrays.values(), session.run(None, {}), strict=True):
         assert got.tobytes() == array.tobytes()
 

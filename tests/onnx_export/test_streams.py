@@ -11,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.storage.codecs.streams import STEP_CODES, Streams, best_streams
+from sparsify_fx.onnx_export.storage.codecs.streams import (
+    STEP_CODES,
+    Streams,
+    best_streams,
+)
 from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
 from tests.onnx_export.arrays import model_with, random_tensor
 
@@ -19,18 +23,26 @@ from tests.onnx_export.arrays import model_with, random_tensor
 def steps_of(streams: Streams) -> np.ndarray:
     """[rows, columns]: the steps that the words hold."""
     code, words = streams.code, streams.words.astype(np.int64)
-    digits = words.reshape(*words.shape[:4], 1) // code.base ** np.arange(code.per) % code.base
+    digits = (
+        words.reshape(*words.shape[:4], 1)
+        // code.base ** np.arange(code.per)
+        % code.base
+    )
     return digits.reshape(streams.words.shape[2], -1) + code.less
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    sides=st.tuples(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 7, 16])),
+    sides=st.tuples(
+        st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 7, 16])
+    ),
     density=st.one_of(st.floats(0, 1), st.floats(0, 0.02)),
     value_bits=st.sampled_from([8, 16, 32]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_streams_sum_up_to_the_places(sides: tuple[int, int, int], density: float, value_bits: int, seed: int) -> None:
+def test_streams_sum_up_to_the_places(
+    sides: tuple[int, int, int], density: float, value_bits: int, seed: int
+) -> None:
     size = math.prod(sides)
     kept = np.flatnonzero(np.random.default_rng(seed).random(size) < density)
     streams = best_streams(kept, size, value_bits) if kept.size else None
@@ -42,19 +54,32 @@ def test_streams_sum_up_to_the_places(sides: tuple[int, int, int], density: floa
     assert set(kept) <= set(flat)
     assert len(set(flat)) == flat.size
     assert 0 <= flat.min() <= flat.max() < size
-    grown = [side + more - 1 for side, more in zip(streams.places.shape[2:], streams.kernel, strict=True)]
+    grown = [
+        side + more - 1
+        for side, more in zip(streams.places.shape[2:], streams.kernel, strict=True)
+    ]
     assert math.prod(grown) == size
 
 
 @settings(max_examples=200, deadline=None)
-@given(rows=st.integers(10, 400), share=st.floats(0.05, 0.5), seed=st.integers(0, 2**32 - 1))
-def test_a_size_with_many_divisors_always_has_streams(rows: int, share: float, seed: int) -> None:
+@given(
+    rows=st.integers(10, 400),
+    share=st.floats(0.05, 0.5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_size_with_many_divisors_always_has_streams(
+    rows: int, share: float, seed: int
+) -> None:
     size = 96 * rows
-    kept = np.sort(np.random.default_rng(seed).choice(size, int(share * size), replace=False))
+    kept = np.sort(
+        np.random.default_rng(seed).choice(size, int(share * size), replace=False)
+    )
     assert best_streams(kept, size, 32) is not None
 
 
-@pytest.mark.parametrize(("density", "per"), [(0.25, 4), (0.1, 3), (0.05, 5), (0.02, 1)])
+@pytest.mark.parametrize(
+    ("density", "per"), [(0.25, 4), (0.1, 3), (0.05, 5), (0.02, 1)]
+)
 def test_the_code_follows_the_density(density: float, per: int) -> None:
     weight = random_tensor((256, 512), density, 0, 1)
     streams = best_streams(np.flatnonzero(weight), weight.size, 32)
@@ -69,12 +94,19 @@ def test_the_code_follows_the_density(density: float, per: int) -> None:
         ((64, 32, 3, 3), 0.1, np.float32, "MaxUnpool"),
         ((301, 150), 0.1, np.float32, "MaxUnpool"),
         ((256, 512), 0.002, np.float32, "ScatterElements"),  # patches are smaller
-        ((64, 32, 3, 3), 0.1, np.float16, "ScatterElements"),  # MaxUnpool knows float32 only
+        (
+            (64, 32, 3, 3),
+            0.1,
+            np.float16,
+            "ScatterElements",
+        ),  # MaxUnpool knows float32 only
         ((101, 103), 0.1, np.float32, "ScatterElements"),  # no divisor fits
         ((3, 7), 0.9, np.float32, "ScatterElements"),  # no room for a whole row
     ],
 )
-def test_both_forms_give_the_same_bits(shape: tuple[int, ...], density: float, dtype: type, operator: str) -> None:
+def test_both_forms_give_the_same_bits(
+    shape: tuple[int, ...], density: float, dtype: type, operator: str
+) -> None:
     weight = random_tensor(shape, density, 0.05, 2, np.dtype(dtype))
     made = encode_initializers(model_with({"w": weight}), Wanted("gap"))
     parsed = onnx.ModelProto.FromString(made.model.SerializeToString())

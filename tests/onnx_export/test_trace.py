@@ -16,12 +16,20 @@ class Clamped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
-        for name, limit in (("low", -1.0), ("high", 1.0), ("lower", -2.0), ("higher", 2.0)):
+        for name, limit in (
+            ("low", -1.0),
+            ("high", 1.0),
+            ("lower", -2.0),
+            ("higher", 2.0),
+        ):
             self.register_buffer(name, torch.tensor(limit))
 
     def forward(self, x: Tensor) -> Tensor:
         y = x * 2
-        narrow, wide = self.first(y.clamp(self.low, self.high)), self.second(y.clamp(self.lower, self.higher))
+        narrow, wide = (
+            self.first(y.clamp(self.low, self.high)),
+            self.second(y.clamp(self.lower, self.higher)),
+        )
         return narrow.clamp(self.low, self.high) + wide.clamp(self.low, self.high)
 
 

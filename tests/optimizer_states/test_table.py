@@ -13,8 +13,18 @@ pytestmark = pytest.mark.slow
 SHARED = {"torch.Adafactor"}
 REFUSED = {"torch.SparseAdam"}
 OTHERS = {
-    "timm": ("timm.rmsproptf", "timm.madgrad", "timm.lamb", "timm.muon", "timm.lookahead_adamw", "timm.lion"),
-    "schedulefree": ("schedulefree.AdamWScheduleFree", "schedulefree.ScheduleFreeWrapper"),
+    "timm": (
+        "timm.rmsproptf",
+        "timm.madgrad",
+        "timm.lamb",
+        "timm.muon",
+        "timm.lookahead_adamw",
+        "timm.lion",
+    ),
+    "schedulefree": (
+        "schedulefree.AdamWScheduleFree",
+        "schedulefree.ScheduleFreeWrapper",
+    ),
     "pytorch_optimizer": (
         *(
             "pytorch_optimizer.adai",
@@ -22,18 +32,29 @@ OTHERS = {
             "pytorch_optimizer.lookahead",
             "pytorch_optimizer.trac",
         ),
-        *("pytorch_optimizer.spam", "pytorch_optimizer.flashadamw", "pytorch_optimizer.muon"),
+        *(
+            "pytorch_optimizer.spam",
+            "pytorch_optimizer.flashadamw",
+            "pytorch_optimizer.muon",
+        ),
     ),
     "torchao": ("torchao.AdamW8bit",),
 }
 CASES = [
     *cases(("torch",)),
-    *(case for library, names in OTHERS.items() for case in cases((library,)) if case.name in names),
+    *(
+        case
+        for library, names in OTHERS.items()
+        for case in cases((library,))
+        if case.name in names
+    ),
 ]
 
 
 def test_all_of_them_are_there() -> None:
-    assert {name for names in OTHERS.values() for name in names} <= {case.name for case in CASES}
+    assert {name for names in OTHERS.values() for name in names} <= {
+        case.name for case in CASES
+    }
     assert sum(case.name.startswith("torch.") for case in CASES) >= 15
 
 
@@ -44,5 +65,7 @@ def test_zeros_are_kept_and_state_is_fresh_resumed_and_rewound(case: Case) -> No
     if case.name in REFUSED:
         assert row["zeros"] == "refused"
         return
-    expected = dict.fromkeys(COLUMNS, "yes") | ({"fresh": "shared"} if case.name in SHARED else {})
+    expected = dict.fromkeys(COLUMNS, "yes") | (
+        {"fresh": "shared"} if case.name in SHARED else {}
+    )
     assert {column: row[column] for column in COLUMNS} == expected, row["notes"]

@@ -52,7 +52,9 @@ PASSES = {
 
 def checkerboard(model: nn.Module) -> dict[str, Tensor]:
     names = {n: p.theta() for n, p in programs(model).items()} or {
-        f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+        f"{n}.weight": m.weight
+        for n, m in model.named_modules()
+        if isinstance(m, (nn.Conv2d, nn.Linear))
     }
     return {n: (torch.arange(t.numel()) % 2).reshape(t.shape) for n, t in names.items()}
 
@@ -89,7 +91,11 @@ def test_masks_and_products_commute_and_give_m_w_mask(traced: bool) -> None:
     inputs, _ = batch()
     torch.testing.assert_close(one(inputs), other(inputs), rtol=0, atol=0)
     for program in programs(one).values():
-        ops = [(node.op, node.target) for node in program.graph.nodes if node.op == "get_attr"]
+        ops = [
+            (node.op, node.target)
+            for node in program.graph.nodes
+            if node.op == "get_attr"
+        ]
         assert [target for _, target in ops] == ["m", "w", "mask"]
 
 
@@ -97,10 +103,14 @@ def test_passes_compose_with_the_pass_manager() -> None:
     model = prepared(traced=True)
     inputs, _ = batch()
     expected = model.eval()(inputs)
-    manager = PassManager([Lift(), InsertMask(), SplitProduct(beta=0.5), Rescale(beta=2.0), Merge()])
+    manager = PassManager(
+        [Lift(), InsertMask(), SplitProduct(beta=0.5), Rescale(beta=2.0), Merge()]
+    )
     result = manager(model)
     assert result.modified
-    torch.testing.assert_close(result.graph_module(inputs), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        result.graph_module(inputs), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["module", "graph_module"])
@@ -113,7 +123,9 @@ def test_merge_restores_classes_keys_and_bits(traced: bool) -> None:
     Merge()(model)
     assert {name: type(module) for name, module in model.named_modules()} == classes
     assert list(model.state_dict()) == list(before)
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(before[key], value) for key, value in model.state_dict().items()
+    )
 
 
 def test_merge_writes_positive_zeros(net: nn.Sequential) -> None:
@@ -130,7 +142,9 @@ def test_merge_writes_positive_zeros(net: nn.Sequential) -> None:
     st.lists(st.tuples(*[st.floats(-100, 100, width=32)] * 2), min_size=1, max_size=20),
     st.sampled_from([0.25, 1.0, 3.0]),
 )
-def test_rescale_keeps_theta_and_restores_balance(pairs: list[tuple[float, float]], beta: float) -> None:
+def test_rescale_keeps_theta_and_restores_balance(
+    pairs: list[tuple[float, float]], beta: float
+) -> None:
     layer = nn.Linear(len(pairs), 1, bias=False)
     SplitProduct(beta)(layer)
     program = programs(layer)["weight"]
@@ -150,7 +164,9 @@ def test_rescale_never_resurrects_a_pruned_weight(net: nn.Sequential) -> None:
     SplitProduct()(net)
     masks = checkerboard(net)
     InsertMask(masks)(net)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1
+    )
     for step in range(5):
         train_step(net, optimizer, step)
     assert Rescale()(net).modified
@@ -169,13 +185,23 @@ def test_regrown_weights_start_at_zero_and_can_learn(net: nn.Sequential) -> None
     for name, weight in effective(net).items():
         assert (weight[masks[name] == 0] == 0).all()
     train_step(net, optimizer)
-    assert any((weight[masks[name] == 0] != 0).any() for name, weight in effective(net).items())
+    assert any(
+        (weight[masks[name] == 0] != 0).any() for name, weight in effective(net).items()
+    )
 
 
 def test_rewind_batchnorm_goes_by_type_and_leaves_the_rest(net: nn.Sequential) -> None:
     state = batchnorm_state(net)
     assert set(state) == {
-        f"{i}.{n}" for i in (1, 4) for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+        f"{i}.{n}"
+        for i in (1, 4)
+        for n in (
+            "weight",
+            "bias",
+            "running_mean",
+            "running_var",
+            "num_batches_tracked",
+        )
     }
     initial = copy.deepcopy(net.state_dict())
     train_step(net, torch.optim.SGD(net.parameters(), lr=0.1))
@@ -185,23 +211,35 @@ def test_rewind_batchnorm_goes_by_type_and_leaves_the_rest(net: nn.Sequential) -
         assert torch.equal(value, (initial if key in state else trained)[key])
 
 
-def test_errors_name_the_pass_the_tensor_and_the_passes_before(net: nn.Sequential) -> None:
+def test_errors_name_the_pass_the_tensor_and_the_passes_before(
+    net: nn.Sequential,
+) -> None:
     plain = copy.deepcopy(net.state_dict())
-    with pytest.raises(PassError, match="Rescale: Sequential has no weight programs; run Lift"):
+    with pytest.raises(
+        PassError, match="Rescale: Sequential has no weight programs; run Lift"
+    ):
         Rescale()(net)
     with pytest.raises(PassError, match=r"missing or unknown: \['0.weight'\]"):
         InsertMask({k: v for k, v in checkerboard(net).items() if k != "0.weight"})(net)
-    with pytest.raises(PassError, match=r"InsertMask: 7.weight: expected a mask of shape \(4, 72\), got \(3,\)"):
+    with pytest.raises(
+        PassError,
+        match=r"InsertMask: 7.weight: expected a mask of shape \(4, 72\), got \(3,\)",
+    ):
         InsertMask({**checkerboard(net), "7.weight": torch.ones(3)})(net)
     with pytest.raises(PassError, match="a mask of zeros and ones"):
         InsertMask({**checkerboard(net), "7.weight": torch.full((4, 72), 2)})(net)
     assert not programs(net), "a failed pass must leave the model plain"
     assert list(net.state_dict()) == list(plain)
     InsertMask()(net)
-    with pytest.raises(PassError, match=r"Rescale: 0.weight: expected a product .* passes before it: Lift, InsertMask"):
+    with pytest.raises(
+        PassError,
+        match=r"Rescale: 0.weight: expected a product .* passes before it: Lift, InsertMask",
+    ):
         Rescale()(net)
     SplitProduct(1.0)(net)
-    with pytest.raises(PassError, match=r"SplitProduct\(beta=2\): 0.weight: expected a dense program"):
+    with pytest.raises(
+        PassError, match=r"SplitProduct\(beta=2\): 0.weight: expected a dense program"
+    ):
         SplitProduct(2.0)(net)
     with pytest.raises(PassError, match="no batch norm"):
         RewindBatchNorm({})(nn.Linear(2, 2))
@@ -230,21 +268,33 @@ class Shares(Plain):
 
 
 @pytest.mark.parametrize("how", [Shares(), Balanced(), Product(beta=0.5)])
-def test_rescale_works_for_every_parameterization_with_a_balance(how: Parameterization) -> None:
+def test_rescale_works_for_every_parameterization_with_a_balance(
+    how: Parameterization,
+) -> None:
     layer = Reparameterize(how)(nn.Linear(3, 3)).graph_module
     program, theta = layer.weight_program, layer.weight.detach().clone()
     with torch.no_grad():
         first, second = program.factor_tensors().values()
-        first[0], second[0] = (first[0] + 1, second[0] - 1) if how == Shares() else (first[0] * 2, second[0] / 2)
+        first[0], second[0] = (
+            (first[0] + 1, second[0] - 1)
+            if how == Shares()
+            else (first[0] * 2, second[0] / 2)
+        )
     rest = [factor[1:].detach().clone() for factor in program.factor_tensors().values()]
     assert Rescale()(layer).modified
     assert not how.unbalanced(program.tensors()).any()
-    assert all(torch.equal(f[1:], r) for f, r in zip(program.factor_tensors().values(), rest, strict=True))
+    assert all(
+        torch.equal(f[1:], r)
+        for f, r in zip(program.factor_tensors().values(), rest, strict=True)
+    )
     torch.testing.assert_close(layer.weight, theta, rtol=1e-6, atol=1e-7)
     assert not Rescale()(layer).modified
 
 
 def test_a_beta_is_for_parameterizations_that_have_one() -> None:
     layer = Reparameterize(Shares())(nn.Linear(3, 3)).graph_module
-    with pytest.raises(PassError, match=r"weight: expected a parameterization with an option beta, found Shares"):
+    with pytest.raises(
+        PassError,
+        match=r"weight: expected a parameterization with an option beta, found Shares",
+    ):
         Rescale(beta=2.0)(layer)

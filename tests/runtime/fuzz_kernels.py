@@ -39,9 +39,15 @@ def try_one(seed: int, number: int, library: str, seconds: float) -> str:
     except Exception as error:
         text = str(error)
         ours = "sparsify_fx." in text
-        if "onnxruntime" not in type(error).__module__ and not isinstance(error, ValueError):
+        if "onnxruntime" not in type(error).__module__ and not isinstance(
+            error, ValueError
+        ):
             raise AssertionError(f"{type(error).__name__}: {text}") from error
-        if ours and "onnxruntime has no memory" not in text and any(word in text for word in UNCLEAR):
+        if (
+            ours
+            and "onnxruntime has no memory" not in text
+            and any(word in text for word in UNCLEAR)
+        ):
             raise AssertionError(f"unclear: {text}") from error
         stage += ", by us" if ours else ", by onnxruntime"
     taken = time.perf_counter() - start
@@ -56,7 +62,9 @@ def main() -> None:
     parser.add_argument("library")
     parser.add_argument("count", type=int)
     parser.add_argument("seed", type=int)
-    parser.add_argument("--memory", type=float, help="GB of address space; not under a sanitizer")
+    parser.add_argument(
+        "--memory", type=float, help="GB of address space; not under a sanitizer"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--only", type=int)
     given = parser.parse_args()
@@ -70,7 +78,10 @@ def main() -> None:
             found[try_one(given.seed, number, given.library, given.seconds)] += 1
         except AssertionError as error:
             raise SystemExit(f"\nseed {given.seed}, model {number}: {error}") from error
-    print(f"\r{sum(found.values())} hostile models: " + ", ".join(f"{n} {stage}" for stage, n in found.most_common()))
+    print(
+        f"\r{sum(found.values())} hostile models: "
+        + ", ".join(f"{n} {stage}" for stage, n in found.most_common())
+    )
 
 
 if __name__ == "__main__":

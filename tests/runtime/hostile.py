@@ -20,11 +20,38 @@ from tests.runtime.cases import Case
 Array = NDArray[np.generic]
 Random = np.random.Generator
 
-EDGES = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 4, 5, 7, 64, 2**16 + 1, 2**20, 2**24, 2**24 + 1)
+EDGES = (
+    -(2**63),
+    -(2**31),
+    -2,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    64,
+    2**16 + 1,
+    2**20,
+    2**24,
+    2**24 + 1,
+)
 HUGE = (2**31 - 1, 2**31, 2**32 + 1, 2**40, 2**62, 2**63 - 1)
 INTS = ("strides", "pads", "dilations", "weight_shape", "kernel_shape")
 PREFIXES = ("", "depthwise_", "projection_", "pool_")
-NUMBERS = ("group", "padded", "edges", "before", "behind", "heads", "head_size", "tokens_first", "transB")
+NUMBERS = (
+    "group",
+    "padded",
+    "edges",
+    "before",
+    "behind",
+    "heads",
+    "head_size",
+    "tokens_first",
+    "transB",
+)
 TYPES = (np.float64, np.float16, np.int8, np.uint8, np.int32, np.int64, np.bool_)
 LAYERS: tuple[Callable[[Random], Case], ...] = (
     cases.random_conv, cases.random_depthwise, cases.random_joined, cases.random_pooled, cases.random_matmul,
@@ -47,13 +74,18 @@ class Trial:
 
     def model(self) -> bytes:
         """As a file, in which nothing tells shapes beforehand."""
-        weights = [numpy_helper.from_array(np.asarray(each), name) for name, each in self.constants.items()]
+        weights = [
+            numpy_helper.from_array(np.asarray(each), name)
+            for name, each in self.constants.items()
+        ]
         weights += [
             TensorProto(name=name, data_type=TensorProto.FLOAT, dims=dims, raw_data=b"")
             for name, dims in self.absurd.items()
         ]
         given = [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(each.dtype), None)
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(each.dtype), None
+            )
             for name, each in self.fed.items()
             if name not in self.absurd
         ]
@@ -61,12 +93,16 @@ class Trial:
         results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]
         graph = helper.make_graph(self.nodes, "hostile", given, results, weights)
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid("sparsify_fx", 1)]
-        data: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+        data: bytes = helper.make_model(
+            graph, opset_imports=opsets, ir_version=9
+        ).SerializeToString()
         return data
 
     def feed(self) -> dict[str, Array]:
         """What the model takes."""
-        return {name: each for name, each in self.fed.items() if name not in self.absurd}
+        return {
+            name: each for name, each in self.fed.items() if name not in self.absurd
+        }
 
 
 def hostile_trial(random: Random, library: str) -> Trial:
@@ -74,7 +110,9 @@ def hostile_trial(random: Random, library: str) -> Trial:
     case = LAYERS[random.integers(len(LAYERS))](random)
     nodes, weights = cases.sparse_nodes(case, "0")
     fed: dict[str, Array] = dict(cases.feeds([case]))
-    trial = Trial(list(nodes), {each.name: numpy_helper.to_array(each) for each in weights}, fed)
+    trial = Trial(
+        list(nodes), {each.name: numpy_helper.to_array(each) for each in weights}, fed
+    )
     if random.random() < 0.5:
         _feed_planes(trial, random, library)
     for _ in range(int(random.integers(1, 4))):
@@ -86,7 +124,9 @@ def _feed_planes(trial: Trial, random: Random, library: str) -> None:
     """Planes are an input of the model, and not made inside of it, so that their header can be anything."""
     for node in [each for each in trial.nodes if each.op_type == "PadPlanes"]:
         edges = bool(node.attribute)
-        trial.fed[node.output[0]] = _planes_of(trial.fed[node.input[0]].shape, edges, library).copy()
+        trial.fed[node.output[0]] = _planes_of(
+            trial.fed[node.input[0]].shape, edges, library
+        ).copy()
         trial.nodes.remove(node)
         if not any(node.input[0] in other.input for other in trial.nodes):
             del trial.fed[node.input[0]]
@@ -95,16 +135,28 @@ def _feed_planes(trial: Trial, random: Random, library: str) -> None:
 
 
 @cache
-def _planes_of(shape: tuple[int, ...], edges: bool, library: str) -> NDArray[np.float32]:
-    node = helper.make_node("PadPlanes", ["x"], ["y"], domain="sparsify_fx", edges=int(edges))
+def _planes_of(
+    shape: tuple[int, ...], edges: bool, library: str
+) -> NDArray[np.float32]:
+    node = helper.make_node(
+        "PadPlanes", ["x"], ["y"], domain="sparsify_fx", edges=int(edges)
+    )
     trial = Trial([node], {}, {"x": np.ones(shape, np.float32)})
-    made: NDArray[np.float32] = cases.open_session(trial.model(), library).run(None, trial.feed())[0]
+    made: NDArray[np.float32] = cases.open_session(trial.model(), library).run(
+        None, trial.feed()
+    )[0]
     return made
 
 
 def _number(random: Random) -> int:
     drawn = random.random()
-    return int(random.integers(-1, 9) if drawn < 0.4 else random.choice(EDGES) if drawn < 0.8 else random.choice(HUGE))
+    return int(
+        random.integers(-1, 9)
+        if drawn < 0.4
+        else random.choice(EDGES)
+        if drawn < 0.8
+        else random.choice(HUGE)
+    )
 
 
 def _node(trial: Trial, random: Random) -> NodeProto:
@@ -122,12 +174,21 @@ def _set(node: NodeProto, name: str, value: object) -> None:
 def change_entry(trial: Trial, random: Random) -> None:
     """One number of one attribute that is there."""
     node = _node(trial, random)
-    listed = [each for each in node.attribute if each.type == onnx.AttributeProto.INTS and each.ints]
+    listed = [
+        each
+        for each in node.attribute
+        if each.type == onnx.AttributeProto.INTS and each.ints
+    ]
     if listed:
         attribute = listed[random.integers(len(listed))]
         attribute.ints[random.integers(len(attribute.ints))] = _number(random)
     if random.random() < 0.1:
-        node.op_type = str(random.choice([each.op_type for each in trial.nodes] + ["SparseConv", "SparseConvPool"]))
+        node.op_type = str(
+            random.choice(
+                [each.op_type for each in trial.nodes]
+                + ["SparseConv", "SparseConvPool"]
+            )
+        )
 
 
 def change_number(trial: Trial, random: Random) -> None:
@@ -139,8 +200,12 @@ def change_number(trial: Trial, random: Random) -> None:
 def change_list(trial: Trial, random: Random) -> None:
     """A list of any length in the place of any list."""
     node = _node(trial, random)
-    there = [each.name for each in node.attribute if each.type == onnx.AttributeProto.INTS]
-    name = str(random.choice([*there, str(random.choice(PREFIXES)) + str(random.choice(INTS))]))
+    there = [
+        each.name for each in node.attribute if each.type == onnx.AttributeProto.INTS
+    ]
+    name = str(
+        random.choice([*there, str(random.choice(PREFIXES)) + str(random.choice(INTS))])
+    )
     _set(node, name, [_number(random) for _ in range(int(random.integers(1, 6)))])
 
 
@@ -153,15 +218,23 @@ def change_kind(trial: Trial, random: Random) -> None:
         _set(node, name, values[random.integers(len(values))])
     elif random.random() < 0.5:
         names = ("Relu", "Tanh", "relu", "", "Gelu" * 1000, "Silu", "\0", "Relu6", "ü")
-        _set(node, str(random.choice(PREFIXES)) + "activation", names[random.integers(len(names))])
+        _set(
+            node,
+            str(random.choice(PREFIXES)) + "activation",
+            names[random.integers(len(names))],
+        )
     else:
-        scales = random.choice([0, -1, 1e38, np.inf, np.nan, 1e-45], int(random.integers(1, 5)))
+        scales = random.choice(
+            [0, -1, 1e38, np.inf, np.nan, 1e-45], int(random.integers(1, 5))
+        )
         _set(node, "scales", [float(each) for each in scales])
 
 
 def change_shape(trial: Trial, random: Random) -> None:
     """An input or a constant of other sizes: fewer, more, none, or one without elements of absurd sizes."""
-    place = trial.fed if random.random() < 0.6 or not trial.constants else trial.constants
+    place = (
+        trial.fed if random.random() < 0.6 or not trial.constants else trial.constants
+    )
     if not place:
         return
     name = str(random.choice(list(place)))
@@ -174,22 +247,33 @@ def change_shape(trial: Trial, random: Random) -> None:
         if shape and random.random() < 0.6:
             shape[random.integers(len(shape))] = int(random.choice([0, 1, 2, 3, 8, 17]))
         elif random.random() < 0.5:
-            shape.insert(int(random.integers(len(shape) + 1)), int(random.choice([0, 1, 2])))
+            shape.insert(
+                int(random.integers(len(shape) + 1)), int(random.choice([0, 1, 2]))
+            )
         elif shape:
             shape.pop(int(random.integers(len(shape))))
     if np.prod(shape) < 2**18:
-        place[name] = np.resize(place[name], shape) if place[name].size else np.ones(shape, place[name].dtype)
+        place[name] = (
+            np.resize(place[name], shape)
+            if place[name].size
+            else np.ones(shape, place[name].dtype)
+        )
 
 
 def _absurd(shape: list[int], random: Random) -> list[int]:
-    sizes = [int(random.choice([each, 2**20, 2**24, 2**30, 2**31 - 1, 2**40, 2**62])) for each in shape] or [1]
+    sizes = [
+        int(random.choice([each, 2**20, 2**24, 2**30, 2**31 - 1, 2**40, 2**62]))
+        for each in shape
+    ] or [1]
     sizes[random.integers(len(sizes))] = 0
     return sizes
 
 
 def change_type(trial: Trial, random: Random) -> None:
     """Another type of numbers."""
-    place = trial.fed if random.random() < 0.5 or not trial.constants else trial.constants
+    place = (
+        trial.fed if random.random() < 0.5 or not trial.constants else trial.constants
+    )
     if place:
         name = str(random.choice(list(place)))
         with np.errstate(all="ignore"):
@@ -198,7 +282,9 @@ def change_type(trial: Trial, random: Random) -> None:
 
 def change_values(trial: Trial, random: Random) -> None:
     """Other gap codes; weights and activations that are no numbers."""
-    place = trial.fed if random.random() < 0.3 or not trial.constants else trial.constants
+    place = (
+        trial.fed if random.random() < 0.3 or not trial.constants else trial.constants
+    )
     if not place:
         return
     name = str(random.choice(list(place)))
@@ -207,13 +293,19 @@ def change_values(trial: Trial, random: Random) -> None:
         array = random.integers(0, 256, array.shape).astype(np.uint8)
     elif array.dtype == np.float32 and array.size:
         spots = random.integers(array.size, size=3)
-        array.reshape(-1)[spots] = random.choice([np.inf, -np.inf, np.nan, 1e-45, -0.0, 3e38], 3)
+        array.reshape(-1)[spots] = random.choice(
+            [np.inf, -np.inf, np.nan, 1e-45, -0.0, 3e38], 3
+        )
     place[name] = array
 
 
 def change_header(trial: Trial, random: Random) -> None:
     """The sizes that padded planes tell, the mark before them, or their length."""
-    found = [name for name, each in trial.fed.items() if each.ndim == 1 and each.dtype == np.float32 and each.size > 16]
+    found = [
+        name
+        for name, each in trial.fed.items()
+        if each.ndim == 1 and each.dtype == np.float32 and each.size > 16
+    ]
     if not found:
         return
     array = trial.fed[str(random.choice(found))].copy()
@@ -222,7 +314,9 @@ def change_header(trial: Trial, random: Random) -> None:
     if array.size >= 6:
         for _ in range(int(random.integers(1, 3))):
             drawn = int(np.clip(_number(random), -(2**31), 2**31 - 1))
-            array.view(np.int32)[int(random.choice([0, 1, 2, 3, 4, 5, 1, 2, 3, 4]))] = drawn
+            array.view(np.int32)[int(random.choice([0, 1, 2, 3, 4, 5, 1, 2, 3, 4]))] = (
+                drawn
+            )
     trial.fed[str(random.choice(found))] = array
 
 
@@ -234,7 +328,9 @@ def change_wires(trial: Trial, random: Random) -> None:
     if drawn < 0.25 and names:
         names[spot] = ""
     elif drawn < 0.45:
-        names += [str(random.choice([*trial.fed, *trial.constants] or [""])) for _ in range(3)]
+        names += [
+            str(random.choice([*trial.fed, *trial.constants] or [""])) for _ in range(3)
+        ]
     elif drawn < 0.6 and names:
         names = names[:spot]
     elif drawn < 0.8 and names:
@@ -243,7 +339,9 @@ def change_wires(trial: Trial, random: Random) -> None:
         found = [name for name in names if name in trial.constants]
         trial.fed.update({name: trial.constants.pop(name) for name in found[:1]})
     else:
-        node.output[:] = ["", "other"] if random.random() < 0.5 else [*node.output, "other"]
+        node.output[:] = (
+            ["", "other"] if random.random() < 0.5 else [*node.output, "other"]
+        )
     node.input[:] = names
 
 

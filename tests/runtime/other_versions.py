@@ -22,16 +22,23 @@ VERSIONS = ("1.18.0", "1.19.2", "1.20.1", "1.21.1", "1.22.1", "1.23.2", NEWEST)
 
 def check(version: str) -> None:
     """Raises CalledProcessError when the release cannot be installed or a layer differs."""
-    package, numpy = "onnxruntime" if version == NEWEST else f"onnxruntime=={version}", "numpy"
+    package, numpy = (
+        "onnxruntime" if version == NEWEST else f"onnxruntime=={version}",
+        "numpy",
+    )
     if version != NEWEST and tuple(map(int, version.split(".")[:2])) < (1, 19):
         numpy = "numpy<2"
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = str(Path(folder) / "bin/python")
-        subprocess.run([python, "-m", "pip", "install", "-q", package, "onnx", numpy], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", package, "onnx", numpy], check=True
+        )
         # What is checked is the environment's onnxruntime, not one on the caller's path.
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        subprocess.run([python, str(CASES), runtime.library(), "1000", "11"], check=True, env=clean)
+        subprocess.run(
+            [python, str(CASES), runtime.library(), "1000", "11"], check=True, env=clean
+        )
 
 
 if __name__ == "__main__":

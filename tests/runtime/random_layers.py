@@ -39,15 +39,28 @@ def random_conv(random: np.random.Generator) -> Case:
     rank = int(random.choice([1, 2, 2, 2]))
     group = int(random.choice([1, 1, 2, 3]))
     channels, outputs = (int(random.integers(1, limit)) * group for limit in (12, 30))
-    kernel, strides, dilations = (random.integers(1, limit, rank) for limit in (5, 4, 3))
+    kernel, strides, dilations = (
+        random.integers(1, limit, rank) for limit in (5, 4, 3)
+    )
     pads = random.integers(0, 4, 2 * rank)
     least = np.maximum(1, dilations * (kernel - 1) + 1 - pads[:rank] - pads[rank:])
     size = [int(random.integers(low, low + 24)) for low in least]
-    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
+    x = random.standard_normal(
+        (int(random.integers(1, 4)), channels, *size), np.float32
+    )
     weight = sparse(random, (outputs, channels // group, *kernel))
-    out = (np.array(size) + pads[:rank] + pads[rank:] - dilations * (kernel - 1) - 1) // strides + 1
-    attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": group}
-    return finish("Conv", random, x, weight, (x.shape[0], outputs, *out.tolist()), attributes)
+    out = (
+        np.array(size) + pads[:rank] + pads[rank:] - dilations * (kernel - 1) - 1
+    ) // strides + 1
+    attributes = {
+        "strides": strides.tolist(),
+        "pads": pads.tolist(),
+        "dilations": dilations.tolist(),
+        "group": group,
+    }
+    return finish(
+        "Conv", random, x, weight, (x.shape[0], outputs, *out.tolist()), attributes
+    )
 
 
 def random_depthwise(random: np.random.Generator, channels: int = 0) -> Case:
@@ -56,12 +69,18 @@ def random_depthwise(random: np.random.Generator, channels: int = 0) -> Case:
     side = int(random.choice([3, 3, 5, 7]))
     strides, pads = random.integers(1, 3, 2), random.integers(0, 5, 4)
     least = np.maximum(1, side - pads[:2] - pads[2:])
-    size = [int(random.integers(low, low + random.choice([8, 30, 70]))) for low in least]
-    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
+    size = [
+        int(random.integers(low, low + random.choice([8, 30, 70]))) for low in least
+    ]
+    x = random.standard_normal(
+        (int(random.integers(1, 4)), channels, *size), np.float32
+    )
     weight = sparse(random, (channels, 1, side, side))
     out = (np.array(size) + pads[:2] + pads[2:] - side) // strides + 1
     attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "group": channels}
-    return finish("Conv", random, x, weight, (x.shape[0], channels, *out.tolist()), attributes)
+    return finish(
+        "Conv", random, x, weight, (x.shape[0], channels, *out.tolist()), attributes
+    )
 
 
 def random_joined(random: np.random.Generator) -> Case:
@@ -69,9 +88,15 @@ def random_joined(random: np.random.Generator) -> Case:
     outputs = int(random.choice([random.integers(1, 20), random.integers(60, 140)]))
     second = random_depthwise(random, outputs)
     channels = int(random.integers(1, 30))
-    x = random.standard_normal((second.x.shape[0], channels, *second.x.shape[2:]), np.float32)
-    first = finish("Conv", random, x, sparse(random, (outputs, channels, 1, 1)), second.x.shape, {})
-    return replace(first, residual=None, packed=True, second=replace(second, residual=None))
+    x = random.standard_normal(
+        (second.x.shape[0], channels, *second.x.shape[2:]), np.float32
+    )
+    first = finish(
+        "Conv", random, x, sparse(random, (outputs, channels, 1, 1)), second.x.shape, {}
+    )
+    return replace(
+        first, residual=None, packed=True, second=replace(second, residual=None)
+    )
 
 
 def random_sum(random: np.random.Generator) -> Case:
@@ -88,20 +113,36 @@ def random_sum(random: np.random.Generator) -> Case:
         x = random.standard_normal((images, channels, *side.tolist()), np.float32)
         weight = sparse(random, (outputs, channels, 1, 1))
         cases.append(
-            finish("Conv", random, x, weight, (images, outputs, *size.tolist()), {"strides": strides.tolist()})
+            finish(
+                "Conv",
+                random,
+                x,
+                weight,
+                (images, outputs, *size.tolist()),
+                {"strides": strides.tolist()},
+            )
         )
     second = replace(cases[1], residual=None, activation="")
-    return replace(cases[0], kind="ConvSum", residual=second.x, packed=True, second=second)
+    return replace(
+        cases[0], kind="ConvSum", residual=second.x, packed=True, second=second
+    )
 
 
 def random_pool(random: np.random.Generator) -> Case:
     """The maximum of 2 or 3 pixels square, at any stride and padding that ours takes; mostly negative values."""
     side = int(random.integers(2, 4))
-    size = [int(random.integers(side, side + random.choice([8, 30, 70]))) for _ in range(2)]
+    size = [
+        int(random.integers(side, side + random.choice([8, 30, 70]))) for _ in range(2)
+    ]
     x = random.standard_normal((*random.integers(1, 9, 2), *size), np.float32) - 3
-    strides, pads = random.integers(1, 3, 2).tolist(), random.integers(0, side, 4).tolist()
+    strides, pads = (
+        random.integers(1, 3, 2).tolist(),
+        random.integers(0, side, 4).tolist(),
+    )
     attributes = {"kernel_shape": [side, side], "strides": strides, "pads": pads}
-    return Case("MaxPool", x, np.zeros(0, np.float32), None, None, attributes, "", False)
+    return Case(
+        "MaxPool", x, np.zeros(0, np.float32), None, None, attributes, "", False
+    )
 
 
 def random_pooled(random: np.random.Generator) -> Case:
@@ -109,15 +150,28 @@ def random_pooled(random: np.random.Generator) -> Case:
     pool = random_pool(random)
     channels = int(random.integers(1, 9))
     outputs = int(random.choice([random.integers(1, 20), random.integers(30, 80)]))
-    kernel, strides, dilations = random.integers(1, 8, 2), random.integers(1, 4, 2), random.integers(1, 3, 2)
+    kernel, strides, dilations = (
+        random.integers(1, 8, 2),
+        random.integers(1, 4, 2),
+        random.integers(1, 3, 2),
+    )
     pads = random.integers(0, 4, 4)
     # The result has at least one window of the pooling.
     reach = dilations * (kernel - 1) + 1 + 2 * strides
     least = np.maximum(1, reach - pads[:2] - pads[2:])
-    size = [int(random.integers(low, low + random.choice([8, 30, 130]))) for low in least]
-    x = random.standard_normal((int(random.integers(1, 4)), channels, *size), np.float32)
+    size = [
+        int(random.integers(low, low + random.choice([8, 30, 130]))) for low in least
+    ]
+    x = random.standard_normal(
+        (int(random.integers(1, 4)), channels, *size), np.float32
+    )
     weight = sparse(random, (outputs, channels, *kernel))
-    attributes = {"strides": strides.tolist(), "pads": pads.tolist(), "dilations": dilations.tolist(), "group": 1}
+    attributes = {
+        "strides": strides.tolist(),
+        "pads": pads.tolist(),
+        "dilations": dilations.tolist(),
+        "group": 1,
+    }
     first = finish("Conv", random, x, weight, (0, outputs, 0, 0), attributes)
     return replace(first, residual=None, second=pool)
 
@@ -135,14 +189,27 @@ def random_matmul(random: np.random.Generator) -> Case:
 def random_attention(random: np.random.Generator) -> Case:
     """Any numbers of images, tokens, heads and floats, tokens or images first; some scores so large that one is all."""
     images, heads = random.integers(1, 4, 2).tolist()
-    size = int(random.choice([random.integers(1, 20), random.integers(30, 140), 32, 64]))
+    size = int(
+        random.choice([random.integers(1, 20), random.integers(30, 140), 32, 64])
+    )
     tokens = int(random.choice([random.integers(1, 20), random.integers(60, 300)]))
     flip = int(random.integers(0, 2))
-    shape = (tokens, images, 3 * heads * size) if flip else (images, tokens, 3 * heads * size)
+    shape = (
+        (tokens, images, 3 * heads * size)
+        if flip
+        else (images, tokens, 3 * heads * size)
+    )
     x = random.standard_normal(shape, np.float32)
     scales = (random.choice([0.1, 1.0, 3.0]) * random.uniform(0.2, 1.0, 3)).tolist()
-    attributes = {"heads": heads, "head_size": size, "tokens_first": flip, "scales": [*scales[:2], scales[2] / size]}
-    return Case("Attention", x, np.zeros(0, np.float32), None, None, attributes, "", False)
+    attributes = {
+        "heads": heads,
+        "head_size": size,
+        "tokens_first": flip,
+        "scales": [*scales[:2], scales[2] / size],
+    }
+    return Case(
+        "Attention", x, np.zeros(0, np.float32), None, None, attributes, "", False
+    )
 
 
 def sparse(random: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -165,6 +232,17 @@ def finish(
     """The case with or without a bias, something added and an activation, as drawn."""
     rows = out[1] if kind == "Conv" else out[-1]
     bias = random.standard_normal(rows, np.float32) if random.random() < 0.7 else None
-    residual = random.standard_normal(out, np.float32) if random.random() < 0.4 else None
+    residual = (
+        random.standard_normal(out, np.float32) if random.random() < 0.4 else None
+    )
     activation = str(random.choice(ACTIVATIONS))
-    return Case(kind, x, weight, bias, residual, attributes, activation, bool(random.random() < 0.5))
+    return Case(
+        kind,
+        x,
+        weight,
+        bias,
+        residual,
+        attributes,
+        activation,
+        bool(random.random() < 0.5),
+    )

@@ -23,14 +23,27 @@ SECONDS = "300"  # of one model: kernels of that build are some fifty times slow
 def build(path: Path, *flags: str) -> None:
     """The library at `path`, with extra flags for the compiler."""
     files = sorted(map(str, SOURCES.glob("*.cpp")))
-    common = ("-std=c++17", "-g", "-O1", "-fPIC", "-shared", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
+    common = (
+        "-std=c++17",
+        "-g",
+        "-O1",
+        "-fPIC",
+        "-shared",
+        "-fno-omit-frame-pointer",
+        "-fno-sanitize-recover=all",
+    )
     subprocess.run(["g++", *common, *flags, *files, "-o", str(path)], check=True)
 
 
 def libraries(*names: str) -> str:
     """Where GCC has the run-time libraries of its sanitizers, for LD_PRELOAD."""
     found = [
-        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            ["g++", f"-print-file-name={name}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
         for name in names
     ]
     return " ".join(found)
@@ -39,24 +52,58 @@ def libraries(*names: str) -> str:
 def run(program: str, isa: str, preload: str, *arguments: str) -> None:
     """One of our programs under a sanitizer. Raises CalledProcessError when that complained."""
     # Python itself leaks on purpose, so leaks are not looked for.
-    settings = {"ASAN_OPTIONS": "detect_leaks=0:max_allocation_size_mb=2048", "UBSAN_OPTIONS": "print_stacktrace=1"}
-    environment = {**os.environ, **settings, "SPARSIFY_FX_ISA": isa, "LD_PRELOAD": preload}
-    subprocess.run([sys.executable, str(ROOT / "tests/runtime" / program), *arguments], env=environment, check=True)
+    settings = {
+        "ASAN_OPTIONS": "detect_leaks=0:max_allocation_size_mb=2048",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    environment = {
+        **os.environ,
+        **settings,
+        "SPARSIFY_FX_ISA": isa,
+        "LD_PRELOAD": preload,
+    }
+    subprocess.run(
+        [sys.executable, str(ROOT / "tests/runtime" / program), *arguments],
+        env=environment,
+        check=True,
+    )
 
 
 def main(layers: str = "1000", models: str = "3000") -> int:
     """Runs every instruction set; 0 when no sanitizer complained."""
     both, one = libraries("libasan.so", "libubsan.so"), libraries("libubsan.so")
     with tempfile.TemporaryDirectory() as folder:
-        plain, small, large = (str(Path(folder) / f"{name}.so") for name in ("plain", "small", "large"))
+        plain, small, large = (
+            str(Path(folder) / f"{name}.so") for name in ("plain", "small", "large")
+        )
         build(Path(plain), "-fsanitize=address,undefined")
         build(Path(small), "-fsanitize=address,undefined", FEWER)
         build(Path(large), "-fsanitize=undefined")
         try:
             for seed, isa in enumerate(("portable", "avx2", "avx512")):
                 run("cases.py", isa, both, plain, layers, "7")
-                run("fuzz_kernels.py", isa, both, small, models, str(seed), "--seconds", SECONDS)
-                run("fuzz_kernels.py", isa, one, large, models, str(seed + 3), "--seconds", SECONDS, "--memory", "3")
+                run(
+                    "fuzz_kernels.py",
+                    isa,
+                    both,
+                    small,
+                    models,
+                    str(seed),
+                    "--seconds",
+                    SECONDS,
+                )
+                run(
+                    "fuzz_kernels.py",
+                    isa,
+                    one,
+                    large,
+                    models,
+                    str(seed + 3),
+                    "--seconds",
+                    SECONDS,
+                    "--memory",
+                    "3",
+                )
                 print(f"{isa}: no report", flush=True)
         except subprocess.CalledProcessError as error:
             return error.returncode or 1

@@ -52,11 +52,17 @@ def run(path: Path, x: torch.Tensor = X) -> Any:
 
 
 def run_plain(path: Path, x: torch.Tensor = X) -> Any:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
 
 
 def weights(path: Path) -> dict[str, bytes]:
     """Every tensor but the scalars: limits of a Clip get other names on the way."""
     tensors = onnx.load(str(path)).graph.initializer
-    return {tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in tensors if tensor.dims}
+    return {
+        tensor.name: numpy_helper.to_array(tensor).tobytes()
+        for tensor in tensors
+        if tensor.dims
+    }

@@ -44,13 +44,28 @@ class Block(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.attend, self.seen = attend, seen
-        self.norm, self.qkv = nn.LayerNorm(HEADS * SIZE), nn.Linear(HEADS * SIZE, 3 * HEADS * SIZE)
+        self.norm, self.qkv = (
+            nn.LayerNorm(HEADS * SIZE),
+            nn.Linear(HEADS * SIZE, 3 * HEADS * SIZE),
+        )
         self.proj = nn.Linear(HEADS * SIZE, HEADS * SIZE)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, x: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         batch, tokens, width = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(batch, tokens, 3, HEADS, SIZE).permute(2, 0, 3, 1, 4).unbind(0)
-        y = self.proj(self.attend(q, k, v).transpose(1, 2).reshape(batch, tokens, width)) + x
+        q, k, v = (
+            self.qkv(self.norm(x))
+            .reshape(batch, tokens, 3, HEADS, SIZE)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
+        y = (
+            self.proj(
+                self.attend(q, k, v).transpose(1, 2).reshape(batch, tokens, width)
+            )
+            + x
+        )
         return (y, k) if self.seen else y
 
 
@@ -77,7 +92,9 @@ def exported(module: nn.Module, folder: Path, dynamic: bool = False) -> onnx.Mod
     path = folder / "block.onnx"
     if dynamic:
         shapes = ({0: torch.export.Dim("images"), 1: torch.export.Dim("tokens")},)
-        torch.onnx.export(module.eval(), (X,), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        torch.onnx.export(
+            module.eval(), (X,), path, dynamo=True, dynamic_shapes=shapes, verbose=False
+        )
     else:
         sparsify_fx.export(module.eval(), path, X, encoding="dense", optimize=False)
     return onnx.load(path)
@@ -93,13 +110,17 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
     return result
 
 
-def check_both_ways(model: onnx.ModelProto, sparse: onnx.ModelProto, *shapes: tuple[int, int]) -> None:
+def check_both_ways(
+    model: onnx.ModelProto, sparse: onnx.ModelProto, *shapes: tuple[int, int]
+) -> None:
     """The same answers from the sparse model and, bit for bit, from standard operators again."""
     dense = runtime.to_dense(sparse)
     assert not any(node.domain for node in dense.graph.node)
     onnx.checker.check_model(dense, full_check=True)
     for shape in shapes:
-        x = np.random.default_rng(shape[0]).standard_normal((*shape, HEADS * SIZE), np.float32)
+        x = np.random.default_rng(shape[0]).standard_normal(
+            (*shape, HEADS * SIZE), np.float32
+        )
         expected, got, back = run(model, x), run(sparse, x), run(dense, x)
         for one, other, again in zip(expected, got, back, strict=True):
             np.testing.assert_allclose(other, one, atol=1e-5)
@@ -108,12 +129,18 @@ def check_both_ways(model: onnx.ModelProto, sparse: onnx.ModelProto, *shapes: tu
 
 @pytest.mark.parametrize("attend", [fused, by_hand, scores_scaled])
 def test_attention_becomes_one_operator_and_comes_back(
-    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor], tmp_path: Path
+    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    tmp_path: Path,
 ) -> None:
     model = exported(Block(attend), tmp_path)
     sparse, names = runtime.to_sparse(model, lambda layer: True)
     assert len(names) == 2
-    assert kinds(sparse) == ["LayerNormalization", "SparseMatMul", "Attention", "SparseMatMul"]
+    assert kinds(sparse) == [
+        "LayerNormalization",
+        "SparseMatMul",
+        "Attention",
+        "SparseMatMul",
+    ]
     check_both_ways(model, sparse, (2, TOKENS), (5, TOKENS))
 
 
@@ -121,7 +148,9 @@ def test_attention_of_pytorch_becomes_one_operator(tmp_path: Path) -> None:
     model = exported(Packaged(), tmp_path)
     sparse, _ = runtime.to_sparse(model, lambda layer: True)
     found = [node for node in sparse.graph.node if node.op_type == "Attention"]
-    assert [attribute.name for attribute in found[0].attribute].count("tokens_first") == 1
+    assert [attribute.name for attribute in found[0].attribute].count(
+        "tokens_first"
+    ) == 1
     assert not {"MatMul", "Softmax", "Gather", "Mul"} & set(kinds(sparse))
     check_both_ways(model, sparse, (2, TOKENS), (5, TOKENS))
 
@@ -135,7 +164,9 @@ def test_tokens_may_be_open(tmp_path: Path) -> None:
 
 
 def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(TOKENS, TOKENS).tril().log())
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=torch.ones(TOKENS, TOKENS).tril().log()
+    )
 
 
 def causal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -173,7 +204,8 @@ NEAR = [masked, causal, normed, sums, exchanged, shifted, over_queries, values_s
 
 @pytest.mark.parametrize("attend", NEAR)
 def test_what_is_not_quite_attention_stays(
-    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor], tmp_path: Path
+    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    tmp_path: Path,
 ) -> None:
     model = exported(Block(attend), tmp_path)
     sparse, names = runtime.to_sparse(model, lambda layer: True)

@@ -29,20 +29,29 @@ pytestmark = pytest.mark.slow
 SIDE = 384
 
 
-def products(*densities: float, rows: int | str = 48, side: int = SIDE) -> onnx.ModelProto:
+def products(
+    *densities: float, rows: int | str = 48, side: int = SIDE
+) -> onnx.ModelProto:
     """Matrix products behind one another, with ReLU between, of weights w0, w1, ... of these densities."""
     random = np.random.default_rng(0)
     nodes, weights, last = [], [], "x"
     for number, density in enumerate(densities):
-        weight = random.standard_normal((side, side), np.float32) / np.float32(np.sqrt(side))
+        weight = random.standard_normal((side, side), np.float32) / np.float32(
+            np.sqrt(side)
+        )
         weight *= random.random(weight.shape) < density
         weights.append(numpy_helper.from_array(weight, f"w{number}"))
         nodes.append(helper.make_node("MatMul", [last, f"w{number}"], [f"h{number}"]))
         nodes.append(helper.make_node("Relu", [f"h{number}"], [f"r{number}"]))
         last = f"r{number}"
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, side]) for name in ("x", last)]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, side])
+        for name in ("x", last)
+    ]
     graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9
+    )
 
 
 def everything(layer: Candidate, batch: int = 1) -> Times:
@@ -51,7 +60,13 @@ def everything(layer: Candidate, batch: int = 1) -> Times:
 
 
 def tried(model: onnx.ModelProto, estimated: Any = everything, **options: Any) -> Tried:
-    return fastest(model, lambda timed: runtime.to_sparse(model, timed=timed), estimated, made_up(model), **options)
+    return fastest(
+        model,
+        lambda timed: runtime.to_sparse(model, timed=timed),
+        estimated,
+        made_up(model),
+        **options,
+    )
 
 
 def test_all_is_given_back_where_nothing_is_faster() -> None:
@@ -62,7 +77,9 @@ def test_all_is_given_back_where_nothing_is_faster() -> None:
     assert found.ratio == 1
     assert sorted(found.given_back) == ["w0", "w1"]
     assert all(not node.domain for node in found.model.graph.node)
-    assert found.sentence == (f"given back: 2 layers, the file would have been {found.first:.2f}x as slow as dense")
+    assert found.sentence == (
+        f"given back: 2 layers, the file would have been {found.first:.2f}x as slow as dense"
+    )
 
 
 @pytest.mark.parametrize("add", [False, True])
@@ -78,7 +95,12 @@ def test_an_estimate_that_is_faster_stays_as_it_is() -> None:
     model = products(0.02, 0.02)
     found = tried(model, runtime.estimate)
     expected, names = runtime.to_sparse(model)
-    assert (found.names, found.given_back, found.sentence, found.searched) == (names, (), "", False)
+    assert (found.names, found.given_back, found.sentence, found.searched) == (
+        names,
+        (),
+        "",
+        False,
+    )
     assert found.model == expected
 
 
@@ -121,7 +143,9 @@ def test_autotune_takes_open_sizes() -> None:
     model = products(0.02, 0.9, rows="rows", side=256)
     sparse, names = runtime.to_sparse(model, autotune=True, sizes={"x": (64, 256)})
     assert names == ["w0"]
-    assert [node.op_type for node in sparse.graph.node if node.domain] == ["SparseMatMul"]
+    assert [node.op_type for node in sparse.graph.node if node.domain] == [
+        "SparseMatMul"
+    ]
 
 
 def test_autotune_of_a_model_that_cannot_run_says_so() -> None:
@@ -129,39 +153,63 @@ def test_autotune_of_a_model_that_cannot_run_says_so() -> None:
     shape = numpy_helper.from_array(np.array([7, 7, 7], np.int64), "shape")
     model.graph.initializer.append(shape)
     model.graph.node.append(helper.make_node("Reshape", ["r0", "shape"], ["y"]))
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
-    with pytest.raises(ExportError, match="layers cannot be timed, since the model runs on none of the inputs"):
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    )
+    with pytest.raises(
+        ExportError,
+        match="layers cannot be timed, since the model runs on none of the inputs",
+    ):
         runtime.to_sparse(model, autotune=True)
 
 
 def test_a_race_tells_a_slower_model() -> None:
     light, heavy = products(1.0), products(1.0, 1.0, 1.0, 1.0)
     feed = next(iter(made_up(light)))
-    result = race(open_model(light), [open_model(heavy), open_model(light)], feed, seconds=0.5)
+    result = race(
+        open_model(light), [open_model(heavy), open_model(light)], feed, seconds=0.5
+    )
     assert result.ratios[0] > 2 > result.ratios[1]
 
 
 @pytest.mark.parametrize("autotune", [False, True])
-def test_files_are_never_slower_than_dense(autotune: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_never_slower_than_dense(
+    autotune: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime, "estimate", everything)
     onnx.save(products(0.7, 0.8), tmp_path / "dense.onnx")
-    without = pack_onnx(tmp_path / "dense.onnx", tmp_path / "slow.onnx", target="sparse-ort")
+    without = pack_onnx(
+        tmp_path / "dense.onnx", tmp_path / "slow.onnx", target="sparse-ort"
+    )
     assert len(without.sparse_layers) == 2
     report = pack_onnx(
-        tmp_path / "dense.onnx", tmp_path / "fast.onnx", target="sparse-ort", measure=not autotune, autotune=autotune
+        tmp_path / "dense.onnx",
+        tmp_path / "fast.onnx",
+        target="sparse-ort",
+        measure=not autotune,
+        autotune=autotune,
     )
     assert report.sparse_layers == ()
     assert "0 of 2 layers skip their zeros" in report.verdict
-    assert any(note.startswith("given back: 2 layers, the file would have been") for note in report.notes)
+    assert any(
+        note.startswith("given back: 2 layers, the file would have been")
+        for note in report.notes
+    )
     choice = json.loads(get_metadata(onnx.load(tmp_path / "fast.onnx"))["choice"])
     assert choice["by"] == "measurement"
-    assert choice["whole_model"]["ratio_of_estimate"] > 1 == choice["whole_model"]["ratio"]
+    assert (
+        choice["whole_model"]["ratio_of_estimate"] > 1 == choice["whole_model"]["ratio"]
+    )
     assert sorted(choice["whole_model"]["given_back"]) == ["w0", "w1"]
 
 
-def test_exports_are_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exports_are_measured_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtime, "estimate", partial(everything))
-    report = sparsify_fx.export(net(0.2), tmp_path / "net.onnx", X, target="sparse-ort", measure=True)
+    report = sparsify_fx.export(
+        net(0.2), tmp_path / "net.onnx", X, target="sparse-ort", measure=True
+    )
     assert report.sparse_layers == ()
     assert any(note.startswith("given back: ") for note in report.notes)
     assert report.speed is not None
@@ -169,7 +217,14 @@ def test_exports_are_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_what_cannot_be_timed_is_chosen_by_estimate(tmp_path: Path) -> None:
     model = products(0.02)
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7  # no input fits the weight
+    model.graph.input[0].type.tensor_type.shape.dim[
+        1
+    ].dim_value = 7  # no input fits the weight
     onnx.save(model, tmp_path / "dense.onnx")
-    report = pack_onnx(tmp_path / "dense.onnx", tmp_path / "a.onnx", target="sparse-ort", measure=True)
-    assert any(note.startswith("layers were chosen by estimate alone: ") for note in report.notes)
+    report = pack_onnx(
+        tmp_path / "dense.onnx", tmp_path / "a.onnx", target="sparse-ort", measure=True
+    )
+    assert any(
+        note.startswith("layers were chosen by estimate alone: ")
+        for note in report.notes
+    )

@@ -16,7 +16,9 @@ def test_a_working_copy_finds_the_installed_library(tmp_path: Path) -> None:
     """Even when a build has left its egg-info in the copy, which then comes first on the path."""
     copy, site = tmp_path / "copy", tmp_path / "site"
     shutil.copytree(
-        Path(sparsify_fx.__file__).parent, copy / "sparsify_fx", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+        Path(sparsify_fx.__file__).parent,
+        copy / "sparsify_fx",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
     )
     described = "Metadata-Version: 2.1\nName: sparsify_fx\nVersion: 0.1.0\n"
     (copy / "sparsify_fx.egg-info").mkdir()

@@ -27,12 +27,26 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
 def test_thousands_of_random_layers_equal_dense_ones(isa: str) -> None:
     best = runtime.instruction_set()
-    if (isa, best) in (("avx512", "avx2"), ("avx512", "portable"), ("avx2", "portable")):
+    if (isa, best) in (
+        ("avx512", "avx2"),
+        ("avx512", "portable"),
+        ("avx2", "portable"),
+    ):
         isa = best  # a lesser processor checks its best kernels again, with other seeds
     seed = {"avx512": 0, "avx2": 1, "portable": 2}[isa]
-    command = [sys.executable, str(ROOT / "tests/runtime/cases.py"), runtime.library(), "1500", str(seed)]
+    command = [
+        sys.executable,
+        str(ROOT / "tests/runtime/cases.py"),
+        runtime.library(),
+        "1500",
+        str(seed),
+    ]
     done = subprocess.run(
-        command, env={**os.environ, "SPARSIFY_FX_ISA": isa}, capture_output=True, text=True, check=False
+        command,
+        env={**os.environ, "SPARSIFY_FX_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "1500 cases" in done.stdout
@@ -56,7 +70,16 @@ def large_matmul(seed: int = 0) -> Case:
     weight *= random.random(weight.shape) < 0.1
     x = random.standard_normal((2, 65, 700), np.float32)
     residual = random.standard_normal((2, 65, 500), np.float32)
-    return Case("MatMul", x, weight, random.standard_normal(500, np.float32), residual, {"transB": 0}, "Gelu", False)
+    return Case(
+        "MatMul",
+        x,
+        weight,
+        random.standard_normal(500, np.float32),
+        residual,
+        {"transB": 0},
+        "Gelu",
+        False,
+    )
 
 
 def large_depthwise(seed: int = 0) -> Case:
@@ -64,7 +87,10 @@ def large_depthwise(seed: int = 0) -> Case:
     random = np.random.default_rng(seed)
     x = random.standard_normal((2, 90, 130, 77), np.float32)
     residual = random.standard_normal((2, 90, 65, 77), np.float32)
-    weight, bias = random.standard_normal((90, 1, 3, 3), np.float32), random.standard_normal(90, np.float32)
+    weight, bias = (
+        random.standard_normal((90, 1, 3, 3), np.float32),
+        random.standard_normal(90, np.float32),
+    )
     attributes = {"pads": [1, 1, 1, 1], "strides": [2, 1], "group": 90}
     return Case("Conv", x, weight, bias, residual, attributes, "Relu6", True)
 
@@ -73,39 +99,84 @@ def large_joined(seed: int = 0) -> Case:
     """As `large_conv`, for a joined operator in several bands and groups of rows."""
     random = np.random.default_rng(seed)
     second = replace(large_depthwise(seed), residual=None)
-    weight = random.standard_normal((90, 24, 1, 1), np.float32) * (random.random((90, 24, 1, 1)) < 0.2)
-    x, bias = random.standard_normal((2, 24, 130, 77), np.float32), random.standard_normal(90, np.float32)
-    return Case("Conv", x, weight.astype(np.float32), bias, None, {}, "Relu6", True, second)
+    weight = random.standard_normal((90, 24, 1, 1), np.float32) * (
+        random.random((90, 24, 1, 1)) < 0.2
+    )
+    x, bias = (
+        random.standard_normal((2, 24, 130, 77), np.float32),
+        random.standard_normal(90, np.float32),
+    )
+    return Case(
+        "Conv", x, weight.astype(np.float32), bias, None, {}, "Relu6", True, second
+    )
 
 
 def large_pooled(seed: int = 0) -> Case:
     """As `large_conv`, for a convolution and its pooling in several bands and groups of rows."""
     random = np.random.default_rng(seed)
-    attributes = {"pads": [3, 3, 3, 3], "strides": [2, 2], "dilations": [1, 1], "group": 1}
+    attributes = {
+        "pads": [3, 3, 3, 3],
+        "strides": [2, 2],
+        "dilations": [1, 1],
+        "group": 1,
+    }
     pool = replace(
-        cases.random_pool(random), attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+        cases.random_pool(random),
+        attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
     )
-    weight = random.standard_normal((70, 3, 7, 7), np.float32) * (random.random((70, 3, 7, 7)) < 0.1)
-    x, bias = random.standard_normal((2, 3, 190, 203), np.float32), random.standard_normal(70, np.float32)
-    return Case("Conv", x, weight.astype(np.float32), bias, None, attributes, "Silu", True, pool)
+    weight = random.standard_normal((70, 3, 7, 7), np.float32) * (
+        random.random((70, 3, 7, 7)) < 0.1
+    )
+    x, bias = (
+        random.standard_normal((2, 3, 190, 203), np.float32),
+        random.standard_normal(70, np.float32),
+    )
+    return Case(
+        "Conv", x, weight.astype(np.float32), bias, None, attributes, "Silu", True, pool
+    )
 
 
 def large_sum(seed: int = 0) -> Case:
     """As `large_conv`, for a sum with a projection of stride 2."""
     random = np.random.default_rng(seed)
-    weights = [random.standard_normal((300, channels, 1, 1), np.float32) for channels in (130, 70)]
+    weights = [
+        random.standard_normal((300, channels, 1, 1), np.float32)
+        for channels in (130, 70)
+    ]
     first, second = (weight * (random.random(weight.shape) < 0.1) for weight in weights)
-    x, z = random.standard_normal((3, 130, 13, 9), np.float32), random.standard_normal((3, 70, 25, 18), np.float32)
+    x, z = (
+        random.standard_normal((3, 130, 13, 9), np.float32),
+        random.standard_normal((3, 70, 25, 18), np.float32),
+    )
     bias = random.standard_normal(300, np.float32)
-    projection = Case("Conv", z, second.astype(np.float32), bias, None, {"strides": [2, 2]}, "", True)
-    return Case("ConvSum", x, first.astype(np.float32), bias, z, {"strides": [1, 1]}, "Relu", True, projection)
+    projection = Case(
+        "Conv", z, second.astype(np.float32), bias, None, {"strides": [2, 2]}, "", True
+    )
+    return Case(
+        "ConvSum",
+        x,
+        first.astype(np.float32),
+        bias,
+        z,
+        {"strides": [1, 1]},
+        "Relu",
+        True,
+        projection,
+    )
 
 
 def large_attention(seed: int = 0) -> Case:
     """As `large_conv`, for attention in several blocks of rows, and of the values that they read."""
     x = np.random.default_rng(seed).standard_normal((2, 405, 3 * 3 * 72), np.float32)
-    attributes = {"heads": 3, "head_size": 72, "tokens_first": 0, "scales": [0.4, 0.4, 1.0]}
-    return Case("Attention", x, np.zeros(0, np.float32), None, None, attributes, "", False)
+    attributes = {
+        "heads": 3,
+        "head_size": 72,
+        "tokens_first": 0,
+        "scales": [0.4, 0.4, 1.0],
+    }
+    return Case(
+        "Attention", x, np.zeros(0, np.float32), None, None, attributes, "", False
+    )
 
 
 LARGE = {"conv": large_conv(), "one": large_conv(batch=1), "matmul": large_matmul()}
@@ -121,12 +192,16 @@ def test_large_layers_equal_dense_ones(case: Case, threads: int) -> None:
 
 def session_of(case: Case, threads: int = 1) -> cases.onnxruntime.InferenceSession:
     return cases.open_session(
-        cases.model_of([cases.sparse_nodes(case, "0")], [case]), runtime.library(), threads=threads
+        cases.model_of([cases.sparse_nodes(case, "0")], [case]),
+        runtime.library(),
+        threads=threads,
     )
 
 
 @pytest.mark.parametrize("case", LARGE.values(), ids=LARGE.keys())
-def test_results_are_the_same_bits_from_run_to_run_and_for_any_number_of_threads(case: Case) -> None:
+def test_results_are_the_same_bits_from_run_to_run_and_for_any_number_of_threads(
+    case: Case,
+) -> None:
     feed = cases.feeds([case])
     expected = session_of(case).run(None, feed)[0]
     for threads in (1, 2, 4):
@@ -150,7 +225,9 @@ def test_eight_threads_may_open_and_close_sessions() -> None:
     feed = cases.feeds([case])
     expected = session_of(case).run(None, feed)[0]
     with ThreadPoolExecutor(8) as pool:
-        for result in pool.map(lambda _: session_of(case).run(None, feed)[0], range(24)):
+        for result in pool.map(
+            lambda _: session_of(case).run(None, feed)[0], range(24)
+        ):
             np.testing.assert_array_equal(result, expected)
 
 
@@ -159,8 +236,12 @@ def dynamic_session(
 ) -> cases.onnxruntime.InferenceSession:
     """A convolution whose input may have any shape of four dimensions."""
     names = [name if name in constants else "" for name in ("w", "gaps", "b")]
-    node = helper.make_node(kind, ["x", *names], ["y"], domain="sparsify_fx", **attributes)
-    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    node = helper.make_node(
+        kind, ["x", *names], ["y"], domain="sparsify_fx", **attributes
+    )
+    weights = [
+        numpy_helper.from_array(array, name) for name, array in constants.items()
+    ]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None] * 4)
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "dynamic", [x], [y], weights)
@@ -173,31 +254,67 @@ def test_batch_and_image_size_may_change_between_runs() -> None:
     random = np.random.default_rng(0)
     weight = cases.sparse(random, (20, 6, 3, 3))
     session = dynamic_session({"strides": [2, 1], "pads": [1, 1, 1, 1]}, w=weight)
-    for shape in ((1, 6, 8, 8), (7, 6, 8, 8), (2, 6, 31, 5), (1, 6, 1, 1), (0, 6, 8, 8), (3, 6, 8, 8)):
+    for shape in (
+        (1, 6, 8, 8),
+        (7, 6, 8, 8),
+        (2, 6, 31, 5),
+        (1, 6, 1, 1),
+        (0, 6, 8, 8),
+        (3, 6, 8, 8),
+    ):
         x = random.standard_normal(shape, np.float32)
-        case = Case("Conv", x, weight, None, None, {"strides": [2, 1], "pads": [1, 1, 1, 1]}, "", False)
-        dense = cases.open_session(cases.model_of([cases.dense_nodes(case, "0")], [case]), None)
-        np.testing.assert_allclose(session.run(None, {"x": x})[0], dense.run(None, {"x0": x})[0], atol=1e-5)
+        case = Case(
+            "Conv",
+            x,
+            weight,
+            None,
+            None,
+            {"strides": [2, 1], "pads": [1, 1, 1, 1]},
+            "",
+            False,
+        )
+        dense = cases.open_session(
+            cases.model_of([cases.dense_nodes(case, "0")], [case]), None
+        )
+        np.testing.assert_allclose(
+            session.run(None, {"x": x})[0], dense.run(None, {"x0": x})[0], atol=1e-5
+        )
 
 
 def test_sizes_may_change_between_runs_of_a_convolution_and_its_pooling() -> None:
     random = np.random.default_rng(0)
     case = large_pooled()
     session = dynamic_session(
-        case.attributes | {f"pool_{name}": value for name, value in case.second.attributes.items()},
+        case.attributes
+        | {f"pool_{name}": value for name, value in case.second.attributes.items()},
         "SparseConvPool",
         w=case.weight,
     )
-    for shape in ((1, 3, 8, 8), (5, 3, 9, 70), (1, 3, 300, 5), (2, 3, 1, 1), (0, 3, 8, 8), (1, 3, 120, 130)):
-        now = replace(case, x=random.standard_normal(shape, np.float32), bias=None, activation="")
-        dense = cases.open_session(cases.model_of([cases.dense_nodes(now, "0")], [now]), None)
+    for shape in (
+        (1, 3, 8, 8),
+        (5, 3, 9, 70),
+        (1, 3, 300, 5),
+        (2, 3, 1, 1),
+        (0, 3, 8, 8),
+        (1, 3, 120, 130),
+    ):
+        now = replace(
+            case, x=random.standard_normal(shape, np.float32), bias=None, activation=""
+        )
+        dense = cases.open_session(
+            cases.model_of([cases.dense_nodes(now, "0")], [now]), None
+        )
         expected = dense.run(None, {"x0": now.x})[0]
-        np.testing.assert_allclose(session.run(None, {"x": now.x})[0], expected, atol=1e-4, rtol=1e-5)
+        np.testing.assert_allclose(
+            session.run(None, {"x": now.x})[0], expected, atol=1e-4, rtol=1e-5
+        )
 
 
 def attention_session(**attributes: object) -> cases.onnxruntime.InferenceSession:
     """Attention whose input may have any shape of three dimensions."""
-    node = helper.make_node("Attention", ["x"], ["y"], domain="sparsify_fx", **attributes)
+    node = helper.make_node(
+        "Attention", ["x"], ["y"], domain="sparsify_fx", **attributes
+    )
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None] * 3)
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "dynamic", [x], [y])
@@ -214,8 +331,12 @@ def test_sizes_may_change_between_runs_of_attention() -> None:
         got = session.run(None, {"x": now.x})[0]
         assert got.shape == (images, tokens, 216)
         if now.x.size:
-            dense = cases.open_session(cases.model_of([cases.dense_nodes(now, "0")], [now]), None)
-            np.testing.assert_allclose(got, dense.run(None, {"x0": now.x})[0], atol=1e-5)
+            dense = cases.open_session(
+                cases.model_of([cases.dense_nodes(now, "0")], [now]), None
+            )
+            np.testing.assert_allclose(
+                got, dense.run(None, {"x0": now.x})[0], atol=1e-5
+            )
 
 
 def test_attention_to_scores_that_are_no_numbers_or_huge() -> None:
@@ -248,14 +369,34 @@ def guarded(array: np.ndarray, at_end: bool) -> np.ndarray:
 def test_nothing_is_read_beyond_an_input(at_end: bool) -> None:
     random = np.random.default_rng(0)
     for _ in range(150):
-        kinds = (cases.random_matmul, cases.random_conv, cases.random_conv, cases.random_depthwise, cases.random_joined)
-        kinds += (cases.random_pool, cases.random_pooled, cases.random_sum, cases.random_attention)
+        kinds = (
+            cases.random_matmul,
+            cases.random_conv,
+            cases.random_conv,
+            cases.random_depthwise,
+            cases.random_joined,
+        )
+        kinds += (
+            cases.random_pool,
+            cases.random_pooled,
+            cases.random_sum,
+            cases.random_attention,
+        )
         case = kinds[int(random.integers(len(kinds)))](random)
-        feed = {name: guarded(array, at_end) for name, array in cases.feeds([case]).items()}
-        np.testing.assert_array_equal(session_of(case).run(None, feed), session_of(case).run(None, cases.feeds([case])))
+        feed = {
+            name: guarded(array, at_end) for name, array in cases.feeds([case]).items()
+        }
+        np.testing.assert_array_equal(
+            session_of(case).run(None, feed),
+            session_of(case).run(None, cases.feeds([case])),
+        )
 
 
 def test_nan_and_infinity_pass_through() -> None:
     x = np.array([np.nan, np.inf, -np.inf, 1, -1], np.float32).reshape(1, 1, 1, 5)
-    session = dynamic_session({"activation": "Relu"}, w=np.ones((1, 1, 1, 1), np.float32))
-    np.testing.assert_array_equal(session.run(None, {"x": x})[0].ravel(), np.float32([np.nan, np.inf, 0, 1, 0]))
+    session = dynamic_session(
+        {"activation": "Relu"}, w=np.ones((1, 1, 1, 1), np.float32)
+    )
+    np.testing.assert_array_equal(
+        session.run(None, {"x": x})[0].ravel(), np.float32([np.nan, np.inf, 0, 1, 0])
+    )

@@ -31,8 +31,15 @@ class Residual(nn.Module):
         torch.manual_seed(0)
         self.behind = behind
         self.stem = nn.Conv2d(3, 16, 3, padding=1)
-        self.first = nn.ModuleList([nn.Conv2d(16, 16, side, padding=side // 2), nn.Conv2d(16, 16, 3, padding=1)])
-        self.second = nn.ModuleList([nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, padding=1)])
+        self.first = nn.ModuleList(
+            [
+                nn.Conv2d(16, 16, side, padding=side // 2),
+                nn.Conv2d(16, 16, 3, padding=1),
+            ]
+        )
+        self.second = nn.ModuleList(
+            [nn.Conv2d(16, 32, 3, 2, 1), nn.Conv2d(32, 32, 3, padding=1)]
+        )
         self.head = nn.Linear(32, 5)
 
     def shortcut(self, x: Tensor) -> Tensor:
@@ -57,7 +64,9 @@ def exported(net: nn.Module, path: Path, density: float = 0.1) -> onnx.ModelProt
         for parameter in net.parameters():
             if parameter.ndim == 4:
                 parameter *= torch.rand(parameter.shape) < density
-    sparsify_fx.export(net.eval(), path, torch.randn(2, 3, 32, 32), encoding="dense", optimize=False)
+    sparsify_fx.export(
+        net.eval(), path, torch.randn(2, 3, 32, 32), encoding="dense", optimize=False
+    )
     return onnx.load(path)
 
 
@@ -71,7 +80,10 @@ def kinds(model: onnx.ModelProto) -> list[str]:
 
 def check_equal(models: list[onnx.ModelProto], threads: int = 1) -> None:
     """All give the first one's outputs, for several batches."""
-    sessions = [cases.open_session(m.SerializeToString(), runtime.library(), threads) for m in models]
+    sessions = [
+        cases.open_session(m.SerializeToString(), runtime.library(), threads)
+        for m in models
+    ]
     for batch in (1, 2, 5):
         feed = {models[0].graph.input[0].name: images(batch)}
         expected, *others = (session.run(None, feed)[0] for session in sessions)
@@ -80,22 +92,40 @@ def check_equal(models: list[onnx.ModelProto], threads: int = 1) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_chain_is_converted_where_it_begins_and_ends(threads: int, tmp_path: Path) -> None:
+def test_a_chain_is_converted_where_it_begins_and_ends(
+    threads: int, tmp_path: Path
+) -> None:
     model = exported(Residual(), tmp_path / "net.onnx")
     sparse, _ = runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")
-    assert kinds(sparse) == ["PadPlanes", *["SparseConv"] * 3, "HalvePlanes", *["SparseConv"] * 2, "UnpadPlanes"]
+    assert kinds(sparse) == [
+        "PadPlanes",
+        *["SparseConv"] * 3,
+        "HalvePlanes",
+        *["SparseConv"] * 2,
+        "UnpadPlanes",
+    ]
     check_equal([model, sparse, runtime.to_dense(sparse)], threads)
 
 
 def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     model = exported(Residual(behind=3), tmp_path / "net.onnx")
-    back = runtime.to_dense(runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")[0])
+    back = runtime.to_dense(
+        runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")[0]
+    )
     assert not any(node.domain for node in back.graph.node)
-    names = {tensor.name: numpy_helper.to_array(tensor) for tensor in back.graph.initializer}
+    names = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in back.graph.initializer
+    }
     for tensor in model.graph.initializer:
         if len(tensor.dims) == 4:
-            np.testing.assert_array_equal(names[tensor.name], numpy_helper.to_array(tensor))
-    pads = [names[node.input[1]].tolist() for node in back.graph.node if node.op_type == "Pad"]
+            np.testing.assert_array_equal(
+                names[tensor.name], numpy_helper.to_array(tensor)
+            )
+    pads = [
+        names[node.input[1]].tolist()
+        for node in back.graph.node
+        if node.op_type == "Pad"
+    ]
     assert pads == [[0, 13, 0, 0, 0, 3, 0, 0]]
     onnx.checker.check_model(back, full_check=True)
 
@@ -112,26 +142,46 @@ def test_layers_on_their_own_stay_in_nchw(tmp_path: Path) -> None:
     model = exported(Residual(), tmp_path / "net.onnx")
     layers = [node.input[1] for node in model.graph.node if node.op_type == "Conv"]
     for wanted in (layers[:1], layers[1:2], [layers[0], layers[3]]):
-        sparse, _ = runtime.to_sparse(model, lambda layer, wanted=wanted: layer.node.input[1] in wanted)
+        sparse, _ = runtime.to_sparse(
+            model, lambda layer, wanted=wanted: layer.node.input[1] in wanted
+        )
         assert set(kinds(sparse)) == {"SparseConv"}
 
 
 def test_other_kernels_end_a_chain(tmp_path: Path) -> None:
     model = exported(Residual(side=5), tmp_path / "net.onnx")
     sparse, _ = runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")
-    padded = [any(a.name == "padded" for a in n.attribute) for n in sparse.graph.node if n.op_type == "SparseConv"]
-    assert padded == [False, False, True, True, True] or padded == [True, False, True, True, True]
+    padded = [
+        any(a.name == "padded" for a in n.attribute)
+        for n in sparse.graph.node
+        if n.op_type == "SparseConv"
+    ]
+    assert padded == [False, False, True, True, True] or padded == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
     check_equal([model, sparse, runtime.to_dense(sparse)])
 
 
 def test_a_value_that_others_read_is_converted_for_them(tmp_path: Path) -> None:
     model = exported(Residual(), tmp_path / "net.onnx")
     inner = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
-    model.graph.output.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, None))
+    model.graph.output.append(
+        helper.make_tensor_value_info(inner, TensorProto.FLOAT, None)
+    )
     sparse, _ = runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")
     assert kinds(sparse).count("UnpadPlanes") == 2
-    sessions = [cases.open_session(m.SerializeToString(), runtime.library()) for m in (model, sparse)]
-    expected, got = (session.run([inner], {model.graph.input[0].name: images(2)})[0] for session in sessions)
+    sessions = [
+        cases.open_session(m.SerializeToString(), runtime.library())
+        for m in (model, sparse)
+    ]
+    expected, got = (
+        session.run([inner], {model.graph.input[0].name: images(2)})[0]
+        for session in sessions
+    )
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -140,7 +190,9 @@ def test_results_are_the_same_bits_for_any_number_of_threads(tmp_path: Path) -> 
     sparse, _ = runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")
     feed = {model.graph.input[0].name: images(3)}
     results = [
-        cases.open_session(sparse.SerializeToString(), runtime.library(), threads).run(None, feed)[0].tobytes()
+        cases.open_session(sparse.SerializeToString(), runtime.library(), threads)
+        .run(None, feed)[0]
+        .tobytes()
         for threads in (1, 2, 3, 8)
     ]
     assert len(set(results)) == 1
@@ -150,8 +202,16 @@ def test_a_shortcut_is_overwritten_by_the_sum(tmp_path: Path) -> None:
     """Both have one symbol for their size, or onnxruntime would not let the sum take the memory of what it adds."""
     model = exported(Residual(), tmp_path / "net.onnx")
     sparse, _ = runtime.to_sparse(model, lambda layer: layer.node.op_type == "Conv")
-    sizes = {item.name: item.type.tensor_type.shape.dim[0].dim_param for item in sparse.graph.value_info if item.name}
-    sums = [node for node in sparse.graph.node if node.op_type == "SparseConv" and len(node.input) == 5]
+    sizes = {
+        item.name: item.type.tensor_type.shape.dim[0].dim_param
+        for item in sparse.graph.value_info
+        if item.name
+    }
+    sums = [
+        node
+        for node in sparse.graph.node
+        if node.op_type == "SparseConv" and len(node.input) == 5
+    ]
     assert len(sums) == 2
     for node in sums:
         assert sizes[node.output[0]] == sizes[node.input[4]] != ""
@@ -173,7 +233,9 @@ ROOM = np.ones((4, 2, 3, 3), np.float32)
         (np.ones((4, 2, 1), np.float32), {}),
     ],
 )
-def test_convolutions_that_planes_do_not_take(weight: NDArray[np.float32], attributes: dict[str, object]) -> None:
+def test_convolutions_that_planes_do_not_take(
+    weight: NDArray[np.float32], attributes: dict[str, object]
+) -> None:
     with pytest.raises(Exception, match="padded planes need kernels of 1x1"):
         session_of("SparseConv", ["x", "w"], {"padded": 1, **attributes}, w=weight)
 
@@ -210,31 +272,55 @@ def header(place: int, value: int) -> NDArray[np.float32]:
     ],
 )
 def test_tensors_that_are_no_planes(x: NDArray[np.float32], message: str) -> None:
-    session = session_of("SparseConv", ["x", "w"], {"padded": 1, "pads": [1, 1, 1, 1]}, w=ROOM)
+    session = session_of(
+        "SparseConv", ["x", "w"], {"padded": 1, "pads": [1, 1, 1, 1]}, w=ROOM
+    )
     with pytest.raises(Exception, match=message):
         session.run(None, {"x": x})
 
 
 def test_what_is_added_must_fit() -> None:
-    session = session_of("SparseConv", ["x", "w", "", "", "z"], {"padded": 1, "pads": [1, 1, 1, 1]}, w=ROOM)
+    session = session_of(
+        "SparseConv",
+        ["x", "w", "", "", "z"],
+        {"padded": 1, "pads": [1, 1, 1, 1]},
+        w=ROOM,
+    )
     session.run(None, {"x": planes(1, 2, 5, 5), "z": planes(1, 4, 5, 5, edges=False)})
-    for other in (planes(1, 4, 5, 5), planes(1, 4, 5, 6, edges=False), planes(2, 4, 5, 5, edges=False)):
-        with pytest.raises(Exception, match="input Z must have the shape and the edges"):
+    for other in (
+        planes(1, 4, 5, 5),
+        planes(1, 4, 5, 6, edges=False),
+        planes(2, 4, 5, 5, edges=False),
+    ):
+        with pytest.raises(
+            Exception, match="input Z must have the shape and the edges"
+        ):
             session.run(None, {"x": planes(1, 2, 5, 5), "z": other})
 
 
 @pytest.mark.parametrize(
-    "shape", [(0, 2, 5, 5), (1, 2, 0, 5), (1, 2, 5, 0), (1, 0, 5, 5), (3, 2, 1, 1), (1, 2, 300, 1)]
+    "shape",
+    [
+        (0, 2, 5, 5),
+        (1, 2, 0, 5),
+        (1, 2, 5, 0),
+        (1, 0, 5, 5),
+        (3, 2, 1, 1),
+        (1, 2, 300, 1),
+    ],
 )
 def test_planes_of_any_size_come_back(shape: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     for edges in ({}, {"edges": 1}):
         laid = session_of("PadPlanes", ["x"], edges).run(None, {"x": x})[0]
-        np.testing.assert_array_equal(session_of("UnpadPlanes", ["x"], {}).run(None, {"x": laid})[0], x)
+        np.testing.assert_array_equal(
+            session_of("UnpadPlanes", ["x"], {}).run(None, {"x": laid})[0], x
+        )
 
 
 @pytest.mark.parametrize(
-    ("attributes", "message"), [({"before": -1}, "before is -1; expected from 0"), ({"behind": 2**40}, "behind")]
+    ("attributes", "message"),
+    [({"before": -1}, "before is -1; expected from 0"), ({"behind": 2**40}, "behind")],
 )
 def test_halves_of_no_sense(attributes: dict[str, int], message: str) -> None:
     with pytest.raises(Exception, match=message):

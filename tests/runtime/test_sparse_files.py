@@ -26,7 +26,11 @@ pytestmark = pytest.mark.slow
 
 
 def kinds(path: Path) -> list[str]:
-    return [node.op_type for node in onnx.load(str(path)).graph.node if node.domain == "sparsify_fx"]
+    return [
+        node.op_type
+        for node in onnx.load(str(path)).graph.node
+        if node.domain == "sparsify_fx"
+    ]
 
 
 def test_export_writes_sparse_operators_that_agree_with_pytorch(tmp_path: Path) -> None:
@@ -44,43 +48,67 @@ def test_export_writes_sparse_operators_that_agree_with_pytorch(tmp_path: Path) 
             np.testing.assert_allclose(run(path, x), model(x).numpy(), atol=1e-5)
     assert report.speed is not None
     faster = 1 / report.speed.cpu_latency_ratio
-    said = f"{faster:.1f}x as fast as dense in the same run" if faster >= 1.05 else "not faster than dense here"
+    said = (
+        f"{faster:.1f}x as fast as dense in the same run"
+        if faster >= 1.05
+        else "not faster than dense here"
+    )
     assert f"{len(report.sparse_layers)} of 6 layers skip their zeros" in report.verdict
     assert said in report.verdict
     assert "sparsify_fx.runtime.session(path)" in report.advice
-    assert json.loads(json.dumps(report.to_dict()))["sparse_layers"] == list(report.sparse_layers)
+    assert json.loads(json.dumps(report.to_dict()))["sparse_layers"] == list(
+        report.sparse_layers
+    )
 
 
-def test_eight_threads_with_any_batch_on_one_session(dense: Path, tmp_path: Path) -> None:
+def test_eight_threads_with_any_batch_on_one_session(
+    dense: Path, tmp_path: Path
+) -> None:
     """The bits of each answer are those of a session of one thread that runs alone."""
     pack_onnx(dense, tmp_path / "sparse.onnx", target="sparse-ort")
     random = np.random.default_rng(0)
-    inputs = [random.standard_normal((batch, 3, 20, 20), np.float32) for batch in (1, 2, 3, 5, 8, 1)]
+    inputs = [
+        random.standard_normal((batch, 3, 20, 20), np.float32)
+        for batch in (1, 2, 3, 5, 8, 1)
+    ]
     alone = runtime.session(tmp_path / "sparse.onnx", threads=1)
     name = alone.get_inputs()[0].name
     expected = [alone.run(None, {name: x})[0] for x in inputs]
     shared = runtime.session(tmp_path / "sparse.onnx", threads=2)
     places = [place % len(inputs) for place in range(96)]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda place: shared.run(None, {name: inputs[place]})[0], places))
+        answers = list(
+            pool.map(lambda place: shared.run(None, {name: inputs[place]})[0], places)
+        )
     for place, answer in zip(places, answers, strict=True):
         np.testing.assert_array_equal(answer, expected[place])
 
 
-def test_two_exports_are_identical_and_say_how_layers_were_chosen(tmp_path: Path) -> None:
+def test_two_exports_are_identical_and_say_how_layers_were_chosen(
+    tmp_path: Path,
+) -> None:
     for name in "ab":
         sparsify_fx.export(net(), tmp_path / f"{name}.onnx", X, target="sparse-ort")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     found = get_metadata(onnx.load(str(tmp_path / "a.onnx")))
     choice = json.loads(found["choice"])
-    assert (found["target"], choice["by"], choice["batch"], choice["threads"]) == ("sparse-ort", "estimate", 2, 1)
+    assert (found["target"], choice["by"], choice["batch"], choice["threads"]) == (
+        "sparse-ort",
+        "estimate",
+        2,
+        1,
+    )
     assert choice["layers"]["left.weight"]["sparse"] is True
     for times in choice["layers"].values():
         assert times["dense_ns"] > 0 < times["sparse_ns"]
 
 
-def test_autotune_measures_and_writes_down_what_it_found(dense: Path, tmp_path: Path) -> None:
-    report = pack_onnx(dense, tmp_path / "tuned.onnx", target="sparse-ort", autotune=True)
+def test_autotune_measures_and_writes_down_what_it_found(
+    dense: Path, tmp_path: Path
+) -> None:
+    report = pack_onnx(
+        dense, tmp_path / "tuned.onnx", target="sparse-ort", autotune=True
+    )
     choice = inspect_file(tmp_path / "tuned.onnx").choice
     assert choice is not None
     assert choice["by"] == "measurement"
@@ -94,7 +122,9 @@ def test_autotune_measures_and_writes_down_what_it_found(dense: Path, tmp_path: 
             assert times["sparse"] == (times["sparse_ns"] < times["dense_ns"])
 
 
-def test_inspect_shows_layers_multiply_adds_and_speed(dense: Path, tmp_path: Path) -> None:
+def test_inspect_shows_layers_multiply_adds_and_speed(
+    dense: Path, tmp_path: Path
+) -> None:
     report = pack_onnx(dense, tmp_path / "sparse.onnx", target="sparse-ort")
     found = inspect_file(tmp_path / "sparse.onnx", measure=True)
     before = inspect_file(dense)
@@ -104,11 +134,18 @@ def test_inspect_shows_layers_multiply_adds_and_speed(dense: Path, tmp_path: Pat
     for row in found.layers:
         if row.encoding == "sparse-ort":
             packed = next(each for each in report.layers if each.name == row.name)
-            assert (row.bytes_stored, row.nonzeros, row.shape) == (packed.bytes_stored, packed.nonzeros, packed.shape)
+            assert (row.bytes_stored, row.nonzeros, row.shape) == (
+                packed.bytes_stored,
+                packed.nonzeros,
+                packed.shape,
+            )
     assert found.speed is not None
     assert found.speed.latency_ratio > 0
     caption = str(found.table().caption)
-    assert "layers are sparse operators, chosen by estimate for x [1, 3, 20, 20] (made up)" in caption
+    assert (
+        "layers are sparse operators, chosen by estimate for x [1, 3, 20, 20] (made up)"
+        in caption
+    )
     assert "register" in caption
     assert inspect_file(dense).table().caption is None
     torch.save({"w": torch.eye(3)}, tmp_path / "w.pt")
@@ -117,28 +154,51 @@ def test_inspect_shows_layers_multiply_adds_and_speed(dense: Path, tmp_path: Pat
 
 
 def test_a_model_without_zeros_stays_plain(tmp_path: Path) -> None:
-    report = sparsify_fx.export(net(0.0), tmp_path / "full.onnx", X, target="sparse-ort")
+    report = sparsify_fx.export(
+        net(0.0), tmp_path / "full.onnx", X, target="sparse-ort"
+    )
     assert report.sparse_layers == ()
-    assert "0 of 6 layers skip their zeros, the others would not be faster" in report.verdict
+    assert (
+        "0 of 6 layers skip their zeros, the others would not be faster"
+        in report.verdict
+    )
     assert "any onnxruntime runs it" in report.advice
-    np.testing.assert_allclose(run_plain(tmp_path / "full.onnx"), run(tmp_path / "full.onnx"), atol=0)
+    np.testing.assert_allclose(
+        run_plain(tmp_path / "full.onnx"), run(tmp_path / "full.onnx"), atol=0
+    )
 
 
-def test_options_that_contradict_each_other_write_nothing(dense: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="autotune chooses layers for the sparse operators"):
+def test_options_that_contradict_each_other_write_nothing(
+    dense: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ExportError, match="autotune chooses layers for the sparse operators"
+    ):
         pack_onnx(dense, tmp_path / "a.onnx", autotune=True)
     with pytest.raises(ExportError, match="the sparse operators hold float32"):
-        sparsify_fx.export(net(), tmp_path / "a.onnx", X, target="sparse-ort", values="int8")
+        sparsify_fx.export(
+            net(), tmp_path / "a.onnx", X, target="sparse-ort", values="int8"
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_commands(dense: Path, tmp_path: Path) -> None:
     def call(*arguments: str | Path) -> Any:
-        done = CliRunner(env={"COLUMNS": "160"}).invoke(app, [*map(str, arguments), "--json", "-"])
+        done = CliRunner(env={"COLUMNS": "160"}).invoke(
+            app, [*map(str, arguments), "--json", "-"]
+        )
         assert done.exit_code == 0, done.stderr
         return json.loads(done.stdout)
 
-    packed = call("pack", dense, tmp_path / "sparse.onnx", "--target", "sparse-ort", "--autotune", "--measure")
+    packed = call(
+        "pack",
+        dense,
+        tmp_path / "sparse.onnx",
+        "--target",
+        "sparse-ort",
+        "--autotune",
+        "--measure",
+    )
     assert packed["target"] == "sparse-ort"
     assert packed["speed"]["latency_ratio"] > 0
     found = call("inspect", tmp_path / "sparse.onnx", "--measure")
@@ -147,6 +207,8 @@ def test_commands(dense: Path, tmp_path: Path) -> None:
     assert found["speed"]["peak_ratio"] > 0
     call("unpack", tmp_path / "sparse.onnx", tmp_path / "back.onnx")
     assert run_plain(tmp_path / "back.onnx").tobytes() == run_plain(dense).tobytes()
-    refused = CliRunner().invoke(app, ["pack", str(dense), str(tmp_path / "no.onnx"), "--autotune"])
+    refused = CliRunner().invoke(
+        app, ["pack", str(dense), str(tmp_path / "no.onnx"), "--autotune"]
+    )
     assert refused.exit_code == 2
     assert "--target sparse-ort" in refused.stderr

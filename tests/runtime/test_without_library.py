@@ -14,21 +14,32 @@ from sparsify_fx.onnx_export.checks.verify import Runtime
 from tests.runtime.sparse_files import X, net, run_plain
 
 
-def test_without_the_library_onnxruntime_refuses_and_we_say_what_to_do(dense: Path, tmp_path: Path) -> None:
+def test_without_the_library_onnxruntime_refuses_and_we_say_what_to_do(
+    dense: Path, tmp_path: Path
+) -> None:
     pack_onnx(dense, tmp_path / "sparse.onnx", target="sparse-ort")
-    with pytest.raises(Exception, match=r"sparsify_fx:\w+.* is not a registered"):  # onnxruntime's own words
+    with pytest.raises(
+        Exception, match=r"sparsify_fx:\w+.* is not a registered"
+    ):  # onnxruntime's own words
         run_plain(tmp_path / "sparse.onnx")
-    with pytest.raises(ExportError, match=r"register sparsify_fx.runtime.library\(\).*sparsify-fx unpack"):
+    with pytest.raises(
+        ExportError,
+        match=r"register sparsify_fx.runtime.library\(\).*sparsify-fx unpack",
+    ):
         Runtime(tmp_path / "sparse.onnx")
 
 
-def test_an_installation_without_the_library(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installation_without_the_library(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It writes no such file, but inspects and unpacks those of others."""
     source = tmp_path / "sparse.onnx"
     pack_onnx(dense, source, target="sparse-ort")
     empty = tmp_path / "empty"
     empty.mkdir()
-    monkeypatch.setattr(sys.modules["sparsify_fx.runtime.library"], "_folders", lambda: iter([empty]))
+    monkeypatch.setattr(
+        sys.modules["sparsify_fx.runtime.library"], "_folders", lambda: iter([empty])
+    )
     with pytest.raises(RuntimeLibraryError, match=r"C\+\+17 compiler"):
         sparsify_fx.export(net(), empty / "a.onnx", X, target="sparse-ort")
     with pytest.raises(RuntimeLibraryError, match=r"C\+\+17 compiler"):

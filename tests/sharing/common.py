@@ -44,7 +44,10 @@ def evaluations(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
 
         return hook
 
-    handles = [program.register_forward_hook(count(name)) for name, program in programs(model).items()]
+    handles = [
+        program.register_forward_hook(count(name))
+        for name, program in programs(model).items()
+    ]
     run()
     for handle in handles:
         handle.remove()
@@ -52,4 +55,8 @@ def evaluations(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.clone()
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }

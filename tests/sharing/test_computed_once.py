@@ -33,11 +33,18 @@ def test_a_layer_that_reads_its_weight_twice_computes_it_once(
     inputs = torch.randn(shape)
     with torch.set_grad_enabled(training):
         assert set(evaluations(model, lambda: model(inputs)).values()) == {1}
-        assert set(evaluations(model, lambda: (model(inputs), model(inputs))).values()) == {2}, "two forwards"
+        assert set(
+            evaluations(model, lambda: (model(inputs), model(inputs))).values()
+        ) == {2}, "two forwards"
 
 
-@pytest.mark.parametrize("attention", [nn.MultiheadAttention(6, 2), nn.MultiheadAttention(6, 2, kdim=6, vdim=6)])
-def test_attention_and_its_fast_path_compute_each_weight_once(attention: nn.MultiheadAttention) -> None:
+@pytest.mark.parametrize(
+    "attention",
+    [nn.MultiheadAttention(6, 2), nn.MultiheadAttention(6, 2, kdim=6, vdim=6)],
+)
+def test_attention_and_its_fast_path_compute_each_weight_once(
+    attention: nn.MultiheadAttention,
+) -> None:
     model = made(attention).eval()
     x = torch.randn(3, 2, 6)
     for enabled in (True, False):
@@ -45,7 +52,9 @@ def test_attention_and_its_fast_path_compute_each_weight_once(attention: nn.Mult
             assert set(evaluations(model, lambda: model(x, x, x)).values()) == {1}
 
 
-def test_a_layer_called_twice_and_a_tied_weight_are_computed_once_in_the_context() -> None:
+def test_a_layer_called_twice_and_a_tied_weight_are_computed_once_in_the_context() -> (
+    None
+):
     model, x = made(Twice()), torch.randn(2, 6)
     plain = model(x)
     plain.sum().backward()
@@ -78,7 +87,10 @@ def test_backward_twice_in_one_context() -> None:
         first = gradients(model)
         model.zero_grad()
         model(x).sum().backward()
-    assert all(torch.equal(gradient, first[name]) for name, gradient in gradients(model).items())
+    assert all(
+        torch.equal(gradient, first[name])
+        for name, gradient in gradients(model).items()
+    )
 
 
 def test_two_losses_of_one_forward_as_without_the_context() -> None:
@@ -114,7 +126,9 @@ def test_changes_in_place_are_seen(method: str) -> None:
             (program,) = programs(each).values()
             seen += [each(x), each.eval()(x)]
             mask = program.current_mask()
-            program.write(program.theta() * 3) if mask is None else program.set_mask(1 - mask)
+            program.write(program.theta() * 3) if mask is None else program.set_mask(
+                1 - mask
+            )
             seen.append(each(x))
             with torch.no_grad():
                 next(program.parameters()).mul_(2)

@@ -23,7 +23,10 @@ from tests.sharing.common import Encoder, Twice, evaluations, gradients, made
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointing_recomputes_the_same(reentrant: bool) -> None:
     """Without care the first forward would save other tensors than the recomputation."""
-    model, x = made(nn.Sequential(Twice(), Encoder())), torch.randn(2, 3, 6, requires_grad=True)
+    model, x = (
+        made(nn.Sequential(Twice(), Encoder())),
+        torch.randn(2, 3, 6, requires_grad=True),
+    )
 
     def run(use: bool) -> dict[str, Tensor]:
         model.zero_grad()
@@ -41,16 +44,24 @@ def test_checkpointing_recomputes_the_same(reentrant: bool) -> None:
 
 def test_functional_call_grad_and_vmap_in_the_context() -> None:
     model, x = made(Twice()), torch.randn(4, 6)
-    own = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    own = {
+        name: parameter.detach().clone() for name, parameter in model.named_parameters()
+    }
     other = {name: value * 2 for name, value in own.items()}
 
     def loss(values: dict[str, Tensor], one: Tensor) -> Tensor:
         return functional_call(model, values, (one,)).square().sum()
 
-    plain = functional_call(model, other, (x,)), vmap(grad(loss), in_dims=(None, 0))(own, x)
+    plain = (
+        functional_call(model, other, (x,)),
+        vmap(grad(loss), in_dims=(None, 0))(own, x),
+    )
     with shared_weights():
         model(x)
-        shared = functional_call(model, other, (x,)), vmap(grad(loss), in_dims=(None, 0))(own, x)
+        shared = (
+            functional_call(model, other, (x,)),
+            vmap(grad(loss), in_dims=(None, 0))(own, x),
+        )
     assert torch.equal(shared[0], plain[0])
     assert all(torch.equal(shared[1][name], plain[1][name]) for name in own)
 
@@ -68,7 +79,9 @@ def test_threads_do_not_share_with_each_other() -> None:
             else:
                 results.append(model(x))
 
-    threads = [threading.Thread(target=work, args=(index % 2 == 0,)) for index in range(4)]
+    threads = [
+        threading.Thread(target=work, args=(index % 2 == 0,)) for index in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -82,7 +95,9 @@ def test_threads_do_not_share_with_each_other() -> None:
             outside.start()
             outside.join()
 
-        assert evaluations(model, run) == {"layer.weight": 2}, "the other thread has no context"
+        assert evaluations(model, run) == {"layer.weight": 2}, (
+            "the other thread has no context"
+        )
     assert all(torch.equal(result, expected) for result in results)
 
 
@@ -132,12 +147,22 @@ def test_compile_joins_equal_computations_by_itself() -> None:
     torch.compiler.reset()
     counts = []
 
-    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
-        products = [node for node in graph.graph.nodes if node.target is torch.ops.aten.mul.Tensor]
+    def count(
+        graph: torch.fx.GraphModule, inputs: list[Tensor]
+    ) -> Callable[..., object]:
+        products = [
+            node
+            for node in graph.graph.nodes
+            if node.target is torch.ops.aten.mul.Tensor
+        ]
         counts.append(len(products))
         return make_boxed_func(graph.forward)
 
-    backend = aot_autograd(fw_compiler=count, bw_compiler=count, partition_fn=min_cut_rematerialization_partition)
+    backend = aot_autograd(
+        fw_compiler=count,
+        bw_compiler=count,
+        partition_fn=min_cut_rematerialization_partition,
+    )
     model, x = made(Twice()), torch.randn(2, 6)
     train = torch.compile(model, fullgraph=True, backend=backend)
     for _ in range(2):

@@ -8,10 +8,19 @@ import numpy as np
 
 from sparsify_fx.train import Result, TrainConfig, load_config, train
 
-SMALL = ["model=lenet300", "epochs=2", "batch_size=20", "device=cpu", "sparsity=0.5", "optimizer.lr=0.02"]
+SMALL = [
+    "model=lenet300",
+    "epochs=2",
+    "batch_size=20",
+    "device=cpu",
+    "sparsity=0.5",
+    "optimizer.lr=0.02",
+]
 
 
-def write_images(path: Path, *, shift: int = 0, count: int = 100, side: int = 16) -> Path:
+def write_images(
+    path: Path, *, shift: int = 0, count: int = 100, side: int = 16
+) -> Path:
     """An .npz of gray images of four classes, which brightness tells apart; `shift` makes other ones."""
     numbers, labels = np.random.default_rng(7), np.arange(count) % 4
     noise = numbers.integers(0, 60, (count, side, side))

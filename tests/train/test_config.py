@@ -14,17 +14,26 @@ from sparsify_fx.penalties import Frobenius
 from sparsify_fx.train import TrainConfig, load_config, recipe_names
 from sparsify_fx.zoo.models import build_model
 
-CLASSES = {"mnist5k": 10, "cifar10": 10, "cifar100": 100, "imagefolder:data/imagenet": 1000}
+CLASSES = {
+    "mnist5k": 10,
+    "cifar10": 10,
+    "cifar100": 100,
+    "imagefolder:data/imagenet": 1000,
+}
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads_and_its_model_takes_its_method(name: str) -> None:
     config = load_config(name)
     classes = CLASSES.get(config.data, 200)
-    channels, side = (1, 28) if config.data == "mnist5k" else (3, config.image_size or 32)
+    channels, side = (
+        (1, 28) if config.data == "mnist5k" else (3, config.image_size or 32)
+    )
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = build_model(config.model, num_classes=classes, in_channels=channels, image_size=side)
+        model = build_model(
+            config.model, num_classes=classes, in_channels=channels, image_size=side
+        )
         outputs = model.eval()(torch.empty(2, channels, side, side))
     assert outputs.shape == (2, classes)
     assert config.recipe().resolved().to_dict()
@@ -49,16 +58,36 @@ def test_the_papers_recipes_are_complete() -> None:
     }
     for name, expected in wanted.items():
         c = load_config(name)
-        assert (c.method, c.epochs, c.batch_size, c.optimizer.lr, c.optimizer.options["weight_decay"]) == expected, name
+        assert (
+            c.method,
+            c.epochs,
+            c.batch_size,
+            c.optimizer.lr,
+            c.optimizer.options["weight_decay"],
+        ) == expected, name
         assert c.sparsity == (0.5 if "deit" in name else 0.9), name
     decay = load_config("cifar10-resnet20-signin").recipe().resolved().penalty
     assert decay == Frobenius(1e-4)
-    assert load_config("imagenet-deit_small-signin").recipe().resolved().actions[0].epochs(300)[-1] == 223
+    assert (
+        load_config("imagenet-deit_small-signin")
+        .recipe()
+        .resolved()
+        .actions[0]
+        .epochs(300)[-1]
+        == 223
+    )
 
 
 def test_overrides_reach_nested_keys() -> None:
-    overrides = ["optimizer.lr=2e-1", "learning_rate.warmup=null", "axes.allocation=erk", "exclude=fc*"]
-    config = load_config("mnist5k-lenet5", overrides, {"method": "random", "epochs": None})
+    overrides = [
+        "optimizer.lr=2e-1",
+        "learning_rate.warmup=null",
+        "axes.allocation=erk",
+        "exclude=fc*",
+    ]
+    config = load_config(
+        "mnist5k-lenet5", overrides, {"method": "random", "epochs": None}
+    )
     assert config.optimizer.lr == 0.2
     assert config.optimizer.options["momentum"] == 0.9
     assert config.learning_rate.warmup is None
@@ -68,12 +97,19 @@ def test_overrides_reach_nested_keys() -> None:
 
 
 def test_an_option_is_added_to_an_axis_given_by_name() -> None:
-    config = load_config("mnist5k-lenet5", ["axes.schedule=cycles", "axes.schedule.keep=0.5"])
-    assert config.recipe().resolved().to_dict()["schedule"] == {"name": "cycles", "keep": 0.5}
+    config = load_config(
+        "mnist5k-lenet5", ["axes.schedule=cycles", "axes.schedule.keep=0.5"]
+    )
+    assert config.recipe().resolved().to_dict()["schedule"] == {
+        "name": "cycles",
+        "keep": 0.5,
+    }
 
 
 def test_another_optimizer_drops_options_with_null() -> None:
-    config = load_config("mnist5k-lenet5", ["optimizer.name=adam", "optimizer.momentum=null"])
+    config = load_config(
+        "mnist5k-lenet5", ["optimizer.name=adam", "optimizer.momentum=null"]
+    )
     assert config.optimizer.options == {"weight_decay": 1e-4}
 
 
@@ -103,7 +139,9 @@ def test_another_optimizer_drops_options_with_null() -> None:
         ("epochs.much=3", "has no keys"),
     ],
 )
-def test_a_wrong_override_is_named_with_the_right_word(override: str, told: str) -> None:
+def test_a_wrong_override_is_named_with_the_right_word(
+    override: str, told: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("mnist5k-lenet5", [override])
     assert told in str(caught.value)
@@ -114,7 +152,11 @@ def test_missing_keys_unknown_recipes_and_bad_files(tmp_path: Path) -> None:
         load_config("mnist5k-lenet")
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(tmp_path / "none.yaml")
-    cases = {"model: [": "not valid YAML", "- 3": "expected keys and values", "model: lenet5": "optimizer is missing"}
+    cases = {
+        "model: [": "not valid YAML",
+        "- 3": "expected keys and values",
+        "model: lenet5": "optimizer is missing",
+    }
     for text, told in cases.items():
         file = tmp_path / "bad.yaml"
         file.write_text(text)
@@ -131,11 +173,24 @@ def _hash(*overrides: str) -> str:
 
 def test_the_hash_covers_what_changes_the_result() -> None:
     assert re.fullmatch(r"[0-9a-f]{10}", _hash())
-    same = ["checkpoint_every=3", "device=cpu", "compile=false", "axes.allocation=global", "optimizer.nesterov=null"]
+    same = [
+        "checkpoint_every=3",
+        "device=cpu",
+        "compile=false",
+        "axes.allocation=global",
+        "optimizer.nesterov=null",
+    ]
     for override in same:
         assert torch.cuda.is_available() or _hash(override) == _hash(), override
     assert _hash("method=lrr+signin") == _hash("method=signin+lrr")
-    different = ["seed=1", "optimizer.lr=0.3", "label_smoothing=0.1", "compile=true", "amp=true", "init=kaiming_normal"]
+    different = [
+        "seed=1",
+        "optimizer.lr=0.3",
+        "label_smoothing=0.1",
+        "compile=true",
+        "amp=true",
+        "init=kaiming_normal",
+    ]
     different += ["axes.allocation=uniform", "axes.schedule={name: cycles, keep: 0.5}"]
     hashes = {_hash(), *(_hash(override) for override in different)}
     assert len(hashes) == 1 + len(different)

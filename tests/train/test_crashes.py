@@ -19,7 +19,12 @@ import pytest
 import torch
 
 from sparsify_fx.cli.output import Output
-from sparsify_fx.errors import CheckpointError, ConfigError, SparsifyError, TrainingError
+from sparsify_fx.errors import (
+    CheckpointError,
+    ConfigError,
+    SparsifyError,
+    TrainingError,
+)
 from sparsify_fx.train import load_config, train
 from sparsify_fx.train.log import Log
 from sparsify_fx.train.loop import EpochRow
@@ -28,7 +33,14 @@ from tests.train.common import SMALL, quietly, small, write_images
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-c", "from sparsify_fx.cli import main; main()", "train", "mnist5k-lenet5", "--quiet"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "from sparsify_fx.cli import main; main()",
+    "train",
+    "mnist5k-lenet5",
+    "--quiet",
+]
 
 
 @pytest.fixture
@@ -37,7 +49,11 @@ def data(tmp_path: Path) -> Path:
 
 
 def command(data: Path, runs: Path, *options: str) -> list[str]:
-    sets = [part for override in (*SMALL, f"data=npz:{data}") for part in ("--set", override)]
+    sets = [
+        part
+        for override in (*SMALL, f"data=npz:{data}")
+        for part in ("--set", override)
+    ]
     return [*COMMAND, *sets, "--runs", str(runs), "--no-tensorboard", *options]
 
 
@@ -60,7 +76,11 @@ def small_files(most: int) -> Callable[[], None]:
 def test_a_disk_that_takes_no_checkpoint(data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     done = subprocess.run(
-        command(data, runs), capture_output=True, text=True, check=False, preexec_fn=small_files(200_000)
+        command(data, runs),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=small_files(200_000),
     )
     assert done.returncode == 2
     told = one_line(done.stderr)
@@ -96,7 +116,10 @@ def test_a_full_disk_changes_nothing(
         for name in ("checkpoint.pt", "epoch-1.safetensors", "config.yaml"):
             (folder.path / name).write_bytes(b"old")
         monkeypatch.setattr("os.fsync", no_space)
-        with pytest.raises(CheckpointError, match=r"cannot write .*No space left on device; free some space"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"cannot write .*No space left on device; free some space",
+        ):
             write(folder)
         monkeypatch.undo()
         for name in ("checkpoint.pt", "epoch-1.safetensors", "config.yaml"):
@@ -112,13 +135,18 @@ def test_a_device_that_is_always_full(tmp_path: Path) -> None:
             folder.append({"epoch": 1})
 
 
-def test_other_reasons_are_told_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_reasons_are_told_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read_only(*_: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with open_folder(tmp_path / "run") as folder:
         monkeypatch.setattr("os.replace", read_only)
-        with pytest.raises(CheckpointError, match="Read-only file system; mend that, then the same command goes on"):
+        with pytest.raises(
+            CheckpointError,
+            match="Read-only file system; mend that, then the same command goes on",
+        ):
             folder.save_checkpoint({"a": 1})
 
 
@@ -128,13 +156,17 @@ class _Writer:
     add_scalar = close = no_space
 
 
-def test_tensorboard_on_a_full_disk_does_not_end_a_training(caplog: pytest.LogCaptureFixture) -> None:
+def test_tensorboard_on_a_full_disk_does_not_end_a_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     row = asdict(EpochRow(3, 0, 0.5, 0.5, None, 1.0, 10, 0.1, 1.0))
     with caplog.at_level(logging.WARNING, "sparsify_fx"):
         log = Log(None, _Writer(), 0, 10)
         log.row(row)
         log.row(row)
-    assert caplog.messages == ["TensorBoard's records end before epoch 3: [Errno 28] No space left on device"]
+    assert caplog.messages == [
+        "TensorBoard's records end before epoch 3: [Errno 28] No space left on device"
+    ]
 
 
 # ---------------------------------------------------------------------- a folder that goes away
@@ -143,7 +175,10 @@ def test_tensorboard_on_a_full_disk_does_not_end_a_training(caplog: pytest.LogCa
 def test_a_removed_folder_in_a_real_training(data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     with subprocess.Popen(
-        command(data, runs, "--epochs", "5000"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command(data, runs, "--epochs", "5000"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         while not list(runs.glob("*/checkpoint.pt")) and process.poll() is None:
             time.sleep(0.01)
@@ -153,7 +188,10 @@ def test_a_removed_folder_in_a_real_training(data: Path, tmp_path: Path) -> None
                 break
         _, told = process.communicate(timeout=120)
     assert process.returncode == 2, told
-    assert "was removed while it was trained in; the same command starts afresh" in one_line(told)
+    assert (
+        "was removed while it was trained in; the same command starts afresh"
+        in one_line(told)
+    )
 
 
 def test_every_file_of_a_removed_folder(tmp_path: Path) -> None:
@@ -165,7 +203,9 @@ def test_every_file_of_a_removed_folder(tmp_path: Path) -> None:
             lambda: folder.save_state("epoch-1.safetensors", {}),
             lambda: folder.finish({}, {}),
         ):
-            with pytest.raises(CheckpointError, match="was removed while it was trained in"):
+            with pytest.raises(
+                CheckpointError, match="was removed while it was trained in"
+            ):
                 write()
     assert not (tmp_path / "run").exists()
 
@@ -173,11 +213,16 @@ def test_every_file_of_a_removed_folder(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- what killed runs leave
 
 
-def test_leftovers_go_at_the_next_start_but_not_under_another_process(data: Path, tmp_path: Path) -> None:
+def test_leftovers_go_at_the_next_start_but_not_under_another_process(
+    data: Path, tmp_path: Path
+) -> None:
     config = small(data, "method=random")
     path = quietly(config, tmp_path / "runs").path
     (path / "result.json").unlink()
-    leftovers = [path / f".{name}.x7_k2.tmp" for name in ("checkpoint.pt", "cycle-1.safetensors", "result.json")]
+    leftovers = [
+        path / f".{name}.x7_k2.tmp"
+        for name in ("checkpoint.pt", "cycle-1.safetensors", "result.json")
+    ]
     for file in leftovers:
         file.write_bytes(b"half")
     with open_folder(path):
@@ -196,8 +241,12 @@ def test_leftovers_go_at_the_next_start_but_not_under_another_process(data: Path
 
 
 @pytest.mark.parametrize("method", ["dense", "random", "gmp", "signin", "spred"])
-def test_a_training_that_diverges_is_told_also_without_events(data: Path, tmp_path: Path, method: str) -> None:
-    config = small(data, f"method={method}", "optimizer.lr=1.0e+30", "learning_rate.warmup=0")
+def test_a_training_that_diverges_is_told_also_without_events(
+    data: Path, tmp_path: Path, method: str
+) -> None:
+    config = small(
+        data, f"method={method}", "optimizer.lr=1.0e+30", "learning_rate.warmup=0"
+    )
     with pytest.raises(TrainingError, match="diverged"):
         quietly(config, tmp_path / "runs")
     (folder,) = (tmp_path / "runs").iterdir()
@@ -208,7 +257,9 @@ def test_a_training_that_diverges_is_told_also_without_events(data: Path, tmp_pa
 # ---------------------------------------------------------------------- a folder that is not one
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: b", "model: [", "model: \x00", "epochs: 1\nepochs: 2\n"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "a: b", "model: [", "model: \x00", "epochs: 1\nepochs: 2\n"]
+)
 def test_a_damaged_config_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(SparsifyError, match=r"config\.yaml"):
@@ -216,15 +267,21 @@ def test_a_damaged_config_is_told(tmp_path: Path, text: str) -> None:
 
 
 def test_a_donor_with_a_damaged_config_is_told(data: Path, tmp_path: Path) -> None:
-    there = quietly(small(data, "method=lrr", "save_cycles=true"), tmp_path / "runs").path
+    there = quietly(
+        small(data, "method=lrr", "save_cycles=true"), tmp_path / "runs"
+    ).path
     (there / "config.yaml").write_text("model: [")
     with pytest.raises(SparsifyError, match=r"config\.yaml is not valid YAML"):
-        quietly(small(data, "method=random", f"init_from.run={there}"), tmp_path / "runs")
+        quietly(
+            small(data, "method=random", f"init_from.run={there}"), tmp_path / "runs"
+        )
 
 
 def test_a_json_document_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     output = Output(str(tmp_path / "folder" / "result.json"))
     (tmp_path / "folder").rmdir()
-    with pytest.raises(ConfigError, match=r"--json .*result\.json cannot be written: No such file"):
+    with pytest.raises(
+        ConfigError, match=r"--json .*result\.json cannot be written: No such file"
+    ):
         output.finish({})

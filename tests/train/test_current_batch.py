@@ -36,15 +36,26 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[Tensor]]]:
     return found
 
 
-def test_rigl_scores_on_the_batch_of_its_step(tmp_path: Path, seen: dict[str, list[list[Tensor]]]) -> None:
+def test_rigl_scores_on_the_batch_of_its_step(
+    tmp_path: Path, seen: dict[str, list[list[Tensor]]]
+) -> None:
     data = write_images(tmp_path / "mine.npz")
-    config = small(data, "method=rigl", "epochs=4", "axes.schedule={name: regrow, growth: gradient, every: 0.5}")
+    config = small(
+        data,
+        "method=rigl",
+        "epochs=4",
+        "axes.schedule={name: regrow, growth: gradient, every: 0.5}",
+    )
     quietly(config, tmp_path / "runs")
     session = build_session(config)
     steps = session.scheduler.steps_per_epoch
     epochs = [[x for x, _ in session.training_batches(epoch)] for epoch in range(1, 5)]
     made = [batch for epoch in epochs for batch in epoch]
-    due = [event.step for event in session.scheduler.timeline().events if event.what == "regrow"]
+    due = [
+        event.step
+        for event in session.scheduler.timeline().events
+        if event.what == "regrow"
+    ]
     assert due == [2, 4, 6, 8, 10]
     assert steps == 4
     assert [len(batches) for batches in seen["regrow"]] == [1] * len(due)
@@ -52,7 +63,9 @@ def test_rigl_scores_on_the_batch_of_its_step(tmp_path: Path, seen: dict[str, li
         assert torch.equal(batch, made[step - 1])
 
 
-def test_what_is_chosen_once_is_chosen_on_many(tmp_path: Path, seen: dict[str, list[list[Tensor]]]) -> None:
+def test_what_is_chosen_once_is_chosen_on_many(
+    tmp_path: Path, seen: dict[str, list[list[Tensor]]]
+) -> None:
     data = write_images(tmp_path / "mine.npz", count=400)
     config = small(data, "method=rigl", "axes.criterion=snip", "epochs=3")
     quietly(config, tmp_path / "runs")
@@ -60,14 +73,26 @@ def test_what_is_chosen_once_is_chosen_on_many(tmp_path: Path, seen: dict[str, l
     assert [len(batches) for batches in seen["regrow"]] == [1, 1]
 
 
-KNOWN = {"set": "43935c7d5a", "random": "ed7641a699", "lrr": "b219621477", "snip": "0ba8c1aaee"}
+KNOWN = {
+    "set": "43935c7d5a",
+    "random": "ed7641a699",
+    "lrr": "b219621477",
+    "snip": "0ba8c1aaee",
+}
 
 
 @pytest.mark.parametrize("method", KNOWN)
 def test_the_names_of_runs_stay_those_of_0_1(method: str) -> None:
-    assert load_config("mnist5k-lenet5", [f"method={method}", "device=cpu"]).hash() == KNOWN[method]
+    assert (
+        load_config("mnist5k-lenet5", [f"method={method}", "device=cpu"]).hash()
+        == KNOWN[method]
+    )
 
 
 @pytest.mark.parametrize(("method", "then"), [("rigl", "d9d3d2a0d6")])
-def test_runs_that_were_scored_on_fixed_batches_are_other_runs(method: str, then: str) -> None:
-    assert load_config("mnist5k-lenet5", [f"method={method}", "device=cpu"]).hash() != then
+def test_runs_that_were_scored_on_fixed_batches_are_other_runs(
+    method: str, then: str
+) -> None:
+    assert (
+        load_config("mnist5k-lenet5", [f"method={method}", "device=cpu"]).hash() != then
+    )

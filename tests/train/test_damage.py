@@ -15,7 +15,12 @@ import safetensors.torch
 import torch
 
 from sparsify_fx.checkpoints.checksums import SealingStream, damage
-from sparsify_fx.checkpoints.run_files import packed, read_checkpoint, read_state, read_tensors
+from sparsify_fx.checkpoints.run_files import (
+    packed,
+    read_checkpoint,
+    read_state,
+    read_tensors,
+)
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.train.restore import load_trained
 from sparsify_fx.train.run_folder import RunFolder, open_folder
@@ -26,7 +31,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def flip_bits() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("flip_bits", ROOT / "benchmarks" / "flip_bits.py")
+    spec = importlib.util.spec_from_file_location(
+        "flip_bits", ROOT / "benchmarks" / "flip_bits.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -38,7 +45,9 @@ def flip_bits() -> ModuleType:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("damage")
     data = write_images(folder / "mine.npz")
-    return quietly(small(data, "method=lrr+signin", "sparsity=0.36", "save_cycles=true"), folder).path
+    return quietly(
+        small(data, "method=lrr+signin", "sparsity=0.36", "save_cycles=true"), folder
+    ).path
 
 
 @pytest.fixture
@@ -55,20 +64,33 @@ def run(finished: Path, tmp_path: Path) -> Path:
 # ---------------------------------------------------------------------- single bits
 
 
-def test_single_bits_of_a_run(flip_bits: ModuleType, finished: Path, tmp_path: Path) -> None:
+def test_single_bits_of_a_run(
+    flip_bits: ModuleType, finished: Path, tmp_path: Path
+) -> None:
     checkpoint = (finished / "checkpoint.pt").read_bytes()
     weights = (finished / "model.safetensors").read_bytes()
-    assert flip_bits.flip_all(checkpoint, 60, read_checkpoint, tmp_path) == {"error": 60}
+    assert flip_bits.flip_all(checkpoint, 60, read_checkpoint, tmp_path) == {
+        "error": 60
+    }
     assert flip_bits.flip_all(weights, 60, read_tensors, tmp_path) == {"error": 60}
-    old = flip_bits.flip_all(flip_bits.without_seal(finished / "checkpoint.pt"), 60, read_checkpoint, tmp_path)
+    old = flip_bits.flip_all(
+        flip_bits.without_seal(finished / "checkpoint.pt"),
+        60,
+        read_checkpoint,
+        tmp_path,
+    )
     assert set(old) <= {"error", "same"}
     assert old["error"] >= 50
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_every_bit_of_the_tables_of_a_small_checkpoint(flip_bits: ModuleType, tmp_path: Path, sealed: bool) -> None:
+def test_every_bit_of_the_tables_of_a_small_checkpoint(
+    flip_bits: ModuleType, tmp_path: Path, sealed: bool
+) -> None:
     with open_folder(tmp_path / "run") as folder:
-        folder.save_checkpoint({"epoch": 1, "model": {"w": torch.arange(3.0)}, "rate": 0.1})
+        folder.save_checkpoint(
+            {"epoch": 1, "model": {"w": torch.arange(3.0)}, "rate": 0.1}
+        )
         file = folder.path / "checkpoint.pt"
     data = file.read_bytes() if sealed else flip_bits.without_seal(file)
     good, ends, target = read_checkpoint(file), set(), tmp_path / "flipped"
@@ -81,7 +103,11 @@ def test_every_bit_of_the_tables_of_a_small_checkpoint(flip_bits: ModuleType, tm
 
 
 def test_every_bit_of_a_small_state(flip_bits: ModuleType, tmp_path: Path) -> None:
-    state = {"w": torch.arange(3.0), "w.mask": torch.tensor([1, 0, 1], dtype=torch.uint8), "n": torch.tensor(7)}
+    state = {
+        "w": torch.arange(3.0),
+        "w.mask": torch.tensor([1, 0, 1], dtype=torch.uint8),
+        "n": torch.tensor(7),
+    }
     data, target, ends = packed(state), tmp_path / "flipped.safetensors", set()
     for bit in range(0, 8 * len(data), 3):
         flipped = bytearray(data)
@@ -101,9 +127,19 @@ def test_the_bits_are_spread_over_the_whole_file(flip_bits: ModuleType) -> None:
 
 def test_cut_files_and_files_of_other_kinds(run: Path) -> None:
     file, whole = run / "checkpoint.pt", (run / "checkpoint.pt").read_bytes()
-    for content in (b"", b"PK", whole[:-1], whole[: len(whole) // 2], whole + b"\0", b"\0" * 5000, b"{}"):
+    for content in (
+        b"",
+        b"PK",
+        whole[:-1],
+        whole[: len(whole) // 2],
+        whole + b"\0",
+        b"\0" * 5000,
+        b"{}",
+    ):
         file.write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read .*--force"):
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint\.pt cannot be read .*--force"
+        ):
             RunFolder(run).checkpoint()
     torch.save([1, 2], file)
     with pytest.raises(CheckpointError, match="it holds list"):
@@ -116,7 +152,9 @@ def test_cut_files_and_files_of_other_kinds(run: Path) -> None:
 def test_a_sealed_checkpoint_is_an_ordinary_torch_file(finished: Path) -> None:
     file = finished / "checkpoint.pt"
     assert damage(file) is None
-    assert set(torch.load(file, weights_only=True, mmap=True)) == set(read_checkpoint(file))
+    assert set(torch.load(file, weights_only=True, mmap=True)) == set(
+        read_checkpoint(file)
+    )
     assert damage_of_stored(finished / "checkpoint.pt") is None
 
 
@@ -133,7 +171,11 @@ def damage_of_stored(file: Path) -> str | None:
 def test_states_are_written_the_same_in_every_process(finished: Path) -> None:
     state = read_tensors(finished / "model.safetensors")
     data = packed(state)
-    assert data == packed(dict(reversed(state.items()))) == (finished / "model.safetensors").read_bytes()
+    assert (
+        data
+        == packed(dict(reversed(state.items())))
+        == (finished / "model.safetensors").read_bytes()
+    )
     assert int.from_bytes(data[:8], "little") % 8 == 0
     loaded = safetensors.torch.load(data)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
@@ -141,7 +183,9 @@ def test_states_are_written_the_same_in_every_process(finished: Path) -> None:
 
 def test_a_state_of_0_1_has_no_checksum(run: Path) -> None:
     state = read_tensors(run / "cycle-1.safetensors")
-    safetensors.torch.save_file(state, run / "cycle-1.safetensors", metadata={"format": "pt"})
+    safetensors.torch.save_file(
+        state, run / "cycle-1.safetensors", metadata={"format": "pt"}
+    )
     again = read_state(run, cycle=1)
     assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
 
@@ -172,7 +216,9 @@ Change = Callable[[dict[str, Any]], None]
 
 def set_mask(value: int) -> Change:
     def change(state: dict[str, Any]) -> None:
-        next(v for k, v in state["model"].items() if k.endswith("_program.mask"))[0, 0] = value
+        next(v for k, v in state["model"].items() if k.endswith("_program.mask"))[
+            0, 0
+        ] = value
 
     return change
 
@@ -183,13 +229,17 @@ def fill_mask(state: dict[str, Any]) -> None:
 
 def set_weight(value: float) -> Change:
     def change(state: dict[str, Any]) -> None:
-        next(v for k, v in state["model"].items() if k.endswith("_program.m"))[1, 2] = value
+        next(v for k, v in state["model"].items() if k.endswith("_program.m"))[1, 2] = (
+            value
+        )
 
     return change
 
 
 def set_momentum(state: dict[str, Any]) -> None:
-    next(iter(state["optimizer"]["state"].values()))["momentum_buffer"][0] = float("nan")
+    next(iter(state["optimizer"]["state"].values()))["momentum_buffer"][0] = float(
+        "nan"
+    )
 
 
 def put(value: Any, *keys: str) -> Change:
@@ -238,17 +288,26 @@ def drop(*keys: str) -> Change:
         (put({"lr": 1}, "optimizer", "param_groups"), "does not fit its configuration"),
     ],
 )
-def test_content_that_no_training_wrote(run: Path, finished: Path, change: Change, told: str) -> None:
+def test_content_that_no_training_wrote(
+    run: Path, finished: Path, change: Change, told: str
+) -> None:
     file = run / "checkpoint.pt"
     state = torch.load(file, weights_only=True)
     change(state)
     torch.save(state, file)  # with right CRCs
     (run / "result.json").unlink()
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    config = small(finished.parent / "mine.npz", "method=lrr+signin", "sparsity=0.36", "save_cycles=true")
+    config = small(
+        finished.parent / "mine.npz",
+        "method=lrr+signin",
+        "sparsity=0.36",
+        "save_cycles=true",
+    )
     with pytest.raises(CheckpointError, match=f"{told}.*--force"):
         quietly(config, run.parent)
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before | {".lock": b""}
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before | {
+        ".lock": b""
+    }
 
 
 def test_what_was_infinite_from_the_start_may_be_so(run: Path) -> None:
@@ -286,27 +345,49 @@ def test_other_readers_find_the_damage_too(run: Path) -> None:
 # ---------------------------------------------------------------------- the files of words
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "3", '"x"', "{}", '{"folder": 1}', "[" * 5000, "\0", "\xff"])
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "null", "3", '"x"', "{}", '{"folder": 1}', "[" * 5000, "\0", "\xff"],
+)
 @pytest.mark.parametrize("name", ["result.json", "data.json"])
-def test_json_of_another_kind(run: Path, finished: Path, name: str, content: str) -> None:
+def test_json_of_another_kind(
+    run: Path, finished: Path, name: str, content: str
+) -> None:
     if name == "data.json" and content in ("{}", '{"folder": 1}'):
         content = '{"digest": 5}'
     (run / name).write_bytes(content.encode("latin-1"))
-    config = small(finished.parent / "mine.npz", "method=lrr+signin", "sparsity=0.36", "save_cycles=true")
+    config = small(
+        finished.parent / "mine.npz",
+        "method=lrr+signin",
+        "sparsity=0.36",
+        "save_cycles=true",
+    )
     with pytest.raises(CheckpointError, match=rf"{name}.*--force"):
         quietly(config, run.parent)
 
 
-@pytest.mark.parametrize("key", ["folder", "epochs", "density", "cycles", "test_accuracy"])
+@pytest.mark.parametrize(
+    "key", ["folder", "epochs", "density", "cycles", "test_accuracy"]
+)
 @pytest.mark.parametrize("value", [None, "much", [[]], {}, "gone"])
-def test_a_result_with_a_wrong_key(run: Path, finished: Path, key: str, value: Any) -> None:
+def test_a_result_with_a_wrong_key(
+    run: Path, finished: Path, key: str, value: Any
+) -> None:
     content = json.loads((run / "result.json").read_text())
     content[key] = value if key != "folder" or value != "much" else 5
     if value == "gone":
         del content[key]
     (run / "result.json").write_text(json.dumps(content))
-    config = small(finished.parent / "mine.npz", "method=lrr+signin", "sparsity=0.36", "save_cycles=true")
-    with pytest.raises(CheckpointError, match=rf"result\.json: the result has no usable '{key}.*--force"):
+    config = small(
+        finished.parent / "mine.npz",
+        "method=lrr+signin",
+        "sparsity=0.36",
+        "save_cycles=true",
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=rf"result\.json: the result has no usable '{key}.*--force",
+    ):
         quietly(config, run.parent)
 
 
@@ -322,18 +403,32 @@ def test_a_result_with_a_wrong_key(run: Path, finished: Path, key: str, value: A
         (None, "line 2 of"),
     ],
 )
-def test_a_bad_line_of_metrics(run: Path, finished: Path, line: str | None, told: str) -> None:
+def test_a_bad_line_of_metrics(
+    run: Path, finished: Path, line: str | None, told: str
+) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     lines[1:2] = [] if line is None else [line]
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (run / "result.json").unlink()
-    config = small(finished.parent / "mine.npz", "method=lrr+signin", "sparsity=0.36", "save_cycles=true")
+    config = small(
+        finished.parent / "mine.npz",
+        "method=lrr+signin",
+        "sparsity=0.36",
+        "save_cycles=true",
+    )
     with pytest.raises(CheckpointError, match=told):
         quietly(config, run.parent)
 
 
-def test_bad_lines_after_the_checkpoint_are_dropped_and_missing_ones_told(run: Path, finished: Path) -> None:
-    config = small(finished.parent / "mine.npz", "method=lrr+signin", "sparsity=0.36", "save_cycles=true")
+def test_bad_lines_after_the_checkpoint_are_dropped_and_missing_ones_told(
+    run: Path, finished: Path
+) -> None:
+    config = small(
+        finished.parent / "mine.npz",
+        "method=lrr+signin",
+        "sparsity=0.36",
+        "save_cycles=true",
+    )
     good = (run / "metrics.jsonl").read_text()
     (run / "result.json").unlink()
     (run / "metrics.jsonl").write_text(good + "\0\0\0\n{half")
@@ -346,8 +441,16 @@ def test_bad_lines_after_the_checkpoint_are_dropped_and_missing_ones_told(run: P
 
 
 def test_rows_of_a_later_version_may_hold_more(run: Path, finished: Path) -> None:
-    rows = [json.loads(line) | {"later": [1]} for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) | {"later": [1]}
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "result.json").unlink()
-    config = small(finished.parent / "mine.npz", "method=lrr+signin", "sparsity=0.36", "save_cycles=true")
+    config = small(
+        finished.parent / "mine.npz",
+        "method=lrr+signin",
+        "sparsity=0.36",
+        "save_cycles=true",
+    )
     assert quietly(config, run.parent).epochs == 6

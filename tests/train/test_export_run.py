@@ -32,7 +32,9 @@ def exported(run: Path, out: Path) -> dict[str, Any]:
 
 
 def outputs(file: Path, x: torch.Tensor) -> Any:
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(file), providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
 
 
@@ -45,19 +47,26 @@ def unfinished(run: Path) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Result:
     """Masks by scores that look at data, on an .npz of one's own."""
-    return quietly(small(write_images(tmp_path / "own.npz"), "method=snip"), tmp_path / "runs")
+    return quietly(
+        small(write_images(tmp_path / "own.npz"), "method=snip"), tmp_path / "runs"
+    )
 
 
 def test_a_run_is_exported_when_its_data_are_gone(run: Result, tmp_path: Path) -> None:
     with_data = exported(Path(run.folder), tmp_path / "model.onnx")
-    assert with_data["notes"][-1] == f"checked on 20 test images of npz:{tmp_path / 'own.npz'}"
+    assert (
+        with_data["notes"][-1]
+        == f"checked on 20 test images of npz:{tmp_path / 'own.npz'}"
+    )
     (tmp_path / "own.npz").unlink()
     report = exported(Path(run.folder), tmp_path / "again.onnx")
     assert "20 random inputs" in report["notes"][-1]
     assert "own.npz does not exist" in report["notes"][-1]
     assert report["nonzeros"] == with_data["nonzeros"]
     x = torch.randn(3, 1, 16, 16)
-    assert np.array_equal(outputs(tmp_path / "again.onnx", x), outputs(tmp_path / "model.onnx", x))
+    assert np.array_equal(
+        outputs(tmp_path / "again.onnx", x), outputs(tmp_path / "model.onnx", x)
+    )
 
 
 @pytest.mark.parametrize("state", ["finished", "killed", "of 0.1", "killed, of 0.1"])
@@ -82,8 +91,12 @@ def test_a_model_is_restored_without_data_and_scores(
         assert torch.equal(tensor, expected[name]), name
 
 
-@pytest.mark.parametrize("method", ["signin", "lrr+signin", "str", "l0", "rigl", "dense"])
-def test_a_checkpoint_gives_the_weights_of_the_session_that_wrote_it(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    "method", ["signin", "lrr+signin", "str", "l0", "rigl", "dense"]
+)
+def test_a_checkpoint_gives_the_weights_of_the_session_that_wrote_it(
+    tmp_path: Path, method: str
+) -> None:
     config = small(write_images(tmp_path / "own.npz"), f"method={method}")
     result = quietly(config, tmp_path / "runs")
     session = build_session(config)
@@ -117,24 +130,37 @@ def test_an_image_folder_may_have_moved_away(tmp_path: Path) -> None:
     assert outputs(tmp_path / "model.onnx", torch.randn(2, 3, 12, 12)).shape == (2, 3)
 
 
-def test_data_of_another_size_are_not_fed_to_the_model(run: Result, tmp_path: Path) -> None:
+def test_data_of_another_size_are_not_fed_to_the_model(
+    run: Result, tmp_path: Path
+) -> None:
     write_images(tmp_path / "own.npz", side=20)
     report = exported(Path(run.folder), tmp_path / "model.onnx")
     assert "its images are [1, 20, 20] now" in report["notes"][-1]
 
 
-def test_cifar_is_not_downloaded_for_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar_is_not_downloaded_for_an_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torchvision.datasets.utils
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("it was asked for")
 
-    monkeypatch.setattr(torchvision.datasets.utils, "urlretrieve", refuse, raising=False)
-    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", refuse)
-    result = quietly(small(write_images(tmp_path / "own.npz", side=32), "model=lenet5"), tmp_path / "runs")
+    monkeypatch.setattr(
+        torchvision.datasets.utils, "urlretrieve", refuse, raising=False
+    )
+    monkeypatch.setattr(
+        torchvision.datasets.cifar, "download_and_extract_archive", refuse
+    )
+    result = quietly(
+        small(write_images(tmp_path / "own.npz", side=32), "model=lenet5"),
+        tmp_path / "runs",
+    )
     settings = Path(result.folder) / "config.yaml"
     text = settings.read_text().replace(f"npz:{tmp_path / 'own.npz'}", "cifar10")
-    settings.write_text(text.replace("data_root: data", f"data_root: {tmp_path / 'none'}"))
+    settings.write_text(
+        text.replace("data_root: data", f"data_root: {tmp_path / 'none'}")
+    )
     trained = load_trained(result.folder)
     assert "cifar10 is not in" in trained.inputs_are
     assert not (tmp_path / "none").exists()

@@ -19,7 +19,9 @@ OTHERS = ("random", "gmp", "set", "str", "acdc+signin", "spred")
 
 @pytest.mark.parametrize("recipe", WITH_AXES)
 @pytest.mark.parametrize("method", OTHERS)
-def test_another_method_has_its_own_axes(recipe: str, method: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_method_has_its_own_axes(
+    recipe: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
     own = load_config(recipe)
     with caplog.at_level(logging.WARNING, "sparsify_fx"):
         by_value, by_override = (
@@ -35,21 +37,30 @@ def test_another_method_has_its_own_axes(recipe: str, method: str, caplog: pytes
 
 
 @pytest.mark.parametrize("recipe", WITH_AXES)
-def test_the_line_says_how_to_keep_them(recipe: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_line_says_how_to_keep_them(
+    recipe: str, caplog: pytest.LogCaptureFixture
+) -> None:
     own = load_config(recipe)
     with caplog.at_level(logging.WARNING, "sparsify_fx"):
         load_config(recipe, ["method=gmp"])
     told = caplog.messages[0].partition("To keep it: ")[2]
     options = [option.removesuffix('"') for option in told.split('--set "')[1:]]
-    kept = load_config(recipe, ["method=gmp", *(option.strip().removesuffix('"') for option in options)])
+    kept = load_config(
+        recipe,
+        ["method=gmp", *(option.strip().removesuffix('"') for option in options)],
+    )
     assert kept.axes == own.axes
 
 
 @pytest.mark.parametrize("recipe", WITH_AXES)
-def test_its_own_method_keeps_them_in_any_order_of_a_sum(recipe: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_its_own_method_keeps_them_in_any_order_of_a_sum(
+    recipe: str, caplog: pytest.LogCaptureFixture
+) -> None:
     own = load_config(recipe)
     with caplog.at_level(logging.WARNING, "sparsify_fx"):
-        same = load_config(recipe, [f"method={own.method}", "seed=0"], {"method": own.method})
+        same = load_config(
+            recipe, [f"method={own.method}", "seed=0"], {"method": own.method}
+        )
     assert same == own
     assert not caplog.messages
 
@@ -61,14 +72,20 @@ def write(path: Path, **content: object) -> Path:
 
 
 def test_a_sum_is_the_same_in_any_order(tmp_path: Path) -> None:
-    file = write(tmp_path / "mine.yaml", method="lrr+signin", axes={"allocation": "erk"})
+    file = write(
+        tmp_path / "mine.yaml", method="lrr+signin", axes={"allocation": "erk"}
+    )
     assert load_config(file, ["method=signin + lrr"]).axes == {"allocation": "erk"}
     assert load_config(file, ["method=lrr"]).axes == {}
 
 
 def test_a_recipe_without_a_method_has_the_default_one(tmp_path: Path) -> None:
-    file = write(tmp_path / "mine.yaml", axes={"penalty": {"name": "frobenius", "strength": 0.5}})
-    text = "\n".join(line for line in file.read_text().splitlines() if not line.startswith("method"))
+    file = write(
+        tmp_path / "mine.yaml", axes={"penalty": {"name": "frobenius", "strength": 0.5}}
+    )
+    text = "\n".join(
+        line for line in file.read_text().splitlines() if not line.startswith("method")
+    )
     file.write_text(text)
     assert load_config(file).method == "signin"
     assert load_config(file, ["method=signin"]).axes
@@ -92,9 +109,14 @@ def test_axes_that_the_user_sets_survive(changes: list[str]) -> None:
 
 
 def test_an_axis_that_is_set_in_part_stays_for_that_part(tmp_path: Path) -> None:
-    config = load_config("cifar10-resnet18-imp-lrr-mask", ["method=imp", f"axes.criterion.run={tmp_path}"])
+    config = load_config(
+        "cifar10-resnet18-imp-lrr-mask",
+        ["method=imp", f"axes.criterion.run={tmp_path}"],
+    )
     assert config.recipe().resolved().criterion == MasksOf(str(tmp_path))
-    config = load_config("cifar10-resnet20-signin", ["method=pilot", "axes.actions.every=3"])
+    config = load_config(
+        "cifar10-resnet20-signin", ["method=pilot", "axes.actions.every=3"]
+    )
     assert config.axes == {"actions": {"name": "rescale", "every": 3, "until": 75}}
 
 

@@ -40,21 +40,36 @@ def as_0_1(state: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
     for snapshot in schedule["snapshots"].values():
         if "optimizer" in snapshot:
             ((record,),) = snapshot["optimizer"]
-            snapshot["optimizer"] = numbered({n: s.get("", {}) for n, s in record["state"].items()})
-    group = {key: value for key, value in groups[0].items() if key != "name"} | {"params": list(range(len(then)))}
+            snapshot["optimizer"] = numbered(
+                {n: s.get("", {}) for n, s in record["state"].items()}
+            )
+    group = {key: value for key, value in groups[0].items() if key != "name"} | {
+        "params": list(range(len(then)))
+    }
     rates = {**schedule["rates"], "base": schedule["rates"]["base"][:1]}
     return {
         "epoch": state["epoch"],
-        "model": {key: value for key, value in state["model"].items() if not key.endswith("_extra_state")},
-        "optimizer": {"state": numbered(state["optimizer"]["state"]), "param_groups": [group]},
+        "model": {
+            key: value
+            for key, value in state["model"].items()
+            if not key.endswith("_extra_state")
+        },
+        "optimizer": {
+            "state": numbered(state["optimizer"]["state"]),
+            "param_groups": [group],
+        },
         "scheduler": {**schedule, "rates": rates},
     }
 
 
 @pytest.mark.parametrize("method", ["wr", "wr+signin", "lrr", "gmp"])
-def test_a_run_of_0_1_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+def test_a_run_of_0_1_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     data = write_images(tmp_path / "mine.npz")
-    config = small(data, f"method={method}", "sparsity=0.2", "epochs=4", "model=lenet5-bn")
+    config = small(
+        data, f"method={method}", "sparsity=0.2", "epochs=4", "model=lenet5-bn"
+    )
     whole = quietly(config, tmp_path / "whole")
     epoch = 6 if whole.epochs > 4 else 3  # after a rewind where there is one
     with monkeypatch.context() as patch:
@@ -67,6 +82,9 @@ def test_a_run_of_0_1_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, m
     torch.save(state, folder / "checkpoint.pt")
     (folder / "data.json").unlink()
     again = quietly(config, tmp_path / "stopped")
-    ours, theirs = (safetensors.torch.load_file(r.path / "model.safetensors") for r in (again, whole))
+    ours, theirs = (
+        safetensors.torch.load_file(r.path / "model.safetensors")
+        for r in (again, whole)
+    )
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -45,14 +45,20 @@ def change(path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["one pixel", "one label", "fewer", "their order"])
-def test_a_finished_run_on_other_data_is_not_returned(data: Path, tmp_path: Path, what: str) -> None:
+def test_a_finished_run_on_other_data_is_not_returned(
+    data: Path, tmp_path: Path, what: str
+) -> None:
     config = small(data, "method=random")
     first = quietly(config, tmp_path / "runs")
     assert quietly(config, tmp_path / "runs") == first
     change(data, what)
-    with pytest.raises(CheckpointError, match=r"is finished, but on other data.*--force"):
+    with pytest.raises(
+        CheckpointError, match=r"is finished, but on other data.*--force"
+    ):
         quietly(config, tmp_path / "runs")
-    assert Result.from_dict(json.loads((first.path / "result.json").read_text())) == first, "it is still there"
+    assert (
+        Result.from_dict(json.loads((first.path / "result.json").read_text())) == first
+    ), "it is still there"
     again = quietly(config, tmp_path / "runs", force=True)
     assert again.path == first.path
     assert again != first
@@ -73,24 +79,32 @@ def test_a_run_on_other_data_is_not_resumed(data: Path, tmp_path: Path) -> None:
     assert quietly(config, tmp_path / "runs").path == path
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_takes_the_data_of_now(data: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_before_its_first_checkpoint_takes_the_data_of_now(
+    data: Path, tmp_path: Path
+) -> None:
     config = small(data, "method=random")
     path = quietly(config, tmp_path / "runs").path
     unfinish(path)
     (path / "checkpoint.pt").unlink()
     write_images(data, shift=1)
     quietly(config, tmp_path / "runs")
-    assert json.loads((path / "data.json").read_text())["digest"] == data_digest(f"npz:{data}")
+    assert json.loads((path / "data.json").read_text())["digest"] == data_digest(
+        f"npz:{data}"
+    )
 
 
-def test_the_name_of_the_folder_says_nothing_of_the_data(data: Path, tmp_path: Path) -> None:
+def test_the_name_of_the_folder_says_nothing_of_the_data(
+    data: Path, tmp_path: Path
+) -> None:
     config = small(data, "method=random")
     before = config.hash()
     write_images(data, shift=2)
     assert config.hash() == before
 
 
-def test_folders_of_version_0_1_go_on(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_of_version_0_1_go_on(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = small(data, "method=lrr", "sparsity=0.2")
     first = quietly(config, tmp_path / "runs")
     weights = (first.path / "model.safetensors").read_bytes()
@@ -110,7 +124,9 @@ def test_folders_of_version_0_1_go_on(data: Path, tmp_path: Path, caplog: pytest
     assert (first.path / "model.safetensors").read_bytes() == weights
 
 
-def test_data_that_are_gone_cannot_be_compared(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_that_are_gone_cannot_be_compared(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = small(data, "method=random")
     first = quietly(config, tmp_path / "runs")
     data.unlink()
@@ -137,7 +153,10 @@ DONOR = ["method=lrr", "save_cycles=true", "sparsity=0.36"]
     ("override", "told"),
     [
         ("seed=3", "fit this seed: seed is 0 there, 3 here"),
-        ("init=kaiming_normal", "fit this init: init is 'default' there, 'kaiming_normal' here"),
+        (
+            "init=kaiming_normal",
+            "fit this init: init is 'default' there, 'kaiming_normal' here",
+        ),
         ("model=lenet5", "fit this model: model is 'lenet300' there, 'lenet5' here"),
         ("data=npz:OTHER", "fit this data: the data of .* are others there"),
         ("image_size=20", "fit this data: image_size is None there, 20 here"),
@@ -154,7 +173,12 @@ def test_a_run_to_take_from_differs_in_nothing_but_its_method(
         "masks-of": ["method=wr", f"axes.criterion={{name: masks-of, run: {there}}}"],
         "signs-of": ["method=wr", f"axes.actions={{name: signs-of, source: {there}}}"],
     }[way]
-    config = small(data, "sparsity=0.36", *taken, override.replace("OTHER", str(tmp_path / "other.npz")))
+    config = small(
+        data,
+        "sparsity=0.36",
+        *taken,
+        override.replace("OTHER", str(tmp_path / "other.npz")),
+    )
     here = tmp_path / "here"
     with pytest.raises(CheckpointError, match=told):
         quietly(config, here)
@@ -164,21 +188,38 @@ def test_a_run_to_take_from_differs_in_nothing_but_its_method(
 @pytest.mark.parametrize("way", ["init_from", "masks-of"])
 def test_a_difference_can_be_allowed(data: Path, tmp_path: Path, way: str) -> None:
     there = quietly(small(data, *DONOR), tmp_path / "runs").path
-    taken = f"init_from={{run: {there}}}" if way == "init_from" else f"axes.criterion={{name: masks-of, run: {there}}}"
-    given = ["sparsity=0.36", "method=random" if way == "init_from" else "method=wr", taken, "seed=1"]
+    taken = (
+        f"init_from={{run: {there}}}"
+        if way == "init_from"
+        else f"axes.criterion={{name: masks-of, run: {there}}}"
+    )
+    given = [
+        "sparsity=0.36",
+        "method=random" if way == "init_from" else "method=wr",
+        taken,
+        "seed=1",
+    ]
     config = small(data, *given)
     with pytest.raises(CheckpointError, match=r"allow it with allow_other=\[seed\]"):
         quietly(config, tmp_path / "runs")
     allowed = small(data, *given, "allow_other=[seed]")
     assert allowed.hash() == config.hash()
-    assert quietly(allowed, tmp_path / "runs").nonzeros == quietly(small(data, *DONOR), tmp_path / "runs").nonzeros
+    assert (
+        quietly(allowed, tmp_path / "runs").nonzeros
+        == quietly(small(data, *DONOR), tmp_path / "runs").nonzeros
+    )
 
 
-def test_a_file_counts_as_the_run_that_it_lies_in(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_counts_as_the_run_that_it_lies_in(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     there = quietly(small(data, *DONOR), tmp_path / "runs").path
     given = ["method=random", "sparsity=0.36", "seed=1"]
     with pytest.raises(CheckpointError, match="seed is 0 there, 1 here"):
-        quietly(small(data, *given, f"init_from.run={there}/cycle-2.safetensors"), tmp_path / "runs")
+        quietly(
+            small(data, *given, f"init_from.run={there}/cycle-2.safetensors"),
+            tmp_path / "runs",
+        )
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((there / "cycle-2.safetensors").read_bytes())
     with caplog.at_level(logging.WARNING, "sparsify_fx"):
@@ -209,7 +250,9 @@ def folder_of_images(root: Path, shade: int = 0) -> Path:
             place = root / part / label
             place.mkdir(parents=True, exist_ok=True)
             for index in range(3):
-                Image.new("RGB", (8, 8), (40 * index + shade, 0, 90)).save(place / f"{index}.png")
+                Image.new("RGB", (8, 8), (40 * index + shade, 0, 90)).save(
+                    place / f"{index}.png"
+                )
     return root
 
 
@@ -232,11 +275,15 @@ def test_the_digest_of_an_image_folder(tmp_path: Path) -> None:
     assert data_digest(spec) != digest
 
 
-def test_large_folders_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_folders_are_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = folder_of_images(tmp_path / "images")
     spec, read = f"imagefolder:{root}", []
     content = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), content(path))[1])
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: (read.append(path), content(path))[1]
+    )
     whole = data_digest(spec)
     assert len(read) == 12
     monkeypatch.setattr("sparsify_fx.zoo.data.imagefolder.LIMIT_BYTES", 10)
@@ -245,14 +292,22 @@ def test_large_folders_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert data_digest(spec) != whole
     assert len(read) == 4
     (root / "train" / "dog" / "2.png").write_bytes(b"longer" * 100)
-    assert data_digest(spec) != data_digest(f"imagefolder:{folder_of_images(tmp_path / 'again')}")
+    assert data_digest(spec) != data_digest(
+        f"imagefolder:{folder_of_images(tmp_path / 'again')}"
+    )
 
 
 def test_the_digest_does_not_depend_on_the_size_asked_for(data: Path) -> None:
     spec = f"npz:{data}"
-    assert load_data(spec, image_size=20).digest == load_data(spec).digest == data_digest(spec)
+    assert (
+        load_data(spec, image_size=20).digest
+        == load_data(spec).digest
+        == data_digest(spec)
+    )
 
 
 def test_cifar_is_known_by_the_sum_of_its_archive(tmp_path: Path) -> None:
-    assert data_digest("cifar10", root=tmp_path / "none") != data_digest("cifar100", root=tmp_path / "none")
+    assert data_digest("cifar10", root=tmp_path / "none") != data_digest(
+        "cifar100", root=tmp_path / "none"
+    )
     assert not (tmp_path / "none").exists()

@@ -16,9 +16,33 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-COMMAND = [sys.executable, "-c", "from sparsify_fx.cli import main; main()", "train", "mnist5k-lenet5", "--quiet"]
-OPTIONS = ["--method", "wr+signin", "--sparsity", "0.36", "--epochs", "4", "--device", "cpu", "--no-tensorboard"]
-SETS = ["--set", "batch_size=250", "--set", "augment.crop_padding=2", "--set", "checkpoint_every=2"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "from sparsify_fx.cli import main; main()",
+    "train",
+    "mnist5k-lenet5",
+    "--quiet",
+]
+OPTIONS = [
+    "--method",
+    "wr+signin",
+    "--sparsity",
+    "0.36",
+    "--epochs",
+    "4",
+    "--device",
+    "cpu",
+    "--no-tensorboard",
+]
+SETS = [
+    "--set",
+    "batch_size=250",
+    "--set",
+    "augment.crop_padding=2",
+    "--set",
+    "checkpoint_every=2",
+]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -34,7 +58,9 @@ def lines(runs: Path) -> int:
 
 def train_and_kill(runs: Path, after: int) -> None:
     """Start the training and kill it as soon as `after` epochs are on record."""
-    with subprocess.Popen(command(runs), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(runs), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    ) as process:
         while lines(runs) < after and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
@@ -47,8 +73,14 @@ def outcome(runs: Path) -> tuple[bytes, dict[str, Any], list[dict[str, Any]]]:
     """Merged weights, checkpoint, and metrics without the seconds, which no two runs share."""
     (folder,) = runs.iterdir()
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return (folder / "model.safetensors").read_bytes(), state, [{**row, "seconds": 0} for row in rows]
+    rows = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    return (
+        (folder / "model.safetensors").read_bytes(),
+        state,
+        [{**row, "seconds": 0} for row in rows],
+    )
 
 
 def assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:

@@ -47,16 +47,23 @@ def _umask() -> int:
     return mask
 
 
-def test_a_second_process_is_refused_and_the_lock_goes_with_the_first(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_the_lock_goes_with_the_first(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "run"
     code = (
         "import sys, time; from pathlib import Path; from sparsify_fx.train.run_folder import open_folder\n"
         "with open_folder(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline().strip() == "locked"
-        with pytest.raises(CheckpointError, match="another process is training in"), open_folder(path):
+        with (
+            pytest.raises(CheckpointError, match="another process is training in"),
+            open_folder(path),
+        ):
             pass
         other.kill()
     with open_folder(path) as folder:
@@ -65,9 +72,15 @@ def test_a_second_process_is_refused_and_the_lock_goes_with_the_first(tmp_path: 
 
 def test_one_process_does_not_hold_a_folder_twice(tmp_path: Path) -> None:
     with open_folder(tmp_path):
-        with pytest.raises(CheckpointError, match="another process is training in"), open_folder(tmp_path):
+        with (
+            pytest.raises(CheckpointError, match="another process is training in"),
+            open_folder(tmp_path),
+        ):
             pass
-        with pytest.raises(CheckpointError, match="another process is training in"), open_folder(tmp_path):
+        with (
+            pytest.raises(CheckpointError, match="another process is training in"),
+            open_folder(tmp_path),
+        ):
             pass  # the refused one took nothing away
     with open_folder(tmp_path):
         pass
@@ -80,26 +93,35 @@ def test_a_run_that_fails_frees_its_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_locked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(lock: object, timeout: float) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
-    with pytest.raises(CheckpointError, match=r"cannot lock .*: No locks available"), open_folder(tmp_path):
+    with (
+        pytest.raises(CheckpointError, match=r"cannot lock .*: No locks available"),
+        open_folder(tmp_path),
+    ):
         pass
 
 
 def test_training_can_be_imported_where_there_is_no_fcntl() -> None:
     """As on Windows. filelock, which is asked nothing here, warns that its lock is then another."""
     code = (
-        "import sys, warnings; warnings.simplefilter('ignore'); sys.modules['fcntl'] = None; import sparsify_fx.train"
+        "import sys, warnings; warnings.simplefilter('ignore'); "
+        "sys.modules['fcntl'] = None; import sparsify_fx.train"
     )
     subprocess.run([sys.executable, "-c", code.format("sparsify_fx.train")], check=True)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="choose another --runs"), open_folder(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(CheckpointError, match="choose another --runs"),
+        open_folder(tmp_path / "file" / "run"),
+    ):
         pass
 
 
@@ -135,19 +157,29 @@ def test_checkpoints_run_no_code_and_damage_is_told(tmp_path: Path) -> None:
         assert state is not None
         assert torch.equal(state["model"]["w"], torch.ones(2))
         whole = (tmp_path / "checkpoint.pt").read_bytes()
-        for content in (whole[: len(whole) // 2], b"", pickle.dumps(_Dangerous(mark), protocol=2)):
+        for content in (
+            whole[: len(whole) // 2],
+            b"",
+            pickle.dumps(_Dangerous(mark), protocol=2),
+        ):
             (tmp_path / "checkpoint.pt").write_bytes(content)
             with pytest.raises(CheckpointError, match="train again with --force"):
                 folder.checkpoint()
     assert not mark.exists()
 
 
-def test_finish_writes_weights_before_the_result_and_clear_removes_all(tmp_path: Path) -> None:
+def test_finish_writes_weights_before_the_result_and_clear_removes_all(
+    tmp_path: Path,
+) -> None:
     tied = torch.ones(2, 2)
     with open_folder(tmp_path) as folder:
         folder.finish({"a": tied, "b": tied, "c": tied.T}, {"method": "lrr"})
         assert folder.result() == {"method": "lrr"}
-        assert set(safetensors.torch.load_file(tmp_path / "model.safetensors")) == {"a", "b", "c"}
+        assert set(safetensors.torch.load_file(tmp_path / "model.safetensors")) == {
+            "a",
+            "b",
+            "c",
+        }
         (tmp_path / "notes.txt").write_text("mine")
         folder.clear()
         assert sorted(os.listdir(tmp_path)) == [".lock", "notes.txt"]
@@ -159,7 +191,11 @@ def test_finish_writes_weights_before_the_result_and_clear_removes_all(tmp_path:
 def test_find_folder_takes_the_folder_or_a_file_in_it(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model: lenet5")
     (tmp_path / "checkpoint.pt").write_bytes(b"")
-    assert find_folder(tmp_path).path == find_folder(tmp_path / "checkpoint.pt").path == tmp_path
+    assert (
+        find_folder(tmp_path).path
+        == find_folder(tmp_path / "checkpoint.pt").path
+        == tmp_path
+    )
     with pytest.raises(CheckpointError, match="does not exist"):
         find_folder(tmp_path / "none")
     (tmp_path / "empty").mkdir()

@@ -28,7 +28,13 @@ optimizer: {name: sgd, lr: 0.1}
 
 def chain(levels: int, first: str, following: str) -> str:
     """Anchors of which each repeats the one before several times."""
-    lines = [f"a0: &a0 {first}", *(f"a{i}: &a{i} {following.replace('PREV', f'*a{i - 1}')}" for i in range(1, levels))]
+    lines = [
+        f"a0: &a0 {first}",
+        *(
+            f"a{i}: &a{i} {following.replace('PREV', f'*a{i - 1}')}"
+            for i in range(1, levels)
+        ),
+    ]
     return BASE + "\n".join(lines) + "\n"
 
 
@@ -40,7 +46,9 @@ BOMBS = {
     "many values": BASE + "snapshots_at: [" + "1, " * 50_000 + "1]\n",
     "brackets": BASE + "axes: " + "[" * 150_000,
     "braces": BASE + "axes: " + "{a: " * 500 + "1" + "}" * 500,
-    "indents": BASE + "axes:\n" + "".join(" " * level + "a:\n" for level in range(1, 400)),
+    "indents": BASE
+    + "axes:\n"
+    + "".join(" " * level + "a:\n" for level in range(1, 400)),
     "dashes": BASE + "axes:\n  " + "- " * 4000 + "1\n",
     "itself": BASE + "axes: &a {penalty: *a}\n",
     "itself in a list": BASE + "init_from: &a [*a]\n",
@@ -69,16 +77,23 @@ def test_bombs_are_refused_at_once(name: str, tmp_path: Path) -> None:
     ("text", "key"),
     [
         (BASE + "epochs: 3\n", "epochs"),
-        (BASE + "axes: {schedule: cycles, allocation: erk, schedule: cubic}\n", "schedule"),
+        (
+            BASE + "axes: {schedule: cycles, allocation: erk, schedule: cubic}\n",
+            "schedule",
+        ),
         (BASE + "axes:\n  penalty:\n    name: l1\n    name: l1\n", "name"),
         (BASE.replace("lr: 0.1", "lr: 0.1, lr: 0.2"), "lr"),
         (BASE + '"seed": 1\nseed: 2\n', "seed"),
         (BASE + "augment: {<<: {flip: true}, <<: {crop_padding: 2}}\n", "<<"),
     ],
 )
-def test_a_key_given_twice_is_named_with_its_place(text: str, key: str, tmp_path: Path) -> None:
+def test_a_key_given_twice_is_named_with_its_place(
+    text: str, key: str, tmp_path: Path
+) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=rf"the key '{key}' is given twice .*line \d+, column \d+"):
+    with pytest.raises(
+        ConfigError, match=rf"the key '{key}' is given twice .*line \d+, column \d+"
+    ):
         load_config(tmp_path / "recipe.yaml")
 
 
@@ -110,7 +125,10 @@ ODD = """
 
 
 @pytest.mark.parametrize("value", ODD.strip().replace("\n", "|").split("|"))
-@pytest.mark.parametrize("key", ["epochs", "sparsity", "axes", "optimizer.lr", "seed", "init_from", "include"])
+@pytest.mark.parametrize(
+    "key",
+    ["epochs", "sparsity", "axes", "optimizer.lr", "seed", "init_from", "include"],
+)
 def test_odd_values_are_told_or_taken(key: str, value: str) -> None:
     told = ""
     try:
@@ -120,8 +138,19 @@ def test_odd_values_are_told_or_taken(key: str, value: str) -> None:
     assert len(told) < 2000
 
 
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.binary(max_size=5)
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(LEAVES, inner), max_leaves=15)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=5)
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner) | st.dictionaries(LEAVES, inner),
+    max_leaves=15,
+)
 KEYS = st.sampled_from(sorted(set(TrainConfig.model_fields) - {"data_root"}))
 
 
@@ -133,7 +162,12 @@ def test_any_values_are_told_or_taken(values: dict[str, Any]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(alphabet=st.sampled_from(list("ab:[]{}-,&*!?|>'\"#%@` \n\t0123456789.~<=")), max_size=60))
+@given(
+    st.text(
+        alphabet=st.sampled_from(list("ab:[]{}-,&*!?|>'\"#%@` \n\t0123456789.~<=")),
+        max_size=60,
+    )
+)
 def test_any_text_is_told_or_taken(text: str) -> None:
     with contextlib.suppress(ConfigError):
         parse_yaml(text, "it")
@@ -145,7 +179,12 @@ def test_values_from_python_are_bounded_too() -> None:
     shared: Any = ["x"]
     for _ in range(30):
         shared = [shared, shared]
-    for value in (itself, {"axes": {"penalty": shared}}, {"epochs": 10**5000}, [[[[]]] * 10**4] * 10**4):
+    for value in (
+        itself,
+        {"axes": {"penalty": shared}},
+        {"epochs": 10**5000},
+        [[[[]]] * 10**4] * 10**4,
+    ):
         with pytest.raises(ConfigError, match="it "):
             check_plain(value, "it")
 
@@ -153,28 +192,48 @@ def test_values_from_python_are_bounded_too() -> None:
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("epochs=1000000000000000000", "epochs: input should be less than or equal to 100000"),
+        (
+            "epochs=1000000000000000000",
+            "epochs: input should be less than or equal to 100000",
+        ),
         ("epochs=1e18", "epochs: "),
         ("epochs=10**18", "epochs: input should be a valid integer"),
-        ("axes.schedule={name: cycles, keep: 0.9999999}", "keep=0.9999999 makes cycles: 1.*e.07 of at most 10,000"),
+        (
+            "axes.schedule={name: cycles, keep: 0.9999999}",
+            "keep=0.9999999 makes cycles: 1.*e.07 of at most 10,000",
+        ),
         ("axes.schedule={name: cycles, keep: 0.9999}", "at most 10,000"),
-        ("image_size=1000000000", "image_size: input should be less than or equal to 16384"),
+        (
+            "image_size=1000000000",
+            "image_size: input should be less than or equal to 16384",
+        ),
         ("seed=1000000000000", "seed: input should be less than"),
     ],
 )
-def test_absurd_numbers_are_told_when_the_recipe_is_read(override: str, told: str) -> None:
+def test_absurd_numbers_are_told_when_the_recipe_is_read(
+    override: str, told: str
+) -> None:
     with pytest.raises(ConfigError, match=told):
         load_config("mnist5k-lenet5", [override])
 
 
 def test_runs_times_epochs_are_bounded() -> None:
-    with pytest.raises(ConfigError, match=r"runs \(cycles\) of 100000 epochs are more than 1,000,000"):
-        load_config("mnist5k-lenet5", ["epochs=100000", "axes.schedule={name: cycles, keep: 0.9}"])
+    with pytest.raises(
+        ConfigError, match=r"runs \(cycles\) of 100000 epochs are more than 1,000,000"
+    ):
+        load_config(
+            "mnist5k-lenet5",
+            ["epochs=100000", "axes.schedule={name: cycles, keep: 0.9}"],
+        )
 
 
 def test_padding_beyond_the_image_is_told(tmp_path: Path) -> None:
     from tests.train.common import quietly, small, write_images
 
-    config = small(write_images(tmp_path / "mine.npz"), "method=random", "augment.crop_padding=1000000")
+    config = small(
+        write_images(tmp_path / "mine.npz"),
+        "method=random",
+        "augment.crop_padding=1000000",
+    )
     with pytest.raises(ConfigError, match="more than an image, which has 16 pixels"):
         quietly(config, tmp_path / "runs")

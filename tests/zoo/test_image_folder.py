@@ -35,7 +35,9 @@ def test_imagefolder_round_trip(folder: Path, mnist: Data) -> None:
 
 
 def streamed(folder: Path, workers: int = 0) -> Data:
-    data = load_data(f"imagefolder:{folder}", image_size=24, limit_bytes=1, workers=workers)
+    data = load_data(
+        f"imagefolder:{folder}", image_size=24, limit_bytes=1, workers=workers
+    )
     assert isinstance(data.train, FolderSource)
     return data
 
@@ -43,7 +45,9 @@ def streamed(folder: Path, workers: int = 0) -> Data:
 def test_a_streamed_folder_gives_the_same_bits_with_any_workers(folder: Path) -> None:
     def epoch(workers: int, number: int) -> Batches:
         part = streamed(folder, workers).train
-        return list(part.epoch(8, train=True, seed=7, epoch=number, augment=Augment(flip=True)))
+        return list(
+            part.epoch(8, train=True, seed=7, epoch=number, augment=Augment(flip=True))
+        )
 
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -61,13 +65,19 @@ def test_a_streamed_folder_evaluates_in_order(folder: Path, mnist: Data) -> None
     assert torch.equal(torch.cat([y for _, y in batches]), some_digits(mnist, 2)[1])
     x = torch.cat([x for x, _ in batches])
     assert abs(float(x.mean())) < 1e-4
-    assert same(batches, list(data.test.epoch(8, train=False, seed=1, augment=Augment(4))))
+    assert same(
+        batches, list(data.test.epoch(8, train=False, seed=1, augment=Augment(4)))
+    )
     ((plain, _),) = data.train.epoch(20, train=True, augment=None)
-    assert float(plain.sum()) == pytest.approx(float(x.sum()), abs=0.1)  # the same images, shuffled
+    assert float(plain.sum()) == pytest.approx(
+        float(x.sum()), abs=0.1
+    )  # the same images, shuffled
 
 
 def test_a_streamed_folder_takes_no_padded_crop(folder: Path) -> None:
-    with pytest.raises(DataError, match="crop_padding=4 does not apply to streamed images"):
+    with pytest.raises(
+        DataError, match="crop_padding=4 does not apply to streamed images"
+    ):
         streamed(folder).train.epoch(8, train=True, augment=Augment(4))
 
 
@@ -83,11 +93,15 @@ def test_malformed_imagefolders(folder: Path) -> None:
     with pytest.raises(DataError, match=r"00\.png is no image"):
         load_data(spec)
     (folder / "train" / "other").mkdir()
-    with pytest.raises(DataError, match=r"one folder of images for each class: .*other"):
+    with pytest.raises(
+        DataError, match=r"one folder of images for each class: .*other"
+    ):
         load_data(spec)
     Image.new("RGB", (28, 28)).save(folder / "train" / "other" / "0.png")
     with pytest.raises(DataError, match="the same classes; only one has other"):
         load_data(spec)
     (folder / "val").rename(folder / "validation")
-    with pytest.raises(DataError, match="val does not exist; imagefolder:PATH needs PATH/train and"):
+    with pytest.raises(
+        DataError, match="val does not exist; imagefolder:PATH needs PATH/train and"
+    ):
         load_data(spec)

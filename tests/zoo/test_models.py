@@ -31,7 +31,9 @@ def own(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A seeded model and two inputs for it."""
     torch.manual_seed(0)
     spec = OWN[name][0]
-    return MODELS[name](spec).eval(), torch.randn(2, spec.in_channels, spec.image_size, spec.image_size)
+    return MODELS[name](spec).eval(), torch.randn(
+        2, spec.in_channels, spec.image_size, spec.image_size
+    )
 
 
 def test_every_own_model_is_listed_here() -> None:
@@ -55,19 +57,32 @@ def test_own_model_exports_to_onnx(name: str, tmp_path: Path) -> None:
     import onnxruntime
 
     model, x = own(name)
-    torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True, verbose=False, external_data=False)
+    torch.onnx.export(
+        model,
+        (x,),
+        tmp_path / "model.onnx",
+        dynamo=True,
+        verbose=False,
+        external_data=False,
+    )
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(y), model(x).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.from_numpy(y), model(x).detach(), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("lenet5", 16), ("lenet5-bn", 16), ("resnet20", 4), ("vgg16_bn-cifar", 32)]
+    ("name", "least"),
+    [("lenet5", 16), ("lenet5-bn", 16), ("resnet20", 4), ("vgg16_bn-cifar", 32)],
 )
 def test_smallest_images(name: str, least: int) -> None:
     model = build_model(name, num_classes=3, in_channels=2, image_size=least).eval()
     assert model(torch.zeros(1, 2, least, least)).shape == (1, 3)
-    with pytest.raises(ConfigError, match=rf"{name} needs images of at least {least}x{least} pixels, got"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"{name} needs images of at least {least}x{least} pixels, got",
+    ):
         build_model(name, num_classes=3, in_channels=2, image_size=least - 1)
 
 
@@ -132,12 +147,17 @@ def test_unknown_names_suggest(name: str, hint: str) -> None:
 
 
 def test_torchvision_takes_three_channels_only() -> None:
-    with pytest.raises(ConfigError, match="torchvision:resnet18 takes images of 3 channels, these have 1; use a timm"):
+    with pytest.raises(
+        ConfigError,
+        match="torchvision:resnet18 takes images of 3 channels, these have 1; use a timm",
+    ):
         build_model("torchvision:resnet18", num_classes=10, in_channels=1)
 
 
 def test_a_library_model_that_does_not_fit_the_images() -> None:
-    with pytest.raises(ConfigError, match=r"torchvision cannot build vit_b_32 for .*image_size=33"):
+    with pytest.raises(
+        ConfigError, match=r"torchvision cannot build vit_b_32 for .*image_size=33"
+    ):
         build_model("torchvision:vit_b_32", num_classes=10, image_size=33)
 
 

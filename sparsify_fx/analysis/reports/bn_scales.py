@@ -24,18 +24,40 @@ def lacks(run: Run) -> str | None:
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """The scales at the end."""
-    scales = {run.label: {name: run.final[name].float() for name in scale_names(run.session.model)} for run in runs}
-    found = {label: {n: describe_scales(values) for n, values in layers.items()} for label, layers in scales.items()}
+    scales = {
+        run.label: {
+            name: run.final[name].float() for name in scale_names(run.session.model)
+        }
+        for run in runs
+    }
+    found = {
+        label: {n: describe_scales(values) for n, values in layers.items()}
+        for label, layers in scales.items()
+    }
     rows: tuple[tuple[Value, ...], ...] = tuple(
         (name, label, one.channels, *one.quantiles, one.vanished, one.negative)
         for label, layers in found.items()
         for name, one in layers.items()
     )
-    columns = ("layer", "run", "channels", "min", "1/4", "median", "3/4", "max", f"below {SMALL:g}", "negative")
+    columns = (
+        "layer",
+        "run",
+        "channels",
+        "min",
+        "1/4",
+        "median",
+        "3/4",
+        "max",
+        f"below {SMALL:g}",
+        "negative",
+    )
     return Findings(
         grids=(Grid("scales of batch norm", columns, rows),),
         figures={"bn-scales": lambda figure: draw(scales, figure)},
-        data={label: {name: asdict(one) for name, one in layers.items()} for label, layers in found.items()},
+        data={
+            label: {name: asdict(one) for name, one in layers.items()}
+            for label, layers in found.items()
+        },
     )
 
 
@@ -44,7 +66,10 @@ def draw(scales: dict[str, dict[str, Tensor]], figure: Any) -> None:
     axes, names = figure.subplots(), all_layers(scales.values())
     width = 0.8 / len(scales)
     for index, (label, layers) in enumerate(scales.items()):
-        places = [names.index(name) + (index - (len(scales) - 1) / 2) * width for name in layers]
+        places = [
+            names.index(name) + (index - (len(scales) - 1) / 2) * width
+            for name in layers
+        ]
         axes.boxplot(
             [values.tolist() for values in layers.values()],
             positions=places,
@@ -58,7 +83,11 @@ def draw(scales: dict[str, dict[str, Tensor]], figure: Any) -> None:
         axes.plot([], [], "s", color=colour(index), label=label)
     axes.axhline(0, color="black", linewidth=0.8)
     name_layers(axes, names)
-    axes.set(ylabel="scale γ", title="scales of batch norm, from input to output", xlim=(-0.6, len(names) - 0.4))
+    axes.set(
+        ylabel="scale γ",
+        title="scales of batch norm, from input to output",
+        xlim=(-0.6, len(names) - 0.4),
+    )
     axes.grid(axis="y", alpha=0.3)
     legend(figure, axes)
 
@@ -66,6 +95,10 @@ def draw(scales: dict[str, dict[str, Tensor]], figure: Any) -> None:
 ANALYSES.add(
     "bn-scales",
     Analysis(
-        "bn-scales", "Distribution of the scales of batch norm by layer.", "paper 000, Figs. 10 and 11", report, lacks
+        "bn-scales",
+        "Distribution of the scales of batch norm by layer.",
+        "paper 000, Figs. 10 and 11",
+        report,
+        lacks,
     ),
 )

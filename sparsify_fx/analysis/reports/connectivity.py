@@ -16,21 +16,47 @@ from sparsify_fx.tables.grids import Grid
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """Every pair of runs."""
-    found = {f"{a.label} & {b.label}": line(a, b, options) for a, b in combinations(runs, 2)}
+    found = {
+        f"{a.label} & {b.label}": line(a, b, options) for a, b in combinations(runs, 2)
+    }
     rows = tuple(
-        (pair, one.error[0], one.error[-1], max(one.error), one.error_barrier, one.loss_barrier)
+        (
+            pair,
+            one.error[0],
+            one.error[-1],
+            max(one.error),
+            one.error_barrier,
+            one.loss_barrier,
+        )
         for pair, one in found.items()
     )
-    columns = ("runs", "error of first", "of second", "highest between", "error barrier", "loss barrier")
+    columns = (
+        "runs",
+        "error of first",
+        "of second",
+        "highest between",
+        "error barrier",
+        "loss barrier",
+    )
     return Findings(
         grids=(Grid("test error on the line between two runs", columns, rows),),
         figures={"connectivity": lambda figure: draw(found, figure)},
         data={
-            pair: {**asdict(one), "error_barrier": one.error_barrier, "loss_barrier": one.loss_barrier}
+            pair: {
+                **asdict(one),
+                "error_barrier": one.error_barrier,
+                "loss_barrier": one.loss_barrier,
+            }
             for pair, one in found.items()
         },
-        settings={"samples": options.samples, "seed": options.seed, "points": options.points},
-        notes=("statistics of batch norm estimated on training images at every point, the ends included",),
+        settings={
+            "samples": options.samples,
+            "seed": options.seed,
+            "points": options.points,
+        },
+        notes=(
+            "statistics of batch norm estimated on training images at every point, the ends included",
+        ),
     )
 
 
@@ -52,7 +78,9 @@ def draw(found: dict[str, Line], figure: Any) -> None:
     for axes, what in zip(panels, ("error", "loss"), strict=True):
         for index, (pair, one) in enumerate(found.items()):
             axes.plot(one.alphas, getattr(one, what), label=pair, **line_style(index))
-        axes.set(xlabel="from the first run (0) to the second (1)", ylabel=f"test {what}")
+        axes.set(
+            xlabel="from the first run (0) to the second (1)", ylabel=f"test {what}"
+        )
         axes.grid(alpha=0.3)
     legend(figure, panels[0], 3)
 

@@ -16,18 +16,40 @@ from sparsify_fx.tables.grids import Grid
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """The networks at the end, on training images."""
     found = {
-        run.label: dead_channels(run.model(), run.batches(options.samples, options.seed), run.loss) for run in runs
+        run.label: dead_channels(
+            run.model(), run.batches(options.samples, options.seed), run.loss
+        )
+        for run in runs
     }
     rows = tuple(
-        (name, label, one.channels, one.without_weights, one.constant, one.unheard, one.dead)
+        (
+            name,
+            label,
+            one.channels,
+            one.without_weights,
+            one.constant,
+            one.unheard,
+            one.dead,
+        )
         for label, layers in found.items()
         for name, one in layers.items()
     )
-    columns = ("layer", "run", "channels", "without weights", "constant", "unheard", "dead")
+    columns = (
+        "layer",
+        "run",
+        "channels",
+        "without weights",
+        "constant",
+        "unheard",
+        "dead",
+    )
     return Findings(
         grids=(Grid("dead channels", columns, rows),),
         figures={"dead-channels": lambda figure: draw(found, figure)},
-        data={label: {name: asdict(one) for name, one in layers.items()} for label, layers in found.items()},
+        data={
+            label: {name: asdict(one) for name, one in layers.items()}
+            for label, layers in found.items()
+        },
         settings={"samples": options.samples, "seed": options.seed},
         notes=tuple(
             f"{label}: {name} has collapsed, all of its {one.channels} channels are dead"
@@ -42,11 +64,18 @@ def draw(found: dict[str, dict[str, Channels]], figure: Any) -> None:
     """The share of dead channels."""
     axes, names = figure.subplots(), all_layers(found.values())
     shares = {
-        label: [layers[name].dead / layers[name].channels if name in layers else 0.0 for name in names]
+        label: [
+            layers[name].dead / layers[name].channels if name in layers else 0.0
+            for name in names
+        ]
         for label, layers in found.items()
     }
     grouped_bars(axes, names, shares)
-    axes.set(ylabel="share of channels", title="dead channels, from input to output", ylim=(0, 1.02))
+    axes.set(
+        ylabel="share of channels",
+        title="dead channels, from input to output",
+        ylim=(0, 1.02),
+    )
     legend(figure, axes)
 
 

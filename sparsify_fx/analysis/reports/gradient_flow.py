@@ -20,7 +20,13 @@ Flow = dict[str, dict[str, GradientNorm]]  # "init" or "end" -> layer -> norm
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """The mean gradient over training images; batch norm takes the statistics of each batch, as in training."""
-    found = {run.label: {"init": flow(run, run.initial, options), "end": flow(run, run.final, options)} for run in runs}
+    found = {
+        run.label: {
+            "init": flow(run, run.initial, options),
+            "end": flow(run, run.final, options),
+        }
+        for run in runs
+    }
     rows: tuple[tuple[Value, ...], ...] = tuple(
         (name, label, times["init"][name].norm, times["init"][name].rms, g.norm, g.rms)
         for label, times in found.items()
@@ -32,13 +38,18 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         figures={"gradient-flow": lambda figure: draw(found, figure)},
         data={
             label: {
-                when: {name: {"norm": g.norm, "rms": g.rms, "weights": g.weights} for name, g in layers.items()}
+                when: {
+                    name: {"norm": g.norm, "rms": g.rms, "weights": g.weights}
+                    for name, g in layers.items()
+                }
                 for when, layers in times.items()
             }
             for label, times in found.items()
         },
         settings={"samples": options.samples, "seed": options.seed},
-        notes=("norm: of all kept weights of the layer; rms: norm / sqrt(kept weights)",),
+        notes=(
+            "norm: of all kept weights of the layer; rms: norm / sqrt(kept weights)",
+        ),
     )
 
 
@@ -47,15 +58,25 @@ def flow(run: Run, state: State, options: Options) -> dict[str, GradientNorm]:
     model, masks = run.model(state), run.masks(state)
     for norm in batch_norms(model).values():
         norm.train()
-    return gradient_flow(mean_loss(model, run.batches(options.samples, options.seed), run.loss), masks)
+    return gradient_flow(
+        mean_loss(model, run.batches(options.samples, options.seed), run.loss), masks
+    )
 
 
 def draw(found: dict[str, Flow], figure: Any) -> None:
     """Root mean squares, start and end."""
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, when, title in zip(panels, ("init", "end"), ("at initialisation", "at the end"), strict=True):
+    for axes, when, title in zip(
+        panels, ("init", "end"), ("at initialisation", "at the end"), strict=True
+    ):
         layers = {label: times[when].items() for label, times in found.items()}
-        layer_lines(axes, {label: {n: g.rms or math.nan for n, g in of_run} for label, of_run in layers.items()})
+        layer_lines(
+            axes,
+            {
+                label: {n: g.rms or math.nan for n, g in of_run}
+                for label, of_run in layers.items()
+            },
+        )
         axes.set(title=title, yscale="log")
     panels[0].set_ylabel("rms gradient of a kept weight")
     legend(figure, panels[0])

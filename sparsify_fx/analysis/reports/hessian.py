@@ -7,7 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
-from sparsify_fx.analysis.curvature import Eigenvalue, Operator, Trace, hessian, largest_eigenvalue, trace
+from sparsify_fx.analysis.curvature import (
+    Eigenvalue,
+    Operator,
+    Trace,
+    hessian,
+    largest_eigenvalue,
+    trace,
+)
 from sparsify_fx.analysis.figures import colour
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
@@ -29,12 +36,30 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         plain = mean_loss(run.model(), batches, run.loss, run.final_masks())
         found[f"{run.label}, θ"] = measure(hessian(plain), options)
         if has_factors(run):
-            found[f"{run.label}, factors"] = measure(hessian(mean_loss(run.session.model, batches, run.loss)), options)
+            found[f"{run.label}, factors"] = measure(
+                hessian(mean_loss(run.session.model, batches, run.loss)), options
+            )
     rows = tuple(
-        (name, size, top.value, top.residual, top.iterations, sum_.value, sum_.standard_error)
+        (
+            name,
+            size,
+            top.value,
+            top.residual,
+            top.iterations,
+            sum_.value,
+            sum_.standard_error,
+        )
         for name, (size, top, sum_) in found.items()
     )
-    columns = ("run, space", "parameters", "largest eigenvalue", "residual", "iterations", "trace", "std. error")
+    columns = (
+        "run, space",
+        "parameters",
+        "largest eigenvalue",
+        "residual",
+        "iterations",
+        "trace",
+        "std. error",
+    )
     return Findings(
         grids=(Grid("Hessian of the training loss", columns, rows),),
         figures={"hessian": lambda figure: draw(found, figure)},
@@ -43,18 +68,29 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
             for name, (size, top, sum_) in found.items()
         },
         settings=asdict(options),
-        notes=(NOTE, *unfinished({name: top for name, (_, top, _) in found.items()}, options)),
+        notes=(
+            NOTE,
+            *unfinished({name: top for name, (_, top, _) in found.items()}, options),
+        ),
     )
 
 
 def has_factors(run: Run) -> bool:
     """Whether a weight is made of several trained tensors."""
-    return any(len(list(program.parameters())) > 1 for program in programs(run.session.model).values())
+    return any(
+        len(list(program.parameters())) > 1
+        for program in programs(run.session.model).values()
+    )
 
 
 def measure(operator: Operator, options: Options) -> Measured:
     """(rows of the matrix, largest eigenvalue, trace)."""
-    top = largest_eigenvalue(operator, iterations=options.iterations, tolerance=options.tolerance, seed=options.seed)
+    top = largest_eigenvalue(
+        operator,
+        iterations=options.iterations,
+        tolerance=options.tolerance,
+        seed=options.seed,
+    )
     return operator.size, top, trace(operator, probes=options.probes, seed=options.seed)
 
 
@@ -72,11 +108,23 @@ def draw(found: dict[str, Measured], figure: Any) -> None:
     """Eigenvalues with residuals, traces with standard errors."""
     panels = figure.subplots(1, 2)
     labels = [name.replace(", ", "\n") for name in found]
-    tops = ([top.value for _, top, _ in found.values()], [top.residual for _, top, _ in found.values()])
-    sums = ([s.value for _, _, s in found.values()], [s.standard_error for _, _, s in found.values()])
+    tops = (
+        [top.value for _, top, _ in found.values()],
+        [top.residual for _, top, _ in found.values()],
+    )
+    sums = (
+        [s.value for _, _, s in found.values()],
+        [s.standard_error for _, _, s in found.values()],
+    )
     titles = ("largest eigenvalue (± residual)", "trace (± standard error)")
     for axes, (values, errors), title in zip(panels, (tops, sums), titles, strict=True):
-        axes.bar(labels, values, yerr=errors, capsize=3, color=[colour(index) for index in range(len(labels))])
+        axes.bar(
+            labels,
+            values,
+            yerr=errors,
+            capsize=3,
+            color=[colour(index) for index in range(len(labels))],
+        )
         axes.set_title(title)
         axes.grid(axis="y", alpha=0.3)
         axes.tick_params(axis="x", labelsize=7)

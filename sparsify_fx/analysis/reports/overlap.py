@@ -25,22 +25,36 @@ def lacks(run: Run) -> str | None:
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """Every pair of runs."""
-    found = {f"{a.label} & {b.label}": mask_overlap(a.final_masks(), b.final_masks()) for a, b in combinations(runs, 2)}
+    found = {
+        f"{a.label} & {b.label}": mask_overlap(a.final_masks(), b.final_masks())
+        for a, b in combinations(runs, 2)
+    }
     totals = {pair: total_overlap(layers.values()) for pair, layers in found.items()}
     return Findings(
         grids=(
             Grid(
                 "masks at the end: intersection over union",
-                ("runs", "kept by first", "by second", "by both", "IoU", "IoU by chance"),
+                (
+                    "runs",
+                    "kept by first",
+                    "by second",
+                    "by both",
+                    "IoU",
+                    "IoU by chance",
+                ),
                 tuple(
-                    (pair, one.kept_a, one.kept_b, one.both, one.iou, one.chance_iou) for pair, one in totals.items()
+                    (pair, one.kept_a, one.kept_b, one.both, one.iou, one.chance_iou)
+                    for pair, one in totals.items()
                 ),
             ),
             _by_layer(found),
         ),
         figures={"overlap": lambda figure: draw(found, figure)},
         data={
-            pair: {name: {**asdict(one), "iou": one.iou, "chance_iou": one.chance_iou} for name, one in layers.items()}
+            pair: {
+                name: {**asdict(one), "iou": one.iou, "chance_iou": one.chance_iou}
+                for name, one in layers.items()
+            }
             for pair, layers in found.items()
         },
         notes=("by chance: independent masks that keep as many weights in each layer",),
@@ -51,18 +65,30 @@ def draw(found: Pairs, figure: Any) -> None:
     """Filled: measured; open and dotted: by chance."""
     axes = figure.subplots()
     for index, (pair, layers) in enumerate(found.items()):
-        every, style = [*layers.values(), total_overlap(layers.values())], line_style(index)
+        every, style = (
+            [*layers.values(), total_overlap(layers.values())],
+            line_style(index),
+        )
         axes.plot([one.iou for one in every], label=pair, **style)
-        axes.plot([one.chance_iou for one in every], **{**style, "linestyle": ":", "markerfacecolor": "white"})
+        axes.plot(
+            [one.chance_iou for one in every],
+            **{**style, "linestyle": ":", "markerfacecolor": "white"},
+        )
     name_layers(axes, [*next(iter(found.values())), "all layers"])
-    axes.set(ylabel="intersection over union", title="mask overlap (dotted: by chance)", ylim=(0, 1.02))
+    axes.set(
+        ylabel="intersection over union",
+        title="mask overlap (dotted: by chance)",
+        ylim=(0, 1.02),
+    )
     axes.grid(alpha=0.3)
     legend(figure, axes, 3)
 
 
 def _by_layer(found: Pairs) -> Grid:
     rows = tuple(
-        (pair, name, one.iou, one.chance_iou) for pair, layers in found.items() for name, one in layers.items()
+        (pair, name, one.iou, one.chance_iou)
+        for pair, layers in found.items()
+        for name, one in layers.items()
     )
     return Grid("the same by layer", ("runs", "layer", "IoU", "IoU by chance"), rows)
 

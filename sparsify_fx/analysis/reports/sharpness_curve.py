@@ -27,12 +27,25 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         for label, tops in found.items()
         for epoch, top in tops.items()
     )
-    named = {f"{label}, epoch {epoch}": top for label, tops in found.items() for epoch, top in tops.items()}
+    named = {
+        f"{label}, epoch {epoch}": top
+        for label, tops in found.items()
+        for epoch, top in tops.items()
+    }
     left_out = "; epoch 0 of a model with batch norm is left out: its running statistics are not those of any data"
     return Findings(
-        grids=(Grid("largest eigenvalue by epoch", ("run", "epoch", "value", "residual", "iterations"), rows),),
+        grids=(
+            Grid(
+                "largest eigenvalue by epoch",
+                ("run", "epoch", "value", "residual", "iterations"),
+                rows,
+            ),
+        ),
         figures={"sharpness-curve": lambda figure: draw(found, figure)},
-        data={label: {str(epoch): asdict(top) for epoch, top in tops.items()} for label, tops in found.items()},
+        data={
+            label: {str(epoch): asdict(top) for epoch, top in tops.items()}
+            for label, tops in found.items()
+        },
         settings=asdict(options),
         notes=(NOTE + left_out, *unfinished(named, options)),
     )
@@ -46,7 +59,10 @@ def curve(run: Run, options: Options) -> Curve:
         if epoch > 0 or not batch_norms(model):
             loss = mean_loss(model, batches, run.loss, run.masks(state))
             found[epoch] = largest_eigenvalue(
-                hessian(loss), iterations=options.iterations, tolerance=options.tolerance, seed=options.seed
+                hessian(loss),
+                iterations=options.iterations,
+                tolerance=options.tolerance,
+                seed=options.seed,
             )
     return found
 
@@ -55,9 +71,22 @@ def draw(found: dict[str, Curve], figure: Any) -> None:
     """A line for each run."""
     axes = figure.subplots()
     for index, (label, tops) in enumerate(found.items()):
-        axes.plot(list(tops), [top.value for top in tops.values()], label=label, **line_style(index))
-    axes.set(xlabel="epoch", ylabel="largest eigenvalue", title="sharpness of the training loss")
-    axes.set_yscale("log" if all(top.value > 0 for tops in found.values() for top in tops.values()) else "symlog")
+        axes.plot(
+            list(tops),
+            [top.value for top in tops.values()],
+            label=label,
+            **line_style(index),
+        )
+    axes.set(
+        xlabel="epoch",
+        ylabel="largest eigenvalue",
+        title="sharpness of the training loss",
+    )
+    axes.set_yscale(
+        "log"
+        if all(top.value > 0 for tops in found.values() for top in tops.values())
+        else "symlog"
+    )
     axes.grid(alpha=0.3)
     legend(figure, axes)
 

@@ -19,7 +19,9 @@ def lacks(run: Run) -> str | None:
     states = set(run.epochs) | set(run.cycle_ends.values())
     if len(states) >= LEAST:
         return None
-    epochs = sorted({0, 1, *(max(1, run.config.epochs * part // 4) for part in (1, 2, 3, 4))})
+    epochs = sorted(
+        {0, 1, *(max(1, run.config.epochs * part // 4) for part in (1, 2, 3, 4))}
+    )
     return (
         f"keeps {len(states)} of its states on the way and a curve needs {LEAST}; "
         f"train with --set 'snapshots_at={epochs}'"
@@ -32,10 +34,15 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
     rows = tuple((label, *point) for label, points in found.items() for point in points)
     columns = ("run", "epoch", "differ from init", "differ from end")
     return Findings(
-        grids=(Grid("share of signs, among the weights kept at the end", columns, rows),),
+        grids=(
+            Grid("share of signs, among the weights kept at the end", columns, rows),
+        ),
         figures={"sign-curve": lambda figure: draw(found, figure)},
         data={
-            label: [dict(zip(("epoch", "from_init", "from_end"), point, strict=True)) for point in points]
+            label: [
+                dict(zip(("epoch", "from_init", "from_end"), point, strict=True))
+                for point in points
+            ]
             for label, points in found.items()
         },
     )
@@ -45,7 +52,11 @@ def curve(run: Run) -> list[tuple[int, float, float]]:
     """(epoch, share that differs from the initial sign, share that differs from the final sign)."""
     mask, first, last = run.final_masks(), run.initial, run.final
     return [
-        (epoch, sign_flips(first, state, mask).share, sign_flips(state, last, mask).share)
+        (
+            epoch,
+            sign_flips(first, state, mask).share,
+            sign_flips(state, last, mask).share,
+        )
         for epoch, state in run.points().items()
     ]
 
@@ -54,11 +65,17 @@ def draw(found: dict[str, list[tuple[int, float, float]]], figure: Any) -> None:
     """Two panels: away from the start, towards the end."""
     panels = figure.subplots(1, 2, sharey=True)
     for axes, column, title in zip(
-        panels, (1, 2), ("differ from the initial sign", "differ from the final sign"), strict=True
+        panels,
+        (1, 2),
+        ("differ from the initial sign", "differ from the final sign"),
+        strict=True,
     ):
         for index, (label, points) in enumerate(found.items()):
             axes.plot(
-                [point[0] for point in points], [point[column] for point in points], label=label, **line_style(index)
+                [point[0] for point in points],
+                [point[column] for point in points],
+                label=label,
+                **line_style(index),
             )
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)

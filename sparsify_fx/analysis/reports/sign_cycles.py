@@ -46,18 +46,34 @@ def lacks(run: Run) -> str | None:
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """Every run with cycles."""
     found = {run.label: measure(run) for run in runs}
-    points = ("init", *(f"cycle {cycle}" for cycle in max((one.cycles for one in found.values()), key=len)))
+    points = (
+        "init",
+        *(
+            f"cycle {cycle}"
+            for cycle in max((one.cycles for one in found.values()), key=len)
+        ),
+    )
     rows = [
-        (label, cycle, one.sparsity[index], one.flips[index], one.flips[index] / one.kept[index])
+        (
+            label,
+            cycle,
+            one.sparsity[index],
+            one.flips[index],
+            one.flips[index] / one.kept[index],
+        )
         for label, one in found.items()
         for index, cycle in enumerate(one.cycles)
     ]
     columns = ("run", "cycle", "sparsity", "flips", "share")
     return Findings(
         grids=(
-            Grid("sign flips from init, at the end of each cycle", columns, tuple(rows)),
+            Grid(
+                "sign flips from init, at the end of each cycle", columns, tuple(rows)
+            ),
             _shares(
-                "share of weights whose sign stays from ... on", points, {n: one.settled for n, one in found.items()}
+                "share of weights whose sign stays from ... on",
+                points,
+                {n: one.settled for n, one in found.items()},
             ),
             _shares(
                 "share of weights whose sign switched so many times",
@@ -74,7 +90,10 @@ def measure(run: Run) -> Cycles:
     """Histories of the weights that the final mask keeps."""
     first, states = run.initial, {cycle: run.at_cycle(cycle) for cycle in run.cycles}
     masks = [run.masks(state) for state in states.values()]
-    flips = [sign_flips(first, state, mask) for state, mask in zip(states.values(), masks, strict=True)]
+    flips = [
+        sign_flips(first, state, mask)
+        for state, mask in zip(states.values(), masks, strict=True)
+    ]
     total = sum(mask.numel() for mask in masks[0].values())
     signs = kept_signs([first, *states.values()], run.final_masks())
     bins, n = len(states) + 1, signs.shape[1]
@@ -97,14 +116,36 @@ def draw(found: dict[str, Cycles], figure: Any) -> None:
     for index, (label, one) in enumerate(found.items()):
         shares = [count / kept for count, kept in zip(one.flips, one.kept, strict=True)]
         flips.plot(one.sparsity, shares, label=label, **line_style(index))
-    flips.set(xlabel="sparsity", ylabel="share of signs flipped from init", title="flips from init")
+    flips.set(
+        xlabel="sparsity",
+        ylabel="share of signs flipped from init",
+        title="flips from init",
+    )
     flips.grid(alpha=0.3)
     most = max((one.cycles for one in found.values()), key=len)
-    grouped_bars(settled, ["init", *map(str, most)], {name: _padded(one.settled, most) for name, one in found.items()})
-    settled.set(xlabel="end of cycle", ylabel="share of weights", title="signs stay after", yscale="log")
+    grouped_bars(
+        settled,
+        ["init", *map(str, most)],
+        {name: _padded(one.settled, most) for name, one in found.items()},
+    )
+    settled.set(
+        xlabel="end of cycle",
+        ylabel="share of weights",
+        title="signs stay after",
+        yscale="log",
+    )
     times = [str(count) for count in range(len(most) + 1)]
-    grouped_bars(switches, times, {name: _padded(one.switches, most) for name, one in found.items()})
-    switches.set(xlabel="switches", ylabel="share of weights", title="signs switch so often", yscale="log")
+    grouped_bars(
+        switches,
+        times,
+        {name: _padded(one.switches, most) for name, one in found.items()},
+    )
+    switches.set(
+        xlabel="switches",
+        ylabel="share of weights",
+        title="signs switch so often",
+        yscale="log",
+    )
     legend(figure, flips)
 
 
@@ -112,9 +153,17 @@ def _padded(values: Sequence[float], most: Sequence[int]) -> list[float]:
     return [*values, *[0.0] * (len(most) + 1 - len(values))]
 
 
-def _shares(title: str, points: Sequence[str], columns: dict[str, tuple[float, ...]]) -> Grid:
+def _shares(
+    title: str, points: Sequence[str], columns: dict[str, tuple[float, ...]]
+) -> Grid:
     rows = tuple(
-        (point, *(values[index] if index < len(values) else "" for values in columns.values()))
+        (
+            point,
+            *(
+                values[index] if index < len(values) else ""
+                for values in columns.values()
+            ),
+        )
         for index, point in enumerate(points)
     )
     return Grid(title, ("", *columns), rows)

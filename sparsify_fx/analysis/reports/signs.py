@@ -12,7 +12,9 @@ from sparsify_fx.analysis.signs import SignFlips, sign_flips_by_layer, without_s
 from sparsify_fx.tables.grids import Grid
 
 STAGES = ("init to warm-up", "warm-up to end", "init to end")
-SHORT = dict(zip(STAGES, ("init to\nwarm-up", "warm-up\nto end", "init\nto end"), strict=True))
+SHORT = dict(
+    zip(STAGES, ("init to\nwarm-up", "warm-up\nto end", "init\nto end"), strict=True)
+)
 Flips = dict[str, dict[str, SignFlips]]  # stage -> layer -> flips
 
 
@@ -31,7 +33,10 @@ def stages(run: Run) -> Flips:
 
 def total(layers: dict[str, SignFlips]) -> SignFlips:
     """All layers together."""
-    return SignFlips(sum(layer.flips for layer in layers.values()), sum(layer.weights for layer in layers.values()))
+    return SignFlips(
+        sum(layer.flips for layer in layers.values()),
+        sum(layer.weights for layer in layers.values()),
+    )
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
@@ -40,18 +45,27 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
     rows = [
         (label, stage, sums.flips, sums.weights, sums.share)
         for label, by_stage in found.items()
-        for stage, sums in ((stage, total(layers)) for stage, layers in by_stage.items())
+        for stage, sums in (
+            (stage, total(layers)) for stage, layers in by_stage.items()
+        )
     ]
     columns = ("run", "stage", "flips", "weights", "share")
     return Findings(
         grids=(
             Grid("sign flips among the weights kept at the end", columns, tuple(rows)),
-            *(_by_layer(stage, found) for stage in STAGES if any(stage in by_stage for by_stage in found.values())),
+            *(
+                _by_layer(stage, found)
+                for stage in STAGES
+                if any(stage in by_stage for by_stage in found.values())
+            ),
         ),
         figures={"signs": lambda figure: draw(found, figure)},
         data={
             label: {
-                stage: {name: {"flips": flips.flips, "weights": flips.weights} for name, flips in layers.items()}
+                stage: {
+                    name: {"flips": flips.flips, "weights": flips.weights}
+                    for name, flips in layers.items()
+                }
                 for stage, layers in by_stage.items()
             }
             for label, by_stage in found.items()
@@ -62,24 +76,46 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 def draw(found: dict[str, Flips], figure: Any) -> None:
     """Totals as bars, then a panel with the layers for each stage."""
-    shown = [stage for stage in STAGES if all(stage in by_stage for by_stage in found.values())]
+    shown = [
+        stage
+        for stage in STAGES
+        if all(stage in by_stage for by_stage in found.values())
+    ]
     figure.set_size_inches(2.6 + 2.4 * len(shown), 2.9)
     panels = figure.subplots(1, 1 + len(shown), sharey=True)
-    shares = {label: [total(by_stage[stage]).share for stage in shown] for label, by_stage in found.items()}
+    shares = {
+        label: [total(by_stage[stage]).share for stage in shown]
+        for label, by_stage in found.items()
+    }
     grouped_bars(panels[0], [SHORT[stage] for stage in shown], shares)
     panels[0].set(ylabel="share of signs flipped", title="all layers")
     for axes, stage in zip(panels[1:], shown, strict=True):
         layers = {label: by_stage[stage].items() for label, by_stage in found.items()}
-        layer_lines(axes, {label: {name: one.share for name, one in of_run} for label, of_run in layers.items()})
+        layer_lines(
+            axes,
+            {
+                label: {name: one.share for name, one in of_run}
+                for label, of_run in layers.items()
+            },
+        )
         axes.set(title=stage)
     legend(figure, panels[0])
 
 
 def _by_layer(stage: str, found: dict[str, Flips]) -> Grid:
-    having = {label: by_stage[stage] for label, by_stage in found.items() if stage in by_stage}
+    having = {
+        label: by_stage[stage] for label, by_stage in found.items() if stage in by_stage
+    }
     names = dict.fromkeys(name for layers in having.values() for name in layers)
     rows = tuple(
-        (name, *(layers[name].share if name in layers else "" for layers in having.values())) for name in names
+        (
+            name,
+            *(
+                layers[name].share if name in layers else ""
+                for layers in having.values()
+            ),
+        )
+        for name in names
     )
     return Grid(f"share of signs flipped by layer, {stage}", ("layer", *having), rows)
 

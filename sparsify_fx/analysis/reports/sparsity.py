@@ -17,15 +17,23 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
     found = {run.label: layer_sparsity(run.final_masks()) for run in runs}
     names = dict.fromkeys(name for layers in found.values() for name in layers)
     rows = [
-        (name, *(cell for layers in found.values() for cell in _cells(layers, name))) for name in (*names, "all layers")
+        (name, *(cell for layers in found.values() for cell in _cells(layers, name)))
+        for name in (*names, "all layers")
     ]
-    columns = ("layer", *(f"{label}: {what}" for label in found for what in ("kept", "sparsity")))
+    columns = (
+        "layer",
+        *(f"{label}: {what}" for label in found for what in ("kept", "sparsity")),
+    )
     return Findings(
         grids=(Grid("sparsity by layer", columns, tuple(rows)),),
         figures={"layers": lambda figure: draw(found, figure)},
         data={
             label: {
-                name: {"weights": one.weights, "kept": one.kept, "sparsity": one.sparsity}
+                name: {
+                    "weights": one.weights,
+                    "kept": one.kept,
+                    "sparsity": one.sparsity,
+                }
                 for name, one in layers.items()
             }
             for label, layers in found.items()
@@ -42,18 +50,38 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 def draw(found: dict[str, dict[str, LayerSparsity]], figure: Any) -> None:
     """A line for each run, layers from input to output."""
     axes = figure.subplots()
-    layer_lines(axes, {label: {n: o.sparsity for n, o in layers.items()} for label, layers in found.items()})
-    axes.set(ylabel="sparsity", title="sparsity by layer, from input to output", ylim=(None, 1.02))
+    layer_lines(
+        axes,
+        {
+            label: {n: o.sparsity for n, o in layers.items()}
+            for label, layers in found.items()
+        },
+    )
+    axes.set(
+        ylabel="sparsity",
+        title="sparsity by layer, from input to output",
+        ylim=(None, 1.02),
+    )
     legend(figure, axes)
 
 
-def _cells(layers: dict[str, LayerSparsity], name: str) -> tuple[str | int | float, ...]:
-    everything = LayerSparsity(sum(one.weights for one in layers.values()), sum(one.kept for one in layers.values()))
+def _cells(
+    layers: dict[str, LayerSparsity], name: str
+) -> tuple[str | int | float, ...]:
+    everything = LayerSparsity(
+        sum(one.weights for one in layers.values()),
+        sum(one.kept for one in layers.values()),
+    )
     one = everything if name == "all layers" else layers.get(name)
     return ("", "") if one is None else (one.kept, one.sparsity)
 
 
 ANALYSES.add(
     "layers",
-    Analysis("layers", "Sparsity of each layer; layers that collapsed.", "paper 004, Fig. 9", report),
+    Analysis(
+        "layers",
+        "Sparsity of each layer; layers that collapsed.",
+        "paper 004, Fig. 9",
+        report,
+    ),
 )

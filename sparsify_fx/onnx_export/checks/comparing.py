@@ -15,7 +15,13 @@ from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
 from sparsify_fx.onnx_export.sparse_ort import library_for
 from sparsify_fx.onnx_tools.feeds import feeds
 from sparsify_fx.onnx_tools.randomness import is_seeded, random_nodes, unlike_outputs
-from sparsify_fx.onnx_tools.signature import Asked, check_asked, is_open, ports_of, settles
+from sparsify_fx.onnx_tools.signature import (
+    Asked,
+    check_asked,
+    is_open,
+    ports_of,
+    settles,
+)
 from sparsify_fx.passes.onnx_graph.proof import MOST, Reference
 
 Feed = Mapping[str, Any]
@@ -53,7 +59,11 @@ class Trial:
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the inputs; none where there are none to run on."""
-        return {name: tuple(value.shape) for name, value in (self.feed or {}).items() if hasattr(value, "shape")}
+        return {
+            name: tuple(value.shape)
+            for name, value in (self.feed or {}).items()
+            if hasattr(value, "shape")
+        }
 
     @property
     def origin(self) -> str:
@@ -62,16 +72,30 @@ class Trial:
             return "fixed by the file"
         if self.asked == Asked():
             return "made up"
-        return "given" if settles(self._ports, self.asked) else "given in part and made up in part"
+        return (
+            "given"
+            if settles(self._ports, self.asked)
+            else "given in part and made up in part"
+        )
 
     def about(self, *, chosen: bool, compared: bool, measured: bool) -> list[str]:
         """For which sizes layers were chosen, and outputs compared and measured; nothing where the file fixes all."""
-        done = [("layers were chosen", chosen), ("outputs compared", compared), ("times measured", measured)]
+        done = [
+            ("layers were chosen", chosen),
+            ("outputs compared", compared),
+            ("times measured", measured),
+        ]
         words = " and ".join(word for word, is_so in done if is_so)
         if not self._open or not words or not self.sizes:
             return []
-        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.sizes.items())
-        more = "" if self.origin == "given" else "; give others with input_shapes and axes (--input-shape, --axis)"
+        shapes = ", ".join(
+            f"{name} {list(shape)}" for name, shape in self.sizes.items()
+        )
+        more = (
+            ""
+            if self.origin == "given"
+            else "; give others with input_shapes and axes (--input-shape, --axis)"
+        )
         return [f"{words} for the sizes {shapes}, which were {self.origin}{more}"]
 
     def run(self, candidates: Iterator[dict[str, Any]]) -> None:
@@ -93,9 +117,15 @@ class Trial:
             except ExportError as error:
                 tried, refusal = tried + 1, refusal or _one_line(error)
         if self.feed is None and self._needed <= self.asked.inputs.keys():
-            raise InputError(f"{self.file} does not run on the inputs given: {refusal}; give others (inputs=)")
+            raise InputError(
+                f"{self.file} does not run on the inputs given: {refusal}; give others (inputs=)"
+            )
         if self.feed is None:
-            what = "at the sizes given" if self.asked != Asked() else f"on any of {tried} made-up inputs"
+            what = (
+                "at the sizes given"
+                if self.asked != Asked()
+                else f"on any of {tried} made-up inputs"
+            )
             self.problem = f"the original does not run {what} ({refusal}); give inputs= that it takes"
             return
         self._look_for_random(runtime)
@@ -104,10 +134,16 @@ class Trial:
         """Run once more where random numbers are drawn: those with seeds repeat in a new session, others never."""
         model = load_onnx(self.file)
         if nodes := random_nodes(model):
-            again = Runtime(self.file, library_for(model)) if is_seeded(nodes) else runtime
-            self.random = unlike_outputs(self._names, self._expected, again.run_feed(self.feed or {}), _ITSELF)
+            again = (
+                Runtime(self.file, library_for(model)) if is_seeded(nodes) else runtime
+            )
+            self.random = unlike_outputs(
+                self._names, self._expected, again.run_feed(self.feed or {}), _ITSELF
+            )
 
-    def differences(self, written: Path, limit: float, library: str | None) -> tuple[float | None, float | None]:
+    def differences(
+        self, written: Path, limit: float, library: str | None
+    ) -> tuple[float | None, float | None]:
         """The largest differences between the outputs of both files, None where nothing can be compared.
 
         Raises ExportError above `limit`, unless the original differs from itself as much.
@@ -125,8 +161,12 @@ class Trial:
             unstable |= unlike_outputs(self._names, first, second, _ITSELF)
             self.random |= unstable
             bounds = dict.fromkeys(self._names, limit)
-            if library is not None:  # sparse operators add in another order, of which steep models make more
-                bounds |= {name: max(limit, noise) for name, noise in self._rounding().items()}
+            if (
+                library is not None
+            ):  # sparse operators add in another order, of which steep models make more
+                bounds |= {
+                    name: max(limit, noise) for name, noise in self._rounding().items()
+                }
             if not unstable and set(bounds.values()) == {limit}:
                 raise
             found = self._compared(got, bounds)
@@ -139,11 +179,19 @@ class Trial:
 
     def agree(self, first: Path, second: Path) -> bool:
         """Whether two files in standard operators give the same outputs, but for random ones."""
-        one, two = (Runtime(file, None).run_feed(self.feed or {}) for file in (first, second))
+        one, two = (
+            Runtime(file, None).run_feed(self.feed or {}) for file in (first, second)
+        )
         stable = [at for at, name in enumerate(self._names) if name not in self.random]
         names = [self._names[at] for at in stable]
         try:
-            return compare([one[at] for at in stable], [two[at] for at in stable], names, 0.0, _ORIGINAL) == (0.0, 0.0)
+            return compare(
+                [one[at] for at in stable],
+                [two[at] for at in stable],
+                names,
+                0.0,
+                _ORIGINAL,
+            ) == (0.0, 0.0)
         except ExportError:
             return False
 
@@ -151,22 +199,40 @@ class Trial:
         """How far rounding alone moves each output of the original; nothing where that cannot be tried."""
         try:
             reference = Reference(self._model, [self.feed or {}])
-            return {name: min(noise, MOST) for name, noise in zip(reference.names, reference.noise, strict=True)}
+            return {
+                name: min(noise, MOST)
+                for name, noise in zip(reference.names, reference.noise, strict=True)
+            }
         except PassError:
             return {}
 
-    def _compared(self, got: list[Any], limit: float | Mapping[str, float]) -> tuple[float | None, float | None]:
+    def _compared(
+        self, got: list[Any], limit: float | Mapping[str, float]
+    ) -> tuple[float | None, float | None]:
         """The differences of the outputs that are not random; `limit` for all, or for each by its name."""
-        limits = limit if isinstance(limit, Mapping) else dict.fromkeys(self._names, limit)
-        stable = [place for place, name in enumerate(self._names) if name not in self.random]
+        limits = (
+            limit if isinstance(limit, Mapping) else dict.fromkeys(self._names, limit)
+        )
+        stable = [
+            place for place, name in enumerate(self._names) if name not in self.random
+        ]
         found: tuple[float | None, float | None] = (None, None)
         if stable or not self._names:
             pairs = [
-                compare(self._expected[at : at + 1], got[at : at + 1], [name], limits[name], _ORIGINAL)
+                compare(
+                    self._expected[at : at + 1],
+                    got[at : at + 1],
+                    [name],
+                    limits[name],
+                    _ORIGINAL,
+                )
                 for at, name in enumerate(self._names)
                 if at in stable
             ]
-            found = max((a for a, _ in pairs), default=0.0), max((r for _, r in pairs), default=0.0)
+            found = (
+                max((a for a, _ in pairs), default=0.0),
+                max((r for _, r in pairs), default=0.0),
+            )
         if self.random:
             names = ", ".join(sorted(map(repr, self.random)))
             self.notes.append(
@@ -176,7 +242,13 @@ class Trial:
 
 
 def trial_of(
-    file: Path, model: onnx.ModelProto, reader: TensorReader, asked: Asked, *, run: bool, shapes: bool
+    file: Path,
+    model: onnx.ModelProto,
+    reader: TensorReader,
+    asked: Asked,
+    *,
+    run: bool,
+    shapes: bool,
 ) -> Trial:
     """What `file`, whose dense form is `model`, runs on: what is asked for, and made-up inputs.
 

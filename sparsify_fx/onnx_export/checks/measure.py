@@ -69,12 +69,22 @@ class Speed:
 
     def to_dict(self) -> dict[str, float]:
         """All fields and ratios, ready for JSON."""
-        ratios = ("load_ratio", "peak_ratio", "latency_ratio", "cpu_load_ratio", "cpu_latency_ratio")
+        ratios = (
+            "load_ratio",
+            "peak_ratio",
+            "latency_ratio",
+            "cpu_load_ratio",
+            "cpu_latency_ratio",
+        )
         return {**asdict(self), **{name: getattr(self, name) for name in ratios}}
 
     def sentence(self) -> str:
         """The figures in words."""
-        memory = f", peak memory {self.peak / 1e6:.0f} MB ({self.peak_ratio:.2f}x dense)" if self.peak_dense else ""
+        memory = (
+            f", peak memory {self.peak / 1e6:.0f} MB ({self.peak_ratio:.2f}x dense)"
+            if self.peak_dense
+            else ""
+        )
         return (
             f"load {self.load:.2f} s ({self.load_ratio:.2f}x dense){memory}, one run {1e3 * self.cpu_latency:.1f} ms "
             f"({self.cpu_latency_ratio:.2f}x dense, by the processor's time)"
@@ -97,15 +107,24 @@ def measure(
     Raises ExportError when one of them cannot be loaded or run.
     """
     needed = [] if library is None else ["--library", library]
-    _LOG.info("measuring: %d loads and %d rounds of runs of %s and its dense form", loads, rounds, packed)
+    _LOG.info(
+        "measuring: %d loads and %d rounds of runs of %s and its dense form",
+        loads,
+        rounds,
+        packed,
+    )
     found: dict[Path, list[dict[str, float]]] = {dense: [], packed: []}
     for _ in range(loads):
         for path, results in found.items():
             results.append(_probe(*needed, "load", str(path)))
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "inputs.pickle"  # arrays of strings, lists, maps and None have no place in a .npz
+        file = (
+            Path(folder) / "inputs.pickle"
+        )  # arrays of strings, lists, maps and None have no place in a .npz
         file.write_bytes(pickle.dumps(dict(inputs)))
-        latencies = _probe(*needed, "latency", str(file), str(rounds), str(dense), str(packed))
+        latencies = _probe(
+            *needed, "latency", str(file), str(rounds), str(dense), str(packed)
+        )
 
     def median(path: Path, key: str) -> float:
         return statistics.median(result[key] for result in found[path])
@@ -126,8 +145,15 @@ def measure(
 
 def _probe(*arguments: str) -> Any:
     """Run probe.py, by its path: importing this package would take longer and more memory than what is measured."""
-    done = subprocess.run([sys.executable, probe.__file__, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, probe.__file__, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ExportError(f"measuring failed: {reason}; export or pack without measure (--no-measure)")
+        raise ExportError(
+            f"measuring failed: {reason}; export or pack without measure (--no-measure)"
+        )
     return json.loads(done.stdout)

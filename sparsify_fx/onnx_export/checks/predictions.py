@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 
-def same_predictions(model: nn.Module, session: onnxruntime.InferenceSession, images: Tensor) -> int:
+def same_predictions(
+    model: nn.Module, session: onnxruntime.InferenceSession, images: Tensor
+) -> int:
     """How many images get the same class (the largest of the outputs) from both."""
     with torch.no_grad():
         expected = model(images).argmax(1)

@@ -27,14 +27,20 @@ def session(path: str) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     if LIBRARY:
         options.register_custom_ops_library(LIBRARY)
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
 
 
 def peak_bytes() -> int:
     """The highest resident set of this process so far; 0 where the system does not tell."""
     try:
         with open("/proc/self/status") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+            return next(
+                int(line.split()[1]) * 1024
+                for line in lines
+                if line.startswith("VmHWM")
+            )
     except (OSError, StopIteration):
         return 0
 
@@ -56,13 +62,17 @@ def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]
     busy: list[list[float]] = [[] for _ in paths]
     for turn in range(rounds + 1):
         for place, runtime in enumerate(sessions):
-            runtime.run(None, feed)  # the next one does not find another model's values in the caches
+            runtime.run(
+                None, feed
+            )  # the next one does not find another model's values in the caches
             start, start_busy = time.perf_counter(), time.process_time()
             runtime.run(None, feed)
             if turn:  # the first run of each only warms up
                 times[place].append(time.perf_counter() - start)
                 busy[place].append(time.process_time() - start_busy)
-    medians = zip(map(statistics.median, times), map(statistics.median, busy), strict=True)
+    medians = zip(
+        map(statistics.median, times), map(statistics.median, busy), strict=True
+    )
     return [{"seconds": seconds, "cpu_seconds": cpu} for seconds, cpu in medians]
 
 

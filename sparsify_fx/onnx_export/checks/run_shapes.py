@@ -20,18 +20,30 @@ Shapes = dict[str, tuple[int, ...]]
 _PREFIX = "sparsify_fx.shape."
 
 
-def shapes_of_run(file: Path, dense: onnx.ModelProto, reader: TensorReader, feed: Mapping[str, Any]) -> Shapes:
+def shapes_of_run(
+    file: Path, dense: onnx.ModelProto, reader: TensorReader, feed: Mapping[str, Any]
+) -> Shapes:
     """The shapes of all tensors of the main graph when `file`, whose dense form is `dense`, runs on `feed`.
 
     The shape of each value that inference leaves open is computed beside it, by a Shape node: only shapes are kept, so
     a run takes no more memory than usual. Empty where the model does not run so; then inference is all there is.
     """
-    sizes = {name: tuple(value.shape) for name, value in feed.items() if hasattr(value, "shape")}
+    sizes = {
+        name: tuple(value.shape)
+        for name, value in feed.items()
+        if hasattr(value, "shape")
+    }
     inferred = infer_shapes(dense, sizes)
     kinds = infer_kinds(dense)
     outputs = [name for node in dense.graph.node for name in node.output if name]
-    wanted = [name for name in outputs if not _is_known(inferred.get(name)) and kinds.get(name, True)]
-    found = {name: shape for name, shape in inferred.items() if _is_known(shape)} | sizes
+    wanted = [
+        name
+        for name in outputs
+        if not _is_known(inferred.get(name)) and kinds.get(name, True)
+    ]
+    found = {
+        name: shape for name, shape in inferred.items() if _is_known(shape)
+    } | sizes
     for names in (wanted, [name for name in wanted if name in kinds]):
         if names and (shapes := _run(file, dense, reader, feed, names)):
             return found | shapes
@@ -43,7 +55,11 @@ def _is_known(shape: tuple[object, ...] | None) -> bool:
 
 
 def _run(
-    file: Path, dense: onnx.ModelProto, reader: TensorReader, feed: Mapping[str, Any], names: Collection[str]
+    file: Path,
+    dense: onnx.ModelProto,
+    reader: TensorReader,
+    feed: Mapping[str, Any],
+    names: Collection[str],
 ) -> Shapes:
     """The shapes of these values; empty when onnxruntime refuses."""
     asking = _asking(file, dense, reader, names)
@@ -51,17 +67,30 @@ def _run(
         return {}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent.resolve()))
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path",
+        str(file.parent.resolve()),
+    )
     try:
-        session = onnxruntime.InferenceSession(asking.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            asking.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         results = session.run(None, dict(feed))
-    except Exception:  # a dozen classes; the run that compares outputs says what is wrong
+    except (
+        Exception
+    ):  # a dozen classes; the run that compares outputs says what is wrong
         return {}
-    return {name: tuple(map(int, shape)) for name, shape in zip(names, results, strict=True)}
+    return {
+        name: tuple(map(int, shape)) for name, shape in zip(names, results, strict=True)
+    }
 
 
-def _asking(file: Path, dense: onnx.ModelProto, reader: TensorReader, names: Collection[str]) -> onnx.ModelProto:
+def _asking(
+    file: Path, dense: onnx.ModelProto, reader: TensorReader, names: Collection[str]
+) -> onnx.ModelProto:
     """The model of the file with the shapes of these values as its outputs, its external data left where they are.
 
     A file with sparse operators has other values between layers than its dense form, which is taken in its place.
@@ -73,7 +102,12 @@ def _asking(file: Path, dense: onnx.ModelProto, reader: TensorReader, names: Col
         for tensor in model.graph.initializer:
             tensor.CopyFrom(reader.inline(tensor))
     graph = model.graph
-    graph.node.extend(helper.make_node("Shape", [name], [_PREFIX + name]) for name in names)
+    graph.node.extend(
+        helper.make_node("Shape", [name], [_PREFIX + name]) for name in names
+    )
     del graph.output[:]
-    graph.output.extend(helper.make_tensor_value_info(_PREFIX + name, TensorProto.INT64, None) for name in names)
+    graph.output.extend(
+        helper.make_tensor_value_info(_PREFIX + name, TensorProto.INT64, None)
+        for name in names
+    )
     return model

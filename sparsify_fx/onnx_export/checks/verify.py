@@ -29,19 +29,30 @@ class Runtime:
 
     def __init__(self, path: Path, library: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only; warnings are about unused initializers and the like
+        options.log_severity_level = (
+            3  # errors only; warnings are about unused initializers and the like
+        )
         if library is not None:
             options.register_custom_ops_library(library)
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:
             hint = f"; {HOW_TO_OPEN}" if "sparsify_fx:" in str(error) else ""
-            raise ExportError(f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}{hint}") from error
+            raise ExportError(
+                f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}{hint}"
+            ) from error
 
     def run(self, inputs: tuple[Tensor, ...]) -> list[Any]:
         """The outputs in order; ExportError when onnxruntime fails."""
         names = [item.name for item in self.session.get_inputs()]
-        return self.run_feed({name: value.contiguous().numpy() for name, value in zip(names, inputs, strict=True)})
+        return self.run_feed(
+            {
+                name: value.contiguous().numpy()
+                for name, value in zip(names, inputs, strict=True)
+            }
+        )
 
     def run_feed(self, feed: Mapping[str, Any]) -> list[Any]:
         """The outputs in order for inputs by name; ExportError when onnxruntime fails."""
@@ -50,11 +61,17 @@ class Runtime:
         try:
             return list(self.session.run(None, dict(feed), quiet))
         except Exception as error:
-            raise ExportError(f"onnxruntime cannot run the model on these inputs: {error}") from error
+            raise ExportError(
+                f"onnxruntime cannot run the model on these inputs: {error}"
+            ) from error
 
 
 def compare(
-    expected: Sequence[Any], got: Sequence[Any], names: Sequence[str], tolerance: float, reference: str = "PyTorch"
+    expected: Sequence[Any],
+    got: Sequence[Any],
+    names: Sequence[str],
+    tolerance: float,
+    reference: str = "PyTorch",
 ) -> tuple[float, float]:
     """The largest absolute difference, and the largest relative one: |a - b| / max(largest |a| of the output, 1e-3).
 
@@ -67,8 +84,13 @@ def compare(
     (0.25, 0.0625)
     """
     if len(expected) != len(got):
-        raise ExportError(f"onnxruntime gives {len(got)} outputs, {reference} {len(expected)}; the file is not written")
-    pairs = [_difference(a, b, name, reference) for a, b, name in zip(expected, got, names, strict=True)]
+        raise ExportError(
+            f"onnxruntime gives {len(got)} outputs, {reference} {len(expected)}; the file is not written"
+        )
+    pairs = [
+        _difference(a, b, name, reference)
+        for a, b, name in zip(expected, got, names, strict=True)
+    ]
     for name, (absolute, relative) in zip(names, pairs, strict=True):
         if relative > tolerance:
             raise ExportError(
@@ -76,7 +98,9 @@ def compare(
                 f"largest value), tolerance is {tolerance:g}; the file is not written. If that is good enough, raise "
                 "tolerance"
             )
-    return max((a for a, _ in pairs), default=0.0), max((r for _, r in pairs), default=0.0)
+    return max((a for a, _ in pairs), default=0.0), max(
+        (r for _, r in pairs), default=0.0
+    )
 
 
 def _difference(expected: Any, got: Any, name: str, reference: str) -> Difference:

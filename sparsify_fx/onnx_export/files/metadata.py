@@ -23,7 +23,11 @@ STORAGE_KEYS = (WEIGHTS, "encoding", "values", TARGET, CHOICE, ORIGIN)
 
 def put_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     """Replace all our entries by these; those of others stay."""
-    others = {item.key: item.value for item in model.metadata_props if not item.key.startswith(PREFIX)}
+    others = {
+        item.key: item.value
+        for item in model.metadata_props
+        if not item.key.startswith(PREFIX)
+    }
     ours = {PREFIX + key: value for key, value in entries.items()}
     onnx.helper.set_model_props(model, others | ours)
 
@@ -31,7 +35,11 @@ def put_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
 def get_metadata(model: onnx.ModelProto) -> dict[str, str]:
     """Our entries, without the prefix; none for a foreign file."""
     found = model.metadata_props
-    return {item.key.removeprefix(PREFIX): item.value for item in found if item.key.startswith(PREFIX)}
+    return {
+        item.key.removeprefix(PREFIX): item.value
+        for item in found
+        if item.key.startswith(PREFIX)
+    }
 
 
 def stored_weights(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
@@ -44,6 +52,8 @@ def stored_weights(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
     """
     try:
         entries = json.loads(get_metadata(model).get(WEIGHTS, "{}"))
-        return {str(name): (how.split()[0], how.split()[1]) for name, how in entries.items()}
+        return {
+            str(name): (how.split()[0], how.split()[1]) for name, how in entries.items()
+        }
     except (ValueError, AttributeError, IndexError, RecursionError):
         return {}  # not ours, whatever it is

@@ -24,9 +24,13 @@ def model_pieces(model: onnx.ModelProto, reader: TensorReader) -> Iterator[bytes
     graph = model.graph
     first, last = _around(model, "graph")
     before, after = _around(graph, "initializer")
-    heads = [_head(_INITIALIZER, _whole_bytes(tensor, reader)) for tensor in graph.initializer]
+    heads = [
+        _head(_INITIALIZER, _whole_bytes(tensor, reader))
+        for tensor in graph.initializer
+    ]
     inside = sum(
-        len(head) + _whole_bytes(tensor, reader) for head, tensor in zip(heads, graph.initializer, strict=True)
+        len(head) + _whole_bytes(tensor, reader)
+        for head, tensor in zip(heads, graph.initializer, strict=True)
     )
     yield first + _head(_GRAPH, len(before) + inside + len(after)) + before
     for head, tensor in zip(heads, graph.initializer, strict=True):
@@ -54,7 +58,9 @@ def _whole_bytes(tensor: onnx.TensorProto, reader: TensorReader) -> int:
     """Bytes of the tensor with its data inside."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return int(tensor.ByteSize())
-    shell = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+    shell = onnx.TensorProto(
+        name=tensor.name, dims=tensor.dims, data_type=tensor.data_type
+    )
     length = int(reader.mapped(tensor).size)
     return int(shell.ByteSize()) + len(_head(_RAW_DATA, length)) + length
 

@@ -8,7 +8,20 @@ from typing import BinaryIO
 
 _MOST = 20_000  # fields that are looked at
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_ONNX = {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}  # the fields of ModelProto; 7 is the graph
+_ONNX = {
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    14,
+    20,
+    25,
+    26,
+}  # the fields of ModelProto; 7 is the graph
 _ONNX_NUMBERS = {1, 5}
 _GRAPH, _CORE_ML_FIRST, _CAFFE_LAYER = 7, 200, 100
 
@@ -24,16 +37,25 @@ def protobuf_kind(file: Path) -> str | None:
     wires = {number: wire for number, wire, _ in fields}
     first = {number: begin for number, _, begin in reversed(fields)}
     if wires.get(_GRAPH) == _BYTES and all(
-        number in _ONNX and (wire == _VARINT) == (number in _ONNX_NUMBERS) for number, wire, _ in fields
+        number in _ONNX and (wire == _VARINT) == (number in _ONNX_NUMBERS)
+        for number, wire, _ in fields
     ):
         return "onnx"
     if wires.get(1) == _VARINT and wires.get(2) == _BYTES and first[2][:1] == b"\n":
         if max(wires) >= _CORE_ML_FIRST:
             return "coreml"
         return "tensorflow" if wires.keys() <= {1, 2} else None
-    if wires.get(1) == _BYTES and wires.keys() <= {1, 2, 3, 4, 5} and first[1][:1] in (b"\n", b"\x08"):
+    if (
+        wires.get(1) == _BYTES
+        and wires.keys() <= {1, 2, 3, 4, 5}
+        and first[1][:1] in (b"\n", b"\x08")
+    ):
         return "tensorflow" if first[1][:1] == b"\n" else "paddle"
-    return "caffe" if wires.get(1) == _BYTES and wires.get(_CAFFE_LAYER) == _BYTES else None
+    return (
+        "caffe"
+        if wires.get(1) == _BYTES and wires.get(_CAFFE_LAYER) == _BYTES
+        else None
+    )
 
 
 def _fields(stream: BinaryIO, size: int) -> Iterator[tuple[int, int, bytes]]:

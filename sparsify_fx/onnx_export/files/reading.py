@@ -31,7 +31,9 @@ def read_plain(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
         undo(model, in_order=not has_operators)
         for each in constants(model):
             # Those of inner graphs and nodes are small; they must not refer to the old folder.
-            if isinstance(each.tensor, onnx.TensorProto) and (each.scope or each.node is not None):
+            if isinstance(each.tensor, onnx.TensorProto) and (
+                each.scope or each.node is not None
+            ):
                 each.tensor.CopyFrom(reader.inline(each.tensor))
     return model, reader
 
@@ -58,11 +60,24 @@ def told_of(file: Path) -> Iterator[None]:
             f"{file}: there is not enough memory for its tensors; it may be damaged, or needs a larger machine"
         ) from error
     except RecursionError as error:
-        raise ExportError(f"{file}: its graphs or metadata are nested too deep to be read; write it again") from error
+        raise ExportError(
+            f"{file}: its graphs or metadata are nested too deep to be read; write it again"
+        ) from error
     except _DAMAGE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ExportError(f"{file}: it is damaged ({reason}); write or download it again") from error
+        raise ExportError(
+            f"{file}: it is damaged ({reason}); write or download it again"
+        ) from error
 
 
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, OSError, RuntimeError)
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    OSError,
+    RuntimeError,
+)
 """What onnx, numpy, protobuf and onnxruntime raise for files with wrong contents, as fuzzing showed."""

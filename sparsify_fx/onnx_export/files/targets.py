@@ -26,7 +26,9 @@ def check_source(path: object) -> Path:
     """
     if not isinstance(path, str | os.PathLike):
         what = type(path).__name__
-        raise ExportError(f"cannot read from {what}: give the path of a file; save a model with onnx.save first")
+        raise ExportError(
+            f"cannot read from {what}: give the path of a file; save a model with onnx.save first"
+        )
     return Path(path)
 
 
@@ -47,22 +49,32 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path).resolve()
     folder = target.parent
     if len(os.fsencode(target.name)) > _LONGEST_NAME:
-        raise ExportError(f"cannot write {path}: its name is too long; give one of at most {_LONGEST_NAME} bytes")
+        raise ExportError(
+            f"cannot write {path}: its name is too long; give one of at most {_LONGEST_NAME} bytes"
+        )
     if target.is_dir():
-        raise ExportError(f"cannot write {path}: it is a folder; give the name of a file in it, e.g. {path}/model.onnx")
+        raise ExportError(
+            f"cannot write {path}: it is a folder; give the name of a file in it, e.g. {path}/model.onnx"
+        )
     if not folder.is_dir():
-        raise ExportError(f"cannot write {path}: folder {folder} does not exist; create it first")
+        raise ExportError(
+            f"cannot write {path}: folder {folder} does not exist; create it first"
+        )
     try:
         # Permission bits do not tell (root, read-only mounts): an unnamed file does, and leaves nothing behind.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         reason = error.strerror or error
-        raise ExportError(f"cannot write {path}: folder {folder} is not writable ({reason}); choose another") from error
+        raise ExportError(
+            f"cannot write {path}: folder {folder} is not writable ({reason}); choose another"
+        ) from error
     return target
 
 
-def write_checked(target: Path, data: bytes | Iterable[bytes], check: Callable[[Path], T]) -> T:
+def write_checked(
+    target: Path, data: bytes | Iterable[bytes], check: Callable[[Path], T]
+) -> T:
     """Write `data` beside `target`, run `check` on that file, then rename it to `target`; returns what check returned.
 
     Data in several pieces is written as it comes, so that it need not be in memory as a whole.
@@ -70,13 +82,17 @@ def write_checked(target: Path, data: bytes | Iterable[bytes], check: Callable[[
     Whatever `check` raises passes through, with no temporary file left and an older `target` untouched.
     Raises ExportError when the disk refuses the data.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(
+        f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    )
     try:
         _write(temporary, (data,) if isinstance(data, bytes) else data)
         result = check(temporary)
         os.replace(temporary, target)
     except OSError as error:
-        raise ExportError(f"cannot write {target}: {error}; free some space or choose another folder") from error
+        raise ExportError(
+            f"cannot write {target}: {error}; free some space or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return result

@@ -41,16 +41,23 @@ class TensorReader:
             return np.asarray(numpy_helper.to_array(tensor))
         if tensor.data_type in _PACKED_TYPES:
             return np.asarray(numpy_helper.to_array(self.inline(tensor)))
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
+        dtype = np.dtype(
+            helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        ).newbyteorder("<")
         mapped = self.mapped(tensor)
         if mapped.nbytes != math.prod(tensor.dims) * dtype.itemsize:
-            raise ExportError(f"{tensor.name}: its external data has {mapped.nbytes} bytes, not what its shape needs")
+            raise ExportError(
+                f"{tensor.name}: its external data has {mapped.nbytes} bytes, not what its shape needs"
+            )
         return mapped.view(dtype).reshape(tuple(tensor.dims))
 
     def mapped(self, tensor: onnx.TensorProto) -> NDArray[np.uint8]:
         """The bytes of external data, mapped."""
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        path, offset = self._path(tensor.name, entries.get("location", "")), int(entries.get("offset", 0))
+        path, offset = (
+            self._path(tensor.name, entries.get("location", "")),
+            int(entries.get("offset", 0)),
+        )
         size = path.stat().st_size if path.is_file() else -1
         length = int(entries.get("length", max(0, size - offset)))
         if size < 0 or offset < 0 or length < 0 or offset + length > size:
@@ -58,22 +65,32 @@ class TensorReader:
                 f"{tensor.name}: its external data cannot be read: {path.name} is missing or shorter than "
                 f"{offset + length} bytes; keep both files together"
             )
-        return np.memmap(path, np.uint8, "r", offset, (length,)) if length else np.zeros(0, np.uint8)
+        return (
+            np.memmap(path, np.uint8, "r", offset, (length,))
+            if length
+            else np.zeros(0, np.uint8)
+        )
 
     def _path(self, name: str, location: str) -> Path:
         """The file that holds the data; it must lie in the model's folder."""
         if self.folder is None or not location:
-            raise ExportError(f"{name}: its external data has no location; write the file again")
+            raise ExportError(
+                f"{name}: its external data has no location; write the file again"
+            )
         path = (self.folder / location).resolve()
         if not path.is_relative_to(self.folder.resolve()):
-            raise ExportError(f"{name}: its external data lies outside the model's folder: {location}; move it there")
+            raise ExportError(
+                f"{name}: its external data lies outside the model's folder: {location}; move it there"
+            )
         return path
 
     def inline(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """The tensor with its data inside; itself when it is there already."""
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return tensor
-        whole = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        whole = onnx.TensorProto(
+            name=tensor.name, dims=tensor.dims, data_type=tensor.data_type
+        )
         whole.raw_data = self.mapped(tensor).tobytes()
         return whole
 
@@ -87,14 +104,20 @@ class TensorReader:
 def load_onnx(file: Path) -> onnx.ModelProto:
     """The model in a file, its external data not loaded; ExportError for anything that is no whole ONNX model."""
     if not file.is_file():
-        raise ExportError(f"cannot read {file}: it {'is a folder' if file.is_dir() else 'does not exist'}")
+        raise ExportError(
+            f"cannot read {file}: it {'is a folder' if file.is_dir() else 'does not exist'}"
+        )
     try:
         model = onnx.load(str(file), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
-        raise ExportError(f"{file} is not a whole ONNX file ({error}); it may be truncated: write it again") from error
+        raise ExportError(
+            f"{file} is not a whole ONNX file ({error}); it may be truncated: write it again"
+        ) from error
     if (reason := damaged_text(model)) is not None:
         raise ExportError(f"{file} is damaged: {reason}; write or download it again")
     named = model.graph.name + "".join(node.op_type for node in model.graph.node)
     if not (model.ir_version and model.opset_import and named):
-        raise ExportError(f"{file} holds no ONNX model; it may be truncated or of another kind: write it again")
+        raise ExportError(
+            f"{file} holds no ONNX model; it may be truncated or of another kind: write it again"
+        )
     return model

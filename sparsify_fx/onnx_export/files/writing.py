@@ -20,7 +20,12 @@ from sparsify_fx.onnx_tools import outside
 T = TypeVar("T")
 
 
-def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, check: Callable[[Path], T]) -> T:
+def write_model(
+    target: Path,
+    model: onnx.ModelProto,
+    reader: TensorReader,
+    check: Callable[[Path], T],
+) -> T:
     """Write `model` beside `target`, run `check` on the file, then rename it; returns what check returned.
 
     Up to `outside.MAX_BYTES` everything is in one file; a larger model gets `target`.data beside it. `reader` finds
@@ -33,7 +38,9 @@ def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, chec
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
         return result
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    folder = Path(
+        tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    )
     try:
         data, written = folder / f"{target.name}.data", folder / target.name
         with data.open("xb") as stream:
@@ -47,7 +54,9 @@ def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, chec
         os.replace(data, target.with_name(data.name))
         os.replace(written, target)
     except OSError as error:
-        raise ExportError(f"cannot write {target}: {error}; free some space or choose another folder") from error
+        raise ExportError(
+            f"cannot write {target}: {error}; free some space or choose another folder"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return result
@@ -55,7 +64,10 @@ def write_model(target: Path, model: onnx.ModelProto, reader: TensorReader, chec
 
 def model_bytes(model: onnx.ModelProto, reader: TensorReader) -> int:
     """Bytes of the model with all its tensors in one file, whether or not one file can hold it."""
-    elsewhere = sum(reader.size(tensor) - int(tensor.ByteSize()) for tensor in model.graph.initializer)
+    elsewhere = sum(
+        reader.size(tensor) - int(tensor.ByteSize())
+        for tensor in model.graph.initializer
+    )
     return outside.count_bytes(model) + elsewhere
 
 
@@ -69,12 +81,16 @@ def serialised(model: onnx.ModelProto) -> bytes:
     return data
 
 
-def _moved_out(tensor: onnx.TensorProto, reader: TensorReader, stream: BinaryIO) -> onnx.TensorProto:
+def _moved_out(
+    tensor: onnx.TensorProto, reader: TensorReader, stream: BinaryIO
+) -> onnx.TensorProto:
     """The tensor with its data in `stream`, or inside where it is small."""
     if not outside.worth_moving(tensor, reader.size(tensor)):
         return reader.inline(tensor)
     held = tensor.data_location != onnx.TensorProto.EXTERNAL
-    return outside.moved_out(tensor, outside.tensor_data(tensor) if held else reader.mapped(tensor), stream)
+    return outside.moved_out(
+        tensor, outside.tensor_data(tensor) if held else reader.mapped(tensor), stream
+    )
 
 
 def _to_disk(stream: BinaryIO) -> None:

@@ -12,7 +12,11 @@ from sparsify_fx.onnx_export.checks.twins import measure_onnx, onnx_choice
 from sparsify_fx.onnx_export.files.kinds import Kind, kind_of
 from sparsify_fx.onnx_export.files.shards import files_of_folder, shards_of_index
 from sparsify_fx.onnx_export.files.targets import check_source
-from sparsify_fx.onnx_export.inspection.inspect_checkpoint import Contents, safetensors_contents, torch_contents
+from sparsify_fx.onnx_export.inspection.inspect_checkpoint import (
+    Contents,
+    safetensors_contents,
+    torch_contents,
+)
 from sparsify_fx.onnx_export.inspection.inspect_onnx import onnx_rows
 from sparsify_fx.onnx_export.report.export_report import FileReport
 from sparsify_fx.onnx_export.report.rows import count_weights
@@ -62,12 +66,18 @@ def inspect_file(
     kinds = [_kind(file) for file in files]
     kind = kinds[0]
     if len(set(kinds)) > 1:
-        raise CheckpointError(f"{path} has shards of several kinds ({', '.join(sorted(set(kinds)))}); give one of them")
+        raise CheckpointError(
+            f"{path} has shards of several kinds ({', '.join(sorted(set(kinds)))}); give one of them"
+        )
     if measure and kind != "onnx":
-        raise CheckpointError(f"cannot measure {path}: it is no ONNX file; export it first, or leave out measure")
+        raise CheckpointError(
+            f"cannot measure {path}: it is no ONNX file; export it first, or leave out measure"
+        )
     asked = Asked(inputs or {}, input_shapes or {}, axes or {})
     if asked != Asked() and not measure:
-        raise ExportError("sizes are for measuring: pass measure=True (--measure) too, or leave them out")
+        raise ExportError(
+            "sizes are for measuring: pass measure=True (--measure) too, or leave them out"
+        )
     contents = [_READERS[kind](file) for file in files]
     layers = tuple(row for content in contents for row in content.rows)
     speed, measured_for = measure_onnx(files[0], asked) if measure else (None, "")
@@ -93,15 +103,25 @@ def _kind(file: Path) -> str:
     """The kind of a file that can be read."""
     error = ExportError if file.suffix == ".onnx" else CheckpointError
     if not file.is_file():
-        raise error(f"cannot inspect {file}: it does not exist; give an .onnx, .safetensors, .pt or .pth file")
+        raise error(
+            f"cannot inspect {file}: it does not exist; give an .onnx, .safetensors, .pt or .pth file"
+        )
     try:
         kind = kind_of(file) if file.stat().st_size else ""
     except OSError as problem:
-        raise error(f"cannot read {file}: {problem.strerror}; check its permissions") from problem
+        raise error(
+            f"cannot read {file}: {problem.strerror}; check its permissions"
+        ) from problem
     if kind == "":
-        raise error(f"{file} is empty; expected an ONNX file or a checkpoint: write it again")
+        raise error(
+            f"{file} is empty; expected an ONNX file or a checkpoint: write it again"
+        )
     if kind is None:
-        raise error(f"{file} is neither ONNX nor safetensors nor a torch file; give one of these")
+        raise error(
+            f"{file} is neither ONNX nor safetensors nor a torch file; give one of these"
+        )
     if isinstance(kind, Kind):
-        raise error(f"{file} is {kind.name}, neither ONNX nor safetensors nor a torch file; {kind.remedy}")
+        raise error(
+            f"{file} is {kind.name}, neither ONNX nor safetensors nor a torch file; {kind.remedy}"
+        )
     return kind

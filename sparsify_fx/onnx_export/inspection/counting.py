@@ -11,8 +11,17 @@ from torch import Tensor
 from sparsify_fx.errors import CheckpointError
 
 _CHUNK = 1 << 22  # entries that are converted at a time
-_OTHER_NAME = {torch.sparse_coo: "coo", torch.sparse_csr: "csr", torch.sparse_csc: "csc", torch.sparse_bsr: "bsr"}
-_BITS = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+_OTHER_NAME = {
+    torch.sparse_coo: "coo",
+    torch.sparse_csr: "csr",
+    torch.sparse_csc: "csc",
+    torch.sparse_bsr: "bsr",
+}
+_BITS = {
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+}
 _BITS |= {torch.bits8: torch.uint8, torch.bits16: torch.int16}
 
 
@@ -66,7 +75,9 @@ def count(tensor: Tensor) -> Counted:
         return _quantized(tensor)
     size, dtype = tensor.element_size() * tensor.numel(), dtype_text(tensor.dtype)
     shape = tuple(tensor.shape)
-    if tensor.dtype is torch.float4_e2m1fn_x2:  # two entries a byte, along the last axis
+    if (
+        tensor.dtype is torch.float4_e2m1fn_x2
+    ):  # two entries a byte, along the last axis
         shape, dtype = (*shape[:-1], 2 * shape[-1]) if shape else (2,), "float4_e2m1"
     return Counted(
         shape, dtype, nonzeros(tensor), size, size, "dense", len(shape) >= 2 and tensor.is_floating_point()
@@ -86,7 +97,9 @@ def nonzeros(tensor: Tensor) -> int:
 def check_size(tensor: Tensor) -> None:
     """CheckpointError for a tensor whose entries share places in the file: it may be of any size."""
     if _without_repeats(tensor.detach())[1] > 1:
-        raise CheckpointError(f"its {list(tensor.shape)} entries share places in the file; save a contiguous copy")
+        raise CheckpointError(
+            f"its {list(tensor.shape)} entries share places in the file; save a contiguous copy"
+        )
 
 
 def _without_repeats(tensor: Tensor) -> tuple[Tensor, int]:
@@ -94,11 +107,15 @@ def _without_repeats(tensor: Tensor) -> tuple[Tensor, int]:
     if tensor.layout is not torch.strided or tensor.is_meta:
         return tensor, 1
     repeats = 1
-    for axis, (length, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+    for axis, (length, stride) in enumerate(
+        zip(tensor.shape, tensor.stride(), strict=True)
+    ):
         if length > 1 and stride == 0:
             tensor, repeats = tensor.narrow(axis, 0, 1), repeats * length
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"its {list(tensor.shape)} entries overlap in the file; save a contiguous copy")
+        raise CheckpointError(
+            f"its {list(tensor.shape)} entries overlap in the file; save a contiguous copy"
+        )
     return tensor, repeats
 
 
@@ -106,7 +123,10 @@ def _nonzeros(tensor: Tensor) -> int:
     if tensor.dtype in _BITS:
         return int(torch.count_nonzero(tensor.contiguous().view(_BITS[tensor.dtype])))
     if tensor.dtype is torch.float4_e2m1fn_x2:
-        return sum(int(torch.count_nonzero(nibbles & 7)) for nibbles in halves(tensor.contiguous().view(torch.uint8)))
+        return sum(
+            int(torch.count_nonzero(nibbles & 7))
+            for nibbles in halves(tensor.contiguous().view(torch.uint8))
+        )
     if tensor.is_floating_point() and tensor.element_size() == 1:
         return sum(int(torch.count_nonzero(chunk.float())) for chunk in chunks(tensor))
     return int(torch.count_nonzero(tensor))
@@ -137,13 +157,25 @@ def _sparse(tensor: Tensor) -> Counted:
     dense = entries(tensor.shape) * values.element_size()
     encoding = _OTHER_NAME.get(tensor.layout, "bsc")
     is_weight = tensor.dim() >= 2 and values.is_floating_point()
-    return Counted(tuple(tensor.shape), dtype_text(tensor.dtype), nonzeros(values), dense, stored, encoding, is_weight)
+    return Counted(
+        tuple(tensor.shape),
+        dtype_text(tensor.dtype),
+        nonzeros(values),
+        dense,
+        stored,
+        encoding,
+        is_weight,
+    )
 
 
 _SCALES: dict[torch.qscheme, Callable[[Tensor], int]] = {
-    torch.per_tensor_affine: lambda tensor: 16,  # scale and zero point: eight bytes each
+    torch.per_tensor_affine: lambda tensor: (
+        16
+    ),  # scale and zero point: eight bytes each
     torch.per_channel_affine: lambda tensor: tensor.q_per_channel_scales().nbytes * 2,
-    torch.per_channel_affine_float_qparams: lambda tensor: tensor.q_per_channel_scales().nbytes * 2,
+    torch.per_channel_affine_float_qparams: lambda tensor: (
+        tensor.q_per_channel_scales().nbytes * 2
+    ),
 }
 
 
@@ -155,4 +187,12 @@ def _quantized(tensor: Tensor) -> Counted:
     dense = -(-tensor.numel() * tensor.element_size() // packed)
     stored = dense + _SCALES[tensor.qscheme()](tensor)
     is_weight = tensor.dim() >= 2
-    return Counted(tuple(tensor.shape), dtype_text(tensor.dtype), count, dense, stored, "quantized", is_weight)
+    return Counted(
+        tuple(tensor.shape),
+        dtype_text(tensor.dtype),
+        count,
+        dense,
+        stored,
+        "quantized",
+        is_weight,
+    )

@@ -19,7 +19,10 @@ from sparsify_fx.errors import CheckpointError
 from sparsify_fx.onnx_export.inspection.counting import check_size
 from sparsify_fx.onnx_export.inspection.joined import Joined, State, joined_weights
 from sparsify_fx.onnx_export.inspection.parts import OBJECTS, Parts, find_parts
-from sparsify_fx.onnx_export.inspection.program_weights import plain_names, program_weights
+from sparsify_fx.onnx_export.inspection.program_weights import (
+    plain_names,
+    program_weights,
+)
 from sparsify_fx.onnx_export.inspection.subclasses import count_any, stand_ins
 from sparsify_fx.onnx_export.report.rows import LayerRow, count_weights
 
@@ -59,7 +62,9 @@ def safetensors_contents(file: Path) -> Contents:
     """One row per weight of a safetensors file; CheckpointError when it is damaged."""
     try:
         with safe_open(str(file), framework="pt") as handle:
-            return Contents(state_rows(OneByOne(handle.keys(), handle.get_tensor), file))
+            return Contents(
+                state_rows(OneByOne(handle.keys(), handle.get_tensor), file)
+            )
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{file} is not a whole safetensors file ({error}); write or download it again"
@@ -78,10 +83,18 @@ def torch_contents(file: Path) -> Contents:
         raise CheckpointError(f"{file}: {error}") from error
     if not parts.found:
         raise CheckpointError(f"{file} {_why_empty(parts)}")
-    rows = [(".".join(part.path), state_rows(part.tensors, file)) for part in parts.found]
-    named = [replace(row, name=f"{prefix}.{row.name}") if prefix else row for prefix, found in rows for row in found]
+    rows = [
+        (".".join(part.path), state_rows(part.tensors, file)) for part in parts.found
+    ]
+    named = [
+        replace(row, name=f"{prefix}.{row.name}") if prefix else row
+        for prefix, found in rows
+        for row in found
+    ]
     notes = [_of_parts(rows)] if len(rows) > 1 else []
-    return Contents(tuple(named), (*notes, *([_left_out(parts)] if parts.left_out else [])))
+    return Contents(
+        tuple(named), (*notes, *([_left_out(parts)] if parts.left_out else []))
+    )
 
 
 def _why_empty(parts: Parts) -> str:
@@ -100,15 +113,24 @@ def _load(file: Path) -> Any:
     """The plain content of a torch file."""
     try:
         if is_sealed(file) and (found := damage(file)) is not None:
-            raise CheckpointError(f"{file} is damaged: {found}; write or download it again")
+            raise CheckpointError(
+                f"{file} is damaged: {found}; write or download it again"
+            )
         with warnings.catch_warnings(), stand_ins(file):
             # A foreign pickle is refused below in our own words; what else torch warns of is not the user's doing.
             warnings.simplefilter("ignore")
             # Only the zip format can be mapped, which leaves an optimizer's state on the disk.
-            if file.suffix == ".safetensors":  # by which name alone torch would read another format
+            if (
+                file.suffix == ".safetensors"
+            ):  # by which name alone torch would read another format
                 with file.open("rb") as stream:
                     return torch.load(stream, map_location="cpu", weights_only=True)
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            return torch.load(
+                file,
+                map_location="cpu",
+                weights_only=True,
+                mmap=zipfile.is_zipfile(file),
+            )
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -117,7 +139,9 @@ def _load(file: Path) -> Any:
             f"{_reason(str(error))}; save model.state_dict() instead"
         ) from error
     except Exception as error:  # a damaged file fails anywhere in torch's reader
-        raise CheckpointError(f"{file} is not a whole torch file ({error}); write or download it again") from error
+        raise CheckpointError(
+            f"{file} is not a whole torch file ({error}); write or download it again"
+        ) from error
 
 
 _SIGN = "WeightsUnpickler error: "  # before the reason, in the middle of torch's advice to load the file all the same
@@ -127,7 +151,11 @@ def _reason(told: str) -> str:
     """What torch's reader stopped at."""
     if "must be imported" in told:
         return " (nested or distributed tensors, of which plain ones can be made: values(), full_tensor())"
-    reasons = [line.partition(_SIGN)[2].partition(". ")[0].strip(" .") for line in told.splitlines() if _SIGN in line]
+    reasons = [
+        line.partition(_SIGN)[2].partition(". ")[0].strip(" .")
+        for line in told.splitlines()
+        if _SIGN in line
+    ]
     return f" ({reasons[0][:200]})" if any(reasons) else ""
 
 
@@ -140,18 +168,30 @@ def state_rows(state: State, file: Path) -> tuple[LayerRow, ...]:
     programs, names = program_weights(state), plain_names(state)
     rest = OneByOne((name for name in names if name not in programs), state.__getitem__)
     joined = programs | joined_weights(rest)
-    shown = dict.fromkeys(joined[name].name if name in joined else name for name in names)
+    shown = dict.fromkeys(
+        joined[name].name if name in joined else name for name in names
+    )
     by_name = {weight.name: weight for weight in joined.values()}
     # With programs among them, only their weights were up for pruning.
-    return tuple(_row(name, by_name.get(name), state, file, bool(programs)) for name in shown)
+    return tuple(
+        _row(name, by_name.get(name), state, file, bool(programs)) for name in shown
+    )
 
 
-def _row(name: str, joined: Joined | None, state: State, file: Path, programs: bool) -> LayerRow:
+def _row(
+    name: str, joined: Joined | None, state: State, file: Path, programs: bool
+) -> LayerRow:
     try:
         for member in joined.members if joined is not None else ():
             check_size(state[member])
         found = count_any(state[name]) if joined is None else joined.count(state)
-    except (CheckpointError, RuntimeError, ValueError, TypeError, MemoryError) as error:  # torch's, of any kind
+    except (
+        CheckpointError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        MemoryError,
+    ) as error:  # torch's, of any kind
         raise CheckpointError(f"{file}: {name}: {error}") from error
     prunable = found.is_weight and (not programs or found.encoding == "program")
     return LayerRow(
@@ -165,13 +205,26 @@ Rows = Sequence[tuple[str, Sequence[LayerRow]]]
 
 def _of_parts(parts: Rows) -> str:
     """Of which parts the totals are the sum."""
-    told = [f"{name or 'the top'} {count_weights(rows)[0]:,}" for name, rows in parts[:_SHOWN]]
+    told = [
+        f"{name or 'the top'} {count_weights(rows)[0]:,}"
+        for name, rows in parts[:_SHOWN]
+    ]
     more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
     shapes = [
-        (name, {(row.name, row.shape) for row in rows}) for name, rows in parts[:_SHOWN] if count_weights(rows)[0]
+        (name, {(row.name, row.shape) for row in rows})
+        for name, rows in parts[:_SHOWN]
+        if count_weights(rows)[0]
     ]
-    twins = [name or "the top" for name, own in shapes if sum(own == other for _, other in shapes) > 1]
-    copies = f"; {', '.join(twins)} have equal names and shapes, as copies of one model do" if twins else ""
+    twins = [
+        name or "the top"
+        for name, own in shapes
+        if sum(own == other for _, other in shapes) > 1
+    ]
+    copies = (
+        f"; {', '.join(twins)} have equal names and shapes, as copies of one model do"
+        if twins
+        else ""
+    )
     return f"the totals are of all {len(parts)} parts, in weights: {', '.join(told)}{more}{copies}"
 
 

@@ -35,21 +35,31 @@ def onnx_rows(file: Path) -> tuple[tuple[LayerRow, ...], tuple[str, ...]]:
     model, reader = load_onnx(file), TensorReader(file.parent)
     with told_of(file):
         check_tensors(model)
-        held = {name: _held_bytes(model, node, reader) for name, node in sparse_weights(model).items()}
+        held = {
+            name: _held_bytes(model, node, reader)
+            for name, node in sparse_weights(model).items()
+        }
         model = to_dense(model, reader.array) if held else model
         rows = _rows(model, reader)
         macs = layer_macs(model, rows, {})
     rows = [replace(row, macs=macs.get(row.name)) for row in rows]
     shown = tuple(
-        replace(row, encoding=SPARSE, bytes_stored=held[row.name]) if row.name in held else row for row in rows
+        replace(row, encoding=SPARSE, bytes_stored=held[row.name])
+        if row.name in held
+        else row
+        for row in rows
     )
-    return shown, tuple(_about_lost(stored_weights(model).keys() - {row.name for row in shown}))
+    return shown, tuple(
+        _about_lost(stored_weights(model).keys() - {row.name for row in shown})
+    )
 
 
 def _about_lost(names: Collection[str]) -> Iterator[str]:
     """What packed weights the file speaks of that are not in it."""
     if names:
-        some = ", ".join(map(repr, sorted(names)[:3])) + (", ..." if len(names) > 3 else "")
+        some = ", ".join(map(repr, sorted(names)[:3])) + (
+            ", ..." if len(names) > 3 else ""
+        )
         yield (
             f"{len(names)} packed weights that the file's metadata name are not in it under these names ({some}): "
             "another program has renamed or changed them, and they do not count here; unpack files before giving them "
@@ -57,9 +67,15 @@ def _about_lost(names: Collection[str]) -> Iterator[str]:
         )
 
 
-def _held_bytes(model: onnx.ModelProto, node: onnx.NodeProto, reader: TensorReader) -> int:
+def _held_bytes(
+    model: onnx.ModelProto, node: onnx.NodeProto, reader: TensorReader
+) -> int:
     """Bytes of the tensors of a sparse operator's weight."""
-    return sum(reader.size(tensor) for tensor in model.graph.initializer if tensor.name in node.input[1:3])
+    return sum(
+        reader.size(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name in node.input[1:3]
+    )
 
 
 def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:
@@ -67,12 +83,25 @@ def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:
     graph, stored = model.graph, stored_weights(model)
     found = rebuilding(graph, stored, reader)
     decoder = Decoder(model, reader)
-    known = _Known(model, reader, {name: len(decoder.shape(name)) for name in found.bytes})
+    known = _Known(
+        model, reader, {name: len(decoder.shape(name)) for name in found.bytes}
+    )
     packed = [
-        known.row(name, array, None, found.bytes[name], *stored[name], known.zeros.get((0, name)))
+        known.row(
+            name,
+            array,
+            None,
+            found.bytes[name],
+            *stored[name],
+            known.zeros.get((0, name)),
+        )
         for name, array in decoder.arrays(found.bytes)
     ]
-    plain = [known.plain_row(each) for each in constants(model) if each.scope or each.name not in found.tensors]
+    plain = [
+        known.plain_row(each)
+        for each in constants(model)
+        if each.scope or each.name not in found.tensors
+    ]
     nodes = [node for place, node in enumerate(graph.node) if place not in found.nodes]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -92,7 +121,9 @@ def rows_beside(model: onnx.ModelProto, reader: TensorReader) -> tuple[LayerRow,
 class _Known:
     """What rows need to know of a whole model: which values are weights, and what means zero in them."""
 
-    def __init__(self, model: onnx.ModelProto, reader: TensorReader, decoded: Mapping[str, int]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, reader: TensorReader, decoded: Mapping[str, int]
+    ) -> None:
         self.reader, self.scopes = reader, scopes(model)
         self.weights = weight_values(model.graph, model.functions)
         self.inside = function_weights(model.functions)
@@ -102,22 +133,47 @@ class _Known:
         """The row of a tensor that no nodes rebuild."""
         tensor, function = each.tensor, self.scopes[each.scope].function
         if isinstance(tensor, onnx.TensorProto):
-            array, kind, size, how = self.reader.array(tensor), tensor.data_type, self.reader.size(tensor), "dense"
+            array, kind, size, how = (
+                self.reader.array(tensor),
+                tensor.data_type,
+                self.reader.size(tensor),
+                "dense",
+            )
         else:
-            array, kind, size, how = decode_coo(tensor, self.reader), tensor.values.data_type, tensor.ByteSize(), "coo"
+            array, kind, size, how = (
+                decode_coo(tensor, self.reader),
+                tensor.values.data_type,
+                tensor.ByteSize(),
+                "coo",
+            )
         zero = self.zeros.get((each.scope, each.name))
         if function is None:
             return self.row(each.name, array, kind, size, how, "fp32", zero)
         name = f"{function.name}.{each.name}"
-        return self.row(name, array, kind, size, how, "fp32", zero, each.name in self.inside[key_of(function)])
+        return self.row(
+            name,
+            array,
+            kind,
+            size,
+            how,
+            "fp32",
+            zero,
+            each.name in self.inside[key_of(function)],
+        )
 
     def row(
         self, name: str, array: NDArray[Any], kind: int | None, stored: int, encoding: str, values: str,
         zero: NDArray[Any] | None, weight: bool | None = None,
     ) -> LayerRow:  # fmt: skip
         """The row of an array; `kind` is ONNX's type, None the array's own; `zero`: what stands for zero in it."""
-        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype) if kind is None else kind
-        dense = stored if (encoding, values) == ("dense", "fp32") else tensor_bytes(name, array)
+        kind = (
+            onnx.helper.np_dtype_to_tensor_dtype(array.dtype) if kind is None else kind
+        )
+        dense = (
+            stored
+            if (encoding, values) == ("dense", "fp32")
+            else tensor_bytes(name, array)
+        )
         return LayerRow(
             name=name,
             shape=array.shape,
@@ -127,6 +183,7 @@ class _Known:
             bytes_dense=dense,
             bytes_stored=stored,
             encoding=encoding,
-            prunable=(name in self.weights if weight is None else weight) and is_matrix(kind, array.shape),
+            prunable=(name in self.weights if weight is None else weight)
+            and is_matrix(kind, array.shape),
             values=values,
         )

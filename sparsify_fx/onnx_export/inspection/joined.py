@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.onnx_export.inspection.counting import Counted, count, dtype_text, entries, nonzeros
-from sparsify_fx.onnx_export.inspection.packed_weights import packed_bits, quantized_count
+from sparsify_fx.onnx_export.inspection.counting import (
+    Counted,
+    count,
+    dtype_text,
+    entries,
+    nonzeros,
+)
+from sparsify_fx.onnx_export.inspection.packed_weights import (
+    packed_bits,
+    quantized_count,
+)
 
 State = Mapping[str, Tensor]
 
@@ -38,8 +47,12 @@ def joined_weights(state: State) -> dict[str, Joined]:
     for rule in RULES:
         for name in state:
             joined = rule(name, state)
-            if joined is not None and (joined.name in joined.members or joined.name not in state):
-                found |= {member: joined for member in joined.members if member not in found}
+            if joined is not None and (
+                joined.name in joined.members or joined.name not in state
+            ):
+                found |= {
+                    member: joined for member in joined.members if member not in found
+                }
     return found
 
 
@@ -61,8 +74,14 @@ def _parametrized(name: str, state: State) -> Joined | None:
     if stem == name:
         return None
     power = (f"{stem}.0._u", f"{stem}.0._v")
-    if all(each in state for each in power):  # the weight divided by its largest singular value
-        return Joined(f"{module}{weight}", (name, *power), lambda state: _times(state, name, None, power))
+    if all(
+        each in state for each in power
+    ):  # the weight divided by its largest singular value
+        return Joined(
+            f"{module}{weight}",
+            (name, *power),
+            lambda state: _times(state, name, None, power),
+        )
     return _masked(f"{module}{weight}", name, f"{stem}.0.mask", state)
 
 
@@ -75,26 +94,38 @@ def _old_weight_norm(name: str, state: State) -> Joined | None:
 def _masked(weight: str, original: str, mask: str, state: State) -> Joined | None:
     if mask not in state or state[mask].shape != state[original].shape:
         return None
-    return Joined(weight, (original, mask), lambda state: _times(state, original, mask, (mask,)))
+    return Joined(
+        weight, (original, mask), lambda state: _times(state, original, mask, (mask,))
+    )
 
 
 def _weight_norm(weight: str, norm: str, direction: str, state: State) -> Joined | None:
     if direction not in state:
         return None
     g, v = state[norm].shape, state[direction].shape
-    if len(g) > len(v) or len(v) < 2 or any(a not in (1, b) for a, b in zip(g[::-1], v[::-1], strict=False)):
+    if (
+        len(g) > len(v)
+        or len(v) < 2
+        or any(a not in (1, b) for a, b in zip(g[::-1], v[::-1], strict=False))
+    ):
         return None
     # A norm has one entry a unit, or one in all: one of more axes would be something else.
     if sum(length > 1 for length in g) > 1:
         return None
-    return Joined(weight, (norm, direction), lambda state: _times(state, direction, norm, (norm,)))
+    return Joined(
+        weight, (norm, direction), lambda state: _times(state, direction, norm, (norm,))
+    )
 
 
-def _times(state: State, original: str, factor: str | None, others: tuple[str, ...]) -> Counted:
+def _times(
+    state: State, original: str, factor: str | None, others: tuple[str, ...]
+) -> Counted:
     """The original where the factor, if there is one, is not zero; `others` add to the stored bytes."""
     value = state[original]
     if factor is not None and not value.is_meta:
-        value = torch.where(state[factor] != 0, value, torch.zeros((), dtype=value.dtype))
+        value = torch.where(
+            state[factor] != 0, value, torch.zeros((), dtype=value.dtype)
+        )
     how = "masked" if factor is not None and factor.endswith("mask") else "parametrized"
     counted = count(value)
     stored = state[original].nbytes + sum(state[other].nbytes for other in others)
@@ -109,9 +140,15 @@ def _packed(name: str, state: State) -> Joined | None:
     """compressed-tensors: `weight_packed`, integers of 1 to 8 bits in int32 or floats of 4 or 6 bits in bytes."""
     stem = name.removesuffix("_packed")
     beside = {part: f"{stem}_{part}" for part in _BESIDE if f"{stem}_{part}" in state}
-    if stem == name or packed_bits(state[name], {part: state[key] for part, key in beside.items()}) is None:
+    if (
+        stem == name
+        or packed_bits(state[name], {part: state[key] for part, key in beside.items()})
+        is None
+    ):
         return None
-    return Joined(stem, (name, *beside.values()), lambda state: _quantized(state, name, beside))
+    return Joined(
+        stem, (name, *beside.values()), lambda state: _quantized(state, name, beside)
+    )
 
 
 def _bitmask(name: str, state: State) -> Joined | None:
@@ -120,7 +157,9 @@ def _bitmask(name: str, state: State) -> Joined | None:
     parts = [f"{stem}.{part}" for part in ("bitmask", "shape", "row_offsets")]
     if stem == name or any(part not in state for part in parts[:2]):
         return None
-    beside = [key for key in (*parts, *(f"{stem}_{part}" for part in _BESIDE)) if key in state]
+    beside = [
+        key for key in (*parts, *(f"{stem}_{part}" for part in _BESIDE)) if key in state
+    ]
     return Joined(stem, (name, *beside), lambda state: _of_bitmask(state, name, beside))
 
 
@@ -132,7 +171,15 @@ def _of_bitmask(state: State, name: str, beside: Sequence[str]) -> Counted:
     found = nonzeros(values)
     if found > entries(shape):
         raise CheckpointError(f"{found} values do not fit into the shape {list(shape)}")
-    return Counted(shape, dtype_text(values.dtype), found, dense, stored, "bitmask", len(shape) >= 2)
+    return Counted(
+        shape,
+        dtype_text(values.dtype),
+        found,
+        dense,
+        stored,
+        "bitmask",
+        len(shape) >= 2,
+    )
 
 
 def _plain_quantized(name: str, state: State) -> Joined | None:
@@ -140,7 +187,9 @@ def _plain_quantized(name: str, state: State) -> Joined | None:
     beside = {part: f"{name}_{part}" for part in _BESIDE if f"{name}_{part}" in state}
     if not {"scale", "scale_inv"} & beside.keys() or state[name].element_size() != 1:
         return None
-    return Joined(name, (name, *beside.values()), lambda state: _quantized(state, name, beside))
+    return Joined(
+        name, (name, *beside.values()), lambda state: _quantized(state, name, beside)
+    )
 
 
 def _torchao(name: str, state: State) -> Joined | None:
@@ -149,18 +198,27 @@ def _torchao(name: str, state: State) -> Joined | None:
     module, _, weight = stem.rpartition(".")
     if stem == name or not weight.startswith("_"):
         return None
-    beside = {part: f"{stem}_{part}" for part in ("scale", "zero_point") if f"{stem}_{part}" in state}
+    beside = {
+        part: f"{stem}_{part}"
+        for part in ("scale", "zero_point")
+        if f"{stem}_{part}" in state
+    }
     shown = ".".join(filter(None, (module, weight[1:])))
     if "scale" not in beside or state[name].element_size() != 1:
         return None
-    return Joined(shown, (name, *beside.values()), lambda state: _quantized(state, name, beside))
+    return Joined(
+        shown, (name, *beside.values()), lambda state: _quantized(state, name, beside)
+    )
 
 
 def _quantized(state: State, name: str, beside: Mapping[str, str]) -> Counted:
     tensors = {part: state[key] for part, key in beside.items()}
     data = state[name]
     counted = quantized_count(data, tensors)
-    return replace(counted, bytes_stored=data.nbytes + sum(tensor.nbytes for tensor in tensors.values()))
+    return replace(
+        counted,
+        bytes_stored=data.nbytes + sum(tensor.nbytes for tensor in tensors.values()),
+    )
 
 
 RULES: tuple[Callable[[str, State], Joined | None], ...] = (

@@ -12,12 +12,27 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.onnx_export.inspection.counting import Counted, dtype_text, entries, halves, nonzeros
+from sparsify_fx.onnx_export.inspection.counting import (
+    Counted,
+    dtype_text,
+    entries,
+    halves,
+    nonzeros,
+)
 
 Beside = Mapping[str, Tensor]
 """The tensors beside the data of a weight: scale, zero_point, shape, g_idx, ..."""
 
-_LIKELY = (4, 8, 2, 1, 3, 5, 6, 7)  # narrow weights fit several widths; the rarest come last
+_LIKELY = (
+    4,
+    8,
+    2,
+    1,
+    3,
+    5,
+    6,
+    7,
+)  # narrow weights fit several widths; the rarest come last
 _FP6 = 24  # bytes of data a byte-sized scale for 32 entries: 3/4 of 32; 16 or 8 for 4-bit floats
 
 
@@ -29,11 +44,24 @@ def packed_bits(data: Tensor, beside: Beside) -> int | None:
     """
     if data.dtype is torch.int32 and "shape" in beside and data.dim() >= 2:
         columns = _shape(beside)[-1]
-        fits = [bits for bits in _LIKELY if data.shape[-1] in (-(-columns * bits // 32), -(-columns // (32 // bits)))]
-        if fits[:1] == [8] and columns > 4 and not torch.count_nonzero(data & ~0x0FFFFFFF):
+        fits = [
+            bits
+            for bits in _LIKELY
+            if data.shape[-1] in (-(-columns * bits // 32), -(-columns // (32 // bits)))
+        ]
+        if (
+            fits[:1] == [8]
+            and columns > 4
+            and not torch.count_nonzero(data & ~0x0FFFFFFF)
+        ):
             return 7  # four a word before 0.20, as of eight bits, with four bits of each word empty
         return fits[0] if fits else None
-    if data.dtype is torch.uint8 and "scale" in beside and data.dim() >= 2 and beside["scale"].dim() == data.dim():
+    if (
+        data.dtype is torch.uint8
+        and "scale" in beside
+        and data.dim() >= 2
+        and beside["scale"].dim() == data.dim()
+    ):
         return 6 if data.shape[-1] == _FP6 * beside["scale"].shape[-1] else 4
     return None
 
@@ -46,7 +74,9 @@ def quantized_count(data: Tensor, beside: Beside) -> Counted:
     bits = packed_bits(data, beside)
     try:
         if bits is None:
-            return _of_entries(data, beside, dtype_text(data.dtype), 8 * data.element_size())
+            return _of_entries(
+                data, beside, dtype_text(data.dtype), 8 * data.element_size()
+            )
         if data.dtype is torch.int32:
             shape = _shape(beside)
             runs_on = data.shape[-1] == -(-shape[-1] * bits // 32)
@@ -54,7 +84,9 @@ def quantized_count(data: Tensor, beside: Beside) -> Counted:
             return _of_entries(entries_of, beside, f"int{bits}", bits, runs_on)
     except (RuntimeError, ValueError, IndexError) as error:
         sizes = {part: list(tensor.shape) for part, tensor in beside.items()}
-        raise CheckpointError(f"data of {list(data.shape)} do not fit {sizes} beside them ({error})") from error
+        raise CheckpointError(
+            f"data of {list(data.shape)} do not fit {sizes} beside them ({error})"
+        ) from error
     return _of_floats(data, bits)
 
 
@@ -62,16 +94,31 @@ def _shape(beside: Beside) -> tuple[int, ...]:
     return tuple(int(length) for length in beside["shape"].reshape(-1).tolist())
 
 
-def _of_entries(data: Tensor, beside: Beside, dtype: str, bits: int, runs_on: bool = True) -> Counted:
+def _of_entries(
+    data: Tensor, beside: Beside, dtype: str, bits: int, runs_on: bool = True
+) -> Counted:
     zero = beside.get("zero_point")
-    if zero is not None and zero.dtype is torch.int32 and zero.dim() == data.dim() and zero.shape[-2] != data.shape[-2]:
-        zero = _integers(zero.mT.contiguous(), bits, data.shape[-2], runs_on).mT  # packed along the rows
+    if (
+        zero is not None
+        and zero.dtype is torch.int32
+        and zero.dim() == data.dim()
+        and zero.shape[-2] != data.shape[-2]
+    ):
+        zero = _integers(
+            zero.mT.contiguous(), bits, data.shape[-2], runs_on
+        ).mT  # packed along the rows
     if zero is None or not torch.count_nonzero(zero.float()):
         found = nonzeros(data)
     elif zero.is_floating_point():
-        raise CheckpointError("its zero point is no integer, so which entries are zero is not known; dequantize it")
+        raise CheckpointError(
+            "its zero point is no integer, so which entries are zero is not known; dequantize it"
+        )
     else:
-        found = int(torch.count_nonzero(data.to(torch.int32) != _spread(zero, data, beside.get("g_idx"))))
+        found = int(
+            torch.count_nonzero(
+                data.to(torch.int32) != _spread(zero, data, beside.get("g_idx"))
+            )
+        )
     shape = tuple(data.shape)
     dense = -(-entries(shape) * bits // 8)
     return Counted(shape, dtype, found, dense, dense, "quantized", len(shape) >= 2)
@@ -83,7 +130,9 @@ def _spread(zero: Tensor, data: Tensor, groups: Tensor | None) -> Tensor:
     if zero.numel() == 1:
         return zero.reshape([1] * data.dim())
     zero = zero.reshape(*zero.shape, *[1] * (data.dim() - zero.dim()))
-    if groups is not None and int(groups.min()) >= 0 and zero.shape[-1] > 1:  # -1: not in an order of their own
+    if (
+        groups is not None and int(groups.min()) >= 0 and zero.shape[-1] > 1
+    ):  # -1: not in an order of their own
         zero = zero.index_select(-1, groups.long())
     for axis, (have, want) in enumerate(zip(zero.shape, data.shape, strict=True)):
         if have not in (1, want):
@@ -118,5 +167,15 @@ def _of_floats(data: Tensor, bits: int) -> Counted:
         low, middle, high = data.reshape(*data.shape[:-1], -1, 3).int().unbind(-1)
         word = low | middle << 8 | high << 16
         codes, dtype = tuple(word >> shift for shift in (0, 6, 12, 18)), "float6_e2m3"  # type: ignore[assignment]
-    found = sum(int(torch.count_nonzero(code & ((1 << (bits - 1)) - 1))) for code in codes)
-    return Counted((*data.shape[:-1], columns), dtype, found, data.nbytes, data.nbytes, "quantized", True)
+    found = sum(
+        int(torch.count_nonzero(code & ((1 << (bits - 1)) - 1))) for code in codes
+    )
+    return Counted(
+        (*data.shape[:-1], columns),
+        dtype,
+        found,
+        data.nbytes,
+        data.nbytes,
+        "quantized",
+        True,
+    )

@@ -51,11 +51,19 @@ def find_parts(content: Any) -> Parts:
     for path, tensors in _state_dicts(content, (), parts, set(), [0]):
         parts.found.append(Part(path, tensors))
     # Numbers alone, such as losses and accuracies, are no part of a model beside others that are.
-    models = [part for part in parts.found if any(_is_more_than_a_number(value) for value in part.tensors.values())]
+    models = [
+        part
+        for part in parts.found
+        if any(_is_more_than_a_number(value) for value in part.tensors.values())
+    ]
     if models:
         for part in parts.found:
             if not any(part is model for model in models):
-                _leave_out(parts, "single numbers", (".".join((*part.path, name)) for name in part.tensors))
+                _leave_out(
+                    parts,
+                    "single numbers",
+                    (".".join((*part.path, name)) for name in part.tensors),
+                )
         parts.found = models
     if len(parts.found) == 1:
         parts.found = [Part((), parts.found[0].tensors)]
@@ -73,7 +81,9 @@ def _state_dicts(
         return
     seen[0] += 1
     if len(path) > _DEEPEST or seen[0] > _MOST:
-        raise CheckpointError("its lists and dicts are nested too deeply or too often; save model.state_dict() alone")
+        raise CheckpointError(
+            "its lists and dicts are nested too deeply or too often; save model.state_dict() alone"
+        )
     kind = next((name for name, is_kind in _TRAINING.items() if is_kind(content)), None)
     if kind is not None:
         _leave_out(parts, kind, [".".join(path) or "the whole file"])
@@ -90,7 +100,11 @@ def _items(content: Any) -> Iterable[tuple[Any, Any]] | None:
     if isinstance(content, Mapping):
         return content.items()
     if isinstance(content, (list, tuple)) and not isinstance(content, torch.Size):
-        return [(place, value) for place, value in enumerate(content) if not isinstance(value, Tensor)]
+        return [
+            (place, value)
+            for place, value in enumerate(content)
+            if not isinstance(value, Tensor)
+        ]
     return None
 
 
@@ -103,13 +117,21 @@ def _own(
     for key, value in items:
         name = str(key)
         if isinstance(value, Tensor) and value.is_nested:
-            tensors |= {f"{name}.{place}": each for place, each in enumerate(value.unbind())}
+            tensors |= {
+                f"{name}.{place}": each for place, each in enumerate(value.unbind())
+            }
         elif isinstance(value, Tensor) and _is_generator(value):
             _leave_out(parts, "generator state", [".".join((*path, name))])
         elif isinstance(value, Tensor) or is_extra(name):
             tensors[name] = value
-        elif isinstance(value, (list, tuple)) and any(isinstance(each, Tensor) for each in value):
-            listed = [(place, each) for place, each in enumerate(value) if isinstance(each, Tensor)]
+        elif isinstance(value, (list, tuple)) and any(
+            isinstance(each, Tensor) for each in value
+        ):
+            listed = [
+                (place, each)
+                for place, each in enumerate(value)
+                if isinstance(each, Tensor)
+            ]
             if all(_is_generator(each) for _, each in listed):
                 _leave_out(parts, "generator state", [".".join((*path, name))])
             else:
@@ -120,7 +142,11 @@ def _own(
 
 
 def _is_generator(tensor: Tensor) -> bool:
-    return tensor.dtype is torch.uint8 and tensor.dim() == 1 and tensor.numel() in _RNG_SIZES
+    return (
+        tensor.dtype is torch.uint8
+        and tensor.dim() == 1
+        and tensor.numel() in _RNG_SIZES
+    )
 
 
 def _is_more_than_a_number(value: Any) -> bool:
@@ -139,12 +165,18 @@ def _is_optimizer(content: Any) -> bool:
     groups = content.get("param_groups")
     if isinstance(groups, (list, tuple)) and isinstance(content.get("state"), Mapping):
         return all(isinstance(group, Mapping) for group in groups)
-    heads = {key.partition(".")[0] for key in content if isinstance(key, str) and "." in key}
-    return heads == {"state", "param_groups"} and all(isinstance(key, str) and "." in key for key in content)
+    heads = {
+        key.partition(".")[0] for key in content if isinstance(key, str) and "." in key
+    }
+    return heads == {"state", "param_groups"} and all(
+        isinstance(key, str) and "." in key for key in content
+    )
 
 
 def _has(*keys: str) -> Callable[[Any], bool]:
-    return lambda content: isinstance(content, Mapping) and all(key in content for key in keys)
+    return lambda content: (
+        isinstance(content, Mapping) and all(key in content for key in keys)
+    )
 
 
 _TRAINING: dict[str, Callable[[Any], bool]] = {

@@ -53,35 +53,60 @@ def program_weights(state: State) -> dict[str, Joined]:
     found: dict[str, Joined] = {}
     for weight, keys in parts.items():
         if set(keys) != {EXTRA}:
-            found |= dict.fromkeys(keys.values(), Joined(weight, tuple(keys.values()), partial(_count, keys=keys)))
+            found |= dict.fromkeys(
+                keys.values(),
+                Joined(weight, tuple(keys.values()), partial(_count, keys=keys)),
+            )
     return found
 
 
 def _count(state: State, keys: Mapping[str, str]) -> Counted:
     parts = {part: state[key] for part, key in keys.items()}
     stored = sum(tensor.nbytes for part, tensor in parts.items() if part != EXTRA)
-    return replace(count(_effective(parts)), bytes_stored=stored, encoding="program", is_weight=True)
+    return replace(
+        count(_effective(parts)),
+        bytes_stored=stored,
+        encoding="program",
+        is_weight=True,
+    )
 
 
 def _effective(parts: Mapping[str, Tensor]) -> Tensor:
     """The weight that the program's layer sees in evaluation; CheckpointError for tensors that make none."""
-    tensors = {part: value for part, value in parts.items() if part not in ("mask", EXTRA)}
+    tensors = {
+        part: value for part, value in parts.items() if part not in ("mask", EXTRA)
+    }
     try:
         how = _parameterization(parts)
         like = tensors[how.factors[0]]
-        state = {key: torch.zeros_like(value) for key, value in how.state(like).items() if key in how.transient}
+        state = {
+            key: torch.zeros_like(value)
+            for key, value in how.state(like).items()
+            if key in how.transient
+        }
         theta = torch.as_tensor(how.value({**state, **tensors}))
     except (SparsifyError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"no weight can be made of its program of {sorted(tensors)}: {error}") from error
-    return theta if "mask" not in parts else torch.where(parts["mask"].bool(), theta, torch.zeros_like(theta))
+        raise CheckpointError(
+            f"no weight can be made of its program of {sorted(tensors)}: {error}"
+        ) from error
+    return (
+        theta
+        if "mask" not in parts
+        else torch.where(parts["mask"].bool(), theta, torch.zeros_like(theta))
+    )
 
 
 def _parameterization(parts: Mapping[str, Tensor]) -> Parameterization:
     """The one that the file tells of; without that (version 0.1) the one that has these tensors, with its defaults."""
     if EXTRA in parts:
-        return cast(Parameterization, axis_value("parameterization", decode(parts[EXTRA])["parameterization"]))
+        return cast(
+            Parameterization,
+            axis_value("parameterization", decode(parts[EXTRA])["parameterization"]),
+        )
     names = tuple(sorted(set(parts) - {"mask"}))
     if names not in _OF_VERSION_0_1:
         known = "; ".join(", ".join(each) for each in _OF_VERSION_0_1)
         raise ValueError(f"no parameterization has these; known are {known}")
-    return cast(Parameterization, axis_value("parameterization", _OF_VERSION_0_1[names]))
+    return cast(
+        Parameterization, axis_value("parameterization", _OF_VERSION_0_1[names])
+    )

@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from sparsify_fx.errors import CheckpointError
-from sparsify_fx.onnx_export.inspection.counting import Counted, check_size, count, dtype_text, nonzeros
+from sparsify_fx.onnx_export.inspection.counting import (
+    Counted,
+    check_size,
+    count,
+    dtype_text,
+    nonzeros,
+)
 from sparsify_fx.onnx_export.inspection.packed_weights import quantized_count
 
 _PACKAGES = ("torchao.", "torch.sparse.semi_structured.")
@@ -39,12 +45,18 @@ class StandIn(Tensor):
         return Inert()  # type: ignore[return-value]
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # type: ignore[override]
         """No operation is known."""
-        raise CheckpointError(f"{function} cannot be computed on a tensor of a subclass")
+        raise CheckpointError(
+            f"{function} cannot be computed on a tensor of a subclass"
+        )
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Attributes such as shape and dtype."""
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **(kwargs or {}))
@@ -57,14 +69,18 @@ def stand_ins(file: Path) -> Iterator[None]:
         unknown = get_unsafe_globals_in_checkpoint(str(file))
     except Exception:  # no zip file, or a damaged one, of which torch.load will tell
         unknown = []
-    named: list[Any] = [(StandIn if name.startswith(_PACKAGES) else Inert, name) for name in unknown]
+    named: list[Any] = [
+        (StandIn if name.startswith(_PACKAGES) else Inert, name) for name in unknown
+    ]
     with safe_globals([*named, Inert] if named else []):
         yield
 
 
 def is_subclass(tensor: Tensor) -> bool:
     """Whether a tensor is a stand-in, or a real one of these packages, which a program that imported them gets."""
-    return isinstance(tensor, StandIn) or f"{type(tensor).__module__}.".startswith(_PACKAGES)
+    return isinstance(tensor, StandIn) or f"{type(tensor).__module__}.".startswith(
+        _PACKAGES
+    )
 
 
 def count_subclass(tensor: Tensor) -> Counted:
@@ -73,25 +89,50 @@ def count_subclass(tensor: Tensor) -> Counted:
     Raises CheckpointError for a packing that is not known.
     """
     held = vars(tensor)
-    if isinstance(held.get("tensor_impl"), Tensor):  # torchao before 0.15: one tensor inside another
+    if isinstance(
+        held.get("tensor_impl"), Tensor
+    ):  # torchao before 0.15: one tensor inside another
         held = vars(held["tensor_impl"])
-    data, scale, zero = held.get("qdata", held.get("int_data")), held.get("scale"), held.get("zero_point")
+    data, scale, zero = (
+        held.get("qdata", held.get("int_data")),
+        held.get("scale"),
+        held.get("zero_point"),
+    )
     parts = [each for each in held.values() if isinstance(each, Tensor)]
     for each in parts:
         check_size(each)
     stored = sum(each.nbytes for each in parts)
-    if isinstance(data, Tensor) and isinstance(scale, Tensor) and data.shape == tensor.shape:
-        beside = {"scale": scale, **({"zero_point": zero} if isinstance(zero, Tensor) else {})}
+    if (
+        isinstance(data, Tensor)
+        and isinstance(scale, Tensor)
+        and data.shape == tensor.shape
+    ):
+        beside = {
+            "scale": scale,
+            **({"zero_point": zero} if isinstance(zero, Tensor) else {}),
+        }
         target = held.get("target_dtype")
         counted = replace(quantized_count(data, beside), bytes_stored=stored)
-        return replace(counted, dtype=dtype_text(target)) if isinstance(target, torch.dtype) else counted
+        return (
+            replace(counted, dtype=dtype_text(target))
+            if isinstance(target, torch.dtype)
+            else counted
+        )
     packed, meta = held.get("packed"), held.get("meta")
-    if isinstance(packed, Tensor) and isinstance(meta, Tensor) and 2 * packed.numel() == tensor.numel():
+    if (
+        isinstance(packed, Tensor)
+        and isinstance(meta, Tensor)
+        and 2 * packed.numel() == tensor.numel()
+    ):
         found, width = nonzeros(packed), packed.element_size()
         return Counted(
             tuple(tensor.shape), dtype_text(packed.dtype), found, tensor.numel() * width, stored, "2:4", True
         )  # fmt: skip
-    told = {name: list(each.shape) for name, each in held.items() if isinstance(each, Tensor)}
+    told = {
+        name: list(each.shape)
+        for name, each in held.items()
+        if isinstance(each, Tensor)
+    }
     raise CheckpointError(
         f"is a tensor of a subclass, {list(tensor.shape)} out of {told or 'nothing'}, whose packing is not known; "
         "save its dequantized or dense form (weight.dequantize(), weight.to_dense())"

@@ -11,7 +11,12 @@ from rich.table import Table
 from sparsify_fx.onnx_export.checks.measure import Speed
 from sparsify_fx.onnx_export.checks.verify import HOW_TO_OPEN
 from sparsify_fx.onnx_export.choice import chosen_how
-from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow, count_macs, sparse_layers
+from sparsify_fx.onnx_export.report.rows import (
+    SPARSE,
+    LayerRow,
+    count_macs,
+    sparse_layers,
+)
 from sparsify_fx.onnx_export.report.tables import layers_table
 from sparsify_fx.passes.onnx_graph import PassRow, passes_table
 
@@ -50,7 +55,9 @@ class ExportReport:
     @property
     def bytes_bound(self) -> float:
         """The dense file with every prunable weight at its bound."""
-        return self.bytes_dense + sum(row.bytes_bound - row.bytes_dense for row in self.layers if row.prunable)
+        return self.bytes_dense + sum(
+            row.bytes_bound - row.bytes_dense for row in self.layers if row.prunable
+        )
 
     @property
     def macs(self) -> tuple[int, int] | None:
@@ -68,7 +75,11 @@ class ExportReport:
         if self.unpacked:
             return "plain weights again, for any tool and runtime"
         if self.bytes_file < 0.995 * self.bytes_dense:
-            size = f"the file is {self.ratio:.1f}x smaller" if self.ratio >= 1.05 else "the file is hardly smaller"
+            size = (
+                f"the file is {self.ratio:.1f}x smaller"
+                if self.ratio >= 1.05
+                else "the file is hardly smaller"
+            )
         else:
             size = f"the file is not smaller at sparsity {self.sparsity:.3f} (that takes about 0.5)"
         if self.target != SPARSE:
@@ -83,7 +94,9 @@ class ExportReport:
             return "the others would not be faster: the file is as fast as a dense one"
         if self.speed is None:
             return "how much faster that is was not measured (measure=True, --measure)"
-        faster = 1 / self.speed.cpu_latency_ratio  # other work on the machine disturbs that less than the clock
+        faster = (
+            1 / self.speed.cpu_latency_ratio
+        )  # other work on the machine disturbs that less than the clock
         if faster < 1.05:
             return f"which is not faster than dense here: {faster:.2f}x in the same run"
         return f"{faster:.1f}x as fast as dense in the same run, one thread"
@@ -92,9 +105,15 @@ class ExportReport:
     def advice(self) -> str:
         """Why the file is not faster, or how it is run, and what would help."""
         if self.unpacked:
-            return "to quantize, convert or simplify it, do that first and pack the result"
+            return (
+                "to quantize, convert or simplify it, do that first and pack the result"
+            )
         macs = self.macs
-        share = "" if macs is None or not macs[0] else f"; {macs[1] / macs[0]:.0%} of the multiply-adds are needed"
+        share = (
+            ""
+            if macs is None or not macs[0]
+            else f"; {macs[1] / macs[0]:.0%} of the multiply-adds are needed"
+        )
         if self.target == SPARSE and self.sparse_layers:
             return f"{HOW_TO_OPEN}{share}"
         if self.target == SPARSE:
@@ -108,21 +127,38 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, layers, bound, verdict and advice, ready for JSON."""
-        more = {"verdict": self.verdict, "advice": self.advice, "bytes_bound": self.bytes_bound, "macs": self.macs}
+        more = {
+            "verdict": self.verdict,
+            "advice": self.advice,
+            "bytes_bound": self.bytes_bound,
+            "macs": self.macs,
+        }
         more["sparse_layers"] = list(self.sparse_layers)
         speed = None if self.speed is None else self.speed.to_dict()
-        return {**asdict(self), "layers": [row.to_dict() for row in self.layers], **more, "speed": speed}
+        return {
+            **asdict(self),
+            "layers": [row.to_dict() for row in self.layers],
+            **more,
+            "speed": speed,
+        }
 
     def table(self) -> Table:
         """The layers and their total as a table for rich."""
         table = layers_table(self.path, self.layers, self.bytes_file)
         if self.max_abs_difference is None:
             checked = f"not compared with {self.reference}"
-            checked = f"every tensor has its bits in {self.reference}" if self.unpacked else checked
+            checked = (
+                f"every tensor has its bits in {self.reference}"
+                if self.unpacked
+                else checked
+            )
         else:
-            checked = f"largest difference to {self.reference} {self.max_abs_difference:.1e}"
+            checked = (
+                f"largest difference to {self.reference} {self.max_abs_difference:.1e}"
+            )
         sizes = (
-            f"{self.bytes_dense:,} bytes dense, {self.bytes_file:,} here, {self.bytes_bound:,.0f} at the entropy bound"
+            f"{self.bytes_dense:,} bytes dense, {self.bytes_file:,} here, "
+            f"{self.bytes_bound:,.0f} at the entropy bound"
         )
         speed = "" if self.speed is None else f"; {self.speed.sentence()}"
         lines = [f"{sizes}; {checked}{speed}; {self.verdict}", *self.notes, self.advice]
@@ -172,9 +208,18 @@ class FileReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and layers, ready for JSON."""
-        more = {"zeros": self.zeros, "macs": self.macs, "sparse_layers": list(self.sparse_layers)}
+        more = {
+            "zeros": self.zeros,
+            "macs": self.macs,
+            "sparse_layers": list(self.sparse_layers),
+        }
         speed = None if self.speed is None else self.speed.to_dict()
-        return {**asdict(self), "layers": [row.to_dict() for row in self.layers], **more, "speed": speed}
+        return {
+            **asdict(self),
+            "layers": [row.to_dict() for row in self.layers],
+            **more,
+            "speed": speed,
+        }
 
     def table(self) -> Table:
         """The layers and their total as a table for rich."""
@@ -183,6 +228,10 @@ class FileReport:
         lines += [self.measured_for] if self.measured_for else []
         if self.sparse_layers:
             how = chosen_how(self.choice or {})
-            lines = [f"{len(self.sparse_layers)} layers are sparse operators{how}", *lines, HOW_TO_OPEN]
+            lines = [
+                f"{len(self.sparse_layers)} layers are sparse operators{how}",
+                *lines,
+                HOW_TO_OPEN,
+            ]
         table.caption = "\n".join([*lines, *self.notes]) or None
         return table

@@ -17,7 +17,9 @@ from sparsify_fx.passes.onnx_graph.macs import weight_places
 Shape = tuple[int, ...]
 
 
-def layer_macs(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping[str, Shape]) -> dict[str, int]:
+def layer_macs(
+    model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping[str, Shape]
+) -> dict[str, int]:
     """Multiply-adds for one sample of every weight whose layers have known shapes; the others are left out.
 
     Conv: weight size * output positions; ConvTranspose: weight size * input positions; MatMul and Gemm: weight size *
@@ -26,8 +28,19 @@ def layer_macs(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping
     """
     shapes = _shapes(model, rows, inputs)
     sizes = {row.name: row.size for row in rows}
-    sources = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in LAYOUT and node.input}
-    batch = next((shapes[i.name][0] for i in model.graph.input if shapes.get(i.name) and i.name not in sizes), 1)
+    sources = {
+        node.output[0]: node.input[0]
+        for node in model.graph.node
+        if node.op_type in LAYOUT and node.input
+    }
+    batch = next(
+        (
+            shapes[i.name][0]
+            for i in model.graph.input
+            if shapes.get(i.name) and i.name not in sizes
+        ),
+        1,
+    )
     found: dict[str, int] = {}
     for node in model.graph.node:
         for operand, times in _uses(node, shapes):
@@ -39,7 +52,9 @@ def layer_macs(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping
     return found
 
 
-def _uses(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Iterator[tuple[int, int]]:
+def _uses(
+    node: onnx.NodeProto, shapes: Mapping[str, Shape]
+) -> Iterator[tuple[int, int]]:
     """(which input is a weight, how many times each of its entries is used) for the whole batch."""
     if node.op_type in ("LSTM", "GRU", "RNN"):
         if data := shapes.get(input_of(node, 0)):
@@ -49,7 +64,9 @@ def _uses(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Iterator[tuple[i
         yield 1, math.prod(places)
 
 
-def _shapes(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping[str, Shape]) -> dict[str, Shape]:
+def _shapes(
+    model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping[str, Shape]
+) -> dict[str, Shape]:
     """The shapes that are known in all sizes; tensors of `rows` that the model lacks take part as inputs."""
     light = skeleton(model)
     graph = light.graph
@@ -57,12 +74,18 @@ def _shapes(model: onnx.ModelProto, rows: Sequence[LayerRow], inputs: Mapping[st
     known.update(name for node in graph.node for name in node.output)
     for row in rows:
         if row.name not in known:
-            kind = {"float32": "float", "float64": "double"}.get(row.dtype, row.dtype).upper()
+            kind = {"float32": "float", "float64": "double"}.get(
+                row.dtype, row.dtype
+            ).upper()
             graph.input.append(
-                helper.make_tensor_value_info(row.name, onnx.TensorProto.DataType.Value(kind), list(row.shape))
+                helper.make_tensor_value_info(
+                    row.name, onnx.TensorProto.DataType.Value(kind), list(row.shape)
+                )
             )
             known.add(row.name)
-    sizes = {item.name: _sizes(item, inputs.get(item.name)) for item in model.graph.input}
+    sizes = {
+        item.name: _sizes(item, inputs.get(item.name)) for item in model.graph.input
+    }
     found = {}
     for name, shape in infer_shapes(light, sizes).items():
         numbers = tuple(size for size in shape if isinstance(size, int))
@@ -76,4 +99,6 @@ def _sizes(item: onnx.ValueInfoProto, shape: Shape | None) -> tuple[int | None, 
     dims = item.type.tensor_type.shape.dim
     if shape is not None and len(shape) == len(dims):
         return shape
-    return tuple(1 if axis == 0 and dim.dim_value <= 0 else None for axis, dim in enumerate(dims))
+    return tuple(
+        1 if axis == 0 and dim.dim_value <= 0 else None for axis, dim in enumerate(dims)
+    )

@@ -12,9 +12,18 @@ from numpy.typing import NDArray
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros
-from sparsify_fx.onnx_export.storage.encodings import PACKED_TYPES, SMALL, Encoded, dtype_name
+from sparsify_fx.onnx_export.storage.encodings import (
+    PACKED_TYPES,
+    SMALL,
+    Encoded,
+    dtype_name,
+)
 from sparsify_fx.onnx_export.storage.hoisting import Moved
-from sparsify_fx.onnx_export.storage.quantized import kept_inside, names_of_points, zero_points_by_place
+from sparsify_fx.onnx_export.storage.quantized import (
+    kept_inside,
+    names_of_points,
+    zero_points_by_place,
+)
 from sparsify_fx.onnx_tools.constants import Constant, constants, outputs_of, scopes
 
 WHERE_EQUAL = "where equal"
@@ -51,18 +60,29 @@ def about_inputs(moved: Moved, ir_version: int) -> Iterator[str]:
 def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
     """Which tensors that are mostly zeros stay as they are, and why."""
     rows = {row.name: row for row in encoded.rows}
-    outputs = {name for scope in scopes(encoded.model) for name in outputs_of(scope.body)}
+    outputs = {
+        name for scope in scopes(encoded.model) for name in outputs_of(scope.body)
+    }
     points, inside = names_of_points(encoded.model), kept_inside(encoded.model)
     zeros = zero_points_by_place(encoded.model, reader.array)
     found: dict[str, list[str]] = defaultdict(list)
     for each in constants(encoded.model):
-        if not isinstance(each.tensor, onnx.TensorProto) or reader.size(each.tensor) <= SMALL or each.name in points:
+        if (
+            not isinstance(each.tensor, onnx.TensorProto)
+            or reader.size(each.tensor) <= SMALL
+            or each.name in points
+        ):
             continue
-        ours = each.scope == 0 and each.node is None and each.name not in rows  # a part of what rebuilds a weight
+        ours = (
+            each.scope == 0 and each.node is None and each.name not in rows
+        )  # a part of what rebuilds a weight
         if ours:
             continue
         place = each.scope, each.name
-        if place in inside and _zeros(reader.array(each.tensor), zeros.get(place)) > _MOSTLY:
+        if (
+            place in inside
+            and _zeros(reader.array(each.tensor), zeros.get(place)) > _MOSTLY
+        ):
             found[_INSIDE].append(each.name)
         elif why := _why_kept(each, rows.get(each.name), outputs, reader):
             found[why].append(each.name)
@@ -70,7 +90,9 @@ def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
         yield f"{len(names)} tensors that are mostly zeros stay as they are ({_some(names)}): {why}"
 
 
-def _why_kept(each: Constant, row: LayerRow | None, outputs: Collection[str], reader: TensorReader) -> str:
+def _why_kept(
+    each: Constant, row: LayerRow | None, outputs: Collection[str], reader: TensorReader
+) -> str:
     """Why a tensor that is mostly zeros is not packed; empty for all others."""
     tensor = each.tensor
     assert isinstance(tensor, onnx.TensorProto)
@@ -87,12 +109,23 @@ def _why_kept(each: Constant, row: LayerRow | None, outputs: Collection[str], re
 
 
 _INSIDE = (
-    "onnxruntime does not load quantized matrix products in branches or loops whose weights come from outside of these"
+    "onnxruntime does not load quantized matrix products in branches or loops "
+    "whose weights come from outside of these"
 )
 
 _OTHER_WEIGHTS = tuple(
     onnx.TensorProto.DataType.Value(name)
-    for name in ("BFLOAT16", "INT4", "UINT4", "INT16", "FLOAT8E4M3FN", "FLOAT8E5M2", "FLOAT4E2M1", "INT2", "UINT2")
+    for name in (
+        "BFLOAT16",
+        "INT4",
+        "UINT4",
+        "INT16",
+        "FLOAT8E4M3FN",
+        "FLOAT8E5M2",
+        "FLOAT4E2M1",
+        "INT2",
+        "UINT2",
+    )
     if name in set(onnx.TensorProto.DataType.keys())
 )
 

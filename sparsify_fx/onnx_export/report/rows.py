@@ -70,8 +70,17 @@ class LayerRow:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields with zeros, density, remaining MACs and the bound, ready for JSON."""
-        more = {"zeros": self.zeros, "density": self.density, "macs_remaining": self.macs_remaining}
-        return {**asdict(self), "shape": list(self.shape), **more, "bytes_bound": self.bytes_bound}
+        more = {
+            "zeros": self.zeros,
+            "density": self.density,
+            "macs_remaining": self.macs_remaining,
+        }
+        return {
+            **asdict(self),
+            "shape": list(self.shape),
+            **more,
+            "bytes_bound": self.bytes_bound,
+        }
 
 
 def count_weights(layers: Sequence[LayerRow]) -> tuple[int, int, float]:
@@ -86,9 +95,13 @@ def count_macs(layers: Sequence[LayerRow]) -> tuple[int, int] | None:
     known = [row for row in layers if row.prunable and row.macs is not None]
     if not known:
         return None
-    return sum(row.macs or 0 for row in known), sum(row.macs_remaining or 0 for row in known)
+    return sum(row.macs or 0 for row in known), sum(
+        row.macs_remaining or 0 for row in known
+    )
 
 
 def sparse_layers(layers: Sequence[LayerRow]) -> tuple[str, ...]:
     """The names of the weights whose zeros sparse operators skip; dense ones that they hold as well do not count."""
-    return tuple(row.name for row in layers if row.encoding == SPARSE and row.nonzeros < row.size)
+    return tuple(
+        row.name for row in layers if row.encoding == SPARSE and row.nonzeros < row.size
+    )

@@ -13,7 +13,12 @@ import onnx
 from onnx import helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.files.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
+from sparsify_fx.onnx_export.files.metadata import (
+    WEIGHTS,
+    get_metadata,
+    put_metadata,
+    stored_weights,
+)
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES, Weight
@@ -29,7 +34,12 @@ from sparsify_fx.onnx_export.storage.codecs.choosing import (
 from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.storage.codecs.placing import DOMAIN, Stored, place
 from sparsify_fx.onnx_export.storage.hoisting import Moved, hoist, put_back
-from sparsify_fx.onnx_export.storage.quantized import INTEGERS, kept_inside, names_of_points, zero_points
+from sparsify_fx.onnx_export.storage.quantized import (
+    INTEGERS,
+    kept_inside,
+    names_of_points,
+    zero_points,
+)
 from sparsify_fx.onnx_export.tracing.trace import opset_of
 from sparsify_fx.onnx_tools.constants import Constant
 from sparsify_fx.onnx_tools.outside import copy_but
@@ -45,10 +55,17 @@ VALUE_NAMES = tuple(VALUES)
 SMALL = 1024
 """Bytes of a dense tensor that `auto` leaves alone: nothing is to be gained there."""
 
-PACKED_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, *INTEGERS)
+PACKED_TYPES = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.DOUBLE,
+    *INTEGERS,
+)
 """The types of tensors that can be stored without their zeros."""
 
-_FAMILIES = tuple(map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS)))
+_FAMILIES = tuple(
+    map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS))
+)
 
 
 @dataclass(frozen=True)
@@ -90,14 +107,20 @@ def hoisted(model: onnx.ModelProto) -> Moved:
     def large(each: Constant) -> bool:
         tensor = each.tensor
         assert isinstance(tensor, onnx.TensorProto)
-        return tensor.data_type in PACKED_TYPES and _nbytes(tensor) > SMALL and (each.scope, each.name) not in kept
+        return (
+            tensor.data_type in PACKED_TYPES
+            and _nbytes(tensor) > SMALL
+            and (each.scope, each.name) not in kept
+        )
 
     return hoist(model, large)
 
 
 def _nbytes(tensor: onnx.TensorProto) -> int:
     entries: int = math.prod(tensor.dims)
-    return entries * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    return (
+        entries * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+    )
 
 
 def encode_initializers(
@@ -121,20 +144,36 @@ def encode_initializers(
     weights, axes = weight_values(graph, dense.functions), channel_axes(graph)
     zeros = zero_points(dense, reader.array)
     # Inputs and outputs of the graph must stay ordinary tensors.
-    fixed = {item.name for item in (*graph.input, *graph.output)} | names_of_points(dense) | set(untouched_names)
+    fixed = (
+        {item.name for item in (*graph.input, *graph.output)}
+        | names_of_points(dense)
+        | set(untouched_names)
+    )
     found = []
     for tensor in graph.initializer:
         array, size = reader.array(tensor), reader.size(tensor)
         weight = Weight(array, axes.get(tensor.name, 0), _zero(tensor, zeros))
-        if tensor.name in fixed or tensor.data_type not in PACKED_TYPES or not tensor.dims:
+        if (
+            tensor.name in fixed
+            or tensor.data_type not in PACKED_TYPES
+            or not tensor.dims
+        ):
             found.append([untouched(array, size, weight.zero)])
         else:
-            prunable = tensor.name in weights and is_matrix(tensor.data_type, tensor.dims)
+            prunable = tensor.name in weights and is_matrix(
+                tensor.data_type, tensor.dims
+            )
             found.append(worth_keeping(_options(weight, size, wanted, prunable, opset)))
     picked = smallest(found, _families(wanted))
     sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
-    chosen = {tensor.name: choice for tensor, choice in zip(graph.initializer, picked, strict=True)}
-    rows = [_row(tensor, chosen[tensor.name], weights, sizes[tensor.name]) for tensor in graph.initializer]
+    chosen = {
+        tensor.name: choice
+        for tensor, choice in zip(graph.initializer, picked, strict=True)
+    }
+    rows = [
+        _row(tensor, chosen[tensor.name], weights, sizes[tensor.name])
+        for tensor in graph.initializer
+    ]
     left = _settle(dense, chosen, moved or Moved(), in_order)
     encoded = _with_choices(dense, chosen, wanted.functions)
     stored = sizes | _stored_bytes(encoded, reader)
@@ -143,7 +182,9 @@ def encode_initializers(
     return Encoded(encoded, tuple(rows), digests, left)
 
 
-def _settle(dense: onnx.ModelProto, chosen: dict[str, Choice], moved: Moved, in_order: bool) -> Moved:
+def _settle(
+    dense: onnx.ModelProto, chosen: dict[str, Choice], moved: Moved, in_order: bool
+) -> Moved:
     """Put constants that stay as they are back where they were, in place; returns the others.
 
     Not those that were inputs as well before IR version 4: there they are constants, from then on they would be none.
@@ -151,7 +192,9 @@ def _settle(dense: onnx.ModelProto, chosen: dict[str, Choice], moved: Moved, in_
     stay = {
         name
         for name, origin in moved.origins.items()
-        if name in chosen and chosen[name].parts is None and not (origin.input and moved.constant_inputs)
+        if name in chosen
+        and chosen[name].parts is None
+        and not (origin.input and moved.constant_inputs)
     }
     left = moved.without(stay)
     put_back(dense, moved.only(stay), still=left, in_order=in_order)
@@ -170,57 +213,95 @@ def _families(wanted: Wanted) -> list[Family]:
     encodings = _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:]
     values = [frozenset(VALUES)]
     if VALUES[wanted.values].lossless and wanted.values != "fp32":
-        values.insert(0, frozenset(["fp32"]))  # what packed values share may be more than they save
+        values.insert(
+            0, frozenset(["fp32"])
+        )  # what packed values share may be more than they save
     return [(some, kinds) for some in encodings for kinds in values]
 
 
 def as_it_is(dense: onnx.ModelProto, reader: TensorReader) -> Encoded:
     """The model itself, not a copy; its plain initializers are what `encode_initializers` makes of them for `dense`."""
-    weights, zeros = weight_values(dense.graph, dense.functions), zero_points(dense, reader.array)
+    weights, zeros = (
+        weight_values(dense.graph, dense.functions),
+        zero_points(dense, reader.array),
+    )
     pairs = [
-        (tensor, untouched(reader.array(tensor), reader.size(tensor), _zero(tensor, zeros)))
+        (
+            tensor,
+            untouched(reader.array(tensor), reader.size(tensor), _zero(tensor, zeros)),
+        )
         for tensor in dense.graph.initializer
     ]
     rows = tuple(_row(tensor, choice, weights, choice.cost) for tensor, choice in pairs)
-    return Encoded(dense, rows, {tensor.name: choice.digest for tensor, choice in pairs})
+    return Encoded(
+        dense, rows, {tensor.name: choice.digest for tensor, choice in pairs}
+    )
 
 
-def _options(weight: Weight, size: int, wanted: Wanted, prunable: bool, opset: int) -> list[Choice]:
+def _options(
+    weight: Weight, size: int, wanted: Wanted, prunable: bool, opset: int
+) -> list[Choice]:
     """The ways to store one tensor; at least one."""
     kind = VALUES[wanted.values]
-    kinds = [VALUES["fp32"]] if not prunable or kind.refuses(weight) is not None else [kind]
+    kinds = (
+        [VALUES["fp32"]] if not prunable or kind.refuses(weight) is not None else [kind]
+    )
     if kinds[0].lossless and kind.name != "fp32" and prunable:
         kinds.append(VALUES["fp32"])  # of two that lose nothing the smaller
     if wanted.encoding == "auto":
         if size <= SMALL:
             return [untouched(weight.array, size, weight.zero)]
-        encodings = [encoding for encoding in ENCODINGS.values() if encoding.opset <= opset]
+        encodings = [
+            encoding for encoding in ENCODINGS.values() if encoding.opset <= opset
+        ]
     else:
         encodings = [ENCODINGS[wanted.encoding]]
-    found = [choice for kind in kinds for choice in choices(weight, encodings, kind, size)]
+    found = [
+        choice for kind in kinds for choice in choices(weight, encodings, kind, size)
+    ]
     if not found:  # no zeros, or none of the encodings can do it
-        found = [choice for kind in kinds for choice in choices(weight, [ENCODINGS["dense"]], kind, size)]
+        found = [
+            choice
+            for kind in kinds
+            for choice in choices(weight, [ENCODINGS["dense"]], kind, size)
+        ]
     return found
 
 
-def _with_choices(dense: onnx.ModelProto, chosen: dict[str, Choice], functions: bool) -> onnx.ModelProto:
+def _with_choices(
+    dense: onnx.ModelProto, chosen: dict[str, Choice], functions: bool
+) -> onnx.ModelProto:
     """A copy of the model with the chosen parts in place of the initializers."""
     encoded, graph = shell(dense), dense.graph
     pairs = [(tensor, chosen[tensor.name]) for tensor in graph.initializer]
-    stored = [Stored(t.name, _label(choice), math.prod(t.dims), choice.parts) for t, choice in pairs if choice.parts]
+    stored = [
+        Stored(t.name, _label(choice), math.prod(t.dims), choice.parts)
+        for t, choice in pairs
+        if choice.parts
+    ]
     placed = place(stored, _prefix(graph), opset_of(dense), functions=functions)
-    encoded.graph.initializer.extend(tensor for tensor, choice in pairs if choice.parts is None)
+    encoded.graph.initializer.extend(
+        tensor for tensor, choice in pairs if choice.parts is None
+    )
     placed.move_tensors(encoded.graph)
     encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
     encoded.graph.node.extend([*placed.nodes, *graph.node])
     encoded.functions.extend(placed.functions.values())
-    if placed.functions and all(entry.domain != DOMAIN for entry in encoded.opset_import):
+    if placed.functions and all(
+        entry.domain != DOMAIN for entry in encoded.opset_import
+    ):
         encoded.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     if placed.functions or placed.sparse:
         encoded.ir_version = max(encoded.ir_version, 8 if placed.functions else 5)
-    rebuilt = [(t.name, choice) for t, choice in pairs if choice.parts is not None and choice.parts.nodes]
+    rebuilt = [
+        (t.name, choice)
+        for t, choice in pairs
+        if choice.parts is not None and choice.parts.nodes
+    ]
     how = {name: f"{choice.encoding} {choice.values}" for name, choice in rebuilt}
-    put_metadata(encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(how)} if how else {}))
+    put_metadata(
+        encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(how)} if how else {})
+    )
     return encoded
 
 
@@ -249,11 +330,15 @@ def _stored_bytes(encoded: onnx.ModelProto, reader: TensorReader) -> dict[str, i
     """Bytes of every tensor in the file; of rebuilt weights all that no other needs."""
     graph = encoded.graph
     plain = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
-    sparse = {tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer}
+    sparse = {
+        tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer
+    }
     return plain | sparse | rebuilding(graph, stored_weights(encoded), reader).bytes
 
 
-def _row(tensor: onnx.TensorProto, choice: Choice, weights: set[str], size: int) -> LayerRow:
+def _row(
+    tensor: onnx.TensorProto, choice: Choice, weights: set[str], size: int
+) -> LayerRow:
     return LayerRow(
         name=tensor.name,
         shape=tuple(tensor.dims),
@@ -281,11 +366,17 @@ def dtype_name(data_type: int) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def check_bits(digests: dict[str, bytes], written: onnx.ModelProto, reader: TensorReader | None = None) -> None:
+def check_bits(
+    digests: dict[str, bytes],
+    written: onnx.ModelProto,
+    reader: TensorReader | None = None,
+) -> None:
     """Every initializer decodes, with the nodes of `written`, to what it must give; else an ExportError names it."""
     for name, array in Decoder(written, reader).arrays(digests):
         if digest(array) != digests[name]:
-            raise ExportError(f"{name}: decoding the file gives other values; report a bug")
+            raise ExportError(
+                f"{name}: decoding the file gives other values; report a bug"
+            )
 
 
 def _check_opset(opset: int, wanted: Wanted) -> None:

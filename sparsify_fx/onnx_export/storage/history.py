@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from sparsify_fx.onnx_export.files.metadata import ORIGIN, STORAGE_KEYS, get_metadata, put_metadata
+from sparsify_fx.onnx_export.files.metadata import (
+    ORIGIN,
+    STORAGE_KEYS,
+    get_metadata,
+    put_metadata,
+)
 from sparsify_fx.onnx_export.storage.hoisting import Moved, Origin, put_back
 from sparsify_fx.onnx_tools.constants import scopes
 from sparsify_fx.onnx_tools.weights import all_nodes
@@ -27,7 +32,9 @@ class History:
 def history_of(model: onnx.ModelProto) -> History:
     """The history of a model that is not packed yet; none of its constants have moved."""
     sparsity = get_metadata(model).get("sparsity")
-    return History(model.producer_name, model.producer_version, model.ir_version, sparsity)
+    return History(
+        model.producer_name, model.producer_version, model.ir_version, sparsity
+    )
 
 
 def remember(model: onnx.ModelProto, history: History) -> None:
@@ -39,7 +46,9 @@ def remember(model: onnx.ModelProto, history: History) -> None:
         "moved": history.moved.to_json(),
     }
     short = {key: value for key, value in entry.items() if value not in (None, [])}
-    put_metadata(model, get_metadata(model) | {ORIGIN: json.dumps(short, separators=(",", ":"))})
+    put_metadata(
+        model, get_metadata(model) | {ORIGIN: json.dumps(short, separators=(",", ":"))}
+    )
 
 
 def undo(model: onnx.ModelProto, *, in_order: bool) -> None:
@@ -55,12 +64,20 @@ def undo(model: onnx.ModelProto, *, in_order: bool) -> None:
         return
     history = _parsed(told)
     fitting = _fitting(model, history.moved)
-    put_back(model, fitting, still=history.moved.without(fitting.origins), in_order=in_order)
-    model.producer_name, model.producer_version = history.producer, history.producer_version
+    put_back(
+        model, fitting, still=history.moved.without(fitting.origins), in_order=in_order
+    )
+    model.producer_name, model.producer_version = (
+        history.producer,
+        history.producer_version,
+    )
     _clear_empty(model)
     model.ir_version = history.ir_version
     kept.pop("sparsity", None)
-    put_metadata(model, kept | ({} if history.sparsity is None else {"sparsity": history.sparsity}))
+    put_metadata(
+        model,
+        kept | ({} if history.sparsity is None else {"sparsity": history.sparsity}),
+    )
 
 
 def _fitting(model: onnx.ModelProto, moved: Moved) -> Moved:
@@ -75,13 +92,18 @@ def _fitting(model: onnx.ModelProto, moved: Moved) -> Moved:
             f"constants of which it tells where they were are missing: {list(moved.origins)[:3]}; another program may "
             "have renamed them"
         )
-    reads = [_names_read(scope.body) if number else set() for number, scope in enumerate(scopes(model))]
+    reads = [
+        _names_read(scope.body) if number else set()
+        for number, scope in enumerate(scopes(model))
+    ]
     inputs = {item.name for item in model.graph.input}
 
     def fits(name: str, origin: Origin) -> bool:
         if origin.input:
             return name not in inputs
-        return origin.scope == 0 or (0 < origin.scope < len(reads) and name in reads[origin.scope])
+        return origin.scope == 0 or (
+            0 < origin.scope < len(reads) and name in reads[origin.scope]
+        )
 
     return moved.only({name for name in there if fits(name, moved.origins[name])})
 
@@ -98,9 +120,17 @@ def _parsed(text: str) -> History:
         producer, version = map(str, entry["producer"])
         sparsity = entry.get("sparsity")
         moved = Moved.from_json(entry.get("moved", ()))
-        return History(producer, version, int(entry["ir_version"]), sparsity and str(sparsity), moved)
+        return History(
+            producer,
+            version,
+            int(entry["ir_version"]),
+            sparsity and str(sparsity),
+            moved,
+        )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"its metadata {ORIGIN!r} do not tell what it was ({type(error).__name__})") from error
+        raise ValueError(
+            f"its metadata {ORIGIN!r} do not tell what it was ({type(error).__name__})"
+        ) from error
 
 
 def _clear_empty(model: onnx.ModelProto) -> None:

@@ -16,7 +16,15 @@ import onnx
 from onnx import helper
 
 from sparsify_fx.onnx_export.tracing.names import rename_values
-from sparsify_fx.onnx_tools.constants import Constant, Scope, calls, constants, names_of, outputs_of, scopes
+from sparsify_fx.onnx_tools.constants import (
+    Constant,
+    Scope,
+    calls,
+    constants,
+    names_of,
+    outputs_of,
+    scopes,
+)
 from sparsify_fx.onnx_tools.view import is_standard
 from sparsify_fx.onnx_tools.weights import Key, all_nodes, called, key_of
 
@@ -49,15 +57,30 @@ class Moved:
 
     def only(self, names: Collection[str]) -> Moved:
         """Those of them with these names."""
-        return replace(self, origins={name: origin for name, origin in self.origins.items() if name in names})
+        return replace(
+            self,
+            origins={
+                name: origin for name, origin in self.origins.items() if name in names
+            },
+        )
 
     def without(self, names: Collection[str]) -> Moved:
         """All others."""
-        return replace(self, origins={name: origin for name, origin in self.origins.items() if name not in names})
+        return replace(
+            self,
+            origins={
+                name: origin
+                for name, origin in self.origins.items()
+                if name not in names
+            },
+        )
 
     def to_json(self) -> list[list[object]]:
         """For the file's metadata: a list for each, cut off behind what differs from the defaults."""
-        return [_short([name, *asdict(origin).values()]) for name, origin in self.origins.items()]
+        return [
+            _short([name, *asdict(origin).values()])
+            for name, origin in self.origins.items()
+        ]
 
     @classmethod
     def from_json(cls, rows: Iterable[Iterable[object]]) -> Moved:
@@ -117,14 +140,18 @@ class _Move:
             return
         if each.scope == 0 and each.node is None:
             if each.name in self.inputs:
-                self.origins[each.name] = Origin(0, each.name, self.inputs[each.name], input=True)
+                self.origins[each.name] = Origin(
+                    0, each.name, self.inputs[each.name], input=True
+                )
             return
         function = self.places[each.scope].function
         hint = each.name if function is None else f"{function.name}.{each.name}"
         alone = function is None and self.taken[each.name] == 1
         name = each.name if each.scope == 0 or alone else self._fresh(hint)
         node = each.node.name if each.node is not None else ""
-        self.origins[name] = Origin(each.scope, each.name, each.at, node, each.tensor.name)
+        self.origins[name] = Origin(
+            each.scope, each.name, each.at, node, each.tensor.name
+        )
         moved = self.model.graph.initializer.add()
         moved.CopyFrom(each.tensor)
         moved.name = name
@@ -156,16 +183,31 @@ class _Move:
         """Remove the constants from where they were, and name them by their new names there."""
         for number, group in self.gone.items():
             body = self.places[number].body
-            for at in sorted((each.at for each, _ in group if each.node is not None), reverse=True):
+            for at in sorted(
+                (each.at for each, _ in group if each.node is not None), reverse=True
+            ):
                 del body.node[at]
             if isinstance(body, onnx.GraphProto) and number:
-                _drop_initializers(body, {each.name for each, _ in group if each.node is None})
-            _rename(body, {each.name: name for each, name in group if each.name != name})
-        _drop_inputs(self.model.graph, {name for name, origin in self.origins.items() if origin.input})
+                _drop_initializers(
+                    body, {each.name for each, _ in group if each.node is None}
+                )
+            _rename(
+                body, {each.name: name for each, name in group if each.name != name}
+            )
+        _drop_inputs(
+            self.model.graph,
+            {name for name, origin in self.origins.items() if origin.input},
+        )
         return Moved(self.origins)
 
 
-def put_back(model: onnx.ModelProto, moved: Moved, *, still: Moved | None = None, in_order: bool = True) -> None:
+def put_back(
+    model: onnx.ModelProto,
+    moved: Moved,
+    *,
+    still: Moved | None = None,
+    in_order: bool = True,
+) -> None:
     """The way back from `hoist`, in place, for all constants but those that are `still` away.
 
     `in_order`: the nodes of the main graph are those that `hoist` left; otherwise constant nodes come first. Raises
@@ -175,13 +217,20 @@ def put_back(model: onnx.ModelProto, moved: Moved, *, still: Moved | None = None
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     _check_places(moved, tensors, places)
     renamed: dict[int, dict[str, str]] = defaultdict(dict)
-    away = sorted((origin.scope, origin.input, origin.at) for origin in (still or Moved()).origins.values())
-    for name, origin in sorted(moved.origins.items(), key=lambda pair: (pair[1].scope, pair[1].at)):
+    away = sorted(
+        (origin.scope, origin.input, origin.at)
+        for origin in (still or Moved()).origins.values()
+    )
+    for name, origin in sorted(
+        moved.origins.items(), key=lambda pair: (pair[1].scope, pair[1].at)
+    ):
         place = (origin.scope, origin.input, origin.at)
         at = origin.at - (bisect_left(away, place) - bisect_left(away, (*place[:2], 0)))
         body, tensor = places[origin.scope].body, tensors[name]
         if origin.input:
-            given = helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
+            given = helper.make_tensor_value_info(
+                name, tensor.data_type, list(tensor.dims)
+            )
             model.graph.input.insert(at, given)
             continue
         if name != origin.name:
@@ -189,7 +238,11 @@ def put_back(model: onnx.ModelProto, moved: Moved, *, still: Moved | None = None
         _put(body, tensor, origin, at if in_order or origin.scope else 0)
     for number, names in renamed.items():
         _rename(places[number].body, names)
-    for number in {origin.scope for origin in moved.origins.values() if origin.at >= 0 and not origin.input}:
+    for number in {
+        origin.scope
+        for origin in moved.origins.values()
+        if origin.at >= 0 and not origin.input
+    }:
         _before_readers(places[number].body)
     inside = {name for name, origin in moved.origins.items() if not origin.input}
     _drop_initializers(model.graph, inside)
@@ -198,15 +251,30 @@ def put_back(model: onnx.ModelProto, moved: Moved, *, still: Moved | None = None
             _take_out(function, callers.get(key_of(function), []), inside)
 
 
-def _check_places(moved: Moved, tensors: Collection[str], places: Collection[Scope]) -> None:
+def _check_places(
+    moved: Moved, tensors: Collection[str], places: Collection[Scope]
+) -> None:
     """All that moved is there, and so is where it was."""
     if lost := [name for name in moved.origins if name not in tensors]:
-        raise ValueError(f"constants of which it tells where they were are missing: {lost[:3]}")
-    if wrong := [name for name, origin in moved.origins.items() if not 0 <= origin.scope < len(places)]:
-        raise ValueError(f"constants of which it tells where they were have no such place: {wrong[:3]}")
+        raise ValueError(
+            f"constants of which it tells where they were are missing: {lost[:3]}"
+        )
+    if wrong := [
+        name
+        for name, origin in moved.origins.items()
+        if not 0 <= origin.scope < len(places)
+    ]:
+        raise ValueError(
+            f"constants of which it tells where they were have no such place: {wrong[:3]}"
+        )
 
 
-def _put(body: onnx.GraphProto | onnx.FunctionProto, tensor: onnx.TensorProto, origin: Origin, at: int) -> None:
+def _put(
+    body: onnx.GraphProto | onnx.FunctionProto,
+    tensor: onnx.TensorProto,
+    origin: Origin,
+    at: int,
+) -> None:
     """The tensor back into its scope, as an initializer or as a node at this position."""
     whole = onnx.TensorProto()
     whole.CopyFrom(tensor)
@@ -233,7 +301,9 @@ def _before_readers(body: onnx.GraphProto | onnx.FunctionProto) -> None:
         body.node.insert(0, node)  # those before `at` are as many as they were
 
 
-def _take_out(function: onnx.FunctionProto, callers: Iterable[Call], names: Collection[str]) -> None:
+def _take_out(
+    function: onnx.FunctionProto, callers: Iterable[Call], names: Collection[str]
+) -> None:
     """The inputs of a function without these, and what its callers gave for them."""
     kept = [name for name in function.input if name not in names]
     function.input[:] = kept
@@ -249,7 +319,9 @@ Call = tuple[onnx.NodeProto, onnx.FunctionProto | None]
 
 def _callers(model: onnx.ModelProto) -> dict[Key, list[Call]]:
     """The calls of every local function, each with the function in whose body it stands."""
-    found: dict[Key, list[Call]] = {key_of(function): [] for function in model.functions}
+    found: dict[Key, list[Call]] = {
+        key_of(function): [] for function in model.functions
+    }
     if found:
         for node, caller in calls(model):
             if called(node) in found:

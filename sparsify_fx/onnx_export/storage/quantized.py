@@ -35,7 +35,9 @@ _READERS: dict[str, tuple[tuple[int, int], ...]] = {
 }
 
 
-def zero_points(model: onnx.ModelProto, read: Read, decoded: Mapping[str, int] | None = None) -> dict[str, Array]:
+def zero_points(
+    model: onnx.ModelProto, read: Read, decoded: Mapping[str, int] | None = None
+) -> dict[str, Array]:
     """For each quantized weight of the main graph its zero points, as an array that broadcasts to the weight.
 
     As `zero_points_by_place`.
@@ -59,9 +61,15 @@ def zero_points_by_place(
     `decoded`: the ranks of weights of the main graph that nodes rebuild. A weight that nodes read with different zero
     points, or with computed ones, is left out: its zeros are zeros.
     """
-    stored = [each for each in constants(model) if isinstance(each.tensor, onnx.TensorProto)]
+    stored = [
+        each for each in constants(model) if isinstance(each.tensor, onnx.TensorProto)
+    ]
     tensors = {(each.scope, each.name): each.tensor for each in stored}
-    ranks = {place: len(tensor.dims) for place, tensor in tensors.items() if tensor.data_type in INTEGERS}
+    ranks = {
+        place: len(tensor.dims)
+        for place, tensor in tensors.items()
+        if tensor.data_type in INTEGERS
+    }
     ranks |= {(0, name): rank for name, rank in (decoded or {}).items()}
     found: dict[Place, list[Array | None]] = {}
     for node, given, weight, point in _quantized_operands(model):
@@ -70,13 +78,21 @@ def zero_points_by_place(
         known: Array | None = np.zeros((), np.int64)
         if given:
             known = read(tensors[point]) if point in tensors else None
-        found.setdefault(weight, []).append(None if known is None else _as_wide(node, known, ranks[weight]))
-    return {place: points[0] for place, points in found.items() if points[0] is not None and _agree(points)}
+        found.setdefault(weight, []).append(
+            None if known is None else _as_wide(node, known, ranks[weight])
+        )
+    return {
+        place: points[0]
+        for place, points in found.items()
+        if points[0] is not None and _agree(points)
+    }
 
 
 def names_of_points(model: onnx.ModelProto) -> set[str]:
     """The values that are zero points of quantized weights: they stay readable, since they tell what zero is."""
-    return {point[1] for _, _, _, point in _quantized_operands(model) if point is not None}
+    return {
+        point[1] for _, _, _, point in _quantized_operands(model) if point is not None
+    }
 
 
 def kept_inside(model: onnx.ModelProto) -> set[Place]:
@@ -91,9 +107,14 @@ def kept_inside(model: onnx.ModelProto) -> set[Place]:
     for number, scope in enumerate(bindings.scopes):
         readers = _readers(scope.body) if inside[number] else {}
         for node in scope.body.node if inside[number] else ():
-            if is_standard(node, "DequantizeLinear") and not readers.get(node.output[0], {""}) <= _CONVOLUTIONS:
+            if (
+                is_standard(node, "DequantizeLinear")
+                and not readers.get(node.output[0], {""}) <= _CONVOLUTIONS
+            ):
                 homes = (bindings.home(number, name) for name in node.input)
-                found.update(place for place in homes if place is not None and inside[place[0]])
+                found.update(
+                    place for place in homes if place is not None and inside[place[0]]
+                )
     return found
 
 
@@ -118,12 +139,19 @@ def _quantized_operands(
         for node in scope.body.node:
             for pair in _READERS.get(node.op_type, ()):
                 given = bool(input_of(node, pair[1]))
-                yield from ((node, given, weight, point) for weight, point in bindings.read(number, node, pair))
+                yield from (
+                    (node, given, weight, point)
+                    for weight, point in bindings.read(number, node, pair)
+                )
 
 
 def _agree(points: Iterable[Array | None]) -> bool:
     first, *others = points
-    return all(each is not None and np.array_equal(each, first) for each in others if first is not None)
+    return all(
+        each is not None and np.array_equal(each, first)
+        for each in others
+        if first is not None
+    )
 
 
 def _as_wide(node: onnx.NodeProto, point: Array, rank: int) -> Array | None:
@@ -132,7 +160,11 @@ def _as_wide(node: onnx.NodeProto, point: Array, rank: int) -> Array | None:
         return point.reshape((1,) * rank)
     if node.op_type == "DynamicQuantizeLSTM":
         # One for each direction, or one for each of its columns too.
-        return point.reshape(len(point), 1, -1) if point.ndim in (1, 2) and rank == 3 else None
+        return (
+            point.reshape(len(point), 1, -1)
+            if point.ndim in (1, 2) and rank == 3
+            else None
+        )
     if point.ndim != 1:
         return None  # a block of the weight each: zeros are zeros
     axis = _channel_axis(node)

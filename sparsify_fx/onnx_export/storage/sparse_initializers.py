@@ -13,7 +13,12 @@ from onnx import numpy_helper
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 
-_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT8)
+_TYPES = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.INT8,
+)
 
 
 def encode_coo(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
@@ -32,7 +37,9 @@ def encode_coo(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
     """
     if tensor.data_type not in _TYPES:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-        raise ExportError(f"{tensor.name}: cannot be stored as COO: it is {kind}; only floats and int8 are supported")
+        raise ExportError(
+            f"{tensor.name}: cannot be stored as COO: it is {kind}; only floats and int8 are supported"
+        )
     flat = np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(-1)
     positions = np.flatnonzero(flat.view(f"u{flat.dtype.itemsize}"))
     sparse = onnx.SparseTensorProto(dims=tensor.dims)
@@ -43,7 +50,9 @@ def encode_coo(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
     return sparse
 
 
-def decode_coo(sparse: onnx.SparseTensorProto, reader: TensorReader | None = None) -> NDArray[Any]:
+def decode_coo(
+    sparse: onnx.SparseTensorProto, reader: TensorReader | None = None
+) -> NDArray[Any]:
     """The dense array of a sparse initializer, its shape from `dims`; linear [NNZ] or coordinate [NNZ, rank] indices.
 
     `reader` knows where external data lies. Raises ExportError, naming the tensor, when numbers of values and indices
@@ -51,18 +60,29 @@ def decode_coo(sparse: onnx.SparseTensorProto, reader: TensorReader | None = Non
     """
     name, shape = sparse.values.name, tuple(sparse.dims)
     if min(shape, default=0) < 0 or math.prod(shape) >= 2**40:
-        raise ExportError(f"{name}: no tensor has the shape {list(shape)}; the file is damaged, write it again")
+        raise ExportError(
+            f"{name}: no tensor has the shape {list(shape)}; the file is damaged, write it again"
+        )
     reader = reader or TensorReader()
     try:
-        values, indices = reader.array(sparse.values).reshape(-1), reader.array(sparse.indices)
+        values, indices = (
+            reader.array(sparse.values).reshape(-1),
+            reader.array(sparse.indices),
+        )
     except (ValueError, TypeError, KeyError) as error:
-        raise ExportError(f"{name}: its sparse initializer is damaged ({error}); write the file again") from error
+        raise ExportError(
+            f"{name}: its sparse initializer is damaged ({error}); write the file again"
+        ) from error
     if indices.ndim not in (1, 2) or len(indices) != len(values):
-        raise ExportError(f"{name}: {len(values)} values but indices {list(indices.shape)}; expected one per value")
+        raise ExportError(
+            f"{name}: {len(values)} values but indices {list(indices.shape)}; expected one per value"
+        )
     linear = _linear(name, indices, shape)
     dense = np.zeros(math.prod(shape), values.dtype)
     if linear.size and not (linear.min() >= 0 and linear.max() < dense.size):
-        raise ExportError(f"{name}: an index lies outside the {dense.size} entries of {list(shape)}")
+        raise ExportError(
+            f"{name}: an index lies outside the {dense.size} entries of {list(shape)}"
+        )
     dense[linear] = values
     return dense.reshape(shape)
 
@@ -72,8 +92,12 @@ def _linear(name: str, indices: NDArray[Any], shape: tuple[int, ...]) -> NDArray
     if indices.ndim == 1:
         return indices
     if indices.shape[1] != len(shape):
-        raise ExportError(f"{name}: indices have {indices.shape[1]} coordinates, but the tensor has {len(shape)} axes")
-    strides = np.array([math.prod(shape[axis + 1 :]) for axis in range(len(shape))], np.int64)
+        raise ExportError(
+            f"{name}: indices have {indices.shape[1]} coordinates, but the tensor has {len(shape)} axes"
+        )
+    strides = np.array(
+        [math.prod(shape[axis + 1 :]) for axis in range(len(shape))], np.int64
+    )
     inside = ((indices >= 0) & (indices < np.array(shape))).all()
     if not inside:
         raise ExportError(f"{name}: an index lies outside shape {list(shape)}")

@@ -5,7 +5,12 @@ from __future__ import annotations
 import onnx
 from onnx import numpy_helper
 
-from sparsify_fx.onnx_export.files.metadata import WEIGHTS, get_metadata, put_metadata, stored_weights
+from sparsify_fx.onnx_export.files.metadata import (
+    WEIGHTS,
+    get_metadata,
+    put_metadata,
+    stored_weights,
+)
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder, rebuilding
 from sparsify_fx.onnx_export.storage.codecs.placing import DOMAIN
@@ -18,16 +23,30 @@ def unpacked(model: onnx.ModelProto, reader: TensorReader) -> onnx.ModelProto:
     Raises ExportError for a weight that cannot be rebuilt.
     """
     graph = model.graph
-    found, decoder = rebuilding(graph, stored_weights(model), reader), Decoder(model, reader)
+    found, decoder = (
+        rebuilding(graph, stored_weights(model), reader),
+        Decoder(model, reader),
+    )
     dense = shell(model)
-    dense.graph.node.extend(node for place, node in enumerate(graph.node) if place not in found.nodes)
-    dense.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name not in found.tensors)
-    left = [sparse.values.name for sparse in graph.sparse_initializer if sparse.values.name not in found.tensors]
+    dense.graph.node.extend(
+        node for place, node in enumerate(graph.node) if place not in found.nodes
+    )
+    dense.graph.initializer.extend(
+        tensor for tensor in graph.initializer if tensor.name not in found.tensors
+    )
+    left = [
+        sparse.values.name
+        for sparse in graph.sparse_initializer
+        if sparse.values.name not in found.tensors
+    ]
     for name, array in decoder.arrays((*found.bytes, *left)):
         dense.graph.initializer.append(numpy_helper.from_array(array, name))
     if found.bytes:
         _forget_functions(dense)
-    put_metadata(dense, {key: value for key, value in get_metadata(model).items() if key != WEIGHTS})
+    put_metadata(
+        dense,
+        {key: value for key, value in get_metadata(model).items() if key != WEIGHTS},
+    )
     return dense
 
 

@@ -41,20 +41,27 @@ def find_batch(inputs: Inputs, run: Run, *, sure: bool) -> BatchAxes:
     not so along the first axis, but along the second (time or sequence first), both are open if torch.onnx can.
     Raises ExportError when the model takes no other size of the first axis and the second is none either.
     """
-    first = [{0: Dim("batch")} if _shares(value, inputs, 0) else {} for value in inputs.tensors]
+    first = [
+        {0: Dim("batch")} if _shares(value, inputs, 0) else {}
+        for value in inputs.tensors
+    ]
     try:
         apart = _apart(inputs, 0, run, check=not sure)
     except ExportError as error:
         if sure or not _is_batch(inputs, 1, run):
             raise ExportError(f"{error}; {REMEDIES}") from error
-        return BatchAxes((_second(inputs, grows=False),), (_notes(inputs, grows=False),))
+        return BatchAxes(
+            (_second(inputs, grows=False),), (_notes(inputs, grows=False),)
+        )
     if sure or not apart or any(apart):
         return BatchAxes((first,), ((),))
     if not _is_batch(inputs, 1, run):
         told = f"the model's answer on one sample of the batch depends on the other samples; {REMEDIES}"
         return BatchAxes((first,), ((told,),))
     tries = tuple(_second(inputs, grows=grows) for grows in (True, False))
-    return BatchAxes(tries, tuple(_notes(inputs, grows=grows) for grows in (True, False)))
+    return BatchAxes(
+        tries, tuple(_notes(inputs, grows=grows) for grows in (True, False))
+    )
 
 
 def _shares(value: Tensor, inputs: Inputs, axis: int) -> bool:
@@ -66,14 +73,22 @@ def _second(inputs: Inputs, *, grows: bool) -> Axes:
     """The second axis open, and the first one too if it `grows`."""
     axes = []
     for value in inputs.tensors:
-        length = {0: "length"} if grows and value.dim() > 1 and _shares(value, inputs, 0) else {}
+        length = (
+            {0: "length"}
+            if grows and value.dim() > 1 and _shares(value, inputs, 0)
+            else {}
+        )
         axes.append(length | ({1: "batch"} if _shares(value, inputs, 1) else {}))
     return axes
 
 
 def _notes(inputs: Inputs, *, grows: bool) -> tuple[str, ...]:
     size = inputs.tensors[0].shape[0]
-    first = "the first one can have any size too" if grows else f"the first one is fixed to {size}"
+    first = (
+        "the first one can have any size too"
+        if grows
+        else f"the first one is fixed to {size}"
+    )
     return (
         f"the second axis of the inputs is taken for the batch, as the entries of the first depend on each other (time "
         f"or sequence first): it can have any size, {first}; dynamic_batch or dynamic_shapes say otherwise",
@@ -102,7 +117,10 @@ def _apart(inputs: Inputs, axis: int, run: Run, *, check: bool) -> list[bool] | 
     before = run(more)
     if not check:
         return None
-    changed = [_changed(value, axis) if mine else value for value, mine in zip(more.tensors, shared, strict=True)]
+    changed = [
+        _changed(value, axis) if mine else value
+        for value, mine in zip(more.tensors, shared, strict=True)
+    ]
     after = run(more.holding(changed))
     moves = [_moves(a, b) for a, b in zip(before, after, strict=True)]
     return [_within_one(move, size) for move in moves if move.any()]
@@ -124,11 +142,17 @@ def _moves(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.bool_]:
     finite = np.abs(before[np.isfinite(before)])
     bound = _SAME * float(finite.max(initial=0.0))
     with np.errstate(invalid="ignore"):
-        same = (np.abs(before - after) <= bound) | (before == after) | (np.isnan(before) & np.isnan(after))
+        same = (
+            (np.abs(before - after) <= bound)
+            | (before == after)
+            | (np.isnan(before) & np.isnan(after))
+        )
     return np.asarray(~same)
 
 
 def _within_one(move: NDArray[np.bool_], size: int) -> bool:
     """Whether an output has an axis of this size along which only the first entry changed."""
-    axes: Sequence[int] = [axis for axis, length in enumerate(move.shape) if length == size]
+    axes: Sequence[int] = [
+        axis for axis, length in enumerate(move.shape) if length == size
+    ]
     return any(not np.moveaxis(move, axis, 0)[1:].any() for axis in axes)

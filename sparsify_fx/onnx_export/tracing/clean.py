@@ -25,7 +25,13 @@ def strip_metadata(model: onnx.ModelProto) -> None:
     graphs = list(walk_graphs(model.graph))
     for graph in graphs:
         _bare(graph)
-        for group in (graph.node, graph.value_info, graph.input, graph.output, graph.initializer):
+        for group in (
+            graph.node,
+            graph.value_info,
+            graph.input,
+            graph.output,
+            graph.initializer,
+        ):
             for item in group:
                 _bare(item)
     for function in model.functions:
@@ -51,7 +57,9 @@ PRUNED = 0.25
 """The share of zeros in a tensor from which they count as pruned."""
 
 
-def normalise_zeros(model: onnx.ModelProto, reader: TensorReader | None = None, least: float = 0.0) -> None:
+def normalise_zeros(
+    model: onnx.ModelProto, reader: TensorReader | None = None, least: float = 0.0
+) -> None:
     """Turn -0.0 into +0.0 in the float tensors of two or more dimensions, in place.
 
     `weight * mask`, and a batch norm with a negative scale folded into its convolution, make -0.0 of pruned weights.
@@ -61,12 +69,21 @@ def normalise_zeros(model: onnx.ModelProto, reader: TensorReader | None = None, 
     for tensor, values in _matrices(model, reader or TensorReader()):
         negative = _negative_zeros(values, least)
         if negative.any():
-            tensor.CopyFrom(numpy_helper.from_array(np.where(negative, values.dtype.type(0), values), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    np.where(negative, values.dtype.type(0), values), tensor.name
+                )
+            )
 
 
-def count_negative_zeros(model: onnx.ModelProto, reader: TensorReader, least: float = 0.0) -> int:
+def count_negative_zeros(
+    model: onnx.ModelProto, reader: TensorReader, least: float = 0.0
+) -> int:
     """How many entries `normalise_zeros` would change."""
-    return sum(int(_negative_zeros(values, least).sum()) for _, values in _matrices(model, reader))
+    return sum(
+        int(_negative_zeros(values, least).sum())
+        for _, values in _matrices(model, reader)
+    )
 
 
 def _negative_zeros(values: NDArray[Any], least: float) -> NDArray[np.bool_]:
@@ -81,7 +98,9 @@ def _negative_zeros(values: NDArray[Any], least: float) -> NDArray[np.bool_]:
 _KINDS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
-def _matrices(model: onnx.ModelProto, reader: TensorReader) -> Iterator[tuple[onnx.TensorProto, NDArray[Any]]]:
+def _matrices(
+    model: onnx.ModelProto, reader: TensorReader
+) -> Iterator[tuple[onnx.TensorProto, NDArray[Any]]]:
     """The float initializers of two or more dimensions, and their arrays."""
     for tensor in model.graph.initializer:
         if len(tensor.dims) >= 2 and tensor.data_type in _KINDS:

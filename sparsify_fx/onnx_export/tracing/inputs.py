@@ -33,11 +33,18 @@ class Inputs:
     def holding(self, tensors: Sequence[Tensor]) -> Inputs:
         """Other tensors in the same places."""
         count = len(self.args)
-        return Inputs(tuple(tensors[:count]), dict(zip(self.kwargs, tensors[count:], strict=True)))
+        return Inputs(
+            tuple(tensors[:count]), dict(zip(self.kwargs, tensors[count:], strict=True))
+        )
 
     def resized(self, sizes: Sequence[Mapping[int, int]]) -> Inputs:
         """The inputs with other sizes, per tensor by axis: cut, or repeated from the start."""
-        return self.holding([_resized(value, wanted) for value, wanted in zip(self.tensors, sizes, strict=True)])
+        return self.holding(
+            [
+                _resized(value, wanted)
+                for value, wanted in zip(self.tensors, sizes, strict=True)
+            ]
+        )
 
     def shapes(self) -> str:
         """Shapes and types, for messages."""
@@ -74,9 +81,16 @@ names of forward's parameters, got str
     if not args and not named:
         raise ExportError(f"{what}: {_EXPECTED}, got nothing")
     if odd := [name for name in named if not isinstance(name, str)]:
-        raise ExportError(f"{what}: the key {odd[0]!r} is no name of a parameter of forward")
-    places = [f"{what}[{number}]" for number in range(len(args))] + [f"{what}[{name!r}]" for name in named]
-    moved = [_moved(value, place) for value, place in zip([*args, *named.values()], places, strict=True)]
+        raise ExportError(
+            f"{what}: the key {odd[0]!r} is no name of a parameter of forward"
+        )
+    places = [f"{what}[{number}]" for number in range(len(args))] + [
+        f"{what}[{name!r}]" for name in named
+    ]
+    moved = [
+        _moved(value, place)
+        for value, place in zip([*args, *named.values()], places, strict=True)
+    ]
     return Inputs(tuple(args), named).holding(moved)
 
 
@@ -86,9 +100,13 @@ def _moved(value: Any, place: str) -> Tensor:
             "leave it out, or set it inside the model: export takes Tensors only, positional ones and, in a dict, "
             "those by the name of their parameter"
         )
-        raise ExportError(f"{place}: expected a Tensor, got {type(value).__name__}; {hint}")
+        raise ExportError(
+            f"{place}: expected a Tensor, got {type(value).__name__}; {hint}"
+        )
     if value.numel() == 0:
-        raise ExportError(f"{place} of shape {list(value.shape)} is empty; give at least one sample")
+        raise ExportError(
+            f"{place} of shape {list(value.shape)} is empty; give at least one sample"
+        )
     copied = value.detach().cpu().clone()
     return copied.float() if copied.is_floating_point() else copied
 
@@ -107,14 +125,24 @@ def places(model: nn.Module, inputs: Inputs) -> list[Place]:
     count = len(inputs.args)
     try:
         signature = inspect.signature(model.forward)
-        bound = signature.bind(*range(count), **{name: name for name in inputs.kwargs}).arguments
+        bound = signature.bind(
+            *range(count), **{name: name for name in inputs.kwargs}
+        ).arguments
     except (TypeError, ValueError):  # a forward that tells no signature
-        return [Place(f"input_{n}", f"input_{n}") for n in range(count)] + [Place(n, n) for n in inputs.kwargs]
-    found = {key: place for name, value in bound.items() for key, place in _bound(signature.parameters[name], value)}
+        return [Place(f"input_{n}", f"input_{n}") for n in range(count)] + [
+            Place(n, n) for n in inputs.kwargs
+        ]
+    found = {
+        key: place
+        for name, value in bound.items()
+        for key, place in _bound(signature.parameters[name], value)
+    }
     return [found[key] for key in (*range(count), *inputs.kwargs)]
 
 
-def _bound(parameter: inspect.Parameter, value: Any) -> Iterator[tuple[int | str, Place]]:
+def _bound(
+    parameter: inspect.Parameter, value: Any
+) -> Iterator[tuple[int | str, Place]]:
     """(position or keyword, place) of what was bound to a parameter."""
     name = parameter.name
     if parameter.kind is inspect.Parameter.VAR_POSITIONAL:

@@ -49,11 +49,16 @@ def restore_weight_names(graph: onnx.GraphProto, model: nn.Module) -> None:
     transposed: dict[str, str] = {}
     for name, value in parameters.items():
         if value.dim() == 2 and name not in taken:
-            transposed.setdefault(_digest(value.detach().T.contiguous().numpy().tobytes(), value.T.shape), f"{name}.T")
+            transposed.setdefault(
+                _digest(value.detach().T.contiguous().numpy().tobytes(), value.T.shape),
+                f"{name}.T",
+            )
     names = {}
     for tensor in graph.initializer:
         if len(tensor.dims) == 2 and tensor.name not in parameters:
-            known = transposed.get(_digest(numpy_helper.to_array(tensor).tobytes(), tensor.dims))
+            known = transposed.get(
+                _digest(numpy_helper.to_array(tensor).tobytes(), tensor.dims)
+            )
             if known is not None and known not in taken:
                 names[tensor.name] = known
                 taken.add(known)

@@ -32,7 +32,9 @@ def open_axes(wanted: Any, inputs: Inputs, places: Sequence[Place]) -> Axes:
     elif isinstance(wanted, tuple | list):
         entries = _by_position(wanted, places)
     else:
-        raise ExportError(f"dynamic_shapes: expected a dict or a tuple, got {type(wanted).__name__}; {_FORM}")
+        raise ExportError(
+            f"dynamic_shapes: expected a dict or a tuple, got {type(wanted).__name__}; {_FORM}"
+        )
     return [
         _axes(entry, tuple(value.shape), place.name)
         for entry, value, place in zip(entries, inputs.tensors, places, strict=True)
@@ -41,10 +43,14 @@ def open_axes(wanted: Any, inputs: Inputs, places: Sequence[Place]) -> Axes:
 
 def _by_name(wanted: Mapping[Any, Any], places: Sequence[Place]) -> list[Any]:
     """The entries of a mapping: by the name of the input, or by the parameter and then as torch nests them."""
-    known = dict.fromkeys(name for place in places for name in (place.name, place.parameter))
+    known = dict.fromkeys(
+        name for place in places for name in (place.name, place.parameter)
+    )
     for name in wanted:
         if name not in known:
-            raise unknown("input in dynamic_shapes", str(name), [place.name for place in places])
+            raise unknown(
+                "input in dynamic_shapes", str(name), [place.name for place in places]
+            )
     entries = []
     for place in places:
         entry = wanted.get(place.name)
@@ -59,7 +65,11 @@ def _nested(entry: Any, place: Place) -> Any:
     if entry is None:
         return None
     try:
-        return entry.get(place.within) if isinstance(entry, Mapping) else entry[place.within]
+        return (
+            entry.get(place.within)
+            if isinstance(entry, Mapping)
+            else entry[place.within]
+        )
     except (TypeError, LookupError):
         raise ExportError(
             f"dynamic_shapes[{place.parameter!r}] says nothing of {place.name}; give a tuple with an entry for each "
@@ -82,14 +92,24 @@ def _axes(entry: Any, shape: tuple[int, ...], name: str) -> dict[int, Any]:
         return {}
     if isinstance(entry, tuple | list):
         if len(entry) != len(shape):
-            raise ExportError(f"dynamic_shapes of {name}: {len(entry)} entries for {len(shape)} axes {list(shape)}")
+            raise ExportError(
+                f"dynamic_shapes of {name}: {len(entry)} entries for {len(shape)} axes {list(shape)}"
+            )
         entry = dict(enumerate(entry))
     if not isinstance(entry, Mapping):
-        raise ExportError(f"dynamic_shapes of {name}: expected a dict of axes, got {type(entry).__name__}; {_FORM}")
+        raise ExportError(
+            f"dynamic_shapes of {name}: expected a dict of axes, got {type(entry).__name__}; {_FORM}"
+        )
     found = {}
     for axis, spec in entry.items():
-        if isinstance(axis, bool) or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
-            raise ExportError(f"dynamic_shapes of {name}: {axis!r} is no axis of {list(shape)}; axes count from 0")
+        if (
+            isinstance(axis, bool)
+            or not isinstance(axis, int)
+            or not -len(shape) <= axis < len(shape)
+        ):
+            raise ExportError(
+                f"dynamic_shapes of {name}: {axis!r} is no axis of {list(shape)}; axes count from 0"
+            )
         place = axis % len(shape)
         if not _is_fixed(spec, shape[place], f"dynamic_shapes of {name}, axis {axis}"):
             found[place] = spec
@@ -102,17 +122,23 @@ def _is_fixed(spec: Any, size: int, where: str) -> bool:
         return True
     if isinstance(spec, int) and not isinstance(spec, bool):
         if spec != size:
-            raise ExportError(f"{where}: fixed to {spec}, but example_inputs have {size}")
+            raise ExportError(
+                f"{where}: fixed to {spec}, but example_inputs have {size}"
+            )
         return True
     if isinstance(spec, str):
         if not spec.isidentifier():
             raise ExportError(f"{where}: {spec!r} is no name (letters, digits and _)")
         return False
     if not isinstance(spec, Dim | _HINT):
-        raise ExportError(f"{where}: expected a name, a torch.export.Dim or None, got {type(spec).__name__}; {_FORM}")
+        raise ExportError(
+            f"{where}: expected a name, a torch.export.Dim or None, got {type(spec).__name__}; {_FORM}"
+        )
     least, most = limits(spec)
     if not isinstance(getattr(spec, "root", None), Dim) and not least <= size <= most:
-        raise ExportError(f"{where}: example_inputs have {size}, but the Dim goes from {least:g} to {most:g}")
+        raise ExportError(
+            f"{where}: example_inputs have {size}, but the Dim goes from {least:g} to {most:g}"
+        )
     return False
 
 
@@ -125,7 +151,10 @@ def limits(spec: Any) -> tuple[float, float]:
     """The least and the largest size of a Dim, of the one that it is derived from, or of a hint."""
     source = getattr(spec, "root", spec)
     least, most = getattr(source, "min", None), getattr(source, "max", None)
-    return (1 if least is None else least, float("inf") if most is None else float(most))
+    return (
+        1 if least is None else least,
+        float("inf") if most is None else float(most),
+    )
 
 
 def for_torch(axes: Axes, places: Sequence[Place]) -> dict[str, Any] | None:

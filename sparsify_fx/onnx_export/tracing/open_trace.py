@@ -13,7 +13,12 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.tracing.batch_axis import REMEDIES, BatchAxes, find_batch
 from sparsify_fx.onnx_export.tracing.inputs import Inputs, Place, places
 from sparsify_fx.onnx_export.tracing.open_axes import Axes, is_optional, open_axes
-from sparsify_fx.onnx_export.tracing.other_sizes import FixedAxesError, OpenSizes, another_size, read_sizes
+from sparsify_fx.onnx_export.tracing.other_sizes import (
+    FixedAxesError,
+    OpenSizes,
+    another_size,
+    read_sizes,
+)
 from sparsify_fx.onnx_export.tracing.reference import Answer, agrees, runner
 from sparsify_fx.onnx_export.tracing.trace import trace
 
@@ -47,20 +52,36 @@ def check_choice(dynamic_batch: bool | None, dynamic_shapes: Any) -> None:
         )
 
 
-def find_axes(model: nn.Module, inputs: Inputs, dynamic_batch: bool | None, dynamic_shapes: Any) -> WantedAxes:
+def find_axes(
+    model: nn.Module, inputs: Inputs, dynamic_batch: bool | None, dynamic_shapes: Any
+) -> WantedAxes:
     """The open axes: those of `dynamic_shapes`, else the batch, unless that is not wanted."""
     at = places(model, inputs)
     if dynamic_shapes is not None:
         remedy = "leave the axis out of dynamic_shapes, or open those of other inputs that have to equal it too"
-        return WantedAxes(at, BatchAxes((open_axes(dynamic_shapes, inputs, at),), ((),)), remedy)
+        return WantedAxes(
+            at, BatchAxes((open_axes(dynamic_shapes, inputs, at),), ((),)), remedy
+        )
     if dynamic_batch is False:
         return WantedAxes(at, BatchAxes(([{} for _ in at],), ((),)), "")
     if inputs.tensors[0].dim() == 0:
-        raise ExportError(f"the input {at[0].name} is a scalar without a batch axis; pass dynamic_batch=False")
-    return WantedAxes(at, find_batch(inputs, runner(model, _OTHER_BATCH), sure=dynamic_batch is True), REMEDIES)
+        raise ExportError(
+            f"the input {at[0].name} is a scalar without a batch axis; pass dynamic_batch=False"
+        )
+    return WantedAxes(
+        at,
+        find_batch(inputs, runner(model, _OTHER_BATCH), sure=dynamic_batch is True),
+        REMEDIES,
+    )
 
 
-def trace_checked(model: nn.Module, inputs: Inputs, wanted: WantedAxes, outputs: int, opset: int | None) -> Traced:
+def trace_checked(
+    model: nn.Module,
+    inputs: Inputs,
+    wanted: WantedAxes,
+    outputs: int,
+    opset: int | None,
+) -> Traced:
     """Trace the model, whose outputs are flat, with the first of the wanted axes that can be open.
 
     Raises ExportError when torch.onnx cannot export it so, or the model takes no other sizes.
@@ -79,7 +100,12 @@ def trace_checked(model: nn.Module, inputs: Inputs, wanted: WantedAxes, outputs:
 
 
 def _trace(
-    model: nn.Module, inputs: Inputs, axes: Axes, wanted: WantedAxes, outputs: int, opset: int | None
+    model: nn.Module,
+    inputs: Inputs,
+    axes: Axes,
+    wanted: WantedAxes,
+    outputs: int,
+    opset: int | None,
 ) -> tuple[onnx.ModelProto, Answer | None]:
     """The graph and the answer at another size; axes that only may be open are fixed where the model wants that."""
     run = runner(model, "it does not take them")
@@ -94,18 +120,27 @@ def _trace(
                 raise
             axes = fewer
             continue
-        return traced, moved and Answer(moved[0], moved[1], _doubt(sizes, moved[2], wanted.remedy))
+        return traced, moved and Answer(
+            moved[0], moved[1], _doubt(sizes, moved[2], wanted.remedy)
+        )
 
 
 def _traced(
-    model: nn.Module, inputs: Inputs, axes: Axes, wanted: WantedAxes, outputs: int, opset: int | None
+    model: nn.Module,
+    inputs: Inputs,
+    axes: Axes,
+    wanted: WantedAxes,
+    outputs: int,
+    opset: int | None,
 ) -> onnx.ModelProto:
     try:
         return trace(model, inputs, outputs, opset=opset, axes=axes, at=wanted.at)
     except ExportError as error:
         if not any(axes):
             raise
-        raise ExportError(f"{error}; if it needs a fixed size, {wanted.remedy}") from error
+        raise ExportError(
+            f"{error}; if it needs a fixed size, {wanted.remedy}"
+        ) from error
 
 
 def _without(axes: Axes, sizes: OpenSizes, symbols: Sequence[str]) -> Axes | None:
@@ -113,7 +148,10 @@ def _without(axes: Axes, sizes: OpenSizes, symbols: Sequence[str]) -> Axes | Non
     stuck = sizes.places_of(tuple(symbols))
     if not stuck or not all(is_optional(axes[n][axis]) for n, axis in stuck):
         return None
-    return [{a: spec for a, spec in mine.items() if (n, a) not in stuck} for n, mine in enumerate(axes)]
+    return [
+        {a: spec for a, spec in mine.items() if (n, a) not in stuck}
+        for n, mine in enumerate(axes)
+    ]
 
 
 def _doubt(sizes: OpenSizes, told: str, remedy: str) -> str:

@@ -41,20 +41,28 @@ class OpenSizes:
         """The inputs with other numbers."""
         values = self.values | dict(changes)
         return self.inputs.resized(
-            [{axis: int(size.subs(values)) for axis, size in mine.items()} for mine in self.axes]
+            [
+                {axis: int(size.subs(values)) for axis, size in mine.items()}
+                for mine in self.axes
+            ]
         )
 
     def candidates(self, symbol: str) -> list[int]:
         """Values for a number, nearby ones first; its own is not among them."""
         now, (least, most) = self.values[symbol], self.ranges[symbol]
         tried = [now + step for step in _STEPS] + [2 * now, now // 2]
-        return [value for value in dict.fromkeys(tried) if max(1, least) <= value <= most]
+        return [
+            value for value in dict.fromkeys(tried) if max(1, least) <= value <= most
+        ]
 
     def places_of(self, symbols: tuple[str, ...]) -> list[tuple[int, int]]:
         """(tensor, axis) of every axis that follows one of the numbers."""
         wanted = {sympy.Symbol(symbol) for symbol in symbols}
         return [
-            (n, axis) for n, mine in enumerate(self.axes) for axis, size in mine.items() if size.free_symbols & wanted
+            (n, axis)
+            for n, mine in enumerate(self.axes)
+            for axis, size in mine.items()
+            if size.free_symbols & wanted
         ]
 
     def told(self, symbols: tuple[str, ...]) -> str:
@@ -88,7 +96,9 @@ def read_sizes(graph: onnx.GraphProto, inputs: Inputs, axes: Axes) -> OpenSizes:
                     "the shape of its input"
                 )
         found.append(mine)
-    return OpenSizes(inputs, tuple(item.name for item in graph.input), tuple(found), values, ranges)
+    return OpenSizes(
+        inputs, tuple(item.name for item in graph.input), tuple(found), values, ranges
+    )
 
 
 def _expression(text: str) -> sympy.Expr:
@@ -102,23 +112,33 @@ def _expression(text: str) -> sympy.Expr:
 
 
 def _note(
-    size: sympy.Expr, now: int, spec: Any, values: dict[str, int], ranges: dict[str, tuple[float, float]]
+    size: sympy.Expr,
+    now: int,
+    spec: Any,
+    values: dict[str, int],
+    ranges: dict[str, tuple[float, float]],
 ) -> None:
     """Keep what an axis says of the one number that it follows: the value, and the range."""
     for symbol in size.free_symbols:
         solved = sympy.solve(size - now, symbol)
-        values.setdefault(symbol.name, int(solved[0]) if solved and solved[0].is_number else now)
+        values.setdefault(
+            symbol.name, int(solved[0]) if solved and solved[0].is_number else now
+        )
         least, most = limits(spec)
         low, high = ranges.get(symbol.name, (1.0, float("inf")))
         ranges[symbol.name] = (max(low, least), min(high, most))
 
 
-def another_size(sizes: OpenSizes, run: Callable[[Inputs], T]) -> tuple[Inputs, T, str] | None:
+def another_size(
+    sizes: OpenSizes, run: Callable[[Inputs], T]
+) -> tuple[Inputs, T, str] | None:
     """Inputs with every number moved, what `run` makes of them, and the change in words; None if none can move.
 
     Raises FixedAxesError when the model takes no other value of some of them.
     """
-    movable = {symbol: tried for symbol in sizes.values if (tried := sizes.candidates(symbol))}
+    movable = {
+        symbol: tried for symbol in sizes.values if (tried := sizes.candidates(symbol))
+    }
     problem: ExportError | None = None
     for changes in _together(movable):
         inputs = sizes.moved(changes)
@@ -129,7 +149,11 @@ def another_size(sizes: OpenSizes, run: Callable[[Inputs], T]) -> tuple[Inputs, 
             problem = problem or error
     if problem is None:
         return None
-    stuck = tuple(symbol for symbol, tried in movable.items() if not _moves(sizes, symbol, tried, run))
+    stuck = tuple(
+        symbol
+        for symbol, tried in movable.items()
+        if not _moves(sizes, symbol, tried, run)
+    )
     stuck = stuck or tuple(movable)
     values = ", ".join(str(value) for value in movable[stuck[0]][:5])
     raise FixedAxesError(
@@ -143,7 +167,10 @@ def another_size(sizes: OpenSizes, run: Callable[[Inputs], T]) -> tuple[Inputs, 
 def _together(movable: Mapping[str, list[int]]) -> Iterator[dict[str, int]]:
     """Every number moved at once, in several steps."""
     for turn in range(max(map(len, movable.values()), default=0)):
-        yield {symbol: tried[min(turn, len(tried) - 1)] for symbol, tried in movable.items()}
+        yield {
+            symbol: tried[min(turn, len(tried) - 1)]
+            for symbol, tried in movable.items()
+        }
 
 
 def _moves(sizes: OpenSizes, symbol: str, tried: list[int], run: Run) -> bool:

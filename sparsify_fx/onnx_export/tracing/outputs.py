@@ -24,9 +24,15 @@ def named_tensors(value: Any, name: str = "") -> list[tuple[str, Tensor]]:
         return [(name or "output", value)]
     children = _children(value)
     if children is not None:
-        return [pair for key, child in children for pair in named_tensors(child, _join(name, key))]
+        return [
+            pair
+            for key, child in children
+            for pair in named_tensors(child, _join(name, key))
+        ]
     leaves = _pytree.tree_leaves(value)
-    return [] if len(leaves) == 1 and leaves[0] is value else named_tensors(leaves, name)
+    return (
+        [] if len(leaves) == 1 and leaves[0] is value else named_tensors(leaves, name)
+    )
 
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]] | None:
@@ -34,7 +40,10 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]] | None:
     if isinstance(value, Mapping):
         return iter(value.items())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return (
+            (field.name, getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        )
     if isinstance(value, tuple | list):
         return iter(enumerate(value))
     return None
@@ -42,7 +51,11 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]] | None:
 
 def _join(name: str, key: Any) -> str:
     """The name of a part."""
-    return f"{name}_{key}" if name else (f"output_{key}" if isinstance(key, int) else str(key))
+    return (
+        f"{name}_{key}"
+        if name
+        else (f"output_{key}" if isinstance(key, int) else str(key))
+    )
 
 
 def flatten_outputs(model: nn.Module) -> None:

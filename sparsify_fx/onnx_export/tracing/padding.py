@@ -6,7 +6,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of, is_standard, set_input
+from sparsify_fx.onnx_tools.view import (
+    GraphView,
+    attribute,
+    input_of,
+    is_standard,
+    set_input,
+)
 
 _FIRST_OPSET = 18  # of Pad with axes
 
@@ -25,11 +31,19 @@ def keep_zero_padding(model: onnx.ModelProto) -> int:
     changed = 0
     for node in view.nodes:
         pads = view.constant(input_of(node, 1)) if is_standard(node, "Pad") else None
-        if pads is None or input_of(node, 3) or attribute(node, "mode", "constant") != "constant":
+        if (
+            pads is None
+            or input_of(node, 3)
+            or attribute(node, "mode", "constant") != "constant"
+        ):
             continue
-        if not any(is_standard(reader, "MaxPool") for reader in view.uses[node.output[0]]):
+        if not any(
+            is_standard(reader, "MaxPool") for reader in view.uses[node.output[0]]
+        ):
             continue
-        axes = numpy_helper.from_array(np.arange(pads.size // 2, dtype=np.int64), view.fresh("pad_axes"))
+        axes = numpy_helper.from_array(
+            np.arange(pads.size // 2, dtype=np.int64), view.fresh("pad_axes")
+        )
         model.graph.initializer.append(axes)
         set_input(node, 3, axes.name)
         changed += 1

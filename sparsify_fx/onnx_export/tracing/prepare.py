@@ -43,7 +43,9 @@ def merged_copy(model: nn.Module) -> nn.Module:
         Merge()(copied)
         gc.collect()  # modules of torch.fx lie in cycles of references, and the factors with them
     copied.eval()
-    if any(_is_odd_float(tensor) for tensor in (*copied.parameters(), *copied.buffers())):
+    if any(
+        _is_odd_float(tensor) for tensor in (*copied.parameters(), *copied.buffers())
+    ):
         copied.float()
     _check_finite(copied)
     return copied
@@ -76,7 +78,12 @@ def _on_cpu(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type != "cpu":
             moved = tensor.detach().cpu()
-            yield tensor, nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
+            yield (
+                tensor,
+                nn.Parameter(moved, tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else moved,
+            )
 
 
 def _without_history(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
@@ -110,7 +117,9 @@ def run_model(model: nn.Module, inputs: Inputs, complaint: str) -> Any:
         with torch.no_grad():
             return model(*given.args, **given.kwargs)
     except Exception as error:
-        raise ExportError(f"{complaint} ({inputs.shapes()}): {type(error).__name__}: {_first_line(error)}") from error
+        raise ExportError(
+            f"{complaint} ({inputs.shapes()}): {type(error).__name__}: {_first_line(error)}"
+        ) from error
 
 
 @contextlib.contextmanager

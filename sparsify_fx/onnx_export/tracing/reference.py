@@ -45,11 +45,20 @@ class Reference:
         found = []
         for run in self.runs:
             try:
-                found.append(compare(run.outputs, runtime.run(run.inputs.tensors), self.names, tolerance))
+                found.append(
+                    compare(
+                        run.outputs,
+                        runtime.run(run.inputs.tensors),
+                        self.names,
+                        tolerance,
+                    )
+                )
             except ExportError as error:
                 if not run.doubt:
                     raise
-                raise ExportError(run.doubt.replace("{error}", str(error).strip().rstrip("."))) from error
+                raise ExportError(
+                    run.doubt.replace("{error}", str(error).strip().rstrip("."))
+                ) from error
         return max(a for a, _ in found), max(r for _, r in found)
 
 
@@ -58,7 +67,9 @@ def run_reference(model: nn.Module, inputs: Inputs, probes: Inputs) -> Reference
     output = run_model(model, inputs, "the model does not take these example_inputs")
     pairs = named_tensors(output)
     if not pairs:
-        raise ExportError("the model returns no tensor; expected a Tensor or a tuple, dict or dataclass of Tensors")
+        raise ExportError(
+            "the model returns no tensor; expected a Tensor or a tuple, dict or dataclass of Tensors"
+        )
     if probes is not inputs:
         probes = _alike(probes, inputs)
         output = run_model(model, probes, "the model does not take these verify_inputs")
@@ -81,7 +92,9 @@ def agrees(model: onnx.ModelProto, answer: Answer, tolerance: float = 1e-2) -> b
     with tempfile.TemporaryDirectory() as folder:
         try:
             file = str(write_dense(model, Path(folder)))
-            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
             names = [item.name for item in session.get_inputs()]
             tensors = (value.contiguous().numpy() for value in answer.inputs.tensors)
             got = list(session.run(None, dict(zip(names, tensors, strict=True))))

@@ -25,7 +25,13 @@ _HARMLESS: tuple[tuple[type[Warning], str], ...] = (
 
 
 def trace(
-    model: nn.Module, inputs: Inputs, outputs: int, *, opset: int | None, axes: Axes, at: Sequence[Place]
+    model: nn.Module,
+    inputs: Inputs,
+    outputs: int,
+    *,
+    opset: int | None,
+    axes: Axes,
+    at: Sequence[Place],
 ) -> onnx.ModelProto:
     """The dense ONNX model of `model`, which returns a tuple of `outputs` tensors.
 
@@ -34,15 +40,20 @@ def trace(
     """
     # torch.export takes a size of 1 for a constant, so it must see open axes with two entries or more.
     grown = [
-        {axis: max(2, value.shape[axis]) for axis in mine} for value, mine in zip(inputs.tensors, axes, strict=True)
+        {axis: max(2, value.shape[axis]) for axis in mine}
+        for value, mine in zip(inputs.tensors, axes, strict=True)
     ]
     inputs, shapes = inputs.resized(grown), for_torch(axes, at)
     try:
         traced = _program(model, inputs, outputs, opset, shapes, optimize=True)
-        if _unmade(traced):  # torch's optimizer may drop limits that a Clip still reads (timm's gemma4)
+        if _unmade(
+            traced
+        ):  # torch's optimizer may drop limits that a Clip still reads (timm's gemma4)
             traced = _program(model, inputs, outputs, opset, shapes, optimize=False)
     except Exception as error:
-        raise ExportError(f"torch.onnx cannot export this model: {_root_cause(error)}") from error
+        raise ExportError(
+            f"torch.onnx cannot export this model: {_root_cause(error)}"
+        ) from error
     _check_traced(traced, len(inputs.tensors), outputs, opset)
     _sort_inputs(traced.graph, [place.name for place in at])
     return traced
@@ -53,13 +64,21 @@ def _sort_inputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
     by_name = {item.name: item for item in graph.input}
     if sorted(by_name) == sorted(names):
         ordered = [by_name[name] for name in names]
-        kept = [onnx.ValueInfoProto.FromString(item.SerializeToString()) for item in ordered]
+        kept = [
+            onnx.ValueInfoProto.FromString(item.SerializeToString()) for item in ordered
+        ]
         del graph.input[:]
         graph.input.extend(kept)
 
 
 def _program(
-    model: nn.Module, inputs: Inputs, outputs: int, opset: int | None, shapes: Any, *, optimize: bool
+    model: nn.Module,
+    inputs: Inputs,
+    outputs: int,
+    opset: int | None,
+    shapes: Any,
+    *,
+    optimize: bool,
 ) -> onnx.ModelProto:
     """What torch.onnx makes of the model; `shapes` are its dynamic ones, `optimize` lets it simplify the graph."""
     with warnings.catch_warnings(), torch.no_grad():
@@ -91,13 +110,19 @@ def _unmade(model: onnx.ModelProto) -> list[str]:
     return [name for node in graph.node for name in node.input if name not in made]
 
 
-def _check_traced(model: onnx.ModelProto, inputs: int, outputs: int, opset: int | None) -> None:
+def _check_traced(
+    model: onnx.ModelProto, inputs: int, outputs: int, opset: int | None
+) -> None:
     """Inputs, outputs and opset are the ones asked for."""
     graph, written = model.graph, opset_of(model)
     if opset is not None and written != opset:
-        raise ExportError(f"opset {opset} was asked for, but torch.onnx wrote {written}; use opset={written} or None")
+        raise ExportError(
+            f"opset {opset} was asked for, but torch.onnx wrote {written}; use opset={written} or None"
+        )
     if unmade := _unmade(model):
-        raise ExportError(f"torch.onnx cannot export this model: its graph reads {unmade[:4]}, which nothing makes")
+        raise ExportError(
+            f"torch.onnx cannot export this model: its graph reads {unmade[:4]}, which nothing makes"
+        )
     if (len(graph.input), len(graph.output)) != (inputs, outputs):
         raise ExportError(
             f"torch.onnx made a graph with {len(graph.input)} inputs and {len(graph.output)} outputs from a model with "
@@ -107,12 +132,23 @@ def _check_traced(model: onnx.ModelProto, inputs: int, outputs: int, opset: int 
 
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of the standard operator set, 0 if the model imports none."""
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    return next(
+        (
+            entry.version
+            for entry in model.opset_import
+            if entry.domain in ("", "ai.onnx")
+        ),
+        0,
+    )
 
 
 def _root_cause(error: BaseException) -> str:
     """Type and first lines of the error at the bottom of the chain, without terminal colours."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines()
+        if line.strip()
+    ]
     return f"{type(error).__name__}: {' '.join(lines[:2])}"

@@ -50,18 +50,26 @@ def batch_norm(node: onnx.NodeProto, view: GraphView) -> Affine | None:
     if training or sum(bool(name) for name in node.output) != 1 or view.opset < 7:
         return None
     found = [view.floats(input_of(node, index)) for index in range(1, 5)]
-    known = [value.astype(np.float64) for value in found if value is not None and value.ndim == 1]
+    known = [
+        value.astype(np.float64)
+        for value in found
+        if value is not None and value.ndim == 1
+    ]
     if len(known) < 4:
         return None
     gamma, beta, mean, variance = known
     with np.errstate(all="ignore"):
-        scale = gamma / np.sqrt(variance + float(np.float32(attribute(node, "epsilon", 1e-5))))
+        scale = gamma / np.sqrt(
+            variance + float(np.float32(attribute(node, "epsilon", 1e-5)))
+        )
         return Affine(node.input[0], scale, beta - mean * scale)
 
 
 def _with_constant(node: onnx.NodeProto, view: GraphView, rank: int) -> Affine | None:
     left, right = view.floats(node.input[0]), view.floats(node.input[1])
-    if (left is None) == (right is None) or (left is not None and node.op_type == "Div"):
+    if (left is None) == (right is None) or (
+        left is not None and node.op_type == "Div"
+    ):
         return None
     constant = right if left is None else left
     value = node.input[0] if left is None else node.input[1]

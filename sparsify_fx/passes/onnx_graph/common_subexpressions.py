@@ -24,9 +24,18 @@ def merge_common_subexpressions(model: onnx.ModelProto) -> bool:
     first: dict[tuple[object, ...], onnx.NodeProto] = {}
     dead = []
     for index, node in enumerate(view.nodes):
-        if node.op_type in RANDOM or node.domain not in ("", "ai.onnx") or any(subgraphs(node)):
+        if (
+            node.op_type in RANDOM
+            or node.domain not in ("", "ai.onnx")
+            or any(subgraphs(node))
+        ):
             continue
-        key = (node.op_type, _attributes(node), len(node.output), *(_identity(name, view) for name in node.input))
+        key = (
+            node.op_type,
+            _attributes(node),
+            len(node.output),
+            *(_identity(name, view) for name in node.input),
+        )
         twin = first.setdefault(key, node)
         if twin is node or not view.fixed.isdisjoint(node.output):
             continue
@@ -41,15 +50,23 @@ def merge_common_subexpressions(model: onnx.ModelProto) -> bool:
 
 
 def _attributes(node: onnx.NodeProto) -> tuple[bytes, ...]:
-    return tuple(sorted(item.SerializeToString(deterministic=True) for item in node.attribute))
+    return tuple(
+        sorted(item.SerializeToString(deterministic=True) for item in node.attribute)
+    )
 
 
 def _identity(name: str, view: GraphView) -> object:
     """What two names must share to stand for the same value."""
     tensor = view.tensors.get(name)
-    if tensor is None or math.prod(tensor.dims) > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL:
+    if (
+        tensor is None
+        or math.prod(tensor.dims) > _SMALL
+        or tensor.data_location == onnx.TensorProto.EXTERNAL
+    ):
         return name
     return tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()
 
 
-COMMON_SUBEXPRESSIONS = GraphPass("common-subexpressions", merge_common_subexpressions, exact=True)
+COMMON_SUBEXPRESSIONS = GraphPass(
+    "common-subexpressions", merge_common_subexpressions, exact=True
+)

@@ -25,7 +25,9 @@ def replace_constant_branches(model: onnx.ModelProto) -> bool:
             continue
         changed, other = True, node.input[1 - place]
         values = constants.of(node.input[place]).astype(np.float32)
-        adds_nothing = not values.any() and (node.op_type == "Add" or (node.op_type == "Sub" and place == 1))
+        adds_nothing = not values.any() and (
+            node.op_type == "Add" or (node.op_type == "Sub" and place == 1)
+        )
         if adds_nothing and view.fixed.isdisjoint(node.output):
             view.reroute(node.output[0], other)
             view.uses[other] += view.uses.pop(node.output[0], [])
@@ -33,7 +35,9 @@ def replace_constant_branches(model: onnx.ModelProto) -> bool:
         else:
             track = constants.spaces.tracks[node.input[place]]
             shape = (track.size, *([1] * (track.rank - track.axis - 1)))
-            node.input[place] = view.add(f"{node.input[place]}_constant", values.reshape(shape))
+            node.input[place] = view.add(
+                f"{node.input[place]}_constant", values.reshape(shape)
+            )
     for index in reversed(dead):
         del model.graph.node[index]
     return changed
@@ -42,7 +46,9 @@ def replace_constant_branches(model: onnx.ModelProto) -> bool:
 def _constant_operand(node: onnx.NodeProto, constants: Constants) -> int | None:
     """Which of the two inputs is constant throughout, while the other one has the shape of the result."""
     spaces = constants.spaces
-    if not is_standard(node, "Add", "Sub", "Mul") or any(name not in spaces.tracks for name in node.input):
+    if not is_standard(node, "Add", "Sub", "Mul") or any(
+        name not in spaces.tracks for name in node.input
+    ):
         return None
     left, right = (spaces.shapes.get(name) for name in node.input)
     if left is None or left != right or None in left:
@@ -53,4 +59,6 @@ def _constant_operand(node: onnx.NodeProto, constants: Constants) -> int | None:
     return None
 
 
-CONSTANT_BRANCHES = GraphPass("constant-branches", replace_constant_branches, exact=False)
+CONSTANT_BRANCHES = GraphPass(
+    "constant-branches", replace_constant_branches, exact=False
+)

@@ -19,7 +19,12 @@ def drop_identities(model: onnx.ModelProto) -> bool:
     for index, node in enumerate(view.nodes):
         outputs = [name for name in node.output if name]
         unread = all(not view.uses.get(name) for name in outputs[1:])
-        if outputs and unread and view.fixed.isdisjoint(outputs) and is_identity(node, view):
+        if (
+            outputs
+            and unread
+            and view.fixed.isdisjoint(outputs)
+            and is_identity(node, view)
+        ):
             view.reroute(outputs[0], node.input[0])
             # What read the output reads the input now, which later nodes of this loop must know.
             view.uses[node.input[0]] += view.uses.pop(outputs[0], [])
@@ -41,7 +46,11 @@ def is_identity(node: onnx.NodeProto, view: GraphView) -> bool:
     if is_standard(node, "Concat"):
         return len(node.input) == 1
     if is_standard(node, "Pad"):
-        pads = view.constant(input_of(node, 1)) if len(node.input) > 1 else attribute(node, "pads")
+        pads = (
+            view.constant(input_of(node, 1))
+            if len(node.input) > 1
+            else attribute(node, "pads")
+        )
         return pads is not None and not np.any(pads)
     return False
 

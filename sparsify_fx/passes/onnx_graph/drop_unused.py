@@ -24,10 +24,18 @@ def drop_unused(model: onnx.ModelProto) -> bool:
             needed.update(node.input)
     for index in dead:
         del graph.node[index]
-    unused = [i for i, tensor in enumerate(graph.initializer) if tensor.name not in needed | view.inputs]
+    unused = [
+        i
+        for i, tensor in enumerate(graph.initializer)
+        if tensor.name not in needed | view.inputs
+    ]
     for index in reversed(unused):
         del graph.initializer[index]
-    sparse = [i for i, tensor in enumerate(graph.sparse_initializer) if tensor.values.name not in needed]
+    sparse = [
+        i
+        for i, tensor in enumerate(graph.sparse_initializer)
+        if tensor.values.name not in needed
+    ]
     for index in reversed(sparse):
         del graph.sparse_initializer[index]
     if dead or unused:
@@ -38,8 +46,12 @@ def drop_unused(model: onnx.ModelProto) -> bool:
 def forget_shapes(model: onnx.ModelProto) -> None:
     """Drop the recorded types of values that are gone."""
     graph = model.graph
-    known = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
-    known |= {item.name for item in graph.input} | {item.values.name for item in graph.sparse_initializer}
+    known = {name for node in graph.node for name in node.output} | {
+        tensor.name for tensor in graph.initializer
+    }
+    known |= {item.name for item in graph.input} | {
+        item.values.name for item in graph.sparse_initializer
+    }
     for index in range(len(graph.value_info) - 1, -1, -1):
         if graph.value_info[index].name not in known:
             del graph.value_info[index]

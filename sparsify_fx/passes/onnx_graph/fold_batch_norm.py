@@ -33,28 +33,51 @@ def _fold_one(model: onnx.ModelProto) -> bool:
     for index, node in enumerate(view.nodes):
         layer = linear_of(node, view)
         reader = view.only_reader(layer.output) if layer is not None else None
-        if layer is None or reader is None or layer.weight in touched or layer.output in touched:
+        if (
+            layer is None
+            or reader is None
+            or layer.weight in touched
+            or layer.output in touched
+        ):
             continue
         affine = affine_of(reader, view, layer.rank)
-        full = affine.of(layer.channels) if affine is not None and affine.value == layer.output else None
-        if full is None or not channels_are_axis_one(layer.node, reader, model) or not _apply(layer, full, view):
+        full = (
+            affine.of(layer.channels)
+            if affine is not None and affine.value == layer.output
+            else None
+        )
+        if (
+            full is None
+            or not channels_are_axis_one(layer.node, reader, model)
+            or not _apply(layer, full, view)
+        ):
             continue
         touched |= {layer.weight, reader.output[0]}
         changed = True
         if layer.has_room_for_bias or not full.shift.any():
             # The layer makes the reader's output now, so names of graph outputs stay.
             layer.last.output[0] = reader.output[0]
-            dead.append(next(i for i in range(index, len(view.nodes)) if view.nodes[i] is reader))
+            dead.append(
+                next(
+                    i for i in range(index, len(view.nodes)) if view.nodes[i] is reader
+                )
+            )
         else:
-            shift = view.add(f"{reader.output[0]}_shift", full.shift.astype(layer.values.dtype))
-            reader.CopyFrom(onnx.helper.make_node("Add", [layer.output, shift], list(reader.output)))
+            shift = view.add(
+                f"{reader.output[0]}_shift", full.shift.astype(layer.values.dtype)
+            )
+            reader.CopyFrom(
+                onnx.helper.make_node("Add", [layer.output, shift], list(reader.output))
+            )
     for index in sorted(dead, reverse=True):
         del model.graph.node[index]
     forget_shapes(model)
     return changed
 
 
-def channels_are_axis_one(layer: onnx.NodeProto, norm: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+def channels_are_axis_one(
+    layer: onnx.NodeProto, norm: onnx.NodeProto, model: onnx.ModelProto
+) -> bool:
     """Whether the channels that a batch norm scales are the ones of the layer: not beside a MatMul on three axes."""
     if layer.op_type != "MatMul" or norm.op_type != "BatchNormalization":
         return True
@@ -70,7 +93,10 @@ def _apply(layer: Linear, affine: Affine, view: GraphView) -> bool:
     weight = layer.scaled(view, affine.scale)
     kind = weight.dtype
     limit = np.finfo(kind).max
-    if max(np.abs(weight).max(initial=0), np.abs(bias).max(initial=0)) > limit or not np.isfinite(weight).all():
+    if (
+        max(np.abs(weight).max(initial=0), np.abs(bias).max(initial=0)) > limit
+        or not np.isfinite(weight).all()
+    ):
         return False
     if rescaled:
         view.overwrite(layer.weight, weight)

@@ -60,19 +60,37 @@ def _before(
             return None
         flattened = _flattened(source, view, infer_shapes(model), layer.inputs)
         before = view.producers.get(source.input[0])
-        if flattened is None or before is None or view.only_reader(source.input[0]) is None:
+        if (
+            flattened is None
+            or before is None
+            or view.only_reader(source.input[0]) is None
+        ):
             return None
         (rank, repeats), reader, source = flattened, source, before
     affine = affine_of(source, view, rank)
-    if affine is None or affine.value in view.tensors or not channels_are_axis_one(layer.node, source, model):
+    if (
+        affine is None
+        or affine.value in view.tensors
+        or not channels_are_axis_one(layer.node, source, model)
+    ):
         return None
     full = affine.of(layer.inputs // repeats)
-    if full is None or not _has_channels(affine.value, full.scale.size, rank, layer, model):
+    if full is None or not _has_channels(
+        affine.value, full.scale.size, rank, layer, model
+    ):
         return None
-    return Affine(full.value, np.repeat(full.scale, repeats), np.repeat(full.shift, repeats)), source, reader
+    return (
+        Affine(
+            full.value, np.repeat(full.scale, repeats), np.repeat(full.shift, repeats)
+        ),
+        source,
+        reader,
+    )
 
 
-def _has_channels(name: str, channels: int, rank: int, layer: Linear, model: onnx.ModelProto) -> bool:
+def _has_channels(
+    name: str, channels: int, rank: int, layer: Linear, model: onnx.ModelProto
+) -> bool:
     """Whether the value has the layer's channels already, rather than getting them by broadcasting a constant."""
     shape = infer_shapes(model).get(name, ())
     if layer.node.op_type == "MatMul" and rank == layer.rank:
@@ -80,11 +98,18 @@ def _has_channels(name: str, channels: int, rank: int, layer: Linear, model: onn
     return len(shape) == rank and shape[1] == channels
 
 
-def _flattened(node: onnx.NodeProto, view: GraphView, shapes: dict[str, Shape], size: int) -> tuple[int, int] | None:
+def _flattened(
+    node: onnx.NodeProto, view: GraphView, shapes: dict[str, Shape], size: int
+) -> tuple[int, int] | None:
     """(rank before, entries of a channel) where the node turns [N, channels, ...] into [N, size]."""
     shape, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
     inner = [entry for entry in shape[1:] if isinstance(entry, int)]
-    if len(shape) < 2 or len(after) != 2 or len(inner) < len(shape) - 1 or math.prod(inner) != size:
+    if (
+        len(shape) < 2
+        or len(after) != 2
+        or len(inner) < len(shape) - 1
+        or math.prod(inner) != size
+    ):
         return None
     if node.op_type == "Flatten" and attribute(node, "axis", 1) != 1:
         return None
@@ -94,7 +119,9 @@ def _flattened(node: onnx.NodeProto, view: GraphView, shapes: dict[str, Shape], 
 
 def _apply(layer: Linear, affine: Affine, view: GraphView) -> bool:
     """Write the new weight and bias; False when they cannot be."""
-    if not view.is_private(layer.weight) or (affine.shift.any() and (layer.pads or not layer.has_room_for_bias)):
+    if not view.is_private(layer.weight) or (
+        affine.shift.any() and (layer.pads or not layer.has_room_for_bias)
+    ):
         return False
     weight = layer.scaled_inputs(affine.scale)
     bias = (layer.bias_values(view) + layer.response(affine.shift)).astype(weight.dtype)

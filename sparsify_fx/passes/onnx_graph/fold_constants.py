@@ -11,8 +11,24 @@ from sparsify_fx.passes.onnx_graph.base import GraphPass
 from sparsify_fx.passes.onnx_graph.drop_unused import forget_shapes
 
 KEPT = RANDOM | {
-    *("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "ScatterElements", "ScatterND", "Scatter"),
-    *("CumSum", "MaxUnpool", "BitShift", "BitwiseAnd", "BitwiseOr", "NonZero", "Compress", "Unique"),
+    *(
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "QuantizeLinear",
+        "ScatterElements",
+        "ScatterND",
+        "Scatter",
+    ),
+    *(
+        "CumSum",
+        "MaxUnpool",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseOr",
+        "NonZero",
+        "Compress",
+        "Unique",
+    ),
 }
 """Operators that unpack small constants to large ones: the decoders of sparse and of quantised weights."""
 
@@ -32,7 +48,9 @@ def fold_constants(model: onnx.ModelProto) -> bool:
         values = _folded(node, view)
         if values is None:
             continue
-        for name, value in zip([name for name in node.output if name], values, strict=True):
+        for name, value in zip(
+            [name for name in node.output if name], values, strict=True
+        ):
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
             view.tensors[name] = model.graph.initializer[-1]
         dead.append(index)
@@ -46,9 +64,15 @@ def fold_constants(model: onnx.ModelProto) -> bool:
 
 def _folded(node: onnx.NodeProto, view: GraphView) -> list[Array] | None:
     """The results where the node should be folded."""
-    if node.domain not in ("", "ai.onnx") or node.op_type in KEPT or any(subgraphs(node)):
+    if (
+        node.domain not in ("", "ai.onnx")
+        or node.op_type in KEPT
+        or any(subgraphs(node))
+    ):
         return None
-    if not view.fixed.isdisjoint(node.output) or any(name.startswith("sparse_") for name in _attribute_names(node)):
+    if not view.fixed.isdisjoint(node.output) or any(
+        name.startswith("sparse_") for name in _attribute_names(node)
+    ):
         return None
     inputs = {name: view.constant(name) for name in node.input if name}
     known = {name: value for name, value in inputs.items() if value is not None}
@@ -69,7 +93,9 @@ def _attribute_names(node: onnx.NodeProto) -> list[str]:
 def _drop_freed(view: GraphView) -> None:
     """Initializers that only folded nodes read."""
     after = GraphView(view.model)
-    freed = {name for name in after.tensors if name in view.uses and not after.uses.get(name)} - after.fixed
+    freed = {
+        name for name in after.tensors if name in view.uses and not after.uses.get(name)
+    } - after.fixed
     for index in range(len(after.graph.initializer) - 1, -1, -1):
         if after.graph.initializer[index].name in freed:
             del after.graph.initializer[index]

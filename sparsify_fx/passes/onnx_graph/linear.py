@@ -9,7 +9,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of, is_standard, set_input
+from sparsify_fx.onnx_tools.view import (
+    GraphView,
+    attribute,
+    input_of,
+    is_standard,
+    set_input,
+)
 
 Array = NDArray[Any]
 
@@ -65,7 +71,10 @@ class Linear:
         """Whether a constant input does not give a constant output at the borders."""
         if self.node.op_type == "Conv":
             given = any(attribute(self.node, "pads", ()))
-            return given or attribute(self.node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+            return given or attribute(self.node, "auto_pad", "NOTSET") not in (
+                "NOTSET",
+                "VALID",
+            )
         return self.node.op_type == "ConvTranspose"
 
     def bias_values(self, view: GraphView) -> NDArray[np.float64]:
@@ -78,11 +87,15 @@ class Linear:
 
     def scaled(self, view: GraphView, scale: NDArray[np.float64]) -> Array:
         """W with every output channel multiplied by its scale, in W's type."""
-        return self._multiplied(scale, self.out_axis, spread=self.node.op_type == "ConvTranspose")
+        return self._multiplied(
+            scale, self.out_axis, spread=self.node.op_type == "ConvTranspose"
+        )
 
     def scaled_inputs(self, scale: NDArray[np.float64]) -> Array:
         """W with every input channel multiplied by its scale, in W's type."""
-        return self._multiplied(scale, self.in_axis, spread=self.node.op_type != "ConvTranspose")
+        return self._multiplied(
+            scale, self.in_axis, spread=self.node.op_type != "ConvTranspose"
+        )
 
     def response(self, constant: NDArray[np.float64]) -> NDArray[np.float64]:
         """W applied to an input that is `constant` [inputs] everywhere: [channels]."""
@@ -96,7 +109,9 @@ class Linear:
                 result[first : first + matrix.shape[0]] = matrix @ part[used]
         return result
 
-    def _kernel_sums(self, group: int, inputs: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _kernel_sums(
+        self, group: int, inputs: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Sums of W over the kernel between a group's outputs and some of its inputs: [channels / groups, inputs]."""
         kernel = tuple(range(2, self.values.ndim))
         if self.node.op_type == "ConvTranspose":
@@ -105,23 +120,43 @@ class Linear:
         if self.out_axis == 1:
             return np.asarray(self.values[inputs].astype(np.float64).T)
         size = self.channels // self.groups
-        return np.asarray(self.values[group * size : (group + 1) * size, inputs].sum(axis=kernel, dtype=np.float64))
+        return np.asarray(
+            self.values[group * size : (group + 1) * size, inputs].sum(
+                axis=kernel, dtype=np.float64
+            )
+        )
 
-    def _multiplied(self, factors: NDArray[np.float64], axis: int, spread: bool) -> Array:
+    def _multiplied(
+        self, factors: NDArray[np.float64], axis: int, spread: bool
+    ) -> Array:
         """W times factors along an axis; with `spread` each group along the other axis has its own factors."""
         wide, other = self.values.astype(np.float64), 1 - axis
         if spread and self.groups > 1:
-            each = np.repeat(factors.reshape(self.groups, -1), wide.shape[other] // self.groups, axis=0)
+            each = np.repeat(
+                factors.reshape(self.groups, -1),
+                wide.shape[other] // self.groups,
+                axis=0,
+            )
             table = each if axis == 1 else each.T
         else:
             table = factors[:, None] if axis == 0 else factors[None, :]
         with np.errstate(over="ignore"):
-            return (wide * table.reshape(*table.shape, *([1] * (wide.ndim - 2)))).astype(self.values.dtype)
+            return (
+                wide * table.reshape(*table.shape, *([1] * (wide.ndim - 2)))
+            ).astype(self.values.dtype)
 
     def set_bias(self, view: GraphView, bias: Array) -> None:
         """Write [channels]; a bias that others read too, or that has another shape, is replaced by a new one."""
-        holder, index = (self.node, 2) if self.adder is None else (self.adder, bias_input(self.adder, view))
-        if self.bias and view.is_private(self.bias) and view.tensors[self.bias].dims == [self.channels]:
+        holder, index = (
+            (self.node, 2)
+            if self.adder is None
+            else (self.adder, bias_input(self.adder, view))
+        )
+        if (
+            self.bias
+            and view.is_private(self.bias)
+            and view.tensors[self.bias].dims == [self.channels]
+        ):
             view.overwrite(self.bias, bias)
         else:
             stem = self.weight.removesuffix(".T").removesuffix("weight").rstrip(".")
@@ -130,7 +165,10 @@ class Linear:
 
 def linear_of(node: onnx.NodeProto, view: GraphView) -> Linear | None:
     """The layer that this node is; None when it is none, or one with computed weights."""
-    if not is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul") or view.opset < 7:
+    if (
+        not is_standard(node, "Conv", "ConvTranspose", "Gemm", "MatMul")
+        or view.opset < 7
+    ):
         return None
     values = view.floats(input_of(node, 1))
     if values is None or values.size == 0 or input_of(node, 0) in view.tensors:
@@ -146,12 +184,27 @@ def linear_of(node: onnx.NodeProto, view: GraphView) -> Linear | None:
         return None
     groups = attribute(node, "group", 1)
     transposed = node.op_type == "ConvTranspose"
-    return Linear(node, node.input[1], values, bias, int(transposed), int(not transposed), groups, values.ndim)
+    return Linear(
+        node,
+        node.input[1],
+        values,
+        bias,
+        int(transposed),
+        int(not transposed),
+        groups,
+        values.ndim,
+    )
 
 
-def _gemm(node: onnx.NodeProto, values: Array, bias: str, view: GraphView) -> Linear | None:
+def _gemm(
+    node: onnx.NodeProto, values: Array, bias: str, view: GraphView
+) -> Linear | None:
     """Gemm with a plain first input and alpha = beta = 1."""
-    if attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1:
+    if (
+        attribute(node, "transA", 0)
+        or attribute(node, "alpha", 1.0) != 1
+        or attribute(node, "beta", 1.0) != 1
+    ):
         return None
     out_axis = 0 if attribute(node, "transB", 0) else 1
     if bias and not _is_row(view.tensors[bias].dims, values.shape[out_axis]):

@@ -18,7 +18,11 @@ Size = TypeVar("Size", bound=int | str | None)
 def count_channels(model: onnx.ModelProto) -> int:
     """Output channels of all layers with constant float weights: Conv, ConvTranspose, Gemm, MatMul."""
     view = GraphView(model)
-    return sum(layer.channels for node in view.nodes if (layer := linear_of(node, view)) is not None)
+    return sum(
+        layer.channels
+        for node in view.nodes
+        if (layer := linear_of(node, view)) is not None
+    )
 
 
 def count_macs(model: onnx.ModelProto) -> int:
@@ -45,11 +49,15 @@ def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
         layer = linear_of(node, view)
         if layer is not None:
             places = weight_places(node, shapes) or ()
-            found[node.output[0]] = layer.values.size * math.prod(size for size in places[1:] if isinstance(size, int))
+            found[node.output[0]] = layer.values.size * math.prod(
+                size for size in places[1:] if isinstance(size, int)
+            )
     return found
 
 
-def weight_places(node: onnx.NodeProto, shapes: Mapping[str, tuple[Size, ...]]) -> tuple[Size, ...] | None:
+def weight_places(
+    node: onnx.NodeProto, shapes: Mapping[str, tuple[Size, ...]]
+) -> tuple[Size, ...] | None:
     """The axes along which a layer uses its weights again and again, samples first; None where the shape is not known.
 
     Conv: the axes of its output but channels; ConvTranspose: those of its input but channels; Gemm and MatMul: those of

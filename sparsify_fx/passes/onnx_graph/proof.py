@@ -28,11 +28,16 @@ MARGIN = 10.0
 MOST = 1e-2
 """An output that differs by more than that, because rounding makes as much of it, proves nothing."""
 
-_FILLS = (MIXED, *(fill for fill in FILLS if fill != MIXED))  # integers that differ show more than ones
+_FILLS = (
+    MIXED,
+    *(fill for fill in FILLS if fill != MIXED),
+)  # integers that differ show more than ones
 _Levels = onnxruntime.GraphOptimizationLevel
 
 
-def proof_feeds(model: onnx.ModelProto, inputs: Feed | None, seed: int) -> Iterator[Feed]:
+def proof_feeds(
+    model: onnx.ModelProto, inputs: Feed | None, seed: int
+) -> Iterator[Feed]:
     """The inputs given with made-up ones beside them, to try in turn; InputError for those that contradict the file."""
     return feeds(model, Asked(inputs=inputs or {}), seed, _FILLS, SMALL_TRIES)
 
@@ -99,7 +104,9 @@ class Reference:
         try:
             got = _session(after).run(None, dict(self.feed))
         except Exception as error:
-            raise PassError(f"the rewritten graph does not run: {error}; report a bug") from error
+            raise PassError(
+                f"the rewritten graph does not run: {error}; report a bug"
+            ) from error
         return self.far(got)
 
     def far(self, got: Sequence[Any]) -> list[float]:
@@ -132,7 +139,9 @@ class Reference:
                 again = self.distances(nudged(self.model, least_axes=least_axes))
             except PassError:
                 continue
-            found = [min(MARGIN * far, last) for far, last in zip(again, found, strict=True)]
+            found = [
+                min(MARGIN * far, last) for far, last in zip(again, found, strict=True)
+            ]
             if all(np.isfinite(found)):
                 break
         return found
@@ -151,12 +160,22 @@ class Reference:
             return Verdict(None, (), proven=True)
         rows = list(zip(self.names, far, self.noise, strict=True))
         left = [row for row in rows if row[1] > max(tolerance, min(row[2], MOST))]
-        above = [(name, each, max(tolerance, noise)) for name, each, noise in left if each > noise]
+        above = [
+            (name, each, max(tolerance, noise))
+            for name, each, noise in left
+            if each > noise
+        ]
         undecided = tuple(name for name, each, noise in left if each <= noise)
-        return Verdict(max(above, key=lambda row: row[1], default=None), undecided, proven=len(left) < len(rows))
+        return Verdict(
+            max(above, key=lambda row: row[1], default=None),
+            undecided,
+            proven=len(left) < len(rows),
+        )
 
 
-def difference(before: onnx.ModelProto, after: onnx.ModelProto, candidates: Iterable[Feed]) -> float:
+def difference(
+    before: onnx.ModelProto, after: onnx.ModelProto, candidates: Iterable[Feed]
+) -> float:
     """The largest difference between the outputs, each relative to max(largest |entry| of that output, 1e-3).
 
     Both models run, without the runtime's own optimisations, on the first feed that `before` takes. Inf when shapes,
@@ -167,7 +186,9 @@ def difference(before: onnx.ModelProto, after: onnx.ModelProto, candidates: Iter
     return max(Reference(before, candidates).distances(after), default=0.0)
 
 
-def sensitivity(model: onnx.ModelProto, candidates: Iterable[Feed], seed: int = 0) -> float:
+def sensitivity(
+    model: onnx.ModelProto, candidates: Iterable[Feed], seed: int = 0
+) -> float:
     """The difference that rounding makes: between the model and itself with its float weights moved by one last place.
 
     Steep or very deep networks turn that into more than the 1e-7 of float32. Raises PassError as `difference`.
@@ -175,34 +196,52 @@ def sensitivity(model: onnx.ModelProto, candidates: Iterable[Feed], seed: int = 
     return difference(model, nudged(model, seed), candidates)
 
 
-def nudged(model: onnx.ModelProto, seed: int = 0, least_axes: int = 0) -> onnx.ModelProto:
+def nudged(
+    model: onnx.ModelProto, seed: int = 0, least_axes: int = 0
+) -> onnx.ModelProto:
     """The model with each float weight other than zero one last place up or down, or still, as drawn from `seed`.
 
     Weights with fewer axes than `least_axes` keep still.
     """
     moved, generator = onnx.ModelProto(), np.random.default_rng(seed)
     moved.CopyFrom(model)
-    held = [node.attribute for node in moved.graph.node if is_standard(node, "Constant")]
-    tensors = [item.t for attributes in held for item in attributes if item.name == "value"]
+    held = [
+        node.attribute for node in moved.graph.node if is_standard(node, "Constant")
+    ]
+    tensors = [
+        item.t for attributes in held for item in attributes if item.name == "value"
+    ]
     for tensor in (*moved.graph.initializer, *tensors):
         large = len(tensor.dims) >= least_axes
-        if large and tensor.data_type in FLOATS and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if (
+            large
+            and tensor.data_type in FLOATS
+            and tensor.data_location != onnx.TensorProto.EXTERNAL
+        ):
             values = onnx.numpy_helper.to_array(tensor)
-            towards = np.array([-np.inf, 0, np.inf], values.dtype)[generator.integers(0, 3, values.shape)]
+            towards = np.array([-np.inf, 0, np.inf], values.dtype)[
+                generator.integers(0, 3, values.shape)
+            ]
             still = (values == 0) | (towards == 0)
             tensor.CopyFrom(
-                onnx.numpy_helper.from_array(np.where(still, values, np.nextafter(values, towards)), tensor.name)
+                onnx.numpy_helper.from_array(
+                    np.where(still, values, np.nextafter(values, towards)), tensor.name
+                )
             )
     return moved
 
 
-def _session(model: onnx.ModelProto, level: Any = _Levels.ORT_DISABLE_ALL) -> onnxruntime.InferenceSession:
+def _session(
+    model: onnx.ModelProto, level: Any = _Levels.ORT_DISABLE_ALL
+) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = level
     providers = ["CPUExecutionProvider"]
     if outside.count_bytes(model) < outside.MAX_BYTES:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=providers
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         outside.write_beside(model, path)

@@ -80,7 +80,9 @@ def optimize(
     (['Relu'], ['drop-identities'])
     """
     if (reason := damaged_text(model) or damaged_tensor(model)) is not None:
-        raise PassError(f"passes: the model is damaged: {reason}; write or download it again")
+        raise PassError(
+            f"passes: the model is damaged: {reason}; write or download it again"
+        )
     sound = shapes_fit(model) is None
     notes: dict[str, str] = {}
     reference: Reference | None = None
@@ -93,11 +95,18 @@ def optimize(
             if not prove:
                 return work, tally.rows(passes, notes)
             reference = reference or Reference(model, proof_feeds(model, inputs, seed))
-            _LOG.info("passes: %d nodes become %d; proving it", len(model.graph.node), len(work.graph.node))
+            _LOG.info(
+                "passes: %d nodes become %d; proving it",
+                len(model.graph.node),
+                len(work.graph.node),
+            )
             _prove(reference, work, taken, tolerance)
         except _FaultError as fault:
             notes[fault.name] = f"left out: {fault}"
-            warn(f"{fault.name}: left out of the passes over the graph: {fault}", PassWarning)
+            warn(
+                f"{fault.name}: left out of the passes over the graph: {fault}",
+                PassWarning,
+            )
             continue
         return work, tally.rows(passes, notes)
 
@@ -110,7 +119,9 @@ class _FaultError(Exception):
         self.name = name
 
 
-def _to_the_end(model: onnx.ModelProto, passes: Sequence[GraphPass], sound: bool) -> tuple[onnx.ModelProto, _Tally]:
+def _to_the_end(
+    model: onnx.ModelProto, passes: Sequence[GraphPass], sound: bool
+) -> tuple[onnx.ModelProto, _Tally]:
     """A copy of the model after all passes, in turn until none changes anything, and what they removed."""
     work = onnx.ModelProto()
     work.CopyFrom(model)
@@ -119,7 +130,9 @@ def _to_the_end(model: onnx.ModelProto, passes: Sequence[GraphPass], sound: bool
         changed = [one for one in passes if _run(one, work, model, tally, sound)]
         if not changed:
             return work, tally
-    raise _FaultError(changed[-1].name, f"no fixed point after {_ROUNDS} rounds; report a bug")
+    raise _FaultError(
+        changed[-1].name, f"no fixed point after {_ROUNDS} rounds; report a bug"
+    )
 
 
 class _Tally:
@@ -132,59 +145,100 @@ class _Tally:
     @staticmethod
     def measure(model: onnx.ModelProto) -> tuple[int, ...]:
         """Nodes, channels, MACs and bytes."""
-        return len(model.graph.node), count_channels(model), count_macs(model), count_bytes(model)
+        return (
+            len(model.graph.node),
+            count_channels(model),
+            count_macs(model),
+            count_bytes(model),
+        )
 
     def add(self, name: str, model: onnx.ModelProto) -> None:
         """Book the difference to the last state on the pass of this name."""
         now, sums = self.measure(model), self.removed.setdefault(name, [0] * 5)
-        self.removed[name] = [sums[0] + 1, *(s + a - b for s, a, b in zip(sums[1:], self.last, now, strict=True))]
+        self.removed[name] = [
+            sums[0] + 1,
+            *(s + a - b for s, a, b in zip(sums[1:], self.last, now, strict=True)),
+        ]
         self.last = now
 
-    def rows(self, passes: Sequence[GraphPass], notes: Mapping[str, str]) -> tuple[PassRow, ...]:
+    def rows(
+        self, passes: Sequence[GraphPass], notes: Mapping[str, str]
+    ) -> tuple[PassRow, ...]:
         """One row a pass."""
         return tuple(
-            PassRow(one.name, changes, nodes, channels, macs, size, notes.get(one.name, ""))
+            PassRow(
+                one.name, changes, nodes, channels, macs, size, notes.get(one.name, "")
+            )
             for one in passes
-            for changes, nodes, channels, macs, size in [self.removed.get(one.name, [0] * 5)]
+            for changes, nodes, channels, macs, size in [
+                self.removed.get(one.name, [0] * 5)
+            ]
         )
 
 
-def _run(one: GraphPass, work: onnx.ModelProto, original: onnx.ModelProto, tally: _Tally, sound: bool) -> bool:
+def _run(
+    one: GraphPass,
+    work: onnx.ModelProto,
+    original: onnx.ModelProto,
+    tally: _Tally,
+    sound: bool,
+) -> bool:
     """Run one pass in place and check what it left."""
     try:
         if not one.run(work):
             return False
     except Exception as error:  # of a damaged model, or of a pass of others
-        raise _FaultError(one.name, f"it failed: {type(error).__name__}: {error}") from error
+        raise _FaultError(
+            one.name, f"it failed: {type(error).__name__}: {error}"
+        ) from error
     _check(one, work, original, sound)
-    _LOG.debug("%s changed the graph, which has %d nodes now", one.name, len(work.graph.node))
+    _LOG.debug(
+        "%s changed the graph, which has %d nodes now", one.name, len(work.graph.node)
+    )
     tally.add(one.name, work)
     return True
 
 
-def _check(one: GraphPass, work: onnx.ModelProto, original: onnx.ModelProto, sound: bool) -> None:
+def _check(
+    one: GraphPass, work: onnx.ModelProto, original: onnx.ModelProto, sound: bool
+) -> None:
     """The graph is in order, its interface the same, its shapes as consistent as they were."""
     graph = work.graph
-    if list(graph.input) != list(original.graph.input) or list(graph.output) != list(original.graph.output):
-        raise _FaultError(one.name, "expected the inputs and outputs to stay as they are; report a bug")
+    if list(graph.input) != list(original.graph.input) or list(graph.output) != list(
+        original.graph.output
+    ):
+        raise _FaultError(
+            one.name,
+            "expected the inputs and outputs to stay as they are; report a bug",
+        )
     known = {item.name for item in (*graph.input, *graph.initializer)}
     known |= {item.values.name for item in graph.sparse_initializer} | {""}
     for node in graph.node:
         missing = [name for name in node.input if name not in known]
         if missing:
             raise _FaultError(
-                one.name, f"node {node.name or node.op_type} reads {missing}, which nothing makes; report a bug"
+                one.name,
+                f"node {node.name or node.op_type} reads {missing}, which nothing makes; report a bug",
             )
         known.update(node.output)
     missing = [item.name for item in graph.output if item.name not in known]
     if missing:
-        raise _FaultError(one.name, f"nothing makes the outputs {missing} any more; report a bug")
+        raise _FaultError(
+            one.name, f"nothing makes the outputs {missing} any more; report a bug"
+        )
     complaint = shapes_fit(work) if sound else None
     if complaint is not None:
-        raise _FaultError(one.name, f"the shapes no longer fit: {complaint}; report a bug")
+        raise _FaultError(
+            one.name, f"the shapes no longer fit: {complaint}; report a bug"
+        )
 
 
-def _prove(reference: Reference, after: onnx.ModelProto, passes: Sequence[GraphPass], tolerance: float) -> None:
+def _prove(
+    reference: Reference,
+    after: onnx.ModelProto,
+    passes: Sequence[GraphPass],
+    tolerance: float,
+) -> None:
     """Compare the outputs; when they differ, find the pass that did it. Says where some outputs prove nothing."""
     complaint, undecided = _complaint(reference, after, tolerance)
     if not complaint:
@@ -210,7 +264,9 @@ def _prove(reference: Reference, after: onnx.ModelProto, passes: Sequence[GraphP
     raise _FaultError(last.name, complaint)
 
 
-def _complaint(reference: Reference, after: onnx.ModelProto, tolerance: float) -> tuple[str, tuple[str, ...]]:
+def _complaint(
+    reference: Reference, after: onnx.ModelProto, tolerance: float
+) -> tuple[str, tuple[str, ...]]:
     """What speaks against a rewritten model, and the outputs that rounding decides."""
     try:
         verdict = reference.judge(after, tolerance)

@@ -39,35 +39,71 @@ class Core:
         return str(self.nodes[0].output[0])
 
 
-def core_of(softmax: NodeProto, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays) -> Core | None:
+def core_of(
+    softmax: NodeProto, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays
+) -> Core | None:
     """What there is around a softmax; None where its operands do not come from one value of three dimensions."""
     if not is_standard(softmax, "Softmax") or view.opset < 13:
         return None
     scores = path_to(softmax.input[0], view, constants, ())
-    product, mix = view.producers.get(scores.values[0]), view.only_reader(softmax.output[0])
-    if product is None or mix is None or not (is_standard(product, "MatMul") and is_standard(mix, "MatMul")):
+    product, mix = (
+        view.producers.get(scores.values[0]),
+        view.only_reader(softmax.output[0]),
+    )
+    if (
+        product is None
+        or mix is None
+        or not (is_standard(product, "MatMul") and is_standard(mix, "MatMul"))
+    ):
         return None
-    queries, keys, values = (path_to(name, view, constants) for name in (*product.input, mix.input[1]))
+    queries, keys, values = (
+        path_to(name, view, constants) for name in (*product.input, mix.input[1])
+    )
     packed = _packed((queries, keys, values), view, shapes, constants)
     if packed is None or mix.input[0] != softmax.output[0]:
         return None
     operands = (queries.behind(packed), keys.behind(packed), values.behind(packed))
     if operands[2].factor(constants) != 1:
         return None
-    scales = (operands[0].factor(constants), operands[1].factor(constants), scores.factor(constants))
+    scales = (
+        operands[0].factor(constants),
+        operands[1].factor(constants),
+        scores.factor(constants),
+    )
     nodes = (mix, softmax, *scores.nodes, product)
-    return Core(nodes, attribute(softmax, "axis", -1), packed, operands, scales, _behind(mix, view))
+    return Core(
+        nodes,
+        attribute(softmax, "axis", -1),
+        packed,
+        operands,
+        scales,
+        _behind(mix, view),
+    )
 
 
-def _packed(paths: tuple[Path, ...], view: GraphView, shapes: Mapping[str, Shape], constants: Arrays) -> str | None:
+def _packed(
+    paths: tuple[Path, ...],
+    view: GraphView,
+    shapes: Mapping[str, Shape],
+    constants: Arrays,
+) -> str | None:
     """The first value of three dimensions, the last of known length, on the part that all paths share."""
     start = view.producers.get(paths[0].values[0])
-    read = [] if start is None else [constants[name].dtype for name in start.input if name in constants]
+    read = (
+        []
+        if start is None
+        else [constants[name].dtype for name in start.input if name in constants]
+    )
     if np.float32 not in read:  # the only way to know that all of it is float32
         return None
     for trio in zip(*(path.values for path in paths), strict=False):
         shape = shapes.get(trio[0])
-        if len(set(trio)) == 1 and shape is not None and len(shape) == 3 and isinstance(shape[2], int):
+        if (
+            len(set(trio)) == 1
+            and shape is not None
+            and len(shape) == 3
+            and isinstance(shape[2], int)
+        ):
             return str(trio[0])
     return None
 
@@ -75,7 +111,11 @@ def _packed(paths: tuple[Path, ...], view: GraphView, shapes: Mapping[str, Shape
 def _behind(mix: NodeProto, view: GraphView) -> tuple[NodeProto, ...]:
     nodes: list[NodeProto] = []
     while (node := view.only_reader((nodes or [mix])[-1].output[0])) is not None:
-        if not is_standard(node, *MOVES) or len(node.output) != 1 or node.input[0] != (nodes or [mix])[-1].output[0]:
+        if (
+            not is_standard(node, *MOVES)
+            or len(node.output) != 1
+            or node.input[0] != (nodes or [mix])[-1].output[0]
+        ):
             break
         nodes.append(node)
     return tuple(nodes)

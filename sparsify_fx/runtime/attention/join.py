@@ -16,7 +16,9 @@ from sparsify_fx.runtime.fusion.fuse import Arrays
 from sparsify_fx.runtime.replace import replace
 
 
-def join_attention(model: onnx.ModelProto, shapes: Mapping[str, Shape], constants: Arrays) -> None:
+def join_attention(
+    model: onnx.ModelProto, shapes: Mapping[str, Shape], constants: Arrays
+) -> None:
     """Joins, in place, softmax(scale Q K^T) V where Q, K and V are heads of one value and nobody else reads the steps.
 
     The operators that move them may be any, see `attention_trial`. With a mask or whatever else between, all stays.
@@ -36,10 +38,16 @@ def join_attention(model: onnx.ModelProto, shapes: Mapping[str, Shape], constant
             read.add(core.packed)
             new[id(found.last)] = _replacement(core, found)
     if new:
-        replace(model, [each for node in view.nodes for each in _instead(node, new, gone)], [])
+        replace(
+            model,
+            [each for node in view.nodes for each in _instead(node, new, gone)],
+            [],
+        )
 
 
-def _instead(node: NodeProto, new: Mapping[int, list[NodeProto]], gone: set[int]) -> list[NodeProto]:
+def _instead(
+    node: NodeProto, new: Mapping[int, list[NodeProto]], gone: set[int]
+) -> list[NodeProto]:
     return new.get(id(node), [] if id(node) in gone else [node])
 
 
@@ -51,9 +59,15 @@ def _steps(core: Core, found: Match) -> list[NodeProto]:
 
 def _unread(found: Match, view: GraphView, gone: set[int], read: set[str]) -> set[int]:
     """Those of the nodes of `found` that nobody needs once the last one is replaced."""
-    own, dead, kept = {id(node) for node in found.nodes}, {id(found.last)}, view.fixed | read
+    own, dead, kept = (
+        {id(node) for node in found.nodes},
+        {id(found.last)},
+        view.fixed | read,
+    )
     for node in reversed(view.nodes):
-        readers = {id(reader) for name in node.output for reader in view.uses.get(name, [])}
+        readers = {
+            id(reader) for name in node.output for reader in view.uses.get(name, [])
+        }
         if id(node) in own and kept.isdisjoint(node.output) and readers <= dead | gone:
             dead.add(id(node))
     return dead
@@ -64,6 +78,8 @@ def _replacement(core: Core, found: Match) -> list[NodeProto]:
     if not found.reshaped:
         return [attention_node(found.heads, core.packed, output, name)]
     between = f"{output}.sparsify_fx.heads"
-    reshape = helper.make_node("Reshape", [between, found.last.input[1]], [output], name=found.last.name)
+    reshape = helper.make_node(
+        "Reshape", [between, found.last.input[1]], [output], name=found.last.name
+    )
     reshape.attribute.extend(found.last.attribute)
     return [attention_node(found.heads, core.packed, between, name), reshape]

@@ -15,7 +15,16 @@ from sparsify_fx.onnx_tools.shapes import Shape
 from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of, is_standard
 from sparsify_fx.runtime.fusion.fuse import Arrays
 
-MOVES = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Slice", "Split")
+MOVES = (
+    "Identity",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Gather",
+    "Slice",
+    "Split",
+)
 # What computes the sizes that those read, beside themselves.
 SIZES = ("Shape", "Concat", "Cast", "Add", "Sub", "Mul", "Div")
 _CUTS = {"Gather": 0, "Split": 0, "Slice": 3}
@@ -37,10 +46,16 @@ class Path:
     def factor(self, constants: Arrays) -> float:
         """What is multiplied on the way."""
         found = (scaling(node, constants) for node in self.nodes)
-        return float(np.prod([scaled[1] for scaled in found if scaled is not None], dtype=np.float32))
+        return float(
+            np.prod(
+                [scaled[1] for scaled in found if scaled is not None], dtype=np.float32
+            )
+        )
 
 
-def path_to(name: str, view: GraphView, constants: Arrays, kinds: tuple[str, ...] = MOVES) -> Path:
+def path_to(
+    name: str, view: GraphView, constants: Arrays, kinds: tuple[str, ...] = MOVES
+) -> Path:
     """The longest path to a value on which it is only moved, by these operators, and multiplied by constants."""
     values, nodes = [name], list[NodeProto]()
     while (node := view.producers.get(values[0])) is not None:
@@ -58,20 +73,37 @@ def scaling(node: NodeProto, constants: Arrays) -> tuple[str, np.float32] | None
         return None
     for place in (1, 0) if node.op_type == "Mul" else (1,):
         number = constants.get(node.input[place])
-        if number is not None and number.dtype == np.float32 and number.size == 1 and number.ndim <= 1:
+        if (
+            number is not None
+            and number.dtype == np.float32
+            and number.size == 1
+            and number.ndim <= 1
+        ):
             value = np.float32(number.item())
             if np.isfinite(value) and value != 0:
-                return node.input[1 - place], value if node.op_type == "Mul" else np.float32(1 / value)
+                return node.input[
+                    1 - place
+                ], value if node.op_type == "Mul" else np.float32(1 / value)
     return None
 
 
-def cuts_known_axes(nodes: Iterable[NodeProto], shapes: Mapping[str, Shape], constants: Arrays) -> bool:
+def cuts_known_axes(
+    nodes: Iterable[NodeProto], shapes: Mapping[str, Shape], constants: Arrays
+) -> bool:
     """Whether nodes that take a part of an axis do so where its length is known, and not open."""
     for node in nodes:
         if is_standard(node, *_CUTS):
             shape, place = shapes.get(node.input[0]), _CUTS[node.op_type]
-            axes = constants.get(input_of(node, place)) if place else np.array([attribute(node, "axis", 0)])
-            if shape is None or axes is None or not all(isinstance(shape[int(axis)], int) for axis in axes.ravel()):
+            axes = (
+                constants.get(input_of(node, place))
+                if place
+                else np.array([attribute(node, "axis", 0)])
+            )
+            if (
+                shape is None
+                or axes is None
+                or not all(isinstance(shape[int(axis)], int) for axis in axes.ravel())
+            ):
                 return False
     return True
 
@@ -110,7 +142,11 @@ def send(
             return None
         else:
             nodes[id(node)] = node
-            if is_standard(node, "Shape") and node.input[0] not in behind and node.input[0] in shapes:
+            if (
+                is_standard(node, "Shape")
+                and node.input[0] not in behind
+                and node.input[0] in shapes
+            ):
                 feed[node.input[0]] = np.zeros(shapes[node.input[0]], np.int32)
                 seen.add(node.input[0])
             waiting += node.input
@@ -137,23 +173,45 @@ def _run(
 ) -> tuple[NDArray[np.int32], ...] | None:
     """The nodes in onnxruntime, which has the last word on what they do; None where it refuses them."""
     plain = [_unscaled(node, constants) for node in nodes]
-    given = [helper.make_tensor_value_info(name, TensorProto.INT32, array.shape) for name, array in feed.items()]
-    results = [helper.make_tensor_value_info(name, TensorProto.INT32, None) for name in wanted]
-    weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    given = [
+        helper.make_tensor_value_info(name, TensorProto.INT32, array.shape)
+        for name, array in feed.items()
+    ]
+    results = [
+        helper.make_tensor_value_info(name, TensorProto.INT32, None) for name in wanted
+    ]
+    weights = [
+        numpy_helper.from_array(np.asarray(array), name)
+        for name, array in constants.items()
+    ]
     graph = helper.make_graph(plain, "moves", given, results, weights)
-    opsets = [opset for opset in view.model.opset_import if opset.domain in ("", "ai.onnx")]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=view.model.ir_version)
+    opsets = [
+        opset for opset in view.model.opset_import if opset.domain in ("", "ai.onnx")
+    ]
+    model = helper.make_model(
+        graph, opset_imports=opsets, ir_version=view.model.ir_version
+    )
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         return tuple(session.run(list(wanted), dict(feed)))
-    except Exception:  # sizes that do not fit, or a form of an operator that onnxruntime does not know
+    except (
+        Exception
+    ):  # sizes that do not fit, or a form of an operator that onnxruntime does not know
         return None
 
 
 def _unscaled(node: NodeProto, constants: Arrays) -> NodeProto:
     scaled = scaling(node, constants)
-    return node if scaled is None else helper.make_node("Identity", [scaled[0]], node.output)
+    return (
+        node
+        if scaled is None
+        else helper.make_node("Identity", [scaled[0]], node.output)
+    )

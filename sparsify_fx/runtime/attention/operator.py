@@ -43,7 +43,9 @@ def is_attention(node: NodeProto) -> bool:
     return node.op_type == ATTENTION and node.domain == DOMAIN
 
 
-def standard_attention(node: NodeProto, weights: dict[str, TensorProto]) -> list[NodeProto]:
+def standard_attention(
+    node: NodeProto, weights: dict[str, TensorProto]
+) -> list[NodeProto]:
     """The standard operators of ours; the constants that they read are added to `weights`."""
     found, output = attributes(node), node.output[0]
     tokens_first = found.get("tokens_first", 0)
@@ -51,27 +53,50 @@ def standard_attention(node: NodeProto, weights: dict[str, TensorProto]) -> list
     nodes: list[NodeProto] = []
 
     def constant(name: str, values: object, dtype: type) -> str:
-        weights[f"sparsify_fx.{name}"] = numpy_helper.from_array(np.array(values, dtype), f"sparsify_fx.{name}")
+        weights[f"sparsify_fx.{name}"] = numpy_helper.from_array(
+            np.array(values, dtype), f"sparsify_fx.{name}"
+        )
         return f"sparsify_fx.{name}"
 
     def then(kind: str, *inputs: str, **given: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [f"{output}.sparsify_fx.{len(nodes)}"], **given))
+        nodes.append(
+            helper.make_node(
+                kind, inputs, [f"{output}.sparsify_fx.{len(nodes)}"], **given
+            )
+        )
         return str(nodes[-1].output[0])
 
     def scaled(value: str, scale: float) -> str:
-        return value if scale == 1 else then("Mul", value, constant(f"scale.{scale!r}", scale, np.float32))
+        return (
+            value
+            if scale == 1
+            else then("Mul", value, constant(f"scale.{scale!r}", scale, np.float32))
+        )
 
-    apart = then("Reshape", node.input[0], constant(f"packed.{count}.{size}", [0, 0, 3, count, size], np.int64))
+    apart = then(
+        "Reshape",
+        node.input[0],
+        constant(f"packed.{count}.{size}", [0, 0, 3, count, size], np.int64),
+    )
     # [queries, keys and values, images, heads, tokens, floats]
-    apart = then("Transpose", apart, perm=[2, 1, 3, 0, 4] if tokens_first else [2, 0, 3, 1, 4])
+    apart = then(
+        "Transpose", apart, perm=[2, 1, 3, 0, 4] if tokens_first else [2, 0, 3, 1, 4]
+    )
     queries, keys, values = (
-        then("Gather", apart, constant(f"place.{place}", place, np.int64), axis=0) for place in range(3)
+        then("Gather", apart, constant(f"place.{place}", place, np.int64), axis=0)
+        for place in range(3)
     )
     scales = found.get("scales", [1.0, 1.0, 1.0])
     keys = scaled(then("Transpose", keys, perm=[0, 1, 3, 2]), scales[1])
     scores = scaled(then("MatMul", scaled(queries, scales[0]), keys), scales[2])
     mixed = then("MatMul", then("Softmax", scores, axis=3), values)
-    mixed = then("Transpose", mixed, perm=[2, 0, 1, 3] if tokens_first else [0, 2, 1, 3])
-    then("Reshape", mixed, constant(f"joined.{count}.{size}", [0, 0, count * size], np.int64))
+    mixed = then(
+        "Transpose", mixed, perm=[2, 0, 1, 3] if tokens_first else [0, 2, 1, 3]
+    )
+    then(
+        "Reshape",
+        mixed,
+        constant(f"joined.{count}.{size}", [0, 0, count * size], np.int64),
+    )
     nodes[0].name, nodes[-1].output[0] = node.name, output
     return nodes

@@ -42,9 +42,13 @@ class Match:
     nodes: tuple[NodeProto, ...]
 
 
-def match(core: Core, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays) -> Match | None:
+def match(
+    core: Core, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays
+) -> Match | None:
     """How our operator computes all from `core.packed` on; None when it does not, or not for all sizes."""
-    if not cuts_known_axes([node for path in core.operands for node in path.nodes], shapes, constants):
+    if not cuts_known_axes(
+        [node for path in core.operands for node in path.nodes], shapes, constants
+    ):
         return None
     found: Match | None = None
     for sizes in _trials(core.packed, shapes):
@@ -55,15 +59,24 @@ def match(core: Core, view: GraphView, shapes: Mapping[str, Shape], constants: A
     return found
 
 
-def _trials(packed: str, shapes: Mapping[str, Shape]) -> Iterator[dict[str, tuple[int, ...]]]:
+def _trials(
+    packed: str, shapes: Mapping[str, Shape]
+) -> Iterator[dict[str, tuple[int, ...]]]:
     """All shapes that are known when the open dimensions of `packed` are these numbers; once when it has none."""
     given = shapes[packed]
     opened = [place for place, size in enumerate(given) if not isinstance(size, int)]
     for numbers in _SIZES[: 2 if opened else 1]:
         sizes = dict(zip(opened, numbers, strict=False))
-        named = {given[place]: size for place, size in sizes.items() if given[place] is not None}
+        named = {
+            given[place]: size
+            for place, size in sizes.items()
+            if given[place] is not None
+        }
         shape = [sizes.get(place, size) for place, size in enumerate(given)]
-        known = {name: [named.get(size, size) for size in shape] for name, shape in shapes.items()} | {packed: shape}
+        known = {
+            name: [named.get(size, size) for size in shape]
+            for name, shape in shapes.items()
+        } | {packed: shape}
         yield {
             name: tuple(size for size in shape if isinstance(size, int))
             for name, shape in known.items()
@@ -100,42 +113,63 @@ class _Trial:
     def _heads(self, numbers: Numbers, operands: tuple[Numbers, ...]) -> Heads | None:
         """How the operands are cut out of the packed value."""
         queries, keys, values = operands
-        if queries.ndim not in (3, 4) or self.core.axis % queries.ndim != queries.ndim - 1 or keys.ndim != queries.ndim:
+        if (
+            queries.ndim not in (3, 4)
+            or self.core.axis % queries.ndim != queries.ndim - 1
+            or keys.ndim != queries.ndim
+        ):
             return None
         size = queries.shape[-1]
         for tokens_first in (False, True):
-            heads = Heads(numbers.shape[2] // 3 // size, size, tokens_first, self.core.scales)
+            heads = Heads(
+                numbers.shape[2] // 3 // size, size, tokens_first, self.core.scales
+            )
             if 3 * heads.count * size != numbers.shape[2]:
                 return None
             expected = _apart(numbers, 3, heads)
             shape = (*queries.shape[:-2], expected.shape[-2], size)
-            if queries.shape == values.shape == shape == (*keys.shape[:-2], *keys.shape[:-3:-1]) and all(
+            if queries.shape == values.shape == shape == (
+                *keys.shape[:-2],
+                *keys.shape[:-3:-1],
+            ) and all(
                 np.array_equal(each.reshape(wanted.shape), wanted)
-                for each, wanted in zip((queries, keys.swapaxes(-1, -2), values), expected, strict=True)
+                for each, wanted in zip(
+                    (queries, keys.swapaxes(-1, -2), values), expected, strict=True
+                )
             ):
                 return heads
         return None
 
-    def _result(self, heads: Heads, shape: tuple[int, ...]) -> tuple[NodeProto, bool, tuple[NodeProto, ...]] | None:
+    def _result(
+        self, heads: Heads, shape: tuple[int, ...]
+    ) -> tuple[NodeProto, bool, tuple[NodeProto, ...]] | None:
         """The node behind which the result lies as our operator writes it, whether in another shape, and all nodes."""
         first, second, width = self.shapes[self.core.packed]
-        wanted = np.arange(first * second * width // 3, dtype=np.int32).reshape(first, second, width // 3)
+        wanted = np.arange(first * second * width // 3, dtype=np.int32).reshape(
+            first, second, width // 3
+        )
         given = {self.core.mixed: _apart(wanted, 1, heads).reshape(shape)}
         for node in self.core.behind:
             sent = send(given, [node.output[0]], self.view, self.constants, self.shapes)
             if sent is None:
                 return None
             got = sent.arrays[0]
-            if np.array_equal(got.ravel(), wanted.ravel()) and (got.shape == wanted.shape or self._any_shape(node)):
+            if np.array_equal(got.ravel(), wanted.ravel()) and (
+                got.shape == wanted.shape or self._any_shape(node)
+            ):
                 return node, got.shape != wanted.shape, sent.nodes
         return None
 
     def _any_shape(self, node: NodeProto) -> bool:
         """Whether a node gives all values one shape, that of a constant."""
-        return is_standard(node, "Reshape") and 0 not in self.constants.get(node.input[1], np.array(0))
+        return is_standard(node, "Reshape") and 0 not in self.constants.get(
+            node.input[1], np.array(0)
+        )
 
 
 def _apart(numbers: Numbers, parts: int, heads: Heads) -> Numbers:
     """[parts, images, heads, tokens, floats] of numbers that lie as our operator reads or writes them."""
     shape = (*numbers.shape[:2], parts, heads.count, heads.size)
-    return numbers.reshape(shape).transpose((2, 1, 3, 0, 4) if heads.tokens_first else (2, 0, 3, 1, 4))
+    return numbers.reshape(shape).transpose(
+        (2, 1, 3, 0, 4) if heads.tokens_first else (2, 0, 3, 1, 4)
+    )

@@ -61,7 +61,9 @@ def estimate(layer: Candidate, batch: int = 1) -> Times:
         return Times(dense, 0.12 * size.values + 0.29 * taps * size.lines + 4000)
     if layer.node.op_type != "Conv" and size.pixels <= FEW_PIXELS:
         return Times(dense, 1.6 * nonzeros * size.pixels + 4000)
-    products = size.vectors * (0.32 * nonzeros + size.copy * size.planes + 1.9 * size.rows)
+    products = size.vectors * (
+        0.32 * nonzeros + size.copy * size.planes + 1.9 * size.rows
+    )
     return Times(dense, products + nonzeros + 0.06 * size.values + size.call)
 
 
@@ -86,25 +88,53 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
         flip = layer.node.op_type == "Gemm" and found.get("transB", 0)
         columns, rows = weight.shape[::-1] if flip else weight.shape
         pixels = _pixels(layer.output_shape, slice(1, -1), batch)
-        return _Size(rows, columns + rows, pixels, 0.0, 7.6, math.ceil(pixels / LANES), 4000)
+        return _Size(
+            rows, columns + rows, pixels, 0.0, 7.6, math.ceil(pixels / LANES), 4000
+        )
     group = int(found.get("group", 1))
     rows, channels = weight.shape[:2]
     taps, stride = math.prod(weight.shape[2:]), max(found.get("strides", [1]))
     pixels = _pixels(layer.output_shape, slice(2, None), batch)
     whole = pixels // batch % LANES == 0
-    copy = 17.0 if stride > 1 and taps > 1 else 9.4 if stride > 1 else 5.5 if taps > 1 else 0.0 if whole else 2.4
+    copy = (
+        17.0
+        if stride > 1 and taps > 1
+        else 9.4
+        if stride > 1
+        else 5.5
+        if taps > 1
+        else 0.0
+        if whole
+        else 2.4
+    )
     vectors, call = math.ceil(pixels / LANES), 4000.0
     if layer.chained:  # every line has a position more, and only strides are packed
         width = _width(layer)
         vectors = batch * math.ceil(pixels // batch // width * (width + 1) / LANES)
         copy, call = (0.0 if stride == 1 else 6.0 if taps > 1 else 4.0), 1500.0
     phases = min(taps, stride**2) if weight.ndim == 4 else min(taps, stride)
-    used = 1 - (1 - layer.density) ** (rows / group * taps / phases)  # of the planes: those that any row reads
-    values = float(batch * channels * group * stride ** (weight.ndim - 2) * (pixels // batch) + rows * pixels)
-    lines = (
-        rows * pixels / _width(layer) * math.ceil(_width(layer) / LANES) if is_depthwise(weight.shape, found) else 0.0
+    used = 1 - (1 - layer.density) ** (
+        rows / group * taps / phases
+    )  # of the planes: those that any row reads
+    values = float(
+        batch * channels * group * stride ** (weight.ndim - 2) * (pixels // batch)
+        + rows * pixels
     )
-    return _Size(rows, channels * group * phases * used, pixels, values, copy, vectors, call, lines)
+    lines = (
+        rows * pixels / _width(layer) * math.ceil(_width(layer) / LANES)
+        if is_depthwise(weight.shape, found)
+        else 0.0
+    )
+    return _Size(
+        rows,
+        channels * group * phases * used,
+        pixels,
+        values,
+        copy,
+        vectors,
+        call,
+        lines,
+    )
 
 
 def _width(layer: Candidate) -> int:
@@ -115,10 +145,15 @@ def _width(layer: Candidate) -> int:
 
 def _pixels(shape: tuple[object, ...] | None, axes: slice, batch: int) -> int:
     """Output pixels of a batch; axes of unknown length count as one."""
-    return batch * max(1, math.prod(length for length in (shape or ())[axes] if isinstance(length, int)))
+    return batch * max(
+        1,
+        math.prod(length for length in (shape or ())[axes] if isinstance(length, int)),
+    )
 
 
-def measure(layer: Candidate, *, batch: int = 1, threads: int = 1, runs: int = 15) -> Times:
+def measure(
+    layer: Candidate, *, batch: int = 1, threads: int = 1, runs: int = 15
+) -> Times:
     """Median nanoseconds of the layer alone, dense and sparse in turn, in onnxruntime on this machine.
 
     Raises ExportError when the shape of the layer's input is not known from the model.
@@ -142,7 +177,9 @@ def measure(layer: Candidate, *, batch: int = 1, threads: int = 1, runs: int = 1
     return Times(*(statistics.median(times[2:]) for times in taken))
 
 
-def _alone(layer: Candidate, shape: list[int], sparse: bool, threads: int) -> onnxruntime.InferenceSession:
+def _alone(
+    layer: Candidate, shape: list[int], sparse: bool, threads: int
+) -> onnxruntime.InferenceSession:
     """A session of this one layer."""
     node = onnx.NodeProto()
     node.CopyFrom(layer.node)
@@ -168,4 +205,6 @@ def _alone(layer: Candidate, shape: list[int], sparse: bool, threads: int) -> on
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.register_custom_ops_library(library())
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

@@ -24,7 +24,9 @@ def minimum_cut(costs: Mapping[tuple[str, str], float]) -> set[str]:
     >>> sorted(minimum_cut({(SOURCE, "a"): 3, ("a", SINK): 1, (SOURCE, "b"): 1, ("b", SINK): 2, ("a", "b"): 0.5}))
     ['a', 'source']
     """
-    _, (_, side) = nx.minimum_cut(mirrored(costs), SINK, SOURCE, flow_func=shortest_augmenting_path)
+    _, (_, side) = nx.minimum_cut(
+        mirrored(costs), SINK, SOURCE, flow_func=shortest_augmenting_path
+    )
     return set(side)
 
 
@@ -35,7 +37,9 @@ def mirrored(costs: Mapping[tuple[str, str], float]) -> nx.DiGraph:
     """
     graph = nx.DiGraph()
     graph.add_nodes_from((SOURCE, SINK))
-    graph.add_edges_from((b, a, {"capacity": _units(cost)}) for (a, b), cost in costs.items())
+    graph.add_edges_from(
+        (b, a, {"capacity": _units(cost)}) for (a, b), cost in costs.items()
+    )
     return graph
 
 

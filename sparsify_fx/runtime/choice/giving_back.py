@@ -116,11 +116,19 @@ def fastest(
         times = _search(trial, dense, layers, estimates, allowed)
     best = trial.confirmed(first[1])
     start = trial.ratio_of(first[1])
-    plain = rewrite(lambda layer: Times(estimated(layer).dense, math.inf)) if best is None else None
+    plain = (
+        rewrite(lambda layer: Times(estimated(layer).dense, math.inf))
+        if best is None
+        else None
+    )
     model, names = plain or (best.model, best.names)  # type: ignore[union-attr]
     back = tuple(name for name in first[1] if name not in names)
     ratio = 1.0 if best is None else best.ratio
-    _LOG.info("the fastest of %d choices takes %.3f of the dense model's time", len(trial.entrants), ratio)
+    _LOG.info(
+        "the fastest of %d choices takes %.3f of the dense model's time",
+        len(trial.entrants),
+        ratio,
+    )
     return Tried(model, names, ratio, start, back, trial.noise, times, searched)
 
 
@@ -128,9 +136,18 @@ class _Trial:
     """The choices so far, each once, and how fast they were."""
 
     def __init__(
-        self, base: onnxruntime.InferenceSession, rewrite: Rewrite, feed: Mapping[str, Any], threads: int
+        self,
+        base: onnxruntime.InferenceSession,
+        rewrite: Rewrite,
+        feed: Mapping[str, Any],
+        threads: int,
     ) -> None:
-        self._base, self._rewrite, self.feed, self.threads = base, rewrite, feed, threads
+        self._base, self._rewrite, self.feed, self.threads = (
+            base,
+            rewrite,
+            feed,
+            threads,
+        )
         self.noise = 0.0
         self.entrants: dict[tuple[tuple[str, str], ...], _Entrant] = {}
 
@@ -140,28 +157,47 @@ class _Trial:
 
     def enter(self, model: onnx.ModelProto, names: list[str]) -> None:
         """Enter a model, unless it is dense or known."""
-        key = tuple((node.op_type, output) for node in model.graph.node for output in node.output)
+        key = tuple(
+            (node.op_type, output)
+            for node in model.graph.node
+            for output in node.output
+        )
         if names and key not in self.entrants:
             self.entrants[key] = _Entrant(model, names, open_model(model, self.threads))
 
     def run(self) -> None:
         """Time those that are new, with the best of the others."""
         found = sorted(self.entrants.values(), key=lambda each: each.ratio)
-        running = [each for place, each in enumerate(found) if place == 0 or each.ratio == math.inf]
+        running = [
+            each
+            for place, each in enumerate(found)
+            if place == 0 or each.ratio == math.inf
+        ]
         self._race(running)
 
     def _race(self, running: list[_Entrant]) -> None:
         if not running:
             return
-        result = race(self._base, [each.session for each in running], self.feed, threads=self.threads)
+        result = race(
+            self._base,
+            [each.session for each in running],
+            self.feed,
+            threads=self.threads,
+        )
         self.noise = max(self.noise, result.noise)
         for each, ratio in zip(running, result.ratios, strict=True):
             each.ratio = ratio
-            _LOG.debug("%d sparse layers: %.3f of the dense model's time", len(each.names), ratio)
+            _LOG.debug(
+                "%d sparse layers: %.3f of the dense model's time",
+                len(each.names),
+                ratio,
+            )
 
     def ratio_of(self, names: list[str]) -> float | None:
         """That of the entrant that holds these weights, if it is one."""
-        return next((each.ratio for each in self.entrants.values() if each.names == names), None)
+        return next(
+            (each.ratio for each in self.entrants.values() if each.names == names), None
+        )
 
     def best(self) -> _Entrant | None:
         """The fastest so far."""
@@ -173,7 +209,11 @@ class _Trial:
         With them the one that holds these weights: whatever wins is faster than that one in the same race.
         """
         ordered = sorted(self.entrants.values(), key=lambda each: each.ratio)
-        found = [each for place, each in enumerate(ordered) if place < 2 or each.names == names]
+        found = [
+            each
+            for place, each in enumerate(ordered)
+            if place < 2 or each.names == names
+        ]
         if len(self.entrants) > 1:
             self._race(found)
         best = min(found, key=lambda each: each.ratio, default=None)
@@ -206,7 +246,9 @@ def _search(
         best = trial.best()
         if best is None:
             break
-        of_sparse |= sparse_times(best.model, layers.values(), trial.feed, trial.threads)
+        of_sparse |= sparse_times(
+            best.model, layers.values(), trial.feed, trial.threads
+        )
         times = corrected(estimates, of_dense, of_sparse)
         trial.choose(timed(times))
         trial.run()

@@ -23,7 +23,10 @@ _BLOCKED = "_nchwc"
 
 
 def dense_times(
-    model: onnx.ModelProto, layers: Iterable[Candidate], feed: Mapping[str, Any], threads: int = 1
+    model: onnx.ModelProto,
+    layers: Iterable[Candidate],
+    feed: Mapping[str, Any],
+    threads: int = 1,
 ) -> dict[str, float]:
     """Nanoseconds of layers of a dense model with what follows them, by their first output; of those that are found."""
     marked = copied(model)
@@ -31,7 +34,9 @@ def dense_times(
     owner = {name: layer.node.output[0] for layer in layers for name in layer.values}
     found: dict[str, float] = {}
     for name, taken in node_times(marked, feed, threads).items():
-        values = [outputs[mark] for mark in _MARK.findall(name) if mark in outputs] or [name.removesuffix(_BLOCKED)]
+        values = [outputs[mark] for mark in _MARK.findall(name) if mark in outputs] or [
+            name.removesuffix(_BLOCKED)
+        ]
         owners = {owner[value] for value in values if value in owner}
         for key in owners:
             found[key] = found.get(key, 0.0) + taken / len(owners)
@@ -39,18 +44,25 @@ def dense_times(
 
 
 def sparse_times(
-    model: onnx.ModelProto, layers: Iterable[Candidate], feed: Mapping[str, Any], threads: int = 1
+    model: onnx.ModelProto,
+    layers: Iterable[Candidate],
+    feed: Mapping[str, Any],
+    threads: int = 1,
 ) -> dict[str, float]:
     """The same of layers that are sparse operators in `model`; what joined ones take falls on their layers alike."""
     marked = copied(model)
     _mark(marked)
     readers: dict[str, list[str]] = {}
     for layer in layers:
-        readers.setdefault(f"{layer.node.input[1]}.values", []).append(layer.node.output[0])
+        readers.setdefault(f"{layer.node.input[1]}.values", []).append(
+            layer.node.output[0]
+        )
     held: dict[str, list[str]] = {}
     for node in marked.graph.node:
         if node.domain == DOMAIN:
-            held[node.name] = [key for name in node.input for key in readers.get(name, [])]
+            held[node.name] = [
+                key for name in node.input for key in readers.get(name, [])
+            ]
     found: dict[str, list[float]] = {}
     for name, taken in node_times(marked, feed, threads).items():
         for key in held.get(name, []):
@@ -70,17 +82,26 @@ def _mark(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def corrected(
-    estimates: Mapping[str, Times], dense: Mapping[str, float], sparse: Mapping[str, float]
+    estimates: Mapping[str, Times],
+    dense: Mapping[str, float],
+    sparse: Mapping[str, float],
 ) -> dict[str, Times]:
     """Measured times where there are any; estimates of the others, scaled as measured times were to their estimates."""
     scale_dense = _scale(dense, lambda key: estimates[key].dense)
-    scale_sparse = _scale(sparse, lambda key: estimates[key].sparse) if sparse else scale_dense
+    scale_sparse = (
+        _scale(sparse, lambda key: estimates[key].sparse) if sparse else scale_dense
+    )
     return {
-        key: Times(dense.get(key, scale_dense * each.dense), sparse.get(key, scale_sparse * each.sparse))
+        key: Times(
+            dense.get(key, scale_dense * each.dense),
+            sparse.get(key, scale_sparse * each.sparse),
+        )
         for key, each in estimates.items()
     }
 
 
 def _scale(measured: Mapping[str, float], estimated: Callable[[str], float]) -> float:
-    ratios = [taken / estimated(key) for key, taken in measured.items() if estimated(key) > 0]
+    ratios = [
+        taken / estimated(key) for key, taken in measured.items() if estimated(key) > 0
+    ]
     return statistics.median(ratios) if ratios else 1.0

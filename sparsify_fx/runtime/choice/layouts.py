@@ -26,7 +26,18 @@ JOINED_VALUE, JOINED_LAYER = 0.1, 4000.0
 """Nanoseconds that joining two layers saves: for each value between them, and for a pass over them."""
 
 # Operators that onnxruntime computes in blocks where their input is in blocks, and in NCHW otherwise.
-EITHER = {"Add", "Clip", "Concat", "Identity", "Mul", "Relu", "Sigmoid", "Sum", "Tanh", "BatchNormalization"}
+EITHER = {
+    "Add",
+    "Clip",
+    "Concat",
+    "Identity",
+    "Mul",
+    "Relu",
+    "Sigmoid",
+    "Sum",
+    "Tanh",
+    "BatchNormalization",
+}
 # Those that it always computes in blocks.
 BLOCKED = {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"}
 
@@ -51,7 +62,9 @@ class Graph:
         if shape is None or len(shape) != 4:
             return 0.0
         first = shape[0] if isinstance(shape[0], int) else self.batch
-        return float(first * math.prod(length for length in shape[1:] if isinstance(length, int)))
+        return float(
+            first * math.prod(length for length in shape[1:] if isinstance(length, int))
+        )
 
 
 def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str]:
@@ -91,7 +104,9 @@ class _Costs:
         depthwise: depthwise convolutions, by the value that they read.
     """
 
-    edges: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    edges: dict[tuple[str, str], float] = field(
+        default_factory=lambda: defaultdict(float)
+    )
     sparse: set[str] = field(default_factory=set)
     pools: set[str] = field(default_factory=set)
     pointwise: dict[str, str] = field(default_factory=dict)
@@ -104,7 +119,9 @@ class _Costs:
 
 
 def _is_depthwise(layer: Candidate) -> bool:
-    return layer.node.op_type == "Conv" and is_depthwise(layer.weight.shape, attributes(layer.node))
+    return layer.node.op_type == "Conv" and is_depthwise(
+        layer.weight.shape, attributes(layer.node)
+    )
 
 
 def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times) -> None:
@@ -112,7 +129,9 @@ def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times) -> N
     found.add(key, times.dense, times.sparse)
     if layer.density < 1:
         found.sparse.add(key)
-        if node.op_type == "Conv" and is_pointwise(layer.weight.shape, attributes(node)):
+        if node.op_type == "Conv" and is_pointwise(
+            layer.weight.shape, attributes(node)
+        ):
             found.pointwise[graph.behind(node)] = key
     if _is_depthwise(layer):
         found.depthwise[node.input[0]] = key
@@ -128,14 +147,18 @@ def _join(found: _Costs, graph: Graph) -> None:
     """A 1x1 convolution is cheaper where the depthwise one behind it is ours too."""
     for name in found.pointwise.keys() & found.depthwise.keys():
         first, second = found.pointwise[name], found.depthwise[name]
-        saved = min(JOINED_VALUE * graph.values(name) + JOINED_LAYER, found.edges[first, SINK])
+        saved = min(
+            JOINED_VALUE * graph.values(name) + JOINED_LAYER, found.edges[first, SINK]
+        )
         found.edges[first, SINK] -= saved
         found.edges[first, second] += saved
 
 
 def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:
     """What the values between nodes cost; a copy serves all that read it."""
-    makers = {name: node.output[0] for node in graph.nodes for name in node.output if name}
+    makers = {
+        name: node.output[0] for node in graph.nodes for name in node.output if name
+    }
     kinds = {node.output[0]: node.op_type for node in graph.nodes if node.output}
     for node in graph.nodes:
         for name in node.input:
@@ -148,8 +171,13 @@ def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:
             _connect(costs, name, makers[name], f"{name}, out", graph.values(name))
 
 
-def _connect(costs: dict[tuple[str, str], float], name: str, maker: str, reader: str, size: float) -> None:
-    plain, blocked = f"{name}, plain", f"{name}, blocked"  # the copies that might be made of a value
+def _connect(
+    costs: dict[tuple[str, str], float], name: str, maker: str, reader: str, size: float
+) -> None:
+    plain, blocked = (
+        f"{name}, plain",
+        f"{name}, blocked",
+    )  # the copies that might be made of a value
     costs[reader, plain] = costs[blocked, reader] = math.inf
     costs[plain, maker] = FROM_BLOCKS * size
     costs[maker, blocked] = TO_BLOCKS * size

@@ -30,7 +30,9 @@ _ROUNDS = (5, 41)
 _LEAST = 0.002  # seconds of a sample: shorter runs are repeated
 
 
-def open_model(model: onnx.ModelProto, threads: int = 1, profile: str = "") -> onnxruntime.InferenceSession:
+def open_model(
+    model: onnx.ModelProto, threads: int = 1, profile: str = ""
+) -> onnxruntime.InferenceSession:
     """A session that knows our operators; `profile`: where to write the times of all nodes.
 
     Raises ExportError for a model that onnxruntime does not take.
@@ -42,10 +44,14 @@ def open_model(model: onnx.ModelProto, threads: int = 1, profile: str = "") -> o
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's own classes, a dozen of them
         reason = (str(error).splitlines() or ["no message"])[0]
-        raise ExportError(f"layers cannot be timed, since onnxruntime does not take the model ({reason})") from error
+        raise ExportError(
+            f"layers cannot be timed, since onnxruntime does not take the model ({reason})"
+        ) from error
 
 
 def inlined(model: onnx.ModelProto, read: Read) -> onnx.ModelProto:
@@ -66,10 +72,17 @@ def inlined(model: onnx.ModelProto, read: Read) -> onnx.ModelProto:
     return whole
 
 
-def made_up(model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]] | None = None) -> Iterator[Mapping[str, Any]]:
+def made_up(
+    model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]] | None = None
+) -> Iterator[Mapping[str, Any]]:
     """Inputs to run a model on: of these sizes, and of likely ones where none are given."""
     names = ports_of(model)
-    yield from feeds(model, Asked(shapes={name: size for name, size in (sizes or {}).items() if name in names}))
+    yield from feeds(
+        model,
+        Asked(
+            shapes={name: size for name, size in (sizes or {}).items() if name in names}
+        ),
+    )
 
 
 def first_that_runs(
@@ -120,14 +133,24 @@ def race(
     samples = list[list[float]]()
     for number in range(rounds):
         order = [(place + number) % len(entrants) for place in range(len(entrants))]
-        taken = {place: _sample(entrants[place], feed, repeats[place], clock) for place in order}
+        taken = {
+            place: _sample(entrants[place], feed, repeats[place], clock)
+            for place in order
+        }
         samples.append([taken[place] for place in range(len(entrants))])
-    against = [[each / (0.5 * (row[0] + row[-1])) for each in row[1:-1]] for row in samples]
+    against = [
+        [each / (0.5 * (row[0] + row[-1])) for each in row[1:-1]] for row in samples
+    ]
     noise = abs(statistics.median(row[-1] / row[0] for row in samples) - 1)
     return Result(tuple(map(statistics.median, zip(*against, strict=True))), noise)
 
 
-def _sample(session: onnxruntime.InferenceSession, feed: Mapping[str, Any], repeats: int, clock: Any) -> float:
+def _sample(
+    session: onnxruntime.InferenceSession,
+    feed: Mapping[str, Any],
+    repeats: int,
+    clock: Any,
+) -> float:
     """Seconds of one run, the mean of some; behind one that finds another model's values in the caches."""
     inputs = dict(feed)
     session.run(None, inputs)
@@ -137,7 +160,9 @@ def _sample(session: onnxruntime.InferenceSession, feed: Mapping[str, Any], repe
     return float(clock() - start) / repeats
 
 
-def node_times(model: onnx.ModelProto, feed: Mapping[str, Any], threads: int = 1, runs: int = 9) -> dict[str, float]:
+def node_times(
+    model: onnx.ModelProto, feed: Mapping[str, Any], threads: int = 1, runs: int = 9
+) -> dict[str, float]:
     """Nanoseconds of every node that onnxruntime runs, by its name, where and as it stands in the whole model."""
     with tempfile.TemporaryDirectory() as folder:
         session = open_model(model, threads, str(Path(folder) / "times"))
@@ -147,7 +172,9 @@ def node_times(model: onnx.ModelProto, feed: Mapping[str, Any], threads: int = 1
     found: dict[str, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            found.setdefault(event["name"].removesuffix("_kernel_time"), []).append(1e3 * event["dur"])
+            found.setdefault(event["name"].removesuffix("_kernel_time"), []).append(
+                1e3 * event["dur"]
+            )
     return {name: _middle_mean(taken[2:] or taken) for name, taken in found.items()}
 
 

@@ -26,14 +26,25 @@ class Tail:
     activation: str = ""
 
 
-def tail_of(layer: NodeProto, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays, taken: set[int]) -> Tail:
+def tail_of(
+    layer: NodeProto,
+    view: GraphView,
+    shapes: Mapping[str, Shape],
+    constants: Arrays,
+    taken: set[int],
+) -> Tail:
     """The longest tail behind `layer` whose nodes are not yet `taken` (by `id`): bias, residual, activation."""
     nodes: list[NodeProto] = []
     output, bias, residual, activation = layer.output[0], "", "", ""
 
     def follower(kind: str = "") -> NodeProto | None:
         node = view.only_reader(output)
-        fits = node is not None and not node.domain and id(node) not in taken and kind in ("", node.op_type)
+        fits = (
+            node is not None
+            and not node.domain
+            and id(node) not in taken
+            and kind in ("", node.op_type)
+        )
         return node if fits else None
 
     if layer.op_type == "MatMul" and (add := follower("Add")) is not None:
@@ -42,7 +53,11 @@ def tail_of(layer: NodeProto, view: GraphView, shapes: Mapping[str, Shape], cons
             bias, output, nodes = other, add.output[0], [add]
     if (add := follower("Add")) is not None:
         other = _other(add, output)
-        if other and other not in constants and _same_shape(shapes.get(other), shapes.get(output)):
+        if (
+            other
+            and other not in constants
+            and _same_shape(shapes.get(other), shapes.get(output))
+        ):
             residual, output, nodes = other, add.output[0], [*nodes, add]
     last = follower()
     if last is not None and (activation := _activation(last, constants)):
@@ -78,13 +93,23 @@ def _activation(node: NodeProto, constants: Arrays) -> str:
     return ""
 
 
-def _silu(output: str, view: GraphView, taken: set[int]) -> tuple[NodeProto, NodeProto] | None:
+def _silu(
+    output: str, view: GraphView, taken: set[int]
+) -> tuple[NodeProto, NodeProto] | None:
     """Sigmoid and Mul of x * sigmoid(x), when `output` is x and nothing else reads it."""
     readers = view.uses.get(output, [])
-    if output in view.fixed or len(readers) != 2 or any(node.domain or id(node) in taken for node in readers):
+    if (
+        output in view.fixed
+        or len(readers) != 2
+        or any(node.domain or id(node) in taken for node in readers)
+    ):
         return None
     by_type = {node.op_type: node for node in readers}
     sigmoid, product = by_type.get("Sigmoid"), by_type.get("Mul")
-    if sigmoid is None or product is None or view.only_reader(sigmoid.output[0]) is not product:
+    if (
+        sigmoid is None
+        or product is None
+        or view.only_reader(sigmoid.output[0]) is not product
+    ):
         return None
     return (sigmoid, product) if _other(product, output) == sigmoid.output[0] else None

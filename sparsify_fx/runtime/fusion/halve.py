@@ -16,11 +16,17 @@ _FAR = 2**31 - 1  # from here on the end of a slice is that of the image
 _AXES = (2, 3)
 
 
-def halves_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[NodeProto, ...], NodeProto]]:
+def halves_of(
+    model: onnx.ModelProto,
+) -> dict[str, tuple[tuple[NodeProto, ...], NodeProto]]:
     """By the name of their result: the nodes of each such shortcut, and the operator that does the same on planes."""
     view = GraphView(model)
     given = {item.name for item in model.graph.input}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in given}
+    constants = {
+        tensor.name: tensor
+        for tensor in model.graph.initializer
+        if tensor.name not in given
+    }
     found = {}
     for node in model.graph.node:
         axes = _halved(node, constants)
@@ -36,27 +42,42 @@ def halves_of(model: onnx.ModelProto) -> dict[str, tuple[tuple[NodeProto, ...], 
         nodes += [last] if last is not None and zeros is not None else []
         before, behind = zeros or (0, 0)
         output = nodes[-1].output[0]
-        added = helper.make_node(HALVE, [node.input[0]], [output], name=node.name, domain=DOMAIN)
-        added.attribute.extend(helper.make_attribute(name, n) for name, n in (("before", before), ("behind", behind)))
+        added = helper.make_node(
+            HALVE, [node.input[0]], [output], name=node.name, domain=DOMAIN
+        )
+        added.attribute.extend(
+            helper.make_attribute(name, n)
+            for name, n in (("before", before), ("behind", behind))
+        )
         found[output] = (tuple(nodes), added)
     return found
 
 
-def standard_halves(node: NodeProto, constants: dict[str, TensorProto]) -> list[NodeProto]:
+def standard_halves(
+    node: NodeProto, constants: dict[str, TensorProto]
+) -> list[NodeProto]:
     """The standard operators of ours, with the constants that they read added to `constants`."""
 
     def constant(*values: int) -> str:
         name = "sparsify_fx." + "_".join(map(str, values))
-        constants[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+        constants[name] = helper.make_tensor(
+            name, TensorProto.INT64, [len(values)], values
+        )
         return name
 
     found, output = attributes(node), node.output[0]
     before, behind = found.get("before", 0), found.get("behind", 0)
     sliced = f"{output}.sparsify_fx.halved" if before or behind else output
     limits = [constant(0, 0), constant(_FAR, _FAR), constant(*_AXES), constant(2, 2)]
-    nodes = [helper.make_node("Slice", [node.input[0], *limits], [sliced], name=node.name)]
+    nodes = [
+        helper.make_node("Slice", [node.input[0], *limits], [sliced], name=node.name)
+    ]
     if before or behind:
-        nodes.append(helper.make_node("Pad", [sliced, constant(0, before, 0, 0, 0, behind, 0, 0)], [output]))
+        nodes.append(
+            helper.make_node(
+                "Pad", [sliced, constant(0, before, 0, 0, 0, behind, 0, 0)], [output]
+            )
+        )
     return nodes
 
 
@@ -69,18 +90,32 @@ def _halved(node: NodeProto, constants: Mapping[str, TensorProto]) -> set[int]:
         or any(n not in constants for n in node.input[1:])
     ):
         return set()
-    starts, ends, axes, steps = (numpy_helper.to_array(constants[name]).tolist() for name in node.input[1:])
+    starts, ends, axes, steps = (
+        numpy_helper.to_array(constants[name]).tolist() for name in node.input[1:]
+    )
     whole = not any(starts) and min(ends) >= _FAR and set(steps) == {2}
     return set(axes) if whole and set(axes) <= set(_AXES) else set()
 
 
-def _channels(node: NodeProto, constants: Mapping[str, TensorProto]) -> tuple[int, int] | None:
+def _channels(
+    node: NodeProto, constants: Mapping[str, TensorProto]
+) -> tuple[int, int] | None:
     """How many channels of zeros a Pad adds before and behind; None for any other node."""
     value = node.input[2] if len(node.input) > 2 else ""
-    zero = not value or (value in constants and not numpy_helper.to_array(constants[value]).any())
-    plain = node.op_type == "Pad" and not node.domain and attribute(node, "mode", "constant") == "constant"
+    zero = not value or (
+        value in constants and not numpy_helper.to_array(constants[value]).any()
+    )
+    plain = (
+        node.op_type == "Pad"
+        and not node.domain
+        and attribute(node, "mode", "constant") == "constant"
+    )
     if not plain or not zero or len(node.input) > 3 or node.input[1] not in constants:
         return None
     pads = numpy_helper.to_array(constants[node.input[1]]).tolist()
-    fits = len(pads) == 8 and not any(pads[i] for i in (0, 2, 3, 4, 6, 7)) and min(pads) >= 0
+    fits = (
+        len(pads) == 8
+        and not any(pads[i] for i in (0, 2, 3, 4, 6, 7))
+        and min(pads) >= 0
+    )
     return (pads[1], pads[5]) if fits else None

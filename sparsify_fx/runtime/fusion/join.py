@@ -28,20 +28,31 @@ def is_depthwise(shape: tuple[int, ...], found: Mapping[str, Any]) -> bool:
     """
     if len(shape) != 4 or shape[1] != 1 or found.get("group", 1) != shape[0]:
         return False
-    steps = max(found.get("strides", [1])) <= 2 and max(found.get("dilations", [1])) == 1
+    steps = (
+        max(found.get("strides", [1])) <= 2 and max(found.get("dilations", [1])) == 1
+    )
     return steps and shape[2] == shape[3] and shape[2] in SIZES
 
 
 def is_pointwise(shape: tuple[int, ...], found: Mapping[str, Any]) -> bool:
     """Whether such a convolution has 1x1 kernels, one group, and neither stride nor padding."""
     plain = max(found.get("strides", [1])) == 1 and max(found.get("pads", [0])) == 0
-    return len(shape) == 4 and tuple(shape[2:]) == (1, 1) and found.get("group", 1) == 1 and plain
+    return (
+        len(shape) == 4
+        and tuple(shape[2:]) == (1, 1)
+        and found.get("group", 1) == 1
+        and plain
+    )
 
 
 def fits_planes(shape: tuple[int, ...], found: Mapping[str, Any]) -> bool:
     """Whether the library computes such a convolution on padded planes: 1x1, or 3x3 with pads of 1; steps of 1 or 2."""
     steps, pads = found.get("strides", [1, 1]), found.get("pads", [0])
-    sides = len(shape) == 4 and tuple(shape[2:]) in ((1, 1), (3, 3)) and set(pads) == {shape[3] // 2}
+    sides = (
+        len(shape) == 4
+        and tuple(shape[2:]) in ((1, 1), (3, 3))
+        and set(pads) == {shape[3] // 2}
+    )
     plain = found.get("group", 1) == 1 and max(found.get("dilations", [1])) == 1
     return sides and plain and max(steps) <= 2 and len(set(steps)) == 1
 
@@ -62,7 +73,11 @@ def join_depthwise(model: onnx.ModelProto) -> None:
     for node in graph.node:
         if node.output and node.output[0] in seconds:
             continue  # in the order of the graph all that the second one reads is there by then
-        first = makers.get(node.input[0]) if node.input and seconds.get(node.input[0]) == node else None
+        first = (
+            makers.get(node.input[0])
+            if node.input and seconds.get(node.input[0]) == node
+            else None
+        )
         nodes.append(node if first is None else _joined(first, node))
     set_nodes(graph, nodes, seconds)
 
@@ -75,9 +90,16 @@ def parts(node: NodeProto) -> list[NodeProto]:
     inputs, between = [*node.input, "", ""][:7], f"{node.output[0]}.sparsify_fx.between"
     first = own_node("SparseConv", inputs[:4], between, "")
     second = own_node("SparseConv", [between, *inputs[4:]], node.output[0], node.name)
-    add_attributes(first, {name: found[name] for name in ("weight_shape", "activation") if name in found})
-    names = {"weight_shape": "depthwise_shape"} | {name: f"depthwise_{name}" for name in _OF_SECOND}
-    add_attributes(second, {own: found[name] for own, name in names.items() if name in found})
+    add_attributes(
+        first,
+        {name: found[name] for name in ("weight_shape", "activation") if name in found},
+    )
+    names = {"weight_shape": "depthwise_shape"} | {
+        name: f"depthwise_{name}" for name in _OF_SECOND
+    }
+    add_attributes(
+        second, {own: found[name] for own, name in names.items() if name in found}
+    )
     return [first, second]
 
 
@@ -85,15 +107,25 @@ def _joined(first: NodeProto, second: NodeProto) -> NodeProto:
     inputs = [*[*first.input, ""][:4], *second.input[1:]]
     node = own_node(JOINED, inputs, second.output[0], second.name)
     found, more = attributes(first), attributes(second)
-    add_attributes(node, {name: found[name] for name in ("weight_shape", "activation") if name in found})
+    add_attributes(
+        node,
+        {name: found[name] for name in ("weight_shape", "activation") if name in found},
+    )
     add_attributes(node, {"depthwise_shape": more["weight_shape"]})
-    add_attributes(node, {f"depthwise_{name}": more[name] for name in _OF_SECOND if name in more})
+    add_attributes(
+        node, {f"depthwise_{name}": more[name] for name in _OF_SECOND if name in more}
+    )
     return node
 
 
 def _fits(node: NodeProto, kind: Any) -> bool:
     """Whether the node is a packed SparseConv of this kind to which nothing is added."""
-    if node.op_type != "SparseConv" or node.domain != DOMAIN or len(node.input) > 4 or not node.input[2]:
+    if (
+        node.op_type != "SparseConv"
+        or node.domain != DOMAIN
+        or len(node.input) > 4
+        or not node.input[2]
+    ):
         return False
     found = attributes(node)
     return bool(kind(tuple(found["weight_shape"]), found))
@@ -108,4 +140,6 @@ def own_node(kind: str, inputs: list[str], output: str, name: str) -> NodeProto:
 
 def add_attributes(node: NodeProto, values: Mapping[str, Any]) -> None:
     """Append attributes by name, in place."""
-    node.attribute.extend(helper.make_attribute(name, value) for name, value in values.items())
+    node.attribute.extend(
+        helper.make_attribute(name, value) for name, value in values.items()
+    )

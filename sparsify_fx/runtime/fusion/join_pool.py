@@ -44,7 +44,9 @@ def join_pools(model: onnx.ModelProto) -> None:
     nodes = [
         joined.get(node.output[0], node) if node.output else node
         for node in graph.node
-        if not (node.op_type == POOL and node.domain == DOMAIN and node.output[0] in gone)
+        if not (
+            node.op_type == POOL and node.domain == DOMAIN and node.output[0] in gone
+        )
     ]
     set_nodes(graph, nodes, joined)
 
@@ -55,28 +57,52 @@ def pool_parts(node: NodeProto) -> list[NodeProto]:
         return [node]
     found, between = attributes(node), f"{node.output[0]}.sparsify_fx.between"
     own = {name: value for name, value in found.items() if not name.startswith(_PREFIX)}
-    pool = {name.removeprefix(_PREFIX): value for name, value in found.items() if name.startswith(_PREFIX)}
+    pool = {
+        name.removeprefix(_PREFIX): value
+        for name, value in found.items()
+        if name.startswith(_PREFIX)
+    }
     return [
-        helper.make_node("SparseConv", node.input, [between], name=node.name, domain=DOMAIN, **own),
+        helper.make_node(
+            "SparseConv", node.input, [between], name=node.name, domain=DOMAIN, **own
+        ),
         helper.make_node(POOL, [between], node.output, domain=DOMAIN, **pool),
     ]
 
 
 def _joined(conv: NodeProto, pool: NodeProto) -> NodeProto:
-    found = attributes(conv) | {_PREFIX + name: value for name, value in attributes(pool).items()}
-    return helper.make_node(JOINED, conv.input, pool.output, name=conv.name, domain=DOMAIN, **found)
+    found = attributes(conv) | {
+        _PREFIX + name: value for name, value in attributes(pool).items()
+    }
+    return helper.make_node(
+        JOINED, conv.input, pool.output, name=conv.name, domain=DOMAIN, **found
+    )
 
 
 def _fits(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
     """Whether the node is a packed SparseConv in two dimensions, of one group and little work, and adds nothing."""
-    if node.op_type != "SparseConv" or node.domain != DOMAIN or len(node.input) > 4 or not node.input[2]:
+    if (
+        node.op_type != "SparseConv"
+        or node.domain != DOMAIN
+        or len(node.input) > 4
+        or not node.input[2]
+    ):
         return False
     found = attributes(node)
     shape = found["weight_shape"]
-    if len(shape) != 4 or found.get("group", 1) != 1 or math.prod(shape[1:]) > MOST_COLUMNS:
+    if (
+        len(shape) != 4
+        or found.get("group", 1) != 1
+        or math.prod(shape[1:]) > MOST_COLUMNS
+    ):
         return False
-    steps = math.prod(min(side, step) for side, step in zip(shape[2:], found.get("strides", [1, 1]), strict=True))
+    steps = math.prod(
+        min(side, step)
+        for side, step in zip(shape[2:], found.get("strides", [1, 1]), strict=True)
+    )
     if shape[1] * steps <= FEW_PLANES:
         return True
-    values = numpy_helper.to_array(weights[node.input[1]])  # a stored -0.0 costs nothing and does not count
+    values = numpy_helper.to_array(
+        weights[node.input[1]]
+    )  # a stored -0.0 costs nothing and does not count
     return bool(np.count_nonzero(values) <= FEW_NONZEROS * shape[0])

@@ -25,7 +25,9 @@ def join_sums(model: onnx.ModelProto) -> None:
     makers = {
         node.output[0]: node
         for node in graph.node
-        if _is_point(node) and not _residual(node) and "activation" not in attributes(node)
+        if _is_point(node)
+        and not _residual(node)
+        and "activation" not in attributes(node)
         if readers[node.output[0]] == 1 and node.output[0] not in kept
     }
     gone: set[str] = set()
@@ -46,16 +48,32 @@ def sum_parts(node: NodeProto) -> list[NodeProto]:
     between = f"{node.output[0]}.sparsify_fx.projection"
     first = own_node("SparseConv", inputs[4:], between, "")
     second = own_node("SparseConv", [*inputs[:4], between], node.output[0], node.name)
-    add_attributes(first, {own: found[name] for own, name in _NAMES.items() if name in found})
-    add_attributes(second, {name: value for name, value in found.items() if not name.startswith("projection_")})
+    add_attributes(
+        first, {own: found[name] for own, name in _NAMES.items() if name in found}
+    )
+    add_attributes(
+        second,
+        {
+            name: value
+            for name, value in found.items()
+            if not name.startswith("projection_")
+        },
+    )
     return [first, second]
 
 
 def _joined(first: NodeProto, second: NodeProto) -> NodeProto:
-    node = own_node(SUM, [*second.input[:4], *first.input], second.output[0], second.name)
-    add_attributes(node, {name: value for name, value in attributes(second).items() if name != "pads"})
+    node = own_node(
+        SUM, [*second.input[:4], *first.input], second.output[0], second.name
+    )
+    add_attributes(
+        node,
+        {name: value for name, value in attributes(second).items() if name != "pads"},
+    )
     more = attributes(first)
-    add_attributes(node, {name: more[own] for own, name in _NAMES.items() if own in more})
+    add_attributes(
+        node, {name: more[own] for own, name in _NAMES.items() if own in more}
+    )
     return node
 
 
@@ -69,4 +87,8 @@ def _is_point(node: NodeProto) -> bool:
         return False
     found = attributes(node)
     plain = found.get("group", 1) == 1 and max(found.get("pads", [0])) == 0
-    return len(found["weight_shape"]) == 4 and list(found["weight_shape"][2:]) == [1, 1] and plain
+    return (
+        len(found["weight_shape"]) == 4
+        and list(found["weight_shape"][2:]) == [1, 1]
+        and plain
+    )

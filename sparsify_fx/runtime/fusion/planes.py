@@ -37,20 +37,33 @@ def pad_planes(model: onnx.ModelProto) -> None:
     if not chosen:
         return
     plain = {name: old for name, (old, _) in halves.items() if name not in chosen}
-    nodes = [old for node in nodes for old in (plain.get(node.output[0], [node]) if node.op_type == HALVE else [node])]
+    nodes = [
+        old
+        for node in nodes
+        for old in (
+            plain.get(node.output[0], [node]) if node.op_type == HALVE else [node]
+        )
+    ]
     replace(model, list(_padded(nodes, chosen, kept)), [])
     for name, size in _sizes(chosen).items():
-        model.graph.value_info.append(helper.make_tensor_value_info(name + _SUFFIX, TensorProto.FLOAT, [size]))
+        model.graph.value_info.append(
+            helper.make_tensor_value_info(name + _SUFFIX, TensorProto.FLOAT, [size])
+        )
 
 
 def _with_halves(
-    nodes: Iterable[NodeProto], halves: Mapping[str, tuple[Sequence[NodeProto], NodeProto]]
+    nodes: Iterable[NodeProto],
+    halves: Mapping[str, tuple[Sequence[NodeProto], NodeProto]],
 ) -> Iterator[NodeProto]:
     """The nodes with our operators in the place of such shortcuts."""
     gone = {node.output[0] for old, _ in halves.values() for node in old[:-1]}
     for node in nodes:
         if not node.output or node.output[0] not in gone:
-            yield halves[node.output[0]][1] if node.output and node.output[0] in halves else node
+            yield (
+                halves[node.output[0]][1]
+                if node.output and node.output[0] in halves
+                else node
+            )
 
 
 def without_planes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
@@ -85,11 +98,15 @@ def _chains(nodes: Mapping[str, NodeProto]) -> list[set[str]]:
     chains: list[set[str]] = []
     for name, node in nodes.items():
         near = [chain for chain in chains if not chain.isdisjoint(_read(node))]
-        chains = [chain for chain in chains if chain not in near] + [{name}.union(*near)]
+        chains = [chain for chain in chains if chain not in near] + [
+            {name}.union(*near)
+        ]
     return chains
 
 
-def _counts(chain: set[str], nodes: Iterable[NodeProto], kept: set[str]) -> tuple[int, int]:
+def _counts(
+    chain: set[str], nodes: Iterable[NodeProto], kept: set[str]
+) -> tuple[int, int]:
     """How often a value passes from node to node within the chain, and how many must be converted."""
     passed, given, taken = 0, set(), kept & chain
     for node in nodes:
@@ -101,13 +118,21 @@ def _counts(chain: set[str], nodes: Iterable[NodeProto], kept: set[str]) -> tupl
     return passed, len(given) + len(taken)
 
 
-def _padded(nodes: Iterable[NodeProto], chosen: Mapping[str, NodeProto], kept: set[str]) -> Iterator[NodeProto]:
+def _padded(
+    nodes: Iterable[NodeProto], chosen: Mapping[str, NodeProto], kept: set[str]
+) -> Iterator[NodeProto]:
     """All nodes, these on planes, and the copies that convert where a chain begins and ends."""
     nodes = list(nodes)
-    others = Counter(name for node in nodes if not _in(node, chosen) for name in node.input)
+    others = Counter(
+        name for node in nodes if not _in(node, chosen) for name in node.input
+    )
     there = set(chosen)
     sizes = _sizes(chosen)
-    edged = {sizes.get(node.input[0], node.input[0]) for node in chosen.values() if _reads_edges(node)}
+    edged = {
+        sizes.get(node.input[0], node.input[0])
+        for node in chosen.values()
+        if _reads_edges(node)
+    }
     for node in nodes:
         if not _in(node, chosen):
             yield node
@@ -116,7 +141,9 @@ def _padded(nodes: Iterable[NodeProto], chosen: Mapping[str, NodeProto], kept: s
             if name not in there:
                 there.add(name)
                 pad = helper.make_node(PAD, [name], [name + _SUFFIX], domain=DOMAIN)
-                add_attributes(pad, {"edges": 1} if sizes.get(name, name) in edged else {})
+                add_attributes(
+                    pad, {"edges": 1} if sizes.get(name, name) in edged else {}
+                )
                 yield pad
         output = node.output[0]
         yield _on_planes(node, sizes[output] in edged)

@@ -13,7 +13,11 @@ DENSE_VALUE, OWN_VALUE = 0.17, 0.15
 """Nanoseconds for each value read or written: onnxruntime in its own order, and this operator."""
 
 _SHARED = ("kernel_shape", "strides", "pads")
-_PLAIN: Mapping[str, object] = {"ceil_mode": 0, "storage_order": 0, "auto_pad": b"NOTSET"}
+_PLAIN: Mapping[str, object] = {
+    "ceil_mode": 0,
+    "storage_order": 0,
+    "auto_pad": b"NOTSET",
+}
 
 
 def is_pool(node: NodeProto) -> bool:
@@ -22,19 +26,31 @@ def is_pool(node: NodeProto) -> bool:
         return False
     found = attributes(node)
     shape = found.get("kernel_shape", [])
-    steps = max(found.get("strides", [1])) <= 2 and max(found.get("dilations", [1])) == 1
-    fits = list(shape) in ([2, 2], [3, 3]) and steps and max(found.get("pads", [0])) < shape[0]
-    return fits and all(found.get(name, value) == value for name, value in _PLAIN.items())
+    steps = (
+        max(found.get("strides", [1])) <= 2 and max(found.get("dilations", [1])) == 1
+    )
+    fits = (
+        list(shape) in ([2, 2], [3, 3])
+        and steps
+        and max(found.get("pads", [0])) < shape[0]
+    )
+    return fits and all(
+        found.get(name, value) == value for name, value in _PLAIN.items()
+    )
 
 
 def pool_node(node: NodeProto) -> NodeProto:
     """Our operator for a MaxPool."""
     found = {name: value for name, value in attributes(node).items() if name in _SHARED}
-    return helper.make_node(POOL, node.input, node.output, name=node.name, domain=DOMAIN, **found)
+    return helper.make_node(
+        POOL, node.input, node.output, name=node.name, domain=DOMAIN, **found
+    )
 
 
 def standard_pool(node: NodeProto) -> NodeProto:
     """The MaxPool of our operator; any other node as it is."""
     if node.op_type != POOL or node.domain != DOMAIN:
         return node
-    return helper.make_node(POOL, node.input, node.output, name=node.name, **attributes(node))
+    return helper.make_node(
+        POOL, node.input, node.output, name=node.name, **attributes(node)
+    )

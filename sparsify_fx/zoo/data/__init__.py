@@ -6,7 +6,14 @@ Importing this package registers them. A newcomer is one file that ends in `DATA
 from sparsify_fx.zoo.data import cifar, imagefolder, mnist5k, npz
 from sparsify_fx.zoo.data.augment import Augment
 from sparsify_fx.zoo.data.folder_source import FolderSource
-from sparsify_fx.zoo.data.load import DATASETS, LIMIT_BYTES, Kind, Request, data_digest, load_data
+from sparsify_fx.zoo.data.load import (
+    DATASETS,
+    LIMIT_BYTES,
+    Kind,
+    Request,
+    data_digest,
+    load_data,
+)
 from sparsify_fx.zoo.data.source import Facts, Source
 from sparsify_fx.zoo.data.tensor_source import TensorSource
 from sparsify_fx.zoo.data.types import Data, Part

@@ -62,7 +62,9 @@ def tensor_data(
     normalizer = Normalizer.of(train.images)
     (count, channels, size, _), test_count = train.images.shape, len(test.images)
     return Data(
-        facts=Facts(request.spec, num_classes, channels, size, count, test_count, class_names),
+        facts=Facts(
+            request.spec, num_classes, channels, size, count, test_count, class_names
+        ),
         mean=normalizer.mean,
         std=normalizer.std,
         train=TensorSource(train.images, train.labels, normalizer, request.device),
@@ -85,7 +87,9 @@ def _sized(part: Split, request: Request) -> Split:
     """The part at the image size asked for."""
     count, channels, height, width = part.images.shape
     if height != width:
-        raise DataError(f"{request.spec}: images are {height}x{width} (height x width); crop or pad them to squares")
+        raise DataError(
+            f"{request.spec}: images are {height}x{width} (height x width); crop or pad them to squares"
+        )
     size = request.image_size
     if size is None or size == height:
         return part
@@ -94,7 +98,12 @@ def _sized(part: Split, request: Request) -> Split:
             f"{request.spec}: {count} images of {size}x{size} take {needed:,} bytes, above limit_bytes="
             f"{request.limit_bytes:,}; choose a smaller image_size or raise the limit"
         )
-    return Split(torch.cat([_resized(chunk, size) for chunk in torch.split(part.images, _CHUNK)]), part.labels)
+    return Split(
+        torch.cat(
+            [_resized(chunk, size) for chunk in torch.split(part.images, _CHUNK)]
+        ),
+        part.labels,
+    )
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -32,7 +32,9 @@ class Augment:
 
     def __post_init__(self) -> None:
         if self.crop_padding < 0:
-            raise DataError(f"crop_padding={self.crop_padding} must be a whole number of pixels >= 0")
+            raise DataError(
+                f"crop_padding={self.crop_padding} must be a whole number of pixels >= 0"
+            )
 
 
 def crop(images: Tensor, tops: Tensor, lefts: Tensor, padding: int) -> Tensor:
@@ -43,8 +45,12 @@ def crop(images: Tensor, tops: Tensor, lefts: Tensor, padding: int) -> Tensor:
     """
     count, channels, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    rows = (tops[:, None] + torch.arange(height, device=images.device)).view(count, 1, height, 1)
-    columns = (lefts[:, None] + torch.arange(width, device=images.device)).view(count, 1, 1, width)
+    rows = (tops[:, None] + torch.arange(height, device=images.device)).view(
+        count, 1, height, 1
+    )
+    columns = (lefts[:, None] + torch.arange(width, device=images.device)).view(
+        count, 1, 1, width
+    )
     # two gathers keep the memory order NCHW; one indexing would give NHWC and a recompile of the model
     tall = padded.gather(2, rows.expand(count, channels, height, padded.shape[3]))
     return tall.gather(3, columns.expand(count, channels, height, width))
@@ -78,13 +84,19 @@ class Draws:
         """Images [N, C, H, W] at the positions start ... start + N − 1, changed as drawn."""
         here = slice(start, start + len(images))
         if self.augment.crop_padding:
-            images = crop(images, self.tops[here], self.lefts[here], self.augment.crop_padding)
+            images = crop(
+                images, self.tops[here], self.lefts[here], self.augment.crop_padding
+            )
         return flip(images, self.mirrored[here]) if self.augment.flip else images
 
 
-def draw(augment: Augment, count: int, *, seed: int, epoch: int, device: torch.device) -> Draws:
+def draw(
+    augment: Augment, count: int, *, seed: int, epoch: int, device: torch.device
+) -> Draws:
     """The choices for `count` images, from a generator on `device`: the CPU and each kind of GPU have their own."""
     generator = generator_for(seed, epoch, "augment", device)
-    tops, lefts = torch.randint(0, 2 * augment.crop_padding + 1, (2, count), generator=generator, device=device)
+    tops, lefts = torch.randint(
+        0, 2 * augment.crop_padding + 1, (2, count), generator=generator, device=device
+    )
     mirrored = torch.randint(0, 2, (count,), generator=generator, device=device).bool()
     return Draws(augment, tops, lefts, mirrored)

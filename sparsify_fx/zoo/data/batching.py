@@ -23,7 +23,9 @@ def mix_seed(seed: int, epoch: int, purpose: str, index: int = 0) -> int:
     return seed_of(f"{purpose}:{seed}:{epoch}:{index}")
 
 
-def generator_for(seed: int, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
+def generator_for(
+    seed: int, epoch: int, purpose: str, device: torch.device
+) -> torch.Generator:
     """A generator on `device` that nothing else has drawn from."""
     return torch.Generator(device=device).manual_seed(mix_seed(seed, epoch, purpose))
 
@@ -32,7 +34,9 @@ def epoch_order(count: int, *, seed: int, epoch: int, train: bool) -> Tensor:
     """Indices [count] of the images in the order of an epoch, on the CPU (so that every device gets the same)."""
     if not train:
         return torch.arange(count)
-    return torch.randperm(count, generator=generator_for(seed, epoch, "shuffle", torch.device("cpu")))
+    return torch.randperm(
+        count, generator=generator_for(seed, epoch, "shuffle", torch.device("cpu"))
+    )
 
 
 def count_batches(count: int, batch_size: int, *, train: bool) -> int:

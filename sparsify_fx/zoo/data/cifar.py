@@ -21,9 +21,18 @@ def load(class_name: str, request: Request) -> Data:
 
     The files are pickles; torchvision compares their MD5 sums with the published ones before it reads them.
     """
-    train, test = (_download(class_name, request, train=train) for train in (True, False))
+    train, test = (
+        _download(class_name, request, train=train) for train in (True, False)
+    )
     names = tuple(train.classes)
-    return tensor_data(request, _split(train), _split(test), len(names), names, digest(class_name, request))
+    return tensor_data(
+        request,
+        _split(train),
+        _split(test),
+        len(names),
+        names,
+        digest(class_name, request),
+    )
 
 
 def digest(class_name: str, request: Request) -> str:
@@ -44,7 +53,9 @@ def _download(class_name: str, request: Request, *, train: bool) -> Any:
         return cifar(folder, train=train, download=True)
     except (OSError, RuntimeError, EOFError) as error:
         if not request.download:
-            raise DataError(f"{request.spec} is not in {folder}; train with it, which downloads it") from error
+            raise DataError(
+                f"{request.spec} is not in {folder}; train with it, which downloads it"
+            ) from error
         raise DataError(
             f"{request.spec} could not be downloaded to {folder} ({error}); put {cifar.filename} there, "
             "or use images of your own with imagefolder:PATH or npz:PATH"
@@ -57,4 +68,9 @@ def _split(dataset: Any) -> Split:
 
 
 for _class, _count in (("CIFAR10", 10), ("CIFAR100", 100)):
-    DATASETS.add(_class.lower(), Kind(partial(load, _class), digest=partial(digest, _class), task=(_count, 3, 32)))
+    DATASETS.add(
+        _class.lower(),
+        Kind(
+            partial(load, _class), digest=partial(digest, _class), task=(_count, 3, 32)
+        ),
+    )

@@ -29,13 +29,19 @@ class Listing:
     @classmethod
     def of(cls, folder: Path) -> Listing:
         """The listing of a folder; DataError when it has no classes, or a class without images."""
-        from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+        from torchvision.datasets.folder import (
+            IMG_EXTENSIONS,
+            find_classes,
+            make_dataset,
+        )
 
         try:
             classes, index = find_classes(folder)
             samples = make_dataset(folder, index, extensions=IMG_EXTENSIONS)
         except FileNotFoundError as error:
-            raise DataError(f"{folder} needs one folder of images for each class: {error}") from error
+            raise DataError(
+                f"{folder} needs one folder of images for each class: {error}"
+            ) from error
         paths, labels = zip(*samples, strict=True)
         return cls(paths, labels, tuple(classes))
 
@@ -46,7 +52,9 @@ def open_image(path: str) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except OSError as error:
-        raise DataError(f"{path} cannot be decoded ({error}); replace or remove the file") from error
+        raise DataError(
+            f"{path} cannot be decoded ({error}); replace or remove the file"
+        ) from error
 
 
 def shorter_side(path: str) -> int:
@@ -55,7 +63,9 @@ def shorter_side(path: str) -> int:
         with Image.open(path) as image:
             return min(image.size)
     except OSError as error:
-        raise DataError(f"{path} is no image ({error}); replace or remove the file") from error
+        raise DataError(
+            f"{path} is no image ({error}); replace or remove the file"
+        ) from error
 
 
 def whole(path: str, side: int) -> Tensor:
@@ -73,7 +83,9 @@ def centred(path: str, size: int, shorter: int) -> Tensor:
     """The middle of the image, uint8 [3, size, size], after its shorter side is resized to `shorter` >= size pixels."""
     from torchvision.transforms import functional
 
-    return _to_tensor(functional.center_crop(functional.resize(open_image(path), shorter), size))
+    return _to_tensor(
+        functional.center_crop(functional.resize(open_image(path), shorter), size)
+    )
 
 
 def randomly_cropped(path: str, size: int, *, mirror: bool, seed: int) -> Tensor:
@@ -83,7 +95,10 @@ def randomly_cropped(path: str, size: int, *, mirror: bool, seed: int) -> Tensor
     """
     from torchvision import transforms
 
-    steps = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(0.5 if mirror else 0.0)]
+    steps = [
+        transforms.RandomResizedCrop(size),
+        transforms.RandomHorizontalFlip(0.5 if mirror else 0.0),
+    ]
     # torchvision draws from torch's global CPU generator and takes no other; the fork leaves no trace in it
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

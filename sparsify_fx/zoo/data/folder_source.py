@@ -12,7 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment
-from sparsify_fx.zoo.data.batching import count_batches, epoch_order, generator_for, mix_seed
+from sparsify_fx.zoo.data.batching import (
+    count_batches,
+    epoch_order,
+    generator_for,
+    mix_seed,
+)
 from sparsify_fx.zoo.data.decode import Listing, centred, randomly_cropped
 from sparsify_fx.zoo.data.normalize import Normalizer
 
@@ -44,7 +49,9 @@ class _Images(Dataset[tuple[Tensor, int]]):
             return centred(path, self.size, eval_resize(self.size)), label
         # a seed for each image: what it looks like depends neither on the worker nor on the images before it
         seed = mix_seed(self.seed, self.epoch, "sample", index)
-        return randomly_cropped(path, self.size, mirror=self.augment.flip, seed=seed), label
+        return randomly_cropped(
+            path, self.size, mirror=self.augment.flip, seed=seed
+        ), label
 
 
 class FolderSource:
@@ -55,7 +62,14 @@ class FolderSource:
     alone, not on the number of workers. They cross to the device as bytes and are normalised there.
     """
 
-    def __init__(self, listing: Listing, size: int, normalizer: Normalizer, device: torch.device, workers: int) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        size: int,
+        normalizer: Normalizer,
+        device: torch.device,
+        workers: int,
+    ) -> None:
         self.listing, self.size, self.device = listing, size, device
         self.workers = min(workers, _usable_cores())
         self._scale, self._shift = normalizer.factors(device)
@@ -69,7 +83,13 @@ class FolderSource:
         return count_batches(len(self), batch_size, train=train)
 
     def epoch(
-        self, batch_size: int, *, train: bool, seed: int = 0, epoch: int = 0, augment: Augment | None = None
+        self,
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: Augment | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`; DataError for an augmentation with crop_padding."""
         if train and augment is not None and augment.crop_padding:
@@ -78,21 +98,32 @@ class FolderSource:
                 "crops; set crop_padding to 0, or raise limit_bytes so that the images are held in memory"
             )
         steps = self.batches(batch_size, train=train)
-        order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)[: steps * batch_size]
-        images = _Images(self.listing, self.size, augment if train else None, seed, epoch)
+        order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)[
+            : steps * batch_size
+        ]
+        images = _Images(
+            self.listing, self.size, augment if train else None, seed, epoch
+        )
         loader = DataLoader(
             images,
             batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=generator_for(seed, epoch, "workers", _CPU),  # else it would draw from the global one
+            generator=generator_for(
+                seed, epoch, "workers", _CPU
+            ),  # else it would draw from the global one
         )
         return self._stream(loader)
 
-    def _stream(self, loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _stream(
+        self, loader: DataLoader[tuple[Tensor, int]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in loader:
             pixels = images.to(self.device, non_blocking=True).float()
-            yield pixels.mul_(self._scale).add_(self._shift), labels.to(self.device, non_blocking=True)
+            yield (
+                pixels.mul_(self._scale).add_(self._shift),
+                labels.to(self.device, non_blocking=True),
+            )
 
 
 def _usable_cores() -> int:

@@ -34,8 +34,12 @@ def load(request: Request) -> Data:
     seen = _digest(request.path, train, test)
     side = request.image_size or shorter_side(train.paths[0])
     if len(train.paths) * 3 * side * side <= request.limit_bytes:
-        decoded, decoded_test = (_decode(part, request.image_size, side) for part in (train, test))
-        return tensor_data(request, decoded, decoded_test, len(train.classes), train.classes, seen)
+        decoded, decoded_test = (
+            _decode(part, request.image_size, side) for part in (train, test)
+        )
+        return tensor_data(
+            request, decoded, decoded_test, len(train.classes), train.classes, seen
+        )
     return _stream(request, train, test, request.image_size or STREAMED_SIZE, seen)
 
 
@@ -55,12 +59,18 @@ def _digest(root: Path, *parts: Listing) -> str:
         whole_content = sum(map(sum, sizes)) <= LIMIT_BYTES
         for part, part_sizes in zip(parts, sizes, strict=True):
             step = 1 if whole_content else _step(part)
-            for index, (path, size) in enumerate(zip(part.paths, part_sizes, strict=True)):
-                seen.update(f"{Path(path).relative_to(root).as_posix()} {size}\n".encode())
+            for index, (path, size) in enumerate(
+                zip(part.paths, part_sizes, strict=True)
+            ):
+                seen.update(
+                    f"{Path(path).relative_to(root).as_posix()} {size}\n".encode()
+                )
                 if index % step == 0:
                     seen.update(Path(path).read_bytes())
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}); replace or remove the file") from error
+        raise DataError(
+            f"{error.filename} cannot be read ({error.strerror}); replace or remove the file"
+        ) from error
     return seen.hexdigest()
 
 
@@ -71,14 +81,21 @@ def _step(part: Listing) -> int:
 
 def _list(path: Path) -> tuple[Listing, Listing]:
     """The training and test images; the classes of both must agree."""
-    folders = [path / "train", path / "test" if (path / "test").is_dir() else path / "val"]
+    folders = [
+        path / "train",
+        path / "test" if (path / "test").is_dir() else path / "val",
+    ]
     for folder in folders:
         if not folder.is_dir():
-            raise DataError(f"{folder} does not exist; imagefolder:PATH needs PATH/train and PATH/test or PATH/val")
+            raise DataError(
+                f"{folder} does not exist; imagefolder:PATH needs PATH/train and PATH/test or PATH/val"
+            )
     train, test = (Listing.of(folder) for folder in folders)
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
-        raise DataError(f"{folders[0]} and {folders[1]} must hold the same classes; only one has {', '.join(odd)}")
+        raise DataError(
+            f"{folders[0]} and {folders[1]} must hold the same classes; only one has {', '.join(odd)}"
+        )
     return train, test
 
 
@@ -88,7 +105,9 @@ def _decode(part: Listing, image_size: int | None, side: int) -> Split:
 
     def fill(index: int) -> None:
         path = part.paths[index]
-        images[index] = whole(path, side) if image_size is None else centred(path, side, side)
+        images[index] = (
+            whole(path, side) if image_size is None else centred(path, side, side)
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(fill, range(len(part.paths))):
@@ -96,14 +115,30 @@ def _decode(part: Listing, image_size: int | None, side: int) -> Split:
     return Split(images, torch.tensor(part.labels))
 
 
-def _stream(request: Request, train: Listing, test: Listing, size: int, seen: str) -> Data:
+def _stream(
+    request: Request, train: Listing, test: Listing, size: int, seen: str
+) -> Data:
     """The data set with images read again in every epoch."""
-    sample = torch.stack([centred(path, size, eval_resize(size)) for path in train.paths[:: _step(train)]])
+    sample = torch.stack(
+        [
+            centred(path, size, eval_resize(size))
+            for path in train.paths[:: _step(train)]
+        ]
+    )
     normalizer = Normalizer.of(sample)
     train_part, test_part = (
-        FolderSource(part, size, normalizer, request.device, request.workers) for part in (train, test)
+        FolderSource(part, size, normalizer, request.device, request.workers)
+        for part in (train, test)
     )
-    facts = Facts(request.spec, len(train.classes), 3, size, len(train.paths), len(test.paths), train.classes)
+    facts = Facts(
+        request.spec,
+        len(train.classes),
+        3,
+        size,
+        len(train.paths),
+        len(test.paths),
+        train.classes,
+    )
     return Data(facts, normalizer.mean, normalizer.std, train_part, test_part, seen)
 
 

@@ -53,7 +53,9 @@ class Request:
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
-            raise DataError(f"{self.spec}: {path.absolute()} does not exist; give the path of the data")
+            raise DataError(
+                f"{self.spec}: {path.absolute()} does not exist; give the path of the data"
+            )
         return path
 
 
@@ -103,8 +105,14 @@ def load_data(
     """
     kind = _kind(spec)
     if image_size is not None and image_size < 1:
-        raise DataError(f"image_size={image_size} must be a whole number of pixels >= 1")
-    return kind.load(Request(spec, root, image_size, torch.device(device), limit_bytes, workers, download))
+        raise DataError(
+            f"image_size={image_size} must be a whole number of pixels >= 1"
+        )
+    return kind.load(
+        Request(
+            spec, root, image_size, torch.device(device), limit_bytes, workers, download
+        )
+    )
 
 
 def data_digest(spec: str, *, root: Path = Path("data")) -> str:
@@ -129,7 +137,11 @@ def _kind(spec: str) -> Kind:
     name, colon, argument = spec.partition(":")
     kind = DATASETS[name]
     if kind.argument and not argument:
-        raise DataError(f"{spec!r} lacks its {kind.argument}; write {name}:{kind.argument}")
+        raise DataError(
+            f"{spec!r} lacks its {kind.argument}; write {name}:{kind.argument}"
+        )
     if colon and not kind.argument:
-        raise DataError(f"{name} takes nothing after a colon, got {argument!r}; write {name}")
+        raise DataError(
+            f"{name} takes nothing after a colon, got {argument!r}; write {name}"
+        )
     return kind

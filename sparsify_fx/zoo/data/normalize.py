@@ -37,11 +37,17 @@ class Normalizer:
         share = counts / counts.sum(1, keepdim=True)
         mean = share @ values
         variance = (share * (values - mean[:, None]) ** 2).sum(1)
-        return cls(tuple(mean.tolist()), tuple(max(math.sqrt(v), 1 / 255) for v in variance.tolist()))
+        return cls(
+            tuple(mean.tolist()),
+            tuple(max(math.sqrt(v), 1 / 255) for v in variance.tolist()),
+        )
 
     def factors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """(scale, shift), float32 [1, C, 1, 1], with which a batch is x · scale + shift."""
-        mean, std = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
+            for v in (self.mean, self.std)
+        )
         return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
 
 
@@ -50,5 +56,7 @@ def _histogram(images: Tensor) -> Tensor:
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in torch.split(images, _CHUNK):
         for channel in range(images.shape[1]):
-            counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256).cpu()
+            counts[channel] += torch.bincount(
+                chunk[:, channel].flatten(), minlength=256
+            ).cpu()
     return counts

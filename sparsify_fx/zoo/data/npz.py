@@ -25,9 +25,13 @@ def load(request: Request) -> Data:
     """
     path = request.path
     if path.is_dir():
-        (train, names), (test, test_names) = (_read(path / f"{part}.npz") for part in ("train", "test"))
+        (train, names), (test, test_names) = (
+            _read(path / f"{part}.npz") for part in ("train", "test")
+        )
         if names and test_names and names != test_names:
-            raise DataError(f"{path}: train.npz and test.npz list different `classes`; write the same into both")
+            raise DataError(
+                f"{path}: train.npz and test.npz list different `classes`; write the same into both"
+            )
     else:
         everything, names = _read(path)
         train_indices, test_indices = split_every_fifth(everything.labels)
@@ -37,14 +41,18 @@ def load(request: Request) -> Data:
             )
         train, test = everything[train_indices], everything[test_indices]
     _check_same_shape(path, train, test)
-    return tensor_data(request, train, test, _count_classes(path, train, test, names), names)
+    return tensor_data(
+        request, train, test, _count_classes(path, train, test, names), names
+    )
 
 
 def _read(path: Path) -> tuple[Split, tuple[str, ...]]:
     """The checked arrays of one file and the names of the classes, () for none."""
     arrays = _arrays(path)
     if missing := {"images", "labels"} - set(arrays):
-        raise DataError(f"{path} lacks {' and '.join(sorted(missing))}, it has {sorted(arrays)}; expected {_LAYOUT}")
+        raise DataError(
+            f"{path} lacks {' and '.join(sorted(missing))}, it has {sorted(arrays)}; expected {_LAYOUT}"
+        )
     images, labels = arrays["images"], arrays["labels"]
     if images.ndim == 3:
         images = images[..., None]
@@ -57,7 +65,9 @@ def _read(path: Path) -> tuple[Split, tuple[str, ...]]:
             f"{path}: {len(images)} images but {len(labels)} labels; there must be one label for each image"
         )
     nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return Split(torch.from_numpy(nchw), torch.from_numpy(labels.astype(np.int64))), _names(path, arrays)
+    return Split(
+        torch.from_numpy(nchw), torch.from_numpy(labels.astype(np.int64))
+    ), _names(path, arrays)
 
 
 def _arrays(path: Path) -> Arrays:
@@ -65,7 +75,9 @@ def _arrays(path: Path) -> Arrays:
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds a single array; expected an .npz file with {_LAYOUT}")
+            raise DataError(
+                f"{path} holds a single array; expected an .npz file with {_LAYOUT}"
+            )
         with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
@@ -75,7 +87,9 @@ def _arrays(path: Path) -> Arrays:
     except DataError:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected an .npz file without pickles: {_LAYOUT}") from error
+        raise DataError(
+            f"{path} cannot be read ({error}); expected an .npz file without pickles: {_LAYOUT}"
+        ) from error
 
 
 def _names(path: Path, arrays: Arrays) -> tuple[str, ...]:
@@ -88,12 +102,16 @@ def _names(path: Path, arrays: Arrays) -> tuple[str, ...]:
 
 
 def _misshapen(path: Path, name: str, array: npt.NDArray[np.generic]) -> DataError:
-    return DataError(f"{path}: {name} are {array.dtype} {list(array.shape)}; expected {_LAYOUT}")
+    return DataError(
+        f"{path}: {name} are {array.dtype} {list(array.shape)}; expected {_LAYOUT}"
+    )
 
 
 def _check_same_shape(path: Path, train: Split, test: Split) -> None:
     """DataError when the two parts hold images of different sizes or channels."""
-    (channels, *size), (test_channels, *test_size) = (list(part.images.shape[1:]) for part in (train, test))
+    (channels, *size), (test_channels, *test_size) = (
+        list(part.images.shape[1:]) for part in (train, test)
+    )
     if channels != test_channels or size != test_size:
         raise DataError(
             f"{path}: training images are {[*size, channels]} but test images {[*test_size, test_channels]} "
@@ -101,13 +119,17 @@ def _check_same_shape(path: Path, train: Split, test: Split) -> None:
         )
 
 
-def _count_classes(path: Path, train: Split, test: Split, names: tuple[str, ...]) -> int:
+def _count_classes(
+    path: Path, train: Split, test: Split, names: tuple[str, ...]
+) -> int:
     """Number of classes: of the names, else one more than the largest label. DataError for a label outside."""
     labels = torch.cat([train.labels, test.labels])
     lowest, highest = int(labels.min()), int(labels.max())
     count = len(names) or highest + 1
     if lowest < 0 or highest >= count:
-        raise DataError(f"{path}: labels run from {lowest} to {highest}; expected 0 to {count - 1}")
+        raise DataError(
+            f"{path}: labels run from {lowest} to {highest}; expected 0 to {count - 1}"
+        )
     return count
 
 

@@ -63,7 +63,13 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def epoch(
-        self, batch_size: int, *, train: bool, seed: int = 0, epoch: int = 0, augment: Augment | None = None
+        self,
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: Augment | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x float32 [N, C, H, W] normalised, y int64 [N]) on the device.
 

@@ -27,14 +27,26 @@ class TensorSource:
     [(2, 1, 4, 4), (2, 1, 4, 4), (1, 1, 4, 4)]
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, normalizer: Normalizer, device: torch.device) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or labels.dtype != torch.int64:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        normalizer: Normalizer,
+        device: torch.device,
+    ) -> None:
+        if (
+            images.dtype != torch.uint8
+            or images.ndim != 4
+            or labels.dtype != torch.int64
+        ):
             raise DataError(
                 f"expected uint8 images [N, C, H, W] and int64 labels [N], got {images.dtype} {list(images.shape)} "
                 f"and {labels.dtype} {list(labels.shape)}"
             )
         if labels.shape != images.shape[:1]:
-            raise DataError(f"{len(images)} images but {len(labels)} labels; there must be one label for each image")
+            raise DataError(
+                f"{len(images)} images but {len(labels)} labels; there must be one label for each image"
+            )
         self.images = images.to(device)
         self.labels = labels.to(device)
         self._scale, self._shift = normalizer.factors(device)
@@ -48,13 +60,23 @@ class TensorSource:
         return count_batches(len(self), batch_size, train=train)
 
     def epoch(
-        self, batch_size: int, *, train: bool, seed: int = 0, epoch: int = 0, augment: Augment | None = None
+        self,
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: Augment | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`."""
         device = self.images.device
         steps = self.batches(batch_size, train=train)
         order = epoch_order(len(self), seed=seed, epoch=epoch, train=train).to(device)
-        draws = draw(augment, len(self), seed=seed, epoch=epoch, device=device) if train and augment else None
+        draws = (
+            draw(augment, len(self), seed=seed, epoch=epoch, device=device)
+            if train and augment
+            else None
+        )
         return self._stream(order, batch_size, steps, draws)
 
     def _stream(
@@ -66,4 +88,7 @@ class TensorSource:
             images = self.images[chosen]
             if draws is not None:
                 images = draws.apply(images, start)
-            yield images.float().mul_(self._scale).add_(self._shift), self.labels[chosen]
+            yield (
+                images.float().mul_(self._scale).add_(self._shift),
+                self.labels[chosen],
+            )

@@ -22,7 +22,13 @@ class Part(Protocol):
         """Batches in an epoch; DataError when there is no full one to train on."""
 
     def epoch(
-        self, batch_size: int, *, train: bool, seed: int = 0, epoch: int = 0, augment: Augment | None = None
+        self,
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: Augment | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (images float32 [N, C, H, W], zero mean and unit variance; labels int64 [N]) on the device.
 
@@ -65,8 +71,16 @@ class Data(Source):
         return self.train.batches(batch_size, train=True)
 
     def epoch(
-        self, batch_size: int, *, train: bool, seed: int = 0, epoch: int = 0, augment: Augment | None = None
+        self,
+        batch_size: int,
+        *,
+        train: bool,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: Augment | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `self.train` in training, else of `self.test`; see `Part.epoch`."""
         part = self.train if train else self.test
-        return part.epoch(batch_size, train=train, seed=seed, epoch=epoch, augment=augment)
+        return part.epoch(
+            batch_size, train=train, seed=seed, epoch=epoch, augment=augment
+        )

@@ -26,7 +26,9 @@ METHODS.add(
         name="lrr-bn",
         summary="lrr that also rewinds batch norm to the end of the warm-up after each pruning.",
         source="paper 000, section 3, 'LRR modifications'",
-        sets=Axes(schedule=Cycles(), rewind=Rewind(optimizer="init", batchnorm="warmup")),
+        sets=Axes(
+            schedule=Cycles(), rewind=Rewind(optimizer="init", batchnorm="warmup")
+        ),
         suggests=_SUGGESTS,
     ),
 )
@@ -37,7 +39,9 @@ METHODS.add(
         name="lrr-nowarmup",
         summary="lrr as first published: after each pruning the learning rate starts from its peak, without a warm-up.",
         source="Renda et al. 2020; paper 000, Fig. 8",
-        sets=Axes(schedule=Cycles(), rewind=Rewind(optimizer="init", learning_rate="warmup")),
+        sets=Axes(
+            schedule=Cycles(), rewind=Rewind(optimizer="init", learning_rate="warmup")
+        ),
         suggests=_SUGGESTS,
     ),
 )

@@ -12,7 +12,11 @@ METHODS.add(
         name="magnitude",
         summary="Train dense, prune once to the final sparsity by |θ|, retrain with the learning-rate curve again.",
         source="Han et al. 2015; Renda et al. 2020",
-        sets=Axes(criterion=CRITERIA["magnitude"], schedule=OneShot(), rewind=Rewind(optimizer="init")),
+        sets=Axes(
+            criterion=CRITERIA["magnitude"],
+            schedule=OneShot(),
+            rewind=Rewind(optimizer="init"),
+        ),
         suggests=Axes(allocation=Global()),
     ),
 )

@@ -11,7 +11,9 @@ METHODS.add(
         name="set",
         summary="Sparse from the start; after each epoch the smallest weights move to random places.",
         source="Mocanu et al. 2018",
-        sets=Axes(schedule=RegrowEvery(growth="random", fraction=0.3, until=1.0, anneal=False)),
+        sets=Axes(
+            schedule=RegrowEvery(growth="random", fraction=0.3, until=1.0, anneal=False)
+        ),
         suggests=Axes(criterion=CRITERIA["random"], allocation=ErdosRenyiKernel()),
     ),
 )

@@ -13,7 +13,12 @@ METHODS.add(
         name="signin",
         summary="Weights as m ⊙ w with m² − w² = β, rescaled every epoch until T2, so that signs can flip.",
         source="paper 004, Algorithm 1, Tables 6 and 7",
-        sets=Axes(parameterization=Product(beta=1.0), actions=(RescaleEvery(every=1, until=0.75),)),
-        suggests=Axes(criterion=CRITERIA["random"], allocation=Balanced(), schedule=AtInit()),
+        sets=Axes(
+            parameterization=Product(beta=1.0),
+            actions=(RescaleEvery(every=1, until=0.75),),
+        ),
+        suggests=Axes(
+            criterion=CRITERIA["random"], allocation=Balanced(), schedule=AtInit()
+        ),
     ),
 )

@@ -8,4 +8,12 @@ from sparsify_fx.zoo.models import lenet, resnet_cifar, vgg_cifar
 from sparsify_fx.zoo.models.build import build_model
 from sparsify_fx.zoo.models.spec import MODELS, ModelBuilder, ModelSpec
 
-__all__ = ["MODELS", "ModelBuilder", "ModelSpec", "build_model", "lenet", "resnet_cifar", "vgg_cifar"]
+__all__ = [
+    "MODELS",
+    "ModelBuilder",
+    "ModelSpec",
+    "build_model",
+    "lenet",
+    "resnet_cifar",
+    "vgg_cifar",
+]

@@ -14,7 +14,9 @@ from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
 _ORDER = ("torchvision", "timm")
 
 
-def build_model(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 32) -> nn.Module:
+def build_model(
+    name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 32
+) -> nn.Module:
     """A model with fresh weights on the CPU: [N, in_channels, image_size, image_size] -> [N, num_classes].
 
     The weights come from torch's global generator, as every torch module's do: call `torch.manual_seed` first.
@@ -53,7 +55,10 @@ def _locate(name: str) -> tuple[str, str]:
 
 def _unknown(name: str, libraries: list[str], bare: str) -> UnknownNameError:
     """The nearest names of the zoo and the libraries. `errors.unknown` would list all their 1,400 names."""
-    known = {*MODELS, *(entry for library in libraries for entry in LIBRARIES[library].names())}
+    known = {
+        *MODELS,
+        *(entry for library in libraries for entry in LIBRARIES[library].names()),
+    }
     close = difflib.get_close_matches(bare, sorted(known), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return UnknownNameError(

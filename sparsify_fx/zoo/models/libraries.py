@@ -62,11 +62,17 @@ def _torchvision_model(name: str, spec: ModelSpec) -> nn.Module:
             "use a timm model (timm:NAME) or one of the zoo's own"
         )
     builder = models.get_model_builder(name)
-    model: nn.Module = builder(weights=None, num_classes=spec.num_classes, **_torchvision_options(builder, spec))
+    model: nn.Module = builder(
+        weights=None,
+        num_classes=spec.num_classes,
+        **_torchvision_options(builder, spec),
+    )
     return model
 
 
-def _torchvision_options(builder: Callable[..., nn.Module], spec: ModelSpec) -> dict[str, Any]:
+def _torchvision_options(
+    builder: Callable[..., nn.Module], spec: ModelSpec
+) -> dict[str, Any]:
     """Fixed image sizes of transformers; one output instead of three, and no warning, for the two Inceptions."""
     from torchvision import models
 
@@ -98,8 +104,21 @@ def _timm_model(name: str, spec: ModelSpec) -> nn.Module:
     # convolutional models take any size and have no such argument; timm marks the others
     fixed = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
     size: dict[str, Any] = {"img_size": spec.image_size} if fixed else {}
-    return timm.create_model(name, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_channels, **size)
+    return timm.create_model(
+        name,
+        pretrained=False,
+        num_classes=spec.num_classes,
+        in_chans=spec.in_channels,
+        **size,
+    )
 
 
-LIBRARIES.add("torchvision", Library(_torchvision_names, lambda name: name in _torchvision_names(), _torchvision_model))
+LIBRARIES.add(
+    "torchvision",
+    Library(
+        _torchvision_names,
+        lambda name: name in _torchvision_names(),
+        _torchvision_model,
+    ),
+)
 LIBRARIES.add("timm", Library(_timm_names, _timm_holds, _timm_model))

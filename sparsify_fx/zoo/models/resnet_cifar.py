@@ -59,7 +59,9 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(64, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(
+                    module.weight, mode="fan_out", nonlinearity="relu"
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -72,7 +74,10 @@ class CifarResNet(nn.Module):
 def _stage(blocks: int, channels: int, out: int, stride: int) -> nn.Sequential:
     """Blocks of one resolution; the first changes channels and resolution."""
     return nn.Sequential(
-        *(BasicBlock(channels if i == 0 else out, out, stride if i == 0 else 1) for i in range(blocks))
+        *(
+            BasicBlock(channels if i == 0 else out, out, stride if i == 0 else 1)
+            for i in range(blocks)
+        )
     )
 
 
@@ -86,9 +91,13 @@ def resnet20(spec: ModelSpec) -> CifarResNet:
 @MODELS.register("resnet18-cifar")
 def resnet18_cifar(spec: ModelSpec) -> nn.Module:
     """torchvision's ResNet-18 with a stem for small images: 11,173,962 parameters with 10 classes."""
-    from torchvision.models import resnet18  # torchvision takes a second to import; the other models do without
+    from torchvision.models import (
+        resnet18,
+    )  # torchvision takes a second to import; the other models do without
 
-    return _small_stem(resnet18(weights=None, num_classes=spec.num_classes), spec.in_channels)
+    return _small_stem(
+        resnet18(weights=None, num_classes=spec.num_classes), spec.in_channels
+    )
 
 
 @MODELS.register("resnet50-cifar")
@@ -96,7 +105,9 @@ def resnet50_cifar(spec: ModelSpec) -> nn.Module:
     """torchvision's ResNet-50 with a stem for small images: 23,520,842 parameters with 10 classes."""
     from torchvision.models import resnet50
 
-    return _small_stem(resnet50(weights=None, num_classes=spec.num_classes), spec.in_channels)
+    return _small_stem(
+        resnet50(weights=None, num_classes=spec.num_classes), spec.in_channels
+    )
 
 
 def _small_stem(model: nn.Module, in_channels: int) -> nn.Module:

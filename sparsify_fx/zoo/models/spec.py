@@ -32,7 +32,9 @@ class ModelSpec:
         for field in ("num_classes", "in_channels", "image_size"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{field}={value!r} of a model must be a whole number >= 1")
+                raise ConfigError(
+                    f"{field}={value!r} of a model must be a whole number >= 1"
+                )
 
     def require_size(self, model: str, least: int) -> None:
         """ConfigError when the images are smaller than `least` pixels a side, the least that `model` takes."""

@@ -26,7 +26,9 @@ def without(weight: Array, rows: Any = (), columns: Any = ()) -> Array:
     return weight
 
 
-def removed(model: onnx.ModelProto, *passes: Any, x: Array = X, tolerance: float = 1e-6) -> onnx.ModelProto:
+def removed(
+    model: onnx.ModelProto, *passes: Any, x: Array = X, tolerance: float = 1e-6
+) -> onnx.ModelProto:
     """The model after the passes, each of which must change it, once; equal in onnxruntime."""
     work = copy(model)
     for one in passes or (DEAD_CHANNELS,):
@@ -47,9 +49,16 @@ def untouched(model: onnx.ModelProto, *passes: Any) -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
-def two_convs(bias: Any, second: dict[str, Any], activation: str = "Relu", **more: Array) -> onnx.ModelProto:
+def two_convs(
+    bias: Any, second: dict[str, Any], activation: str = "Relu", **more: Array
+) -> onnx.ModelProto:
     """conv a (4 channels, number 1 and 2 dead) -> activation -> conv b (5 channels)."""
-    tensors = {"a": without(normal(4, 3, 3, 3), rows=[1, 2]), "a_bias": bias, "b": normal(5, 4, 3, 3), **more}
+    tensors = {
+        "a": without(normal(4, 3, 3, 3), rows=[1, 2]),
+        "a_bias": bias,
+        "b": normal(5, 4, 3, 3),
+        **more,
+    }
     nodes = [
         node("Conv", "x a a_bias", "h", **CONV),
         node(activation, "h", "z"),

@@ -36,7 +36,9 @@ class Builder:
     def weight(self, *shape: int, scale: float = 0.5) -> Array:
         """Normal, with a random share of dead rows and columns, and of single zeros."""
         values = self.rng.normal(0, scale, shape).astype(np.float32)
-        dead_rows, dead_columns, zeros = self.rng.choice([0.0, 0.2, 0.5, 0.9], 3, p=[0.6, 0.25, 0.12, 0.03])
+        dead_rows, dead_columns, zeros = self.rng.choice(
+            [0.0, 0.2, 0.5, 0.9], 3, p=[0.6, 0.25, 0.12, 0.03]
+        )
         values[self.rng.random(shape[0]) < dead_rows] = 0
         values[:, self.rng.random(shape[1]) < dead_columns] = 0
         values[self.rng.random(shape) < zeros] *= 0
@@ -44,7 +46,9 @@ class Builder:
 
     def bias(self, size: int) -> Array:
         """Normal, zero, or negative, which ReLU makes zero."""
-        return (self.rng.normal(0, 1, size) * self.rng.integers(0, 2, size)).astype(np.float32)
+        return (self.rng.normal(0, 1, size) * self.rng.integers(0, 2, size)).astype(
+            np.float32
+        )
 
     def pick(self) -> str:
         """One of the last feature maps."""
@@ -73,7 +77,14 @@ def conv(b: Builder, depthwise: bool = False, groups: int = 1) -> None:
     inputs = [x, b.constant(b.weight(out, channels // groups, kernel, kernel))]
     if b.rng.random() < 0.6:
         inputs.append(b.constant(b.bias(out)))
-    name = b.add("Conv", *inputs, group=groups, pads=[pad] * 4, strides=[stride] * 2, kernel_shape=[kernel] * 2)
+    name = b.add(
+        "Conv",
+        *inputs,
+        group=groups,
+        pads=[pad] * 4,
+        strides=[stride] * 2,
+        kernel_shape=[kernel] * 2,
+    )
     b.put(name, out, (side + 2 * pad - kernel) // stride + 1)
 
 
@@ -84,14 +95,23 @@ def transposed(b: Builder) -> None:
         return
     out = int(b.rng.integers(2, 6))
     inputs = [x, b.constant(b.weight(channels, out, 2, 2)), b.constant(b.bias(out))]
-    b.put(b.add("ConvTranspose", *inputs, strides=[2, 2], kernel_shape=[2, 2]), out, 2 * side)
+    b.put(
+        b.add("ConvTranspose", *inputs, strides=[2, 2], kernel_shape=[2, 2]),
+        out,
+        2 * side,
+    )
 
 
 def norm(b: Builder) -> None:
     x = b.pick()
     channels, side = b.maps[x]
     gamma = b.rng.normal(0, 1, channels) * (b.rng.random(channels) > 0.1)
-    vectors = (gamma, b.bias(channels), b.rng.normal(0, 1, channels), b.rng.random(channels) + 0.1)
+    vectors = (
+        gamma,
+        b.bias(channels),
+        b.rng.normal(0, 1, channels),
+        b.rng.random(channels) + 0.1,
+    )
     names = [b.constant(vector.astype(np.float32)) for vector in vectors]
     b.put(b.add("BatchNormalization", x, *names), channels, side)
 
@@ -118,7 +138,11 @@ def combine(b: Builder) -> None:
     """A sum or product of two maps of one shape; a 1x1 convolution makes the shapes agree where they do not."""
     x = b.pick()
     channels, side = b.maps[x]
-    twins = [name for name, shape in b.maps.items() if shape == (channels, side) and name != x]
+    twins = [
+        name
+        for name, shape in b.maps.items()
+        if shape == (channels, side) and name != x
+    ]
     if twins and b.rng.random() < 0.6:
         other = str(b.rng.choice(twins))
     else:
@@ -126,7 +150,11 @@ def combine(b: Builder) -> None:
         source = str(b.rng.choice(same))
         weight = b.constant(b.weight(channels, b.maps[source][0], 1, 1))
         other = b.add("Conv", source, weight, b.constant(b.bias(channels)))
-    b.put(b.add(str(b.rng.choice(["Add", "Add", "Mul", "Sub", "Max"])), x, other), channels, side)
+    b.put(
+        b.add(str(b.rng.choice(["Add", "Add", "Mul", "Sub", "Max"])), x, other),
+        channels,
+        side,
+    )
 
 
 def concat(b: Builder) -> None:
@@ -143,8 +171,21 @@ def gate(b: Builder) -> None:
     x = b.pick()
     channels, side = b.maps[x]
     squeezed = b.add("GlobalAveragePool", x)
-    inner = b.add("Relu", b.add("Conv", squeezed, b.constant(b.weight(3, channels, 1, 1)), b.constant(b.bias(3))))
-    outer = b.add("Conv", inner, b.constant(b.weight(channels, 3, 1, 1)), b.constant(b.bias(channels)))
+    inner = b.add(
+        "Relu",
+        b.add(
+            "Conv",
+            squeezed,
+            b.constant(b.weight(3, channels, 1, 1)),
+            b.constant(b.bias(3)),
+        ),
+    )
+    outer = b.add(
+        "Conv",
+        inner,
+        b.constant(b.weight(channels, 3, 1, 1)),
+        b.constant(b.bias(channels)),
+    )
     b.put(b.add("Mul", x, b.add("Sigmoid", outer)), channels, side)
 
 
@@ -164,7 +205,14 @@ def split(b: Builder) -> None:
         return
     cut = int(b.rng.integers(1, channels))
     names = [f"v{len(b.nodes)}", f"v{len(b.nodes)}b"]
-    b.nodes.append(helper.make_node("Split", [x, b.constant(np.array([cut, channels - cut], np.int64))], names, axis=1))
+    b.nodes.append(
+        helper.make_node(
+            "Split",
+            [x, b.constant(np.array([cut, channels - cut], np.int64))],
+            names,
+            axis=1,
+        )
+    )
     b.put(names[0], cut, side)
     b.put(names[1], channels - cut, side)
 
@@ -222,7 +270,11 @@ def linear(b: Builder, x: str, size: int, width: int) -> str:
     if kind == 1:
         return b.add("Gemm", x, b.constant(weight.T), b.constant(b.bias(width)))
     product = b.add("MatMul", x, b.constant(weight.T))
-    return b.add("Add", product, b.constant(b.bias(width))) if b.rng.random() < 0.7 else product
+    return (
+        b.add("Add", product, b.constant(b.bias(width)))
+        if b.rng.random() < 0.7
+        else product
+    )
 
 
 def random_model(seed: int) -> onnx.ModelProto:
@@ -233,14 +285,22 @@ def random_model(seed: int) -> onnx.ModelProto:
     for _ in range(int(b.rng.integers(5, 16))):
         b.rng.choice(np.array(PARTS, object))(b)
     last = head(b, list(b.maps)[-1])
-    shapes = {last: ["N", 4]} | {name: ["N", b.maps[name][0], b.maps[name][1], b.maps[name][1]] for name in b.outputs}
+    shapes = {last: ["N", 4]} | {
+        name: ["N", b.maps[name][0], b.maps[name][1], b.maps[name][1]]
+        for name in b.outputs
+    }
     graph = helper.make_graph(
         b.nodes,
         f"random_{seed}",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 9, 9])],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+        [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            for name, shape in shapes.items()
+        ],
         b.tensors,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -18,11 +18,30 @@ import sparsify_fx
 from sparsify_fx.errors import ExportError, PassError, PassWarning
 from sparsify_fx.onnx_export.tracing import optimized
 from sparsify_fx.onnx_tools.outside import count_bytes
-from sparsify_fx.passes.onnx_graph import PASSES, GraphPass, PassRow, optimize, passes_table
+from sparsify_fx.passes.onnx_graph import (
+    PASSES,
+    GraphPass,
+    PassRow,
+    optimize,
+    passes_table,
+)
 from sparsify_fx.passes.onnx_graph.channels.passes import remove_dead_channels
 from sparsify_fx.passes.onnx_graph.macs import count_channels, count_macs
-from sparsify_fx.passes.onnx_graph.proof import Feed, difference, proof_feeds, sensitivity
-from tests.passes.onnx_graph.common import distance, kinds, make, node, normal, run, shapes
+from sparsify_fx.passes.onnx_graph.proof import (
+    Feed,
+    difference,
+    proof_feeds,
+    sensitivity,
+)
+from tests.passes.onnx_graph.common import (
+    distance,
+    kinds,
+    make,
+    node,
+    normal,
+    run,
+    shapes,
+)
 
 PADS = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
 
@@ -37,10 +56,19 @@ def dead_net() -> onnx.ModelProto:
     weight = normal(6, 3, 3, 3)
     weight[[1, 4]] = 0
     nodes = [
-        *(node("Conv", "x a", "h", **PADS), node("BatchNormalization", "h s b m v", "i"), node("Relu", "i", "j")),
+        *(
+            node("Conv", "x a", "h", **PADS),
+            node("BatchNormalization", "h s b m v", "i"),
+            node("Relu", "i", "j"),
+        ),
         *(node("Identity", "j", "k"), node("Conv", "k c", "y", kernel_shape=[3, 3])),
     ]
-    vectors = {"s": normal(6), "b": normal(6, seed=1), "m": normal(6, seed=2), "v": np.ones(6, np.float32)}
+    vectors = {
+        "s": normal(6),
+        "b": normal(6, seed=1),
+        "m": normal(6, seed=2),
+        "v": np.ones(6, np.float32),
+    }
     return make(nodes, {"a": weight, "c": normal(4, 6, 3, 3), **vectors})
 
 
@@ -53,9 +81,16 @@ def test_rows_add_up_to_what_is_gone() -> None:
     assert shapes(smaller)["a"] == (4, 3, 3, 3)
     by_name = {row.name: row for row in rows}
     assert list(by_name) == [one.name for one in PASSES]
-    assert (by_name["dead-channels"].channels, by_name["fold-batch-norm"].nodes) == (2, 1)
+    assert (by_name["dead-channels"].channels, by_name["fold-batch-norm"].nodes) == (
+        2,
+        1,
+    )
     assert by_name["dead-channels"].macs == 2 * 9 * (3 * 64 + 4 * 36)
-    for field, count in (("channels", count_channels), ("macs", count_macs), ("bytes", count_bytes)):
+    for field, count in (
+        ("channels", count_channels),
+        ("macs", count_macs),
+        ("bytes", count_bytes),
+    ):
         assert sum(getattr(row, field) for row in rows) == count(model) - count(smaller)
     assert distance(model, smaller, normal(2, 3, 8, 8)) < 1e-6
 
@@ -79,7 +114,11 @@ def test_convolutions_keep_a_multiple_of_four_channels() -> None:
     """onnxruntime needs twice as long for 29 channels as for 28 or 32."""
     weight = normal(32, 3, 3, 3)
     weight[[3, 7, 11]] = 0
-    nodes = [node("Conv", "x a", "h", **PADS), node("Relu", "h", "i"), node("Conv", "i b", "y", **PADS)]
+    nodes = [
+        node("Conv", "x a", "h", **PADS),
+        node("Relu", "h", "i"),
+        node("Conv", "i b", "y", **PADS),
+    ]
     model = make(nodes, {"a": weight, "b": normal(4, 32, 3, 3)})
     assert optimize(model)[0] is model
     assert remove_dead_channels(model, multiple=1)
@@ -104,7 +143,10 @@ def wrong(name: str, kind: str) -> GraphPass:
 
 def test_a_pass_that_changes_the_outputs_is_left_out_and_named() -> None:
     passes = (*PASSES, wrong("careless", "Abs"))
-    with pytest.warns(PassWarning, match=r"careless: left out .* changed output 'y' by .* expected 1e-05"):
+    with pytest.warns(
+        PassWarning,
+        match=r"careless: left out .* changed output 'y' by .* expected 1e-05",
+    ):
         smaller, rows = optimize(dead_net(), passes)
     assert kinds(smaller) == ["Conv", "Relu", "Conv"]
     assert [(row.name, row.changes) for row in rows if row.note] == [("careless", 0)]
@@ -112,12 +154,21 @@ def test_a_pass_that_changes_the_outputs_is_left_out_and_named() -> None:
     table = passes_table(rows)
     assert table is not None
     assert "careless left out: changed output 'y'" in str(table.caption)
-    assert kinds(optimize(dead_net(), passes, prove=False)[0]) == ["Conv", "Abs", "Conv"]
+    assert kinds(optimize(dead_net(), passes, prove=False)[0]) == [
+        "Conv",
+        "Abs",
+        "Conv",
+    ]
 
 
 def steep_net(scale: float = 1e3) -> onnx.ModelProto:
     """A scale that folds into the convolution before it, and a sine that makes much of the last bit."""
-    nodes = [node("Conv", "x a", "h", **PADS), node("Mul", "h s", "k"), node("Sin", "k", "z"), node("Relu", "z", "y")]
+    nodes = [
+        node("Conv", "x a", "h", **PADS),
+        node("Mul", "h s", "k"),
+        node("Sin", "k", "z"),
+        node("Relu", "z", "y"),
+    ]
     return make(nodes, {"a": normal(4, 3, 3, 3), "s": scale})
 
 
@@ -126,9 +177,12 @@ def test_a_model_that_rounding_alone_changes_as_much_passes() -> None:
     smaller, _ = optimize(model)
     assert kinds(smaller) == ["Conv", "Sin", "Relu"]
     feeds = random_feeds(model, 0)
-    assert 1e-5 < difference(model, smaller, feeds) < 10 * sensitivity(model, feeds) < 0.1
+    assert (
+        1e-5 < difference(model, smaller, feeds) < 10 * sensitivity(model, feeds) < 0.1
+    )
     with pytest.warns(
-        PassWarning, match=r"careless: .* changed output 'y' by [0-9.]+ of its largest entry; expected 0.0"
+        PassWarning,
+        match=r"careless: .* changed output 'y' by [0-9.]+ of its largest entry; expected 0.0",
     ):
         again, _ = optimize(model, (*PASSES, wrong("careless", "Abs")))
     assert again == smaller
@@ -137,7 +191,10 @@ def test_a_model_that_rounding_alone_changes_as_much_passes() -> None:
 def test_a_chaotic_model_proves_nothing_and_comes_back_as_it_was() -> None:
     model = steep_net(1e7)
     assert sensitivity(model, random_feeds(model, 0)) > 0.1
-    with pytest.warns(PassWarning, match=r"fold-batch-norm: left out .* rounding or chance change them as much"):
+    with pytest.warns(
+        PassWarning,
+        match=r"fold-batch-norm: left out .* rounding or chance change them as much",
+    ):
         same, rows = optimize(model)
     assert same is model
     assert {row.name for row in rows if row.note} == {"fold-batch-norm"}
@@ -181,7 +238,10 @@ def test_a_pass_that_breaks_the_graph_is_left_out_and_named() -> None:
 def test_a_pass_that_never_rests_is_named() -> None:
     model = dead_net()
     with pytest.warns(PassWarning, match="restless: .* no fixed point after"):
-        assert optimize(model, [GraphPass("restless", lambda model: True, exact=True)])[0] is model
+        assert (
+            optimize(model, [GraphPass("restless", lambda model: True, exact=True)])[0]
+            is model
+        )
 
 
 def test_the_proof_needs_inputs_that_the_model_takes() -> None:
@@ -193,7 +253,10 @@ def test_the_proof_needs_inputs_that_the_model_takes() -> None:
         node("Gather", "t j", "y"),
     ]
     model = make(nodes, {"big": np.array(100), "t": normal(3, 2)}, x=("N",))
-    with pytest.raises(PassError, match=r"runs on none of \d+ inputs .*give inputs= that it takes, or prove=False"):
+    with pytest.raises(
+        PassError,
+        match=r"runs on none of \d+ inputs .*give inputs= that it takes, or prove=False",
+    ):
         optimize(model)
     smaller, _ = optimize(model, inputs={"x": np.array([100, 102], np.float32)})
     assert kinds(smaller) == ["Cast", "Sub", "Gather"]
@@ -203,15 +266,23 @@ def test_a_model_that_does_not_load_cannot_be_proven() -> None:
     model = dead_net()
     model.graph.node[2].domain = "com.example"
     model.opset_import.append(helper.make_opsetid("com.example", 1))
-    with pytest.raises(PassError, match=r"onnxruntime [\d.]+ cannot load the model as it is given.*prove=False"):
+    with pytest.raises(
+        PassError,
+        match=r"onnxruntime [\d.]+ cannot load the model as it is given.*prove=False",
+    ):
         optimize(model)
     assert kinds(optimize(model, prove=False)[0]) == ["Conv", "Relu", "Conv"]
 
 
 def test_random_inputs_fit_other_types_and_sizes() -> None:
     model = make([node("Relu", "x", "y")], {}, x=("N", 3, "H", "W"))
-    model.graph.input.append(helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["N", 7]))
-    shapes_tried = [(feed["x"].shape, feed["ids"].shape, feed["ids"].dtype) for feed in random_feeds(model, 0)]
+    model.graph.input.append(
+        helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["N", 7])
+    )
+    shapes_tried = [
+        (feed["x"].shape, feed["ids"].shape, feed["ids"].dtype)
+        for feed in random_feeds(model, 0)
+    ]
     assert shapes_tried[0] == ((2, 3, 32, 32), (2, 7), np.int64)
     assert shapes_tried[-1][0] == (2, 3, 64, 64)
     assert difference(model, model, random_feeds(model, 0)) == 0
@@ -219,7 +290,9 @@ def test_random_inputs_fit_other_types_and_sizes() -> None:
 
 def test_difference_sees_shapes_types_and_nan() -> None:
     x = [{"x": np.array([[1, -1]], np.float32)}]
-    relu, log = (make([node(kind, "x", "y")], {}, x=("N", 2)) for kind in ("Relu", "Log"))
+    relu, log = (
+        make([node(kind, "x", "y")], {}, x=("N", 2)) for kind in ("Relu", "Log")
+    )
     wide = make([node("Concat", "x x", "y", axis=1)], {}, x=("N", 2))
     assert difference(relu, log, x) == difference(relu, wide, x) == np.inf
     assert difference(relu, make([node("Abs", "x", "y")], {}, x=("N", 2)), x) == 1.0
@@ -229,8 +302,20 @@ def trained_like() -> nn.Module:
     """Convolutions with norms of both signs; some filters and some columns are zero."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        *(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(16, 24, 3), nn.BatchNorm2d(24), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 4, 30), nn.ReLU()),
+        *(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ),
+        *(
+            nn.Conv2d(16, 24, 3),
+            nn.BatchNorm2d(24),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(24 * 4, 30),
+            nn.ReLU(),
+        ),
         nn.Linear(30, 10),
     )
     for module in model.modules():
@@ -250,14 +335,24 @@ def trained_like() -> nn.Module:
 def test_export_runs_the_passes_and_reports_them(tmp_path: Path) -> None:
     model, x = trained_like(), torch.randn(2, 3, 8, 8)
     with_passes = sparsify_fx.export(model, tmp_path / "a.onnx", x, encoding="dense")
-    without = sparsify_fx.export(model, tmp_path / "b.onnx", x, encoding="dense", optimize=False)
+    without = sparsify_fx.export(
+        model, tmp_path / "b.onnx", x, encoding="dense", optimize=False
+    )
     removed = {row.name: row.channels for row in with_passes.passes if row.channels}
     assert removed["dead-channels"] >= 20
     assert without.passes == ()
-    assert without.bytes_file - with_passes.bytes_file == sum(row.bytes for row in with_passes.passes)
+    assert without.bytes_file - with_passes.bytes_file == sum(
+        row.bytes for row in with_passes.passes
+    )
     assert (tmp_path / "a.onnx").stat().st_size == with_passes.bytes_file
-    assert json.loads(json.dumps(with_passes.to_dict()))["passes"][0]["name"] == PASSES[0].name
-    table, console = with_passes.passes_table(), Console(width=100, record=True, quiet=True)
+    assert (
+        json.loads(json.dumps(with_passes.to_dict()))["passes"][0]["name"]
+        == PASSES[0].name
+    )
+    table, console = (
+        with_passes.passes_table(),
+        Console(width=100, record=True, quiet=True),
+    )
     assert table is not None
     console.print(table)
     assert without.passes_table() is None
@@ -268,28 +363,45 @@ def test_export_runs_the_passes_and_reports_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_export_of_a_model_without_dead_channels_keeps_its_bytes(tmp_path: Path) -> None:
+def test_export_of_a_model_without_dead_channels_keeps_its_bytes(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512, 4),
+    )
     for name, on in (("a.onnx", True), ("b.onnx", False)):
         sparsify_fx.export(model, tmp_path / name, torch.randn(1, 3, 8, 8), optimize=on)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 @pytest.mark.slow
-def test_export_says_how_to_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_says_how_to_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def careless(model: onnx.ModelProto, **given: object) -> object:
         return optimize(model, (wrong("careless", "Abs"),), **given)
 
     monkeypatch.setattr(optimized, "optimize", careless)
     with pytest.warns(PassWarning, match=r"careless: left out"):
-        report = sparsify_fx.export(trained_like(), tmp_path / "a.onnx", torch.randn(2, 3, 8, 8))
-    assert "changed output" in json.loads(json.dumps(report.to_dict()))["passes"][0]["note"]
+        report = sparsify_fx.export(
+            trained_like(), tmp_path / "a.onnx", torch.randn(2, 3, 8, 8)
+        )
+    assert (
+        "changed output"
+        in json.loads(json.dumps(report.to_dict()))["passes"][0]["note"]
+    )
 
     def refused(model: onnx.ModelProto, **given: object) -> object:
         raise PassError("passes: the model runs on none of 1 inputs")
 
     monkeypatch.setattr(optimized, "optimize", refused)
-    with pytest.raises(ExportError, match=r"runs on none .*optimize=False \(--no-optimize\)"):
+    with pytest.raises(
+        ExportError, match=r"runs on none .*optimize=False \(--no-optimize\)"
+    ):
         sparsify_fx.export(trained_like(), tmp_path / "b.onnx", torch.randn(2, 3, 8, 8))
     assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]

@@ -24,7 +24,14 @@ def test_random_graphs_before_and_after(start: int) -> None:
         distances.append(distance(model, smaller, x))
         assert distances[-1] < 1e-5, seed
         assert seed % 5 or optimize(smaller, prove=False)[0] is smaller, seed
-        lost += sum(row.channels for row in rows if row.name in ("dead-channels", "unread-channels")) > 0
+        lost += (
+            sum(
+                row.channels
+                for row in rows
+                if row.name in ("dead-channels", "unread-channels")
+            )
+            > 0
+        )
         logits = run(model, x)[0]
         alive += bool(np.abs(logits[0] - logits[1]).max() > 1e-4 * np.abs(logits).max())
     assert np.median(distances) < 1e-6
@@ -43,9 +50,14 @@ def test_each_pass_by_itself(one: GraphPass) -> None:
             changed += 1
             assert distance(model, work, x) <= (0.0 if one.exact else 1e-5), seed
             assert not one.run(work), seed
-    assert changed or one.name == "fold-constants"  # these graphs have no constant parts
+    assert (
+        changed or one.name == "fold-constants"
+    )  # these graphs have no constant parts
 
 
 def test_the_same_graph_gives_the_same_bytes() -> None:
-    first, second = (optimize(random_model(7), prove=False)[0].SerializeToString(deterministic=True) for _ in range(2))
+    first, second = (
+        optimize(random_model(7), prove=False)[0].SerializeToString(deterministic=True)
+        for _ in range(2)
+    )
     assert first == second

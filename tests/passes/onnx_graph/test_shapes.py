@@ -18,7 +18,11 @@ def reshaped() -> onnx.ModelProto:
         node("Reshape", "c rows", "r"),
         node("MatMul", "r m", "y"),
     ]
-    tensors = {"w": normal(4, 3, 3, 3), "rows": np.array([0, -1, 64], np.int64), "m": normal(64, 500)}
+    tensors = {
+        "w": normal(4, 3, 3, 3),
+        "rows": np.array([0, -1, 64], np.int64),
+        "m": normal(64, 500),
+    }
     return make(nodes, tensors, ("N", 3, 8, "width"))
 
 
@@ -49,17 +53,27 @@ def test_sizes_of_another_rank_are_left_aside() -> None:
 
 def test_recorded_shapes_of_outputs_do_not_contradict_the_sizes() -> None:
     model = reshaped()
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [7, 8, 500]))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [7, 8, 500])
+    )
     assert infer_shapes(model)["y"] == (7, 8, 500)
     assert infer_shapes(model, {"x": (2, 3, 8, 16)})["y"] == (2, 8, 500)
 
 
 def test_recorded_shapes_count_when_asked_for() -> None:
     """Behind an operator that onnx does not know, what the file says is all there is."""
-    nodes = [helper.make_node("Unknown", ["x"], ["u"], domain="elsewhere"), node("Relu", "u", "y")]
-    x, u = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 5]) for name in "xu")
+    nodes = [
+        helper.make_node("Unknown", ["x"], ["u"], domain="elsewhere"),
+        node("Relu", "u", "y"),
+    ]
+    x, u = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 5])
+        for name in "xu"
+    )
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    model = helper.make_model(helper.make_graph(nodes, "foreign", [x], [y], value_info=[u]))
+    model = helper.make_model(
+        helper.make_graph(nodes, "foreign", [x], [y], value_info=[u])
+    )
     model.opset_import.append(helper.make_opsetid("elsewhere", 1))
     assert "y" not in infer_shapes(model)
     assert infer_shapes(model, recorded=True)["y"] == ("N", 5)
@@ -86,7 +100,9 @@ def test_large_sparse_and_external_weights_take_part_without_their_data() -> Non
     sparse = copy(model)
     values = numpy_helper.from_array(np.ones(1, np.float32), "m")
     places = numpy_helper.from_array(np.array([5], np.int64), "places")
-    sparse.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [64, 500]))
+    sparse.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, places, [64, 500])
+    )
     del sparse.graph.initializer[2]
     for each in (model, external, sparse):
         assert infer_shapes(each, {"x": (2, 3, 8, 16)})["y"] == (2, 8, 500)

@@ -9,7 +9,12 @@ from sparsify_fx.onnx_export.storage.codecs.fp32 import FP32
 from sparsify_fx.onnx_export.storage.codecs.fp32_packed import FP32_PACKED
 from sparsify_fx.onnx_export.storage.codecs.gap import GAP
 from sparsify_fx.onnx_export.storage.codecs.int8 import INT8
-from sparsify_fx.onnx_export.storage.codecs.parts import OUTPUT, SHARED, Parts, own_bytes
+from sparsify_fx.onnx_export.storage.codecs.parts import (
+    OUTPUT,
+    SHARED,
+    Parts,
+    own_bytes,
+)
 from sparsify_fx.onnx_export.storage.codecs.values import Quantised, ValueKind, Weight
 
 ENCODINGS = {encoding.name: encoding for encoding in (DENSE, COO, GAP, BITMASK)}

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsify_fx.onnx_export.storage.codecs.bits import byte_indices, code_table, look_up, pack_bits
+from sparsify_fx.onnx_export.storage.codecs.bits import (
+    byte_indices,
+    code_table,
+    look_up,
+    pack_bits,
+)
 from sparsify_fx.onnx_export.storage.codecs.encoding import Encoding, shaped, with_zeros
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.values import Quantised, ValueKind
@@ -26,8 +31,12 @@ def _encode(stored: Quantised, values: ValueKind) -> Parts:
     mask = np.zeros(flat.size, np.uint8)
     mask[places] = 1
     packed = byte_indices(parts, "mask", pack_bits(mask, 1))
-    held = look_up(parts, parts.table("codes_1", code_table(1)), packed, "held", 1, flat.shape)
-    shaped(parts, with_zeros(parts, held, values.store(parts, flat[places]), zero), stored)
+    held = look_up(
+        parts, parts.table("codes_1", code_table(1)), packed, "held", 1, flat.shape
+    )
+    shaped(
+        parts, with_zeros(parts, held, values.store(parts, flat[places]), zero), stored
+    )
     return parts
 
 

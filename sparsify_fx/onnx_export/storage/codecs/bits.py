@@ -34,7 +34,9 @@ def code_table(bits: int) -> NDArray[np.int64]:
     >>> code_table(4)[33].tolist()
     [1, 2]
     """
-    codes: NDArray[np.int64] = (np.arange(256)[:, None] >> (bits * np.arange(8 // bits))) & ((1 << bits) - 1)
+    codes: NDArray[np.int64] = (
+        np.arange(256)[:, None] >> (bits * np.arange(8 // bits))
+    ) & ((1 << bits) - 1)
     return codes
 
 
@@ -44,7 +46,14 @@ def byte_indices(parts: Parts, name: str, packed: Bytes) -> str:
     return parts.node("Cast", [stored], f"{name}_i", {"to": onnx.TensorProto.INT32})
 
 
-def look_up(parts: Parts, table: str, indices: str, output: str, bits: int, shape: tuple[int, ...]) -> str:
+def look_up(
+    parts: Parts,
+    table: str,
+    indices: str,
+    output: str,
+    bits: int,
+    shape: tuple[int, ...],
+) -> str:
     """The entries of `table` [256, 8 // bits] for all codes in the bytes `indices`, as an array of this shape.
 
     A table of one code a byte is a vector [256]; what the padding of the last byte gives is cut off.
@@ -52,11 +61,19 @@ def look_up(parts: Parts, table: str, indices: str, output: str, bits: int, shap
     per = 8 // bits
     if per == 1:
         return parts.node("Gather", [table, indices], output)
-    rows, size = parts.node("Gather", [table, indices], f"{output}_rows"), math.prod(shape)
+    rows, size = (
+        parts.node("Gather", [table, indices], f"{output}_rows"),
+        math.prod(shape),
+    )
     if size % per == 0:
         return parts.node("Reshape", [rows, _any_rows(parts, shape)], output)
-    padded = parts.node("Reshape", [rows, _any_rows(parts, (size,))], f"{output}_padded")
-    start, end = parts.share("start", np.zeros(1, np.int64)), parts.own(f"{output}_size", np.array([size], np.int64))
+    padded = parts.node(
+        "Reshape", [rows, _any_rows(parts, (size,))], f"{output}_padded"
+    )
+    start, end = (
+        parts.share("start", np.zeros(1, np.int64)),
+        parts.own(f"{output}_size", np.array([size], np.int64)),
+    )
     if len(shape) == 1:
         return parts.node("Slice", [padded, start, end], output)
     vector = parts.node("Slice", [padded, start, end], f"{output}_vector")
@@ -67,5 +84,9 @@ def _any_rows(parts: Parts, shape: tuple[int, ...]) -> str:
     """The target of a Reshape to `shape` whatever its longest side is: one constant for weights of many sizes."""
     free = int(np.argmax(shape))
     sides = [-1 if axis == free else side for axis, side in enumerate(shape)]
-    name = "one_axis" if len(shape) == 1 else "rows." + "_".join(map(str, sides)).replace("-1", "n")
+    name = (
+        "one_axis"
+        if len(shape) == 1
+        else "rows." + "_".join(map(str, sides)).replace("-1", "n")
+    )
     return parts.share(name, np.array(sides, np.int64))

@@ -34,10 +34,14 @@ class Choice:
 
 def untouched(array: Array, size: int, zero: Array | None = None) -> Choice:
     """The choice to leave a tensor of `size` bytes as it is; `zero`: what stands for zero in it, if it is quantized."""
-    return Choice("dense", "fp32", None, size, digest(array), count_nonzeros(array, zero))
+    return Choice(
+        "dense", "fp32", None, size, digest(array), count_nonzeros(array, zero)
+    )
 
 
-def choices(weight: Weight, encodings: Sequence[Encoding], kind: ValueKind, size: int) -> Iterator[Choice]:
+def choices(
+    weight: Weight, encodings: Sequence[Encoding], kind: ValueKind, size: int
+) -> Iterator[Choice]:
     """All ways to store the weight, `size` bytes as it is, with these encodings and this kind of values.
 
     Encodings other than dense are for weights with zeros. Nothing comes of a kind that refuses the weight.
@@ -47,13 +51,20 @@ def choices(weight: Weight, encodings: Sequence[Encoding], kind: ValueKind, size
     stored = kind.quantise(weight)
     decoded = stored.decoded()
     kept = stored.places().size
-    mark, nonzeros = digest(decoded), kept if stored.background is not None else count_nonzeros(decoded)
+    mark, nonzeros = (
+        digest(decoded),
+        kept if stored.background is not None else count_nonzeros(decoded),
+    )
     for encoding in encodings:
         if encoding.name == "dense" and kind is FP32:
             yield Choice("dense", "fp32", None, size, mark, nonzeros)
-        elif encoding.refuses(stored, kind) is None and (kept < stored.codes.size or encoding.name == "dense"):
+        elif encoding.refuses(stored, kind) is None and (
+            kept < stored.codes.size or encoding.name == "dense"
+        ):
             parts = encoding.encode(stored, kind)
-            yield Choice(encoding.name, kind.name, parts, own_bytes(parts), mark, nonzeros)
+            yield Choice(
+                encoding.name, kind.name, parts, own_bytes(parts), mark, nonzeros
+            )
 
 
 def worth_keeping(found: Sequence[Choice]) -> list[Choice]:
@@ -66,7 +77,9 @@ def worth_keeping(found: Sequence[Choice]) -> list[Choice]:
     return [choice for choice in found if choice.cost <= limit]
 
 
-def smallest(weights: Sequence[Sequence[Choice]], families: Iterable[Family]) -> list[Choice]:
+def smallest(
+    weights: Sequence[Sequence[Choice]], families: Iterable[Family]
+) -> list[Choice]:
     """One choice for each weight: the smallest of each, from the family that gives the smallest file.
 
     A family is a set of encodings and one of kinds of values. They are compared because small files may not be worth
@@ -75,27 +88,39 @@ def smallest(weights: Sequence[Sequence[Choice]], families: Iterable[Family]) ->
     """
     files = []
     for encodings, values in families:
-        allowed = [[c for c in found if c.encoding in encodings and c.values in values] or found for found in weights]
+        allowed = [
+            [c for c in found if c.encoding in encodings and c.values in values]
+            or found
+            for found in weights
+        ]
         files.append([min(found, key=lambda choice: choice.cost) for found in allowed])
     return min(files, key=_file_bytes)
 
 
 def _file_bytes(file: Sequence[Choice]) -> int:
-    return sum(choice.cost for choice in file) + shared_bytes(choice.parts for choice in file)
+    return sum(choice.cost for choice in file) + shared_bytes(
+        choice.parts for choice in file
+    )
 
 
 def count_nonzeros(values: Array, zero: Array | None = None) -> int:
     """How many entries differ from 0, or from `zero`; both signs of zero count as zero, strings as non-zero."""
     if zero is not None:
         return int(np.count_nonzero(values != zero))
-    return int(values.size) if values.dtype.kind in "OSU" else int(np.count_nonzero(values != 0))
+    return (
+        int(values.size)
+        if values.dtype.kind in "OSU"
+        else int(np.count_nonzero(values != 0))
+    )
 
 
 def digest(array: Array) -> bytes:
     """A key for type, shape and bits of an array."""
     head = f"{array.dtype}{array.shape}".encode()
     if array.dtype.kind in "OSU":
-        return hashlib.blake2b(head + repr(array.tolist()).encode(), digest_size=16).digest()
+        return hashlib.blake2b(
+            head + repr(array.tolist()).encode(), digest_size=16
+        ).digest()
     found = hashlib.blake2b(head, digest_size=16)
     found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.digest()

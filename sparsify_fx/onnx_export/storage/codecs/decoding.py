@@ -16,7 +16,13 @@ from onnx import helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.files.tensors import TensorReader
-from sparsify_fx.onnx_export.storage.codecs.extents import KNOWN, Extent, check_extent, extent_of, extents_behind
+from sparsify_fx.onnx_export.storage.codecs.extents import (
+    KNOWN,
+    Extent,
+    check_extent,
+    extent_of,
+    extents_behind,
+)
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo
 from sparsify_fx.onnx_tools.weights import all_nodes, called, key_of
 
@@ -28,12 +34,20 @@ class Decoder:
     (`extents`), or cannot be computed.
     """
 
-    def __init__(self, model: onnx.ModelProto, reader: TensorReader | None = None) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, reader: TensorReader | None = None
+    ) -> None:
         self.model, self.reader = model, reader or TensorReader()
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.sparse = {tensor.values.name: tensor for tensor in model.graph.sparse_initializer}
+        self.sparse = {
+            tensor.values.name: tensor for tensor in model.graph.sparse_initializer
+        }
         self.nodes = list(model.graph.node)
-        self.places = {output: place for place, node in enumerate(self.nodes) for output in node.output}
+        self.places = {
+            output: place
+            for place, node in enumerate(self.nodes)
+            for output in node.output
+        }
         self.producers = {output: node for node in self.nodes for output in node.output}
         self.functions = {key_of(function): function for function in model.functions}
         self._extents: dict[str, Extent] = {}
@@ -53,7 +67,9 @@ class Decoder:
             elif name in self.producers:
                 made.append(name)
             else:
-                raise ExportError(f"{name}: the file holds no such tensor; it may be damaged, write it again")
+                raise ExportError(
+                    f"{name}: the file holds no such tensor; it may be damaged, write it again"
+                )
         for batch in self._batches(made):
             yield from self._run(batch)
 
@@ -79,9 +95,19 @@ class Decoder:
     def _checked(self, name: str) -> int:
         """The entries of a value, once it is certain that nothing on the way to it is too large."""
         behind = set(ancestors(name, self.producers))
-        stored = sum(math.prod(self.tensors[value].dims) for value in behind if value in self.tensors)
-        stored += sum(math.prod(self.sparse[value].values.dims) for value in behind if value in self.sparse)
-        for place in sorted({self.places[value] for value in behind if value in self.places}):
+        stored = sum(
+            math.prod(self.tensors[value].dims)
+            for value in behind
+            if value in self.tensors
+        )
+        stored += sum(
+            math.prod(self.sparse[value].values.dims)
+            for value in behind
+            if value in self.sparse
+        )
+        for place in sorted(
+            {self.places[value] for value in behind if value in self.places}
+        ):
             node = self.nodes[place]
             if any(output not in self._extents for output in node.output):
                 self._extents.update(self._behind(node, stored))
@@ -91,7 +117,11 @@ class Decoder:
         """The extents of what a node makes."""
         given = [self._extent(value) if value else None for value in node.input]
         function = self.functions.get(called(node))
-        found = extents_behind(node, given) if function is None else extents_of_call(node, function, given, stored)
+        found = (
+            extents_behind(node, given)
+            if function is None
+            else extents_of_call(node, function, given, stored)
+        )
         check_extent(node.output[0], found, stored)
         return dict.fromkeys(node.output, found)
 
@@ -100,11 +130,20 @@ class Decoder:
             return self._extents[name]
         if name in self.tensors:
             tensor = self.tensors[name]
-            small = math.prod(tensor.dims) <= KNOWN and tensor.data_type != onnx.TensorProto.STRING
-            return extent_of(self.reader.array(tensor)) if small else Extent(tuple(tensor.dims))
+            small = (
+                math.prod(tensor.dims) <= KNOWN
+                and tensor.data_type != onnx.TensorProto.STRING
+            )
+            return (
+                extent_of(self.reader.array(tensor))
+                if small
+                else Extent(tuple(tensor.dims))
+            )
         if name in self.sparse:
             return Extent(tuple(self.sparse[name].dims))
-        raise ExportError(f"{name}: the file holds no such tensor; it may be damaged, write it again")
+        raise ExportError(
+            f"{name}: the file holds no such tensor; it may be damaged, write it again"
+        )
 
     def _run(self, names: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
         """Run the nodes that make these values, and no others."""
@@ -115,20 +154,37 @@ class Decoder:
         graph = model.graph
         graph.name = "weights"
         graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-        places = sorted({self.places[value] for value in values if value in self.places})
+        places = sorted(
+            {self.places[value] for value in values if value in self.places}
+        )
         graph.node.extend(self.nodes[place] for place in places)
-        graph.initializer.extend(self.reader.inline(self.tensors[value]) for value in values & self.tensors.keys())
-        graph.sparse_initializer.extend(self._inside(self.sparse[value]) for value in values & self.sparse.keys())
+        graph.initializer.extend(
+            self.reader.inline(self.tensors[value])
+            for value in values & self.tensors.keys()
+        )
+        graph.sparse_initializer.extend(
+            self._inside(self.sparse[value]) for value in values & self.sparse.keys()
+        )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = (
+            onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        )
         try:
             data = model.SerializeToString()
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"]
+            )
             arrays = session.run(list(names), {})
         except Exception as error:
-            what = names[0] if len(names) == 1 else f"{names[0]} or one of {len(names) - 1} others"
-            raise ExportError(f"{what}: onnxruntime cannot rebuild this weight: {error}") from error
+            what = (
+                names[0]
+                if len(names) == 1
+                else f"{names[0]} or one of {len(names) - 1} others"
+            )
+            raise ExportError(
+                f"{what}: onnxruntime cannot rebuild this weight: {error}"
+            ) from error
         yield from zip(names, map(np.asarray, arrays), strict=True)
 
     def _inside(self, sparse: onnx.SparseTensorProto) -> onnx.SparseTensorProto:
@@ -140,10 +196,17 @@ class Decoder:
 
 
 def extents_of_call(
-    call: onnx.NodeProto, function: onnx.FunctionProto, given: Sequence[Extent | None], stored: int
+    call: onnx.NodeProto,
+    function: onnx.FunctionProto,
+    given: Sequence[Extent | None],
+    stored: int,
 ) -> Extent:
     """The extent of what a call of a local function gives, whose body is that of a packed weight."""
-    known = {name: extent for name, extent in zip(function.input, given, strict=False) if extent is not None}
+    known = {
+        name: extent
+        for name, extent in zip(function.input, given, strict=False)
+        if extent is not None
+    }
     attributes = {each.name: each for each in call.attribute}
     for node in function.node:
         bound = onnx.NodeProto()
@@ -151,11 +214,15 @@ def extents_of_call(
         for each in bound.attribute:
             if each.ref_attr_name in attributes:
                 each.CopyFrom(attributes[each.ref_attr_name])
-        found = extents_behind(bound, [known.get(name) if name else None for name in node.input])
+        found = extents_behind(
+            bound, [known.get(name) if name else None for name in node.input]
+        )
         check_extent(f"{call.output[0]}: {node.output[0]}", found, stored)
         known[node.output[0]] = found
     if len(function.output) != 1 or function.output[0] not in known:
-        raise ExportError(f"{call.output[0]}: the function {function.name} rebuilds no weight")
+        raise ExportError(
+            f"{call.output[0]}: the function {function.name} rebuilds no weight"
+        )
     return known[function.output[0]]
 
 
@@ -173,7 +240,11 @@ def ancestors(name: str, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
         value = pending.pop()
         yield value
         node = producers.get(value)
-        fresh = [] if node is None else [part for part in node.input if part and part not in seen]
+        fresh = (
+            []
+            if node is None
+            else [part for part in node.input if part and part not in seen]
+        )
         seen.update(fresh)
         pending += fresh
 
@@ -190,30 +261,49 @@ class Rebuilding:
     bytes: dict[str, int]
 
 
-def rebuilding(graph: onnx.GraphProto, names: Iterable[str], reader: TensorReader) -> Rebuilding:
+def rebuilding(
+    graph: onnx.GraphProto, names: Iterable[str], reader: TensorReader
+) -> Rebuilding:
     """Find the nodes and tensors from which these values of the graph are made, and nothing else is."""
     producers = {output: node for node in graph.node for output in node.output}
-    made = {name: set(ancestors(name, producers)) for name in names if name in producers}
+    made = {
+        name: set(ancestors(name, producers)) for name in names if name in producers
+    }
     users = Counter(value for values in made.values() for value in values)
     nodes, elsewhere = _only_for(graph, made, users)
     sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
-    sizes |= {tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer}
-    sizes |= {graph.node[place].output[0]: graph.node[place].ByteSize() for place in nodes}
-    own = {name: sum(sizes.get(value, 0) for value in made[name] if users[value] == 1) for name in made}
-    tensors = {value for value in users if value not in producers and value not in elsewhere}
+    sizes |= {
+        tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer
+    }
+    sizes |= {
+        graph.node[place].output[0]: graph.node[place].ByteSize() for place in nodes
+    }
+    own = {
+        name: sum(sizes.get(value, 0) for value in made[name] if users[value] == 1)
+        for name in made
+    }
+    tensors = {
+        value for value in users if value not in producers and value not in elsewhere
+    }
     return Rebuilding(tensors, nodes, own)
 
 
-def _only_for(graph: onnx.GraphProto, made: Collection[str], users: Collection[str]) -> tuple[set[int], set[str]]:
+def _only_for(
+    graph: onnx.GraphProto, made: Collection[str], users: Collection[str]
+) -> tuple[set[int], set[str]]:
     """The positions of the nodes that nothing but the rebuilding of weights needs, and all values that others read."""
     elsewhere = {item.name for item in graph.output}
     found: set[int] = set()
     for place in reversed(range(len(graph.node))):
         node = graph.node[place]
         rebuilds = any(output in users for output in node.output)
-        if rebuilds and all(output in made or output not in elsewhere for output in node.output):
+        if rebuilds and all(
+            output in made or output not in elsewhere for output in node.output
+        ):
             found.add(place)
         else:
             elsewhere.update(node.input)
-            elsewhere.update(name for inner in all_nodes([node]) for name in inner.input)
+            elsewhere.update(
+                name for inner in all_nodes([node]) for name in inner.input
+            )
     return found, elsewhere

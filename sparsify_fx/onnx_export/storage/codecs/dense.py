@@ -18,7 +18,11 @@ def _encode(stored: Quantised, values: ValueKind) -> Parts:
     if values.name == "fp32":
         parts.own(OUTPUT, stored.codes)
     else:
-        shaped(parts, values.store(parts, np.ascontiguousarray(stored.codes).reshape(-1)), stored)
+        shaped(
+            parts,
+            values.store(parts, np.ascontiguousarray(stored.codes).reshape(-1)),
+            stored,
+        )
     return parts
 
 

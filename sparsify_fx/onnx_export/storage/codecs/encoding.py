@@ -29,7 +29,9 @@ class Encoding:
 def with_zeros(parts: Parts, held: str, vector: str, zero: Array) -> str:
     """For each 1 in the int32 vector `held` the next value of `vector`, for each 0 the one of `zero`; its name."""
     axis = parts.share("axis", np.array(0, np.int64))
-    rank = parts.node("Mul", [parts.node("CumSum", [held, axis], "count"), held], "rank")
+    rank = parts.node(
+        "Mul", [parts.node("CumSum", [held, axis], "count"), held], "rank"
+    )
     which = "" if not zero.any() else f"_{zero.item()}"
     nought = parts.share(f"nought.{zero.dtype}{which}", zero)
     padded = parts.node("Concat", [nought, vector], "padded", {"axis": 0})
@@ -44,7 +46,9 @@ def shaped(parts: Parts, flat: str, stored: Quantised) -> None:
         parts.node("Reshape", [flat, name], OUTPUT)
     else:
         scale = parts.own("channel_scale", stored.scale)
-        parts.node("Mul", [parts.node("Reshape", [flat, name], "codes_f"), scale], OUTPUT)
+        parts.node(
+            "Mul", [parts.node("Reshape", [flat, name], "codes_f"), scale], OUTPUT
+        )
 
 
 def entropy_bytes(size: int, nonzeros: int, value_bits: float) -> float:

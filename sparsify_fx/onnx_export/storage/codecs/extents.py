@@ -70,11 +70,15 @@ def extents_behind(node: onnx.NodeProto, inputs: Sequence[Extent | None]) -> Ext
     """
     rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if rule is None or len(node.output) != 1:
-        raise ExportError(f"{node.output[0]}: {node.op_type} is no operator that packed weights are rebuilt by")
+        raise ExportError(
+            f"{node.output[0]}: {node.op_type} is no operator that packed weights are rebuilt by"
+        )
     try:
         return rule(node, [each for each in inputs if each is not None])
     except (IndexError, ValueError, TypeError, ZeroDivisionError) as error:
-        raise ExportError(f"{node.output[0]}: the inputs of {node.op_type} do not fit ({error})") from error
+        raise ExportError(
+            f"{node.output[0]}: the inputs of {node.op_type} do not fit ({error})"
+        ) from error
 
 
 def _same(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
@@ -105,13 +109,17 @@ def _concat(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
 
 def _reshape(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
     data, wanted = given[0], _value(given[1])
-    sides = [data.shape[axis] if side == 0 else side for axis, side in enumerate(wanted)]
+    sides = [
+        data.shape[axis] if side == 0 else side for axis, side in enumerate(wanted)
+    ]
     if -1 in sides:
         rest = math.prod(side for side in sides if side != -1)
         sides[sides.index(-1)] = data.entries // rest if rest else 0
     if math.prod(sides) != data.entries or min(sides, default=0) < 0:
         raise ValueError(f"{list(data.shape)} cannot become {wanted}")
-    return Extent(tuple(sides), None if data.value is None else data.value.reshape(sides))
+    return Extent(
+        tuple(sides), None if data.value is None else data.value.reshape(sides)
+    )
 
 
 def _filled(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
@@ -128,7 +136,10 @@ def _expand(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
 
 def _squeeze(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
     value = given[0].value
-    return Extent(tuple(side for side in given[0].shape if side != 1), None if value is None else value.squeeze())
+    return Extent(
+        tuple(side for side in given[0].shape if side != 1),
+        None if value is None else value.squeeze(),
+    )
 
 
 def _range(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
@@ -139,9 +150,17 @@ def _range(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
 def _unpooled(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
     shape, kernel = given[0].shape, attribute(node, "kernel_shape")
     steps = attribute(node, "strides", [1] * len(kernel))
-    if len(given) > 2 or any(attribute(node, "pads", [])) or len(kernel) != len(shape) - 2 or min(kernel) < 1:
+    if (
+        len(given) > 2
+        or any(attribute(node, "pads", []))
+        or len(kernel) != len(shape) - 2
+        or min(kernel) < 1
+    ):
         raise ValueError("such an unpooling rebuilds no weight")
-    sides = [(side - 1) * step + wide for side, step, wide in zip(shape[2:], steps, kernel, strict=True)]
+    sides = [
+        (side - 1) * step + wide
+        for side, step, wide in zip(shape[2:], steps, kernel, strict=True)
+    ]
     return Extent((*shape[:2], *sides))
 
 
@@ -156,7 +175,11 @@ def _scan(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
     """Only the Scan that passes on what it is given, slice by slice."""
     body = next(subgraphs(node))
     plain = len(body.node) == len(body.input) == len(body.output) == len(given) == 1
-    if not plain or body.node[0].op_type != "Identity" or attribute(node, "num_scan_inputs") != 1:
+    if (
+        not plain
+        or body.node[0].op_type != "Identity"
+        or attribute(node, "num_scan_inputs") != 1
+    ):
         raise ValueError("its body is not a single Identity")
     return given[0]
 

@@ -6,7 +6,13 @@ import numpy as np
 import onnx
 
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantised, ValueKind, Weight, not_float32
+from sparsify_fx.onnx_export.storage.codecs.values import (
+    Array,
+    Quantised,
+    ValueKind,
+    Weight,
+    not_float32,
+)
 
 
 def _refuses(weight: Weight) -> str | None:
@@ -16,7 +22,11 @@ def _refuses(weight: Weight) -> str | None:
     if not np.isfinite(weight.array).all():
         return "it holds NaN or Inf"
     largest = float(np.abs(weight.array).max(initial=0))
-    return f"its largest value {largest:.3g} is beyond fp16 (65504)" if largest > 65504 else None
+    return (
+        f"its largest value {largest:.3g} is beyond fp16 (65504)"
+        if largest > 65504
+        else None
+    )
 
 
 def _quantise(weight: Weight) -> Quantised:
@@ -24,7 +34,12 @@ def _quantise(weight: Weight) -> Quantised:
 
 
 def _store(parts: Parts, vector: Array) -> str:
-    return parts.node("Cast", [parts.own("values", vector)], "values_f", {"to": onnx.TensorProto.FLOAT})
+    return parts.node(
+        "Cast",
+        [parts.own("values", vector)],
+        "values_f",
+        {"to": onnx.TensorProto.FLOAT},
+    )
 
 
 FP16 = ValueKind("fp16", False, _refuses, _quantise, _store, 16)

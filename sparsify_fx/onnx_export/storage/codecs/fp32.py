@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantised, ValueKind, Weight
+from sparsify_fx.onnx_export.storage.codecs.values import (
+    Array,
+    Quantised,
+    ValueKind,
+    Weight,
+)
 
 
 def _refuses(weight: Weight) -> str | None:

@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from sparsify_fx.onnx_export.storage.codecs.bits import byte_indices, code_table, look_up, pack_bits
+from sparsify_fx.onnx_export.storage.codecs.bits import (
+    byte_indices,
+    code_table,
+    look_up,
+    pack_bits,
+)
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantised, ValueKind, Weight, not_float32
+from sparsify_fx.onnx_export.storage.codecs.values import (
+    Array,
+    Quantised,
+    ValueKind,
+    Weight,
+    not_float32,
+)
 
 _SMALLEST = 25
 """Below this biased exponent the scale 2**(e - 150) itself would be a denormal."""
@@ -23,7 +34,11 @@ def _refuses(weight: Weight) -> str | None:
         return "it holds NaN, Inf or values below 2e-31"
     if 0 in used and weight.array[exponents == 0].any():
         return "it holds denormal values"
-    return f"its values have {used.size} different exponents, more than 16" if used.size > 16 else None
+    return (
+        f"its values have {used.size} different exponents, more than 16"
+        if used.size > 16
+        else None
+    )
 
 
 def _exponents(values: Array) -> Array:
@@ -41,8 +56,14 @@ def _store(parts: Parts, vector: Array) -> str:
     used = np.unique(exponents)
     bits = next(bits for bits in (1, 2, 4) if used.size <= 2**bits)
     table = np.zeros(2**bits, np.float32)
-    table[: used.size] = np.where(used == 0, 0.0, 2.0 ** (used.astype(np.float64) - 150))
-    codes = byte_indices(parts, "exponents", pack_bits(np.searchsorted(used, exponents).reshape(-1), bits))
+    table[: used.size] = np.where(
+        used == 0, 0.0, 2.0 ** (used.astype(np.float64) - 150)
+    )
+    codes = byte_indices(
+        parts,
+        "exponents",
+        pack_bits(np.searchsorted(used, exponents).reshape(-1), bits),
+    )
     rows = parts.table(f"codes_{bits}", code_table(bits))
     scales = parts.node("Gather", [parts.own("scales", table), rows], "scale_of")
     scale = look_up(parts, scales, codes, "scale", bits, vector.shape)
@@ -55,14 +76,20 @@ def _mantissas(parts: Parts, raw: Array) -> str:
     m for positive values and -1 - m for negative ones, in two's complement, is a signed byte * 2**16 + 16 bits without
     a sign. A table gives the first part of each byte, and 2**23 or 1 - 2**23 with it.
     """
-    signed = np.where(raw >> 31, -1 - (raw & 0x7FFFFF).astype(np.int64), (raw & 0x7FFFFF).astype(np.int64))
+    signed = np.where(
+        raw >> 31,
+        -1 - (raw & 0x7FFFFF).astype(np.int64),
+        (raw & 0x7FFFFF).astype(np.int64),
+    )
     byte = np.arange(256).astype(np.uint8).view(np.int8).astype(np.int64)
     firsts = (byte << 16) + np.where(byte < 0, 1 - 2**23, 2**23)
     table = parts.awaited(parts.share("firsts", firsts.astype(np.float32)))
     indices = byte_indices(parts, "high", (signed >> 16).astype(np.int8).view(np.uint8))
     low = parts.own("low", (signed & 0xFFFF).astype(np.uint16))
     lows = parts.node("Cast", [low], "low_f", {"to": onnx.TensorProto.FLOAT})
-    return parts.node("Add", [parts.node("Gather", [table, indices], "high_f"), lows], "mantissa")
+    return parts.node(
+        "Add", [parts.node("Gather", [table, indices], "high_f"), lows], "mantissa"
+    )
 
 
 FP32_PACKED = ValueKind("fp32-packed", True, _refuses, _quantise, _store, 26)

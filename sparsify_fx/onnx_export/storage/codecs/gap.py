@@ -9,8 +9,17 @@ import numpy as np
 from sparsify_fx.onnx_export.storage.codecs.encoding import Encoding, shaped
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.patches import best_codes, patched_places
-from sparsify_fx.onnx_export.storage.codecs.streams import best_streams, summed, unpooled
-from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantised, ValueKind, bits_of
+from sparsify_fx.onnx_export.storage.codecs.streams import (
+    best_streams,
+    summed,
+    unpooled,
+)
+from sparsify_fx.onnx_export.storage.codecs.values import (
+    Array,
+    Quantised,
+    ValueKind,
+    bits_of,
+)
 
 _WORTH = 1.05  # how much larger streams may be than codes with patches: they load in less time and memory
 
@@ -21,12 +30,16 @@ def _refuses(stored: Quantised, values: ValueKind) -> str | None:
 
 def _encode(stored: Quantised, values: ValueKind) -> Parts:
     parts, flat = Parts(), np.ascontiguousarray(stored.codes).reshape(-1)
-    rebuilt = _streamed(parts, flat, stored, values) or _patched(parts, flat, stored, values)
+    rebuilt = _streamed(parts, flat, stored, values) or _patched(
+        parts, flat, stored, values
+    )
     shaped(parts, rebuilt, Quantised(stored.codes, stored.dtype))
     return parts
 
 
-def _streamed(parts: Parts, flat: Array, stored: Quantised, values: ValueKind) -> str | None:
+def _streamed(
+    parts: Parts, flat: Array, stored: Quantised, values: ValueKind
+) -> str | None:
     """max_unpool(value, place), or None where patches are better. MaxUnpool knows float32 only."""
     kept = stored.places()
     if stored.dtype != np.float32 or not kept.size:
@@ -47,7 +60,12 @@ def _patched(parts: Parts, flat: Array, stored: Quantised, values: ValueKind) ->
     gaps = best_codes(kept, bits_of(values, stored))
     place = patched_places(parts, gaps)
     updates = values.store(parts, flat[gaps.places])
-    return parts.node("ScatterElements", [zeros, place, _scaled(parts, updates, place, stored)], "flat", {"axis": 0})
+    return parts.node(
+        "ScatterElements",
+        [zeros, place, _scaled(parts, updates, place, stored)],
+        "flat",
+        {"axis": 0},
+    )
 
 
 def _zeros(parts: Parts, stored: Quantised) -> str:
@@ -59,7 +77,11 @@ def _zeros(parts: Parts, stored: Quantised) -> str:
     points = parts.own("zero_points", stored.background)
     sizes = parts.share("shape." + "_".join(map(str, shape)), np.array(shape, np.int64))
     everywhere = parts.node("Expand", [points, sizes], "all_zeros")
-    return parts.node("Reshape", [everywhere, parts.share("one_axis", np.array([-1], np.int64))], "zeros")
+    return parts.node(
+        "Reshape",
+        [everywhere, parts.share("one_axis", np.array([-1], np.int64))],
+        "zeros",
+    )
 
 
 def _scaled(parts: Parts, updates: str, place: str, stored: Quantised) -> str:
@@ -70,12 +92,23 @@ def _scaled(parts: Parts, updates: str, place: str, stored: Quantised) -> str:
     axis = int(np.argmax(scale.shape))
     channel, inner = place, math.prod(shape[axis + 1 :])
     if inner > 1:
-        channel = parts.node("Div", [channel, parts.share(f"inner.{inner}", np.array(inner, np.int32))], "outer")
+        channel = parts.node(
+            "Div",
+            [channel, parts.share(f"inner.{inner}", np.array(inner, np.int32))],
+            "outer",
+        )
     if math.prod(shape[:axis]) > 1 or scale.size == 1:
         channel = parts.node(
-            "Mod", [channel, parts.share(f"channels.{scale.size}", np.array(scale.size, np.int32))], "channel"
+            "Mod",
+            [
+                channel,
+                parts.share(f"channels.{scale.size}", np.array(scale.size, np.int32)),
+            ],
+            "channel",
         )
-    scales = parts.node("Gather", [parts.own("channel_scale", scale.reshape(-1)), channel], "scale_v")
+    scales = parts.node(
+        "Gather", [parts.own("channel_scale", scale.reshape(-1)), channel], "scale_v"
+    )
     return parts.node("Mul", [updates, scales], "scaled")
 
 

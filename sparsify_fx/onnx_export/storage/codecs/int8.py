@@ -6,7 +6,13 @@ import numpy as np
 import onnx
 
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantised, ValueKind, Weight, not_float32
+from sparsify_fx.onnx_export.storage.codecs.values import (
+    Array,
+    Quantised,
+    ValueKind,
+    Weight,
+    not_float32,
+)
 
 
 def _refuses(weight: Weight) -> str | None:
@@ -23,7 +29,9 @@ def _quantise(weight: Weight) -> Quantised:
     channel = weight.channel_axis % weight.array.ndim
     axes = tuple(axis for axis in range(weight.array.ndim) if axis != channel)
     # In double precision: the largest value over 127 can be a float32 denormal that rounds to 0.
-    largest = np.abs(weight.array).max(axis=axes, keepdims=True, initial=0).astype(np.float64)
+    largest = (
+        np.abs(weight.array).max(axis=axes, keepdims=True, initial=0).astype(np.float64)
+    )
     scale = np.maximum(largest / 127, np.finfo(np.float32).tiny).astype(np.float32)
     scale[largest == 0] = 1
     codes = np.clip(np.round(weight.array / scale), -127, 127).astype(np.int8)
@@ -31,7 +39,12 @@ def _quantise(weight: Weight) -> Quantised:
 
 
 def _store(parts: Parts, vector: Array) -> str:
-    return parts.node("Cast", [parts.own("values", vector)], "values_f", {"to": onnx.TensorProto.FLOAT})
+    return parts.node(
+        "Cast",
+        [parts.own("values", vector)],
+        "values_f",
+        {"to": onnx.TensorProto.FLOAT},
+    )
 
 
 INT8 = ValueKind("int8", False, _refuses, _quantise, _store, 8)

@@ -47,13 +47,27 @@ class Parts:
         self.shared[SHARED + name] = array
         return SHARED + name
 
-    def node(self, operator: str, inputs: list[str], output: str, attributes: dict[str, Any] | None = None) -> str:
+    def node(
+        self,
+        operator: str,
+        inputs: list[str],
+        output: str,
+        attributes: dict[str, Any] | None = None,
+    ) -> str:
         """Append a node with one output; returns the output's name."""
         self._check_free(output)
-        self.nodes.append(helper.make_node(operator, inputs, [output], **(attributes or {})))
+        self.nodes.append(
+            helper.make_node(operator, inputs, [output], **(attributes or {}))
+        )
         return output
 
-    def share_node(self, operator: str, inputs: list[str], name: str, attributes: dict[str, Any] | None = None) -> str:
+    def share_node(
+        self,
+        operator: str,
+        inputs: list[str],
+        name: str,
+        attributes: dict[str, Any] | None = None,
+    ) -> str:
         """A node on shared values, made once for the whole file; returns its output's name."""
         node = helper.make_node(operator, inputs, [SHARED + name], **(attributes or {}))
         self.shared_nodes[SHARED + name] = node
@@ -66,27 +80,38 @@ class Parts:
 
     def table(self, name: str, entries: NDArray[Any]) -> str:
         """A shared int32 table of entries below 2**16, stored in one or two bytes each; returns its name."""
-        stored = self.share(f"{name}_short", entries.astype(np.uint8 if entries.max() < 256 else np.uint16))
-        return self.awaited(self.share_node("Cast", [stored], name, {"to": onnx.TensorProto.INT32}))
+        stored = self.share(
+            f"{name}_short",
+            entries.astype(np.uint8 if entries.max() < 256 else np.uint16),
+        )
+        return self.awaited(
+            self.share_node("Cast", [stored], name, {"to": onnx.TensorProto.INT32})
+        )
 
     def filled(self, size: int, value: NDArray[Any]) -> str:
         """A vector of `size` times the value [1], made once for all weights of that size."""
         kind = value.dtype if not value.any() else f"{value.dtype}_{value.item()}"
         length = self.share(f"size.{size}", np.array([size], np.int64))
         filling = {"value": numpy_helper.from_array(value)}
-        return self.share_node("ConstantOfShape", [length], f"zeros.{kind}_{size}", filling)
+        return self.share_node(
+            "ConstantOfShape", [length], f"zeros.{kind}_{size}", filling
+        )
 
     def _check_free(self, name: str) -> None:
         """Two values of one name would overwrite each other, silently."""
         if name in self.tensors or any(name in node.output for node in self.nodes):
-            raise ValueError(f"two values are named {name!r}; encodings and kinds of values need names of their own")
+            raise ValueError(
+                f"two values are named {name!r}; encodings and kinds of values need names of their own"
+            )
 
     @property
     def inputs(self) -> list[str]:
         """Everything the nodes read that they do not make: own tensors, then shared values, each once."""
         made = {name for node in self.nodes for name in node.output}
         read = [name for node in self.nodes for name in node.input if name not in made]
-        return sorted(set(read), key=lambda name: (name.startswith(SHARED), read.index(name)))
+        return sorted(
+            set(read), key=lambda name: (name.startswith(SHARED), read.index(name))
+        )
 
 
 def own_bytes(parts: Parts) -> int:
@@ -101,12 +126,18 @@ def shared_bytes(weights: Iterable[Parts | None]) -> int:
     tensors, nodes = dict[str, int](), dict[str, int]()
     for parts in weights:
         if parts is not None:
-            tensors |= {name: tensor_bytes(name, array) for name, array in parts.shared.items()}
-            nodes |= {name: node.ByteSize() for name, node in parts.shared_nodes.items()}
+            tensors |= {
+                name: tensor_bytes(name, array) for name, array in parts.shared.items()
+            }
+            nodes |= {
+                name: node.ByteSize() for name, node in parts.shared_nodes.items()
+            }
     return sum(tensors.values()) + sum(nodes.values())
 
 
-def renamed(nodes: Iterable[onnx.NodeProto], names: dict[str, str]) -> list[onnx.NodeProto]:
+def renamed(
+    nodes: Iterable[onnx.NodeProto], names: dict[str, str]
+) -> list[onnx.NodeProto]:
     """Copies of the nodes with their values renamed; what `names` lacks stays."""
     copies = []
     for node in nodes:

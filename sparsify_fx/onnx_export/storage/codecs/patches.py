@@ -9,12 +9,21 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from sparsify_fx.onnx_export.storage.codecs.bits import byte_indices, code_table, look_up, pack_bits
+from sparsify_fx.onnx_export.storage.codecs.bits import (
+    byte_indices,
+    code_table,
+    look_up,
+    pack_bits,
+)
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.steps import Places, with_stops
 
 _WIDTHS = (4, 8)  # bits of the low part of a gap
-_HIGH_WIDTHS = (2, 3, 4)  # bits of the high part, which shares a byte with the distance to the patch before
+_HIGH_WIDTHS = (
+    2,
+    3,
+    4,
+)  # bits of the high part, which shares a byte with the distance to the patch before
 _PATCH_NODES = 500  # bytes of the nodes that apply patches
 
 
@@ -53,15 +62,23 @@ def gap_codes(places: NDArray[np.intp], bits: int, high_bits: int) -> Gaps:
     gaps = np.diff(places, prepend=-back) - 1
     high = gaps >> bits
     patched = np.flatnonzero(high)
-    if patched.size:  # a patch that changes nothing wherever the next would be too far away
+    if (
+        patched.size
+    ):  # a patch that changes nothing wherever the next would be too far away
         patched = with_stops(patched, 1 << (8 - high_bits))
-    return Gaps(bits, high_bits, places, gaps & ((1 << bits) - 1), patched, high[patched], back)
+    return Gaps(
+        bits, high_bits, places, gaps & ((1 << bits) - 1), patched, high[patched], back
+    )
 
 
 def best_codes(places: NDArray[np.intp], value_bits: float) -> Gaps:
     """The codes of fewest bits, if a value takes `value_bits`."""
     # A generator: one at a time in memory.
-    candidates = (gap_codes(places, bits, high_bits) for bits in _WIDTHS for high_bits in _HIGH_WIDTHS)
+    candidates = (
+        gap_codes(places, bits, high_bits)
+        for bits in _WIDTHS
+        for high_bits in _HIGH_WIDTHS
+    )
     return min(candidates, key=lambda codes: codes.cost(value_bits))
 
 
@@ -80,24 +97,45 @@ def patched_places(parts: Parts, gaps: Gaps) -> str:
     )
     if gaps.patched.size:
         steps = _patched(parts, gaps, steps, dtype)
-    return _summed(parts, parts.node("Cast", [steps], "steps", {"to": onnx.TensorProto.INT32}), "places", gaps.back)
+    return _summed(
+        parts,
+        parts.node("Cast", [steps], "steps", {"to": onnx.TensorProto.INT32}),
+        "places",
+        gaps.back,
+    )
 
 
 def _patched(parts: Parts, gaps: Gaps, steps: str, dtype: np.dtype[Any]) -> str:
     """The steps with the high parts added; of a patch the low bits of its byte are the distance, less one."""
     width, back, byte = 8 - gaps.high_bits, int(gaps.patched[0] == 0), np.arange(256)
     distances = np.diff(gaps.patched, prepend=-back) - 1
-    packed = byte_indices(parts, "patches", (distances | (gaps.high << width)).astype(np.uint8))
+    packed = byte_indices(
+        parts, "patches", (distances | (gaps.high << width)).astype(np.uint8)
+    )
     skips = parts.table(f"patch_skips.{width}", (byte & ((1 << width) - 1)) + 1)
-    patched = _summed(parts, parts.node("Gather", [skips, packed], "skipped"), "patched", back)
-    highs = parts.table(f"patch_highs.{width}_{gaps.bits}", (byte >> width) << gaps.bits)
+    patched = _summed(
+        parts, parts.node("Gather", [skips, packed], "skipped"), "patched", back
+    )
+    highs = parts.table(
+        f"patch_highs.{width}_{gaps.bits}", (byte >> width) << gaps.bits
+    )
     high = parts.node("Gather", [highs, packed], "patch_high")
     low = parts.node(
-        "Cast", [parts.node("Gather", [steps, patched], "patch_low")], "patch_low_i", {"to": onnx.TensorProto.INT32}
+        "Cast",
+        [parts.node("Gather", [steps, patched], "patch_low")],
+        "patch_low_i",
+        {"to": onnx.TensorProto.INT32},
     )
     kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
-    whole = parts.node("Cast", [parts.node("Add", [low, high], "patched_steps_i")], "patched_steps", {"to": kind})
-    return parts.node("ScatterElements", [steps, patched, whole], "all_steps", {"axis": 0})
+    whole = parts.node(
+        "Cast",
+        [parts.node("Add", [low, high], "patched_steps_i")],
+        "patched_steps",
+        {"to": kind},
+    )
+    return parts.node(
+        "ScatterElements", [steps, patched, whole], "all_steps", {"axis": 0}
+    )
 
 
 def _summed(parts: Parts, steps: str, output: str, back: int) -> str:

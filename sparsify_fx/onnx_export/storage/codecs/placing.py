@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from sparsify_fx.onnx_export.storage.codecs.parts import OUTPUT, SHARED, Parts, renamed
-from sparsify_fx.onnx_export.storage.codecs.rounds import beginning, beginnings, delayed, in_rounds, late
+from sparsify_fx.onnx_export.storage.codecs.rounds import (
+    beginning,
+    beginnings,
+    delayed,
+    in_rounds,
+    late,
+)
 
 DOMAIN = "sparsify_fx"
 """The domain of our local functions."""
@@ -48,25 +54,41 @@ class Stored:
     parts: Parts
 
 
-def place(weights: Sequence[Stored], prefix: str, opset: int, *, functions: bool) -> Placed:
+def place(
+    weights: Sequence[Stored], prefix: str, opset: int, *, functions: bool
+) -> Placed:
     """The nodes, tensors and functions for these weights; large ones are rebuilt in rounds.
 
     Values of the weights get names of their own that start with `prefix`, which no value of the graph may; the
     rebuilt weight keeps its name. With `functions` every weight is one node, whose function viewers can open. The
     arrays are moved out of the parts.
     """
-    placed, shared, shared_nodes = Placed(), dict[str, NDArray[np.generic]](), dict[str, onnx.NodeProto]()
+    placed, shared, shared_nodes = (
+        Placed(),
+        dict[str, NDArray[np.generic]](),
+        dict[str, onnx.NodeProto](),
+    )
     ours: list[onnx.NodeProto] = []
     awaited: dict[int, set[str]] = {}
     turns = in_rounds([weight.size if weight.parts.late else 0 for weight in weights])
     for number, (weight, turn) in enumerate(zip(weights, turns, strict=True)):
         parts = weight.parts
-        names = {local: f"{prefix}{number}.{local}" for local in _locals(parts)} | {OUTPUT: weight.name}
-        names |= {value: _everywhere(prefix, value) for value in parts.inputs if value.startswith(SHARED)}
+        names = {local: f"{prefix}{number}.{local}" for local in _locals(parts)} | {
+            OUTPUT: weight.name
+        }
+        names |= {
+            value: _everywhere(prefix, value)
+            for value in parts.inputs
+            if value.startswith(SHARED)
+        }
         if turn:
             awaited.setdefault(turn, set()).update(parts.late)
-            names |= {value: late(_everywhere(prefix, value), turn) for value in parts.late}
-        placed.tensors += [(names[local], parts.tensors.pop(local)) for local in list(parts.tensors)]
+            names |= {
+                value: late(_everywhere(prefix, value), turn) for value in parts.late
+            }
+        placed.tensors += [
+            (names[local], parts.tensors.pop(local)) for local in list(parts.tensors)
+        ]
         if parts.sparse is not None:
             parts.sparse.values.name = names[parts.sparse.values.name]
             placed.sparse.append(parts.sparse)
@@ -76,15 +98,22 @@ def place(weights: Sequence[Stored], prefix: str, opset: int, *, functions: bool
             ours += renamed(parts.nodes, names)
         shared |= parts.shared
         shared_nodes |= parts.shared_nodes
-    everywhere = {value: _everywhere(prefix, value) for value in (*shared, *shared_nodes)}
+    everywhere = {
+        value: _everywhere(prefix, value) for value in (*shared, *shared_nodes)
+    }
     placed.nodes = renamed(shared_nodes.values(), everywhere)
     if awaited:
         nodes, shared[SHARED + beginning("", 0)] = beginnings(prefix, max(awaited))
         placed.nodes += nodes
         for turn, values in sorted(awaited.items()):
-            scalars = [(everywhere[value], value in shared and not shared[value].ndim) for value in sorted(values)]
+            scalars = [
+                (everywhere[value], value in shared and not shared[value].ndim)
+                for value in sorted(values)
+            ]
             placed.nodes += delayed(prefix, turn, scalars)
-    placed.tensors += [(_everywhere(prefix, value), array) for value, array in shared.items()]
+    placed.tensors += [
+        (_everywhere(prefix, value), array) for value, array in shared.items()
+    ]
     placed.nodes += ours
     return placed
 
@@ -103,10 +132,16 @@ def _locals(parts: Parts) -> set[str]:
 
 def _role(value: str) -> str:
     """The name of an input inside a function: its own, or `const_` and the role of a shared value."""
-    return f"const_{value.removeprefix(SHARED).partition('.')[0]}" if value.startswith(SHARED) else value
+    return (
+        f"const_{value.removeprefix(SHARED).partition('.')[0]}"
+        if value.startswith(SHARED)
+        else value
+    )
 
 
-def _call(placed: Placed, weight: Stored, names: dict[str, str], opset: int) -> onnx.NodeProto:
+def _call(
+    placed: Placed, weight: Stored, names: dict[str, str], opset: int
+) -> onnx.NodeProto:
     """A call of the function that rebuilds this weight, added to `placed` unless an equal one is there."""
     parts, name, how = weight.parts, weight.name, weight.how
     inputs = parts.inputs
@@ -115,14 +150,23 @@ def _call(placed: Placed, weight: Stored, names: dict[str, str], opset: int) -> 
     body = renamed(parts.nodes, short)
     given = _take_out_kernels(body)
     imports = [helper.make_opsetid("", opset)]
-    function = helper.make_function(DOMAIN, "", list(short.values()), [OUTPUT], body, imports, list(given))
+    function = helper.make_function(
+        DOMAIN, "", list(short.values()), [OUTPUT], body, imports, list(given)
+    )
     key = function.SerializeToString(deterministic=True)
     if key not in placed.functions:
         alike = sum(other.name.startswith(how) for other in placed.functions.values())
         function.name = how if not alike else f"{how}_{alike + 1}"
         placed.functions[key] = function
     operator = placed.functions[key].name
-    return helper.make_node(operator, [names[value] for value in inputs], [name], name=name, domain=DOMAIN, **given)  # type: ignore[arg-type]
+    return helper.make_node(
+        operator,
+        [names[value] for value in inputs],
+        [name],
+        name=name,
+        domain=DOMAIN,
+        **given,
+    )  # type: ignore[arg-type]
 
 
 def _take_out_kernels(body: Iterable[onnx.NodeProto]) -> dict[str, list[int]]:

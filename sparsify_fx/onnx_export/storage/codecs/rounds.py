@@ -20,7 +20,12 @@ from onnx import helper
 ENOUGH = 2**22
 """Entries of all rebuilt weights, 16 MB as float32, from which rounds are worth their nodes."""
 
-_SHARES = (27, 18, 12, 8)  # of the entries in each round: the more is rebuilt, the less may be held besides
+_SHARES = (
+    27,
+    18,
+    12,
+    8,
+)  # of the entries in each round: the more is rebuilt, the less may be held besides
 
 
 def in_rounds(sizes: Sequence[int]) -> list[int]:
@@ -41,7 +46,9 @@ def in_rounds(sizes: Sequence[int]) -> list[int]:
     return [used.index(turn) for turn in found]
 
 
-def beginnings(prefix: str, rounds: int) -> tuple[list[onnx.NodeProto], NDArray[np.int64]]:
+def beginnings(
+    prefix: str, rounds: int
+) -> tuple[list[onnx.NodeProto], NDArray[np.int64]]:
     """The nodes that make `beginning(prefix, i)` for rounds 1 to `rounds`, and the initializer for round 0: always [1].
 
     Abs is there because shapes are passed on through shape operators before anything is folded.
@@ -49,18 +56,29 @@ def beginnings(prefix: str, rounds: int) -> tuple[list[onnx.NodeProto], NDArray[
     nodes: list[onnx.NodeProto] = []
     for number in range(1, rounds + 1):
         name = beginning(prefix, number)
-        ends = [helper.make_tensor_value_info(f"{name}.{end}", onnx.TensorProto.FLOAT, []) for end in ("i", "o")]
-        body = helper.make_graph([helper.make_node("Identity", [ends[0].name], [ends[1].name])], "same", *_ends(ends))
+        ends = [
+            helper.make_tensor_value_info(f"{name}.{end}", onnx.TensorProto.FLOAT, [])
+            for end in ("i", "o")
+        ]
+        body = helper.make_graph(
+            [helper.make_node("Identity", [ends[0].name], [ends[1].name])],
+            "same",
+            *_ends(ends),
+        )
         nodes += [
             helper.make_node("Abs", [beginning(prefix, number - 1)], [f"{name}.a"]),
             helper.make_node("ConstantOfShape", [f"{name}.a"], [f"{name}.b"]),
-            helper.make_node("Scan", [f"{name}.b"], [f"{name}.c"], body=body, num_scan_inputs=1),
+            helper.make_node(
+                "Scan", [f"{name}.b"], [f"{name}.c"], body=body, num_scan_inputs=1
+            ),
             helper.make_node("Shape", [f"{name}.c"], [name]),
         ]
     return nodes, np.ones(1, np.int64)
 
 
-def _ends(ends: list[onnx.ValueInfoProto]) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+def _ends(
+    ends: list[onnx.ValueInfoProto],
+) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     return ends[:1], ends[1:]
 
 
@@ -69,17 +87,23 @@ def beginning(prefix: str, number: int) -> str:
     return f"{prefix}turn{number}"
 
 
-def delayed(prefix: str, number: int, values: Iterable[tuple[str, bool]]) -> list[onnx.NodeProto]:
+def delayed(
+    prefix: str, number: int, values: Iterable[tuple[str, bool]]
+) -> list[onnx.NodeProto]:
     """Nodes that make `late(value, number)`, equal to the value, for (value, whether it is an integer without axes)."""
     start, nodes = beginning(prefix, number), list[onnx.NodeProto]()
     for value, scalar in values:
         if scalar:
             nodes += [
                 helper.make_node("Squeeze", [start], [f"{start}.{len(nodes)}"]),
-                helper.make_node("Mul", [value, f"{start}.{len(nodes)}"], [late(value, number)]),
+                helper.make_node(
+                    "Mul", [value, f"{start}.{len(nodes)}"], [late(value, number)]
+                ),
             ]
         else:
-            nodes.append(helper.make_node("Expand", [value, start], [late(value, number)]))
+            nodes.append(
+                helper.make_node("Expand", [value, start], [late(value, number)])
+            )
     return nodes
 
 

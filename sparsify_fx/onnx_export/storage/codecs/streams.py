@@ -65,16 +65,23 @@ class Streams:
 
     def cost(self, value_bits: float) -> float:
         """Bits of all codes, and of all values with `value_bits` each."""
-        return 8.0 * (self.words.nbytes + self.starts.nbytes) + self.places.size * value_bits
+        return (
+            8.0 * (self.words.nbytes + self.starts.nbytes)
+            + self.places.size * value_bits
+        )
 
 
-def best_streams(places: NDArray[np.intp], size: int, value_bits: float) -> Streams | None:
+def best_streams(
+    places: NDArray[np.intp], size: int, value_bits: float
+) -> Streams | None:
     """The streams of fewest bits for places in a weight of `size` entries, if a value takes `value_bits`.
 
     None if there are no streams: the weight has too few zeros to fill the last row, or a size with no fitting divisor.
     """
     ascending = places.astype(np.int64)
-    found = (_with_code(ascending, size, code) for code in STEP_CODES)  # a generator: one at a time in memory
+    found = (
+        _with_code(ascending, size, code) for code in STEP_CODES
+    )  # a generator: one at a time in memory
     kept = (streams for streams in found if streams is not None)
     return min(kept, key=lambda streams: streams.cost(value_bits), default=None)
 
@@ -130,14 +137,20 @@ def _kernel(shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
     for sides in itertools.product(*(range(side, 2 * side + 8) for side in shape[1:])):
         outer, rest = divmod(size, math.prod(sides))
         if not rest and outer >= shape[0]:
-            return tuple(out - side + 1 for out, side in zip((outer, *sides), shape, strict=True))
+            return tuple(
+                out - side + 1 for out, side in zip((outer, *sides), shape, strict=True)
+            )
     return None
 
 
 def summed(parts: Parts, streams: Streams) -> str:
     """The nodes that sum the steps up; returns the name of the places as int32."""
     steps = _steps(parts, parts.own("gaps", streams.words), streams.code)
-    sums = parts.node("CumSum", [steps, parts.awaited(parts.share("rows_axis", np.array(2, np.int64)))], "sum")
+    sums = parts.node(
+        "CumSum",
+        [steps, parts.awaited(parts.share("rows_axis", np.array(2, np.int64)))],
+        "sum",
+    )
     return parts.node("Add", [sums, parts.own("start", streams.starts)], "place")
 
 
@@ -149,20 +162,27 @@ def _steps(parts: Parts, words: str, code: StepCode) -> str:
         return parts.node("Mod", [shifted, base], "step")
     if code.per > 1:
         indices = parts.node("Cast", [words], "word", {"to": onnx.TensorProto.INT32})
-        words = parts.node("Gather", [parts.awaited(_table(parts, code)), indices], "short")
+        words = parts.node(
+            "Gather", [parts.awaited(_table(parts, code)), indices], "short"
+        )
     return parts.node("Cast", [words], "step", {"to": onnx.TensorProto.INT32})
 
 
 def _digits(parts: Parts, code: StepCode) -> tuple[str, str]:
     """The powers of the base, and the base: digit i of a word is word // powers[i] % base."""
-    powers = parts.share(f"powers.{code.base}", (code.base ** np.arange(code.per)).astype(np.int32))
+    powers = parts.share(
+        f"powers.{code.base}", (code.base ** np.arange(code.per)).astype(np.int32)
+    )
     return powers, parts.share(f"base.{code.base}", np.array(code.base, np.int32))
 
 
 def _table(parts: Parts, code: StepCode) -> str:
     """[base ** per, per] uint8: the steps of every word, made once for all weights."""
     name = f"steps.{code.base}_{code.per}"
-    ends = [parts.share(role, np.array(end, np.int32)) for role, end in (("nought_i", 0), ("one_i", 1))]
+    ends = [
+        parts.share(role, np.array(end, np.int32))
+        for role, end in (("nought_i", 0), ("one_i", 1))
+    ]
     end = parts.share(f"{name}_end", np.array(code.base**code.per, np.int32))
     column = parts.share("column", np.array([-1, 1], np.int64))
     powers, base = _digits(parts, code)
@@ -177,4 +197,6 @@ def _table(parts: Parts, code: StepCode) -> str:
 def unpooled(parts: Parts, values: str, places: str, streams: Streams) -> str:
     """A tensor of zeros with the values at the places: what MaxUnpool makes of maxima and where they were."""
     linear = parts.node("Cast", [places], "at", {"to": onnx.TensorProto.INT64})
-    return parts.node("MaxUnpool", [values, linear], "flat", {"kernel_shape": list(streams.kernel)})
+    return parts.node(
+        "MaxUnpool", [values, linear], "flat", {"kernel_shape": list(streams.kernel)}
+    )

@@ -79,9 +79,15 @@ class ValueKind:
 
 def not_float32(weight: Weight) -> str | None:
     """The reason to refuse every type but float32."""
-    return None if weight.array.dtype == np.float32 else f"it is {weight.array.dtype}, not float32"
+    return (
+        None
+        if weight.array.dtype == np.float32
+        else f"it is {weight.array.dtype}, not float32"
+    )
 
 
 def bits_of(kind: ValueKind, stored: Quantised) -> float:
     """About the bits of one value: other types than float32 keep their own."""
-    return kind.bits if stored.dtype == np.float32 else 8.0 * stored.codes.dtype.itemsize
+    return (
+        kind.bits if stored.dtype == np.float32 else 8.0 * stored.codes.dtype.itemsize
+    )

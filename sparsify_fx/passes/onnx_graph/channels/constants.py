@@ -27,7 +27,9 @@ class Constants:
     def of(self, name: str) -> Values:
         """[channels] of a tracked value, NaN where a channel is not constant."""
         known = self.found.get(name)
-        return np.full(self.spaces.tracks[name].size, np.nan) if known is None else known
+        return (
+            np.full(self.spaces.tracks[name].size, np.nan) if known is None else known
+        )
 
 
 def find_constants(spaces: Spaces, kinds: Mapping[str, Kind]) -> Constants:

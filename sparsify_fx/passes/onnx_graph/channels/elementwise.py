@@ -13,8 +13,32 @@ from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Array, Spaces, Track
 
 UNARY = (
-    *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish"),
-    *("Tanh", "Gelu", "Erf", "Softplus", "Softsign", "Mish", "Abs", "Neg", "Exp", "Log", "Sqrt", "Reciprocal"),
+    *(
+        "Relu",
+        "LeakyRelu",
+        "Elu",
+        "Selu",
+        "Celu",
+        "ThresholdedRelu",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Swish",
+    ),
+    *(
+        "Tanh",
+        "Gelu",
+        "Erf",
+        "Softplus",
+        "Softsign",
+        "Mish",
+        "Abs",
+        "Neg",
+        "Exp",
+        "Log",
+        "Sqrt",
+        "Reciprocal",
+    ),
     *("Sin", "Cos", "Sign", "Floor", "Ceil", "Round", "Identity", "Dropout", "Clip"),
 )
 BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Max", "Min")
@@ -26,7 +50,10 @@ def _track_unary(node: onnx.NodeProto, spaces: Spaces) -> bool:
     rest = [name for name in node.input[1:] if name]
     if data is None or sum(bool(name) for name in node.output) != 1:
         return False
-    if any((value := spaces.view.constant(name)) is None or value.size != 1 for name in rest):
+    if any(
+        (value := spaces.view.constant(name)) is None or value.size != 1
+        for name in rest
+    ):
         return False
     if node.op_type == "Dropout" and (rest[1:] or spaces.view.opset < 7):
         return False
@@ -42,7 +69,11 @@ def _unary_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
         return [values]
     if node.op_type in ("Identity", "Dropout"):
         return [values]
-    operands = {name: value for name in node.input[1:] if name and (value := found.view.constant(name)) is not None}
+    operands = {
+        name: value
+        for name in node.input[1:]
+        if name and (value := found.view.constant(name)) is not None
+    }
     single = values[known].astype(np.float32)
     answer = evaluate(node, found.view.model, {**operands, node.input[0]: single})
     if answer is None or answer[0].shape != single.shape:
@@ -90,7 +121,10 @@ def _binary_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     known = ~(np.isnan(left) | np.isnan(right))
     result = unknown(track.size)
     if known.any():
-        pair = {"left": left[known].astype(np.float32), "right": right[known].astype(np.float32)}
+        pair = {
+            "left": left[known].astype(np.float32),
+            "right": right[known].astype(np.float32),
+        }
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = list(pair)
@@ -110,21 +144,31 @@ def _operand(name: str, track: Track, found: Constants) -> Values:
     assert constant is not None
     back = track.rank - track.axis
     if constant.ndim >= back:
-        rows = np.moveaxis(constant, constant.ndim - back, 0).reshape(constant.shape[constant.ndim - back], -1)
+        rows = np.moveaxis(constant, constant.ndim - back, 0).reshape(
+            constant.shape[constant.ndim - back], -1
+        )
     else:
         rows = constant.reshape(1, -1)
     if rows.size == 0:
         return unknown(track.size)
     low, high = rows.min(axis=1), rows.max(axis=1)
-    return np.broadcast_to(np.where(low == high, low, np.nan).astype(np.float64), (track.size,))
+    return np.broadcast_to(
+        np.where(low == high, low, np.nan).astype(np.float64), (track.size,)
+    )
 
 
 def _slice_constants(node: onnx.NodeProto, removal: Removal) -> None:
     """Slice a constant that differs by channel."""
     track = removal.spaces.tracks[node.output[0]]
     for index, name in enumerate(node.input):
-        constant = None if name in removal.spaces.tracks else removal.view.constant(name)
-        if constant is not None and _size_along(constant, track) == track.size and track.size > 1:
+        constant = (
+            None if name in removal.spaces.tracks else removal.view.constant(name)
+        )
+        if (
+            constant is not None
+            and _size_along(constant, track) == track.size
+            and track.size > 1
+        ):
             axis = constant.ndim - (track.rank - track.axis)
             node.input[index] = removal.sliced(name, axis, removal.kept(node.output[0]))
 
@@ -138,16 +182,28 @@ def _size_along(constant: Array, track: Track) -> int:
 def _single(view: GraphView, name: str) -> Array | None:
     """A float32 constant."""
     value = view.constant(name)
-    return value if value is not None and value.dtype == np.float32 and value.size else None
+    return (
+        value
+        if value is not None and value.dtype == np.float32 and value.size
+        else None
+    )
 
 
 def _track_norm(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """A batch norm in evaluation, with constant statistics."""
     data = spaces.tracks.get(node.input[0])
     vectors = [_single(spaces.view, input_of(node, index)) for index in range(1, 5)]
-    if data is None or data.axis != 1 or any(v is None or v.shape != (data.size,) for v in vectors):
+    if (
+        data is None
+        or data.axis != 1
+        or any(v is None or v.shape != (data.size,) for v in vectors)
+    ):
         return False
-    if attribute(node, "training_mode", 0) or sum(bool(name) for name in node.output) != 1 or spaces.view.opset < 9:
+    if (
+        attribute(node, "training_mode", 0)
+        or sum(bool(name) for name in node.output) != 1
+        or spaces.view.opset < 9
+    ):
         return False
     spaces.put(node.output[0], 1, data.rank, data.ids)
     return True

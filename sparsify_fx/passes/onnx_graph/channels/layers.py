@@ -33,17 +33,26 @@ def track(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if node.op_type == "MatMul":
         rank = len(spaces.shapes.get(node.input[0], ())) if data is None else data.rank
         axis = rank - 1
-    if rank < 2 or (data is not None and (data.axis, data.rank, data.size) != (axis, rank, layer.inputs)):
+    if rank < 2 or (
+        data is not None
+        and (data.axis, data.rank, data.size) != (axis, rank, layer.inputs)
+    ):
         return False
     outputs, inputs = spaces.fresh(layer.channels), None if data is None else data.ids
     spaces.put(node.output[0], axis, rank, outputs)
-    spaces.use_weight(layer.weight, f"{node.op_type} {layer.out_axis} {layer.groups}", inputs, outputs)
+    spaces.use_weight(
+        layer.weight, f"{node.op_type} {layer.out_axis} {layer.groups}", inputs, outputs
+    )
     if layer.groups == 1:
-        spaces.readings[node.output[0]] = Reading(node, inputs, outputs, _nonzero(layer), not layer.pads)
+        spaces.readings[node.output[0]] = Reading(
+            node, inputs, outputs, _nonzero(layer), not layer.pads
+        )
     elif inputs is None:
         spaces.pin(outputs)
     else:
-        for group, members in zip(np.split(outputs, layer.groups), np.split(inputs, layer.groups), strict=True):
+        for group, members in zip(
+            np.split(outputs, layer.groups), np.split(inputs, layer.groups), strict=True
+        ):
             whole = np.concatenate([group, members])
             spaces.join(whole[:-1], whole[1:])
     return True
@@ -79,7 +88,9 @@ def _depends_on(layer: Linear, inputs: Mask) -> Mask:
     grouped = some.reshape(layer.groups, -1, some.shape[1])
     if layer.out_axis == 1:
         grouped = grouped.transpose(0, 2, 1)
-    return np.asarray((grouped & inputs.reshape(layer.groups, 1, -1)).any(axis=2).reshape(-1))
+    return np.asarray(
+        (grouped & inputs.reshape(layer.groups, 1, -1)).any(axis=2).reshape(-1)
+    )
 
 
 def remove(node: onnx.NodeProto, removal: Removal) -> None:
@@ -91,15 +102,27 @@ def remove(node: onnx.NodeProto, removal: Removal) -> None:
     inputs = removal.kept_or_all(node.input[0], layer.inputs)
     bias = layer.bias_values(view)
     if layer.groups == 1:
-        lost = np.where(inputs, 0.0, np.nan_to_num(removal.constants.of(node.input[0]))) if not inputs.all() else None
-        moved = layer.response(lost)[outputs] if lost is not None else np.zeros(int(outputs.sum()))
+        lost = (
+            np.where(inputs, 0.0, np.nan_to_num(removal.constants.of(node.input[0])))
+            if not inputs.all()
+            else None
+        )
+        moved = (
+            layer.response(lost)[outputs]
+            if lost is not None
+            else np.zeros(int(outputs.sum()))
+        )
         _slice_dense(layer, outputs, inputs, removal)
     else:
         moved = np.zeros(int(outputs.sum()))
         _slice_groups(layer, outputs, inputs, removal)
     if moved.any():
         _set_bias(layer, (bias[outputs] + moved).astype(np.float32), removal)
-    elif layer.bias and not outputs.all() and view.tensors[layer.bias].dims[-1:] == [layer.channels]:
+    elif (
+        layer.bias
+        and not outputs.all()
+        and view.tensors[layer.bias].dims[-1:] == [layer.channels]
+    ):
         axis = len(view.tensors[layer.bias].dims) - 1
         set_input(node, 2, removal.sliced(layer.bias, axis, outputs))
 
@@ -120,13 +143,21 @@ def _slice_groups(layer: Linear, outputs: Mask, inputs: Mask, removal: Removal) 
 def _set_bias(layer: Linear, bias: Array, removal: Removal) -> None:
     """Give the layer a new bias; a MatMul gets an Add behind it."""
     stem = layer.weight.removesuffix(".T").removesuffix("weight").rstrip(".") or "layer"
-    name = removal.add(layer.bias, bias) if layer.bias else removal.view.add(f"{stem}.bias", bias)
+    name = (
+        removal.add(layer.bias, bias)
+        if layer.bias
+        else removal.view.add(f"{stem}.bias", bias)
+    )
     if layer.node.op_type != "MatMul":
         set_input(layer.node, 2, name)
         return
     output = layer.node.output[0]
     layer.node.output[0] = removal.view.fresh(f"{output}_product")
-    removal.insert_behind(onnx.helper.make_node("Add", [layer.node.output[0], name], [output]))
+    removal.insert_behind(
+        onnx.helper.make_node("Add", [layer.node.output[0], name], [output])
+    )
 
 
-LAYERS = dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), Kind(track, constants, remove))
+LAYERS = dict.fromkeys(
+    ("Conv", "ConvTranspose", "Gemm", "MatMul"), Kind(track, constants, remove)
+)

@@ -8,7 +8,13 @@ import numpy as np
 import onnx
 
 from sparsify_fx.onnx_tools.shapes import Shape
-from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of, set_attribute, set_input
+from sparsify_fx.onnx_tools.view import (
+    GraphView,
+    attribute,
+    input_of,
+    set_attribute,
+    set_input,
+)
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind, Values, nothing_to_slice
 from sparsify_fx.passes.onnx_graph.channels.removal import Removal
@@ -19,7 +25,10 @@ def _track_concat(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """Along the channels: theirs one after the other. Along another axis: the same channels for all."""
     tracks = [spaces.tracks.get(name) for name in node.input]
     known = [track for track in tracks if track is not None]
-    if len(known) < len(tracks) or len({(track.axis, track.rank) for track in known}) != 1:
+    if (
+        len(known) < len(tracks)
+        or len({(track.axis, track.rank) for track in known}) != 1
+    ):
         return False
     first = known[0]
     if attribute(node, "axis", 1) % first.rank == first.axis:
@@ -52,7 +61,11 @@ def _pieces(node: onnx.NodeProto, view: GraphView, size: int) -> list[int] | Non
     if given is None:
         share = math.ceil(size / count)
         given = [share] * (count - 1) + [size - share * (count - 1)]
-    return [int(number) for number in given] if sum(given) == size and min(given) > 0 else None
+    return (
+        [int(number) for number in given]
+        if sum(given) == size and min(given) > 0
+        else None
+    )
 
 
 def _track_split(node: onnx.NodeProto, spaces: Spaces) -> bool:
@@ -88,16 +101,35 @@ def _slice_split(node: onnx.NodeProto, removal: Removal) -> None:
         set_attribute(node, "split", sizes)
     else:
         set_attribute(node, "num_outputs", None)
-        set_input(node, 1, removal.add(input_of(node, 1) or f"{node.output[0]}_split", np.array(sizes, np.int64)))
+        set_input(
+            node,
+            1,
+            removal.add(
+                input_of(node, 1) or f"{node.output[0]}_split",
+                np.array(sizes, np.int64),
+            ),
+        )
 
 
-def _bounds(node: onnx.NodeProto, view: GraphView, track: Track) -> tuple[int, int, int] | None:
+def _bounds(
+    node: onnx.NodeProto, view: GraphView, track: Track
+) -> tuple[int, int, int] | None:
     """(place in the list of axes, start, end) where a Slice cuts the channels, (-1, 0, size) where it does not."""
     given = [view.constant(input_of(node, index)) for index in range(1, 5)]
-    starts, ends, axes, steps = (None if value is None else value.reshape(-1).tolist() for value in given)
-    if starts is None or ends is None or any(input_of(node, i) and given[i - 1] is None for i in (3, 4)):
+    starts, ends, axes, steps = (
+        None if value is None else value.reshape(-1).tolist() for value in given
+    )
+    if (
+        starts is None
+        or ends is None
+        or any(input_of(node, i) and given[i - 1] is None for i in (3, 4))
+    ):
         return None
-    axes = list(range(len(starts))) if axes is None else [axis % track.rank for axis in axes]
+    axes = (
+        list(range(len(starts)))
+        if axes is None
+        else [axis % track.rank for axis in axes]
+    )
     if track.axis not in axes:
         return -1, 0, track.size
     place = axes.index(track.axis)
@@ -109,7 +141,11 @@ def _bounds(node: onnx.NodeProto, view: GraphView, track: Track) -> tuple[int, i
 
 def _track_slice(node: onnx.NodeProto, spaces: Spaces) -> bool:
     data = spaces.tracks.get(node.input[0])
-    bounds = None if data is None or spaces.view.opset < 10 else _bounds(node, spaces.view, data)
+    bounds = (
+        None
+        if data is None or spaces.view.opset < 10
+        else _bounds(node, spaces.view, data)
+    )
     if data is None or bounds is None:
         return False
     spaces.put(node.output[0], data.axis, data.rank, data.ids[bounds[1] : bounds[2]])
@@ -148,7 +184,10 @@ def _track_squeeze(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """Squeeze and Unsqueeze along named axes that are not the channels."""
     data = spaces.tracks.get(node.input[0])
     axes = attribute(node, "axes")
-    if axes is None and (constant := spaces.view.constant(input_of(node, 1))) is not None:
+    if (
+        axes is None
+        and (constant := spaces.view.constant(input_of(node, 1))) is not None
+    ):
         axes = constant.reshape(-1).tolist()
     if data is None or not axes:
         return False
@@ -156,7 +195,12 @@ def _track_squeeze(node: onnx.NodeProto, spaces: Spaces) -> bool:
         gone = {axis % data.rank for axis in axes}
         if data.axis in gone:
             return False
-        spaces.put(node.output[0], data.axis - sum(a < data.axis for a in gone), data.rank - len(gone), data.ids)
+        spaces.put(
+            node.output[0],
+            data.axis - sum(a < data.axis for a in gone),
+            data.rank - len(gone),
+            data.ids,
+        )
         return True
     rank = data.rank + len(axes)
     new = {axis % rank for axis in axes}
@@ -175,7 +219,11 @@ def _track_reshape(node: onnx.NodeProto, spaces: Spaces) -> bool:
     target = _target(node, spaces)
     if data is None or target is None:
         return False
-    if data.axis == data.rank - 1 and target[-1] == data.size and _keeps_last(target, data):
+    if (
+        data.axis == data.rank - 1
+        and target[-1] == data.size
+        and _keeps_last(target, data)
+    ):
         spaces.put(node.output[0], len(target) - 1, len(target), data.ids)
         return True
     inner = _inner(data, spaces.shapes.get(node.input[0], ()))
@@ -187,7 +235,11 @@ def _track_reshape(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if len(target) == 2 and target[1] in (-1, data.size * inner):
         spaces.put(node.output[0], 1, 2, np.repeat(data.ids, inner))
         return True
-    if target[1] != data.size or 0 in rest or (-1 not in rest and math.prod(rest) != inner):
+    if (
+        target[1] != data.size
+        or 0 in rest
+        or (-1 not in rest and math.prod(rest) != inner)
+    ):
         return False
     spaces.put(node.output[0], 1, len(target), data.ids)
     return True
@@ -207,7 +259,11 @@ def _target(node: onnx.NodeProto, spaces: Spaces) -> list[int] | None:
 def _inner(track: Track, shape: Shape) -> int | None:
     """Entries of a channel in one sample; None when they are not known."""
     sizes = [size for size in shape[2:] if isinstance(size, int)]
-    return math.prod(sizes) if len(shape) == track.rank and len(sizes) == track.rank - 2 else None
+    return (
+        math.prod(sizes)
+        if len(shape) == track.rank and len(sizes) == track.rank - 2
+        else None
+    )
 
 
 def _keeps_last(target: list[int], track: Track) -> bool:
@@ -243,7 +299,9 @@ def _track_shape(node: onnx.NodeProto, spaces: Spaces) -> bool:
     data = spaces.tracks.get(node.input[0])
     if data is None or spaces.view.opset < 15:
         return False
-    start, end, _ = slice(attribute(node, "start", 0), attribute(node, "end")).indices(data.rank)
+    start, end, _ = slice(attribute(node, "start", 0), attribute(node, "end")).indices(
+        data.rank
+    )
     return not start <= data.axis < end
 
 
@@ -252,7 +310,12 @@ LAYOUT = {
     "Split": Kind(_track_split, _split_constants, _slice_split),
     "Slice": Kind(_track_slice, _slice_constants, _slice_slice),
     "Transpose": Kind(_track_transpose, _same_constants, nothing_to_slice),
-    **dict.fromkeys(("Squeeze", "Unsqueeze"), Kind(_track_squeeze, _same_constants, nothing_to_slice)),
-    **dict.fromkeys(("Reshape", "Flatten"), Kind(_track_reshape, _reshape_constants, _slice_reshape)),
+    **dict.fromkeys(
+        ("Squeeze", "Unsqueeze"),
+        Kind(_track_squeeze, _same_constants, nothing_to_slice),
+    ),
+    **dict.fromkeys(
+        ("Reshape", "Flatten"), Kind(_track_reshape, _reshape_constants, _slice_reshape)
+    ),
     "Shape": Kind(_track_shape, _same_constants, nothing_to_slice),
 }

@@ -21,7 +21,9 @@ class _Edge:
     reads: Mask
 
 
-def channels_that_stay(spaces: Spaces, constants: Constants | None, multiple: int = 1) -> Mask:
+def channels_that_stay(
+    spaces: Spaces, constants: Constants | None, multiple: int = 1
+) -> Mask:
     """[ids]: whether each channel stays.
 
     A channel must stay when it is pinned, when a layer reads it with a non-zero weight for an output that stays, and
@@ -36,11 +38,18 @@ def channels_that_stay(spaces: Spaces, constants: Constants | None, multiple: in
         if reading.inputs is not None
     ]
     values = [np.unique(classes[track.ids]) for track in spaces.tracks.values()]
-    read = [classes[spaces.tracks[name].ids] for name in _inputs_of_convolutions(spaces)]
+    read = [
+        classes[spaces.tracks[name].ids] for name in _inputs_of_convolutions(spaces)
+    ]
     while True:
         _spread(edges, stays)
-        empty = next((members for members in reversed(values) if not stays[members].any()), None)
-        odd = next((members for members in read if _missing(members, stays, multiple) > 0), None)
+        empty = next(
+            (members for members in reversed(values) if not stays[members].any()), None
+        )
+        odd = next(
+            (members for members in read if _missing(members, stays, multiple) > 0),
+            None,
+        )
         if empty is not None:
             stays[_cheapest(empty, edges)[:1]] = True
         elif odd is not None:
@@ -52,8 +61,12 @@ def channels_that_stay(spaces: Spaces, constants: Constants | None, multiple: in
 
 def _inputs_of_convolutions(spaces: Spaces) -> list[str]:
     """Tracked images that a Conv reads."""
-    read = dict.fromkeys(node.input[0] for node in spaces.view.nodes if node.op_type == "Conv")
-    return [name for name in read if name in spaces.tracks and spaces.tracks[name].rank == 4]
+    read = dict.fromkeys(
+        node.input[0] for node in spaces.view.nodes if node.op_type == "Conv"
+    )
+    return [
+        name for name in read if name in spaces.tracks and spaces.tracks[name].rank == 4
+    ]
 
 
 def _missing(members: Ids, stays: Mask, multiple: int) -> int:

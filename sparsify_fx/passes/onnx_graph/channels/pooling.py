@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from sparsify_fx.onnx_tools.view import GraphView, attribute, input_of, set_attribute, set_input
+from sparsify_fx.onnx_tools.view import (
+    GraphView,
+    attribute,
+    input_of,
+    set_attribute,
+    set_input,
+)
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind, Values, nothing_to_slice
 from sparsify_fx.passes.onnx_graph.channels.removal import Removal
@@ -26,12 +32,20 @@ def _pool_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     values = found.of(node.input[0])
     if attribute(node, "ceil_mode", 0):  # a window may lie outside altogether
         return [np.full_like(values, np.nan)]
-    padded = any(attribute(node, "pads", ())) or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    counts_zeros = node.op_type == "AveragePool" and attribute(node, "count_include_pad", 0) and padded
+    padded = any(attribute(node, "pads", ())) or attribute(
+        node, "auto_pad", "NOTSET"
+    ) not in ("NOTSET", "VALID")
+    counts_zeros = (
+        node.op_type == "AveragePool"
+        and attribute(node, "count_include_pad", 0)
+        and padded
+    )
     return [np.where(values == 0, 0.0, np.nan) if counts_zeros else values]
 
 
-def _axes(node: onnx.NodeProto, view: GraphView, index: int, rank: int) -> list[int] | None:
+def _axes(
+    node: onnx.NodeProto, view: GraphView, index: int, rank: int
+) -> list[int] | None:
     """The axes of a reduction, squeeze or pad, none of them negative; None when they are not constant."""
     given = attribute(node, "axes")
     if given is None:
@@ -67,7 +81,9 @@ def _track_pad(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if data is None or pads is None or _pad_value(node, spaces.view) is None:
         return False
     before, after = (int(number) for number in pads[:, data.axis])
-    if min(before, after) < 0 or (before + after and attribute(node, "mode", "constant") != "constant"):
+    if min(before, after) < 0 or (
+        before + after and attribute(node, "mode", "constant") != "constant"
+    ):
         return False
     if input_of(node, 3) and before + after == 0 and pads.shape[1] != data.rank:
         return False
@@ -78,7 +94,11 @@ def _track_pad(node: onnx.NodeProto, spaces: Spaces) -> bool:
 
 def _pads(node: onnx.NodeProto, view: GraphView, track: Track) -> Ids | None:
     """[2, rank]: entries added before and after along each axis."""
-    given = view.constant(input_of(node, 1)) if len(node.input) > 1 else attribute(node, "pads")
+    given = (
+        view.constant(input_of(node, 1))
+        if len(node.input) > 1
+        else attribute(node, "pads")
+    )
     if given is None:
         return None
     pairs = np.asarray(given, np.int64).reshape(2, -1)
@@ -102,7 +122,11 @@ def _pad_value(node: onnx.NodeProto, view: GraphView) -> float | None:
     if not input_of(node, 2):
         return 0.0
     constant = view.constant(node.input[2])
-    return None if constant is None or constant.size != 1 else float(constant.reshape(-1)[0])
+    return (
+        None
+        if constant is None or constant.size != 1
+        else float(constant.reshape(-1)[0])
+    )
 
 
 def _pad_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
@@ -125,7 +149,10 @@ def _slice_pad(node: onnx.NodeProto, removal: Removal) -> None:
     pads = _pads(node, removal.view, track)
     assert pads is not None
     before, kept = int(pads[0, track.axis]), removal.kept(node.output[0])
-    pads[:, track.axis] = int(kept[:before].sum()), int(kept[before + track.size :].sum())
+    pads[:, track.axis] = (
+        int(kept[:before].sum()),
+        int(kept[before + track.size :].sum()),
+    )
     if len(node.input) < 2:
         set_attribute(node, "pads", pads.reshape(-1).tolist())
         return
@@ -139,9 +166,18 @@ def _track_resize(node: onnx.NodeProto, spaces: Spaces) -> bool:
     data = spaces.tracks.get(node.input[0])
     index = 1 if node.op_type == "Upsample" or spaces.view.opset < 11 else 2
     scales = spaces.view.constant(input_of(node, index))
-    if data is None or scales is None or input_of(node, 3) or scales.size != data.rank or attribute(node, "axes"):
+    if (
+        data is None
+        or scales is None
+        or input_of(node, 3)
+        or scales.size != data.rank
+        or attribute(node, "axes")
+    ):
         return False
-    crops = attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    crops = (
+        attribute(node, "coordinate_transformation_mode", "half_pixel")
+        == "tf_crop_and_resize"
+    )
     if crops or scales.reshape(-1)[data.axis] != 1:
         return False
     spaces.put(node.output[0], data.axis, data.rank, data.ids)
@@ -161,9 +197,19 @@ POOLING = {
         Kind(_track_pool, _pool_constants, nothing_to_slice),
     ),
     **dict.fromkeys(
-        ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"),
+        (
+            "ReduceMean",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceSum",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceSumSquare",
+        ),
         Kind(_track_reduce, _reduce_constants, nothing_to_slice),
     ),
     "Pad": Kind(_track_pad, _pad_constants, _slice_pad),
-    **dict.fromkeys(("Resize", "Upsample"), Kind(_track_resize, _resize_constants, nothing_to_slice)),
+    **dict.fromkeys(
+        ("Resize", "Upsample"), Kind(_track_resize, _resize_constants, nothing_to_slice)
+    ),
 }

@@ -56,7 +56,10 @@ class Removal:
     def add(self, original: str, values: Array) -> str:
         """A new constant; it takes the original's name in the end, where that is free then."""
         name = self.view.add(f"{original}_kept", values)
-        root = next((root for root, names in self._variants.items() if original in names), original)
+        root = next(
+            (root for root, names in self._variants.items() if original in names),
+            original,
+        )
         self._variants.setdefault(root, []).append(name)
         return name
 
@@ -79,14 +82,21 @@ class Removal:
     def _insert(self) -> None:
         graph = self.view.graph
         for node in self._inserted:
-            index = next(i for i, other in enumerate(graph.node) if node.input[0] in other.output)
+            index = next(
+                i for i, other in enumerate(graph.node) if node.input[0] in other.output
+            )
             graph.node.insert(index + 1, node)
 
     def _record_shapes(self) -> None:
         """Correct the recorded sizes of the values that lost channels."""
         for item in self.view.graph.value_info:
-            if item.name in self.spaces.tracks and item.type.tensor_type.HasField("shape"):
-                axis, left = self.spaces.tracks[item.name].axis, int(self.kept(item.name).sum())
+            if item.name in self.spaces.tracks and item.type.tensor_type.HasField(
+                "shape"
+            ):
+                axis, left = (
+                    self.spaces.tracks[item.name].axis,
+                    int(self.kept(item.name).sum()),
+                )
                 dims = item.type.tensor_type.shape.dim
                 if axis < len(dims):
                     dims[axis].dim_value = left
@@ -96,8 +106,16 @@ class Removal:
         graph = self.view.graph
         after = GraphView(self.view.model)
         old = {item.name: item for item in graph.value_info}
-        unread = {name for names in (*self._variants.items(),) for name in (names[0], *names[1])}
-        unread = {name for name in unread if name in after.tensors and not after.uses.get(name)} - after.fixed
+        unread = {
+            name
+            for names in (*self._variants.items(),)
+            for name in (names[0], *names[1])
+        }
+        unread = {
+            name
+            for name in unread
+            if name in after.tensors and not after.uses.get(name)
+        } - after.fixed
         for index in range(len(graph.initializer) - 1, -1, -1):
             if graph.initializer[index].name in unread:
                 del graph.initializer[index]
@@ -107,7 +125,13 @@ class Removal:
                 self._rename(alive[0], root, after, old.get(root))
         forget_shapes(self.view.model)
 
-    def _rename(self, name: str, root: str, after: GraphView, recorded: onnx.ValueInfoProto | None) -> None:
+    def _rename(
+        self,
+        name: str,
+        root: str,
+        after: GraphView,
+        recorded: onnx.ValueInfoProto | None,
+    ) -> None:
         after.reroute(name, root)
         tensor = after.tensors[name]
         tensor.name = root

@@ -84,7 +84,9 @@ class Spaces:
         """Track the channels of a value."""
         self.tracks[name] = Track(axis, rank, ids)
 
-    def use_weight(self, name: str, role: str, inputs: Ids | None, outputs: Ids) -> None:
+    def use_weight(
+        self, name: str, role: str, inputs: Ids | None, outputs: Ids
+    ) -> None:
         """Note how a layer slices its weight: all layers that share one must slice it alike."""
         self._weights.setdefault(name, []).append((role, inputs, outputs))
 
@@ -94,7 +96,9 @@ class Spaces:
             self._share(name, uses)
         classes = np.arange(self.count)
         if self._joined:
-            first, second = (np.concatenate(part) for part in zip(*self._joined, strict=True))
+            first, second = (
+                np.concatenate(part) for part in zip(*self._joined, strict=True)
+            )
             classes = _components(self.count, first, second)
         stays = np.zeros(self.count, bool)
         for ids in self._pinned:
@@ -104,8 +108,16 @@ class Spaces:
     def _share(self, name: str, uses: list[tuple[str, Ids | None, Ids]]) -> None:
         """Join the channels of layers that share a weight; pin them where anything else reads it too."""
         role, inputs, outputs = uses[0]
-        alike = all((use[0], use[1] is None, use[2].size) == (role, inputs is None, outputs.size) for use in uses)
-        if len(uses) < len(self.view.uses[name]) or name in self.view.fixed or not alike:
+        alike = all(
+            (use[0], use[1] is None, use[2].size)
+            == (role, inputs is None, outputs.size)
+            for use in uses
+        )
+        if (
+            len(uses) < len(self.view.uses[name])
+            or name in self.view.fixed
+            or not alike
+        ):
             for _, some, others in uses:
                 self.pin(others)
                 if some is not None:
