@@ -44,7 +44,7 @@ class RescaleEvery:
         every: p >= 1, in epochs.
         until: T2, in epochs of the run if an int, as a share of the run if a float in (0, 1].
 
-    Source: paper 004, Algorithm 1; T2 in Table 7 (75 of 150 epochs on CIFAR, 75 of 100 on ImageNet, 225 of 300
+    Source: [Gadhikar 2025], Algorithm 1; T2 in Table 7 (75 of 150 epochs on CIFAR, 75 of 100 on ImageNet, 225 of 300
     for DeiT).
     The paper leaves p open; 1 is our default.
     """
@@ -109,7 +109,7 @@ class PerturbSigns:
 
     Raises RecipeError for a fraction outside (0, 1], and in the Scheduler when there is no such run.
 
-    Source: paper 000, section 3, Figs. 6 (30 % at sparsity 0.2) and 7 (80 % at sparsity 0.83).
+    Source: [Gadhikar 2024], section 3, Figs. 6 (30 % at sparsity 0.2) and 7 (80 % at sparsity 0.83).
     """
 
     fraction: float
@@ -174,7 +174,7 @@ class SignsOf:
 
     Raises CheckpointError when it keeps no such cycle, or other weights.
 
-    Source: paper 000, section 3, Figs. 7 and 12 (initial magnitudes, mask and signs of LRR).
+    Source: [Gadhikar 2024], section 3, Figs. 7 and 12 (initial magnitudes, mask and signs of LRR).
     """
 
     source: str

@@ -59,7 +59,7 @@ def kaiming_normal(model: nn.Module, generator: torch.Generator) -> None:
     >>> round(layer.weight.std().item(), 3)
     0.045
 
-    Source: He et al. 2015; paper 000, Table 1.
+    Source: He et al. 2015; [Gadhikar 2024], Table 1.
     """
     for module in model.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):

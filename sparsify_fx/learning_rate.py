@@ -32,7 +32,7 @@ TorchSchedule = Callable[[Optimizer], LRScheduler]
 
 @dataclass(frozen=True)
 class _Warmup:
-    """Linear from 0 over the first `warmup` epochs; None means epochs / 15 (10 of 150 in paper 000)."""
+    """Linear from 0 over the first `warmup` epochs; None means epochs / 15 (10 of 150 in [Gadhikar 2024])."""
 
     warmup: float | None = None
 
@@ -50,7 +50,7 @@ class _Warmup:
 @CURVES.register("cosine-warmup")
 @dataclass(frozen=True)
 class CosineWarmup(_Warmup):
-    """Linear warm-up, then (1 + cos(π · progress)) / 2. Source: paper 000, appendix A.3 (i)."""
+    """Linear warm-up, then (1 + cos(π · progress)) / 2. Source: [Gadhikar 2024], appendix A.3 (i)."""
 
     def factor(self, epoch: float, epochs: float) -> float:
         """See the class."""
@@ -65,7 +65,7 @@ class CosineWarmup(_Warmup):
 class StepWarmup(_Warmup):
     """Linear warm-up, then times 0.1 at 0.4 and at 0.8 of the run (epochs 60 and 120 of 150).
 
-    Source: paper 000, appendix A.3 (ii).
+    Source: [Gadhikar 2024], appendix A.3 (ii).
     """
 
     def factor(self, epoch: float, epochs: float) -> float:
@@ -81,7 +81,7 @@ class StepWarmup(_Warmup):
 class Triangular(_Warmup):
     """Linear from 0 to 1 over the warm-up, then linear to 0 at the end of the run.
 
-    Source: paper 004, Table 6 (the peak's place is not printed there; the warm-up ends at epoch 10, section 3).
+    Source: [Gadhikar 2025], Table 6 (the peak's place is not printed there; the warm-up ends at epoch 10, section 3).
     """
 
     def factor(self, epoch: float, epochs: float) -> float:
@@ -95,7 +95,7 @@ class Triangular(_Warmup):
 class ImageNet(_Warmup):
     """Constant 0.1 during the warm-up, then 1, times 0.1 after every third of the run (30 of 90 epochs) since then.
 
-    Source: paper 000, appendix A.3 (iii): 0.01 during warm-up, then from 0.1 down by 10 every 30 epochs.
+    Source: [Gadhikar 2024], appendix A.3 (iii): 0.01 during warm-up, then from 0.1 down by 10 every 30 epochs.
     """
 
     def factor(self, epoch: float, epochs: float) -> float:

@@ -67,7 +67,7 @@ def take_from(
     >>> bool((here.weight.sign() == there.weight.sign()).all())
     True
 
-    Source: paper 004, Table 1 (mask and signs of epoch 30 start another run); paper 000, Fig. 7.
+    Source: [Gadhikar 2025], Table 1 (mask and signs of epoch 30 start another run); [Gadhikar 2024], Fig. 7.
     """
     check_take(take)
     if not programs(model):

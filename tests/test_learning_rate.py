@@ -18,7 +18,7 @@ from sparsify_fx.learning_rate import (
 @pytest.mark.parametrize(
     ("curve", "epochs", "points"),
     [
-        # paper 000, appendix A.3: warm-up to epoch 10 of 150, then the rest
+        # [Gadhikar 2024], appendix A.3: warm-up to epoch 10 of 150, then the rest
         (CosineWarmup(10), 150, {0: 0.0, 5: 0.5, 10: 1.0, 80: 0.5, 150: 0.0}),
         (
             StepWarmup(10),
@@ -30,7 +30,7 @@ from sparsify_fx.learning_rate import (
             90,
             {0: 0.1, 9.9: 0.1, 10: 1.0, 39.9: 1.0, 40: 0.1, 70: 0.01, 90: 0.01},
         ),
-        # paper 004, Table 6
+        # [Gadhikar 2025], Table 6
         (Triangular(10), 100, {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0}),
         (Triangular(0), 10, {0: 1.0, 5: 0.5}),
     ],

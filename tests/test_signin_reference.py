@@ -1,4 +1,4 @@
-"""Sign-In against a reference written from Algorithm 1 of paper 004, step for step."""
+"""Sign-In against a reference written from Algorithm 1 of [Gadhikar 2025], step for step."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Balanced(Floored):
     Attributes:
         min_per_layer: see `Floored`.
 
-    Source: Gadhikar et al. 2023, as used by papers 000 and 004 for random masks.
+    Source: Gadhikar et al. 2023, as used by [Gadhikar 2024] and [Gadhikar 2025] for random masks.
     """
 
     def divide(

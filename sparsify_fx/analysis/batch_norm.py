@@ -50,7 +50,7 @@ def describe_scales(scale: Tensor) -> Scales:
     >>> describe_scales(torch.tensor([0.0, 1.0, 2.0, -1.0, 1.0]))
     Scales(channels=5, quantiles=(-1.0, 0.0, 1.0, 1.0, 2.0), vanished=1, negative=1)
 
-    Source: paper 000, Figs. 10 and 11.
+    Source: [Gadhikar 2024], Figs. 10 and 11.
     """
     values = scale.detach().double().flatten()
     quantiles = torch.quantile(

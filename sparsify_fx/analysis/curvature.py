@@ -85,7 +85,7 @@ def largest_eigenvalue(
     >>> round(found.value, 4), found.converged
     (3.0, True)
 
-    Source: Lanczos 1950; sharpness as the largest eigenvalue: paper 004, section 3 and Fig. 5b.
+    Source: Lanczos 1950; sharpness as the largest eigenvalue: [Gadhikar 2025], section 3 and Fig. 5b.
     """
     start = torch.randn(
         operator.size, generator=torch.Generator().manual_seed(seed)

@@ -50,7 +50,7 @@ def settled_after(signs: Tensor) -> Tensor:
     >>> settled_after(torch.tensor([[1, 1, 1], [1, -1, -1], [1, -1, 1]]))
     tensor([0, 1, 2])
 
-    Source: paper 000, Fig. 5 (top), 14 (top) and 15b.
+    Source: [Gadhikar 2024], Fig. 5 (top), 14 (top) and 15b.
     """
     wrong = signs != signs[-1]
     places = torch.arange(1, len(signs) + 1, device=signs.device)[:, None]
@@ -63,6 +63,6 @@ def sign_switches(signs: Tensor) -> Tensor:
     >>> sign_switches(torch.tensor([[1, 1, 1], [1, -1, -1], [1, -1, 1]]))
     tensor([0, 1, 2])
 
-    Source: paper 000, Fig. 5 (bottom) and 14 (bottom).
+    Source: [Gadhikar 2024], Fig. 5 (bottom) and 14 (bottom).
     """
     return (signs[1:] != signs[:-1]).sum(0)

@@ -39,7 +39,7 @@ def sign_flips(
     >>> sign_flips({"w": one}, {"w": torch.tensor([1.0, -1, -1, 0])}, {"w": torch.tensor([1, 1, 0, 1])})
     SignFlips(flips=1, weights=3)
 
-    Source: paper 004, section 3 and Fig. 1.
+    Source: [Gadhikar 2025], section 3 and Fig. 1.
     """
     found = sign_flips_by_layer(before, after, mask).values()
     return SignFlips(
@@ -57,7 +57,7 @@ def sign_flips_by_layer(
     >>> sign_flips_by_layer({"w": torch.ones(2)}, {"w": torch.tensor([1.0, -1])}, {"w": torch.ones(2)})
     {'w': SignFlips(flips=1, weights=2)}
 
-    Source: paper 004, Fig. 8.
+    Source: [Gadhikar 2025], Fig. 8.
     """
     found = {}
     for name, kept in mask.items():

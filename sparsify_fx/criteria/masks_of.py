@@ -28,7 +28,7 @@ class MasksOf:
     Raises RecipeError for an allocation other than global; CheckpointError for a folder without a mask of the budget,
     or one whose masks are not nested in those of this run.
 
-    Source: paper 000, section 3, Figs. 3 and 4 (IMP with the LRR mask and the other way round).
+    Source: [Gadhikar 2024], section 3, Figs. 3 and 4 (IMP with the LRR mask and the other way round).
     """
 
     run: str

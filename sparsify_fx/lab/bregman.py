@@ -16,13 +16,13 @@ def width_at(
 ) -> Tensor:
     """a_t = 2u₀v₀ exp(−4A), A = ∫α.
 
-    The exponent that Lemma B.1 implies is 4; paper 003 prints 2 in Theorem 2.1, Eq. 6 and Lemma B.2.
+    The exponent that Lemma B.1 implies is 4; [Jacobs 2025] prints 2 in Theorem 2.1, Eq. 6 and Lemma B.2.
     """
     return 2 * up * down * torch.exp(-exponent * torch.as_tensor(total, dtype=up.dtype))
 
 
 def potential(point: Tensor, up: Tensor, down: Tensor, width: Tensor) -> Tensor:
-    """R_a(x) = ½ [x arcsinh(x/a) − sqrt(x² + a²) − x log(u₀/v₀)], elementwise. Source: paper 003, Theorem 2.1."""
+    """R_a(x) = ½ [x arcsinh(x/a) − sqrt(x² + a²) − x log(u₀/v₀)], elementwise. Source: [Jacobs 2025], Theorem 2.1."""
     return (
         point * torch.asinh(point / width)
         - torch.hypot(point, width)
@@ -52,7 +52,7 @@ class Residuals:
 def check_mirror_flow(
     problem: Regression, schedule: Schedule, times: Tensor
 ) -> Residuals:
-    """Integrate paper 003's Eq. 11 for m and w, with L = ∫∇f beside them, and compare.
+    """Integrate [Jacobs 2025]'s Eq. 11 for m and w, with L = ∫∇f beside them, and compare.
 
     Lemma B.1: x = u₀² exp(−2L − 4A) − v₀² exp(2L − 4A). Theorem 2.1, integrated: ∇R_{a_t}(x_t) − ∇R_{a_0}(x_0) = −L.
     """

@@ -33,7 +33,7 @@ LABELS = {"pilot": "m ⊙ w, PILoT start", "spred": "m ⊙ w, spred start", "l1"
 def draw_distances(
     paths: dict[str, tuple[Tensor, Tensor]], best: dict[str, Schedule], figure: Any
 ) -> None:
-    """Fig. 2 of paper 003: distance to the truth over time with 0.95 bands."""
+    """Fig. 2 of [Jacobs 2025]: distance to the truth over time with 0.95 bands."""
     figure.set_size_inches(6, 4)
     axes = figure.subplots()
     for init, (times, path) in paths.items():
@@ -52,7 +52,7 @@ def draw_distances(
 
 
 def draw_schedules(screened: Screened, figure: Any) -> None:
-    """Fig. 5 of paper 003: every shape at its best strength."""
+    """Fig. 5 of [Jacobs 2025]: every shape at its best strength."""
     figure.set_size_inches(12, 4)
     for axes, init in zip(figure.subplots(1, 3, sharey=True), INITS, strict=True):
         schedules, times, path = screened[init]
@@ -76,7 +76,7 @@ def draw_schedules(screened: Screened, figure: Any) -> None:
 
 
 def draw_potential(figure: Any) -> None:
-    """Fig. 1 of paper 003: the potential of one weight with x₀ = 1 and m² − w² = 1, less its minimum, by A = ∫α."""
+    """Fig. 1 of [Jacobs 2025]: the potential of one weight with x₀ = 1 and m² − w² = 1, less its minimum, by A = ∫α."""
     figure.set_size_inches(6, 4)
     axes = figure.subplots()
     point = torch.linspace(-1, 3, 400, dtype=torch.float64)
@@ -98,7 +98,7 @@ def _band(path: Tensor) -> tuple[Tensor, Tensor]:
 
 @experiment(
     "diagonal",
-    paper="paper 003 (PILoT), section 4, Figs. 1, 2 and 5, Theorem 2.1, Lemma B.1, Eq. 7",
+    paper="[Jacobs 2025], section 4, Figs. 1, 2 and 5, Theorem 2.1, Lemma B.1, Eq. 7",
     claim="On sparse regression with m ⊙ w, PILoT's start (m² − w² = 1) ends nearer to the truth than spred's "
     "(m² = w²), which cannot flip a sign; weight decay makes a mirror flow of a potential that changes in time.",
 )

@@ -36,7 +36,7 @@ class Regression:
 def draw_regression(
     seeds: int, samples: int, width: int, nonzeros: int, seed: int
 ) -> Regression:
-    """z ~ N(0, I), `nonzeros` entries of x* are ±1, x₀ ~ N(0, I/n); float64. Source: paper 003, section 4."""
+    """z ~ N(0, I), `nonzeros` entries of x* are ±1, x₀ ~ N(0, I/n); float64. Source: [Jacobs 2025], section 4."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(
         seeds, samples, width, generator=generator, dtype=torch.float64
@@ -59,7 +59,7 @@ SHAPES = ("constant", "harmonic", "quadratic", "geometric")
 class Schedule:
     """α(t) of one of SHAPES with ∫α = total over [0, time]: constant, 1/(1 + s), 1/(1 + s)², 0.95^s, s = t/unit.
 
-    Source: paper 003, appendix C.1, there as sums over steps.
+    Source: [Jacobs 2025], appendix C.1, there as sums over steps.
     """
 
     shape: str
@@ -185,7 +185,7 @@ def exact_flow(
 
     Returns x and L, each [times, seeds, runs, n].
 
-    Source: paper 003, Lemma B.1 and, for the balanced start, Eq. 7.
+    Source: [Jacobs 2025], Lemma B.1 and, for the balanced start, Eq. 7.
     """
     start = problem.start[:, None].repeat(1, len(schedules), 1)
     first, second = factors(start, init)

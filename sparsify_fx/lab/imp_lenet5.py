@@ -99,7 +99,7 @@ def accuracy(model: nn.Module, digits: Digits) -> float:
 
 @experiment(
     "imp-lenet5",
-    paper="paper 001 (sample complexity of sparse networks), section 5.2, Fig. 7",
+    paper="[Zhang 2021], section 5.2, Fig. 7",
     claim="IMP of LeNet-5 on digits: pruning first raises the test accuracy, or leaves it, and too much of it lowers "
     "it; more training images give a higher accuracy.",
 )
@@ -180,7 +180,7 @@ def _checks(curves: Curves) -> tuple[Check, ...]:
 
 
 def draw(left: list[float], means: dict[int, list[Mean]], figure: Any) -> None:
-    """Fig. 7 of paper 001: test accuracy by the share of weights left, a line for each number of images."""
+    """Fig. 7 of [Zhang 2021]: test accuracy by the share of weights left, a line for each number of images."""
     figure.set_size_inches(6, 4)
     axes = figure.subplots()
     shares = [100 * share for share in left]

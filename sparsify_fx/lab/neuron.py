@@ -20,7 +20,7 @@ class Samples:
     labels: Tensor
 
     def gradient(self, parameters: Tensor) -> Tensor:
-        """∇L of L = 1/(2n) Σ (a·relu(wᵀz) − y)², [runs, 1 + d]. Source: paper 004, Eq. 2."""
+        """∇L of L = 1/(2n) Σ (a·relu(wᵀz) − y)², [runs, 1 + d]. Source: [Gadhikar 2025], Eq. 2."""
         outer, inner = parameters[:, :1], parameters[:, 1:]
         hidden = (self.inputs @ inner[:, :, None])[:, :, 0].relu()
         error = outer * hidden - self.labels
@@ -127,7 +127,7 @@ def balanced_start(
     >>> bool((start[:, 0] < 0).all() and (start[:, 1] > 0).all())
     True
 
-    Source: paper 000, section 2; paper 004, section 5.
+    Source: [Gadhikar 2024], section 2; [Gadhikar 2025], section 5.
     """
     inner = torch.randn(
         runs, width, generator=generator, dtype=torch.float64

@@ -1,4 +1,4 @@
-"""The closed forms of the balanced neuron at d = 1 (paper 000, Eqs. 4 to 6): as printed, and corrected."""
+"""The closed forms of the balanced neuron at d = 1 ([Gadhikar 2024], Eqs. 4 to 6): as printed, and corrected."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CASES: tuple[tuple[str, Form, float, float, float], ...] = (
 def largest_errors(upto: float = 10.0) -> dict[str, float]:
     """By case, the largest |closed form − integrated (a, w)| over [0, upto], from a(0) = ±w(0).
 
-    The integrated system is paper 000, Eq. 3: da/dt = −aw²C₁ + wC₂, dw/dt = −wa²C₁ + aC₂, C₂ = C̃₂·sign(a(0)w(0)).
+    The integrated system is [Gadhikar 2024], Eq. 3: da/dt = −aw²C₁ + wC₂, dw/dt = −wa²C₁ + aC₂, C₂ = C̃₂·sign(a(0)w(0)).
     """
     times = torch.linspace(0, upto, 101, dtype=torch.float64)
     errors = {}

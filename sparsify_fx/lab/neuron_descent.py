@@ -31,7 +31,7 @@ def descend_factors(
 ) -> Tensor:
     """Gradient descent on m and w of θ = m ⊙ w, split with inner scaling beta[0] for a and beta[1] for w.
 
-    Returns θ = [a, w]. Source: paper 004, Algorithm 1 without its rescaling.
+    Returns θ = [a, w]. Source: [Gadhikar 2025], Algorithm 1 without its rescaling.
     """
     outer, inner = (
         Product(beta[0]).split(start[:, :1]),
@@ -47,12 +47,12 @@ def descend_factors(
 
 
 def flow(problem: Risk) -> Field:
-    """dθ/dt = −∇L(θ). Source: paper 000, Eq. 1; paper 004, Eq. 2."""
+    """dθ/dt = −∇L(θ). Source: [Gadhikar 2024], Eq. 1; [Gadhikar 2025], Eq. 2."""
     return lambda time, parameters: -problem.gradient(parameters)
 
 
 def signin_flow(problem: Risk, beta: tuple[float, float]) -> Field:
-    """dθ/dt = −sqrt(θ² + β) ⊙ ∇L(θ), β = beta[0] for a and beta[1] for w. Source: paper 004, Eq. 3."""
+    """dθ/dt = −sqrt(θ² + β) ⊙ ∇L(θ), β = beta[0] for a and beta[1] for w. Source: [Gadhikar 2025], Eq. 3."""
 
     def field(time: Tensor, parameters: Tensor) -> Tensor:
         scaling = torch.full_like(parameters, beta[1])

@@ -84,7 +84,7 @@ def prune_and_train(
 ) -> Pruned:
     """Train dense, then three times: prune the smallest inputs, rewind (IMP) or not (LRR), train.
 
-    Source: paper 000, section 2.3.
+    Source: [Gadhikar 2024], section 2.3.
     """
     noisy, clean, start = problem_and_start(size, width, noise, seed)
     free = torch.ones_like(start, dtype=torch.bool)
@@ -149,7 +149,7 @@ def flips_by_rate(size: Size, width: int, seed: int) -> dict[float, float]:
 
 
 def draw(found: Losses, widths: tuple[int, ...], figure: Any) -> None:
-    """Fig. 2a and Fig. 18 of paper 000: final losses with 0.95 intervals, by quadrant and d."""
+    """Fig. 2a and Fig. 18 of [Gadhikar 2024]: final losses with 0.95 intervals, by quadrant and d."""
     figure.set_size_inches(4 * len(widths), 4)
     for axes, width in zip(
         figure.subplots(1, len(widths), sharey=True, squeeze=False).flat,
@@ -179,7 +179,7 @@ def draw(found: Losses, widths: tuple[int, ...], figure: Any) -> None:
 
 @experiment(
     "neuron-lrr",
-    paper="paper 000 (learning rate rewinding), section 2, Figs. 2a and 18, Eqs. 4 to 6",
+    paper="[Gadhikar 2024], section 2, Figs. 2a and 18, Eqs. 4 to 6",
     claim="After pruning an overparameterized neuron to one input, LRR has learned the teacher whenever a(0) > 0, "
     "IMP only where w₁(0) > 0 too.",
 )

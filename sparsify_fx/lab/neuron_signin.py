@@ -31,7 +31,7 @@ from sparsify_fx.tables.grids import Grid
 
 
 def draw(trajectories: dict[str, Tensor], figure: Any) -> None:
-    """Figs. 3 and 7 of paper 004: paths in the plane of w₁ and a; circles start, stars end, the curve is a·w₁ = 1."""
+    """Figs. 3 and 7 of [Gadhikar 2025]: paths over w₁ and a; circles: start; stars: end; curve: a·w₁ = 1."""
     figure.set_size_inches(10, 9)
     colours = ("tab:green", "tab:orange", "tab:blue", "tab:red")
     for axes, (method, path) in zip(
@@ -58,7 +58,7 @@ def draw(trajectories: dict[str, Tensor], figure: Any) -> None:
 
 @experiment(
     "neuron-signin",
-    paper="paper 004 (Sign-In), section 5, Tables 2 and 8, Figs. 3 and 7, appendix E",
+    paper="[Gadhikar 2025], section 5, Tables 2 and 8, Figs. 3 and 7, appendix E",
     claim="A sparse neuron recovers its teacher from one sign quadrant of four, overparameterized from two (a > 0), "
     "with Sign-In from two (w > 0), with both from all four.",
 )

@@ -49,7 +49,7 @@ PAPER = {
     "sign-in": (1, 1, 0, 0),
     "overparam + sign-in": (1, 1, 1, 1),
 }
-"""Table 8 of paper 004, quadrants in the order of QUADRANTS."""
+"""Table 8 of [Gadhikar 2025], quadrants in the order of QUADRANTS."""
 
 
 def shares(recovered: Tensor) -> tuple[float, ...]:
@@ -181,7 +181,7 @@ def failures_by_width(size: Size, seed: int) -> dict[int, float]:
 def lead(start: Tensor, beta: float) -> Tensor:
     """How much faster Sign-In moves a than the norm of w at a balanced start, when ∇L is along (a, w), [runs].
 
-    sqrt(a² + β) − Σ_k sqrt(w_k² + β) w_k²/|w|²: 0 when one coordinate holds all of w. Compare paper 004, Eq. 4.
+    sqrt(a² + β) − Σ_k sqrt(w_k² + β) w_k²/|w|²: 0 when one coordinate holds all of w. Compare [Gadhikar 2025], Eq. 4.
     """
     squares = start[:, 1:].square()
     inner = ((squares + beta).sqrt() * squares).sum(1) / squares.sum(1)

@@ -52,7 +52,7 @@ def draw_teachers(
 ) -> Tensor:
     """ã_i = ±1, not all of them +1, and w̃_i ~ N(0, I) scaled to length 1: [runs, k·(1 + d)], float64.
 
-    Source: paper 004, section 5 and appendix C, which keeps the teachers with ã = 1 for all neurons too: from
+    Source: [Gadhikar 2025], section 5 and appendix C, which keeps the teachers with ã = 1 for all neurons too: from
     a_i > 0 those have no bad sign.
     """
     outer = torch.randn(runs, neurons, generator=generator, dtype=torch.float64).sign()
@@ -89,15 +89,15 @@ def draw_sizes(
 
 
 def bad_signs(sizes: Tensor, inner: Tensor) -> Tensor:
-    """a_i > 0 for every neuron, w as drawn. Source: paper 004, appendix C."""
+    """a_i > 0 for every neuron, w as drawn. Source: [Gadhikar 2025], appendix C."""
     return torch.cat([sizes, inner.flatten(1)], 1)
 
 
 def good_signs(sizes: Tensor, inner: Tensor, teacher: Tensor) -> Tensor:
-    """Every a_i and w_ij takes its teacher's sign; the sizes stay. Source: paper 004, appendix C."""
+    """Every a_i and w_ij takes its teacher's sign; the sizes stay. Source: [Gadhikar 2025], appendix C."""
     return torch.cat([sizes, inner.abs().flatten(1)], 1) * teacher.sign()
 
 
 def paired(sizes: Tensor, inner: Tensor) -> Tensor:
-    """Neurons twice, with opposite a: the output starts at zero, [runs, 2k·(1 + d)]. Source: paper 004, appendix C."""
+    """Neurons twice, a opposite: the output starts at zero, [runs, 2k·(1 + d)]. Source: [Gadhikar 2025], appendix C."""
     return torch.cat([sizes, -sizes, inner.flatten(1), inner.flatten(1)], 1)

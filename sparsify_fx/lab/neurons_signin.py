@@ -137,7 +137,7 @@ def signin_name(beta: float) -> str:
 
 @experiment(
     "neurons-signin",
-    paper="paper 004 (Sign-In), section 5 (multiple neurons), appendix C, Figs. 4 and 6",
+    paper="[Gadhikar 2025], section 5 (multiple neurons), appendix C, Figs. 4 and 6",
     claim="Three neurons learn a teacher of three from good signs and fail from bad ones (a > 0 for all); a dense net "
     "learns it; Sign-In learns it from bad signs more often.",
 )
@@ -231,7 +231,7 @@ def _checks(size: Size, found: dict[str, Course]) -> tuple[Check, ...]:
 
 
 def draw(found: dict[str, Course], signin: str, run: int, figure: Any) -> None:
-    """Figs. 4 and 6 of paper 004: paths of |a_i| w_i in one run; arrows: the teacher's ã_i; red where a < 0."""
+    """Figs. 4 and 6 of [Gadhikar 2025]: paths of |a_i| w_i in one run; arrows: the teacher's ã_i; red where a < 0."""
     figure.set_size_inches(9, 9)
     panels = ("dense", "good signs", "bad signs", signin)
     for axes, name in zip(

@@ -27,7 +27,7 @@ Pruned = dict[int, list[tuple[float, Mean]]]
 
 @experiment(
     "sample-complexity",
-    paper="paper 001 (sample complexity of sparse networks), Algorithm 1, Lemma 1, Theorems 1 and 2, Figs. 2 to 6",
+    paper="[Zhang 2021], Algorithm 1, Lemma 1, Theorems 1 and 2, Figs. 2 to 6",
     claim="With r inputs per neuron, the convex region's radius falls and the convergence rate grows as sqrt(r), the "
     "samples needed grow as r; accelerated descent is faster than descent; IMP is best at the teacher's sparsity.",
 )
@@ -167,7 +167,7 @@ def draw(
     noise: dict[tuple[float, int], Mean],
     pruned: Pruned,
 ) -> None:
-    """Figs. 2, 3, 4, 5 and 6 of paper 001 as lines."""
+    """Figs. 2, 3, 4, 5 and 6 of [Zhang 2021] as lines."""
     figure.set_size_inches(13, 8)
     places = figure.subplots(2, 3)
     roots = [kept**0.5 for kept in radius]
@@ -247,7 +247,7 @@ def draw(
 def draw_transition(
     figure: Any, needed: dict[int, tuple[dict[int, float], float]]
 ) -> None:
-    """Fig. 4 of paper 001: share of successes by N for every r."""
+    """Fig. 4 of [Zhang 2021]: share of successes by N for every r."""
     figure.set_size_inches(6, 4)
     axes = figure.subplots()
     for kept, (shares, _) in needed.items():

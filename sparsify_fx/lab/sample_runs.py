@@ -22,7 +22,7 @@ from sparsify_fx.lab.teacher import (
 from sparsify_fx.lab.tensor_start import MomentSize
 
 SUCCESS = 1e-4
-"""A run has found the teacher when its relative error is below this. Source: paper 001, section 5.1."""
+"""A run has found the teacher when its relative error is below this. Source: [Zhang 2021], section 5.1."""
 
 
 @dataclass(frozen=True)

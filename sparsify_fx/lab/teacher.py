@@ -23,7 +23,7 @@ class Masked:
         return (self.inputs @ weights[..., None])[..., 0].relu().mean(1)
 
     def gradient(self, weights: Tensor) -> Tensor:
-        """∇f of f = 1/(2N) Σ (output − y)², [runs, K, r]. Source: paper 001, Eq. 2."""
+        """∇f of f = 1/(2N) Σ (output − y)², [runs, K, r]. Source: [Zhang 2021], Eq. 2."""
         before = (self.inputs @ weights[..., None])[..., 0]
         error = before.relu().mean(1) - self.labels
         active = error[:, None] * (before > 0)
@@ -46,7 +46,7 @@ def draw_masks(
 def draw_teacher(
     runs: int, neurons: int, kept: int, generator: torch.Generator
 ) -> Tensor:
-    """W* with entries uniform in [-0.5, 0.5], [runs, K, r]. Source: paper 001, section 5."""
+    """W* with entries uniform in [-0.5, 0.5], [runs, K, r]. Source: [Zhang 2021], section 5."""
     return torch.rand(runs, neurons, kept, generator=generator) - 0.5
 
 
@@ -113,7 +113,7 @@ def accelerated(
 
     Returns the weights, and the kept errors [points, runs] (an ended run repeats its last).
 
-    Source: paper 001, Algorithm 1, with all data in each step as in its section 5.
+    Source: [Zhang 2021], Algorithm 1, with all data in each step as in its section 5.
     """
     runs = torch.arange(len(start))
     found, before, now = start.clone(), start, start

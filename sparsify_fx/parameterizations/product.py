@@ -31,7 +31,7 @@ class Product(Plain):
     >>> factors["m"] ** 2 - factors["w"] ** 2
     tensor([1., 1.])
 
-    Source: Sign-In (paper 004), Algorithm 1 and Appendix B.
+    Source: Sign-In ([Gadhikar 2025]), Algorithm 1 and Appendix B.
     """
 
     beta: float = 1.0
@@ -80,7 +80,7 @@ class Balanced(Plain):
     >>> Balanced().split(torch.tensor([0.0, -4.0]))
     {'m': tensor([0., 2.]), 'w': tensor([ 0., -2.])}
 
-    Source: Ziyin & Wang 2023 (spred); paper 003, section 3, eq. 7.
+    Source: Ziyin & Wang 2023 (spred); [Jacobs 2025], section 3, eq. 7.
     """
 
     factors: ClassVar[tuple[str, ...]] = ("m", "w")

@@ -31,7 +31,7 @@ class InsertMask(ProgramPass):
     >>> int((model.weight != 0).sum())
     2
 
-    Source: paper 000, section 2 (masked network f(x | M θ)).
+    Source: [Gadhikar 2024], section 2 (masked network f(x | M θ)).
     """
 
     lifts = True

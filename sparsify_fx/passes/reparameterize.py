@@ -82,7 +82,7 @@ class SplitProduct(Reparameterize):
     >>> sorted(name for name, _ in model.named_parameters())
     ['weight_program.m', 'weight_program.w']
 
-    Source: paper 004, Algorithm 1 and Appendix B.
+    Source: [Gadhikar 2025], Algorithm 1 and Appendix B.
     """
 
     def __init__(self, beta: float = 1.0) -> None:

@@ -23,7 +23,7 @@ class Rescale(ProgramPass):
 
     Raises PassError when a program has no balance, or no β of its own where one is given.
 
-    Source: paper 004, Algorithm 1 and Appendix B.
+    Source: [Gadhikar 2025], Algorithm 1 and Appendix B.
     """
 
     def __init__(self, beta: float | None = None) -> None:

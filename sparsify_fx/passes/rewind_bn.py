@@ -38,7 +38,7 @@ class RewindBatchNorm(ModulePass):
     >>> RewindBatchNorm(state)(model).modified, RewindBatchNorm(state)(model).modified
     (True, False)
 
-    Source: paper 000, section 3, "LRR modifications".
+    Source: [Gadhikar 2024], section 3, "LRR modifications".
     """
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:

@@ -34,7 +34,7 @@ class Pilot:
 
     Raises RecipeError for other numbers, SchedulerError without an accuracy.
 
-    Source: paper 003, Algorithm 1, Tables 2 and 3 (δ = 1.01; K = 8000 on CIFAR, 20000 to 60000 on ImageNet).
+    Source: [Jacobs 2025], Algorithm 1, Tables 2 and 3 (δ = 1.01; K = 8000 on CIFAR, 20000 to 60000 on ImageNet).
     """
 
     strength: float = 1e-4

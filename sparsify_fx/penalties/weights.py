@@ -23,7 +23,7 @@ class Frobenius:
     Attributes:
         strength: λ >= 0.
 
-    Source: paper 004, appendix D, Table 7 ("Frobenius decay" (m ⊙ w)², at the strength of weight decay).
+    Source: [Gadhikar 2025], appendix D, Table 7 ("Frobenius decay" (m ⊙ w)², at the strength of weight decay).
     """
 
     strength: float = 1e-4
@@ -60,7 +60,7 @@ class L1(TowardsSparsity):
     Attributes:
         strength, reach, floor: see `TowardsSparsity`.
 
-    Source: Tibshirani 1996; paper 003, section 4 (LASSO as a baseline).
+    Source: Tibshirani 1996; [Jacobs 2025], section 4 (LASSO as a baseline).
     """
 
     strength: float = 1e-4

@@ -21,7 +21,7 @@ class Cycles(OneRun):
     >>> [update.kept for update in Cycles(keep=0.8).updates(Budget(1000, 0.5))]
     [800, 640, 512, 500]
 
-    Source: paper 000, appendix A.3 (80 % of the remaining weights stay in each cycle).
+    Source: [Gadhikar 2024], appendix A.3 (80 % of the remaining weights stay in each cycle).
     """
 
     keep: float = 0.8

@@ -1,4 +1,4 @@
-"""Diagonal linear networks: the flow, the mirror flow, spred's signs and the ordering of paper 003 at reduced size."""
+"""Diagonal linear networks: the flow, the mirror flow, spred's signs and the ordering of [Jacobs 2025] in small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The single neuron: gradients, balance, and Table 8 and Table 2 of paper 004 at reduced size."""
+"""The single neuron: gradients, balance, and Table 8 and Table 2 of [Gadhikar 2025] at reduced size."""
 
 from __future__ import annotations
 

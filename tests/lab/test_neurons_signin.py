@@ -1,4 +1,4 @@
-"""Several neurons: gradients, starts, and Figs. 4 and 6 of paper 004 at reduced size."""
+"""Several neurons: gradients, starts, and Figs. 4 and 6 of [Gadhikar 2025] at reduced size."""
 
 from __future__ import annotations
 

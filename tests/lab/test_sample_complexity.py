@@ -1,4 +1,4 @@
-"""Teacher and student with masks: Algorithm 1, the tensor initialisation, and paper 001's laws at small size."""
+"""Teacher and student with masks: Algorithm 1, the tensor initialisation, and [Zhang 2021]'s laws at small size."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ ANALYSES.add(
     Analysis(
         "bn-scales",
         "Distribution of the scales of batch norm by layer.",
-        "paper 000, Figs. 10 and 11",
+        "[Gadhikar 2024], Figs. 10 and 11",
         report,
         lacks,
     ),

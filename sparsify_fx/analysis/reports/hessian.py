@@ -135,7 +135,7 @@ ANALYSES.add(
     Analysis(
         "hessian",
         "Largest eigenvalue (Lanczos) and trace (Hutchinson) of the Hessian of the training loss at the end.",
-        "paper 004, section 3 and Fig. 5b",
+        "[Gadhikar 2025], section 3 and Fig. 5b",
         report,
     ),
 )

@@ -98,7 +98,7 @@ ANALYSES.add(
     Analysis(
         "overlap",
         "Intersection over union of the masks of two runs, by layer and in total, against chance.",
-        "paper 000, section 3 (masks of LRR and IMP)",
+        "[Gadhikar 2024], section 3 (masks of LRR and IMP)",
         report,
         lacks,
         least=2,

@@ -96,7 +96,7 @@ ANALYSES.add(
     Analysis(
         "sharpness-curve",
         "Largest eigenvalue of the Hessian by epoch.",
-        "paper 004, Fig. 5b",
+        "[Gadhikar 2025], Fig. 5b",
         report,
         sign_curve.lacks,
     ),

@@ -88,7 +88,7 @@ ANALYSES.add(
     Analysis(
         "sign-curve",
         "Signs that differ from the initial and from the final ones, by epoch.",
-        "paper 004, Fig. 5a",
+        "[Gadhikar 2025], Fig. 5a",
         report,
         lacks,
     ),

@@ -174,7 +174,7 @@ ANALYSES.add(
     Analysis(
         "sign-cycles",
         "Prune/retrain cycles: when signs settle, how often they switch, flips from init.",
-        "paper 000, Figs. 5, 13, 14 and 15b",
+        "[Gadhikar 2024], Figs. 5, 13, 14 and 15b",
         report,
         lacks,
     ),

@@ -138,7 +138,7 @@ ANALYSES.add(
     Analysis(
         "signs",
         "Sign flips from initialisation to the end of the warm-up and to the end, in total and by layer.",
-        "paper 004, Figs. 1 and 8",
+        "[Gadhikar 2025], Figs. 1 and 8",
         report,
     ),
 )

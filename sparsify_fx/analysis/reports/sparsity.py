@@ -81,7 +81,7 @@ ANALYSES.add(
     Analysis(
         "layers",
         "Sparsity of each layer; layers that collapsed.",
-        "paper 004, Fig. 9",
+        "[Gadhikar 2025], Fig. 9",
         report,
     ),
 )

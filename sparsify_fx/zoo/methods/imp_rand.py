@@ -11,7 +11,7 @@ METHODS.add(
     Recipe(
         name="imp-rand",
         summary="Prune/retrain cycles with random balanced masks, each from the weights after the first warm-up.",
-        source="paper 000, section 3, Fig. 2 (IMP-rand)",
+        source="[Gadhikar 2024], section 3, Fig. 2 (IMP-rand)",
         sets=Axes(
             criterion=CRITERIA["random"],
             allocation=Balanced(),

@@ -11,7 +11,7 @@ METHODS.add(
     Recipe(
         name="lrr-rand",
         summary="Prune/retrain cycles with random balanced masks, on from the learned weights; batch norm goes back.",
-        source="paper 000, section 3, Fig. 2 (LRR-rand, rewind BN)",
+        source="[Gadhikar 2024], section 3, Fig. 2 (LRR-rand, rewind BN)",
         sets=Axes(
             criterion=CRITERIA["random"],
             allocation=Balanced(),

@@ -15,7 +15,7 @@ METHODS.add(
         name="pilot",
         summary="Weights as m ⊙ w with m² − w² = 1 and weight decay on m and w, which grows while the training "
         "accuracy rises and decays in the second half; then one exact pruning and a short fine-tuning.",
-        source="paper 003, Algorithm 1, Tables 2 and 3",
+        source="[Jacobs 2025], Algorithm 1, Tables 2 and 3",
         sets=Axes(
             parameterization=Product(beta=1.0), penalty=Pilot(strength=1e-4, delta=1.01)
         ),
@@ -28,7 +28,7 @@ METHODS.add(
     Recipe(
         name="pilot-init",
         summary="pilot with a constant weight decay on m and w: the effect of its initialisation alone.",
-        source="paper 003, section 4 (PILoT init) and Fig. 3",
+        source="[Jacobs 2025], section 4 (PILoT init) and Fig. 3",
         sets=Axes(
             parameterization=Product(beta=1.0),
             penalty=FactorDecay(strength=1e-4, reach=1.0),

@@ -12,7 +12,7 @@ METHODS.add(
     Recipe(
         name="signin",
         summary="Weights as m ⊙ w with m² − w² = β, rescaled every epoch until T2, so that signs can flip.",
-        source="paper 004, Algorithm 1, Tables 6 and 7",
+        source="[Gadhikar 2025], Algorithm 1, Tables 6 and 7",
         sets=Axes(
             parameterization=Product(beta=1.0),
             actions=(RescaleEvery(every=1, until=0.75),),
