@@ -12,6 +12,7 @@ from sparsify_fx.errors import SchedulerError, TrainingError
 from sparsify_fx.optimizer_states import check_supported
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.programs.progress import UNKNOWN, Progress
 
 
 def check_optimizers(
@@ -107,6 +108,22 @@ def _factors(name: str, program: nn.Module) -> list[tuple[str, nn.Parameter]]:
         for factor, p in program.named_parameters()
         if p.requires_grad
     ]
+
+
+def check_in_step(
+    step: int, steps: int, progress: Sequence[Progress], no_room: str
+) -> None:
+    """SchedulerError when the weights are those of another step, or `no_room` says why they cannot go on at all."""
+    if no_room:
+        raise SchedulerError(no_room)
+    # Dense weights and those of version 0.1 do not tell their step; whoever loads them has to know it.
+    odd = [each.step for each in progress if each.step not in (step, UNKNOWN)]
+    if odd:
+        raise SchedulerError(
+            f"the weights are those after {odd[0]} of {steps} optimizer steps, the Scheduler is at step {step}: load "
+            "the saved states of both, with model.load_state_dict and scheduler.load_state_dict; or begin anew from "
+            "these weights with Scheduler(..., start_over=True)"
+        )
 
 
 @torch.no_grad()

@@ -16,15 +16,22 @@ from sparsify_fx.learning_rate import Curve, TorchSchedule, find_curve
 from sparsify_fx.plan import Inputs
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.progress import UNKNOWN, Progress
+from sparsify_fx.scheduler.agenda import agenda, facts_of, rate_fact
 from sparsify_fx.scheduler.clock import make_clock, runs_of
-from sparsify_fx.scheduler.events import check_in_step, follow, rate_fact, run_events
+from sparsify_fx.scheduler.events import run_events
 from sparsify_fx.scheduler.fingerprint import check_state, digest, fingerprint
-from sparsify_fx.scheduler.guards import check_finite, check_optimizers, check_ties
+from sparsify_fx.scheduler.guards import (
+    check_finite,
+    check_in_step,
+    check_optimizers,
+    check_ties,
+)
 from sparsify_fx.scheduler.overshoot import kept_zeros
 from sparsify_fx.scheduler.parts import parts_of
 from sparsify_fx.scheduler.rates import Rates
 from sparsify_fx.scheduler.step_counts import StepCounts
 from sparsify_fx.scheduler.timeline import Event, Timeline
+from sparsify_fx.scheduler.track import tracks_of
 from sparsify_fx.scheduler.undo import Undo
 from sparsify_fx.scheduler.unfinished import unfinished
 
@@ -96,15 +103,11 @@ class Scheduler:
             self._clock.steps,
             steps_per_epoch,
         )
-        self._tracks = follow(
+        self._tracks = tracks_of(
             model, parts, self.optimizers, self._clock, curve, Inputs(batches, loss_fn)
         )
         self.total_weights = sum(track.total for track in self._tracks)
-        # A stable sort by step keeps the order in which events at one step happen.
-        self._events = sorted(
-            (e for track in self._tracks for e in track.events()),
-            key=lambda event: event.step,
-        )
+        self._events = agenda(self._tracks)
         self._due: dict[int, list[Event]] = defaultdict(list)
         for event in self._events:
             self._due[event.step].append(event)
@@ -203,12 +206,11 @@ class Scheduler:
 
     def timeline(self) -> Timeline:
         """Every event of the whole training; `print(scheduler.timeline())` shows it as a table."""
-        facts = (
-            rate_fact(self._rates.curve),
-            *(fact for track in self._tracks for fact in track.facts()),
-        )
+        facts = [rate_fact(self._rates.curve)]
+        for track in self._tracks:
+            facts += facts_of(track)
         return Timeline(
-            tuple(self._events), self._clock.runs, self.epochs, self.steps, facts
+            tuple(self._events), self._clock.runs, self.epochs, self.steps, tuple(facts)
         )
 
     @property
