@@ -31,7 +31,7 @@ from sparsify_fx.errors import LayerError
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
-from sparsify_fx.plan import Inputs, Plan, remember_inputs
+from sparsify_fx.plan import Inputs, Plan
 from sparsify_fx.programs.collapse import find_collapse
 from sparsify_fx.programs.input_layouts import layout_of
 from sparsify_fx.programs.owners import owned_tensors, program_of, programs, qualified
@@ -168,7 +168,7 @@ def apply(
     progress = Progress()
     for program in prepare(model, layers, masks, resolved.parameterization).values():
         program.plan, program.progress = plan, progress
-    remember_inputs(model, plan, Inputs(batches, loss_fn))
+    plan.inputs[model] = Inputs(batches, loss_fn)
     ignore_masks_in_ddp(model)
     return model
 

@@ -390,7 +390,7 @@ def test_weights_of_version_0_1_go_on_in_any_order_of_loading(
 
 
 def test_events_are_performed_and_facts_do_nothing() -> None:
-    model, _, scheduler = make("gmp", sparsity=0.5)
+    _, _, scheduler = make("gmp", sparsity=0.5)
     events, facts = scheduler.timeline().events, scheduler.timeline().facts
     for fact in facts:
         fact.perform()

@@ -15,7 +15,7 @@ from sparsify_fx.distributed.ranks import mean_number
 from sparsify_fx.errors import RecipeError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.optimizer_states import following
-from sparsify_fx.plan import Inputs, remembered_inputs
+from sparsify_fx.plan import Inputs
 from sparsify_fx.programs.collapse import Collapse, find_collapse
 from sparsify_fx.programs.owners import Subset
 from sparsify_fx.rewinds import Epoch
@@ -107,7 +107,7 @@ class Track:
 
     def _pruner(self, optimizers: Sequence[Optimizer], given: Inputs) -> Pruner:
         axes, part = self.plan.axes, self.part
-        known = remembered_inputs(part.root, self.plan)
+        known = self.plan.inputs.get(part.root, Inputs())
         inputs = Inputs(given.batches or known.batches, given.loss_fn or known.loss_fn)
         if self.updates:
             check_inputs(
