@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sparsify_fx.programs.example_inputs import Example
-from sparsify_fx.programs.owners import owners, program_of, programs, uninstall
+from sparsify_fx.programs.positive_copy import positive, positive_copy
 from sparsify_fx.randomness import undisturbed
 
 Masks = Mapping[str, Tensor]
@@ -143,7 +140,7 @@ def _connected(model: nn.Module, masks: Masks, example: Example) -> bool | None:
         generator = torch.Generator().manual_seed(seed)
         flow = _Flow(generator, device)
         try:
-            net = _positive_copy(model, masks, generator)
+            net = positive_copy(model, masks, generator)
             with flow:
                 outputs = net(
                     *map(flow.placed, example[0]),
@@ -193,7 +190,7 @@ class _Flow(TorchFunctionMode):
             return value
         if not value.is_floating_point():
             return value.to(self.device)
-        return self._leaf(_positive(value, self.generator).to(self.device))
+        return self._leaf(positive(value, self.generator).to(self.device))
 
     def _leaf(self, value: Tensor) -> Tensor:
         self.leaves.append(value.detach().requires_grad_())
@@ -209,7 +206,7 @@ class _Flow(TorchFunctionMode):
         if not found or not self.leaves:
             return False
         weighted = [
-            (output * _positive(output, self.generator)).sum().to(self.device)
+            (output * positive(output, self.generator)).sum().to(self.device)
             for output in found
         ]
         gradients = torch.autograd.grad(
@@ -238,95 +235,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from _tensors(part)
-
-
-def _positive(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform in (0.5, 1.5), drawn on the CPU, in a precision of 32 bits at least."""
-    dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
-    return (torch.rand(like.shape, generator=generator) + 0.5).to(like.device, dtype)
-
-
-def _positive_copy(
-    model: nn.Module, masks: Masks, generator: torch.Generator
-) -> nn.Module:
-    """The model in evaluation mode, plain, with positive random weights where the masks keep them."""
-
-    def fresh(name: str, like: Tensor) -> nn.Parameter:
-        value = _positive(like, generator)
-        return nn.Parameter(
-            value * masks[name].to(value.device) if name in masks else value
-        )
-
-    memo: dict[int, Any] = {}  # what deepcopy takes in place of a copy
-    for name, program in programs(model).items():
-        memo[id(program)] = _Weight(fresh(name, program.theta()))
-    for name, parameter in model.named_parameters():
-        memo[id(parameter)] = (
-            fresh(name, parameter) if parameter.is_floating_point() else parameter
-        )
-    for buffer in model.buffers():
-        wide = buffer.is_floating_point() and buffer.dtype.itemsize < 4
-        memo[id(buffer)] = buffer.detach().float() if wide else buffer.detach().clone()
-    for module in model.modules():
-        memo |= _shared(module)
-    net = copy.deepcopy(_unwrapped(model), memo).eval()
-    for _, owner, tensor in list(owners(net)):
-        uninstall(owner, tensor, cast(_Weight, program_of(owner, tensor)).weight)
-    return net
-
-
-class _Weight(nn.Module):
-    """Stands in for a weight program."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self) -> Tensor:
-        return self.weight
-
-
-def _shared(module: nn.Module) -> dict[int, Any]:
-    """What is not copied with a module: hooks, which are left out, and other people's objects, such as a trainer.
-
-    Hooks of torch itself compute weights (spectral_norm) and stay.
-    """
-    memo: dict[int, Any] = {}
-    for name, value in vars(module).items():
-        if name.endswith("_hooks") and isinstance(value, dict):
-            memo[id(value)] = type(value)(
-                (k, f) for k, f in value.items() if _of_torch(f)
-            )
-        elif not isinstance(value, _COPIED):
-            memo[id(value)] = value
-    return memo
-
-
-_COPIED = (
-    dict,
-    list,
-    tuple,
-    set,
-    nn.Module,
-    Tensor,
-    types.MethodType,
-    functools.partial,
-)
-
-
-def _of_torch(hook: Any) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("torch.")
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's wrapper, and those of data parallelism."""
-    while hasattr(model, "_orig_mod") or isinstance(
-        model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    ):
-        model = cast(
-            nn.Module, model._orig_mod if hasattr(model, "_orig_mod") else model.module
-        )
-    return model
 
 
 @contextlib.contextmanager

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError
+from sparsify_fx.programs.loading import foreign, split_into
 from sparsify_fx.programs.owner_class import owner_class, set_class
 from sparsify_fx.programs.owner_kinds import kind_of
-from sparsify_fx.programs.program import FOR_PLAIN_MODELS, WeightProgram
-from sparsify_fx.programs.progress import UNKNOWN
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.sharing import as_read, computed, sharing_forward
-from sparsify_fx.programs.state import EXTRA, encode
+from sparsify_fx.programs.state import EXTRA, FOR_PLAIN_MODELS
 
 
 def program_name(tensor: str) -> str:
@@ -209,61 +208,13 @@ def _load_split(
         program, child = program_of(self, tensor), prefix + program_name(tensor) + "."
         state_dict.pop(child + FOR_PLAIN_MODELS, None)
         if weight is not None and weight.numel():
-            problem = _split_into(state_dict, child, program, weight)
+            problem = split_into(state_dict, child, program, weight)
         else:
-            problem = _foreign(state_dict, child, program)
+            problem = foreign(state_dict, child, program)
         if problem is not None:
             errors.append(f"{prefix + tensor}: {problem}")
             state_dict[child + EXTRA] = program.get_extra_state()
     original_class(self)._load_from_state_dict(self, state_dict, prefix, *rest)
-
-
-def _split_into(
-    state_dict: dict[str, Any], child: str, program: WeightProgram, weight: Tensor
-) -> str | None:
-    """Replace a dense weight by the entries of its program; or what is wrong."""
-    mask = program.current_mask()
-    if mask is not None:
-        if (
-            mask.is_meta
-            and weight.device != mask.device
-            and child + "mask" not in state_dict
-        ):
-            return (
-                "the model is on the meta device, so nobody knows its mask; load the state dict of a rewritten model, "
-                "or load the dense one into the plain model and call sparsify_fx.apply afterwards"
-            )
-        state_dict.setdefault(child + "mask", mask)
-        if weight.shape == mask.shape:
-            weight = weight * state_dict[child + "mask"].to(weight.device)
-    how, state = program.parameterization, program.state_tensors()
-    parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
-    parts |= {name: value for name, value in state.items() if name not in how.transient}
-    state_dict.update({child + name: part for name, part in parts.items()})
-    # Dense weights do not tell of which step they are, once there are steps.
-    progress = program.progress
-    state_dict[child + EXTRA] = encode(
-        how, replace(progress, step=UNKNOWN) if progress.steps else progress
-    )
-    return None
-
-
-def _foreign(
-    state_dict: dict[str, Any], child: str, program: WeightProgram
-) -> str | None:
-    """What is wrong with a state that another method has saved; strict=False must not load a part of it."""
-    found = {key.removeprefix(child) for key in state_dict if key.startswith(child)} - {
-        EXTRA
-    }
-    own = (set(program.state_dict()) | set(program.parameterization.transient)) - {
-        EXTRA
-    }
-    if found <= own:
-        return None
-    return (
-        f"the state holds {', '.join(sorted(found))}, the program of this model {', '.join(sorted(own))}: they are of "
-        "different methods; apply the same one, or save sparsify_fx.dense_state_dict(model) and load that"
-    )
 
 
 def _refuse_assignment(self: nn.Module, name: str, param: nn.Parameter | None) -> None:

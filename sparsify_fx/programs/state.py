@@ -25,6 +25,31 @@ from sparsify_fx.registry import described
 EXTRA = "_extra_state"  # what torch calls it
 BLOCK = 512  # bytes
 
+# The state dict of a rewritten model must not load into a plain one, whose biases and norms alone it would fill under
+# strict=False. An empty tensor under one original key makes torch raise in any case; this key says what to do.
+FOR_PLAIN_MODELS = "this is the state of a rewritten model; for a plain one save sparsify_fx dense_state_dict(model)"
+
+
+def unmarked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters and buffers of a state dict.
+
+    Not the two entries that only make plain models refuse it, nor what modules, weight programs among them, keep as
+    extra state: a fresh object at every call, of any type.
+    """
+    marks = {key for key in state if key.endswith(f"_program.{FOR_PLAIN_MODELS}")}
+    marks |= {key.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for key in marks}
+    marks |= {
+        key
+        for key, value in state.items()
+        if is_extra(key) or not isinstance(value, Tensor)
+    }
+    return {key: tensor for key, tensor in state.items() if key not in marks}
+
+
+def is_extra(key: str) -> bool:
+    """Whether a key of a state dict is the extra state of a module (`get_extra_state`)."""
+    return key.rpartition(".")[2] == EXTRA
+
 
 def encode(parameterization: Parameterization, progress: Progress) -> Tensor:
     """The extra state of a program (uint8, on the CPU).

@@ -20,7 +20,8 @@ from sparsify_fx.optimizer_states import (
 )
 from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
 from sparsify_fx.programs.owners import current_masks, programs
-from sparsify_fx.programs.program import WeightProgram, unmarked
+from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.programs.state import unmarked
 
 PARTS = (
     "weights",
