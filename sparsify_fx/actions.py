@@ -156,8 +156,7 @@ class PerturbSigns:
 @torch.no_grad()
 def _flip(program: WeightProgram, where: Tensor) -> None:
     if isinstance(program.parameterization, Product):  # exact, and m² − w² stays
-        w = program.get_parameter("w")
-        w.copy_(torch.where(where, -w, w))
+        program.put("w", -program.tensors()["w"], where)
     else:
         program.write(-program.theta(), where=where)
 

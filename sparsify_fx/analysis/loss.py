@@ -91,7 +91,7 @@ def factor_masks(model: nn.Module) -> dict[str, Tensor]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, Tensor] = {}
     for program in programs(model).values():
-        mask = program.current_mask()
+        mask = program.factor_mask()
         if mask is not None:
             found |= {
                 names[id(factor)]: mask for factor in program.factor_tensors().values()

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError, SparsifyError
-from sparsify_fx.programs.owners import owners, program_name, qualified
+from sparsify_fx.living.stored import LIVING
+from sparsify_fx.programs.owners import owners, program_name, program_of, qualified
 
 _IGNORED = "_ddp_params_and_buffers_to_ignore"  # read by DistributedDataParallel when it wraps the module
 
@@ -45,9 +46,11 @@ def mask_names(model: nn.Module) -> list[str]:
     """The names of all masks among the model's buffers, second names of tied and shared owners too."""
     found = {id(owner): tensors for owner, tensors in _owned(model)}
     return [
-        qualified(name, f"{program_name(tensor)}.mask")
+        qualified(name, f"{program_name(tensor)}.{buffer}")
         for name, module in model.named_modules(remove_duplicate=False)
         for tensor in found.get(id(module), ())
+        for buffer in ("mask", LIVING)
+        if buffer == "mask" or buffer in program_of(module, tensor)._buffers
     ]
 
 
@@ -88,7 +91,7 @@ def _owned(model: nn.Module) -> Iterator[tuple[nn.Module, list[str]]]:
 
 
 def _is_mask(name: str) -> bool:
-    return name.endswith("_program.mask")
+    return name.endswith(("_program.mask", f"_program.{LIVING}"))
 
 
 def _shards(model: nn.Module) -> Iterator[str]:

@@ -111,6 +111,6 @@ def check_strength(name: str, strength: float, example: str = "1e-4") -> None:
 
 
 def kept_entries(program: WeightProgram, tensor: Tensor) -> Tensor:
-    """`tensor` (shape of the weight) times the mask: pruned entries count nothing and get no gradient."""
-    mask = program.current_mask()
+    """A factor times the mask: pruned entries count nothing and get no gradient. Where they are not stored, itself."""
+    mask = program.factor_mask()
     return tensor if mask is None else tensor * mask

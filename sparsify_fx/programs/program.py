@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsify_fx.errors import LayerError
-from sparsify_fx.parameterizations import Dense, Parameterization
+from sparsify_fx.living.stored import LIVING, relocate
+from sparsify_fx.parameterizations import Dense, Moment, Parameterization
 from sparsify_fx.programs.progress import Progress
 from sparsify_fx.programs.saving import SavedState
 from sparsify_fx.programs.state import FOR_PLAIN_MODELS, is_extra, unmarked
@@ -66,9 +67,8 @@ class WeightProgram(SavedState, fx.GraphModule):
             facts.passes,
         )
         self.progress = facts.progress
-        self._non_persistent_buffers_set |= set(self.parameterization.transient) & set(
-            self._buffers
-        )
+        transient = {LIVING, *self.parameterization.transient}
+        self._non_persistent_buffers_set |= transient & set(self._buffers)
 
     @property
     def facts(self) -> Facts:
@@ -89,7 +89,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         return self._buffers.get("mask")
 
     def factor_tensors(self) -> dict[str, nn.Parameter]:
-        """The trainable factors (shape of the weight) by name, in the order of the parameterization."""
+        """The trainable factors by name, in the order of the parameterization; as they are stored, see `Stored`."""
         return {
             name: self.get_parameter(name) for name in self.parameterization.factors
         }
@@ -104,15 +104,24 @@ class WeightProgram(SavedState, fx.GraphModule):
 
     def state_tensors(self) -> dict[str, Tensor]:
         """The parameterization's state by name, such as a temperature."""
-        return {name: self.get_buffer(name) for name in self._buffers if name != "mask"}
+        return {
+            name: self.get_buffer(name)
+            for name in self._buffers
+            if name not in ("mask", LIVING)
+        }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that the weight before the mask is made of, detached, without the noise of training."""
+        """Everything that the weight before the mask is made of, detached, without the noise of training.
+
+        In the weight's shape also in living storage, where dead entries come out as the split of zero.
+        """
         state = self.state_tensors()
         if "noisy" in state:
             state["noisy"] = torch.zeros_like(state["noisy"])
         trained = {**self.factor_tensors(), **self.shared_tensors()}
-        return {**{name: tensor.detach() for name, tensor in trained.items()}, **state}
+        return self.in_full(
+            {**{name: tensor.detach() for name, tensor in trained.items()}, **state}
+        )
 
     def theta(self) -> Tensor:
         """The weight before the mask, detached."""
@@ -134,8 +143,30 @@ class WeightProgram(SavedState, fx.GraphModule):
         """Open or close the gates of the parameterization for good, in place; the names of the tensors written."""
         new = self.parameterization.settle(self.tensors())
         for name, value in new.items():
-            self.get_parameter(name).copy_(value)
+            self.put(name, value)
         return tuple(new)
+
+    @torch.no_grad()
+    def put(self, name: str, value: Tensor, where: Tensor | None = None) -> None:
+        """Set a factor, given in the weight's shape, or a shared tensor in place; only at `where` (bool), if given."""
+        tensor = self.get_parameter(name)
+        if name in self.parameterization.factors:
+            value = self.stored(value)
+            where = None if where is None else self.stored(where)
+        tensor.copy_(value if where is None else torch.where(where, value, tensor))
+
+    @torch.no_grad()
+    def refresh(self, moment: Moment) -> None:
+        """Let the parameterization change its state for the next optimizer step.
+
+        Noise is drawn for all entries in both storages, so that an entry gets the same in each.
+        """
+        state = self.state_tensors()
+        full = self.in_full(state) if state else state
+        self.parameterization.refresh(full, moment)
+        for name, tensor in state.items():
+            if full[name] is not tensor:
+                tensor.copy_(self.stored(full[name]))
 
     @torch.no_grad()
     def _value(self, tensors: dict[str, Tensor]) -> Tensor:
@@ -178,8 +209,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         Shared tensors and state stay.
         """
         for name, new in self.parameterization.split(theta, self.tensors()).items():
-            factor = self.get_parameter(name)
-            factor.copy_(new if where is None else torch.where(where, new, factor))
+            self.put(name, new, where)
 
     @torch.no_grad()
     def set_mask(self, mask: Tensor) -> bool:
@@ -190,8 +220,11 @@ class WeightProgram(SavedState, fx.GraphModule):
         old = self.current_mask()
         assert old is not None, "set_mask needs InsertMask first"
         new = mask.to(device=old.device, dtype=old.dtype)
-        self.write(torch.zeros_like(self.theta()), where=(old == 0) | (new == 0))
         changed = not torch.equal(old, new)
+        if self.places() is None:
+            self.write(torch.zeros_like(self.theta()), where=(old == 0) | (new == 0))
+        elif changed:
+            relocate(self, new, room=self.room(new))
         old.copy_(new)
         return changed
 

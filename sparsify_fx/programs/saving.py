@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsify_fx.errors import LayerError
-from sparsify_fx.parameterizations import Parameterization
+from sparsify_fx.living.stored import Stored
 from sparsify_fx.programs.progress import UNKNOWN, Progress
 from sparsify_fx.programs.state import EXTRA, decode, encode, restored
 
 
-class SavedState(nn.Module):
+class SavedState(Stored):
     """The state-dict side of a `WeightProgram`: its extra state, and what is checked before anything is loaded."""
 
-    parameterization: Parameterization
     progress: Progress
 
     def get_extra_state(self) -> Tensor:
@@ -62,6 +61,7 @@ class SavedState(nn.Module):
                 else self.progress
             )
             state_dict[prefix + EXTRA] = encode(self.parameterization, before)
+        self.fit(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _is_in(self, state_dict: Mapping[str, Any], prefix: str) -> bool:

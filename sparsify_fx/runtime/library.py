@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from importlib import metadata
-from pathlib import Path
 
 import onnxruntime
 
 from sparsify_fx.errors import RuntimeLibraryError
+from sparsify_fx.native import library_file
 
 
 def library() -> str:
@@ -24,10 +22,7 @@ def library() -> str:
     >>> options = onnxruntime.SessionOptions()
     >>> options.register_custom_ops_library(library())
     """
-    found = next(
-        (file for folder in _folders() for file in sorted(folder.glob("_kernels*.so"))),
-        None,
-    )
+    found = library_file()
     if found is None:
         raise RuntimeLibraryError(
             "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); "
@@ -35,14 +30,6 @@ def library() -> str:
             "copy run `python setup.py build_ext --inplace`"
         )
     return str(found)
-
-
-def _folders() -> Iterator[Path]:
-    """This one, and those of installed packages, in whose place a working copy may have been imported."""
-    yield Path(__file__).parent
-    # A build leaves its egg-info in the working copy, so that the first distribution found may be the copy itself.
-    for distribution in metadata.distributions(name="sparsify_fx"):
-        yield Path(str(distribution.locate_file("sparsify_fx/runtime")))
 
 
 def instruction_set() -> str:

@@ -82,7 +82,7 @@ class Overshoot:
                 program.tensors(), self.where[name]
             )
             for factor, value in opened.items():
-                program.get_parameter(factor).copy_(value)
+                program.put(factor, value)
 
 
 def find_overshoot(

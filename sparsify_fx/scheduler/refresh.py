@@ -27,7 +27,7 @@ def refresh(
     progress = progress_at(clock, updates, step)
     for name, program in stateful.items():
         moment = Moment(progress, derived_seed(seed, step, name))
-        program.parameterization.refresh(program.state_tensors(), moment)
+        program.refresh(moment)
 
 
 def progress_at(clock: Clock, updates: Iterable[MaskUpdate], step: int) -> float:

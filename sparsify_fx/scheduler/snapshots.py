@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsify_fx.errors import SchedulerError
+from sparsify_fx.living.stored import move, sources
 from sparsify_fx.numerics import signed_like
 from sparsify_fx.optimizer_states import (
     clear_entries,
@@ -18,6 +21,7 @@ from sparsify_fx.optimizer_states import (
     restore_optimizer_state,
     take_optimizer_state,
 )
+from sparsify_fx.optimizer_states.moves import Moving
 from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import WeightProgram
@@ -68,8 +72,10 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
     snapshot: dict[str, Any] = {}
     found = programs(scope.view)
     if "weights" in parts:
+        stored = _stored(scope.model)
         snapshot["weights"] = {
-            name: tensor.detach().clone() for name, tensor in _rewindable(scope).items()
+            name: stored[name].restored(tensor) if name in stored else tensor.clone()
+            for name, tensor in _rewindable(scope).items()
         }
     if "signs" in parts:
         snapshot["signs"] = {
@@ -89,13 +95,17 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
         snapshot["optimizer"] = take_optimizer_state(
             scope.optimizers, scope.parameters()
         )
+        living = {name: p.places() for name, p in found.items()}
+        snapshot["places"] = {n: t.clone() for n, t in living.items() if t is not None}
     return snapshot
 
 
 def rewind(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
     """Bring one part of the model or the optimizers back to the snapshot, under the current masks."""
     if part == "optimizer":
-        _rewind_optimizers(scope, snapshot["optimizer"])
+        with _at_places(scope, snapshot.get("places", {})):
+            _restore(scope, snapshot["optimizer"])
+        clear_pruned_state(scope.view, scope.optimizers)
         return
     with following(scope.optimizers, scope.parameters()):
         _rewind_model(part, scope, snapshot)
@@ -125,9 +135,10 @@ def _rewindable(scope: Scope) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
-    current = scope.model.state_dict()
+    current, stored = scope.model.state_dict(), _stored(scope.model)
     for name, tensor in state.items():
-        current[name].copy_(tensor)
+        known = stored[name].stored(tensor) if name in stored else tensor
+        current[name].copy_(known)
     for program in programs(scope.view).values():
         mask = program.current_mask()
         if mask is not None:
@@ -142,7 +153,7 @@ def _rewind_half(part: str, view: nn.Module, recorded: Mapping[str, Tensor]) -> 
         program.write(theta, where=None if mask is None else mask == 1)
 
 
-def _rewind_optimizers(scope: Scope, recorded: Any) -> None:
+def _restore(scope: Scope, recorded: Any) -> None:
     if isinstance(
         recorded, Mapping
     ):  # of version 0.1, which knew one optimizer and only what torch.optim keeps
@@ -161,7 +172,45 @@ def _rewind_optimizers(scope: Scope, recorded: Any) -> None:
             ]
         ]
     restore_optimizer_state(scope.optimizers, scope.parameters(), recorded)
-    clear_pruned_state(scope.view, scope.optimizers)
+
+
+@contextmanager
+def _at_places(scope: Scope, recorded: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within this context optimizer state lies as it did at the snapshot; then where the masks of now have it.
+
+    Args:
+        recorded: the places of the living entries then, by weight name; empty for full storage.
+
+    Raises SchedulerError when the snapshot is one of the other storage.
+    """
+    found = programs(scope.view)
+    now = {name: p.places() for name, p in found.items()}
+    living = {name: places for name, places in now.items() if places is not None}
+    if set(living) != set(recorded):
+        raise SchedulerError(
+            "the snapshot of the optimizer's state was taken in the other storage; call sparsify_fx.apply with the same "
+            'storage= ("full" or "living") as the training that made it'
+        )
+    values = {}
+    for name, places in living.items():
+        then = recorded[name].to(places.device)
+        for factor in found[name].factor_tensors().values():
+            values[factor] = factor.detach().clone()
+            _move_all(scope, factor, sources(places, then, then.numel()))
+    yield
+    for name, places in living.items():
+        then = recorded[name].to(places.device)
+        for factor in found[name].factor_tensors().values():
+            length = values[factor].numel()
+            _move_all(scope, factor, sources(then, places, length))
+            factor.detach().copy_(values[factor])
+
+
+def _move_all(scope: Scope, factor: nn.Parameter, source: Tensor) -> None:
+    """Let a factor and its optimizer state hold the entries `source` of what they hold now."""
+    moving = Moving(scope.optimizers, factor)
+    move(factor, source)
+    moving.to(source)
 
 
 def clear_pruned_state(view: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -175,8 +224,11 @@ def clear_state(
 ) -> None:
     """Fresh optimizer state at `entries` (bool, shape of the weight, by weight name)."""
     for name, program in programs(view).items():
-        for factor in program.factor_tensors().values() if name in entries else ():
-            clear_entries(optimizers, factor, entries[name])
+        if name not in entries:
+            continue
+        known = program.stored(entries[name])
+        for factor in program.factor_tensors().values():
+            clear_entries(optimizers, factor, known)
 
 
 def restless_programs(
@@ -195,7 +247,8 @@ def rest(moved: Collection[WeightProgram], optimizers: Sequence[Optimizer]) -> N
     """Put the pruned entries of these programs back to zero, with fresh optimizer state; after every optimizer step."""
     for program in moved:
         mask = program.current_mask()
-        if mask is not None:
+        # In living storage there is nothing at pruned entries that could move.
+        if mask is not None and program.places() is None:
             program.write(torch.zeros_like(program.theta()), where=mask == 0)
             for factor in program.factor_tensors().values():
                 clear_entries(optimizers, factor, mask == 0)
@@ -208,4 +261,15 @@ def _mask_names(model: nn.Module) -> set[str]:
         f"{name}.mask" if name else "mask"
         for name, module in modules
         if isinstance(module, WeightProgram)
+    }
+
+
+def _stored(model: nn.Module) -> dict[str, WeightProgram]:
+    """The programs in living storage by the state-dict names of what they store as vectors."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {
+        f"{name}.{entry}" if name else entry: module
+        for name, module in modules
+        if isinstance(module, WeightProgram) and module.places() is not None
+        for entry in module.per_entry()
     }

@@ -1,0 +1,96 @@
+"""The two kernels that move entries between a dense tensor and a vector, on tensors; torch's own where ours do not fit.
+
+Neither knows of gradients; `sparsify_fx.living.place` does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.native import loaded
+
+# Bytes of an entry for which there are kernels: they move bits and do not compute.
+_SIZES = (2, 4, 8)
+_Function = Callable[..., None]
+
+
+def placed(values: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
+    """A new dense tensor with `values` at `places` of its flattened form, and +0.0 elsewhere.
+
+    Args:
+        values: at least as many entries as `places`, in any shape; what is behind them takes no part.
+        places: rising; int32, or int64 for tensors of 2³¹ entries and more.
+        shape: of the result.
+    """
+    kernel = _kernel("sparsify_fx_place", values, places)
+    if kernel is None:
+        dense, flat = values.new_zeros(shape), values.reshape(-1)[: places.numel()]
+        dense.view(-1).index_copy_(0, places.long(), flat)
+        return dense
+    values, dense = values.contiguous(), values.new_empty(shape)
+    kernel(
+        values.data_ptr(),
+        places.data_ptr(),
+        places.numel(),
+        dense.data_ptr(),
+        dense.numel(),
+        values.element_size(),
+        torch.get_num_threads(),
+    )
+    return dense
+
+
+def picked(dense: Tensor, places: Tensor, length: int) -> Tensor:
+    """The entries of `dense` at `places` of its flattened form, as a vector with zeros behind them up to `length`."""
+    kernel = _kernel("sparsify_fx_pick", dense, places)
+    count = places.numel()
+    if kernel is None:
+        found = dense.reshape(-1).index_select(0, places)
+        return nn.functional.pad(found, (0, length - count))
+    dense, values = dense.contiguous(), dense.new_empty(length)
+    values[count:].zero_()
+    kernel(
+        dense.data_ptr(),
+        dense.numel(),
+        places.data_ptr(),
+        places.numel(),
+        values.data_ptr(),
+        values.element_size(),
+        torch.get_num_threads(),
+    )
+    return values
+
+
+def _kernel(name: str, tensor: Tensor, places: Tensor) -> _Function | None:
+    """The function of the library, or None where torch's operators have to do it."""
+    fits = (
+        tensor.device.type == "cpu"
+        and places.dtype == torch.int32
+        and places.is_contiguous()
+        and tensor.element_size() in _SIZES
+        and not tensor.is_complex()
+    )
+    return _function(name) if fits else None
+
+
+@functools.cache
+def _function(name: str) -> _Function | None:
+    library = loaded()
+    # A library that was built before there were these kernels is no reason to fail.
+    if library is None or not hasattr(library, name):
+        return None
+    function = getattr(library, name)
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    function.restype = None
+    function.argtypes = (
+        [pointer, pointer, number, pointer, number, number, number]
+        if name == "sparsify_fx_place"
+        else [pointer, number, pointer, number, pointer, number, number]
+    )
+    found: _Function = function
+    return found

@@ -1,0 +1,161 @@
+"""place and pick: a weight from its living entries and back, as differentiable operations.
+
+    place(v)[i] = v[k] where i is the k-th living entry, and 0 elsewhere        pick(W)[k] = W[i]
+
+Each is the transpose of the other, so each is the other's gradient: what flows back into dead entries is never formed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.living.kernels import picked, placed
+
+
+def places_of(mask: Tensor) -> Tensor:
+    """Where a mask lives: the flat positions of its ones, rising; int32 where that is enough.
+
+    >>> places_of(torch.tensor([[1, 0], [0, 1]]))
+    tensor([0, 3], dtype=torch.int32)
+    """
+    found = mask.reshape(-1).nonzero().reshape(-1)
+    return found.to(torch.int32) if mask.numel() < 2**31 else found
+
+
+def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+    """The weight (shape of `mask`) whose living entries are `values`; +0.0 where the mask is 0.
+
+    Args:
+        values: one for each of `places`, in any shape; any floating dtype.
+        places: `places_of(mask)`.
+        mask: uint8, for its shape alone.
+
+    >>> mask = torch.tensor([[1, 0], [0, 1]])
+    >>> place(torch.tensor([2.0, 3.0]), places_of(mask), mask)
+    tensor([[2., 0.],
+            [0., 3.]])
+    """
+    if torch.compiler.is_compiling() and values.device.type == "cpu":
+        made: Tensor = torch.ops.sparsify_fx.place(values, places, mask)
+        return made
+    if places.numel() == mask.numel():
+        return values.reshape(mask.shape)  # nothing is dead: they are the weight
+    if _is_plain(values):
+        result: Tensor = _Place.apply(values, places, mask)
+        return result
+    # Function transforms, tracing and compilers of other devices see torch's own operators.
+    flat = values.reshape(-1)[: places.numel()]
+    dense = values.new_zeros(mask.numel())
+    return dense.index_copy(0, places.long(), flat).view(mask.shape)
+
+
+def pick(dense: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
+    """The living entries of a tensor of the weight's shape, in `shape`; zeros behind them where that has room.
+
+    >>> pick(torch.tensor([[2.0, 5.0], [5.0, 3.0]]), torch.tensor([0, 3]), torch.Size([2, 1]))
+    tensor([[2.],
+            [3.]])
+    """
+    if torch.compiler.is_compiling() and dense.device.type == "cpu":
+        found: Tensor = torch.ops.sparsify_fx.pick(dense, places, shape.numel())
+        return found.view(shape)
+    if places.numel() == dense.numel():
+        return dense.reshape(shape)
+    if _is_plain(dense):
+        result: Tensor = _Pick.apply(dense, places, shape)
+        return result
+    vector = dense.reshape(-1).index_select(0, places)
+    return nn.functional.pad(vector, (0, shape.numel() - places.numel())).view(shape)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the kernels may read its memory: an ordinary tensor, and nobody is watching."""
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and not tensor.is_meta
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+class _Place(torch.autograd.Function):
+    """place, with pick as its gradient; both can be derived again."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = values.shape
+        return placed(values, places, mask.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (places,) = ctx.saved_tensors
+        return pick(gradients[0], places, ctx.shape), None, None
+
+
+class _Pick(torch.autograd.Function):
+    """pick, with place as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, dense: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = dense.shape
+        return picked(dense, places, shape.numel()).view(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (places,) = ctx.saved_tensors
+        like = gradients[0].new_empty(()).expand(ctx.shape)
+        return place(gradients[0], places, like), None, None
+
+
+# For the compiler on CPUs: operators that it does not look into, since its own code for a scatter clears the whole
+# tensor first and then goes through it again.
+
+
+@torch.library.custom_op("sparsify_fx::place", mutates_args=())
+def _place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+    return placed(values, places, mask.shape)
+
+
+@torch.library.custom_op("sparsify_fx::pick", mutates_args=())
+def _pick(dense: Tensor, places: Tensor, length: int) -> Tensor:
+    return picked(dense, places, length)
+
+
+@_place.register_fake
+def _(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+    return values.new_empty(mask.shape)
+
+
+@_pick.register_fake
+def _(dense: Tensor, places: Tensor, length: int) -> Tensor:
+    return dense.new_empty(length)
+
+
+def _save_places(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.shape = inputs[0].shape
+
+
+def _place_backward(ctx: Any, gradient: Tensor) -> Any:
+    (places,) = ctx.saved_tensors
+    found = torch.ops.sparsify_fx.pick(gradient, places, ctx.shape.numel())
+    return found.view(ctx.shape), None, None
+
+
+def _pick_backward(ctx: Any, gradient: Tensor) -> Any:
+    (places,) = ctx.saved_tensors
+    like = gradient.new_empty(()).expand(ctx.shape)
+    return torch.ops.sparsify_fx.place(gradient, places, like), None, None
+
+
+_place.register_autograd(_place_backward, setup_context=_save_places)
+_pick.register_autograd(_pick_backward, setup_context=_save_places)

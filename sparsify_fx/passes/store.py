@@ -1,0 +1,115 @@
+"""StoreLiving and StoreFull: `return θ * mask` becomes `return place(θ, living, mask)`, and back."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.living.compiling import let_lengths_change
+from sparsify_fx.living.place import place, places_of
+from sparsify_fx.living.stored import LIVING, set_data
+from sparsify_fx.passes.base import ProgramPass
+from sparsify_fx.programs.program import WeightProgram, output_value
+
+
+class StoreLiving(ProgramPass):
+    """Keep factors, and with them gradients and optimizer state, for the living entries alone.
+
+    The values of a weight stay the same, bit for bit. Factors become vectors [n, 1, ...] over the entries that the mask
+    keeps; the parameters stay the same objects. Every parameterization whose value is made entry by entry can be
+    stored so: one threshold for each channel cannot.
+
+    Raises PassError where there is no mask, or the parameterization shares tensors between some of the entries.
+
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> _ = InsertMask({"weight": torch.tensor([[1, 0], [0, 1]])})(model)
+    >>> StoreLiving()(model).modified
+    True
+    >>> model.weight_program.dense.shape
+    torch.Size([2, 1])
+    """
+
+    def check(self, name: str, program: WeightProgram) -> None:
+        """There must be a mask, and no tensor that some entries share."""
+        if program.current_mask() is None:
+            raise self.fail(name, program, "a mask; run InsertMask first")
+        for shared, tensor in program.shared_tensors().items():
+            if tensor.dim() > 0:
+                expected = f"a parameterization without tensors for some of the entries ({shared}: {tuple(tensor.shape)})"
+                raise self.fail(name, program, expected)
+
+    def rewrite(self, name: str, program: WeightProgram) -> bool:
+        """Swap the product with the mask for `place`, and let the vectors take the place of the tensors."""
+        mask = program.current_mask()
+        assert mask is not None
+        if program.places() is not None:
+            return False
+        places, names = places_of(mask), program.per_entry()
+        for entry in names:
+            tensor = getattr(program, entry)
+            gradient = tensor.grad if tensor.is_leaf else None
+            set_data(tensor, _vector(tensor.detach(), places))
+            if gradient is not None:
+                tensor.grad = _vector(gradient, places)
+        program.register_buffer(LIVING, places, persistent=False)
+        product = output_value(program)
+        with program.graph.inserting_before(product):
+            living = program.graph.get_attr(LIVING)
+        value, kept = product.args
+        product.target, product.args = place, (value, living, kept)
+        program.recompile()
+        let_lengths_change()
+        return True
+
+    def ensures(self, graph_module: nn.Module) -> None:
+        """Every program must be in living storage."""
+        assert all(p.places() is not None for p in self.seen(graph_module).values())
+
+
+class StoreFull(ProgramPass):
+    """Keep factors, gradients and optimizer state for all entries: the inverse of `StoreLiving`.
+
+    Dead entries hold the split of zero. Gradients are zero there.
+
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> _ = InsertMask({"weight": torch.tensor([[1, 0], [0, 1]])})(model)
+    >>> _ = StoreLiving()(model)
+    >>> StoreFull()(model).modified
+    True
+    >>> model.weight_program.dense.shape
+    torch.Size([2, 2])
+    """
+
+    def check(self, name: str, program: WeightProgram) -> None:
+        """Nothing can be wrong."""
+
+    def rewrite(self, name: str, program: WeightProgram) -> bool:
+        """Swap `place` for the product with the mask, and the vectors for tensors of the weight's shape."""
+        mask = program.current_mask()
+        if program.places() is None:
+            return False
+        assert mask is not None
+        names = program.per_entry()
+        full = program.in_full({entry: getattr(program, entry) for entry in names})
+        for entry in names:
+            tensor = getattr(program, entry)
+            gradient = (
+                program.restored(tensor.grad) if tensor.grad is not None else None
+            )
+            set_data(tensor, full[entry])
+            tensor.grad = gradient
+        del program._buffers[LIVING]
+        program._non_persistent_buffers_set.discard(LIVING)
+        placed = output_value(program)
+        value, living, kept = placed.args
+        placed.target, placed.args = operator.mul, (value, kept)
+        program.graph.erase_node(living)
+        program.recompile()
+        return True
+
+
+def _vector(full: Tensor, places: Tensor) -> Tensor:
+    shape = torch.Size([places.numel(), *[1] * (full.dim() - 1)])
+    return full.reshape(-1)[places.long()].view(shape)
