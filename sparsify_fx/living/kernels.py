@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsify_fx.native import loaded
 
@@ -45,25 +45,31 @@ def placed(values: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
     return dense
 
 
-def picked(dense: Tensor, places: Tensor, length: int) -> Tensor:
-    """The entries of `dense` at `places` of its flattened form, as a vector with zeros behind them up to `length`."""
+def picked(dense: Tensor, places: Tensor, into: Tensor, origin: int = 0) -> Tensor:
+    """Write the entries of `dense` at `places` of its flattened form to the beginning of a vector, and return it.
+
+    Args:
+        into: at least as long as `places`, contiguous; what is behind them stays.
+        origin: the place of the first entry of `dense`, where that is a part of a larger tensor.
+    """
     kernel = _kernel("sparsify_fx_pick", dense, places)
-    count = places.numel()
     if kernel is None:
-        found = dense.reshape(-1).index_select(0, places)
-        return nn.functional.pad(found, (0, length - count))
-    dense, values = dense.contiguous(), dense.new_empty(length)
-    values[count:].zero_()
+        torch.index_select(
+            dense.reshape(-1), 0, places - origin, out=into[: places.numel()]
+        )
+        return into
+    dense = dense.contiguous()
     kernel(
         dense.data_ptr(),
+        origin,
         dense.numel(),
         places.data_ptr(),
         places.numel(),
-        values.data_ptr(),
-        values.element_size(),
+        into.data_ptr(),
+        into.element_size(),
         torch.get_num_threads(),
     )
-    return values
+    return into
 
 
 def _kernel(name: str, tensor: Tensor, places: Tensor) -> _Function | None:
@@ -90,7 +96,7 @@ def _function(name: str) -> _Function | None:
     function.argtypes = (
         [pointer, pointer, number, pointer, number, number, number]
         if name == "sparsify_fx_place"
-        else [pointer, number, pointer, number, pointer, number, number]
+        else [pointer, number, number, pointer, number, pointer, number, number]
     )
     found: _Function = function
     return found

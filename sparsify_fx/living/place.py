@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from sparsify_fx.living.deferring import is_deferred
 from sparsify_fx.living.kernels import picked, placed
 
 
@@ -38,12 +39,19 @@ def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
     tensor([[2., 0.],
             [0., 3.]])
     """
+    if isinstance(values, fx.Proxy):
+        # torch traces the code of a program when it unpickles one: this must be a node of it, as it was.
+        arguments = (values, places, mask)
+        node: Tensor = values.tracer.create_proxy("call_function", place, arguments, {})
+        return node
+    if is_deferred(values, places, mask):
+        return values
     if torch.compiler.is_compiling() and values.device.type == "cpu":
         made: Tensor = torch.ops.sparsify_fx.place(values, places, mask)
         return made
     if places.numel() == mask.numel():
         return values.reshape(mask.shape)  # nothing is dead: they are the weight
-    if _is_plain(values):
+    if is_plain(values):
         result: Tensor = _Place.apply(values, places, mask)
         return result
     # Function transforms, tracing and compilers of other devices see torch's own operators.
@@ -64,14 +72,14 @@ def pick(dense: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
         return found.view(shape)
     if places.numel() == dense.numel():
         return dense.reshape(shape)
-    if _is_plain(dense):
+    if is_plain(dense):
         result: Tensor = _Pick.apply(dense, places, shape)
         return result
     vector = dense.reshape(-1).index_select(0, places)
     return nn.functional.pad(vector, (0, shape.numel() - places.numel())).view(shape)
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
     """Whether the kernels may read its memory: an ordinary tensor, and nobody is watching."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
@@ -107,7 +115,7 @@ class _Pick(torch.autograd.Function):
     def forward(ctx: Any, dense: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(places)
         ctx.shape = dense.shape
-        return picked(dense, places, shape.numel()).view(shape)
+        return picked(dense, places, dense.new_zeros(shape).view(-1)).view(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -127,7 +135,7 @@ def _place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
 
 @torch.library.custom_op("sparsify_fx::pick", mutates_args=())
 def _pick(dense: Tensor, places: Tensor, length: int) -> Tensor:
-    return picked(dense, places, length)
+    return picked(dense, places, dense.new_zeros(length))
 
 
 @_place.register_fake

@@ -84,12 +84,7 @@ class Stored(nn.Module):
         """These tensors of the program as they would be in full storage: dead entries hold the split of zero."""
         if self.places() is None:
             return dict(tensors)
-        own = set(self.per_entry())
-        zero = next(iter(tensors.values())).new_zeros(())
-        others = {
-            name: zero if name in own else tensor for name, tensor in tensors.items()
-        }
-        dead = self.parameterization.split(zero, others)
+        own, dead = set(self.per_entry()), self.dead()
         return {
             name: self.restored(tensor, dead.get(name, 0.0)) if name in own else tensor
             for name, tensor in tensors.items()
@@ -125,12 +120,24 @@ class Stored(nn.Module):
                 return
         if self.places() is not None:
             relocate(self, mask.to(own.device), self.room(mask))
+        dead = self.dead()
         for name in self.per_entry():
             if prefix + name not in state_dict:
                 continue
             given = state_dict[prefix + name]
-            full = given if given.shape == mask.shape else place(given, places, mask)
-            state_dict[prefix + name] = self.stored(full)
+            if given.shape != mask.shape:
+                full = place(given, places, mask)
+                given = torch.where(mask == 1, full, dead.get(name, 0.0))
+            state_dict[prefix + name] = self.stored(given)
+
+    def dead(self) -> dict[str, Tensor]:
+        """What a dead entry of each factor holds: the split of zero (0-dimensional)."""
+        names = self.per_entry()
+        zero = getattr(self, names[0]).detach().new_zeros(())
+        tensors = {**self._parameters, **self._buffers}
+        shared = {n: t.detach() for n, t in tensors.items() if t is not None}
+        others = {**shared, **dict.fromkeys(names, zero)}
+        return self.parameterization.split(zero, others)
 
 
 def relocate(program: Stored, mask: Tensor, room: int | None = None) -> Tensor:
@@ -149,24 +156,15 @@ def relocate(program: Stored, mask: Tensor, room: int | None = None) -> Tensor:
     length = new.numel() if room is None else room
     source = sources(old, new, length)
     names = program.per_entry()
-    zero = {name: t for name, t in _tensors(program).items() if name not in names}
-    scalar = getattr(program, names[0]).detach().new_zeros(())
-    dead = program.parameterization.split(
-        scalar, {**dict.fromkeys(names, scalar), **zero}
-    )
+    dead = program.dead()
     for name in names:
         move(getattr(program, name), source, dead.get(name, 0.0))
-    if old.shape == new.shape:
-        old.copy_(new)
+    if old.shape == new.shape and old.device.type != "cpu":
+        old.copy_(new)  # compiled graphs of such devices know its address
     else:
+        # Never written in place on the CPU: what was found out about places is kept with the tensor.
         program._buffers[LIVING] = new
     return source
-
-
-def _tensors(program: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a module by name, detached."""
-    both = {**program._parameters, **program._buffers}
-    return {name: t.detach() for name, t in both.items() if t is not None}
 
 
 def sources(old: Tensor, new: Tensor, length: int) -> Tensor:
@@ -199,10 +197,8 @@ def move(tensor: Tensor, source: Tensor, fresh: float | Tensor = 0.0) -> None:
 def _moved(tensor: Tensor, source: Tensor, fresh: float | Tensor) -> Tensor:
     taken = tensor.reshape(-1)[source.clamp(min=0)] if tensor.numel() else None
     value = torch.as_tensor(fresh, dtype=tensor.dtype, device=tensor.device)
-    if taken is None:
-        flat = value.expand(source.numel()).clone()
-    else:
-        flat = torch.where(source >= 0, taken, value)
+    flat = value if taken is None else torch.where(source >= 0, taken, value)
+    flat = flat.expand(source.numel()).contiguous()
     return flat.view(-1, *[1] * (tensor.dim() - 1))
 
 

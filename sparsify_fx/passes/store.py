@@ -37,7 +37,8 @@ class StoreLiving(ProgramPass):
             raise self.fail(name, program, "a mask; run InsertMask first")
         for shared, tensor in program.shared_tensors().items():
             if tensor.dim() > 0:
-                expected = f"a parameterization without tensors for some of the entries ({shared}: {tuple(tensor.shape)})"
+                shape = tuple(tensor.shape)
+                expected = f"no tensor that some entries share, found {shared} of {shape}"
                 raise self.fail(name, program, expected)
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:

@@ -16,6 +16,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.living.deferring import deferred
+from sparsify_fx.living.linear import linear, pays
+from sparsify_fx.living.place import is_plain
+from sparsify_fx.living.stored import Stored
 from sparsify_fx.programs.computed_weight import in_forward, protected
 
 # Modules that hold a `forward` which reads a weight more than once and makes one result of it: recurrent layers (dtype
@@ -166,6 +170,8 @@ def _observed() -> bool:
 def sharing_forward(base: type[nn.Module]) -> dict[str, Any]:
     """The class member `forward` of owners whose own forward reads a weight more than once; nothing for others."""
     forward: Callable[..., Any] = base.forward
+    if forward is nn.Linear.forward:
+        return {"forward": _linear_forward}
     if forward.__module__ not in REREADING:
         return {}
 
@@ -177,3 +183,25 @@ def sharing_forward(base: type[nn.Module]) -> dict[str, Any]:
             return forward(self, *args, **kwargs)
 
     return {"forward": shared}
+
+
+def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
+    """The forward of `nn.Linear`, which in living storage makes its weight's gradient in blocks where that pays."""
+    program, given = self._modules["weight_program"], self._parameters.get("weight")
+    fits = (
+        isinstance(program, Stored)
+        and program.places() is not None
+        and given is None
+        and _SPAN.results is None
+        and not torch.compiler.is_compiling()
+        and is_plain(input)
+        and pays(program.get_buffer("mask"), input)
+    )
+    if not fits:
+        return nn.Linear.forward(self, input)
+    with deferred() as asked:
+        values = program()
+    # A pass may have let the program go on after the placing, with what only it knows.
+    if len(asked) != 1 or asked[0][0] is not values or not is_plain(values):
+        return nn.Linear.forward(self, input)
+    return linear(input, *asked[0], self.bias)

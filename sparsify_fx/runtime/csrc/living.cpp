@@ -46,12 +46,14 @@ void place(const Entry* values, const int32_t* places, int64_t count, Entry* den
 }
 
 template <typename Entry>
-void pick(const Entry* dense, int64_t size, const int32_t* places, int64_t count, Entry* values, int64_t threads) {
+void pick(const Entry* dense, int64_t origin, int64_t size, const int32_t* places, int64_t count, Entry* values,
+          int64_t threads) {
   in_parts(size, threads, [=](int64_t first, int64_t last) {
     const int64_t begin = count * first / size, end = count * last / size;
     for (int64_t k = begin; k < end; ++k) {
-      const bool inside = static_cast<uint64_t>(places[k]) < static_cast<uint64_t>(size);
-      values[k] = inside ? dense[places[k]] : Entry{0};
+      const int64_t at = places[k] - origin;
+      const bool inside = static_cast<uint64_t>(at) < static_cast<uint64_t>(size);
+      values[k] = inside ? dense[at] : Entry{0};
     }
   });
 }
@@ -67,11 +69,12 @@ extern "C" __attribute__((visibility("default"))) void sparsify_fx_place(const v
   if (bytes == 8) place<uint64_t>((const uint64_t*)values, places, count, (uint64_t*)dense, size, threads);
 }
 
-// values[k] = dense[places[k]], zero for a place outside.
-extern "C" __attribute__((visibility("default"))) void sparsify_fx_pick(const void* dense, int64_t size,
+// values[k] = dense[places[k] - origin], zero for a place outside; `dense` has `size` entries, the first of which is
+// at the place `origin`.
+extern "C" __attribute__((visibility("default"))) void sparsify_fx_pick(const void* dense, int64_t origin, int64_t size,
                                                                         const int32_t* places, int64_t count,
                                                                         void* values, int64_t bytes, int64_t threads) {
-  if (bytes == 2) pick<uint16_t>((const uint16_t*)dense, size, places, count, (uint16_t*)values, threads);
-  if (bytes == 4) pick<uint32_t>((const uint32_t*)dense, size, places, count, (uint32_t*)values, threads);
-  if (bytes == 8) pick<uint64_t>((const uint64_t*)dense, size, places, count, (uint64_t*)values, threads);
+  if (bytes == 2) pick<uint16_t>((const uint16_t*)dense, origin, size, places, count, (uint16_t*)values, threads);
+  if (bytes == 4) pick<uint32_t>((const uint32_t*)dense, origin, size, places, count, (uint32_t*)values, threads);
+  if (bytes == 8) pick<uint64_t>((const uint64_t*)dense, origin, size, places, count, (uint64_t*)values, threads);
 }
