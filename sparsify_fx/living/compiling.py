@@ -6,8 +6,8 @@ import torch
 
 # How torch names the factors of a program, and the places of its living entries, among the sources of a graph.
 _SOURCES = (
-    r".*_program'\]\._parameters\['[^']*'\]",
-    r".*_program'\]\._buffers\['[^']*'\]",
+    r".*_program'\]\._parameters\['[^']*'\]:0",
+    r".*_program'\]\._buffers\['living'\]:0",
 )
 
 

@@ -155,7 +155,7 @@ def _save_places(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _place_backward(ctx: Any, gradient: Tensor) -> Any:
     (places,) = ctx.saved_tensors
-    found = torch.ops.sparsify_fx.pick(gradient, places, ctx.shape.numel())
+    found = torch.ops.sparsify_fx.pick(gradient, places, ctx.shape[0])
     return found.view(ctx.shape), None, None
 
 

@@ -187,13 +187,14 @@ def sharing_forward(base: type[nn.Module]) -> dict[str, Any]:
 
 def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
     """The forward of `nn.Linear`, which in living storage makes its weight's gradient in blocks where that pays."""
+    if torch.compiler.is_compiling():
+        return nn.Linear.forward(self, input)
     program, given = self._modules["weight_program"], self._parameters.get("weight")
     fits = (
         isinstance(program, Stored)
         and program.places() is not None
         and given is None
         and _SPAN.results is None
-        and not torch.compiler.is_compiling()
         and is_plain(input)
         and pays(program.get_buffer("mask"), input)
     )
