@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from sparsify_fx.errors import InputError
-from sparsify_fx.onnx_tools.lengths import TRIES, Shapes, Tries, shapes_to_try
+from sparsify_fx.onnx_tools.axis_roles import TRIES, Tries
+from sparsify_fx.onnx_tools.lengths import Shapes, shapes_to_try
 from sparsify_fx.onnx_tools.signature import Asked, Port, check_asked, ports_of
 from sparsify_fx.onnx_tools.uses import Use, uses_of
 

@@ -15,8 +15,8 @@ import onnxruntime
 
 from sparsify_fx.errors import PassError
 from sparsify_fx.onnx_tools import outside
+from sparsify_fx.onnx_tools.axis_roles import SMALL_TRIES
 from sparsify_fx.onnx_tools.feeds import FILLS, MIXED, feeds
-from sparsify_fx.onnx_tools.lengths import SMALL_TRIES
 from sparsify_fx.onnx_tools.randomness import distance, random_nodes
 from sparsify_fx.onnx_tools.signature import Asked
 from sparsify_fx.onnx_tools.view import FLOATS, is_standard

@@ -8,6 +8,7 @@ from sparsify_fx.onnx_tools.shapes import infer_shapes
 from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.passes.onnx_graph.base import GraphPass
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants, find_constants
+from sparsify_fx.passes.onnx_graph.channels.cutting import CUTTING
 from sparsify_fx.passes.onnx_graph.channels.elementwise import ELEMENTWISE
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind
 from sparsify_fx.passes.onnx_graph.channels.layers import LAYERS
@@ -17,7 +18,13 @@ from sparsify_fx.passes.onnx_graph.channels.pooling import POOLING
 from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Spaces
 
-KINDS: dict[str, Kind] = {**LAYERS, **ELEMENTWISE, **POOLING, **LAYOUT}
+KINDS: dict[str, Kind] = {
+    **LAYERS,
+    **ELEMENTWISE,
+    **POOLING,
+    **CUTTING,
+    **LAYOUT,
+}
 """Operators that the channel passes understand; all others keep the channels of their inputs."""
 
 MULTIPLE = 4
