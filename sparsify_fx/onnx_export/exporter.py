@@ -39,7 +39,9 @@ from sparsify_fx.onnx_export.storage.encodings import (
     Wanted,
 )
 from sparsify_fx.onnx_export.tracing.clean import (
-    normalise_zeros,
+    keep_zero_padding,
+    normalize_zeros,
+    optimized,
     set_producer,
     strip_metadata,
 )
@@ -54,9 +56,7 @@ from sparsify_fx.onnx_export.tracing.open_trace import (
     find_axes,
     trace_checked,
 )
-from sparsify_fx.onnx_export.tracing.optimized import optimized
 from sparsify_fx.onnx_export.tracing.outputs import flatten_outputs
-from sparsify_fx.onnx_export.tracing.padding import keep_zero_padding
 from sparsify_fx.onnx_export.tracing.prepare import merged_copy, release, untouched_rng
 from sparsify_fx.onnx_export.tracing.reference import run_reference
 from sparsify_fx.onnx_tools.outside import count_bytes
@@ -232,7 +232,7 @@ def _tidy(dense: onnx.ModelProto, model: nn.Module, outputs: list[str]) -> None:
     keep_zero_padding(dense)
     restore_weight_names(dense.graph, model)
     name_outputs(dense.graph, outputs)
-    normalise_zeros(dense)
+    normalize_zeros(dense)
     set_producer(dense)
 
 

@@ -48,7 +48,7 @@ from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
 from sparsify_fx.onnx_export.tracing.clean import (
     PRUNED,
     count_negative_zeros,
-    normalise_zeros,
+    normalize_zeros,
 )
 from sparsify_fx.onnx_export.unpack import unpack_onnx
 from sparsify_fx.onnx_tools.signature import Asked
@@ -242,7 +242,7 @@ def _drop_signs(model: onnx.ModelProto, reader: TensorReader, drop: bool | str) 
     least = PRUNED if drop == WHERE_EQUAL else 0.0
     negative = count_negative_zeros(model, reader, least)
     if negative and drop:
-        normalise_zeros(model, reader, least)
+        normalize_zeros(model, reader, least)
     return negative
 
 

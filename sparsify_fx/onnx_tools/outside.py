@@ -17,7 +17,7 @@ _LARGE = {"initializer", "sparse_initializer"}
 
 
 def count_bytes(model: onnx.ModelProto) -> int:
-    """The bytes of the serialised model, also where protobuf cannot serialise it; one tensor at a time is copied.
+    """The bytes of the serialized model, also where protobuf cannot serialize it; one tensor at a time is copied.
 
     >>> node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
     >>> weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])

@@ -85,7 +85,7 @@ def uses_of(model: onnx.ModelProto) -> dict[str, Use]:
             for node, place in readers[value]:
                 if node.domain in ("", "ai.onnx", "com.microsoft"):
                     _note(use, node, place, axes, shapes, whole=value == name)
-                    work.extend(_onwards(node, place, axes, shapes))
+                    work.extend(_onward(node, place, axes, shapes))
     return found
 
 
@@ -126,10 +126,10 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from _graphs(inner)
 
 
-def _onwards(
+def _onward(
     node: onnx.NodeProto, place: int, axes: Axes, shapes: dict[str, Shape]
 ) -> Iterator[tuple[str, Axes]]:
-    """The values that hold the same entries, or the same axes, behind a node."""
+    """The values that hold the same entries, or the same axes, after a node."""
     kind = node.op_type
     if kind in _SAME_SHAPE and place == 0:
         yield node.output[0], axes

@@ -29,7 +29,7 @@ from sparsify_fx.runtime.restore import sparse_weights, to_dense
 def onnx_rows(file: Path) -> tuple[tuple[LayerRow, ...], tuple[str, ...]]:
     """One row per constant tensor: initializers, dense, sparse or packed, and those in nodes, graphs and functions.
 
-    Behind the rows what the user should know about them. Raises ExportError when the file or its external data is
+    After the rows what the user should know about them. Raises ExportError when the file or its external data is
     missing, damaged or no ONNX.
     """
     model, reader = load_onnx(file), TensorReader(file.parent)

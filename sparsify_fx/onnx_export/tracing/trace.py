@@ -143,7 +143,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Type and first lines of the error at the bottom of the chain, without terminal colours."""
+    """Type and first lines of the error at the bottom of the chain, without terminal colors."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
+
+from sparsify_fx.tables.fitting import FittingTable
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class PassRow:
     """What one pass removed from a model, summed over its runs.
 
     `changes`: how many of its runs changed something. `channels`: output channels of convolutions and matrix products.
-    `macs`: multiply-accumulates of one sample, dynamic axes counted as 1. `bytes`: of the serialised model. A negative
+    `macs`: multiply-accumulates of one sample, dynamic axes counted as 1. `bytes`: of the serialized model. A negative
     number was added: a folded shift gives a convolution the bias it lacked. `note`: why the pass was left out, if so.
 
     >>> PassRow("drop-unused", 1, 0, 0, 0, 512).to_dict()["bytes"]
@@ -49,3 +51,35 @@ class PassRow:
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""
         return asdict(self)
+
+
+def passes_table(rows: Sequence[PassRow]) -> FittingTable | None:
+    """The passes that changed something, and their total, and why others were left out; None when there are none."""
+    active, notes = (
+        [row for row in rows if row.changes],
+        [f"{row.name} {row.note}" for row in rows if row.note],
+    )
+    if not active and not notes:
+        return None
+    table = FittingTable(
+        title="removed by the passes over the graph",
+        spare=("bytes", "channels"),
+        needed=("MACs",),
+    )
+    table.add_column("pass", overflow="fold")
+    for heading in ("nodes", "channels", "MACs", "bytes"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in active:
+        table.add_row(row.name, *(f"{number:,}" for number in _numbers(row)))
+    table.add_section()
+    total = [
+        sum(numbers)
+        for numbers in zip((0, 0, 0, 0), *map(_numbers, active), strict=True)
+    ]
+    table.add_row("all", *(f"{number:,}" for number in total))
+    table.caption = "\n".join(notes) or None
+    return table
+
+
+def _numbers(row: PassRow) -> tuple[int, int, int, int]:
+    return row.nodes, row.channels, row.macs, row.bytes

@@ -30,7 +30,7 @@ KEPT = RANDOM | {
         "Unique",
     ),
 }
-"""Operators that unpack small constants to large ones: the decoders of sparse and of quantised weights."""
+"""Operators that unpack small constants to large ones: the decoders of sparse and of quantized weights."""
 
 _FREE = 64  # bytes; a scalar or a shape may grow by this much
 

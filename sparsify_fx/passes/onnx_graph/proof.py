@@ -81,7 +81,7 @@ class Reference:
             self._session = _session(model)
         except Exception as error:
             raise PassError(
-                f"passes: onnxruntime {onnxruntime.__version__} cannot load the model as it is given: {error}; mend it "
+                f"passes: onnxruntime {onnxruntime.__version__} cannot load the model as it is given: {error}; fix it "
                 "or pass prove=False"
             ) from error
         self.names = [item.name for item in self._session.get_outputs()]
@@ -178,7 +178,7 @@ def difference(
 ) -> float:
     """The largest difference between the outputs, each relative to max(largest |entry| of that output, 1e-3).
 
-    Both models run, without the runtime's own optimisations, on the first feed that `before` takes. Inf when shapes,
+    Both models run, without the runtime's own optimizations, on the first feed that `before` takes. Inf when shapes,
     types, texts or places of NaN and Inf differ.
 
     Raises PassError when `before` does not load or runs on none of the feeds, or `after` does not load or run.

@@ -141,7 +141,7 @@ def _slice_groups(layer: Linear, outputs: Mask, inputs: Mask, removal: Removal) 
 
 
 def _set_bias(layer: Linear, bias: Array, removal: Removal) -> None:
-    """Give the layer a new bias; a MatMul gets an Add behind it."""
+    """Give the layer a new bias; a MatMul gets an Add after it."""
     stem = layer.weight.removesuffix(".T").removesuffix("weight").rstrip(".") or "layer"
     name = (
         removal.add(layer.bias, bias)
@@ -153,7 +153,7 @@ def _set_bias(layer: Linear, bias: Array, removal: Removal) -> None:
         return
     output = layer.node.output[0]
     layer.node.output[0] = removal.view.fresh(f"{output}_product")
-    removal.insert_behind(
+    removal.insert_after(
         onnx.helper.make_node("Add", [layer.node.output[0], name], [output])
     )
 

@@ -39,7 +39,7 @@ def track_channels(model: onnx.ModelProto) -> Spaces:
     """Follow the channels of every layer through the graph.
 
     Channels that reach a graph output, a subgraph or an operator outside `KINDS` (layer, group and instance norms,
-    softmax, attention, quantised and custom operators) are pinned.
+    softmax, attention, quantized and custom operators) are pinned.
     """
     spaces = Spaces(GraphView(model), infer_shapes(model))
     for node in spaces.view.nodes:

@@ -63,8 +63,8 @@ class Removal:
         self._variants.setdefault(root, []).append(name)
         return name
 
-    def insert_behind(self, node: onnx.NodeProto) -> None:
-        """Put a node in behind the one that makes its first input."""
+    def insert_after(self, node: onnx.NodeProto) -> None:
+        """Put a node in right after the one that makes its first input."""
         self._inserted.append(node)
 
     def apply(self, kinds: Mapping[str, Kind]) -> None:
