@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from sparsify_fx.onnx_tools.constants import Scope, scopes
+from sparsify_fx.onnx_tools.constants import defined_in, scopes
 from sparsify_fx.onnx_tools.weights import Key, called, key_of
 
 Place = tuple[int, str]
@@ -21,7 +21,7 @@ class Bindings:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.scopes = scopes(model)
-        self._defined = [_defined(scope) for scope in self.scopes]
+        self._defined = [defined_in(scope.body) for scope in self.scopes]
         self._calls: dict[Key, list[tuple[int, onnx.NodeProto]]] = {
             key_of(each): [] for each in model.functions
         }
@@ -115,13 +115,3 @@ class Bindings:
             return place
         at = list(self.scopes[place[0]].body.input).index(place[1])
         return (number, call.input[at]) if at < len(call.input) else None
-
-
-def _defined(scope: Scope) -> set[str]:
-    """The names that a scope defines itself."""
-    body = scope.body
-    found = {name for node in body.node for name in node.output}
-    if isinstance(body, onnx.FunctionProto):
-        return found | set(body.input)
-    found |= {item.name for group in (body.input, body.initializer) for item in group}
-    return found | {tensor.values.name for tensor in body.sparse_initializer}

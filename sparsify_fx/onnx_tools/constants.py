@@ -101,20 +101,21 @@ def names_of(model: onnx.ModelProto) -> Counter[str]:
     """Every name of a value, and in how many scopes it is defined."""
     found: Counter[str] = Counter()
     for scope in scopes(model):
-        body, defined = scope.body, set[str]()
-        if isinstance(body, onnx.GraphProto):
-            defined |= {
-                item.name for group in (body.input, body.initializer) for item in group
-            }
-            defined |= {tensor.values.name for tensor in body.sparse_initializer}
-        else:
-            defined.update(body.input)
-        defined.update(name for node in body.node for name in node.output)
-        found.update(defined)
-        found.update(
-            dict.fromkeys((name for node in body.node for name in node.input), 0)
-        )
+        found.update(defined_in(scope.body))
+        for node in scope.body.node:
+            found.update(dict.fromkeys(node.input, 0))
     return found
+
+
+def defined_in(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
+    """The names of values that a scope defines itself: inputs, initializers, and what its nodes make."""
+    found: set[str] = set()
+    for node in body.node:
+        found.update(node.output)
+    if isinstance(body, onnx.FunctionProto):
+        return found | set(body.input)
+    found |= {item.name for item in (*body.input, *body.initializer)}
+    return found | {tensor.values.name for tensor in body.sparse_initializer}
 
 
 def outputs_of(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:

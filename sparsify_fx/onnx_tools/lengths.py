@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sparsify_fx.onnx_tools.axis_roles import CHANNELS, FRAMES, TRIES, Roles, Tries
-from sparsify_fx.onnx_tools.signature import Asked, Dim, Port
+from sparsify_fx.onnx_tools.signature import Asked, Dim, Port, names_of_axes
 from sparsify_fx.onnx_tools.uses import BATCH, IMAGE, SEQUENCE, Use
 
 Shapes = dict[str, tuple[int, ...]]
@@ -108,12 +108,7 @@ def _shapes(
                 length = sizes[axis] if isinstance(sizes, tuple) else sizes.get(axis)
                 if isinstance(dim, str) and length is not None:
                     names.setdefault(dim, length)
-    atoms = {
-        dim
-        for port in ports.values()
-        for dim in port.dims or ()
-        if isinstance(dim, str)
-    }
+    atoms = names_of_axes(ports.values())
     simple = {dim: names.get(dim, lengths[role]) for dim, role in roles.named.items()}
     if total and total not in names:
         simple[total] = sum(simple[dim] for dim in roles.totals() if dim != total)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 
 from sparsify_fx.onnx_tools.values import UnlikeError, measure_difference
-from sparsify_fx.onnx_tools.view import attribute, input_of, is_standard, subgraphs
+from sparsify_fx.onnx_tools.view import attribute, input_of, is_standard
+from sparsify_fx.onnx_tools.weights import all_nodes
 
 RANDOM = frozenset(
     (
@@ -32,15 +33,10 @@ def random_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     >>> [node.op_type for node in random_nodes(model)]
     ['RandomNormal']
     """
-    groups = [model.graph.node, *(function.node for function in model.functions)]
-    return [node for group in groups for node in _walk(group) if _draws(node)]
-
-
-def _walk(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for inner in subgraphs(node):
-            yield from _walk(inner.node)
+    found = list(filter(_draws, all_nodes(model.graph.node)))
+    for function in model.functions:
+        found += filter(_draws, all_nodes(function.node))
+    return found
 
 
 def _draws(node: onnx.NodeProto) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,29 +69,27 @@ def is_open(model: onnx.ModelProto) -> bool:
 def settles(ports: Mapping[str, Port], asked: Asked) -> bool:
     """Whether what is asked for fixes every length that the file leaves open, named axes by any input that has them."""
     whole = {**asked.inputs, **asked.shapes}
-    names = {
-        *asked.axes,
-        *(dim for name in whole if name in ports for dim in ports[name].dims or ()),
-    }
+    names = names_of_axes(ports[name] for name in whole if name in ports)
+    names |= asked.axes.keys()
     left = (port for name, port in ports.items() if name not in whole)
     return all(
         port.dims is not None
-        and all(
-            isinstance(dim, int) or (dim is not None and dim in names)
-            for dim in port.dims
-        )
+        and all(isinstance(dim, int) or dim in names for dim in port.dims)
         for port in left
     )
 
 
 def axis_names(model: onnx.ModelProto) -> set[str]:
     """The names of the open axes of inputs."""
-    return {
-        dim
-        for port in ports_of(model).values()
-        for dim in port.dims or ()
-        if isinstance(dim, str)
-    }
+    return names_of_axes(ports_of(model).values())
+
+
+def names_of_axes(ports: Iterable[Port]) -> set[str]:
+    """The names of the open axes of these inputs; axes without a name have none."""
+    found: set[str] = set()
+    for port in ports:
+        found.update(dim for dim in port.dims or () if isinstance(dim, str))
+    return found
 
 
 def _port(name: str, kind: onnx.TypeProto, optional: bool = False) -> Port:

@@ -32,13 +32,11 @@ def damaged_tensor(model: onnx.ModelProto) -> str | None:
     >>> damaged_tensor(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])))
     "tensor 'w' of shape [3] has 8 bytes of data, which should be 12"
     """
-    found = (
-        reason
-        for graph in _graphs(model)
-        for reason in map(_fault, _tensors(graph))
-        if reason is not None
-    )
-    return next(found, None)
+    for graph in _graphs(model):
+        for tensor in _tensors(graph):
+            if (reason := _fault(tensor)) is not None:
+                return reason
+    return None
 
 
 def damaged_text(model: onnx.ModelProto) -> str | None:
@@ -83,7 +81,8 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionP
     while waiting:
         graph = waiting.pop()
         yield graph
-        waiting += [inner for node in graph.node for inner in subgraphs(node)]
+        for node in graph.node:
+            waiting += subgraphs(node)
 
 
 def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:

@@ -13,6 +13,7 @@ from onnx import inliner
 from sparsify_fx.onnx_tools.shapes import Shape, infer_shapes, skeleton
 from sparsify_fx.onnx_tools.signature import ports_of
 from sparsify_fx.onnx_tools.view import attribute, input_of, subgraphs
+from sparsify_fx.onnx_tools.weights import walk_graphs
 
 BATCH, SEQUENCE, IMAGE = "batch", "sequence", "image"
 """Roles of axes."""
@@ -65,7 +66,7 @@ def uses_of(model: onnx.ModelProto) -> dict[str, Use]:
     """
     bare = _inlined(skeleton(model))
     shapes, readers = infer_shapes(bare), defaultdict(list)
-    for graph in _graphs(bare.graph):
+    for graph in walk_graphs(bare.graph):
         shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         for node in graph.node:
             for place, name in enumerate(node.input):
@@ -107,7 +108,7 @@ def _expanded(model: onnx.ModelProto) -> float:
 
     def count(node: onnx.NodeProto) -> float:
         key = (node.domain, node.op_type)
-        inner = sum(count(each) for graph in subgraphs(node) for each in graph.node)
+        inner = sum(sum(map(count, graph.node)) for graph in subgraphs(node))
         if key not in bodies:
             return 1 + inner
         if key not in counts:
@@ -116,14 +117,6 @@ def _expanded(model: onnx.ModelProto) -> float:
         return counts[key]
 
     return sum(map(count, model.graph.node))
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _graphs(inner)
 
 
 def _onward(

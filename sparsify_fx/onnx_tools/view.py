@@ -34,20 +34,15 @@ class GraphView:
             for item in model.graph.initializer
             if item.name not in self.inputs
         }
-        self.producers = {
-            name: node for node in self.nodes for name in node.output if name
-        }
+        self.producers: dict[str, onnx.NodeProto] = {}
         self.uses: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self.captured: set[str] = set()
         for node in self.nodes:
-            for name in node.input:
-                if name:
-                    self.uses[name].append(node)
-        self.captured = {
-            name
-            for node in self.nodes
-            for inner in subgraphs(node)
-            for name in names_in(inner)
-        }
+            self.producers |= {name: node for name in node.output if name}
+            for name in filter(None, node.input):
+                self.uses[name].append(node)
+            for inner in subgraphs(node):
+                self.captured.update(names_in(inner))
         self.fixed = self.outputs | self.captured
         self._names = {
             *self.inputs,
@@ -147,11 +142,8 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def names_in(graph: onnx.GraphProto) -> Iterator[str]:
     """Every name in a subgraph, its own and those from outside."""
-    yield from (
-        item.name
-        for group in (graph.input, graph.output, graph.initializer)
-        for item in group
-    )
+    for group in (graph.input, graph.output, graph.initializer):
+        yield from (item.name for item in group)
     for node in graph.node:
         yield from node.input
         yield from node.output

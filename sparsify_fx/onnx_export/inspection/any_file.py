@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def inspect_file(
             "sizes are for measuring: pass measure=True (--measure) too, or leave them out"
         )
     contents = [_READERS[kind](file) for file in files]
-    layers = tuple(row for content in contents for row in content.rows)
+    layers = tuple(chain.from_iterable(content.rows for content in contents))
     speed, measured_for = measure_onnx(files[0], asked) if measure else (None, "")
     weights, nonzeros, sparsity = count_weights(layers)
     return FileReport(
@@ -87,7 +88,7 @@ def inspect_file(
         speed=speed,
         measured_for=measured_for,
         choice=onnx_choice(files[0]) if kind == "onnx" else None,
-        notes=tuple(dict.fromkeys(note for content in contents for note in content.notes)),
+        notes=tuple(dict.fromkeys(chain.from_iterable(content.notes for content in contents))),
     )  # fmt: skip
 
 

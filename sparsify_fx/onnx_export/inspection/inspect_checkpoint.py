@@ -86,15 +86,18 @@ def torch_contents(file: Path) -> Contents:
     rows = [
         (".".join(part.path), state_rows(part.tensors, file)) for part in parts.found
     ]
-    named = [
-        replace(row, name=f"{prefix}.{row.name}") if prefix else row
-        for prefix, found in rows
-        for row in found
-    ]
+    named: list[LayerRow] = []
+    for prefix, found in rows:
+        named += [_renamed(row, prefix) for row in found]
     notes = [_of_parts(rows)] if len(rows) > 1 else []
     return Contents(
         tuple(named), (*notes, *([_left_out(parts)] if parts.left_out else []))
     )
+
+
+def _renamed(row: LayerRow, prefix: str) -> LayerRow:
+    """The row under its name in the whole checkpoint; a single part has no prefix."""
+    return replace(row, name=f"{prefix}.{row.name}") if prefix else row
 
 
 def _why_empty(parts: Parts) -> str:

@@ -45,9 +45,9 @@ class StandIn(Tensor):
         return Inert()  # type: ignore[return-value]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # type: ignore[override]
+    ) -> Any:
         """No operation is known."""
         raise CheckpointError(
             f"{function} cannot be computed on a tensor of a subclass"

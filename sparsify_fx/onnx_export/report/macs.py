@@ -71,7 +71,8 @@ def _shapes(
     light = skeleton(model)
     graph = light.graph
     known = {item.name for item in (*graph.input, *graph.initializer)}
-    known.update(name for node in graph.node for name in node.output)
+    for node in graph.node:
+        known.update(node.output)
     for row in rows:
         if row.name not in known:
             kind = {"float32": "float", "float64": "double"}.get(

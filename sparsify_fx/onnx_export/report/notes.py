@@ -60,9 +60,9 @@ def about_inputs(moved: Moved, ir_version: int) -> Iterator[str]:
 def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
     """Which tensors that are mostly zeros stay as they are, and why."""
     rows = {row.name: row for row in encoded.rows}
-    outputs = {
-        name for scope in scopes(encoded.model) for name in outputs_of(scope.body)
-    }
+    outputs: set[str] = set()
+    for scope in scopes(encoded.model):
+        outputs |= outputs_of(scope.body)
     points, inside = names_of_points(encoded.model), kept_inside(encoded.model)
     zeros = zero_points_by_place(encoded.model, reader.array)
     found: dict[str, list[str]] = defaultdict(list)

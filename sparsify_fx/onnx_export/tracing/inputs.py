@@ -132,11 +132,9 @@ def places(model: nn.Module, inputs: Inputs) -> list[Place]:
         return [Place(f"input_{n}", f"input_{n}") for n in range(count)] + [
             Place(n, n) for n in inputs.kwargs
         ]
-    found = {
-        key: place
-        for name, value in bound.items()
-        for key, place in _bound(signature.parameters[name], value)
-    }
+    found: dict[int | str, Place] = {}
+    for name, value in bound.items():
+        found.update(_bound(signature.parameters[name], value))
     return [found[key] for key in (*range(count), *inputs.kwargs)]
 
 

@@ -43,9 +43,7 @@ def open_axes(wanted: Any, inputs: Inputs, places: Sequence[Place]) -> Axes:
 
 def _by_name(wanted: Mapping[Any, Any], places: Sequence[Place]) -> list[Any]:
     """The entries of a mapping: by the name of the input, or by the parameter and then as torch nests them."""
-    known = dict.fromkeys(
-        name for place in places for name in (place.name, place.parameter)
-    )
+    known = {place.name for place in places} | {place.parameter for place in places}
     for name in wanted:
         if name not in known:
             raise unknown(

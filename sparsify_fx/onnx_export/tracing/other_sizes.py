@@ -58,12 +58,12 @@ class OpenSizes:
     def places_of(self, symbols: tuple[str, ...]) -> list[tuple[int, int]]:
         """(tensor, axis) of every axis that follows one of the numbers."""
         wanted = {sympy.Symbol(symbol) for symbol in symbols}
-        return [
-            (n, axis)
-            for n, mine in enumerate(self.axes)
-            for axis, size in mine.items()
-            if size.free_symbols & wanted
-        ]
+        found = []
+        for n, mine in enumerate(self.axes):
+            for axis, size in mine.items():
+                if size.free_symbols & wanted:
+                    found.append((n, axis))
+        return found
 
     def told(self, symbols: tuple[str, ...]) -> str:
         """The axes in words: `axis 2 of image (16 in example_inputs)`."""

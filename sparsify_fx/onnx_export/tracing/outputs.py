@@ -24,11 +24,10 @@ def named_tensors(value: Any, name: str = "") -> list[tuple[str, Tensor]]:
         return [(name or "output", value)]
     children = _children(value)
     if children is not None:
-        return [
-            pair
-            for key, child in children
-            for pair in named_tensors(child, _join(name, key))
-        ]
+        found = []
+        for key, child in children:
+            found += named_tensors(child, _join(name, key))
+        return found
     leaves = _pytree.tree_leaves(value)
     return (
         [] if len(leaves) == 1 and leaves[0] is value else named_tensors(leaves, name)

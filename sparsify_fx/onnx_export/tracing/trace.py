@@ -106,8 +106,12 @@ def _unmade(model: onnx.ModelProto) -> list[str]:
     """Values of the main graph that a node reads and nothing makes."""
     graph = model.graph
     made = {item.name for item in (*graph.input, *graph.initializer)} | {""}
-    made.update(name for node in graph.node for name in node.output)
-    return [name for node in graph.node for name in node.input if name not in made]
+    for node in graph.node:
+        made.update(node.output)
+    found: list[str] = []
+    for node in graph.node:
+        found += [name for name in node.input if name not in made]
+    return found
 
 
 def _check_traced(

@@ -46,12 +46,10 @@ def drop_unused(model: onnx.ModelProto) -> bool:
 def forget_shapes(model: onnx.ModelProto) -> None:
     """Drop the recorded types of values that are gone."""
     graph = model.graph
-    known = {name for node in graph.node for name in node.output} | {
-        tensor.name for tensor in graph.initializer
-    }
-    known |= {item.name for item in graph.input} | {
-        item.values.name for item in graph.sparse_initializer
-    }
+    known = {item.name for item in (*graph.input, *graph.initializer)}
+    known |= {item.values.name for item in graph.sparse_initializer}
+    for node in graph.node:
+        known.update(node.output)
     for index in range(len(graph.value_info) - 1, -1, -1):
         if graph.value_info[index].name not in known:
             del graph.value_info[index]

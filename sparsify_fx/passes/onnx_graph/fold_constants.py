@@ -11,25 +11,9 @@ from sparsify_fx.passes.onnx_graph.base import GraphPass
 from sparsify_fx.passes.onnx_graph.drop_unused import forget_shapes
 
 KEPT = RANDOM | {
-    *(
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QuantizeLinear",
-        "ScatterElements",
-        "ScatterND",
-        "Scatter",
-    ),
-    *(
-        "CumSum",
-        "MaxUnpool",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "NonZero",
-        "Compress",
-        "Unique",
-    ),
-}
+    "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "ScatterElements", "ScatterND", "Scatter",
+    "CumSum", "MaxUnpool", "BitShift", "BitwiseAnd", "BitwiseOr", "NonZero", "Compress", "Unique",
+}  # fmt: skip
 """Operators that unpack small constants to large ones: the decoders of sparse and of quantized weights."""
 
 _FREE = 64  # bytes; a scalar or a shape may grow by this much

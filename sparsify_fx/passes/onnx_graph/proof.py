@@ -205,13 +205,11 @@ def nudged(
     """
     moved, generator = onnx.ModelProto(), np.random.default_rng(seed)
     moved.CopyFrom(model)
-    held = [
-        node.attribute for node in moved.graph.node if is_standard(node, "Constant")
-    ]
-    tensors = [
-        item.t for attributes in held for item in attributes if item.name == "value"
-    ]
-    for tensor in (*moved.graph.initializer, *tensors):
+    tensors = list(moved.graph.initializer)
+    for node in moved.graph.node:
+        if is_standard(node, "Constant"):
+            tensors += [item.t for item in node.attribute if item.name == "value"]
+    for tensor in tensors:
         large = len(tensor.dims) >= least_axes
         if (
             large

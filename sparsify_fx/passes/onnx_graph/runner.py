@@ -165,15 +165,12 @@ class _Tally:
         self, passes: Sequence[GraphPass], notes: Mapping[str, str]
     ) -> tuple[PassRow, ...]:
         """One row a pass."""
-        return tuple(
-            PassRow(
-                one.name, changes, nodes, channels, macs, size, notes.get(one.name, "")
-            )
-            for one in passes
-            for changes, nodes, channels, macs, size in [
-                self.removed.get(one.name, [0] * 5)
-            ]
-        )
+        found = []
+        for one in passes:
+            changes, nodes, channels, macs, size = self.removed.get(one.name, [0] * 5)
+            note = notes.get(one.name, "")
+            found.append(PassRow(one.name, changes, nodes, channels, macs, size, note))
+        return tuple(found)
 
 
 def _run(

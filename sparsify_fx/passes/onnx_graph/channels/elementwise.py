@@ -13,34 +13,10 @@ from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Array, Spaces, Track
 
 UNARY = (
-    *(
-        "Relu",
-        "LeakyRelu",
-        "Elu",
-        "Selu",
-        "Celu",
-        "ThresholdedRelu",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Swish",
-    ),
-    *(
-        "Tanh",
-        "Gelu",
-        "Erf",
-        "Softplus",
-        "Softsign",
-        "Mish",
-        "Abs",
-        "Neg",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-    ),
-    *("Sin", "Cos", "Sign", "Floor", "Ceil", "Round", "Identity", "Dropout", "Clip"),
-)
+    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish",
+    "Tanh", "Gelu", "Erf", "Softplus", "Softsign", "Mish", "Abs", "Neg", "Exp", "Log", "Sqrt", "Reciprocal",
+    "Sin", "Cos", "Sign", "Floor", "Ceil", "Round", "Identity", "Dropout", "Clip",
+)  # fmt: skip
 BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Max", "Min")
 
 

@@ -106,14 +106,10 @@ class Removal:
         graph = self.view.graph
         after = GraphView(self.view.model)
         old = {item.name: item for item in graph.value_info}
+        concerned = {*self._variants}.union(*self._variants.values())
         unread = {
             name
-            for names in (*self._variants.items(),)
-            for name in (names[0], *names[1])
-        }
-        unread = {
-            name
-            for name in unread
+            for name in concerned
             if name in after.tensors and not after.uses.get(name)
         } - after.fixed
         for index in range(len(graph.initializer) - 1, -1, -1):
