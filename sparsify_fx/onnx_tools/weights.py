@@ -118,7 +118,8 @@ def _reaching(
         found.add(name)
         for source in producers.get(name, ()):
             if source.op_type in LAYOUT:
-                # Only Concat takes several tensors; the other inputs of the rest are axes, shapes and scales.
+                # Only Concat takes several tensors; the other inputs of the rest are
+                # axes, shapes and scales.
                 pending.extend(
                     source.input if source.op_type == "Concat" else source.input[:1]
                 )

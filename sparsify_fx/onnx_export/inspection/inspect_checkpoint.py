@@ -120,7 +120,8 @@ def _load(file: Path) -> Any:
                 f"{file} is damaged: {found}; write or download it again"
             )
         with warnings.catch_warnings(), stand_ins(file):
-            # A foreign pickle is refused below in our own words; what else torch warns of is not the user's doing.
+            # A foreign pickle is refused below in our own words; what else torch warns
+            # of is not the user's doing.
             warnings.simplefilter("ignore")
             # Only the zip format can be mapped, which leaves an optimizer's state on the disk.
             if (

@@ -15,7 +15,8 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.tracing.inputs import Inputs, Place
 from sparsify_fx.onnx_export.tracing.open_axes import Axes, for_torch
 
-# What the exporter says about its own insides; pytest would turn each into an error, and users can do nothing about it.
+# What the exporter says about its own insides; pytest would turn each into an error,
+# and users can do nothing about it.
 _HARMLESS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, ""),
     (DeprecationWarning, ""),

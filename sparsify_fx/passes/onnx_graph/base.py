@@ -18,6 +18,15 @@ class GraphPass:
     `run` works in place and says truthfully whether it changed anything, so a second run says False. Where it does
     not understand something (a subgraph, an unknown operator or shape) it leaves that part as it is. `exact`: the
     outputs keep their bits wherever the kernels of the runtime do not depend on the number of channels.
+
+    Every pass may count on:
+        1. the model is sound: texts are texts, tensors have the data of their shapes (`optimize` checks it first);
+        2. nodes stand in topological order, and a name is made once.
+
+    Every pass sees to it that:
+        1. inputs and outputs of the graph keep their names, types, shapes and order;
+        2. nothing reads a name that nothing makes;
+        3. values that subgraphs read keep their names and shapes.
     """
 
     name: str
@@ -55,6 +64,7 @@ class PassRow:
 
 def passes_table(rows: Sequence[PassRow]) -> FittingTable | None:
     """The passes that changed something, and their total, and why others were left out; None when there are none."""
+    # A pass that changed nothing has no row, unless it was left out: the user must learn why.
     active, notes = (
         [row for row in rows if row.changes],
         [f"{row.name} {row.note}" for row in rows if row.note],
@@ -71,6 +81,7 @@ def passes_table(rows: Sequence[PassRow]) -> FittingTable | None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in active:
         table.add_row(row.name, *(f"{number:,}" for number in _numbers(row)))
+    # Sums over no rows at all are zeros: only notes are told then.
     table.add_section()
     total = [
         sum(numbers)

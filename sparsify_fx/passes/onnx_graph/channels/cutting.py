@@ -1,4 +1,9 @@
-"""Channels of operators that join values and cut them: Concat, Split, Slice."""
+"""Channels of operators that join values and cut them: Concat, Split, Slice.
+
+Ids travel with their channels: a concatenation of [a b] and [c] has the ids [a b c], and a split gives each piece its
+part of the row. Nothing has to be joined, so what a piece loses, its source loses, and no other piece. Along any other
+axis all parts have all channels.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,7 @@ from sparsify_fx.passes.onnx_graph.channels.spaces import Spaces, Track
 def _track_concat(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """Along the channels: theirs one after the other. Along another axis: the same channels for all."""
     tracks = [spaces.tracks.get(name) for name in node.input]
+    # A part without tracks has channels of which nothing is known: where would they be in the row?
     known = [track for track in tracks if track is not None]
     if (
         len(known) < len(tracks)
@@ -33,6 +39,7 @@ def _track_concat(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if attribute(node, "axis", 1) % first.rank == first.axis:
         ids = np.concatenate([track.ids for track in known])
     else:
+        # Stacked along another axis: entry c of every part is channel c of the result.
         ids = first.ids
         for other in known[1:]:
             spaces.join(ids, other.ids)
@@ -45,18 +52,22 @@ def _concat_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     track = found.spaces.tracks[node.output[0]]
     if attribute(node, "axis", 1) % track.rank == track.axis:
         return [np.concatenate(values)]
+    # Constant where all parts are, with one value; NaN, which is not equal to itself, is neither.
     same = np.all([value == values[0] for value in values], axis=0)
     return [np.where(same, values[0], np.nan)]
 
 
 def _pieces(node: onnx.NodeProto, view: GraphView, size: int) -> list[int] | None:
     """The sizes that Split cuts an axis of `size` into."""
+    # 1. The sizes as an attribute (before opset 13).
     given, count = attribute(node, "split"), len(node.output)
+    # 2. Or as an input, which must be known before the run.
     if input_of(node, 1):
         constant = view.constant(node.input[1])
         given = None if constant is None else constant.reshape(-1).tolist()
         if given is None:
             return None
+    # 3. Or none: equal pieces, of which the last one takes what is left (`num_outputs`, opset 18).
     if given is None:
         share = math.ceil(size / count)
         given = [share] * (count - 1) + [size - share * (count - 1)]
@@ -69,6 +80,8 @@ def _pieces(node: onnx.NodeProto, view: GraphView, size: int) -> list[int] | Non
 
 def _track_split(node: onnx.NodeProto, spaces: Spaces) -> bool:
     data = spaces.tracks.get(node.input[0])
+    # A piece that nobody names still takes its share; without a name it has no track,
+    # and the sizes could not be counted.
     if data is None or not all(node.output):
         return False
     if attribute(node, "axis", 0) % data.rank != data.axis:
@@ -96,6 +109,7 @@ def _slice_split(node: onnx.NodeProto, removal: Removal) -> None:
     if attribute(node, "axis", 0) % track.rank != track.axis:
         return
     sizes = [int(removal.kept(name).sum()) for name in node.output]
+    # Uneven pieces need their sizes spelled out; `num_outputs` would contradict them.
     if removal.view.opset < 13:
         set_attribute(node, "split", sizes)
     else:
@@ -114,6 +128,7 @@ def _bounds(
     node: onnx.NodeProto, view: GraphView, track: Track
 ) -> tuple[int, int, int] | None:
     """(place in the list of axes, start, end) where a Slice cuts the channels, (-1, 0, size) where it does not."""
+    # Starts, ends, axes, steps. Without steps all are 1, without axes they are the first ones.
     given = [view.constant(input_of(node, index)) for index in range(1, 5)]
     starts, ends, axes, steps = (
         None if value is None else value.reshape(-1).tolist() for value in given
@@ -129,11 +144,15 @@ def _bounds(
         if axes is None
         else [axis % track.rank for axis in axes]
     )
+    # Cut along other axes: every channel passes.
     if track.axis not in axes:
         return -1, 0, track.size
     place = axes.index(track.axis)
+    # Backwards, or every other channel: removal would have to count along that pattern.
     if steps is not None and steps[place] != 1:
         return None
+    # Negative and overlong bounds (exporters write 2^63 - 1 for "to the end") as Python
+    # has them. An empty cut has no channels to follow.
     start, end, _ = slice(starts[place], ends[place]).indices(track.size)
     return (place, start, end) if start < end else None
 
@@ -164,6 +183,7 @@ def _slice_slice(node: onnx.NodeProto, removal: Removal) -> None:
     kept = removal.kept(node.input[0])
     if place < 0:
         return
+    # A bound becomes the number of kept channels before it.
     for index, bound in ((1, start), (2, end)):
         values = np.array(removal.view.constant(node.input[index]))
         values.reshape(-1)[place] = int(kept[:bound].sum())

@@ -1,4 +1,8 @@
-"""Channels of operators that reorder and reshape a value, or read its shape."""
+"""Channels of operators that reorder and reshape a value, or read its shape.
+
+The ids stay, in their order; what changes is the axis on which they are, and for [N, C, H, W] to [N, C H W] how often
+each occurs. A node is understood only where every target size is known to keep its meaning with fewer channels.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ def _track_transpose(node: onnx.NodeProto, spaces: Spaces) -> bool:
     data = spaces.tracks.get(node.input[0])
     if data is None:
         return False
+    # Without an order all axes are reversed.
     order = list(attribute(node, "perm", range(data.rank - 1, -1, -1)))
     spaces.put(node.output[0], order.index(data.axis), data.rank, data.ids)
     return True
@@ -28,6 +33,8 @@ def _track_squeeze(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """Squeeze and Unsqueeze along named axes that are not the channels."""
     data = spaces.tracks.get(node.input[0])
     axes = attribute(node, "axes")
+    # An attribute before opset 13, an input since. Without axes Squeeze drops all axes
+    # of size 1: once a single channel is left, its axis would go as well.
     if (
         axes is None
         and (constant := spaces.view.constant(input_of(node, 1))) is not None
@@ -36,6 +43,7 @@ def _track_squeeze(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if data is None or not axes:
         return False
     if node.op_type == "Squeeze":
+        # 1. Squeeze: the channels move to the front by as many axes as go before them.
         gone = {axis % data.rank for axis in axes}
         if data.axis in gone:
             return False
@@ -46,6 +54,8 @@ def _track_squeeze(node: onnx.NodeProto, spaces: Spaces) -> bool:
             data.ids,
         )
         return True
+
+    # 2. Unsqueeze: axes count in the result, and the old ones fill its other places in order.
     rank = data.rank + len(axes)
     new = {axis % rank for axis in axes}
     old = [axis for axis in range(rank) if axis not in new]
@@ -58,11 +68,19 @@ def _same_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
 
 
 def _track_reshape(node: onnx.NodeProto, spaces: Spaces) -> bool:
-    """Channels are followed where they stay an axis of their own, and where [N, C, ...] becomes [N, C * ...]."""
+    """Follow channels through a Reshape or Flatten.
+
+    1. [..., C] to [..., C]: the last axis stays what it is, whatever becomes of those before.
+    2. [N, C, ...] to [N, C * ...]: each channel becomes as many columns as it has entries, which go together.
+    3. [N, C, ...] to [N, C, ...]: axis 1 stays, the axes after it change among themselves.
+
+    In all others (a channel shuffle, heads of an attention) channels are cut apart or mixed, and stay.
+    """
     data = spaces.tracks.get(node.input[0])
     target = _target(node, spaces)
     if data is None or target is None:
         return False
+    # Case 1.
     if (
         data.axis == data.rank - 1
         and target[-1] == data.size
@@ -70,15 +88,23 @@ def _track_reshape(node: onnx.NodeProto, spaces: Spaces) -> bool:
     ):
         spaces.put(node.output[0], len(target) - 1, len(target), data.ids)
         return True
+
+    # Cases 2 and 3 need the entries of a channel, and rows that stay: an entry of one
+    # sample must not end up in another one when there are fewer channels.
     inner = _inner(data, spaces.shapes.get(node.input[0], ()))
     if data.axis != 1 or len(target) < 2 or inner is None:
         return False
     if not _keeps_rows(target, spaces.shapes.get(node.input[0], ()), data.size * inner):
         return False
+
+    # Case 2. Removing a channel removes its whole run of columns, as all have its id.
     rest = target[2:]
     if len(target) == 2 and target[1] in (-1, data.size * inner):
         spaces.put(node.output[0], 1, 2, np.repeat(data.ids, inner))
         return True
+
+    # Case 3. The axes after the channels hold the entries of one channel, spelled out
+    # or with one -1. A 0 among them copies an axis by its place, which is not followed.
     if (
         target[1] != data.size
         or 0 in rest
@@ -93,6 +119,7 @@ def _target(node: onnx.NodeProto, spaces: Spaces) -> list[int] | None:
     """The shape that Reshape is given; for Flatten along axis 1 what amounts to it."""
     if node.op_type == "Flatten":
         return [0, -1] if attribute(node, "axis", 1) == 1 else None
+    # With `allowzero` a 0 is an empty axis rather than a copy; such values have nothing to prune.
     constant = spaces.view.constant(input_of(node, 1))
     if constant is None or (attribute(node, "allowzero", 0) and (constant == 0).any()):
         return None
@@ -102,6 +129,7 @@ def _target(node: onnx.NodeProto, spaces: Spaces) -> list[int] | None:
 
 def _inner(track: Track, shape: Shape) -> int | None:
     """Entries of a channel in one sample; None when they are not known."""
+    # Open sizes (names) do not count as known: with another height a channel has other columns.
     sizes = [size for size in shape[2:] if isinstance(size, int)]
     return (
         math.prod(sizes)
@@ -112,11 +140,13 @@ def _inner(track: Track, shape: Shape) -> int | None:
 
 def _keeps_last(target: list[int], track: Track) -> bool:
     """Whether the other sizes of the target do not depend on the channels."""
+    # A 0 copies an axis of the input; only those in front of the channels are the same afterwards.
     return all(size != 0 or axis < track.axis for axis, size in enumerate(target[:-1]))
 
 
 def _keeps_rows(target: list[int], shape: Shape, entries: int) -> bool:
     """Whether the first axis stays what it is: copied, spelled out, or inferred from all others."""
+    # Inferred from the others: right only if these hold exactly one sample.
     if target[0] == -1:
         return math.prod(target[1:]) == entries
     return target[0] == 0 or target[0] == shape[0]
@@ -133,6 +163,7 @@ def _slice_reshape(node: onnx.NodeProto, removal: Removal) -> None:
         return
     track = removal.spaces.tracks[node.output[0]]
     target = np.array(removal.view.constant(node.input[1]))
+    # 0 is copied and -1 inferred from what is there, so both are right already.
     if target[track.axis] > 0:
         target[track.axis] = int(removal.kept(node.output[0]).sum())
         node.input[1] = removal.add(node.input[1], target)
@@ -146,6 +177,7 @@ def _track_shape(node: onnx.NodeProto, spaces: Spaces) -> bool:
     start, end, _ = slice(attribute(node, "start", 0), attribute(node, "end")).indices(
         data.rank
     )
+    # The number of channels itself may be computed with, and would be another one. False pins them.
     return not start <= data.axis < end
 
 
