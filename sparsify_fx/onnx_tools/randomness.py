@@ -41,6 +41,7 @@ def random_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 def _draws(node: onnx.NodeProto) -> bool:
     """Whether the node is random as it stands: Dropout is only when told that it trains."""
+    # Input 2 is `training_mode`; without it Dropout passes its input on, from opset 7.
     return is_standard(node, *RANDOM) and (
         node.op_type != "Dropout" or bool(input_of(node, 2))
     )
@@ -48,6 +49,7 @@ def _draws(node: onnx.NodeProto) -> bool:
 
 def is_seeded(nodes: Sequence[onnx.NodeProto]) -> bool:
     """Whether all of them draw from seeds of their own: a new session then repeats what the last one drew."""
+    # Without the attribute onnxruntime draws the seed itself.
     return all(attribute(node, "seed") is not None for node in nodes)
 
 
@@ -70,6 +72,7 @@ def unlike_outputs(
 def distance(expected: Any, got: Any) -> float:
     """The relative difference of `measure_difference`; infinity where there is none."""
     try:
+        # Where shapes, types or texts differ no number is large enough.
         return measure_difference(expected, got)[1]
     except UnlikeError:
         return float("inf")

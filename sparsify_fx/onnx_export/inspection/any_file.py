@@ -63,6 +63,7 @@ def inspect_file(
     ...     inspect_file(f"{folder}/run.pt").sparsity
     0.75
     """
+    # Of which kind files are their content says; suffixes are often wrong.
     files = _files(check_source(path))
     kinds = [_kind(file) for file in files]
     kind = kinds[0]
@@ -102,6 +103,7 @@ def _files(path: Path) -> list[Path]:
 
 def _kind(file: Path) -> str:
     """The kind of a file that can be read."""
+    # Errors are of the class of what the user meant to inspect.
     error = ExportError if file.suffix == ".onnx" else CheckpointError
     if not file.is_file():
         raise error(

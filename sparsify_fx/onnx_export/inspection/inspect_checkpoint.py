@@ -86,6 +86,7 @@ def torch_contents(file: Path) -> Contents:
     rows = [
         (".".join(part.path), state_rows(part.tensors, file)) for part in parts.found
     ]
+    # Names as in the whole file, by which users find them again.
     named: list[LayerRow] = []
     for prefix, found in rows:
         named += [_renamed(row, prefix) for row in found]
@@ -102,6 +103,7 @@ def _renamed(row: LayerRow, prefix: str) -> LayerRow:
 
 def _why_empty(parts: Parts) -> str:
     """Why there is nothing to show."""
+    # Nothing but objects: a whole pickled module, as torch.save(model) writes it.
     objects = parts.left_out.get(OBJECTS)
     if objects:
         return (
@@ -115,10 +117,12 @@ def _why_empty(parts: Parts) -> str:
 def _load(file: Path) -> Any:
     """The plain content of a torch file."""
     try:
+        # 1. Our own files carry checksums, so a flipped bit is told before anything is read.
         if is_sealed(file) and (found := damage(file)) is not None:
             raise CheckpointError(
                 f"{file} is damaged: {found}; write or download it again"
             )
+        # 2. weights_only: nothing that is pickled runs. Classes that it refuses are replaced by inert ones.
         with warnings.catch_warnings(), stand_ins(file):
             # A foreign pickle is refused below in our own words; what else torch warns
             # of is not the user's doing.
@@ -169,9 +173,12 @@ def state_rows(state: State, file: Path) -> tuple[LayerRow, ...]:
 
     Raises CheckpointError, which names the tensor, for one without data or in a packing that is not known.
     """
+    # 1. What programs compute; their tensors are taken out of what is left.
     programs, names = program_weights(state), plain_names(state)
     rest = OneByOne((name for name in names if name not in programs), state.__getitem__)
+    # 2. What else several tensors make up.
     joined = programs | joined_weights(rest)
+    # 3. One row each, where its first tensor stands in the file.
     shown = dict.fromkeys(
         joined[name].name if name in joined else name for name in names
     )
@@ -186,6 +193,7 @@ def _row(
     name: str, joined: Joined | None, state: State, file: Path, programs: bool
 ) -> LayerRow:
     try:
+        # Before anything is computed of them: entries that share places may claim any size.
         for member in joined.members if joined is not None else ():
             check_size(state[member])
         found = count_any(state[name]) if joined is None else joined.count(state)

@@ -66,12 +66,15 @@ class StandIn(Tensor):
 def stand_ins(file: Path) -> Iterator[None]:
     """Within it `torch.load` puts stand-ins in the place of what it does not know, and so runs none of its code."""
     try:
+        # Before loading: which classes torch would refuse. The names are read out of
+        # the pickle without importing anything.
         unknown = get_unsafe_globals_in_checkpoint(str(file))
     except Exception:  # no zip file, or a damaged one, of which torch.load will tell
         unknown = []
     named: list[Any] = [
         (StandIn if name.startswith(_PACKAGES) else Inert, name) for name in unknown
     ]
+    # Allowed by name, so that torch makes our class where the file asks for theirs.
     with safe_globals([*named, Inert] if named else []):
         yield
 
@@ -93,12 +96,14 @@ def count_subclass(tensor: Tensor) -> Counted:
         held.get("tensor_impl"), Tensor
     ):  # torchao before 0.15: one tensor inside another
         held = vars(held["tensor_impl"])
+    # 1. Quantized: codes, scale and perhaps zero point, under the names of several versions.
     data, scale, zero = (
         held.get("qdata", held.get("int_data")),
         held.get("scale"),
         held.get("zero_point"),
     )
     parts = [each for each in held.values() if isinstance(each, Tensor)]
+    # Every tensor that it holds, before anything is computed of them.
     for each in parts:
         check_size(each)
     stored = sum(each.nbytes for each in parts)
@@ -118,6 +123,7 @@ def count_subclass(tensor: Tensor) -> Counted:
             if isinstance(target, torch.dtype)
             else counted
         )
+    # 2. 2:4 sparse: of four entries two are stored, and which ones. A stored one may be zero as well.
     packed, meta = held.get("packed"), held.get("meta")
     if (
         isinstance(packed, Tensor)

@@ -74,6 +74,7 @@ class ExportReport:
         """One honest sentence on size and speed."""
         if self.unpacked:
             return "plain weights again, for any tool and runtime"
+        # Half a percent is names and metadata, not zeros.
         if self.bytes_file < 0.995 * self.bytes_dense:
             size = (
                 f"the file is {self.ratio:.1f}x smaller"

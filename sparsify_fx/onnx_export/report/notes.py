@@ -63,6 +63,7 @@ def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
     outputs: set[str] = set()
     for scope in scopes(encoded.model):
         outputs |= outputs_of(scope.body)
+    # Zero points and scales may be mostly zeros, and are no weights.
     points, inside = names_of_points(encoded.model), kept_inside(encoded.model)
     zeros = zero_points_by_place(encoded.model, reader.array)
     found: dict[str, list[str]] = defaultdict(list)
@@ -78,6 +79,7 @@ def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
         )  # a part of what rebuilds a weight
         if ours:
             continue
+        # 1. Quantized weights in branches, whose zero may be another number.
         place = each.scope, each.name
         if (
             place in inside
@@ -98,6 +100,7 @@ def _why_kept(
     assert isinstance(tensor, onnx.TensorProto)
     if tensor.data_type not in (*PACKED_TYPES, *_OTHER_WEIGHTS):
         return ""
+    # 2. Types that no codec packs, outputs, and what is smaller as it is.
     zeros = row.sparsity if row is not None else _zeros(reader.array(tensor))
     if zeros <= _MOSTLY or (row is not None and row.encoding != "dense"):
         return ""

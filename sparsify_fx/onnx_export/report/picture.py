@@ -43,6 +43,8 @@ def draw_density(
         layers,
         f"{Path(report.path).name}: {1 - report.sparsity:.2%} of {report.weights:,} weights left",
     )
+    # Drawn to a file of its own: matplotlib may fail half way, and `write_checked`
+    # writes the target whole.
     draw = target.with_name(
         f".{target.name}.{os.getpid()}.drawing{target.suffix.lower()}"
     )

@@ -30,6 +30,7 @@ def strip_metadata(model: onnx.ModelProto) -> None:
 
     Names of nodes, values and initializers stay.
     """
+    # torch.onnx notes for every node the lines of Python that it came from, with paths of whoever exported it.
     for part in (model, *model.functions):
         _bare(part)
     graphs = list(walk_graphs(model.graph))
@@ -77,6 +78,7 @@ def normalize_zeros(
     `least`: the share of zeros, of both signs, that a tensor must have.
     """
     for tensor, values in _matrices(model, reader or TensorReader()):
+        # Only tensors that have some are written again, so that all others keep their very bytes.
         negative = _negative_zeros(values, least)
         if negative.any():
             tensor.CopyFrom(
@@ -99,6 +101,7 @@ def count_negative_zeros(
 def _negative_zeros(values: NDArray[Any], least: float) -> NDArray[np.bool_]:
     """Where the -0.0 are; nowhere in an array with a smaller share of zeros."""
     zeros: NDArray[np.bool_] = values == 0
+    # In a tensor with few zeros they are learned values by chance, and no pruned weights.
     if np.count_nonzero(zeros) < least * zeros.size:
         return np.zeros_like(zeros)
     negative: NDArray[np.bool_] = zeros & np.signbit(values)
@@ -133,6 +136,7 @@ def keep_zero_padding(model: onnx.ModelProto) -> int:
         return 0
     changed = 0
     for node in view.nodes:
+        # A Pad that names no axes and writes a constant is what the fusion matches.
         pads = view.constant(input_of(node, 1)) if is_standard(node, "Pad") else None
         if (
             pads is None
@@ -144,6 +148,8 @@ def keep_zero_padding(model: onnx.ModelProto) -> int:
             is_standard(reader, "MaxPool") for reader in view.uses[node.output[0]]
         ):
             continue
+
+        # All axes in their order mean what none mean, but the fusion does not match.
         axes = numpy_helper.from_array(
             np.arange(pads.size // 2, dtype=np.int64), view.fresh("pad_axes")
         )
@@ -165,6 +171,7 @@ def optimized(
         for item, value in zip(dense.graph.input, inputs.tensors, strict=True)
     }
     try:
+        # In the order of the graph's inputs, which `trace` has sorted as the example's tensors are.
         smaller, rows = optimize(dense, inputs=feed)
     except PassError as error:
         raise ExportError(

@@ -28,6 +28,8 @@ def named_tensors(value: Any, name: str = "") -> list[tuple[str, Tensor]]:
         for key, child in children:
             found += named_tensors(child, _join(name, key))
         return found
+    # A type that is registered with torch, as cache classes of transformers are, has
+    # leaves without names of their own.
     leaves = _pytree.tree_leaves(value)
     return (
         [] if len(leaves) == 1 and leaves[0] is value else named_tensors(leaves, name)
