@@ -204,7 +204,7 @@ def _is_pixels(port: Port) -> bool:
 def _array(
     port: Port, shape: tuple[int, ...], use: Use, rng: np.random.Generator, fill: str
 ) -> NDArray[Any]:
-    """An array of the port's type."""
+    """An array of the port's type: noise, indices below the table's length, pixels, or the filling."""
     if port.elem == TensorProto.STRING:
         return rng.choice(np.array(_WORDS, object), shape)
     dtype = helper.tensor_dtype_to_np_dtype(port.elem)
@@ -225,7 +225,7 @@ def _array(
 
 
 def _map(port: Port) -> dict[Any, Any]:
-    """A map with a few plain keys."""
+    """A map with a few plain keys, whatever keys the model knows."""
     keys: tuple[Any, ...] = _WORDS[:3] if port.key == TensorProto.STRING else (0, 1, 2)
     return dict.fromkeys(
         keys,

@@ -16,7 +16,7 @@ from sparsify_fx.onnx_tools.view import attribute, input_of, subgraphs
 from sparsify_fx.onnx_tools.weights import walk_graphs
 
 BATCH, SEQUENCE, IMAGE = "batch", "sequence", "image"
-"""Roles of axes."""
+"""Roles of axes, as readers tell them; `axis_roles` adds those that only shapes tell."""
 
 _SAME_SHAPE = frozenset(
     (

@@ -110,7 +110,7 @@ class GraphView:
         return name
 
     def add(self, hint: str, values: Array) -> str:
-        """A new initializer; its name."""
+        """Append an initializer with these values under a fresh name; returns the name."""
         name = self.fresh(hint)
         self.graph.initializer.append(
             # Sliced and transposed arrays are views; a tensor holds its bytes in order.

@@ -39,7 +39,7 @@ class Counted:
 
     @property
     def size(self) -> int:
-        """The number of entries."""
+        """The number of entries, zeros included."""
         return entries(self.shape)
 
 

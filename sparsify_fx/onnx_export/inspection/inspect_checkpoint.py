@@ -241,7 +241,7 @@ def _of_parts(parts: Rows) -> str:
 
 
 def _left_out(parts: Parts) -> str:
-    """What is not shown, by kind."""
+    """What is not shown, by kind, for the notes: `not shown: optimizer state (optim.0)`."""
     told = []
     for kind, names in parts.left_out.items():
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -1,4 +1,4 @@
-"""The tensors of an ONNX file."""
+"""The tensors of an ONNX file as rows: initializers, packed weights, constants in nodes and functions."""
 
 from __future__ import annotations
 

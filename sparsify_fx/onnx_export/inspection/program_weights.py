@@ -82,8 +82,8 @@ def _effective(parts: Mapping[str, Tensor]) -> Tensor:
     try:
         how = _parameterization(parts)
         like = tensors[how.factors[0]]
-        # What a parameterization keeps only while it trains is not in the file; in
-        # evaluation it counts as zero.
+        # What `refresh` draws anew while it trains (the noise of a gate) is in no file;
+        # evaluation goes without it.
         state = {
             key: torch.zeros_like(value)
             for key, value in how.state(like).items()

@@ -30,25 +30,25 @@ class Inert:
     """Any other Python object of a file: nothing is done with it, and nothing is kept of it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Whatever the object was made of."""
+        """Take whatever the object was made of, and keep none of it."""
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        """Nothing is kept."""
+        """Take the saved attributes, and keep none of them."""
 
 
 class StandIn(Tensor):
     """A tensor in place of one of a subclass: it has the attributes that were saved, and can do nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """What is made of options; tensors are made by torch itself."""
+        """Objects that are made of options become `Inert`; tensors are made by torch itself."""
         return Inert()  # type: ignore[return-value]
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """No operation is known."""
+        """Refuse: what the subclass would compute is in its code, which does not run."""
         raise CheckpointError(
             f"{function} cannot be computed on a tensor of a subclass"
         )
@@ -57,7 +57,7 @@ class StandIn(Tensor):
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Attributes such as shape and dtype."""
+        """Answer for attributes, such as shape and dtype, as a plain tensor does."""
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **(kwargs or {}))
 

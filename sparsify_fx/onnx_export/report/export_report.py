@@ -194,7 +194,7 @@ class FileReport:
 
     @property
     def zeros(self) -> int:
-        """weights - nonzeros."""
+        """Prunable weights that are zero."""
         return self.weights - self.nonzeros
 
     @property

@@ -157,7 +157,7 @@ def _changed(value: Tensor, axis: int) -> Tensor:
 
 
 def _moves(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where an output changed."""
+    """Where an output changed, by more than rounding; NaN that stays NaN has not."""
     if before.dtype.kind not in "fc":
         return np.asarray(before != after)
     # What moved by rounding alone, as kernels add up in another order, counts as still.

@@ -51,7 +51,7 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]] | None:
 
 
 def _join(name: str, key: Any) -> str:
-    """The name of a part."""
+    """The name of a part of something: `states_0`; at the top `output_0` or the key itself."""
     return (
         f"{name}_{key}"
         if name

@@ -58,7 +58,7 @@ class PassRow:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
+        """All fields by name, ready for JSON."""
         return asdict(self)
 
 

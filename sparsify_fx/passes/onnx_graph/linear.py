@@ -45,20 +45,20 @@ class Linear:
 
     @property
     def output(self) -> str:
-        """The name of the result."""
+        """The name of the result, after the bias."""
         name: str = self.last.output[0]
         return name
 
     @property
     def channels(self) -> int:
-        """Output channels."""
+        """The number of output channels, of all groups."""
         # ConvTranspose keeps [inputs, outputs / groups], so its outputs are those of one group.
         size = int(self.values.shape[self.out_axis])
         return size * self.groups if self.node.op_type == "ConvTranspose" else size
 
     @property
     def inputs(self) -> int:
-        """Input channels."""
+        """The number of input channels, of all groups."""
         # Conv keeps [outputs, inputs / groups]; a matrix has one group, so both are right for it.
         size = int(self.values.shape[self.in_axis])
         return size if self.node.op_type == "ConvTranspose" else size * self.groups

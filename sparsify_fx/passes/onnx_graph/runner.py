@@ -178,7 +178,7 @@ class _Tally:
     def rows(
         self, passes: Sequence[GraphPass], notes: Mapping[str, str]
     ) -> tuple[PassRow, ...]:
-        """One row a pass."""
+        """One row for each of `passes`, in their order, with zeros for those that changed nothing."""
         found = []
         for one in passes:
             changes, nodes, channels, macs, size = self.removed.get(one.name, [0] * 5)

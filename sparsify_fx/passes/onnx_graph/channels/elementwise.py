@@ -187,7 +187,7 @@ def _size_along(constant: Array, track: Track) -> int:
 
 
 def _single(view: GraphView, name: str) -> Array | None:
-    """A float32 constant."""
+    """The constant of this name where it is float32 and not empty, else None."""
     value = view.constant(name)
     return (
         value

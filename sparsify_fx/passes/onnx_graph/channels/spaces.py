@@ -36,7 +36,7 @@ class Track:
 
     @property
     def size(self) -> int:
-        """How many channels there are."""
+        """The number of channels, removed ones included."""
         return int(self.ids.size)
 
 
@@ -78,7 +78,7 @@ class Spaces:
         self._joined.append((first, second))
 
     def pin(self, ids: Ids) -> None:
-        """These channels stay."""
+        """These channels stay, and so do those that they are joined with."""
         self._pinned.append(ids)
 
     def pin_value(self, name: str) -> None:
