@@ -27,7 +27,8 @@ from sparsify_fx.onnx_export.report.macs import layer_macs
 from sparsify_fx.onnx_export.report.rows import LayerRow, count_weights
 from sparsify_fx.onnx_export.storage.encodings import Encoded, Wanted, check_bits
 from sparsify_fx.onnx_export.storage.history import History, remember
-from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_export.tracing.clean import set_producer
 from sparsify_fx.onnx_export.tracing.trace import opset_of
 from sparsify_fx.onnx_tools import outside

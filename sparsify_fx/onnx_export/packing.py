@@ -41,10 +41,11 @@ from sparsify_fx.onnx_export.storage.encodings import (
     Encoded,
     Wanted,
     encode_initializers,
-    hoisted,
 )
 from sparsify_fx.onnx_export.storage.history import History, history_of
-from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import hoisted
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_export.tracing.clean import (
     PRUNED,
     count_negative_zeros,

@@ -25,10 +25,10 @@ from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros, dige
 from sparsify_fx.onnx_export.storage.encodings import (
     Encoded,
     Wanted,
-    dtype_name,
     encode_initializers,
 )
-from sparsify_fx.onnx_export.storage.hoisting import Moved
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import dtype_name
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_tools.values import Difference, UnlikeError, measure_difference
@@ -111,3 +112,13 @@ def _difference(expected: Any, got: Any, name: str, reference: str) -> Differenc
         raise ExportError(
             f"output {name!r} of onnxruntime is unlike that of {reference}: {error}; the file is not written"
         ) from error
+
+
+def same_predictions(
+    model: nn.Module, session: onnxruntime.InferenceSession, images: Tensor
+) -> int:
+    """How many images get the same class (the largest of the outputs) from both."""
+    with torch.no_grad():
+        expected = model(images).argmax(1)
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    return int((torch.from_numpy(outputs).argmax(1) == expected).sum())

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.files.tensor_bytes import tensor_bytes
 from sparsify_fx.onnx_tools.soundness import damaged_text
 
 _PACKED_TYPES = {
@@ -99,6 +98,12 @@ class TensorReader:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return int(tensor.ByteSize())
         return tensor_bytes(tensor.name, self.mapped(tensor))
+
+
+def tensor_bytes(name: str, array: NDArray[Any]) -> int:
+    """Bytes of the serialised initializer, as `TensorProto.ByteSize()` counts them."""
+    shell: int = onnx.TensorProto(name=name, dims=array.shape, data_type=1).ByteSize()
+    return shell + array.nbytes + 1 + max(1, -(-array.nbytes.bit_length() // 7))
 
 
 def load_onnx(file: Path) -> onnx.ModelProto:

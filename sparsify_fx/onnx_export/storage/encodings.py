@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -10,17 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.files.metadata import (
-    WEIGHTS,
-    get_metadata,
-    put_metadata,
-    stored_weights,
-)
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.report.rows import LayerRow
+from sparsify_fx.onnx_export.storage.assembling import stored_bytes, with_choices
 from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES, Weight
 from sparsify_fx.onnx_export.storage.codecs.choosing import (
     Choice,
@@ -31,19 +24,21 @@ from sparsify_fx.onnx_export.storage.codecs.choosing import (
     untouched,
     worth_keeping,
 )
-from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder, rebuilding
-from sparsify_fx.onnx_export.storage.codecs.placing import DOMAIN, Stored, place
-from sparsify_fx.onnx_export.storage.hoisting import Moved, hoist, put_back
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import (
+    PACKED_TYPES,
+    SMALL,
+    dtype_name,
+    is_matrix,
+)
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_export.storage.quantized import (
     INTEGERS,
-    kept_inside,
     names_of_points,
     zero_points,
 )
 from sparsify_fx.onnx_export.tracing.trace import opset_of
-from sparsify_fx.onnx_tools.constants import Constant
-from sparsify_fx.onnx_tools.outside import copy_but
-from sparsify_fx.onnx_tools.view import names_in
 from sparsify_fx.onnx_tools.weights import channel_axes, weight_values
 
 ENCODING_NAMES = ("auto", *ENCODINGS)
@@ -51,17 +46,6 @@ ENCODING_NAMES = ("auto", *ENCODINGS)
 
 VALUE_NAMES = tuple(VALUES)
 """Names for `export(values=...)`."""
-
-SMALL = 1024
-"""Bytes of a dense tensor that `auto` leaves alone: nothing is to be gained there."""
-
-PACKED_TYPES = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.DOUBLE,
-    *INTEGERS,
-)
-"""The types of tensors that can be stored without their zeros."""
 
 _FAMILIES = tuple(
     map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS))
@@ -97,30 +81,6 @@ class Encoded:
     digests: dict[str, bytes]
     moved: Moved = field(default_factory=Moved)
     notes: tuple[str, ...] = ()
-
-
-def hoisted(model: onnx.ModelProto) -> Moved:
-    """All constants that could be packed as initializers of the main graph, in place; where they were before."""
-
-    kept = kept_inside(model)
-
-    def large(each: Constant) -> bool:
-        tensor = each.tensor
-        assert isinstance(tensor, onnx.TensorProto)
-        return (
-            tensor.data_type in PACKED_TYPES
-            and _nbytes(tensor) > SMALL
-            and (each.scope, each.name) not in kept
-        )
-
-    return hoist(model, large)
-
-
-def _nbytes(tensor: onnx.TensorProto) -> int:
-    entries: int = math.prod(tensor.dims)
-    return (
-        entries * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    )
 
 
 def encode_initializers(
@@ -175,8 +135,8 @@ def encode_initializers(
         for tensor in graph.initializer
     ]
     left = _settle(dense, chosen, moved or Moved(), in_order)
-    encoded = _with_choices(dense, chosen, wanted.functions)
-    stored = sizes | _stored_bytes(encoded, reader)
+    encoded = with_choices(dense, chosen, wanted.functions)
+    stored = sizes | stored_bytes(encoded, reader)
     rows = [replace(row, bytes_stored=stored[row.name]) for row in rows]
     digests = {tensor.name: chosen[tensor.name].digest for tensor in graph.initializer}
     return Encoded(encoded, tuple(rows), digests, left)
@@ -268,74 +228,6 @@ def _options(
     return found
 
 
-def _with_choices(
-    dense: onnx.ModelProto, chosen: dict[str, Choice], functions: bool
-) -> onnx.ModelProto:
-    """A copy of the model with the chosen parts in place of the initializers."""
-    encoded, graph = shell(dense), dense.graph
-    pairs = [(tensor, chosen[tensor.name]) for tensor in graph.initializer]
-    stored = [
-        Stored(t.name, _label(choice), math.prod(t.dims), choice.parts)
-        for t, choice in pairs
-        if choice.parts
-    ]
-    placed = place(stored, _prefix(graph), opset_of(dense), functions=functions)
-    encoded.graph.initializer.extend(
-        tensor for tensor, choice in pairs if choice.parts is None
-    )
-    placed.move_tensors(encoded.graph)
-    encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
-    encoded.graph.node.extend([*placed.nodes, *graph.node])
-    encoded.functions.extend(placed.functions.values())
-    if placed.functions and all(
-        entry.domain != DOMAIN for entry in encoded.opset_import
-    ):
-        encoded.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    if placed.functions or placed.sparse:
-        encoded.ir_version = max(encoded.ir_version, 8 if placed.functions else 5)
-    rebuilt = [
-        (t.name, choice)
-        for t, choice in pairs
-        if choice.parts is not None and choice.parts.nodes
-    ]
-    how = {name: f"{choice.encoding} {choice.values}" for name, choice in rebuilt}
-    put_metadata(
-        encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(how)} if how else {})
-    )
-    return encoded
-
-
-def shell(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model without initializers and nodes of the main graph: weights may be too large to copy."""
-    copied = onnx.ModelProto()
-    copy_but(model, copied, {"graph"})
-    copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
-    return copied
-
-
-def _prefix(graph: onnx.GraphProto) -> str:
-    """What the names of our own values start with, and no other."""
-    prefix, taken = "s.", set(names_in(graph))
-    while any(name.startswith(prefix) for name in taken):
-        prefix = "s" + prefix
-    return prefix
-
-
-def _label(choice: Choice) -> str:
-    """A name for the function that rebuilds weights stored like this."""
-    return f"{choice.encoding}_{choice.values}".replace("-", "_")
-
-
-def _stored_bytes(encoded: onnx.ModelProto, reader: TensorReader) -> dict[str, int]:
-    """Bytes of every tensor in the file; of rebuilt weights all that no other needs."""
-    graph = encoded.graph
-    plain = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
-    sparse = {
-        tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer
-    }
-    return plain | sparse | rebuilding(graph, stored_weights(encoded), reader).bytes
-
-
 def _row(
     tensor: onnx.TensorProto, choice: Choice, weights: set[str], size: int
 ) -> LayerRow:
@@ -351,19 +243,6 @@ def _row(
         prunable=tensor.name in weights and is_matrix(tensor.data_type, tensor.dims),
         values=choice.values,
     )
-
-
-def is_matrix(data_type: int, shape: Any) -> bool:
-    """Whether this is a tensor of two or more dimensions, of floats or of the integers of quantized weights."""
-    kinds = onnx.TensorProto
-    floats = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
-    return len(shape) >= 2 and data_type in (*floats, *INTEGERS)
-
-
-def dtype_name(data_type: int) -> str:
-    """ONNX's number of a type as numpy's word for it: 1 -> `float32`."""
-    name: str = onnx.TensorProto.DataType.Name(data_type).lower()
-    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def check_bits(

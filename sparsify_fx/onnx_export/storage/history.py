@@ -13,7 +13,8 @@ from sparsify_fx.onnx_export.files.metadata import (
     get_metadata,
     put_metadata,
 )
-from sparsify_fx.onnx_export.storage.hoisting import Moved, Origin, put_back
+from sparsify_fx.onnx_export.storage.origins import Moved, Origin
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_tools.constants import scopes
 from sparsify_fx.onnx_tools.weights import all_nodes
 

@@ -12,9 +12,10 @@ from sparsify_fx.onnx_export.files.metadata import (
     stored_weights,
 )
 from sparsify_fx.onnx_export.files.tensors import TensorReader
-from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder, rebuilding
+from sparsify_fx.onnx_export.storage.assembling import shell
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
 from sparsify_fx.onnx_export.storage.codecs.placing import DOMAIN
-from sparsify_fx.onnx_export.storage.encodings import shell
+from sparsify_fx.onnx_export.storage.codecs.rebuilding import rebuilding
 
 
 def unpacked(model: onnx.ModelProto, reader: TensorReader) -> onnx.ModelProto:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,17 @@ from sparsify_fx.onnx_export.storage.codecs.extents import (
     check_extent,
     extent_of,
     extents_behind,
+    extents_of_call,
 )
+from sparsify_fx.onnx_export.storage.codecs.rebuilding import ancestors
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo
-from sparsify_fx.onnx_tools.weights import all_nodes, called, key_of
+from sparsify_fx.onnx_tools.weights import called, key_of
+
+_AT_ONCE = 2**22
+"""Entries of the weights that are rebuilt in one session, if there are several."""
+
+_TOGETHER = 64
+"""How many these are at most: what goes wrong is told of one of them."""
 
 
 class Decoder:
@@ -193,117 +199,3 @@ class Decoder:
         whole.values.CopyFrom(self.reader.inline(sparse.values))
         whole.indices.CopyFrom(self.reader.inline(sparse.indices))
         return whole
-
-
-def extents_of_call(
-    call: onnx.NodeProto,
-    function: onnx.FunctionProto,
-    given: Sequence[Extent | None],
-    stored: int,
-) -> Extent:
-    """The extent of what a call of a local function gives, whose body is that of a packed weight."""
-    known = {
-        name: extent
-        for name, extent in zip(function.input, given, strict=False)
-        if extent is not None
-    }
-    attributes = {each.name: each for each in call.attribute}
-    for node in function.node:
-        bound = onnx.NodeProto()
-        bound.CopyFrom(node)
-        for each in bound.attribute:
-            if each.ref_attr_name in attributes:
-                each.CopyFrom(attributes[each.ref_attr_name])
-        found = extents_behind(
-            bound, [known.get(name) if name else None for name in node.input]
-        )
-        check_extent(f"{call.output[0]}: {node.output[0]}", found, stored)
-        known[node.output[0]] = found
-    if len(function.output) != 1 or function.output[0] not in known:
-        raise ExportError(
-            f"{call.output[0]}: the function {function.name} rebuilds no weight"
-        )
-    return known[function.output[0]]
-
-
-_AT_ONCE = 2**22
-"""Entries of the weights that are rebuilt in one session, if there are several."""
-
-_TOGETHER = 64
-"""How many these are at most: what goes wrong is told of one of them."""
-
-
-def ancestors(name: str, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
-    """`name` and every value that it is computed from."""
-    pending, seen = [name], {name}
-    while pending:
-        value = pending.pop()
-        yield value
-        node = producers.get(value)
-        fresh = (
-            []
-            if node is None
-            else [part for part in node.input if part and part not in seen]
-        )
-        seen.update(fresh)
-        pending += fresh
-
-
-@dataclass(frozen=True)
-class Rebuilding:
-    """What only the rebuilding of some weights needs: names of tensors, positions of nodes, bytes for each weight.
-
-    What several of the weights share is in `tensors` and `nodes`, and in no weight's `bytes`.
-    """
-
-    tensors: set[str]
-    nodes: set[int]
-    bytes: dict[str, int]
-
-
-def rebuilding(
-    graph: onnx.GraphProto, names: Iterable[str], reader: TensorReader
-) -> Rebuilding:
-    """Find the nodes and tensors from which these values of the graph are made, and nothing else is."""
-    producers = {output: node for node in graph.node for output in node.output}
-    made = {
-        name: set(ancestors(name, producers)) for name in names if name in producers
-    }
-    users = Counter(value for values in made.values() for value in values)
-    nodes, elsewhere = _only_for(graph, made, users)
-    sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
-    sizes |= {
-        tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer
-    }
-    sizes |= {
-        graph.node[place].output[0]: graph.node[place].ByteSize() for place in nodes
-    }
-    own = {
-        name: sum(sizes.get(value, 0) for value in made[name] if users[value] == 1)
-        for name in made
-    }
-    tensors = {
-        value for value in users if value not in producers and value not in elsewhere
-    }
-    return Rebuilding(tensors, nodes, own)
-
-
-def _only_for(
-    graph: onnx.GraphProto, made: Collection[str], users: Collection[str]
-) -> tuple[set[int], set[str]]:
-    """The positions of the nodes that nothing but the rebuilding of weights needs, and all values that others read."""
-    elsewhere = {item.name for item in graph.output}
-    found: set[int] = set()
-    for place in reversed(range(len(graph.node))):
-        node = graph.node[place]
-        rebuilds = any(output in users for output in node.output)
-        if rebuilds and all(
-            output in made or output not in elsewhere for output in node.output
-        ):
-            found.add(place)
-        else:
-            elsewhere.update(node.input)
-            elsewhere.update(
-                name for inner in all_nodes([node]) for name in inner.input
-            )
-    return found, elsewhere

@@ -81,6 +81,37 @@ def extents_behind(node: onnx.NodeProto, inputs: Sequence[Extent | None]) -> Ext
         ) from error
 
 
+def extents_of_call(
+    call: onnx.NodeProto,
+    function: onnx.FunctionProto,
+    given: Sequence[Extent | None],
+    stored: int,
+) -> Extent:
+    """The extent of what a call of a local function gives, whose body is that of a packed weight."""
+    known = {
+        name: extent
+        for name, extent in zip(function.input, given, strict=False)
+        if extent is not None
+    }
+    attributes = {each.name: each for each in call.attribute}
+    for node in function.node:
+        bound = onnx.NodeProto()
+        bound.CopyFrom(node)
+        for each in bound.attribute:
+            if each.ref_attr_name in attributes:
+                each.CopyFrom(attributes[each.ref_attr_name])
+        found = extents_behind(
+            bound, [known.get(name) if name else None for name in node.input]
+        )
+        check_extent(f"{call.output[0]}: {node.output[0]}", found, stored)
+        known[node.output[0]] = found
+    if len(function.output) != 1 or function.output[0] not in known:
+        raise ExportError(
+            f"{call.output[0]}: the function {function.name} rebuilds no weight"
+        )
+    return known[function.output[0]]
+
+
 def _same(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
     return given[0]
 

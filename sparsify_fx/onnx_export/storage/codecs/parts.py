@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from sparsify_fx.onnx_export.files.tensor_bytes import tensor_bytes
+from sparsify_fx.onnx_export.files.tensors import tensor_bytes
 
 SHARED = "sparsify_fx."
 """Values whose name starts so are constants that weights of a file share: `role` or, of several, `role.which`."""

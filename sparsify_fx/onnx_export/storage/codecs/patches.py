@@ -10,13 +10,14 @@ import onnx
 from numpy.typing import NDArray
 
 from sparsify_fx.onnx_export.storage.codecs.bits import (
+    Places,
     byte_indices,
     code_table,
     look_up,
     pack_bits,
+    with_stops,
 )
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.steps import Places, with_stops
 
 _WIDTHS = (4, 8)  # bits of the low part of a gap
 _HIGH_WIDTHS = (

@@ -165,8 +165,8 @@ def _call(
         [name],
         name=name,
         domain=DOMAIN,
-        **given,
-    )  # type: ignore[arg-type]
+        **given,  # type: ignore[arg-type]
+    )
 
 
 def _take_out_kernels(body: Iterable[onnx.NodeProto]) -> dict[str, list[int]]:

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from sparsify_fx.onnx_export.storage.codecs.bits import Places, with_stops
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.steps import Places, with_stops
 
 _ENOUGH = 4096  # places from which more columns pay
 
