@@ -21,7 +21,7 @@ from sparsify_fx.onnx_export.files.metadata import (
     put_metadata,
 )
 from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
-from sparsify_fx.onnx_export.files.writing import serialised
+from sparsify_fx.onnx_export.files.writing import serialized
 from sparsify_fx.onnx_export.report.export_report import ExportReport
 from sparsify_fx.onnx_export.report.macs import layer_macs
 from sparsify_fx.onnx_export.report.rows import LayerRow, count_weights
@@ -151,7 +151,7 @@ def write_dense(dense: onnx.ModelProto, folder: Path) -> Path:
     """Write a model to a file in a folder, with external data where it is too large without."""
     file = folder / "dense.onnx"
     if outside.count_bytes(dense) < outside.MAX_BYTES:
-        file.write_bytes(serialised(dense))
+        file.write_bytes(serialized(dense))
     else:
         outside.write_beside(dense, file)
     return file

@@ -92,7 +92,7 @@ def encode(
     put_metadata(
         sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: chosen.choice})
     )
-    held = {f"{name}.{part}" for name in names for part in ("values", "gaps")}
+    held = {f"{name}.values" for name in names} | {f"{name}.gaps" for name in names}
     encoded = encode_initializers(
         sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False
     )

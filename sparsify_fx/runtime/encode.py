@@ -1,4 +1,4 @@
-"""Gap codes: the non-zeros of a tensor, and how far each lies behind the one before."""
+"""Gap codes: the non-zeros of a tensor, and how far each lies from the one before."""
 
 from __future__ import annotations
 

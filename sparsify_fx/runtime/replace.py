@@ -26,9 +26,7 @@ def replace(
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     old = GraphView(model)
     before = old.uses.keys() | old.fixed
-    gone = {name for node in graph.node for name in node.output} - {
-        name for node in nodes for name in node.output
-    }
+    gone = _outputs(graph.node) - _outputs(nodes)
     del graph.node[:]
     graph.node.extend(nodes)
     view = GraphView(model)
@@ -51,6 +49,13 @@ def replace(
     for place in reversed(range(len(graph.value_info))):
         if graph.value_info[place].name in gone:
             del graph.value_info[place]
+
+
+def _outputs(nodes: Iterable[NodeProto]) -> set[str]:
+    found: set[str] = set()
+    for node in nodes:
+        found.update(node.output)
+    return found
 
 
 def set_nodes(

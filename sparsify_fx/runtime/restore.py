@@ -69,10 +69,12 @@ def to_dense(
 
 def _apart(model: onnx.ModelProto) -> Iterator[NodeProto]:
     """The nodes in order, joined ones as their parts."""
-    once = (
-        each for node in without_planes(model.graph.node) for each in pool_parts(node)
-    )
-    return (part for node in once for each in sum_parts(node) for part in parts(each))
+    # Planes go first: they renamed the values that the parts of a fused node are about to read.
+    for node in without_planes(model.graph.node):
+        # The three fusions take plain SparseConv nodes only, so they never nest, and their order here is free.
+        for pooled in pool_parts(node):
+            for summed in sum_parts(pooled):
+                yield from parts(summed)
 
 
 def _is_ours(node: NodeProto) -> bool:

@@ -54,7 +54,7 @@ def load(path: str) -> dict[str, float]:
 
 
 def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]]:
-    """Median seconds of a run of each file, behind another one of it; in turns, so that other work hits all."""
+    """Median seconds of a run of each file, after another one of it; in turns, so that other work hits all."""
     with open(inputs, "rb") as file:
         feed = pickle.load(file)  # written by measure.py a moment ago
     sessions = [session(path) for path in paths]

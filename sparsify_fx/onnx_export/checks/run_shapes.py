@@ -35,7 +35,9 @@ def shapes_of_run(
     }
     inferred = infer_shapes(dense, sizes)
     kinds = infer_kinds(dense)
-    outputs = [name for node in dense.graph.node for name in node.output if name]
+    outputs: list[str] = []
+    for node in dense.graph.node:
+        outputs += filter(None, node.output)
     wanted = [
         name
         for name in outputs

@@ -1,4 +1,4 @@
-"""The bytes of an ONNX file piece by piece: to serialise a large model at once takes several copies of it."""
+"""The bytes of an ONNX file piece by piece: to serialize a large model at once takes several copies of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
 def model_pieces(model: onnx.ModelProto, reader: TensorReader) -> Iterator[bytes]:
-    """The bytes of the model with all data inside, in order; joined they are what `serialised` gives for it.
+    """The bytes of the model with all data inside, in order; joined they are what `serialized` gives for it.
 
     Fields are written in the order of their numbers, so initializers lie between two parts of the graph, and the graph
     between two parts of the model.
@@ -40,7 +40,7 @@ def model_pieces(model: onnx.ModelProto, reader: TensorReader) -> Iterator[bytes
 
 
 def _around(message: Message, field: str) -> tuple[bytes, bytes]:
-    """The bytes of the fields before this one, and of those behind it."""
+    """The bytes of the fields before this one, and of those after it."""
     number = message.DESCRIPTOR.fields_by_name[field].number
     numbers = {other.name: other.number for other in message.DESCRIPTOR.fields}
     halves = []

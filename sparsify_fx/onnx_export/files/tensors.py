@@ -101,7 +101,7 @@ class TensorReader:
 
 
 def tensor_bytes(name: str, array: NDArray[Any]) -> int:
-    """Bytes of the serialised initializer, as `TensorProto.ByteSize()` counts them."""
+    """Bytes of the serialized initializer, as `TensorProto.ByteSize()` counts them."""
     shell: int = onnx.TensorProto(name=name, dims=array.shape, data_type=1).ByteSize()
     return shell + array.nbytes + 1 + max(1, -(-array.nbytes.bit_length() // 7))
 

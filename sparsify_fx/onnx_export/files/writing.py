@@ -48,7 +48,7 @@ def write_model(
                 tensor.CopyFrom(_moved_out(tensor, reader, stream))
             _to_disk(stream)
         with written.open("xb") as stream:
-            stream.write(serialised(model))
+            stream.write(serialized(model))
             _to_disk(stream)
         result = check(written)
         os.replace(data, target.with_name(data.name))
@@ -71,7 +71,7 @@ def model_bytes(model: onnx.ModelProto, reader: TensorReader) -> int:
     return outside.count_bytes(model) + elsewhere
 
 
-def serialised(model: onnx.ModelProto) -> bytes:
+def serialized(model: onnx.ModelProto) -> bytes:
     """The bytes of the file, the same ones every time; ExportError where one file cannot hold them."""
     if outside.count_bytes(model) >= outside.MAX_BYTES:
         raise ExportError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -173,10 +174,9 @@ def _families(wanted: Wanted) -> list[Family]:
     encodings = _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:]
     values = [frozenset(VALUES)]
     if VALUES[wanted.values].lossless and wanted.values != "fp32":
-        values.insert(
-            0, frozenset(["fp32"])
-        )  # what packed values share may be more than they save
-    return [(some, kinds) for some in encodings for kinds in values]
+        # What packed values share, tables and nodes, may be more than they save.
+        values.insert(0, frozenset(["fp32"]))
+    return list(itertools.product(encodings, values))
 
 
 def as_it_is(dense: onnx.ModelProto, reader: TensorReader) -> Encoded:
@@ -216,15 +216,13 @@ def _options(
         ]
     else:
         encodings = [ENCODINGS[wanted.encoding]]
-    found = [
-        choice for kind in kinds for choice in choices(weight, encodings, kind, size)
-    ]
-    if not found:  # no zeros, or none of the encodings can do it
-        found = [
-            choice
-            for kind in kinds
-            for choice in choices(weight, [ENCODINGS["dense"]], kind, size)
-        ]
+    # A weight without zeros has no choices, nor one that the encoding asked for refuses: it is stored dense.
+    for allowed in (encodings, [ENCODINGS["dense"]]):
+        found: list[Choice] = []
+        for each in kinds:
+            found += choices(weight, allowed, each, size)
+        if found:
+            break
     return found
 
 

@@ -111,7 +111,9 @@ def _fitting(model: onnx.ModelProto, moved: Moved) -> Moved:
 
 def _names_read(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
     """What the nodes of a scope and of the graphs in it read; of a function only what reaches it as an input."""
-    found = {name for node in all_nodes(body.node) for name in node.input}
+    found: set[str] = set()
+    for node in all_nodes(body.node):
+        found.update(node.input)
     return found & set(body.input) if isinstance(body, onnx.FunctionProto) else found
 
 

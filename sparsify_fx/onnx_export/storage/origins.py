@@ -53,7 +53,7 @@ class Moved:
         )
 
     def to_json(self) -> list[list[object]]:
-        """For the file's metadata: a list for each, cut off behind what differs from the defaults."""
+        """For the file's metadata: a list for each, cut off after the last that differs from the defaults."""
         return [
             _short([name, *asdict(origin).values()])
             for name, origin in self.origins.items()

@@ -111,12 +111,13 @@ def _put(
 
 
 def _before_readers(body: onnx.GraphProto | onnx.FunctionProto) -> None:
-    """Move constant nodes that stand behind a reader, since nodes have been removed since, to the front."""
+    """Move constant nodes that stand after a reader, since nodes have been removed since, to the front."""
     read, late = set[str](), []
     for at, node in enumerate(body.node):
         if is_standard(node, "Constant") and not read.isdisjoint(node.output):
             late.append(at)
-        read.update(name for each in all_nodes([node]) for name in each.input)
+        for each in all_nodes([node]):
+            read.update(each.input)
     for at in late:
         node = onnx.NodeProto()
         node.CopyFrom(body.node[at])

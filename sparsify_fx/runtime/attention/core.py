@@ -23,7 +23,7 @@ class Core:
         axis: of the softmax.
         operands: the paths on which queries, keys and values come from the value `packed`.
         scales: what is multiplied with the queries, the keys and their products.
-        behind: nodes that move the result, one after another.
+        following: nodes that move the result, one after another.
     """
 
     nodes: tuple[NodeProto, ...]
@@ -31,7 +31,7 @@ class Core:
     packed: str
     operands: tuple[Path, Path, Path]
     scales: tuple[float, float, float]
-    behind: tuple[NodeProto, ...]
+    following: tuple[NodeProto, ...]
 
     @property
     def mixed(self) -> str:
@@ -62,7 +62,11 @@ def core_of(
     packed = _packed((queries, keys, values), view, shapes, constants)
     if packed is None or mix.input[0] != softmax.output[0]:
         return None
-    operands = (queries.behind(packed), keys.behind(packed), values.behind(packed))
+    operands = (
+        queries.following(packed),
+        keys.following(packed),
+        values.following(packed),
+    )
     if operands[2].factor(constants) != 1:
         return None
     scales = (
@@ -77,7 +81,7 @@ def core_of(
         packed,
         operands,
         scales,
-        _behind(mix, view),
+        _following(mix, view),
     )
 
 
@@ -108,7 +112,7 @@ def _packed(
     return None
 
 
-def _behind(mix: NodeProto, view: GraphView) -> tuple[NodeProto, ...]:
+def _following(mix: NodeProto, view: GraphView) -> tuple[NodeProto, ...]:
     nodes: list[NodeProto] = []
     while (node := view.only_reader((nodes or [mix])[-1].output[0])) is not None:
         if (

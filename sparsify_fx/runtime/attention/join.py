@@ -38,11 +38,10 @@ def join_attention(
             read.add(core.packed)
             new[id(found.last)] = _replacement(core, found)
     if new:
-        replace(
-            model,
-            [each for node in view.nodes for each in _instead(node, new, gone)],
-            [],
-        )
+        nodes: list[NodeProto] = []
+        for node in view.nodes:
+            nodes += _instead(node, new, gone)
+        replace(model, nodes, [])
 
 
 def _instead(
@@ -53,8 +52,14 @@ def _instead(
 
 def _steps(core: Core, found: Match) -> list[NodeProto]:
     """All nodes that compute or move values, and so must have no other readers."""
-    moving = [node for path in core.operands for node in path.nodes]
-    return [*core.nodes, *moving, *core.behind[: core.behind.index(found.last) + 1]]
+    moving: list[NodeProto] = []
+    for path in core.operands:
+        moving += path.nodes
+    return [
+        *core.nodes,
+        *moving,
+        *core.following[: core.following.index(found.last) + 1],
+    ]
 
 
 def _unread(found: Match, view: GraphView, gone: set[int], read: set[str]) -> set[int]:
@@ -65,9 +70,9 @@ def _unread(found: Match, view: GraphView, gone: set[int], read: set[str]) -> se
         view.fixed | read,
     )
     for node in reversed(view.nodes):
-        readers = {
-            id(reader) for name in node.output for reader in view.uses.get(name, [])
-        }
+        readers: set[int] = set()
+        for name in node.output:
+            readers.update(id(reader) for reader in view.uses.get(name, []))
         if id(node) in own and kept.isdisjoint(node.output) and readers <= dead | gone:
             dead.add(id(node))
     return dead

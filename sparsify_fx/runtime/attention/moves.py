@@ -38,7 +38,7 @@ class Path:
     values: tuple[str, ...]
     nodes: tuple[NodeProto, ...]
 
-    def behind(self, name: str) -> Path:
+    def following(self, name: str) -> Path:
         """The part of the path that begins with this value."""
         place = self.values.index(name)
         return Path(self.values[place:], self.nodes[place:])
@@ -127,7 +127,7 @@ def send(
 
     Factors count as 1. `shapes` are those of other values, whose sizes may be read.
     """
-    behind = _behind(given, view)
+    dependent = _dependent_on(given, view)
     feed, used, nodes = dict(given), set(), dict[int, NodeProto]()
     waiting, seen = list(wanted), {"", *given}
     while waiting:
@@ -144,7 +144,7 @@ def send(
             nodes[id(node)] = node
             if (
                 is_standard(node, "Shape")
-                and node.input[0] not in behind
+                and node.input[0] not in dependent
                 and node.input[0] in shapes
             ):
                 feed[node.input[0]] = np.zeros(shapes[node.input[0]], np.int32)
@@ -155,13 +155,13 @@ def send(
     return None if arrays is None else Moved(arrays, order)
 
 
-def _behind(names: Iterable[str], view: GraphView) -> set[str]:
+def _dependent_on(names: Iterable[str], view: GraphView) -> set[str]:
     """These values and all that depend on them."""
-    behind = set(names)
+    dependent = set(names)
     for node in view.nodes:
-        if not behind.isdisjoint(node.input):
-            behind.update(node.output)
-    return behind
+        if not dependent.isdisjoint(node.input):
+            dependent.update(node.output)
+    return dependent
 
 
 def _run(

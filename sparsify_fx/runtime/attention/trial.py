@@ -27,11 +27,11 @@ Numbers = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Match:
-    """Attention that was recognised.
+    """Attention that was recognized.
 
     Attributes:
         heads: as our operator computes it.
-        last: the node behind which all values lie as that writes them.
+        last: the node after which all values lie as that operator writes them.
         reshaped: they do so in another shape, which that node gives them whatever their shape was.
         nodes: all that lie between packed heads and the result, those that compute sizes included.
     """
@@ -46,10 +46,9 @@ def match(
     core: Core, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays
 ) -> Match | None:
     """How our operator computes all from `core.packed` on; None when it does not, or not for all sizes."""
-    if not cuts_known_axes(
-        [node for path in core.operands for node in path.nodes], shapes, constants
-    ):
-        return None
+    for path in core.operands:
+        if not cuts_known_axes(path.nodes, shapes, constants):
+            return None
     found: Match | None = None
     for sizes in _trials(core.packed, shapes):
         trial = _Trial(core, view, constants, sizes).match()
@@ -143,13 +142,13 @@ class _Trial:
     def _result(
         self, heads: Heads, shape: tuple[int, ...]
     ) -> tuple[NodeProto, bool, tuple[NodeProto, ...]] | None:
-        """The node behind which the result lies as our operator writes it, whether in another shape, and all nodes."""
+        """The node after which the result lies as our operator writes it, whether in another shape, and all nodes."""
         first, second, width = self.shapes[self.core.packed]
         wanted = np.arange(first * second * width // 3, dtype=np.int32).reshape(
             first, second, width // 3
         )
         given = {self.core.mixed: _apart(wanted, 1, heads).reshape(shape)}
-        for node in self.core.behind:
+        for node in self.core.following:
             sent = send(given, [node.output[0]], self.view, self.constants, self.shapes)
             if sent is None:
                 return None

@@ -157,13 +157,14 @@ class _Trial:
 
     def enter(self, model: onnx.ModelProto, names: list[str]) -> None:
         """Enter a model, unless it is dense or known."""
-        key = tuple(
-            (node.op_type, output)
-            for node in model.graph.node
-            for output in node.output
-        )
-        if names and key not in self.entrants:
-            self.entrants[key] = _Entrant(model, names, open_model(model, self.threads))
+        # Keyed by the graph, not by its weights: choices of the same layers may differ in the poolings between them.
+        key = list[tuple[str, str]]()
+        for node in model.graph.node:
+            key += ((node.op_type, output) for output in node.output)
+        if names and tuple(key) not in self.entrants:
+            self.entrants[tuple(key)] = _Entrant(
+                model, names, open_model(model, self.threads)
+            )
 
     def run(self) -> None:
         """Time those that are new, with the best of the others."""

@@ -31,7 +31,9 @@ def dense_times(
     """Nanoseconds of layers of a dense model with what follows them, by their first output; of those that are found."""
     marked = copied(model)
     outputs = _mark(marked)
-    owner = {name: layer.node.output[0] for layer in layers for name in layer.values}
+    owner: dict[str, str] = {}
+    for layer in layers:
+        owner.update(dict.fromkeys(layer.values, layer.node.output[0]))
     found: dict[str, float] = {}
     for name, taken in node_times(marked, feed, threads).items():
         values = [outputs[mark] for mark in _MARK.findall(name) if mark in outputs] or [
@@ -60,9 +62,9 @@ def sparse_times(
     held: dict[str, list[str]] = {}
     for node in marked.graph.node:
         if node.domain == DOMAIN:
-            held[node.name] = [
-                key for name in node.input for key in readers.get(name, [])
-            ]
+            held[node.name] = []
+            for name in node.input:
+                held[node.name] += readers.get(name, [])
     found: dict[str, list[float]] = {}
     for name, taken in node_times(marked, feed, threads).items():
         for key in held.get(name, []):

@@ -46,7 +46,7 @@ BLOCKED = {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool
 class Graph:
     """What is known of a model: its nodes in order, shapes, outputs, the batch to expect.
 
-    `candidate` gives a node as a layer, and `behind` the name of its value after all that a kernel takes over.
+    `candidate` gives a node as a layer, and `tail_output` the name of its value after all that a kernel takes over.
     """
 
     nodes: Iterable[NodeProto]
@@ -54,7 +54,7 @@ class Graph:
     outputs: Iterable[str]
     batch: int
     candidate: Callable[[NodeProto], Candidate | None]
-    behind: Callable[[NodeProto], str]
+    tail_output: Callable[[NodeProto], str]
 
     def values(self, name: str) -> float:
         """Floats of an image or feature map; 0 for what is none or of unknown shape."""
@@ -71,7 +71,7 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str
     """The first output of each layer that should become sparse, and of each pooling between them: least time in all.
 
     A layer costs its time, dense or sparse; a value that one side computes and the other reads costs a copy; a 1x1
-    convolution with the depthwise one behind it costs less when both are sparse. A model in which no layer with zeros
+    convolution with the depthwise one after it costs less when both are sparse. A model in which no layer with zeros
     is worth it stays as it is.
     """
     found = _Costs()
@@ -100,7 +100,7 @@ class _Costs:
         edges: from the side of our layers, SOURCE, to that of dense ones, SINK.
         sparse: layers that have zeros.
         pools: poolings.
-        pointwise: 1x1 convolutions, by the value that reaches the node behind them.
+        pointwise: 1x1 convolutions, by the value that reaches the node after them.
         depthwise: depthwise convolutions, by the value that they read.
     """
 
@@ -132,7 +132,7 @@ def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times) -> N
         if node.op_type == "Conv" and is_pointwise(
             layer.weight.shape, attributes(node)
         ):
-            found.pointwise[graph.behind(node)] = key
+            found.pointwise[graph.tail_output(node)] = key
     if _is_depthwise(layer):
         found.depthwise[node.input[0]] = key
 
@@ -144,7 +144,7 @@ def _add_pool(found: _Costs, graph: Graph, node: NodeProto) -> None:
 
 
 def _join(found: _Costs, graph: Graph) -> None:
-    """A 1x1 convolution is cheaper where the depthwise one behind it is ours too."""
+    """A 1x1 convolution is cheaper where the depthwise one after it is ours too."""
     for name in found.pointwise.keys() & found.depthwise.keys():
         first, second = found.pointwise[name], found.depthwise[name]
         saved = min(
@@ -156,9 +156,9 @@ def _join(found: _Costs, graph: Graph) -> None:
 
 def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:
     """What the values between nodes cost; a copy serves all that read it."""
-    makers = {
-        name: node.output[0] for node in graph.nodes for name in node.output if name
-    }
+    makers: dict[str, str] = {}
+    for node in graph.nodes:
+        makers.update((name, node.output[0]) for name in node.output if name)
     kinds = {node.output[0]: node.op_type for node in graph.nodes if node.output}
     for node in graph.nodes:
         for name in node.input:

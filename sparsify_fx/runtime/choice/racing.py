@@ -151,7 +151,7 @@ def _sample(
     repeats: int,
     clock: Any,
 ) -> float:
-    """Seconds of one run, the mean of some; behind one that finds another model's values in the caches."""
+    """Seconds of one run, the mean of some, after one that finds another model's values in the caches."""
     inputs = dict(feed)
     session.run(None, inputs)
     start = clock()

@@ -17,7 +17,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Tail:
-    """The nodes that a sparse kernel takes over behind its layer, and what they do."""
+    """The nodes that a sparse kernel fuses with its layer, and what they do."""
 
     nodes: tuple[NodeProto, ...]
     output: str
@@ -33,7 +33,7 @@ def tail_of(
     constants: Arrays,
     taken: set[int],
 ) -> Tail:
-    """The longest tail behind `layer` whose nodes are not yet `taken` (by `id`): bias, residual, activation."""
+    """The longest tail after `layer` whose nodes are not yet `taken` (by `id`): bias, residual, activation."""
     nodes: list[NodeProto] = []
     output, bias, residual, activation = layer.output[0], "", "", ""
 

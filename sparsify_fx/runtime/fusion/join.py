@@ -1,9 +1,9 @@
-"""A sparse 1x1 convolution and the depthwise one behind it as one operator, whose middle never lies in memory."""
+"""A sparse 1x1 convolution and the depthwise one after it fused: the values between them are never materialized."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import onnx
@@ -60,7 +60,7 @@ def fits_planes(shape: tuple[int, ...], found: Mapping[str, Any]) -> bool:
 def join_depthwise(model: onnx.ModelProto) -> None:
     """Joins, in place, each sparse 1x1 convolution with the sparse depthwise one that alone reads its result."""
     graph = model.graph
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = read_counts(graph.node)
     kept = GraphView(model).fixed
     makers = {node.output[0]: node for node in graph.node if _fits(node, is_pointwise)}
     seconds = {
@@ -129,6 +129,14 @@ def _fits(node: NodeProto, kind: Any) -> bool:
         return False
     found = attributes(node)
     return bool(kind(tuple(found["weight_shape"]), found))
+
+
+def read_counts(nodes: Iterable[NodeProto]) -> Counter[str]:
+    """How often these nodes read each value; one that a node reads twice counts twice."""
+    found = Counter[str]()
+    for node in nodes:
+        found.update(node.input)
+    return found
 
 
 def own_node(kind: str, inputs: list[str], output: str, name: str) -> NodeProto:

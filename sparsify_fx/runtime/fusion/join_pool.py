@@ -1,9 +1,8 @@
-"""A sparse convolution and the maximum pooling behind it as one operator, whose middle never lies in memory."""
+"""A sparse convolution and the maximum pooling after it fused: the values between them are never materialized."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
+from sparsify_fx.runtime.fusion.join import read_counts
 from sparsify_fx.runtime.fusion.pools import POOL
 from sparsify_fx.runtime.replace import set_nodes
 
@@ -29,7 +29,7 @@ _PREFIX = "pool_"
 def join_pools(model: onnx.ModelProto) -> None:
     """Joins, in place, each sparse convolution with the MaxPool of ours that alone reads its result."""
     graph = model.graph
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = read_counts(graph.node)
     kept = GraphView(model).fixed
     weights = {tensor.name: tensor for tensor in graph.initializer}
     makers = {node.output[0]: node for node in graph.node if _fits(node, weights)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
@@ -11,7 +10,7 @@ from onnx import NodeProto, TensorProto, helper
 from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
 from sparsify_fx.runtime.fusion.halve import HALVE, halves_of
-from sparsify_fx.runtime.fusion.join import add_attributes, fits_planes
+from sparsify_fx.runtime.fusion.join import add_attributes, fits_planes, read_counts
 from sparsify_fx.runtime.fusion.join_sum import SUM
 from sparsify_fx.runtime.replace import replace
 
@@ -37,14 +36,11 @@ def pad_planes(model: onnx.ModelProto) -> None:
     if not chosen:
         return
     plain = {name: old for name, (old, _) in halves.items() if name not in chosen}
-    nodes = [
-        old
-        for node in nodes
-        for old in (
-            plain.get(node.output[0], [node]) if node.op_type == HALVE else [node]
-        )
-    ]
-    replace(model, list(_padded(nodes, chosen, kept)), [])
+    left: list[NodeProto] = []
+    for node in nodes:
+        # A shortcut that no chain took would be one more operator of ours for nothing.
+        left += plain.get(node.output[0], [node]) if node.op_type == HALVE else [node]
+    replace(model, list(_padded(left, chosen, kept)), [])
     for name, size in _sizes(chosen).items():
         model.graph.value_info.append(
             helper.make_tensor_value_info(name + _SUFFIX, TensorProto.FLOAT, [size])
@@ -56,7 +52,9 @@ def _with_halves(
     halves: Mapping[str, tuple[Sequence[NodeProto], NodeProto]],
 ) -> Iterator[NodeProto]:
     """The nodes with our operators in the place of such shortcuts."""
-    gone = {node.output[0] for old, _ in halves.values() for node in old[:-1]}
+    gone: set[str] = set()
+    for old, _ in halves.values():
+        gone.update(node.output[0] for node in old[:-1])
     for node in nodes:
         if not node.output or node.output[0] not in gone:
             yield (
@@ -123,9 +121,7 @@ def _padded(
 ) -> Iterator[NodeProto]:
     """All nodes, these on planes, and the copies that convert where a chain begins and ends."""
     nodes = list(nodes)
-    others = Counter(
-        name for node in nodes if not _in(node, chosen) for name in node.input
-    )
+    others = read_counts(node for node in nodes if not _in(node, chosen))
     there = set(chosen)
     sizes = _sizes(chosen)
     edged = {
@@ -169,7 +165,7 @@ def _in(node: NodeProto, chosen: Mapping[str, NodeProto]) -> bool:
 
 
 def _on_planes(node: NodeProto, edges: bool) -> NodeProto:
-    """The node on planes; `edges`: bands of its result hold the lines of their neighbours, for kernels of 3x3."""
+    """The node on planes; `edges`: bands of its result hold the lines of their neighbors, for kernels of 3x3."""
     node = NodeProto.FromString(node.SerializeToString())
     read = _read(node)
     for place, name in enumerate(node.input):

@@ -15,7 +15,7 @@ from sparsify_fx.onnx_export.storage.codecs.parts import (
     Parts,
     own_bytes,
 )
-from sparsify_fx.onnx_export.storage.codecs.values import Quantised, ValueKind, Weight
+from sparsify_fx.onnx_export.storage.codecs.values import Quantized, ValueKind, Weight
 
 ENCODINGS = {encoding.name: encoding for encoding in (DENSE, COO, GAP, BITMASK)}
 """By name; of two that give the same size the first counts."""
@@ -24,6 +24,6 @@ VALUES = {kind.name: kind for kind in (FP32, FP32_PACKED, FP16, INT8)}
 """By name."""
 
 __all__ = [
-    "ENCODINGS", "OUTPUT", "SHARED", "VALUES", "Encoding", "Parts", "Quantised", "ValueKind", "Weight",
+    "ENCODINGS", "OUTPUT", "SHARED", "VALUES", "Encoding", "Parts", "Quantized", "ValueKind", "Weight",
     "entropy_bytes", "own_bytes",
 ]  # fmt: skip

@@ -48,7 +48,7 @@ def choices(
     """
     if kind.refuses(weight) is not None:
         return
-    stored = kind.quantise(weight)
+    stored = kind.quantize(weight)
     decoded = stored.decoded()
     kept = stored.places().size
     mark, nonzeros = (

@@ -18,11 +18,11 @@ from sparsify_fx.onnx_export.storage.codecs.extents import (
     KNOWN,
     Extent,
     check_extent,
+    extent_after,
     extent_of,
-    extents_behind,
     extents_of_call,
 )
-from sparsify_fx.onnx_export.storage.codecs.rebuilding import ancestors
+from sparsify_fx.onnx_export.storage.codecs.rebuilding import ancestors, producers_in
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo
 from sparsify_fx.onnx_tools.weights import called, key_of
 
@@ -49,12 +49,10 @@ class Decoder:
             tensor.values.name: tensor for tensor in model.graph.sparse_initializer
         }
         self.nodes = list(model.graph.node)
-        self.places = {
-            output: place
-            for place, node in enumerate(self.nodes)
-            for output in node.output
-        }
-        self.producers = {output: node for node in self.nodes for output in node.output}
+        self.places: dict[str, int] = {}
+        for place, node in enumerate(self.nodes):
+            self.places.update(dict.fromkeys(node.output, place))
+        self.producers = producers_in(self.nodes)
         self.functions = {key_of(function): function for function in model.functions}
         self._extents: dict[str, Extent] = {}
 
@@ -100,31 +98,31 @@ class Decoder:
 
     def _checked(self, name: str) -> int:
         """The entries of a value, once it is certain that nothing on the way to it is too large."""
-        behind = set(ancestors(name, self.producers))
+        needed = set(ancestors(name, self.producers))
         stored = sum(
             math.prod(self.tensors[value].dims)
-            for value in behind
+            for value in needed
             if value in self.tensors
         )
         stored += sum(
             math.prod(self.sparse[value].values.dims)
-            for value in behind
+            for value in needed
             if value in self.sparse
         )
         for place in sorted(
-            {self.places[value] for value in behind if value in self.places}
+            {self.places[value] for value in needed if value in self.places}
         ):
             node = self.nodes[place]
             if any(output not in self._extents for output in node.output):
-                self._extents.update(self._behind(node, stored))
+                self._extents.update(self._extents_of(node, stored))
         return self._extents[name].entries
 
-    def _behind(self, node: onnx.NodeProto, stored: int) -> dict[str, Extent]:
+    def _extents_of(self, node: onnx.NodeProto, stored: int) -> dict[str, Extent]:
         """The extents of what a node makes."""
         given = [self._extent(value) if value else None for value in node.input]
         function = self.functions.get(called(node))
         found = (
-            extents_behind(node, given)
+            extent_after(node, given)
             if function is None
             else extents_of_call(node, function, given, stored)
         )
@@ -153,7 +151,9 @@ class Decoder:
 
     def _run(self, names: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
         """Run the nodes that make these values, and no others."""
-        values = {value for name in names for value in ancestors(name, self.producers)}
+        values: set[str] = set()
+        for name in names:
+            values.update(ancestors(name, self.producers))
         model = onnx.ModelProto(ir_version=self.model.ir_version)
         model.opset_import.extend(self.model.opset_import)
         model.functions.extend(self.model.functions)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsify_fx.onnx_export.storage.codecs.parts import OUTPUT, Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantised, ValueKind
+from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantized, ValueKind
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Encoding:
 
     name: str
     opset: int
-    refuses: Callable[[Quantised, ValueKind], str | None]
-    encode: Callable[[Quantised, ValueKind], Parts]
+    refuses: Callable[[Quantized, ValueKind], str | None]
+    encode: Callable[[Quantized, ValueKind], Parts]
 
 
 def with_zeros(parts: Parts, held: str, vector: str, zero: Array) -> str:
@@ -38,7 +38,7 @@ def with_zeros(parts: Parts, held: str, vector: str, zero: Array) -> str:
     return parts.node("Gather", [padded, rank], "updates")
 
 
-def shaped(parts: Parts, flat: str, stored: Quantised) -> None:
+def shaped(parts: Parts, flat: str, stored: Quantized) -> None:
     """Give the vector `flat` the weight's shape and scale, as the value named `OUTPUT`."""
     shape = stored.codes.shape
     name = parts.share("shape." + "_".join(map(str, shape)), np.array(shape, np.int64))

@@ -62,10 +62,10 @@ def check_extent(name: str, found: Extent, stored: int) -> None:
         )
 
 
-def extents_behind(node: onnx.NodeProto, inputs: Sequence[Extent | None]) -> Extent:
+def extent_after(node: onnx.NodeProto, inputs: Sequence[Extent | None]) -> Extent:
     """The extent of what a node computes; ExportError for operators that no packed weight is rebuilt by.
 
-    >>> extents_behind(onnx.helper.make_node("Add", ["a", "b"], ["c"]), [Extent((4, 1)), Extent((3,))]).shape
+    >>> extent_after(onnx.helper.make_node("Add", ["a", "b"], ["c"]), [Extent((4, 1)), Extent((3,))]).shape
     (4, 3)
     """
     rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
@@ -100,7 +100,7 @@ def extents_of_call(
         for each in bound.attribute:
             if each.ref_attr_name in attributes:
                 each.CopyFrom(attributes[each.ref_attr_name])
-        found = extents_behind(
+        found = extent_after(
             bound, [known.get(name) if name else None for name in node.input]
         )
         check_extent(f"{call.output[0]}: {node.output[0]}", found, stored)

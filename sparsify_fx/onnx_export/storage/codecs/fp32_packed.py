@@ -14,7 +14,7 @@ from sparsify_fx.onnx_export.storage.codecs.bits import (
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.values import (
     Array,
-    Quantised,
+    Quantized,
     ValueKind,
     Weight,
     not_float32,
@@ -46,8 +46,8 @@ def _exponents(values: Array) -> Array:
     return exponents
 
 
-def _quantise(weight: Weight) -> Quantised:
-    return Quantised(weight.array, weight.array.dtype)
+def _quantize(weight: Weight) -> Quantized:
+    return Quantized(weight.array, weight.array.dtype)
 
 
 def _store(parts: Parts, vector: Array) -> str:
@@ -92,5 +92,5 @@ def _mantissas(parts: Parts, raw: Array) -> str:
     )
 
 
-FP32_PACKED = ValueKind("fp32-packed", True, _refuses, _quantise, _store, 26)
+FP32_PACKED = ValueKind("fp32-packed", True, _refuses, _quantize, _store, 26)
 """3 bytes and 1, 2 or 4 bits a value. Weights that were pruned by magnitude have very few exponents."""

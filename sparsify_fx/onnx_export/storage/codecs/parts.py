@@ -107,8 +107,11 @@ class Parts:
     @property
     def inputs(self) -> list[str]:
         """Everything the nodes read that they do not make: own tensors, then shared values, each once."""
-        made = {name for node in self.nodes for name in node.output}
-        read = [name for node in self.nodes for name in node.input if name not in made]
+        made, read = set[str](), list[str]()
+        for node in self.nodes:
+            read += (name for name in node.input if name not in made)
+            made.update(node.output)
+        # By first use, so that weights that are rebuilt alike call one function with the same order of inputs.
         return sorted(
             set(read), key=lambda name: (name.startswith(SHARED), read.index(name))
         )

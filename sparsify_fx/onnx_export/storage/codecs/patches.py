@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +75,10 @@ def gap_codes(places: NDArray[np.intp], bits: int, high_bits: int) -> Gaps:
 
 def best_codes(places: NDArray[np.intp], value_bits: float) -> Gaps:
     """The codes of fewest bits, if a value takes `value_bits`."""
-    # A generator: one at a time in memory.
+    # A generator: the codes of a large weight are hundreds of megabytes, so only two are in memory at once.
     candidates = (
-        gap_codes(places, bits, high_bits)
-        for bits in _WIDTHS
-        for high_bits in _HIGH_WIDTHS
+        gap_codes(places, *widths)
+        for widths in itertools.product(_WIDTHS, _HIGH_WIDTHS)
     )
     return min(candidates, key=lambda codes: codes.cost(value_bits))
 

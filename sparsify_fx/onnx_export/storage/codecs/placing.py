@@ -125,7 +125,9 @@ def _everywhere(prefix: str, value: str) -> str:
 
 def _locals(parts: Parts) -> set[str]:
     """The local names of a weight's values."""
-    made = {name for node in parts.nodes for name in node.output}
+    made: set[str] = set()
+    for node in parts.nodes:
+        made.update(node.output)
     sparse = set() if parts.sparse is None else {parts.sparse.values.name}
     return made | set(parts.tensors) | sparse
 

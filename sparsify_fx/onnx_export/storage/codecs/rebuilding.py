@@ -12,6 +12,14 @@ from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_tools.weights import all_nodes
 
 
+def producers_in(nodes: Iterable[onnx.NodeProto]) -> dict[str, onnx.NodeProto]:
+    """The node that makes each value."""
+    found: dict[str, onnx.NodeProto] = {}
+    for node in nodes:
+        found.update(dict.fromkeys(node.output, node))
+    return found
+
+
 def ancestors(name: str, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
     """`name` and every value that it is computed from."""
     pending, seen = [name], {name}
@@ -44,11 +52,13 @@ def rebuilding(
     graph: onnx.GraphProto, names: Iterable[str], reader: TensorReader
 ) -> Rebuilding:
     """Find the nodes and tensors from which these values of the graph are made, and nothing else is."""
-    producers = {output: node for node in graph.node for output in node.output}
+    producers = producers_in(graph.node)
     made = {
         name: set(ancestors(name, producers)) for name in names if name in producers
     }
-    users = Counter(value for values in made.values() for value in values)
+    users = Counter[str]()
+    for values in made.values():
+        users.update(values)
     nodes, elsewhere = _only_for(graph, made, users)
     sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
     sizes |= {
@@ -81,8 +91,7 @@ def _only_for(
         ):
             found.add(place)
         else:
-            elsewhere.update(node.input)
-            elsewhere.update(
-                name for inner in all_nodes([node]) for name in inner.input
-            )
+            # With the graphs inside of it: a branch reads values of the graph around it without naming them as inputs.
+            for inner in all_nodes([node]):
+                elsewhere.update(inner.input)
     return found, elsewhere
