@@ -40,14 +40,20 @@ def with_choices(
     encoded.graph.initializer.extend(
         tensor for tensor, choice in pairs if choice.parts is None
     )
+    # One by one: all of them are as large as the file that comes of it, and would be in
+    # memory twice.
     placed.move_tensors(encoded.graph)
     encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
+    # What rebuilds weights comes first: ONNX wants a value made before a node reads it.
     encoded.graph.node.extend([*placed.nodes, *graph.node])
     encoded.functions.extend(placed.functions.values())
+    # A model that calls a function must import its domain, once.
     if placed.functions and all(
         entry.domain != DOMAIN for entry in encoded.opset_import
     ):
         encoded.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    # Local functions came with IR version 8, sparse initializers with 5. A newer version
+    # than needed would lock older runtimes out for nothing.
     if placed.functions or placed.sparse:
         encoded.ir_version = max(encoded.ir_version, 8 if placed.functions else 5)
     rebuilt = [
@@ -55,6 +61,8 @@ def with_choices(
         for t, choice in pairs
         if choice.parts is not None and choice.parts.nodes
     ]
+    # Only weights that nodes rebuild are listed: a sparse initializer tells of itself
+    # what it is.
     how = {name: f"{choice.encoding} {choice.values}" for name, choice in rebuilt}
     put_metadata(
         encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(how)} if how else {})
@@ -72,6 +80,8 @@ def shell(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _prefix(graph: onnx.GraphProto) -> str:
     """What the names of our own values start with, and no other."""
+    # Short, since it stands before every name in the file. Names of inner graphs count
+    # too: a value there would hide ours.
     prefix, taken = "s.", set(names_in(graph))
     while any(name.startswith(prefix) for name in taken):
         prefix = "s" + prefix

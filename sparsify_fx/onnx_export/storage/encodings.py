@@ -48,6 +48,9 @@ ENCODING_NAMES = ("auto", *ENCODINGS)
 VALUE_NAMES = tuple(VALUES)
 """Names for `export(values=...)`."""
 
+# For `auto`, the smallest first: `coo` shares nothing, `gap` brings tables of its own,
+# and `bitmask` others. A model of a few small weights is smallest without any of them,
+# which no choice weight by weight would find.
 _FAMILIES = tuple(
     map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS))
 )
@@ -100,6 +103,8 @@ def encode_initializers(
     something are for prunable weights only. Sizes in the rows are bytes; what several weights share is in none of
     them. Raises ExportError when the model's opset is too old.
     """
+    # 1. What is known of the model before any weight is looked at: which tensors are
+    # weights, what zero means in quantized ones, and which tensors must stay readable.
     graph, opset, reader = dense.graph, opset_of(dense), reader or TensorReader()
     _check_opset(opset, wanted)
     weights, axes = weight_values(graph, dense.functions), channel_axes(graph)
@@ -110,11 +115,15 @@ def encode_initializers(
         | names_of_points(dense)
         | set(untouched_names)
     )
+    # 2. Every way to store each tensor that may be in the smallest file. Of large ones
+    # that is hardly ever more than one, so a model of gigabytes is never held several
+    # times.
     found = []
     for tensor in graph.initializer:
         array, size = reader.array(tensor), reader.size(tensor)
         weight = Weight(array, axes.get(tensor.name, 0), _zero(tensor, zeros))
         if (
+            # Of a scalar no encoding can leave anything out.
             tensor.name in fixed
             or tensor.data_type not in PACKED_TYPES
             or not tensor.dims
@@ -125,6 +134,8 @@ def encode_initializers(
                 tensor.data_type, tensor.dims
             )
             found.append(worth_keeping(_options(weight, size, wanted, prunable, opset)))
+    # 3. One way for each, chosen together: tables that weights share pay only if enough
+    # of them do.
     picked = smallest(found, _families(wanted))
     sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
     chosen = {
@@ -135,8 +146,13 @@ def encode_initializers(
         _row(tensor, chosen[tensor.name], weights, sizes[tensor.name])
         for tensor in graph.initializer
     ]
+    # 4. Constants that gained nothing return to their places first: what is assembled
+    # next copies the nodes of `dense`, and Constant nodes that are back must be among
+    # them.
     left = _settle(dense, chosen, moved or Moved(), in_order)
     encoded = with_choices(dense, chosen, wanted.functions)
+    # 5. Sizes are read off the result: only there is it known what each weight shares
+    # with others.
     stored = sizes | stored_bytes(encoded, reader)
     rows = [replace(row, bytes_stored=stored[row.name]) for row in rows]
     digests = {tensor.name: chosen[tensor.name].digest for tensor in graph.initializer}
@@ -155,6 +171,9 @@ def _settle(
         for name, origin in moved.origins.items()
         if name in chosen
         and chosen[name].parts is None
+        # Before IR version 4 an initializer had to be an input and was a constant all the
+        # same. In the newer version that the packed file has, an input can be replaced by
+        # callers, and onnxruntime folds nothing that depends on it.
         and not (origin.input and moved.constant_inputs)
     }
     left = moved.without(stay)
@@ -172,6 +191,8 @@ def _zero(tensor: onnx.TensorProto, zeros: dict[str, Any]) -> Any:
 def _families(wanted: Wanted) -> list[Family]:
     """The sets of encodings, and of values, of which each may make the smallest file."""
     encodings = _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:]
+    # Lossy values were asked for by the user, so size has no say in them; lossless ones
+    # compete with plain fp32.
     values = [frozenset(VALUES)]
     if VALUES[wanted.values].lossless and wanted.values != "fp32":
         # What packed values share, tables and nodes, may be more than they save.
@@ -206,9 +227,12 @@ def _options(
     kinds = (
         [VALUES["fp32"]] if not prunable or kind.refuses(weight) is not None else [kind]
     )
+    # Both lose nothing, so the smaller may win: of many exponents the packed form can be
+    # larger.
     if kinds[0].lossless and kind.name != "fp32" and prunable:
         kinds.append(VALUES["fp32"])  # of two that lose nothing the smaller
     if wanted.encoding == "auto":
+        # The nodes that rebuild a weight take some hundred bytes alone.
         if size <= SMALL:
             return [untouched(weight.array, size, weight.zero)]
         encodings = [
@@ -259,6 +283,8 @@ def check_bits(
 def _check_opset(opset: int, wanted: Wanted) -> None:
     """The model has the operators that what was asked for needs."""
     least = ENCODINGS[wanted.encoding].opset if wanted.encoding in ENCODINGS else 0
+    # Nodes that decode values, like those of `gap` and `bitmask`, are written for opset
+    # 11 and later alone.
     least = least if wanted.values == "fp32" else 11
     if opset < least:
         raise ExportError(

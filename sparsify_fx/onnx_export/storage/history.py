@@ -63,6 +63,8 @@ def undo(model: onnx.ModelProto, *, in_order: bool) -> None:
     if told is None:
         put_metadata(model, kept)
         return
+    # Only constants whose scope is still there can return; the others stay in the main
+    # graph, which every branch sees.
     history = _parsed(told)
     fitting = _fitting(model, history.moved)
     put_back(
@@ -72,6 +74,7 @@ def undo(model: onnx.ModelProto, *, in_order: bool) -> None:
         history.producer,
         history.producer_version,
     )
+    # A field that is set to empty is written as two bytes; the original had none.
     _clear_empty(model)
     model.ir_version = history.ir_version
     kept.pop("sparsity", None)
@@ -87,12 +90,16 @@ def _fitting(model: onnx.ModelProto, moved: Moved) -> Moved:
     Other programs drop branches and unused weights, inline functions, and write the branches of If in another order.
     What does not fit stays in the main graph, which all branches see. ValueError when none is there under its name.
     """
+    # One that is missing may have been dropped as unused; if all are, they were renamed,
+    # and the model would stay half packed without a word.
     there = {tensor.name for tensor in model.graph.initializer} & moved.origins.keys()
     if moved.origins and not there:
         raise ValueError(
             f"constants of which it tells where they were are missing: {list(moved.origins)[:3]}; another program may "
             "have renamed them"
         )
+    # By number of scope, as in `Origin`. The main graph needs no check: what lies there
+    # is seen everywhere.
     reads = [
         _names_read(scope.body) if number else set()
         for number, scope in enumerate(scopes(model))
@@ -114,11 +121,14 @@ def _names_read(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
     found: set[str] = set()
     for node in all_nodes(body.node):
         found.update(node.input)
+    # Whatever is no input of a function is made in its body, and is no constant of ours.
     return found & set(body.input) if isinstance(body, onnx.FunctionProto) else found
 
 
 def _parsed(text: str) -> History:
     try:
+        # Metadata are anyone's to write, so every step here may fail on a damaged or
+        # foreign entry.
         entry = json.loads(text)
         producer, version = map(str, entry["producer"])
         sparsity = entry.get("sparsity")

@@ -32,8 +32,13 @@ def hoist(model: onnx.ModelProto, wanted: Callable[[Constant], bool]) -> Moved:
     version 3, which wants all initializers to be inputs and treats them as constants all the same, becomes one of
     version 4.
     """
+    # A list of all constants first: taking one adds an initializer to the graph that is
+    # walked.
     move, constant_inputs = _Move(model), model.ir_version < 4
     for each in list(constants(model)):
+        # Before IR version 4 all initializers are inputs. Left so, in version 4 those
+        # that do not move would become values that callers may replace, so all cease to
+        # be inputs, and `Moved` brings them back.
         always = constant_inputs and each.scope == 0 and each.node is None
         if isinstance(each.tensor, onnx.TensorProto) and (always or wanted(each)):
             move.take(each)
@@ -54,8 +59,10 @@ class _Move:
 
     def take(self, each: Constant) -> None:
         """Move one constant, unless it must stay where it is."""
+        # What a graph gives out must be made in that graph.
         if each.name in self.outputs[each.scope]:
             return
+        # It is in its place already, and only has to stop being an input.
         if each.scope == 0 and each.node is None:
             if each.name in self.inputs:
                 self.origins[each.name] = Origin(
@@ -63,7 +70,11 @@ class _Move:
                 )
             return
         function = self.places[each.scope].function
+        # Names of a function's body are its own, so two functions may both have a `w`; in
+        # the main graph the names must differ.
         hint = each.name if function is None else f"{function.name}.{each.name}"
+        # A name that only one scope defines can be kept; where another scope defines it
+        # as well, one of the two values would hide the other.
         alone = function is None and self.taken[each.name] == 1
         name = each.name if each.scope == 0 or alone else self._fresh(hint)
         node = each.node.name if each.node is not None else ""
@@ -73,7 +84,11 @@ class _Move:
         moved = self.model.graph.initializer.add()
         moved.CopyFrom(each.tensor)
         moved.name = name
+        # Removal waits for `finish`: the positions of the other constants of this scope
+        # count from the nodes as they are now.
         self.gone.setdefault(each.scope, []).append((each, name))
+        # A function sees nothing of the outside, so the constant comes in as one more
+        # input of every call.
         if function is not None:
             self._pass_in(function, name)
 
@@ -88,8 +103,11 @@ class _Move:
 
     def _pass_in(self, function: onnx.FunctionProto, name: str) -> None:
         """A further input of a function, given by all its callers; those that are functions themselves get it too."""
+        # Functions may be called from several places, and this one been reached before.
         if name in function.input:
             return
+        # The position of the new input, for callers that leave optional inputs out at the
+        # end: these have to be written as empty.
         before = len(function.input)
         function.input.append(name)
         for node, caller in self.callers.get(key_of(function), ()):
@@ -101,10 +119,13 @@ class _Move:
         """Remove the constants from where they were, and name them by their new names there."""
         for number, group in self.gone.items():
             body = self.places[number].body
+            # From the last to the first, so that the positions of those still to go stay
+            # right.
             for at in sorted(
                 (each.at for each, _ in group if each.node is not None), reverse=True
             ):
                 del body.node[at]
+            # Those of the main graph have not moved at all.
             if isinstance(body, onnx.GraphProto) and number:
                 drop_initializers(
                     body, {each.name for each, _ in group if each.node is None}
@@ -112,6 +133,7 @@ class _Move:
             rename_in(
                 body, {each.name: name for each, name in group if each.name != name}
             )
+        # Only now, since positions in `origins` count from the inputs as they were.
         _drop_inputs(
             self.model.graph,
             {name for name, origin in self.origins.items() if origin.input},

@@ -69,6 +69,8 @@ class Moved:
         """
         origins = {}
         for name, *values in rows:
+            # Types are compared exactly, since a file's metadata may hold anything:
+            # `isinstance` would take True for a position.
             origin = Origin(*values)  # type: ignore[arg-type]
             kinds = [type(value) for value in asdict(origin).values()]
             if [type(name), *kinds] != [str, int, str, int, str, str, bool]:
@@ -79,6 +81,8 @@ class Moved:
 
 def _short(row: list[object]) -> list[object]:
     defaults: list[object] = [None, None, None, -1, "", "", False]
+    # Name, scope and name there stay in any case. A model of thousands of constants
+    # writes a row for each, so defaults count.
     while len(row) > 3 and row[-1] == defaults[len(row) - 1]:
         row.pop()
     return row

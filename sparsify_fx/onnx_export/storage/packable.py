@@ -32,6 +32,7 @@ PACKED_TYPES = (
 def hoisted(model: onnx.ModelProto) -> Moved:
     """All constants that could be packed as initializers of the main graph, in place; where they were before."""
 
+    # Found before anything moves: it goes by scopes and their numbers.
     kept = kept_inside(model)
 
     def large(each: Constant) -> bool:
@@ -40,6 +41,7 @@ def hoisted(model: onnx.ModelProto) -> Moved:
         return (
             tensor.data_type in PACKED_TYPES
             and _nbytes(tensor) > SMALL
+            # onnxruntime loads no model in which these lie outside.
             and (each.scope, each.name) not in kept
         )
 

@@ -36,9 +36,14 @@ def put_back(
     `in_order`: the nodes of the main graph are those that `hoist` left; otherwise constant nodes come first. Raises
     ValueError when the model is not one that these constants moved in.
     """
+    # 1. Nothing is changed before it is certain that all of it can go back: the history
+    # in a file may be wrong.
     places, callers = scopes(model), callers_of(model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     _check_places(moved, tensors, places)
+    # 2. Each constant to its place, in the order of positions within a scope. A position
+    # counts all nodes (or inputs) that were there; of those before it that are `still`
+    # away none is in the list, so as many are taken off.
     renamed: dict[int, dict[str, str]] = defaultdict(dict)
     away = sorted(
         (origin.scope, origin.input, origin.at)
@@ -51,6 +56,7 @@ def put_back(
         at = origin.at - (bisect_left(away, place) - bisect_left(away, (*place[:2], 0)))
         body, tensor = places[origin.scope].body, tensors[name]
         if origin.input:
+            # The initializer itself never left the main graph: it becomes an input again.
             given = helper.make_tensor_value_info(
                 name, tensor.data_type, list(tensor.dims)
             )
@@ -59,14 +65,19 @@ def put_back(
         if name != origin.name:
             renamed[origin.scope][name] = origin.name
         _put(body, tensor, origin, at if in_order or origin.scope else 0)
+    # 3. Old names, in one walk over each scope however many constants came back to it.
     for number, names in renamed.items():
         rename_in(places[number].body, names)
+    # 4. Other programs may have removed nodes in front of a constant, so that its old
+    # position lies after a reader.
     for number in {
         origin.scope
         for origin in moved.origins.values()
         if origin.at >= 0 and not origin.input
     }:
         _before_readers(places[number].body)
+    # 5. What is no longer needed goes: the initializers of the main graph, and the inputs
+    # of functions that they came in by.
     inside = {name for name, origin in moved.origins.items() if not origin.input}
     drop_initializers(model.graph, inside)
     for function in model.functions:
@@ -99,6 +110,8 @@ def _put(
     at: int,
 ) -> None:
     """The tensor back into its scope, as an initializer or as a node at this position."""
+    # A copy with the tensor's own name: in a Constant node that may differ from the
+    # value's name, or be empty.
     whole = onnx.TensorProto()
     whole.CopyFrom(tensor)
     whole.name = origin.tensor
@@ -118,6 +131,8 @@ def _before_readers(body: onnx.GraphProto | onnx.FunctionProto) -> None:
             late.append(at)
         for each in all_nodes([node]):
             read.update(each.input)
+    # To the front, where it stands before every reader; a Constant node reads nothing
+    # itself.
     for at in late:
         node = onnx.NodeProto()
         node.CopyFrom(body.node[at])
@@ -133,6 +148,8 @@ def _take_out(
     function.input[:] = kept
     for node, _ in callers:
         given = list(node.input[: len(kept)])
+        # Calls that got empty inputs written out for the new one to have its position are
+        # short again.
         while given and not given[-1]:
             given.pop()
         node.input[:] = given

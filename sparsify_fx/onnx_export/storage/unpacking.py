@@ -40,6 +40,8 @@ def unpacked(model: onnx.ModelProto, reader: TensorReader) -> onnx.ModelProto:
         for sparse in graph.sparse_initializer
         if sparse.values.name not in found.tensors
     ]
+    # The decoder rebuilds a few weights at a time, so that only the result is in memory
+    # as a whole.
     for name, array in decoder.arrays((*found.bytes, *left)):
         dense.graph.initializer.append(numpy_helper.from_array(array, name))
     if found.bytes:

@@ -62,6 +62,8 @@ class Decoder:
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, NDArray[Any]]]:
         """The values of these names, each with its name; those that nodes make come last, several from one session."""
+        # Stored ones come as they are found; those that nodes make wait, to be rebuilt
+        # together.
         made: list[str] = []
         for name in names:
             if name in self.tensors:
@@ -87,6 +89,8 @@ class Decoder:
         """The names in groups that are rebuilt at once: a session takes time, and large weights take memory."""
         batch, held = list[str](), 0
         for name in names:
+            # Before the session that rebuilds it is made: there is no limit to what that
+            # may compute.
             entries = self._checked(name)
             if batch and (held + entries > _AT_ONCE or len(batch) == _TOGETHER):
                 yield batch
@@ -98,6 +102,8 @@ class Decoder:
 
     def _checked(self, name: str) -> int:
         """The entries of a value, once it is certain that nothing on the way to it is too large."""
+        # 1. How much the file stores for this value: what is rebuilt may be larger by a
+        # bounded factor only.
         needed = set(ancestors(name, self.producers))
         stored = sum(
             math.prod(self.tensors[value].dims)
@@ -109,10 +115,14 @@ class Decoder:
             for value in needed
             if value in self.sparse
         )
+        # 2. In the order of the graph, so that the extents of all inputs are known when a
+        # node's turn comes.
         for place in sorted(
             {self.places[value] for value in needed if value in self.places}
         ):
             node = self.nodes[place]
+            # Values that weights share are worked out once: of many small weights each
+            # has the same tables.
             if any(output not in self._extents for output in node.output):
                 self._extents.update(self._extents_of(node, stored))
         return self._extents[name].entries
@@ -134,6 +144,8 @@ class Decoder:
             return self._extents[name]
         if name in self.tensors:
             tensor = self.tensors[name]
+            # A short tensor may be a shape or a size, so its values count; of all others
+            # the extent is enough.
             small = (
                 math.prod(tensor.dims) <= KNOWN
                 and tensor.data_type != onnx.TensorProto.STRING
@@ -151,6 +163,8 @@ class Decoder:
 
     def _run(self, names: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
         """Run the nodes that make these values, and no others."""
+        # 1. A model of these nodes alone, so that nothing else in the file is run or
+        # loaded.
         values: set[str] = set()
         for name in names:
             values.update(ancestors(name, self.producers))
@@ -171,6 +185,8 @@ class Decoder:
         graph.sparse_initializer.extend(
             self._inside(self.sparse[value]) for value in values & self.sparse.keys()
         )
+        # 2. Without optimization, which would fold all nodes first and hold what each of
+        # them gives; here they run once anyway.
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = (
@@ -182,6 +198,7 @@ class Decoder:
                 data, options, providers=["CPUExecutionProvider"]
             )
             arrays = session.run(list(names), {})
+        # onnxruntime raises a dozen classes, which have only Exception in common.
         except Exception as error:
             what = (
                 names[0]

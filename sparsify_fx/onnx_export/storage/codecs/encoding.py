@@ -29,6 +29,8 @@ class Encoding:
 def with_zeros(parts: Parts, held: str, vector: str, zero: Array) -> str:
     """For each 1 in the int32 vector `held` the next value of `vector`, for each 0 the one of `zero`; its name."""
     axis = parts.share("axis", np.array(0, np.int64))
+    # count * held is 0 for zeros and the number of the value, from 1, for values; so
+    # entry 0 of the table below is the zero.
     rank = parts.node(
         "Mul", [parts.node("CumSum", [held, axis], "count"), held], "rank"
     )
@@ -45,6 +47,7 @@ def shaped(parts: Parts, flat: str, stored: Quantized) -> None:
     if stored.scale is None:
         parts.node("Reshape", [flat, name], OUTPUT)
     else:
+        # After the Reshape, so that the scale of each channel broadcasts.
         scale = parts.own("channel_scale", stored.scale)
         parts.node(
             "Mul", [parts.node("Reshape", [flat, name], "codes_f"), scale], OUTPUT

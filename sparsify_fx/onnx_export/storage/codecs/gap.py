@@ -30,6 +30,7 @@ def _refuses(stored: Quantized, values: ValueKind) -> str | None:
 
 def _encode(stored: Quantized, values: ValueKind) -> Parts:
     parts, flat = Parts(), np.ascontiguousarray(stored.codes).reshape(-1)
+    # Scales are applied to the values already, so the shape alone is left to give.
     rebuilt = _streamed(parts, flat, stored, values) or _patched(
         parts, flat, stored, values
     )
@@ -44,6 +45,7 @@ def _streamed(
     kept = stored.places()
     if stored.dtype != np.float32 or not kept.size:
         return None
+    # Compared by cost before any node is made: parts cannot be taken back.
     most = _WORTH * best_codes(kept, values.bits).cost(values.bits)
     streams = best_streams(kept, flat.size, values.bits)
     if streams is None or streams.cost(values.bits) > most:
@@ -71,6 +73,8 @@ def _patched(parts: Parts, flat: Array, stored: Quantized, values: ValueKind) ->
 def _zeros(parts: Parts, stored: Quantized) -> str:
     """A vector of as many zeros as the weight has entries."""
     shape, zero = stored.codes.shape, stored.zero
+    # One zero for the whole weight can be filled in by size, and shared with weights of
+    # that size.
     if zero is not None:
         return parts.filled(stored.codes.size, zero)
     assert stored.background is not None
@@ -89,6 +93,8 @@ def _scaled(parts: Parts, updates: str, place: str, stored: Quantized) -> str:
     if stored.scale is None:
         return updates
     scale, shape = stored.scale, stored.codes.shape
+    # The one axis that is longer than 1; with a single channel any will do, its only
+    # index being 0 by the Mod below.
     axis = int(np.argmax(scale.shape))
     channel, inner = place, math.prod(shape[axis + 1 :])
     if inner > 1:
@@ -97,6 +103,7 @@ def _scaled(parts: Parts, updates: str, place: str, stored: Quantized) -> str:
             [channel, parts.share(f"inner.{inner}", np.array(inner, np.int32))],
             "outer",
         )
+    # With the channels outermost the quotient is the channel already.
     if math.prod(shape[:axis]) > 1 or scale.size == 1:
         channel = parts.node(
             "Mod",

@@ -59,9 +59,14 @@ def gap_codes(places: NDArray[np.intp], bits: int, high_bits: int) -> Gaps:
     >>> found.low.tolist(), found.patched.tolist(), found.high.tolist(), found.back
     ([0, 2, 4], [2], [2], 1)
     """
+    # 1. Gaps too wide even with a patch end at a zero that is stored as a value.
     places = with_stops(places.astype(np.int64), 1 << (bits + high_bits))
+    # 2. A step is at least 1, so no sum of steps is place 0. Where that holds a value,
+    # all sums are one more and `back` is taken off.
     back = int(places[0] == 0)
     gaps = np.diff(places, prepend=-back) - 1
+    # 3. The low bits of all gaps, and the high bits of the few that have any, with their
+    # distances.
     high = gaps >> bits
     patched = np.flatnonzero(high)
     if (
@@ -87,6 +92,8 @@ def patched_places(parts: Parts, gaps: Gaps) -> str:
     """The nodes that sum the codes up. Steps stay in one or two bytes each until then: loading takes memory."""
     dtype = np.dtype(np.uint8 if gaps.bits + gaps.high_bits < 8 else np.uint16)
     table = (code_table(gaps.bits).squeeze() + 1).astype(dtype)
+    # High bits and distance share a byte, so that a patch costs one byte and two tables
+    # of 256 entries take it apart.
     packed = byte_indices(parts, "gaps", pack_bits(gaps.low, gaps.bits))
     steps = look_up(
         parts,
@@ -113,6 +120,8 @@ def _patched(parts: Parts, gaps: Gaps, steps: str, dtype: np.dtype[Any]) -> str:
     packed = byte_indices(
         parts, "patches", (distances | (gaps.high << width)).astype(np.uint8)
     )
+    # The places of patches are summed up from distances as the places of values are from
+    # gaps.
     skips = parts.table(f"patch_skips.{width}", (byte & ((1 << width) - 1)) + 1)
     patched = _summed(
         parts, parts.node("Gather", [skips, packed], "skipped"), "patched", back
@@ -121,6 +130,8 @@ def _patched(parts: Parts, gaps: Gaps, steps: str, dtype: np.dtype[Any]) -> str:
         f"patch_highs.{width}_{gaps.bits}", (byte >> width) << gaps.bits
     )
     high = parts.node("Gather", [highs, packed], "patch_high")
+    # Added as int32, since ONNX's Add of small integers came with opset 14; the sum fits
+    # the type of the steps again.
     low = parts.node(
         "Cast",
         [parts.node("Gather", [steps, patched], "patch_low")],

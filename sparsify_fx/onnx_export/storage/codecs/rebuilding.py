@@ -52,13 +52,17 @@ def rebuilding(
     graph: onnx.GraphProto, names: Iterable[str], reader: TensorReader
 ) -> Rebuilding:
     """Find the nodes and tensors from which these values of the graph are made, and nothing else is."""
+    # 1. All that each weight is computed from.
     producers = producers_in(graph.node)
     made = {
         name: set(ancestors(name, producers)) for name in names if name in producers
     }
+    # 2. How many of the weights need each value: what one alone needs is its own, the
+    # rest is shared.
     users = Counter[str]()
     for values in made.values():
         users.update(values)
+    # 3. What other nodes or outputs of the graph read stays, whoever else needs it.
     nodes, elsewhere = _only_for(graph, made, users)
     sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
     sizes |= {
@@ -81,10 +85,14 @@ def _only_for(
     graph: onnx.GraphProto, made: Collection[str], users: Collection[str]
 ) -> tuple[set[int], set[str]]:
     """The positions of the nodes that nothing but the rebuilding of weights needs, and all values that others read."""
+    # From the end: a node's readers come after it, so by then it is known whether one of
+    # them stays.
     elsewhere = {item.name for item in graph.output}
     found: set[int] = set()
     for place in reversed(range(len(graph.node))):
         node = graph.node[place]
+        # The weights themselves are read elsewhere, of course, and still replaced; of
+        # values on the way no other may be.
         rebuilds = any(output in users for output in node.output)
         if rebuilds and all(
             output in made or output not in elsewhere for output in node.output

@@ -88,7 +88,10 @@ def best_streams(
 
 def _with_code(places: Places, size: int, code: StepCode) -> Streams | None:
     """The streams with this code, in as many columns as pay and fit."""
+    # Stops are stored as values, so they count for how many columns pay.
     stops = with_stops(places, code.widest)
+    # More columns sum up faster, each being shorter, but need a start each; where they do
+    # not fit, fewer may.
     for columns in code.columns[stops.size < _ENOUGH :]:
         if (streams := _streams(stops, size, code, columns)) is not None:
             return streams
@@ -96,17 +99,26 @@ def _with_code(places: Places, size: int, code: StepCode) -> Streams | None:
 
 
 def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams | None:
+    # 1. All columns have one length, so some values may have to be stored that are zeros.
     filled = _filled(stops, columns)
     if filled is None:
         return None
     rows, per = filled.size // columns, code.per
     inner = (columns // per, per) if per > 1 else (columns,)
+    # 2. The kernel decides how large the result of MaxUnpool is, and not every size has a
+    # kernel.
     kernel = _kernel((rows, *inner), size)
     if kernel is None:
         return None
+    # 3. Each column is a run of consecutive places. CumSum then goes along the rows,
+    # adding a whole row of columns at once where a single stream would be one long chain.
     ordered = np.ascontiguousarray(filled.reshape(columns, rows).T)
+    # Each column counts on from the end of the one before it, the first from -1 as with
+    # all gap codes.
     starts = np.concatenate([[-1], ordered[-1, :-1]])
     steps = np.diff(ordered, axis=0, prepend=starts[None])
+    # 4. Several steps make one word: three of up to 40 fit 16 bits, which three codes of
+    # 6 bits would not.
     digits = (steps - code.less).reshape(rows, columns // per, per)
     words = (digits @ code.base ** np.arange(per)).astype(code.dtype)
     shape = (1, 1, rows, *inner)
@@ -121,6 +133,8 @@ def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams 
 
 def _filled(places: Places, columns: int) -> Places | None:
     """The places and as many more, each in front of one, as make the number a multiple; None if there is no room."""
+    # In front of a place that has a zero before it: any zero may be stored as a value,
+    # and no step gets wider by that.
     missing = -places.size % columns
     free = np.flatnonzero(np.diff(places, prepend=-1) > 1)[:missing]
     if free.size < missing:
@@ -134,6 +148,8 @@ def _kernel(shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
     >>> _kernel((10, 16, 3), 64 * 32)
     (23, 1, 2)
     """
+    # A few hundred products at most. The first axis takes whatever factor of the size is
+    # left.
     for sides in itertools.product(*(range(side, 2 * side + 8) for side in shape[1:])):
         outer, rest = divmod(size, math.prod(sides))
         if not rest and outer >= shape[0]:
@@ -156,6 +172,7 @@ def summed(parts: Parts, streams: Streams) -> str:
 
 def _steps(parts: Parts, words: str, code: StepCode) -> str:
     """The nodes that take the words apart; returns the name of the steps as int32."""
+    # base**per words are too many for a table, so the digits are divided out.
     if code.bits == 32:
         powers, base = _digits(parts, code)
         shifted = parts.node("Div", [words, parts.awaited(powers)], "shifted")
@@ -179,6 +196,7 @@ def _digits(parts: Parts, code: StepCode) -> tuple[str, str]:
 def _table(parts: Parts, code: StepCode) -> str:
     """[base ** per, per] uint8: the steps of every word, made once for all weights."""
     name = f"steps.{code.base}_{code.per}"
+    # Computed when the file is loaded: stored, the table would take up to 256 KB of it.
     ends = [
         parts.share(role, np.array(end, np.int32))
         for role, end in (("nought_i", 0), ("one_i", 1))
@@ -196,6 +214,7 @@ def _table(parts: Parts, code: StepCode) -> str:
 
 def unpooled(parts: Parts, values: str, places: str, streams: Streams) -> str:
     """A tensor of zeros with the values at the places: what MaxUnpool makes of maxima and where they were."""
+    # MaxUnpool reads places as int64 alone; up to here int32 halves the memory.
     linear = parts.node("Cast", [places], "at", {"to": onnx.TensorProto.INT64})
     return parts.node(
         "MaxUnpool", [values, linear], "flat", {"kernel_shape": list(streams.kernel)}

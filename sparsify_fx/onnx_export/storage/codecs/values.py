@@ -43,6 +43,8 @@ class Quantized:
         """Linear positions, in C order, of the entries that are no zeros: -0.0 is a value."""
         if self.background is not None:
             return np.flatnonzero((self.codes != self.background).reshape(-1))
+        # As unsigned integers of the same width: only all bits 0 is a zero, so that -0.0
+        # keeps its sign.
         flat = np.ascontiguousarray(self.codes).reshape(-1)
         return np.flatnonzero(flat.view(f"u{flat.dtype.itemsize}"))
 
@@ -51,6 +53,7 @@ class Quantized:
         """What all zeros look like, [1]; None where that depends on the channel."""
         if self.background is None:
             return np.zeros(1, self.dtype)
+        # Zero points of several channels may still all be one number.
         first = self.background.reshape(-1)[:1]
         return first.astype(self.dtype) if (self.background == first[0]).all() else None
 
