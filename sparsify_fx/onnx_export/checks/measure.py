@@ -115,6 +115,7 @@ def measure(
     )
     found: dict[Path, list[dict[str, float]]] = {dense: [], packed: []}
     for _ in range(loads):
+        # In turns, so that what else the machine does falls on both alike.
         for path, results in found.items():
             results.append(_probe(*needed, "load", str(path)))
     with tempfile.TemporaryDirectory() as folder:
@@ -122,6 +123,8 @@ def measure(
             Path(folder) / "inputs.pickle"
         )  # arrays of strings, lists, maps and None have no place in a .npz
         file.write_bytes(pickle.dumps(dict(inputs)))
+        # Both in one process, for the same reason: caches and clock frequency are the
+        # same for both.
         latencies = _probe(
             *needed, "latency", str(file), str(rounds), str(dense), str(packed)
         )
@@ -152,6 +155,7 @@ def _probe(*arguments: str) -> Any:
         check=False,
     )
     if done.returncode != 0:
+        # The last line of a traceback is the error.
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ExportError(
             f"measuring failed: {reason}; export or pack without measure (--no-measure)"

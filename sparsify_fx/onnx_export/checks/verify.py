@@ -40,6 +40,7 @@ class Runtime:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
+            # onnxruntime names an operator that it does not know by its domain.
             hint = f"; {HOW_TO_OPEN}" if "sparsify_fx:" in str(error) else ""
             raise ExportError(
                 f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}{hint}"
@@ -88,6 +89,8 @@ def compare(
         raise ExportError(
             f"onnxruntime gives {len(got)} outputs, {reference} {len(expected)}; the file is not written"
         )
+    # All outputs are compared before the first is judged, so that one of another shape is
+    # told whatever the others differ by.
     pairs = [
         _difference(a, b, name, reference)
         for a, b, name in zip(expected, got, names, strict=True)

@@ -24,6 +24,7 @@ STORAGE_KEYS = (WEIGHTS, "encoding", "values", TARGET, CHOICE, ORIGIN)
 
 def put_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     """Replace all our entries by these; those of others stay."""
+    # Only entries under our prefix are ours to remove.
     others = {
         item.key: item.value
         for item in model.metadata_props
@@ -68,6 +69,7 @@ def chosen_how(choice: Mapping[str, Any]) -> str:
     >>> chosen_how({"by": "estimate", "batch": 1})
     ', chosen by estimate for batch 1'
     """
+    # Metadata are anyone's to write; what is not ours is not told.
     if not {"by", "batch"} <= choice.keys():
         return ""
     sizes, origin = choice.get("sizes"), choice.get("sizes_from", "")

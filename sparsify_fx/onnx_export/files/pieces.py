@@ -24,6 +24,8 @@ def model_pieces(model: onnx.ModelProto, reader: TensorReader) -> Iterator[bytes
     graph = model.graph
     first, last = _around(model, "graph")
     before, after = _around(graph, "initializer")
+    # Lengths stand before contents in protobuf, so all sizes are needed before the first
+    # byte is written.
     heads = [
         _head(_INITIALIZER, _whole_bytes(tensor, reader))
         for tensor in graph.initializer
@@ -44,6 +46,8 @@ def _around(message: Message, field: str) -> tuple[bytes, bytes]:
     number = message.DESCRIPTOR.fields_by_name[field].number
     numbers = {other.name: other.number for other in message.DESCRIPTOR.fields}
     halves = []
+    # protobuf has no way to serialize a part of a message, so a copy without the other
+    # fields is made.
     for left_out in (
         {name for name, other in numbers.items() if other >= number},
         {name for name, other in numbers.items() if other <= number},
@@ -58,6 +62,8 @@ def _whole_bytes(tensor: onnx.TensorProto, reader: TensorReader) -> int:
     """Bytes of the tensor with its data inside."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return int(tensor.ByteSize())
+    # The size without the data, since only its length is needed here: the data may be
+    # gigabytes on the disk.
     shell = onnx.TensorProto(
         name=tensor.name, dims=tensor.dims, data_type=tensor.data_type
     )

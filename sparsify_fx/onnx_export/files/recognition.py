@@ -64,23 +64,34 @@ def kind_of(file: Path) -> Kind | str | None:
     """
     with file.open("rb") as stream:
         head = stream.read(_HEAD)
+    # 1. Bytes at fixed places settle it. They go before the suffix, which downloads and
+    # other tools often give wrongly.
     for offset, signature, kind in SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
             return kind
+    # 2. What has no signature is known by its structure; only where that says nothing
+    # does the suffix count.
     by_suffix = _BY_SUFFIX.get(file.suffix.lower())
     return _by_structure(file, head) or by_suffix
 
 
 def _by_structure(file: Path, head: bytes) -> Kind | str | None:
     """Kinds that are known by more than some fixed bytes."""
+    # torch, TorchScript, Keras and numpy all write zip archives: the names inside tell
+    # them apart.
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip_kind(file, head)
+    # safetensors begins with the length of a JSON header. Of any 8 bytes most are no such
+    # length.
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= _SAFETENSORS_LIMIT:
         return "safetensors"
+    # A pickle says its protocol first. It is only looked at, never loaded: that would run
+    # what it holds.
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
         return "torch" if _TORCH_MAGIC in head[:20] else _pickle_kind(file)
     if _is_zlib(head):
         return ZLIB
+    # Text goes before protobuf, as whose fields a short text may parse by chance.
     found = protobuf_kind(file)
     return _text_kind(file, head) or (PROTOBUF[found] if found else None)
 
@@ -119,11 +130,15 @@ def _zip_kind(file: Path, head: bytes) -> Kind | str:
         length = struct.unpack("<H", head[26:28].ljust(2, b"\0"))[0]
         first = head[30 : 30 + length].decode("utf-8", "replace")
         return NUMPY if first.endswith(".npy") else "torch"
+    # A few kilobytes can claim to unpack to terabytes; weights, pruned ones too, shrink
+    # far less.
     if unpacked > _MOST_UNPACKED * file.stat().st_size:
         return Kind(
             f"{ZIP.name} that unpacks to {unpacked:,} bytes",
             "nothing in it is read; download it again",
         )
+    # torch puts everything in a folder that has the file's name, others put nothing in
+    # one.
     names = {name for name in whole if not name.endswith("/")}
     if (
         names
@@ -146,6 +161,8 @@ def _pickle_kind(file: Path) -> Kind:
     name = None
     try:
         with file.open("rb") as stream:
+            # STACK_GLOBAL takes module and name from the stack: they are the last two
+            # strings before it.
             strings: list[str] = []
             for _, (opcode, argument, _) in zip(
                 range(200), pickletools.genops(stream), strict=False
@@ -171,9 +188,11 @@ def _pickle_kind(file: Path) -> Kind:
 def _text_kind(file: Path, head: bytes) -> Kind | str | None:
     """JSON, HTML, XML or other text; None for bytes that are no text."""
     try:
+        # Incrementally, since the head may end in the middle of a character.
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError:
         return None
+    # Binary data may be valid UTF-8 by chance, but seldom without any control character.
     if any(letter < " " and letter not in "\t\n\r\f\x1b" for letter in text):
         return None
     start = text.lstrip().lower()

@@ -33,11 +33,15 @@ def write_model(
     disk refuses the data; whatever `check` raises passes through; nothing half-written stays.
     """
     if model_bytes(model, reader) < outside.MAX_BYTES:
+        # 1. One file. In pieces, since a model serialized at once is in memory several
+        # times.
         result = write_checked(target, model_pieces(model, reader), check)
         for tensor in model.graph.initializer:
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
         return result
+    # 2. Two files: they refer to each other by name, so they are checked in a folder of
+    # their own, where both already have their final names.
     folder = Path(
         tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     )
@@ -51,6 +55,8 @@ def write_model(
             stream.write(serialized(model))
             _to_disk(stream)
         result = check(written)
+        # The data first: whoever opens the model between the two renames finds what
+        # belongs to it.
         os.replace(data, target.with_name(data.name))
         os.replace(written, target)
     except OSError as error:
@@ -64,6 +70,7 @@ def write_model(
 
 def model_bytes(model: onnx.ModelProto, reader: TensorReader) -> int:
     """Bytes of the model with all its tensors in one file, whether or not one file can hold it."""
+    # Data inside is counted as it is; data outside as if it were inside.
     elsewhere = sum(
         reader.size(tensor) - int(tensor.ByteSize())
         for tensor in model.graph.initializer
@@ -77,6 +84,8 @@ def serialized(model: onnx.ModelProto) -> bytes:
         raise ExportError(
             "the ONNX file would exceed 2 GB, and coo has no place for weights outside of it; use encoding gap"
         )
+    # Deterministic, so that equal models give equal files: maps have no order of their
+    # own.
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 
