@@ -57,6 +57,7 @@ def describe(
     macs = layer_macs(dense, encoded.rows, shapes)
     rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
     common = {**about, "sparsity": f"{count_weights(rows)[2]:.6f}"}
+    # A file in which nothing is packed says nothing of how.
     stored = {}
     if any((row.encoding, row.values) != ("dense", "fp32") for row in rows):
         stored = {"encoding": wanted.encoding, "values": _values_of(rows, wanted)}
@@ -82,6 +83,8 @@ def packed_form(
     macs = layer_macs(dense, encoded.rows, shapes)
     rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
     model = encoded.model
+    # Nothing was gained, so the file is to be the original to the bit: no history, no
+    # entries of ours, old IR version.
     if all((row.encoding, row.values) == ("dense", "fp32") for row in rows):
         put_back(model, encoded.moved)
         model.ir_version = history.ir_version
@@ -119,6 +122,8 @@ def check_file(path: Path, encoded: Encoded, *, strictly: bool = True) -> None:
     if strictly and (reason := invalid(path)) is not None:
         raise ExportError(f"the written model is not valid ONNX: {reason}")
     written, reader = load_onnx(path), TensorReader(path.parent)
+    # Sparse operators are no standard ones, so their weights are read off the model that
+    # they become.
     check_bits(
         encoded.digests,
         to_dense(written, reader.array) if sparse_weights(written) else written,
@@ -169,6 +174,8 @@ def make_report(
 ) -> ExportReport:
     """The report on a file that has been written; its size is that of the file and its external data."""
     weights, nonzeros, sparsity = count_weights(encoded.rows)
+    # An older file of this name may lie there, so it counts only if the model refers to
+    # it.
     data = Path(f"{os.fspath(path)}.data")
     outside = any(tensor.external_data for tensor in encoded.model.graph.initializer)
     size = Path(path).stat().st_size + (data.stat().st_size if outside else 0)

@@ -103,6 +103,8 @@ def pack_onnx(
         else (WHERE_EQUAL if verify else False)
     )
     try:
+        # Without the signs first: each -0.0 that is kept takes as much as any other
+        # value.
         report = job.run(drop)
     except SignsMatterError as reason:
         _LOG.info("once more with every -0.0: %s", reason)

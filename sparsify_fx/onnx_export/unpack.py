@@ -49,6 +49,8 @@ def unpack_onnx(
             Wanted("dense"),
             model_bytes(model, reader),
         )
+        # Constants move out and back, so that rows and digests are made by the code that
+        # makes them when packing.
         ir_version, moved = model.ir_version, hoisted(model)
         encoded = as_it_is(model, reader)
         macs, beside = layer_macs(model, encoded.rows, {}), rows_beside(model, reader)
@@ -56,6 +58,8 @@ def unpack_onnx(
         model.ir_version = ir_version
     rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
     kept = {tensor.name for tensor in model.graph.initializer}
+    # Only initializers of the main graph are decoded by name; constants that are back in
+    # their scopes are copied, not decoded.
     digests = {name: mark for name, mark in encoded.digests.items() if name in kept}
     encoded = replace(encoded, rows=(*rows, *beside), digests=digests)
 

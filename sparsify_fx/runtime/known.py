@@ -39,6 +39,7 @@ class Known:
         found = candidate_of(node, self.constants, self.expected) if stored else None
         if found is None:
             return None
+        # All values that the fused operator would compute: profiles name some of them.
         values = list(node.output)
         for each in self.tail(node, set()).nodes:
             values += each.output
@@ -55,6 +56,8 @@ class Known:
             if node.op_type == "Conv" and node.input[1] in self.constants
         }
         convs = [node for node in self.view.nodes if id(node) in shapes]
+        # A depthwise convolution is fused with the layer before it, which then no longer
+        # has a result in planes.
         joined = {
             node.input[0]
             for node in convs
@@ -67,6 +70,7 @@ class Known:
         }
         fitting = {name: node for name, node in fitting.items() if name not in joined}
         read = {node.input[0] for node in fitting.values()}
+        # Alone a layer would be converted on both sides: planes pay from two layers on.
         return {
             id(node)
             for name, node in fitting.items()
@@ -96,6 +100,7 @@ class Known:
             if layer is not None and choose(layer):
                 found[id(node)] = layer
 
+        # A weight is stored once: sparse for all of its readers, or for none.
         def alone(layer: Candidate) -> bool:
             name, view = layer.node.input[1], self.view
             readers = [id(reader) for reader in view.uses[name]]
@@ -112,6 +117,8 @@ class Constants(Mapping[str, NDArray[Any]]):
     """The arrays of initializers that no caller can replace, and of Constant nodes, each read when it is asked for."""
 
     def __init__(self, graph: onnx.GraphProto, read: Read) -> None:
+        # An initializer that is an input as well can be replaced by the caller in every
+        # run.
         given = {item.name for item in graph.input}
         self._names = {tensor.name for tensor in graph.initializer}
         self._tensors: dict[str, TensorProto] = {

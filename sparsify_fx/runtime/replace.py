@@ -24,11 +24,14 @@ def replace(
     graph = model.graph
     # Copies, since clearing a field of a message ends the life of what it held.
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    # What was read before, to tell it from what nothing ever read: that is not ours to
+    # remove.
     old = GraphView(model)
     before = old.uses.keys() | old.fixed
     gone = _outputs(graph.node) - _outputs(nodes)
     del graph.node[:]
     graph.node.extend(nodes)
+    # From the end, since deleting moves what follows.
     view = GraphView(model)
     read = view.uses.keys() | view.fixed
     for place in reversed(range(len(graph.node))):

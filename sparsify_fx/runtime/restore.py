@@ -54,12 +54,14 @@ def to_dense(
             )
             continue
         name = _weight_name(node)
+        # A weight that several nodes read is decoded once.
         if name not in constants and name not in weights:
             weights[name] = numpy_helper.from_array(
                 _weight(node, name, constants, read), name
             )
         nodes += _dense_nodes(node, name, weights)
     replace(dense, nodes, weights.values())
+    # Functions may lie in our domain too, so its import stays with them.
     if not dense.functions:
         kept = [opset for opset in dense.opset_import if opset.domain != DOMAIN]
         del dense.opset_import[:]
@@ -117,6 +119,8 @@ def _dense_nodes(
     joined = (
         conv or attribute(node, "transB") is not None
     )  # Conv and Gemm add their bias themselves
+    # 1. What the operator computes, as standard operators with their inputs beside the
+    # running value.
     steps = [
         (
             "Conv" if conv else "Gemm" if joined else "MatMul",
@@ -131,6 +135,7 @@ def _dense_nodes(
             weights[limit] = helper.make_tensor(limit, TensorProto.FLOAT, [], [value])
         steps.append(("Clip", ["sparsify_fx.zero", "sparsify_fx.six"]))
     steps += [("Sigmoid", [])] if activation == "Silu" else []
+    # 2. A chain of them; only the last gives the old output.
     nodes, name = [], node.input[0]
     for number, (kind, others) in enumerate(steps):
         final = number + 1 == len(steps) and activation != "Silu"
@@ -144,6 +149,7 @@ def _dense_nodes(
             )
         )
         name = following
+    # SiLU reads its input twice: x * sigmoid(x).
     if activation == "Silu":
         nodes.append(helper.make_node("Mul", [nodes[-1].input[0], name], [output]))
     if conv or joined:

@@ -72,6 +72,8 @@ def to_sparse(
     >>> names, sparse.graph.node[0].op_type
     (['w'], 'SparseMatMul')
     """
+    # 1. With autotune this function is called again for each choice, with times in the
+    # place of estimates.
     timed = timed or partial(estimate, batch=batch)
     if autotune and choose is None:
         again = partial(
@@ -87,6 +89,8 @@ def to_sparse(
             threads=threads,
         )
         return tried.model, tried.names
+    # 2. Shapes twice: those that hold for every input decide what may be fused, those at
+    # the expected sizes what is fast.
     rewritten = copied(model)
     shapes = infer_shapes(rewritten, recorded=True)
     at_sizes = (
@@ -97,6 +101,7 @@ def to_sparse(
     known = Known(
         GraphView(rewritten), Constants(rewritten.graph, read), shapes, at_sizes
     )
+    # 3. Layers and the poolings between them are chosen together, as a minimum cut.
     pools: list[NodeProto] = []
     if choose is None:
         outputs = [item.name for item in rewritten.graph.output]
@@ -107,6 +112,7 @@ def to_sparse(
             for node in known.view.nodes
             if is_pool(node) and node.output[0] in chosen
         ]
+    # 4. Layers and what follows them become our operators.
     layers = known.layers(choose)
     # Pooling pays between sparse layers alone, and a file without any must not need the library.
     nodes = _with_ours(known, layers, pools if layers else [])
@@ -117,6 +123,8 @@ def to_sparse(
     replace(rewritten, nodes, packed)
     if weights and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
         rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    # 5. Our operators are fused with each other. Planes are last, since they take fused
+    # sums too; attention is found by what it computes, apart from all of these.
     join_depthwise(rewritten)
     join_pools(rewritten)
     join_sums(rewritten)
@@ -139,10 +147,13 @@ def _with_ours(
     }
     taken: set[int] = set()
     for layer in layers.values():
+        # In the order of the graph, so that of two layers whose sum is taken the first
+        # gets the addition.
         tail = known.tail(layer.node, taken)
         gone = (layer.node, *tail.nodes)
         taken.update(id(each) for each in gone)
         replaced.update({id(each): [] for each in gone})
+        # In the place of the last node, where all that any of them reads is there.
         replaced[id(gone[-1])] = [sparse_node(layer, tail)]
     nodes: list[NodeProto] = []
     for node in known.view.nodes:
