@@ -43,9 +43,14 @@ def core_of(
     softmax: NodeProto, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays
 ) -> Core | None:
     """What there is around a softmax; None where its operands do not come from one value of three dimensions."""
+    # Until opset 13 Softmax flattened all axes from the given one on.
     if not is_standard(softmax, "Softmax") or view.opset < 13:
         return None
+    # 1. Down from the softmax to the product, through scales alone: a mask that is added
+    # ends the search.
     scores = path_to(softmax.input[0], view, constants, ())
+    # 2. The products on both sides. What the softmax gives must have no other reader, or
+    # it would still be needed.
     product, mix = (
         view.producers.get(scores.values[0]),
         view.only_reader(softmax.output[0]),
@@ -56,6 +61,8 @@ def core_of(
         or not (is_standard(product, "MatMul") and is_standard(mix, "MatMul"))
     ):
         return None
+    # 3. Up each operand as far as it is only moved or scaled, to the value from which all
+    # three come.
     queries, keys, values = (
         path_to(name, view, constants) for name in (*product.input, mix.input[1])
     )
@@ -67,6 +74,7 @@ def core_of(
         keys.following(packed),
         values.following(packed),
     )
+    # The operator has no scale for values.
     if operands[2].factor(constants) != 1:
         return None
     scales = (
@@ -100,6 +108,8 @@ def _packed(
     )
     if np.float32 not in read:  # the only way to know that all of it is float32
         return None
+    # All paths begin at the same value if they meet at all, so they agree from the front
+    # on as far as they share nodes.
     for trio in zip(*(path.values for path in paths), strict=False):
         shape = shapes.get(trio[0])
         if (

@@ -74,6 +74,9 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str
     convolution with the depthwise one after it costs less when both are sparse. A model in which no layer with zeros
     is worth it stays as it is.
     """
+    # 1. What each node costs on either side. What is neither a layer of ours nor a
+    # pooling stands on a side already: in blocks (SINK), or in NCHW (SOURCE) like our
+    # layers. The operators of EITHER follow what is around them.
     found = _Costs()
     for node in graph.nodes:
         layer = graph.candidate(node) if node.input else None
@@ -85,8 +88,12 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str
             found.edges[node.output[0], SINK] = math.inf
         elif node.output and node.op_type not in EITHER:
             found.edges[SOURCE, node.output[0]] = math.inf
+    # 2. What values cost that pass from one side to the other, and what is saved where
+    # two layers are fused.
     _add_copies(graph, found.edges)
     _join(found, graph)
+    # 3. The cut. Poolings alone would need the library for hardly any gain, so without a
+    # sparse layer nothing is chosen.
     chosen = minimum_cut(found.edges)
     ours = found.sparse | found.pools | set(found.depthwise.values())
     return chosen & ours if chosen & found.sparse else set()
@@ -127,6 +134,8 @@ def _is_depthwise(layer: Candidate) -> bool:
 def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times) -> None:
     node, key = layer.node, layer.node.output[0]
     found.add(key, times.dense, times.sparse)
+    # A dense layer may be ours too, as the depthwise half of a fused pair; but it alone
+    # is no reason for a sparse file.
     if layer.density < 1:
         found.sparse.add(key)
         if node.op_type == "Conv" and is_pointwise(
@@ -147,6 +156,9 @@ def _join(found: _Costs, graph: Graph) -> None:
     """A 1x1 convolution is cheaper where the depthwise one after it is ours too."""
     for name in found.pointwise.keys() & found.depthwise.keys():
         first, second = found.pointwise[name], found.depthwise[name]
+        # Saved only if both are ours, so the amount moves from the first layer's own edge
+        # to one between the two, which is paid if the second stays dense. No edge of a
+        # cut may be negative, hence the minimum.
         saved = min(
             JOINED_VALUE * graph.values(name) + JOINED_LAYER, found.edges[first, SINK]
         )
@@ -163,10 +175,14 @@ def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:
     for node in graph.nodes:
         for name in node.input:
             size = graph.values(name)
+            # Values from outside, and those whose size is unknown, cost nothing on either
+            # side.
             if name in makers and size:
                 _connect(costs, name, makers[name], node.output[0], size)
     for name in graph.outputs:
         if name in makers and kinds[makers[name]] and graph.values(name):
+            # Whoever reads an output of the model reads NCHW, so it counts as a reader on
+            # our side.
             costs[SOURCE, f"{name}, out"] = math.inf
             _connect(costs, name, makers[name], f"{name}, out", graph.values(name))
 
@@ -178,6 +194,9 @@ def _connect(
         f"{name}, plain",
         f"{name}, blocked",
     )  # the copies that might be made of a value
+    # Two vertices for each value: `plain` is on our side as soon as any reader is, and
+    # `blocked` on the other as soon as any reader is there. So a copy is paid once,
+    # whatever the number of readers.
     costs[reader, plain] = costs[blocked, reader] = math.inf
     costs[plain, maker] = FROM_BLOCKS * size
     costs[maker, blocked] = TO_BLOCKS * size

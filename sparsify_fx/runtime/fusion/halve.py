@@ -21,6 +21,7 @@ def halves_of(
 ) -> dict[str, tuple[tuple[NodeProto, ...], NodeProto]]:
     """By the name of their result: the nodes of each such shortcut, and the operator that does the same on planes."""
     view = GraphView(model)
+    # An initializer that is an input too may be another in the next run.
     given = {item.name for item in model.graph.input}
     constants = {
         tensor.name: tensor
@@ -33,11 +34,14 @@ def halves_of(
         if not axes:
             continue
         nodes, last = [node], view.only_reader(node.output[0])
+        # Both axes in one Slice, or one after another: exporters write either.
         if len(axes) == 1 and last is not None:
             axes |= _halved(last, constants)
             nodes, last = [*nodes, last], view.only_reader(last.output[0])
         if axes != set(_AXES) or len(nodes) > 2:
             continue
+        # The zeros for channels are optional: a projection-free shortcut that keeps its
+        # channels has none.
         zeros = _channels(last, constants) if last is not None else None
         nodes += [last] if last is not None and zeros is not None else []
         before, after = zeros or (0, 0)
@@ -113,6 +117,8 @@ def _channels(
     if not plain or not zero or len(node.input) > 3 or node.input[1] not in constants:
         return None
     pads = numpy_helper.to_array(constants[node.input[1]]).tolist()
+    # Only the axis of channels may be padded, and not cut, which is what a negative pad
+    # does.
     fits = (
         len(pads) == 8
         and not any(pads[i] for i in (0, 2, 3, 4, 6, 7))

@@ -63,6 +63,8 @@ def join_depthwise(model: onnx.ModelProto) -> None:
     readers = read_counts(graph.node)
     kept = GraphView(model).fixed
     makers = {node.output[0]: node for node in graph.node if _fits(node, is_pointwise)}
+    # The pair is fused only if nobody else needs what passes between: it never lies in
+    # memory.
     seconds = {
         node.input[0]: node
         for node in graph.node
@@ -89,6 +91,7 @@ def parts(node: NodeProto) -> list[NodeProto]:
     found = attributes(node)
     inputs, between = [*node.input, "", ""][:7], f"{node.output[0]}.sparsify_fx.between"
     first = own_node("SparseConv", inputs[:4], between, "")
+    # The fused node was named after the second one.
     second = own_node("SparseConv", [between, *inputs[4:]], node.output[0], node.name)
     add_attributes(
         first,

@@ -96,6 +96,7 @@ def _fits(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
         or math.prod(shape[1:]) > MOST_COLUMNS
     ):
         return False
+    # Phases of a stride are planes of their own to the kernel.
     steps = math.prod(
         min(side, step)
         for side, step in zip(shape[2:], found.get("strides", [1, 1]), strict=True)

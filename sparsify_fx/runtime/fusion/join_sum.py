@@ -20,6 +20,8 @@ def join_sums(model: onnx.ModelProto) -> None:
     graph = model.graph
     readers = read_counts(graph.node)
     kept = GraphView(model).fixed
+    # The projection must not have an activation, nor a residual of its own: only a plain
+    # sum can be one accumulation.
     makers = {
         node.output[0]: node
         for node in graph.node

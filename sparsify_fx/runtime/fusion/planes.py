@@ -25,9 +25,12 @@ def pad_planes(model: onnx.ModelProto) -> None:
     A chain of which more values would be converted than passed on stays as it is.
     """
     kept = GraphView(model).fixed
+    # 1. Shortcuts that halve an image can be computed on planes too: without them every
+    # such block would end a chain.
     halves = halves_of(model)
     nodes = list(_with_halves(model.graph.node, halves))
     chosen = {node.output[0]: node for node in nodes if _can(node)}
+    # 2. A chain is worth it if more values pass within it than are converted at its ends.
     for chain in _chains(chosen):
         passed, converted = _counts(chain, nodes, kept)
         if converted >= passed:
@@ -41,6 +44,8 @@ def pad_planes(model: onnx.ModelProto) -> None:
         # A shortcut that no chain took would be one more operator of ours for nothing.
         left += plain.get(node.output[0], [node]) if node.op_type == HALVE else [node]
     replace(model, list(_padded(left, chosen, kept)), [])
+    # 3. Equal symbols tell onnxruntime that a sum may overwrite what is added: buffers
+    # are reused for equal shapes alone.
     for name, size in _sizes(chosen).items():
         model.graph.value_info.append(
             helper.make_tensor_value_info(name + _SUFFIX, TensorProto.FLOAT, [size])
@@ -95,6 +100,7 @@ def _chains(nodes: Mapping[str, NodeProto]) -> list[set[str]]:
     """The names of these nodes' results, those together of which one is read by the node of another."""
     chains: list[set[str]] = []
     for name, node in nodes.items():
+        # A node that reads from several chains makes one of them.
         near = [chain for chain in chains if not chain.isdisjoint(_read(node))]
         chains = [chain for chain in chains if chain not in near] + [
             {name}.union(*near)
@@ -121,9 +127,12 @@ def _padded(
 ) -> Iterator[NodeProto]:
     """All nodes, these on planes, and the copies that convert where a chain begins and ends."""
     nodes = list(nodes)
+    # Readers outside need a value in NCHW.
     others = read_counts(node for node in nodes if not _in(node, chosen))
     there = set(chosen)
     sizes = _sizes(chosen)
+    # Planes that may share a buffer must have one layout: if one of them needs the lines
+    # of neighbors, all have them.
     edged = {
         sizes.get(node.input[0], node.input[0])
         for node in chosen.values()
@@ -133,6 +142,7 @@ def _padded(
         if not _in(node, chosen):
             yield node
             continue
+        # Converted right before its first reader, and once for all of them.
         for name in _read(node):
             if name not in there:
                 there.add(name)
@@ -143,6 +153,7 @@ def _padded(
                 yield pad
         output = node.output[0]
         yield _on_planes(node, sizes[output] in edged)
+        # Under its old name, so that readers outside need no change.
         if others[output] or output in kept:
             yield helper.make_node(UNPAD, [output + _SUFFIX], [output], domain=DOMAIN)
 

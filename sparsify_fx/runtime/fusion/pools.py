@@ -29,6 +29,8 @@ def is_pool(node: NodeProto) -> bool:
     steps = (
         max(found.get("strides", [1])) <= 2 and max(found.get("dilations", [1])) == 1
     )
+    # A pad as wide as the window would make windows of padding alone, which have no
+    # maximum.
     fits = (
         list(shape) in ([2, 2], [3, 3])
         and steps
