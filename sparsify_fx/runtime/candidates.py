@@ -146,9 +146,8 @@ def sparse_node(layer: Candidate, tail: Tail | None = None) -> NodeProto:
     sparse.attribute.extend(
         each for each in node.attribute if each.name in SHARED[node.op_type]
     )
-    if (
-        node.op_type == "Gemm"
-    ):  # always, even when 0: a SparseMatMul with transB was a Gemm, one without a MatMul
+    if node.op_type == "Gemm":
+        # Always, even when 0: a SparseMatMul with transB was a Gemm, one without a MatMul.
         sparse.attribute.append(
             helper.make_attribute("transB", int(attribute(node, "transB", 0)))
         )

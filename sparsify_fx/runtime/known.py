@@ -124,7 +124,8 @@ class Constants(Mapping[str, NDArray[Any]]):
         self._tensors: dict[str, TensorProto] = {
             t.name: t for t in graph.initializer if t.name not in given
         }
-        for node in graph.node:  # older exporters write limits and biases like that
+        # Older exporters write limits and biases as Constant nodes.
+        for node in graph.node:
             value = (
                 attribute(node, "value")
                 if node.op_type == "Constant" and not node.domain

@@ -44,9 +44,7 @@ def replace(
             gone |= names
             del graph.node[place]
     for place in reversed(range(len(graph.initializer))):
-        if (
-            graph.initializer[place].name in before - read
-        ):  # what nothing ever read stays
+        if graph.initializer[place].name in before - read:
             del graph.initializer[place]
     graph.initializer.extend(weights)
     for place in reversed(range(len(graph.value_info))):

@@ -116,9 +116,8 @@ def _dense_nodes(
         attribute(node, "activation", ""),
         node.op_type == "SparseConv",
     )
-    joined = (
-        conv or attribute(node, "transB") is not None
-    )  # Conv and Gemm add their bias themselves
+    # Conv and Gemm add their bias themselves; a MatMul has none.
+    joined = conv or attribute(node, "transB") is not None
     # 1. What the operator computes, as standard operators with their inputs beside the
     # running value.
     steps = [

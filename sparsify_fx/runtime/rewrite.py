@@ -129,7 +129,8 @@ def to_sparse(
     join_pools(rewritten)
     join_sums(rewritten)
     pad_planes(rewritten)
-    if layers:  # alone it makes no sparse file either
+    # Attention alone makes no sparse file either, so that it does not need the library.
+    if layers:
         join_attention(rewritten, shapes, Constants(rewritten.graph, read))
     return rewritten, list(weights)
 

@@ -165,9 +165,8 @@ class Trial:
             unstable |= unlike_outputs(self._names, first, second, _ITSELF)
             self.random |= unstable
             bounds = dict.fromkeys(self._names, limit)
-            if (
-                library is not None
-            ):  # sparse operators add in another order, of which steep models make more
+            if library is not None:
+                # Sparse operators add in another order, of which steep models make more.
                 bounds |= {
                     name: max(limit, noise) for name, noise in self._rounding().items()
                 }

@@ -64,9 +64,8 @@ def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]
     busy: list[list[float]] = [[] for _ in paths]
     for turn in range(rounds + 1):
         for place, runtime in enumerate(sessions):
-            runtime.run(
-                None, feed
-            )  # the next one does not find another model's values in the caches
+            # So that the timed run does not find another model's values in the caches.
+            runtime.run(None, feed)
             start, start_busy = time.perf_counter(), time.process_time()
             runtime.run(None, feed)
             if turn:  # the first run of each only warms up

@@ -87,9 +87,8 @@ def _run(
             asking.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         results = session.run(None, dict(feed))
-    except (
-        Exception
-    ):  # a dozen classes; the run that compares outputs says what is wrong
+    except Exception:
+        # A dozen classes; the run that compares outputs says what is wrong.
         return {}
     return {
         name: tuple(map(int, shape)) for name, shape in zip(names, results, strict=True)

@@ -30,9 +30,8 @@ class Runtime:
 
     def __init__(self, path: Path, library: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = (
-            3  # errors only; warnings are about unused initializers and the like
-        )
+        # Errors only; warnings are about unused initializers and the like.
+        options.log_severity_level = 3
         if library is not None:
             options.register_custom_ops_library(library)
         try:
@@ -59,7 +58,8 @@ class Runtime:
     def run_feed(self, feed: Mapping[str, Any]) -> list[Any]:
         """The outputs in order for inputs by name; ExportError when onnxruntime fails."""
         quiet = onnxruntime.RunOptions()
-        quiet.log_severity_level = 4  # what fails is raised; it need not be printed too
+        # What fails is raised; it need not be printed too.
+        quiet.log_severity_level = 4
         try:
             return list(self.session.run(None, dict(feed), quiet))
         except Exception as error:

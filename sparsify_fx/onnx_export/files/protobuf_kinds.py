@@ -8,20 +8,8 @@ from typing import BinaryIO
 
 _MOST = 20_000  # fields that are looked at
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_ONNX = {
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    14,
-    20,
-    25,
-    26,
-}  # the fields of ModelProto; 7 is the graph
+_ONNX = {*range(1, 9), 14, 20, 25, 26}
+"""The fields of ModelProto; 7 is the graph."""
 _ONNX_NUMBERS = {1, 5}
 _GRAPH, _CORE_ML_FIRST, _CAFFE_LAYER = 7, 200, 100
 

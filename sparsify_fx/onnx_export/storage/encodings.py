@@ -230,7 +230,7 @@ def _options(
     # Both lose nothing, so the smaller may win: of many exponents the packed form can be
     # larger.
     if kinds[0].lossless and kind.name != "fp32" and prunable:
-        kinds.append(VALUES["fp32"])  # of two that lose nothing the smaller
+        kinds.append(VALUES["fp32"])
     if wanted.encoding == "auto":
         # The nodes that rebuild a weight take some hundred bytes alone.
         if size <= SMALL:

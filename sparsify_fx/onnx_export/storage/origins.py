@@ -33,7 +33,7 @@ class Moved:
     constant_inputs: bool = False
 
     def only(self, names: Collection[str]) -> Moved:
-        """Those of them with these names."""
+        """Those with these names, to put them back alone."""
         return replace(
             self,
             origins={
@@ -42,7 +42,7 @@ class Moved:
         )
 
     def without(self, names: Collection[str]) -> Moved:
-        """All others."""
+        """What is left when those with these names are back."""
         return replace(
             self,
             origins={

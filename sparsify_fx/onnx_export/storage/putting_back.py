@@ -137,7 +137,8 @@ def _before_readers(body: onnx.GraphProto | onnx.FunctionProto) -> None:
         node = onnx.NodeProto()
         node.CopyFrom(body.node[at])
         del body.node[at]
-        body.node.insert(0, node)  # those before `at` are as many as they were
+        # One goes and one comes before those still to move, so their positions stay right.
+        body.node.insert(0, node)
 
 
 def _take_out(

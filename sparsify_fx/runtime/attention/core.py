@@ -106,7 +106,8 @@ def _packed(
         if start is None
         else [constants[name].dtype for name in start.input if name in constants]
     )
-    if np.float32 not in read:  # the only way to know that all of it is float32
+    # Moves keep the type, and a product with a float32 weight is the only way to know it.
+    if np.float32 not in read:
         return None
     # All paths begin at the same value if they meet at all, so they agree from the front
     # on as far as they share nodes.

@@ -213,9 +213,8 @@ def _run(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         return tuple(session.run(list(wanted), dict(feed)))
-    except (
-        Exception
-    ):  # sizes that do not fit, or a form of an operator that onnxruntime does not know
+    except Exception:
+        # Sizes that do not fit, or a form of an operator that onnxruntime does not know.
         return None
 
 

@@ -32,7 +32,7 @@ class Heads:
 
 
 def attention_node(heads: Heads, packed: str, output: str, name: str) -> NodeProto:
-    """Our operator."""
+    """The Attention operator of this package, for these heads of the value `packed`."""
     node = helper.make_node(ATTENTION, [packed], [output], name=name, domain=DOMAIN)
     given = {"heads": heads.count, "head_size": heads.size, "scales": heads.scales}
     add_attributes(node, given | ({"tokens_first": 1} if heads.tokens_first else {}))

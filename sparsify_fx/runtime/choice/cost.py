@@ -115,15 +115,15 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
         else 2.4
     )
     vectors, call = math.ceil(pixels / LANES), 4000.0
-    if layer.chained:  # every line has a position more, and only strides are packed
+    # In planes every line has a position more, and only strides are packed.
+    if layer.chained:
         width = _width(layer)
         vectors = batch * math.ceil(pixels // batch // width * (width + 1) / LANES)
         copy, call = (0.0 if stride == 1 else 6.0 if taps > 1 else 4.0), 1500.0
     # A stride cuts each plane into phases, of which a kernel of few taps reads only some.
     phases = min(taps, stride**2) if weight.ndim == 4 else min(taps, stride)
-    used = 1 - (1 - layer.density) ** (
-        rows / group * taps / phases
-    )  # of the planes: those that any row reads
+    # Planes are copied if any row reads them: of rows · taps chances each is a non-zero with the layer's density.
+    used = 1 - (1 - layer.density) ** (rows / group * taps / phases)
     values = float(
         batch * channels * group * stride ** (weight.ndim - 2) * (pixels // batch)
         + rows * pixels

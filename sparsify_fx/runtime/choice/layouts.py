@@ -190,10 +190,7 @@ def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:
 def _connect(
     costs: dict[tuple[str, str], float], name: str, maker: str, reader: str, size: float
 ) -> None:
-    plain, blocked = (
-        f"{name}, plain",
-        f"{name}, blocked",
-    )  # the copies that might be made of a value
+    plain, blocked = f"{name}, plain", f"{name}, blocked"
     # Two vertices for each value: `plain` is on our side as soon as any reader is, and
     # `blocked` on the other as soon as any reader is there. So a copy is paid once,
     # whatever the number of readers.

@@ -74,7 +74,8 @@ def join_depthwise(model: onnx.ModelProto) -> None:
     nodes = []
     for node in graph.node:
         if node.output and node.output[0] in seconds:
-            continue  # in the order of the graph all that the second one reads is there by then
+            # The pair stands where the second one was: all that either reads is there by then.
+            continue
         first = (
             makers.get(node.input[0])
             if node.input and seconds.get(node.input[0]) == node

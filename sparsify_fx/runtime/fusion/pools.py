@@ -42,7 +42,7 @@ def is_pool(node: NodeProto) -> bool:
 
 
 def pool_node(node: NodeProto) -> NodeProto:
-    """Our operator for a MaxPool."""
+    """The MaxPool of this package that does the same on NCHW; dilations of 1 and defaults are left out."""
     found = {name: value for name, value in attributes(node).items() if name in _SHARED}
     return helper.make_node(
         POOL, node.input, node.output, name=node.name, domain=DOMAIN, **found

@@ -57,7 +57,7 @@ class Decoder:
         self._extents: dict[str, Extent] = {}
 
     def array(self, name: str) -> NDArray[Any]:
-        """The value `name`."""
+        """The array that the graph gives for this name."""
         return next(array for _, array in self.arrays([name]))
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, NDArray[Any]]]:

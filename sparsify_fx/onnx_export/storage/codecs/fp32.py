@@ -25,4 +25,4 @@ def _store(parts: Parts, vector: Array) -> str:
 
 
 FP32 = ValueKind("fp32", True, _refuses, _quantize, _store, 32)
-"""4 bytes a value, copied."""
+"""4 bytes a value, the bits as they are; what every weight can fall back to."""

@@ -20,13 +20,12 @@ from sparsify_fx.onnx_export.storage.codecs.bits import (
 )
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 
-_WIDTHS = (4, 8)  # bits of the low part of a gap
-_HIGH_WIDTHS = (
-    2,
-    3,
-    4,
-)  # bits of the high part, which shares a byte with the distance to the patch before
-_PATCH_NODES = 500  # bytes of the nodes that apply patches
+_WIDTHS = (4, 8)
+"""Bits of the low part of a gap."""
+_HIGH_WIDTHS = (2, 3, 4)
+"""Bits of the high part, which shares a byte with the distance to the patch before."""
+_PATCH_NODES = 500
+"""Bytes of the nodes that apply patches."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,8 @@ def gap_codes(places: NDArray[np.intp], bits: int, high_bits: int) -> Gaps:
     # distances.
     high = gaps >> bits
     patched = np.flatnonzero(high)
-    if (
-        patched.size
-    ):  # a patch that changes nothing wherever the next would be too far away
+    if patched.size:
+        # A patch that changes nothing wherever the next would be too far away.
         patched = with_stops(patched, 1 << (8 - high_bits))
     return Gaps(
         bits, high_bits, places, gaps & ((1 << bits) - 1), patched, high[patched], back

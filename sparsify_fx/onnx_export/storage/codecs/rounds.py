@@ -20,12 +20,8 @@ from onnx import helper
 ENOUGH = 2**22
 """Entries of all rebuilt weights, 16 MB as float32, from which rounds are worth their nodes."""
 
-_SHARES = (
-    27,
-    18,
-    12,
-    8,
-)  # of the entries in each round: the more is rebuilt, the less may be held besides
+_SHARES = (27, 18, 12, 8)
+"""Of the entries in each round: the more is rebuilt, the less may be held besides."""
 
 
 def in_rounds(sizes: Sequence[int]) -> list[int]:

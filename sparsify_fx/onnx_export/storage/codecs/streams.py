@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sparsify_fx.onnx_export.storage.codecs.bits import Places, with_stops
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 
-_ENOUGH = 4096  # places from which more columns pay
+_ENOUGH = 4096
+"""Places from which more columns pay."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,8 @@ def best_streams(
     None if there are no streams: the weight has too few zeros to fill the last row, or a size with no fitting divisor.
     """
     ascending = places.astype(np.int64)
-    found = (
-        _with_code(ascending, size, code) for code in STEP_CODES
-    )  # a generator: one at a time in memory
+    # A generator: one at a time in memory.
+    found = (_with_code(ascending, size, code) for code in STEP_CODES)
     kept = (streams for streams in found if streams is not None)
     return min(kept, key=lambda streams: streams.cost(value_bits), default=None)
 
