@@ -153,6 +153,7 @@ def export(
             "target": (target, TARGETS),
         }
     )
+
     # 1. Whatever can be refused is refused now, before minutes of tracing.
     wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
@@ -166,6 +167,7 @@ def export(
         else example_tensors(verify_inputs, "verify_inputs")
     )
     notes = _notes(model) if isinstance(model, nn.Module) else ()
+
     # 2. A copy is merged and traced, so that the model stays as it is; what the copy
     # computes is recorded before anything else is done to it.
     with untouched_rng():
@@ -186,6 +188,7 @@ def export(
     _LOG.info("traced: %d nodes", len(dense.graph.node))
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
+
     # 3. Layers are chosen, and the file measured, on the examples: these are the sizes
     # that the user has in mind.
     feed = {

@@ -116,6 +116,7 @@ class Job:
             said = [*notes, *about_signs(negative, drop, told=bool(notes))]
             said += about_inputs(encoded.moved, source.history.ir_version)
             said += about_kept_zeros(encoded, source.reader)
+
         # 2. Equal bits must give outputs that are equal but for the order of sums;
         # without them the difference is for the user to judge.
         lossless = VALUES[self.wanted.values].lossless

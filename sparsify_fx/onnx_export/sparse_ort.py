@@ -85,6 +85,7 @@ def encode(
     if wanted.target != SPARSE:
         return encode_initializers(dense, wanted, reader, moved=moved)
     reader = reader or TensorReader()
+
     # 1. Sparse operators first: what they take over is no weight to encode any more.
     chosen = choose_layers(
         dense, wanted, Setting(sizes, expected or {}, origin, feed), reader
@@ -93,12 +94,14 @@ def encode(
     put_metadata(
         sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: chosen.choice})
     )
+
     # 2. All other weights as usual. Values and gaps of sparse operators must stay plain,
     # as the kernels read them at load.
     held = {f"{name}.values" for name in names} | {f"{name}.gaps" for name in names}
     encoded = encode_initializers(
         sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False
     )
+
     # 3. Rows and digests are those of the dense weights, so that reports compare targets
     # and the check sees every bit.
     bytes_of = {row.name: row.bytes_stored for row in encoded.rows}

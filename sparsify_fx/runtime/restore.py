@@ -118,6 +118,7 @@ def _dense_nodes(
     )
     # Conv and Gemm add their bias themselves; a MatMul has none.
     joined = conv or attribute(node, "transB") is not None
+
     # 1. What the operator computes, as standard operators with their inputs beside the
     # running value.
     steps = [
@@ -134,6 +135,7 @@ def _dense_nodes(
             weights[limit] = helper.make_tensor(limit, TensorProto.FLOAT, [], [value])
         steps.append(("Clip", ["sparsify_fx.zero", "sparsify_fx.six"]))
     steps += [("Sigmoid", [])] if activation == "Silu" else []
+
     # 2. A chain of them; only the last gives the old output.
     nodes, name = [], node.input[0]
     for number, (kind, others) in enumerate(steps):

@@ -89,6 +89,7 @@ def to_sparse(
             threads=threads,
         )
         return tried.model, tried.names
+
     # 2. Shapes twice: those that hold for every input decide what may be fused, those at
     # the expected sizes what is fast.
     rewritten = copied(model)
@@ -101,6 +102,7 @@ def to_sparse(
     known = Known(
         GraphView(rewritten), Constants(rewritten.graph, read), shapes, at_sizes
     )
+
     # 3. Layers and the poolings between them are chosen together, as a minimum cut.
     pools: list[NodeProto] = []
     if choose is None:
@@ -112,6 +114,7 @@ def to_sparse(
             for node in known.view.nodes
             if is_pool(node) and node.output[0] in chosen
         ]
+
     # 4. Layers and what follows them become our operators.
     layers = known.layers(choose)
     # Pooling pays between sparse layers alone, and a file without any must not need the library.
@@ -123,6 +126,7 @@ def to_sparse(
     replace(rewritten, nodes, packed)
     if weights and all(opset.domain != DOMAIN for opset in rewritten.opset_import):
         rewritten.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
     # 5. Our operators are fused with each other. Planes are last, since they take fused
     # sums too; attention is found by what it computes, apart from all of these.
     join_depthwise(rewritten)

@@ -26,6 +26,7 @@ def read_plain(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
     with told_of(file):
         # 1. Nothing is decoded before every tensor's data is known to fit its shape.
         check_tensors(model)
+
         # 2. Encoded weights become initializers, then sparse operators standard ones. The
         # history comes last: the positions in it are those of the plain model.
         model = unpacked(model, reader)

@@ -64,11 +64,13 @@ def kind_of(file: Path) -> Kind | str | None:
     """
     with file.open("rb") as stream:
         head = stream.read(_HEAD)
+
     # 1. Bytes at fixed places settle it. They go before the suffix, which downloads and
     # other tools often give wrongly.
     for offset, signature, kind in SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
             return kind
+
     # 2. What has no signature is known by its structure; only where that says nothing
     # does the suffix count.
     by_suffix = _BY_SUFFIX.get(file.suffix.lower())

@@ -61,12 +61,14 @@ def files_of_folder(folder: Path) -> list[Path]:
         raise CheckpointError(
             f"cannot read {folder}: {error.strerror or error}; check its permissions"
         ) from error
+
     # 1. Folders of other formats, by a file that only they have: these hold files that
     # look like weights too.
     names = {path.name for path in held}
     for name, what, remedy in _FOLDERS:
         if name in names:
             raise CheckpointError(f"{folder} is {what}, which is not read; {remedy}")
+
     # 2. The name under which a hub or a trainer writes its weights, before any other:
     # beside it there may be optimizers' states.
     usual = [folder / name for name in _USUAL if name in names]
@@ -75,6 +77,7 @@ def files_of_folder(folder: Path) -> list[Path]:
     for found in (usual[:1], indices):
         if len(found) == 1:
             return found
+
     # 3. Shards that belong together, or a single file; of several others the user has to
     # choose.
     shards = _shards(weights)

@@ -40,6 +40,7 @@ def write_model(
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
         return result
+
     # 2. Two files: they refer to each other by name, so they are checked in a folder of
     # their own, where both already have their final names.
     folder = Path(

@@ -115,6 +115,7 @@ def encode_initializers(
         | names_of_points(dense)
         | set(untouched_names)
     )
+
     # 2. Every way to store each tensor that may be in the smallest file. Of large ones
     # that is hardly ever more than one, so a model of gigabytes is never held several
     # times.
@@ -123,9 +124,9 @@ def encode_initializers(
         array, size = reader.array(tensor), reader.size(tensor)
         weight = Weight(array, axes.get(tensor.name, 0), _zero(tensor, zeros))
         if (
-            # Of a scalar no encoding can leave anything out.
             tensor.name in fixed
             or tensor.data_type not in PACKED_TYPES
+            # Of a scalar no encoding can leave anything out.
             or not tensor.dims
         ):
             found.append([untouched(array, size, weight.zero)])
@@ -134,6 +135,7 @@ def encode_initializers(
                 tensor.data_type, tensor.dims
             )
             found.append(worth_keeping(_options(weight, size, wanted, prunable, opset)))
+
     # 3. One way for each, chosen together: tables that weights share pay only if enough
     # of them do.
     picked = smallest(found, _families(wanted))
@@ -146,11 +148,13 @@ def encode_initializers(
         _row(tensor, chosen[tensor.name], weights, sizes[tensor.name])
         for tensor in graph.initializer
     ]
+
     # 4. Constants that gained nothing return to their places first: what is assembled
     # next copies the nodes of `dense`, and Constant nodes that are back must be among
     # them.
     left = _settle(dense, chosen, moved or Moved(), in_order)
     encoded = with_choices(dense, chosen, wanted.functions)
+
     # 5. Sizes are read off the result: only there is it known what each weight shares
     # with others.
     stored = sizes | stored_bytes(encoded, reader)

@@ -41,6 +41,7 @@ def put_back(
     places, callers = scopes(model), callers_of(model)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     _check_places(moved, tensors, places)
+
     # 2. Each constant to its place, in the order of positions within a scope. A position
     # counts all nodes (or inputs) that were there; of those before it that are `still`
     # away none is in the list, so as many are taken off.
@@ -65,9 +66,11 @@ def put_back(
         if name != origin.name:
             renamed[origin.scope][name] = origin.name
         _put(body, tensor, origin, at if in_order or origin.scope else 0)
+
     # 3. Old names, in one walk over each scope however many constants came back to it.
     for number, names in renamed.items():
         rename_in(places[number].body, names)
+
     # 4. Other programs may have removed nodes in front of a constant, so that its old
     # position lies after a reader.
     for number in {
@@ -76,6 +79,7 @@ def put_back(
         if origin.at >= 0 and not origin.input
     }:
         _before_readers(places[number].body)
+
     # 5. What is no longer needed goes: the initializers of the main graph, and the inputs
     # of functions that they came in by.
     inside = {name for name, origin in moved.origins.items() if not origin.input}

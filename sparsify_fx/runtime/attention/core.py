@@ -46,9 +46,11 @@ def core_of(
     # Until opset 13 Softmax flattened all axes from the given one on.
     if not is_standard(softmax, "Softmax") or view.opset < 13:
         return None
+
     # 1. Down from the softmax to the product, through scales alone: a mask that is added
     # ends the search.
     scores = path_to(softmax.input[0], view, constants, ())
+
     # 2. The products on both sides. What the softmax gives must have no other reader, or
     # it would still be needed.
     product, mix = (
@@ -61,6 +63,7 @@ def core_of(
         or not (is_standard(product, "MatMul") and is_standard(mix, "MatMul"))
     ):
         return None
+
     # 3. Up each operand as far as it is only moved or scaled, to the value from which all
     # three come.
     queries, keys, values = (

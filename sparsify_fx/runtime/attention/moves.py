@@ -158,6 +158,7 @@ def send(
                 feed[node.input[0]] = np.zeros(shapes[node.input[0]], np.int32)
                 seen.add(node.input[0])
             waiting += node.input
+
     # 2. They run as they are: no rule of ours has to know what a Reshape with -1 or a
     # Slice with steps does.
     order = tuple(node for node in view.nodes if id(node) in nodes)

@@ -87,12 +87,14 @@ def standard_attention(
         then("Gather", apart, constant(f"place.{place}", place, np.int64), axis=0)
         for place in range(3)
     )
+
     # 2. The products, each factor where it was in the original: elsewhere it would be
     # rounded otherwise.
     scales = found.get("scales", [1.0, 1.0, 1.0])
     keys = scaled(then("Transpose", keys, perm=[0, 1, 3, 2]), scales[1])
     scores = scaled(then("MatMul", scaled(queries, scales[0]), keys), scales[2])
     mixed = then("MatMul", then("Softmax", scores, axis=3), values)
+
     # 3. Heads side by side again, in the order of the input.
     mixed = then(
         "Transpose", mixed, perm=[2, 0, 1, 3] if tokens_first else [0, 2, 1, 3]

@@ -100,15 +100,18 @@ class _Trial:
         shape = self.shapes[packed]
         if not 0 < np.prod(shape, dtype=np.int64) <= MOST_VALUES:
             return None
+
         # 1. Every entry of the packed value gets a number of its own, so that where it
         # goes can be read off the result.
         numbers = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
         names = [path.values[-1] for path in self.core.operands]
         sent = send({packed: numbers}, names, self.view, self.constants, self.shapes)
+
         # 2. How queries, keys and values are cut out of it.
         heads = None if sent is None else self._heads(numbers, sent.arrays)
         if sent is None or heads is None:
             return None
+
         # 3. And where the result of the products goes, up to the node that gives it as
         # our operator would.
         found = self._result(heads, sent.arrays[0].shape)

@@ -107,18 +107,21 @@ def fastest(
         return Tried(*first, 1.0, None, (), 0.0, estimates)
     base = open_model(dense, threads)
     _LOG.info("timing whole models with the choices for %d layers", len(estimates))
+
     # 2. That choice against the dense model.
     trial = _Trial(base, rewrite, first_that_runs(base, feeds), threads)
     trial.enter(*first)
     trial.run()
     start = trial.ratio_of(first[1])
     times: Mapping[str, Times] = estimates
+
     # 3. Other choices, where they are allowed or needed. One that is fast enough stays: a
     # search takes minutes.
     searched = add or (start is not None and start > 1)
     if searched:
         allowed = None if add else set(first[1])
         times = _search(trial, dense, layers, estimates, allowed)
+
     # 4. The winners race once more, since the best of many medians is partly luck.
     best = trial.confirmed(first[1])
     start = trial.ratio_of(first[1])
@@ -252,6 +255,7 @@ def _search(
     # layers back that gain least first.
     for scale in (*_SCALES, *([_BOLD] if allowed is None else [])):
         trial.choose(timed(estimates, scale))
+
     # 2. What layers take within the whole model, dense; this does not change with the
     # choice.
     of_dense = dense_times(dense, layers.values(), trial.feed, trial.threads)

@@ -88,10 +88,12 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str
             found.edges[node.output[0], SINK] = math.inf
         elif node.output and node.op_type not in EITHER:
             found.edges[SOURCE, node.output[0]] = math.inf
+
     # 2. What values cost that pass from one side to the other, and what is saved where
     # two layers are fused.
     _add_copies(graph, found.edges)
     _join(found, graph)
+
     # 3. The cut. Poolings alone would need the library for hardly any gain, so without a
     # sparse layer nothing is chosen.
     chosen = minimum_cut(found.edges)

@@ -129,10 +129,12 @@ def race(
     """
     entrants = [base, *others, base]
     clock = time.thread_time if threads == 1 else time.perf_counter
+
     # 1. How often to run each within a sample, so that the clock's resolution does not
     # matter.
     once = [_sample(session, feed, 1, clock) for session in entrants]
     repeats = [max(1, math.ceil(_LEAST / max(taken, 1e-7))) for taken in once]
+
     # 2. How many rounds fit the time, doubled for the runs in between that are not timed.
     spent = sum(number * taken for number, taken in zip(repeats, once, strict=True))
     rounds = int(min(max(seconds / max(2 * spent, 1e-7), _ROUNDS[0]), _ROUNDS[1]))
@@ -146,6 +148,7 @@ def race(
             for place in order
         }
         samples.append([taken[place] for place in range(len(entrants))])
+
     # 4. Ratios within a round, against the mean of both runs of the base; whatever slows
     # a whole round down cancels.
     against = [

@@ -53,6 +53,7 @@ def tail_of(
         other, width = _other(add, output), constants[layer.input[1]].shape[1]
         if other in constants and constants[other].shape == (width,):
             bias, output, nodes = other, add.output[0], [add]
+
     # 2. A residual of the same shape: the kernel adds it in its epilogue, and broadcasts
     # nothing.
     if (add := follower("Add")) is not None:
@@ -63,6 +64,7 @@ def tail_of(
             and _same_shape(shapes.get(other), shapes.get(output))
         ):
             residual, output, nodes = other, add.output[0], [*nodes, add]
+
     # 3. An activation, which ends the tail: nothing is fused after it.
     last = follower()
     if last is not None and (activation := _activation(last, constants)):

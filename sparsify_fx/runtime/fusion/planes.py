@@ -25,11 +25,13 @@ def pad_planes(model: onnx.ModelProto) -> None:
     A chain of which more values would be converted than passed on stays as it is.
     """
     kept = GraphView(model).fixed
+
     # 1. Shortcuts that halve an image can be computed on planes too: without them every
     # such block would end a chain.
     halves = halves_of(model)
     nodes = list(_with_halves(model.graph.node, halves))
     chosen = {node.output[0]: node for node in nodes if _can(node)}
+
     # 2. A chain is worth it if more values pass within it than are converted at its ends.
     for chain in _chains(chosen):
         passed, converted = _counts(chain, nodes, kept)
@@ -44,6 +46,7 @@ def pad_planes(model: onnx.ModelProto) -> None:
         # A shortcut that no chain took would be one more operator of ours for nothing.
         left += plain.get(node.output[0], [node]) if node.op_type == HALVE else [node]
     replace(model, list(_padded(left, chosen, kept)), [])
+
     # 3. Equal symbols tell onnxruntime that a sum may overwrite what is added: buffers
     # are reused for equal shapes alone.
     for name, size in _sizes(chosen).items():

@@ -115,6 +115,7 @@ class Decoder:
             for value in needed
             if value in self.sparse
         )
+
         # 2. In the order of the graph, so that the extents of all inputs are known when a
         # node's turn comes.
         for place in sorted(
@@ -185,6 +186,7 @@ class Decoder:
         graph.sparse_initializer.extend(
             self._inside(self.sparse[value]) for value in values & self.sparse.keys()
         )
+
         # 2. Without optimization, which would fold all nodes first and hold what each of
         # them gives; here they run once anyway.
         options = onnxruntime.SessionOptions()

@@ -60,10 +60,12 @@ def gap_codes(places: NDArray[np.intp], bits: int, high_bits: int) -> Gaps:
     """
     # 1. Gaps too wide even with a patch end at a zero that is stored as a value.
     places = with_stops(places.astype(np.int64), 1 << (bits + high_bits))
+
     # 2. A step is at least 1, so no sum of steps is place 0. Where that holds a value,
     # all sums are one more and `back` is taken off.
     back = int(places[0] == 0)
     gaps = np.diff(places, prepend=-back) - 1
+
     # 3. The low bits of all gaps, and the high bits of the few that have any, with their
     # distances.
     high = gaps >> bits

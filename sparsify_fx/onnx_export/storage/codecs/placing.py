@@ -72,10 +72,12 @@ def place(
     # weight.
     ours: list[onnx.NodeProto] = []
     awaited: dict[int, set[str]] = {}
+
     # 1. Rounds are for weights that can be made to wait: the others read no shared table.
     turns = in_rounds([weight.size if weight.parts.late else 0 for weight in weights])
     for number, (weight, turn) in enumerate(zip(weights, turns, strict=True)):
         parts = weight.parts
+
         # 2. Names: local ones get the weight's number, shared ones are the same for all,
         # and in a later round the delayed ones.
         names = {local: f"{prefix}{number}.{local}" for local in _locals(parts)} | {
@@ -104,11 +106,13 @@ def place(
             ours += renamed(parts.nodes, names)
         shared |= parts.shared
         shared_nodes |= parts.shared_nodes
+
     # 3. Shared values once, whichever weights brought them.
     everywhere = {
         value: _everywhere(prefix, value) for value in (*shared, *shared_nodes)
     }
     placed.nodes = renamed(shared_nodes.values(), everywhere)
+
     # 4. For each later round the copies of tables that are known only when it begins.
     if awaited:
         nodes, shared[SHARED + beginning("", 0)] = beginnings(prefix, max(awaited))

@@ -57,11 +57,13 @@ def rebuilding(
     made = {
         name: set(ancestors(name, producers)) for name in names if name in producers
     }
+
     # 2. How many of the weights need each value: what one alone needs is its own, the
     # rest is shared.
     users = Counter[str]()
     for values in made.values():
         users.update(values)
+
     # 3. What other nodes or outputs of the graph read stays, whoever else needs it.
     nodes, elsewhere = _only_for(graph, made, users)
     sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}

@@ -105,11 +105,13 @@ def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams 
         return None
     rows, per = filled.size // columns, code.per
     inner = (columns // per, per) if per > 1 else (columns,)
+
     # 2. The kernel decides how large the result of MaxUnpool is, and not every size has a
     # kernel.
     kernel = _kernel((rows, *inner), size)
     if kernel is None:
         return None
+
     # 3. Each column is a run of consecutive places. CumSum then goes along the rows,
     # adding a whole row of columns at once where a single stream would be one long chain.
     ordered = np.ascontiguousarray(filled.reshape(columns, rows).T)
@@ -117,6 +119,7 @@ def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams 
     # all gap codes.
     starts = np.concatenate([[-1], ordered[-1, :-1]])
     steps = np.diff(ordered, axis=0, prepend=starts[None])
+
     # 4. Several steps make one word: three of up to 40 fit 16 bits, which three codes of
     # 6 bits would not.
     digits = (steps - code.less).reshape(rows, columns // per, per)
