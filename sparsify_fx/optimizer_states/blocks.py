@@ -1,4 +1,4 @@
-"""Quantized state in tensor subclasses, as torchao has it: codes of 8 or 4 bits, and a scale for each block."""
+"""Quantised state in tensor subclasses, as torchao has it: codes of 8 or 4 bits, and a scale for each block."""
 
 from __future__ import annotations
 
