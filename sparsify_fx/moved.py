@@ -42,7 +42,7 @@ MOVED = {
     "onnx_export.padding": "onnx_export.tracing.clean",
     "onnx_export.picture": "onnx_export.report.picture",
     "onnx_export.pieces": "onnx_export.files.pieces",
-    "onnx_export.predictions": "onnx_export.checks.predictions",
+    "onnx_export.predictions": "onnx_export.checks.verify",
     "onnx_export.prepare": "onnx_export.tracing.prepare",
     "onnx_export.probe": "onnx_export.checks.probe",
     "onnx_export.rows": "onnx_export.report.rows",

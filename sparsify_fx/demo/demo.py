@@ -18,7 +18,7 @@ from sparsify_fx.api import dense_state_dict, merge
 from sparsify_fx.demo.speed import SparseSpeed, sparse_speed
 from sparsify_fx.errors import ConfigError, ExportError
 from sparsify_fx.onnx_export import export
-from sparsify_fx.onnx_export.checks.predictions import same_predictions
+from sparsify_fx.onnx_export.checks.verify import same_predictions
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.tables.fitting import FittingTable
 from sparsify_fx.train import Result, load_config, train

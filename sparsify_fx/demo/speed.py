@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError, RuntimeLibraryError
 from sparsify_fx.onnx_export import export
-from sparsify_fx.onnx_export.checks.predictions import same_predictions
+from sparsify_fx.onnx_export.checks.verify import same_predictions
 
 BATCH = 64
 

@@ -153,6 +153,8 @@ def export(
             "target": (target, TARGETS),
         }
     )
+
+    # 1. Whatever can be refused is refused now, before minutes of tracing.
     wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
     limit = _limit(tolerance, values)
@@ -165,6 +167,9 @@ def export(
         else example_tensors(verify_inputs, "verify_inputs")
     )
     notes = _notes(model) if isinstance(model, nn.Module) else ()
+
+    # 2. A copy is merged and traced, so that the model stays as it is; what the copy
+    # computes is recorded before anything else is done to it.
     with untouched_rng():
         _LOG.info("merging a copy of %s and running it", type(model).__name__)
         copied = merged_copy(model)
@@ -183,6 +188,9 @@ def export(
     _LOG.info("traced: %d nodes", len(dense.graph.node))
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
+
+    # 3. Layers are chosen, and the file measured, on the examples: these are the sizes
+    # that the user has in mind.
     feed = {
         name: value.contiguous().numpy()
         for name, value in zip(shapes, inputs.tensors, strict=True)
@@ -196,6 +204,8 @@ def export(
     )
     library = library_for(encoded.model)
 
+    # 4. The file that was written is checked, not the model in memory, before it gets its
+    # name.
     def check(written: Path) -> Checked:
         _LOG.info(
             "checking every bit of the file that becomes %s%s",

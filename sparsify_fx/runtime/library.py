@@ -24,17 +24,14 @@ def library() -> str:
     >>> options = onnxruntime.SessionOptions()
     >>> options.register_custom_ops_library(library())
     """
-    found = next(
-        (file for folder in _folders() for file in sorted(folder.glob("_kernels*.so"))),
-        None,
+    for folder in _folders():
+        for file in sorted(folder.glob("_kernels*.so")):
+            return str(file)
+    raise RuntimeLibraryError(
+        "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); "
+        "install one and then sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working "
+        "copy run `python setup.py build_ext --inplace`"
     )
-    if found is None:
-        raise RuntimeLibraryError(
-            "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); "
-            "install one and then sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working "
-            "copy run `python setup.py build_ext --inplace`"
-        )
-    return str(found)
 
 
 def _folders() -> Iterator[Path]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from sparsify_fx.errors import CheckpointError, ExportError
 from sparsify_fx.onnx_export.checks.twins import measure_onnx, onnx_choice
-from sparsify_fx.onnx_export.files.kinds import Kind, kind_of
+from sparsify_fx.onnx_export.files.kinds import Kind
+from sparsify_fx.onnx_export.files.recognition import kind_of
 from sparsify_fx.onnx_export.files.shards import files_of_folder, shards_of_index
 from sparsify_fx.onnx_export.files.targets import check_source
 from sparsify_fx.onnx_export.inspection.inspect_checkpoint import (

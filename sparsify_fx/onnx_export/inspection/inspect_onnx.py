@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from sparsify_fx.onnx_export.files.metadata import stored_weights
 from sparsify_fx.onnx_export.files.reading import check_tensors, told_of
-from sparsify_fx.onnx_export.files.tensor_bytes import tensor_bytes
-from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx, tensor_bytes
 from sparsify_fx.onnx_export.report.macs import layer_macs
 from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros
-from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder, rebuilding
-from sparsify_fx.onnx_export.storage.encodings import dtype_name, is_matrix
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.codecs.rebuilding import rebuilding
+from sparsify_fx.onnx_export.storage.packable import dtype_name, is_matrix
 from sparsify_fx.onnx_export.storage.quantized import zero_points_by_place
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo
 from sparsify_fx.onnx_tools.constants import Constant, constants, scopes

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sparsify_fx.onnx_export.checks.measure import Speed
 from sparsify_fx.onnx_export.checks.verify import HOW_TO_OPEN
-from sparsify_fx.onnx_export.choice import chosen_how
+from sparsify_fx.onnx_export.files.metadata import chosen_how
 from sparsify_fx.onnx_export.report.rows import (
     SPARSE,
     LayerRow,

@@ -12,13 +12,9 @@ from numpy.typing import NDArray
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros
-from sparsify_fx.onnx_export.storage.encodings import (
-    PACKED_TYPES,
-    SMALL,
-    Encoded,
-    dtype_name,
-)
-from sparsify_fx.onnx_export.storage.hoisting import Moved
+from sparsify_fx.onnx_export.storage.encodings import Encoded
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import PACKED_TYPES, SMALL, dtype_name
 from sparsify_fx.onnx_export.storage.quantized import (
     kept_inside,
     names_of_points,
