@@ -26,8 +26,8 @@ from sparsify_fx.errors import (
     TrainingError,
 )
 from sparsify_fx.train import load_config, train
+from sparsify_fx.train.epoch import EpochRow
 from sparsify_fx.train.log import Log
-from sparsify_fx.train.loop import EpochRow
 from sparsify_fx.train.run_folder import RunFolder, open_folder
 from tests.train.common import SMALL, quietly, small, write_images
 
