@@ -46,9 +46,8 @@ def train_epoch(
     """One epoch. Its last scheduler step may prune and rewind, so evaluation and snapshots come before that one."""
     config, scheduler, start = session.config, session.scheduler, time.perf_counter()
     torch.manual_seed(derived_seed(config.seed, epoch))
-    totals = torch.zeros(
-        3, device=config.device
-    )  # loss, correct, samples; read once per epoch
+    # Loss, correct, samples: on the device and read once per epoch, for each reading waits until the GPU is done.
+    totals = torch.zeros(3, device=config.device)
     session.model.train()
     for step, (x, y) in enumerate(session.training_batches(epoch), start=1):
         with session.autocast():
@@ -58,10 +57,14 @@ def train_epoch(
         session.optimizer.step()
         session.optimizer.zero_grad()
         totals += counts(loss, outputs, y)
+
+        # The last scheduler step of a run prunes: what is reported and kept is the network before that.
         if step == scheduler.steps_per_epoch:
             row = _end_of_epoch(session, epoch, totals, start)
+            # Penalties with an adaptive strength compare it with the epoch before, in the step that follows.
             scheduler.observe(accuracy=row.train_accuracy)
             keep_state(session, folder, epoch)
+        # Scores of regrown weights are gradients, and RigL takes those of the batch of its step, not of a fixed one.
         if scheduler.needs_batch:
             scheduler.score_on(x, y)
         scheduler.step()
@@ -71,6 +74,7 @@ def train_epoch(
 
 def keep_state(session: Session, folder: RunFolder, epoch: int) -> None:
     """Weights and masks after an epoch, where the configuration asks for them; 0 is the start."""
+    # An epoch may end a run and be asked for by its number too: both files are promised, so both are written.
     names = [epoch_file(epoch)] if epoch in session.config.snapshots_at else []
     if session.config.save_cycles and epoch > 0 and session.scheduler.ends_run:
         names.append(cycle_file(session.scheduler.run))
@@ -84,11 +88,13 @@ def _end_of_epoch(
     """The row of an epoch whose optimizer steps are done; TrainingError when its loss is not finite."""
     scheduler = session.scheduler
     loss, correct, samples = totals.tolist()
+    # Before the line and the checkpoint are written: what the folder keeps is from before the loss diverged.
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss became {loss} in epoch {epoch} (run {scheduler.run}): the training diverged; lower optimizer.lr "
             "or lengthen learning_rate.warmup. The run folder keeps the last checkpoint"
         )
+    # The end of every run is evaluated whatever eval_every says, since the result lists the accuracy of each.
     due = epoch % session.config.eval_every == 0 or scheduler.ends_run
     return EpochRow(
         epoch=epoch,
@@ -133,4 +139,5 @@ def counts(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
 
 def derived_seed(seed: int, epoch: int) -> int:
     """The seed of dropout and its like in one epoch: it does not depend on where a run was resumed."""
+    # Shifted since the first version; without the shift every run with dropout would train to other bits.
     return seed_of(f"{seed}/{epoch}") >> 1

@@ -55,17 +55,18 @@ def train(
     """
     config = config.resolved()
     path = run_path(runs_dir, config)
+    # Without the lock: a finished folder is never written to again, and may lie where nothing can be written.
     if not force and (known := _finished(RunFolder(path), config)) is not None:
         return known
     with _own_randomness(config.device):
+        # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none behind.
         check_donors(config)
         session = build_session(config)
         with open_folder(path) as folder:
             if force:
                 folder.clear()
-            elif (
-                known := _finished(folder, config)
-            ) is not None:  # another process finished it meanwhile
+            # Another process may have finished it while this one built its session, and given the lock back.
+            elif (known := _finished(folder, config)) is not None:
                 return known
             return _train(
                 session, folder, console or Console() if progress else None, tensorboard
@@ -90,7 +91,10 @@ def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
 def _train(
     session: Session, folder: RunFolder, console: Console | None, tensorboard: bool
 ) -> Result:
+    """Train on from the folder's checkpoint, or from the start, to the end."""
     config, scheduler = session.config, session.scheduler
+    # 1. Go on where the checkpoint stands. The files that describe the run are written anew: an older version may
+    #    have written them with fewer keys.
     rows = _restore(session, folder)
     folder.write_config(config)
     digest = {"digest": session.data.digest} if session.data.digest else {}
@@ -102,9 +106,14 @@ def _train(
         len(rows) + 1,
         scheduler.epochs,
     )
+
+    # 2. The start counts as epoch 0 for snapshots_at; a resumed run kept it when it was begun.
     train_model = compiled(session)
     if not rows:
         keep_state(session, folder, 0)
+
+    # 3. Each epoch's line reaches the disk before its checkpoint: lines without a checkpoint are cut off on resuming,
+    #    but a checkpoint whose lines are missing could not be resumed.
     with open_log(
         folder.path, scheduler, session.groups, len(rows), console, tensorboard
     ) as log:
@@ -122,6 +131,8 @@ def _train(
                         **session.state_dict(),
                     }
                 )
+
+    # 4. result.json comes last and marks the run as finished, whatever kills the process before.
     result = _result(session, folder, rows)
     folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
@@ -145,6 +156,7 @@ def _tell(row: EpochRow, rows: Sequence[EpochRow]) -> None:
 def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
     """Load the last checkpoint, if there is one; the rows of the epochs that are done."""
     state = folder.checkpoint(session.config.device)
+    # A kill in the first epochs may leave lines but no checkpoint yet: they will be trained, and written, again.
     if state is None:
         folder.cut_metrics(0)
         return []
@@ -160,10 +172,9 @@ def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
 
 
 def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result:
-    ends, last = (
-        {row.run: row for row in rows}.values(),
-        rows[-1],
-    )  # the last epoch of every run
+    """The result by the rows of all epochs, those before an interruption too."""
+    # Later rows of a run replace earlier ones, so what is left is the last epoch of each.
+    ends, last = {row.run: row for row in rows}.values(), rows[-1]
     return Result(
         folder=str(folder.path),
         method=session.config.method,
@@ -192,6 +203,7 @@ def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result
 
 
 def _zeros(row: EpochRow) -> list[str]:
+    """A note when files hold fewer non-zeros than the masks keep, as with weights that training drove to zero."""
     if not row.kept_zeros:
         return []
     return [
@@ -201,7 +213,8 @@ def _zeros(row: EpochRow) -> list[str]:
 
 
 def _tested(row: EpochRow) -> float:
-    assert row.test_accuracy is not None  # the last epoch of every run is evaluated
+    """The test accuracy of the last epoch of a run, all of which are evaluated."""
+    assert row.test_accuracy is not None
     return row.test_accuracy
 
 
@@ -209,10 +222,9 @@ def _tested(row: EpochRow) -> float:
 def _own_randomness(device: str) -> Iterator[None]:
     """Give the caller's random state back at the end."""
     kind = torch.device(device)
-    devices = (
-        [torch.cuda.current_device() if kind.index is None else kind.index]
-        if kind.type == "cuda"
-        else []
-    )
+    # Without a list fork_rng would keep the state of every GPU of the machine, and start CUDA on each.
+    devices = []
+    if kind.type == "cuda":
+        devices = [torch.cuda.current_device() if kind.index is None else kind.index]
     with torch.random.fork_rng(devices=devices):
         yield

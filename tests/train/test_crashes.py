@@ -145,7 +145,7 @@ def test_other_reasons_are_told_as_they_are(
         monkeypatch.setattr("os.replace", read_only)
         with pytest.raises(
             CheckpointError,
-            match="Read-only file system; mend that, then the same command goes on",
+            match="Read-only file system; fix that, then the same command goes on",
         ):
             folder.save_checkpoint({"a": 1})
 
