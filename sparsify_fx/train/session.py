@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from sparsify_fx.transfer import take_from
 from sparsify_fx.zoo.data import Augment, Data, load_data
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
+_LOG = logging.getLogger(__name__)
 _SCORING_BATCHES = 10  # for criteria that look at data
 
 
@@ -136,6 +138,12 @@ def build_session(config: TrainConfig) -> Session:
 
     # 2. Programs and first masks; some initializations need the masks, and what is taken from other runs comes on top.
     loss_fn, batches = _scoring(config, data)
+    _LOG.info(
+        "%s at sparsity %g for the model %s",
+        config.method,
+        config.sparsity,
+        config.model,
+    )
     apply(
         model,
         config.method,
@@ -149,6 +157,7 @@ def build_session(config: TrainConfig) -> Session:
     )
     _initialize(config, model, after_apply=True)
     for source in config.init_from:
+        _LOG.info("taking %s from %s", ", ".join(source.take), source.run)
         take_from(model, source.read(), source.take, init=initial)
 
     # 3. The optimizer, over the factors that are there now. The groups bring the weight decay, which differs between

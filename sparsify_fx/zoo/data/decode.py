@@ -35,6 +35,7 @@ class Listing:
             make_dataset,
         )
 
+        # torchvision sorts folders and files by name, so that labels and order do not depend on the file system.
         try:
             classes, index = find_classes(folder)
             samples = make_dataset(folder, index, extensions=IMG_EXTENSIONS)
@@ -48,6 +49,7 @@ class Listing:
 
 def open_image(path: str) -> Image.Image:
     """The image in RGB; DataError when it cannot be decoded."""
+    # Pillow reads the pixels as late as in `convert`, so a file with a good header fails only there.
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -79,7 +81,7 @@ def whole(path: str, side: int) -> Tensor:
     return _to_tensor(image)
 
 
-def centred(path: str, size: int, shorter: int) -> Tensor:
+def centered(path: str, size: int, shorter: int) -> Tensor:
     """The middle of the image, uint8 [3, size, size], after its shorter side is resized to `shorter` >= size pixels."""
     from torchvision.transforms import functional
 
@@ -99,7 +101,7 @@ def randomly_cropped(path: str, size: int, *, mirror: bool, seed: int) -> Tensor
         transforms.RandomResizedCrop(size),
         transforms.RandomHorizontalFlip(0.5 if mirror else 0.0),
     ]
-    # torchvision draws from torch's global CPU generator and takes no other; the fork leaves no trace in it
+    # torchvision draws from torch's global CPU generator and takes no other; the fork leaves no trace in it.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return _to_tensor(transforms.Compose(steps)(open_image(path)))
