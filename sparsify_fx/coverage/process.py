@@ -136,7 +136,7 @@ def _watch(
 
 def memory_of(pid: int) -> int:
     """Bytes of memory that the process holds; without mapped files where the system tells them apart."""
-    # Mapped files do not count: their pages are the system's to drop, and torch's libraries alone are hundreds of megabytes.
+    # Mapped files do not count: their pages are the system's to drop, and torch's libraries alone are many of them.
     status = Path(f"/proc/{pid}/status")
     try:
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()

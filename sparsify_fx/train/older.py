@@ -25,11 +25,11 @@ def in_groups(
 
     # 1. Optimizers number parameters by their place in the groups. Version 0.1 had them in the model's order, today's
     #    groups follow one another: `now` has for each of today's places the number of that time.
-    in_order = {
-        id(p): index
-        for index, p in enumerate(p for p in model.parameters() if p.requires_grad)
-    }
-    now = [in_order.get(id(p)) for g in optimizer.param_groups for p in g["params"]]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    in_order = {id(p): index for index, p in enumerate(trainable)}
+    now: list[int | None] = []
+    for own_group in optimizer.param_groups:
+        now += [in_order.get(id(p)) for p in own_group["params"]]
     if group["params"] != list(range(len(now))):
         return dict(state)
 
