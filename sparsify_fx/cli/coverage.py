@@ -91,6 +91,7 @@ def command(
     output = Output(json)
 
     def said(number: int, count: int, result: ModelResult) -> None:
+        # Reasons hold shapes in brackets, which rich would take for markup, and numbers, which it would color.
         output.console.print(
             line_of(number, count, result),
             markup=False,

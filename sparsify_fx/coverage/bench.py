@@ -56,7 +56,8 @@ class Bench:
     model: nn.Module
     original: Original
     folder: Path
-    sparsity: float | None = None  # of the last apply; None while the model is plain
+    # Of the last `apply`; None while the model is plain.
+    sparsity: float | None = None
 
     def rewritten(self, sparsity: float) -> nn.Module:
         """The model under signin at this sparsity (0.0: masks of ones), balanced.

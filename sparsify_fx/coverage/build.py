@@ -16,7 +16,8 @@ from sparsify_fx.coverage.suites import Subject
 BATCH = 2
 # Growing: the smallest input that a model takes is the cheapest to check it on, and some need more than others.
 _SIDES = (64, 56, 96, 128, 224, 299)
-_CLIPS = ((8, 48), (16, 64), (16, 112), (16, 224))  # frames, side
+# (frames, side) of clips, growing as well.
+_CLIPS = ((8, 48), (16, 64), (16, 112), (16, 224))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ _ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", str(2**22))
 _STARTING = threading.Lock()
 # Seconds between two looks at memory and time.
 _POLL = 0.2
-# A check may take so much longer by the clock than in processor time: others may want the processor too.
+# A check may take so many times its processor time in wall time: others may want the processor too.
 _PATIENCE = 5
 
 
@@ -36,7 +36,7 @@ _PATIENCE = 5
 class Limits:
     """What one model may take: `seconds` of processor time for each check, `memory` in bytes, `threads` of torch.
 
-    By the clock a check may take five times as long, for a machine that does other things, or a process that hangs.
+    In wall time a check may take five times as long, for a machine that does other things, or a process that hangs.
     """
 
     seconds: float = 600.0
@@ -130,7 +130,7 @@ def _watch(
             return f"more than {limits.seconds:g} s for {doing}"
         if time.monotonic() - since > _PATIENCE * limits.seconds:
             return (
-                f"more than {_PATIENCE * limits.seconds:g} s by the clock for {doing}"
+                f"more than {_PATIENCE * limits.seconds:g} s of wall time for {doing}"
             )
 
 

@@ -92,6 +92,7 @@ def line_of(number: int, count: int, result: ModelResult) -> str:
     dense = [
         outcome.note for outcome in result.checks.values() if outcome.state == NO_EXPORT
     ]
+    # Reasons of torch.onnx go over pages; the results keep them whole.
     said += f"; no dense export: {dense[0][:120]}" if dense else ""
     return f"{number}/{count} {result.name}: {said}, {result.seconds():.0f} s, {result.peak_memory / 2**30:.1f} GB"
 
@@ -169,6 +170,7 @@ def _reasons(results: Iterable[ModelResult], chosen: Callable[[Outcome], bool]) 
 
 def _cell(text: str) -> str:
     """Text that cannot break a Markdown table or become markup."""
+    # As code, in which Markdown sees no markup: names such as __init__ would come out bold.
     plain = text.replace("`", "'").replace("|", "/")
     return f"`{plain}`"
 

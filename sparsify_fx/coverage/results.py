@@ -121,5 +121,6 @@ def read_results(path: Path, *, same_versions: bool = True) -> list[ModelResult]
 
 def _result(entry: dict[str, Any]) -> ModelResult:
     """One result out of its JSON; KeyError or TypeError for another kind of entry."""
+    # A key that is unknown or missing is a TypeError here, which `read_results` tells as a file of another kind.
     checks = {name: Outcome(**outcome) for name, outcome in entry["checks"].items()}
     return ModelResult(**{**entry, "checks": checks})

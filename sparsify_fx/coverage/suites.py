@@ -70,7 +70,7 @@ def subjects(
 
 
 def shard(found: Sequence[Subject], text: str) -> list[Subject]:
-    """The i-th of n parts of the list, for "i/n" with i from 1 to n; every n-th model, so that parts take alike long.
+    """The i-th of n parts of the list, for "i/n" with i from 1 to n; every n-th model, so that parts take equally long.
 
     Raises ConfigError for another text.
 
@@ -111,6 +111,7 @@ def _torchvision_parameters(name: str) -> int:
     """What the library notes beside its weights; the weights themselves are never loaded."""
     from torchvision import models
 
+    # Every set of weights of a model notes it, and they are all of the same architecture: the first will do.
     return next(
         int(entry.meta["num_params"]) for entry in models.get_model_weights(name)
     )

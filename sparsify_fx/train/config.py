@@ -40,7 +40,8 @@ __all__ = [
 
 Auto = Literal["auto"]
 Fact = Literal["model", "seed", "init", "data"]
-MOST_EPOCHS = 100_000  # of one run (cycle)
+# Of one run (cycle).
+MOST_EPOCHS = 100_000
 
 # No bit of a result depends on these, so they are not in the name of the run folder.
 _INDIFFERENT = ("checkpoint_every", "data_root", "allow_other")

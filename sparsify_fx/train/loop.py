@@ -59,7 +59,7 @@ def train(
     if not force and (known := _finished(RunFolder(path), config)) is not None:
         return known
     with _own_randomness(config.device):
-        # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none behind.
+        # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none.
         check_donors(config)
         session = build_session(config)
         with open_folder(path) as folder:

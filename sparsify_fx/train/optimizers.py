@@ -15,6 +15,7 @@ from sparsify_fx.programs.parameter_groups import ParameterGroups
 
 # LBFGS calls the model itself, several times a step; SparseAdam takes sparse gradients only; Optimizer is the base.
 _UNFIT = {"optimizer", "lbfgs", "sparseadam"}
+# Taken from torch itself, so that the optimizers of a later version are there without a change here.
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     name.lower(): cls
     for name, cls in vars(torch.optim).items()

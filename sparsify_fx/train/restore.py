@@ -22,7 +22,8 @@ from sparsify_fx.train.task import task_of
 from sparsify_fx.zoo.data import Data
 from sparsify_fx.zoo.models import ModelSpec
 
-_MOST = 256  # random inputs at a time
+# Random inputs at most, whatever the batch size: more of them would not prove more.
+_MOST = 256
 
 
 @dataclass(frozen=True)

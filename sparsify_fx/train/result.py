@@ -92,6 +92,7 @@ def from_plain(cls: type[T], content: Any, what: str) -> T:
     try:
         if cls not in _ADAPTERS:
             _ADAPTERS[cls] = TypeAdapter(cls)
+        # Not in pydantic's strict mode, which would refuse lists, JSON's only sequence, where tuples are expected.
         value: T = _ADAPTERS[cls].validate_python(content)
         return value
     except ValidationError as error:

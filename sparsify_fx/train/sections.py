@@ -72,6 +72,7 @@ class LearningRateConfig(Section):
         if self.warmup is None:
             plain: Curve = cls()
             return plain
+        # Curves are dataclasses; for one without this field there is nothing that the number could set.
         if "warmup" not in getattr(cls, "__dataclass_fields__", {}):
             raise ValueError(
                 f"the curve {self.curve!r} has no warm-up; leave warmup out"

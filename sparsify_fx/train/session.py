@@ -33,7 +33,8 @@ from sparsify_fx.zoo.data import Augment, Data, load_data
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
 _LOG = logging.getLogger(__name__)
-_SCORING_BATCHES = 10  # for criteria that look at data
+# For criteria that look at data: it decides the masks, so runs with another number would be other runs.
+_SCORING_BATCHES = 10
 
 
 @dataclass

@@ -16,7 +16,8 @@ from sparsify_fx.zoo.data.source import Facts
 from sparsify_fx.zoo.data.tensor_source import TensorSource
 from sparsify_fx.zoo.data.types import Data
 
-_CHUNK = 1024  # images at a time: bounds the copies that resizing makes
+# Images at a time: bounds the copies that resizing makes.
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)

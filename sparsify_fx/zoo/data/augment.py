@@ -62,6 +62,7 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
     >>> flip(torch.tensor([[[[1, 2]]], [[[3, 4]]]]), torch.tensor([True, False])).flatten().tolist()
     [2, 1, 3, 4]
     """
+    # Both are computed for every image; picking the chosen ones would make the CPU wait for a GPU to count them.
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
 
 

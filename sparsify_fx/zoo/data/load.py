@@ -135,6 +135,7 @@ def data_digest(spec: str, *, root: Path = Path("data")) -> str:
     # Without an image size, workers or a device: none of them may change what the digest says.
     kind = _kind(spec)
     request = Request(spec, root, None, torch.device("cpu"), LIMIT_BYTES, 0)
+    # A kind that has no digest of its own is quick to load.
     return kind.load(request).digest if kind.digest is None else kind.digest(request)
 
 

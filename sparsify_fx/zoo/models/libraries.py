@@ -103,6 +103,7 @@ def _timm_holds(name: str) -> bool:
 def _timm_model(name: str, spec: ModelSpec) -> nn.Module:
     import timm
 
+    # From timm's own table: nothing is downloaded for it.
     pretrained_cfg = timm.get_pretrained_cfg(name)
     # Convolutional models take any size and have no such argument; timm marks the others.
     fixed = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
