@@ -494,7 +494,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    # torchao's and kron's steps would be compiled, for minutes; eager ones do the same arithmetic.
+    # torchao's and kron's steps would be compiled first; eager ones do the same arithmetic.
     torch.compiler.set_stance("force_eager")
     # distributedmuon wants a group, of one process here.
     torch.distributed.init_process_group(
