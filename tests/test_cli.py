@@ -157,6 +157,27 @@ def test_methods_lists_all_and_shows_sums() -> None:
     assert axis_text({"weights": "warmup", "batchnorm": None}) == "weights: warmup"
 
 
+def test_brackets_are_shown_as_they_are_with_where_keys_lead(tmp_path: Path) -> None:
+    shown = call("methods", "lrr").stdout
+    assert "[Gadhikar 2024]" in shown
+    assert "docs/references.md" in shown
+    plugin = tmp_path / "lower.py"
+    plugin.write_text(
+        "from dataclasses import replace\n"
+        "from sparsify_fx.recipe import METHODS, find_method\n"
+        "lower = replace(find_method('lrr'), name='lower', source='[red 2024]')\n"
+        "METHODS.add('lower', lower)\n"
+    )
+    code = "from sparsify_fx.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "methods", "lower", "--plugin", str(plugin)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "[red 2024]" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

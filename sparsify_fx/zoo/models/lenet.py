@@ -12,7 +12,8 @@ from torch import nn
 from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
 
 _KERNEL = 5
-_SMALLEST = 16  # leaves one pixel after two unpadded 5x5 convolutions, each halved
+# Leaves one pixel after two unpadded 5x5 convolutions, each halved: 16, 12, 6, 2, 1.
+_SMALLEST = 16
 
 
 def _flat_side(image_size: int) -> int:
@@ -73,9 +74,10 @@ def lenet5_bn(spec: ModelSpec) -> nn.Sequential:
     """A wider LeNet-5 with batch norm after every hidden layer: conv 16, conv 32 (5x5), linear 128, classes.
 
     80,378 parameters on 28x28x1. ConfigError for images below 16x16. Our own: batch norm keeps it trainable under
-    random masks of high sparsity, where LeNet-5 from PyTorch's initialisation hardly moves.
+    random masks of high sparsity, where LeNet-5 from PyTorch's initialization hardly moves.
     """
     spec.require_size("lenet5-bn", _SMALLEST)
+    # No biases in front of a batch norm, which subtracts the mean of its input and them with it.
     layers = OrderedDict[str, nn.Module](
         conv1=nn.Conv2d(spec.in_channels, 16, _KERNEL, bias=False),
         bn1=nn.BatchNorm2d(16),
