@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.registry import Registry
-from sparsify_fx.tables.grids import Draw, Grid
+from sparsify_fx.tables.fitting import Draw, Grid
 
 
 @dataclass(frozen=True)

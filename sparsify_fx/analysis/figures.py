@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_fx.errors import AnalysisError, unknown
-from sparsify_fx.tables.grids import Draw
+from sparsify_fx.tables.fitting import Draw
 
 # Okabe & Ito, "Color Universal Design", 2008, without black and yellow (too pale on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

@@ -12,7 +12,7 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.batch_norm import SMALL, describe_scales, scale_names
 from sparsify_fx.analysis.figures import all_layers, colour, legend, name_layers
 from sparsify_fx.analysis.runs import Run
-from sparsify_fx.tables.grids import Grid, Value
+from sparsify_fx.tables.fitting import Grid, Value
 
 
 def lacks(run: Run) -> str | None:

@@ -11,7 +11,7 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.connectivity import Line, line_between, loss_and_error
 from sparsify_fx.analysis.figures import legend, line_style
 from sparsify_fx.analysis.runs import Run
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:

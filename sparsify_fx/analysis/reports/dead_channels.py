@@ -10,7 +10,7 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.channels import Channels, dead_channels
 from sparsify_fx.analysis.figures import all_layers, grouped_bars, legend
 from sparsify_fx.analysis.runs import Run
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:

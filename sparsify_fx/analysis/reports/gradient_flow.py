@@ -13,7 +13,7 @@ from sparsify_fx.analysis.gradients import GradientNorm, gradient_flow
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.checkpoints.run_files import State
-from sparsify_fx.tables.grids import Grid, Value
+from sparsify_fx.tables.fitting import Grid, Value
 
 Flow = dict[str, dict[str, GradientNorm]]  # "init" or "end" -> layer -> norm
 

@@ -19,7 +19,7 @@ from sparsify_fx.analysis.figures import colour
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.programs.owners import programs
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 Measured = tuple[int, Eigenvalue, Trace]
 NOTE = (

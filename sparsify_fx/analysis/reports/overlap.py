@@ -12,7 +12,7 @@ from sparsify_fx.analysis.figures import legend, line_style, name_layers
 from sparsify_fx.analysis.overlap import Overlap, mask_overlap, total_overlap
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.checkpoints.run_files import mask_key
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 Pairs = dict[str, dict[str, Overlap]]
 

@@ -14,7 +14,7 @@ from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.sign_history import kept_signs, settled_after, sign_switches
 from sparsify_fx.analysis.signs import sign_flips
 from sparsify_fx.masks import nonzeros
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.figures import grouped_bars, layer_lines, legend
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.signs import SignFlips, sign_flips_by_layer, without_sign
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 STAGES = ("init to warm-up", "warm-up to end", "init to end")
 SHORT = dict(

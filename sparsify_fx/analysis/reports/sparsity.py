@@ -9,7 +9,7 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.figures import layer_lines, legend
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.sparsity import LayerSparsity, layer_sparsity
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:

@@ -28,16 +28,16 @@ class Layer:
     def outputs(self, parameters: Tensor) -> Tensor:
         """Σ a_i relu(w_iᵀz), [runs, n]."""
         outer, inner = self.split(parameters)
-        return ((self.inputs @ inner.transpose(1, 2)).relu() @ outer[:, :, None])[
-            :, :, 0
-        ]
+        hidden = (self.inputs @ inner.transpose(1, 2)).relu()
+        summed: Tensor = hidden @ outer[:, :, None]
+        return summed[:, :, 0]
 
     def loss(self, parameters: Tensor) -> Tensor:
         """L = 1/(2n) Σ (output − y)², [runs]."""
         return (self.outputs(parameters) - self.labels).square().mean(1) / 2
 
     def gradient(self, parameters: Tensor) -> Tensor:
-        """∇L, [runs, k·(1 + d)]."""
+        """∇L of L = 1/(2n) Σ (output − y)², [runs, k·(1 + d)]."""
         outer, inner = self.split(parameters)
         hidden = (self.inputs @ inner.transpose(1, 2)).relu()
         error = (hidden @ outer[:, :, None]) - self.labels[:, :, None]
@@ -58,6 +58,7 @@ def draw_teachers(
     outer = torch.randn(runs, neurons, generator=generator, dtype=torch.float64).sign()
     one = torch.randint(neurons, (runs,), generator=generator)
     happy = (outer > 0).all(1)
+    # One neuron, at random, gets the sign that makes a > 0 for all a bad start.
     outer[happy, one[happy]] = -1.0
     inner = torch.randn(runs, neurons, width, generator=generator, dtype=torch.float64)
     return torch.cat([outer, (inner / inner.norm(dim=2, keepdim=True)).flatten(1)], 1)
@@ -70,9 +71,9 @@ def draw_layer(
     inputs = torch.randn(
         len(teacher), samples, width, generator=generator, dtype=torch.float64
     )
-    return Layer(
-        inputs, Layer(inputs, inputs[:, :, 0], neurons).outputs(teacher), neurons
-    )
+    # Its outputs need no labels; any of the right shape will do for the layer that computes them.
+    unlabeled = Layer(inputs, inputs[:, :, 0], neurons)
+    return Layer(inputs, unlabeled.outputs(teacher), neurons)
 
 
 def draw_sizes(
@@ -82,6 +83,7 @@ def draw_sizes(
     inner = torch.randn(
         runs, neurons, width, generator=generator, dtype=torch.float64
     ) / math.sqrt(width)
+    # Drawn for a balanced start too, which does not use it: both kinds leave the generator at one place.
     own = torch.randn(
         runs, neurons, generator=generator, dtype=torch.float64
     ).abs() / math.sqrt(width)

@@ -1,4 +1,4 @@
-"""The tensor initialisation of a masked one-hidden-layer network: a method of moments on x̃ = Σ_j x_Ωj / √K.
+"""The tensor initialization of a masked one-hidden-layer network: a method of moments on x̃ = Σ_j x_Ωj / √K.
 
 For x ~ N(0, I) and masks with little overlap (cov(x̃, x_Ωj) ≈ I/√K), with w̄ = w/|w| and φ = relu:
 
@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.statistics import Mean, mean_with_interval
-from sparsify_fx.lab.teacher import (
+from sparsify_fx.lab.common.statistics import Mean, mean_with_interval
+from sparsify_fx.lab.sample_complexity.teacher import (
     Masked,
     accelerated,
     draw_masked,
@@ -37,7 +37,7 @@ from sparsify_fx.lab.teacher import (
 
 @dataclass(frozen=True)
 class MomentSize:
-    """How large the check of the initialisation is."""
+    """How large the check of the initialization is."""
 
     runs: int = 10
     neurons: int = 2
@@ -58,17 +58,16 @@ class StartQuality:
     success: float
 
 
-def centred(chunk: Masked) -> tuple[Tensor, Tensor]:
+def centered(chunk: Masked) -> tuple[Tensor, Tensor]:
     """x̃ [N, r] and the labels less their mean, of masked samples [1, K, N, r]."""
-    return chunk.inputs[0].sum(0) / math.sqrt(chunk.inputs.shape[1]), chunk.labels[
-        0
-    ] - chunk.labels[0].mean()
+    point = chunk.inputs[0].sum(0) / math.sqrt(chunk.inputs.shape[1])
+    return point, chunk.labels[0] - chunk.labels[0].mean()
 
 
 def low_moments(chunks: Iterable[Masked]) -> tuple[Tensor, Tensor]:
-    """E[y x̃], [r], and E[y (x̃x̃ᵀ − I)], [r, r], over all chunks; y is centred, so that the identity drops out."""
+    """E[y x̃], [r], and E[y (x̃x̃ᵀ − I)], [r, r], over all chunks; y is centered, so that the identity drops out."""
     firsts, seconds, count = [], [], 0
-    for point, label in map(centred, chunks):
+    for point, label in map(centered, chunks):
         firsts.append(label @ point)
         seconds.append((point * label[:, None]).T @ point)
         count += len(label)
@@ -84,19 +83,20 @@ def fourth_moment(
     mean, and most of the noise is theirs.
     """
     neurons, covariance = whiten.shape[1], whiten.T @ whiten
-    total, squares, count = (
-        torch.zeros(neurons**2, neurons**2),
-        torch.zeros(neurons, neurons),
-        0,
-    )
-    for point, label in map(centred, chunks):
+    total, count = torch.zeros(neurons**2, neurons**2), 0
+    squares = torch.zeros(neurons, neurons)
+    for point, label in map(centered, chunks):
         rest = label - point @ first - ((point @ second) * point).sum(1) / 2
         rest = rest - rest.mean()
+
+        # As a matrix [K², K²] of pairs: a product of matrices, with no tensor [N, K, K, K, K] between.
         inner = point @ whiten
         pairs = (inner[:, :, None] * inner[:, None]).flatten(1)
         total = total + (pairs * rest[:, None]).T @ pairs
         squares = squares + (inner * rest[:, None]).T @ inner
         count += len(label)
+
+    # The six places of Σ₆ C⊗z⊗z. Σ₃ C⊗C drops out, since the labels that weight it have mean zero.
     tensor = total.view(neurons, neurons, neurons, neurons)
     for places in ("ij,kl", "ik,jl", "il,jk", "jk,il", "jl,ik", "kl,ij"):
         tensor = tensor - torch.einsum(f"{places}->ijkl", covariance, squares)
@@ -107,10 +107,15 @@ def directions(
     chunks: Sequence[Masked], first: Tensor, second: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Unit vectors ±w̄_j, [K, r], from the whitened fourth moment by the power method with deflation."""
+    # 1. Whiten by the second moment, whose top K eigenvectors span the neurons. In that span the fourth
+    # moment is a sum of orthogonal components, and small: K⁴ entries instead of r⁴.
     neurons = chunks[0].inputs.shape[1]
     values, vectors = torch.linalg.eigh(second)
     values, vectors = values[-neurons:].clamp(min=1e-12), vectors[:, -neurons:]
     tensor = -fourth_moment(chunks, first, second, vectors / values.sqrt())
+
+    # 2. The power method finds a component, deflation takes it off. It converges to any of them, and from
+    # an unlucky start slowly: of 20 random starts the one with the largest weight counts.
     rows = []
     for _ in range(neurons):
         component = torch.randn(20, neurons, generator=generator)
@@ -127,6 +132,8 @@ def directions(
         tensor = tensor - weights.max() * torch.einsum(
             "i,j,k,l->ijkl", unit, unit, unit, unit
         )
+
+        # 3. Back to the inputs; the sign is open, since the fourth power knows none.
         row = (vectors * values.sqrt()) @ unit
         rows.append(row / row.norm())
     return torch.stack(rows)
@@ -141,6 +148,7 @@ def tensor_start(
     rows = directions(chunks, first, second, generator)
     lengths = torch.linalg.lstsq(rows.T, 2 * neurons**1.5 * first[:, None]).solution
     weights: Tensor = rows * lengths
+    # Which row is which neuron's, no moment tells: all K! orders are tried, so that K has to be small.
     orders = [weights[list(order)] for order in itertools.permutations(range(neurons))]
     risks = [
         float((sample.outputs(order[None]) - sample.labels).square().mean())
@@ -155,6 +163,7 @@ def start_qualities(size: MomentSize, seed: int) -> list[StartQuality]:
 
 
 def _quality(size: MomentSize, samples: int, seed: int) -> StartQuality:
+    """The runs one after the other: a single one has millions of numbers."""
     errors, ends = [], []
     for run in range(size.runs):
         generator = torch.Generator().manual_seed(seed * 100_003 + run)

@@ -12,6 +12,7 @@ from sparsify_fx.errors import LabError
 Field = Callable[[Tensor, Tensor], Tensor]
 
 # The pair of orders 5 and 4 of Dormand and Prince (1980): nodes, stages, and the weights of order 5 minus order 4.
+# The last stage lies at the solution of order 5, so that its point is the step and needs no weights of its own.
 _NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _STAGES = (
     (),
@@ -41,7 +42,7 @@ def integrate(
         start: y at times[0], [runs, k], float64.
         times: increasing, [steps].
         rtol, atol: a step is taken when its error is below atol + rtol·|y| in every component.
-        max_steps: tried steps between two neighbouring times.
+        max_steps: tried steps between two neighboring times.
 
     Returns [steps, runs, k].
 
@@ -80,23 +81,32 @@ def _advance(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """State, time and proposed step once every run has reached `end`."""
     for _ in range(max_steps):
+        # Runs that have arrived stay in the batch with a step of zero: they cost little, and the
+        # tensors keep their shape.
         left = end - time
         if not bool((left > 0).any()):
             return state, time, step
+
+        # 1. Try a step, cut short where it would pass `end`.
         last = step >= left
         taken = torch.where(last, left, step)
         proposed, error = _try_step(field, time, state, taken)
+
+        # 2. The worst component decides for its whole run. A step into infinity or NaN counts as
+        # a large error, and is tried again with a fifth of its length.
         scale = atol + rtol * torch.maximum(state.abs(), proposed.abs())
         ratio = (error.abs() / scale).amax(1).nan_to_num(nan=1e9, posinf=1e9)
         accepted = ratio <= 1
         state = torch.where(accepted[:, None], proposed, state)
-        time = torch.where(
-            accepted, torch.where(last, torch.full_like(time, end), time + taken), time
-        )
+        # `end` itself and not the sum, whose rounding could miss it by an ulp.
+        reached = torch.where(last, torch.full_like(time, end), time + taken)
+        time = torch.where(accepted, reached, time)
+
+        # 3. The error of order 4 grows with the fifth power of the step: the power -1/5 of its ratio
+        # aims at a ratio of 1, and 0.9 keeps a little below.
         changed = taken * (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
-        step = torch.where(
-            accepted & last, step, changed
-        )  # a step cut short at `end` says nothing about the next
+        # A step cut short at `end` says nothing about the next.
+        step = torch.where(accepted & last, step, changed)
     raise LabError(
         f"the flow needs more than {max_steps} steps before t = {end}; loosen rtol or raise max_steps"
     )

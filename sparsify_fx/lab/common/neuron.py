@@ -24,6 +24,7 @@ class Samples:
         outer, inner = parameters[:, :1], parameters[:, 1:]
         hidden = (self.inputs @ inner[:, :, None])[:, :, 0].relu()
         error = outer * hidden - self.labels
+        # relu's derivative at 0 is taken as 0: a neuron at w = 0 is off and stays so.
         active = error * (hidden > 0)
         by_inner = outer * (active[:, None, :] @ self.inputs)[:, 0]
         return (
@@ -32,12 +33,12 @@ class Samples:
         )
 
     def loss(self, parameters: Tensor) -> Tensor:
-        """L, [runs]."""
+        """L = 1/(2n) Σ (a·relu(wᵀz) − y)², [runs]."""
         hidden = (self.inputs @ parameters[:, 1:, None])[:, :, 0].relu()
         return (parameters[:, :1] * hidden - self.labels).square().mean(1) / 2
 
     def some(self, runs: Tensor) -> Samples:
-        """The data of those runs alone."""
+        """The data of the runs at these indices, or where this mask is True."""
         return Samples(self.inputs[runs], self.labels[runs])
 
 
@@ -69,21 +70,21 @@ class Population:
         return squares / 2 - outer * overlap[:, 0]
 
     def some(self, runs: Tensor) -> Population:
-        """The teachers of those runs alone."""
+        """The teachers of the runs at these indices, or where this mask is True."""
         return Population(self.teacher[runs])
 
     def _overlap(self, inner: Tensor) -> tuple[Tensor, Tensor]:
         """E[relu(wᵀz) relu(vᵀz)] [runs, 1] and its gradient by w [runs, d]."""
         size = inner.norm(dim=1, keepdim=True)
+        # w = 0 has no direction; the clamp makes it the zero vector instead of NaN.
         direction = inner / size.clamp(min=1e-300)
         along = (direction * self.teacher).sum(1, keepdim=True)
-        across = (self.teacher - along * direction).norm(
-            dim=1, keepdim=True
-        )  # exact where arccos is not
+        # The angle by atan2: arccos loses half of its digits near 0 and π, where runs end.
+        across = (self.teacher - along * direction).norm(dim=1, keepdim=True)
         angle = torch.atan2(across, along)
-        overlap = size * (
-            (across + (math.pi - angle) * along) / (2 * math.pi)
-        )  # exactly w/2 at d = 1, w > 0
+        # In this order the overlap is exactly w/2 at d = 1 and w > 0, so that a balanced state stays
+        # balanced to the last bit and only rounding that is put in can leave the saddle.
+        overlap = size * ((across + (math.pi - angle) * along) / (2 * math.pi))
         slope = (across * direction + (math.pi - angle) * self.teacher) / (2 * math.pi)
         return overlap, torch.where(size > 0, slope, torch.zeros_like(slope))
 
@@ -132,6 +133,8 @@ def balanced_start(
     inner = torch.randn(
         runs, width, generator=generator, dtype=torch.float64
     ) / math.sqrt(width)
+    # The sign is put on what was drawn: sizes keep their distribution, and every quadrant takes as many
+    # draws from the generator.
     if first:
         inner[:, 0] = first * inner[:, 0].abs()
     signs = (

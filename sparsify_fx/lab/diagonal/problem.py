@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.flow import integrate
+from sparsify_fx.lab.common.flow import integrate
 from sparsify_fx.parameterizations.product import Product
 
 
@@ -22,7 +22,8 @@ class Regression:
     start: Tensor
 
     def gradient(self, point: Tensor) -> Tensor:
-        """∇f, [seeds, runs, n]."""
+        """∇f = Zᵀ Z (x − x*) / d, [seeds, runs, n]."""
+        # y = Zx* without noise, so that the residual is Z(x − x*) and labels need not be kept.
         error = (point - self.truth[:, None]) @ self.inputs.transpose(1, 2)
         slope: Tensor = error @ self.inputs
         return slope / self.inputs.shape[1]
@@ -37,6 +38,7 @@ def draw_regression(
     seeds: int, samples: int, width: int, nonzeros: int, seed: int
 ) -> Regression:
     """z ~ N(0, I), `nonzeros` entries of x* are ±1, x₀ ~ N(0, I/n); float64. Source: [Jacobs 2025], section 4."""
+    # Which problems a seed gives depends on the order of these draws, and on the float32 of the places.
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(
         seeds, samples, width, generator=generator, dtype=torch.float64
@@ -76,6 +78,7 @@ class Schedule:
         >>> Schedule("geometric", 2.0, 100.0).integral(torch.tensor([0.0, 100.0]).double()).tolist()
         [0.0, 2.0]
         """
+        # Scaled by the whole integral, so that shapes of equal `total` differ in when they act alone.
         return self.total * _grown(self.shape, time / self.unit) / self._whole()
 
     def strength(self, time: Tensor) -> Tensor:
@@ -96,7 +99,7 @@ class Schedule:
 
 
 def _grown(shape: str, time: Tensor) -> Tensor:
-    """The integral of the shape alone."""
+    """∫₀ᵗ of the shape alone, in units of time: t, log(1 + t), t/(1 + t) or (1 − 0.95ᵗ)/−log 0.95."""
     if shape == "constant":
         return time
     if shape == "harmonic":
@@ -121,9 +124,11 @@ def factors(start: Tensor, init: str) -> tuple[Tensor, Tensor]:
     if init == "pilot":
         split = Product(1.0).split(start)
         return split["m"], split["w"]
+    # From one root, with the sign put on w: abs(m) and abs(w) are the same bits. Division would not give that.
     if init == "spred":
         root = start.abs().sqrt()
         return root, start.sign() * root
+    # As libraries do it: w = x₀/m rounds, and descent lets the difference of an ulp grow.
     kind = {"spred-float64": torch.float64, "spred-float32": torch.float32}[init]
     rounded = start.to(kind)
     root = rounded.abs().sqrt()
@@ -142,22 +147,23 @@ def descend(
 
     Returns times [points + 1] and distances |x − x*| [points + 1, seeds, runs].
     """
+    # 1. All schedules advance as one batch; their strengths at every step are known beforehand.
     time = schedules[0].time
     steps = round(time / rate)
     every = max(1, steps // points)
     start = problem.start[:, None].repeat(1, len(schedules), 1)
-    first, second = (
-        (start, torch.zeros_like(start)) if init == "l1" else factors(start, init)
-    )
+    first, second = start, torch.zeros_like(start)
+    if init != "l1":
+        first, second = factors(start, init)
     moments = torch.arange(steps, dtype=torch.float64) * rate
-    strengths = (
-        rate
-        * torch.stack([2 * schedule.strength(moments) for schedule in schedules], 1)[
-            :, :, None
-        ]
-    )
+    by_schedule = [2 * schedule.strength(moments) for schedule in schedules]
+    strengths = rate * torch.stack(by_schedule, 1)[:, :, None]
+
+    # 2. Descend. x with L1 lives in `first`; with factors both move by the old values of each other.
     kept = [problem.distance(start)]
     for index in range(steps):
+        # 2α is the slope of α(m² + w²) by m over m, and the strength of |x|₁ that has the same minimum
+        # over m ⊙ w = x: a schedule means the same to both.
         if init == "l1":
             first = (
                 first - rate * problem.gradient(first) - strengths[index] * first.sign()
@@ -192,25 +198,19 @@ def exact_flow(
     up, down = ((first + second) / 2).square(), ((first - second) / 2).square()
 
     def point(moment: Tensor, impulse: Tensor) -> Tensor:
-        decay = (
-            -4
-            * torch.stack([schedule.integral(moment) for schedule in schedules])[
-                :, None
-            ]
-        )
-        return up * torch.exp(decay - 2 * impulse) - down * torch.exp(
-            decay + 2 * impulse
-        )
+        totals = torch.stack([schedule.integral(moment) for schedule in schedules])
+        decay = -4 * totals[:, None]
+        # One exponent for L and A together: apart, they would overflow and vanish where both are large.
+        growing = up * torch.exp(decay - 2 * impulse)
+        return growing - down * torch.exp(decay + 2 * impulse)
 
     def field(moment: Tensor, flat: Tensor) -> Tensor:
         return problem.gradient(point(moment[0], flat.view(start.shape))).view(1, -1)
 
-    nothing = start.new_zeros(
-        1, start.numel()
-    )  # one run for the integrator: all share its step size
-    impulses = integrate(field, nothing, times, rtol=rtol, atol=1e-9).view(
-        -1, *start.shape
-    )
-    return torch.stack(
-        [point(*pair) for pair in zip(times, impulses, strict=True)]
-    ), impulses
+    # Only L is integrated: x follows in closed form, so that a balanced start keeps its signs exactly.
+    # One run for the integrator, so that all share its times, which `point` takes as one number.
+    nothing = start.new_zeros(1, start.numel())
+    flat = integrate(field, nothing, times, rtol=rtol, atol=1e-9)
+    impulses = flat.view(-1, *start.shape)
+    points = [point(*pair) for pair in zip(times, impulses, strict=True)]
+    return torch.stack(points), impulses

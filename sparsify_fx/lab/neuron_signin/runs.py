@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.flow import integrate
-from sparsify_fx.lab.neuron import (
+from sparsify_fx.lab.common.flow import integrate
+from sparsify_fx.lab.common.neuron import (
     QUADRANTS,
     Population,
     Problem,
@@ -17,7 +17,12 @@ from sparsify_fx.lab.neuron import (
     first_axis,
     quadrant_starts,
 )
-from sparsify_fx.lab.neuron_descent import descend, descend_factors, flow, signin_flow
+from sparsify_fx.lab.neuron_signin.descent import (
+    descend,
+    descend_factors,
+    flow,
+    signin_flow,
+)
 
 RECOVERED = 1e-3
 """A run has recovered the teacher when its loss is below this; the loss of the zero function is 0.25."""
@@ -62,9 +67,9 @@ def start_of(
 ) -> tuple[Tensor, torch.Generator]:
     """`size.runs` starts w ~ N(0, scale²·I), |a| = |w| per quadrant, and the generator for what follows."""
     generator = torch.Generator().manual_seed(seed)
-    return quadrant_starts(
-        size.runs, width, generator, scale=scale * width**0.5
-    ), generator
+    # `quadrant_starts` draws w ~ N(0, I/d), as [Gadhikar 2024] does; here the variance does not fall with d.
+    scale = scale * width**0.5
+    return quadrant_starts(size.runs, width, generator, scale=scale), generator
 
 
 def by_descent(size: Size, method: str, seed: int) -> tuple[Tensor, Tensor, Problem]:
@@ -73,15 +78,14 @@ def by_descent(size: Size, method: str, seed: int) -> tuple[Tensor, Tensor, Prob
     start, generator = start_of(size, width, seed)
     problem = draw_samples(first_axis(len(start), width), size.samples, generator)
     if "sign-in" in method:
+        # At d = 1 recovery needs β₁ > β₂: a has to turn positive before w has reached zero.
         beta = size.dense_beta if width > 1 else size.sparse_beta
-        return (
-            start,
-            descend_factors(
-                problem, start, beta=beta, rate=size.rate, steps=size.steps
-            ),
-            problem,
+        end = descend_factors(
+            problem, start, beta=beta, rate=size.rate, steps=size.steps
         )
-    return start, descend(problem, start, rate=size.rate, steps=size.steps), problem
+    else:
+        end = descend(problem, start, rate=size.rate, steps=size.steps)
+    return start, end, problem
 
 
 def by_flow(
@@ -108,6 +112,8 @@ def escape_by_imbalance(
         start = balanced_start(
             runs, 1, torch.Generator().manual_seed(seed), outer=-1, first=1
         )
+        # a² = w² + imbalance to first order, and a = −w to the last bit where the imbalance is 0: rounding
+        # would be an imbalance of its own.
         start[:, 0] = -(start[:, 1] + imbalance / (2 * start[:, 1]))
         problem = Population(first_axis(runs, 1))
         end = integrate(flow(problem), start, torch.tensor([0.0, time]).double())[-1]
@@ -120,14 +126,14 @@ def sign_recoveries(size: Size, rate: float, seed: int) -> tuple[float, float]:
     generator = torch.Generator().manual_seed(seed)
     start = balanced_start(size.runs, size.width, generator, outer=-1) * size.width**0.5
     problem = draw_samples(first_axis(size.runs, size.width), size.samples, generator)
+    # As many steps as make the same time of flow at every rate: a smaller step is not a shorter run.
     steps = round(size.time / rate)
     plain = descend(problem, start, rate=rate, steps=steps)
     factored = descend_factors(
         problem, start, beta=size.dense_beta, rate=rate, steps=steps
     )
-    return float((plain[:, 0] > 0).double().mean()), float(
-        (factored[:, 0] > 0).double().mean()
-    )
+    flipped = [(end[:, 0] > 0).double().mean() for end in (plain, factored)]
+    return float(flipped[0]), float(flipped[1])
 
 
 def by_beta(
@@ -171,6 +177,8 @@ def failures_by_width(size: Size, seed: int) -> dict[int, float]:
         end = integrate(
             field, start, torch.tensor([0.0, size.time]).double(), rtol=1e-6, atol=1e-9
         )[-1]
+        # Teachers differ in length, and with them the loss of the zero function, |v|²/4; RECOVERED is
+        # meant for the 0.25 of a teacher of length 1.
         zero = problem.teacher.square().sum(1) / 4
         found[width] = float(
             (problem.loss(end) >= 4 * RECOVERED * zero).double().mean()
@@ -198,5 +206,6 @@ def paths(
     problem = Population(first_axis(len(start), width))
     beta = size.dense_beta if width > 1 else size.sparse_beta
     field = signin_flow(problem, beta) if "sign-in" in method else flow(problem)
+    # Evenly in log time: paths turn early, and then creep along the hyperbola a·w₁ = 1.
     times = torch.cat([torch.zeros(1), torch.logspace(-2, 0, 60) * time]).double()
     return integrate(field, start, times, rtol=1e-6, atol=1e-9)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.statistics import Mean, mean_with_interval
-from sparsify_fx.lab.teacher import (
+from sparsify_fx.lab.common.statistics import Mean, mean_with_interval
+from sparsify_fx.lab.sample_complexity.teacher import (
     Masked,
     accelerated,
     draw_masked,
@@ -19,8 +19,10 @@ from sparsify_fx.lab.teacher import (
     perturbed,
     relative_error,
 )
-from sparsify_fx.lab.tensor_start import MomentSize
+from sparsify_fx.lab.sample_complexity.tensor_start import MomentSize
 
+# By the number of samples N: shares of weights left, and the test error at each.
+Pruned = dict[int, list[tuple[float, Mean]]]
 SUCCESS = 1e-4
 """A run has found the teacher when its relative error is below this. Source: [Zhang 2021], section 5.1."""
 
@@ -95,7 +97,7 @@ def problem(
     seed: int,
     noise: float = 0.0,
 ) -> tuple[Masked, Tensor, torch.Generator]:
-    """Data, teacher and the generator for what follows."""
+    """Data, teacher and the generator for what follows: each figure draws its starts from it."""
     generator = torch.Generator().manual_seed(seed)
     masks = draw_masks(runs, neurons, width, kept, generator)
     teacher = draw_teacher(runs, neurons, kept, generator)
@@ -118,6 +120,8 @@ def radii(size: Size, seed: int) -> dict[int, Mean]:
             size.radius_samples,
             seed,
         )
+        # One random direction a run, kept over the bisection: along it success is taken to be
+        # monotone, near the teacher yes, far away no.
         direction = perturbed(teacher, 1.0, generator) - teacher
         low, high = torch.zeros(size.radius_runs), torch.full((size.radius_runs,), 4.0)
         for _ in range(size.radius_halvings):
@@ -133,10 +137,8 @@ def radii(size: Size, seed: int) -> dict[int, Mean]:
                 enough=SUCCESS,
             )
             success = relative_error(found_weights, teacher) < SUCCESS
-            low, high = (
-                torch.where(success, middle, low),
-                torch.where(success, high, middle),
-            )
+            low = torch.where(success, middle, low)
+            high = torch.where(success, high, middle)
         found[kept] = mean_with_interval((low + high) / 2)
     return found
 
@@ -147,6 +149,7 @@ def transitions(size: Size, seed: int) -> dict[int, tuple[dict[int, float], floa
     for kept in size.sample_ranks:
         shares = {}
         for share in size.sample_shares:
+            # Shares of the K·r unknowns: the transition lies near a multiple of them, whatever r.
             samples = math.ceil(share * size.neurons * kept)
             data, teacher, generator = problem(
                 size.sample_runs,
@@ -154,6 +157,7 @@ def transitions(size: Size, seed: int) -> dict[int, tuple[dict[int, float], floa
                 size.sample_width,
                 kept,
                 samples,
+                # A seed for each N: from one, all points of a curve would share teachers and masks.
                 seed + samples,
             )
             weights, _ = accelerated(
@@ -178,6 +182,7 @@ def half_point(shares: dict[int, float]) -> float:
     >>> half_point({10: 0.0, 20: 0.25, 30: 0.75})
     25.0
     """
+    # The last N below one half: noise may put an earlier point above it.
     points = sorted(shares.items())
     below = [index for index, (_, share) in enumerate(points) if share < 0.5]
     if not below or below[-1] + 1 == len(points):
@@ -211,7 +216,7 @@ def noisy_errors(size: Size, seed: int) -> dict[tuple[float, int], Mean]:
     return found
 
 
-def pruned_errors(size: Size, seed: int) -> dict[int, list[tuple[float, Mean]]]:
+def pruned_errors(size: Size, seed: int) -> Pruned:
     """Fig. 6: by N, the share of weights left and the test error of IMP, which keeps 0.8 of the weights a cycle.
 
     The teacher is sparse, the student starts dense. Test error: root mean square over that of the labels, fresh data.
@@ -221,6 +226,7 @@ def pruned_errors(size: Size, seed: int) -> dict[int, list[tuple[float, Mean]]]:
 
 def _pruned(size: Size, samples: int, seed: int) -> list[tuple[float, Mean]]:
     """One sample size of `pruned_errors`: masks multiply dense weights, since every neuron sees all inputs."""
+    # 1. A sparse teacher as dense weights, data to train on, and data without noise to test on.
     generator = torch.Generator().manual_seed(seed)
     runs, width, neurons = size.imp_runs, size.imp_width, size.neurons
     masks = draw_masks(runs, neurons, width, size.imp_kept, generator)
@@ -232,25 +238,20 @@ def _pruned(size: Size, samples: int, seed: int) -> list[tuple[float, Mean]]:
         teacher, everything, width, samples, generator, noise=size.imp_noise
     )
     test = draw_masked(teacher, everything, width, 2000, generator)
-    start, kept, found = (
-        perturbed(teacher, 0.5, generator),
-        torch.ones_like(teacher),
-        [],
-    )
-    weights = start
+
+    # 2. Cycles: prune what training has made small, rewind the rest to the start, train.
+    start = perturbed(teacher, 0.5, generator)
+    weights, kept, found = start, torch.ones_like(teacher), []
     for cycle in range(size.imp_cycles):
         count = round(neurons * width * 0.8**cycle)
         if cycle:
+            # Over all neurons of a run together; what was pruned ranks last and never comes back.
             score = torch.where(kept > 0, weights.abs(), -1.0).flatten(1)
-            kept = (
-                torch.zeros_like(score)
-                .scatter_(1, score.topk(count, dim=1).indices, 1.0)
-                .view_as(kept)
-            )
+            best = score.topk(count, dim=1).indices
+            kept = torch.zeros_like(score).scatter_(1, best, 1.0).view_as(kept)
         weights = _masked_descent(size, data, start * kept, kept)
-        error = (test.outputs(weights) - test.labels).square().mean(
-            1
-        ).sqrt() / test.labels.square().mean(1).sqrt()
+        off = (test.outputs(weights) - test.labels).square().mean(1).sqrt()
+        error = off / test.labels.square().mean(1).sqrt()
         found.append((count / (neurons * width), mean_with_interval(error)))
     return found
 
@@ -259,12 +260,10 @@ def _masked_descent(size: Size, data: Masked, start: Tensor, kept: Tensor) -> Te
     """Algorithm 1 on dense weights whose pruned entries stay zero."""
     before = now = start
     for index in range(size.steps):
-        now, before = (
-            now
-            - size.rate * kept * data.gradient(now)
-            + size.momentum * (now - before),
-            now,
-        )
+        gradient = kept * data.gradient(now)
+        step = size.momentum * (now - before)
+        now, before = now - size.rate * gradient + step, now
+        # Asked every 20 steps only: the answer is no for hundreds of them.
         if (index + 1) % 20 == 0 and bool(
             (norm(now - before) < 1e-8 * norm(now)).all()
         ):

@@ -47,6 +47,7 @@ def mean_with_interval(values: Tensor) -> Mean:
     '2 ± 2.5'
     """
     count = values.numel()
+    # One value has no spread: an infinite interval lets no claim hold by accident.
     if count < 2:
         return Mean(float(values.mean()), math.inf)
     return Mean(
@@ -63,6 +64,8 @@ def t_quantile(freedom: int) -> float:
     """
     if freedom <= len(_T):
         return _T[freedom - 1]
+    # Rounded down to an entry of the table: the quantile falls with the degrees of freedom, so that
+    # an interval comes out too wide rather than too narrow.
     return next((value for upto, value in reversed(_T_MORE) if freedom >= upto), 2.131)
 
 
@@ -82,8 +85,9 @@ def fit_line(x: Tensor, y: Tensor) -> Line:
     >>> fit_line(torch.tensor([0.0, 1, 2]).double(), torch.tensor([1.0, 3, 5]).double())
     Line(slope=2.0, intercept=1.0, r2=1.0)
     """
-    centred = x - x.mean()
-    slope = float((centred * (y - y.mean())).sum() / centred.square().sum())
+    # About the means, where the sums do not lose their digits to a large offset of x.
+    centered = x - x.mean()
+    slope = float((centered * (y - y.mean())).sum() / centered.square().sum())
     intercept = float(y.mean()) - slope * float(x.mean())
     left = float((y - slope * x - intercept).square().sum())
     return Line(slope, intercept, 1 - left / float((y - y.mean()).square().sum()))

@@ -26,12 +26,13 @@ class Masked:
         """∇f of f = 1/(2N) Σ (output − y)², [runs, K, r]. Source: [Zhang 2021], Eq. 2."""
         before = (self.inputs @ weights[..., None])[..., 0]
         error = before.relu().mean(1) - self.labels
+        # relu's derivative at 0 is taken as 0.
         active = error[:, None] * (before > 0)
         slope: Tensor = (active[:, :, None] @ self.inputs)[:, :, 0]
         return slope / (self.inputs.shape[1] * self.inputs.shape[2])
 
     def some(self, runs: Tensor) -> Masked:
-        """Those runs alone."""
+        """The samples of the runs at these indices, or where this mask is True."""
         return Masked(self.inputs[runs], self.labels[runs])
 
 
@@ -39,6 +40,7 @@ def draw_masks(
     runs: int, neurons: int, width: int, kept: int, generator: torch.Generator
 ) -> Tensor:
     """Ω: `kept` of `width` inputs for every neuron, in increasing order, [runs, K, kept]."""
+    # The order of random numbers is a random permutation: each neuron has masks without repetition.
     order = torch.rand(runs, neurons, width, generator=generator).argsort(-1)
     return order[..., :kept].sort(-1).values
 
@@ -61,15 +63,16 @@ def draw_masked(
 ) -> Masked:
     """x ~ N(0, I), y = teacher's output + N(0, (noise·E_y)²), E_y the root mean square of the noiseless outputs."""
     runs, neurons, _ = masks.shape
+    # One x for all neurons of a run, which share inputs where their masks overlap.
     inputs = torch.randn(runs, 1, samples, width, generator=generator).expand(
         -1, neurons, -1, -1
     )
     seen = inputs.gather(3, masks[:, :, None].expand(-1, -1, samples, -1)).contiguous()
     clean = Masked(seen, torch.zeros(runs, samples)).outputs(teacher)
     energy = clean.square().mean(1, keepdim=True).sqrt()
-    return Masked(
-        seen, clean + noise * energy * torch.randn(runs, samples, generator=generator)
-    )
+    # Drawn without noise too, so that the generator goes on from the same place at every noise level.
+    drawn = torch.randn(runs, samples, generator=generator)
+    return Masked(seen, clean + noise * energy * drawn)
 
 
 def perturbed(
@@ -115,30 +118,27 @@ def accelerated(
 
     Source: [Zhang 2021], Algorithm 1, with all data in each step as in its section 5.
     """
+    # `runs` holds where the runs that still move stand in the full batch, which shrinks as they end.
     runs = torch.arange(len(start))
     found, before, now = start.clone(), start, start
     kept = [relative_error(start, teacher)] if every and teacher is not None else []
     for index in range(steps):
-        now, before = (
-            now - rate * problem.gradient(now) + momentum * (now - before),
-            now,
-        )
+        step = momentum * (now - before)
+        now, before = now - rate * problem.gradient(now) + step, now
         if every and teacher is not None and (index + 1) % every == 0:
             errors = kept[-1].clone()
             errors[runs] = relative_error(now, teacher[runs])
             kept.append(errors)
+
+        # Who has ended is asked every 20 steps: taking runs out copies the data of all others.
         if (index + 1) % 20 == 0:
             going = norm(now - before) >= 1e-8 * norm(now)
             if teacher is not None:
                 going &= relative_error(now, teacher[runs]) >= enough
             found[runs] = now
             if not bool(going.all()):
-                runs, now, before, problem = (
-                    runs[going],
-                    now[going],
-                    before[going],
-                    problem.some(going),
-                )
+                runs, problem = runs[going], problem.some(going)
+                now, before = now[going], before[going]
             if len(runs) == 0:
                 break
     found[runs] = now
