@@ -36,6 +36,7 @@ def gradient_flow(
 
     Source: Evci et al. 2022, "Gradient flow in sparse neural networks and how lottery tickets win".
     """
+    # Norms of the mean gradient and not the mean of norms, which would count the noise between batches too.
     total = {name: torch.zeros_like(loss.point[name]) for name in masks}
     for share, term in loss.terms:
         gradient = grad(term)(loss.point)

@@ -67,6 +67,7 @@ def sign_flips_by_layer(
             raise ValueError(
                 f"{name}: before, after and mask must have one shape, got {shapes}"
             )
+        # The product of signs is -1 only between opposite ones: a zero on either side is no flip.
         keep = kept.bool()
         flips = int(((torch.sign(old) * torch.sign(new) < 0) & keep).sum())
         found[name] = SignFlips(flips, int(keep.sum()))

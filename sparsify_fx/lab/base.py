@@ -71,4 +71,5 @@ def experiment(
     name: str, *, paper: str, claim: str
 ) -> Callable[[Callable[[bool, int], Findings]], Experiment]:
     """Decorator: register a function of (full, seed) as an experiment."""
+    # The name then holds the Experiment, whose `run` is the function: found by name and by import alike.
     return lambda run: EXPERIMENTS.add(name, Experiment(name, paper, claim, run))

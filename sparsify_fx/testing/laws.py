@@ -34,6 +34,8 @@ from sparsify_fx.testing.states import (
     states_round_trip,
 )
 
+# Each moves a weight without a gradient in a way of its own: by momentum, by a look ahead, by decay inside or
+# outside of the gradient, by dividing by a size of zero.
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "sgd": training.sgd,
     "nesterov": lambda m: torch.optim.SGD(
@@ -114,6 +116,7 @@ def expected_counts(method: str, scheduler: Scheduler) -> list[int]:
     kinds = {update.label(total)[0] for update in updates}
     steps = [event.step for event in scheduler.timeline().events if event.what in kinds]
     due = dict(zip(steps, updates, strict=True))
+    # Without masks everything lives; the mask updates of a schedule say what each of them leaves.
     alive = total if initial is None else initial
     counts: list[int] = []
     for step in range(scheduler.steps + 1):

@@ -26,6 +26,7 @@ def check_penalty(penalty: str | Penalty, parameterization: Any = "dense") -> No
     >>> check_penalty("gates", "sigmoid-gate")
     """
     found: Penalty = axis_value("penalty", penalty)
+    # Half of the weights are pruned, so that there are some that the gradient must not reach.
     model = apply(
         small_net(),
         "random",

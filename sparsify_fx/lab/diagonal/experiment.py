@@ -175,6 +175,7 @@ def _checks(
     early: dict[str, tuple[Schedule, float]],
 ) -> tuple[Check, ...]:
     pilot, spred, penalty = ends["pilot"], ends["spred"], ends["l1"]
+    # Not only nearer: further apart than the seeds scatter.
     apart = pilot.mean + pilot.half < spred.mean - spred.half
     shapes = {
         init: best_of(schedules, path[-1])[0].shape

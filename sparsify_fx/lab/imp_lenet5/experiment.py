@@ -75,6 +75,7 @@ def _grid(left: list[float], means: dict[int, list[Mean]]) -> Grid:
 def _checks(curves: Curves) -> tuple[Check, ...]:
     checks = []
     for samples, (left, found) in curves.items():
+        # The mean over seeds is judged and not each run: single runs cross by chance.
         mean = found.mean(0)
         best = int(mean.argmax())
         told = f"dense {float(mean[0]):.4f}, best {float(mean[best]):.4f} at {float(left[best]):.3f} left"
@@ -113,6 +114,7 @@ def draw(left: list[float], means: dict[int, list[Mean]], figure: Any) -> None:
         xscale="log",
         title="IMP of LeNet-5 on digits",
     )
+    # Pruning goes from left to right, as in the paper.
     axes.invert_xaxis()
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="lower left")

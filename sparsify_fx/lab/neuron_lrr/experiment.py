@@ -144,6 +144,7 @@ def _separations(found: Losses, width: int, label: str) -> list[Check]:
     for method, succeeds in expected.items():
         for mean, success in zip(found[width, method], succeeds, strict=True):
             (good if success else bad).append(mean)
+    # The smallest failure against the largest success: then every other pair lies further apart.
     ratio = min(mean.mean for mean in bad) / max(mean.mean for mean in good)
     apart = min(mean.mean - mean.half for mean in bad) > max(
         mean.mean + mean.half for mean in good
@@ -161,6 +162,7 @@ def _separations(found: Losses, width: int, label: str) -> list[Check]:
 
 
 def _closed_forms(errors: dict[str, float]) -> list[Check]:
+    """Those that are as printed are asked too: a misprint is a finding, not an error of this code."""
     return [
         Check(
             f"{name} equals the integrated flow within 1e-8",

@@ -201,6 +201,7 @@ def _notes(
     recovered: dict[str, Tensor],
 ) -> tuple[str, ...]:
     """Why the saddle escapes by rounding, and which runs of overparam + Sign-In fail."""
+    # Of this method alone: the others fail by design, this one where Sign-In moves a too slowly.
     start, end, _ = descended["overparam + sign-in"]
     from_below, found = start[:, 0] < 0, recovered["overparam + sign-in"]
     leads, failed = lead(start, size.dense_beta[1]), from_below & ~found

@@ -42,6 +42,7 @@ class Layer:
         hidden = (self.inputs @ inner.transpose(1, 2)).relu()
         error = (hidden @ outer[:, :, None]) - self.labels[:, :, None]
         by_outer = (hidden * error).sum(1)
+        # As in the single neuron, relu's derivative at 0 is taken as 0.
         active = (hidden > 0) * error * outer[:, None]
         by_inner = active.transpose(1, 2) @ self.inputs
         return torch.cat([by_outer, by_inner.flatten(1)], 1) / self.labels.shape[1]

@@ -73,6 +73,8 @@ class Size:
     moments: MomentSize = field(default_factory=MomentSize)
 
 
+# The radius needs more inputs where they are more: its line lies between ranks that descent always
+# solves and those that N samples cannot determine.
 FULL = Size(
     radius_runs=100,
     radius_width=500,
@@ -208,6 +210,7 @@ def noisy_errors(size: Size, seed: int) -> dict[tuple[float, int], Mean]:
             weights, _ = accelerated(
                 data,
                 perturbed(teacher, 0.1, generator),
+                # The mean over twice as many neurons halves the gradient.
                 rate=2 * size.rate,
                 momentum=size.momentum,
                 steps=2 * size.steps,
