@@ -144,6 +144,7 @@ def analyze(
         results[step.analysis.name] = _carry_out(
             step, folder, kinds, options or Options()
         )
+    # What was left out is said too: a table without a run could pass for one that has them all.
     skipped = {step.analysis.name: step.reason() for step in impossible}
     done = Analyzed({run.label: str(run.path) for run in runs}, results, skipped)
     write_text(folder / RESULT, json.dumps(done.to_dict(), indent=2) + "\n")

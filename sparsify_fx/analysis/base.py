@@ -97,4 +97,5 @@ class Analysis:
     alike: bool = False
 
 
+# Filled by importing `analysis.reports`, and by plugins.
 ANALYSES: Registry[Analysis] = Registry("analysis")

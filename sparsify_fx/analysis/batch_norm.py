@@ -52,6 +52,7 @@ def describe_scales(scale: Tensor) -> Scales:
 
     Source: [Gadhikar 2024], Figs. 10 and 11.
     """
+    # float64, since `quantile` interpolates: float32 would round what lies between two scales.
     values = scale.detach().double().flatten()
     quantiles = torch.quantile(
         values, torch.linspace(0, 1, 5, dtype=torch.float64, device=values.device)

@@ -79,6 +79,7 @@ def line_between(
         )
     # One copy takes every point in turn: loading writes in place, and both networks stay as they are.
     model, first, last = copy.deepcopy(a), a.state_dict(), b.state_dict()
+    # Computed one by one: a running sum of steps would miss the end, which has to be exactly 1.
     alphas = tuple(step / (points - 1) for step in range(points))
     found = []
     for alpha in alphas:

@@ -195,5 +195,6 @@ def _top(diagonal: list[float], beside: list[float]) -> tuple[float, float]:
     if beside:
         off = torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
         matrix = matrix + off + off.T
+    # Ascending, so that the last is the algebraically largest: that of largest size can be negative.
     values, vectors = torch.linalg.eigh(matrix)
     return float(values[-1]), float(vectors[-1, -1])

@@ -87,6 +87,7 @@ def layer_lines(axes: Any, found: Mapping[str, Mapping[str, float]]) -> None:
 
 def legend(figure: Any, axes: Any, columns: int = 4) -> None:
     """What `axes` shows, under the whole figure."""
+    # Outside of the axes, where it hides no line; the layout makes room for it.
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns
     )
@@ -96,6 +97,7 @@ def grouped_bars(
     axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]]
 ) -> None:
     """Bars side by side, a group for each of `groups`, a color and hatch for each of `series`."""
+    # 0.8 of the room between two ticks: groups stay apart whatever their number of bars.
     width = 0.8 / len(series)
     for index, (label, values) in enumerate(series.items()):
         places = [

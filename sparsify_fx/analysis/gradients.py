@@ -43,6 +43,7 @@ def gradient_flow(
         total = {name: value + share * gradient[name] for name, value in total.items()}
     found = {}
     for name, mask in masks.items():
+        # Selected, not multiplied by the mask: `weights` counts entries, of which some may have no gradient.
         kept = total[name][mask.to(total[name].device).bool()]
         found[name] = GradientNorm(float(kept.norm()), kept.numel())
     return found

@@ -64,6 +64,7 @@ def mask_overlap(
             kept_a,
             kept_b,
             int((first & second).sum()),
+            # An empty tensor has nothing by chance either.
             kept_a * kept_b / max(total, 1),
         )
     return found

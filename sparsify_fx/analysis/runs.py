@@ -51,6 +51,7 @@ class Run:
             values={"device": device, "compile": False, "amp": False},
         ).resolved()
         self.label = self.config.method
+        # Read at once, so that a folder that is no run is told before any analysis starts.
         state = self.folder.checkpoint()
         if state is None:
             raise CheckpointError(

@@ -27,7 +27,6 @@ from sparsify_fx.train.session import Session, build_session
 
 RECIPE = "mnist5k-lenet5-bn"
 METHODS = ("dense", "random", "signin")
-# High enough that the methods differ in their signs, and low enough that digits are still learned.
 SPARSITY = 0.9
 
 
@@ -126,6 +125,7 @@ def run_demo(
     # cannot be written.
     start, folder = time.perf_counter(), Path(out)
     figure_class = _figure_class()
+    # On the CPU, in float32 and without compile: it runs everywhere, and compiling would take longer than training.
     values = {
         "epochs": epochs,
         "seed": seed,
@@ -153,8 +153,7 @@ def run_demo(
             console=console,
         )
 
-    # 3. Compare, on fresh sessions: `train` has given its own back, and these hold the initial weights, which
-    # sign flips are counted from.
+    # 3. Compare, on fresh sessions: they hold the initial weights, which sign flips are counted from.
     sessions = {method: build_session(config) for method, config in configs.items()}
     equal = _same_masks(_masks(sessions["random"]), _masks(sessions["signin"]))
     rows = tuple(_row(sessions[method], results[method], folder) for method in METHODS)
@@ -192,6 +191,7 @@ def _row(session: Session, result: Result, folder: Path) -> DemoRow:
     session.load_model(state)
     model = merge(session.model).eval()
     after = model.state_dict()
+    # One image gives the shape; all of them are what the file is compared on.
     images = _images(session)
     report = export(
         model, folder / f"{result.method}.onnx", images[:1], verify_inputs=images

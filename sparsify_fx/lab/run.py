@@ -117,7 +117,7 @@ def _fill() -> None:
 
 def _save(figure_class: Any, path: Path, draw: Draw) -> str:
     """Draw one figure; it appears whole or not at all."""
-    # Here and not above: `train` brings pydantic, recipes and models along, which listing does not need.
+    # Here and not above: `train` brings its configuration and recipes along, which only a run needs.
     from sparsify_fx.train.files import write_atomically
 
     figure = figure_class(layout="constrained")

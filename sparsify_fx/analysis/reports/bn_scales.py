@@ -17,6 +17,7 @@ from sparsify_fx.tables.fitting import Grid, Value
 
 def lacks(run: Run) -> str | None:
     """Models without a batch norm that scales lack the scales."""
+    # Asked of the model that was built, since its name need not tell.
     if scale_names(run.session.model):
         return None
     return f"trains {run.config.model}, which has no batch norm; give a run of a model with batch norm"
@@ -24,6 +25,7 @@ def lacks(run: Run) -> str | None:
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """The scales of every run at its end, layer by layer."""
+    # In float32: half precision has no quantiles, and boxes need numbers of Python.
     scales = {
         run.label: {
             name: run.final[name].float() for name in scale_names(run.session.model)

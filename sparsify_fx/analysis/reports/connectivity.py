@@ -16,6 +16,7 @@ from sparsify_fx.tables.fitting import Grid
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """Every pair of runs: errors at the ends, the highest between, and barriers."""
+    # Once for each pair: the line from the second to the first is the same one.
     found = {
         f"{a.label} & {b.label}": line(a, b, options) for a, b in combinations(runs, 2)
     }

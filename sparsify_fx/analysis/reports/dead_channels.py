@@ -15,6 +15,7 @@ from sparsify_fx.tables.fitting import Grid
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """The networks at the end, on training images."""
+    # Training images: a channel that is silent on them had no gradient to come back by.
     found = {
         run.label: dead_channels(
             run.model(), run.batches(options.samples, options.seed), run.loss

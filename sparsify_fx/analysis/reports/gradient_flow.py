@@ -67,6 +67,7 @@ def flow(run: Run, state: State, options: Options) -> dict[str, GradientNorm]:
 
 def draw(found: dict[str, Flow], figure: Any) -> None:
     """Root mean squares, start and end."""
+    # One scale for both: whether gradients shrink or grow in training is what the two panels show.
     panels = figure.subplots(1, 2, sharey=True)
     for axes, when, title in zip(
         panels, ("init", "end"), ("at initialisation", "at the end"), strict=True

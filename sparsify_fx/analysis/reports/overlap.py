@@ -30,6 +30,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         f"{a.label} & {b.label}": mask_overlap(a.final_masks(), b.final_masks())
         for a, b in combinations(runs, 2)
     }
+    # Summed counts and not the mean of ratios: a small layer counts for its few weights.
     totals = {pair: total_overlap(layers.values()) for pair, layers in found.items()}
     return Findings(
         grids=(
@@ -74,6 +75,7 @@ def draw(found: Pairs, figure: Any) -> None:
             [one.chance_iou for one in every],
             **{**style, "linestyle": ":", "markerfacecolor": "white"},
         )
+    # The pairs are of one model (`alike`), so that the first names the layers of all.
     name_layers(axes, [*next(iter(found.values())), "all layers"])
     axes.set(
         ylabel="intersection over union",

@@ -27,6 +27,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         for label, epoch, top in flatten(found)
     )
     named = {f"{label}, epoch {epoch}": top for label, epoch, top in flatten(found)}
+    # Said always, also where no run of this table has batch norm: the note belongs to the method.
     left_out = "; epoch 0 of a model with batch norm is left out: its running statistics are not those of any data"
     return Findings(
         grids=(

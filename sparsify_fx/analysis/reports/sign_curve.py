@@ -57,6 +57,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 def curve(run: Run) -> list[tuple[int, float, float]]:
     """(epoch, share that differs from the initial sign, share that differs from the final sign)."""
+    # The final mask at every point: with each point's own, the curve would show pruning too.
     mask, first, last = run.final_masks(), run.initial, run.final
     return [
         (

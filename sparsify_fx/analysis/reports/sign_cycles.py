@@ -121,6 +121,7 @@ def draw(found: dict[str, Cycles], figure: Any) -> None:
         ["init", *map(str, most)],
         {name: _padded(one.settled, most) for name, one in found.items()},
     )
+    # Log axes: later cycles settle ever fewer signs, which a linear one would not show.
     settled.set(
         xlabel="end of cycle",
         ylabel="share of weights",

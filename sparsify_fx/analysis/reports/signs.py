@@ -35,7 +35,7 @@ def stages(run: Run) -> Flips:
 
 
 def total(layers: dict[str, SignFlips]) -> SignFlips:
-    """All layers together."""
+    """Flips and weights summed over all layers."""
     return SignFlips(
         sum(layer.flips for layer in layers.values()),
         sum(layer.weights for layer in layers.values()),

@@ -21,7 +21,7 @@ from sparsify_fx.lab.sample_complexity.runs import (
     transitions,
 )
 from sparsify_fx.lab.sample_complexity.tensor_start import StartQuality, start_qualities
-from sparsify_fx.tables.fitting import Grid
+from sparsify_fx.tables.fitting import Grid, Value
 
 
 @experiment(
@@ -111,7 +111,7 @@ def _rates_grid(size: Size, speed: Speed) -> Grid:
     columns = ["r"]
     for how in ("measured", "slowest mode"):
         columns += [f"{method}, {how}" for method in METHODS]
-    rows = []
+    rows: list[tuple[Value, ...]] = []
     for kept in size.rate_ranks:
         measured = [_fine(speed.measured[method, kept]) for method in METHODS]
         slowest = [_fine(speed.slowest[method, kept]) for method in METHODS]
@@ -126,7 +126,7 @@ def _fine(rate: Mean) -> str:
 
 
 def _noise_grid(size: Size, noise: dict[tuple[float, int], Mean]) -> Grid:
-    rows = []
+    rows: list[tuple[Value, ...]] = []
     for kept in size.noise_ranks:
         rows.append((kept, *(str(noise[level, kept]) for level in size.noise_levels)))
     return Grid(
