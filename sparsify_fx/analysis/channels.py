@@ -73,8 +73,8 @@ def dead_channels(
         for name, module in layers.items()
     ]
 
-    # 2. Forward and backward. The inputs require a gradient, or the output of a frozen first layer would take
-    # no hook.
+    # 2. Forward and backward. The gradient by the inputs is asked for too, so that it passes every layer: that
+    # by the weights alone would end before a frozen first layer.
     try:
         with torch.enable_grad():
             for inputs, targets in batches:
@@ -83,7 +83,8 @@ def dead_channels(
                 loss = loss_fn(model(given), targets)
                 # `grad` and not `backward`, which would leave gradients in the model.
                 trained = [p for p in model.parameters() if p.requires_grad]
-                torch.autograd.grad(loss, trained, allow_unused=True)
+                asked = [given, *trained] if given.requires_grad else trained
+                torch.autograd.grad(loss, asked, allow_unused=True)
     finally:
         # Also after an error: hooks would stay in the model.
         for hook in hooks:
