@@ -16,8 +16,7 @@ from sparsify_fx.cli import app
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.report.tables import layers_table
 from sparsify_fx.passes.onnx_graph import PassRow, passes_table
-from sparsify_fx.tables.fitting import FittingTable, escaped
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import FittingTable, Grid, escaped
 
 BERT = [
     f"bert.encoder.layer.{place}.attention.output.dense.weight" for place in range(12)

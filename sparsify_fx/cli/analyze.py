@@ -71,7 +71,7 @@ def command(
         sparsify-fx analyze runs/lrr-* runs/imp-* --only overlap --only sign-cycles --format pdf
     """
     # Imported on use, as in every command: no other one should wait for what this one needs.
-    from sparsify_fx.analysis.analyze import Analysed, analyze, find_analyses
+    from sparsify_fx.analysis.analyze import Analyzed, analyze, find_analyses
     from sparsify_fx.analysis.base import Options
 
     output = Output(json)
@@ -92,7 +92,7 @@ def command(
         )
         return
     options = Options(samples, seed, iterations, tolerance, probes, points)
-    done: Analysed = analyze(
+    done: Analyzed = analyze(
         runs,
         out,
         only=only or (),

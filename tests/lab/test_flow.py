@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import LabError
-from sparsify_fx.lab.flow import integrate
+from sparsify_fx.lab.common.flow import integrate
 
 
 def times(*values: float) -> Tensor:

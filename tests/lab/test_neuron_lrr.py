@@ -7,10 +7,15 @@ import math
 import pytest
 import torch
 
-from sparsify_fx.lab.lbfgs import minimize
-from sparsify_fx.lab.neuron_closed import largest_errors
-from sparsify_fx.lab.neuron_lrr import Size, flips_by_rate, kept_counts, measure
-from sparsify_fx.lab.statistics import fit_line, mean_with_interval, t_quantile
+from sparsify_fx.lab.common.statistics import fit_line, mean_with_interval, t_quantile
+from sparsify_fx.lab.neuron_lrr import (
+    Size,
+    flips_by_rate,
+    kept_counts,
+    measure,
+)
+from sparsify_fx.lab.neuron_lrr.closed_forms import largest_errors
+from sparsify_fx.lab.neuron_lrr.lbfgs import minimize
 
 pytestmark = pytest.mark.slow
 

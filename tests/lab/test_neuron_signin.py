@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.flow import integrate
-from sparsify_fx.lab.neuron import (
+from sparsify_fx.lab.common.flow import integrate
+from sparsify_fx.lab.common.neuron import (
     Population,
     Problem,
     balanced_start,
@@ -17,9 +17,14 @@ from sparsify_fx.lab.neuron import (
     first_axis,
     quadrant_starts,
 )
-from sparsify_fx.lab.neuron_descent import descend, descend_factors, flow, signin_flow
 from sparsify_fx.lab.neuron_signin import measure
-from sparsify_fx.lab.neuron_signin_runs import (
+from sparsify_fx.lab.neuron_signin.descent import (
+    descend,
+    descend_factors,
+    flow,
+    signin_flow,
+)
+from sparsify_fx.lab.neuron_signin.runs import (
     PAPER,
     RECOVERED,
     Size,
