@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.checkpoints.run_files import cycle_file, cycle_numbers, read_state
-from sparsify_fx.errors import CheckpointError, RecipeError
+from sparsify_fx.errors import CheckpointError, MethodError
 from sparsify_fx.masks import top_mask
 from sparsify_fx.numerics import signed_like
 from sparsify_fx.parameterizations import Balancing, Product
@@ -58,14 +58,14 @@ class RescaleEvery:
             or not isinstance(self.every, int)
             or self.every < 1
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"rescale: every={self.every!r} must be a number of epochs >= 1"
             )
         share = isinstance(self.until, float)
         if isinstance(self.until, bool) or not (
             0 < self.until <= 1 if share else self.until >= 1
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"rescale: until={self.until!r} must be epochs (int >= 1) or a share (float in (0, 1])"
             )
 
@@ -107,7 +107,7 @@ class PerturbSigns:
         fraction: p in (0, 1].
         run: the run; in cycles that keep 0.8, run 1 trains at sparsity 0.2 and run 8 at 0.83.
 
-    Raises RecipeError for a fraction outside (0, 1], and in the Scheduler when there is no such run.
+    Raises MethodError for a fraction outside (0, 1], and in the Scheduler when there is no such run.
 
     Source: [Gadhikar 2024], section 3, Figs. 6 (30 % at sparsity 0.2) and 7 (80 % at sparsity 0.83).
     """
@@ -117,18 +117,18 @@ class PerturbSigns:
 
     def __post_init__(self) -> None:
         if isinstance(self.fraction, bool) or not 0 < self.fraction <= 1:
-            raise RecipeError(
+            raise MethodError(
                 f"perturb-signs: fraction={self.fraction!r} must be in (0, 1], for instance 0.3"
             )
         if isinstance(self.run, bool) or not isinstance(self.run, int) or self.run < 0:
-            raise RecipeError(
+            raise MethodError(
                 f"perturb-signs: run={self.run!r} must be the number of a run, 0 for the first"
             )
 
     def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
         """The start of that run."""
         if self.run >= runs:
-            raise RecipeError(
+            raise MethodError(
                 f"perturb-signs: run={self.run} is beyond the {runs} run(s) of this schedule, which count from 0; "
                 "ask for a higher sparsity, or give an earlier run"
             )

@@ -8,6 +8,9 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsify_fx.moved import old_names
 
 _HERE = str(Path(__file__).parent) + os.sep
 
@@ -28,7 +31,7 @@ class LayerError(SparsifyError, ValueError):
     """A layer selection that is empty, or a weight that cannot be rewritten."""
 
 
-class RecipeError(SparsifyError, ValueError):
+class MethodError(SparsifyError, ValueError):
     """Axes of a method that contradict each other or miss an input."""
 
 
@@ -157,3 +160,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     return UnknownNameError(
         f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}"
     )
+
+
+if (
+    not TYPE_CHECKING
+):  # type checkers tell of the old name, as they do of a misspelled one
+    __getattr__ = old_names(__name__, {"RecipeError": "MethodError"})

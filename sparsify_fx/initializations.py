@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.programs.owners import owners, program_of
 from sparsify_fx.registry import Registry
 
@@ -92,7 +92,7 @@ def kaiming_sparse(model: nn.Module, generator: torch.Generator) -> None:
     untrainable. An output unit (a filter, a row) without inputs stays zero; pruned weights, biases and norms stay as
     they are. Any parameterization; without masks it is `kaiming_normal`. Drawn on the CPU: the same on every device.
 
-    Raises RecipeError for a model that `apply` has not rewritten.
+    Raises MethodError for a model that `apply` has not rewritten.
 
     >>> import sparsify_fx
     >>> model = sparsify_fx.apply(nn.Linear(1000, 200), method="random", sparsity=0.9)
@@ -114,7 +114,7 @@ def kaiming_sparse(model: nn.Module, generator: torch.Generator) -> None:
             noise * living * torch.sqrt(2 / kept_inputs(owner, living).clamp(min=1))
         )
     if not found:
-        raise RecipeError(
+        raise MethodError(
             "kaiming_sparse needs the masks: call sparsify_fx.apply(model, ...) before it"
         )
 

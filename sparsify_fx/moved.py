@@ -1,4 +1,4 @@
-"""Old import paths: each still gives the module that took its place, with a DeprecationWarning."""
+"""Old import paths and old names: each still gives what took its place, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 PACKAGE = "sparsify_fx."
 
@@ -152,3 +153,33 @@ def find_old_paths() -> None:
     """Let old paths be imported, once."""
     if not any(isinstance(finder, OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(OldPaths())
+
+
+def old_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` (PEP 562) for the module: every old name gives the object under the new one, and a warning.
+
+    It is the same object, so `isinstance`, `except` and pickles that were written under the old name go on working.
+
+    Args:
+        module: its `__name__`.
+        renamed: new names by old ones.
+
+    >>> import sparsify_fx.recipe
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     sparsify_fx.recipe.Recipe is sparsify_fx.recipe.Method
+    True
+    """
+
+    def get(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new = renamed[name]
+        # Never stored in the module: every place that still uses the old name is to be told of.
+        warnings.warn(
+            f"{module}.{name} is now {new}; the old name goes with version 1.0",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(sys.modules[module], new)
+
+    return get

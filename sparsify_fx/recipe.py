@@ -1,6 +1,6 @@
-"""Recipes: a method is a point on independent axes, and "a+b" merges two.
+"""A method is a point on independent axes, and "a+b" merges two.
 
-A recipe *sets* the axes that define it and *suggests* others that any partner may replace: `signin` sets the
+A method *sets* the axes that define it and *suggests* others that any partner may replace: `signin` sets the
 parameterization and the rescaling, and suggests a random balanced mask at init, so `lrr+signin` has the masks of lrr.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsify_fx.actions import ACTIONS, TimedAction
 from sparsify_fx.allocations import ALLOCATIONS, Allocation, Global
 from sparsify_fx.criteria import CRITERIA, Criterion, FunctionCriterion
-from sparsify_fx.errors import RecipeError, unknown
+from sparsify_fx.errors import MethodError, unknown
+from sparsify_fx.moved import old_names
 from sparsify_fx.parameterizations import (
     PARAMETERIZATIONS,
     ByLayer,
@@ -60,7 +61,7 @@ _NAMED: dict[str, tuple[Registry[Any], type[Any]]] = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Method:
     """A named method.
 
     Attributes:
@@ -108,21 +109,21 @@ class ResolvedAxes:
         return {f.name: describe(f.name, getattr(self, f.name)) for f in fields(self)}
 
 
-METHODS: Registry[Recipe] = Registry("method")
+METHODS: Registry[Method] = Registry("method")
 
 
-def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe called `name`, or the sum of several: "lrr+signin" equals "signin+lrr".
+def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Method:
+    """The method called `name`, or the sum of several: "lrr+signin" equals "signin+lrr".
 
     Args:
         axes: values by axis that replace those of the method: objects, names ("uniform") or mappings
             ({"name": "cycles", "keep": 0.5}); None leaves an axis to the method.
 
-    Raises UnknownNameError for an unknown part or axis, RecipeError for what is no name or when parts set an axis
+    Raises UnknownNameError for an unknown part or axis, MethodError for what is no name or when parts set an axis
     differently, PluginError for an installed plugin that cannot be imported.
     """
     if not isinstance(name, str):
-        raise RecipeError(
+        raise MethodError(
             f"method={name!r}: expected a name such as 'signin', or a sum such as 'lrr+signin'"
         )
     load_plugins()
@@ -137,17 +138,17 @@ def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Recipe:
         }
     )
     parts = sorted({part.strip() for part in name.split("+")})
-    recipe = METHODS[parts[0]]
+    method = METHODS[parts[0]]
     for part in parts[1:]:
-        recipe = merge_recipes(recipe, METHODS[part], chosen)
-    return replace(recipe, sets=replace(recipe.sets, **chosen.given()))
+        method = merge_methods(method, METHODS[part], chosen)
+    return replace(method, sets=replace(method.sets, **chosen.given()))
 
 
-def merge_recipes(a: Recipe, b: Recipe, chosen: Axes | None = None) -> Recipe:
-    """The sum of two recipes.
+def merge_methods(a: Method, b: Method, chosen: Axes | None = None) -> Method:
+    """The sum of two methods.
 
     An axis that one of them sets is taken from it. Between two suggestions on the mask axes (criterion, allocation,
-    schedule) that of the recipe counts which sets one of these axes. What stays contradictory raises RecipeError,
+    schedule) that of the method counts which sets one of these axes. What stays contradictory raises MethodError,
     except on the axes that the caller has `chosen`.
     """
     name = "+".join(sorted({*a.name.split("+"), *b.name.split("+")}))
@@ -165,7 +166,7 @@ def merge_recipes(a: Recipe, b: Recipe, chosen: Axes | None = None) -> Recipe:
             merged_suggestion[axis] = follower if leader is None else leader
         else:
             merged_suggestion[axis] = _join(axis, (a.name, hint_a), (b.name, hint_b))
-    return Recipe(
+    return Method(
         name=name,
         summary=" ".join(part for part in (a.summary, b.summary) if part),
         source="; ".join(dict.fromkeys(part for part in (a.source, b.source) if part)),
@@ -253,7 +254,7 @@ def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
     options = dict(value)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise RecipeError(
+        raise MethodError(
             f"{registry.kind}: expected a mapping with 'name' and its options, got {dict(value)!r}"
         )
     entry = registry[name]
@@ -264,7 +265,7 @@ def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
     ):  # an object with options
         return _built(type(entry), f"{registry.kind} {name!r}", options)
     if options:
-        raise RecipeError(
+        raise MethodError(
             f"{registry.kind} {name!r} takes no options, got {sorted(options)}"
         )
     return entry
@@ -274,25 +275,25 @@ def _built(cls: type[Any], label: str, options: Mapping[str, Any]) -> Any:
     known = [f.name for f in fields(cls)]
     for key in options:
         if key not in known:
-            raise RecipeError(str(unknown(f"option of {label}", key, known)))
+            raise MethodError(str(unknown(f"option of {label}", key, known)))
     try:
         return cls(**options)
     except TypeError as error:
-        raise RecipeError(
+        raise MethodError(
             f"{label}: {error}; its options are {', '.join(known) or 'none'}"
         ) from error
 
 
 def _expect(value: Any, kind: type[Any], axis: str) -> Any:
     if isinstance(value, type) or not isinstance(value, kind):
-        raise RecipeError(
+        raise MethodError(
             f"{axis}: expected a name, a mapping with options, or a {kind.__name__}; got {value!r}"
         )
     return value
 
 
-def _decides_mask(recipe: Recipe) -> bool:
-    return any(getattr(recipe.sets, axis) is not None for axis in MASK_AXES)
+def _decides_mask(method: Method) -> bool:
+    return any(getattr(method.sets, axis) is not None for axis in MASK_AXES)
 
 
 def _join(axis: str, a: tuple[str, Any], b: tuple[str, Any]) -> Any:
@@ -304,6 +305,12 @@ def _join(axis: str, a: tuple[str, Any], b: tuple[str, Any]) -> Any:
     told = " and ".join(
         f"{name} has {describe(axis, value)!r}" for name, value in (a, b)
     )
-    raise RecipeError(
+    raise MethodError(
         f"cannot merge {a[0]} with {b[0]}: on the axis {axis!r} {told}; pass {axis}= to choose"
+    )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(
+        __name__, {"Recipe": "Method", "merge_recipes": "merge_methods"}
     )

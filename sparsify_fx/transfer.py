@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.api import effective_state_dict
 from sparsify_fx.checkpoints.run_files import State, mask_key
-from sparsify_fx.errors import CheckpointError, RecipeError, SparsityError, unknown
+from sparsify_fx.errors import CheckpointError, MethodError, SparsityError, unknown
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.numerics import signed_like
 from sparsify_fx.programs.owners import current_masks, programs
@@ -56,7 +56,7 @@ def take_from(
         init: the model's weights before `apply`, by name. Weights that the new mask brings back start from them;
             needed with "mask" unless "magnitudes" or "weights" are taken too.
 
-    Raises, with nothing changed: RecipeError for an impossible `take` or weights without a value; CheckpointError for
+    Raises, with nothing changed: MethodError for an impossible `take` or weights without a value; CheckpointError for
     missing names or other shapes; SparsityError for masks with another number of non-zeros.
 
     >>> from sparsify_fx import apply
@@ -71,7 +71,7 @@ def take_from(
     """
     check_take(take)
     if not programs(model):
-        raise RecipeError(
+        raise MethodError(
             f"{type(model).__name__} was not prepared; call sparsify_fx.apply(model, method=...) first"
         )
     _check_state(model, state, take)
@@ -90,15 +90,15 @@ def take_from(
 
 
 def check_take(take: Collection[str]) -> None:
-    """Raise UnknownNameError or RecipeError for a `take` that `take_from` would refuse."""
+    """Raise UnknownNameError or MethodError for a `take` that `take_from` would refuse."""
     names = [take] if isinstance(take, str) else list(take)
     for name in names:
         if name not in TAKES:
             raise unknown("part to take", name, TAKES)
     if isinstance(take, str) or not names:
-        raise RecipeError(f"take={take!r} must be a list of {', '.join(TAKES)}")
+        raise MethodError(f"take={take!r} must be a list of {', '.join(TAKES)}")
     if "weights" in names and {"signs", "magnitudes"} & set(names):
-        raise RecipeError(
+        raise MethodError(
             f"take={names}: weights bring their signs and magnitudes; take one or the other"
         )
 
@@ -136,7 +136,7 @@ def _masks(model: nn.Module) -> dict[str, Tensor]:
 def _new_masks(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     own = _masks(model)
     if not own:
-        raise RecipeError(
+        raise MethodError(
             "this method has no masks to take into; choose one such as method='random'"
         )
     masks = {
@@ -175,7 +175,7 @@ def _new_theta(
         if init is not None:
             theta = torch.where(back, init[name].to(theta), theta)
         elif not {"weights", "magnitudes"} & set(take):
-            raise RecipeError(
+            raise MethodError(
                 f"{name}: the mask of the other run brings back {int(back.sum())} weights that were pruned and have no "
                 "value; give init= the weights before apply, or take magnitudes or weights too"
             )

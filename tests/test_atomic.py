@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 import sparsify_fx
-from sparsify_fx.errors import LayerError, PassError, RecipeError
+from sparsify_fx.errors import LayerError, MethodError, PassError
 from sparsify_fx.parameterizations import Dense, Plain, Product
 from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize, SplitProduct
 from sparsify_fx.passes.prepare import prepare
@@ -570,6 +570,6 @@ def test_weights_that_cannot_be_trained_are_refused_in_words(case: str) -> None:
 @pytest.mark.parametrize("method", [None, 3, ["signin"], b"signin"])
 def test_a_method_that_is_no_name(method: Any) -> None:
     with pytest.raises(
-        RecipeError, match=r"method=.*: expected a name such as 'signin', or a sum"
+        MethodError, match=r"method=.*: expected a name such as 'signin', or a sum"
     ):
         sparsify_fx.apply(small_net(), method)

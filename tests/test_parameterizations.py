@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.parameterizations import (
     PARAMETERIZATIONS,
     Balanced,
@@ -323,7 +323,7 @@ def test_product_split_is_close_in_every_dtype(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
 def test_product_rejects_an_impossible_beta(beta: float) -> None:
-    with pytest.raises(RecipeError, match="positive finite"):
+    with pytest.raises(MethodError, match="positive finite"):
         Product(beta)
 
 
@@ -339,5 +339,5 @@ def test_impossible_options_are_rejected() -> None:
         lambda: Sigmoid(scale=float("nan")),
         lambda: Power(alpha=0.5),
     ):
-        with pytest.raises(RecipeError, match=r"expected|must be|closes"):
+        with pytest.raises(MethodError, match=r"expected|must be|closes"):
             make()

@@ -95,6 +95,25 @@ def test_old_paths_give_the_modules_that_took_their_place(old: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("recipe", "Recipe", "Method"),
+        ("recipe", "merge_recipes", "merge_methods"),
+        ("errors", "RecipeError", "MethodError"),
+    ],
+)
+def test_old_names_give_the_objects_that_were_renamed(
+    module: str, old: str, new: str
+) -> None:
+    place = importlib.import_module(f"sparsify_fx.{module}")
+    with pytest.warns(DeprecationWarning, match=f"{module}.{old} is now {new}; "):
+        assert getattr(place, old) is getattr(place, new)
+    assert old not in vars(place)  # so that it warns wherever it is still used
+    with pytest.raises(AttributeError, match="has no attribute 'unheard_of'"):
+        _ = place.unheard_of
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "sparsify_fx.onnx_export.inspect_file", "sparsify_fx.onnx_export.inspection.inspect_file",

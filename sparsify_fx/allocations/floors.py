@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError, SparsityError
+from sparsify_fx.errors import MethodError, SparsityError
 from sparsify_fx.registry import added_option
 
 Counts = dict[str, int]
@@ -109,7 +109,7 @@ def raised(
 def with_min_per_layer(allocation: Any, min_per_layer: int | float | None) -> Any:
     """The allocation with this `min_per_layer`; None leaves it alone.
 
-    Raises RecipeError for an allocation that has no such option, because it decides every layer by itself.
+    Raises MethodError for an allocation that has no such option, because it decides every layer by itself.
 
     >>> from sparsify_fx.allocations import Global
     >>> with_min_per_layer(Global(), 16)
@@ -118,7 +118,7 @@ def with_min_per_layer(allocation: Any, min_per_layer: int | float | None) -> An
     if min_per_layer is None:
         return allocation
     if not isinstance(allocation, Floored):
-        raise RecipeError(
+        raise MethodError(
             f"min_per_layer={min_per_layer!r} has no effect on {allocation}, which decides each layer by itself; "
             "leave it out, or use allocation='global', 'erk', 'balanced' or 'uniform'"
         )

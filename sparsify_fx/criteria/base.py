@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.allocations import Allocation
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.programs.input_layouts import Layouts
 from sparsify_fx.randomness import seed_of
 from sparsify_fx.registry import Registry
@@ -111,7 +111,7 @@ def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Sco
     """
     odd = set(needs) - set(NEEDS)
     if odd:
-        raise RecipeError(
+        raise MethodError(
             f"criterion {name!r} can need {', '.join(NEEDS)}, not {sorted(odd)}"
         )
 
@@ -141,11 +141,11 @@ def criterion_name(value: Criterion) -> str:
 def check_inputs(
     name: str, needs: Iterable[str], batches: object, loss_fn: object
 ) -> None:
-    """Raise RecipeError when something that `name` needs was not given: "snip needs batches= and loss_fn="."""
+    """Raise MethodError when something that `name` needs was not given: "snip needs batches= and loss_fn="."""
     given = {"model": True, "batches": batches, "loss_fn": loss_fn}
     missing = [f"{need}=" for need in needs if given[need] is None]
     if missing:
-        raise RecipeError(f"{name} needs {' and '.join(missing)}")
+        raise MethodError(f"{name} needs {' and '.join(missing)}")
 
 
 def pruning_generator(seed: int, run: int = 0) -> torch.Generator:

@@ -21,7 +21,7 @@ from sparsify_fx.criteria.objective import (
 )
 from sparsify_fx.criteria.scoring_mode import in_mode
 from sparsify_fx.distributed.ranks import sum_over_ranks
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.numerics import widened
 
 _NEEDS = ("model", "batches", "loss_fn")
@@ -45,7 +45,7 @@ def sample_gradients(
             or targets.ndim == 0
             or len(targets) != len(inputs)
         ):
-            raise RecipeError(
+            raise MethodError(
                 "fisher and woodfisher need targets that are a tensor with an entry for every input"
             )
         for start in range(0, len(inputs), chunk):
@@ -111,7 +111,7 @@ class Fisher:
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
-            raise RecipeError(
+            raise MethodError(
                 f"fisher: chunk={self.chunk!r} must be a whole number >= 1, for instance 32"
             )
 
@@ -171,7 +171,7 @@ class WoodFisher:
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.samples < 1 or self.chunk < 1 or not self.damping > 0:
-            raise RecipeError(
+            raise MethodError(
                 "woodfisher: block, samples and chunk must be >= 1 and damping > 0"
             )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsify_fx.allocations import Allocation, Global
 from sparsify_fx.checkpoints.run_files import cycle_numbers, mask_key, read_state
 from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
-from sparsify_fx.errors import CheckpointError, RecipeError
+from sparsify_fx.errors import CheckpointError, MethodError
 from sparsify_fx.masks import nonzeros
 
 
@@ -25,7 +25,7 @@ class MasksOf:
     Attributes:
         run: a run folder that was trained with `save_cycles: true`, with the same model, sparsity and schedule.
 
-    Raises RecipeError for an allocation other than global; CheckpointError for a folder without a mask of the budget,
+    Raises MethodError for an allocation other than global; CheckpointError for a folder without a mask of the budget,
     or one whose masks are not nested in those of this run.
 
     Source: [Gadhikar 2024], section 3, Figs. 3 and 4 (IMP with the LRR mask and the other way round).
@@ -36,7 +36,7 @@ class MasksOf:
 
     def __post_init__(self) -> None:
         if not isinstance(self.run, str) or not self.run:
-            raise RecipeError(
+            raise MethodError(
                 f"masks-of: run={self.run!r} must be the path of a run folder"
             )
 
@@ -66,7 +66,7 @@ class MasksOf:
     ) -> None:
         """Raise the errors above now, before any training."""
         if allocation != Global():
-            raise RecipeError(
+            raise MethodError(
                 f"masks-of brings the whole mask; use allocation='global', not {allocation}"
             )
         for kept in budgets:

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sparsify_fx.criteria.base import PruningContext
 from sparsify_fx.criteria.scoring_mode import in_mode, local_statistics, unit_scales
 from sparsify_fx.distributed.ranks import sum_over_ranks
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
@@ -100,7 +100,7 @@ def is_recurrent(model: nn.Module) -> bool:
 def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:
     """The (inputs, targets) pairs, on the device of the weights.
 
-    Raises RecipeError when there is none (a generator that was read before, for instance), and for anything but pairs
+    Raises MethodError when there is none (a generator that was read before, for instance), and for anything but pairs
     whose inputs are one tensor.
     """
     assert context.batches is not None
@@ -113,7 +113,7 @@ def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:
             and len(pair) == 2
             and isinstance(pair[0], Tensor)
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"batches= must give (inputs, targets) pairs whose inputs are one tensor, got {_kind(pair)}; "
                 "wrap a model of several inputs in a module that takes one"
             )
@@ -123,7 +123,7 @@ def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:
             targets.to(device) if isinstance(targets, Tensor) else targets,
         )
     if empty:
-        raise RecipeError(
+        raise MethodError(
             "batches= is empty; give a list or a loader that can be read again, not a spent iterator"
         )
 

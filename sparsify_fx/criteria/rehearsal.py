@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparsify_fx.criteria.base import Brief, Criterion, PruningContext, criterion_name
 from sparsify_fx.distributed.ranks import independent, together
-from sparsify_fx.errors import RecipeError, SparsifyError
+from sparsify_fx.errors import MethodError, SparsifyError
 
 
 def rehearse(criterion: Criterion, context: PruningContext) -> None:
@@ -25,7 +25,7 @@ def rehearse(criterion: Criterion, context: PruningContext) -> None:
     tried with it. Costs a few evaluations of one batch; criteria with a `brief` form see only as many samples as that
     needs. In a process group every rank must call it, and an error on one is raised on all.
 
-    Raises RecipeError when the criterion cannot score this model: it says why.
+    Raises MethodError when the criterion cannot score this model: it says why.
     """
     name = criterion_name(criterion)
     with together(f"the rehearsal of {name}"):
@@ -44,7 +44,7 @@ def rehearse(criterion: Criterion, context: PruningContext) -> None:
                 raise
             except Exception as error:
                 first = (str(error).strip().splitlines() or [""])[0]
-                raise RecipeError(
+                raise MethodError(
                     f"{name} cannot score this model on the first batch of batches=: {type(error).__name__}: {first}; "
                     "check that model(inputs) and loss_fn(outputs, targets) work for it, or choose another criterion"
                 ) from error

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 
 MODES = ("train", "eval")
 _SCALE_NAMES = (
@@ -24,9 +24,9 @@ _SCALE_NAMES = (
 
 
 def check_mode(criterion: str, mode: object) -> None:
-    """Raise RecipeError unless it is "train" or "eval"."""
+    """Raise MethodError unless it is "train" or "eval"."""
     if mode not in MODES:
-        raise RecipeError(
+        raise MethodError(
             f"{criterion}: mode={mode!r} must be 'train' (as published) or 'eval'"
         )
 

@@ -14,7 +14,7 @@ from sparsify_fx.allocations import Global, Pattern
 from sparsify_fx.criteria.base import CRITERIA, Criterion, PruningContext, Scores
 from sparsify_fx.criteria.objective import scoring_batches
 from sparsify_fx.criteria.scoring_mode import unit_scales
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import masks_of_counts
 from sparsify_fx.registry import added_option
 
@@ -37,7 +37,7 @@ class Synflow:
         rounds: n >= 1; 100 in the paper.
         unit_scales: score with ones in place of scales that are zero throughout, as for `Snip`.
 
-    Raises RecipeError for rounds below 1, inputs that are not floating, a model that does not return one tensor, and a
+    Raises MethodError for rounds below 1, inputs that are not floating, a model that does not return one tensor, and a
     flow that overflows.
 
     >>> Synflow(rounds=10).rounds
@@ -56,7 +56,7 @@ class Synflow:
             or not isinstance(self.rounds, int)
             or self.rounds < 1
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"synflow: rounds={self.rounds!r} must be a whole number >= 1; the paper uses 100"
             )
 
@@ -68,7 +68,7 @@ class Synflow:
         """The last round's scores; −inf where an earlier round pruned."""
         inputs, _ = next(iter(scoring_batches(context)))
         if not inputs.is_floating_point():
-            raise RecipeError(
+            raise MethodError(
                 f"synflow feeds ones into the model; inputs of dtype {inputs.dtype} cannot be replaced"
             )
         alive = context.alive or {
@@ -156,7 +156,7 @@ class _Flow:
             self._cast(torch.float64)
             return self.scores(masks)
         if not finite:
-            raise RecipeError(
+            raise MethodError(
                 "synflow: the flow overflows even in float64; use another criterion for this model"
             )
         return scores
@@ -173,7 +173,7 @@ class _Flow:
             (self.ones,),
         )
         if not isinstance(outputs, Tensor):
-            raise RecipeError(
+            raise MethodError(
                 f"synflow needs a model that returns one tensor, this one returns {type(outputs).__name__}"
             )
         return outputs.sum()

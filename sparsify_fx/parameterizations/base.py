@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.registry import Registry
 
 Tensors = Mapping[str, Tensor]
@@ -135,8 +135,8 @@ class Plain:
 
 
 def check_scale(name: str, scale: float) -> None:
-    """RecipeError unless `scale` is a finite number > 0."""
+    """MethodError unless `scale` is a finite number > 0."""
     if not (math.isfinite(scale) and scale > 0):
-        raise RecipeError(
+        raise MethodError(
             f"{name}: scale={scale!r} must be a finite number > 0, for instance 10.0"
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.parameterizations.base import Parameterization
 
 
@@ -20,7 +20,7 @@ class ByLayer:
     Attributes:
         patterns: by name or pattern of layers or weights, as `include=` takes them; pairs do as well.
 
-    Raises RecipeError for patterns that are no words, for the pattern "name", which in a recipe is that of one
+    Raises MethodError for patterns that are no words, for the pattern "name", which in a recipe is that of one
     parameterization for all, and for values that are no parameterizations.
 
     >>> from sparsify_fx.parameterizations import Dense, Product
@@ -34,19 +34,19 @@ class ByLayer:
         given: dict[Any, Any] = dict(self.patterns)
         for pattern, how in given.items():
             if not isinstance(pattern, str) or not pattern:
-                raise RecipeError(
+                raise MethodError(
                     f"parameterization: {pattern!r} is no name or pattern of layers such as 'fc' or '*'"
                 )
             if pattern == "name":
-                raise RecipeError(
+                raise MethodError(
                     "parameterization: write 'name.weight' for a layer that is called 'name'"
                 )
             if isinstance(how, type) or not isinstance(how, Parameterization):
-                raise RecipeError(
+                raise MethodError(
                     f"parameterization: {how!r} of {pattern!r} is no parameterization, such as 'dense'"
                 )
         if not given:
-            raise RecipeError(
+            raise MethodError(
                 "parameterization: no layer is named; give one for all, such as {'*': 'dense'}"
             )
         object.__setattr__(self, "patterns", tuple(sorted(given.items())))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
@@ -41,7 +41,7 @@ class Concrete(Plain):
         gamma, zeta: the stretch.
         scale: under SGD log α moves scale² times as fast as with 1, under Adam scale times.
 
-    Raises RecipeError for a stretch that cannot reach 0 and 1, a start whose gate is closed, or a scale <= 0.
+    Raises MethodError for a stretch that cannot reach 0 and 1, a start whose gate is closed, or a scale <= 0.
 
     >>> gate = Concrete()
     >>> parts = gate.split(torch.tensor([1.0, -2.0]))
@@ -70,12 +70,12 @@ class Concrete(Plain):
             and 0 < self.b <= 1
             and math.isfinite(self.start)
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"l0: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}"
             )
         check_scale("l0", self.scale)
         if self.start <= math.log(-self.gamma / self.zeta):
-            raise RecipeError(
+            raise MethodError(
                 f"l0: start={self.start!r} closes every gate; take more, for instance 2.5"
             )
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
@@ -25,7 +25,7 @@ class Power(Plain):
     Attributes:
         alpha: α >= 1; 1 is the dense parameterization.
 
-    Raises RecipeError when α is not a finite number >= 1.
+    Raises MethodError when α is not a finite number >= 1.
 
     >>> Power(alpha=2.0).split(torch.tensor([0.25, -9.0]))
     {'dense': tensor([ 0.5000, -3.0000])}
@@ -38,7 +38,7 @@ class Power(Plain):
 
     def __post_init__(self) -> None:
         if not 1 <= self.alpha < float("inf"):
-            raise RecipeError(
+            raise MethodError(
                 f"power: alpha={self.alpha!r} must be a finite number >= 1, for instance 2.0"
             )
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
@@ -25,7 +25,7 @@ class Product(Plain):
     of the paper writes the same flow as sqrt(θ² + β), in another normalisation of β; the split is that of its
     Appendix B.)
 
-    Raises RecipeError when β is not a positive finite number.
+    Raises MethodError when β is not a positive finite number.
 
     >>> factors = Product(beta=1.0).split(torch.tensor([0.0, 0.75]))
     >>> factors["m"] ** 2 - factors["w"] ** 2
@@ -39,7 +39,7 @@ class Product(Plain):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.beta) and self.beta > 0):
-            raise RecipeError(
+            raise MethodError(
                 f"product: beta={self.beta!r} must be a positive finite number, for instance 1.0"
             )
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
@@ -39,7 +39,7 @@ class Sigmoid(Plain):
         temperature: the largest τ, > 1.
         scale: under SGD s moves scale² times as fast as with 1, under Adam scale times.
 
-    Raises RecipeError when these are not such numbers.
+    Raises MethodError when these are not such numbers.
 
     >>> gate = Sigmoid(start=0.2)
     >>> parts = gate.split(torch.tensor([1.0, -2.0]))
@@ -60,7 +60,7 @@ class Sigmoid(Plain):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and 1 < self.temperature < float("inf")):
-            raise RecipeError(
+            raise MethodError(
                 f"sigmoid-gate: expected a finite start and a finite temperature > 1, got {self}"
             )
         check_scale("sigmoid-gate", self.scale)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.numerics import ulp
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
@@ -37,7 +37,7 @@ class Threshold(Plain):
         per: "layer" (s has no dimension), or "channel" (s has shape [rows, 1, ...]; the rows of a weight are its output
             channels, of transposed convolutions the input channels).
 
-    Raises RecipeError for another gate, another `per`, or a start that is not finite.
+    Raises MethodError for another gate, another `per`, or a start that is not finite.
 
     >>> threshold = Threshold(start=-1.0, gate="exp")
     >>> parts = threshold.split(torch.tensor([0.5, 0.0, -2.0]))
@@ -58,7 +58,7 @@ class Threshold(Plain):
             or self.per not in ("layer", "channel")
             or not math.isfinite(self.start)
         ):
-            raise RecipeError(
+            raise MethodError(
                 "soft-threshold: expected gate 'sigmoid' or 'exp', per 'layer' or 'channel', and a finite start; "
                 f"got {self}"
             )

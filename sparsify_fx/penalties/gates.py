@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.penalties.base import PENALTIES, kept_entries
 from sparsify_fx.penalties.towards import TowardsSparsity
 from sparsify_fx.programs.program import WeightProgram
@@ -34,7 +34,7 @@ class OpenGates(TowardsSparsity):
 
     Weights without gates count nothing beside others that have them.
 
-    Raises RecipeError when no weight has gates.
+    Raises MethodError when no weight has gates.
 
     Source: Savarese et al. 2020, section 3; Louizos et al. 2018, eq. 12.
     """
@@ -66,7 +66,7 @@ class ThresholdDecay(TowardsSparsity):
 
     Weights without thresholds count nothing beside others that have them.
 
-    Raises RecipeError when no weight has thresholds.
+    Raises MethodError when no weight has thresholds.
 
     Source: Kusupati et al. 2020, section 3 (weight decay on s decides the sparsity).
     """
@@ -99,7 +99,7 @@ def _those(
 def _gates(program: WeightProgram) -> Tensor:
     how = program.parameterization
     if not isinstance(how, Gated):
-        raise RecipeError(
+        raise MethodError(
             f"the penalty 'gates' needs gates, parameterization 'sigmoid-gate' or 'l0', found {how}"
         )
     gates: Tensor = how.open_gates(
@@ -111,7 +111,7 @@ def _gates(program: WeightProgram) -> Tensor:
 def _threshold(program: WeightProgram) -> Tensor:
     shared = program.shared_tensors()
     if "s" not in shared:
-        raise RecipeError(
+        raise MethodError(
             "the penalty 'thresholds' needs thresholds s, parameterization 'soft-threshold', "
             f"found {program.parameterization}"
         )

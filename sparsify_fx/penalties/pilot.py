@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError, SchedulerError
+from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.penalties.base import PENALTIES, Observation, check_strength
 from sparsify_fx.penalties.factors import factor_squares
 from sparsify_fx.programs.program import WeightProgram
@@ -32,7 +32,7 @@ class Pilot:
         threshold: K; None takes the L1 norm that the largest weights have at the start, as many as the requested
             sparsity keeps (our default: the paper chooses K anew for every model and sparsity).
 
-    Raises RecipeError for other numbers, SchedulerError without an accuracy.
+    Raises MethodError for other numbers, SchedulerError without an accuracy.
 
     Source: [Jacobs 2025], Algorithm 1, Tables 2 and 3 (δ = 1.01; K = 8000 on CIFAR, 20000 to 60000 on ImageNet).
     """
@@ -48,11 +48,11 @@ class Pilot:
     def __post_init__(self) -> None:
         check_strength("pilot", self.strength)
         if not 1 <= self.delta < math.inf:
-            raise RecipeError(
+            raise MethodError(
                 f"pilot: delta={self.delta!r} must be a finite number >= 1, for instance 1.01"
             )
         if self.threshold is not None and not self.threshold >= 0:
-            raise RecipeError(
+            raise MethodError(
                 f"pilot: threshold={self.threshold!r} must be an L1 norm >= 0, or None"
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.penalties.base import Observation, check_strength
 
 SLACK = 1.5  # the path ends at 1.5 times the budget; the exact pruning takes the rest
@@ -35,7 +35,7 @@ class TowardsSparsity:
         floor: a share of the first ‖θ‖₂, in [0, 1); 0 lets the weights shrink without end, which costs nothing in front
             of batch norm and ends a net without it.
 
-    Raises RecipeError for other numbers.
+    Raises MethodError for other numbers.
     """
 
     strength: float = 1e-4
@@ -47,11 +47,11 @@ class TowardsSparsity:
     def __post_init__(self) -> None:
         check_strength(type(self).__name__.lower(), self.strength)
         if not 1 <= self.reach < float("inf"):
-            raise RecipeError(
+            raise MethodError(
                 f"{type(self).__name__.lower()}: reach={self.reach!r} must be >= 1; 1 keeps it constant"
             )
         if not 0 <= self.floor < 1:
-            raise RecipeError(
+            raise MethodError(
                 f"{type(self).__name__.lower()}: floor={self.floor!r} must be in [0, 1), for instance 0.3"
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.schedules.base import (
     MOST_UPDATES,
     SCHEDULES,
@@ -39,7 +39,7 @@ class Alternating(OneRun):
 
     def __post_init__(self) -> None:
         if not (0 <= self.warmup < self.last_dense < self.end < 1 and self.phase > 0):
-            raise RecipeError(
+            raise MethodError(
                 f"alternating: expected 0 <= warmup < last_dense < end < 1 and phase > 0, got {self}"
             )
         phases = (self.last_dense - self.warmup) / self.phase
@@ -50,7 +50,7 @@ class Alternating(OneRun):
             "give a longer phase",
         )
         if self._phases() % 2 == 0 or abs(phases - self._phases()) > 1e-6:
-            raise RecipeError(
+            raise MethodError(
                 f"alternating: last_dense − warmup must be an odd number of phases, got {phases:.6g}; with "
                 "phase=0.05 and warmup=0.1 last_dense=0.75 makes 13"
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from sparsify_fx.errors import RecipeError, SchedulerError
+from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.registry import Registry
 from sparsify_fx.schedules.updates import MaskUpdate
@@ -89,14 +89,14 @@ class OneRun:
 
 
 def check_count(what: str, count: float, most: int, remedy: str) -> None:
-    """Raise RecipeError when a schedule would make more than `most` of something, before it makes them.
+    """Raise MethodError when a schedule would make more than `most` of something, before it makes them.
 
     >>> check_count("cubic: every=1e-09 makes", 6.5e9, MOST_UPDATES, "give a larger every")
     Traceback (most recent call last):
-    sparsify_fx.errors.RecipeError: cubic: every=1e-09 makes 6.5e+09 of at most 100,000; give a larger every
+    sparsify_fx.errors.MethodError: cubic: every=1e-09 makes 6.5e+09 of at most 100,000; give a larger every
     """
     if not count <= most:
-        raise RecipeError(f"{what} {count:.6g} of at most {most:,}; {remedy}")
+        raise MethodError(f"{what} {count:.6g} of at most {most:,}; {remedy}")
 
 
 def check_times(

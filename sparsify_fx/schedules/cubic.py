@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.schedules.base import (
     MOST_UPDATES,
@@ -37,7 +37,7 @@ class Cubic(OneRun):
 
     def __post_init__(self) -> None:
         if not (0 <= self.start < self.end < 1 and self.every > 0):
-            raise RecipeError(
+            raise MethodError(
                 f"cubic: expected 0 <= start < end < 1 and every > 0; got start={self.start!r}, end={self.end!r}, "
                 f"every={self.every!r}"
             )

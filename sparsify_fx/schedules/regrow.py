@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.schedules.base import (
     MOST_UPDATES,
     SCHEDULES,
@@ -43,7 +43,7 @@ class RegrowEvery(OneRun):
 
     def __post_init__(self) -> None:
         if not (0 < self.fraction < 1 and self.every > 0 and 0 < self.until <= 1):
-            raise RecipeError(
+            raise MethodError(
                 f"regrow: expected fraction in (0, 1), every > 0 and until in (0, 1]; got fraction={self.fraction!r}, "
                 f"every={self.every!r}, until={self.until!r}"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
 from sparsify_fx.schedules.updates import MaskUpdate, Prune, SettleAndPrune
 
@@ -60,7 +60,7 @@ class Late(OneRun):
 
     def __post_init__(self) -> None:
         if not 0 < self.at < 1:
-            raise RecipeError(
+            raise MethodError(
                 f"late: at={self.at!r} must be a share of the run in (0, 1), for instance 0.8"
             )
 

@@ -22,7 +22,7 @@ from sparsify_fx.programs.parameter_groups import (
     check_weight_decay,
     without_decay,
 )
-from sparsify_fx.recipe import AXES, Recipe, find_method
+from sparsify_fx.recipe import AXES, Method, find_method
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
 from sparsify_fx.train.optimizers import check_optimizer, default_weight_decay
 from sparsify_fx.train.safe_yaml import check_plain
@@ -197,7 +197,7 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _one_method(self) -> TrainConfig:
-        runs = self.recipe().resolved().schedule.runs(self.sparsity)
+        runs = self.find_method().resolved().schedule.runs(self.sparsity)
         if runs * self.epochs > LONGEST:
             raise ValueError(
                 f"{runs} runs (cycles) of {self.epochs} epochs are more than {LONGEST:,} epochs; give fewer, or cycles "
@@ -205,8 +205,8 @@ class TrainConfig(_Section):
             )
         return self
 
-    def recipe(self) -> Recipe:
-        """The method with the axes that this configuration sets; UnknownNameError or RecipeError."""
+    def find_method(self) -> Method:
+        """The method with the axes that this configuration sets; UnknownNameError or MethodError."""
         return find_method(
             self.method,
             {axis: self.axes[axis] for axis in sorted(self.axes, key=_axis_order)},
@@ -230,12 +230,12 @@ class TrainConfig(_Section):
             for name in _SWITCHES
         }
         return self.model_copy(
-            update={"device": device, "method": self.recipe().name, **choices}
+            update={"device": device, "method": self.find_method().name, **choices}
         )
 
     def decays(self) -> dict[str, float]:
         """The weight decay of every parameter group, by the method's default or as set."""
-        axes = self.recipe().resolved()
+        axes = self.find_method().resolved()
         return self.optimizer.decays(without_decay(axes.penalty, axes.parameterization))
 
     def weight_decay(self) -> Decay:
@@ -243,7 +243,7 @@ class TrainConfig(_Section):
         given = self.optimizer.options.get(
             "weight_decay", default_weight_decay(self.optimizer.name)
         )
-        by_layer = isinstance(self.recipe().resolved().parameterization, ByLayer)
+        by_layer = isinstance(self.find_method().resolved().parameterization, ByLayer)
         return (
             float(given)
             if by_layer and not isinstance(given, Mapping)
@@ -272,7 +272,7 @@ class TrainConfig(_Section):
         content = config.to_dict()
         for indifferent in _INDIFFERENT:
             del content[indifferent]
-        axes = config.recipe().resolved()
+        axes = config.find_method().resolved()
         content["axes"] = by_content(axes.to_dict())
         if "batches" in axes.schedule.needs:
             content["scored_on"] = (

@@ -99,7 +99,7 @@ def check_donors(config: TrainConfig) -> None:
 def _donors(config: TrainConfig) -> Iterator[Path]:
     for source in config.init_from:
         yield Path(source.run)
-    yield from _named(config.recipe().resolved().to_dict())
+    yield from _named(config.find_method().resolved().to_dict())
 
 
 def _named(value: Any) -> Iterator[Path]:

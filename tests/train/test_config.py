@@ -36,7 +36,7 @@ def test_every_recipe_loads_and_its_model_takes_its_method(name: str) -> None:
         )
         outputs = model.eval()(torch.empty(2, channels, side, side))
     assert outputs.shape == (2, classes)
-    assert config.recipe().resolved().to_dict()
+    assert config.find_method().resolved().to_dict()
     warmup = config.learning_rate.build().warmup_epochs(config.epochs)
     assert 0 < warmup < config.epochs
 
@@ -66,11 +66,11 @@ def test_the_papers_recipes_are_complete() -> None:
             c.optimizer.options["weight_decay"],
         ) == expected, name
         assert c.sparsity == (0.5 if "deit" in name else 0.9), name
-    decay = load_config("cifar10-resnet20-signin").recipe().resolved().penalty
+    decay = load_config("cifar10-resnet20-signin").find_method().resolved().penalty
     assert decay == Frobenius(1e-4)
     assert (
         load_config("imagenet-deit_small-signin")
-        .recipe()
+        .find_method()
         .resolved()
         .actions[0]
         .epochs(300)[-1]
@@ -91,7 +91,7 @@ def test_overrides_reach_nested_keys() -> None:
     assert config.optimizer.lr == 0.2
     assert config.optimizer.options["momentum"] == 0.9
     assert config.learning_rate.warmup is None
-    assert config.recipe().resolved().to_dict()["allocation"] == "erk"
+    assert config.find_method().resolved().to_dict()["allocation"] == "erk"
     assert config.exclude == ("fc*",)
     assert (config.method, config.epochs) == ("random", 6)
 
@@ -100,7 +100,7 @@ def test_an_option_is_added_to_an_axis_given_by_name() -> None:
     config = load_config(
         "mnist5k-lenet5", ["axes.schedule=cycles", "axes.schedule.keep=0.5"]
     )
-    assert config.recipe().resolved().to_dict()["schedule"] == {
+    assert config.find_method().resolved().to_dict()["schedule"] == {
         "name": "cycles",
         "keep": 0.5,
     }

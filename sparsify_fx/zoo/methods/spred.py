@@ -4,12 +4,12 @@ from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.parameterizations import Balanced
 from sparsify_fx.penalties import FactorDecay
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import Late
 
 METHODS.add(
     "spred",
-    Recipe(
+    Method(
         name="spred",
         summary="Weights as m ⊙ w with |m| = |w| at the start and weight decay on m and w, led to the requested "
         "sparsity; then one exact pruning and a short fine-tuning.",
