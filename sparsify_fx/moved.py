@@ -65,7 +65,9 @@ MOVED = {
     "passes.onnx_graph.evaluate": "onnx_tools.evaluate",
     "passes.onnx_graph.outside": "onnx_tools.outside",
     "passes.onnx_graph.shapes": "onnx_tools.shapes",
+    "parameterizations.power": "parameterizations.power_propagation",
     "passes.onnx_graph.view": "onnx_tools.view",
+    "passes.parameterize": "passes.reparameterize",
     "program": "programs.program",
     "program_state": "programs.state",
     "progress": "programs.progress",
@@ -162,7 +164,7 @@ def old_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         module: its `__name__`.
-        renamed: new names by old ones.
+        renamed: new names by old ones; with the path of their module where that is another one.
 
     >>> import sparsify_fx.recipe
     >>> with warnings.catch_warnings(action="ignore"):
@@ -173,13 +175,13 @@ def old_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
     def get(name: str) -> Any:
         if name not in renamed:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        new = renamed[name]
+        where, _, new = renamed[name].rpartition(".")
         # Never stored in the module: every place that still uses the old name is to be told of.
         warnings.warn(
-            f"{module}.{name} is now {new}; the old name goes with version 1.0",
+            f"{module}.{name} is now {renamed[name]}; the old name goes with version 1.0",
             DeprecationWarning,
             stacklevel=2,
         )
-        return getattr(sys.modules[module], new)
+        return getattr(importlib.import_module(where or module), new)
 
     return get

@@ -104,9 +104,16 @@ class ResolvedAxes:
     rewind: Rewind
     actions: tuple[TimedAction, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain, JSON-ready values, in the form that `axis_value` reads."""
-        return {f.name: describe(f.name, getattr(self, f.name)) for f in fields(self)}
+    def to_dict(self, *, stored: bool = False) -> dict[str, Any]:
+        """Plain, JSON-ready values, in the form that `axis_value` reads.
+
+        Args:
+            stored: with the names that files and hashes hold, which stay as they were when an entry is renamed.
+        """
+        return {
+            f.name: describe(f.name, getattr(self, f.name), stored=stored)
+            for f in fields(self)
+        }
 
 
 METHODS: Registry[Method] = Registry("method")
@@ -222,17 +229,17 @@ def _is_option(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float))
 
 
-def describe(axis: str, value: Any) -> Any:
-    """The JSON-ready form of an axis value: its registered name and its fields."""
+def describe(axis: str, value: Any, *, stored: bool = False) -> Any:
+    """The JSON-ready form of an axis value: its registered name and its fields; see `ResolvedAxes.to_dict`."""
     if axis == "actions":
-        return [described(ACTIONS, action) for action in value]
+        return [described(ACTIONS, action, stored=stored) for action in value]
     if axis == "rewind":
         return {f.name: getattr(value, f.name) for f in fields(value)}
     if isinstance(
         value, ByLayer
     ):  # always as mappings: patterns are free, and "run" with a word would be a run folder
         told = {
-            pattern: described(PARAMETERIZATIONS, how)
+            pattern: described(PARAMETERIZATIONS, how, stored=stored)
             for pattern, how in value.by_pattern.items()
         }
         return {
@@ -242,7 +249,7 @@ def describe(axis: str, value: Any) -> Any:
     return (
         value.name
         if isinstance(value, FunctionCriterion)
-        else described(_NAMED[axis][0], value)
+        else described(_NAMED[axis][0], value, stored=stored)
     )
 
 

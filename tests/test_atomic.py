@@ -20,7 +20,7 @@ from torchao.quantization import Int8WeightOnlyConfig, quantize_
 import sparsify_fx
 from sparsify_fx.errors import LayerError, MethodError, PassError
 from sparsify_fx.parameterizations import Dense, Plain, Product
-from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize, SplitProduct
+from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize
 from sparsify_fx.passes.prepare import prepare
 from sparsify_fx.passes.transaction import untouched_on_error
 from sparsify_fx.programs import owner_class
@@ -447,7 +447,7 @@ def test_a_merge_that_fails_leaves_the_model(
 
 
 def test_a_pass_that_fails_brings_graphs_back() -> None:
-    class Late(SplitProduct):
+    class Late(sparsify_fx.passes.Product):
         def ensures(self, graph_module: nn.Module) -> None:
             raise PassError("too late")
 
@@ -465,7 +465,7 @@ def test_a_pass_that_fails_brings_graphs_back() -> None:
             effective(model).values(), effective(small_lifted()).values(), strict=True
         )
     )
-    assert SplitProduct()(model).modified
+    assert sparsify_fx.passes.Product()(model).modified
 
 
 def small_lifted() -> nn.Sequential:

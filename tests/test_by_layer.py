@@ -16,7 +16,7 @@ import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.cli.methods import axis_text
 from sparsify_fx.errors import LayerError, MethodError, SparsifyError
-from sparsify_fx.parameterizations import ByLayer, Dense, Product, Sigmoid
+from sparsify_fx.parameterizations import ByLayer, Dense, Product, SigmoidGate
 from sparsify_fx.passes.prepare import assigned
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.parameter_groups import parameter_groups
@@ -151,7 +151,10 @@ def test_saved_and_resumed_told_and_merged() -> None:
 
 def test_penalties_on_gates_count_the_layers_that_have_them() -> None:
     model = sparsify_fx.apply(
-        small_net(), "cs", sparsity=0.5, parameterization={"7": Sigmoid(), "*": "dense"}
+        small_net(),
+        "cs",
+        sparsity=0.5,
+        parameterization={"7": SigmoidGate(), "*": "dense"},
     )
     optimizer = torch.optim.SGD(parameter_groups(model, 0.1), lr=0.1)
     scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=5, steps_per_epoch=2)

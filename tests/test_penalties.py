@@ -12,11 +12,11 @@ from torch import Tensor, nn
 import sparsify_fx
 from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.parameterizations import (
-    Concrete,
+    HardConcrete,
     Parameterization,
     Product,
-    Sigmoid,
-    Threshold,
+    SigmoidGate,
+    SoftThreshold,
 )
 from sparsify_fx.passes import InsertMask, Reparameterize
 from sparsify_fx.penalties import (
@@ -84,7 +84,7 @@ def test_factors(penalty: FactorDecay | Pilot) -> None:
 
 
 def test_thresholds() -> None:
-    one = program(Threshold(start=-3.0, per="channel"))
+    one = program(SoftThreshold(start=-3.0, per="channel"))
     check(
         ThresholdDecay(0.1)([one]),
         0.05 * 2 * 9,
@@ -93,7 +93,7 @@ def test_thresholds() -> None:
 
 
 def test_gates_of_continuous_sparsification() -> None:
-    one = program(Sigmoid(start=0.2))
+    one = program(SigmoidGate(start=0.2))
     one.temperature.fill_(3.0)
     gate = 1 / (1 + math.exp(-0.6))
     check(
@@ -104,7 +104,7 @@ def test_gates_of_continuous_sparsification() -> None:
 
 
 def test_gates_of_hard_concrete() -> None:
-    one = program(Concrete(start=1.0))
+    one = program(HardConcrete(start=1.0))
     gate = 1 / (1 + math.exp(-(1.0 - 2 / 3 * math.log(0.1 / 1.1))))
     check(
         OpenGates(0.1)([one]),

@@ -100,6 +100,19 @@ def test_old_paths_give_the_modules_that_took_their_place(old: str) -> None:
         ("recipe", "Recipe", "Method"),
         ("recipe", "merge_recipes", "merge_methods"),
         ("errors", "RecipeError", "MethodError"),
+        ("parameterizations", "Balanced", "BalancedProduct"),
+        ("parameterizations", "Concrete", "HardConcrete"),
+        ("parameterizations", "Power", "PowerPropagation"),
+        ("parameterizations", "Sigmoid", "SigmoidGate"),
+        ("parameterizations", "Threshold", "SoftThreshold"),
+        ("parameterizations.hard_concrete", "Concrete", "HardConcrete"),
+        ("parameterizations.power_propagation", "Power", "PowerPropagation"),
+        ("parameterizations.sigmoid_gate", "Sigmoid", "SigmoidGate"),
+        ("parameterizations.soft_threshold", "Threshold", "SoftThreshold"),
+        ("passes", "SplitBalanced", "BalancedProduct"),
+        ("passes", "SplitProduct", "Product"),
+        ("passes.reparameterize", "SplitBalanced", "BalancedProduct"),
+        ("passes.reparameterize", "SplitProduct", "Product"),
     ],
 )
 def test_old_names_give_the_objects_that_were_renamed(
@@ -111,6 +124,12 @@ def test_old_names_give_the_objects_that_were_renamed(
     assert old not in vars(place)  # so that it warns wherever it is still used
     with pytest.raises(AttributeError, match="has no attribute 'unheard_of'"):
         _ = place.unheard_of
+
+
+def test_the_balanced_product_is_found_where_pickles_of_0_1_look_for_it() -> None:
+    product = importlib.import_module("sparsify_fx.parameterizations.product")
+    with pytest.warns(DeprecationWarning, match=r"balanced_product\.BalancedProduct; "):
+        assert product.Balanced is sparsify_fx.parameterizations.BalancedProduct
 
 
 @pytest.mark.parametrize(

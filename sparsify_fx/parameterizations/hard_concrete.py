@@ -1,16 +1,17 @@
-"""l0: every weight has a random gate in training, whose probability of being open is trained (hard concrete)."""
+"""hard-concrete: every weight has a random gate, whose probability of being open is trained (the method l0)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sparsify_fx.errors import MethodError
+from sparsify_fx.moved import old_names
 from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
@@ -23,9 +24,9 @@ from sparsify_fx.parameterizations.base import (
 _OPEN = 30.0  # log α of a gate that no noise closes: |noise| < 14
 
 
-@PARAMETERIZATIONS.register("l0")
+@PARAMETERIZATIONS.register("hard-concrete", formerly="l0")
 @dataclass(frozen=True)
-class Concrete(Plain):
+class HardConcrete(Plain):
     """θ = d·z with a gate z = clamp(y·(ζ − γ) + γ, 0, 1), where γ < 0 < 1 < ζ; log α = scale·logit is trained.
 
     In training y = σ((log u − log(1−u) + log α)/b) with u uniform on (0, 1), in evaluation y = σ(log α). The noise is a
@@ -43,7 +44,7 @@ class Concrete(Plain):
 
     Raises MethodError for a stretch that cannot reach 0 and 1, a start whose gate is closed, or a scale <= 0.
 
-    >>> gate = Concrete()
+    >>> gate = HardConcrete()
     >>> parts = gate.split(torch.tensor([1.0, -2.0]))
     >>> gate.value({**parts, **gate.state(parts["dense"])})
     tensor([ 1., -2.])
@@ -71,12 +72,12 @@ class Concrete(Plain):
             and math.isfinite(self.start)
         ):
             raise MethodError(
-                f"l0: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}"
+                f"hard-concrete: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}"
             )
-        check_scale("l0", self.scale)
+        check_scale("hard-concrete", self.scale)
         if self.start <= math.log(-self.gamma / self.zeta):
             raise MethodError(
-                f"l0: start={self.start!r} closes every gate; take more, for instance 2.5"
+                f"hard-concrete: start={self.start!r} closes every gate; take more, for instance 2.5"
             )
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
@@ -139,3 +140,7 @@ class Concrete(Plain):
             noise.shape, generator=generator, device=noise.device, dtype=torch.float32
         )
         noise.copy_(torch.logit(uniform, eps=1e-6))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"Concrete": "HardConcrete"})

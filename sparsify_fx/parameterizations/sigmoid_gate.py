@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sparsify_fx.errors import MethodError
+from sparsify_fx.moved import old_names
 from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
@@ -25,7 +26,7 @@ _OPEN = 100.0  # τ·s of a gate that stays open: σ is exactly 1 in float64 too
 
 @PARAMETERIZATIONS.register("sigmoid-gate")
 @dataclass(frozen=True)
-class Sigmoid(Plain):
+class SigmoidGate(Plain):
     """θ = d·σ(τ·s), where s = scale·logit, with trained d and logit, both of the weight's shape.
 
     The temperature τ (state, shape []) rises exponentially from 1 to `temperature`: τ = temperature^progress, where
@@ -41,7 +42,7 @@ class Sigmoid(Plain):
 
     Raises MethodError when these are not such numbers.
 
-    >>> gate = Sigmoid(start=0.2)
+    >>> gate = SigmoidGate(start=0.2)
     >>> parts = gate.split(torch.tensor([1.0, -2.0]))
     >>> gate.value({**parts, "temperature": torch.tensor(1.0)})
     tensor([ 1., -2.])
@@ -114,3 +115,7 @@ class Sigmoid(Plain):
     def refresh(self, state: Tensors, moment: Moment) -> None:
         """τ = temperature^progress."""
         state["temperature"].fill_(self.temperature**moment.progress)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"Sigmoid": "SigmoidGate"})

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sparsify_fx.errors import MethodError
+from sparsify_fx.moved import old_names
 from sparsify_fx.numerics import ulp
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
@@ -22,7 +23,7 @@ _GATES = {"sigmoid": torch.sigmoid, "exp": torch.exp}
 
 @PARAMETERIZATIONS.register("soft-threshold")
 @dataclass(frozen=True)
-class Threshold(Plain):
+class SoftThreshold(Plain):
     """θ = sign(d)·relu(abs(d) − g(s)) with a trained s for each layer, or for each row of the weight.
 
     ∂θ/∂d = 1 where abs(d) > g(s), else 0; ∂θ/∂s = −g'(s)·sign(d) there. Weight decay on s (the penalty `thresholds`)
@@ -39,7 +40,7 @@ class Threshold(Plain):
 
     Raises MethodError for another gate, another `per`, or a start that is not finite.
 
-    >>> threshold = Threshold(start=-1.0, gate="exp")
+    >>> threshold = SoftThreshold(start=-1.0, gate="exp")
     >>> parts = threshold.split(torch.tensor([0.5, 0.0, -2.0]))
     >>> threshold.value({**parts, **threshold.shared(parts["dense"])})
     tensor([ 0.5000,  0.0000, -2.0000])
@@ -126,3 +127,7 @@ class Threshold(Plain):
         theta = self.value(tensors)
         shared = {"s": torch.full_like(tensors["s"], self.start)}
         return {**self.split(theta, shared), **shared}
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"Threshold": "SoftThreshold"})

@@ -17,9 +17,9 @@ class Merge(ModulePass):
     merged = θ where mask = 1, and 0 elsewhere; for the dense parameterization bit for bit. Tied weights stay tied.
     A plain model is left alone (modified = False).
 
-    >>> from sparsify_fx.passes import SplitProduct
+    >>> from sparsify_fx.passes import Product
     >>> model = nn.Linear(2, 2)
-    >>> _ = SplitProduct()(model)
+    >>> _ = Product()(model)
     >>> Merge()(model).modified, list(model.state_dict()), type(model) is nn.Linear
     (True, ['weight', 'bias'], True)
     """

@@ -40,7 +40,7 @@ class Rescale(ProgramPass):
         if not isinstance(found, Balancing):
             wanted = "a product m*w, or another parameterization with a balance"
             raise self.fail(
-                name, program, f"{wanted}, found {found}; run SplitProduct first"
+                name, program, f"{wanted}, found {found}; run Product first"
             )
         if self.beta is not None and not _has_beta(found):
             raise self.fail(

@@ -26,7 +26,7 @@ class Gated(Protocol):
 @PENALTIES.register("gates")
 @dataclass(frozen=True)
 class OpenGates(TowardsSparsity):
-    """λ Σ open: the expected number of open gates. Σσ(τ·s) for `sigmoid-gate`, ΣP(z ≠ 0) for `l0`.
+    """λ Σ open: the expected number of open gates. Σσ(τ·s) for `sigmoid-gate`, ΣP(z ≠ 0) for `hard-concrete`.
 
     Attributes:
         strength: λ.
@@ -100,7 +100,7 @@ def _gates(program: WeightProgram) -> Tensor:
     how = program.parameterization
     if not isinstance(how, Gated):
         raise MethodError(
-            f"the penalty 'gates' needs gates, parameterization 'sigmoid-gate' or 'l0', found {how}"
+            f"the penalty 'gates' needs gates, parameterization 'sigmoid-gate' or 'hard-concrete', found {how}"
         )
     gates: Tensor = how.open_gates(
         {**program.factor_tensors(), **program.state_tensors()}

@@ -273,7 +273,7 @@ class TrainConfig(_Section):
         for indifferent in _INDIFFERENT:
             del content[indifferent]
         axes = config.find_method().resolved()
-        content["axes"] = by_content(axes.to_dict())
+        content["axes"] = by_content(axes.to_dict(stored=True))
         if "batches" in axes.schedule.needs:
             content["scored_on"] = (
                 "the current batch"  # 0.1 took ten fixed ones: its runs were others

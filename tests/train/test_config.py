@@ -106,6 +106,48 @@ def test_an_option_is_added_to_an_axis_given_by_name() -> None:
     }
 
 
+ON_CPU = ["device=cpu", "compile=false", "amp=false"]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("cs", "939860f394"),
+        ("l0", "e63db9bddc"),
+        ("powerprop", "5c2249d477"),
+        ("spred", "49112541a8"),
+        ("str", "a29501d25c"),
+    ],
+)
+def test_runs_keep_their_names_when_an_axis_value_is_renamed(
+    method: str, name: str
+) -> None:
+    assert load_config("mnist5k-lenet5", [f"method={method}", *ON_CPU]).hash() == name
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (("l0", "hard-concrete"), "d7e990e4ef"),
+        (("power", "power-propagation"), "220c7f7512"),
+        (("balanced", "balanced-product"), "ca18a6b4ad"),
+        (
+            (
+                '{fc1: l0, "*": {name: balanced}}',
+                '{fc1: hard-concrete, "*": balanced-product}',
+            ),
+            "2e66833e9f",
+        ),
+    ],
+)
+def test_former_and_present_names_of_an_axis_value_are_one_run(
+    values: tuple[str, str], name: str
+) -> None:
+    for value in values:
+        settings = ["method=random", *ON_CPU, f"axes.parameterization={value}"]
+        assert load_config("mnist5k-lenet5", settings).hash() == name
+
+
 def test_another_optimizer_drops_options_with_null() -> None:
     config = load_config(
         "mnist5k-lenet5", ["optimizer.name=adam", "optimizer.momentum=null"]
