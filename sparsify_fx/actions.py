@@ -61,6 +61,7 @@ class RescaleEvery:
             raise MethodError(
                 f"rescale: every={self.every!r} must be a number of epochs >= 1"
             )
+        # The type tells epochs from a share: 1 is one epoch, 1.0 the whole run.
         share = isinstance(self.until, float)
         if isinstance(self.until, bool) or not (
             0 < self.until <= 1 if share else self.until >= 1
@@ -73,7 +74,10 @@ class RescaleEvery:
         """Epoch i of the algorithm starts after i − 1 epochs."""
         stop = self.until * run_epochs if isinstance(self.until, float) else self.until
         return [
-            i - 1 for i in range(1, run_epochs + 1) if i % self.every == 0 and i < stop
+            # "At the start of epoch i" is after i − 1 epochs; the algorithm counts from 1.
+            i - 1
+            for i in range(1, run_epochs + 1)
+            if i % self.every == 0 and i < stop
         ]
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
@@ -92,6 +96,7 @@ def balanced_part(model: nn.Module) -> nn.Module:
         for name, p in found.items()
         if isinstance(p.parameterization, Balancing)
     }
+    # With none the whole model goes on to Rescale, whose error says what is missing.
     return Subset(having) if 0 < len(having) < len(found) else model
 
 
@@ -127,6 +132,7 @@ class PerturbSigns:
 
     def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
         """The start of that run."""
+        # Told when the Scheduler is built: the flips would else be left out without a word.
         if self.run >= runs:
             raise MethodError(
                 f"perturb-signs: run={self.run} is beyond the {runs} run(s) of this schedule, which count from 0; "
@@ -202,6 +208,7 @@ class SignsOf:
         for name, program in found.items():
             theta, mask = program.theta(), program.current_mask()
             signed = signed_like(theta, state[name].to(theta.device))
+            # Only where weights live: the factors of pruned ones must stay the split of zero.
             program.write(signed, where=None if mask is None else mask == 1)
 
 

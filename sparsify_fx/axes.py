@@ -65,6 +65,7 @@ class ResolvedAxes:
 
 AXES = tuple(f.name for f in fields(Axes))
 MASK_AXES = ("criterion", "allocation", "schedule")
+# The axes whose values have names; `actions` is a list of such, and a rewind is one dataclass.
 _NAMED: dict[str, tuple[Registry[Any], type[Any]]] = {
     "criterion": (CRITERIA, Criterion),
     "allocation": (ALLOCATIONS, Allocation),
@@ -80,8 +81,10 @@ def axis_value(axis: str, value: Any) -> Any:
     >>> axis_value("schedule", {"name": "cycles", "keep": 0.5})
     Cycles(keep=0.5)
     """
+    # A name may be a plugin's; the first look-up of any name imports them.
     load_plugins()
     if axis == "actions":
+        # One action need not be written as a list in a recipe.
         single = not isinstance(value, (list, tuple))
         return tuple(
             _named(ACTIONS, TimedAction, item)
@@ -127,9 +130,8 @@ def describe(axis: str, value: Any, *, stored: bool = False) -> Any:
         return [described(ACTIONS, action, stored=stored) for action in value]
     if axis == "rewind":
         return {f.name: getattr(value, f.name) for f in fields(value)}
-    if isinstance(
-        value, ByLayer
-    ):  # always as mappings: patterns are free, and "run" with a word would be a run folder
+    # Always as mappings: patterns are free, and "run" with a word would be a run folder.
+    if isinstance(value, ByLayer):
         told = {
             pattern: described(PARAMETERIZATIONS, how, stored=stored)
             for pattern, how in value.by_pattern.items()
@@ -157,12 +159,13 @@ def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
             f"{registry.kind}: expected a mapping with 'name' and its options, got {dict(value)!r}"
         )
     entry = registry[name]
+    # 1. A class: the options are its fields.
     if isinstance(entry, type):
         return _built(entry, f"{registry.kind} {name!r}", options)
-    if (
-        options and is_dataclass(entry) and not isinstance(entry, FunctionCriterion)
-    ):  # an object with options
+    # 2. An object with options, such as "snip": another one of its class.
+    if options and is_dataclass(entry) and not isinstance(entry, FunctionCriterion):
         return _built(type(entry), f"{registry.kind} {name!r}", options)
+    # 3. An object without fields, or a function.
     if options:
         raise MethodError(
             f"{registry.kind} {name!r} takes no options, got {sorted(options)}"
@@ -171,6 +174,7 @@ def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
 
 
 def _built(cls: type[Any], label: str, options: Mapping[str, Any]) -> Any:
+    # Checked here: the TypeError of a constructor names no option that was meant.
     known = [f.name for f in fields(cls)]
     for key in options:
         if key not in known:

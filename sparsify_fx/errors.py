@@ -137,6 +137,7 @@ class OvershootWarning(SparsifyWarning):
 
 def warn(message: str, category: type[SparsifyWarning]) -> None:
     """Give a warning that points at the line outside this package from which the call came."""
+    # Warnings of a library are shown once for a line: all would share one if they pointed in here.
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
         frame, level = frame.f_back, level + 1
@@ -155,6 +156,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     sparsify_fx.errors.UnknownNameError: unknown method 'sing-in'; did you mean 'signin'? Known: lrr, signin
     """
     names = sorted(known)
+    # Below the default of 0.6, since many names are short: one wrong letter of two makes 0.5.
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return UnknownNameError(

@@ -103,13 +103,16 @@ def kaiming_sparse(model: nn.Module, generator: torch.Generator) -> None:
     Source: He et al. 2015, with the fan-in of the mask; Evci et al. 2022 (Gradient flow in sparse neural networks).
     """
     found = False
+    # In the order of the modules, with one draw for each weight: it depends on the generator alone.
     for _, owner, tensor in owners(model):
         found = True
         program = program_of(owner, tensor)
         theta = program.theta()
         mask = program.current_mask()
         living = torch.ones_like(theta) if mask is None else mask.to(theta.dtype)
+        # All entries are drawn, also those that the mask hides: another mask then changes no other weight's number.
         noise = torch.randn(theta.shape, generator=generator).to(theta)
+        # clamp(min=1) for units without inputs: their weights are all masked, and 2/0 would make NaN of them.
         program.write(
             noise * living * torch.sqrt(2 / kept_inputs(owner, living).clamp(min=1))
         )
@@ -126,6 +129,7 @@ def kept_inputs(owner: nn.Module, mask: Tensor) -> Tensor:
     """
     if not (isinstance(owner, nn.modules.conv._ConvNd) and owner.transposed):
         return mask.sum(dim=tuple(range(1, mask.ndim)), keepdim=True)
+    # [inputs, outputs / groups, ...] of a transposed convolution: inputs lie along dimension 0, group by group.
     parts = mask.reshape(owner.groups, -1, *mask.shape[1:])
     counts = parts.sum(dim=(1, *range(3, parts.ndim)), keepdim=True)
     return counts.expand_as(parts).reshape(mask.shape)

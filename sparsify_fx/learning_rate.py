@@ -73,6 +73,7 @@ class StepWarmup(_Warmup):
         start = self.warmup_epochs(epochs)
         if epoch < start:
             return epoch / start
+        # Booleans add up to the number of drops so far.
         return 0.1 ** ((epoch >= 0.4 * epochs) + (epoch >= 0.8 * epochs))
 
 
@@ -102,6 +103,7 @@ class ImageNet(_Warmup):
         """See the class."""
         start = self.warmup_epochs(epochs)
         return (
+            # 1e-9, lest rounding puts the epoch of a drop just below it.
             0.1
             if epoch < start
             else 0.1 ** math.floor(3 * (epoch - start) / epochs + 1e-9)
@@ -128,6 +130,7 @@ class HandsOff(Constant):
 
 
 def _progress(epoch: float, start: float, epochs: float) -> float:
+    # A warm-up as long as the run leaves no progress to divide by.
     return min(1.0, (epoch - start) / max(epochs - start, 1e-12))
 
 
@@ -142,12 +145,14 @@ def find_curve(curve: str | Curve | TorchSchedule | None) -> Curve | TorchSchedu
         load_plugins()
         found: Curve = CURVES[curve]()
         return found
+    # One that is made already has the optimizer's present rate as its base, and could not start again after a rewind.
     if isinstance(curve, (LRScheduler, ReduceLROnPlateau)):
         raise SchedulerError(
             f"learning_rate={type(curve).__name__}(...) is made already; give a function that makes it, for instance "
             "learning_rate=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000), or "
             "learning_rate=None and step it yourself"
         )
+    # A class is callable too, but calling it with the optimizer alone would rarely make what was meant.
     if (isinstance(curve, Curve) or callable(curve)) and not isinstance(curve, type):
         return curve
     raise SchedulerError(

@@ -120,6 +120,7 @@ class OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         """A spec for an old path, None for all others."""
+        # Last on the meta path: this is asked only for what no other finder has.
         if not fullname.startswith(PACKAGE) or _now(fullname) is None:
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
@@ -133,6 +134,7 @@ class OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             stacklevel=4,
         )
         module = importlib.import_module(new)
+        # The import system puts the old spec on the module that it gets; `exec_module` gives this one back.
         spec.loader_state = module.__spec__
         return module
 
@@ -153,6 +155,7 @@ def _now(fullname: str) -> str | None:
 
 def find_old_paths() -> None:
     """Let old paths be imported, once."""
+    # Once: each finder is asked at every import that fails elsewhere.
     if not any(isinstance(finder, OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(OldPaths())
 

@@ -92,6 +92,7 @@ def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Method:
         raise MethodError(
             f"method={name!r}: expected a name such as 'signin', or a sum such as 'lrr+signin'"
         )
+    # Methods register themselves when they are imported, which nothing has done before the first look-up.
     load_plugins()
     for axis in axes or {}:
         if axis not in AXES:
@@ -103,6 +104,7 @@ def find_method(name: str, axes: Mapping[str, Any] | None = None) -> Method:
             if value is not None
         }
     )
+    # Sorted and once each: the order of a sum and a part that is named twice must not make another run.
     parts = sorted({part.strip() for part in name.split("+")})
     method = METHODS[parts[0]]
     for part in parts[1:]:
@@ -119,12 +121,16 @@ def merge_methods(a: Method, b: Method, chosen: Axes | None = None) -> Method:
     """
     name = "+".join(sorted({*a.name.split("+"), *b.name.split("+")}))
     merged_set, merged_suggestion = {}, {}
+    # What the caller has chosen is no contradiction any more: the choice replaces both.
     for axis in set(AXES) - set((chosen or Axes()).given()):
         set_a, set_b = getattr(a.sets, axis), getattr(b.sets, axis)
+        # 1. What defines one of the two counts before anything that either merely suggests.
         if set_a is not None or set_b is not None:
             merged_set[axis] = _join(axis, (a.name, set_a), (b.name, set_b))
             continue
         hint_a, hint_b = getattr(a.suggests, axis), getattr(b.suggests, axis)
+        # 2. Which weights go, how many of each layer, and when belong together: suggestions on the mask axes all
+        #    come from the method that decides the mask.
         if axis in MASK_AXES and _decides_mask(a) != _decides_mask(b):
             leader, follower = (
                 (hint_a, hint_b) if _decides_mask(a) else (hint_b, hint_a)
@@ -149,7 +155,9 @@ def _join(axis: str, a: tuple[str, Any], b: tuple[str, Any]) -> Any:
     """One value out of two; actions of different kinds add up."""
     if a[1] is None or b[1] is None or a[1] == b[1]:
         return b[1] if a[1] is None else a[1]
+    # Two of one kind with other options contradict each other; rescaling twice is not what either wants.
     if axis == "actions" and not {type(x) for x in a[1]} & {type(x) for x in b[1]}:
+        # By their text, so that a+b and b+a are equal, in their order too.
         return tuple(sorted((*a[1], *b[1]), key=repr))
     told = " and ".join(
         f"{name} has {describe(axis, value)!r}" for name, value in (a, b)

@@ -41,6 +41,7 @@ class Registry(Generic[T]):
 
         Raises TakenNameError that says which modules want it.
         """
+        # Kept for the message of a later clash, when this module is long done.
         place = _caller()
         if name in self:
             first = self._places.get(name, "this package")
@@ -104,6 +105,7 @@ def _caller() -> str:
     """The module in whose import something is registered; in no import, the module of the function that does it."""
     frame: FrameType | None = sys._getframe(2)
     nearest = frame
+    # Decorators and helpers lie in between: the module whose top level runs is the one being imported.
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
     found = (
@@ -126,6 +128,7 @@ def described(
     >>> described(PARAMETERIZATIONS, Product(beta=0.5)), described(PARAMETERIZATIONS, Dense())
     ({'name': 'product', 'beta': 0.5}, 'dense')
     """
+    # By the class: a value with other options is another object than the registered one.
     name = registry.name_of_kind(value) or type(value).__name__
     name = registry.stored_name(name) if stored else name
     options = stated_options(value) if is_dataclass(value) else {}

@@ -42,6 +42,7 @@ class Rewind:
     def __post_init__(self) -> None:
         for field in fields(self):
             point = getattr(self, field.name)
+            # True == 1 would pass for epoch 1.
             named = point in (None, "init", "warmup")
             if not named and (isinstance(point, (str, bool)) or not point >= 0):
                 raise MethodError(
@@ -56,6 +57,7 @@ class Rewind:
 
     def points(self) -> set[Epoch]:
         """Every point that must be recorded on the way."""
+        # Not `learning_rate`: a point of the curve is computed, nothing has to be recorded for it.
         recorded = (
             self.weights,
             self.signs,

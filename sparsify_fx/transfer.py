@@ -69,6 +69,7 @@ def take_from(
 
     Source: [Gadhikar 2025], Table 1 (mask and signs of epoch 30 start another run); [Gadhikar 2024], Fig. 7.
     """
+    # 1. Everything that can fail is tried before the first tensor is written.
     check_take(take)
     if not programs(model):
         raise MethodError(
@@ -76,10 +77,12 @@ def take_from(
         )
     _check_state(model, state, take)
     masks = _new_masks(model, state) if "mask" in take else _masks(model)
+    # 2. All new weights are computed from the old ones, ...
     thetas = {
         name: _new_theta(model, name, masks, state, take, init)
         for name in programs(model)
     }
+    # 3. ... and only then written.
     for name, program in programs(model).items():
         if "mask" in take:
             program.set_mask(masks[name])
@@ -108,6 +111,7 @@ def _check_state(
 ) -> None:
     """Every name and shape that will be read."""
     wanted = {name: program.theta().shape for name, program in programs(model).items()}
+    # A mask alone needs no weights of the other run: files that hold nothing but masks do.
     needed = dict(wanted) if set(take) != {"mask"} else {}
     if "mask" in take:
         needed |= {mask_key(name): shape for name, shape in wanted.items()}
@@ -152,6 +156,7 @@ def _new_masks(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
         nonzeros(own),
         sum(mask.numel() for mask in masks.values()),
     )
+    # The Scheduler counts on the number that the plan asks for; another mask would end at another sparsity.
     if theirs != ours:
         raise SparsityError(
             f"the mask of the other run keeps {theirs} of {total} weights, this model {ours}; apply a method that "
@@ -171,6 +176,7 @@ def _new_theta(
     program = programs(model)[name]
     theta, own = program.theta().clone(), program.current_mask()
     theirs = state[name].to(theta) if name in state else theta
+    # Weights that were pruned here and live there have lost their values, which are zero under the mask.
     if own is not None and bool((back := (own == 0) & (masks[name] == 1)).any()):
         if init is not None:
             theta = torch.where(back, init[name].to(theta), theta)
@@ -181,6 +187,7 @@ def _new_theta(
             )
     if "weights" in take:
         return theirs
+    # Sign and magnitude of θ' together are θ' itself.
     if "signs" in take and "magnitudes" in take:
         return signed_like(theirs, theirs)
     if "signs" in take:
@@ -190,6 +197,7 @@ def _new_theta(
 
 def _others(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers beside the weight programs."""
+    # The weights come through their programs; what is left are biases, norms and buffers.
     inside = tuple(f"{name}_program." for name in programs(model))
     return {
         name: tensor

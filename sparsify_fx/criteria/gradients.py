@@ -96,6 +96,7 @@ class Snip:
         }
 
 
+# Registered as objects, not as classes: `CRITERIA["snip"]` scores as it is, as criteria that are functions do.
 gradient = CRITERIA.add("gradient", Gradient())
 snip = CRITERIA.add("snip", Snip())
 
@@ -136,6 +137,7 @@ class GraSP:
     def scores(self, context: PruningContext) -> Scores:
         """Mean over the batches of θ ⊙ (H g), g the mean gradient."""
         weights = dict(context.weights)
+        # 1. g, the mean gradient over all batches of all ranks, before any product with it.
         direction = mean_gradient(
             context,
             "grasp",
@@ -143,6 +145,7 @@ class GraSP:
             mode=self.mode,
             unit=self.unit_scales,
         )
+        # 2. H g batch by batch: the Hessian of a mean loss is the mean of the Hessians.
         product, count = sum_over_ranks(
             "H g of grasp", lambda: self._products(context, weights, direction)
         )

@@ -43,6 +43,7 @@ class MasksOf:
     def scores(self, context: PruningContext) -> Scores:
         """The other mask as numbers."""
         masks = self._masks(context.weights, context.kept)
+        # Masks must be nested: bringing a weight back would need a value that was pruned long ago.
         alive = context.alive or masks
         lost = [
             name
@@ -65,15 +66,18 @@ class MasksOf:
         allocation: Allocation,
     ) -> None:
         """Raise the errors above now, before any training."""
+        # Any other allocation would divide the budget anew, and keep weights that the other mask prunes.
         if allocation != Global():
             raise MethodError(
                 f"masks-of brings the whole mask; use allocation='global', not {allocation}"
             )
+        # All budgets now: a mask that is missing for the last cycle would else be found after all others were trained.
         for kept in budgets:
             self._masks(weights, kept)
 
     def _masks(self, weights: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
         counts = []
+        # Found by the number of weights, not by the cycle: what has to agree is the budget.
         for cycle in cycle_numbers(self.run):
             masks = self._cycle(weights, cycle)
             if nonzeros(masks) == kept:

@@ -40,10 +40,12 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
     """
     before = [(module, module.training) for module in model.modules()]
     try:
+        # `train()` on a model in training would also wake the parts that the user froze on purpose.
         if mode == "eval" or not model.training:
             model.train(mode == "train")
         yield
     finally:
+        # Flag by flag and not by `train()`: parts may have had modes of their own.
         for module, training in before:
             module.training = training
 
@@ -55,6 +57,8 @@ def local_statistics(model: nn.Module) -> Iterator[None]:
         module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)
     ]
     for module in synchronised:
+        # On the object and not on its class: other models of this process go on synchronizing. The forward of
+        # BatchNorm1d serves all dimensions: it is that of their common base class.
         module.__dict__["forward"] = types.MethodType(nn.BatchNorm1d.forward, module)
     try:
         yield
@@ -83,6 +87,7 @@ def unit_scales(model: nn.Module, prunable: Collection[str]) -> dict[str, Tensor
 
 
 def _is_scale(module: nn.Module, key: str, parameter: Tensor) -> bool:
+    # The slope of a PReLU is called `weight` too, and with a slope of one it would be the identity.
     if isinstance(module, nn.PReLU) or not parameter.is_floating_point():
         return False
     return key in _SCALE_NAMES and sum(size > 1 for size in parameter.shape) <= 1

@@ -66,6 +66,7 @@ class Synflow:
 
     def scores(self, context: PruningContext) -> Scores:
         """The last round's scores; −inf where an earlier round pruned."""
+        # Only their shape and device count; the values become ones.
         inputs, _ = next(iter(scoring_batches(context)))
         if not inputs.is_floating_point():
             raise MethodError(
@@ -79,14 +80,18 @@ class Synflow:
         flow = _Flow(
             context, torch.ones_like(inputs[:1], dtype=torch.float32), self.unit_scales
         )
+        # 1. Rounds go down exponentially from what is alive now, be that all weights or those of the last cycle.
         start = _counts(masks)
+        # A pattern fixes how many weights of a group stay: there is no way to it in small steps.
         rounds = 1 if isinstance(context.allocation, Pattern) else self.rounds
+        # 2. Each round scores the net that the rounds before it left: that is what keeps layers from being emptied.
         for k in range(1, rounds):
             scores = _living(flow.scores(masks), masks)
             masks = masks_of_counts(
                 scores,
                 _round_counts(context, scores, start, _counts(masks), k / rounds),
             )
+        # 3. After the last round the caller's allocation prunes.
         return _living(flow.scores(masks), masks)
 
 
@@ -116,6 +121,7 @@ def _round_counts(
         )
     final = context.allocation.counts(scores, start, context.kept)
     return {
+        # Geometric between start and end, as over the model: each layer falls to its own count.
         name: max(final[name], round(start[name] ** (1 - share) * final[name] ** share))
         for name in start
     }
@@ -130,10 +136,12 @@ class _Flow:
             ones,
             {name: weight.abs() for name, weight in context.weights.items()},
         )
+        # A copy, for its parameters and buffers are overwritten.
         self.model: nn.Module = copy.deepcopy(context.model).eval()
         for name in unit_scales(self.model, context.weights) if unit else ():
             nn.init.ones_(self.model.get_parameter(name))
         _make_absolute(self.model)
+        # Half precision overflows in nets of a few layers.
         self._cast(torch.float32)
 
     def _cast(self, dtype: torch.dtype) -> None:
@@ -149,9 +157,12 @@ class _Flow:
         }
         gradient = grad(self._outputs)(effective)
         scores = {name: effective[name] * gradient[name] for name in effective}
+        # The flow multiplies sums of absolute weights over all layers: in deep or wide nets it leaves float32,
+        # upwards to infinity or downwards to scores that are all zero.
         finite = all(torch.isfinite(score).all() for score in scores.values())
         if finite and all(score.any() for score in scores.values()):
             return scores
+        # MPS has no float64. The wider copy stays for the rounds that follow.
         if self.dtype == torch.float32 and self.ones.device.type != "mps":
             self._cast(torch.float64)
             return self.scores(masks)
@@ -182,6 +193,7 @@ class _Flow:
 @torch.no_grad()
 def _make_absolute(model: nn.Module) -> None:
     """Absolute parameters and buffers; running means, which would be subtracted from the flow, become zero."""
+    # Biases and shifts too, as in the published code; the class says what that costs.
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
             tensor.abs_()

@@ -61,6 +61,7 @@ def check_supported(
     Raises SchedulerError for something that is no optimizer, a parameter in two optimizers, optimizers that train
     copies of the weights, state under unknown names, quantised state of an unknown layout.
     """
+    # From what is cheap and certain to what needs a trial: the first error is the one that explains the others.
     _check_kinds(optimizers)
     _check_owners(optimizers, parameters)
     check_layouts(optimizers, parameters.values())
@@ -92,6 +93,7 @@ def _check_kinds(optimizers: Sequence[Any]) -> None:
                 "such as those of torch.optim"
             )
         for part in holders(optimizer):
+            # By the names of all base classes: the packages need not be installed, and subclasses are meant as well.
             for cls in type(part).__mro__:
                 if cls.__name__ in _REFUSED:
                     why, remedy = _REFUSED[cls.__name__]
@@ -106,6 +108,7 @@ def _check_owners(
     names = {id(parameter): name for name, parameter in parameters.items()}
     for number, optimizer in enumerate(optimizers):
         for parameter in parameters_of(optimizer):
+            # By identity: parameters compare elementwise.
             other = held.setdefault(id(parameter), number)
             if other != number:
                 name = names.get(
@@ -152,10 +155,13 @@ def _ask_layouts(outer: Any, holder: Any, parameters: Iterable[nn.Parameter]) ->
         if group is None or kind in tried:
             continue
         tried.add(kind)
+        # Layouts depend on the number of axes (Adafactor factors matrices alone), hardly on their sizes: three entries
+        # along each are a trial of microseconds.
         small = small_parameter((3,) * parameter.dim() or (2,), parameter.dtype)
         asked = Place(outer, holder, group, {})
         asked = replace(asked, state=first_state(asked, small))
         entry_tensors(asked, small)
         name_once(asked, small)
+        # State that is there already comes from a checkpoint, or from steps before the Scheduler was built.
         for place in places([outer], parameter):
             name_once(place, parameter)

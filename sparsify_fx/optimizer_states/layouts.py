@@ -61,8 +61,10 @@ def write_entries(
     if is_quantised(tensor):
         write_blocks(tensor, entries, value)
         return
+    # bitsandbytes stores codes of a table: what means 0 is looked up, whatever value was asked for.
     if path[-1] in _TABLES and _TABLES[path[-1]] in place.state:
         value = float(_zero_code(place.state[_TABLES[path[-1]]], place))
+    # An optimizer with a mask of its own keeps only the entries that it selects.
     compressed = _compressing(place.state, tensor, entries)
     if compressed is not None:
         value = value[compressed] if isinstance(value, Tensor) else value
@@ -73,6 +75,7 @@ def write_entries(
 
 def name_once(place: Place, parameter: nn.Parameter) -> None:
     """Warn, once for an optimizer, of state that is right for training but cannot be made fresh entry by entry."""
+    # Factored moments and preconditioners belong to rows, columns or blocks of weights.
     shared = sorted({str(path[0]) for path in shared_tensors(place, parameter)})
     coarse = sorted(
         {
@@ -81,6 +84,7 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
             if is_quantised(tensor) and not has_zero(tensor)
         }
     )
+    # Once for an optimizer, not for each of its parameters.
     if not (shared or coarse) or place.holder in _named:
         return
     _named.add(place.holder)
@@ -97,10 +101,10 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
 def _has_entries(
     place: Place, parameter: nn.Parameter, path: Path, tensor: Tensor
 ) -> bool:
-    if (
-        parameter.dim() == 0
-    ):  # the twin has two entries, so that counters can be told from entries
+    # The twin of a scalar has two entries, so that counters can be told from entries.
+    if parameter.dim() == 0:
         return ask(place, parameter).shapes.get(path) == (2,)
+    # Flattened state ([9, 64] for [9, 8, 8]) keeps the order of the entries; a transposed one does not.
     if _same_order(tensor.shape, parameter.shape):
         return True
     mask = place.state.get("mask") if isinstance(place.state, Mapping) else None
@@ -118,6 +122,7 @@ def _same_order(shape: torch.Size, of: torch.Size) -> bool:
     rest = [size for size in of if size != 1]
     for size in (size for size in shape if size != 1):
         merged = 1
+        # Consecutive axes are merged until they make this one.
         while rest and merged < size:
             merged *= rest.pop(0)
         if merged != size:
@@ -127,6 +132,7 @@ def _same_order(shape: torch.Size, of: torch.Size) -> bool:
 
 def _compresses(mask: Any, tensor: Tensor) -> bool:
     """Whether `tensor` holds only the entries that a mask of the optimizer's own selects, in order."""
+    # `mask` is a common name: only a bool tensor that selects as many entries as there are counts.
     selects = (
         isinstance(mask, Tensor) and mask.dtype == torch.bool and mask is not tensor
     )
@@ -176,6 +182,7 @@ def unknown_layout(holder: Any, path: Path, tensor: Tensor) -> SchedulerError:
 
 
 def _zero_code(table: Tensor, place: Place) -> int:
+    # The nearest to zero: only an exact zero keeps a pruned weight at rest.
     code = int(table.abs().argmin())
     if float(table[code]) != 0.0:
         raise SchedulerError(

@@ -39,6 +39,7 @@ class BalancedProduct(Plain):
         """The balanced factors of θ, both zero where θ is."""
         wide = widened(theta)
         m = wide.abs().sqrt().to(theta.dtype)
+        # 0 / 0 would be NaN.
         w = torch.where(m == 0, torch.zeros_like(wide), wide / m.to(wide.dtype))
         return {"m": m, "w": w.to(theta.dtype)}
 

@@ -105,6 +105,7 @@ class Balancing(Protocol):
         """
 
 
+# Classes, of which every use makes an object of its own: options belong to the object.
 PARAMETERIZATIONS: Registry[type[Any]] = Registry("parameterization")
 
 

@@ -49,6 +49,7 @@ class ByLayer:
             raise MethodError(
                 "parameterization: no layer is named; give one for all, such as {'*': 'dense'}"
             )
+        # Sorted pairs: hashable, as frozen dataclasses are, and equal whatever the order in which they were written.
         object.__setattr__(self, "patterns", tuple(sorted(given.items())))
 
     @property

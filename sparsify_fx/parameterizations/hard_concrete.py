@@ -21,7 +21,8 @@ from sparsify_fx.parameterizations.base import (
     check_scale,
 )
 
-_OPEN = 30.0  # log α of a gate that no noise closes: |noise| < 14
+# log α of a gate that no noise closes: |noise| < 14.
+_OPEN = 30.0
 
 
 @PARAMETERIZATIONS.register("hard-concrete", formerly="l0")
@@ -59,9 +60,8 @@ class HardConcrete(Plain):
     scale: float = 1.0
     factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
     gates: ClassVar[tuple[str, ...]] = ("logit",)
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "shared",
-    )  # decay would pull gates to half open
+    # Decay would pull gates to half open.
+    without_decay: ClassVar[tuple[str, ...]] = ("shared",)
     transient: ClassVar[tuple[str, ...]] = ("noise", "noisy")
 
     def __post_init__(self) -> None:
@@ -82,6 +82,8 @@ class HardConcrete(Plain):
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = d·z; the noise counts as far as `noisy` is 1."""
+        # One formula for both modes: with noisy = 1 the logits are (log α + noise)/b, with 0 log α itself. Of a branch
+        # on the mode only the side of the moment would be recorded.
         log_alpha, noisy = self.scale * tensors["logit"], tensors["noisy"]
         drawn = (log_alpha + tensors["noise"]) * noisy * (1 / self.b) + (
             log_alpha - log_alpha * noisy
@@ -102,6 +104,7 @@ class HardConcrete(Plain):
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """Gates as at the beginning, d = θ / z."""
         logit = torch.full_like(theta, self.start / self.scale)
+        # Divided by the gate as `value` will round it, so that d·z meets θ.
         dense = (widened(theta) / widened(self._stretched(self.scale * logit))).to(
             theta.dtype
         )
@@ -134,8 +137,10 @@ class HardConcrete(Plain):
 
     def refresh(self, state: Tensors, moment: Moment) -> None:
         """New noise log u − log(1−u), drawn on the weight's device."""
+        # In place, so that nothing recompiles.
         noise = state["noise"]
         generator = torch.Generator(noise.device).manual_seed(moment.seed)
+        # In float32 whatever the weight: uniform numbers in bfloat16 have few values, and 0 or 1 among them.
         uniform = torch.rand(
             noise.shape, generator=generator, device=noise.device, dtype=torch.float32
         )

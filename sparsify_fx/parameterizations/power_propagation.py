@@ -45,6 +45,7 @@ class PowerPropagation(Plain):
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = sign(d)·abs(d)^α, whose derivative is finite at zero for every α >= 1."""
+        # sign and abs apart: d^α of a negative d is NaN for most α.
         dense = tensors["dense"]
         return torch.sign(dense) * torch.abs(dense) ** self.alpha
 

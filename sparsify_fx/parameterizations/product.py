@@ -52,6 +52,7 @@ class Product(Plain):
         """The factors of θ with inner scaling β: m > 0 and m² − w² = β."""
         wide = widened(theta)
         half = self.beta / 2
+        # hypot(θ, β/2) does not overflow where θ² would.
         m = torch.sqrt(half + torch.hypot(wide, torch.full_like(wide, half))).to(
             theta.dtype
         )
@@ -71,6 +72,7 @@ class Product(Plain):
 
 def off_balance(m: Tensor, w: Tensor, beta: float) -> Tensor:
     """Where m² − w² misses β by more than the rounding of m and w."""
+    # eps of the dtype before widening: m and w carry its rounding, half an ulp each, twice in their squares.
     eps, m, w = torch.finfo(m.dtype).eps, widened(m), widened(w)
     return (m * m - w * w - beta).abs() > 4 * eps * (m * m + w * w)
 

@@ -21,7 +21,8 @@ from sparsify_fx.parameterizations.base import (
     check_scale,
 )
 
-_OPEN = 100.0  # τ·s of a gate that stays open: σ is exactly 1 in float64 too, its derivative 0, with room for decay
+# τ·s of a gate that stays open: σ is exactly 1 in float64 too, its derivative 0, with room for decay.
+_OPEN = 100.0
 
 
 @PARAMETERIZATIONS.register("sigmoid-gate")
@@ -55,9 +56,8 @@ class SigmoidGate(Plain):
     scale: float = 1.0
     factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
     gates: ClassVar[tuple[str, ...]] = ("logit",)
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "shared",
-    )  # decay would pull gates to half open
+    # Decay would pull gates to half open.
+    without_decay: ClassVar[tuple[str, ...]] = ("shared",)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and 1 < self.temperature < float("inf")):
@@ -76,6 +76,7 @@ class SigmoidGate(Plain):
 
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """Gates as at the beginning, d = θ / σ(τ·s)."""
+        # With the present τ: a weight that is rewritten in the middle of a run must come out as θ now.
         temperature = (self.state(theta) if others is None else others)[
             "temperature"
         ].to(theta.device, theta.dtype)
@@ -98,7 +99,9 @@ class SigmoidGate(Plain):
         """d = 0 where s <= 0; every gate open for good at the largest temperature."""
         dense, logit = tensors["dense"], tensors["logit"]
         return {
+            # The limit τ → ∞: σ(τ·s) is a step at s = 0.
             "dense": torch.where(logit > 0, dense, torch.zeros_like(dense)),
+            # For the largest temperature: only then σ is exactly 1.
             "logit": torch.full_like(logit, _OPEN / (self.temperature * self.scale)),
         }
 
@@ -114,6 +117,7 @@ class SigmoidGate(Plain):
 
     def refresh(self, state: Tensors, moment: Moment) -> None:
         """τ = temperature^progress."""
+        # In place, so that nothing recompiles.
         state["temperature"].fill_(self.temperature**moment.progress)
 
 

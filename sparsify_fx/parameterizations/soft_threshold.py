@@ -15,9 +15,9 @@ from sparsify_fx.moved import old_names
 from sparsify_fx.numerics import ulp
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
-_MARGIN = (
-    2.0**-8
-)  # how far a threshold falls under the smallest weight that is to come back, as a share of it
+# How far a threshold falls under the smallest weight that is to come back, as a share of it.
+_MARGIN = 2.0**-8
+# Both are positive and rise with s, so that pulling a negative s to zero raises the threshold.
 _GATES = {"sigmoid": torch.sigmoid, "exp": torch.exp}
 
 
@@ -82,6 +82,7 @@ class SoftThreshold(Plain):
     def shared(self, theta: Tensor) -> dict[str, Tensor]:
         """s = start, of shape [] or [rows, 1, ...]."""
         shape = (
+            # Axes of one entry, so that it broadcasts against weights of any number of axes.
             (theta.shape[0], *[1] * (theta.dim() - 1)) if self.per == "channel" else ()
         )
         return {"s": theta.new_full(shape, self.start)}
@@ -106,6 +107,7 @@ class SoftThreshold(Plain):
         θ = sign(d)·(abs(d) − g'), so a weight comes back the larger the nearer it was to the threshold; d itself would
         be larger than weights that were above the threshold all along.
         """
+        # 1. The smallest of those that come back decides how far the threshold would have to fall.
         dense, size = tensors["dense"], tensors["dense"].abs()
         sizes = torch.where(where, size, math.inf)
         least = (
@@ -113,6 +115,7 @@ class SoftThreshold(Plain):
             if self.per == "layer"
             else sizes.flatten(1).amin(1).reshape(tensors["s"].shape)
         )
+        # 2. `settle` brings thresholds back to their start: both levels count for the rounding.
         level, first = (
             _GATES[self.gate](s) for s in (tensors["s"], dense.new_tensor(self.start))
         )
@@ -124,6 +127,7 @@ class SoftThreshold(Plain):
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:
         """d = θ and thresholds at their start: no weight falls below one any more."""
+        # What is zero by its threshold now becomes d = 0, and stays zero at every threshold.
         theta = self.value(tensors)
         shared = {"s": torch.full_like(tensors["s"], self.start)}
         return {**self.split(theta, shared), **shared}

@@ -44,6 +44,7 @@ def lift_layers(layers: Mapping[str, Layer]) -> dict[str, WeightProgram]:
 
     Raises LayerError, with nothing changed, when the class of a layer cannot be changed.
     """
+    # All owners are checked before the first is changed.
     for owner, tensors in _by_owner(layers.values()):
         check_owner(owner, tensors)
     found = {}

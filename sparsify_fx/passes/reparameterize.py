@@ -50,13 +50,16 @@ class Reparameterize(ProgramPass):
         """Swap the parameter for its factors and the graph's `dense` for their value."""
         if program.parameterization == self.parameterization:
             return False
+        # 1. All values are computed before anything is registered: `split` of a plugin may fail.
         dense, new = program.get_parameter("dense"), self.parameterization
         theta, trains = program.effective(), dense.requires_grad
         trained, state = {**new.split(theta), **new.shared(theta)}, new.state(theta)
+        # 2. Factors are parameters, which optimizers see; state is a buffer.
         for name, value in trained.items():
             program.register_parameter(name, nn.Parameter(value, requires_grad=trains))
         for name, value in state.items():
             program.register_buffer(name, value, persistent=name not in new.transient)
+        # 3. `value`, called with proxies, puts its operations into the graph where `dense` was.
         self._record(program, (*trained, *state))
         if "dense" not in trained:
             del program.dense
@@ -65,6 +68,7 @@ class Reparameterize(ProgramPass):
         return True
 
     def _record(self, program: WeightProgram, names: Iterable[str]) -> None:
+        # Exactly one: a dense program reads its parameter once, whatever masks follow.
         (old,) = (
             node
             for node in program.graph.nodes

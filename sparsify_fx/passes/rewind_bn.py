@@ -51,6 +51,7 @@ class RewindBatchNorm(ModulePass):
             raise PassError(
                 f"RewindBatchNorm: {type(graph_module).__name__} has no batch norm; do not rewind it"
             )
+        # Names first: shapes can be compared only where both have one.
         odd = sorted(set(found) ^ set(self.state)) or [
             n for n in found if found[n].shape != self.state[n].shape
         ]
@@ -65,6 +66,7 @@ class RewindBatchNorm(ModulePass):
         modified = False
         for name, tensor in _tensors(graph_module).items():
             old = self.state[name].to(tensor.device)
+            # Written only where it differs, so that `modified` is the truth.
             if not torch.equal(tensor, old):
                 tensor.copy_(old)
                 modified = True

@@ -113,4 +113,5 @@ def check_strength(name: str, strength: float, example: str = "1e-4") -> None:
 def kept_entries(program: WeightProgram, tensor: Tensor) -> Tensor:
     """`tensor` (shape of the weight) times the mask: pruned entries count nothing and get no gradient."""
     mask = program.current_mask()
+    # The factors under a mask get no gradient from the loss, and must not get one from the penalty either.
     return tensor if mask is None else tensor * mask

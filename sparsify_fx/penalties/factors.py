@@ -16,6 +16,7 @@ from sparsify_fx.programs.program import WeightProgram
 
 def factor_squares(programs: Iterable[WeightProgram]) -> Tensor:
     """Σ of the squares of all factors, ‖m‖² + ‖w‖² for a product, without pruned entries (0-dimensional)."""
+    # Each factor of each program: a product has two, and weights that share a program count once.
     factors = [
         (program, factor)
         for program in programs
@@ -41,9 +42,8 @@ class FactorDecay(TowardsSparsity):
     """
 
     strength: float = 1e-4
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "factors",
-    )  # it is the decay of the factors
+    # It is the decay of the factors.
+    without_decay: ClassVar[tuple[str, ...]] = ("factors",)
 
     def __call__(
         self, programs: Iterable[WeightProgram], strength: Tensor | None = None

@@ -46,6 +46,7 @@ class OpenGates(TowardsSparsity):
         self, programs: Iterable[WeightProgram], strength: Tensor | None = None
     ) -> Tensor:
         """λ Σ over all gates."""
+        # Parameterizations may differ by layer; where none has gates, `_gates` says so.
         gated = _those(
             programs, lambda program: isinstance(program.parameterization, Gated)
         )
@@ -73,14 +74,14 @@ class ThresholdDecay(TowardsSparsity):
 
     strength: float = 5e-4
     reversible: ClassVar[bool] = True
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "shared",
-    )  # it is the decay of the thresholds
+    # It is the decay of the thresholds.
+    without_decay: ClassVar[tuple[str, ...]] = ("shared",)
 
     def __call__(
         self, programs: Iterable[WeightProgram], strength: Tensor | None = None
     ) -> Tensor:
         """(λ/2) Σ over all thresholds."""
+        # By the tensor and not by the class, so that a plugin's thresholds are decayed too.
         having = _those(programs, lambda program: "s" in program.shared_tensors())
         squares = torch.stack(
             [_threshold(program).square().sum() for program in having]

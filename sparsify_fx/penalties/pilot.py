@@ -41,9 +41,8 @@ class Pilot:
     delta: float = 1.01
     threshold: float | None = None
     every_epoch: ClassVar[bool] = True
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "factors",
-    )  # it is the decay of the factors
+    # It is the decay of the factors.
+    without_decay: ClassVar[tuple[str, ...]] = ("factors",)
 
     def __post_init__(self) -> None:
         check_strength("pilot", self.strength)
@@ -73,7 +72,9 @@ class Pilot:
                 "pilot needs the training accuracy of every epoch: call scheduler.observe(accuracy=...) before the "
                 f"scheduler.step() that ends the epoch (here epoch {now.epoch:g} of a run)"
             )
+        # As in the paper: against 0 the first epoch of a run always counts as progress.
         last = 0.0 if before is None or before.accuracy is None else before.accuracy
+        # Once the weights hold no more than the ones that are to stay held at the start, they are sparse enough.
         dense = now.l1 > (now.kept_l1 if self.threshold is None else self.threshold)
         grows = now.accuracy > last and dense and now.epoch <= now.epochs / 2
         level = level * self.delta if grows else level / self.delta

@@ -8,9 +8,12 @@ from typing import ClassVar
 from sparsify_fx.errors import MethodError
 from sparsify_fx.penalties.base import Observation, check_strength
 
-SLACK = 1.5  # the path ends at 1.5 times the budget; the exact pruning takes the rest
-CEILING = 1.25  # fewer than 1.25 times the budget: too few
-UPDATES = 1000  # adaptations on the way to the final pruning, at most one a step
+# The path ends at 1.5 times the budget; the exact pruning takes the rest.
+SLACK = 1.5
+# Fewer than 1.25 times the budget are too few.
+CEILING = 1.25
+# Adaptations on the way to the final pruning, at most one a step.
+UPDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,21 @@ class TowardsSparsity:
         self, level: float, before: Observation | None, now: Observation
     ) -> tuple[float, float]:
         """The rule above."""
+        # A schedule that prunes brings the sparsity itself: leading the strength as well would only hurt.
         if self.reach == 1 or now.sparsity is None:
             return level, level
         below = _below(now)
+        # Everything shrinks together, not the small weights alone: more of it would end a net without batch norm.
         if below and now.norm < self.floor:
             return level, 0.0
         if below:
+            # By the progress and not by the number of calls: long and short runs grow alike.
             passed = now.progress - (0.0 if before is None else before.progress)
             level = min(level * self.reach ** (2 * passed), self.strength * self.reach)
         elif before is not None and _below(before):
+            # It came up to the goal from below, so the last level was enough: half of it is tried next time.
             level /= 2
+        # A minus only where gates can open again; weights that a penalty has shrunk do not come back by its sign.
         above = now.near_zero > 1 - CEILING * (1 - now.sparsity)
         return level, level if below else -level if above and self.reversible else 0.0
 

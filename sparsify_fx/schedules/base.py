@@ -106,12 +106,14 @@ def check_times(
 
     Two updates may not fall on one step, nor the last one on the end: such a run is too short.
     """
+    # Run 0 is there even when nothing changes in it.
     runs = 1 + max((update.run for update in updates), default=0)
     if runs * epochs > MOST_EPOCHS:
         raise SchedulerError(
             f"{runs} runs of {epochs} epochs are {runs * epochs:,} epochs, more than the {MOST_EPOCHS:,} that a "
             "training may have; give fewer epochs, or cycles that prune more, such as keep=0.8"
         )
+    # Two updates on one step would run one after the other without training between them.
     steps = [(update.run, round(update.epoch * steps_per_epoch)) for update in updates]
     if len(set(steps)) < len(steps) or any(
         step >= epochs * steps_per_epoch for _, step in steps

@@ -54,6 +54,7 @@ class Cubic(OneRun):
             MOST_UPDATES,
             "give a larger every",
         )
+        # 1.1 / 0.1 is a little more than 11 in floats: an extra pruning would share the step of the last one.
         count = math.ceil(exact - 1e-9)
         times = [first + i * self.every for i in range(1, count)]
         kept = [
@@ -64,6 +65,7 @@ class Cubic(OneRun):
         ]
         return (
             *(Prune(0, *update) for update in zip(times, kept, strict=True)),
+            # The last one takes the budget as it is, not the formula at 1: it must land exactly.
             Prune(0, last, budget.kept),
         )
 

@@ -36,6 +36,7 @@ class Cycles(OneRun):
         """One at the start of every run after the first."""
         last = self.runs(budget.sparsity) - 1
         steps = [
+            # Of the total and not of the last count: rounding does not add up over the cycles.
             max(budget.kept, kept_count(budget.total, 1 - self.keep**i))
             for i in range(1, last)
         ]

@@ -47,6 +47,7 @@ class RegrowEvery(OneRun):
                 f"regrow: expected fraction in (0, 1), every > 0 and until in (0, 1]; got fraction={self.fraction!r}, "
                 f"every={self.every!r}, until={self.until!r}"
             )
+        # An unknown name is refused here, not at the first update.
         CRITERIA[self.growth]
 
     @property
@@ -70,6 +71,7 @@ class RegrowEvery(OneRun):
             MOST_UPDATES,
             "give a larger every",
         )
+        # Not at t_end itself, where the fraction has fallen to zero.
         times = [i * self.every for i in range(1, math.ceil(exact - 1e-9))]
         return tuple(
             Regrow(0, time, self._fraction(time, end), self.growth) for time in times

@@ -66,4 +66,5 @@ class Late(OneRun):
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One pruning to the budget."""
+        # At sparsity 0 too: gates have to settle, or they would go on drawing noise.
         return (SettleAndPrune(0, self.at * budget.epochs, budget.kept),)
