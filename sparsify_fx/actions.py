@@ -29,7 +29,7 @@ class TimedAction(Protocol):
         """The epochs (0 is the start) of run number `run` of `runs` after which it happens."""
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
-        """Do it, in place."""
+        """Change the model in place; the occasion tells the run, the epoch and the optimizers."""
 
 
 ACTIONS: Registry[type[Any]] = Registry("action")
@@ -141,7 +141,7 @@ class PerturbSigns:
         return [0] if run == self.run else []
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
-        """Flip."""
+        """Flip the signs of the drawn weights; their magnitudes stay."""
         generator = occasion.generator("perturb-signs")
         for program in programs(model).values():
             theta = program.theta()
@@ -194,7 +194,7 @@ class SignsOf:
         return [0] if run > 0 else []
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
-        """Write the signs."""
+        """Give the living weights the signs that the other run had at the end of this cycle."""
         state, found = read_state(self.source, cycle=occasion.run), programs(model)
         odd = [
             n

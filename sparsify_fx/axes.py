@@ -76,7 +76,7 @@ _NAMED: dict[str, tuple[Registry[Any], type[Any]]] = {
 
 
 def axis_value(axis: str, value: Any) -> Any:
-    """The object behind a name, a mapping, or the object itself.
+    """The object that a name or a mapping stands for, or the object itself.
 
     >>> axis_value("schedule", {"name": "cycles", "keep": 0.5})
     Cycles(keep=0.5)

@@ -164,7 +164,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     )
 
 
-if (
-    not TYPE_CHECKING
-):  # type checkers tell of the old name, as they do of a misspelled one
+# Type checkers tell of the old name, as they do of a misspelled one.
+if not TYPE_CHECKING:
     __getattr__ = old_names(__name__, {"RecipeError": "MethodError"})

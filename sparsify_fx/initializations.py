@@ -1,4 +1,4 @@
-"""Initialisations: functions (model, generator) that overwrite the weights of a fresh model."""
+"""Initializations: functions (model, generator) that overwrite the weights of a fresh model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Initialization:
         self.draw(model, generator)
 
 
-INITIALIZATIONS: Registry[Initialization] = Registry("initialisation")
+INITIALIZATIONS: Registry[Initialization] = Registry("initialization")
 
 
 def initialization(name: str, *, after_apply: bool = False) -> Callable[[Draw], Draw]:
@@ -88,7 +88,7 @@ def xavier_normal(model: nn.Module, generator: torch.Generator) -> None:
 def kaiming_sparse(model: nn.Module, generator: torch.Generator) -> None:
     """Every living weight from N(0, 2 / k), k the inputs that the mask leaves to its output unit; after `apply`.
 
-    The signal keeps its size through a sparse net without batch norm, which the default initialisation makes nearly
+    The signal keeps its size through a sparse net without batch norm, which the default initialization makes nearly
     untrainable. An output unit (a filter, a row) without inputs stays zero; pruned weights, biases and norms stay as
     they are. Any parameterization; without masks it is `kaiming_normal`. Drawn on the CPU: the same on every device.
 

@@ -53,7 +53,7 @@ class CosineWarmup(_Warmup):
     """Linear warm-up, then (1 + cos(π · progress)) / 2. Source: [Gadhikar 2024], appendix A.3 (i)."""
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """See the class."""
+        """Linear up to 1 over the warm-up, then half a cosine down to 0."""
         start = self.warmup_epochs(epochs)
         if epoch < start:
             return epoch / start
@@ -69,7 +69,7 @@ class StepWarmup(_Warmup):
     """
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """See the class."""
+        """Linear up to 1 over the warm-up, then 1, 0.1 and 0.01."""
         start = self.warmup_epochs(epochs)
         if epoch < start:
             return epoch / start
@@ -86,7 +86,7 @@ class Triangular(_Warmup):
     """
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """See the class."""
+        """Linear up to 1 over the warm-up, then linear down to 0."""
         start = self.warmup_epochs(epochs)
         return epoch / start if epoch < start else 1 - _progress(epoch, start, epochs)
 
@@ -100,7 +100,7 @@ class ImageNet(_Warmup):
     """
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """See the class."""
+        """0.1 during the warm-up, then 1, 0.1, 0.01, ..."""
         start = self.warmup_epochs(epochs)
         return (
             # 1e-9, lest rounding puts the epoch of a drop just below it.
@@ -116,11 +116,11 @@ class Constant:
     """The base rate throughout."""
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """1."""
+        """1 at every epoch."""
         return 1.0
 
     def warmup_epochs(self, epochs: float) -> float:
-        """None."""
+        """0: there is no warm-up."""
         return 0.0
 
 

@@ -15,7 +15,7 @@ import torch
 
 _ALONE = threading.RLock()
 """Warning filters, random states and the compiler's stance belong to the process: two threads that change them and put
-them back by turns would leave one another's changes behind."""
+them back by turns would leave one another's changes in force."""
 
 
 def seed_of(words: str, *, signed: bool = False) -> int:

@@ -27,7 +27,7 @@ class SealingStream:
     """A stream that `torch.save` writes a zip archive to; `seal` then adds the comment with the checksum.
 
     After a failed write, such as on a full disk, it takes everything in silence and `seal` raises that error:
-    torch's writer would hide it behind an error of its own.
+    torch's writer would raise an error of its own instead.
     """
 
     def __init__(self, stream: BinaryIO) -> None:

@@ -122,7 +122,7 @@ def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, T
 
 @contextlib.contextmanager
 def _own_randomness(context: PruningContext) -> Iterator[None]:
-    """Dropout and shuffled loaders draw from the pruning's seed, and leave nothing behind."""
+    """Dropout and shuffled loaders draw from the pruning's seed, and every random state is given back."""
     devices = sorted(
         {weight.get_device() for weight in context.weights.values() if weight.is_cuda}
     )

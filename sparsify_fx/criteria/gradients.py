@@ -77,7 +77,7 @@ class Snip:
     >>> CRITERIA["snip"]
     Snip(mode='train', unit_scales=False)
 
-    Source: Lee et al. 2019, eq. 5, without its normalisation.
+    Source: Lee et al. 2019, eq. 5, without its normalization.
     """
 
     mode: str = added_option("train")

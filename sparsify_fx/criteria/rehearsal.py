@@ -20,7 +20,7 @@ from sparsify_fx.errors import MethodError, SparsifyError
 def rehearse(criterion: Criterion, context: PruningContext) -> None:
     """Score once, on the first batch alone, and forget the scores.
 
-    Nothing is left behind in the model, in random states (torch's, Python's, numpy's, those of a loader's own
+    Nothing is left changed in the model, in random states (torch's, Python's, numpy's, those of a loader's own
     generator) or in `context.batches`. An iterator, which can be read only once, is not touched, so that nothing is
     tried with it. Costs a few evaluations of one batch; criteria with a `brief` form see only as many samples as that
     needs. In a process group every rank must call it, and an error on one is raised on all.

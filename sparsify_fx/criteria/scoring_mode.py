@@ -1,4 +1,4 @@
-"""How a model is evaluated for scores: its mode, its normalisations and the scales that start at zero."""
+"""How a model is evaluated for scores: its mode, its normalizations and the scales that start at zero."""
 
 from __future__ import annotations
 
@@ -53,24 +53,24 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
 @contextlib.contextmanager
 def local_statistics(model: nn.Module) -> Iterator[None]:
     """SyncBatchNorm as batch norm: scoring must not wait for ranks that read fewer batches."""
-    synchronised = [
+    synchronized = [
         module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)
     ]
-    for module in synchronised:
+    for module in synchronized:
         # On the object and not on its class: other models of this process go on synchronizing. The forward of
         # BatchNorm1d serves all dimensions: it is that of their common base class.
         module.__dict__["forward"] = types.MethodType(nn.BatchNorm1d.forward, module)
     try:
         yield
     finally:
-        for module in synchronised:
+        for module in synchronized:
             del module.__dict__["forward"]
 
 
 def unit_scales(model: nn.Module, prunable: Collection[str]) -> dict[str, Tensor]:
     """Ones by name for every scale that is zero throughout, which would hide a whole branch from the loss.
 
-    A scale is a parameter with at most one dimension longer than 1 of a normalisation (`weight`), a layer scale
+    A scale is a parameter with at most one dimension longer than 1 of a normalization (`weight`), a layer scale
     (`gamma`) or a gain (`alpha`, `skipinit_gain`), not a bias and not itself prunable.
     """
     found = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,7 +114,8 @@ def _gradient(value: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
     if opaque:
         raise RuntimeError(f"{opaque[0]} is not differentiable")
     # @once_differentiable puts a node called Error into the graph, which raises only once it is differentiated.
-    if any(type(node).__name__ == "Error" for part in found for node in _nodes(part)):
+    kinds = {type(node).__name__ for node in itertools.chain(*map(_nodes, found))}
+    if "Error" in kinds:
         raise RuntimeError(
             "trying to differentiate twice a function that was marked with @once_differentiable"
         )

@@ -27,7 +27,7 @@ class Synflow:
     Pruned in rounds: after round k of n, round(N · ρ^(k/n)) weights are left, ρ the final density. In a net without
     biases the scores of every layer add up to R, so no layer that all paths cross is emptied while another still has
     weights to give. Biases and the shifts of norms take part, in absolute value, as in the published code: they feed
-    the layers behind them with a flow that no weight before them carries, so scores are no longer conserved and a layer
+    the layers after them with a flow that no weight before them carries, so scores are no longer conserved and a layer
     can lose all its weights; `min_per_layer` keeps some. With an allocation other than "global", each layer falls
     exponentially to its own count; an "n:m" pattern takes one round. The model is in evaluation mode, batch norm has
     absolute parameters and no means, so it passes the flow on. Only the shape of the inputs in `batches` is read.

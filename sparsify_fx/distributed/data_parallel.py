@@ -48,11 +48,11 @@ def mask_names(model: nn.Module) -> list[str]:
     """The names of all masks among the model's buffers, second names of tied and shared owners too."""
     # DistributedDataParallel compares names, and a tied owner has several: each has to be listed.
     found = {id(owner): tensors for owner, tensors in _owned(model)}
-    return [
-        qualified(name, f"{program_name(tensor)}.mask")
-        for name, module in model.named_modules(remove_duplicate=False)
-        for tensor in found.get(id(module), ())
-    ]
+    names = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        for tensor in found.get(id(module), ()):
+            names.append(qualified(name, f"{program_name(tensor)}.mask"))
+    return names
 
 
 def refuse_sharded(model: nn.Module, error: type[SparsifyError] = LayerError) -> None:

@@ -1,6 +1,6 @@
 """Several processes: ranks with data of their own that train copies of one model choose equal masks.
 
-Nothing here communicates unless `torch.distributed` is initialised with more than one rank; then every rank must make
+Nothing here communicates unless `torch.distributed` is initialized with more than one rank; then every rank must make
 the same calls of `apply` and `Scheduler`. All messages go through one small exchange, so that a rank which fails is
 heard by the others before any of them waits for its numbers.
 """
@@ -195,16 +195,11 @@ def check_equal_weights(programs: Mapping[str, WeightProgram], moment: str) -> N
 
     They differ when nobody averages gradients: a model without DistributedDataParallel, or one wrapped too early.
     """
-    found = {
-        (name, key): p
-        for name, program in programs.items()
-        for key, p in program.named_parameters()
-    }
-    check_equal(
-        "weights",
-        {f"{name} ({key})": parameter for (name, key), parameter in found.items()},
-        moment,
-    )
+    found: dict[str, Tensor] = {}
+    for name, program in programs.items():
+        for key, parameter in program.named_parameters():
+            found[f"{name} ({key})"] = parameter
+    check_equal("weights", found, moment)
 
 
 def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:

@@ -1,4 +1,4 @@
-"""Quantised state in tensor subclasses, as torchao has it: codes of 8 or 4 bits, and a scale for each block."""
+"""Quantized state in tensor subclasses, as torchao has it: codes of 8 or 4 bits, and a scale for each block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def is_quantised(tensor: Tensor) -> bool:
+def is_quantized(tensor: Tensor) -> bool:
     """Whether it is a tensor of codes in blocks, of a class that reads itself by `dequantize()`."""
     return type(tensor).dequantize is not Tensor.dequantize
 
@@ -23,7 +23,7 @@ def write_blocks(tensor: Any, entries: Tensor, value: Tensor | float) -> None:
     """Put `value` at `entries` (bool, the tensor's shape).
 
     Zero is written as a code, so that the other entries keep their bits; blocks that become zero wholly get the scale
-    0, with which they began. Anything else is read, edited and quantised again.
+    0, with which they began. Anything else is read, edited and quantized again.
     """
     # 1. Values other than zero need the scale of their block, which depends on all of it: read, edit, quantize again.
     #    That moves the other entries of the block by rounding.

@@ -16,7 +16,7 @@ from sparsify_fx.optimizer_states.holders import (
     group_of,
     holders,
     is_optimizer,
-    name_of,
+    names_in,
     own_state,
     parameters_of,
     places,
@@ -59,7 +59,7 @@ def check_supported(
         parameters: the trainable tensors of weight programs, by name.
 
     Raises SchedulerError for something that is no optimizer, a parameter in two optimizers, optimizers that train
-    copies of the weights, state under unknown names, quantised state of an unknown layout.
+    copies of the weights, state under unknown names, quantized state of an unknown layout.
     """
     # From what is cheap and certain to what needs a trial: the first error is the one that explains the others.
     _check_kinds(optimizers)
@@ -122,11 +122,7 @@ def _check_owners(
 
 def _check_names(holder: Any) -> None:
     """State under names is found by the names in the groups; without these it would be missed silently."""
-    known = {
-        name_of(holder, p, group)
-        for group in holder.param_groups
-        for p in group["params"]
-    }
+    known = names_in(holder)
     shapes = {
         tuple(parameter.shape) for parameter in parameters_of(holder) if parameter.dim()
     }

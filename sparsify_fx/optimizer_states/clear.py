@@ -38,7 +38,7 @@ def clear_entries(
         parameter: one of theirs, already with its new values.
         entries: bool, of its shape.
 
-    Raises SchedulerError for a quantised layout that is not known, before anything changes.
+    Raises SchedulerError for a quantized layout that is not known, before anything changes.
 
     >>> weight = nn.Parameter(torch.ones(2))
     >>> optimizer = torch.optim.Adagrad([weight], initial_accumulator_value=0.5)
@@ -108,13 +108,12 @@ def copies(
     optimizers: Sequence[Any], parameter: nn.Parameter
 ) -> list[tuple[Place, Path, Tensor]]:
     """Every tensor in which an optimizer keeps a copy of the parameter."""
-    return [
-        (place, path, tensor)
-        for place in places(optimizers, parameter)
-        for path, tensors in entry_tensors(place, parameter).items()
-        for tensor in tensors
-        if is_copy(ask(place, parameter), path)
-    ]
+    found: list[tuple[Place, Path, Tensor]] = []
+    for place in places(optimizers, parameter):
+        for path, tensors in entry_tensors(place, parameter).items():
+            if is_copy(ask(place, parameter), path):
+                found += [(place, path, tensor) for tensor in tensors]
+    return found
 
 
 def write_copies(

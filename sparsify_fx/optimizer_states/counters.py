@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.optimizer_states.holders import (
-    name_of,
+    names_in,
     own_state,
     parameters_of,
     wrapped,
@@ -118,11 +118,7 @@ def _own_keys(holder: Any) -> list[Any]:
     keys = [key for key in own_state(holder) if not isinstance(key, Tensor)]
     if not keys:
         return []
-    names = {
-        name_of(holder, parameter, group)
-        for group in holder.param_groups
-        for parameter in group["params"]
-    }
+    names = names_in(holder)
     return [key for key in keys if key not in names]
 
 

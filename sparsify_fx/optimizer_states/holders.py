@@ -78,9 +78,10 @@ def own_state(holder: Any) -> Any:
 
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:
     """All parameters in the order of the groups, which is the order of torch's state dicts."""
-    return [
-        parameter for group in optimizer.param_groups for parameter in group["params"]
-    ]
+    found: list[nn.Parameter] = []
+    for group in optimizer.param_groups:
+        found += group["params"]
+    return found
 
 
 def places(optimizers: Sequence[Any], parameter: nn.Parameter) -> Iterator[Place]:
@@ -194,6 +195,14 @@ def name_of(
         if name is not None:
             return str(name)
     return None
+
+
+def names_in(holder: Any) -> set[str | None]:
+    """The names of all parameters as the optimizer itself has them."""
+    found = set()
+    for group in holder.param_groups:
+        found |= {name_of(holder, each, group) for each in group["params"]}
+    return found
 
 
 def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:

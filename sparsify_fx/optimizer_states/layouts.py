@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import OptimizerStateWarning, SchedulerError
-from sparsify_fx.optimizer_states.blocks import has_zero, is_quantised, write_blocks
+from sparsify_fx.optimizer_states.blocks import has_zero, is_quantized, write_blocks
 from sparsify_fx.optimizer_states.fresh import ask
 from sparsify_fx.optimizer_states.holders import Path, Place, walk
 
@@ -58,7 +58,7 @@ def write_entries(
     place: Place, tensor: Tensor, path: Path, entries: Tensor, value: Tensor | float
 ) -> None:
     """Put `value` (a number, or a tensor with the parameter's shape) at `entries` (bool, the parameter's shape)."""
-    if is_quantised(tensor):
+    if is_quantized(tensor):
         write_blocks(tensor, entries, value)
         return
     # bitsandbytes stores codes of a table: what means 0 is looked up, whatever value was asked for.
@@ -81,7 +81,7 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
         {
             str(path[0])
             for path, tensor in walk(place.state)
-            if is_quantised(tensor) and not has_zero(tensor)
+            if is_quantized(tensor) and not has_zero(tensor)
         }
     )
     # Once for an optimizer, not for each of its parameters.
@@ -162,7 +162,7 @@ def _filled(tensor: Tensor, entries: Tensor, value: Tensor | float) -> Tensor:
 
 def _check_codes(place: Place, path: Path, tensor: Tensor) -> None:
     """SchedulerError for integers of which nobody knows what they mean."""
-    plain = tensor.is_floating_point() or tensor.is_complex() or is_quantised(tensor)
+    plain = tensor.is_floating_point() or tensor.is_complex() or is_quantized(tensor)
     known = any(code in str(path[-1]) for code in _CODES)
     table = path[-1] in _TABLES and _TABLES[path[-1]] in place.state
     if table:
@@ -176,7 +176,7 @@ def unknown_layout(holder: Any, path: Path, tensor: Tensor) -> SchedulerError:
     """The error for codes without a known meaning."""
     return SchedulerError(
         f"{type(holder).__name__} keeps its state {path[-1]!r} as {tensor.dtype} codes of a layout that sparsify_fx "
-        "does not know, so it cannot clear it for pruned weights; use the same optimizer without quantised state "
+        "does not know, so it cannot clear it for pruned weights; use the same optimizer without quantized state "
         "(torchao.optim's 8-bit and fp8 ones are supported)"
     )
 
@@ -186,8 +186,8 @@ def _zero_code(table: Tensor, place: Place) -> int:
     code = int(table.abs().argmin())
     if float(table[code]) != 0.0:
         raise SchedulerError(
-            f"the state of {type(place.holder).__name__} is quantised without a code for 0, so pruned weights could "
-            "not rest; use the same optimizer without quantised state"
+            f"the state of {type(place.holder).__name__} is quantized without a code for 0, so pruned weights could "
+            "not rest; use the same optimizer without quantized state"
         )
     return code
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.optimizer_states.blocks import is_quantised
+from sparsify_fx.optimizer_states.blocks import is_quantized
 from sparsify_fx.optimizer_states.holders import is_helper
 
 # What a record says instead of a value that it cannot or need not hold, such as a function.
@@ -27,7 +27,7 @@ def to_plain(value: Any) -> Any:
     """Copies of tensors, numbers, strings, None, lists, tuples and dicts of these; `KEPT` for anything else."""
     if isinstance(value, Tensor):
         # Tensor subclasses cannot be loaded with weights_only=True; their inner tensors can.
-        if is_quantised(value):
+        if is_quantized(value):
             names, _ = value.__tensor_flatten__()  # type: ignore[attr-defined]
             return {
                 _BLOCKS: {name: getattr(value, name).detach().clone() for name in names}

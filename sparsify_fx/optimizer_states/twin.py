@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.optimizer_states.blocks import is_quantised
+from sparsify_fx.optimizer_states.blocks import is_quantized
 from sparsify_fx.optimizer_states.holders import Place, holders, wrapped
 from sparsify_fx.randomness import undisturbed
 
@@ -52,13 +52,13 @@ class Recorder(dict[Any, Any]):
         super().__setitem__(key, value)
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
-        """As `dict`, recorded."""
+        """As of `dict`, which would not call `__setitem__`."""
         if key not in self:
             self[key] = default
         return self[key]
 
     def update(self, *others: Any, **values: Any) -> None:
-        """As `dict`, recorded."""
+        """As of `dict`, which would not call `__setitem__`."""
         for key, value in dict(*others, **values).items():
             self[key] = value
 
@@ -66,7 +66,7 @@ class Recorder(dict[Any, Any]):
 def copied(value: Any) -> Any:
     """A copy that later changes in place do not reach."""
     if isinstance(value, Tensor):
-        return value.dequantize() if is_quantised(value) else value.detach().clone()
+        return value.dequantize() if is_quantized(value) else value.detach().clone()
     if isinstance(value, Mapping):
         return {key: copied(inner) for key, inner in value.items()}
     if isinstance(value, tuple):

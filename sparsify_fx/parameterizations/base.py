@@ -116,23 +116,23 @@ class Plain:
     transient: ClassVar[tuple[str, ...]] = ()
 
     def shared(self, theta: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """No tensors that several entries share."""
         return {}
 
     def state(self, theta: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """No tensors that are not trained."""
         return {}
 
     def error_bound(self, theta: Tensor) -> Tensor:
-        """Zero."""
+        """Zero everywhere: value(split(θ)) is θ to the bit."""
         return torch.zeros_like(theta)
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:
-        """Nothing."""
+        """No new tensors: without gates there is nothing to settle."""
         return {}
 
     def refresh(self, state: Tensors, moment: Moment) -> None:
-        """Nothing."""
+        """Leave everything: there is no state to change."""
 
 
 def check_scale(name: str, scale: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,18 +60,10 @@ class ByLayer:
     @property
     def without_decay(self) -> tuple[str, ...]:
         """The groups on which one of them lets no weight decay fall; `parameter_groups` decides for each layer."""
-        return tuple(
-            sorted(
-                {
-                    group
-                    for how in self._all()
-                    for group in getattr(how, "without_decay", ())
-                }
-            )
-        )
-
-    def _all(self) -> Iterable[Parameterization]:
-        return self.by_pattern.values()
+        groups: set[str] = set()
+        for how in self.by_pattern.values():
+            groups.update(getattr(how, "without_decay", ()))
+        return tuple(sorted(groups))
 
     def __str__(self) -> str:
         return ", ".join(

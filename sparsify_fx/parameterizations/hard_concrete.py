@@ -126,7 +126,7 @@ class HardConcrete(Plain):
         return {"dense": dense, "logit": torch.full_like(logit, _OPEN / self.scale)}
 
     def nearness(self, tensors: Tensors) -> Tensor:
-        """log α; the weight behind an open gate is d."""
+        """log α; once a gate is open, its weight is d."""
         return torch.where(
             tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"]
         )

@@ -23,7 +23,7 @@ class Product(Plain):
 
     split: m = sqrt(β/2 + sqrt(θ² + β²/4)), w = θ / m; m ⊙ w = θ within 2 ulp. The scalar β > 0 is the inner scaling:
     gradient flow gives dθ = −(m² + w²) ⊙ ∇L dt = −sqrt(4θ² + β²) ⊙ ∇L dt, so θ passes through zero at speed β. (Eq. 1
-    of the paper writes the same flow as sqrt(θ² + β), in another normalisation of β; the split is that of its
+    of the paper writes the same flow as sqrt(θ² + β), in another normalization of β; the split is that of its
     Appendix B.)
 
     Raises MethodError when β is not a positive finite number.

@@ -88,7 +88,7 @@ class SigmoidGate(Plain):
         }
 
     def state(self, theta: Tensor) -> dict[str, Tensor]:
-        """τ = 1."""
+        """τ = 1, where every run begins."""
         return {"temperature": theta.new_ones(())}
 
     def error_bound(self, theta: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class SigmoidGate(Plain):
         }
 
     def nearness(self, tensors: Tensors) -> Tensor:
-        """s = scale·logit; the weight behind an open gate is d."""
+        """s = scale·logit; once a gate is open, its weight is d."""
         return torch.where(
             tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"]
         )

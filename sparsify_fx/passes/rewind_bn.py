@@ -74,12 +74,14 @@ class RewindBatchNorm(ModulePass):
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{name}" if prefix else name: tensor
-        for prefix, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        for name, tensor in (
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        if not isinstance(module, _BatchNorm):
+            continue
+        own = (
             *module.named_parameters(recurse=False),
             *module.named_buffers(recurse=False),
         )
-    }
+        for name, tensor in own:
+            found[f"{prefix}.{name}" if prefix else name] = tensor
+    return found

@@ -16,15 +16,12 @@ from sparsify_fx.programs.program import WeightProgram
 
 def factor_squares(programs: Iterable[WeightProgram]) -> Tensor:
     """Σ of the squares of all factors, ‖m‖² + ‖w‖² for a product, without pruned entries (0-dimensional)."""
-    # Each factor of each program: a product has two, and weights that share a program count once.
-    factors = [
-        (program, factor)
-        for program in programs
-        for factor in program.factor_tensors().values()
-    ]
-    return torch.stack(
-        [kept_entries(program, factor).square().sum() for program, factor in factors]
-    ).sum()
+    # Each factor of each program by itself: a product has two, m and w.
+    squares = []
+    for program in programs:
+        for factor in program.factor_tensors().values():
+            squares.append(kept_entries(program, factor).square().sum())
+    return torch.stack(squares).sum()
 
 
 @PENALTIES.register("factors")

@@ -72,19 +72,19 @@ class OneRun:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Nothing more."""
+        """No inputs beside those of the criterion."""
         return ()
 
     def initial(self, budget: Budget) -> int | None:
-        """All."""
+        """All weights, under masks that prunings will change."""
         return budget.total
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
-        """None."""
+        """No updates."""
         return ()
 
     def runs(self, sparsity: float) -> int:
-        """One."""
+        """One run, whatever the sparsity."""
         return 1
 
 

@@ -20,7 +20,7 @@ from sparsify_fx.schedules.updates import MaskUpdate, Regrow
 @SCHEDULES.register("regrow")
 @dataclass(frozen=True)
 class RegrowEvery(OneRun):
-    """Sparse from initialisation; every `every` epochs a fraction of each layer's weights moves elsewhere.
+    """Sparse from initialization; every `every` epochs a fraction of each layer's weights moves elsewhere.
 
     The fraction falls as f_t = (α/2)(1 + cos(π t / t_end)). Those of least `|θ|` are dropped. Grown weights start at
     zero with cleared momentum; one that is dropped and grown at once keeps its value. Every layer keeps its count.
@@ -56,7 +56,7 @@ class RegrowEvery(OneRun):
         return tuple(need for need in CRITERIA[self.growth].needs if need != "model")
 
     def initial(self, budget: Budget) -> int | None:
-        """The final budget."""
+        """The final budget, from the start: updates move weights and keep their number."""
         return budget.kept
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:

@@ -15,7 +15,7 @@ class Never(OneRun):
     """Dense training: no masks; the requested sparsity does not apply."""
 
     def initial(self, budget: Budget) -> int | None:
-        """No masks."""
+        """None: no masks are put in at all."""
         return None
 
 
@@ -25,7 +25,7 @@ class AtInit(OneRun):
     """Pruned before training, in `apply`."""
 
     def initial(self, budget: Budget) -> int | None:
-        """The final budget."""
+        """The final budget: nothing is left to prune in training."""
         return budget.kept
 
 
