@@ -102,12 +102,9 @@ class ImageNet(_Warmup):
     def factor(self, epoch: float, epochs: float) -> float:
         """0.1 during the warm-up, then 1, 0.1, 0.01, ..."""
         start = self.warmup_epochs(epochs)
-        return (
-            # 1e-9, lest rounding puts the epoch of a drop just below it.
-            0.1
-            if epoch < start
-            else 0.1 ** math.floor(3 * (epoch - start) / epochs + 1e-9)
-        )
+        # 1e-9, lest rounding puts the epoch of a drop just below it.
+        drops = math.floor(3 * (epoch - start) / epochs + 1e-9)
+        return 0.1 if epoch < start else 0.1**drops
 
 
 @CURVES.register("constant")
