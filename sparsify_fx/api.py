@@ -89,15 +89,15 @@ def apply(
         UnknownNameError: an unknown method or axis, with the nearest known name.
         SparsityError: a sparsity outside [0, 1), or one that keeps nothing.
         LayerError: no prunable weight, or one that cannot be rewritten.
-        RecipeError: contradictory axes, or a criterion without its inputs.
+        MethodError: contradictory axes, or a criterion without its inputs.
         After an error the model is as it was.
 
     >>> model = apply(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), method="random", sparsity=0.75)
     >>> sum(int((layer.weight != 0).sum()) for layer in (model[0], model[2]))
     20
     """
-    recipe = find_method(method, axes)
-    resolved = recipe.resolved()
+    found = find_method(method, axes)
+    resolved = found.resolved()
     resolved = replace(
         resolved, allocation=with_min_per_layer(resolved.allocation, min_per_layer)
     )
@@ -128,7 +128,7 @@ def apply(
             batches,
             loss_fn,
         )
-        check_inputs(recipe.name, resolved.schedule.needs, batches, loss_fn)
+        check_inputs(found.name, resolved.schedule.needs, batches, loss_fn)
     if isinstance(resolved.criterion, EarlyCheck):
         budgets = {update.alive(total, total) for update in later} | {
             total if kept is None else kept
@@ -161,10 +161,10 @@ def apply(
         if now:
             masks = choose_masks(resolved.criterion, context)
             find_collapse(model, masks, batches).warn(
-                f"{recipe.name} at sparsity {sparsity:g}"
+                f"{found.name} at sparsity {sparsity:g}"
             )
-        check_equal("masks", masks, f"in apply(method={recipe.name!r})")
-    plan = Plan(recipe.name, resolved, float(sparsity), seed, tuple(layers))
+        check_equal("masks", masks, f"in apply(method={found.name!r})")
+    plan = Plan(found.name, resolved, float(sparsity), seed, tuple(layers))
     progress = Progress()
     for program in prepare(model, layers, masks, resolved.parameterization).values():
         program.plan, program.progress = plan, progress

@@ -18,9 +18,9 @@ from torch import Tensor, fx, nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 import sparsify_fx
-from sparsify_fx.errors import LayerError, PassError, RecipeError
+from sparsify_fx.errors import LayerError, MethodError, PassError
 from sparsify_fx.parameterizations import Dense, Plain, Product
-from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize, SplitProduct
+from sparsify_fx.passes import InsertMask, Lift, Merge, Reparameterize
 from sparsify_fx.passes.prepare import prepare
 from sparsify_fx.passes.transaction import untouched_on_error
 from sparsify_fx.programs import owner_class
@@ -447,7 +447,7 @@ def test_a_merge_that_fails_leaves_the_model(
 
 
 def test_a_pass_that_fails_brings_graphs_back() -> None:
-    class Late(SplitProduct):
+    class Late(sparsify_fx.passes.Product):
         def ensures(self, graph_module: nn.Module) -> None:
             raise PassError("too late")
 
@@ -465,7 +465,7 @@ def test_a_pass_that_fails_brings_graphs_back() -> None:
             effective(model).values(), effective(small_lifted()).values(), strict=True
         )
     )
-    assert SplitProduct()(model).modified
+    assert sparsify_fx.passes.Product()(model).modified
 
 
 def small_lifted() -> nn.Sequential:
@@ -570,6 +570,6 @@ def test_weights_that_cannot_be_trained_are_refused_in_words(case: str) -> None:
 @pytest.mark.parametrize("method", [None, 3, ["signin"], b"signin"])
 def test_a_method_that_is_no_name(method: Any) -> None:
     with pytest.raises(
-        RecipeError, match=r"method=.*: expected a name such as 'signin', or a sum"
+        MethodError, match=r"method=.*: expected a name such as 'signin', or a sum"
     ):
         sparsify_fx.apply(small_net(), method)

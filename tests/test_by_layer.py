@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.cli.methods import axis_text
-from sparsify_fx.errors import LayerError, RecipeError, SparsifyError
-from sparsify_fx.parameterizations import ByLayer, Dense, Product, Sigmoid
+from sparsify_fx.errors import LayerError, MethodError, SparsifyError
+from sparsify_fx.parameterizations import ByLayer, Dense, Product, SigmoidGate
 from sparsify_fx.passes.prepare import assigned
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.parameter_groups import parameter_groups
-from sparsify_fx.recipe import METHODS, Axes, Recipe, axis_value, describe, find_method
+from sparsify_fx.recipe import METHODS, Axes, Method, axis_value, describe, find_method
 from sparsify_fx.testing import check_method
 from sparsify_fx.train import load_config
 from sparsify_fx.train.restore import load_trained
@@ -81,12 +81,12 @@ def test_the_narrowest_pattern_counts_in_any_order(turned: bool) -> None:
             "both match 7.weight",
         ),
         ({"7": "prodcut", "*": "dense"}, SparsifyError, "did you mean 'product'?"),
-        ({"7": {"name": "product", "beta": -1}, "*": "dense"}, RecipeError, "beta=-1"),
-        ({"7": {"*": "dense"}}, RecipeError, "expected a mapping with 'name'"),
-        ({"beta": 2.0}, RecipeError, "expected a mapping with 'name'"),
-        ({}, RecipeError, "no layer is named"),
-        ({7: "dense"}, RecipeError, "7 is no name or pattern"),
-        ({"7": Product, "*": "dense"}, RecipeError, "expected a name"),
+        ({"7": {"name": "product", "beta": -1}, "*": "dense"}, MethodError, "beta=-1"),
+        ({"7": {"*": "dense"}}, MethodError, "expected a mapping with 'name'"),
+        ({"beta": 2.0}, MethodError, "expected a mapping with 'name'"),
+        ({}, MethodError, "no layer is named"),
+        ({7: "dense"}, MethodError, "7 is no name or pattern"),
+        ({"7": Product, "*": "dense"}, MethodError, "expected a name"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_changes(
@@ -151,7 +151,10 @@ def test_saved_and_resumed_told_and_merged() -> None:
 
 def test_penalties_on_gates_count_the_layers_that_have_them() -> None:
     model = sparsify_fx.apply(
-        small_net(), "cs", sparsity=0.5, parameterization={"7": Sigmoid(), "*": "dense"}
+        small_net(),
+        "cs",
+        sparsity=0.5,
+        parameterization={"7": SigmoidGate(), "*": "dense"},
     )
     optimizer = torch.optim.SGD(parameter_groups(model, 0.1), lr=0.1)
     scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=5, steps_per_epoch=2)
@@ -170,7 +173,7 @@ def test_the_laws_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     METHODS.add(
         "mixed",
-        Recipe(
+        Method(
             "mixed", sets=Axes(parameterization=by_layer), suggests=METHODS["lrr"].sets
         ),
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sparsify_fx
-from sparsify_fx.errors import RecipeError, SchedulerError
+from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.schedules import Alternating, Budget, Cubic, RegrowEvery
@@ -284,17 +284,17 @@ def test_the_update_fraction_falls_as_a_cosine() -> None:
     [
         (
             lambda: Cubic(start=0.8),
-            RecipeError,
+            MethodError,
             r"cubic: expected .* got start=0\.8, end=0\.75",
         ),
         (
             lambda: Alternating(phase=0.1),
-            RecipeError,
+            MethodError,
             r"odd number of phases, got 6\.5",
         ),
-        (lambda: Alternating(phase=0.065), RecipeError, "odd number of phases, got 10"),
-        (lambda: Alternating(end=0.7), RecipeError, "warmup < last_dense < end"),
-        (lambda: RegrowEvery(fraction=1.0), RecipeError, r"got fraction=1\.0"),
+        (lambda: Alternating(phase=0.065), MethodError, "odd number of phases, got 10"),
+        (lambda: Alternating(end=0.7), MethodError, "warmup < last_dense < end"),
+        (lambda: RegrowEvery(fraction=1.0), MethodError, r"got fraction=1\.0"),
         (
             lambda: RegrowEvery(growth="gradients"),
             ValueError,
@@ -302,12 +302,12 @@ def test_the_update_fraction_falls_as_a_cosine() -> None:
         ),
         (
             lambda: sparsify_fx.apply(net(), "rigl"),
-            RecipeError,
+            MethodError,
             "^rigl needs batches= and loss_fn=$",
         ),
         (
             lambda: short("set", allocation="n:m", include="2"),
-            RecipeError,
+            MethodError,
             "set: regrowing breaks the pattern NofM",
         ),
         (

@@ -19,7 +19,7 @@ from sparsify_fx.allocations import (
 )
 from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.criteria.choosing import choose_masks
-from sparsify_fx.errors import RecipeError, SparsityError
+from sparsify_fx.errors import MethodError, SparsityError
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.recipe import describe, find_method
 
@@ -133,7 +133,7 @@ def test_allocations_that_decide_each_layer_have_no_floor() -> None:
     assert with_min_per_layer(Uniform(), 0.1) == Uniform(min_per_layer=0.1)
     assert with_min_per_layer(NofM(), None) == NofM()
     for allocation in (NofM(), PerLayer({"fc": 0.5})):
-        with pytest.raises(RecipeError, match="has no effect"):
+        with pytest.raises(MethodError, match="has no effect"):
             with_min_per_layer(allocation, 1)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sparsify_fx
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.initializations import (
     INITIALIZATIONS,
     kaiming_normal,
@@ -122,7 +122,7 @@ def test_which_come_after_apply() -> None:
     assert [name for name in INITIALIZATIONS if INITIALIZATIONS[name].after_apply] == [
         "kaiming_sparse"
     ]
-    with pytest.raises(RecipeError, match=r"call sparsify_fx\.apply"):
+    with pytest.raises(MethodError, match=r"call sparsify_fx\.apply"):
         kaiming_sparse(small_net(), generator())
 
 

@@ -14,11 +14,11 @@ import sparsify_fx
 from sparsify_fx.allocations import ALLOCATIONS, Global, NofM
 from sparsify_fx.errors import OvershootWarning
 from sparsify_fx.parameterizations import (
-    Concrete,
+    HardConcrete,
     Parameterization,
     Reopening,
-    Sigmoid,
-    Threshold,
+    SigmoidGate,
+    SoftThreshold,
 )
 from sparsify_fx.passes import InsertMask, Reparameterize
 from sparsify_fx.programs.owners import programs
@@ -26,13 +26,13 @@ from sparsify_fx.scheduler.overshoot import find_overshoot, kept_zeros
 from tests.conftest import small_net
 
 GATED: list[Any] = [
-    Sigmoid(),
-    Sigmoid(start=-0.1, scale=30.0),
-    Concrete(),
-    Concrete(scale=10.0),
-    Threshold(),
-    Threshold(per="channel"),
-    Threshold(start=-1.0, gate="exp"),
+    SigmoidGate(),
+    SigmoidGate(start=-0.1, scale=30.0),
+    HardConcrete(),
+    HardConcrete(scale=10.0),
+    SoftThreshold(),
+    SoftThreshold(per="channel"),
+    SoftThreshold(start=-1.0, gate="exp"),
 ]
 
 
@@ -47,7 +47,7 @@ def gated(how: Parameterization, seed: int = 0, shut: float = 0.9) -> nn.Module:
         with torch.no_grad():
             dense.copy_(torch.randn(dense.shape, generator=generator) / 10)
             dense[torch.rand(dense.shape, generator=generator) < 0.05] = 0
-            if isinstance(how, Threshold):
+            if isinstance(how, SoftThreshold):
                 s = program.get_parameter("s")
                 level = dense.abs().quantile(shut)
                 s.fill_(float(level.log() if how.gate == "exp" else level.logit()))
@@ -59,7 +59,7 @@ def gated(how: Parameterization, seed: int = 0, shut: float = 0.9) -> nn.Module:
                     (
                         draws
                         - draws.quantile(shut)
-                        - (3.0 if isinstance(how, Concrete) else 0.0)
+                        - (3.0 if isinstance(how, HardConcrete) else 0.0)
                     )
                     / how.scale
                 )
@@ -125,7 +125,7 @@ def test_what_comes_back_has_the_documented_value() -> None:
         overshoot.reopen(found)
         for name, value in settled(model).items():
             where = overshoot.where[name]
-            if isinstance(how, Threshold):
+            if isinstance(how, SoftThreshold):
                 size, rows = (
                     dense[name].abs(),
                     [slice(None)] if how.per == "layer" else range(len(where)),
@@ -180,7 +180,7 @@ def test_an_opened_entry_is_never_zero(
 
 
 def test_masked_entries_stay_so_and_patterns_are_met() -> None:
-    model = gated(Sigmoid())
+    model = gated(SigmoidGate())
     found = programs(model)
     masks = {
         name: torch.arange(p.theta().numel()).reshape(p.theta().shape) % 2
@@ -196,7 +196,7 @@ def test_masked_entries_stay_so_and_patterns_are_met() -> None:
         == 390 - overshoot.zeros
     )
     linear = nn.Sequential(nn.Linear(16, 8, bias=False))
-    Reparameterize(Sigmoid(start=-0.1))(linear)
+    Reparameterize(SigmoidGate(start=-0.1))(linear)
     InsertMask()(linear)
     overshoot = find_overshoot(programs(linear), 64, NofM())
     overshoot.reopen(programs(linear))
@@ -227,5 +227,5 @@ def test_weights_without_gates_are_kept_as_zeros_and_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         find_overshoot(found, left, Global()).warn("gmp")
-    assert isinstance(Sigmoid(), Reopening)
+    assert isinstance(SigmoidGate(), Reopening)
     assert not isinstance(programs(model)["0.weight"].parameterization, Reopening)

@@ -10,17 +10,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.parameterizations import (
     PARAMETERIZATIONS,
-    Balanced,
-    Concrete,
+    BalancedProduct,
+    HardConcrete,
     Moment,
     Parameterization,
-    Power,
+    PowerPropagation,
     Product,
-    Sigmoid,
-    Threshold,
+    SigmoidGate,
+    SoftThreshold,
 )
 from sparsify_fx.passes import InsertMask, Merge, Reparameterize
 from sparsify_fx.programs.owners import programs
@@ -36,11 +36,11 @@ floats = st.floats(
 )
 lists = st.lists(floats, min_size=1, max_size=30)
 OTHERS: dict[str, Parameterization] = {
-    "exp threshold": Threshold(start=-1.0, gate="exp"),
-    "channel threshold": Threshold(start=-3.0, per="channel"),
-    "closing gates": Sigmoid(start=-0.3),
-    "half-open l0": Concrete(start=0.0),
-    "cubic": Power(alpha=3.0),
+    "exp threshold": SoftThreshold(start=-1.0, gate="exp"),
+    "channel threshold": SoftThreshold(start=-3.0, per="channel"),
+    "closing gates": SigmoidGate(start=-0.3),
+    "half-open l0": HardConcrete(start=0.0),
+    "cubic": PowerPropagation(alpha=3.0),
     "wide product": Product(beta=100.0),
 }
 EVERY: dict[str, Parameterization] = {
@@ -148,9 +148,9 @@ KEYS = ("0.weight", "3.weight", "7.weight")
 
 def test_writing_a_weight_leaves_thresholds_and_temperatures_alone() -> None:
     for parameterization in (
-        Threshold(start=-2.0),
-        Threshold(start=-2.0, per="channel"),
-        Sigmoid(),
+        SoftThreshold(start=-2.0),
+        SoftThreshold(start=-2.0, per="channel"),
+        SigmoidGate(),
     ):
         layer = nn.Linear(4, 3, bias=False)
         Reparameterize(parameterization)(layer)
@@ -194,7 +194,7 @@ def test_soft_threshold_forward_and_gradient_by_hand(gate: str, per: str) -> Non
         requires_grad=True,
     )
     upstream = torch.tensor([[1.0, 2.0, 3.0], [-4.0, 5.0, 0.5]], dtype=torch.float64)
-    value = Threshold(gate=gate, per=per).value({"dense": dense, "s": s})
+    value = SoftThreshold(gate=gate, per=per).value({"dense": dense, "s": s})
     (value * upstream).sum().backward()
     level = (
         1 / (1 + 2.718281828459045**2.5)
@@ -228,7 +228,7 @@ def test_soft_threshold_forward_and_gradient_by_hand(gate: str, per: str) -> Non
 
 
 def test_sigmoid_gates_sharpen_and_become_binary() -> None:
-    gate = Sigmoid(start=0.2, temperature=200.0)
+    gate = SigmoidGate(start=0.2, temperature=200.0)
     tensors = {
         "dense": torch.ones(3),
         "logit": torch.tensor([-0.1, 0.0, 0.1]),
@@ -241,9 +241,9 @@ def test_sigmoid_gates_sharpen_and_become_binary() -> None:
     assert gate.value(tensors | gate.settle(tensors)).tolist() == [0.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("kind", [Sigmoid, Concrete])
+@pytest.mark.parametrize("kind", [SigmoidGate, HardConcrete])
 def test_a_step_of_sgd_moves_a_scaled_gate_by_the_square(
-    kind: type[Sigmoid] | type[Concrete],
+    kind: type[SigmoidGate] | type[HardConcrete],
 ) -> None:
     moves = []
     for scale in (1.0, 10.0):
@@ -258,7 +258,7 @@ def test_a_step_of_sgd_moves_a_scaled_gate_by_the_square(
 
 
 def test_hard_concrete_gates_follow_their_distribution() -> None:
-    gate = Concrete(start=0.0)
+    gate = HardConcrete(start=0.0)
     count = 200_000
     tensors = {**gate.split(torch.ones(count)), **gate.state(torch.ones(count))}
     gate.refresh(tensors, Moment(progress=0.0, seed=1))
@@ -275,7 +275,7 @@ def test_hard_concrete_gates_follow_their_distribution() -> None:
 
 def test_hard_concrete_noise_is_on_in_training_only() -> None:
     layer = nn.Linear(40, 10, bias=False)
-    Reparameterize(Concrete(start=0.0))(layer)
+    Reparameterize(HardConcrete(start=0.0))(layer)
     program = programs(layer)["weight"]
     program.parameterization.refresh(
         program.state_tensors(), Moment(progress=0.0, seed=3)
@@ -302,7 +302,7 @@ def test_product_split_has_the_inner_scaling(values: list[float], beta: float) -
 @given(lists)
 def test_balanced_split_is_balanced(values: list[float]) -> None:
     theta = torch.tensor(values, dtype=torch.float64)
-    parts = Balanced().split(theta)
+    parts = BalancedProduct().split(theta)
     assert (parts["m"] >= 0).all()
     torch.testing.assert_close(parts["m"], parts["w"].abs(), rtol=1e-15, atol=0)
 
@@ -323,21 +323,21 @@ def test_product_split_is_close_in_every_dtype(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan"), float("inf")])
 def test_product_rejects_an_impossible_beta(beta: float) -> None:
-    with pytest.raises(RecipeError, match="positive finite"):
+    with pytest.raises(MethodError, match="positive finite"):
         Product(beta)
 
 
 def test_impossible_options_are_rejected() -> None:
     for make in (
-        lambda: Threshold(gate="tanh"),
-        lambda: Threshold(per="row"),
-        lambda: Threshold(start=float("nan")),
-        lambda: Sigmoid(temperature=1.0),
-        lambda: Concrete(start=-5.0),
-        lambda: Concrete(gamma=0.1),
-        lambda: Concrete(scale=0.0),
-        lambda: Sigmoid(scale=float("nan")),
-        lambda: Power(alpha=0.5),
+        lambda: SoftThreshold(gate="tanh"),
+        lambda: SoftThreshold(per="row"),
+        lambda: SoftThreshold(start=float("nan")),
+        lambda: SigmoidGate(temperature=1.0),
+        lambda: HardConcrete(start=-5.0),
+        lambda: HardConcrete(gamma=0.1),
+        lambda: HardConcrete(scale=0.0),
+        lambda: SigmoidGate(scale=float("nan")),
+        lambda: PowerPropagation(alpha=0.5),
     ):
-        with pytest.raises(RecipeError, match=r"expected|must be|closes"):
+        with pytest.raises(MethodError, match=r"expected|must be|closes"):
             make()

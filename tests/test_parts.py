@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsify_fx
-from sparsify_fx.errors import LayerError, RecipeError, SchedulerError
+from sparsify_fx.errors import LayerError, MethodError, SchedulerError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.scheduler.parts import belonging, parts_of
 from tests.conftest import batch
@@ -333,7 +333,7 @@ def test_contradictions_are_refused_in_words() -> None:
     sparsify_fx.apply(net.backbone, "lrr", sparsity=0.5)
     sparsify_fx.passes.Lift()(net.head)
     with pytest.raises(
-        RecipeError, match=r"head\.0\.weight has a weight program but no plan"
+        MethodError, match=r"head\.0\.weight has a weight program but no plan"
     ):
         sparsify_fx.Scheduler(net, optimize(net), epochs=2, steps_per_epoch=3)
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import sparsify_fx
-from sparsify_fx.errors import RecipeError, SchedulerError
+from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.parameterizations import (
-    Concrete,
+    HardConcrete,
     Parameterization,
     Product,
-    Sigmoid,
-    Threshold,
+    SigmoidGate,
+    SoftThreshold,
 )
 from sparsify_fx.passes import InsertMask, Reparameterize
 from sparsify_fx.penalties import (
@@ -84,7 +84,7 @@ def test_factors(penalty: FactorDecay | Pilot) -> None:
 
 
 def test_thresholds() -> None:
-    one = program(Threshold(start=-3.0, per="channel"))
+    one = program(SoftThreshold(start=-3.0, per="channel"))
     check(
         ThresholdDecay(0.1)([one]),
         0.05 * 2 * 9,
@@ -93,7 +93,7 @@ def test_thresholds() -> None:
 
 
 def test_gates_of_continuous_sparsification() -> None:
-    one = program(Sigmoid(start=0.2))
+    one = program(SigmoidGate(start=0.2))
     one.temperature.fill_(3.0)
     gate = 1 / (1 + math.exp(-0.6))
     check(
@@ -104,7 +104,7 @@ def test_gates_of_continuous_sparsification() -> None:
 
 
 def test_gates_of_hard_concrete() -> None:
-    one = program(Concrete(start=1.0))
+    one = program(HardConcrete(start=1.0))
     gate = 1 / (1 + math.exp(-(1.0 - 2 / 3 * math.log(0.1 / 1.1))))
     check(
         OpenGates(0.1)([one]),
@@ -122,12 +122,12 @@ def test_a_given_strength_replaces_the_own_one() -> None:
 
 
 def test_wrong_partners_and_numbers_are_rejected() -> None:
-    with pytest.raises(RecipeError, match="'gates' needs gates"):
+    with pytest.raises(MethodError, match="'gates' needs gates"):
         OpenGates()([program()])
-    with pytest.raises(RecipeError, match="'thresholds' needs thresholds"):
+    with pytest.raises(MethodError, match="'thresholds' needs thresholds"):
         ThresholdDecay()([program()])
     model = sparsify_fx.apply(small_net(), "lrr", penalty="gates")
-    with pytest.raises(RecipeError, match="'gates' needs gates"):
+    with pytest.raises(MethodError, match="'gates' needs gates"):
         sparsify_fx.Scheduler(
             model,
             torch.optim.SGD(model.parameters(), lr=0.1),
@@ -135,13 +135,13 @@ def test_wrong_partners_and_numbers_are_rejected() -> None:
             steps_per_epoch=2,
         )
     for name in set(PENALTIES) - {"none"}:
-        with pytest.raises(RecipeError, match="strength=-1"):
+        with pytest.raises(MethodError, match="strength=-1"):
             PENALTIES[name](strength=-1)
-    with pytest.raises(RecipeError, match="reach="):
+    with pytest.raises(MethodError, match="reach="):
         L1(reach=0.5)
-    with pytest.raises(RecipeError, match="delta="):
+    with pytest.raises(MethodError, match="delta="):
         Pilot(delta=0.9)
-    with pytest.raises(RecipeError, match="threshold="):
+    with pytest.raises(MethodError, match="threshold="):
         Pilot(threshold=-1.0)
 
 
@@ -267,5 +267,5 @@ def test_the_floor_ends_the_shrinking_of_all_weights() -> None:
             pytest.approx(20.0 if strength else 2.0),
             pytest.approx(strength),
         )
-    with pytest.raises(RecipeError, match=r"floor=1.0 must be in \[0, 1\)"):
+    with pytest.raises(MethodError, match=r"floor=1.0 must be in \[0, 1\)"):
         FactorDecay(1.0, floor=1.0)

@@ -31,7 +31,7 @@ from sparsify_fx.criteria import criterion
 from sparsify_fx.lab import Findings
 from sparsify_fx.lab.base import experiment
 from sparsify_fx.learning_rate import CURVES
-from sparsify_fx.recipe import METHODS, Axes, Recipe, axis_value
+from sparsify_fx.recipe import METHODS, Axes, Method, axis_value
 from sparsify_fx.zoo.data import DATASETS
 from sparsify_fx.zoo.models import MODELS
 
@@ -42,7 +42,7 @@ def mine(context):
 
 
 SETS = Axes(criterion=axis_value("criterion", "my-criterion"))
-METHODS.add("my-method", Recipe("my-method", "Mine.", "me", sets=SETS))
+METHODS.add("my-method", Method("my-method", "Mine.", "me", sets=SETS))
 
 
 @CURVES.register("my-curve")

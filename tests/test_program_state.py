@@ -20,24 +20,25 @@ from torch import Tensor, nn
 import sparsify_fx
 from sparsify_fx.actions import ACTIONS, Occasion, PerturbSigns, RescaleEvery, SignsOf
 from sparsify_fx.api import effective_state_dict
-from sparsify_fx.errors import LayerError
+from sparsify_fx.errors import LayerError, TakenNameError
 from sparsify_fx.parameterizations import (
     PARAMETERIZATIONS,
-    Balanced,
-    Concrete,
+    BalancedProduct,
     Dense,
+    HardConcrete,
     Moment,
     Plain,
-    Power,
+    PowerPropagation,
     Product,
-    Sigmoid,
-    Threshold,
+    SigmoidGate,
+    SoftThreshold,
 )
 from sparsify_fx.passes import InsertMask, Rescale, RewindBatchNorm, batchnorm_state
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import is_extra, unmarked
 from sparsify_fx.programs.progress import Progress
-from sparsify_fx.programs.state import BLOCK, decode, encode
+from sparsify_fx.programs.state import BLOCK, decode, encode, name_of, restored
+from sparsify_fx.recipe import axis_value, describe
 from sparsify_fx.transfer import masked_state_dict, take_from
 from tests.conftest import batch, effective, small_net, train_step
 
@@ -49,15 +50,15 @@ PARAMETERIZED = [
     Dense(),
     Product(),
     Product(beta=0.25),
-    Balanced(),
-    Threshold(),
-    Threshold(start=-2.0, gate="exp", per="channel"),
-    Sigmoid(),
-    Sigmoid(start=-0.5, temperature=50.0, scale=3.0),
-    Concrete(),
-    Concrete(start=1.0, b=0.5, gamma=-0.2, zeta=1.2, scale=2.0),
-    Power(),
-    Power(alpha=3.0),
+    BalancedProduct(),
+    SoftThreshold(),
+    SoftThreshold(start=-2.0, gate="exp", per="channel"),
+    SigmoidGate(),
+    SigmoidGate(start=-0.5, temperature=50.0, scale=3.0),
+    HardConcrete(),
+    HardConcrete(start=1.0, b=0.5, gamma=-0.2, zeta=1.2, scale=2.0),
+    PowerPropagation(),
+    PowerPropagation(alpha=3.0),
 ]
 
 
@@ -225,6 +226,32 @@ def test_a_loaded_program_behaves_as_the_saved_one(
     )
 
 
+FORMER = {
+    "balanced": BalancedProduct(),
+    "l0": HardConcrete(),
+    "power": PowerPropagation(),
+}
+
+
+@pytest.mark.parametrize("former", FORMER)
+def test_files_keep_the_name_that_a_parameterization_had_in_0_1(former: str) -> None:
+    """Then its bits are the same, 0.1 reads it, and runs and schedules of 0.1 go on."""
+    own = FORMER[former]
+    description = decode(encode(own, Progress()))["parameterization"]
+    assert name_of(description) == former
+    assert restored(own, description) is own
+    told = description if isinstance(description, dict) else {"name": description}
+    present = PARAMETERIZATIONS.present_name(former)
+    assert restored(own, {**told, "name": present}) == own  # either name is read
+    assert axis_value("parameterization", description) == own
+    assert axis_value("parameterization", {"name": former}) == own
+    assert name_of(describe("parameterization", own)) == present != former
+    assert former not in list(PARAMETERIZATIONS)
+    assert former in PARAMETERIZATIONS
+    with pytest.raises(TakenNameError, match=repr(former)):
+        PARAMETERIZATIONS.add(former, type(own))
+
+
 def test_every_parameterization_and_action_is_tried() -> None:
     """Whoever registers another one adds it to the walk above."""
     assert {PARAMETERIZATIONS.name_of(type(how)) for how in PARAMETERIZED} == set(
@@ -237,7 +264,7 @@ def test_a_pipeline_of_bare_passes_comes_back() -> None:
     def lifted() -> nn.Sequential:
         model = small_net()
         InsertMask()(model)
-        sparsify_fx.passes.SplitProduct(beta=2.0)(model)
+        sparsify_fx.passes.Product(beta=2.0)(model)
         return model
 
     model, again = lifted(), lifted()
@@ -357,36 +384,40 @@ def test_a_checkpoint_from_before_loads_strictly() -> None:
     ("saved", "here", "words"),
     [
         (
-            Power(),
+            PowerPropagation(),
             Dense(),
-            r"0\.weight: the state is that of the parameterization 'power', .* has 'dense'",
+            r"0\.weight: the state is that of the parameterization 'power-propagation', .* has 'dense'",
         ),
         (
             Dense(),
-            Power(),
-            r"0\.weight: the state is that of the parameterization 'dense', .* has 'power'",
+            PowerPropagation(),
+            r"0\.weight: the state is that of the parameterization 'dense', .* has 'power-propagation'",
         ),
         (
             Product(),
-            Balanced(),
-            r"'product', the program of this model has 'balanced': they are of different methods",
+            BalancedProduct(),
+            r"'product', the program of this model has 'balanced-product': they are of different methods",
         ),
         (
-            Power(alpha=3.0),
-            Power(),
+            PowerPropagation(alpha=3.0),
+            PowerPropagation(),
             r"'alpha': 3\.0.*'alpha': 2\.0.*they compute different weights",
         ),
         (
-            Threshold(gate="exp"),
-            Threshold(),
+            SoftThreshold(gate="exp"),
+            SoftThreshold(),
             r"'gate': 'exp'.*they compute different weights",
         ),
         (
-            Sigmoid(scale=2.0),
-            Sigmoid(),
+            SigmoidGate(scale=2.0),
+            SigmoidGate(),
             r"'scale': 2\.0.*they compute different weights",
         ),
-        (Concrete(b=0.5), Concrete(), r"'b': 0\.5.*they compute different weights"),
+        (
+            HardConcrete(b=0.5),
+            HardConcrete(),
+            r"'b': 0\.5.*they compute different weights",
+        ),
     ],
     ids=str,
 )

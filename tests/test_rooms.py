@@ -95,6 +95,44 @@ def test_old_paths_give_the_modules_that_took_their_place(old: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("recipe", "Recipe", "Method"),
+        ("recipe", "merge_recipes", "merge_methods"),
+        ("errors", "RecipeError", "MethodError"),
+        ("parameterizations", "Balanced", "BalancedProduct"),
+        ("parameterizations", "Concrete", "HardConcrete"),
+        ("parameterizations", "Power", "PowerPropagation"),
+        ("parameterizations", "Sigmoid", "SigmoidGate"),
+        ("parameterizations", "Threshold", "SoftThreshold"),
+        ("parameterizations.hard_concrete", "Concrete", "HardConcrete"),
+        ("parameterizations.power_propagation", "Power", "PowerPropagation"),
+        ("parameterizations.sigmoid_gate", "Sigmoid", "SigmoidGate"),
+        ("parameterizations.soft_threshold", "Threshold", "SoftThreshold"),
+        ("passes", "SplitBalanced", "BalancedProduct"),
+        ("passes", "SplitProduct", "Product"),
+        ("passes.reparameterize", "SplitBalanced", "BalancedProduct"),
+        ("passes.reparameterize", "SplitProduct", "Product"),
+    ],
+)
+def test_old_names_give_the_objects_that_were_renamed(
+    module: str, old: str, new: str
+) -> None:
+    place = importlib.import_module(f"sparsify_fx.{module}")
+    with pytest.warns(DeprecationWarning, match=f"{module}.{old} is now {new}; "):
+        assert getattr(place, old) is getattr(place, new)
+    assert old not in vars(place)  # so that it warns wherever it is still used
+    with pytest.raises(AttributeError, match="has no attribute 'unheard_of'"):
+        _ = place.unheard_of
+
+
+def test_the_balanced_product_is_found_where_pickles_of_0_1_look_for_it() -> None:
+    product = importlib.import_module("sparsify_fx.parameterizations.product")
+    with pytest.warns(DeprecationWarning, match=r"balanced_product\.BalancedProduct; "):
+        assert product.Balanced is sparsify_fx.parameterizations.BalancedProduct
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "sparsify_fx.onnx_export.inspect_file", "sparsify_fx.onnx_export.inspection.inspect_file",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import sparsify_fx
 from sparsify_fx.actions import RescaleEvery
-from sparsify_fx.errors import RecipeError, SchedulerError, TrainingError
+from sparsify_fx.errors import MethodError, SchedulerError, TrainingError
 from sparsify_fx.learning_rate import CosineWarmup
 from sparsify_fx.passes import InsertMask
 from sparsify_fx.penalties import Frobenius
@@ -249,7 +249,7 @@ def test_a_model_without_a_plan_is_refused(net: nn.Sequential) -> None:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     for prepare in (lambda: None, lambda: InsertMask()(net)):
         prepare()
-        with pytest.raises(RecipeError, match=r"call sparsify_fx\.apply"):
+        with pytest.raises(MethodError, match=r"call sparsify_fx\.apply"):
             sparsify_fx.Scheduler(net, optimizer, epochs=1, steps_per_epoch=1)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsify_fx
-from sparsify_fx.errors import CheckpointError, RecipeError, SparsityError
+from sparsify_fx.errors import CheckpointError, MethodError, SparsityError
 from sparsify_fx.programs.owners import programs
 from tests.conftest import effective, small_net, ulp_distance
 
@@ -125,13 +125,13 @@ def test_training_goes_on_from_there(other: dict[str, Tensor]) -> None:
         (
             {},
             ["mask", "signs"],
-            RecipeError,
+            MethodError,
             r"brings back \d+ weights that were pruned and have no value; give init=",
         ),
         ({}, ["mask", "sign"], ValueError, "did you mean 'signs'"),
-        ({}, "mask", RecipeError, "must be a list"),
-        ({}, [], RecipeError, "must be a list"),
-        ({}, ["weights", "signs"], RecipeError, "take one or the other"),
+        ({}, "mask", MethodError, "must be a list"),
+        ({}, [], MethodError, "must be a list"),
+        ({}, ["weights", "signs"], MethodError, "take one or the other"),
     ],
 )
 def test_errors_change_nothing(
@@ -154,5 +154,5 @@ def test_errors_change_nothing(
 
 
 def test_a_plain_model_is_refused(net: nn.Sequential, other: dict[str, Tensor]) -> None:
-    with pytest.raises(RecipeError, match=r"call sparsify_fx\.apply"):
+    with pytest.raises(MethodError, match=r"call sparsify_fx\.apply"):
         sparsify_fx.take_from(net, other)

@@ -33,6 +33,7 @@ class Global(Floored):
     ) -> dict[str, Tensor]:
         """The masks from one threshold; with layers below their floor, each layer's best by its count."""
         check_budget(capacity, kept)
+        # One threshold gives all masks: counting first and choosing again would sort every layer once more.
         masks = top_masks(scores, kept)
         if self.min_per_layer is None:
             return masks
@@ -41,6 +42,7 @@ class Global(Floored):
         )
         counts = _counted(masks)
         final = raised(self.divide, counts, (scores, capacity, kept), floors)
+        # Where every layer was above its floor the masks are right already.
         return masks if final == counts else masks_of_counts(scores, final)
 
 

@@ -34,6 +34,7 @@ class Frobenius:
     def __call__(self, programs: Iterable[WeightProgram]) -> Tensor:
         """(λ/2) Σ over all programs."""
         return (
+            # The half makes the gradient λθ, so that λ means what `weight_decay` means.
             self.strength
             / 2
             * torch.stack([program().square().sum() for program in programs]).sum()

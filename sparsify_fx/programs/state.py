@@ -34,7 +34,7 @@ def encode(parameterization: Parameterization, progress: Progress) -> Tensor:
     {'name': 'product', 'beta': 0.5}
     """
     content = {
-        "parameterization": described(PARAMETERIZATIONS, parameterization),
+        "parameterization": described(PARAMETERIZATIONS, parameterization, stored=True),
         "step": progress.step,
         "steps": progress.steps,
         "schedule": progress.schedule,
@@ -82,13 +82,16 @@ def restored(own: Parameterization, description: Any) -> Parameterization:
 
     Raises ValueError, in words, when it is another one, or when with its options the program would be another graph.
     """
-    ours = described(PARAMETERIZATIONS, own)
+    ours = described(PARAMETERIZATIONS, own, stored=True)
     if as_json(ours) == description:
         return own
-    if name_of(ours) != name_of(description):
+    here, there = (
+        PARAMETERIZATIONS.present_name(name_of(each)) for each in (ours, description)
+    )
+    if here != there:
         raise ValueError(
-            f"the state is that of the parameterization {name_of(description)!r}, the program of this model has "
-            f"{name_of(ours)!r}: they are of different methods"
+            f"the state is that of the parameterization {there!r}, the program of this model has {here!r}: they are of "
+            "different methods"
         )
     told = (
         f"the state was saved with {description}, the program of this model has {ours}"

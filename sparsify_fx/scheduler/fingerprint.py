@@ -20,18 +20,27 @@ def fingerprint(
     tracks: Sequence[Track], clock: Clock, curve: Curve | TorchSchedule
 ) -> dict[str, Any]:
     """Methods with all their axes, lengths, the number of weights, and the learning rate."""
-    plans = [{**track.plan.to_dict(), "part": track.part.name} for track in tracks]
-    plan = tracks[0].plan.to_dict() if len(plans) == 1 else {"parts": plans}
+    told = [_told(track) for track in tracks]
+    plans = [
+        {**each, "part": track.part.name}
+        for each, track in zip(told, tracks, strict=True)
+    ]
+    plan = told[0] if len(plans) == 1 else {"parts": plans}
     lengths = {"epochs": clock.run_epochs, "steps_per_epoch": clock.steps_per_epoch}
-    told = repr(curve) if isinstance(curve, Curve) else "torch scheduler"
+    rates = repr(curve) if isinstance(curve, Curve) else "torch scheduler"
     return _plain(
         {
             **plan,
             **lengths,
             "weights": sum(track.total for track in tracks),
-            "learning_rate": told,
+            "learning_rate": rates,
         }
     )
+
+
+def _told(track: Track) -> dict[str, Any]:
+    """The plan of a track; its axes under the names that files hold, so that schedules saved by 0.1 go on."""
+    return {**track.plan.to_dict(), "axes": track.plan.axes.to_dict(stored=True)}
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.plan import Plan, require_plan
 from sparsify_fx.programs.owners import Subset, programs, qualified
 from sparsify_fx.programs.program import WeightProgram
@@ -69,7 +69,7 @@ class Part:
 def parts_of(model: nn.Module, *, strict: bool = True) -> tuple[Part, ...]:
     """The parts of a prepared model, in module order.
 
-    Raises RecipeError for a model without a plan, and (`strict`) for programs of bare passes beside those of `apply`.
+    Raises MethodError for a model without a plan, and (`strict`) for programs of bare passes beside those of `apply`.
 
     >>> from sparsify_fx import apply
     >>> net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
@@ -81,7 +81,7 @@ def parts_of(model: nn.Module, *, strict: bool = True) -> tuple[Part, ...]:
     groups: dict[int, dict[str, WeightProgram]] = {}
     for name, program in programs(model).items():
         if program.plan is None and strict:
-            raise RecipeError(
+            raise MethodError(
                 f"{name} has a weight program but no plan; call sparsify_fx.apply on it, or merge it"
             )
         if program.plan is None:

@@ -60,7 +60,7 @@ class Scheduler:
 
     Raises:
         SchedulerError: an optimizer that does not train the rewritten weights, or impossible times.
-        RecipeError: a model without a plan, or a criterion without its inputs.
+        MethodError: a model without a plan, or a criterion without its inputs.
         After an error model and optimizer are as they were.
 
     >>> import sparsify_fx, torch

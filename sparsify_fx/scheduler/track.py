@@ -12,7 +12,7 @@ from sparsify_fx.actions import TimedAction, action_label
 from sparsify_fx.allocations import Pattern
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
 from sparsify_fx.distributed.ranks import mean_number
-from sparsify_fx.errors import RecipeError, SchedulerError
+from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.optimizer_states import following
 from sparsify_fx.parameterizations import ByLayer
@@ -53,7 +53,7 @@ class Track:
         names: the tensors of the model's state dict that are rewound with the part; None for all of them.
         inputs: batches for the whole model and a loss, or those that `apply` was given where they are None.
 
-    Raises SchedulerError for times that do not fit, RecipeError for a criterion without its inputs.
+    Raises SchedulerError for times that do not fit, MethodError for a criterion without its inputs.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Track:
         if isinstance(axes.allocation, Pattern) and any(
             isinstance(update, Regrow) for update in self.updates
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"{self.plan.method}: regrowing breaks the pattern {axes.allocation}; use allocation='erk'"
             )
         self.points = {

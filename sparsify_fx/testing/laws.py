@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sparsify_fx.api import apply, merge
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
@@ -72,7 +72,7 @@ def check_method(method: str) -> None:
 
 def mergeable(a: str, b: str) -> bool:
     """Whether the two methods have a sum."""
-    with contextlib.suppress(RecipeError):
+    with contextlib.suppress(MethodError):
         find_method(f"{a}+{b}")
         return True
     return False

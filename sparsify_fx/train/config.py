@@ -16,7 +16,7 @@ from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.parameterizations import ByLayer
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.programs.parameter_groups import Decay, without_decay
-from sparsify_fx.recipe import AXES, Recipe, find_method
+from sparsify_fx.recipe import AXES, Method, find_method
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
 from sparsify_fx.train.optimizers import default_weight_decay
 from sparsify_fx.train.problems import tell
@@ -117,7 +117,7 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _one_method(self) -> TrainConfig:
         # A factor of the schedule near 1 asks for millions of cycles, each a valid run by itself.
-        runs = self.recipe().resolved().schedule.runs(self.sparsity)
+        runs = self.find_method().resolved().schedule.runs(self.sparsity)
         if runs * self.epochs > LONGEST:
             raise ValueError(
                 f"{runs} runs (cycles) of {self.epochs} epochs are more than {LONGEST:,} epochs; give fewer, or cycles "
@@ -125,8 +125,8 @@ class TrainConfig(Section):
             )
         return self
 
-    def recipe(self) -> Recipe:
-        """The method with the axes that this configuration sets; UnknownNameError or RecipeError."""
+    def find_method(self) -> Method:
+        """The method with the axes that this configuration sets; UnknownNameError or MethodError."""
         return find_method(
             self.method,
             {axis: self.axes[axis] for axis in sorted(self.axes, key=_axis_order)},
@@ -148,12 +148,12 @@ class TrainConfig(Section):
             choice = getattr(self, name)
             choices[name] = kind == "cuda" if choice == "auto" else choice
         return self.model_copy(
-            update={"device": device, "method": self.recipe().name, **choices}
+            update={"device": device, "method": self.find_method().name, **choices}
         )
 
     def decays(self) -> dict[str, float]:
         """The weight decay of every parameter group, by the method's default or as set."""
-        axes = self.recipe().resolved()
+        axes = self.find_method().resolved()
         return self.optimizer.decays(without_decay(axes.penalty, axes.parameterization))
 
     def weight_decay(self) -> Decay:
@@ -162,7 +162,7 @@ class TrainConfig(Section):
             "weight_decay", default_weight_decay(self.optimizer.name)
         )
         # Where each layer has a parameterization of its own, only `parameter_groups` sees which factors are decayed.
-        by_layer = isinstance(self.recipe().resolved().parameterization, ByLayer)
+        by_layer = isinstance(self.find_method().resolved().parameterization, ByLayer)
         if by_layer and not isinstance(given, Mapping):
             return float(given)
         return self.decays()
@@ -191,8 +191,8 @@ class TrainConfig(Section):
         content = config.to_dict()
         for indifferent in _INDIFFERENT:
             del content[indifferent]
-        axes = config.recipe().resolved()
-        content["axes"] = by_content(axes.to_dict())
+        axes = config.find_method().resolved()
+        content["axes"] = by_content(axes.to_dict(stored=True))
         if "batches" in axes.schedule.needs:
             # Version 0.1 scored on ten fixed batches: its runs were others, and must not count as these.
             content["scored_on"] = "the current batch"

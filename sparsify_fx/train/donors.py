@@ -104,7 +104,7 @@ def _donors(config: TrainConfig) -> Iterator[Path]:
     """The paths of all runs that a configuration takes from; one may come twice."""
     for source in config.init_from:
         yield Path(source.run)
-    yield from _named(config.recipe().resolved().to_dict())
+    yield from _named(config.find_method().resolved().to_dict())
 
 
 def _named(value: Any) -> Iterator[Path]:

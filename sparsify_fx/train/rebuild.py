@@ -26,8 +26,8 @@ def at_checkpoint(
     `apply` would choose masks first, for which some criteria need the data; the checkpoint's own replace them here.
     Raises CheckpointError for a checkpoint of another configuration.
     """
-    recipe = config.recipe()
-    axes = recipe.resolved()
+    method = config.find_method()
+    axes = method.resolved()
     layers = select_layers(model, config.include, config.exclude)
     budget = Budget(
         sum(layer.weight.numel() for layer in layers.values()), config.sparsity
@@ -41,7 +41,7 @@ def at_checkpoint(
             for name, layer in layers.items()
         }
     # The model shall be as `apply` leaves it: what wants to know its method, such as `parameter_groups`, asks the plan.
-    plan = Plan(recipe.name, axes, float(config.sparsity), config.seed, tuple(layers))
+    plan = Plan(method.name, axes, float(config.sparsity), config.seed, tuple(layers))
     progress = Progress()
     for program in prepare(model, layers, masks, axes.parameterization).values():
         program.plan, program.progress = plan, progress

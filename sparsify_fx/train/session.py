@@ -237,7 +237,7 @@ def compiled(session: Session) -> nn.Module:
 
 def _scoring(config: TrainConfig, data: Data) -> tuple[Any, Any]:
     """(loss_fn, batches) for a criterion or a schedule that needs them, else (None, None)."""
-    axes = config.recipe().resolved()
+    axes = config.find_method().resolved()
     needs = (*axes.criterion.needs, *axes.schedule.needs)
     loss_fn = F.cross_entropy if "loss_fn" in needs else None
     if "batches" not in needs:

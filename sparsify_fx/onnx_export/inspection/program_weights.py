@@ -24,7 +24,7 @@ _OF_VERSION_0_1 = {
     ("m", "w"): "product",
     ("dense", "s"): "soft-threshold",
     ("dense", "logit", "temperature"): "sigmoid-gate",
-    ("dense", "logit"): "l0",
+    ("dense", "logit"): "hard-concrete",
 }
 _PROGRAM = re.compile(r"(?P<weight>.+)_program\.(?P<part>[^.]+)", re.DOTALL)
 
