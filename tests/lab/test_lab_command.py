@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_without_a_name_it_lists_every_experiment() -> None:
     text = call().stdout
     assert all(name in text for name in names)
     assert all(
-        entry.paper.startswith("paper 00") and entry.claim.endswith(".")
+        re.match(r"\[\w+ \d{4}\], ", entry.paper) and entry.claim.endswith(".")
         for entry in all_experiments()
     )
 
