@@ -144,7 +144,7 @@ def test_a_file_brings_method_criterion_model_data_and_curve_to_training(
     without = cli(folder, "export", run, "mine.onnx")
     assert without.returncode == 2
     assert "unknown learning-rate curve 'my-curve'" in without.stderr
-    analysed = cli(
+    analyzed = cli(
         folder,
         "analyze",
         run,
@@ -155,8 +155,8 @@ def test_a_file_brings_method_criterion_model_data_and_curve_to_training(
         "--json",
         "-",
     )
-    assert json.loads(analysed.stdout)["analyses"]["my-analysis"]["data"] == {"n": 1}, (
-        analysed.stderr
+    assert json.loads(analyzed.stdout)["analyses"]["my-analysis"]["data"] == {"n": 1}, (
+        analyzed.stderr
     )
 
 
