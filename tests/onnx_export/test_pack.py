@@ -165,13 +165,13 @@ def test_special_values_and_other_types_keep_their_bits(tmp_path: Path) -> None:
     )
     for encoding in ENCODINGS:
         report = pack_onnx(
-            source, tmp_path / "b.onnx", encoding=encoding, normalise_zeros=False
+            source, tmp_path / "b.onnx", encoding=encoding, normalize_zeros=False
         )
         assert {row.name: row.encoding for row in report.layers}["double"] == encoding
         unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
         assert tensors(tmp_path / "c.onnx") == tensors(source)
     assert "-0.0" in report.notes[0]
-    clean = pack_onnx(source, tmp_path / "b.onnx", encoding="gap", normalise_zeros=True)
+    clean = pack_onnx(source, tmp_path / "b.onnx", encoding="gap", normalize_zeros=True)
     unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
     array = numpy_helper.to_array(
         next(

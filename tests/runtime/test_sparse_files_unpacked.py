@@ -94,7 +94,7 @@ def test_negative_zeros_are_zeros_where_outputs_stay_unless_told_otherwise(
         tmp_path / "a.onnx",
         tmp_path / "b.onnx",
         target="sparse-ort",
-        normalise_zeros=False,
+        normalize_zeros=False,
     )
     unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
     assert weights(tmp_path / "c.onnx")["w"] == weight.tobytes()
