@@ -64,6 +64,7 @@ def connections(
     return {unit: sorted(pairs) for unit, pairs in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "run", "inputs"), CASES)
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4)])
 @pytest.mark.parametrize("method", ["random", "magnitude"])

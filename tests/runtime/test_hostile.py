@@ -177,6 +177,7 @@ def test_layers_that_are_too_large_for_the_kernels_stay_dense() -> None:
     np.testing.assert_array_equal(got, [[[7, 8]]])
 
 
+@pytest.mark.slow
 def test_a_thousand_hostile_models_give_errors_only() -> None:
     command = [
         sys.executable,
