@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sparsify_fx
 from sparsify_fx.runtime import library
 
