@@ -99,6 +99,7 @@ def doubled(size: int = 12) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_hessian_of_a_model_is_that_of_autograd_in_both_spaces() -> None:
     model, batches = tiny(), doubled()
     inputs, targets = (

@@ -175,10 +175,10 @@ def test_models_that_are_split_over_processes_are_refused(
 
 
 @both_sizes
-def test_synchronised_norms_do_not_wait_while_scoring(
+def test_synchronized_norms_do_not_wait_while_scoring(
     results: Results, ranks: int
 ) -> None:
-    for seen in results("synchronised_norms", ranks):
+    for seen in results("synchronized_norms", ranks):
         assert seen == {
             "as batch norm": 0,
             "equal": True,

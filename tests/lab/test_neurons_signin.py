@@ -83,6 +83,7 @@ def test_descent_on_factors_is_that_of_the_single_neuron_s_lab() -> None:
     assert torch.allclose(plain[-1], start - 0.05 * layer.gradient(start))
 
 
+@pytest.mark.slow
 def test_good_signs_and_a_dense_net_succeed_and_bad_signs_fail_more_often_than_with_sign_in() -> (
     None
 ):

@@ -1,4 +1,4 @@
-"""Teacher and student with masks: Algorithm 1, the tensor initialisation, and [Zhang 2021]'s laws at small size."""
+"""Teacher and student with masks: Algorithm 1, the tensor initialization, and [Zhang 2021]'s laws at small size."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_the_low_moments_are_the_formulas_and_the_directions_the_teacher_s() -> 
     assert overlap.max(0).values.min() > 0.97
 
 
-def test_the_tensor_initialisation_leads_to_the_teacher_and_improves_with_samples() -> (
+def test_the_tensor_initialization_leads_to_the_teacher_and_improves_with_samples() -> (
     None
 ):
     few, many = start_qualities(

@@ -1,4 +1,4 @@
-"""Files that are written piece by piece have the same bytes as those serialised at once."""
+"""Files that are written piece by piece have the same bytes as those serialized at once."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ METHODS.add(
     Method(
         name="acdc",
         summary="AC/DC: compressed and dense phases in turn, all weights back from zero in each dense one.",
-        source="Peste et al. 2021; [Gadhikar 2025], section 3 and Table 5",
+        source="[Peste 2021]; [Gadhikar 2025], section 3 and Table 5",
         sets=Axes(schedule=Alternating()),
         suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
     ),

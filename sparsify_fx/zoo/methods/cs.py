@@ -13,7 +13,7 @@ METHODS.add(
         name="cs",
         summary="Every weight has a gate σ(τ·s) with τ from 1 to 200 and a penalty on open gates, led to the requested "
         "sparsity; the gates become binary at the exact pruning, then a short fine-tuning.",
-        source="Savarese et al. 2020",
+        source="[Savarese 2020]",
         sets=Axes(
             parameterization=SigmoidGate(start=0.3, temperature=200.0, scale=10.0),
             penalty=OpenGates(1e-4),

@@ -10,7 +10,7 @@ METHODS.add(
     Method(
         name="gmp",
         summary="Gradual magnitude pruning: one run in which the sparsity grows along a cubic curve.",
-        source="Zhu & Gupta 2017",
+        source="[Zhu 2017]",
         sets=Axes(schedule=Cubic()),
         suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
     ),

@@ -10,7 +10,7 @@ METHODS.add(
     Method(
         name="grasp",
         summary="Prune at initialisation what lowers the gradient norm least, or raises it: θ ⊙ Hg.",
-        source="Wang et al. 2020",
+        source="[Wang 2020]",
         sets=Axes(criterion=GraSP(temperature=200.0)),
         suggests=Axes(allocation=Global(), schedule=AtInit()),
     ),

@@ -11,7 +11,7 @@ METHODS.add(
     Method(
         name="imp",
         summary="Prune/retrain cycles that start from the initial weights each time (the lottery ticket).",
-        source="Frankle & Carbin 2019; [Gadhikar 2024], section 2",
+        source="[Frankle 2019]; [Gadhikar 2024], section 2",
         sets=Axes(schedule=Cycles(), rewind=Rewind(weights="init", optimizer="init")),
         suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
     ),

@@ -13,7 +13,7 @@ METHODS.add(
         name="l0",
         summary="Every weight has a random hard-concrete gate; the expected number of open gates is penalised and led "
         "to the requested sparsity, then the gates become binary, one exact pruning and a short fine-tuning.",
-        source="Louizos et al. 2018",
+        source="[Louizos 2018]",
         sets=Axes(
             parameterization=HardConcrete(scale=30.0),
             penalty=OpenGates(1e-4, reach=1000.0),

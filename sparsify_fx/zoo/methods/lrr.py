@@ -14,7 +14,7 @@ METHODS.add(
         name="lrr",
         summary="Prune/retrain cycles that go on from the learned weights; only the learning rate starts again, "
         "with its warm-up, and the optimizer state is fresh.",
-        source="Renda et al. 2020; [Gadhikar 2024], section 2 and appendix A.3",
+        source="[Renda 2020]; [Gadhikar 2024], section 2 and appendix A.3",
         sets=Axes(schedule=Cycles(), rewind=Rewind(optimizer="init")),
         suggests=_SUGGESTS,
     ),
@@ -38,7 +38,7 @@ METHODS.add(
     Method(
         name="lrr-nowarmup",
         summary="lrr as first published: after each pruning the learning rate starts from its peak, without a warm-up.",
-        source="Renda et al. 2020; [Gadhikar 2024], Fig. 8",
+        source="[Renda 2020]; [Gadhikar 2024], Fig. 8",
         sets=Axes(
             schedule=Cycles(), rewind=Rewind(optimizer="init", learning_rate="warmup")
         ),

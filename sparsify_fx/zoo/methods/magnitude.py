@@ -11,7 +11,7 @@ METHODS.add(
     Method(
         name="magnitude",
         summary="Train dense, prune once to the final sparsity by |θ|, retrain with the learning-rate curve again.",
-        source="Han et al. 2015; Renda et al. 2020",
+        source="[Han 2015]; [Renda 2020]",
         sets=Axes(
             criterion=CRITERIA["magnitude"],
             schedule=OneShot(),

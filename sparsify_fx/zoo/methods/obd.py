@@ -11,7 +11,7 @@ METHODS.add(
     Method(
         name="obd",
         summary="Train dense, prune once what raises the loss least to second order, ½ θ² F, retrain.",
-        source="LeCun et al. 1990",
+        source="[LeCun 1990]",
         sets=Axes(criterion=Fisher(), rewind=Rewind(optimizer="init")),
         suggests=Axes(allocation=Global(), schedule=OneShot()),
     ),

@@ -11,7 +11,7 @@ METHODS.add(
     Method(
         name="powerprop",
         summary="Weights as d·|d|, so that small ones stay small; one pruning by magnitude and a short fine-tuning.",
-        source="Schwarz et al. 2021 (α = 2 to 4)",
+        source="[Schwarz 2021] (α = 2 to 4)",
         sets=Axes(
             parameterization=PowerPropagation(alpha=2.0),
             criterion=CRITERIA["magnitude"],

@@ -10,7 +10,7 @@ METHODS.add(
     Method(
         name="random",
         summary="A random mask at initialisation, then ordinary training; allocation balanced, uniform or erk.",
-        source="Gadhikar et al. 2023; [Gadhikar 2024] and [Gadhikar 2025]",
+        source="[Gadhikar 2023]; [Gadhikar 2024] and [Gadhikar 2025]",
         sets=Axes(criterion=CRITERIA["random"]),
         suggests=Axes(allocation=Balanced(), schedule=AtInit()),
     ),

@@ -10,7 +10,7 @@ METHODS.add(
     Method(
         name="rigl",
         summary="Sparse from the start; the smallest weights move to where the gradient is largest.",
-        source="Evci et al. 2020; [Gadhikar 2025], section 3",
+        source="[Evci 2020]; [Gadhikar 2025], section 3",
         sets=Axes(
             schedule=RegrowEvery(
                 growth="gradient", fraction=0.3, until=0.75, anneal=True

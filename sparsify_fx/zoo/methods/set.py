@@ -10,7 +10,7 @@ METHODS.add(
     Method(
         name="set",
         summary="Sparse from the start; after each epoch the smallest weights move to random places.",
-        source="Mocanu et al. 2018",
+        source="[Mocanu 2018]",
         sets=Axes(
             schedule=RegrowEvery(growth="random", fraction=0.3, until=1.0, anneal=False)
         ),

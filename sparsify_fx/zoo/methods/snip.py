@@ -10,7 +10,7 @@ METHODS.add(
     Method(
         name="snip",
         summary="Prune at initialisation what the loss is least sensitive to: |θ ⊙ ∂L/∂θ|.",
-        source="Lee et al. 2019",
+        source="[Lee 2019]",
         sets=Axes(criterion=CRITERIA["snip"]),
         suggests=Axes(allocation=Global(), schedule=AtInit()),
     ),

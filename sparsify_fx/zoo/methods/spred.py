@@ -13,7 +13,7 @@ METHODS.add(
         name="spred",
         summary="Weights as m ⊙ w with |m| = |w| at the start and weight decay on m and w, led to the requested "
         "sparsity; then one exact pruning and a short fine-tuning.",
-        source="Ziyin & Wang 2023; [Jacobs 2025], eq. 2 and 7, Table 3",
+        source="[Ziyin 2023]; [Jacobs 2025], eq. 2 and 7, Table 3",
         sets=Axes(
             parameterization=BalancedProduct(),
             penalty=FactorDecay(strength=2e-4, floor=0.3),

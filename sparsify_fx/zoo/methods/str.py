@@ -13,7 +13,7 @@ METHODS.add(
         name="str",
         summary="Every layer learns the threshold below which its weights are exactly zero; the decay of the "
         "thresholds is led to the requested sparsity, then one exact pruning and a short fine-tuning.",
-        source="Kusupati et al. 2020 (s = −200 as in [Jacobs 2025], appendix C.2)",
+        source="[Kusupati 2020] (s = −200 as in [Jacobs 2025], appendix C.2)",
         sets=Axes(
             parameterization=SoftThreshold(start=-200.0),
             penalty=ThresholdDecay(5e-3, reach=10.0),

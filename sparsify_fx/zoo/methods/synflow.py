@@ -10,7 +10,7 @@ METHODS.add(
     Method(
         name="synflow",
         summary="Prune at initialisation in 100 rounds by the flow through each weight, without data.",
-        source="Tanaka et al. 2020",
+        source="[Tanaka 2020]",
         sets=Axes(criterion=Synflow(rounds=100)),
         suggests=Axes(allocation=Global(), schedule=AtInit()),
     ),

@@ -16,7 +16,7 @@ METHODS.add(
     Method(
         name="woodfisher",
         summary="Train dense, prune once by θ² / (2 [F⁻¹]_ii) with blocks of the inverse Fisher, retrain.",
-        source="Singh & Alistarh 2020; Kuznedelev et al. 2024 (CAP)",
+        source="[Singh 2020]; [Kuznedelev 2023] (CAP)",
         sets=Axes(criterion=WoodFisher(), rewind=Rewind(optimizer="init")),
         suggests=Axes(allocation=Global(), schedule=OneShot()),
     ),

@@ -11,7 +11,7 @@ METHODS.add(
     Method(
         name="wr",
         summary="Prune/retrain cycles that start from the weights of the dense run after its warm-up.",
-        source="Renda et al. 2020; Frankle et al. 2020; [Gadhikar 2024], appendix A.3",
+        source="[Renda 2020]; [Frankle 2020]; [Gadhikar 2024], appendix A.3",
         sets=Axes(
             schedule=Cycles(), rewind=Rewind(weights="warmup", optimizer="warmup")
         ),

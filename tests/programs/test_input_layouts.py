@@ -27,7 +27,7 @@ def features(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def routed(module: nn.Module, x: Tensor) -> Tensor:
-    """Every expert of a mixture in turn, one behind the other."""
+    """Every expert of a mixture in turn, one after the other."""
     routes = torch.eye(module.num_experts)  # type: ignore[arg-type]
     outputs = module(x.reshape(1, -1, 1, 1).repeat(len(routes), 1, 1, 1), routes)
     return outputs.reshape(-1)
@@ -64,6 +64,7 @@ def connections(
     return {unit: sorted(pairs) for unit, pairs in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "run", "inputs"), CASES)
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4)])
 @pytest.mark.parametrize("method", ["random", "magnitude"])

@@ -60,7 +60,7 @@ def halves(layer: nn.Module) -> None:
     layer.weight.data.chunk(2)[1].zero_()
 
 
-def renormalise(layer: nn.Module) -> None:
+def renormalize(layer: nn.Module) -> None:
     torch.renorm(layer.weight.data, 2, 0, 1.0, out=layer.weight.data)
 
 
@@ -80,7 +80,7 @@ WRITES: dict[str, Callable[[nn.Module], object]] = {
     "clipping with out=": lambda layer: torch.clamp(
         layer.weight, -0.1, 0.1, out=layer.weight.data
     ),
-    "renorm": renormalise,
+    "renorm": renormalize,
     "averaging": average,
     "rows": rows,
     "chunks": halves,
@@ -328,6 +328,7 @@ def test_a_forward_sees_the_plain_tensor() -> None:
     assert ComputedWeight in map(type, [model.inner.weight])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
 )  # torch's own look at it

@@ -69,6 +69,7 @@ def test_value_of_split_is_theta(name: str, values: list[float]) -> None:
     assert ((value - theta).abs() <= parameterization.error_bound(theta)).all()
 
 
+@pytest.mark.slow
 @every
 @settings(deadline=None)
 @given(values=lists)

@@ -233,6 +233,7 @@ def test_the_console_script_reports_errors_without_a_traceback(tmp_path: Path) -
     assert "RECIPE" in usage.stderr
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sparsify_fx", "--version"],

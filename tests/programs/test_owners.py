@@ -110,6 +110,7 @@ def test_copies_and_pickles_are_independent_and_equal(net: nn.Sequential) -> Non
         assert type(twin[0]) is nn.Conv2d
 
 
+@pytest.mark.slow
 def test_a_pickle_opens_in_a_fresh_process(net: nn.Sequential, tmp_path: Path) -> None:
     sparsify_fx.apply(net, "signin", sparsity=0.5)
     torch.save(net.eval(), tmp_path / "model.pt")

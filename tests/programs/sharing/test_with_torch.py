@@ -17,7 +17,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 from sparsify_fx.programs.sharing import shared_weights
-from tests.sharing.common import Encoder, Twice, evaluations, gradients, made
+from tests.programs.sharing.common import Encoder, Twice, evaluations, gradients, made
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

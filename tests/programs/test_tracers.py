@@ -52,7 +52,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
         torch.randn(2, 3, 8),
     ),
-    "standardised": lambda: (
+    "standardized": lambda: (
         nn.Sequential(timm.layers.ScaledStdConv2dSame(3, 4, 3)),
         torch.randn(2, 3, 5, 5),
     ),

@@ -37,7 +37,7 @@ GATED: list[Any] = [
 
 
 def gated(how: Parameterization, seed: int = 0, shut: float = 0.9) -> nn.Module:
-    """A model late in its training: most gates are shut, some weights behind them are zero."""
+    """A model late in its training: most gates are shut, some weights that they gate are zero."""
     model = small_net(seed)
     InsertMask()(model)
     Reparameterize(how)(model)

@@ -44,7 +44,7 @@ class Windows(nn.Module):
 IMAGE, TOKENS = (2, 4, 8, 8), (2, 16, 8)
 # name: the module, the shape of its inputs, and what would go wrong if only calls of the owner were rewritten.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
-    # Standardised from the stored weight: the mean and variance must be those of the masked one.
+    # Standardized from the stored weight: the mean and variance must be those of the masked one.
     "StdConv2d": (lambda: timm.layers.StdConv2d(4, 6, 3), IMAGE, {"weight"}),
     "StdConv2dSame": (lambda: timm.layers.StdConv2dSame(4, 6, 3), IMAGE, {"weight"}),
     "ScaledStdConv2d": (
@@ -195,7 +195,7 @@ def test_raw_matrices_are_pruned_on_request() -> None:
     assert int((model.w_g != 0).sum()) == 4
 
 
-def test_standardised_weights_fill_their_zeros_again() -> None:
+def test_standardized_weights_fill_their_zeros_again() -> None:
     """What docs/any_model.md says: the stored weight is sparse, the one that timm convolves with is not."""
     layer = sparsify_fx.apply(timm.layers.StdConv2d(4, 6, 3), "random", sparsity=0.5)
     used = []

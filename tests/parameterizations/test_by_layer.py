@@ -164,6 +164,7 @@ def test_penalties_on_gates_count_the_layers_that_have_them() -> None:
     assert scheduler.at_sparsity
 
 
+@pytest.mark.slow
 def test_the_laws_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     find_method("dense")
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))

@@ -11,7 +11,7 @@ from torch import nn
 
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.sharing import shared_weights
-from tests.sharing.common import Encoder, Twice, evaluations, gradients, made
+from tests.programs.sharing.common import Encoder, Twice, evaluations, gradients, made
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Everything that a program's behaviour depends on goes into a state dict, and comes back out of it."""
+"""Everything that a program's behavior depends on goes into a state dict, and comes back out of it."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def is_product(model: nn.Module) -> bool:
     )
 
 
-def behaviour(model: nn.Module) -> list[Tensor]:
+def behavior(model: nn.Module) -> list[Tensor]:
     """What every program gives from here on, in training and evaluation, when all that can happen to it happens."""
     seen: list[Tensor] = []
 
@@ -221,8 +221,7 @@ def test_a_loaded_program_behaves_as_the_saved_one(
         )
         return
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(behaviour(model), behaviour(again), strict=True)
+        torch.equal(a, b) for a, b in zip(behavior(model), behavior(again), strict=True)
     )
 
 

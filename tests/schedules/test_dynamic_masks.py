@@ -123,7 +123,7 @@ def test_rigl_has_the_mask_sequence_of_its_paper() -> None:
     trace = ours("rigl")
     weights, masks = trace[
         0
-    ]  # the random mask at initialisation is drawn by the library
+    ]  # the random mask at initialization is drawn by the library
     reference, end = [(weights, masks)], 0.75 * EPOCHS * STEPS
     for step in range(1, EPOCHS * STEPS + 1):
         weights = [

@@ -88,6 +88,7 @@ def test_the_way_of_large_tensors_gives_the_same(
         assert flat(top_masks(scores, kept)) == by_sorting(scores, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [1e-6, 0.01, 0.1, 0.5, 0.9, 0.999999])
 @pytest.mark.parametrize(
     "kind", ["normal", "few values", "constant", "pruned", "sorted", "periodic"]

@@ -1,4 +1,4 @@
-"""Beside its weights nothing of a model changes: behaviour, dtypes, devices, flags, copies, tracers."""
+"""Beside its weights nothing of a model changes: behavior, dtypes, devices, flags, copies, tracers."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_recorded_shapes_of_outputs_do_not_contradict_the_sizes() -> None:
 
 
 def test_recorded_shapes_count_when_asked_for() -> None:
-    """Behind an operator that onnx does not know, what the file says is all there is."""
+    """After an operator that onnx does not know, what the file says is all there is."""
     nodes = [
         helper.make_node("Unknown", ["x"], ["u"], domain="elsewhere"),
         node("Relu", "u", "y"),

@@ -349,7 +349,7 @@ def test_a_diverged_model_is_not_pruned_silently() -> None:
 def test_weights_of_version_0_1_go_on_in_any_order_of_loading(
     method: str, scheduler_first: bool
 ) -> None:
-    """They tell nothing of their step, so that a Scheduler cannot know whether the events of step 0 are behind them."""
+    """They tell nothing of their step, so that a Scheduler cannot know whether the events of step 0 are past."""
 
     def build() -> tuple[nn.Module, torch.optim.Optimizer]:
         model = sparsify_fx.apply(small_net(), method, sparsity=0.5)
