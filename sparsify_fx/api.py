@@ -64,7 +64,7 @@ def apply(
 
     Every weight of the supported layers (convolutions, transposed convolutions, linear, bilinear, recurrent and
     attention layers and their subclasses) becomes a weight program; biases, norms and embeddings stay as they are.
-    Methods that prune at initialisation prune now. Build the optimizer afterwards.
+    Methods that prune at initialization prune now. Build the optimizer afterwards.
 
     Several calls on parts of one model (`apply(net.backbone, ...)`, `apply(net, ..., include="head")`) give each part a
     plan of its own; one Scheduler over the whole follows them all.
@@ -96,18 +96,20 @@ def apply(
     >>> sum(int((layer.weight != 0).sum()) for layer in (model[0], model[2]))
     20
     """
+    # 1. The method, with the axes that replace its own, and the weights that it is for.
     recipe = find_method(method, axes)
     resolved = recipe.resolved()
     resolved = replace(
         resolved, allocation=with_min_per_layer(resolved.allocation, min_per_layer)
     )
+    # A shard is no whole tensor to rank; DDP, which took the parameters that factors replace, would average those.
     refuse_sharded(model)
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
     layers = _prunable(model, include, exclude)
-    assigned(
-        resolved.parameterization, layers
-    )  # what does not fit is refused before a weight is scored
+
+    # 2. Refuse what does not fit before a weight is scored, since scores may take long.
+    assigned(resolved.parameterization, layers)
     total = sum(layer.weight.numel() for layer in layers.values())
     layouts = {name: layout_of(layer.places[0][0]) for name, layer in layers.items()}
     budget = Budget(total, sparsity)
@@ -121,6 +123,7 @@ def apply(
         }
         resolved.allocation.check(sizes, budget.kept)
     kept, later = resolved.schedule.initial(budget), resolved.schedule.updates(budget)
+    # A method that never prunes may come without the inputs of its criterion.
     if later or (kept is not None and kept < budget.total):
         check_inputs(
             criterion_name(resolved.criterion),
@@ -129,12 +132,16 @@ def apply(
             loss_fn,
         )
         check_inputs(recipe.name, resolved.schedule.needs, batches, loss_fn)
+    # Every number of weights that the training will have: criteria with masks of their own may not have one for it.
     if isinstance(resolved.criterion, EarlyCheck):
         budgets = {update.alive(total, total) for update in later} | {
             total if kept is None else kept
         }
         shapes = {name: layer.weight.detach() for name, layer in layers.items()}
         resolved.criterion.check(shapes, sorted(budgets - {total}), resolved.allocation)
+
+    # 3. One context for all criteria: what prunes now scores in it, and what prunes later is tried in it, so that it
+    # fails before the training and not within.
     masks = None
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     now = (resolved.criterion,) if kept is not None and kept < total else ()
@@ -144,6 +151,7 @@ def apply(
         generator=pruning_generator(seed),
         kept=total if kept is None else kept,
         allocation=resolved.allocation,
+        # A copy is made only for criteria that run the model.
         model=_plain(model)
         if any("model" in rule.needs for rule in (*now, *late))
         else None,
@@ -153,6 +161,8 @@ def apply(
     )
     for rule in late:
         rehearse(rule, context)
+
+    # 4. The first masks; full ones, where nothing is pruned yet, are chosen without a criterion.
     if kept is not None:
         masks = {
             name: torch.ones_like(weight, dtype=torch.uint8)
@@ -163,11 +173,16 @@ def apply(
             find_collapse(model, masks, batches).warn(
                 f"{recipe.name} at sparsity {sparsity:g}"
             )
+        # Here, and not at the first event: ranks that prune differently would train a net that none of them has.
         check_equal("masks", masks, f"in apply(method={recipe.name!r})")
+
+    # 5. Nothing of the model has changed until here, and `prepare` takes itself back when it fails.
     plan = Plan(recipe.name, resolved, float(sparsity), seed, tuple(layers))
     progress = Progress()
     for program in prepare(model, layers, masks, resolved.parameterization).values():
+        # One object for all of them: whoever counts a step counts it for the whole part.
         program.plan, program.progress = plan, progress
+    # For the Scheduler, which may be built far from where the data are.
     plan.inputs[model] = Inputs(batches, loss_fn)
     ignore_masks_in_ddp(model)
     return model
@@ -182,12 +197,13 @@ def _prunable(
     if absent:
         raise LayerError(
             f"{len(absent)} weights are on the meta device and have no values, for instance {absent[0]}: give them "
-            "some first, by model.to_empty(...) and an initialisation or by model.load_state_dict(..., assign=True)"
+            "some first, by model.to_empty(...) and an initialization or by model.load_state_dict(..., assign=True)"
         )
+    # torch ranks NaN and Inf above every number: they would be kept for good, in place of weights that matter.
     broken = [name for name, layer in layers.items() if not is_finite(layer)]
     if broken:
         raise LayerError(
-            f"weights hold NaN or Inf: {', '.join(broken)}; initialise or reload them first"
+            f"weights hold NaN or Inf: {', '.join(broken)}; initialize or reload them first"
         )
     return layers
 
@@ -196,6 +212,7 @@ def _plain(model: nn.Module) -> nn.Module:
     """The model itself, or a merged copy when another part of it is rewritten already: criteria see plain weights."""
     if not programs(model):
         return model
+    # The model itself keeps its programs: an optimizer may hold their factors already.
     copied = copy.deepcopy(model)
     Merge()(copied)
     return copied
@@ -235,26 +252,33 @@ def effective_state_dict(model: nn.Module) -> dict[str, Tensor]:
     left = model.state_dict()
     result: dict[str, Any] = {}
     effective: dict[int, Tensor] = {}
+    # Through the tables of the modules, whose order is that of a plain state dict, and under all names of shared
+    # modules.
     for prefix, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, WeightProgram):
             continue
+        # An owner keeps an entry for a computed tensor, empty, in its old place.
         for name in (*module._parameters, *module._buffers):
             key = qualified(prefix, name)
             if name in owned_tensors(module):
                 program = program_of(module, name)
+                # Tied weights stay one tensor, so that a saver finds the tie.
                 if id(program) not in effective:
                     effective[id(program)] = program.effective()
                 result[key] = effective[id(program)]
+            # Buffers that are not persistent are in no state dict.
             elif key in left:
                 result[key] = left[key]
-    computed = {
-        f"{p}."
-        for p, m in model.named_modules(remove_duplicate=False)
-        if isinstance(m, WeightProgram)
-    }
+
+    # What modules keep as extra state has no entry in their tables. That of weight programs is not the plain model's.
+    computed = tuple(
+        f"{prefix}."
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, WeightProgram)
+    )
     others = {
-        k: v
-        for k, v in left.items()
-        if k not in result and not any(k.startswith(c) for c in computed)
+        key: value
+        for key, value in left.items()
+        if key not in result and not key.startswith(computed)
     }
     return result | others

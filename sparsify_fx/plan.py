@@ -52,7 +52,7 @@ class Plan:
         vars(self).update(state, inputs=WeakKeyDictionary())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain, JSON-ready values."""
+        """What a plan decides, as plain, JSON-ready values: part of the fingerprint of a schedule."""
         return {
             "method": self.method,
             "sparsity": self.sparsity,
