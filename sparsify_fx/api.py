@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from sparsify_fx.allocations import Checked, with_min_per_layer
-from sparsify_fx.criteria import (
-    EarlyCheck,
-    PruningContext,
-    check_inputs,
-    criterion_name,
-    pruning_generator,
-    rehearse,
-)
-from sparsify_fx.criteria.choosing import choose_masks
+from sparsify_fx.allocations import with_min_per_layer
 from sparsify_fx.distributed.data_parallel import (
     ignore_masks_in_ddp,
     refuse_early_wrapping,
     refuse_sharded,
     restore_ddp,
 )
-from sparsify_fx.distributed.ranks import check_equal, together
+from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import LayerError
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
 from sparsify_fx.plan import Inputs, Plan
-from sparsify_fx.programs.collapse import find_collapse
-from sparsify_fx.programs.input_layouts import layout_of
-from sparsify_fx.programs.owners import owned_tensors, program_of, programs, qualified
+from sparsify_fx.programs.owners import owned_tensors, program_of, qualified
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import Progress
 from sparsify_fx.programs.selection import Layer, Selection, is_finite, select_layers
 from sparsify_fx.recipe import find_method
+from sparsify_fx.scheduler.first_masks import check_budget, first_masks
 from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
-from sparsify_fx.schedules.updates import late_criteria
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -110,80 +97,19 @@ def apply(
 
     # 2. Refuse what does not fit before a weight is scored, since scores may take long.
     assigned(resolved.parameterization, layers)
-    total = sum(layer.weight.numel() for layer in layers.values())
-    layouts = {name: layout_of(layer.places[0][0]) for name, layer in layers.items()}
-    budget = Budget(total, sparsity)
-    if (
-        isinstance(resolved.allocation, Checked)
-        and resolved.schedule.initial(budget) is not None
-    ):
-        sizes = {
-            name: layouts[name].shape(tuple(layer.weight.shape))
-            for name, layer in layers.items()
-        }
-        resolved.allocation.check(sizes, budget.kept)
-    kept, later = resolved.schedule.initial(budget), resolved.schedule.updates(budget)
-    # A method that never prunes may come without the inputs of its criterion.
-    if later or (kept is not None and kept < budget.total):
-        check_inputs(
-            criterion_name(resolved.criterion),
-            resolved.criterion.needs,
-            batches,
-            loss_fn,
-        )
-        check_inputs(recipe.name, resolved.schedule.needs, batches, loss_fn)
-    # Every number of weights that the training will have: criteria with masks of their own may not have one for it.
-    if isinstance(resolved.criterion, EarlyCheck):
-        budgets = {update.alive(total, total) for update in later} | {
-            total if kept is None else kept
-        }
-        shapes = {name: layer.weight.detach() for name, layer in layers.items()}
-        resolved.criterion.check(shapes, sorted(budgets - {total}), resolved.allocation)
-
-    # 3. One context for all criteria: what prunes now scores in it, and what prunes later is tried in it, so that it
-    # fails before the training and not within.
-    masks = None
-    weights = {name: layer.weight.detach() for name, layer in layers.items()}
-    now = (resolved.criterion,) if kept is not None and kept < total else ()
-    late = late_criteria(resolved.criterion, later)
-    context = PruningContext(
-        weights=weights,
-        generator=pruning_generator(seed),
-        kept=total if kept is None else kept,
-        allocation=resolved.allocation,
-        # A copy is made only for criteria that run the model.
-        model=_plain(model)
-        if any("model" in rule.needs for rule in (*now, *late))
-        else None,
-        batches=batches,
-        loss_fn=loss_fn,
-        layouts=layouts,
-    )
-    for rule in late:
-        rehearse(rule, context)
-
-    # 4. The first masks; full ones, where nothing is pruned yet, are chosen without a criterion.
-    if kept is not None:
-        masks = {
-            name: torch.ones_like(weight, dtype=torch.uint8)
-            for name, weight in weights.items()
-        }
-        if now:
-            masks = choose_masks(resolved.criterion, context)
-            find_collapse(model, masks, batches).warn(
-                f"{recipe.name} at sparsity {sparsity:g}"
-            )
-        # Here, and not at the first event: ranks that prune differently would train a net that none of them has.
-        check_equal("masks", masks, f"in apply(method={recipe.name!r})")
-
-    # 5. Nothing of the model has changed until here, and `prepare` takes itself back when it fails.
+    budget = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
     plan = Plan(recipe.name, resolved, float(sparsity), seed, tuple(layers))
+    inputs = Inputs(batches, loss_fn)
+    check_budget(plan, layers, budget, inputs)
+
+    # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
+    masks = first_masks(model, plan, layers, budget, inputs)
     progress = Progress()
     for program in prepare(model, layers, masks, resolved.parameterization).values():
         # One object for all of them: whoever counts a step counts it for the whole part.
         program.plan, program.progress = plan, progress
     # For the Scheduler, which may be built far from where the data are.
-    plan.inputs[model] = Inputs(batches, loss_fn)
+    plan.inputs[model] = inputs
     ignore_masks_in_ddp(model)
     return model
 
@@ -206,16 +132,6 @@ def _prunable(
             f"weights hold NaN or Inf: {', '.join(broken)}; initialize or reload them first"
         )
     return layers
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """The model itself, or a merged copy when another part of it is rewritten already: criteria see plain weights."""
-    if not programs(model):
-        return model
-    # The model itself keeps its programs: an optimizer may hold their factors already.
-    copied = copy.deepcopy(model)
-    Merge()(copied)
-    return copied
 
 
 def merge(model: M) -> M:

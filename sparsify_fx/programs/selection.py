@@ -129,7 +129,7 @@ def _matching(
             raise LayerError(
                 f"{word}= takes module name patterns and module types, not {selector!r}"
             )
-        # A pattern that hits nothing is a typing error, and would leave a layer dense without a word.
+        # A pattern that hits nothing is misspelled, and would leave a layer dense without a word.
         if not hits:
             label = selector if isinstance(selector, str) else selector.__name__
             modules = [
