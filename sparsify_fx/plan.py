@@ -15,11 +15,20 @@ from sparsify_fx.recipe import ResolvedAxes
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What criteria read: (inputs, targets) pairs for the module that they belong to, and a loss of its outputs."""
+
+    batches: Iterable[Any] | None = None
+    loss_fn: Any = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """The method, its axes, the requested sparsity and the seed of one `apply`.
 
     Attributes:
         weights: the names of its weights in the module that `apply` was given, in module order.
+        inputs: what `apply` was given beside the module, by that module, for the Scheduler; empty in every copy.
     """
 
     method: str
@@ -27,9 +36,23 @@ class Plan:
     sparsity: float
     seed: int
     weights: tuple[str, ...] = field(default=(), repr=False)
+    # Copies of a model share its plan, but the batches are those of one module object: a copy that is kept (an average,
+    # the best epoch) shall neither score on them nor keep a data set alive. So the key is that module, and it is weak:
+    # the entry goes with the module, or with the plan when the model is merged, whichever is first.
+    inputs: WeakKeyDictionary[nn.Module, Inputs] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Loaders and losses may be beyond pickling, and a file has no module to be the key.
+        return {name: value for name, value in vars(self).items() if name != "inputs"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Frozen, so past __setattr__; pickles of versions without this field get it here too.
+        vars(self).update(state, inputs=WeakKeyDictionary())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain, JSON-ready values."""
+        """What a plan decides, as plain, JSON-ready values: part of the fingerprint of a schedule."""
         return {
             "method": self.method,
             "sparsity": self.sparsity,
@@ -38,32 +61,9 @@ class Plan:
         }
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What criteria read: (inputs, targets) pairs for the module that they belong to, and a loss of its outputs."""
-
-    batches: Iterable[Any] | None = None
-    loss_fn: Any = None
-
-
-_INPUTS: WeakKeyDictionary[nn.Module, dict[int, tuple[Plan, Inputs]]] = (
-    WeakKeyDictionary()
-)
-
-
-def remember_inputs(module: nn.Module, plan: Plan, inputs: Inputs) -> None:
-    """Keep what `apply` was given, for the Scheduler of the same module object; copies and pickles do not have it."""
-    _INPUTS.setdefault(module, {})[id(plan)] = (plan, inputs)
-
-
-def remembered_inputs(module: nn.Module, plan: Plan) -> Inputs:
-    """What `apply` was given for `plan`; empty for a copy."""
-    known = _INPUTS.get(module, {}).get(id(plan))
-    return Inputs() if known is None else known[1]
-
-
 def plans_of(model: nn.Module) -> list[Plan]:
     """The plans on the model's programs, one for each `apply`, in module order; none for a plain model."""
+    # By identity: two calls of `apply` with equal arguments are two plans, each with a part of its own.
     found = {
         id(program.plan): program.plan
         for program in programs(model).values()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +12,13 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sparsify_fx.programs.example_inputs import Example
-from sparsify_fx.programs.owners import owners, program_of, programs, uninstall
+from sparsify_fx.programs.positive_copy import positive, positive_copy
 from sparsify_fx.randomness import undisturbed
 
 Masks = Mapping[str, Tensor]
 
-_TRIES = 3  # random inputs and weights before a net counts as cut
+# Random inputs and weights before a net counts as cut: in a single draw a max may always pick the other branch.
+_TRIES = 3
 # What passes on what it gets: activations that could be shut, noise, and norms, which by taking away the mean or the
 # scale would hide that outputs depend on an input.
 _PASSED_ON: frozenset[Callable[..., Any]] = frozenset(
@@ -93,6 +91,7 @@ _SCALED: frozenset[Callable[..., Any]] = frozenset(
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
     ]
 )
+# Their inputs are whole numbers, where no gradient arrives.
 _LOOKED_UP: frozenset[Callable[..., Any]] = frozenset(
     [F.embedding, torch.embedding, F.embedding_bag]
 )
@@ -116,10 +115,12 @@ def reaches_output(
     >>> reaches_output(net, masks, [((torch.zeros(1, 2),), {})])
     False
     """
+    # Foreign code runs here, for a warning alone: whatever it raises, the training goes on without an answer.
     with contextlib.suppress(Exception), _undisturbed(model):
         for example in examples:
             answer = _connected(model, masks, example)
             if answer is not None:
+                # A net that looks cut with full masks too has something that this cannot judge.
                 return answer or (None if not _connected(model, {}, example) else False)
     return None
 
@@ -139,11 +140,12 @@ def surely_connected(masks: Masks) -> bool:
 def _connected(model: nn.Module, masks: Masks, example: Example) -> bool | None:
     """True when a gradient arrives in one of several tries; None when the model does not take the example."""
     device = next(iter(model.parameters())).device
+    # Seeded, so that every rank and every resumed training comes to the same answer.
     for seed in range(_TRIES):
         generator = torch.Generator().manual_seed(seed)
         flow = _Flow(generator, device)
         try:
-            net = _positive_copy(model, masks, generator)
+            net = positive_copy(model, masks, generator)
             with flow:
                 outputs = net(
                     *map(flow.placed, example[0]),
@@ -152,6 +154,7 @@ def _connected(model: nn.Module, masks: Masks, example: Example) -> bool | None:
             arrives = flow.arrives(outputs)
         except Exception:
             return None
+        # A gradient proves a path; its absence is believed only when it is absent each time.
         if arrives:
             return True
     return False
@@ -173,18 +176,19 @@ class _Flow(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         named = kwargs or {}
+        # The input is the first argument of all of them.
         if function in _PASSED_ON:
             return args[0] if args else named["input"]
         result = function(*args, **named)
+        # Products of many positive numbers leave the range of float32 within some twenty layers.
         if function in _SCALED and isinstance(result, Tensor) and result.numel():
             result = _scaled(result)
             if result.requires_grad:
                 result.register_hook(_scaled)  # type: ignore[no-untyped-call]
             return result
         if function in _LOOKED_UP and isinstance(result, Tensor):
-            return self._leaf(
-                result
-            )  # the numbers of words have no gradient, the rows of the table do
+            # Word numbers have no gradient, so the rows that were looked up take the place of the input.
+            return self._leaf(result)
         return result
 
     def placed(self, value: Any) -> Any:
@@ -193,11 +197,12 @@ class _Flow(TorchFunctionMode):
             return value
         if not value.is_floating_point():
             return value.to(self.device)
-        return self._leaf(_positive(value, self.generator).to(self.device))
+        return self._leaf(positive(value, self.generator).to(self.device))
 
     def _leaf(self, value: Tensor) -> Tensor:
         self.leaves.append(value.detach().requires_grad_())
-        return self.leaves[-1].clone()  # which the net may change in place
+        # A copy, since the net may change it in place, which a leaf does not allow.
+        return self.leaves[-1].clone()
 
     def arrives(self, outputs: Any) -> bool:
         """Whether the outputs, weighted at random so that none cancel, have a gradient in the input."""
@@ -206,10 +211,11 @@ class _Flow(TorchFunctionMode):
             for output in _tensors(outputs)
             if output.is_floating_point() and output.requires_grad
         ]
+        # Whole-number outputs (an argmax) tell nothing of where they came from.
         if not found or not self.leaves:
             return False
         weighted = [
-            (output * _positive(output, self.generator)).sum().to(self.device)
+            (output * positive(output, self.generator)).sum().to(self.device)
             for output in found
         ]
         gradients = torch.autograd.grad(
@@ -220,6 +226,7 @@ class _Flow(TorchFunctionMode):
             for gradient in gradients
             if gradient is not None and gradient.numel()
         ]
+        # Inf or NaN is no answer either way; raised, it makes the example count as one that cannot be run.
         if not all(bool(torch.isfinite(most)) for most in arrived):
             raise ArithmeticError("the flow overflows")
         return any(bool(most > 0) for most in arrived)
@@ -227,6 +234,7 @@ class _Flow(TorchFunctionMode):
 
 def _scaled(value: Tensor) -> Tensor:
     largest = value.detach().abs().amax()
+    # Entries that are all zero are what is looked for, and stay zero.
     return value / torch.where(largest == 0, 1, largest)
 
 
@@ -238,95 +246,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from _tensors(part)
-
-
-def _positive(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform in (0.5, 1.5), drawn on the CPU, in a precision of 32 bits at least."""
-    dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
-    return (torch.rand(like.shape, generator=generator) + 0.5).to(like.device, dtype)
-
-
-def _positive_copy(
-    model: nn.Module, masks: Masks, generator: torch.Generator
-) -> nn.Module:
-    """The model in evaluation mode, plain, with positive random weights where the masks keep them."""
-
-    def fresh(name: str, like: Tensor) -> nn.Parameter:
-        value = _positive(like, generator)
-        return nn.Parameter(
-            value * masks[name].to(value.device) if name in masks else value
-        )
-
-    memo: dict[int, Any] = {}  # what deepcopy takes in place of a copy
-    for name, program in programs(model).items():
-        memo[id(program)] = _Weight(fresh(name, program.theta()))
-    for name, parameter in model.named_parameters():
-        memo[id(parameter)] = (
-            fresh(name, parameter) if parameter.is_floating_point() else parameter
-        )
-    for buffer in model.buffers():
-        wide = buffer.is_floating_point() and buffer.dtype.itemsize < 4
-        memo[id(buffer)] = buffer.detach().float() if wide else buffer.detach().clone()
-    for module in model.modules():
-        memo |= _shared(module)
-    net = copy.deepcopy(_unwrapped(model), memo).eval()
-    for _, owner, tensor in list(owners(net)):
-        uninstall(owner, tensor, cast(_Weight, program_of(owner, tensor)).weight)
-    return net
-
-
-class _Weight(nn.Module):
-    """Stands in for a weight program."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self) -> Tensor:
-        return self.weight
-
-
-def _shared(module: nn.Module) -> dict[int, Any]:
-    """What is not copied with a module: hooks, which are left out, and other people's objects, such as a trainer.
-
-    Hooks of torch itself compute weights (spectral_norm) and stay.
-    """
-    memo: dict[int, Any] = {}
-    for name, value in vars(module).items():
-        if name.endswith("_hooks") and isinstance(value, dict):
-            memo[id(value)] = type(value)(
-                (k, f) for k, f in value.items() if _of_torch(f)
-            )
-        elif not isinstance(value, _COPIED):
-            memo[id(value)] = value
-    return memo
-
-
-_COPIED = (
-    dict,
-    list,
-    tuple,
-    set,
-    nn.Module,
-    Tensor,
-    types.MethodType,
-    functools.partial,
-)
-
-
-def _of_torch(hook: Any) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("torch.")
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's wrapper, and those of data parallelism."""
-    while hasattr(model, "_orig_mod") or isinstance(
-        model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    ):
-        model = cast(
-            nn.Module, model._orig_mod if hasattr(model, "_orig_mod") else model.module
-        )
-    return model
 
 
 @contextlib.contextmanager
@@ -341,6 +260,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(undisturbed(devices))
+        # An evaluation, mixed precision or no_grad may surround the place where a pruning happens.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in {parameter.device.type for parameter in model.parameters()}:

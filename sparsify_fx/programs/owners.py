@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError
+from sparsify_fx.programs.loading import foreign, split_into
 from sparsify_fx.programs.owner_class import owner_class, set_class
 from sparsify_fx.programs.owner_kinds import kind_of
-from sparsify_fx.programs.program import FOR_PLAIN_MODELS, WeightProgram
-from sparsify_fx.programs.progress import UNKNOWN
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.sharing import as_read, computed, sharing_forward
-from sparsify_fx.programs.state import EXTRA, encode
+from sparsify_fx.programs.state import EXTRA, FOR_PLAIN_MODELS
 
 
 def program_name(tensor: str) -> str:
@@ -74,6 +73,7 @@ def programs(model: nn.Module) -> dict[str, WeightProgram]:
     seen: set[int] = set()
     for name, owner, tensor in owners(model):
         program = program_of(owner, tensor)
+        # Tied owners run one program, which counts once in every budget.
         if id(program) not in seen:
             seen.add(id(program))
             found[qualified(name, tensor)] = program
@@ -92,6 +92,7 @@ def check_owner(owner: nn.Module, tensors: tuple[str, ...]) -> None:
             raise LayerError(
                 f"this {type(owner).__name__} has a {name} of its own; rename it, or exclude= the layer"
             )
+    # Tried and taken back: whether Python can change the class is known only by doing it.
     before = type(owner)
     set_class(owner, _class_for(owner, (*owned_tensors(owner), *tensors)))
     set_class(owner, before)
@@ -101,10 +102,12 @@ def install(owner: nn.Module, tensor: str, program: WeightProgram) -> None:
     """Let `program` compute `owner`'s `tensor` from now on."""
     kind = kind_of(owner)
     set_class(owner, _class_for(owner, (*owned_tensors(owner), tensor)))
+    # Kept as None, so that the order of keys in state dicts stays that of the plain layer.
     owner._parameters[tensor] = None
     owner._modules[program_name(tensor)] = program
+    # What the class computes from now on: an attribute of the object would hide, or be hidden by, the class's.
     for name in () if kind is None else kind.members:
-        owner.__dict__.pop(name, None)  # what the class computes from now on
+        owner.__dict__.pop(name, None)
 
 
 def uninstall(owner: nn.Module, tensor: str, weight: nn.Parameter) -> None:
@@ -150,10 +153,10 @@ def _computed(tensor: str) -> property:
     name = program_name(tensor)
 
     def read(self: nn.Module) -> Tensor:
+        # `functional_call` puts a tensor there under the original name, and expects it to be used. An empty one is the
+        # entry that marks a state dict.
         given = self._parameters.get(tensor)
-        if (
-            given is not None and given.numel()
-        ):  # by functional_call, under the original name
+        if given is not None and given.numel():
             return given
         weight = computed(cast(nn.Module, self._modules[name]))
         return as_read(weight, self, tensor)
@@ -164,6 +167,7 @@ def _computed(tensor: str) -> property:
 def _reduce_owner(self: nn.Module, protocol: Any) -> Any:
     """Pickle the base class and the tensors; the generated class cannot be imported by name."""
     base, tensors = original_class(self), owned_tensors(self)
+    # copyreg.__newobj__ makes the object from its class; only there the base can take the class's place.
     function, arguments, *rest = cast(
         "tuple[Any, ...]", base.__reduce_ex__(self, protocol)
     )
@@ -187,6 +191,7 @@ def _save_marked(
 ) -> None:
     """Save as the original class does; the first owner adds the two entries that plain models refuse."""
     original_class(self)._save_to_state_dict(self, destination, prefix, keep_vars)
+    # One mark is enough to make a plain model refuse the whole.
     if not any(key.endswith(FOR_PLAIN_MODELS) for key in destination):
         tensor = owned_tensors(self)[0]
         destination[prefix + tensor] = torch.empty(0, dtype=torch.uint8)
@@ -208,62 +213,16 @@ def _load_split(
         weight = state_dict.pop(prefix + tensor, None)
         program, child = program_of(self, tensor), prefix + program_name(tensor) + "."
         state_dict.pop(child + FOR_PLAIN_MODELS, None)
+        # An empty tensor under the original name is the mark of a rewritten model's state, no weight.
         if weight is not None and weight.numel():
-            problem = _split_into(state_dict, child, program, weight)
+            problem = split_into(state_dict, child, program, weight)
         else:
-            problem = _foreign(state_dict, child, program)
+            problem = foreign(state_dict, child, program)
         if problem is not None:
             errors.append(f"{prefix + tensor}: {problem}")
+            # Reported already; with its own state in place of the wrong one the program adds no second error.
             state_dict[child + EXTRA] = program.get_extra_state()
     original_class(self)._load_from_state_dict(self, state_dict, prefix, *rest)
-
-
-def _split_into(
-    state_dict: dict[str, Any], child: str, program: WeightProgram, weight: Tensor
-) -> str | None:
-    """Replace a dense weight by the entries of its program; or what is wrong."""
-    mask = program.current_mask()
-    if mask is not None:
-        if (
-            mask.is_meta
-            and weight.device != mask.device
-            and child + "mask" not in state_dict
-        ):
-            return (
-                "the model is on the meta device, so nobody knows its mask; load the state dict of a rewritten model, "
-                "or load the dense one into the plain model and call sparsify_fx.apply afterwards"
-            )
-        state_dict.setdefault(child + "mask", mask)
-        if weight.shape == mask.shape:
-            weight = weight * state_dict[child + "mask"].to(weight.device)
-    how, state = program.parameterization, program.state_tensors()
-    parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
-    parts |= {name: value for name, value in state.items() if name not in how.transient}
-    state_dict.update({child + name: part for name, part in parts.items()})
-    # Dense weights do not tell of which step they are, once there are steps.
-    progress = program.progress
-    state_dict[child + EXTRA] = encode(
-        how, replace(progress, step=UNKNOWN) if progress.steps else progress
-    )
-    return None
-
-
-def _foreign(
-    state_dict: dict[str, Any], child: str, program: WeightProgram
-) -> str | None:
-    """What is wrong with a state that another method has saved; strict=False must not load a part of it."""
-    found = {key.removeprefix(child) for key in state_dict if key.startswith(child)} - {
-        EXTRA
-    }
-    own = (set(program.state_dict()) | set(program.parameterization.transient)) - {
-        EXTRA
-    }
-    if found <= own:
-        return None
-    return (
-        f"the state holds {', '.join(sorted(found))}, the program of this model {', '.join(sorted(own))}: they are of "
-        "different methods; apply the same one, or save sparsify_fx.dense_state_dict(model) and load that"
-    )
 
 
 def _refuse_assignment(self: nn.Module, name: str, param: nn.Parameter | None) -> None:

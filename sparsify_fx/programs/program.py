@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -12,33 +12,19 @@ from torch import Tensor, fx, nn
 
 from sparsify_fx.errors import LayerError
 from sparsify_fx.parameterizations import Dense, Parameterization
-from sparsify_fx.programs.progress import UNKNOWN, Progress
-from sparsify_fx.programs.state import EXTRA, decode, encode, restored
+from sparsify_fx.programs.progress import Progress
+from sparsify_fx.programs.saving import SavedState
+from sparsify_fx.programs.state import FOR_PLAIN_MODELS, is_extra, unmarked
 
-# The state dict of a rewritten model must not load into a plain one, whose biases and norms alone it would fill under
-# strict=False. An empty tensor under one original key makes torch raise in any case; this key says what to do.
-FOR_PLAIN_MODELS = "this is the state of a rewritten model; for a plain one save sparsify_fx dense_state_dict(model)"
-
-
-def unmarked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters and buffers of a state dict.
-
-    Not the two entries that only make plain models refuse it, nor what modules, weight programs among them, keep as
-    extra state: a fresh object at every call, of any type.
-    """
-    marks = {key for key in state if key.endswith(f"_program.{FOR_PLAIN_MODELS}")}
-    marks |= {key.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for key in marks}
-    marks |= {
-        key
-        for key, value in state.items()
-        if is_extra(key) or not isinstance(value, Tensor)
-    }
-    return {key: tensor for key, tensor in state.items() if key not in marks}
-
-
-def is_extra(key: str) -> bool:
-    """Whether a key of a state dict is the extra state of a module (`get_extra_state`)."""
-    return key.rpartition(".")[2] == EXTRA
+__all__ = [
+    "FOR_PLAIN_MODELS",
+    "Facts",
+    "WeightProgram",
+    "dense_program",
+    "is_extra",
+    "output_value",
+    "unmarked",
+]
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ class Facts:
     progress: Progress = field(default_factory=Progress)
 
 
-class WeightProgram(fx.GraphModule):
+class WeightProgram(SavedState, fx.GraphModule):
     """The graph that computes one effective weight from its trainable factors and its mask.
 
     Passes rewrite it: `return dense` -> `return dense * mask` -> `return m * w * mask`. The factors and the shared
@@ -69,92 +55,21 @@ class WeightProgram(fx.GraphModule):
     return dense
     """
 
-    parameterization: Parameterization
     plan: Any
     passes: tuple[str, ...]
-    progress: Progress
 
     def __init__(self, root: nn.Module, graph: fx.Graph, facts: Facts) -> None:
         super().__init__(root, graph, class_name="WeightProgram")
-        self.parameterization, self.plan, self.passes = (
-            facts.parameterization,
-            facts.plan,
-            facts.passes,
-        )
-        self.progress = facts.progress
-        self._non_persistent_buffers_set |= set(self.parameterization.transient) & set(
-            self._buffers
-        )
+        self.parameterization, self.plan = facts.parameterization, facts.plan
+        self.passes, self.progress = facts.passes, facts.progress
+        # Said again: a copy rebuilds the buffers from a root that does not tell which of them no checkpoint holds.
+        transient = set(self.parameterization.transient) & set(self._buffers)
+        self._non_persistent_buffers_set |= transient
 
     @property
     def facts(self) -> Facts:
-        """Everything beside graph and tensors."""
+        """Everything beside graph and tensors, as it is now."""
         return Facts(self.parameterization, self.plan, self.passes, self.progress)
-
-    def get_extra_state(self) -> Tensor:
-        """The parameterization and the progress as a uint8 tensor, a part of the state dict."""
-        return encode(self.parameterization, self.progress)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take both from a state dict; the progress is written into the object that the programs share.
-
-        Raises LayerError when the state is damaged or that of another method.
-        """
-        try:
-            content = decode(state)
-            new = (
-                restored(self.parameterization, content["parameterization"])
-                if content
-                else self.parameterization
-            )
-        except ValueError as error:
-            raise LayerError(
-                f"the state of a weight program cannot be loaded: {error}"
-            ) from error
-        self.parameterization = new
-        for name in ("step", "steps", "schedule") if content else ():
-            setattr(self.progress, name, content[name])
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *rest: Any
-    ) -> None:
-        """As any module, but a state of another method changes nothing, and one from before 0.2 has no extra state."""
-        errors: list[str] = rest[-1]
-        problem = self.misfit(state_dict.get(prefix + EXTRA))
-        if problem is not None:
-            errors.append(
-                f"{prefix.removesuffix('_program.') or 'the weight program'}: {problem}"
-            )
-            return
-        if prefix + EXTRA not in state_dict:
-            before = (
-                replace(self.progress, step=UNKNOWN)
-                if self._is_in(state_dict, prefix)
-                else self.progress
-            )
-            state_dict[prefix + EXTRA] = encode(self.parameterization, before)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def _is_in(self, state_dict: Mapping[str, Any], prefix: str) -> bool:
-        return any(
-            prefix + factor in state_dict for factor in self.parameterization.factors
-        )
-
-    def misfit(self, state: Any) -> str | None:
-        """Why an extra state cannot be loaded into this program; None when it can, or when there is none."""
-        try:
-            content = {} if state is None else decode(state)
-        except ValueError as error:
-            return f"the state of its weight program is damaged ({error}); load another checkpoint"
-        try:
-            if content:
-                restored(self.parameterization, content["parameterization"])
-        except ValueError as error:
-            return (
-                f"{error}; apply the same one with the same options, or save sparsify_fx.dense_state_dict(model) and "
-                "load that"
-            )
-        return None
 
     def register_buffer(
         self, name: str, tensor: Tensor | None, persistent: bool = True
@@ -190,6 +105,7 @@ class WeightProgram(fx.GraphModule):
     def tensors(self) -> dict[str, Tensor]:
         """Everything that the weight before the mask is made of, detached, without the noise of training."""
         state = self.state_tensors()
+        # The weight of an evaluation: noise would make scores and exports another draw each time.
         if "noisy" in state:
             state["noisy"] = torch.zeros_like(state["noisy"])
         trained = {**self.factor_tensors(), **self.shared_tensors()}
@@ -237,6 +153,7 @@ class WeightProgram(fx.GraphModule):
         Raises LayerError when the mask was averaged, as `AveragedModel(use_buffers=True)` does to integer buffers.
         """
         super().train(mode)
+        # Looked at only where it has values: compilers and meta devices have none to look at.
         mask = self._buffers.get("mask")
         if (
             type(mask) is Tensor
@@ -270,8 +187,11 @@ class WeightProgram(fx.GraphModule):
         """
         old = self.current_mask()
         assert old is not None, "set_mask needs InsertMask first"
+        # Zero first, under the old mask and the new one: what is pruned must not keep a value, and what comes back must
+        # not find one.
         new = mask.to(device=old.device, dtype=old.dtype)
         self.write(torch.zeros_like(self.theta()), where=(old == 0) | (new == 0))
+        # Compared before the copy below makes them equal.
         changed = not torch.equal(old, new)
         old.copy_(new)
         return changed
@@ -289,6 +209,7 @@ class WeightProgram(fx.GraphModule):
         return replica
 
     def __reduce__(self) -> Any:
+        # torch.fx pickles the graph as code, for a plain GraphModule; class and facts go beside it.
         rebuild, arguments = super().__reduce__()[:2]
         return _restore, (rebuild, arguments, self.facts, self.training)
 
@@ -303,6 +224,8 @@ class WeightProgram(fx.GraphModule):
             root.register_buffer(name, copy.deepcopy(buffer, memo))
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, {}))
+        # The plan is shared, since it is frozen; the progress of a copy is its own, one for all programs through the
+        # memo.
         facts = replace(self.facts, progress=copy.deepcopy(self.progress, memo))
         copied = WeightProgram(root, graph, facts).train(self.training)
         memo[id(self)] = copied
@@ -318,7 +241,8 @@ def _restore(
 ) -> WeightProgram:
     """Rebuild an unpickled program; `torch.fx` restores the graph, but not the class and its facts."""
     plain = rebuild(*arguments)
-    known = facts if isinstance(facts, Facts) else Facts(*facts)  # a tuple before 0.2
+    # A tuple before 0.2.
+    known = facts if isinstance(facts, Facts) else Facts(*facts)
     return WeightProgram(plain, plain.graph, known).train(training)
 
 

@@ -25,6 +25,32 @@ from sparsify_fx.registry import described
 EXTRA = "_extra_state"  # what torch calls it
 BLOCK = 512  # bytes
 
+# The state dict of a rewritten model must not load into a plain one, whose biases and norms alone it would fill under
+# strict=False. An empty tensor under one original key makes torch raise in any case; this key says what to do.
+FOR_PLAIN_MODELS = "this is the state of a rewritten model; for a plain one save sparsify_fx dense_state_dict(model)"
+
+
+def unmarked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters and buffers of a state dict.
+
+    Not the two entries that only make plain models refuse it, nor what modules, weight programs among them, keep as
+    extra state: a fresh object at every call, of any type.
+    """
+    marks = {key for key in state if key.endswith(f"_program.{FOR_PLAIN_MODELS}")}
+    # Beside each mark stands the empty tensor under the original key.
+    marks |= {key.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for key in marks}
+    marks |= {
+        key
+        for key, value in state.items()
+        if is_extra(key) or not isinstance(value, Tensor)
+    }
+    return {key: tensor for key, tensor in state.items() if key not in marks}
+
+
+def is_extra(key: str) -> bool:
+    """Whether a key of a state dict is the extra state of a module (`get_extra_state`)."""
+    return key.rpartition(".")[2] == EXTRA
+
 
 def encode(parameterization: Parameterization, progress: Progress) -> Tensor:
     """The extra state of a program (uint8, on the CPU).
@@ -40,6 +66,7 @@ def encode(parameterization: Parameterization, progress: Progress) -> Tensor:
         "schedule": progress.schedule,
     }
     text = json.dumps(content, default=repr).encode()
+    # Whole blocks: savers that shard or preallocate compare shapes, and the digits of the step grow.
     padded = text.ljust(-(-len(text) // BLOCK) * BLOCK)
     return torch.tensor(list(padded), dtype=torch.uint8, device="cpu")
 
@@ -51,10 +78,12 @@ def decode(state: Any) -> dict[str, Any]:
     """
     if not isinstance(state, Tensor):
         raise ValueError(f"a {type(state).__name__} in place of a uint8 tensor")
+    # A state on its way to be filled, by torch.distributed.checkpoint for instance, is not damaged.
     if state.is_meta or isinstance(state, FakeTensor):
         return {}
     try:
         content = json.loads(bytes(state.detach().cpu().tolist()))
+        # UNKNOWN is −1, so that minus it the step is >= 0 as the number of steps is.
         numbers = [content["step"] - UNKNOWN, content["steps"]]
         whole = all(
             type(number) is int and number >= 0 for number in numbers
@@ -83,6 +112,7 @@ def restored(own: Parameterization, description: Any) -> Parameterization:
     Raises ValueError, in words, when it is another one, or when with its options the program would be another graph.
     """
     ours = described(PARAMETERIZATIONS, own, stored=True)
+    # Told alike, they are alike: the object stays, and with it options that JSON cannot tell.
     if as_json(ours) == description:
         return own
     here, there = (
@@ -100,6 +130,7 @@ def restored(own: Parameterization, description: Any) -> Parameterization:
         new = _with_options(own, description)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{told}: {error}") from error
+    # Options in the graph are fixed when the program is made; only those of `split` and `refresh` may change.
     if recorded(new) != recorded(own):
         raise ValueError(f"{told}: they compute different weights")
     return new
@@ -126,6 +157,7 @@ def _with_options(own: Parameterization, description: Any) -> Parameterization:
         key: value for key, value in options.items() if as_json(known[key]) != value
     }
     for key, value in changed.items():
+        # Callables and other objects are told by their text alone.
         if not isinstance(known[key], (str, int, float, bool, tuple, list, type(None))):
             raise ValueError(f"the option {key} cannot be restored from {value!r}")
     new = {

@@ -1,75 +1,102 @@
-"""What the Scheduler does at a step: the tracks that know the events, and how those of one step happen."""
+"""Events: what the Scheduler does at a step, one class for each kind, and how those of one step happen.
+
+`sparsify_fx.scheduler.agenda` says which of them a plan makes, and when.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
-from torch.optim import Optimizer
 
+from sparsify_fx.actions import TimedAction
 from sparsify_fx.distributed.ranks import (
     check_equal_masks,
     check_equal_weights,
     together,
 )
-from sparsify_fx.errors import SchedulerError
-from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule
-from sparsify_fx.plan import Inputs
 from sparsify_fx.programs.owners import programs
-from sparsify_fx.programs.progress import UNKNOWN, Progress
-from sparsify_fx.scheduler.clock import Clock
-from sparsify_fx.scheduler.parts import Part, belonging
+from sparsify_fx.rewinds import Epoch
 from sparsify_fx.scheduler.timeline import Event
-from sparsify_fx.scheduler.track import Track
+from sparsify_fx.schedules.updates import MaskUpdate
+
+if TYPE_CHECKING:
+    from sparsify_fx.scheduler.track import Track
 
 _LOG = logging.getLogger(__name__)
 
 
-def follow(
-    model: nn.Module,
-    parts: Sequence[Part],
-    optimizers: Sequence[Optimizer],
-    clock: Clock,
-    curve: Curve | TorchSchedule,
-    inputs: Inputs,
-) -> list[Track]:
-    """A track for each part of the model; with several of them, each with the state that belongs to it alone."""
-    owner = belonging(tuple(parts), iter(model.state_dict())) if len(parts) > 1 else {}
-    tracks = []
-    for number, part in enumerate(parts):
-        names = (
-            frozenset(name for name, of in owner.items() if of == number)
-            if owner
-            else None
-        )
-        tracks.append(Track(part, names, tuple(optimizers), clock, curve, inputs))
-    return tracks
+@dataclass(frozen=True, kw_only=True)
+class TrackEvent(Event):
+    """An event that changes the part of one track. Events are equal when the timeline tells them alike."""
+
+    track: Track = field(repr=False, compare=False)
 
 
-def check_in_step(
-    step: int, steps: int, progress: Sequence[Progress], no_room: str
-) -> None:
-    """SchedulerError when the weights are those of another step, or `no_room` says why they cannot go on at all."""
-    if no_room:
-        raise SchedulerError(no_room)
-    odd = [each.step for each in progress if each.step not in (step, UNKNOWN)]
-    if odd:
-        raise SchedulerError(
-            f"the weights are those after {odd[0]} of {steps} optimizer steps, the Scheduler is at step {step}: load "
-            "the saved states of both, with model.load_state_dict and scheduler.load_state_dict; or begin anew from "
-            "these weights with Scheduler(..., start_over=True)"
-        )
+@dataclass(frozen=True, kw_only=True)
+class UpdateMasks(TrackEvent):
+    """The schedule prunes, regrows or decompresses.
+
+    Attributes:
+        draw: number of the update in the training, from 1.
+    """
+
+    update: MaskUpdate = field(repr=False, compare=False)
+    draw: int = field(repr=False, compare=False)
+
+    def perform(self) -> None:
+        """Update the masks, and look for layers that died of it."""
+        self.track.update_masks(self.update, self.draw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewindTo(TrackEvent):
+    """One of `snapshots.PARTS` goes back to what it was at a rewind point."""
+
+    back: str = field(repr=False, compare=False)
+    point: Epoch = field(repr=False, compare=False)
+
+    def perform(self) -> None:
+        """Write the snapshot of the point, under the masks of now."""
+        self.track.rewind(self.back, self.point)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAction(TrackEvent):
+    """A timed action, such as rescaling."""
+
+    action: TimedAction = field(repr=False, compare=False)
+
+    def perform(self) -> None:
+        """Let the action change the part's weights, and the optimizers follow."""
+        self.track.act(self.action, self.run, self.epoch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeSnapshot(TrackEvent):
+    """What later runs rewind is copied."""
+
+    point: Epoch = field(repr=False, compare=False)
+
+    def perform(self) -> None:
+        """Copy all that goes back to this point."""
+        self.track.take_snapshot(self.point)
 
 
 def run_events(model: nn.Module, step: int, events: Sequence[Event]) -> None:
     """Let the events of a step happen, in order and on all ranks together; masks are compared before and after."""
     if not events:
-        return
+        return  # nearly always; comparing waits for the device and for every rank
+
+    # Ranks that differ already would choose by different weights: say so before, while it is not the events' fault.
     moment = f"the events of step {step}"
     check_equal_masks(programs(model), f"before {moment}")
     check_equal_weights(programs(model), f"before {moment}")
+
+    # An event that raises on one rank would leave the others waiting in a collective; together all of them raise.
     with together(moment):
         for event in events:
             _LOG.debug(
@@ -79,21 +106,7 @@ def run_events(model: nn.Module, step: int, events: Sequence[Event]) -> None:
                 event.what,
                 event.detail,
             )
-            event.do()
+            event.perform()
+
+    # Criteria may read data of the rank's own, so equal weights before do not yet make equal masks.
     check_equal_masks(programs(model), f"after {moment}")
-
-
-def rate_fact(curve: Curve | TorchSchedule) -> Event:
-    """What the timeline tells of the learning rate."""
-    told = (
-        repr(curve)
-        if isinstance(curve, Curve)
-        else f"torch scheduler of {_name(curve)}"
-    )
-    if isinstance(curve, HandsOff):
-        told = "left to others (learning_rate=None)"
-    return Event(0, 0, 0, "learning rate", told, lambda: None)
-
-
-def _name(factory: Any) -> str:
-    return getattr(factory, "__qualname__", type(factory).__name__)

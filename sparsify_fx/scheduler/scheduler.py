@@ -16,20 +16,27 @@ from sparsify_fx.learning_rate import Curve, TorchSchedule, find_curve
 from sparsify_fx.plan import Inputs
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.progress import UNKNOWN, Progress
+from sparsify_fx.scheduler.agenda import agenda
 from sparsify_fx.scheduler.clock import make_clock, runs_of
-from sparsify_fx.scheduler.events import check_in_step, follow, rate_fact, run_events
+from sparsify_fx.scheduler.events import run_events
 from sparsify_fx.scheduler.fingerprint import check_state, digest, fingerprint
-from sparsify_fx.scheduler.guards import check_finite, check_optimizers, check_ties
-from sparsify_fx.scheduler.overshoot import kept_zeros
+from sparsify_fx.scheduler.guards import (
+    check_finite,
+    check_in_step,
+    check_optimizers,
+    check_ties,
+    no_room,
+)
 from sparsify_fx.scheduler.parts import parts_of
 from sparsify_fx.scheduler.rates import Rates
+from sparsify_fx.scheduler.readings import Readings
 from sparsify_fx.scheduler.step_counts import StepCounts
-from sparsify_fx.scheduler.timeline import Event, Timeline
+from sparsify_fx.scheduler.timeline import Event
+from sparsify_fx.scheduler.track import tracks_of
 from sparsify_fx.scheduler.undo import Undo
-from sparsify_fx.scheduler.unfinished import unfinished
 
 
-class Scheduler:
+class Scheduler(Readings):
     """Drives the events of a sparse training, one call of `step()` after each optimizer step.
 
     The whole training is a sequence of runs: the first has `epochs` epochs; every later one starts with a pruning and
@@ -83,28 +90,27 @@ class Scheduler:
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         start_over: bool = False,
     ) -> None:
+        # 1. Refuse what no schedule could train, before anything else looks at the model.
         refuse_sharded(model, SchedulerError)
         parts = parts_of(model)
         check_ties(model)
         check_equal_masks(programs(model), "in Scheduler(...)")
         self.model, self.optimizers = model, check_optimizers(model, optimizer)
+
+        # 2. One clock for all parts, since they share the optimizer steps and the learning rate.
         curve = find_curve(learning_rate)
         restart, runs = runs_of(parts, curve)
         self._clock = make_clock(epochs, steps_per_epoch, runs, restart, curve)
-        self.epochs, self.steps, self.steps_per_epoch = (
-            self._clock.epochs,
-            self._clock.steps,
-            steps_per_epoch,
-        )
-        self._tracks = follow(
+        self.epochs, self.steps = self._clock.epochs, self._clock.steps
+        self.steps_per_epoch = steps_per_epoch
+
+        # 3. Each part plans its own events. Nothing is written before `_begin`, so that an error leaves all as it was.
+        self._tracks = tracks_of(
             model, parts, self.optimizers, self._clock, curve, Inputs(batches, loss_fn)
         )
         self.total_weights = sum(track.total for track in self._tracks)
-        # A stable sort by step keeps the order in which events at one step happen.
-        self._events = sorted(
-            (e for track in self._tracks for e in track.events()),
-            key=lambda event: event.step,
-        )
+        self._events = agenda(self._tracks)
+        # Looked up at every step; a schedule may have 100,000 updates.
         self._due: dict[int, list[Event]] = defaultdict(list)
         for event in self._events:
             self._due[event.step].append(event)
@@ -117,11 +123,6 @@ class Scheduler:
         self._no_room, self._step = "", 0
         self._begin(start_over)
 
-    @property
-    def optimizer(self) -> Optimizer:
-        """The optimizer, or the first of several."""
-        return self.optimizers[0]
-
     def step(self) -> None:
         """Call after each optimizer step: does what is due and sets the learning rate of the next step.
 
@@ -132,20 +133,28 @@ class Scheduler:
             raise SchedulerError(
                 f"the schedule ended after {self.steps} steps ({self.epochs} epochs); stop training"
             )
+        # Before anything counts or writes: a caller who loaded one of two states can still load the other.
         check_in_step(self._step, self.steps, self._progress(), self._no_room)
+
+        # The training goes on from here, so no state of another step follows, and the copies can go.
         self._undo = None
         self._counts.follow(self.steps_per_epoch)
+        # Before the events: scores of NaN would choose masks. Once an epoch, since to look waits for the device.
         if (self._step + 1) % self.steps_per_epoch == 0:
             check_finite(self.model, (self._step + 1) // self.steps_per_epoch)
         self._step += 1
         for track in self._tracks:
+            # Optimizers that mix the entries of a matrix move pruned ones too.
             track.rest()
         if self._step < self.steps:
             self._do_events()
             self._rates.set(self._step)
             self._advance()
         else:
+            # Masks are compared at events, and the last step has none.
             check_equal_masks(programs(self.model), "after the last step")
+
+        # Last: after an error above the weights tell the step before, and the next call refuses to go on.
         self._record()
 
     def penalty(self) -> Tensor:
@@ -155,17 +164,13 @@ class Scheduler:
         """
         first, *others = (track.strengths.term() for track in self._tracks)
         term = sum(others, start=first)
+        # A term of 0 has no graph, and `penalty().backward()` shall work for every method.
         return term if term.requires_grad else term.detach().requires_grad_()
 
     def observe(self, *, accuracy: float) -> None:
         """Give the training accuracy of an epoch, in [0, 1], before the `step()` that ends it; `pilot` needs it."""
         for track in self._tracks:
             track.strengths.observe(accuracy)
-
-    @property
-    def needs_batch(self) -> bool:
-        """Whether the next `step()` scores weights on the batch of this step, as RigL does; see `score_on`."""
-        return any(track.needs_batch(self._step + 1) for track in self._tracks)
 
     def score_on(
         self,
@@ -184,92 +189,14 @@ class Scheduler:
                 Inputs([(inputs, targets)], loss_fn or track.pruner.inputs.loss_fn)
             )
 
-    @property
-    def strength(self) -> float:
-        """The strength that an adaptive penalty has now; 0 for the others."""
-        return max((track.strengths.applied for track in self._tracks), key=abs)
-
-    @property
-    def strengths(self) -> tuple[tuple[int, float], ...]:
-        """(step, strength from there on) for every change so far; empty unless a penalty is adaptive."""
-        return tuple(
-            sorted(point for track in self._tracks for point in track.strengths.path)
-        )
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What went wrong without stopping the training, such as layers that lost all their weights."""
-        return tuple(note for track in self._tracks for note in track.notes)
-
-    def timeline(self) -> Timeline:
-        """Every event of the whole training; `print(scheduler.timeline())` shows it as a table."""
-        facts = (
-            rate_fact(self._rates.curve),
-            *(fact for track in self._tracks for fact in track.facts()),
-        )
-        return Timeline(
-            tuple(self._events), self._clock.runs, self.epochs, self.steps, facts
-        )
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps were made."""
-        return self._step >= self.steps
-
-    @property
-    def step_count(self) -> int:
-        """Optimizer steps so far."""
-        return self._step
-
-    @property
-    def run(self) -> int:
-        """The number of the current run; 0 is the first."""
-        return self._clock.locate(min(self._step, self.steps - 1))[0]
-
-    @property
-    def ends_run(self) -> bool:
-        """Whether the next `step()` ends the current run: the moment to measure a cycle, before the next pruning."""
-        following = self._step + 1
-        return following == self.steps or (
-            following < self.steps and self._clock.locate(following)[1] == 0
-        )
-
-    def nonzeros(self) -> int:
-        """Weights that the masks keep now (all prunable weights where there is no mask)."""
-        return sum(track.nonzeros() for track in self._tracks)
-
-    def density(self) -> float:
-        """Share of the prunable weights that the masks keep now."""
-        return self.nonzeros() / self.total_weights
-
-    def kept_zeros(self) -> int:
-        """Weights that the masks keep and that are exactly zero all the same, such as regrown ones that never moved."""
-        return kept_zeros(programs(self.model))
-
-    @property
-    def at_sparsity(self) -> bool:
-        """Whether the masks keep the numbers of weights that were asked for: only such checkpoints compare."""
-        return not unfinished(self.model)
-
-    def get_last_lr(self) -> list[float | Tensor]:
-        """The learning rate of every parameter group, as torch's schedulers tell it; trainers log it."""
-        groups = [
-            group
-            for optimizer in self.optimizers
-            for group in optimizer.param_groups
-            if "lr" in group
-        ]
-        return [
-            rate.clone() if isinstance(rate := group["lr"], Tensor) else rate
-            for group in groups
-        ]
-
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`.
 
-        Take it after `step()`. Between an optimizer step and `step()` it is behind the weights: a StepCountWarning.
+        Take it after `step()`. Between an optimizer step and `step()` it is of the step before: a StepCountWarning.
         """
         self._counts.check_saved()
+
+        # One part is saved flat, as before there were parts; a state of either form is read.
         states = [track.state_dict() for track in self._tracks]
         parts = states[0] if len(states) == 1 else {"parts": states}
         state = {
@@ -284,48 +211,63 @@ class Scheduler:
 
         Raises SchedulerError when the state belongs to another method, sparsity, seed or length.
         """
+        # 1. Refuse before anything changes.
         step = check_state(state, self._fingerprint, self.steps)
+
+        # 2. Take back what step 0 did at construction: it was done in the training that is loaded, before its steps.
         if self._undo is not None:
             self._undo.optimizers()
+            # Weights that were loaded since tell their step and are right. Taken back are those of an unknown step, and
+            # those of a finished training whose script runs again.
             steps = {progress.step for progress in self._progress()}
             if UNKNOWN in steps or (step == self.steps and steps == {0}):
                 self._undo.weights()
         self._undo, self._no_room = None, ""
+
+        # 3. Rates before tracks: they may refuse, and the others do not.
         self._rates.load_state_dict(state["rates"], step)
         for track, saved in zip(self._tracks, state.get("parts", [state]), strict=True):
             track.load_state_dict(saved)
         self._step = step
+
+        # Hooks have counted steps of a training that is gone; temperatures and noise follow from the step.
         self._counts.forget()
         self._refresh()
 
     def _begin(self, start_over: bool) -> None:
-        """The events of step 0, once in a training: weights that were loaded have them behind them."""
+        """The events of step 0, once in a training: weights that were loaded went through them."""
         schedule, progress = digest(self._fingerprint), self._progress()
+
+        # 1. Whose are the weights? Those in the middle of this schedule wait for its state: `step` asks for it, and
+        # optimizers that were loaded keep their rates.
         ours = not start_over and all(p.schedule == schedule for p in progress)
         going_on = ours and all(p.step < p.steps for p in progress)
         if going_on and any(p.step > 0 for p in progress):
-            return  # `step` asks for load_state_dict; optimizers that were loaded keep their rates
-        self._no_room = next(
-            (
-                told
-                for track in self._tracks
-                if not going_on and (told := track.no_room())
-            ),
-            "",
-        )
-        changes = any(event.what != "snapshot" for event in self._due.get(0, ()))
-        old = any(
-            p.step == UNKNOWN for p in progress
-        )  # weights of version 0.1 may be of any step; a state may follow
+            return
+
+        # 2. A pruned model may have fewer weights than the first prunings keep. Told at the first step and not here,
+        # since the state that belongs to these weights may still be loaded.
+        if not going_on:
+            told = (no_room(track) for track in self._tracks)
+            self._no_room = next(filter(None, told), "")
+
+        # 3. Keep what step 0 changes, as far as a later state could make it wrong. Weights of version 0.1 may be of
+        # any step; those of a finished training are there when its script runs again. A snapshot changes nothing.
+        old = any(p.step == UNKNOWN for p in progress)
         keep = old or (ours and not going_on)
+        changes = any(event.what != "snapshot" for event in self._due.get(0, ()))
         self._undo = Undo(
             self.model, self.optimizers, progress, weights=keep, states=changes
         )
-        self._rates.set(0)  # it may refuse, and nothing is written yet
+
+        # 4. Rates first: a factory of torch schedulers may refuse, and nothing is written yet.
+        self._rates.set(0)
         for each in progress:
             each.schedule, each.steps = schedule, self.steps
+        # Weights saved at step 0 went through its events; the snapshots are in no state dict of a model.
         self._do_events(only="snapshot" if going_on else None)
         self._advance()
+        # A step that nobody knows is not 0: a saved state may tell it.
         if not old:
             self._record()
 

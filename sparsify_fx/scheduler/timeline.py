@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -13,13 +14,14 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Event:
-    """Something that the Scheduler does after `step` optimizer steps.
+    """Something that the Scheduler does after `step` optimizer steps, or a fact that it only tells.
+
+    An instance of this class itself is a fact; what is done is in the subclasses of `sparsify_fx.scheduler.events`.
 
     Attributes:
         run, epoch: the run (0 is the first) and the epoch within it.
         what: "prune", "snapshot", "rewind weights", "rescale", ...
         detail: "512 of 1000 weights, density 0.512", the rewind point, ...
-        do: the deed.
         part: the part of the model that it concerns; "" when there is only one.
     """
 
@@ -28,8 +30,20 @@ class Event:
     epoch: float
     what: str
     detail: str
-    do: Callable[[], None] = field(repr=False, compare=False)
     part: str = ""
+
+    def perform(self) -> None:
+        """Do it, in place. A fact has nothing to do: it holds by itself, or happens at every step."""
+
+    @property
+    def do(self) -> Callable[[], None]:
+        """The name that `perform` had before 0.2; deprecated."""
+        warnings.warn(
+            "Event.do is now Event.perform; the old name goes with version 1.0",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.perform
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Timeline:
         An event that repeats within a run takes one row.
         """
         groups: dict[tuple[str, int, str, str], list[Event]] = {}
+        # Facts go first, and the sort is stable: at step 0 the first mask stands above what is done to it.
         for event in sorted((*self.facts, *self.events), key=lambda event: event.step):
             groups.setdefault(
                 (event.part, event.run, event.what, event.detail), []
@@ -61,6 +76,7 @@ class Timeline:
 
     def _row(self, members: list[Event]) -> tuple[str, ...]:
         first, last = members[0], members[-1]
+        # Three fit into a row; a hundred regrowths are told by the first two and the last.
         epochs = [f"{event.epoch:g}" for event in members]
         shown = (
             ", ".join(epochs)
@@ -95,10 +111,12 @@ class Timeline:
         ):
             table.add_column(column)
         for row in self.rows():
+            # As Text, since rich would take [brackets] in a detail for markup.
             table.add_row(*map(Text, row))
         return table
 
     def __str__(self) -> str:
+        # Of one width and without color, so that logs and terminals show the same.
         buffer = io.StringIO()
         Console(file=buffer, width=110, color_system=None).print(self.table())
         return buffer.getvalue()

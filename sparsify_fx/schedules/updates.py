@@ -30,7 +30,7 @@ class MaskUpdate(Protocol):
 
     @property
     def run(self) -> int:
-        """The run."""
+        """The run in which it happens; 0 is the first."""
 
     @property
     def epoch(self) -> float:
@@ -42,8 +42,12 @@ class MaskUpdate(Protocol):
     def alive(self, before: int, total: int) -> int:
         """How many of the `total` weights live afterwards, when `before` did until now."""
 
-    def __call__(self, pruner: MaskEditor, draw: int) -> None:
-        """Do it; `draw` numbers the updates of a training."""
+    def apply(self, pruner: MaskEditor, draw: int) -> None:
+        """Change the masks in place.
+
+        Args:
+            draw: number of the update in the training, from 1; decides its random numbers together with apply's seed.
+        """
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,17 @@ class Prune:
     kept: int
 
     def label(self, total: int) -> tuple[str, str]:
-        """How many stay."""
+        """The event and how many weights stay."""
         return (
             "prune",
             f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}",
         )
 
     def alive(self, before: int, total: int) -> int:
-        """The budget."""
+        """`kept`, however many lived before."""
         return self.kept
 
-    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+    def apply(self, pruner: MaskEditor, draw: int) -> None:
         """Prune by the method's criterion and allocation."""
         pruner.prune(self.kept, draw)
 
@@ -79,18 +83,19 @@ class SettleAndPrune:
     kept: int
 
     def label(self, total: int) -> tuple[str, str]:
-        """How many stay."""
+        """The event and how many weights stay."""
         return (
             "settle and prune",
             f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}",
         )
 
     def alive(self, before: int, total: int) -> int:
-        """The budget."""
+        """`kept`, however many lived before."""
         return self.kept
 
-    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+    def apply(self, pruner: MaskEditor, draw: int) -> None:
         """Settle, then prune by the method's criterion and allocation."""
+        # Gates first: the criterion shall rank the weights that are really left, and settling may bring some back.
         pruner.settle(self.kept)
         pruner.prune(self.kept, draw)
 
@@ -103,15 +108,15 @@ class Decompress:
     epoch: float
 
     def label(self, total: int) -> tuple[str, str]:
-        """All of them."""
+        """How many weights are trained from then on: every one."""
         return "decompress", f"all {total} weights"
 
     def alive(self, before: int, total: int) -> int:
-        """All."""
+        """The whole model, whatever the masks kept before."""
         return total
 
-    def __call__(self, pruner: MaskEditor, draw: int) -> None:
-        """Fill the masks with ones."""
+    def apply(self, pruner: MaskEditor, draw: int) -> None:
+        """Fill the masks with ones; what comes back starts from zero."""
         pruner.grow_all()
 
 
@@ -129,10 +134,10 @@ class Regrow:
         return "regrow", f"drop by magnitude, grow by {self.growth}"
 
     def alive(self, before: int, total: int) -> int:
-        """As many as before."""
+        """As many as before: what is dropped is grown elsewhere in its layer."""
         return before
 
-    def __call__(self, pruner: MaskEditor, draw: int) -> None:
+    def apply(self, pruner: MaskEditor, draw: int) -> None:
         """Move weights; the number of non-zeros stays."""
         pruner.regrow(self.fraction, find_criterion(self.growth), draw)
 
@@ -141,10 +146,11 @@ def late_criteria(
     criterion: Criterion, updates: Iterable[MaskUpdate]
 ) -> tuple[Criterion, ...]:
     """The criteria that updates will score by, each once: that of the method, and those of regrowth."""
+    # A list and no set: criteria of plugins need not be hashable, and the order is that of the training.
     found: list[Criterion] = []
     for update in updates:
         if isinstance(update, Decompress):
-            continue
+            continue  # it fills the masks and ranks nothing
         rule = (
             find_criterion(update.growth) if isinstance(update, Regrow) else criterion
         )

@@ -387,3 +387,19 @@ def test_weights_of_version_0_1_go_on_in_any_order_of_loading(
         torch.equal(weight, effective(twin)[name])
         for name, weight in effective(model).items()
     )
+
+
+def test_events_are_performed_and_facts_do_nothing() -> None:
+    _, _, scheduler = make("gmp", sparsity=0.5)
+    events, facts = scheduler.timeline().events, scheduler.timeline().facts
+    for fact in facts:
+        fact.perform()
+    assert scheduler.density() == 1
+    [event for event in events if event.what == "prune"][-1].perform()
+    assert scheduler.density() == 0.5
+
+
+def test_the_old_name_of_perform_warns() -> None:
+    fact = make("gmp")[2].timeline().facts[0]
+    with pytest.warns(DeprecationWarning, match=r"Event\.do is now Event\.perform"):
+        fact.do()
