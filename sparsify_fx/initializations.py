@@ -59,7 +59,7 @@ def kaiming_normal(model: nn.Module, generator: torch.Generator) -> None:
     >>> round(layer.weight.std().item(), 3)
     0.045
 
-    Source: He et al. 2015; [Gadhikar 2024], Table 1.
+    Source: [He 2015]; [Gadhikar 2024], Table 1.
     """
     for module in model.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
@@ -77,7 +77,7 @@ def xavier_normal(model: nn.Module, generator: torch.Generator) -> None:
     >>> round(layer.weight.std().item(), 3)
     0.032
 
-    Source: Glorot & Bengio 2010.
+    Source: [Glorot 2010].
     """
     for module in model.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
@@ -100,7 +100,7 @@ def kaiming_sparse(model: nn.Module, generator: torch.Generator) -> None:
     >>> round(model.weight[model.weight != 0].std().item(), 2)  # sqrt(2 / 100)
     0.14
 
-    Source: He et al. 2015, with the fan-in of the mask; Evci et al. 2022 (Gradient flow in sparse neural networks).
+    Source: [He 2015], with the fan-in of the mask; [Evci 2022].
     """
     found = False
     # In the order of the modules, with one draw for each weight: it depends on the generator alone.

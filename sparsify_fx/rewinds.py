@@ -29,7 +29,7 @@ class Rewind:
     >>> sorted(Rewind(magnitudes="warmup", batchnorm="warmup").points())
     ['warmup']
 
-    Source: [Gadhikar 2024], sections 1 and 3, Fig. 7 (magnitudes only); Renda et al. 2020.
+    Source: [Gadhikar 2024], sections 1 and 3, Fig. 7 (magnitudes only); [Renda 2020].
     """
 
     weights: Epoch | None = None

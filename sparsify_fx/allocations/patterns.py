@@ -28,7 +28,7 @@ class NofM:
     Attributes:
         n, m: 1 <= n < m.
 
-    Source: Mishra et al. 2021 (2:4); Zhou et al. 2021 (N:M).
+    Source: [Mishra 2021] (2:4); [Zhou 2021] (N:M).
     """
 
     n: int = 2

@@ -76,7 +76,7 @@ class Balanced(Floored):
     Attributes:
         min_per_layer: see `Floored`.
 
-    Source: Gadhikar et al. 2023, as used by [Gadhikar 2024] and [Gadhikar 2025] for random masks.
+    Source: [Gadhikar 2023], as used by [Gadhikar 2024] and [Gadhikar 2025] for random masks.
     """
 
     def divide(
@@ -94,7 +94,7 @@ class ErdosRenyiKernel(Floored):
     Attributes:
         min_per_layer: see `Floored`.
 
-    Source: Evci et al. 2020 (RigL), section 3.
+    Source: [Evci 2020] (RigL), section 3.
     """
 
     def divide(

@@ -77,7 +77,7 @@ def reestimate(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> nn.Mo
     >>> norm.running_mean, norm.running_var
     (tensor([2.]), tensor([2.]))
 
-    Source: Izmailov et al. 2018, section 3.2; Jordan et al. 2023 (REPAIR) for interpolated networks.
+    Source: [Izmailov 2018], section 3.2; [Jordan 2023] (REPAIR) for interpolated networks.
     """
     # 1. Without running statistics there is nothing to estimate: such a norm always takes the batch's.
     norms = [norm for norm in batch_norms(model).values() if norm.track_running_stats]

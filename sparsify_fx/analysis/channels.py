@@ -55,7 +55,7 @@ def dead_channels(
 
     Raises AnalysisError for fewer samples, or a model without such layers.
 
-    Source: layer collapse: Tanaka et al. 2020 (SynFlow), section 3.
+    Source: layer collapse: [Tanaka 2020] (SynFlow), section 3.
     """
     if sum(len(targets) for _, targets in batches) < 2:
         raise AnalysisError(

@@ -26,7 +26,7 @@ class Line:
 
     @property
     def error_barrier(self) -> float:
-        """`max_α E(α) − (E(0) + E(1)) / 2`. Source: Frankle et al. 2020, section 2 (theirs allows 2 % for noise)."""
+        """`max_α E(α) − (E(0) + E(1)) / 2`. Source: [Frankle 2020], section 2 (theirs allows 2 % for noise)."""
         return max(self.error) - (self.error[0] + self.error[-1]) / 2
 
     @property

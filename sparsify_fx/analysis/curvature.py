@@ -89,7 +89,7 @@ def largest_eigenvalue(
     >>> round(found.value, 4), found.converged
     (3.0, True)
 
-    Source: Lanczos 1950; sharpness as the largest eigenvalue: [Gadhikar 2025], section 3 and Fig. 5b.
+    Source: [Lanczos 1950]; sharpness as the largest eigenvalue: [Gadhikar 2025], section 3 and Fig. 5b.
     """
     # 1. A random unit vector, drawn on the CPU so that the seed gives the same one for every device.
     start = torch.randn(
@@ -135,7 +135,7 @@ def trace(operator: Operator, *, probes: int = 20, seed: int = 0) -> Trace:
     >>> found.value, found.standard_error
     (-1.0, 0.0)
 
-    Source: Hutchinson 1990.
+    Source: [Hutchinson 1990].
     """
     if probes < 2:
         raise AnalysisError(

@@ -9,7 +9,7 @@ from typing import Any
 from sparsify_fx.errors import AnalysisError, unknown
 from sparsify_fx.tables.fitting import Draw
 
-# Okabe & Ito, "Color Universal Design", 2008, without black and yellow (too pale on white).
+# [Okabe 2008], without black and yellow (too pale on white).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 # A line that lies on another one lets it through; dotted lines are for what is expected by chance.

@@ -110,7 +110,7 @@ class Fisher:
     Attributes:
         chunk: samples whose gradients are held at once.
 
-    Source: LeCun et al. 1990 (Optimal Brain Damage), with the empirical Fisher for the Hessian's diagonal.
+    Source: [LeCun 1990] (Optimal Brain Damage), with the empirical Fisher for the Hessian's diagonal.
     """
 
     chunk: int = 32
@@ -167,7 +167,7 @@ class WoodFisher:
         samples: the most samples to read, on each rank of a process group.
         chunk: samples whose gradients are held at once.
 
-    Source: Singh & Alistarh 2020, eq. 9 and 15; Kuznedelev et al. 2024 (CAP) for blocks of 50. Scores only: the weights
+    Source: [Singh 2020], eq. 9 and 15; [Kuznedelev 2023] (CAP) for blocks of 50. Scores only: the weights
     that stay are not updated.
     """
 

@@ -39,7 +39,7 @@ class Gradient:
     >>> CRITERIA["gradient"]
     Gradient(mode='train')
 
-    Source: Evci et al. 2020.
+    Source: [Evci 2020].
     """
 
     mode: str = added_option("train")
@@ -77,7 +77,7 @@ class Snip:
     >>> CRITERIA["snip"]
     Snip(mode='train', unit_scales=False)
 
-    Source: Lee et al. 2019, eq. 5, without its normalization.
+    Source: [Lee 2019], eq. 5, without its normalization.
     """
 
     mode: str = added_option("train")
@@ -119,7 +119,7 @@ class GraSP:
     >>> GraSP(temperature=1.0).mode
     'train'
 
-    Source: Wang et al. 2020, eq. 8 and algorithm 1.
+    Source: [Wang 2020], eq. 8 and algorithm 1.
     """
 
     temperature: float = 200.0

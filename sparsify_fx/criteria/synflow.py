@@ -43,7 +43,7 @@ class Synflow:
     >>> Synflow(rounds=10).rounds
     10
 
-    Source: Tanaka et al. 2020, algorithm 1 and appendix.
+    Source: [Tanaka 2020], algorithm 1 and appendix.
     """
 
     rounds: int = 100

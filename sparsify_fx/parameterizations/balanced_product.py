@@ -26,7 +26,7 @@ class BalancedProduct(Plain):
     >>> BalancedProduct().split(torch.tensor([0.0, -4.0]))
     {'m': tensor([0., 2.]), 'w': tensor([ 0., -2.])}
 
-    Source: Ziyin & Wang 2023 (spred); [Jacobs 2025], section 3, eq. 7.
+    Source: [Ziyin 2023] (spred); [Jacobs 2025], section 3, eq. 7.
     """
 
     factors: ClassVar[tuple[str, ...]] = ("m", "w")

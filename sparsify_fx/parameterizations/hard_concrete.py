@@ -50,7 +50,7 @@ class HardConcrete(Plain):
     >>> gate.value({**parts, **gate.state(parts["dense"])})
     tensor([ 1., -2.])
 
-    Source: Louizos et al. 2018, eq. 10 to 13 (b = 2/3, γ = −0.1, ζ = 1.1).
+    Source: [Louizos 2018], eq. 10 to 13 (b = 2/3, γ = −0.1, ζ = 1.1).
     """
 
     start: float = 2.5

@@ -31,7 +31,7 @@ class PowerPropagation(Plain):
     >>> PowerPropagation(alpha=2.0).split(torch.tensor([0.25, -9.0]))
     {'dense': tensor([ 0.5000, -3.0000])}
 
-    Source: Schwarz et al. 2021, eq. 1 (powerpropagation; α = 2 to 4).
+    Source: [Schwarz 2021], eq. 1 (powerpropagation; α = 2 to 4).
     """
 
     alpha: float = 2.0

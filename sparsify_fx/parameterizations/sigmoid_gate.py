@@ -48,7 +48,7 @@ class SigmoidGate(Plain):
     >>> gate.value({**parts, "temperature": torch.tensor(1.0)})
     tensor([ 1., -2.])
 
-    Source: Savarese et al. 2020, section 3 (τ up to 200).
+    Source: [Savarese 2020], section 3 (τ up to 200).
     """
 
     start: float = 0.2

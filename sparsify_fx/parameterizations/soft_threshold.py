@@ -45,7 +45,7 @@ class SoftThreshold(Plain):
     >>> threshold.value({**parts, **threshold.shared(parts["dense"])})
     tensor([ 0.5000,  0.0000, -2.0000])
 
-    Source: Kusupati et al. 2020, eq. 3 to 5 (STR); [Jacobs 2025], appendix C.2 (s = −200).
+    Source: [Kusupati 2020], eq. 3 to 5 (STR); [Jacobs 2025], appendix C.2 (s = −200).
     """
 
     start: float = -200.0

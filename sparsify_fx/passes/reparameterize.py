@@ -113,7 +113,7 @@ class SoftThreshold(Reparameterize):
     >>> sorted(name for name, _ in model.named_parameters())
     ['weight_program.dense', 'weight_program.s']
 
-    Source: Kusupati et al. 2020.
+    Source: [Kusupati 2020].
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class SigmoidGate(Reparameterize):
         start: s at the beginning.
         temperature: the largest τ.
 
-    Source: Savarese et al. 2020.
+    Source: [Savarese 2020].
     """
 
     def __init__(self, start: float = 0.2, temperature: float = 200.0) -> None:
@@ -142,7 +142,7 @@ class HardConcrete(Reparameterize):
     Args:
         start: log α at the beginning.
 
-    Source: Louizos et al. 2018.
+    Source: [Louizos 2018].
     """
 
     def __init__(self, start: float = 2.5) -> None:
@@ -155,7 +155,7 @@ class PowerPropagation(Reparameterize):
     Args:
         alpha: α >= 1.
 
-    Source: Schwarz et al. 2021.
+    Source: [Schwarz 2021].
     """
 
     def __init__(self, alpha: float = 2.0) -> None:
@@ -165,7 +165,7 @@ class PowerPropagation(Reparameterize):
 class BalancedProduct(Reparameterize):
     """θ -> m ⊙ w with abs(m) = abs(w); inverse: see `parameterizations.BalancedProduct`.
 
-    Source: Ziyin & Wang 2023.
+    Source: [Ziyin 2023].
     """
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ class FactorDecay(TowardsSparsity):
         strength: α.
         reach, floor: see `TowardsSparsity`.
 
-    Source: Ziyin & Wang 2023; [Jacobs 2025], eq. 2.
+    Source: [Ziyin 2023]; [Jacobs 2025], eq. 2.
     """
 
     strength: float = 1e-4

@@ -36,7 +36,7 @@ class OpenGates(TowardsSparsity):
 
     Raises MethodError when no weight has gates.
 
-    Source: Savarese et al. 2020, section 3; Louizos et al. 2018, eq. 12.
+    Source: [Savarese 2020], section 3; [Louizos 2018], eq. 12.
     """
 
     strength: float = 1e-6
@@ -69,7 +69,7 @@ class ThresholdDecay(TowardsSparsity):
 
     Raises MethodError when no weight has thresholds.
 
-    Source: Kusupati et al. 2020, section 3 (weight decay on s decides the sparsity).
+    Source: [Kusupati 2020], section 3 (weight decay on s decides the sparsity).
     """
 
     strength: float = 5e-4

@@ -84,8 +84,8 @@ def parameter_groups(
     [('factors', 2, 0.0), ('norms', 1, 0.0001)]
     >>> optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
-    Source: Jacobs & Burkholz 2025, Tables 2 and 3 ("applied to the other parameters"); Kusupati et al. 2020, section 3;
-    Savarese et al. 2020.
+    Source: [Jacobs 2025], Tables 2 and 3 ("applied to the other parameters"); [Kusupati 2020], section 3;
+    [Savarese 2020].
     """
     check_weight_decay(weight_decay)
     kinds = _kinds(model)

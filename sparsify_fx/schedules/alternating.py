@@ -29,7 +29,7 @@ class Alternating(OneRun):
         last_dense: when the last dense phase starts, an odd number of phases after the warm-up.
         end: when the last compressed phase starts.
 
-    Source: Peste et al. 2021, section 4 and appendix.
+    Source: [Peste 2021], section 4 and appendix.
     """
 
     warmup: float = 0.1

@@ -28,7 +28,7 @@ class Cubic(OneRun):
         start, end: t0 and t1 as shares of the run.
         every: epochs between prunings (fractions allowed).
 
-    Source: Zhu & Gupta 2017, eq. 1.
+    Source: [Zhu 2017], eq. 1.
     """
 
     start: float = 0.1

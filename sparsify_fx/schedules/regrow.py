@@ -32,7 +32,7 @@ class RegrowEvery(OneRun):
         until: t_end as a share of the run.
         anneal: False keeps the fraction constant (SET).
 
-    Source: Evci et al. 2020, section 3; Mocanu et al. 2018.
+    Source: [Evci 2020], section 3; [Mocanu 2018].
     """
 
     growth: str = "gradient"

@@ -92,7 +92,7 @@ ANALYSES.add(
     Analysis(
         "connectivity",
         "Test error on the straight line between two runs, and its barrier.",
-        "Frankle et al. 2020, section 2",
+        "[Frankle 2020], section 2",
         report,
         least=2,
         alike=True,

@@ -76,7 +76,7 @@ ANALYSES.add(
     Analysis(
         "dead-channels",
         "Channels that depend on no input or that nothing depends on; layers that collapsed.",
-        "Tanaka et al. 2020, section 3",
+        "[Tanaka 2020], section 3",
         report,
     ),
 )

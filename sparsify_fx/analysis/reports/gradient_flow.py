@@ -91,7 +91,7 @@ ANALYSES.add(
     Analysis(
         "gradient-flow",
         "Gradient norm of the kept weights by layer, at initialisation and at the end.",
-        "Evci et al. 2022",
+        "[Evci 2022]",
         report,
     ),
 )

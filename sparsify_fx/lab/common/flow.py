@@ -11,7 +11,7 @@ from sparsify_fx.errors import LabError
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
-# The pair of orders 5 and 4 of Dormand and Prince (1980): nodes, stages, and the weights of order 5 minus order 4.
+# The pair of orders 5 and 4 of [Dormand 1980]: nodes, stages, and the weights of order 5 minus order 4.
 # The last stage lies at the solution of order 5, so that its point is the step and needs no weights of its own.
 _NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _STAGES = (
@@ -52,7 +52,7 @@ def integrate(
     >>> f"{float(decay[-1]):.10f}"
     '0.3678794412'
 
-    Source: Dormand and Prince, "A family of embedded Runge-Kutta formulae" (1980).
+    Source: [Dormand 1980].
     """
     if start.dtype != torch.float64 or start.dim() != 2:
         raise LabError(

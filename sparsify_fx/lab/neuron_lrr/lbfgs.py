@@ -39,7 +39,7 @@ def minimize(
     >>> minimize(value, slope, start, free=start > 0).round(decimals=6).tolist()
     [[3.0, 0.0]]
 
-    Source: Liu and Nocedal, "On the limited memory BFGS method for large scale optimization" (1989).
+    Source: [Liu 1989].
     """
     # A fixed parameter has no slope: then no step and no gradient difference has an entry there, and the
     # quasi-Newton direction stays among the free ones.

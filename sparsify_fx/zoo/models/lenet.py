@@ -32,7 +32,7 @@ def lenet5(spec: ModelSpec) -> nn.Sequential:
     """LeNet-5 with ReLU and max-pooling: conv 6, conv 16 (5x5, no padding), linear 120, 84, classes.
 
     44,426 parameters on 28x28x1, 62,006 on 32x32x3. ConfigError for images below 16x16.
-    Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998.
+    Source: [LeCun 1998].
     """
     spec.require_size("lenet5", _SMALLEST)
     layers = OrderedDict[str, nn.Module](
@@ -56,7 +56,7 @@ def lenet5(spec: ModelSpec) -> nn.Sequential:
 def lenet300(spec: ModelSpec) -> nn.Sequential:
     """LeNet-300-100: linear 300, 100, classes with ReLU; 266,610 parameters on 28x28x1.
 
-    Source: LeCun et al., 1998; the MLP of Frankle & Carbin, "The lottery ticket hypothesis", 2019.
+    Source: [LeCun 1998]; the MLP of [Frankle 2019].
     """
     layers = OrderedDict[str, nn.Module](
         flatten=nn.Flatten(),

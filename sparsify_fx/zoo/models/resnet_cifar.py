@@ -1,6 +1,6 @@
 """Residual nets for small images: ResNet-20 of He et al., and ResNet-18 and -50 with a stem for small images.
 
-Source: He, Zhang, Ren, Sun, "Deep residual learning for image recognition", 2016 (section 4.2 for ResNet-20).
+Source: [He 2016] (section 4.2 for ResNet-20).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def vgg16_bn_cifar(spec: ModelSpec) -> nn.Sequential:
     The two linear layers of 4,096 units of the ImageNet net are left out, as usual on CIFAR: after five poolings a
     32x32 image is one pixel. The convolutions have no biases (batch norm would cancel them) and He initialization.
     Larger images end in an average over the pixels; ConfigError for images below 32x32.
-    Source: Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition", 2015.
+    Source: [Simonyan 2015].
     """
     spec.require_size("vgg16_bn-cifar", _SMALLEST)
     layers = OrderedDict[str, nn.Module](
