@@ -61,7 +61,7 @@ class Synflow:
             )
 
     def brief(self) -> tuple[Criterion, int]:
-        """One round."""
+        """A single round: enough to see whether the model can be scored at all."""
         return replace(self, rounds=1), 1
 
     def scores(self, context: PruningContext) -> Scores:

@@ -80,7 +80,7 @@ class OneRun:
         return budget.total
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
-        """No updates."""
+        """No mask changes later on."""
         return ()
 
     def runs(self, sparsity: float) -> int:
