@@ -84,9 +84,8 @@ def seconds(
     feed: dict[str, NDArray[np.float32]],
     loops: int,
 ) -> float:
-    start = (
-        time.thread_time()
-    )  # a session of one thread never waits: latency, without the machine's other work
+    # A session of one thread never waits: this is its latency, without the machine's other work.
+    start = time.thread_time()
     for _ in range(loops):
         runtime.run(None, feed)
     return (time.thread_time() - start) / loops

@@ -92,7 +92,7 @@ def commands(kind: str) -> tuple[str, ...]:
 
 
 def work(connection: Connection, seeds: Path, keep: str | None) -> None:
-    """Cases by number until None comes; answers (number, kind, command, outcome, message), and `done` behind each."""
+    """Cases by number until None comes; answers (number, kind, command, outcome, message), and `done` after each."""
     import warnings
 
     import onnxruntime

@@ -107,9 +107,8 @@ def candidates(total: int, sparsity: float) -> dict[str, Callable[[], Any]]:
 
 def measure(total: int, sparsity: float, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    warnings.simplefilter(
-        "ignore", SparsifyWarning
-    )  # many ties are one of the cases; the process ends after this
+    # Many ties are one of the cases; the process ends after this.
+    warnings.simplefilter("ignore", SparsifyWarning)
     todo = candidates(total, sparsity)
     times: dict[str, list[float]] = {name: [] for name in todo}
     for round_ in range(rounds + 1):

@@ -160,7 +160,7 @@ def main() -> None:
     head = (
         "# All methods on 5,000 digits\n\n"
         f"Test accuracy in per cent on 1,000 real digits, mean and 95 % interval over {args.seeds} seeds.\n"
-        f"LeNet-300-100, recipe `{args.recipe}` with batch 256 and Kaiming initialisation, {args.budget} epochs\n"
+        f"LeNet-300-100, recipe `{args.recipe}` with batch 256 and Kaiming initialization, {args.budget} epochs\n"
         f"in all for every method; cycles share them and keep {KEEP} of the weights each. `dense` has no zeros.\n\n"
         "The digits are easy and the budget is short: the table shows that every method works and where it breaks,\n"
         f"not a ranking.\n\nMade by `{command}`.\n\n"

@@ -177,7 +177,7 @@ def compared(costs: Costs, runs: int) -> dict[str, Any]:
 
 
 def import_seconds() -> float:
-    """Processor time that importing networkx takes behind torch and onnxruntime: median of five processes."""
+    """Processor time that importing networkx takes after torch and onnxruntime: median of five processes."""
     code = "import time, torch, onnxruntime; t = time.process_time(); import networkx; print(time.process_time() - t)"
     command = [sys.executable, "-c", code]
     return statistics.median(

@@ -4,8 +4,8 @@
     python benchmarks/old_runtime.py old/bin/python
 
 Writes a small network in every encoding with every kind of values, rebuilt in one round and in several, loads all files
-there at every level of optimisation, and compares outputs with those of the dense file in the same runtime: to the bit
-where weights are folded, to 1e-6 of the largest output where nothing is. Nodes of the optimised graphs are counted too.
+there at every level of optimization, and compares outputs with those of the dense file in the same runtime: to the bit
+where weights are folded, to 1e-6 of the largest output where nothing is. Nodes of the optimized graphs are counted too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEVELS = (
 
 
 def outputs(file: str, level: str, save: str) -> np.ndarray:
-    """The output of one file in this interpreter's onnxruntime; the optimised graph is saved."""
+    """The output of one file in this interpreter's onnxruntime; the optimized graph is saved."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -494,9 +494,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    torch.compiler.set_stance(
-        "force_eager"
-    )  # torchao's and kron's compiled steps: the same arithmetic
+    # torchao's and kron's steps would be compiled first; eager ones do the same arithmetic.
+    torch.compiler.set_stance("force_eager")
     # distributedmuon wants a group, of one process here.
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1

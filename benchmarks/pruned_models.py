@@ -73,7 +73,7 @@ def _strengthen_head(model: nn.Module) -> None:
 
 
 def real_images(data: str, side: int, count: int = 16) -> torch.Tensor:
-    """Real test images of a data set at this size, in three colours: float32 [count, 3, side, side]."""
+    """Real test images of a data set at this size, in three colors: float32 [count, 3, side, side]."""
     images, _ = next(
         iter(load_data(data, image_size=side).test.epoch(count, train=False))
     )

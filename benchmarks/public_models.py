@@ -41,7 +41,7 @@ NOISE = 1.05
 
 ABOUT = """\
 {models} ONNX files that {packages} packages of PyPI and npm ship. Each weight is pruned by magnitude to {zeros} zeros,
-tensor by tensor, wherever it lies: initializers, Constant nodes, branches, 8-bit weights behind their zero points. The
+tensor by tensor, wherever it lies: initializers, Constant nodes, branches, 8-bit weights with their zero points. The
 models are no part of this package and were not trained after pruning, so their outputs are of no use: what is measured
 is the file. `bytes` is the pruned file, `packed` what `sparsify-fx pack` makes of it, `bits` whether `unpack` gives all
 tensors back, `layers` how many weights became sparse operators with `{target}`. Times are medians of processor

@@ -93,7 +93,7 @@ def open_session(
 def times_in_turn(
     works: Sequence[Callable[[], object]], runs: int
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Milliseconds by the clock and of processor time, for each work and run; a run before each is not counted."""
+    """Milliseconds of wall time and of processor time, for each work and run; a run before each is not counted."""
     clock: list[list[float]] = [[] for _ in works]
     processor: list[list[float]] = [[] for _ in works]
     for _ in range(runs):

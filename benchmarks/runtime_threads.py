@@ -4,7 +4,7 @@
 
 Models as in runtime_speed.py. A session with one thread and one with more run in turn, dense, and then sparse; each
 runs three times, and the last two count, as in a program with one session, whose weights lie in the caches. Threads of
-a session that is not running do not spin. Medians; `quartiles` are those of the ratios of neighbouring runs.
+a session that is not running do not spin. Medians; `quartiles` are those of the ratios of neighboring runs.
 """
 
 from __future__ import annotations

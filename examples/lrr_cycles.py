@@ -37,7 +37,8 @@ for epoch in range(scheduler.epochs):
         (F.cross_entropy(model.train()(x), y) + scheduler.penalty()).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if scheduler.ends_run:  # the end of a cycle: measure it before the next pruning
+        # The step that follows prunes for the next cycle: this one is measured before it.
+        if scheduler.ends_run:
             with torch.no_grad():
                 right = sum(
                     int((model.eval()(x).argmax(1) == y).sum())

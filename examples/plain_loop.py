@@ -28,12 +28,10 @@ model = nn.Sequential(
     nn.Flatten(), nn.Linear(800, 10),
 )  # fmt: skip
 
-sparsify_fx.apply(
-    model, method="signin", sparsity=0.9
-)  # in place: weights become m * w * mask
-optimizer = torch.optim.SGD(
-    model.parameters(), lr=0.1, momentum=0.9
-)  # built after apply: it trains m and w
+# In place: weights become m * w * mask.
+sparsify_fx.apply(model, method="signin", sparsity=0.9)
+# Built after `apply`, since it trains m and w, which were not there before.
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 scheduler = sparsify_fx.Scheduler(
     model,
     optimizer,
@@ -61,9 +59,11 @@ for epoch in range(scheduler.epochs):
         f"epoch {epoch}: loss {loss.detach():.3f}, test accuracy {right / data.facts.test_size:.3f}"
     )
 
-sparsify_fx.merge(model)  # plain weights and classes again, exact zeros
+# Plain weights and classes again, exact zeros.
+sparsify_fx.merge(model)
 x, _ = next(data.epoch(500, train=False))
-report = sparsify_fx.export(model, args.out, x)  # checked in onnxruntime
+# The file is checked in onnxruntime before it takes its name.
+report = sparsify_fx.export(model, args.out, x)
 print(
     f"{args.out}: {report.bytes_file} bytes, {report.ratio:.1f}x smaller than dense; {report.verdict}"
 )

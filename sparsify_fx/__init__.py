@@ -55,10 +55,12 @@ __all__ = [
     "unpack_onnx",
 ]
 
-if not TYPE_CHECKING:  # hidden from type checkers, which would take every misspelled name for one that is found here
+# Hidden from type checkers, which would take every misspelled name for one that is found here.
+if not TYPE_CHECKING:
 
     def __getattr__(name):
         """The names of onnx_export, and modules of this package that nothing has imported yet (PEP 562)."""
+        # Stored in the module, so that the next access does not come here.
         if name in _OF_ONNX_EXPORT:
             value = globals()[name] = getattr(
                 _import_module("sparsify_fx.onnx_export"), name

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.checkpoints.run_files import cycle_file, cycle_numbers, read_state
-from sparsify_fx.errors import CheckpointError, RecipeError
+from sparsify_fx.errors import CheckpointError, MethodError
 from sparsify_fx.masks import top_mask
 from sparsify_fx.numerics import signed_like
 from sparsify_fx.parameterizations import Balancing, Product
@@ -29,7 +29,7 @@ class TimedAction(Protocol):
         """The epochs (0 is the start) of run number `run` of `runs` after which it happens."""
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
-        """Do it, in place."""
+        """Change the model in place; the occasion tells the run, the epoch and the optimizers."""
 
 
 ACTIONS: Registry[type[Any]] = Registry("action")
@@ -58,14 +58,15 @@ class RescaleEvery:
             or not isinstance(self.every, int)
             or self.every < 1
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"rescale: every={self.every!r} must be a number of epochs >= 1"
             )
+        # The type tells epochs from a share: 1 is one epoch, 1.0 the whole run.
         share = isinstance(self.until, float)
         if isinstance(self.until, bool) or not (
             0 < self.until <= 1 if share else self.until >= 1
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"rescale: until={self.until!r} must be epochs (int >= 1) or a share (float in (0, 1])"
             )
 
@@ -73,7 +74,10 @@ class RescaleEvery:
         """Epoch i of the algorithm starts after i − 1 epochs."""
         stop = self.until * run_epochs if isinstance(self.until, float) else self.until
         return [
-            i - 1 for i in range(1, run_epochs + 1) if i % self.every == 0 and i < stop
+            # "At the start of epoch i" is after i − 1 epochs; the algorithm counts from 1.
+            i - 1
+            for i in range(1, run_epochs + 1)
+            if i % self.every == 0 and i < stop
         ]
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
@@ -92,6 +96,7 @@ def balanced_part(model: nn.Module) -> nn.Module:
         for name, p in found.items()
         if isinstance(p.parameterization, Balancing)
     }
+    # With none the whole model goes on to Rescale, whose error says what is missing.
     return Subset(having) if 0 < len(having) < len(found) else model
 
 
@@ -107,7 +112,7 @@ class PerturbSigns:
         fraction: p in (0, 1].
         run: the run; in cycles that keep 0.8, run 1 trains at sparsity 0.2 and run 8 at 0.83.
 
-    Raises RecipeError for a fraction outside (0, 1], and in the Scheduler when there is no such run.
+    Raises MethodError for a fraction outside (0, 1], and in the Scheduler when there is no such run.
 
     Source: [Gadhikar 2024], section 3, Figs. 6 (30 % at sparsity 0.2) and 7 (80 % at sparsity 0.83).
     """
@@ -117,25 +122,26 @@ class PerturbSigns:
 
     def __post_init__(self) -> None:
         if isinstance(self.fraction, bool) or not 0 < self.fraction <= 1:
-            raise RecipeError(
+            raise MethodError(
                 f"perturb-signs: fraction={self.fraction!r} must be in (0, 1], for instance 0.3"
             )
         if isinstance(self.run, bool) or not isinstance(self.run, int) or self.run < 0:
-            raise RecipeError(
+            raise MethodError(
                 f"perturb-signs: run={self.run!r} must be the number of a run, 0 for the first"
             )
 
     def epochs(self, run_epochs: int, run: int = 0, runs: int = 1) -> list[int]:
         """The start of that run."""
+        # Told when the Scheduler is built: the flips would else be left out without a word.
         if self.run >= runs:
-            raise RecipeError(
+            raise MethodError(
                 f"perturb-signs: run={self.run} is beyond the {runs} run(s) of this schedule, which count from 0; "
                 "ask for a higher sparsity, or give an earlier run"
             )
         return [0] if run == self.run else []
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
-        """Flip."""
+        """Flip the signs of the drawn weights; their magnitudes stay."""
         generator = occasion.generator("perturb-signs")
         for program in programs(model).values():
             theta = program.theta()
@@ -187,7 +193,7 @@ class SignsOf:
         return [0] if run > 0 else []
 
     def __call__(self, model: nn.Module, occasion: Occasion) -> None:
-        """Write the signs."""
+        """Give the living weights the signs that the other run had at the end of this cycle."""
         state, found = read_state(self.source, cycle=occasion.run), programs(model)
         odd = [
             n
@@ -201,6 +207,7 @@ class SignsOf:
         for name, program in found.items():
             theta, mask = program.theta(), program.current_mask()
             signed = signed_like(theta, state[name].to(theta.device))
+            # Only where weights live: the factors of pruned ones must stay the split of zero.
             program.write(signed, where=None if mask is None else mask == 1)
 
 

@@ -8,6 +8,9 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsify_fx.moved import old_names
 
 _HERE = str(Path(__file__).parent) + os.sep
 
@@ -28,7 +31,7 @@ class LayerError(SparsifyError, ValueError):
     """A layer selection that is empty, or a weight that cannot be rewritten."""
 
 
-class RecipeError(SparsifyError, ValueError):
+class MethodError(SparsifyError, ValueError):
     """Axes of a method that contradict each other or miss an input."""
 
 
@@ -134,6 +137,7 @@ class OvershootWarning(SparsifyWarning):
 
 def warn(message: str, category: type[SparsifyWarning]) -> None:
     """Give a warning that points at the line outside this package from which the call came."""
+    # Warnings of a library are shown once for a line: all would share one if they pointed in here.
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
         frame, level = frame.f_back, level + 1
@@ -152,8 +156,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     sparsify_fx.errors.UnknownNameError: unknown method 'sing-in'; did you mean 'signin'? Known: lrr, signin
     """
     names = sorted(known)
+    # Below the default of 0.6, since many names are short: one wrong letter of two makes 0.5.
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return UnknownNameError(
         f"unknown {kind} {name!r}; {hint}Known: {', '.join(names) or 'none'}"
     )
+
+
+# Type checkers tell of the old name, as they do of a misspelled one.
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"RecipeError": "MethodError"})

@@ -53,7 +53,7 @@ class CosineWarmup(_Warmup):
     """Linear warm-up, then (1 + cos(π · progress)) / 2. Source: [Gadhikar 2024], appendix A.3 (i)."""
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """See the class."""
+        """Linear up to 1 over the warm-up, then half a cosine down to 0."""
         start = self.warmup_epochs(epochs)
         if epoch < start:
             return epoch / start
@@ -69,10 +69,11 @@ class StepWarmup(_Warmup):
     """
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """See the class."""
+        """Linear up to 1 over the warm-up, then 1, 0.1 and 0.01."""
         start = self.warmup_epochs(epochs)
         if epoch < start:
             return epoch / start
+        # Booleans add up to the number of drops so far.
         return 0.1 ** ((epoch >= 0.4 * epochs) + (epoch >= 0.8 * epochs))
 
 
@@ -85,7 +86,7 @@ class Triangular(_Warmup):
     """
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """See the class."""
+        """Linear up to 1 over the warm-up, then linear down to 0."""
         start = self.warmup_epochs(epochs)
         return epoch / start if epoch < start else 1 - _progress(epoch, start, epochs)
 
@@ -99,13 +100,11 @@ class ImageNet(_Warmup):
     """
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """See the class."""
+        """0.1 during the warm-up, then 1, 0.1, 0.01, ..."""
         start = self.warmup_epochs(epochs)
-        return (
-            0.1
-            if epoch < start
-            else 0.1 ** math.floor(3 * (epoch - start) / epochs + 1e-9)
-        )
+        # 1e-9, lest rounding puts the epoch of a drop just below it.
+        drops = math.floor(3 * (epoch - start) / epochs + 1e-9)
+        return 0.1 if epoch < start else 0.1**drops
 
 
 @CURVES.register("constant")
@@ -114,11 +113,11 @@ class Constant:
     """The base rate throughout."""
 
     def factor(self, epoch: float, epochs: float) -> float:
-        """1."""
+        """1 at every epoch."""
         return 1.0
 
     def warmup_epochs(self, epochs: float) -> float:
-        """None."""
+        """0: there is no warm-up."""
         return 0.0
 
 
@@ -128,6 +127,7 @@ class HandsOff(Constant):
 
 
 def _progress(epoch: float, start: float, epochs: float) -> float:
+    # A warm-up as long as the run leaves no progress to divide by.
     return min(1.0, (epoch - start) / max(epochs - start, 1e-12))
 
 
@@ -142,12 +142,14 @@ def find_curve(curve: str | Curve | TorchSchedule | None) -> Curve | TorchSchedu
         load_plugins()
         found: Curve = CURVES[curve]()
         return found
+    # One that is made already has the optimizer's present rate as its base, and could not start again after a rewind.
     if isinstance(curve, (LRScheduler, ReduceLROnPlateau)):
         raise SchedulerError(
             f"learning_rate={type(curve).__name__}(...) is made already; give a function that makes it, for instance "
             "learning_rate=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1000), or "
             "learning_rate=None and step it yourself"
         )
+    # A class is callable too, but calling it with the optimizer alone would rarely make what was meant.
     if (isinstance(curve, Curve) or callable(curve)) and not isinstance(curve, type):
         return curve
     raise SchedulerError(

@@ -30,6 +30,7 @@ def kept_count(total: int, sparsity: float) -> int:
         raise SparsityError(
             f"sparsity={sparsity!r} must be a fraction in [0, 1), the share of zeros{hint}"
         )
+    # `round` takes halves to the even number: half of 1 and of 3 weights would be 0 and 2.
     kept = math.floor((1 - sparsity) * total + 0.5)
     if kept < 1:
         raise SparsityError(
@@ -65,6 +66,7 @@ def top_masks(scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
     total = sum(part.numel() for part in parts)
     if not 0 <= kept <= total:
         raise SparsityError(f"cannot keep {kept} of {total} weights")
+    # No threshold exists for none and is not needed for all.
     if kept in (0, total):
         flat = [
             torch.full_like(part, kept == total, dtype=torch.bool) for part in parts
@@ -79,14 +81,17 @@ def top_masks(scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
 
 def _reaching(parts: Sequence[Tensor], threshold: float, kept: int) -> list[Tensor]:
     """bool masks of the entries that reach the `kept`-th largest; of those equal to it, the last ones do not count."""
+    # Everything that reaches the threshold; entries equal to it may be too many.
     masks = [part >= threshold for part in parts]
     surplus = sum(int(mask.count_nonzero()) for mask in masks) - kept
+    # Taken away from the end: among equal scores the earlier layer and the lower index stay.
     for i in reversed(range(len(parts))):
         if surplus == 0:
             break
         ties = parts[i] == threshold
         count = int(ties.count_nonzero())
         masks[i] = parts[i] > threshold
+        # cumsum numbers the ties of this layer in order, and the first ones stay.
         if count > surplus:
             masks[i] |= ties & (torch.cumsum(ties, 0) <= count - surplus)
         surplus -= min(count, surplus)

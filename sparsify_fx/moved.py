@@ -1,4 +1,4 @@
-"""Old import paths: each still gives the module that took its place, with a DeprecationWarning."""
+"""Old import paths and old names: each still gives what took its place, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import importlib.abc
 import importlib.machinery
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 PACKAGE = "sparsify_fx."
 
@@ -23,9 +24,25 @@ MOVED = {
     "example_inputs": "programs.example_inputs",
     "fingerprint": "scheduler.fingerprint",
     "flow": "programs.flow",
-    "grids": "tables.grids",
+    "grids": "tables.fitting",
     "guards": "scheduler.guards",
     "input_layouts": "programs.input_layouts",
+    "lab.bregman": "lab.diagonal.bregman",
+    "lab.diagonal_problem": "lab.diagonal.problem",
+    "lab.diagonal_runs": "lab.diagonal.runs",
+    "lab.experiments": "lab.run",
+    "lab.flow": "lab.common.flow",
+    "lab.lbfgs": "lab.neuron_lrr.lbfgs",
+    "lab.neuron": "lab.common.neuron",
+    "lab.neuron_closed": "lab.neuron_lrr.closed_forms",
+    "lab.neuron_descent": "lab.neuron_signin.descent",
+    "lab.neuron_signin_runs": "lab.neuron_signin.runs",
+    "lab.neurons": "lab.neurons_signin.neurons",
+    "lab.sample_rates": "lab.sample_complexity.rates",
+    "lab.sample_runs": "lab.sample_complexity.runs",
+    "lab.statistics": "lab.common.statistics",
+    "lab.teacher": "lab.sample_complexity.teacher",
+    "lab.tensor_start": "lab.sample_complexity.tensor_start",
     "layers": "programs.selection",
     "mask_updates": "schedules.updates",
     "onnx_export.clean": "onnx_export.tracing.clean",
@@ -37,12 +54,12 @@ MOVED = {
     "onnx_export.measure": "onnx_export.checks.measure",
     "onnx_export.metadata": "onnx_export.files.metadata",
     "onnx_export.names": "onnx_export.tracing.names",
-    "onnx_export.optimized": "onnx_export.tracing.optimized",
+    "onnx_export.optimized": "onnx_export.tracing.clean",
     "onnx_export.outputs": "onnx_export.tracing.outputs",
-    "onnx_export.padding": "onnx_export.tracing.padding",
+    "onnx_export.padding": "onnx_export.tracing.clean",
     "onnx_export.picture": "onnx_export.report.picture",
     "onnx_export.pieces": "onnx_export.files.pieces",
-    "onnx_export.predictions": "onnx_export.checks.predictions",
+    "onnx_export.predictions": "onnx_export.checks.verify",
     "onnx_export.prepare": "onnx_export.tracing.prepare",
     "onnx_export.probe": "onnx_export.checks.probe",
     "onnx_export.rows": "onnx_export.report.rows",
@@ -63,8 +80,11 @@ MOVED = {
     "parts": "scheduler.parts",
     "passes.onnx_graph.evaluate": "onnx_tools.evaluate",
     "passes.onnx_graph.outside": "onnx_tools.outside",
+    "passes.onnx_graph.rows": "passes.onnx_graph.base",
     "passes.onnx_graph.shapes": "onnx_tools.shapes",
+    "parameterizations.power": "parameterizations.power_propagation",
     "passes.onnx_graph.view": "onnx_tools.view",
+    "passes.parameterize": "passes.reparameterize",
     "program": "programs.program",
     "program_state": "programs.state",
     "progress": "programs.progress",
@@ -93,8 +113,10 @@ MOVED = {
     "snapshots": "scheduler.snapshots",
     "step_counts": "scheduler.step_counts",
     "strengths": "scheduler.strengths",
+    "tables.grids": "tables.fitting",
     "taking": "transfer",
     "tensor_hash": "distributed.tensor_hash",
+    "testing.axes": "testing",
     "thresholds": "numerics",
     "ties": "criteria.ties",
     "timeline": "scheduler.timeline",
@@ -117,6 +139,7 @@ class OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         """A spec for an old path, None for all others."""
+        # Last on the meta path: this is asked only for what no other finder has.
         if not fullname.startswith(PACKAGE) or _now(fullname) is None:
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
@@ -130,6 +153,7 @@ class OldPaths(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             stacklevel=4,
         )
         module = importlib.import_module(new)
+        # The import system puts the old spec on the module that it gets; `exec_module` gives this one back.
         spec.loader_state = module.__spec__
         return module
 
@@ -150,5 +174,36 @@ def _now(fullname: str) -> str | None:
 
 def find_old_paths() -> None:
     """Let old paths be imported, once."""
+    # Once: each finder is asked at every import that fails elsewhere.
     if not any(isinstance(finder, OldPaths) for finder in sys.meta_path):
         sys.meta_path.append(OldPaths())
+
+
+def old_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` (PEP 562) for the module: every old name gives the object under the new one, and a warning.
+
+    It is the same object, so `isinstance`, `except` and pickles that were written under the old name go on working.
+
+    Args:
+        module: its `__name__`.
+        renamed: new names by old ones; with the path of their module where that is another one.
+
+    >>> import sparsify_fx.recipe
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     sparsify_fx.recipe.Recipe is sparsify_fx.recipe.Method
+    True
+    """
+
+    def get(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        where, _, new = renamed[name].rpartition(".")
+        # Never stored in the module: every place that still uses the old name is to be told of.
+        warnings.warn(
+            f"{module}.{name} is now {renamed[name]}; the old name goes with version 1.0",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(where or module), new)
+
+    return get

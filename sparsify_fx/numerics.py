@@ -10,12 +10,14 @@ from torch import Tensor
 
 from sparsify_fx.errors import SparsityError
 
-_SAMPLE = 1 << 16  # entries that are drawn to guess where the threshold lies
-_SLACK = 6.0  # standard deviations of the guess; a guess that fails costs time, never the result
-_SMALL = 1 << 18  # fewer entries than these are joined and given to torch.kthvalue
-_CHUNK = (
-    1 << 18
-)  # entries that are compared at once on the CPU: their masks stay in its cache
+# Entries that are drawn to guess where the threshold lies.
+_SAMPLE = 1 << 16
+# Standard deviations of the guess; a guess that fails costs time, never the result.
+_SLACK = 6.0
+# Fewer entries than these are joined and given to torch.kthvalue.
+_SMALL = 1 << 18
+# Entries that are compared at once on the CPU: their masks stay in its cache.
+_CHUNK = 1 << 18
 
 
 def kth_largest(parts: Sequence[Tensor], kept: int) -> float | int:
@@ -32,13 +34,17 @@ def kth_largest(parts: Sequence[Tensor], kept: int) -> float | int:
     3.0
     """
     total = sum(part.numel() for part in parts)
+    # Below this size drawing a sample costs more than it saves.
     if total <= _SMALL or not parts[0].is_floating_point():
         return _by_kthvalue(parts, kept)
+    # 1. Guess two numbers around the threshold from a sample.
     low, high = _bracket(parts, kept, total)
+    # 2. One pass over all entries. If the guess holds, the threshold is among the few between.
     between, at_least_high = _between(parts, low, high)
     if at_least_high < kept <= at_least_high + between.numel():
         return kth_largest([between], kept - at_least_high)
-    for bound in (high, low):  # many equal entries at an end of the bracket
+    # 3. Many equal entries at an end of the bracket (zeros, say) leave it outside: then it is that end itself.
+    for bound in (high, low):
         above = sum(int((part > bound).count_nonzero()) for part in parts)
         if (
             above
@@ -46,6 +52,7 @@ def kth_largest(parts: Sequence[Tensor], kept: int) -> float | int:
             <= above + sum(int((part == bound).count_nonzero()) for part in parts)
         ):
             return bound
+    # 4. The sample misled: slower, and right as well.
     return _by_kthvalue(parts, kept)
 
 
@@ -54,6 +61,7 @@ def comparable(scores: Sequence[Tensor]) -> list[Tensor]:
 
     Raises SparsityError on NaN.
     """
+    # float32 holds every value of the half formats, so that equal scores stay equal and no order changes.
     common = _common({score.dtype for score in scores})
     parts = [score.detach().reshape(-1).to(common) for score in scores]
     # The maximum is NaN if anything is, and takes a tenth of the time of isnan.
@@ -76,6 +84,7 @@ def _common(dtypes: set[torch.dtype]) -> torch.dtype:
 
 
 def _by_kthvalue(parts: Sequence[Tensor], kept: int) -> float | int:
+    # Parts may lie on several devices: all are brought to the first one's.
     flat = (
         parts[0]
         if len(parts) == 1
@@ -87,6 +96,7 @@ def _by_kthvalue(parts: Sequence[Tensor], kept: int) -> float | int:
 
 def _bracket(parts: Sequence[Tensor], kept: int, total: int) -> tuple[float, float]:
     """Two numbers that enclose the threshold almost always, from a sample that is the same at every call."""
+    # A seed of its own: the user's random numbers are not touched, and equal scores take equal steps.
     generator = torch.Generator().manual_seed(0)
     drawn = []
     for part in parts:
@@ -96,6 +106,7 @@ def _bracket(parts: Sequence[Tensor], kept: int, total: int) -> tuple[float, flo
     sample = torch.cat(drawn).sort(descending=True).values
     share = kept / total
     rank = share * len(sample)
+    # The number of sampled entries above the threshold is binomial; this is its standard deviation.
     margin = _SLACK * (math.sqrt(len(sample) * share * (1 - share)) + 1)
     first, last = math.floor(rank - margin), math.ceil(rank + margin)
     high = float(sample[first]) if first >= 0 else math.inf
@@ -111,6 +122,7 @@ def _between(parts: Sequence[Tensor], low: float, high: float) -> tuple[Tensor, 
             torch.split(part, _CHUNK) if part.device.type == "cpu" else (part,)
         ):
             found.append(chunk[(chunk > low) & (chunk < high)].to(parts[0].device))
+            # As a tensor: a number would wait for the device once for each part.
             counts.append((chunk >= high).count_nonzero().to(parts[0].device))
     return torch.cat(found), int(torch.stack(counts).sum())
 

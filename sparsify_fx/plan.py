@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import ResolvedAxes
 
@@ -52,7 +52,7 @@ class Plan:
         vars(self).update(state, inputs=WeakKeyDictionary())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain, JSON-ready values."""
+        """What a plan decides, as plain, JSON-ready values: part of the fingerprint of a schedule."""
         return {
             "method": self.method,
             "sparsity": self.sparsity,
@@ -78,10 +78,10 @@ def plan_of(model: nn.Module) -> Plan | None:
 
 
 def require_plan(model: nn.Module) -> Plan:
-    """The model's plan; RecipeError when `apply` has not run on it."""
+    """The model's plan; MethodError when `apply` has not run on it."""
     plan = plan_of(model)
     if plan is None:
-        raise RecipeError(
+        raise MethodError(
             f"{type(model).__name__} was not prepared; call sparsify_fx.apply(model, method=...) first"
         )
     return plan

@@ -34,15 +34,20 @@ def load_plugins() -> None:
     Raises PluginError for a plugin that cannot be imported, and again at every later look-up.
     """
     global _errors
-    with _LOADING:  # other threads wait until the registry is full
+    # Other threads wait until the registry is full.
+    with _LOADING:
         if _errors is None:
-            _errors = []  # from here on: a plugin may itself look up methods while it is imported
-            import sparsify_fx.zoo.methods  # noqa: F401 - fills the registry; here, since the methods import the recipes
+            # Set before anything is imported: a plugin may itself look up methods meanwhile.
+            _errors = []
+            # Fills the registry; here and not above, since the methods import this module.
+            import sparsify_fx.zoo.methods  # noqa: F401
 
+            # Sorted, so that of two plugins that clash the same one fails in every environment.
             for point in sorted(
                 entry_points(group=GROUP), key=lambda point: (point.name, point.value)
             ):
                 _load(point, _errors)
+        # Kept and raised at every look-up: a name that is missing because its plugin failed would be called unknown.
         if _errors:
             raise _errors[0]
 
@@ -85,7 +90,8 @@ def _run(file: Path, told: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles of the file look it up there
+    # Dataclasses and pickles of the file look it up there.
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -113,7 +119,7 @@ def _load(point: EntryPoint, errors: list[PluginError]) -> None:
         owner = f" of the package {point.dist.name!r}" if point.dist is not None else ""
         told = PluginError(
             f"the plugin {point.name!r} ({point.value}){owner} cannot be loaded: {type(error).__name__}: {error}; "
-            "mend or uninstall that package"
+            "fix or uninstall that package"
         )
         told.__cause__ = error
         errors.append(told)

@@ -15,7 +15,7 @@ import torch
 
 _ALONE = threading.RLock()
 """Warning filters, random states and the compiler's stance belong to the process: two threads that change them and put
-them back by turns would leave one another's changes behind."""
+them back by turns would leave one another's changes in force."""
 
 
 def seed_of(words: str, *, signed: bool = False) -> int:
@@ -49,9 +49,12 @@ def undisturbed(devices: Sequence[int | torch.device] = ()) -> Iterator[None]:
     with _ALONE, contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
+        # The trial may call user code, which may draw from any of these.
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
         stack.enter_context(torch.random.fork_rng(list(devices)))
+        # Trials on small tensors must not fill torch.compile's cache. Where nobody has imported the compiler,
+        # nothing is compiled, and its import would take long.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

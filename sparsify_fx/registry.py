@@ -31,25 +31,45 @@ class Registry(Generic[T]):
         self.kind = kind
         self._entries: dict[str, T] = {}
         self._places: dict[str, str] = {}
+        self._renamed: dict[str, str] = {}  # present names by former ones
 
-    def add(self, name: str, value: T) -> T:
+    def add(self, name: str, value: T, *, formerly: str | None = None) -> T:
         """Register `value` under `name`; a name is taken once.
+
+        Args:
+            formerly: the name in earlier versions, which goes on finding it. Files keep it; see `stored_name`.
 
         Raises TakenNameError that says which modules want it.
         """
+        # Kept for the message of a later clash, when this module is long done.
         place = _caller()
-        if name in self._entries:
+        if name in self:
             first = self._places.get(name, "this package")
             raise TakenNameError(
                 f"{self.kind} {name!r} is already registered, by {first}, and {place} registers it too; choose "
                 "another name"
             )
         self._entries[name], self._places[name] = value, place
+        if formerly is not None:
+            self._renamed[formerly] = name
         return value
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str, *, formerly: str | None = None) -> Callable[[T], T]:
         """Decorator form of `add`."""
-        return lambda value: self.add(name, value)
+        return lambda value: self.add(name, value, formerly=formerly)
+
+    def present_name(self, name: str) -> str:
+        """The name under which an entry is listed, by that one or a former one; what is unknown comes back as it is."""
+        return self._renamed.get(name, name)
+
+    def stored_name(self, name: str) -> str:
+        """The name that files and hashes hold: the first that the entry ever had.
+
+        A new one there would change the names of run folders and the bits of checkpoints, and older versions could
+        not read them.
+        """
+        former = (old for old, new in self._renamed.items() if new == name)
+        return next(former, name)
 
     def name_of(self, value: T) -> str | None:
         """The name under which `value` is registered, or None."""
@@ -66,12 +86,13 @@ class Registry(Generic[T]):
         return next((name for name, kind in kinds if kind is type(value)), None)
 
     def __getitem__(self, name: str) -> T:
-        if name not in self._entries:
+        present = self.present_name(name)
+        if present not in self._entries:
             raise unknown(self.kind, name, self._entries)
-        return self._entries[name]
+        return self._entries[present]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._renamed
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
@@ -84,6 +105,7 @@ def _caller() -> str:
     """The module in whose import something is registered; in no import, the module of the function that does it."""
     frame: FrameType | None = sys._getframe(2)
     nearest = frame
+    # Decorators and helpers lie in between: the module whose top level runs is the one being imported.
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
     found = (
@@ -94,14 +116,21 @@ def _caller() -> str:
     return str(found.f_globals.get("__name__")) if found is not None else "a script"
 
 
-def described(registry: Registry[type[Any]], value: Any) -> Any:
+def described(
+    registry: Registry[type[Any]], value: Any, *, stored: bool = False
+) -> Any:
     """A value whose class is registered as plain data: the registered name, with its fields if it has any.
+
+    Args:
+        stored: under the name that files hold; see `Registry.stored_name`.
 
     >>> from sparsify_fx.parameterizations import PARAMETERIZATIONS, Dense, Product
     >>> described(PARAMETERIZATIONS, Product(beta=0.5)), described(PARAMETERIZATIONS, Dense())
     ({'name': 'product', 'beta': 0.5}, 'dense')
     """
+    # By the class: a value with other options is another object than the registered one.
     name = registry.name_of_kind(value) or type(value).__name__
+    name = registry.stored_name(name) if stored else name
     options = stated_options(value) if is_dataclass(value) else {}
     return {"name": name, **options} if options else name
 

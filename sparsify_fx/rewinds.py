@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 
 Epoch = int | float | Literal["init", "warmup"]
 
@@ -24,12 +24,12 @@ class Rewind:
         learning_rate: the learning-rate curve starts again from this epoch, and the run is that much shorter;
             None lets one curve run over all cycles.
 
-    Raises RecipeError for an impossible point, or weights beside signs or magnitudes.
+    Raises MethodError for an impossible point, or weights beside signs or magnitudes.
 
     >>> sorted(Rewind(magnitudes="warmup", batchnorm="warmup").points())
     ['warmup']
 
-    Source: [Gadhikar 2024], sections 1 and 3, Fig. 7 (magnitudes only); Renda et al. 2020.
+    Source: [Gadhikar 2024], sections 1 and 3, Fig. 7 (magnitudes only); [Renda 2020].
     """
 
     weights: Epoch | None = None
@@ -42,20 +42,22 @@ class Rewind:
     def __post_init__(self) -> None:
         for field in fields(self):
             point = getattr(self, field.name)
+            # True == 1 would pass for epoch 1.
             named = point in (None, "init", "warmup")
             if not named and (isinstance(point, (str, bool)) or not point >= 0):
-                raise RecipeError(
+                raise MethodError(
                     f"rewind: {field.name}={point!r} must be an epoch >= 0, 'init', 'warmup' or None"
                 )
         if self.weights is not None and (
             self.signs is not None or self.magnitudes is not None
         ):
-            raise RecipeError(
+            raise MethodError(
                 "rewind: weights bring signs and magnitudes back already; give weights alone, or signs and magnitudes"
             )
 
     def points(self) -> set[Epoch]:
         """Every point that must be recorded on the way."""
+        # Not `learning_rate`: a point of the curve is computed, nothing has to be recorded for it.
         recorded = (
             self.weights,
             self.signs,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.api import effective_state_dict
 from sparsify_fx.checkpoints.run_files import State, mask_key
-from sparsify_fx.errors import CheckpointError, RecipeError, SparsityError, unknown
+from sparsify_fx.errors import CheckpointError, MethodError, SparsityError, unknown
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.numerics import signed_like
 from sparsify_fx.programs.owners import current_masks, programs
@@ -56,7 +56,7 @@ def take_from(
         init: the model's weights before `apply`, by name. Weights that the new mask brings back start from them;
             needed with "mask" unless "magnitudes" or "weights" are taken too.
 
-    Raises, with nothing changed: RecipeError for an impossible `take` or weights without a value; CheckpointError for
+    Raises, with nothing changed: MethodError for an impossible `take` or weights without a value; CheckpointError for
     missing names or other shapes; SparsityError for masks with another number of non-zeros.
 
     >>> from sparsify_fx import apply
@@ -69,17 +69,20 @@ def take_from(
 
     Source: [Gadhikar 2025], Table 1 (mask and signs of epoch 30 start another run); [Gadhikar 2024], Fig. 7.
     """
+    # 1. Everything that can fail is tried before the first tensor is written.
     check_take(take)
     if not programs(model):
-        raise RecipeError(
+        raise MethodError(
             f"{type(model).__name__} was not prepared; call sparsify_fx.apply(model, method=...) first"
         )
     _check_state(model, state, take)
     masks = _new_masks(model, state) if "mask" in take else _masks(model)
+    # 2. All new weights are computed from the old ones, ...
     thetas = {
         name: _new_theta(model, name, masks, state, take, init)
         for name in programs(model)
     }
+    # 3. ... and only then written.
     for name, program in programs(model).items():
         if "mask" in take:
             program.set_mask(masks[name])
@@ -90,15 +93,15 @@ def take_from(
 
 
 def check_take(take: Collection[str]) -> None:
-    """Raise UnknownNameError or RecipeError for a `take` that `take_from` would refuse."""
+    """Raise UnknownNameError or MethodError for a `take` that `take_from` would refuse."""
     names = [take] if isinstance(take, str) else list(take)
     for name in names:
         if name not in TAKES:
             raise unknown("part to take", name, TAKES)
     if isinstance(take, str) or not names:
-        raise RecipeError(f"take={take!r} must be a list of {', '.join(TAKES)}")
+        raise MethodError(f"take={take!r} must be a list of {', '.join(TAKES)}")
     if "weights" in names and {"signs", "magnitudes"} & set(names):
-        raise RecipeError(
+        raise MethodError(
             f"take={names}: weights bring their signs and magnitudes; take one or the other"
         )
 
@@ -108,6 +111,7 @@ def _check_state(
 ) -> None:
     """Every name and shape that will be read."""
     wanted = {name: program.theta().shape for name, program in programs(model).items()}
+    # A mask alone needs no weights of the other run: files that hold nothing but masks do.
     needed = dict(wanted) if set(take) != {"mask"} else {}
     if "mask" in take:
         needed |= {mask_key(name): shape for name, shape in wanted.items()}
@@ -136,7 +140,7 @@ def _masks(model: nn.Module) -> dict[str, Tensor]:
 def _new_masks(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     own = _masks(model)
     if not own:
-        raise RecipeError(
+        raise MethodError(
             "this method has no masks to take into; choose one such as method='random'"
         )
     masks = {
@@ -152,6 +156,7 @@ def _new_masks(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
         nonzeros(own),
         sum(mask.numel() for mask in masks.values()),
     )
+    # The Scheduler counts on the number that the plan asks for; another mask would end at another sparsity.
     if theirs != ours:
         raise SparsityError(
             f"the mask of the other run keeps {theirs} of {total} weights, this model {ours}; apply a method that "
@@ -171,16 +176,18 @@ def _new_theta(
     program = programs(model)[name]
     theta, own = program.theta().clone(), program.current_mask()
     theirs = state[name].to(theta) if name in state else theta
+    # Weights that were pruned here and live there have lost their values, which are zero under the mask.
     if own is not None and bool((back := (own == 0) & (masks[name] == 1)).any()):
         if init is not None:
             theta = torch.where(back, init[name].to(theta), theta)
         elif not {"weights", "magnitudes"} & set(take):
-            raise RecipeError(
+            raise MethodError(
                 f"{name}: the mask of the other run brings back {int(back.sum())} weights that were pruned and have no "
                 "value; give init= the weights before apply, or take magnitudes or weights too"
             )
     if "weights" in take:
         return theirs
+    # Sign and magnitude of θ' together are θ' itself.
     if "signs" in take and "magnitudes" in take:
         return signed_like(theirs, theirs)
     if "signs" in take:
@@ -190,6 +197,7 @@ def _new_theta(
 
 def _others(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers beside the weight programs."""
+    # The weights come through their programs; what is left are biases, norms and buffers.
     inside = tuple(f"{name}_program." for name in programs(model))
     return {
         name: tensor

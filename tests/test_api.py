@@ -10,7 +10,7 @@ import sparsify_fx
 from sparsify_fx.criteria import CRITERIA, PruningContext, criterion, criterion_name
 from sparsify_fx.errors import (
     LayerError,
-    RecipeError,
+    MethodError,
     SparsifyError,
     SparsityError,
     UnknownNameError,
@@ -74,8 +74,8 @@ def test_random_and_signin_share_mask_and_weights() -> None:
             "unknown method 'sing-in'; did you mean 'signin'?",
         ),
         ({"method": "lrr+sing-in"}, UnknownNameError, "did you mean 'signin'?"),
-        ({"method": "lrr+wr"}, RecipeError, "on the axis 'rewind' lrr has"),
-        ({"method": "lrr+random"}, RecipeError, "pass allocation= to choose"),
+        ({"method": "lrr+wr"}, MethodError, "on the axis 'rewind' lrr has"),
+        ({"method": "lrr+random"}, MethodError, "pass allocation= to choose"),
         ({"sparsity": 1.0}, SparsityError, "must be a fraction in [0, 1)"),
         ({"sparsity": 90}, SparsityError, "for 90 per cent write 0.9"),
         ({"sparsity": 0.9999}, SparsityError, "keeps 0 of 792 prunable weights"),
@@ -94,37 +94,37 @@ def test_random_and_signin_share_mask_and_weights() -> None:
         ),
         (
             {"schedule": {"name": "cycles", "kep": 0.5}},
-            RecipeError,
+            MethodError,
             "did you mean 'keep'?",
         ),
         (
             {"schedule": {"name": "cycles", "keep": 1.5}},
-            RecipeError,
+            MethodError,
             "must be a fraction in (0, 1)",
         ),
-        ({"schedule": {"keep": 0.5}}, RecipeError, "expected a mapping with 'name'"),
+        ({"schedule": {"keep": 0.5}}, MethodError, "expected a mapping with 'name'"),
         (
             {"criterion": {"name": "magnitude", "p": 2}},
-            RecipeError,
+            MethodError,
             "takes no options, got ['p']",
         ),
         (
             {"parameterization": Product},
-            RecipeError,
+            MethodError,
             "expected a name, a mapping with options",
         ),
         (
             {"allocation": {"name": "per-layer"}},
-            RecipeError,
+            MethodError,
             "its options are sparsity",
         ),
-        ({"rewind": {"weights": -1}}, RecipeError, "must be an epoch >= 0"),
-        ({"rewind": "weights"}, RecipeError, "rewind"),
-        ({"actions": {"name": "rescale", "every": 0}}, RecipeError, "every=0"),
-        ({"actions": {"name": "rescale", "until": 1.5}}, RecipeError, "until=1.5"),
+        ({"rewind": {"weights": -1}}, MethodError, "must be an epoch >= 0"),
+        ({"rewind": "weights"}, MethodError, "rewind"),
+        ({"actions": {"name": "rescale", "every": 0}}, MethodError, "every=0"),
+        ({"actions": {"name": "rescale", "until": 1.5}}, MethodError, "until=1.5"),
         (
             {"penalty": {"name": "frobenius", "strength": -1}},
-            RecipeError,
+            MethodError,
             "must be >= 0",
         ),
     ],
@@ -172,7 +172,7 @@ def test_a_criterion_with_data_gets_it_or_says_what_is_missing(
             for name, weight in context.weights.items()
         }
 
-    with pytest.raises(RecipeError, match="loss-size needs batches= and loss_fn="):
+    with pytest.raises(MethodError, match="loss-size needs batches= and loss_fn="):
         sparsify_fx.apply(small_net(), "random", criterion="loss-size")
     model = small_net()
     sparsify_fx.apply(
@@ -184,7 +184,7 @@ def test_a_criterion_with_data_gets_it_or_says_what_is_missing(
         allocation="global",
     )
     assert nonzeros(model) == kept_count(792, 0.9)
-    with pytest.raises(RecipeError, match="can need model, batches, loss_fn"):
+    with pytest.raises(MethodError, match="can need model, batches, loss_fn"):
         criterion("odd", needs=("weather",))
 
 

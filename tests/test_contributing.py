@@ -184,7 +184,7 @@ def test_a_broken_plugin_is_named_at_every_look_up(tmp_path: Path) -> None:
     )
     told = (
         "the plugin 'mine' (broken) of the package 'broken-plugin' cannot be loaded: ModuleNotFoundError: No module "
-        "named 'a_module_that_is_missing'; mend or uninstall that package"
+        "named 'a_module_that_is_missing'; fix or uninstall that package"
     )
     shown = run(tmp_path, *CLI)
     assert shown.returncode == 2

@@ -51,6 +51,7 @@ def test_heavy_packages_are_left_alone(code: str) -> None:
     assert code != HELP or any("Usage" in line for line in printed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [

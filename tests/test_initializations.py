@@ -1,4 +1,4 @@
-"""Initialisations: their spreads, what they leave alone, and that the sparse one makes sparse nets trainable."""
+"""Initializations: their spreads, what they leave alone, and that the sparse one makes sparse nets trainable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import sparsify_fx
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.initializations import (
     INITIALIZATIONS,
     kaiming_normal,
@@ -107,7 +107,7 @@ def test_the_seed_decides() -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_dense_initialisations_have_their_spreads() -> None:
+def test_dense_initializations_have_their_spreads() -> None:
     for draw, fans in ((kaiming_normal, 288), (xavier_normal, 288 + 864)):
         model = wide_net()
         bias = model[0].bias.detach().clone()
@@ -122,7 +122,7 @@ def test_which_come_after_apply() -> None:
     assert [name for name in INITIALIZATIONS if INITIALIZATIONS[name].after_apply] == [
         "kaiming_sparse"
     ]
-    with pytest.raises(RecipeError, match=r"call sparsify_fx\.apply"):
+    with pytest.raises(MethodError, match=r"call sparsify_fx\.apply"):
         kaiming_sparse(small_net(), generator())
 
 
@@ -161,13 +161,13 @@ def trained_accuracy(init: str, **changes: object) -> float:
 
 
 @pytest.mark.slow
-def test_lenet5_at_95_per_cent_trains_only_from_the_sparse_initialisation() -> None:
+def test_lenet5_at_95_per_cent_trains_only_from_the_sparse_initialization() -> None:
     default, sparse = trained_accuracy("default"), trained_accuracy("kaiming_sparse")
     assert default < 0.6
     assert sparse > 0.85
 
 
-def test_the_trainer_draws_the_sparse_initialisation_after_apply() -> None:
+def test_the_trainer_draws_the_sparse_initialization_after_apply() -> None:
     plain, sparse = session("default"), session("kaiming_sparse")
     ours = effective(sparse.model)
     for name, weight in effective(plain.model).items():

@@ -112,6 +112,7 @@ def test_nothing_is_shown_without_v_and_lines_on_stderr_with_it(
     assert logging.getLogger("sparsify_fx").handlers == []
 
 
+@pytest.mark.slow
 def test_the_library_alone_shows_nothing(dense: Path, tmp_path: Path) -> None:
     program = f"from sparsify_fx.onnx_export import pack_onnx; pack_onnx({str(dense)!r}, {str(tmp_path / 'p.onnx')!r})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

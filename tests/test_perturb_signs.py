@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import sparsify_fx
 from sparsify_fx.actions import Occasion, PerturbSigns
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import find_method
 from tests.conftest import batch, small_net
@@ -130,11 +130,11 @@ def test_it_is_an_axis_value_that_adds_up() -> None:
 
 def test_mistakes_are_explained() -> None:
     for fraction in (0.0, 1.5, True):
-        with pytest.raises(RecipeError, match=r"must be in \(0, 1\]"):
+        with pytest.raises(MethodError, match=r"must be in \(0, 1\]"):
             PerturbSigns(fraction)
-    with pytest.raises(RecipeError, match="must be the number of a run"):
+    with pytest.raises(MethodError, match="must be the number of a run"):
         PerturbSigns(0.5, run=-1)
     with pytest.raises(
-        RecipeError, match=r"run=8 is beyond the 3 run\(s\) of this schedule"
+        MethodError, match=r"run=8 is beyond the 3 run\(s\) of this schedule"
     ):
         start(run=8)

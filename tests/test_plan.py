@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsify_fx
-from sparsify_fx.errors import RecipeError, UnfinishedWarning
+from sparsify_fx.errors import MethodError, UnfinishedWarning
 from sparsify_fx.plan import Plan, require_plan
 from tests.conftest import batch, small_net
 
@@ -44,7 +44,7 @@ def test_the_scheduler_of_the_module_has_the_inputs_and_that_of_a_copy_does_not(
     assert track.pruner.inputs.batches is batches
     twin = copy.deepcopy(model)
     assert require_plan(twin) is require_plan(model)
-    with pytest.raises(RecipeError, match="snip"):
+    with pytest.raises(MethodError, match="snip"):
         scheduler(twin)
 
 

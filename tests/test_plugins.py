@@ -31,7 +31,7 @@ from sparsify_fx.criteria import criterion
 from sparsify_fx.lab import Findings
 from sparsify_fx.lab.base import experiment
 from sparsify_fx.learning_rate import CURVES
-from sparsify_fx.recipe import METHODS, Axes, Recipe, axis_value
+from sparsify_fx.recipe import METHODS, Axes, Method, axis_value
 from sparsify_fx.zoo.data import DATASETS
 from sparsify_fx.zoo.models import MODELS
 
@@ -42,7 +42,7 @@ def mine(context):
 
 
 SETS = Axes(criterion=axis_value("criterion", "my-criterion"))
-METHODS.add("my-method", Recipe("my-method", "Mine.", "me", sets=SETS))
+METHODS.add("my-method", Method("my-method", "Mine.", "me", sets=SETS))
 
 
 @CURVES.register("my-curve")
@@ -131,6 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_brings_method_criterion_model_data_and_curve_to_training(
     folder: Path,
 ) -> None:
@@ -144,7 +145,7 @@ def test_a_file_brings_method_criterion_model_data_and_curve_to_training(
     without = cli(folder, "export", run, "mine.onnx")
     assert without.returncode == 2
     assert "unknown learning-rate curve 'my-curve'" in without.stderr
-    analysed = cli(
+    analyzed = cli(
         folder,
         "analyze",
         run,
@@ -155,11 +156,12 @@ def test_a_file_brings_method_criterion_model_data_and_curve_to_training(
         "--json",
         "-",
     )
-    assert json.loads(analysed.stdout)["analyses"]["my-analysis"]["data"] == {"n": 1}, (
-        analysed.stderr
+    assert json.loads(analyzed.stdout)["analyses"]["my-analysis"]["data"] == {"n": 1}, (
+        analyzed.stderr
     )
 
 
+@pytest.mark.slow
 def test_lists_and_the_laboratory_know_the_file(folder: Path) -> None:
     code = """
         from sparsify_fx.cli import app
@@ -242,6 +244,7 @@ def test_commands_tell_them_in_one_line(tmp_path: Path) -> None:
     assert "absent.py does not exist" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_taken_analysis_is_told_though_analyses_come_late(tmp_path: Path) -> None:
     (tmp_path / "signs.py").write_text(
         "from sparsify_fx.analysis.base import ANALYSES, Analysis\n"

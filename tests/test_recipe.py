@@ -8,17 +8,17 @@ import pytest
 from sparsify_fx.actions import RescaleEvery
 from sparsify_fx.allocations import Balanced, Global, Uniform
 from sparsify_fx.criteria import criterion_name
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.parameterizations import Dense, Product
 from sparsify_fx.recipe import (
     AXES,
     METHODS,
     Axes,
-    Recipe,
+    Method,
     axis_value,
     describe,
     find_method,
-    merge_recipes,
+    merge_methods,
 )
 from sparsify_fx.rewinds import Rewind
 from sparsify_fx.schedules import AtInit, Cycles, OneShot
@@ -28,16 +28,16 @@ from sparsify_fx.schedules import AtInit, Cycles, OneShot
     "name", ["dense", "random", "magnitude", "imp", "wr", "lrr", "signin"]
 )
 def test_every_method_has_a_summary_a_source_and_json_axes(name: str) -> None:
-    recipe = find_method(name)
-    assert recipe.summary.endswith(".")
-    assert recipe.source
-    axes = recipe.resolved().to_dict()
+    method = find_method(name)
+    assert method.summary.endswith(".")
+    assert method.source
+    axes = method.resolved().to_dict()
     assert set(axes) == set(AXES)
     again = {
         axis: axis_value(axis, value)
         for axis, value in json.loads(json.dumps(axes)).items()
     }
-    resolved = recipe.resolved()
+    resolved = method.resolved()
     assert again == {
         field.name: getattr(resolved, field.name) for field in fields(resolved)
     }
@@ -83,15 +83,15 @@ def test_a_sum_with_itself_is_itself_and_three_parts_work_in_any_order() -> None
 
 def test_contradictions_name_both_methods_and_the_axis() -> None:
     with pytest.raises(
-        RecipeError,
+        MethodError,
         match=r"cannot merge imp with lrr: on the axis 'rewind' imp has .* and lrr has",
     ):
         find_method("lrr+imp")
-    strong = Recipe("strong", sets=Axes(actions=(RescaleEvery(every=5),)))
-    with pytest.raises(RecipeError, match="on the axis 'actions'"):
-        merge_recipes(METHODS["signin"], strong)
-    assert merge_recipes(
-        METHODS["signin"], Recipe("same", sets=Axes(actions=(RescaleEvery(),)))
+    strong = Method("strong", sets=Axes(actions=(RescaleEvery(every=5),)))
+    with pytest.raises(MethodError, match="on the axis 'actions'"):
+        merge_methods(METHODS["signin"], strong)
+    assert merge_methods(
+        METHODS["signin"], Method("same", sets=Axes(actions=(RescaleEvery(),)))
     ).sets.actions
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import sparsify_fx
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.learning_rate import CosineWarmup
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import WeightProgram
@@ -205,6 +205,6 @@ def compare(part: str, model: nn.Module, then: nn.Module, before: nn.Module) -> 
 )
 def test_weights_exclude_signs_and_magnitudes(halves: dict[str, object]) -> None:
     with pytest.raises(
-        RecipeError, match="weights bring signs and magnitudes back already"
+        MethodError, match="weights bring signs and magnitudes back already"
     ):
         Rewind(weights="init", **halves)  # type: ignore[arg-type]

@@ -1,9 +1,15 @@
-"""The house: few loose modules, no circles of packages, short files, and old paths that still lead somewhere."""
+"""The house: few loose modules, no circles of packages, short files that breathe, tests in the rooms they test, and old
+paths that still lead somewhere.
+"""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import io
+import re
+import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +21,12 @@ from sparsify_fx.moved import MOVED
 
 ROOT = Path(sparsify_fx.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+TESTS = Path(__file__).parent
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+NO_CODE = {
+    tokenize.NEWLINE, tokenize.NL, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.COMMENT,
+}  # fmt: skip
 
 
 def loose(folder: Path) -> list[str]:
@@ -45,6 +57,24 @@ def imported(file: Path) -> Iterator[str]:
                 if alias.name.startswith("sparsify_fx.")
             )
         waiting += ast.iter_child_nodes(node)
+
+
+def code_lines(source: str) -> list[int]:
+    """How many tokens start on each line of code; lines of a bare string, such as a docstring, are none."""
+    strings: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            strings.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    starts = Counter(
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in NO_CODE
+    )
+    return [count for line, count in starts.items() if line not in strings]
 
 
 def package(module: str) -> str:
@@ -83,6 +113,62 @@ def test_files_are_short() -> None:
     ] == []
 
 
+def test_lines_are_no_denser_than_a_reader_takes_in() -> None:
+    """At most 8.5 tokens a line of code over all files of the package.
+
+    A token is one of Python's own, as `tokenize` gives them: names, numbers, operators, brackets, strings (an f-string
+    is several). Ends of lines, indents and comments are none. It counts for the line on which it starts. A line of code
+    is one on which a token starts, outside of docstrings.
+    """
+    lines = [count for file in FILES for count in code_lines(file.read_text())]
+    assert sum(lines) / len(lines) <= 8.5
+
+
+def test_comments_say_why_often_enough() -> None:
+    """At least 4 of 100 lines are a comment and nothing else; blank lines and docstrings count among the 100.
+
+    Whether they say why, a reviewer has to read.
+    """
+    lines = comments = 0
+    for file in FILES:
+        text = file.read_text().split("\n")
+        lines += len(text)
+        comments += sum(line.strip().startswith("#") for line in text)
+    assert comments / lines >= 0.04
+
+
+def test_comprehensions_have_one_for() -> None:
+    assert [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, Comprehension) and len(node.generators) > 1
+    ] == []
+
+
+def test_docstrings_say_something() -> None:
+    """None is a mere word or two, such as "All." or "The graph."; a formula may be short."""
+    found = []
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            text = ast.get_docstring(node) if isinstance(node, Documented) else None
+            if text is not None and re.fullmatch(r"[A-Za-z ,.'-]{0,12}", text):
+                found.append(f"{file.relative_to(ROOT)}: {text}")
+    assert found == []
+
+
+def test_tests_lie_in_the_rooms_that_they_test() -> None:
+    """`integrations` are trainers of others; everything else is named like a package."""
+    rooms = {
+        folder.name for folder in TESTS.iterdir() if (folder / "__init__.py").exists()
+    }
+    assert [
+        room for room in rooms - {"integrations"} if not (ROOT / room).is_dir()
+    ] == []
+    names = {room.name for room in ROOT.iterdir() if room.is_dir()}
+    assert [name for name in loose(TESTS) if name.removeprefix("test_") in names] == []
+
+
 @pytest.mark.parametrize("old", MOVED)
 def test_old_paths_give_the_modules_that_took_their_place(old: str) -> None:
     with pytest.warns(
@@ -92,6 +178,44 @@ def test_old_paths_give_the_modules_that_took_their_place(old: str) -> None:
     assert module is importlib.import_module(f"sparsify_fx.{MOVED[old]}")
     assert module.__spec__ is not None
     assert module.__spec__.name == f"sparsify_fx.{MOVED[old]}"
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("recipe", "Recipe", "Method"),
+        ("recipe", "merge_recipes", "merge_methods"),
+        ("errors", "RecipeError", "MethodError"),
+        ("parameterizations", "Balanced", "BalancedProduct"),
+        ("parameterizations", "Concrete", "HardConcrete"),
+        ("parameterizations", "Power", "PowerPropagation"),
+        ("parameterizations", "Sigmoid", "SigmoidGate"),
+        ("parameterizations", "Threshold", "SoftThreshold"),
+        ("parameterizations.hard_concrete", "Concrete", "HardConcrete"),
+        ("parameterizations.power_propagation", "Power", "PowerPropagation"),
+        ("parameterizations.sigmoid_gate", "Sigmoid", "SigmoidGate"),
+        ("parameterizations.soft_threshold", "Threshold", "SoftThreshold"),
+        ("passes", "SplitBalanced", "BalancedProduct"),
+        ("passes", "SplitProduct", "Product"),
+        ("passes.reparameterize", "SplitBalanced", "BalancedProduct"),
+        ("passes.reparameterize", "SplitProduct", "Product"),
+    ],
+)
+def test_old_names_give_the_objects_that_were_renamed(
+    module: str, old: str, new: str
+) -> None:
+    place = importlib.import_module(f"sparsify_fx.{module}")
+    with pytest.warns(DeprecationWarning, match=f"{module}.{old} is now {new}; "):
+        assert getattr(place, old) is getattr(place, new)
+    assert old not in vars(place)  # so that it warns wherever it is still used
+    with pytest.raises(AttributeError, match="has no attribute 'unheard_of'"):
+        _ = place.unheard_of
+
+
+def test_the_balanced_product_is_found_where_pickles_of_0_1_look_for_it() -> None:
+    product = importlib.import_module("sparsify_fx.parameterizations.product")
+    with pytest.warns(DeprecationWarning, match=r"balanced_product\.BalancedProduct; "):
+        assert product.Balanced is sparsify_fx.parameterizations.BalancedProduct
 
 
 @pytest.mark.parametrize(

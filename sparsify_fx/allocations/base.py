@@ -66,10 +66,12 @@ def proportional(
     {'a': 2, 'b': 5, 'c': 4}
     """
     check_budget(capacity, kept)
+    # Fractions throughout: in floats two layers of equal shares could be rounded apart, and differently elsewhere.
     order = sorted(shares, key=lambda name: Fraction(capacity[name], shares[name]))
     budget, weight = kept, sum(shares.values())
     ideal: dict[str, Fraction] = {}
-    for name in order:  # fullest first: once one layer is not full at the current level, none of the rest is
+    # Fullest first: once one layer is not full at the current level, none of the rest is.
+    for name in order:
         part = min(Fraction(capacity[name]), Fraction(budget * shares[name], weight))
         ideal[name] = part
         if part == capacity[name]:
@@ -81,6 +83,7 @@ def rounded(
     ideal: Mapping[str, Fraction], capacity: Mapping[str, int], kept: int
 ) -> dict[str, int]:
     """Integers next to `ideal` that sum to `kept`; ties go to the earlier layer."""
+    # The ideal shares need not sum to `kept` (those of `PerLayer` are given): weights are added or taken until they do.
     counts = {name: min(int(part), capacity[name]) for name, part in ideal.items()}
     position = {name: i for i, name in enumerate(ideal)}
     while (missing := kept - sum(counts.values())) != 0:
@@ -88,6 +91,7 @@ def rounded(
         free = [
             n for n in ideal if (counts[n] < capacity[n] if step > 0 else counts[n] > 0)
         ]
+        # Largest remainder first. The position breaks ties, so that the order of a dict or a hash never does.
         free.sort(key=lambda n: (-step * (ideal[n] - counts[n]), position[n]))
         for name in free[: abs(missing)]:
             counts[name] += step

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError, SparsityError
+from sparsify_fx.errors import MethodError, SparsityError
 from sparsify_fx.registry import added_option
 
 Counts = dict[str, int]
@@ -36,6 +36,7 @@ class Floored(abc.ABC):
 
     def __post_init__(self) -> None:
         least = self.min_per_layer
+        # The type tells a number from a share: 1 is one weight, 1.0 is neither.
         whole = isinstance(least, int) and not isinstance(least, bool) and least >= 1
         if (
             least is not None
@@ -56,6 +57,7 @@ class Floored(abc.ABC):
         self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
     ) -> Counts:
         """Non-zeros per layer; they sum to `kept`, none exceeds its capacity or falls below its floor."""
+        # Divided freely first: where no layer is short the floors cost nothing and change nothing.
         counts = self.divide(scores, capacity, kept)
         floors = self.floors(
             {name: score.numel() for name, score in scores.items()}, kept
@@ -68,6 +70,7 @@ class Floored(abc.ABC):
         if least is None:
             return dict.fromkeys(sizes, 0)
         floors = {
+            # A layer smaller than the floor keeps all it has: asking for more could never be met.
             name: min(
                 size,
                 least if isinstance(least, int) else math.ceil(least * size - 1e-9),
@@ -94,8 +97,11 @@ def raised(
 ) -> Counts:
     """`counts` with every layer at its floor (or its capacity) at least; the others share what is left by `divide`."""
     scores, capacity, kept = asked
+    # In later cycles a layer may have fewer weights alive than its floor.
     least = {name: min(floor, capacity[name]) for name, floor in floors.items()}
     pinned: Counts = {}
+    # Giving to layers that are short takes from the others, which may fall short in turn. Each round pins at least one
+    # more layer, so this ends after as many rounds as there are layers.
     while short := [
         name for name in scores if name not in pinned and counts[name] < least[name]
     ]:
@@ -109,7 +115,7 @@ def raised(
 def with_min_per_layer(allocation: Any, min_per_layer: int | float | None) -> Any:
     """The allocation with this `min_per_layer`; None leaves it alone.
 
-    Raises RecipeError for an allocation that has no such option, because it decides every layer by itself.
+    Raises MethodError for an allocation that has no such option, because it decides every layer by itself.
 
     >>> from sparsify_fx.allocations import Global
     >>> with_min_per_layer(Global(), 16)
@@ -118,7 +124,7 @@ def with_min_per_layer(allocation: Any, min_per_layer: int | float | None) -> An
     if min_per_layer is None:
         return allocation
     if not isinstance(allocation, Floored):
-        raise RecipeError(
+        raise MethodError(
             f"min_per_layer={min_per_layer!r} has no effect on {allocation}, which decides each layer by itself; "
             "leave it out, or use allocation='global', 'erk', 'balanced' or 'uniform'"
         )

@@ -28,7 +28,7 @@ class NofM:
     Attributes:
         n, m: 1 <= n < m.
 
-    Source: Mishra et al. 2021 (2:4); Zhou et al. 2021 (N:M).
+    Source: [Mishra 2021] (2:4); [Zhou 2021] (N:M).
     """
 
     n: int = 2
@@ -67,7 +67,9 @@ class NofM:
     def masks(self, scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
         """The pattern's masks; with more to keep, the best of the other weights too. SparsityError with fewer."""
         masks = {name: self._mask(score) for name, score in scores.items()}
+        # The pattern alone decides a number of weights; a schedule asks for more of them on its way there.
         more = kept - nonzeros(masks)
+        # `check` gives the error that names the sparsity to ask for; it does not come back from here.
         if more < 0:
             self.check(
                 {name: tuple(score.shape) for name, score in scores.items()}, kept
@@ -80,6 +82,7 @@ class NofM:
             free = {
                 name: int((other > -torch.inf).sum()) for name, other in others.items()
             }
+            # The others compete over all layers: the pattern is going to take them away in any case.
             added = masks_of_counts(others, Global().counts(others, free, more))
             masks = {name: mask | added[name] for name, mask in masks.items()}
         return masks
@@ -90,6 +93,7 @@ class NofM:
     def _mask(self, score: Tensor) -> Tensor:
         if not self._fits(score.shape):
             return torch.ones_like(score, dtype=torch.uint8)
+        # Groups must be consecutive in memory to become an axis: channels come last, one kernel position at a time.
         moved = score.detach().movedim(1, -1)
         groups = moved.reshape(*moved.shape[:-1], -1, self.m)
         # A stable sort breaks ties by index.

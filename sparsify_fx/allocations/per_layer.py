@@ -41,12 +41,14 @@ class PerLayer:
                 f"per-layer: sparsity={self.sparsity!r} must map names of weights to fractions in [0, 1], for instance "
                 "{'fc1.weight': 0.9}"
             )
+        # Sorted pairs: hashable, as frozen dataclasses are, and equal whatever the order in which they were written.
         object.__setattr__(self, "sparsity", tuple(sorted(given.items())))
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], kept: int) -> None:
         """Raise SparsityError when layers are missing or unknown, or the sparsities do not meet the final budget."""
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         asked = sum(self._ideal(sizes).values(), Fraction(0))
+        # Each layer's rounding may shift the sum by one weight; more than that is a contradiction.
         if abs(asked - kept) > len(sizes):
             raise SparsityError(
                 f"per-layer sparsities keep {float(asked):.0f} weights, the requested sparsity {kept}; "
@@ -59,6 +61,7 @@ class PerLayer:
         """round((1 − s_i) · n_i), corrected to the budget by largest remainder; before the end n_i · d_i^t."""
         sizes = {name: score.numel() for name, score in scores.items()}
         ideal = self._ideal(sizes)
+        # More than the end keeps: a pruning on the way. The same margin as in `check`.
         if kept > sum(ideal.values()) + len(ideal):
             return rounded(_on_the_way(ideal, sizes, kept), capacity, kept)
         self.check({name: tuple(score.shape) for name, score in scores.items()}, kept)
@@ -80,10 +83,13 @@ def _on_the_way(
     ideal: Mapping[str, Fraction], sizes: Mapping[str, int], kept: int
 ) -> dict[str, Fraction]:
     """n_i · d_i^t, by bisection for the t in [0, 1] that keeps `kept`; a layer that ends empty goes through 1/2."""
+    # 0^t is 0 for every t > 0: an empty layer would jump there at once. Half a weight instead rounds to nothing at
+    # t = 1 and falls smoothly before.
     density = {
         name: max(float(ideal[name] / size), 0.5 / size) for name, size in sizes.items()
     }
     low, high = 0.0, 1.0
+    # 60 halvings of [0, 1] exhaust the 53 bits of a float.
     for _ in range(60):
         middle = (low + high) / 2
         if sum(size * density[name] ** middle for name, size in sizes.items()) > kept:
@@ -91,5 +97,7 @@ def _on_the_way(
         else:
             high = middle
     return {
-        name: Fraction(size * density[name] ** high) for name, size in sizes.items()
+        # `high` never keeps more than the budget; `rounded` gives the few that are missing.
+        name: Fraction(size * density[name] ** high)
+        for name, size in sizes.items()
     }

@@ -33,6 +33,7 @@ class Global(Floored):
     ) -> dict[str, Tensor]:
         """The masks from one threshold; with layers below their floor, each layer's best by its count."""
         check_budget(capacity, kept)
+        # One threshold gives all masks: counting first and choosing again would sort every layer once more.
         masks = top_masks(scores, kept)
         if self.min_per_layer is None:
             return masks
@@ -41,6 +42,7 @@ class Global(Floored):
         )
         counts = _counted(masks)
         final = raised(self.divide, counts, (scores, capacity, kept), floors)
+        # Where every layer was above its floor the masks are right already.
         return masks if final == counts else masks_of_counts(scores, final)
 
 
@@ -74,7 +76,7 @@ class Balanced(Floored):
     Attributes:
         min_per_layer: see `Floored`.
 
-    Source: Gadhikar et al. 2023, as used by [Gadhikar 2024] and [Gadhikar 2025] for random masks.
+    Source: [Gadhikar 2023], as used by [Gadhikar 2024] and [Gadhikar 2025] for random masks.
     """
 
     def divide(
@@ -92,7 +94,7 @@ class ErdosRenyiKernel(Floored):
     Attributes:
         min_per_layer: see `Floored`.
 
-    Source: Evci et al. 2020 (RigL), section 3.
+    Source: [Evci 2020] (RigL), section 3.
     """
 
     def divide(

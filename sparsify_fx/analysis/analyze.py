@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,12 @@ RESULT = "analysis.json"
 
 @dataclass(frozen=True)
 class Result:
-    """One analysis: what it found and the figures it wrote. left_out: why some of the runs are not in it, by label."""
+    """One analysis: what it found and the figures it wrote.
+
+    Attributes:
+        left_out: why some of the runs are not in it, by label.
+        seconds: wall time, figures included.
+    """
 
     analysis: Analysis
     findings: Findings
@@ -35,7 +41,7 @@ class Result:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The findings, where they come from and the figures' paths, as types that json.dumps takes."""
         about = {"summary": self.analysis.summary, "source": self.analysis.source}
         how = {
             "figures": list(self.figures),
@@ -46,7 +52,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Analysed:
+class Analyzed:
     """All analyses by name, and why the others were not carried out."""
 
     runs: dict[str, str]
@@ -54,13 +60,15 @@ class Analysed:
     skipped: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Runs, results and what was skipped, as types that json.dumps takes."""
         results = {name: result.to_dict() for name, result in self.results.items()}
         return {"runs": self.runs, "analyses": results, "skipped": self.skipped}
 
 
 @dataclass(frozen=True)
 class _Step:
+    """An analysis, the runs that it can take, and why not the others."""
+
     analysis: Analysis
     runs: list[Run]
     left_out: dict[str, str]
@@ -70,6 +78,8 @@ class _Step:
         return len(self.runs) >= self.analysis.least
 
     def reason(self) -> str:
+        """Why it is not carried out."""
+        # A run that lacks something is told first: giving more runs like it would not help.
         least = self.analysis.least
         if self.left_out:
             return "; ".join(
@@ -96,7 +106,7 @@ def analyze(
     options: Options | None = None,
     device: str = "cpu",
     show: Callable[[str], None] = lambda line: None,
-) -> Analysed:
+) -> Analyzed:
     """Analyse one or more runs; write {figure}.png and analysis.json into `out`.
 
     Args:
@@ -112,9 +122,12 @@ def analyze(
 
     Example: `analyze(["runs/lrr-0123456789"], "analysis").results["signs"].findings.data`.
     """
+    # 1. Everything that can fail fails now: analyses on data take minutes.
     chosen = find_analyses(only)
     kinds, runs = check_formats(formats), open_runs(paths, device=device)
     steps = [_plan(analysis, runs) for analysis in chosen]
+    # Unasked, an analysis that is not possible is skipped and told of; asked for by name, it is an error.
+    # So is the case that none is left.
     impossible = [step for step in steps if not step.allowed]
     if impossible and (only or len(impossible) == len(steps)):
         told = "; ".join(
@@ -122,6 +135,8 @@ def analyze(
         )
         raise AnalysisError(f"not possible with these runs: {told}")
     folder = _make(Path(out))
+
+    # 2. Carry them out, and write the numbers last: where analysis.json is, its figures are too.
     results = {}
     for step in (step for step in steps if step.allowed):
         show(f"{step.analysis.name} ...")
@@ -129,8 +144,9 @@ def analyze(
         results[step.analysis.name] = _carry_out(
             step, folder, kinds, options or Options()
         )
+    # What was left out is said too: a table without a run could pass for one that has them all.
     skipped = {step.analysis.name: step.reason() for step in impossible}
-    done = Analysed({run.label: str(run.path) for run in runs}, results, skipped)
+    done = Analyzed({run.label: str(run.path) for run in runs}, results, skipped)
     write_text(folder / RESULT, json.dumps(done.to_dict(), indent=2) + "\n")
     return done
 
@@ -140,6 +156,8 @@ def _plan(analysis: Analysis, runs: Sequence[Run]) -> _Step:
     usable: list[Run] = []
     left_out = {}
     for run in runs:
+        # The first usable run decides which model it is; those of another are left out, and not refused,
+        # since other analyses of the same command can take them.
         lack = analysis.lacks(run)
         if (
             lack is None
@@ -156,6 +174,7 @@ def _plan(analysis: Analysis, runs: Sequence[Run]) -> _Step:
 
 
 def _kind(run: Run) -> tuple[Any, ...]:
+    """What two runs must share to be compared weight by weight: the shapes too, since options change a model."""
     shapes = tuple((name, tuple(run.final[name].shape)) for name in run.weights)
     return run.config.model, run.config.data, shapes
 
@@ -165,11 +184,9 @@ def _carry_out(
 ) -> Result:
     start = time.perf_counter()
     findings = step.analysis.run(step.runs, options)
-    figures = [
-        path
-        for stem, draw in findings.figures.items()
-        for path in save(folder / stem, draw, formats)
-    ]
+    figures: list[str] = []
+    for stem, draw in findings.figures.items():
+        figures += save(folder / stem, draw, formats)
     return Result(
         step.analysis,
         findings,
@@ -180,6 +197,7 @@ def _carry_out(
 
 
 def _make(folder: Path) -> Path:
+    """The folder, made if need be; AnalysisError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -187,3 +205,15 @@ def _make(folder: Path) -> Path:
             f"cannot write to {folder}: {error.strerror}; choose another --out"
         ) from error
     return folder
+
+
+def __getattr__(name: str) -> Any:
+    """`Analysed`, the name of `Analyzed` in version 0.1."""
+    if name == "Analysed":
+        warnings.warn(
+            f"{__name__}.Analysed is now Analyzed; the old name goes with version 1.0",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return Analyzed
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.registry import Registry
-from sparsify_fx.tables.grids import Draw, Grid
+from sparsify_fx.tables.fitting import Draw, Grid
+
+Inner = TypeVar("Inner")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What an analysis found. `data`: all numbers, JSON-ready; `figures`: how to draw each, by file name stem."""
+    """What an analysis found.
+
+    Attributes:
+        data: all numbers, of types that json.dumps takes.
+        figures: how to draw each, by file name stem.
+    """
 
     grids: tuple[Grid, ...]
     figures: dict[str, Draw]
@@ -22,7 +30,7 @@ class Findings:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the figures, JSON-ready."""
+        """Everything but the figures, as types that json.dumps takes."""
         return {
             "settings": self.settings,
             "tables": [asdict(grid) for grid in self.grids],
@@ -51,6 +59,19 @@ class Options:
     points: int = 11
 
 
+def flatten(
+    found: Mapping[str, Mapping[Inner, Value]],
+) -> Iterator[tuple[str, Inner, Value]]:
+    """(run, layer, value) of what is kept by run and layer, in order: the rows of most tables.
+
+    >>> list(flatten({"lrr": {"fc1": 1, "fc2": 2}}))
+    [('lrr', 'fc1', 1), ('lrr', 'fc2', 2)]
+    """
+    for outer, values in found.items():
+        for inner, value in values.items():
+            yield outer, inner, value
+
+
 def _nothing(run: Run) -> str | None:
     return None
 
@@ -76,4 +97,5 @@ class Analysis:
     alike: bool = False
 
 
+# Filled by importing `analysis.reports`, and by plugins.
 ANALYSES: Registry[Analysis] = Registry("analysis")

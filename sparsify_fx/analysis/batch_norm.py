@@ -52,6 +52,7 @@ def describe_scales(scale: Tensor) -> Scales:
 
     Source: [Gadhikar 2024], Figs. 10 and 11.
     """
+    # float64, since `quantile` interpolates: float32 would round what lies between two scales.
     values = scale.detach().double().flatten()
     quantiles = torch.quantile(
         values, torch.linspace(0, 1, 5, dtype=torch.float64, device=values.device)
@@ -76,20 +77,25 @@ def reestimate(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> nn.Mo
     >>> norm.running_mean, norm.running_var
     (tensor([2.]), tensor([2.]))
 
-    Source: Izmailov et al. 2018, section 3.2; Jordan et al. 2023 (REPAIR) for interpolated networks.
+    Source: [Izmailov 2018], section 3.2; [Jordan 2023] (REPAIR) for interpolated networks.
     """
+    # 1. Without running statistics there is nothing to estimate: such a norm always takes the batch's.
     norms = [norm for norm in batch_norms(model).values() if norm.track_running_stats]
     model.eval()
     if not norms:
         return model
+
+    # 2. A momentum of None makes torch keep the plain mean over all batches, with equal weights.
     momenta, count = [norm.momentum for norm in norms], 0
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean of all batches
+        norm.momentum = None
         norm.train()
     for inputs, _ in batches:
         model(inputs)
         count += 1
+
+    # 3. Momenta and modes go back before the error is raised too.
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -12,7 +12,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sparsify_fx.errors import AnalysisError
 
-_ROUNDING = 1e-6  # relative; the same sum may round otherwise in another batch
+# Relative; the same sum may round otherwise in another batch.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,13 @@ def dead_channels(
 
     Raises AnalysisError for fewer samples, or a model without such layers.
 
-    Source: layer collapse: Tanaka et al. 2020 (SynFlow), section 3.
+    Source: layer collapse: [Tanaka 2020] (SynFlow), section 3.
     """
     if sum(len(targets) for _, targets in batches) < 2:
         raise AnalysisError(
             "dead channels need at least two samples to compare; give more --samples"
         )
+    # 1. Hooks on every layer. They see outputs and gradients of all samples without keeping them.
     layers = {
         n: m
         for n, m in model.named_modules()
@@ -70,25 +72,25 @@ def dead_channels(
         module.register_forward_hook(_watch(seen[name]))
         for name, module in layers.items()
     ]
+
+    # 2. Forward and backward. The gradient by the inputs is asked for too, so that it passes every layer: that
+    # by the weights alone would end before a frozen first layer.
     try:
         with torch.enable_grad():
             for inputs, targets in batches:
-                loss = loss_fn(
-                    model(
-                        inputs.detach()
-                        .clone()
-                        .requires_grad_(inputs.is_floating_point())
-                    ),
-                    targets,
-                )
-                torch.autograd.grad(
-                    loss,
-                    [p for p in model.parameters() if p.requires_grad],
-                    allow_unused=True,
-                )
+                given = inputs.detach().clone()
+                given.requires_grad_(inputs.is_floating_point())
+                loss = loss_fn(model(given), targets)
+                # `grad` and not `backward`, which would leave gradients in the model.
+                trained = [p for p in model.parameters() if p.requires_grad]
+                asked = [given, *trained] if given.requires_grad else trained
+                torch.autograd.grad(loss, asked, allow_unused=True)
     finally:
+        # Also after an error: hooks would stay in the model.
         for hook in hooks:
             hook.remove()
+
+    # 3. Count, in layers that were called: a part of the model that this input does not reach is not dead.
     found = {
         name: _count(layers[name], seen[name]) for name in layers if seen[name].calls
     }
@@ -108,8 +110,11 @@ class _Seen:
 
 
 def _watch(seen: _Seen) -> Callable[[nn.Module, Any, Tensor], None]:
+    """A forward hook that notes a layer's outputs, and their gradient once it comes."""
+
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         def listen(gradient: Tensor) -> None:
+            # Over samples and positions: one that hears the channel is enough.
             size = _by_channel(module, gradient).abs().amax((0, 2))
             seen.gradient = (
                 size if seen.gradient is None else torch.maximum(seen.gradient, size)
@@ -130,9 +135,12 @@ def _by_channel(module: nn.Module, output: Tensor) -> Tensor:
 
 
 def _count(module: nn.Module, seen: _Seen) -> Channels:
+    """What the hooks have noted of one layer, in numbers."""
     shapes = {low.shape for low, _ in seen.calls}
     assert seen.gradient is not None
-    if len(shapes) == 1:  # the same positions in every batch: constant over all of them
+    # The same positions in every call: constant means over all of them. Calls of other sizes, as with
+    # images of several shapes or a shared layer, compare only within themselves.
+    if len(shapes) == 1:
         low = torch.stack([low for low, _ in seen.calls]).amin(0)
         high = torch.stack([high for _, high in seen.calls]).amax(0)
         constant = _equal(low, high)
@@ -150,6 +158,7 @@ def _count(module: nn.Module, seen: _Seen) -> Channels:
 
 
 def _equal(low: Tensor, high: Tensor) -> Tensor:
+    """Whether a channel's extremes are equal up to rounding at every position, [channels]."""
     size = torch.maximum(low.abs(), high.abs()).amax(1)
     return (high - low).amax(1) <= _ROUNDING * size
 
@@ -159,7 +168,8 @@ def _incoming(module: nn.Module) -> Tensor:
     """Number of non-zero weights into each output channel."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    if isinstance(module, _ConvTransposeNd):  # [in, out / groups, ...]
+    # Transposed convolutions have [in, out / groups, ...]: outputs of all groups are moved to the front.
+    if isinstance(module, _ConvTransposeNd):
         grouped = weight.reshape(module.groups, -1, *weight.shape[1:])
         weight = grouped.transpose(1, 2).flatten(0, 1)
     return torch.count_nonzero(weight.flatten(1), dim=1)

@@ -26,7 +26,7 @@ class Line:
 
     @property
     def error_barrier(self) -> float:
-        """`max_α E(α) − (E(0) + E(1)) / 2`. Source: Frankle et al. 2020, section 2 (theirs allows 2 % for noise)."""
+        """`max_α E(α) − (E(0) + E(1)) / 2`. Source: [Frankle 2020], section 2 (theirs allows 2 % for noise)."""
         return max(self.error) - (self.error[0] + self.error[-1]) / 2
 
     @property
@@ -47,6 +47,7 @@ def interpolate(
         raise AnalysisError(
             "the two networks have other tensors; only networks of one model lie on a line"
         )
+    # The ends are the networks themselves, with their own counters: a barrier is measured against them.
     if alpha in (0, 1):
         return dict(b if alpha else a)
     return {
@@ -76,8 +77,9 @@ def line_between(
         raise AnalysisError(
             f"points={points} leaves nothing between the two networks; take at least 3"
         )
+    # One copy takes every point in turn: loading writes in place, and both networks stay as they are.
     model, first, last = copy.deepcopy(a), a.state_dict(), b.state_dict()
-    first = {name: tensor.clone() for name, tensor in first.items()}
+    # Computed one by one: a running sum of steps would miss the end, which has to be exactly 1.
     alphas = tuple(step / (points - 1) for step in range(points))
     found = []
     for alpha in alphas:
@@ -96,6 +98,7 @@ def loss_and_error(
     loss = wrong = count = 0.0
     for inputs, targets in batches:
         outputs = model(inputs)
+        # The mean over samples: a short last batch counts for what it has.
         loss += float(loss_fn(outputs, targets)) * len(targets)
         wrong += int((outputs.argmax(1) != targets).sum())
         count += len(targets)

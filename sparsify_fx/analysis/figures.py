@@ -1,4 +1,4 @@
-"""How figures look and where they go: colours that colour-blind readers can tell apart, files whole or not at all."""
+"""How figures look and where they go: colors that color-blind readers can tell apart, files whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from sparsify_fx.errors import AnalysisError, unknown
-from sparsify_fx.tables.grids import Draw
+from sparsify_fx.tables.fitting import Draw
 
-# Okabe & Ito, "Color Universal Design", 2008, without black and yellow (too pale on white).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# [Okabe 2008], without black and yellow (too pale on white).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 # A line that lies on another one lets it through; dotted lines are for what is expected by chance.
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (7, 2, 2, 2)), (0, (3, 3)))
 HATCHES = ("", "///", "...", "xxx")
-_WIDEST = 28  # characters of all ticks that fit side by side
+# Characters of all ticks that fit side by side.
+_WIDEST = 28
 FORMATS = ("png", "svg", "pdf")
 _STYLE: Any = {
     "font.size": 9.0,
@@ -27,26 +28,28 @@ _STYLE: Any = {
     "legend.fontsize": 8.0,
     "lines.markersize": 4.0,
     "lines.linewidth": 1.4,
-    "svg.hashsalt": "sparsify_fx",  # the same numbers give the same file
+    # Names in an SVG are random otherwise; so the same numbers give the same file.
+    "svg.hashsalt": "sparsify_fx",
 }
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the run number `index`."""
+    """Color, marker and dashes of the run number `index`."""
     return {
-        "color": colour(index),
+        "color": color(index),
         "marker": MARKERS[index % len(MARKERS)],
         "linestyle": DASHES[index % len(DASHES)],
     }
 
 
-def colour(index: int) -> str:
-    """The colour of the run number `index`."""
-    return COLOURS[index % len(COLOURS)]
+def color(index: int) -> str:
+    """The color of the run number `index`."""
+    return COLORS[index % len(COLORS)]
 
 
 def name_layers(axes: Any, names: Sequence[str]) -> None:
     """Layers as ticks; beyond 24 of them only every so many are named."""
+    # Rounded up, so that there are never more than 24.
     every = -(-len(names) // 24)
     ticks = range(0, len(names), every)
     short = [names[tick].removesuffix(".weight") for tick in ticks]
@@ -61,7 +64,11 @@ def name_layers(axes: Any, names: Sequence[str]) -> None:
 
 def all_layers(found: Iterable[Iterable[str]]) -> list[str]:
     """Every layer of several runs once, in the order of the first that has it."""
-    return list(dict.fromkeys(name for layers in found for name in layers))
+    # A dict keeps the order of its keys, and each once.
+    names: dict[str, None] = {}
+    for layers in found:
+        names |= dict.fromkeys(layers)
+    return list(names)
 
 
 def layer_lines(axes: Any, found: Mapping[str, Mapping[str, float]]) -> None:
@@ -80,6 +87,7 @@ def layer_lines(axes: Any, found: Mapping[str, Mapping[str, float]]) -> None:
 
 def legend(figure: Any, axes: Any, columns: int = 4) -> None:
     """What `axes` shows, under the whole figure."""
+    # Outside of the axes, where it hides no line; the layout makes room for it.
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns
     )
@@ -88,20 +96,22 @@ def legend(figure: Any, axes: Any, columns: int = 4) -> None:
 def grouped_bars(
     axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]]
 ) -> None:
-    """Bars side by side, a group for each of `groups`, a colour and hatch for each of `series`."""
+    """Bars side by side, a group for each of `groups`, a color and hatch for each of `series`."""
+    # 0.8 of the room between two ticks: groups stay apart whatever their number of bars.
     width = 0.8 / len(series)
     for index, (label, values) in enumerate(series.items()):
         places = [
             group + (index - (len(series) - 1) / 2) * width
             for group in range(len(groups))
         ]
-        hatch = HATCHES[index // len(COLOURS) % len(HATCHES)]
+        # The hatch changes where the colors begin again.
+        hatch = HATCHES[index // len(COLORS) % len(HATCHES)]
         axes.bar(
             places,
             values,
             width,
             label=label,
-            color=colour(index),
+            color=color(index),
             hatch=hatch,
             edgecolor="white",
             linewidth=0.4,
@@ -131,11 +141,13 @@ def save(stem: Path, draw: Draw, formats: Sequence[str]) -> list[str]:
 
     from sparsify_fx.train.files import write_atomically
 
+    # The dates that these formats carry would make equal figures differ.
     undated: dict[str, Any] = {
         "png": None,
         "svg": {"Date": None},
         "pdf": {"CreationDate": None},
     }
+    # Within a context, since the settings of a user's notebook are global.
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         draw(figure)

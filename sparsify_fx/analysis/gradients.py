@@ -34,14 +34,16 @@ def gradient_flow(
         loss: of a plain model, from `mean_loss`; its gradient is that of the effective weights θ.
         masks: by name of the weight.
 
-    Source: Evci et al. 2022, "Gradient flow in sparse neural networks and how lottery tickets win".
+    Source: [Evci 2022].
     """
+    # Norms of the mean gradient and not the mean of norms, which would count the noise between batches too.
     total = {name: torch.zeros_like(loss.point[name]) for name in masks}
     for share, term in loss.terms:
         gradient = grad(term)(loss.point)
         total = {name: value + share * gradient[name] for name, value in total.items()}
     found = {}
     for name, mask in masks.items():
+        # Selected, not multiplied by the mask: `weights` counts entries, of which some may have no gradient.
         kept = total[name][mask.to(total[name].device).bool()]
         found[name] = GradientNorm(float(kept.norm()), kept.numel())
     return found

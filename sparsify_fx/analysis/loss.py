@@ -51,6 +51,7 @@ def mean_loss(
 
     Raises AnalysisError without batches or trainable tensors.
     """
+    # 1. The point: tensors that torch.func may differentiate by, without the graph that they hang in.
     point = {
         name: parameter.detach()
         for name, parameter in model.named_parameters()
@@ -61,17 +62,22 @@ def mean_loss(
         raise AnalysisError(
             f"{type(model).__name__}: a loss needs at least one sample and one trainable tensor"
         )
+    # Frozen parameters are constants of the function, not coordinates of it.
     others = {
         name: parameter.detach()
         for name, parameter in model.named_parameters()
         if name not in point
     }
 
+    # 2. A function for each batch, weighted by its samples: a last batch that is short counts for less.
     def term(inputs: Tensor, targets: Tensor) -> Loss:
         def loss(weights: Weights) -> Tensor:
+            # Copies for each call: batch norm in training mode writes its running statistics in place,
+            # which torch.func forbids for captured tensors, and the model shall stay as it is.
             buffers = {
                 name: buffer.detach().clone() for name, buffer in model.named_buffers()
             }
+            # The fused kernels of attention and recurrent layers have no second derivative.
             with plain_kernels(model):
                 return loss_fn(
                     functional_call(model, {**others, **buffers, **weights}, (inputs,)),
@@ -88,6 +94,7 @@ def mean_loss(
 
 def factor_masks(model: nn.Module) -> dict[str, Tensor]:
     """The mask of every factor of every weight program, by the factor's name in the state dict."""
+    # A program knows its factors as tensors; their names in the model are found by identity.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, Tensor] = {}
     for program in programs(model).values():

@@ -53,6 +53,8 @@ def mask_overlap(
         raise ValueError(
             "the masks have different names or shapes; compare runs of one model"
         )
+    # Chance knows the layers: masks that both empty one layer overlap more than two that are drawn from all
+    # weights, which is no finding about single weights.
     found = {}
     for name in a:
         first, second = a[name].bool(), b[name].bool()
@@ -62,6 +64,7 @@ def mask_overlap(
             kept_a,
             kept_b,
             int((first & second).sum()),
+            # An empty tensor has nothing by chance either.
             kept_a * kept_b / max(total, 1),
         )
     return found
@@ -84,4 +87,5 @@ def total_overlap(layers: Iterable[Overlap]) -> Overlap:
 
 
 def _ratio(both: float, kept: int) -> float:
+    """both / (kept − both), where `kept` counts what both keep twice."""
     return both / (kept - both) if kept else 1.0

@@ -51,6 +51,7 @@ class Run:
             values={"device": device, "compile": False, "amp": False},
         ).resolved()
         self.label = self.config.method
+        # Read at once, so that a folder that is no run is told before any analysis starts.
         state = self.folder.checkpoint()
         if state is None:
             raise CheckpointError(
@@ -58,16 +59,17 @@ class Run:
             )
         self._checkpoint = state
 
-    # ------------------------------------------------------------------ states
-
     @cached_property
     def weights(self) -> tuple[str, ...]:
         """Names of the prunable weights, in module order; tied ones once, by the first name."""
-        found: dict[str, int] = {}  # and where the first tensor of each lies
+        # Read from the checkpoint, so that no model has to be built for the names. Tied weights are told
+        # by where their tensors lie: `torch.load` keeps the sharing.
+        found: dict[str, int] = {}
         for key, tensor in unmarked(self._checkpoint["model"]).items():
             name, program, _ = key.partition("_program.")
             if program and name not in found:
                 found[name] = tensor.data_ptr()
+        # Reversed, so that the first name of a place is what stays.
         first = {place: name for name, place in reversed(found.items())}
         return tuple(name for name, place in found.items() if first[place] == name)
 
@@ -92,12 +94,14 @@ class Run:
     @cached_property
     def cycle_ends(self) -> dict[int, int]:
         """The last epoch, over all cycles, of each cycle of which the folder keeps the end."""
+        # The metrics have a row for each epoch: the last row of a cycle is the one that stays.
         last = {row["run"]: row["epoch"] for row in self.folder.metrics()}
         return {cycle: last[cycle] for cycle in self.cycles if cycle in last}
 
     def points(self) -> dict[int, State]:
         """Every kept state by its epoch over all cycles, in order."""
         found = {epoch: self.at_epoch(epoch) for epoch in self.epochs}
+        # Where an epoch and a cycle end together, one file is enough.
         found |= {
             epoch: self.at_cycle(cycle)
             for cycle, epoch in self.cycle_ends.items()
@@ -117,16 +121,15 @@ class Run:
         """Weights and masks before the first step: `epoch-0.safetensors`, or drawn again from the configuration."""
         if 0 in self.epochs:
             return self.at_epoch(0)
-        return {
-            name: tensor.detach().cpu()
-            for name, tensor in masked_state_dict(
-                self._built(self.config).model
-            ).items()
-        }
+        # The same seed draws the same weights and masks. With `init_from`, unlike in `session`: the run
+        # started from what it took.
+        drawn = masked_state_dict(self._built(self.config).model)
+        return {name: tensor.detach().cpu() for name, tensor in drawn.items()}
 
     @cached_property
     def final(self) -> State:
         """Weights and masks at the end, or at the checkpoint of an unfinished run."""
+        # A finished run has its weights in a file of their own; an unfinished one has a checkpoint alone.
         if (self.path / WEIGHTS).is_file():
             return read_state(self.path)
         return {
@@ -144,27 +147,24 @@ class Run:
 
     def masks(self, state: State) -> dict[str, Tensor]:
         """The masks of a state by weight (uint8); all ones for a method without masks."""
-        return {
-            name: state[mask_key(name)]
-            if mask_key(name) in state
-            else torch.ones_like(state[name], dtype=torch.uint8)
-            for name in self.weights
-        }
-
-    # ------------------------------------------------------------------ model and data
+        found = {}
+        for name in self.weights:
+            whole = torch.ones_like(state[name], dtype=torch.uint8)
+            found[name] = state.get(mask_key(name), whole)
+        return found
 
     @cached_property
     def session(self) -> Session:
         """The model as it was trained, with its weight programs, at the last checkpoint; and its data."""
-        session = self._built(
-            self.config.model_copy(update={"init_from": ()})
-        )  # the checkpoint holds what was taken
+        # Nothing is taken from other runs again, which may be gone: the checkpoint holds what was taken.
+        session = self._built(self.config.model_copy(update={"init_from": ()}))
         session.load_model(self._checkpoint)
         session.model.eval()
         return session
 
     def _built(self, config: TrainConfig) -> Session:
         """A fresh session; CheckpointError when the data are others than those that the run was trained on."""
+        # Building seeds torch's global generator; whoever analyzes has it as before.
         with torch.random.fork_rng(devices=[]):
             session = build_session(config)
         check_data(
@@ -177,9 +177,11 @@ class Run:
 
     def model(self, state: State | None = None) -> nn.Module:
         """A plain model of its own in eval mode: the merged weights at the end, or those of a kept state."""
+        # A copy, since `Merge` works in place and the session's model keeps its programs.
         model = copy.deepcopy(self.session.model).eval()
         Merge()(model)
         if state is not None:
+            # The weights of a state are masked already, and a plain model has no masks to load.
             masks = {mask_key(name) for name in self.weights}
             model.load_state_dict(
                 {name: tensor for name, tensor in state.items() if name not in masks}
@@ -188,14 +190,10 @@ class Run:
 
     def batches(self, samples: int, seed: int = 0) -> list[Batch]:
         """Up to `samples` training images with labels, in batches of the training's size, never augmented."""
-        return list(
-            _first(
-                self.session.data.train.epoch(
-                    self.config.batch_size, train=True, seed=seed
-                ),
-                samples,
-            )
+        epoch = self.session.data.train.epoch(
+            self.config.batch_size, train=True, seed=seed
         )
+        return list(_first(epoch, samples))
 
     def test_batches(self) -> list[Batch]:
         """The whole test set."""
@@ -218,10 +216,12 @@ def open_runs(
     Raises CheckpointError for what is no run, AnalysisError for a run that is given twice.
     """
     runs = [Run(path, device=device) for path in paths]
+    # Resolved, since two paths may be one folder: compared with itself, a run would look like a repetition.
     places = [run.path.resolve() for run in runs]
     for run, place in zip(runs, places, strict=True):
         if places.count(place) > 1:
             raise AnalysisError(f"{run.path} is given twice; give each run once")
+    # Labels name the rows and lines: the method where it is enough, else the folder, which has the digest too.
     methods = [run.config.method for run in runs]
     for run in runs:
         if methods.count(run.label) > 1:
@@ -230,6 +230,7 @@ def open_runs(
 
 
 def _first(batches: Iterator[Batch], samples: int) -> Iterator[Batch]:
+    """The batches up to so many samples; the last one is cut."""
     left = samples
     for inputs, targets in batches:
         yield inputs[:left], targets[:left]

@@ -24,17 +24,17 @@ def kept_signs(
     tensor([[-1,  1],
             [-1,  1]], dtype=torch.int8)
     """
-    rows = [
-        torch.cat(
-            [
-                point[name][kept.bool()].sign().to(torch.int8)
-                for name, kept in mask.items()
-            ]
-        )
-        for point in history
-    ]
+    # 1. A row for each point, int8: a quarter of what its weights take.
+    rows = []
+    for point in history:
+        signs = [point[name][kept.bool()].sign() for name, kept in mask.items()]
+        rows.append(torch.cat([sign.to(torch.int8) for sign in signs]))
+
+    # 2. Forward: zero has no sign, so that a weight which passes through it does not count as a switch.
     for after, now in zip(rows[1:], rows[:-1], strict=True):
         after.copy_(torch.where(after == 0, now, after))
+
+    # 3. Backward, for weights that start at zero, as pruned or zero-initialized ones do.
     for before, now in zip(rows[-2::-1], rows[:0:-1], strict=True):
         before.copy_(torch.where(before == 0, now, before))
     return torch.stack(rows)
@@ -52,6 +52,7 @@ def settled_after(signs: Tensor) -> Tensor:
 
     Source: [Gadhikar 2024], Fig. 5 (top), 14 (top) and 15b.
     """
+    # The last point at which a sign is wrong, plus one; 0 where there is none.
     wrong = signs != signs[-1]
     places = torch.arange(1, len(signs) + 1, device=signs.device)[:, None]
     return (wrong * places).amax(0)

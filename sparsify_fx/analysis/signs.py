@@ -41,6 +41,7 @@ def sign_flips(
 
     Source: [Gadhikar 2025], section 3 and Fig. 1.
     """
+    # Summed over layers, not averaged: the share is that of all weights.
     found = sign_flips_by_layer(before, after, mask).values()
     return SignFlips(
         sum(layer.flips for layer in found), sum(layer.weights for layer in found)
@@ -62,11 +63,13 @@ def sign_flips_by_layer(
     found = {}
     for name, kept in mask.items():
         old, new = before[name], after[name]
+        # Shapes that broadcast would be compared without an error, and counted wrong.
         if not old.shape == new.shape == kept.shape:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (old, new, kept))
             raise ValueError(
                 f"{name}: before, after and mask must have one shape, got {shapes}"
             )
+        # The product of signs is -1 only between opposite ones: a zero on either side is no flip.
         keep = kept.bool()
         flips = int(((torch.sign(old) * torch.sign(new) < 0) & keep).sum())
         found[name] = SignFlips(flips, int(keep.sum()))

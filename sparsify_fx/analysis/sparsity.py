@@ -33,8 +33,9 @@ def layer_sparsity(masks: Mapping[str, Tensor]) -> dict[str, LayerSparsity]:
     >>> layer_sparsity({"w": torch.tensor([1, 0, 0, 0])})["w"].sparsity
     0.75
 
-    Source: [Gadhikar 2025], Fig. 9; layer collapse: Tanaka et al. 2020.
+    Source: [Gadhikar 2025], Fig. 9; layer collapse: [Tanaka 2020].
     """
+    # Counted in the mask: a kept weight that is zero by chance is not pruned.
     return {
         name: LayerSparsity(mask.numel(), int(mask.count_nonzero()))
         for name, mask in masks.items()

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MARK = b"sparsify_fx blake2b "
-_DIGEST_SIZE = 16  # bytes
+# Bytes.
+_DIGEST_SIZE = 16
 _SEAL = len(_MARK) + 2 * _DIGEST_SIZE
 _LENGTH = struct.pack("<H", _SEAL)
-_END, _END_SIZE = (
-    b"PK\x05\x06",
-    22,
-)  # the record that ends a zip archive; its last two bytes: the comment's length
+# The record that ends a zip archive; its last two bytes are the length of the comment.
+_END, _END_SIZE = b"PK\x05\x06", 22
 _CHUNK = 1 << 20
 
 
@@ -28,7 +27,7 @@ class SealingStream:
     """A stream that `torch.save` writes a zip archive to; `seal` then adds the comment with the checksum.
 
     After a failed write, such as on a full disk, it takes everything in silence and `seal` raises that error:
-    torch's writer would hide it behind an error of its own.
+    torch's writer would raise an error of its own instead.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -39,6 +38,7 @@ class SealingStream:
     def write(self, data: bytes) -> int:
         """Write all but the last bytes, which may be the record that `seal` changes."""
         view = memoryview(data).cast("B")
+        # Small writes are joined with what is held back: the record may arrive in several of them.
         if len(view) < _END_SIZE:
             joined = self._held + view.tobytes()
             self._emit(joined[:-_END_SIZE])
@@ -54,10 +54,12 @@ class SealingStream:
 
     def seal(self) -> None:
         """End the file; OSError when it could not be written."""
+        # The two zeros are the length of the comment: another one is there already, or this is no zip archive.
         if self._error is None and not (
             self._held.startswith(_END) and self._held.endswith(b"\0\0")
         ):
             raise ValueError("only a zip archive without a comment can be sealed")
+        # Zip readers skip a comment whose length the record names: torch.load reads the file as before.
         self._emit(self._held[:-2] + _LENGTH)
         self._emit(_MARK + self._seen.hexdigest().encode())
         if self._error is not None:
@@ -94,8 +96,10 @@ def damage(path: Path) -> str | None:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - _SEAL - _END_SIZE))
         tail = stream.read()
+        # 1. A plain archive, as torch.save leaves it.
         if tail[-_END_SIZE:].startswith(_END) and tail.endswith(b"\0\0"):
             return _bad_crc(path)
+        # 2. Anything else must be sealed, sign by sign: a flipped bit in one of them is damage.
         comment = tail[_END_SIZE:]
         if not (
             tail.startswith(_END)
@@ -103,6 +107,7 @@ def damage(path: Path) -> str | None:
             and tail[_END_SIZE - 2 : _END_SIZE] == _LENGTH
         ):
             return "it does not end as a torch file does"
+        # 3. All bytes before the comment's text, the archive's own tables included.
         seen = hashlib.blake2b(digest_size=_DIGEST_SIZE)
         stream.seek(0)
         left = size - _SEAL

@@ -76,6 +76,7 @@ def read_state(
     Raises CheckpointError when it is not there or cannot be read.
     """
     path = Path(run)
+    # The merged weights alone lack masks, which lie in the checkpoint beside them.
     if path.suffix == ".safetensors":
         return _read(path) if path.name != WEIGHTS else read_state(path.parent)
     if epoch is not None:
@@ -93,6 +94,7 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     Raises CheckpointError when it is damaged in any bit, or is no checkpoint at all.
     """
     try:
+        # Checksums first: torch's reader compares none, and would load flipped bits.
         found = damage(path)
         content = (
             None if found else torch.load(path, map_location=device, weights_only=True)
@@ -117,6 +119,7 @@ def packed(state: Mapping[str, Tensor]) -> bytes:
     data = safetensors.torch.save(plain, metadata={"format": "pt"})
     # Given both, safetensors would write them in an order that changes from process to process.
     end = 8 + int.from_bytes(data[:8], "little")
+    # 8 bytes of length, a JSON header of that length, then the tensors: the layout of safetensors.
     header = json.loads(data[8:end])
     header["__metadata__"][_CHECKSUM] = checksum(plain)
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -136,8 +139,10 @@ def checksum(state: Mapping[str, Tensor]) -> str:
 
 def _hashed(state: Mapping[str, Tensor], size: int) -> str:
     seen = hashlib.blake2b(digest_size=size)
+    # Sorted: the order of a dict is no part of what a state is.
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
+        # Names and shapes count as well: the same bytes could be read as other tensors.
         seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         seen.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return seen.hexdigest()
@@ -148,6 +153,7 @@ def by_content(value: Any) -> Any:
 
     Raises CheckpointError when the run keeps none.
     """
+    # The run counts by what it holds: a folder that was moved is the same run, one that was trained anew is not.
     if isinstance(value, Mapping):
         return {
             key: cycles_digest(v) if _is_run(key, v) else by_content(v)
@@ -163,6 +169,7 @@ def by_content(value: Any) -> Any:
 def cycles_digest(run: str) -> str:
     """10 hex digits of all states that a run folder keeps of its cycles."""
     parts = (
+        # One by one: all cycles of a large model need not fit into memory together.
         f"{cycle} {digest(read_state(run, cycle=cycle))}"
         for cycle in cycle_numbers(run)
     )

@@ -36,6 +36,8 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except SparsifyError as error:
+            # As text, since a path in an error may hold what rich takes for markup; soft-wrapped, so that it stays one
+            # line for grep. Exit code 2, as typer's own for wrong arguments; 1 is left to checks that fail.
             line = Text(escaped(f"error: {' '.join(str(error).split())}"), style="red")
             Console(stderr=True).print(line, soft_wrap=True)
             raise typer.Exit(2) from None
@@ -43,6 +45,7 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+# Tracebacks stay Python's own: rich's would show local variables, which are whole models here.
 app = typer.Typer(
     name="sparsify-fx",
     no_args_is_help=True,
@@ -51,6 +54,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Train neural networks sparse and ship them small. Every command takes --json PATH and -v.",
 )
+# -v is outermost, so that a command that ends in an error still takes its handler off the logger.
 for _module in (
     train,
     demo,
@@ -67,6 +71,7 @@ for _module in (
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and end, before typer asks for the command that is missing."""
     if wanted:
         typer.echo(f"sparsify-fx {__version__}")
         raise typer.Exit
@@ -85,5 +90,5 @@ def _options(
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line, as the console script `sparsify-fx` and `python -m sparsify_fx` do."""
     app()

@@ -60,7 +60,7 @@ def command(
     plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Analyse runs: sign flips, masks, batch norm, Hessian, connectivity, dead channels, gradients.
+    """Analyze runs: sign flips, masks, batch norm, Hessian, connectivity, dead channels, gradients.
 
     Every analysis that the runs allow is carried out; without a run they are listed.
 
@@ -70,17 +70,21 @@ def command(
 
         sparsify-fx analyze runs/lrr-* runs/imp-* --only overlap --only sign-cycles --format pdf
     """
-    from sparsify_fx.analysis.analyze import Analysed, analyze, find_analyses
+    # Imported on use, as in every command: no other one should wait for what this one needs.
+    from sparsify_fx.analysis.analyze import Analyzed, analyze, find_analyses
     from sparsify_fx.analysis.base import Options
 
     output = Output(json)
+    # Before the listing, which names analyses out of plugins too.
     load_files(plugin)
     if not runs:
         listed = find_analyses(only or ())
         table = Table("name", "analysis", show_lines=True)
         for entry in listed:
+            # Texts, not strings: rich would take brackets, as around a paper's key, for markup where they look like it.
             table.add_row(
-                entry.name, Text.assemble(f"{entry.summary}\n", (entry.source, "cyan"))
+                Text(entry.name),
+                Text.assemble(f"{entry.summary}\n", (entry.source, "cyan")),
             )
         output.console.print(table)
         output.finish(
@@ -88,7 +92,7 @@ def command(
         )
         return
     options = Options(samples, seed, iterations, tolerance, probes, points)
-    done: Analysed = analyze(
+    done: Analyzed = analyze(
         runs,
         out,
         only=only or (),
@@ -97,6 +101,7 @@ def command(
         device=device,
         show=lambda line: output.console.print(Text(line, style="dim")),
     )
+    # What was left out, and why, is a result too: some analyses need several runs, or data that are gone.
     for result in done.results.values():
         for grid in result.findings.grids:
             output.console.print(grid.table())

@@ -83,6 +83,7 @@ def command(
     from sparsify_fx.coverage.suites import shard as part
     from sparsify_fx.coverage.suites import subjects
 
+    # Results of an earlier sweep are shown as they are; with both it would not be clear which models are meant.
     if (suite is None) == (not results):
         raise ConfigError(
             "give either --suite, to examine models, or --results, to show what was found"
@@ -90,6 +91,7 @@ def command(
     output = Output(json)
 
     def said(number: int, count: int, result: ModelResult) -> None:
+        # Reasons hold shapes in brackets, which rich would take for markup, and numbers, which it would color.
         output.console.print(
             line_of(number, count, result),
             markup=False,
@@ -98,7 +100,9 @@ def command(
         )
 
     if suite is None:
-        found = [result for path in results or () for result in read_results(path)]
+        found = []
+        for earlier in results or ():
+            found += read_results(earlier)
     else:
         chosen = part(
             subjects(
@@ -108,6 +112,7 @@ def command(
         )
         checks = [name for name in CHECKS if onnx or name != "onnx"]
         limits = Limits(time_limit, int(memory_limit * 2**30), threads)
+        # The sweep writes PATH itself after every model; with - the document comes at the end, and nothing is resumed.
         path = None if json is None or json == "-" else Path(json)
         try:
             found = sweep(chosen, checks, limits, path=path, again=retry, progress=said)
@@ -115,11 +120,13 @@ def command(
             output.console.print(
                 "interrupted; with --json PATH the same command goes on from there"
             )
+            # 128 + SIGINT, as shells have it.
             raise typer.Exit(130) from None
     output.console.print(summary_table(found, CHECKS))
     failed = any(result.failures() for result in found)
     if failed:
         output.console.print(failure_table(found))
+    # Also of a sweep with failures, which the page is there to tell of.
     if page is not None:
         write_page(page, found)
     if results or json == "-":

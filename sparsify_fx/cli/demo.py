@@ -33,6 +33,7 @@ def command(
     """
     from sparsify_fx.demo.demo import run_demo
 
+    # Made first: a --json path that cannot be written ends the command before minutes of training.
     output = Output(json)
     result = run_demo(out, epochs=epochs, seed=seed, console=output.console)
     output.console.print(result.table())

@@ -61,11 +61,13 @@ def command(
 
     output = Output(json)
     load_files(plugin)
+    # The model comes merged, with test images of its data where those are there.
     trained = load_trained(checkpoint)
     config = trained.config
     report = export(
         trained.model,
         out,
+        # One image is enough to trace with, for the batch size stays open; all of them are compared.
         trained.inputs[:1],
         encoding=encoding,
         values=values,
@@ -75,9 +77,11 @@ def command(
         optimize=optimize,
         measure=measure,
         verify_inputs=trained.inputs,
+        # Where the file came from, so that it can be told without the run folder.
         metadata={"method": config.resolved().method, "recipe": config.hash()},
     )
     report = replace(report, notes=(*report.notes, f"checked on {trained.inputs_are}"))
+    # None without --optimize, or where no pass found anything to do.
     if (passes := report.passes_table()) is not None:
         output.console.print(passes)
     output.console.print(report.table())

@@ -64,6 +64,7 @@ def command(
 
     output = Output(json)
     load_files(plugin)
+    # A wrong ending, or a missing matplotlib, is told before a large file is read.
     if picture is not None:
         check_picture(picture)
     report = inspect_file(

@@ -49,12 +49,15 @@ def command(
     from sparsify_fx.lab import all_experiments, run_experiment
 
     output = Output(json)
+    # Before the listing, which names experiments out of plugins too.
     load_files(plugin)
     if name is None:
         table = Table("name", "experiment", show_lines=True)
         for entry in all_experiments():
+            # Texts, not strings: rich would take brackets, as around a paper's key, for markup where they look like it.
             table.add_row(
-                entry.name, Text.assemble(f"{entry.claim}\n", (entry.paper, "cyan"))
+                Text(entry.name),
+                Text.assemble(f"{entry.claim}\n", (entry.paper, "cyan")),
             )
         output.console.print(table)
         output.finish(
@@ -67,11 +70,13 @@ def command(
     result = run_experiment(name, out, full=full, seed=seed)
     for grid in result.findings.grids:
         output.console.print(grid.table())
-    checks = Table("claim", "measured", "holds", title=result.experiment.paper)
+    title = Text(result.experiment.paper, style="table.title")
+    checks = Table("claim", "measured", "holds", title=title)
     for check in result.findings.checks:
         checks.add_row(
-            check.claim,
-            check.measured,
+            Text(check.claim),
+            Text(check.measured),
+            # A claim that does not hold here is a finding, not an error: the exit code stays 0.
             Text("yes", "green") if check.holds else Text("NO", "red"),
         )
     output.console.print(checks)

@@ -11,14 +11,17 @@ from rich.text import Text
 from sparsify_fx.cli.options import PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
 from sparsify_fx.plugins import load_files, load_plugins
-from sparsify_fx.recipe import AXES, METHODS, Recipe, find_method
+from sparsify_fx.recipe import AXES, METHODS, Method, find_method
 
 NAME = "methods"
-_PLAIN = Recipe("plain").resolved().to_dict() | {
+# What a method leaves at its default is not shown in the list, but for the three axes that make a method what it is.
+_PLAIN = Method("plain").resolved().to_dict() | {
     "criterion": None,
     "allocation": None,
     "schedule": None,
 }
+# Penalties are left out: the summary names them, and their options would fill three lines.
+_REFERENCES = "docs/references.md"
 _SHOWN = (
     "criterion",
     "allocation",
@@ -48,60 +51,61 @@ def command(
     output = Output(json)
     load_files(plugin)
     if name is not None:
-        recipe = find_method(name)
-        output.console.print(card(recipe))
-        output.finish(to_dict(recipe))
+        method = find_method(name)
+        output.console.print(card(method))
+        output.finish(to_dict(method))
         return
+    # `find_method` loads installed plugins by itself; the list must do so to be complete.
     load_plugins()
-    recipes = [METHODS[method] for method in METHODS]
-    output.console.print(overview(recipes))
-    output.finish([to_dict(recipe) for recipe in recipes])
+    methods = [METHODS[name] for name in METHODS]
+    output.console.print(overview(methods))
+    output.finish([to_dict(method) for method in methods])
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
+def to_dict(method: Method) -> dict[str, Any]:
     """The method with a value on every axis, and which of them define it."""
-    about = {"name": recipe.name, "summary": recipe.summary, "source": recipe.source}
+    about = {"name": method.name, "summary": method.summary, "source": method.source}
     return {
         **about,
-        "axes": recipe.resolved().to_dict(),
-        "sets": sorted(recipe.sets.given()),
+        "axes": method.resolved().to_dict(),
+        "sets": sorted(method.sets.given()),
     }
 
 
-def overview(recipes: list[Recipe]) -> Table:
+def overview(methods: list[Method]) -> Table:
     """The methods, each with its axes under its summary, so that it fits every terminal."""
     table = Table("name", "method", show_lines=True)
-    for recipe in recipes:
-        axes = recipe.resolved().to_dict()
+    for method in methods:
+        axes = method.resolved().to_dict()
         shown = {
             axis: axis_text(axes[axis]) for axis in _SHOWN if axes[axis] != _PLAIN[axis]
         }
         listed = "; ".join(f"{axis} {text}" for axis, text in shown.items())
         table.add_row(
-            recipe.name, Text.assemble(f"{recipe.summary}\n", (listed, "cyan"))
+            Text(method.name), Text.assemble(f"{method.summary}\n", (listed, "cyan"))
         )
     return table
 
 
-def card(recipe: Recipe) -> Table:
-    """One method: every axis, and whether the method sets it, suggests it, or leaves the default."""
+def card(method: Method) -> Table:
+    """One method: every axis, and whether the method sets it, suggests it, or leaves the default; and its source."""
+    told = f"{method.summary}\nSource: {method.source}"
+    if "[" in method.source:
+        told += f"\nKeys of papers: {_REFERENCES}"
+    # Texts, not strings: rich would take brackets, of a key or of a layer pattern, for markup where they look like it.
     table = Table(
         "axis",
         "value",
         "",
-        title=recipe.name,
-        caption=f"{recipe.summary}\nSource: {recipe.source}",
+        title=Text(method.name, style="table.title"),
+        caption=Text(told, style="table.caption"),
     )
-    axes = recipe.resolved().to_dict()
+    axes = method.resolved().to_dict()
     for axis in AXES:
-        given = (
-            "set"
-            if axis in recipe.sets.given()
-            else "suggested"
-            if axis in recipe.suggests.given()
-            else "default"
-        )
-        table.add_row(axis, axis_text(axes[axis]), given)
+        # A partner in a sum may replace what is suggested, but contradicts what is set.
+        given = "suggested" if axis in method.suggests.given() else "default"
+        given = "set" if axis in method.sets.given() else given
+        table.add_row(axis, Text(axis_text(axes[axis])), given)
     return table
 
 
@@ -115,9 +119,8 @@ def axis_text(value: Any) -> str:
         return ", ".join(axis_text(item) for item in value) or "-"
     if not isinstance(value, dict):
         return str(value)
-    if value and all(
-        isinstance(item, dict) for item in value.values()
-    ):  # a parameterization by layer
+    # A parameterization by layer: patterns of names instead of options.
+    if value and all(isinstance(item, dict) for item in value.values()):
         return ", ".join(
             f"{pattern}: {axis_text(item)}" for pattern, item in value.items()
         )

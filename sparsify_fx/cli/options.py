@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+# Each is a type of its own, so that an option reads the same in the help of every command that has it.
 PluginOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,12 +81,12 @@ def _read(
     """Names and numbers; a name may hold an equals sign, and each may be given once."""
     found: dict[str, list[int]] = {}
     for text in options or ():
+        # From the right: names of inputs are whatever an exporter made of them, but numbers hold no equals sign.
         name, equals, numbers = text.rpartition("=")
-        parts = (
-            [part.strip() for part in numbers.replace("x", ",").split(",")]
-            if numbers.strip()
-            else []
-        )
+        # 1x3x320x320 is as clear as 1,3,320,320; nothing at all is the shape of a scalar.
+        parts = []
+        if numbers.strip():
+            parts = [part.strip() for part in numbers.replace("x", ",").split(",")]
         if not equals or not name or not all(part.isdecimal() for part in parts):
             raise typer.BadParameter(
                 f"{text!r}: expected a name and numbers, such as {example}",

@@ -19,7 +19,8 @@ JsonOption = Annotated[
 ]
 
 
-_FILE_WIDTH = 100_000  # columns: in files and pipes a line is as long as it is, whatever the terminal beside them
+# Columns: in files and pipes a line is as long as it is, whatever the terminal beside them.
+_FILE_WIDTH = 100_000
 
 
 class Output:
@@ -37,13 +38,11 @@ class Output:
             self.console.width = _FILE_WIDTH
         if json_path is None or json_path == "-":
             return
+        # Asked now, for a mistake in a path would otherwise show after hours of training.
         path = Path(json_path)
         if path.is_dir() or not path.parent.is_dir():
-            what = (
-                "is a folder"
-                if path.is_dir()
-                else "lies in a folder that does not exist"
-            )
+            missing = "lies in a folder that does not exist"
+            what = "is a folder" if path.is_dir() else missing
             raise ConfigError(
                 f"--json {json_path} {what}; give the path of a file, or - for standard output"
             )
@@ -52,9 +51,11 @@ class Output:
         """Write the JSON document, if one was asked for."""
         if self._json_path is None:
             return
+        # Imported late: the trainer's package, where it lives, brings more than a list of methods should wait for.
         from sparsify_fx.train.files import write_text
 
         text = json.dumps(result, indent=2)
+        # Past the console, which would color it and break its lines.
         if self._json_path == "-":
             typer.echo(text)
             return

@@ -65,6 +65,7 @@ def command(
     """
     from sparsify_fx.onnx_export import pack_onnx
 
+    # Shapes and axes are read by name: files have inputs, and axes that are open, in an order that nobody knows.
     output = Output(json)
     report = pack_onnx(
         source,

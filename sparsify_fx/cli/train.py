@@ -80,6 +80,7 @@ def command(
 
     output = Output(json)
     load_files(plugin)
+    # By the names of the configuration's keys; what is None was not given and leaves the recipe's own value.
     values = {
         "data": data,
         "method": method,
@@ -90,6 +91,7 @@ def command(
     }
     try:
         with _only_errors() if quiet else nullcontext():
+            # Within the quiet, too: reading a recipe may warn of axes that do not apply.
             config = load_config(recipe, sets or [], values)
             result = train(
                 config,
@@ -100,6 +102,7 @@ def command(
                 tensorboard=tensorboard,
             )
     except KeyboardInterrupt:
+        # No error: every epoch that is done is in the folder. 130 is 128 + SIGINT, as shells have it.
         output.console.print(
             "interrupted; the same command goes on from the last checkpoint"
         )
@@ -112,6 +115,7 @@ def command(
 @contextmanager
 def _only_errors() -> Iterator[None]:
     """Log lines below an error are not shown."""
+    # The level of the package's logger, which is put back: the process may be a notebook with settings of its own.
     logger = logging.getLogger("sparsify_fx")
     level = logger.level
     logger.setLevel(logging.ERROR)

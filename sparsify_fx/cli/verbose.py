@@ -42,11 +42,13 @@ class _OneLine(logging.Formatter):
 def with_verbose(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option more, `-v`, which shows what it is at."""
 
+    # typer builds options from the signature and the annotations, not from what `run` takes: both get one more.
     @functools.wraps(command)
     def run(*args: Any, verbose: int, **kwargs: Any) -> None:
         with telling(verbose):
             command(*args, **kwargs)
 
+    # Evaluated in the command's own module, whose imports its annotations name; here they would be unknown.
     known = inspect.signature(command, eval_str=True)
     option = inspect.Parameter(
         "verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=Verbose
@@ -64,16 +66,16 @@ def telling(verbose: int) -> Iterator[None]:
     if verbose == 0:
         yield
         return
-    logger, handler = (
-        logging.getLogger("sparsify_fx"),
-        logging.StreamHandler(sys.stderr),
-    )
+    # The package's logger alone: what torch and onnxruntime log at INFO would bury it.
+    logger = logging.getLogger("sparsify_fx")
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine())
     level = logger.level
     logger.setLevel(_LEVELS[min(verbose, 2)])
     logger.addHandler(handler)
     try:
         yield
+    # Commands are also called from tests and notebooks, where a second one would else show every line twice.
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

@@ -56,7 +56,8 @@ class Bench:
     model: nn.Module
     original: Original
     folder: Path
-    sparsity: float | None = None  # of the last apply; None while the model is plain
+    # Of the last `apply`; None while the model is plain.
+    sparsity: float | None = None
 
     def rewritten(self, sparsity: float) -> nn.Module:
         """The model under signin at this sparsity (0.0: masks of ones), balanced.
@@ -64,6 +65,7 @@ class Bench:
         Before pruning, weights grow by (1 - sparsity)^-1/2, and after it batch norms see a batch: untrained, each
         layer would else pass on a tenth of the variance, and deep nets would answer every input alike.
         """
+        # Checks that follow one another ask for the same state: rewriting a model of gigabytes once is enough.
         if self.sparsity != sparsity:
             self.plain()
             for layer in select_layers(self.model).values():
@@ -71,6 +73,7 @@ class Bench:
             sparsify_fx.apply(
                 self.model, "signin", sparsity=sparsity, allocation="balanced"
             )
+            # With masks of ones the outputs must be the original's, whose statistics are set already.
             if sparsity > 0:
                 calibrate(self.model, self.trial.training)
             self.sparsity = sparsity
@@ -87,19 +90,21 @@ class Bench:
         self.model = self.rebuilt()
 
     def ready_to_copy(self, sparsity: float) -> tuple[nn.Module, Tensors]:
-        """The same with its outputs; RAFT keeps tensors of its last forward, which nothing can copy with gradients."""
+        """The rewritten model, and its outputs."""
+        # The forward is not for the outputs alone: RAFT keeps tensors of its last one, and such that have a gradient
+        # cannot be copied; those of an evaluation have none.
         model = self.rewritten(sparsity)
         return model, evaluate(model, self.trial.inputs)
 
     def plain(self) -> nn.Module:
         """The merged model."""
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UnfinishedWarning
-            )  # the checks prune further than apply was asked to
+            # `check_prune` prunes further than apply was asked to, of which `merge` warns.
+            warnings.simplefilter("ignore", UnfinishedWarning)
             sparsify_fx.merge(self.model)
         self.sparsity = None
-        gc.collect()  # modules of torch.fx lie in cycles of references, and their weights with them
+        # Modules of torch.fx lie in cycles of references, and their weights with them.
+        gc.collect()
         return self.model
 
     def rebuilt(self) -> nn.Module:
@@ -122,13 +127,15 @@ def set_up(subject: Subject, folder: Path) -> Bench:
     for trial in trials(subject):
         try:
             return bench_of(trial, folder)
+        # As text: the error itself holds the frames that hold the model, while the next trial builds another.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"  # the error itself would hold the model
+            reason = f"{type(error).__name__}: {error}"
     raise CoverageError(f"the original model does not run: {reason}")
 
 
 def bench_of(trial: Trial, folder: Path) -> Bench:
     """Build the model, and note what it does with the inputs of this trial; raises its error when it refuses them."""
+    # Calibrated before it is observed, since running statistics of 0 and 1 let deep random nets explode.
     model = trial.build()
     calibrate(model, trial.training)
     return Bench(trial, model, observe(model, trial.inputs, trial.training), folder)
@@ -142,6 +149,7 @@ def observe(
     check_finite(evaluated)
     trained = train(model, training, backward=True)
     check_finite(trained)
+    # One bit for each parameter: the gradients themselves would take as much memory as the model.
     gradients = {
         n: bool(torch.isfinite(p.grad).all())
         for n, p in model.named_parameters()
@@ -169,6 +177,7 @@ def signature(model: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
 
 def restore_buffers(model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
     """Copy buffers of the same name and shape."""
+    # A buffer that a forward makes or resizes, such as a cache, differs in a fresh model and is left to it.
     for name, buffer in model.named_buffers():
         if name in buffers and buffers[name].shape == buffer.shape:
             buffer.data.copy_(buffers[name])

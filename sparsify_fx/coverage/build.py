@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from sparsify_fx.coverage.suites import Subject
 
 BATCH = 2
+# Growing: the smallest input that a model takes is the cheapest to check it on, and some need more than others.
 _SIDES = (64, 56, 96, 128, 224, 299)
-_CLIPS = ((8, 48), (16, 64), (16, 112), (16, 224))  # frames, side
+# (frames, side) of clips, growing as well.
+_CLIPS = ((8, 48), (16, 64), (16, 112), (16, 224))
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Trial:
 
 
 def seed_everything(seed: int) -> None:
-    """All three generators that models draw from."""
+    """Seed all three generators that models draw from: torch's, NumPy's and Python's."""
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
@@ -46,16 +48,17 @@ def seed_everything(seed: int) -> None:
 
 def trials(subject: Subject) -> Iterator[Trial]:
     """The model with inputs of growing size; the first that it takes is the one to use."""
-    yield from (
-        _timm_trials(subject.name)
-        if subject.suite == "timm"
-        else _torchvision_trials(subject)
-    )
+    if subject.suite == "timm":
+        yield from _timm_trials(subject.name)
+    else:
+        yield from _torchvision_trials(subject)
 
 
 def _seeded(
     build: Callable[..., nn.Module], *args: Any, **options: Any
 ) -> Callable[[], nn.Module]:
+    """A builder that gives the same weights each time, so that a model can be built again instead of copied."""
+
     def model() -> nn.Module:
         seed_everything(0)
         return _awake(build(*args, **options))
@@ -67,7 +70,7 @@ def _seeded(
 def _awake(model: nn.Module) -> nn.Module:
     """Add noise of 0.1 to every parameter that is constant.
 
-    Heads of zeros, gains of 0 and layer scales of 1e-6 would hide all that lies behind them from a comparison.
+    Heads of zeros, gains of 0 and layer scales of 1e-6 would hide what comes before them from a comparison of outputs.
     """
     for parameter in model.parameters():
         if parameter.numel() > 0 and bool((parameter == parameter.flatten()[0]).all()):
@@ -76,10 +79,12 @@ def _awake(model: nn.Module) -> nn.Module:
 
 
 def _noise(*shape: int) -> Tensor:
+    """Normal noise, the same for the same shape whatever was drawn before."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
 def _trial(build: Callable[[], nn.Module], *inputs: Tensor) -> Trial:
+    """A trial whose model takes the same tensors in training and in evaluation."""
     return Trial(build, inputs, inputs, "x".join(map(str, inputs[0].shape)))
 
 
@@ -90,6 +95,7 @@ def _timm_trials(name: str) -> Iterator[Trial]:
     channels, height, width = (3, 224, 224) if config is None else config.input_size
     fixed = config is not None and config.fixed_input_size
     build = _seeded(timm.create_model, name, pretrained=False)
+    # Models of a fixed size, transformers above all, refuse every other one; the others get smaller images first.
     for side in () if fixed else (64, 96, 128, 160):
         if side < min(height, width):
             yield _trial(build, _noise(BATCH, channels, side, side))
@@ -115,6 +121,7 @@ def _classifiers(builder: Any) -> Iterator[Trial]:
     from torchvision import models
 
     for side in _SIDES:
+        # By the class that the builder says it returns. The two Inceptions warn unless they are told how to begin.
         options: dict[type, dict[str, Any]] = {
             models.VisionTransformer: {"image_size": side},
             models.MaxVit: {"input_size": (side, side)},
@@ -128,6 +135,7 @@ def _classifiers(builder: Any) -> Iterator[Trial]:
 
 
 def _quantizables(builder: Any) -> Iterator[Trial]:
+    # Unquantized: in int8 there are no float weights to prune.
     for side in _SIDES:
         yield _trial(
             _seeded(builder, weights=None, quantize=False), _noise(BATCH, 3, side, side)
@@ -137,6 +145,7 @@ def _quantizables(builder: Any) -> Iterator[Trial]:
 def _segmenters(builder: Any) -> Iterator[Trial]:
     from torchvision.models.segmentation import LRASPP
 
+    # With the auxiliary head, whose layers would otherwise not be there to be checked; LRASPP has none.
     head = {} if get_type_hints(builder)["return"] is LRASPP else {"aux_loss": True}
     yield _trial(
         _seeded(builder, weights=None, weights_backbone=None, **head),
@@ -152,6 +161,7 @@ def _videos(builder: Any) -> Iterator[Trial]:
 
 
 def _flows(builder: Any) -> Iterator[Trial]:
+    # RAFT wants two frames in [-1, 1], of at least 128 pixels: it looks for matches on an eighth of the resolution.
     first, second = _noise(2 * BATCH, 3, 128, 128).tanh().chunk(2)
     yield _trial(_seeded(builder, weights=None), first, second)
 
@@ -177,6 +187,7 @@ def _detectors(builder: Any) -> Iterator[Trial]:
         detection.RetinaNet: anchors,
         detection.FCOS: anchors,
     }
+    # SSD and SSDlite have a fixed size of their own.
     kind = get_type_hints(builder)["return"]
     chosen = options.get(kind, {"score_thresh": 0.0, "detections_per_img": 10})
     build = _seeded(builder, weights=None, weights_backbone=None, **chosen)

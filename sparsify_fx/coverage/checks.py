@@ -46,11 +46,16 @@ def _same(bench: Bench, original: Tensors, *, training: bool) -> str:
     The plain model with the weights m·w must give the rewritten model's outputs within BOUND, in float32; and the
     difference from the original must vanish in float64.
     """
+    # 1. The usual case: m·w is θ but for the last bit, and nothing amplifies that.
     got = _run(bench.rewritten(0.0), bench, training)
     found = difference(original, got)
     if found <= BOUND:
         return f"{found:.1e}"
+
+    # 2. Is it the weights, or the rewriting? The merged model has the weights m·w and none of our code in its forward.
     same = difference(got, _run(bench.plain(), bench, training))
+
+    # 3. Is it rounding? In float64 that is 5e8 times smaller, whereas a wrong weight stays wrong.
     exact = _exact_difference(bench, training)
     if same > BOUND or exact > EXACT_BOUND:
         raise CoverageError(
@@ -60,15 +65,15 @@ def _same(bench: Bench, original: Tensors, *, training: bool) -> str:
 
 
 def _run(model: nn.Module, bench: Bench, training: bool) -> Tensors:
-    return (
-        train(model, bench.trial.training)
-        if training
-        else evaluate(model, bench.trial.inputs)
-    )
+    """The model's outputs in one of its modes."""
+    if training:
+        return train(model, bench.trial.training)
+    return evaluate(model, bench.trial.inputs)
 
 
 def _exact_difference(bench: Bench, training: bool) -> float:
     """The difference of a fresh original from its rewritten self in float64; then the bench starts again."""
+    # The bench gives its model up meanwhile: two factors in float64 take four times the memory of the weights.
     bench.clear()
     try:
         return _difference_in_float64(bench, training)
@@ -77,6 +82,7 @@ def _exact_difference(bench: Bench, training: bool) -> float:
 
 
 def _difference_in_float64(bench: Bench, training: bool) -> float:
+    """In a function of its own, whose end frees the model before the bench builds its next one."""
     model, inputs, targets = in_float64(bench)
     before = train(model, targets) if training else evaluate(model, inputs)
     sparsify_fx.apply(model, "signin", sparsity=0.0, allocation="balanced")
@@ -92,6 +98,7 @@ def check_gradients(bench: Bench) -> str:
     train(model, bench.trial.training, backward=True)
     unused = 0
     for name, program in programs(model).items():
+        # Weights that the original does not use, such as those of a head left out in training, owe no gradient.
         if name not in bench.original.gradients:
             unused += 1
             continue
@@ -108,17 +115,20 @@ def check_gradients(bench: Bench) -> str:
 def _check_gradient(
     name: str, gradient: Tensor | None, mask: Tensor, finite: bool
 ) -> None:
+    """CoverageError unless the gradient is there, finite if the original's is, and exactly zero where masked."""
     if gradient is None:
         raise CoverageError(f"{name} gets no gradient, the original weight gets one")
     if finite and not bool(torch.isfinite(gradient).all()):
         raise CoverageError(
             f"{name} gets a gradient with NaN or Inf, the original weight a finite one"
         )
+    # Exactly: the least of a gradient would move a masked factor under momentum, and a regrown weight with it.
     if bool(gradient[mask == 0].any()):
         raise CoverageError(f"{name} gets a gradient at masked entries")
 
 
 def _check_budget(model: nn.Module, sparsity: float) -> None:
+    """CoverageError when the masks keep another number of weights than the sparsity asks for."""
     masks = _masks(model)
     total = sum(mask.numel() for mask in masks.values())
     wanted = total - round(sparsity * total)
@@ -129,6 +139,7 @@ def _check_budget(model: nn.Module, sparsity: float) -> None:
 
 
 def _masks(model: nn.Module) -> dict[str, Tensor]:
+    """The masks of all programs by the name of their weight."""
     return current_masks(programs(model))
 
 
@@ -136,9 +147,10 @@ def check_deepcopy(bench: Bench) -> str:
     """A deep copy has the same bits and outputs, and shares no memory."""
     model, outputs = bench.ready_to_copy(SPARSITY)
     copied = copy.deepcopy(model)
-    if {t.data_ptr() for t in model.parameters()} & {
-        t.data_ptr() for t in copied.parameters() if t.numel()
-    }:
+    ours = {tensor.data_ptr() for tensor in model.parameters()}
+    # Tensors without entries have no memory: their address is 0 in both.
+    theirs = {tensor.data_ptr() for tensor in copied.parameters() if tensor.numel()}
+    if ours & theirs:
         raise CoverageError("the copy shares memory with the model")
     return _check_copy(bench, outputs, copied)
 
@@ -148,6 +160,7 @@ def check_pickle(bench: Bench) -> str:
     file = bench.folder / "model.pt"
     model, outputs = bench.ready_to_copy(SPARSITY)
     torch.save(model, file)
+    # Mapped, so that the copy's weights count as the file's pages and not against the limit on memory.
     try:
         return _check_copy(
             bench, outputs, torch.load(file, weights_only=False, mmap=True)
@@ -157,6 +170,8 @@ def check_pickle(bench: Bench) -> str:
 
 
 def _check_copy(bench: Bench, outputs: Tensors, copied: nn.Module) -> str:
+    """CoverageError unless classes, bits and outputs of a copy are those of the model on the bench."""
+    # One after the other, since equal outputs on one input do not prove that every bit is the same.
     for here, there in itertools.zip_longest(bench.model.modules(), copied.modules()):
         if _class_of(here) is not _class_of(there):
             raise CoverageError(f"the copy of {type(here).__name__} has another class")
@@ -178,6 +193,7 @@ def _class_of(module: nn.Module) -> type[nn.Module]:
 def check_prune(bench: Bench) -> str:
     """Pruned on to 0.95 by magnitude: the exact number stays, pruned entries are +0.0, the others keep their bits."""
     model = bench.rewritten(SPARSITY)
+    # Of what is alive, as schedules prune: an entry that is masked must not come back however large its θ is.
     before = {name: program.effective() for name, program in programs(model).items()}
     alive = _masks(model)
     kept = round((1 - LATER) * sum(mask.numel() for mask in alive.values()))
@@ -190,7 +206,8 @@ def check_prune(bench: Bench) -> str:
     )
     masks = choose_masks(CRITERIA["magnitude"], context)
     for name, program in programs(model).items():
-        program.set_mask(masks[name])  # the checks that follow see this model
+        # Without a copy, so the checks that follow see this model.
+        program.set_mask(masks[name])
         zero = torch.zeros((), dtype=before[name].dtype)
         if not _same_bits(
             program.effective(), torch.where(masks[name].bool(), before[name], zero)
@@ -205,11 +222,13 @@ def check_merge(bench: Bench) -> str:
     """Merged weights are θ·mask bit for bit, classes are the original ones, and the outputs stay."""
     model = bench.rewritten(SPARSITY)
     outputs = evaluate(model, bench.trial.inputs)
+    # Chosen instead of multiplied: a negative θ times 0 is -0.0, which a sparse file would have to store.
     weights = {
         name: torch.where(mask.bool(), programs(model)[name].theta(), torch.zeros(()))
         for name, mask in _masks(model).items()
     }
     bench.plain()
+    # With duplicates: a tied weight is found under each of its names, of which the program has only one.
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, weight in weights.items():
         if not _same_bits(weight, parameters[name]):
@@ -246,17 +265,18 @@ def _same_bits(a: Tensor, b: Tensor | None) -> bool:
     """Equal, zeros of the same sign."""
     if b is None or a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return (
-        torch.equal(a, b)
-        if not a.is_floating_point()
-        else torch.equal(_bits(a), _bits(b))
-    )
+    # As bytes: `torch.equal` takes -0.0 for 0.0, and NaN for another number than itself.
+    if a.is_floating_point():
+        return torch.equal(_bits(a), _bits(b))
+    return torch.equal(a, b)
 
 
 def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, in order of its entries."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
+# In this order since each leaves the model as the next one wants it: dense, then pruned, then further, then merged.
 CHECKS: dict[str, Callable[[Bench], str]] = {
     "forward": check_forward,
     "train": check_train,

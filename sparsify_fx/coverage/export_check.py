@@ -33,6 +33,7 @@ class UnsteadyError(CoverageError):
     """Rounding alone changes the outputs so much that they prove nothing."""
 
 
+# `export` wants every input as a tensor of its own, with a name and a shape; a list of images is one argument.
 class _OfTensors(nn.Module):
     """A model that takes a list of images, as one that takes each image as an argument."""
 
@@ -49,16 +50,21 @@ def check_onnx(bench: Bench) -> str:
 
     A dense file whose outputs differ in onnxruntime is an export all the same: the check has failed then, and says so.
     """
+    # 1. The pruned model. The one on the bench was merged, so a fresh one is pruned again.
     bench.start_again()
     try:
         return _steadily(bench, bench.ready_to_copy(0.9)[0])
     except ExportError as error:
         reason = _released(error)
+
+    # 2. It failed: is it our fault? What torch.onnx cannot write dense either is no failure of this package.
     bench.clear()
     try:
         _export(bench, bench.rebuilt(), verify=False)
     except ExportError as error:
         raise NoDenseExport(str(error)) from error
+
+    # 3. It is, unless the dense file answers otherwise too; then the reason names both.
     try:
         _export(bench, bench.rebuilt())
     except ExportError as error:
@@ -78,6 +84,7 @@ def _steadily(bench: Bench, model: nn.Module) -> str:
         samples = [
             torch.is_tensor(x) and x.is_floating_point() for x in bench.trial.training
         ]
+        # More samples can be made of noise only where each input is a batch of numbers.
         if not all(samples):
             raise
     generator = torch.Generator().manual_seed(6)
@@ -97,6 +104,7 @@ def _export(bench: Bench, model: nn.Module, *, verify: bool = True) -> str:
     if not bench.trial.as_list:
         try:
             return _write(bench, model, dynamic=True, verify=verify)
+        # Some models compute with the batch size as a number, so that it cannot stay open in a file.
         except ExportError as error:
             _released(error)
             torch.compiler.reset()
@@ -105,15 +113,14 @@ def _export(bench: Bench, model: nn.Module, *, verify: bool = True) -> str:
 
 def _write(bench: Bench, model: nn.Module, *, dynamic: bool, verify: bool) -> str:
     """One export; not to be verified, the file is left as torch.onnx makes it."""
-    wrapped, inputs = (
-        (_OfTensors(model), tuple(bench.trial.inputs[0]))
-        if bench.trial.as_list
-        else (model, bench.trial.inputs)
-    )
+    wrapped, inputs = model, bench.trial.inputs
+    if bench.trial.as_list:
+        wrapped, inputs = _OfTensors(model), tuple(bench.trial.inputs[0])
     file = bench.folder / "model.onnx"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PassWarning)  # the report says it too
+            # The report says what a pass left out, too, and is read below.
+            warnings.simplefilter("ignore", PassWarning)
             report = export(
                 wrapped,
                 file,
@@ -124,20 +131,21 @@ def _write(bench: Bench, model: nn.Module, *, dynamic: bool, verify: bool) -> st
                 optimize=verify,
             )
     except ExportError as error:
-        if isinstance(
-            error.__cause__, PassError
-        ):  # the passes' proof, too, can do nothing with unsteady outputs
+        # The proof of the passes compares outputs as well, and fails on unsteady ones without being wrong.
+        if isinstance(error.__cause__, PassError):
             _released(error)
             _steady_rounding(bench, model)
         raise
     if left_out := [f"{row.name} was {row.note}" for row in report.passes if row.note]:
-        _steady_rounding(bench, model)  # a proof can do nothing with unsteady outputs
+        # Likewise where a pass was undone after its proof failed.
+        _steady_rounding(bench, model)
         raise ExportError("; ".join(left_out))
     return _judged(bench, model, report.max_rel_difference) if verify else ""
 
 
 def _judged(bench: Bench, model: nn.Module, found: float | None) -> str:
     """The difference in words: at most 1e-4, or ten times what rounding to float32 makes in PyTorch alone."""
+    # Rounding is measured only where it decides, for that runs the model twice more, once in float64.
     found = found or 0.0
     if found <= _TOLERANCE:
         return f"{found:.1e}"
@@ -178,9 +186,11 @@ def _rounding(bench: Bench, model: nn.Module) -> float:
     """
     if model is bench.model:
         bench.plain()
-    gc.collect()  # what the export left
+    # What the export left: the model in ONNX and its session, each as large as the model.
+    gc.collect()
     single = evaluate(model, bench.trial.inputs)
-    try:  # in place, and exactly back: some models leave no room for a copy
+    # In place, since some models leave no room for a copy; float32 to float64 and back changes no bit.
+    try:
         double = evaluate(model.double(), in_double(bench.trial.inputs))
     finally:
         model.float()
@@ -189,6 +199,7 @@ def _rounding(bench: Bench, model: nn.Module) -> float:
             double,
             {name: value.to(double[name].dtype) for name, value in single.items()},
         )
+    # Detections in float64 can be more or fewer, so that there is nothing to compare: no tolerance is granted then.
     except (CoverageError, KeyError):
         return 0.0
     return found if math.isfinite(found) else 0.0

@@ -21,6 +21,7 @@ Tensors = dict[str, Tensor]
 def evaluate(model: nn.Module, inputs: tuple[Any, ...]) -> Tensors:
     """All outputs in evaluation mode, by name."""
     model.eval()
+    # A model that draws numbers in evaluation too shall draw the same ones in every run that is compared.
     seed_everything(2)
     with torch.no_grad(), buffers_kept(model):
         return _outputs(model(*inputs))
@@ -33,6 +34,7 @@ def train(
 
     The gradients are those of Σ outputs ⊙ noise / count, so that none cancels. The buffers are put back.
     """
+    # The same seed before each of the models that are compared, so that dropout drops the same.
     model.train()
     seed_everything(3)
     with torch.set_grad_enabled(backward), buffers_kept(model):
@@ -46,6 +48,8 @@ def train(
 
 
 def _loss(outputs: Iterator[Tensor]) -> Tensor:
+    """Σ outputs ⊙ noise / count, in float64; CoverageError when no output has a gradient."""
+    # A plain sum has no gradient at all where outputs are normalized to a constant sum, as after a softmax.
     noise = torch.Generator().manual_seed(4)
     trained = [
         tensor
@@ -62,6 +66,7 @@ def _loss(outputs: Iterator[Tensor]) -> Tensor:
 
 
 def _outputs(value: Any) -> Tensors:
+    """The tensors of whatever a model returns, by name; CoverageError when there is none."""
     found = {name: tensor.detach().clone() for name, tensor in named_tensors(value)}
     if not found:
         raise CoverageError("the model returns no tensor")
@@ -104,6 +109,7 @@ def calibrate(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     ]
     if not norms:
         return
+    # With momentum 1 the running statistics become those of the one batch; the model's own momentum is put back.
     momenta = [norm.momentum for norm in norms]
     model.train()
     seed_everything(5)
@@ -137,15 +143,19 @@ def difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> flo
 
 
 def _difference(name: str, a: Tensor, b: Tensor) -> float:
+    """The same of one tensor: max |a − b| / max |a|, infinite where that cannot be said."""
     if a.shape != b.shape or a.dtype != b.dtype:
         raise CoverageError(
             f"{name} is {b.dtype} {list(b.shape)}, of the original {a.dtype} {list(a.shape)}"
         )
     if a.numel() == 0 or torch.equal(a, b):
         return 0.0
+    # Labels, counts and flags that differ at all are other answers.
     if not a.is_floating_point():
         return float("inf")
     a, b = a.double(), b.double()
+    # Infinities may be a model's own, as masked logits are: they must be the same ones, and no others may be there.
+    # `nan_to_num` lets NaN equal itself, and keeps the two infinities apart.
     finite = torch.isfinite(a)
     if not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()) or not bool(
         torch.isfinite(b[finite]).all()

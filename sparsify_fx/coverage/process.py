@@ -26,15 +26,17 @@ _LOG = logging.getLogger(__name__)
 # memory is limited. For glibc; others do not read it.
 _ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", str(2**22))
 _STARTING = threading.Lock()
-_POLL = 0.2  # seconds between two looks at memory and time
-_PATIENCE = 5  # a check may take so much longer by the clock than in processor time: others may want the processor too
+# Seconds between two looks at memory and time.
+_POLL = 0.2
+# A check may take so many times its processor time in wall time: others may want the processor too.
+_PATIENCE = 5
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one model may take: `seconds` of processor time for each check, `memory` in bytes, `threads` of torch.
 
-    By the clock a check may take five times as long, for a machine that does other things, or a process that hangs.
+    In wall time a check may take five times as long, for a machine that does other things, or a process that hangs.
     """
 
     seconds: float = 600.0
@@ -49,6 +51,8 @@ def examine_apart(
 
     Processes are forked from a server that has torch and the model libraries loaded, but never ran anything.
     """
+    # A plain fork would copy this process with its threads and locks, of which torch has many; spawning imports torch
+    # and both libraries anew for each model, which takes longer than some models' checks.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__])
     _start_server()
@@ -59,12 +63,14 @@ def examine_apart(
             target=worker.work, args=(sender, subject, checks, folder, limits.threads)
         )
         process.start()
+        # Only the child may hold the sending end: then the pipe ends with it, and a crash shows as EOFError.
         sender.close()
         try:
             reason = _watch(process, receiver, result, limits)
         finally:
             process.kill()
             process.join()
+        # Checks that it did not reach fail with the same reason: a model that crashed must not look half passed.
         if reason is not None:
             note = f"{reason}{_last_words(Path(folder) / 'log') if 'ended' in reason else ''}"
             result.checks |= {
@@ -78,12 +84,14 @@ def examine_apart(
 def _start_server() -> None:
     """Start the server, if none runs, with the allocator's setting; processes of others must not inherit that."""
     name, value = _ALLOCATOR
-    with _STARTING:  # models may be examined in several threads, and the environment is theirs together
+    # Models may be examined in several threads, which have one environment together.
+    with _STARTING:
         given = os.environ.get(name)
         os.environ.setdefault(name, value)
         try:
             forkserver.ensure_running()
         finally:
+            # The server has its copy by now, and a setting of the user's own was left alone.
             if given is None:
                 del os.environ[name]
 
@@ -92,6 +100,7 @@ def _watch(
     process: Any, receiver: Connection, result: ModelResult, limits: Limits
 ) -> str | None:
     """Gather messages until the last; the reason when the process ends or must be ended before that."""
+    # Limits hold for each check, so both clocks start again when the next begins.
     doing, since, used = worker.SET_UP, time.monotonic(), seconds_of(process.pid)
     while True:
         try:
@@ -104,16 +113,15 @@ def _watch(
         if message.last:
             return None
         if message.begin:
-            doing, since, used = (
-                message.begin,
-                time.monotonic(),
-                seconds_of(process.pid),
-            )
+            _LOG.debug("%s: %s begins", result.name, message.begin)
+            doing, since = message.begin, time.monotonic()
+            used = seconds_of(process.pid)
         for name, fact in message.facts.items():
             setattr(result, name, fact)
         result.checks |= message.outcomes
         for name, outcome in message.outcomes.items():
             _LOG.debug("%s %s: %s", result.name, name, outcome.state)
+        # Looked at from outside: the process itself may be within a kernel for minutes, or swapping.
         held = memory_of(process.pid)
         result.peak_memory = max(result.peak_memory, held)
         if held > limits.memory:
@@ -122,12 +130,13 @@ def _watch(
             return f"more than {limits.seconds:g} s for {doing}"
         if time.monotonic() - since > _PATIENCE * limits.seconds:
             return (
-                f"more than {_PATIENCE * limits.seconds:g} s by the clock for {doing}"
+                f"more than {_PATIENCE * limits.seconds:g} s of wall time for {doing}"
             )
 
 
 def memory_of(pid: int) -> int:
     """Bytes of memory that the process holds; without mapped files where the system tells them apart."""
+    # Mapped files do not count: their pages are the system's to drop, and torch's libraries alone are many of them.
     status = Path(f"/proc/{pid}/status")
     try:
         lines = status.read_text(encoding="ascii", errors="replace").splitlines()
@@ -138,6 +147,7 @@ def memory_of(pid: int) -> int:
         )
     except OSError:
         pass
+    # macOS has no /proc; `ps` counts mapped pages too, which makes the limit a little stricter there.
     asked = subprocess.run(
         ["ps", "-o", "rss=", "-p", str(pid)],
         capture_output=True,
@@ -164,9 +174,7 @@ def seconds_of(pid: int) -> float:
 
 def _last_words(log: Path) -> str:
     """The last line that the process wrote, for instance of a crash."""
-    lines = (
-        log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if log.is_file()
-        else []
-    )
+    lines: list[str] = []
+    if log.is_file():
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f": {lines[-1][:300]}" if lines else ""

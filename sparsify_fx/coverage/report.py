@@ -22,6 +22,8 @@ def summary_rows(
                 for r in results
                 if r.suite == suite and check in r.checks
             ]
+            # A model that torch.onnx cannot write dense says nothing of this package: it is left out of the share, and
+            # its number stands in the remark.
             able = [outcome for outcome in outcomes if outcome.state != NO_EXPORT]
             total = sum(r.suite == suite for r in results)
             if outcomes:
@@ -39,8 +41,10 @@ def summary_rows(
 
 
 def _remark(outcomes: Sequence[Outcome], missing: int) -> str:
+    """What follows the share: how many could not be counted, and how many passed on further proofs."""
     dense = sum(outcome.state == NO_EXPORT for outcome in outcomes)
     rounded = [outcome for outcome in outcomes if _is_rounding(outcome)]
+    # Outcomes are read back from JSON, so which proof a check needed is in the words of its note alone.
     alone = sum("float64" in outcome.note for outcome in rounded)
     fixed = sum("fixed batch" in outcome.note for outcome in outcomes)
     remarks = [
@@ -61,7 +65,7 @@ def _is_rounding(outcome: Outcome) -> bool:
 def summary_table(
     results: Sequence[ModelResult], checks: Iterable[str]
 ) -> FittingTable:
-    """Passed models by suite and check."""
+    """How many models passed, one row for each suite and check, for the console."""
     table = FittingTable("suite", "check", "passed", "remark")
     for row in summary_rows(results, checks):
         table.add_row(*row)
@@ -69,7 +73,7 @@ def summary_table(
 
 
 def failure_table(results: Iterable[ModelResult]) -> FittingTable:
-    """Every failure with its reason."""
+    """One row for each check that failed, with its reason, for the console."""
     table = FittingTable("model", "check", "reason")
     for result in results:
         for check, reason in result.failures().items():
@@ -88,6 +92,7 @@ def line_of(number: int, count: int, result: ModelResult) -> str:
     dense = [
         outcome.note for outcome in result.checks.values() if outcome.state == NO_EXPORT
     ]
+    # Reasons of torch.onnx go over pages; the results keep them whole.
     said += f"; no dense export: {dense[0][:120]}" if dense else ""
     return f"{number}/{count} {result.name}: {said}, {result.seconds():.0f} s, {result.peak_memory / 2**30:.1f} GB"
 
@@ -112,6 +117,7 @@ def markdown(
         )
     failed = _reasons(results, lambda outcome: outcome.state == FAILED)
     parts += ["## Failures", failed or "None."]
+    # By suite in the order of the files that were given, not sorted: the order of the command line is the reader's.
     for suite in dict.fromkeys(result.suite for result in results):
         parts += [
             f"## {suite}",
@@ -127,10 +133,12 @@ def markdown(
 
 
 def _summary(results: Sequence[ModelResult], checks: Iterable[str]) -> str:
+    """`summary_rows` in Markdown."""
     return _table(("suite", "check", "passed", "remark"), summary_rows(results, checks))
 
 
 def _models(results: Sequence[ModelResult], checks: Sequence[str]) -> str:
+    """A row for each model with a mark for each check; the cell of one that has not run yet stays empty."""
     rows = []
     for r in sorted(results, key=lambda r: (r.group, r.name)):
         marks = [
@@ -151,22 +159,24 @@ def _models(results: Sequence[ModelResult], checks: Sequence[str]) -> str:
 
 
 def _reasons(results: Iterable[ModelResult], chosen: Callable[[Outcome], bool]) -> str:
-    rows = [
-        (result.name, check, _cell(outcome.note))
-        for result in results
-        for check, outcome in result.checks.items()
-        if chosen(outcome)
-    ]
+    """A table of the notes of all outcomes that are chosen; "" when none is."""
+    rows = []
+    for result in results:
+        for check, outcome in result.checks.items():
+            if chosen(outcome):
+                rows.append((result.name, check, _cell(outcome.note)))
     return _table(("model", "check", "reason"), rows) if rows else ""
 
 
 def _cell(text: str) -> str:
     """Text that cannot break a Markdown table or become markup."""
+    # As code, in which Markdown sees no markup: names such as __init__ would come out bold.
     plain = text.replace("`", "'").replace("|", "/")
     return f"`{plain}`"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [
         "| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)
     ]

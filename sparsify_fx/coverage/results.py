@@ -62,7 +62,7 @@ class ModelResult:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Suite and name."""
+        """Suite and name: what one result is told from another by, for names are in both libraries."""
         return self.suite, self.name
 
     def failures(self) -> dict[str, str]:
@@ -74,7 +74,7 @@ class ModelResult:
         }
 
     def seconds(self) -> float:
-        """The time of all checks."""
+        """The processor time of all checks together."""
         return sum(outcome.seconds for outcome in self.checks.values())
 
 
@@ -100,14 +100,13 @@ def read_results(path: Path, *, same_versions: bool = True) -> list[ModelResult]
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        found, results = (
-            document["versions"],
-            [_result(entry) for entry in document["results"]],
-        )
+        found = document["versions"]
+        results = [_result(entry) for entry in document["results"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} holds no coverage results ({error}); give another file"
         ) from error
+    # One table must not mix what two versions of a library did.
     odd = [
         f"{name} {found.get(name)}"
         for name, here in versions().items()
@@ -121,9 +120,7 @@ def read_results(path: Path, *, same_versions: bool = True) -> list[ModelResult]
 
 
 def _result(entry: dict[str, Any]) -> ModelResult:
-    return ModelResult(
-        **{
-            **entry,
-            "checks": {name: Outcome(**o) for name, o in entry["checks"].items()},
-        }
-    )
+    """One result out of its JSON; KeyError or TypeError for another kind of entry."""
+    # A key that is unknown or missing is a TypeError here, which `read_results` tells as a file of another kind.
+    checks = {name: Outcome(**outcome) for name, outcome in entry["checks"].items()}
+    return ModelResult(**{**entry, "checks": checks})

@@ -39,6 +39,7 @@ def sweep(
     Raises CheckpointError when `path` holds something else, or results of other library versions, and when another
     sweep writes to it.
     """
+    # Every result is written by writing the whole file, so of two sweeps the slower one would undo the other's work.
     try:
         with nullcontext() if path is None else FileLock(f"{path}.lock", timeout=0):
             return _sweep(found, checks, limits, path, again, progress)
@@ -63,6 +64,7 @@ def _sweep(
         else {}
     )
     for number, subject in enumerate(found, start=1):
+        # Check by check: a later version may have new ones, and a sweep with --no-onnx lacks the longest.
         old = known.get((subject.suite, subject.name))
         missing = [name for name in checks if old is None or name not in old.checks]
         if again and old is not None:
@@ -80,10 +82,12 @@ def _sweep(
             ", ".join(missing),
         )
         result = joined(old, examine_apart(subject, missing, limits))
+        # At once and whole: days of work must survive a power failure at any moment.
         known[result.key] = result
         if path is not None:
             write_results(path, known.values())
         progress(number, len(found), result)
+    # The file may hold models of other shards too; they stay in it, but are not what was asked for.
     wanted = [(subject.suite, subject.name) for subject in found]
     return [known[key] for key in wanted]
 

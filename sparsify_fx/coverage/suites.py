@@ -51,6 +51,7 @@ def subjects(
     """
     if suite not in SUITES:
         raise unknown("suite", suite, SUITES)
+    # By name any of timm's models is meant, not only the smallest of each module.
     found = _torchvision() if suite == "torchvision" else _timm(every or bool(names))
     if names:
         known = {subject.name: subject for subject in found}
@@ -69,7 +70,7 @@ def subjects(
 
 
 def shard(found: Sequence[Subject], text: str) -> list[Subject]:
-    """The i-th of n parts of the list, for "i/n" with i from 1 to n; every n-th model, so that parts take alike long.
+    """The i-th of n parts of the list, for "i/n" with i from 1 to n; every n-th model, so that parts take equally long.
 
     Raises ConfigError for another text.
 
@@ -82,6 +83,7 @@ def shard(found: Sequence[Subject], text: str) -> list[Subject]:
         raise ConfigError(
             f"--shard {text} must be i/n with i from 1 to n, for instance 1/4"
         )
+    # The list is sorted by size, so every n-th model gives each part small and large ones.
     return list(found[int(first) - 1 :: int(count)])
 
 
@@ -94,19 +96,22 @@ def _torchvision() -> list[Subject]:
         "detection": models.detection,
         "video": models.video,
         "optical flow": models.optical_flow,
-        "quantizable": models.quantization,  # float models that are made ready to be quantized
+        # Float models that are made ready to be quantized.
+        "quantizable": models.quantization,
     }
-    return [
-        Subject("torchvision", name, group, _torchvision_parameters(name))
-        for group, module in groups.items()
-        for name in models.list_models(module=module)
-    ]
+    found = []
+    for group, module in groups.items():
+        for name in models.list_models(module=module):
+            count = _torchvision_parameters(name)
+            found.append(Subject("torchvision", name, group, count))
+    return found
 
 
 def _torchvision_parameters(name: str) -> int:
     """What the library notes beside its weights; the weights themselves are never loaded."""
     from torchvision import models
 
+    # Every set of weights of a model notes it, and they are all of the same architecture: the first will do.
     return next(
         int(entry.meta["num_params"]) for entry in models.get_model_weights(name)
     )
@@ -122,6 +127,7 @@ def _timm(every: bool) -> list[Subject]:
             for name in timm.list_models(module=module)
         ]
         found += variants if every else sorted(variants, key=_smallest)[:1]
+    # A name may be registered by two modules; one look at its model is enough.
     return list({subject.name: subject for subject in found}.values())
 
 

@@ -17,6 +17,7 @@ TABLE = Path(__file__).with_name("timm_sizes.json")
 
 @functools.cache
 def _table() -> dict[str, int]:
+    """The table, read once: building all of timm's models on the meta device instead takes minutes."""
     sizes: dict[str, int] = json.loads(TABLE.read_text(encoding="utf-8"))["parameters"]
     return sizes
 

@@ -56,6 +56,7 @@ def work(
     threads: int,
 ) -> None:
     """The target of the process; what models and libraries print goes to a file in `folder`."""
+    # The descriptors themselves, not sys.stdout: a crash in C++ writes to them, and its last line is the reason.
     log = os.open(Path(folder) / "log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -71,6 +72,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         if parent is not None:
+            # `sys.exit` would end this thread alone, and the check would run on in the main one.
             parent.join()
             os._exit(1)
 
@@ -90,17 +92,14 @@ def examine(subject: Subject, checks: Sequence[str], folder: Path, send: Send) -
         broken = None
     except Exception as error:
         broken = Outcome(FAILED, reason_of(error))
+    # In the order of CHECKS, whatever the order asked for: each check counts on the state that those before it left.
     for name in (name for name in CHECKS if name in checks):
         send(Message(begin=name))
         if broken is None:
             outcome, usable = _run(name, bench)
-            send(
-                Message(
-                    facts={"weights": len(bench.names())}
-                    if bench.sparsity is not None
-                    else {}
-                )
-            )
+            # A model that is plain again has no programs that could be counted.
+            if bench.sparsity is not None:
+                send(Message(facts={"weights": len(bench.names())}))
             broken = None if usable else Outcome(FAILED, f"not reached, {name} failed")
         else:
             outcome = broken
@@ -110,6 +109,7 @@ def examine(subject: Subject, checks: Sequence[str], folder: Path, send: Send) -
 
 def _run(name: str, bench: Bench) -> tuple[Outcome, bool]:
     """The outcome, and whether the model can be used further."""
+    # What the check before left in cycles must not count against the memory of this one.
     gc.collect()
     start = time.process_time()
     state, note, usable = PASSED, "", True
@@ -119,6 +119,7 @@ def _run(name: str, bench: Bench) -> tuple[Outcome, bool]:
         state, note = NO_EXPORT, reason_of(error)
     except CoverageError as error:
         state, note = FAILED, reason_of(error)
+    # A promise that is not kept leaves the model as it is; any other error may have stopped in the middle of a rewrite.
     except Exception as error:
         state, note, usable = FAILED, reason_of(error), False
     return Outcome(state, note, round(time.process_time() - start, 2)), usable

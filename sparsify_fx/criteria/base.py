@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.allocations import Allocation
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.programs.input_layouts import Layouts
 from sparsify_fx.randomness import seed_of
 from sparsify_fx.registry import Registry
@@ -41,6 +41,8 @@ class PruningContext:
         layouts: where the inputs of each weight lie, for allocations that are patterns; along dimension 1 if not named.
     """
 
+    # Effective weights, not factors: every criterion works with every parameterization, and θ ⊙ ∂L/∂θ means the same
+    # for a product m ⊙ w as for a dense weight.
     weights: Mapping[str, Tensor]
     generator: torch.Generator
     kept: int
@@ -109,9 +111,10 @@ def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Sco
     ... def first(context: PruningContext) -> Scores:
     ...     return {name: -torch.arange(w.numel()).reshape(w.shape).float() for name, w in context.weights.items()}
     """
+    # A misspelled need would be found missing only when the criterion scores, perhaps after days of training.
     odd = set(needs) - set(NEEDS)
     if odd:
-        raise RecipeError(
+        raise MethodError(
             f"criterion {name!r} can need {', '.join(NEEDS)}, not {sorted(odd)}"
         )
 
@@ -125,6 +128,7 @@ def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Sco
 def find_criterion(name: str) -> Criterion:
     """The criterion of that name, with its default options; UnknownNameError for another name."""
     entry = CRITERIA[name]
+    # Criteria with options are registered as classes, those without as the object itself.
     found: Criterion = entry() if isinstance(entry, type) else entry
     return found
 
@@ -141,11 +145,12 @@ def criterion_name(value: Criterion) -> str:
 def check_inputs(
     name: str, needs: Iterable[str], batches: object, loss_fn: object
 ) -> None:
-    """Raise RecipeError when something that `name` needs was not given: "snip needs batches= and loss_fn="."""
+    """Raise MethodError when something that `name` needs was not given: "snip needs batches= and loss_fn="."""
+    # The model is always there: `apply` and the Scheduler hand it over themselves.
     given = {"model": True, "batches": batches, "loss_fn": loss_fn}
     missing = [f"{need}=" for need in needs if given[need] is None]
     if missing:
-        raise RecipeError(f"{name} needs {' and '.join(missing)}")
+        raise MethodError(f"{name} needs {' and '.join(missing)}")
 
 
 def pruning_generator(seed: int, run: int = 0) -> torch.Generator:

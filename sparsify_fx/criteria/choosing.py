@@ -27,6 +27,8 @@ def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Ten
     Raises SparsityError when scores are missing, misshapen or NaN, or the budget does not fit.
     """
     scores = checked_scores(criterion, context)
+    # What is pruned must lose against everything alive, or a criterion that scores it high (gradients do, at
+    # pruned weights too) would bring it back.
     if context.alive is not None:
         scores = {
             name: _living(score, context.alive[name]) for name, score in scores.items()
@@ -34,9 +36,8 @@ def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Ten
     masks = allocated(
         context.allocation, scores, context.alive, context.kept, context.layouts
     )
-    if not isinstance(
-        context.allocation, Pattern
-    ):  # whose groups are small and tie by nature
+    # The groups of a pattern are small and tie by nature: that the order decides there tells nothing.
+    if not isinstance(context.allocation, Pattern):
         find_ties(scores, masks, context.weights).warn(criterion_name(criterion))
     return masks
 
@@ -55,6 +56,8 @@ def allocated(
     capacity = {name: score.numel() for name, score in scores.items()}
     if alive is not None:
         capacity = {name: int(mask.count_nonzero()) for name, mask in alive.items()}
+    # 1. Patterns speak of consecutive inputs of an output. Transposed convolutions hold them elsewhere, so each
+    #    weight is turned to [outputs, inputs, ...] first, and its mask is turned back.
     if isinstance(allocation, Pattern):
         turned = {
             name: layouts.get(name, USUAL).standard(score)
@@ -65,10 +68,14 @@ def allocated(
             name: layouts.get(name, USUAL).back(mask, tuple(scores[name].shape))
             for name, mask in found.items()
         }
+    # 2. A threshold over the whole model gives the masks at once; counting first would look at all scores twice.
     elif isinstance(allocation, Chooser):
         masks = allocation.choose(scores, capacity, kept)
+    # 3. All others divide the budget, and each layer keeps its best.
     else:
         masks = masks_of_counts(scores, allocation.counts(scores, capacity, kept))
+    # A budget that is missed by one weight would fail much later, where nobody sees why: when another rank,
+    # a resumed run or `MasksOf` expects the exact number.
     if nonzeros(masks) != kept:
         raise SparsityError(
             f"{allocation} kept {nonzeros(masks)} weights, the budget is {kept}"
@@ -78,6 +85,7 @@ def allocated(
 
 def _living(score: Tensor, alive: Tensor) -> Tensor:
     """The score where `alive` is 1, and −inf elsewhere: below every living weight, even one that scores −inf."""
+    # A living weight that scores −inf itself would tie with the pruned ones and could lose its place to one of them.
     if score.is_floating_point() and score.numel() and score.amin() == -torch.inf:
         score = score.clamp_min(torch.finfo(score.dtype).min)
     return score.masked_fill(alive == 0, -torch.inf)
@@ -90,6 +98,7 @@ def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, T
     itself, the scores are averaged. An error on one rank is raised on all.
     """
     label = criterion_name(criterion)
+    # An error on one rank is raised on all: the others would else wait for scores that never come.
     with together(f"the scores of {label}"):
         with _own_randomness(context):
             scores: Mapping[str, Tensor] = criterion.scores(context)
@@ -104,6 +113,7 @@ def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, T
                 )
         found = {name: scores[name].detach() for name in context.weights}
     return (
+        # Criteria that read no batches score the same weights on every rank: nothing has to be sent.
         averaged_if_different(f"the scores of {label}", found)
         if "batches" in criterion.needs
         else found
@@ -112,11 +122,13 @@ def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, T
 
 @contextlib.contextmanager
 def _own_randomness(context: PruningContext) -> Iterator[None]:
-    """Dropout and shuffled loaders draw from the pruning's seed, and leave nothing behind."""
+    """Dropout and shuffled loaders draw from the pruning's seed, and every random state is given back."""
     devices = sorted(
         {weight.get_device() for weight in context.weights.values() if weight.is_cuda}
     )
     with torch.random.fork_rng(devices):
+        # The seed of the pruning and not the stream that training has come to: a resumed training would have drawn
+        # other numbers until here, and would choose another mask.
         torch.default_generator.manual_seed(context.generator.initial_seed())
         for device in devices:
             torch.cuda.default_generators[device].manual_seed(

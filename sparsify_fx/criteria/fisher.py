@@ -21,11 +21,12 @@ from sparsify_fx.criteria.objective import (
 )
 from sparsify_fx.criteria.scoring_mode import in_mode
 from sparsify_fx.distributed.ranks import sum_over_ranks
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.numerics import widened
 
 _NEEDS = ("model", "batches", "loss_fn")
-_BLOCKS_AT_ONCE = 4096  # inverted together: 80 MB in float64 for blocks of 50
+# Inverted together: 80 MB in float64 for blocks of 50.
+_BLOCKS_AT_ONCE = 4096
 
 
 def sample_gradients(
@@ -38,6 +39,7 @@ def sample_gradients(
     """
     assert context.model is not None
     left = limit
+    # Recurrent kernels have no vmap rule: to try them would be in vain.
     each = _one_by_one if is_recurrent(context.model) else _all_at_once
     for inputs, targets in scoring_batches(context):
         if (
@@ -45,9 +47,10 @@ def sample_gradients(
             or targets.ndim == 0
             or len(targets) != len(inputs)
         ):
-            raise RecipeError(
+            raise MethodError(
                 "fisher and woodfisher need targets that are a tensor with an entry for every input"
             )
+        # Gradients of all samples of a batch at once would take batch size times the memory of the weights.
         for start in range(0, len(inputs), chunk):
             stop = min(
                 start + chunk,
@@ -55,12 +58,15 @@ def sample_gradients(
                 start + chunk if left is None else start + left,
             )
             given = (context, inputs[start:stop], targets[start:stop])
-            with in_mode(context.model, "eval"):  # batch norm must not mix the samples
+            # Batch norm in training mode would mix the samples.
+            with in_mode(context.model, "eval"):
                 try:
                     gradients = each(*given)
                 except RuntimeError as error:
+                    # Memory that is short is no missing vmap rule: one by one would hide that `chunk` is too large.
                     if each is _one_by_one or isinstance(error, torch.OutOfMemoryError):
                         raise
+                    # From now on: every chunk would fail in the same way after the same work.
                     each = _one_by_one
                     gradients = each(*given)
             yield gradients
@@ -72,13 +78,14 @@ def sample_gradients(
 
 def _all_at_once(context: PruningContext, inputs: Tensor, targets: Tensor) -> Weights:
     def loss(weights: Weights, one: Tensor, target: Tensor) -> Tensor:
+        # vmap takes the batch axis away, which models and losses expect.
         return objective(context, one.unsqueeze(0), target.unsqueeze(0))(weights)
 
+    # Samples draw numbers of their own, as they would one by one; with "same" one dropout mask would serve them all.
     together: Any = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "There is a performance drop", UserWarning
-        )  # slow, and right
+        # vmap falls back to a loop for some operations: slow, and right.
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         gradients: Weights = together(dict(context.weights), inputs, targets)
     return gradients
 
@@ -103,7 +110,7 @@ class Fisher:
     Attributes:
         chunk: samples whose gradients are held at once.
 
-    Source: LeCun et al. 1990 (Optimal Brain Damage), with the empirical Fisher for the Hessian's diagonal.
+    Source: [LeCun 1990] (Optimal Brain Damage), with the empirical Fisher for the Hessian's diagonal.
     """
 
     chunk: int = 32
@@ -111,7 +118,7 @@ class Fisher:
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
-            raise RecipeError(
+            raise MethodError(
                 f"fisher: chunk={self.chunk!r} must be a whole number >= 1, for instance 32"
             )
 
@@ -121,6 +128,7 @@ class Fisher:
 
     def scores(self, context: PruningContext) -> Scores:
         """½ θ² F_ii."""
+        # Sums and the number of samples travel apart, since ranks may hold different numbers of samples.
         squares, count = sum_over_ranks(
             "the squared gradients of fisher", lambda: self._squares(context)
         )
@@ -159,7 +167,7 @@ class WoodFisher:
         samples: the most samples to read, on each rank of a process group.
         chunk: samples whose gradients are held at once.
 
-    Source: Singh & Alistarh 2020, eq. 9 and 15; Kuznedelev et al. 2024 (CAP) for blocks of 50. Scores only: the weights
+    Source: [Singh 2020], eq. 9 and 15; [Kuznedelev 2023] (CAP) for blocks of 50. Scores only: the weights
     that stay are not updated.
     """
 
@@ -171,7 +179,7 @@ class WoodFisher:
 
     def __post_init__(self) -> None:
         if self.block < 1 or self.samples < 1 or self.chunk < 1 or not self.damping > 0:
-            raise RecipeError(
+            raise MethodError(
                 "woodfisher: block, samples and chunk must be >= 1 and damping > 0"
             )
 
@@ -185,6 +193,7 @@ class WoodFisher:
             "the Fisher blocks of woodfisher", lambda: self._blocks(context)
         )
         return {
+            # Popped, so that the blocks of one layer are freed before those of the next are inverted.
             name: self._score(weight, sums.pop(name) / count)
             for name, weight in context.weights.items()
         }
@@ -194,9 +203,11 @@ class WoodFisher:
         count = 0
         for gradients in sample_gradients(context, self.chunk, self.samples):
             for name, gradient in gradients.items():
+                # Pruned weights take no part in F: an update of the block could not move them.
                 alive = 1 if context.alive is None else context.alive[name]
                 g = _blocks((gradient * alive).flatten(1), self.block)
                 outer = torch.einsum("cni,cnj->nij", g, g)
+                # In place: these sums are the largest tensors here, `block` times the weights.
                 sums[name] = sums[name].add_(outer) if name in sums else outer
             count += len(next(iter(gradients.values())))
         return sums, count
@@ -205,9 +216,11 @@ class WoodFisher:
         diagonals = []
         for part in torch.split(fisher, _BLOCKS_AT_ONCE):
             wide = widened(part)
+            # Fewer samples than weights in a block make F singular; λI is what lets it be inverted at all.
             wide.diagonal(dim1=1, dim2=2).add_(self.damping)
             diagonals.append(torch.linalg.inv(wide).diagonal(dim1=1, dim2=2))
         inverse = (
+            # The last block was padded with weights that do not exist; they are cut off again.
             torch.cat(diagonals).reshape(-1)[: weight.numel()].reshape(weight.shape)
         )
         return widened(weight).square() / (2 * inverse)

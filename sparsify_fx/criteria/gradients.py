@@ -17,7 +17,7 @@ from sparsify_fx.criteria.objective import (
 from sparsify_fx.criteria.scoring_mode import check_mode, in_mode, unit_scales
 from sparsify_fx.criteria.second_derivatives import hessian_product
 from sparsify_fx.distributed.ranks import sum_over_ranks
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.registry import added_option
 
 _NEEDS = ("model", "batches", "loss_fn")
@@ -34,12 +34,12 @@ class Gradient:
         mode: "train" or "eval": the mode of the model while it is scored, whatever mode it is in; it decides what batch
             norm and dropout do. A model in training keeps the parts that were put into evaluation one by one.
 
-    Raises RecipeError for another mode.
+    Raises MethodError for another mode.
 
     >>> CRITERIA["gradient"]
     Gradient(mode='train')
 
-    Source: Evci et al. 2020.
+    Source: [Evci 2020].
     """
 
     mode: str = added_option("train")
@@ -72,12 +72,12 @@ class Snip:
         unit_scales: score with ones in place of scales that are zero throughout. Residual nets often start the last
             norm of every branch at zero; every weight of such a branch then scores 0 and ties are broken by position.
 
-    Raises RecipeError for another mode.
+    Raises MethodError for another mode.
 
     >>> CRITERIA["snip"]
     Snip(mode='train', unit_scales=False)
 
-    Source: Lee et al. 2019, eq. 5, without its normalisation.
+    Source: [Lee 2019], eq. 5, without its normalization.
     """
 
     mode: str = added_option("train")
@@ -96,6 +96,7 @@ class Snip:
         }
 
 
+# Registered as objects, not as classes: `CRITERIA["snip"]` scores as it is, as criteria that are functions do.
 gradient = CRITERIA.add("gradient", Gradient())
 snip = CRITERIA.add("snip", Snip())
 
@@ -113,12 +114,12 @@ class GraSP:
         temperature: 200 in the published experiments, > 0.
         mode, unit_scales: as for `Snip`.
 
-    Raises RecipeError for options outside their range, and LayerError naming the module without a second derivative.
+    Raises MethodError for options outside their range, and LayerError naming the module without a second derivative.
 
     >>> GraSP(temperature=1.0).mode
     'train'
 
-    Source: Wang et al. 2020, eq. 8 and algorithm 1.
+    Source: [Wang 2020], eq. 8 and algorithm 1.
     """
 
     temperature: float = 200.0
@@ -128,7 +129,7 @@ class GraSP:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise RecipeError(
+            raise MethodError(
                 f"grasp: temperature={self.temperature!r} must be > 0; the paper uses 200"
             )
         check_mode("grasp", self.mode)
@@ -136,6 +137,7 @@ class GraSP:
     def scores(self, context: PruningContext) -> Scores:
         """Mean over the batches of θ ⊙ (H g), g the mean gradient."""
         weights = dict(context.weights)
+        # 1. g, the mean gradient over all batches of all ranks, before any product with it.
         direction = mean_gradient(
             context,
             "grasp",
@@ -143,6 +145,7 @@ class GraSP:
             mode=self.mode,
             unit=self.unit_scales,
         )
+        # 2. H g batch by batch: the Hessian of a mean loss is the mean of the Hessians.
         product, count = sum_over_ranks(
             "H g of grasp", lambda: self._products(context, weights, direction)
         )

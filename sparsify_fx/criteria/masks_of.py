@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsify_fx.allocations import Allocation, Global
 from sparsify_fx.checkpoints.run_files import cycle_numbers, mask_key, read_state
 from sparsify_fx.criteria.base import CRITERIA, PruningContext, Scores
-from sparsify_fx.errors import CheckpointError, RecipeError
+from sparsify_fx.errors import CheckpointError, MethodError
 from sparsify_fx.masks import nonzeros
 
 
@@ -25,7 +25,7 @@ class MasksOf:
     Attributes:
         run: a run folder that was trained with `save_cycles: true`, with the same model, sparsity and schedule.
 
-    Raises RecipeError for an allocation other than global; CheckpointError for a folder without a mask of the budget,
+    Raises MethodError for an allocation other than global; CheckpointError for a folder without a mask of the budget,
     or one whose masks are not nested in those of this run.
 
     Source: [Gadhikar 2024], section 3, Figs. 3 and 4 (IMP with the LRR mask and the other way round).
@@ -36,13 +36,14 @@ class MasksOf:
 
     def __post_init__(self) -> None:
         if not isinstance(self.run, str) or not self.run:
-            raise RecipeError(
+            raise MethodError(
                 f"masks-of: run={self.run!r} must be the path of a run folder"
             )
 
     def scores(self, context: PruningContext) -> Scores:
         """The other mask as numbers."""
         masks = self._masks(context.weights, context.kept)
+        # Masks must be nested: bringing a weight back would need a value that was pruned long ago.
         alive = context.alive or masks
         lost = [
             name
@@ -65,15 +66,18 @@ class MasksOf:
         allocation: Allocation,
     ) -> None:
         """Raise the errors above now, before any training."""
+        # Any other allocation would divide the budget anew, and keep weights that the other mask prunes.
         if allocation != Global():
-            raise RecipeError(
+            raise MethodError(
                 f"masks-of brings the whole mask; use allocation='global', not {allocation}"
             )
+        # All budgets now: a mask that is missing for the last cycle would else be found after all others were trained.
         for kept in budgets:
             self._masks(weights, kept)
 
     def _masks(self, weights: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
         counts = []
+        # Found by the number of weights, not by the cycle: what has to agree is the budget.
         for cycle in cycle_numbers(self.run):
             masks = self._cycle(weights, cycle)
             if nonzeros(masks) == kept:

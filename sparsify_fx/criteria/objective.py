@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sparsify_fx.criteria.base import PruningContext
 from sparsify_fx.criteria.scoring_mode import in_mode, local_statistics, unit_scales
 from sparsify_fx.distributed.ranks import sum_over_ranks
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 
 Weights = dict[str, Tensor]
 Loss = Callable[[Weights], Tensor]
@@ -48,6 +48,7 @@ def objective(
         }
         given = {**others, **(replaced or {}), **buffers, **weights}
         with plain_kernels(model), local_statistics(model):
+            # The model itself is never written: it may be in training.
             outputs = functional_call(model, given, (inputs,))
         return loss_fn(
             outputs / temperature if temperature != 1.0 else outputs, targets
@@ -64,6 +65,7 @@ def gradient_of(loss: Loss, weights: Weights) -> Weights:
     with torch.enable_grad():
         leaves = leaves_of(weights)
         tensors = list(leaves.values())
+        # A weight that the loss does not reach (an unused head) gets zeros, and so scores lowest, instead of an error.
         found = torch.autograd.grad(
             loss(leaves), tensors, allow_unused=True, materialize_grads=True
         )
@@ -78,6 +80,8 @@ def leaves_of(weights: Weights) -> Weights:
 @contextlib.contextmanager
 def plain_kernels(model: nn.Module) -> Iterator[None]:
     """Attention and recurrent layers by kernels that have second derivatives (and a vmap); the fused ones have none."""
+    # cuDNN and MKL-DNN run a recurrent layer in one fused kernel whose backward has no derivative; without them torch
+    # composes it of operations that have one.
     backends: tuple[Any, ...] = (
         (torch.backends.mkldnn, torch.backends.cudnn) if is_recurrent(model) else ()
     )
@@ -85,6 +89,7 @@ def plain_kernels(model: nn.Module) -> Iterator[None]:
     try:
         for backend in backends:
             backend.enabled = False
+        # The same of attention: flash and memory-efficient kernels can be differentiated only once.
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
@@ -100,11 +105,12 @@ def is_recurrent(model: nn.Module) -> bool:
 def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:
     """The (inputs, targets) pairs, on the device of the weights.
 
-    Raises RecipeError when there is none (a generator that was read before, for instance), and for anything but pairs
+    Raises MethodError when there is none (a generator that was read before, for instance), and for anything but pairs
     whose inputs are one tensor.
     """
     assert context.batches is not None
     device = next(iter(context.weights.values())).device
+    # A flag and not `len`: loaders and generators need not have a length.
     empty = True
     for pair in context.batches:
         empty = False
@@ -113,7 +119,7 @@ def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:
             and len(pair) == 2
             and isinstance(pair[0], Tensor)
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"batches= must give (inputs, targets) pairs whose inputs are one tensor, got {_kind(pair)}; "
                 "wrap a model of several inputs in a module that takes one"
             )
@@ -123,7 +129,7 @@ def scoring_batches(context: PruningContext) -> Iterator[tuple[Tensor, Any]]:
             targets.to(device) if isinstance(targets, Tensor) else targets,
         )
     if empty:
-        raise RecipeError(
+        raise MethodError(
             "batches= is empty; give a list or a loader that can be read again, not a spent iterator"
         )
 
@@ -148,6 +154,7 @@ def mean_gradient(
     replaced = unit_scales(model, weights) if unit else {}
 
     def summed() -> tuple[Weights, int]:
+        # Zeros first: every rank sends tensors of these shapes, however many batches it has.
         total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         count = 0
         with in_mode(model, mode):

@@ -14,37 +14,41 @@ from torch import Tensor
 
 from sparsify_fx.criteria.base import Brief, Criterion, PruningContext, criterion_name
 from sparsify_fx.distributed.ranks import independent, together
-from sparsify_fx.errors import RecipeError, SparsifyError
+from sparsify_fx.errors import MethodError, SparsifyError
 
 
 def rehearse(criterion: Criterion, context: PruningContext) -> None:
     """Score once, on the first batch alone, and forget the scores.
 
-    Nothing is left behind in the model, in random states (torch's, Python's, numpy's, those of a loader's own
+    Nothing is left changed in the model, in random states (torch's, Python's, numpy's, those of a loader's own
     generator) or in `context.batches`. An iterator, which can be read only once, is not touched, so that nothing is
     tried with it. Costs a few evaluations of one batch; criteria with a `brief` form see only as many samples as that
     needs. In a process group every rank must call it, and an error on one is raised on all.
 
-    Raises RecipeError when the criterion cannot score this model: it says why.
+    Raises MethodError when the criterion cannot score this model: it says why.
     """
     name = criterion_name(criterion)
     with together(f"the rehearsal of {name}"):
+        # An iterator that is spent here would be empty when it counts; and what needs nothing cannot fail on it.
         if not criterion.needs or _read_once(context.batches):
             return
         trial, samples = (
             criterion.brief() if isinstance(criterion, Brief) else (criterion, None)
         )
+        # No collective call in here: a rank that fails on its first batch would leave the others waiting in one.
+        # `together` tells them afterwards.
         with independent(), _random_states(context):
             batches = (
                 None if context.batches is None else _first(context.batches, samples)
             )
             try:
                 trial.scores(replace(context, batches=batches))
+            # These say already what is wrong and what to do.
             except SparsifyError:
                 raise
             except Exception as error:
                 first = (str(error).strip().splitlines() or [""])[0]
-                raise RecipeError(
+                raise MethodError(
                     f"{name} cannot score this model on the first batch of batches=: {type(error).__name__}: {first}; "
                     "check that model(inputs) and loss_fn(outputs, targets) work for it, or choose another criterion"
                 ) from error
@@ -63,6 +67,7 @@ def _first(batches: Iterable[Any], samples: int | None) -> list[Any]:
         return [first]
     inputs, targets = first
     if (
+        # Cut only where inputs and targets count samples along the same first axis.
         isinstance(inputs, Tensor)
         and isinstance(targets, Tensor)
         and inputs.shape[:1] == targets.shape[:1]
@@ -75,6 +80,7 @@ def _first(batches: Iterable[Any], samples: int | None) -> list[Any]:
 def _random_states(context: PruningContext) -> Iterator[None]:
     """Every random state that a loader or a model may draw from, given back."""
     loader = context.batches
+    # Loaders draw from generators of their own; reading one batch would move them, and shift every later epoch.
     owned = [
         getattr(holder, "generator", None)
         for holder in (loader, getattr(loader, "sampler", None))
@@ -83,6 +89,7 @@ def _random_states(context: PruningContext) -> Iterator[None]:
         generator for generator in owned if isinstance(generator, torch.Generator)
     ]
     before = [generator.get_state() for generator in generators]
+    # Not imported for this: where nobody imported numpy, nobody draws from it.
     numpy, python = sys.modules.get("numpy"), random.getstate()
     numbers = None if numpy is None else numpy.random.get_state()
     devices = sorted(

@@ -1,4 +1,4 @@
-"""How a model is evaluated for scores: its mode, its normalisations and the scales that start at zero."""
+"""How a model is evaluated for scores: its mode, its normalizations and the scales that start at zero."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 
 MODES = ("train", "eval")
 _SCALE_NAMES = (
@@ -24,9 +24,9 @@ _SCALE_NAMES = (
 
 
 def check_mode(criterion: str, mode: object) -> None:
-    """Raise RecipeError unless it is "train" or "eval"."""
+    """Raise MethodError unless it is "train" or "eval"."""
     if mode not in MODES:
-        raise RecipeError(
+        raise MethodError(
             f"{criterion}: mode={mode!r} must be 'train' (as published) or 'eval'"
         )
 
@@ -40,10 +40,12 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
     """
     before = [(module, module.training) for module in model.modules()]
     try:
+        # `train()` on a model in training would also wake the parts that the user froze on purpose.
         if mode == "eval" or not model.training:
             model.train(mode == "train")
         yield
     finally:
+        # Flag by flag and not by `train()`: parts may have had modes of their own.
         for module, training in before:
             module.training = training
 
@@ -51,22 +53,24 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
 @contextlib.contextmanager
 def local_statistics(model: nn.Module) -> Iterator[None]:
     """SyncBatchNorm as batch norm: scoring must not wait for ranks that read fewer batches."""
-    synchronised = [
+    synchronized = [
         module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)
     ]
-    for module in synchronised:
+    for module in synchronized:
+        # On the object and not on its class: other models of this process go on synchronizing. The forward of
+        # BatchNorm1d serves all dimensions: it is that of their common base class.
         module.__dict__["forward"] = types.MethodType(nn.BatchNorm1d.forward, module)
     try:
         yield
     finally:
-        for module in synchronised:
+        for module in synchronized:
             del module.__dict__["forward"]
 
 
 def unit_scales(model: nn.Module, prunable: Collection[str]) -> dict[str, Tensor]:
     """Ones by name for every scale that is zero throughout, which would hide a whole branch from the loss.
 
-    A scale is a parameter with at most one dimension longer than 1 of a normalisation (`weight`), a layer scale
+    A scale is a parameter with at most one dimension longer than 1 of a normalization (`weight`), a layer scale
     (`gamma`) or a gain (`alpha`, `skipinit_gain`), not a bias and not itself prunable.
     """
     found = {}
@@ -83,6 +87,7 @@ def unit_scales(model: nn.Module, prunable: Collection[str]) -> dict[str, Tensor
 
 
 def _is_scale(module: nn.Module, key: str, parameter: Tensor) -> bool:
+    # The slope of a PReLU is called `weight` too, and with a slope of one it would be the identity.
     if isinstance(module, nn.PReLU) or not parameter.is_floating_point():
         return False
     return key in _SCALE_NAMES and sum(size > 1 for size in parameter.shape) <= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from sparsify_fx.criteria.base import PruningContext
 from sparsify_fx.criteria.objective import Loss, Weights, leaves_of, plain_kernels
 from sparsify_fx.errors import LayerError
 
+# How torch's messages say that a derivative is missing; it has no exception type of its own for that.
 _MISSING = (
     "is not implemented",
     "not differentiable",
@@ -30,6 +32,7 @@ def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     return input.copy_(value) if inplace else value
 
 
+# A TorchFunctionMode sees each function as it was called: by modules, by functional code, and in place.
 _FORMULAS: dict[Any, Callable[..., Tensor]] = {
     F.hardsigmoid: _hardsigmoid,
     torch._C._nn.hardsigmoid: _hardsigmoid,
@@ -75,14 +78,18 @@ def hessian_product(
 def _product(loss: Loss, weights: Weights, direction: Weights) -> Weights:
     leaves = leaves_of(weights)
     tensors = list(leaves.values())
+    # 1. The gradient, with a graph of its own.
     gradient = _gradient(loss(leaves), tensors)
     moving = [
         (part, v)
         for part, v in zip(gradient, direction.values(), strict=True)
+        # Where the loss is linear in a weight, its gradient has no graph, and autograd would refuse it.
         if part.requires_grad
     ]
-    if not moving:  # the loss is linear in the weights
+    # The loss is linear in all weights: H is zero.
+    if not moving:
         return {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    # 2. The derivative of gᵀv with respect to θ is H v: one more backward pass, and no Hessian in memory.
     parts, directions = zip(*moving, strict=True)
     products = torch.autograd.grad(
         parts, tensors, directions, allow_unused=True, materialize_grads=True
@@ -95,6 +102,8 @@ def _gradient(value: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
 
     Raises RuntimeError for backward passes that autograd would silently take for constants in doing so.
     """
+    # A custom function whose backward works on detached tensors gives constants, and its part of the second
+    # derivative would be missing without any error. A hook on each such node looks at what it returns.
     opaque: list[str] = []
     for node in _nodes(value):
         if isinstance(node, torch.autograd.function.BackwardCFunction):
@@ -104,7 +113,9 @@ def _gradient(value: Tensor, tensors: list[Tensor]) -> tuple[Tensor, ...]:
     )
     if opaque:
         raise RuntimeError(f"{opaque[0]} is not differentiable")
-    if any(type(node).__name__ == "Error" for part in found for node in _nodes(part)):
+    # @once_differentiable puts a node called Error into the graph, which raises only once it is differentiated.
+    kinds = {type(node).__name__ for node in itertools.chain(*map(_nodes, found))}
+    if "Error" in kinds:
         raise RuntimeError(
             "trying to differentiate twice a function that was marked with @once_differentiable"
         )
@@ -117,6 +128,7 @@ def _note_constants(name: str, opaque: list[str]) -> Callable[..., None]:
     def hook(
         to_inputs: tuple[Tensor | None, ...], to_outputs: tuple[Tensor | None, ...]
     ) -> None:
+        # Constants are right where the incoming gradient is one too, and zeros are whatever they depend on.
         varies = any(part is not None and part.requires_grad for part in to_outputs)
         constant = any(
             part is not None and not part.requires_grad and bool(part.any())
@@ -131,6 +143,7 @@ def _note_constants(name: str, opaque: list[str]) -> Callable[..., None]:
 def _nodes(value: Tensor) -> Iterator[Any]:
     """Every node of the graph that made `value`, once."""
     seen: set[Any] = set()
+    # A list and not recursion: graphs of deep nets exceed Python's recursion limit.
     left = [value.grad_fn]
     while left:
         node = left.pop()
@@ -154,6 +167,7 @@ def _culprit(model: nn.Module, inputs: Tensor) -> str:
             (name, module, args, kwargs)
         )
 
+    # A copy: the hooks below, and what a forward changes in buffers, stay out of the user's model.
     copied = copy.deepcopy(model)
     # Hooks run when a module is done: inner modules come before those that hold them.
     hooks = [
@@ -164,6 +178,7 @@ def _culprit(model: nn.Module, inputs: Tensor) -> str:
         copied(inputs)
         for hook in hooks:
             hook.remove()
+        # The first that fails is the innermost: everything inside of it has passed before.
         for name, module, args, kwargs in calls:
             if not _twice(module, args, kwargs):
                 return (
@@ -191,12 +206,14 @@ def _twice(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             ),
             **kwargs,
         )
+        # Recurrent layers return (outputs, states), attention (outputs, weights).
         first = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
         if not leaves or not isinstance(first, Tensor) or not first.requires_grad:
             return True
         try:
             moving = [
                 part
+                # Squared, so that a module which is linear has a second derivative to ask for as well.
                 for part in _gradient(first.square().sum(), leaves)
                 if part.requires_grad
             ]

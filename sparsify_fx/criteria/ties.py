@@ -15,9 +15,12 @@ from sparsify_fx.programs.collapse import listed
 Scores = Mapping[str, Tensor]
 Masks = Mapping[str, Tensor]
 
-SHARE = 0.05  # of the weights that could stay: so many decided by position are worth a warning
-FEW = 16  # so few are not, nor is a layer of fewer: single paths through a net have equal scores by nature
-_LOOK = 1 << 12  # entries of a layer that are looked at before all are
+# Of the weights that could stay: so many decided by position are worth a warning.
+SHARE = 0.05
+# So few are not, nor is a layer of fewer: single paths through a net have equal scores by nature.
+FEW = 16
+# Entries of a layer that are looked at before all are.
+_LOOK = 1 << 12
 _REMEDY = (
     "where a net starts the last norm of each branch at zero, the loss depends on no weight of the branch: build it "
     "with zero_init_last=False (timm), or score with the option unit_scales=True, criterion={'name': 'snip', "
@@ -101,14 +104,19 @@ def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
     >>> find_ties({"a": zeros, "b": zeros}, {"a": ones, "b": zeros}, {"a": ones, "b": ones}).emptied
     ('b',)
     """
+    # 1. A look at some thousand entries of each layer: where nothing of the sample lies at a threshold, too few of all
+    #    entries can tie to be worth a warning. Most prunings end here, at no cost.
     looked = {name: _ends(_part(name, scores, masks, weights)) for name in scores}
     if not any(low == high for low, high in [_overall(looked), *looked.values()]):
         return Ties()
+    # 2. All entries: now the ends are exact.
     layers = {
         name: _Layer.of(scores[name], masks[name], weights[name]) for name in scores
     }
     ends = {name: _ends(layer) for name, layer in layers.items()}
     low, high = _overall(ends)
+    # 3. A score that went exceeds one that stayed, so each layer has a threshold of its own. NaN equals nothing:
+    #    layers without a tie count none.
     if high > low:
         return _counted(
             layers,
@@ -118,6 +126,7 @@ def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
             },
             None,
         )
+    # 4. One threshold over all layers.
     return _counted(layers, dict.fromkeys(layers, low), low) if low == high else Ties()
 
 
@@ -133,8 +142,10 @@ class _Layer:
     @staticmethod
     def of(scores: Tensor, mask: Tensor, weight: Tensor, step: int = 1) -> _Layer:
         flat = scores.detach().reshape(-1)[::step]
+        # Integers know no −inf, by which pruned entries are marked.
         flat = flat if flat.is_floating_point() else flat.double()
         living = flat > -math.inf
+        # Zeros that score zero make the same net whichever of them stay.
         harmless = (flat == 0) & (
             weight.detach().reshape(-1)[::step].to(flat.device) == 0
         )
@@ -179,8 +190,10 @@ def _counted(
         )
         go = int(tied.count_nonzero()) - stay
         kept, dropped, living = kept + stay, dropped + go, living + could
+        # The whole layer has the threshold's score: its place among the layers decides what becomes of it.
         if stay + go == could > FEW:
             level[name] = stay, go
+    # All on one side: the equal scores have decided nothing.
     if not kept or not dropped:
         return Ties(kept, dropped, living)
     filled = tuple(name for name, (_, go) in level.items() if not go)

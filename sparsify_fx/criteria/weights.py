@@ -9,7 +9,7 @@ from sparsify_fx.criteria.base import PruningContext, Scores, criterion
 
 @criterion("magnitude")
 def magnitude(context: PruningContext) -> Scores:
-    """Magnitude `|θ|`. Source: Han et al. 2015."""
+    """Magnitude `|θ|`. Source: [Han 2015]."""
     return {name: weight.abs() for name, weight in context.weights.items()}
 
 

@@ -18,7 +18,7 @@ from sparsify_fx.api import dense_state_dict, merge
 from sparsify_fx.demo.speed import SparseSpeed, sparse_speed
 from sparsify_fx.errors import ConfigError, ExportError
 from sparsify_fx.onnx_export import export
-from sparsify_fx.onnx_export.checks.predictions import same_predictions
+from sparsify_fx.onnx_export.checks.verify import same_predictions
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.tables.fitting import FittingTable
 from sparsify_fx.train import Result, load_config, train
@@ -63,7 +63,7 @@ class DemoResult:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-ready."""
+        """All fields, as types that json.dumps takes."""
         return {
             **asdict(self),
             "rows": [{**asdict(row), "curve": list(row.curve)} for row in self.rows],
@@ -121,8 +121,11 @@ def run_demo(
 
     Example: `run_demo("sparsify-demo").rows[0].accuracy` is the dense net's, about 0.98.
     """
+    # 1. What can fail does so before any training: a missing library, a wrong value, a folder that
+    # cannot be written.
     start, folder = time.perf_counter(), Path(out)
     figure_class = _figure_class()
+    # On the CPU, in float32 and without compile: it runs everywhere, and compiling would take longer than training.
     values = {
         "epochs": epochs,
         "seed": seed,
@@ -136,6 +139,8 @@ def run_demo(
         for method in METHODS
     }
     _make(folder)
+
+    # 2. Train. `force`, since runs of an earlier demo would be found finished.
     results: dict[str, Result] = {}
     for method, config in configs.items():
         if console is not None:
@@ -147,9 +152,13 @@ def run_demo(
             progress=console is not None,
             console=console,
         )
+
+    # 3. Compare, on fresh sessions: they hold the initial weights, which sign flips are counted from.
     sessions = {method: build_session(config) for method, config in configs.items()}
     equal = _same_masks(_masks(sessions["random"]), _masks(sessions["signin"]))
     rows = tuple(_row(sessions[method], results[method], folder) for method in METHODS)
+
+    # 4. The last model again, for the sparse runtime. `_row` has merged it.
     last = METHODS[-1]
     speed = sparse_speed(sessions[last].model, _images(sessions[last]), folder, last)
     plot = folder / "curves.png"
@@ -171,17 +180,18 @@ def _images(session: Session) -> Tensor:
 
 def _row(session: Session, result: Result, folder: Path) -> DemoRow:
     """Export and count; `session` is fresh: its weights are the initial ones, and the trained ones afterwards."""
-    before, masks, folder_of_run = (
-        dense_state_dict(session.model),
-        _masks(session),
-        RunFolder(result.path),
-    )
+    # 1. Initial weights and masks, before the checkpoint is loaded over them: its tensors are written in place.
+    folder_of_run, masks = RunFolder(result.path), _masks(session)
+    before = dense_state_dict(session.model)
     before = {name: tensor.clone() for name, tensor in before.items()}
     state = folder_of_run.checkpoint()
     assert state is not None  # a finished run has one
+
+    # 2. The trained weights, merged, and exported against every test image.
     session.load_model(state)
     model = merge(session.model).eval()
     after = model.state_dict()
+    # One image gives the shape; all of them are what the file is compared on.
     images = _images(session)
     report = export(
         model, folder / f"{result.method}.onnx", images[:1], verify_inputs=images
@@ -205,16 +215,17 @@ def _row(session: Session, result: Result, folder: Path) -> DemoRow:
 
 def _masks(session: Session) -> dict[str, Tensor]:
     """The masks by weight; all ones where there is none."""
-    found = programs(session.model).items()
-    masks = ((name, program.current_mask(), program.theta()) for name, program in found)
-    return {
-        name: torch.ones_like(theta, dtype=torch.uint8) if mask is None else mask
-        for name, mask, theta in masks
-    }
+    found = {}
+    for name, program in programs(session.model).items():
+        whole = torch.ones_like(program.theta(), dtype=torch.uint8)
+        mask = program.current_mask()
+        found[name] = whole if mask is None else mask
+    return found
 
 
 def _same_masks(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """True; a difference would make the comparison meaningless and raises."""
+    # Sign-In changes signs on a given mask: on another mask, the mask could be what made the difference.
     different = [name for name in a if not torch.equal(a[name], b[name])]
     if different or a.keys() != b.keys():
         raise ConfigError(
@@ -225,6 +236,7 @@ def _same_masks(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 def _same_predictions(model: nn.Module, file: Path, images: Tensor) -> int:
     """How many images get the same class from onnxruntime and PyTorch: all, or ExportError."""
+    # On the CPU whatever else is there: other providers may round to another class.
     runtime = onnxruntime.InferenceSession(
         str(file), providers=["CPUExecutionProvider"]
     )
@@ -237,6 +249,7 @@ def _same_predictions(model: nn.Module, file: Path, images: Tensor) -> int:
 
 
 def _make(folder: Path) -> None:
+    """The folder, made if need be; ConfigError where it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

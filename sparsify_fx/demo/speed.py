@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError, RuntimeLibraryError
 from sparsify_fx.onnx_export import export
-from sparsify_fx.onnx_export.checks.predictions import same_predictions
+from sparsify_fx.onnx_export.checks.verify import same_predictions
 
+# Digits at a time: with a single one of 28x28 the session's overhead would be all there is to time.
 BATCH = 64
 
 
@@ -46,6 +47,7 @@ def sparse_speed(
 
     Raises ExportError when a prediction differs. Without the compiled library nothing is written, and `said` says why.
     """
+    # The demo goes on without the kernels, which some platforms have not: the table says so.
     path = folder / f"{method}-sparse-ort.onnx"
     try:
         runtime.library()
@@ -60,6 +62,7 @@ def sparse_speed(
             f"{path}: onnxruntime and PyTorch predict differently on {len(images) - same} digits"
         )
     assert report.speed is not None  # measured above
+    # The ratio is sparse over dense; people ask how many times faster.
     faster = 1 / report.speed.cpu_latency_ratio
     return SparseSpeed(
         method, BATCH, report.sparse_layers, same, faster, str(path), report.verdict

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import LayerError, SparsifyError
 from sparsify_fx.living.stored import LIVING
-from sparsify_fx.programs.owners import owners, program_name, program_of, qualified
+from sparsify_fx.programs.owners import owners, program_name, qualified
 
-_IGNORED = "_ddp_params_and_buffers_to_ignore"  # read by DistributedDataParallel when it wraps the module
+# DistributedDataParallel reads it when it wraps the module.
+_IGNORED = "_ddp_params_and_buffers_to_ignore"
 
 
 def ignore_masks_in_ddp(model: nn.Module) -> None:
@@ -20,6 +21,7 @@ def ignore_masks_in_ddp(model: nn.Module) -> None:
     Names that others have set stay. State dicts, copies and pickles are the same with it. A wrapper around a larger
     module does not know of it and sends the masks, which is slower and right as well.
     """
+    # Added to what is there: other libraries list names here too.
     own = getattr(model, _IGNORED, ())
     setattr(
         model,
@@ -35,6 +37,7 @@ def restore_ddp(model: nn.Module) -> None:
         if names is None:
             continue
         masks = set(mask_names(module))
+        # Names that others have set stay; masks of weights that were not merged are still there and stay too.
         left = [name for name in names if name in masks or not _is_mask(name)]
         if left:
             setattr(module, _IGNORED, left)
@@ -44,14 +47,13 @@ def restore_ddp(model: nn.Module) -> None:
 
 def mask_names(model: nn.Module) -> list[str]:
     """The names of all masks among the model's buffers, second names of tied and shared owners too."""
+    # DistributedDataParallel compares names, and a tied owner has several: each has to be listed.
     found = {id(owner): tensors for owner, tensors in _owned(model)}
-    return [
-        qualified(name, f"{program_name(tensor)}.{buffer}")
-        for name, module in model.named_modules(remove_duplicate=False)
-        for tensor in found.get(id(module), ())
-        for buffer in ("mask", LIVING)
-        if buffer == "mask" or buffer in program_of(module, tensor)._buffers
-    ]
+    names = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        for tensor in found.get(id(module), ()):
+            names.append(qualified(name, f"{program_name(tensor)}.mask"))
+    return names
 
 
 def refuse_sharded(model: nn.Module, error: type[SparsifyError] = LayerError) -> None:
@@ -96,6 +98,7 @@ def _is_mask(name: str) -> bool:
 
 def _shards(model: nn.Module) -> Iterator[str]:
     """What is sharded, in words. Asks no module that nobody has imported."""
+    # From sys.modules: importing FSDP takes long, and without it nothing can be sharded by it.
     fsdp, tensors = (
         sys.modules.get("torch.distributed.fsdp"),
         sys.modules.get("torch.distributed.tensor"),
@@ -106,6 +109,7 @@ def _shards(model: nn.Module) -> Iterator[str]:
             yield f"{label} was given to torch.distributed.fsdp.fully_shard"
         if fsdp is not None and isinstance(module, fsdp.FullyShardedDataParallel):
             yield f"{label} is wrapped in FullyShardedDataParallel"
+        # FSDP sets this flag on the modules inside of its wrapper: given a part of the model, this finds it.
         if getattr(module, "_is_fsdp_managed_module", False):
             yield f"{label} is managed by FullyShardedDataParallel"
         for key, parameter in module._parameters.items():

@@ -1,6 +1,6 @@
 """Several processes: ranks with data of their own that train copies of one model choose equal masks.
 
-Nothing here communicates unless `torch.distributed` is initialised with more than one rank; then every rank must make
+Nothing here communicates unless `torch.distributed` is initialized with more than one rank; then every rank must make
 the same calls of `apply` and `Scheduler`. All messages go through one small exchange, so that a rank which fails is
 heard by the others before any of them waits for its numbers.
 """
@@ -67,13 +67,16 @@ def exchange(
     if ranks is None:
         return [said]
     told = "" if error is None else f"{type(error).__name__}: {error}"
+    # Moments and errors are cut, so that what was `said` always fits into the message.
     messages = [
         text.split("\x1f")
         for text in gather_texts(ranks, f"{moment[:200]}\x1f{told[:400]}\x1f{said}")
     ]
+    # It has told; it goes on to raise its own error, which says more than the others' could.
     if error is not None:
         _mark(error)
         return []
+    # An error before a difference of moments: the rank that failed is at another moment because of it.
     failed = [
         (_name(ranks, i), message[1])
         for i, message in enumerate(messages)
@@ -83,6 +86,7 @@ def exchange(
         raise DistributedError(
             f"rank {failed[0][0]} failed at {moment}: {failed[0][1]}; so no other rank goes on"
         )
+    # Without this, ranks at different calls would add up tensors that have nothing to do with each other.
     if any(message[0] != messages[0][0] for message in messages):
         places = ", ".join(
             f"rank {_name(ranks, i)} at {message[0]}"
@@ -117,8 +121,10 @@ def sum_over_ranks(
     ranks = group()
     if ranks is None:
         return work()
+    # A rank whose work fails says so in place of its count: the one exchange below serves both.
     with _first_to_fail(moment):
         sums, count = work()
+    # Names and shapes before any tensor: backends hang or crash on tensors of unequal sizes.
     shapes = ",".join(f"{name}{tuple(value.shape)}" for name, value in sums.items())
     said = exchange(moment, f"{count}/{len(sums)} tensors, digest {text_hash(shapes)}")
     counts, layouts = zip(*(text.split("/") for text in said), strict=True)
@@ -148,6 +154,7 @@ def mean_number(
     0.5
     """
     said = exchange(moment, "" if value is None else float(value).hex())
+    # Hexadecimal goes to and fro without rounding, and fsum does not depend on the order: all ranks have the same bits.
     numbers = [float.fromhex(text) for text in said if text]
     return math.fsum(numbers) / len(numbers) if numbers else None
 
@@ -157,6 +164,7 @@ def averaged_if_different(
 ) -> dict[str, Tensor]:
     """`tensors` as they are where all ranks hold the same bits, else their mean over the ranks."""
     ranks = group()
+    # Scores that are the same everywhere keep their bits: a mean of equal numbers may round.
     if ranks is None or len(set(exchange(moment, digest(tensors)))) == 1:
         return dict(tensors)
     return mean_over_ranks(
@@ -187,16 +195,11 @@ def check_equal_weights(programs: Mapping[str, WeightProgram], moment: str) -> N
 
     They differ when nobody averages gradients: a model without DistributedDataParallel, or one wrapped too early.
     """
-    found = {
-        (name, key): p
-        for name, program in programs.items()
-        for key, p in program.named_parameters()
-    }
-    check_equal(
-        "weights",
-        {f"{name} ({key})": parameter for (name, key), parameter in found.items()},
-        moment,
-    )
+    found: dict[str, Tensor] = {}
+    for name, program in programs.items():
+        for key, parameter in program.named_parameters():
+            found[f"{name} ({key})"] = parameter
+    check_equal("weights", found, moment)
 
 
 def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:
@@ -209,6 +212,7 @@ def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:
     if ranks is None:
         return
     names = list(tensors)
+    # Hashes and not tensors: a comparison costs a kilobyte at every event, whatever the size of the model.
     layout = f"{len(names)} tensors, digest {text_hash(','.join(names))}"
     said = [
         text.split("/")
@@ -221,6 +225,7 @@ def check_equal(what: str, tensors: Mapping[str, Tensor], moment: str) -> None:
         raise DistributedError(
             f"{moment} the ranks hold different models: {told}; {_OTHER_MODELS}"
         )
+    # Only now, in the case of an error, the fingerprint of each tensor is sent, to name the first that differs.
     if len({text[0] for text in said}) > 1:
         raise DistributedError(
             f"{moment} {_difference(ranks, what, tensors)}. {_REMEDIES[what]}; {_OTHER_MODELS}"
@@ -236,6 +241,7 @@ def _difference(
     odd: set[int] = set()
     names = []
     for name, values in zip(tensors, zip(*every, strict=True), strict=True):
+        # The majority is right, most likely; between equal sides `most_common` takes the first it met, rank 0's.
         usual = Counter(values).most_common(1)[0][0]
         others = {i for i, value in enumerate(values) if value != usual}
         if others:
@@ -261,6 +267,7 @@ def _first_to_fail(moment: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # An error that all ranks know of must not be told again: the others are not in an exchange any more.
         if not _heard(error):
             exchange(moment, error=error)
         raise
@@ -268,6 +275,7 @@ def _first_to_fail(moment: str) -> Iterator[None]:
 
 def _mark(error: BaseException) -> None:
     with contextlib.suppress(AttributeError, TypeError):
+        # On the error itself: it passes through the `together` of callers, which must not exchange once more.
         error.__dict__["heard_by_all_ranks"] = True
 
 

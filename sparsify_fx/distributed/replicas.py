@@ -24,6 +24,7 @@ class use_group:
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         global _chosen
+        # In effect at once, so that it serves as a plain call too; what was before is kept for `with`.
         self._before, _chosen = _chosen, group
 
     def __enter__(self) -> None:
@@ -55,6 +56,7 @@ def group() -> dist.ProcessGroup | None:
     if _chosen is None or not dist.is_available() or not dist.is_initialized():
         return None
     found = dist.group.WORLD if isinstance(_chosen, str) else _chosen
+    # This rank is not one of the group's: its collective calls would hang.
     if found is None or dist.get_rank(found) < 0:
         return None
     return found if dist.get_world_size(found) > 1 else None

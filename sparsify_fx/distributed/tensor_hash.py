@@ -17,6 +17,7 @@ def fingerprint(tensor: Tensor) -> Tensor:
     tensor(False)
     """
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    # A view as int64 needs whole words that start at a multiple of eight bytes.
     if flat.numel() % 8 or flat.storage_offset() % 8:
         padded = flat.new_zeros(flat.numel() + -flat.numel() % 8)
         padded[: flat.numel()] = flat
@@ -24,12 +25,15 @@ def fingerprint(tensor: Tensor) -> Tensor:
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for number, words in enumerate(torch.split(flat.view(torch.int64), _WORDS_AT_ONCE)):
         start = number * _WORDS_AT_ONCE
+        # Integer products wrap around alike on every device, and their sum does not depend on its order: a GPU and a
+        # CPU agree. A product with an odd number is one-to-one mod 2⁶⁴, so a single change always shows.
         total += (words * _odd_numbers(start, start + words.numel(), flat.device)).sum()
     return total
 
 
 def _odd_numbers(start: int, stop: int, device: torch.device) -> Tensor:
     """A different one for every position; sums of products then collide by chance alone (splitmix64's mixing)."""
+    # Its constants as signed numbers, and arithmetic shifts where the original's are logical: any mixing will do here.
     mixed = torch.arange(start + 1, stop + 1, device=device) * -7046029254386353131
     mixed = (mixed ^ (mixed >> 30)) * -4658895280553007687
     mixed = (mixed ^ (mixed >> 27)) * -7723592293110705685
@@ -51,6 +55,7 @@ def fingerprints(tensors: Mapping[str, Tensor]) -> list[int]:
     """One for each tensor; devices are asked once each."""
     hashes = [fingerprint(tensor) for tensor in tensors.values()]
     found: dict[int, int] = {}
+    # `tolist` waits for the device: once for all hashes rather than once for each.
     for device in dict.fromkeys(value.device for value in hashes):
         mine = [i for i, value in enumerate(hashes) if value.device == device]
         found |= dict(

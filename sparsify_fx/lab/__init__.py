@@ -1,4 +1,7 @@
-"""The papers' small theory experiments: `sparsify-fx lab NAME`."""
+"""The papers' small theory experiments: `sparsify-fx lab NAME`.
+
+A folder for each experiment; `common` holds what several share, `run` lists and runs them.
+"""
 
 from sparsify_fx.lab.base import EXPERIMENTS, Check, Experiment, Findings
 from sparsify_fx.lab.run import (
@@ -7,7 +10,7 @@ from sparsify_fx.lab.run import (
     find_experiment,
     run_experiment,
 )
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 __all__ = [
     "EXPERIMENTS",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sparsify_fx.registry import Registry
-from sparsify_fx.tables.grids import Draw, Grid
+from sparsify_fx.tables.fitting import Draw, Grid
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,23 @@ class Check:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an experiment found. `data`: further numbers, JSON-ready; `figures`: how to draw each, by file name stem."""
+    """What an experiment found.
+
+    Attributes:
+        data: further numbers, of types that json.dumps takes.
+        figures: how to draw each, by file name stem.
+    """
 
     grids: tuple[Grid, ...]
     checks: tuple[Check, ...]
+    # Callbacks, not figures: an experiment runs, and its tests too, without matplotlib.
     figures: dict[str, Draw]
     settings: dict[str, Any]
     notes: tuple[str, ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the figures, JSON-ready."""
+        """Everything but the figures, as types that json.dumps takes."""
         return {
             "settings": self.settings,
             "tables": [asdict(grid) for grid in self.grids],
@@ -65,4 +71,5 @@ def experiment(
     name: str, *, paper: str, claim: str
 ) -> Callable[[Callable[[bool, int], Findings]], Experiment]:
     """Decorator: register a function of (full, seed) as an experiment."""
+    # The name then holds the Experiment, whose `run` is the function: found by name and by import alike.
     return lambda run: EXPERIMENTS.add(name, Experiment(name, paper, claim, run))

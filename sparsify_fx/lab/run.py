@@ -12,7 +12,7 @@ from typing import Any
 from sparsify_fx.errors import LabError
 from sparsify_fx.lab.base import EXPERIMENTS, Experiment, Findings
 from sparsify_fx.plugins import load_plugins
-from sparsify_fx.tables.grids import Draw
+from sparsify_fx.tables.fitting import Draw
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class LabResult:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The findings, how they came about and the figures' paths, as types that json.dumps takes."""
         about = {
             "name": self.experiment.name,
             "paper": self.experiment.paper,
@@ -60,6 +60,7 @@ def run_experiment(
 
     Example: `run_experiment("neuron-signin", "lab").findings.checks`.
     """
+    # 1. Everything that can fail fails now: an experiment may take an hour.
     experiment, folder = find_experiment(name), Path(out)
     figure_class = _figure_class()
     try:
@@ -68,6 +69,8 @@ def run_experiment(
         raise LabError(
             f"cannot write to {folder}: {error.strerror}; choose another --out"
         ) from error
+
+    # 2. Run it, and write the numbers last: where the JSON is, its figures are too.
     start = time.perf_counter()
     _LOG.info("%s at %s size, seed %d", name, "full" if full else "reduced", seed)
     findings = experiment.run(full, seed)
@@ -97,14 +100,24 @@ def all_experiments() -> tuple[Experiment, ...]:
 
 
 def _fill() -> None:
-    """The experiments of this package first: a plugin that takes one of their names is told so."""
-    import sparsify_fx.lab.experiments  # noqa: F401 - fills the registry
+    """Imports every experiment, so that each registers itself; a new one is listed here."""
+    # Here and not above: each of them imports this package itself, and imp_lenet5 models and data too.
+    from sparsify_fx.lab import (  # noqa: F401
+        diagonal,
+        imp_lenet5,
+        neuron_lrr,
+        neuron_signin,
+        neurons_signin,
+        sample_complexity,
+    )
 
+    # Those of this package first: a plugin that takes one of their names is told so.
     load_plugins()
 
 
 def _save(figure_class: Any, path: Path, draw: Draw) -> str:
     """Draw one figure; it appears whole or not at all."""
+    # Here and not above: `train` brings its configuration and recipes along, which only a run needs.
     from sparsify_fx.train.files import write_atomically
 
     figure = figure_class(layout="constrained")

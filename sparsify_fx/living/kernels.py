@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparsify_fx.native import loaded
+from sparsify_fx.living.native import loaded
 
 # Bytes of an entry for which there are kernels: they move bits and do not compute.
 _SIZES = (2, 4, 8)

@@ -39,7 +39,9 @@ from sparsify_fx.onnx_export.storage.encodings import (
     Wanted,
 )
 from sparsify_fx.onnx_export.tracing.clean import (
-    normalise_zeros,
+    keep_zero_padding,
+    normalize_zeros,
+    optimized,
     set_producer,
     strip_metadata,
 )
@@ -54,9 +56,7 @@ from sparsify_fx.onnx_export.tracing.open_trace import (
     find_axes,
     trace_checked,
 )
-from sparsify_fx.onnx_export.tracing.optimized import optimized
 from sparsify_fx.onnx_export.tracing.outputs import flatten_outputs
-from sparsify_fx.onnx_export.tracing.padding import keep_zero_padding
 from sparsify_fx.onnx_export.tracing.prepare import merged_copy, release, untouched_rng
 from sparsify_fx.onnx_export.tracing.reference import run_reference
 from sparsify_fx.onnx_tools.outside import count_bytes
@@ -153,6 +153,8 @@ def export(
             "target": (target, TARGETS),
         }
     )
+
+    # 1. Whatever can be refused is refused now, before minutes of tracing.
     wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
     limit = _limit(tolerance, values)
@@ -165,6 +167,9 @@ def export(
         else example_tensors(verify_inputs, "verify_inputs")
     )
     notes = _notes(model) if isinstance(model, nn.Module) else ()
+
+    # 2. A copy is merged and traced, so that the model stays as it is; what the copy
+    # computes is recorded before anything else is done to it.
     with untouched_rng():
         _LOG.info("merging a copy of %s and running it", type(model).__name__)
         copied = merged_copy(model)
@@ -183,6 +188,9 @@ def export(
     _LOG.info("traced: %d nodes", len(dense.graph.node))
     dense, passes = optimized(dense, inputs) if optimize else (dense, ())
     shapes = _shapes(dense, inputs)
+
+    # 3. Layers are chosen, and the file measured, on the examples: these are the sizes
+    # that the user has in mind.
     feed = {
         name: value.contiguous().numpy()
         for name, value in zip(shapes, inputs.tensors, strict=True)
@@ -196,6 +204,8 @@ def export(
     )
     library = library_for(encoded.model)
 
+    # 4. The file that was written is checked, not the model in memory, before it gets its
+    # name.
     def check(written: Path) -> Checked:
         _LOG.info(
             "checking every bit of the file that becomes %s%s",
@@ -232,7 +242,7 @@ def _tidy(dense: onnx.ModelProto, model: nn.Module, outputs: list[str]) -> None:
     keep_zero_padding(dense)
     restore_weight_names(dense.graph, model)
     name_outputs(dense.graph, outputs)
-    normalise_zeros(dense)
+    normalize_zeros(dense)
     set_producer(dense)
 
 

@@ -21,13 +21,14 @@ from sparsify_fx.onnx_export.files.metadata import (
     put_metadata,
 )
 from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
-from sparsify_fx.onnx_export.files.writing import serialised
+from sparsify_fx.onnx_export.files.writing import serialized
 from sparsify_fx.onnx_export.report.export_report import ExportReport
 from sparsify_fx.onnx_export.report.macs import layer_macs
 from sparsify_fx.onnx_export.report.rows import LayerRow, count_weights
 from sparsify_fx.onnx_export.storage.encodings import Encoded, Wanted, check_bits
 from sparsify_fx.onnx_export.storage.history import History, remember
-from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_export.tracing.clean import set_producer
 from sparsify_fx.onnx_export.tracing.trace import opset_of
 from sparsify_fx.onnx_tools import outside
@@ -56,6 +57,7 @@ def describe(
     macs = layer_macs(dense, encoded.rows, shapes)
     rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
     common = {**about, "sparsity": f"{count_weights(rows)[2]:.6f}"}
+    # A file in which nothing is packed says nothing of how.
     stored = {}
     if any((row.encoding, row.values) != ("dense", "fp32") for row in rows):
         stored = {"encoding": wanted.encoding, "values": _values_of(rows, wanted)}
@@ -81,6 +83,8 @@ def packed_form(
     macs = layer_macs(dense, encoded.rows, shapes)
     rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
     model = encoded.model
+    # Nothing was gained, so the file is to be the original to the bit: no history, no
+    # entries of ours, old IR version.
     if all((row.encoding, row.values) == ("dense", "fp32") for row in rows):
         put_back(model, encoded.moved)
         model.ir_version = history.ir_version
@@ -118,6 +122,8 @@ def check_file(path: Path, encoded: Encoded, *, strictly: bool = True) -> None:
     if strictly and (reason := invalid(path)) is not None:
         raise ExportError(f"the written model is not valid ONNX: {reason}")
     written, reader = load_onnx(path), TensorReader(path.parent)
+    # Sparse operators are no standard ones, so their weights are read off the model that
+    # they become.
     check_bits(
         encoded.digests,
         to_dense(written, reader.array) if sparse_weights(written) else written,
@@ -150,7 +156,7 @@ def write_dense(dense: onnx.ModelProto, folder: Path) -> Path:
     """Write a model to a file in a folder, with external data where it is too large without."""
     file = folder / "dense.onnx"
     if outside.count_bytes(dense) < outside.MAX_BYTES:
-        file.write_bytes(serialised(dense))
+        file.write_bytes(serialized(dense))
     else:
         outside.write_beside(dense, file)
     return file
@@ -168,6 +174,8 @@ def make_report(
 ) -> ExportReport:
     """The report on a file that has been written; its size is that of the file and its external data."""
     weights, nonzeros, sparsity = count_weights(encoded.rows)
+    # An older file of this name may lie there, so it counts only if the model refers to
+    # it.
     data = Path(f"{os.fspath(path)}.data")
     outside = any(tensor.external_data for tensor in encoded.model.graph.initializer)
     size = Path(path).stat().st_size + (data.stat().st_size if outside else 0)

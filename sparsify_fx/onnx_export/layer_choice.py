@@ -60,6 +60,8 @@ def choose_layers(
     estimates: dict[str, runtime.Times] = {}
 
     def estimated(layer: Candidate) -> runtime.Times:
+        # Estimates count every non-zero, and are asked for again with every choice that
+        # is tried.
         key = layer.node.output[0]
         if key not in estimates:
             estimates[key] = runtime.estimate(layer, setting.batch)
@@ -83,6 +85,8 @@ def choose_layers(
 
     tried: Tried | None = None
     notes: tuple[str, ...] = ()
+    # Whole models need inputs that run, and memory for both; where that is missing, the
+    # estimate is still a choice.
     if wanted.autotune or wanted.measure:
         try:
             tried = _tried(dense, rewrite, estimated, wanted, setting, reader)
@@ -110,7 +114,7 @@ def _tried(
     setting: Setting,
     reader: TensorReader,
 ) -> Tried:
-    """What whole models say."""
+    """The fastest choice by times of whole models; with autotune also with layers that the estimate left dense."""
     feeds: Iterable[Mapping[str, Any]] = (
         made_up(dense, setting.sizes) if setting.feed is None else [setting.feed]
     )
@@ -126,6 +130,8 @@ def _in_words(
     tried: Tried | None,
 ) -> str:
     """How layers were chosen, as JSON: nanoseconds of layers, and the whole model over the dense one."""
+    # Written into the file, so that later it can be seen for what machine and sizes its
+    # layers are right.
     held = set(names)
     layers = {
         name: {

@@ -53,7 +53,7 @@ def pack_onnx(
         source: the file to read.
         path: the file to write; a result over 2 GB gets external data in `path`.data.
         encoding, values, functions, target, autotune: as in `export`. With the target `sparse-ort` layers become sparse
-            operators, and additions and activations behind them a part of these; `unpack_onnx` takes them apart again.
+            operators, and additions and activations after them a part of these; `unpack_onnx` takes them apart again.
         normalize_zeros: whether -0.0 is stored as 0.0 in tensors of two or more axes. Pruned weights are often -0.0,
             which costs as much as any other value, and only the sign of a zero can depend on it. None: yes in weights
             of which a quarter is zeros, if the outputs that are compared stay the same; the notes say so.
@@ -103,6 +103,8 @@ def pack_onnx(
         else (WHERE_EQUAL if verify else False)
     )
     try:
+        # Without the signs first: each -0.0 that is kept takes as much as any other
+        # value.
         report = job.run(drop)
     except SignsMatterError as reason:
         _LOG.info("once more with every -0.0: %s", reason)

@@ -41,14 +41,15 @@ from sparsify_fx.onnx_export.storage.encodings import (
     Encoded,
     Wanted,
     encode_initializers,
-    hoisted,
 )
 from sparsify_fx.onnx_export.storage.history import History, history_of
-from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import hoisted
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_export.tracing.clean import (
     PRUNED,
     count_negative_zeros,
-    normalise_zeros,
+    normalize_zeros,
 )
 from sparsify_fx.onnx_export.unpack import unpack_onnx
 from sparsify_fx.onnx_tools.signature import Asked
@@ -78,6 +79,7 @@ class _Source:
 def _read(file: Path) -> _Source:
     model, reader = read_plain(file)
     with told_of(file):
+        # Before constants move: all three are about the file as it came.
         valid, history, size = (
             invalid(file) is None,
             history_of(model),
@@ -105,12 +107,18 @@ class Job:
         _LOG.info("reading %s", self.file)
         source = _read(self.file)
         with told_of(self.file):
+            # 1. Signs of zeros go first, since a weight of -0.0 has no zeros that could
+            # be left out. Then the file is run once, for the sizes by which layers are
+            # chosen and for the outputs to compare with.
             negative = _drop_signs(source.model, source.reader, drop)
             trial = self._trial(source)
             encoded = self._encoded(source, trial)
             said = [*notes, *about_signs(negative, drop, told=bool(notes))]
             said += about_inputs(encoded.moved, source.history.ir_version)
             said += about_kept_zeros(encoded, source.reader)
+
+        # 2. Equal bits must give outputs that are equal but for the order of sums;
+        # without them the difference is for the user to judge.
         lossless = VALUES[self.wanted.values].lossless
         limit = _LIMIT if lossless and not (negative and drop is True) else math.inf
         signs = lossless and drop == WHERE_EQUAL and negative > 0
@@ -120,6 +128,8 @@ class Job:
             check_file(written, encoded, strictly=source.valid)
             return self._checked(trial, written, encoded, limit, signs)
 
+        # 3. Written and checked; SignsMatterError leaves from here, and `pack_onnx`
+        # starts anew with every -0.0.
         checked = write_model(self.place, encoded.model, source.reader, check)
         encoded = replace(encoded, rows=(*encoded.rows, *source.beside))
         sparse = self.wanted.target == SPARSE
@@ -148,8 +158,12 @@ class Job:
         encoded = packed_form(
             encoded, model, self.wanted, source.history, trial.sizes, source.beside
         )
+        # What is packed may be larger in all: metadata, tables and nodes are counted only
+        # now.
         if not self._is_loss(model_bytes(encoded.model, reader) - source.bytes):
             return encoded
+        # The rows still say what the weights have, and the digests what each must give,
+        # since the file is checked by them.
         plain = encode_initializers(model, Wanted("dense"), reader, moved=encoded.moved)
         rows = (
             replace(row, encoding="dense", values="fp32", bytes_stored=row.bytes_dense)
@@ -168,6 +182,8 @@ class Job:
         library = library_for(encoded.model)
         try:
             checked = self._compared(trial, written, limit, library)
+        # Whatever is wrong, the dropped signs may be why; with every -0.0 it is tried
+        # once more.
         except ExportError as error:
             if not signs:
                 raise
@@ -221,6 +237,7 @@ class Job:
         if not moved.origins:
             return False
         model, reader = read_plain(self.file)
+        # Only the constants that the written file has moved stay moved here.
         back = hoisted(model).without(moved.origins)
         put_back(model, back, still=moved)
         with tempfile.TemporaryDirectory() as folder:
@@ -240,9 +257,10 @@ class Job:
 def _drop_signs(model: onnx.ModelProto, reader: TensorReader, drop: bool | str) -> int:
     """Make -0.0 zeros where that is wanted; returns how many there are."""
     least = PRUNED if drop == WHERE_EQUAL else 0.0
+    # Only in weights that are pruned for sure: -0.0 may be meant elsewhere.
     negative = count_negative_zeros(model, reader, least)
     if negative and drop:
-        normalise_zeros(model, reader, least)
+        normalize_zeros(model, reader, least)
     return negative
 
 

@@ -25,10 +25,10 @@ from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros, dige
 from sparsify_fx.onnx_export.storage.encodings import (
     Encoded,
     Wanted,
-    dtype_name,
     encode_initializers,
 )
-from sparsify_fx.onnx_export.storage.hoisting import Moved
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import dtype_name
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ def encode(
     if wanted.target != SPARSE:
         return encode_initializers(dense, wanted, reader, moved=moved)
     reader = reader or TensorReader()
+
+    # 1. Sparse operators first: what they take over is no weight to encode any more.
     chosen = choose_layers(
         dense, wanted, Setting(sizes, expected or {}, origin, feed), reader
     )
@@ -92,10 +94,16 @@ def encode(
     put_metadata(
         sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: chosen.choice})
     )
-    held = {f"{name}.{part}" for name in names for part in ("values", "gaps")}
+
+    # 2. All other weights as usual. Values and gaps of sparse operators must stay plain,
+    # as the kernels read them at load.
+    held = {f"{name}.values" for name in names} | {f"{name}.gaps" for name in names}
     encoded = encode_initializers(
         sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False
     )
+
+    # 3. Rows and digests are those of the dense weights, so that reports compare targets
+    # and the check sees every bit.
     bytes_of = {row.name: row.bytes_stored for row in encoded.rows}
     rows = {row.name: row for row in encoded.rows if row.name not in held}
     digests = {name: mark for name, mark in encoded.digests.items() if name not in held}

@@ -16,8 +16,9 @@ from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make
 from sparsify_fx.onnx_export.inspection.inspect_onnx import rows_beside
 from sparsify_fx.onnx_export.report.export_report import ExportReport
 from sparsify_fx.onnx_export.report.macs import layer_macs
-from sparsify_fx.onnx_export.storage.encodings import Wanted, as_it_is, hoisted
-from sparsify_fx.onnx_export.storage.hoisting import put_back
+from sparsify_fx.onnx_export.storage.encodings import Wanted, as_it_is
+from sparsify_fx.onnx_export.storage.packable import hoisted
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.runtime.restore import sparse_weights
 
 _LOG = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def unpack_onnx(
             Wanted("dense"),
             model_bytes(model, reader),
         )
+        # Constants move out and back, so that rows and digests are made by the code that
+        # makes them when packing.
         ir_version, moved = model.ir_version, hoisted(model)
         encoded = as_it_is(model, reader)
         macs, beside = layer_macs(model, encoded.rows, {}), rows_beside(model, reader)
@@ -55,6 +58,8 @@ def unpack_onnx(
         model.ir_version = ir_version
     rows = tuple(replace(row, macs=macs.get(row.name)) for row in encoded.rows)
     kept = {tensor.name for tensor in model.graph.initializer}
+    # Only initializers of the main graph are decoded by name; constants that are back in
+    # their scopes are copied, not decoded.
     digests = {name: mark for name, mark in encoded.digests.items() if name in kept}
     encoded = replace(encoded, rows=(*rows, *beside), digests=digests)
 

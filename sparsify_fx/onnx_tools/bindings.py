@@ -1,4 +1,8 @@
-"""Which values operators read, named by where they are defined: out of branches and through calls of functions."""
+"""Which values operators read, named by where they are defined: out of branches and through calls of functions.
+
+Two rules of ONNX make this hard: a branch sees the names around it, which may be hidden by its own, and a function sees
+nothing but its inputs, which are other values in every call.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Iterator
 
 import onnx
 
-from sparsify_fx.onnx_tools.constants import Scope, scopes
+from sparsify_fx.onnx_tools.constants import defined_in, scopes
 from sparsify_fx.onnx_tools.weights import Key, called, key_of
 
 Place = tuple[int, str]
@@ -21,7 +25,8 @@ class Bindings:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.scopes = scopes(model)
-        self._defined = [_defined(scope) for scope in self.scopes]
+        self._defined = [defined_in(scope.body) for scope in self.scopes]
+        # Domains and names that no function of the model has are operators.
         self._calls: dict[Key, list[tuple[int, onnx.NodeProto]]] = {
             key_of(each): [] for each in model.functions
         }
@@ -39,6 +44,8 @@ class Bindings:
         >>> Bindings(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], []))).home(1, "x")
         (0, 'x')
         """
+        # Outward until a scope defines it: inner names hide outer ones. Around the main
+        # graph and around the body of a function there is nothing (-1).
         while number >= 0:
             if name in self._defined[number]:
                 return number, name
@@ -52,6 +59,7 @@ class Bindings:
 
         The input of a function stands for what callers give for it, all operands of one call together.
         """
+        # All positions are resolved at once: operands of two different calls must not be mixed.
         given = [node.input[at] if at < len(node.input) else "" for at in positions]
         waiting, seen = (
             [self._homes([(number, name) for name in given])],
@@ -59,9 +67,11 @@ class Bindings:
         )
         while waiting:
             operands = waiting.pop()
+            # Functions that call themselves, and calls that give the same values.
             if operands in seen:
                 continue
             seen.add(operands)
+            # One function at a time: what its callers give may be inputs of the function around them.
             function = next(
                 (key for key in map(self._input_of, operands) if key is not None), None
             )
@@ -90,10 +100,12 @@ class Bindings:
             if scope.outer >= 0:
                 return True
             if scope.function is not None:
+                # A function's body is inside where any of its calls is.
                 waiting += [caller for caller, _ in self._calls[key_of(scope.function)]]
         return False
 
     def _homes(self, places: list[Place | None]) -> Operands:
+        """Names as seen from a scope, by the scopes that define them."""
         return tuple(
             self.home(*place) if place is not None and place[1] else None
             for place in places
@@ -115,13 +127,3 @@ class Bindings:
             return place
         at = list(self.scopes[place[0]].body.input).index(place[1])
         return (number, call.input[at]) if at < len(call.input) else None
-
-
-def _defined(scope: Scope) -> set[str]:
-    """The names that a scope defines itself."""
-    body = scope.body
-    found = {name for node in body.node for name in node.output}
-    if isinstance(body, onnx.FunctionProto):
-        return found | set(body.input)
-    found |= {item.name for group in (body.input, body.initializer) for item in group}
-    return found | {tensor.values.name for tensor in body.sparse_initializer}

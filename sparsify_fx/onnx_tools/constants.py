@@ -50,6 +50,8 @@ def scopes(model: onnx.ModelProto) -> list[Scope]:
         function: onnx.FunctionProto | None,
         outer: int,
     ) -> None:
+        # Appended before its inner graphs are visited, so that numbers go outermost
+        # first and `outer` is always smaller: the walk outward ends.
         number = len(found)
         found.append(Scope(body, function, outer))
         for node in body.node:
@@ -71,6 +73,7 @@ def constants(model: onnx.ModelProto) -> Iterator[Constant]:
     [('w', [2])]
     """
     for number, scope in enumerate(scopes(model)):
+        # Bodies of functions have no initializers; their constants are nodes.
         if isinstance(scope.body, onnx.GraphProto):
             yield from (
                 Constant(tensor.name, tensor, number)
@@ -89,6 +92,7 @@ def held_tensor(node: onnx.NodeProto) -> Stored | None:
     """The tensor in a Constant node; None for other nodes, and for the short forms that hold numbers or text."""
     if not is_standard(node, "Constant") or len(node.output) != 1:
         return None
+    # `value` or `sparse_value`; `value_float`, `value_ints` and the like are too small to store.
     held: Iterator[Stored] = (
         attribute.t if attribute.HasField("t") else attribute.sparse_tensor
         for attribute in node.attribute
@@ -101,20 +105,24 @@ def names_of(model: onnx.ModelProto) -> Counter[str]:
     """Every name of a value, and in how many scopes it is defined."""
     found: Counter[str] = Counter()
     for scope in scopes(model):
-        body, defined = scope.body, set[str]()
-        if isinstance(body, onnx.GraphProto):
-            defined |= {
-                item.name for group in (body.input, body.initializer) for item in group
-            }
-            defined |= {tensor.values.name for tensor in body.sparse_initializer}
-        else:
-            defined.update(body.input)
-        defined.update(name for node in body.node for name in node.output)
-        found.update(defined)
-        found.update(
-            dict.fromkeys((name for node in body.node for name in node.input), 0)
-        )
+        # A name counts once a scope, however often it is read there.
+        found.update(defined_in(scope.body))
+        for node in scope.body.node:
+            # Names that are read and never defined are taken as well, with a count of
+            # 0: nobody else may get them.
+            found.update(dict.fromkeys(node.input, 0))
     return found
+
+
+def defined_in(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
+    """The names of values that a scope defines itself: inputs, initializers, and what its nodes make."""
+    found: set[str] = set()
+    for node in body.node:
+        found.update(node.output)
+    if isinstance(body, onnx.FunctionProto):
+        return found | set(body.input)
+    found |= {item.name for item in (*body.input, *body.initializer)}
+    return found | {tensor.values.name for tensor in body.sparse_initializer}
 
 
 def outputs_of(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:

@@ -24,6 +24,7 @@ def evaluate(
     >>> evaluate(node, model, {"x": np.float32([-1, 2])})
     [array([0., 2.], dtype=float32)]
     """
+    # A node may read one value twice; a graph has an input of one name once.
     given = [name for name in dict.fromkeys(node.input) if name]
     values = [
         onnx.helper.make_tensor_value_info(
@@ -31,6 +32,7 @@ def evaluate(
         )
         for name in given
     ]
+    # Without types: onnxruntime infers them, which this needs not know for every operator.
     results = [onnx.ValueInfoProto(name=name) for name in node.output if name]
     single = onnx.ModelProto(
         ir_version=model.ir_version, opset_import=model.opset_import
@@ -38,7 +40,9 @@ def evaluate(
     single.graph.CopyFrom(onnx.helper.make_graph([node], "one", values, results))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # One node, mostly on a few numbers: starting threads would take longer than the work.
     options.intra_op_num_threads = 1
+    # As written: an optimizer that folds it itself may round otherwise.
     options.graph_optimization_level = (
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from sparsify_fx.errors import InputError
-from sparsify_fx.onnx_tools.lengths import TRIES, Shapes, Tries, shapes_to_try
+from sparsify_fx.onnx_tools.axis_roles import TRIES, Tries
+from sparsify_fx.onnx_tools.lengths import Shapes, shapes_to_try
 from sparsify_fx.onnx_tools.signature import Asked, Port, check_asked, ports_of
 from sparsify_fx.onnx_tools.uses import Use, uses_of
 
@@ -59,14 +60,17 @@ def feeds(
     asked = asked or Asked()
     check_asked(model, asked)
     ports = ports_of(model)
+    # Before anything is made: an input that cannot be made up fails for all sizes.
     for port in ports.values():
         if port.name not in asked.inputs:
             _check_can_be_made(port)
+    # The tries are limited, as each is a run of the model, which may take minutes.
     maker = _Maker(ports, uses_of(model), asked, fills, tries)
     return islice(maker.feeds(seed), _MOST_TRIES)
 
 
 def _check_can_be_made(port: Port) -> None:
+    # onnx adds element types with every version; what this one knows can be made.
     types = {*helper.get_all_tensor_dtypes()} - {TensorProto.UNDEFINED}
     can_be_made = port.form in ("tensor", "sequence", "map")
     if not can_be_made or port.elem not in types:
@@ -91,9 +95,12 @@ class _Maker:
         made = [
             port for name, port in self.ports.items() if name not in self.asked.inputs
         ]
+        # Without optional inputs and integers of unknown use all fillings are the same feed.
         fills = self.fills if any(map(self._has_choice, made)) else self.fills[:1]
         passed_over, tried = "", False
         for shapes in shapes_to_try(self.ports, self.uses, self.asked, self.tries):
+            # Larger ones would fill the memory before onnxruntime could refuse them.
+            # Given arrays exist already, so they are not counted.
             large = [
                 port.name
                 for port in made
@@ -105,6 +112,8 @@ class _Maker:
                     or f"input {large[0]!r} of shape {list(shapes[large[0]])}"
                 )
                 continue
+            # The seed is the same for every try: a feed depends on its shapes and
+            # filling alone, not on how many tries there were before.
             for fill in fills:
                 tried = True
                 yield self._feed(shapes, np.random.default_rng(seed), fill)
@@ -138,12 +147,14 @@ class _Maker:
     def _value(
         self, port: Port, shapes: Shapes, rng: np.random.Generator, fill: str
     ) -> Any:
+        # Both kinds of calls are tried: with the optional input and without.
         if port.optional and fill == "zeros":
             return None
         if port.form == "map":
             return _map(port)
         use, shape = self.uses[port.name], shapes[port.name]
         if port.form == "sequence":
+            # Two entries, as models that concatenate or stack a sequence show nothing with one.
             return [_array(port, shape, use, rng, fill) for _ in range(2)]
         length = self._length_beside(port, shapes)
         array = _array(port, shape, use, rng, fill)
@@ -172,6 +183,7 @@ class _Maker:
                 or dims[0] not in sizes
             ):
                 continue
+            # The axis of the batch has the name that the vector's axis has, or none as well.
             batch = sizes.index(dims[0])
             steps = [
                 axis
@@ -192,13 +204,15 @@ def _is_pixels(port: Port) -> bool:
 def _array(
     port: Port, shape: tuple[int, ...], use: Use, rng: np.random.Generator, fill: str
 ) -> NDArray[Any]:
-    """An array of the port's type."""
+    """An array of the port's type: noise, indices below the table's length, pixels, or the filling."""
     if port.elem == TensorProto.STRING:
         return rng.choice(np.array(_WORDS, object), shape)
     dtype = helper.tensor_dtype_to_np_dtype(port.elem)
     if port.elem in _FLOATS:
+        # Half precision is drawn in float32 and rounded: numpy draws no others.
         kind = np.float64 if port.elem == TensorProto.DOUBLE else np.float32
         return np.asarray(rng.standard_normal(shape, kind)).astype(dtype, copy=False)
+    # Any row of the table will do; an index beyond it is an error in onnxruntime.
     if use.below is not None and fill != "zeros":
         return rng.integers(0, use.below, shape).astype(dtype)
     if _is_pixels(port):
@@ -206,11 +220,12 @@ def _array(
         return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
     if fill == MIXED:
         return rng.integers(0, 2, shape).astype(dtype)
+    # Of one value all over: a mask of ones hides nothing, offsets of zero are always valid.
     return np.full(shape, 0 if fill == "zeros" else 1, dtype)
 
 
 def _map(port: Port) -> dict[Any, Any]:
-    """A map with a few plain keys."""
+    """A map with a few plain keys, whatever keys the model knows."""
     keys: tuple[Any, ...] = _WORDS[:3] if port.key == TensorProto.STRING else (0, 1, 2)
     return dict.fromkeys(
         keys,

@@ -17,7 +17,7 @@ _LARGE = {"initializer", "sparse_initializer"}
 
 
 def count_bytes(model: onnx.ModelProto) -> int:
-    """The bytes of the serialised model, also where protobuf cannot serialise it; one tensor at a time is copied.
+    """The bytes of the serialized model, also where protobuf cannot serialize it; one tensor at a time is copied.
 
     >>> node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
     >>> weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
@@ -25,10 +25,13 @@ def count_bytes(model: onnx.ModelProto) -> int:
     >>> count_bytes(model) == model.ByteSize()
     True
     """
+    # What protobuf cannot serialize it cannot count either. So: all but the tensors,
+    # and each tensor by itself.
     rest, graph = onnx.ModelProto(), onnx.GraphProto()
     copy_but(model, rest, {"graph"})
     copy_but(model.graph, graph, _LARGE)
     tensors = (*model.graph.initializer, *model.graph.sparse_initializer)
+    # Initializers are fields of the graph, which is a field of the model; each adds tag and length.
     inside = int(graph.ByteSize()) + sum(
         _as_field(int(tensor.ByteSize())) for tensor in tensors
     )
@@ -45,6 +48,7 @@ def copy_but(source: Any, target: Any, left_out: Collection[str]) -> None:
     for field, value in source.ListFields():
         if field.name in left_out:
             continue
+        # A message, a repeated field, or a plain value: protobuf has a way to copy each.
         if hasattr(value, "CopyFrom"):
             getattr(target, field.name).CopyFrom(value)
         elif hasattr(value, "extend"):
@@ -57,7 +61,9 @@ def write_beside(model: onnx.ModelProto, path: Path) -> None:
     """Write the model to `path` and its large tensors to `path`.data, without copying more than one of them."""
     light = onnx.ModelProto()
     copy_but(model, light, {"graph"})
+    # Sparse initializers stay inside: they are small, which is their point.
     copy_but(model.graph, light.graph, {"initializer"})
+    # Relative, as ONNX has it: both files can be moved together.
     location = f"{path.name}.data"
     with path.with_name(location).open("wb") as stream:
         for tensor in model.graph.initializer:
@@ -75,6 +81,7 @@ def worth_moving(tensor: onnx.TensorProto, size: int) -> bool:
 
 def tensor_data(tensor: onnx.TensorProto) -> bytes:
     """The values of a tensor that holds them, as they stand in `raw_data`."""
+    # Tensors may hold typed fields instead; external data is always raw.
     return tensor.raw_data or onnx.numpy_helper.to_array(tensor).tobytes()
 
 
@@ -82,6 +89,7 @@ def moved_out(
     tensor: onnx.TensorProto, data: Any, stream: BinaryIO
 ) -> onnx.TensorProto:
     """Append `data`, bytes or a flat array of them, to `stream`; the tensor that refers to that place."""
+    # Zeros up to the next page; -n % size is what is missing to a multiple.
     stream.write(bytes(-stream.tell() % _ALIGNMENT))
     offset = stream.tell()
     stream.write(data)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 
 from sparsify_fx.onnx_tools.values import UnlikeError, measure_difference
-from sparsify_fx.onnx_tools.view import attribute, input_of, is_standard, subgraphs
+from sparsify_fx.onnx_tools.view import attribute, input_of, is_standard
+from sparsify_fx.onnx_tools.weights import all_nodes
 
 RANDOM = frozenset(
     (
@@ -32,19 +33,15 @@ def random_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     >>> [node.op_type for node in random_nodes(model)]
     ['RandomNormal']
     """
-    groups = [model.graph.node, *(function.node for function in model.functions)]
-    return [node for group in groups for node in _walk(group) if _draws(node)]
-
-
-def _walk(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for inner in subgraphs(node):
-            yield from _walk(inner.node)
+    found = list(filter(_draws, all_nodes(model.graph.node)))
+    for function in model.functions:
+        found += filter(_draws, all_nodes(function.node))
+    return found
 
 
 def _draws(node: onnx.NodeProto) -> bool:
     """Whether the node is random as it stands: Dropout is only when told that it trains."""
+    # Input 2 is `training_mode`; without it Dropout passes its input on, from opset 7.
     return is_standard(node, *RANDOM) and (
         node.op_type != "Dropout" or bool(input_of(node, 2))
     )
@@ -52,6 +49,7 @@ def _draws(node: onnx.NodeProto) -> bool:
 
 def is_seeded(nodes: Sequence[onnx.NodeProto]) -> bool:
     """Whether all of them draw from seeds of their own: a new session then repeats what the last one drew."""
+    # Without the attribute onnxruntime draws the seed itself.
     return all(attribute(node, "seed") is not None for node in nodes)
 
 
@@ -74,6 +72,7 @@ def unlike_outputs(
 def distance(expected: Any, got: Any) -> float:
     """The relative difference of `measure_difference`; infinity where there is none."""
     try:
+        # Where shapes, types or texts differ no number is large enough.
         return measure_difference(expected, got)[1]
     except UnlikeError:
         return float("inf")

@@ -39,11 +39,14 @@ def infer_shapes(
     >>> infer_shapes(onnx.helper.make_model(graph), {"x": (8, None)})["y"]
     (8, 3)
     """
+    # 1. A copy without weights, on which inference is fast and may write.
     bare = skeleton(model)
+    # 2. Sizes that are asked for win: what the file recorded may contradict them.
     if sizes is not None:
         _set_sizes(bare.graph, sizes)
     elif recorded:
         bare.graph.value_info.extend(model.graph.value_info)
+    # 3. Infer, and read what is known. Small initializers are not among the items.
     inferred = _infer(bare, strict=False)
     found = {}
     for item in (
@@ -83,12 +86,14 @@ def shapes_fit(model: onnx.ModelProto) -> str | None:
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its large initializers as inputs, and without recorded shapes: a few KB."""
     bare = onnx.ModelProto()
+    # Functions stay: inference looks into them.
     copy_but(model, bare, {"graph", "metadata_props", "doc_string"})
     graph, kept = model.graph, bare.graph
     kept.name = graph.name
     kept.node.extend(graph.node)
     kept.input.extend(graph.input)
     kept.output.extend(graph.output)
+    # An initializer that is an input too (its default) must not be declared twice.
     given = {item.name for item in graph.input}
     for tensor in graph.initializer:
         if (
@@ -96,6 +101,7 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
             and tensor.data_location != onnx.TensorProto.EXTERNAL
         ):
             kept.initializer.append(tensor)
+        # A weight becomes an input of its type and shape, which is all that inference reads of it.
         elif tensor.name not in given:
             kept.input.append(
                 onnx.helper.make_tensor_value_info(
@@ -123,10 +129,12 @@ def _set_sizes(graph: onnx.GraphProto, sizes: Mapping[str, Shape]) -> None:
     """Write sizes into the inputs; the recorded shapes of the outputs, which may contradict them, go."""
     for item in graph.input:
         given, dims = sizes.get(item.name, ()), item.type.tensor_type.shape.dim
+        # Sizes of another rank are left aside: they belong to another reading of the input.
         if len(given) == len(dims):
             for dim, size in zip(dims, given, strict=True):
                 if isinstance(size, int):
                     dim.dim_value = size
+    # An output that was recorded for the old sizes would contradict what is inferred for the new.
     names = [item.name for item in graph.output]
     del graph.output[:]
     graph.output.extend(
@@ -137,7 +145,11 @@ def _set_sizes(graph: onnx.GraphProto, sizes: Mapping[str, Shape]) -> None:
 def _infer(bare: onnx.ModelProto, strict: bool) -> onnx.ModelProto:
     try:
         inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(
-            bare, check_type=strict, strict_mode=strict, data_prop=True
+            # `data_prop` follows the values of shapes, so that a Reshape by a computed one has a size.
+            bare,
+            check_type=strict,
+            strict_mode=strict,
+            data_prop=True,
         )
     except Exception as error:  # a contradiction in a foreign file: what it says about itself is all there is
         if strict:

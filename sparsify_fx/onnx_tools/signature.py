@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ class Asked:
 
 def ports_of(model: onnx.ModelProto) -> dict[str, Port]:
     """The inputs without a default, by name."""
+    # An input with an initializer of its name has a default, so callers need not give it.
     stored = {tensor.name for tensor in model.graph.initializer}
     stored |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     return {
@@ -68,37 +69,38 @@ def is_open(model: onnx.ModelProto) -> bool:
 
 def settles(ports: Mapping[str, Port], asked: Asked) -> bool:
     """Whether what is asked for fixes every length that the file leaves open, named axes by any input that has them."""
+    # An input that is given whole fixes the names of its axes for all others that have them.
     whole = {**asked.inputs, **asked.shapes}
-    names = {
-        *asked.axes,
-        *(dim for name in whole if name in ports for dim in ports[name].dims or ()),
-    }
+    names = names_of_axes(ports[name] for name in whole if name in ports)
+    names |= asked.axes.keys()
     left = (port for name, port in ports.items() if name not in whole)
     return all(
         port.dims is not None
-        and all(
-            isinstance(dim, int) or (dim is not None and dim in names)
-            for dim in port.dims
-        )
+        and all(isinstance(dim, int) or dim in names for dim in port.dims)
         for port in left
     )
 
 
 def axis_names(model: onnx.ModelProto) -> set[str]:
     """The names of the open axes of inputs."""
-    return {
-        dim
-        for port in ports_of(model).values()
-        for dim in port.dims or ()
-        if isinstance(dim, str)
-    }
+    return names_of_axes(ports_of(model).values())
+
+
+def names_of_axes(ports: Iterable[Port]) -> set[str]:
+    """The names of the open axes of these inputs; axes without a name have none."""
+    found: set[str] = set()
+    for port in ports:
+        found.update(dim for dim in port.dims or () if isinstance(dim, str))
+    return found
 
 
 def _port(name: str, kind: onnx.TypeProto, optional: bool = False) -> Port:
     form = kind.WhichOneof("value")
+    # optional(sequence(tensor)) and the like: each layer is taken off in turn.
     if form == "optional_type":
         return _port(name, kind.optional_type.elem_type, optional=True)
     if form == "sequence_type":
+        # Only sequences of tensors can be made up; others keep their kind in words, for the error.
         inner = _port(name, kind.sequence_type.elem_type)
         return Port(name, "sequence" if inner.form == "tensor" else f"sequence of a {inner.form}", inner.elem,
                     inner.dims, optional, inner.key)  # fmt: skip
@@ -114,7 +116,10 @@ def _port(name: str, kind: onnx.TypeProto, optional: bool = False) -> Port:
             optional,
         )
     held = kind.tensor_type
+    # No shape at all (any rank) is something else than a shape without axes (a scalar).
     dims = held.shape.dim if held.HasField("shape") else None
+    # 0 is how several exporters write an open axis, although a tensor may be empty: it
+    # is taken for open, and remembered.
     empty = {
         axis
         for axis, dim in enumerate(dims or ())
@@ -134,6 +139,7 @@ def _port(name: str, kind: onnx.TypeProto, optional: bool = False) -> Port:
 def check_asked(model: onnx.ModelProto, asked: Asked) -> None:
     """InputError or UnknownNameError for names that the model lacks, and for lengths and types that contradict it."""
     ports, names = ports_of(model), axis_names(model)
+    # Inputs with a default may be given too, so values are checked against all inputs.
     every = {item.name: _port(item.name, item.type) for item in model.graph.input}
     for name in asked.inputs:
         if name not in every:
@@ -150,6 +156,7 @@ def check_asked(model: onnx.ModelProto, asked: Asked) -> None:
 
 
 def _check_length(length: object, what: str) -> None:
+    # True is an int, and would be taken for a length of 1.
     if (
         isinstance(length, bool)
         or not isinstance(length, int | np.integer)
@@ -166,13 +173,16 @@ def _check_shape(port: Port, shape: Sequence[int], asked: Asked) -> None:
         )
     for axis, length in enumerate(shape):
         _check_length(length, f"shape of input {port.name!r}, axis {axis}")
+    # 1. Against the file.
     _fits(port, tuple(shape))
+    # 2. Against named axes that are given too. A port of unknown rank has no names to compare.
     for dim, length in zip(port.dims or (), shape, strict=bool(port.dims)):
         if isinstance(dim, str) and asked.axes.get(dim, length) != length:
             raise InputError(
                 f"axis {dim!r} is given as {asked.axes[dim]}, but the shape given for input {port.name!r} makes it "
                 f"{length}; give one of them"
             )
+    # 3. Against the array, if both are given.
     held = asked.inputs.get(port.name)
     if held is not None and np.shape(held) != tuple(shape):
         raise InputError(
@@ -225,6 +235,8 @@ _EXPECTED = {"tensor": "a numpy array", "sequence": "a list of numpy arrays"}
 
 
 def _check_array(port: Port, array: Any) -> None:
+    # Strings come in several kinds of arrays; numbers must have the very type, as
+    # onnxruntime converts nothing.
     text = port.elem == TensorProto.STRING
     wanted = None if text else np.dtype(helper.tensor_dtype_to_np_dtype(port.elem))
     if (array.dtype.kind not in "OUST") if text else (array.dtype != wanted):

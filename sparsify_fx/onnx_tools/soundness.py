@@ -32,13 +32,11 @@ def damaged_tensor(model: onnx.ModelProto) -> str | None:
     >>> damaged_tensor(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor])))
     "tensor 'w' of shape [3] has 8 bytes of data, which should be 12"
     """
-    found = (
-        reason
-        for graph in _graphs(model)
-        for reason in map(_fault, _tensors(graph))
-        if reason is not None
-    )
-    return next(found, None)
+    for graph in _graphs(model):
+        for tensor in _tensors(graph):
+            if (reason := _fault(tensor)) is not None:
+                return reason
+    return None
 
 
 def damaged_text(model: onnx.ModelProto) -> str | None:
@@ -46,14 +44,18 @@ def damaged_text(model: onnx.ModelProto) -> str | None:
 
     protobuf reads such fields as bytes, which fail somewhere else later.
     """
+    # Without recursion: a hostile file nests deeper than Python goes.
     waiting: list[Message] = [model]
     while waiting:
         part = waiting.pop()
+        # By the descriptors, so that fields of onnx versions to come are looked at too.
         for field in part.DESCRIPTOR.fields:
             if field.type == field.TYPE_STRING and not _is_text(part, field.name):
                 return f"{type(part).__name__}.{field.name} is no text"
             if field.type == field.TYPE_MESSAGE:
                 value = getattr(part, field.name)
+                # Repeated messages, or a single one that is set: unset ones hold unset
+                # ones without end (the type of the entries of a type).
                 waiting += (
                     value
                     if hasattr(value, "extend")
@@ -65,7 +67,9 @@ def damaged_text(model: onnx.ModelProto) -> str | None:
 
 
 def _is_text(part: Message, name: str) -> bool:
+    """Whether a field that is declared a string holds text, in all its entries."""
     try:
+        # Bytes that are no UTF-8 come back as bytes, or raise when they are read, by protobuf's version.
         value = getattr(part, name)
         return all(
             isinstance(each, str)
@@ -76,6 +80,7 @@ def _is_text(part: Message, name: str) -> bool:
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """The main graph, the bodies of functions, and all graphs inside their nodes, however deep."""
     waiting: list[onnx.GraphProto | onnx.FunctionProto] = [
         model.graph,
         *model.functions,
@@ -83,7 +88,8 @@ def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionP
     while waiting:
         graph = waiting.pop()
         yield graph
-        waiting += [inner for node in graph.node for inner in subgraphs(node)]
+        for node in graph.node:
+            waiting += subgraphs(node)
 
 
 def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
@@ -97,6 +103,7 @@ def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[TensorProt
 
 def _fault(tensor: TensorProto) -> str | None:
     """What is wrong with one tensor."""
+    # 1. The shape and the type. Two negative sides would make the product below positive again.
     what = f"tensor {tensor.name!r} of shape {list(tensor.dims)}"
     if min(tensor.dims, default=0) < 0:
         return f"{what} has a negative side"
@@ -107,10 +114,15 @@ def _fault(tensor: TensorProto) -> str | None:
         )
     except (KeyError, ValueError, TypeError):
         return f"{what} has the unknown type {tensor.data_type}"
+
+    # 2. How many bytes that takes, with types that share bytes rounded up. Python's
+    # numbers do not overflow, as those of a hostile shape would in C.
     entries, together = math.prod(tensor.dims), _PARTS.get(kind, 1)
     bytes_needed = (
         -(-entries // together) if together > 1 else entries * np.dtype(dtype).itemsize
     )
+
+    # 3. Data in another file, whose length may be told here.
     if tensor.data_location == TensorProto.EXTERNAL:
         lengths = [each.value for each in tensor.external_data if each.key == "length"]
         fits = all(each == str(bytes_needed) for each in lengths)
@@ -119,6 +131,8 @@ def _fault(tensor: TensorProto) -> str | None:
             if fits
             else f"{what} has {lengths[0]} bytes of external data, which should be {bytes_needed}"
         )
+
+    # 4. Raw data, also when it is empty.
     if tensor.HasField("raw_data"):
         held = len(tensor.raw_data)
         return (
@@ -126,6 +140,9 @@ def _fault(tensor: TensorProto) -> str | None:
             if held == bytes_needed
             else f"{what} has {held} bytes of data, which should be {bytes_needed}"
         )
+
+    # 5. Typed fields. Complex numbers are two each; half precision lies in
+    # `int32_data`, one an entry.
     numbers = entries * (2 if kind.startswith("COMPLEX") else 1)
     held, needed = (
         len(getattr(tensor, _FIELDS.get(tensor.data_type, "int32_data"))),

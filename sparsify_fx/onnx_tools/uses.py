@@ -13,9 +13,10 @@ from onnx import inliner
 from sparsify_fx.onnx_tools.shapes import Shape, infer_shapes, skeleton
 from sparsify_fx.onnx_tools.signature import ports_of
 from sparsify_fx.onnx_tools.view import attribute, input_of, subgraphs
+from sparsify_fx.onnx_tools.weights import walk_graphs
 
 BATCH, SEQUENCE, IMAGE = "batch", "sequence", "image"
-"""Roles of axes."""
+"""Roles of axes, as readers tell them; `axis_roles` adds those that only shapes tell."""
 
 _SAME_SHAPE = frozenset(
     (
@@ -63,16 +64,21 @@ def uses_of(model: onnx.ModelProto) -> dict[str, Use]:
     >>> uses_of(make.make_model(graph))["ids"].below
     5
     """
+    # 1. A model without weights and calls, whose readers of every value are known by
+    # name. Names of branches may hide others; a demand too many only makes a worse guess.
     bare = _inlined(skeleton(model))
     shapes, readers = infer_shapes(bare), defaultdict(list)
-    for graph in _graphs(bare.graph):
+    for graph in walk_graphs(bare.graph):
         shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         for node in graph.node:
             for place, name in enumerate(node.input):
                 readers[name].append((node, place))
     found = {}
+
+    # 2. From each input along what keeps its entries, or at least its axes, noting what readers demand.
     for name, port in ports_of(model).items():
         found[name] = use = Use()
+        # Several ways may lead to one value.
         seen: set[str] = set()
         work: list[tuple[str, Axes]] = [
             (name, None if port.dims is None else tuple(range(len(port.dims))))
@@ -85,12 +91,13 @@ def uses_of(model: onnx.ModelProto) -> dict[str, Use]:
             for node, place in readers[value]:
                 if node.domain in ("", "ai.onnx", "com.microsoft"):
                     _note(use, node, place, axes, shapes, whole=value == name)
-                    work.extend(_onwards(node, place, axes, shapes))
+                    work.extend(_onward(node, place, axes, shapes))
     return found
 
 
 def _inlined(bare: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its functions' nodes in place of their calls, unless these call themselves or become too many."""
+    # Functions that call functions can double at each level: thirty of them are a billion nodes.
     if not bare.functions or _expanded(bare) > _MOST_NODES:
         return bare
     try:
@@ -107,9 +114,11 @@ def _expanded(model: onnx.ModelProto) -> float:
 
     def count(node: onnx.NodeProto) -> float:
         key = (node.domain, node.op_type)
-        inner = sum(count(each) for graph in subgraphs(node) for each in graph.node)
+        inner = sum(sum(map(count, graph.node)) for graph in subgraphs(node))
         if key not in bodies:
             return 1 + inner
+        # Each function is counted once. While its body is counted it counts as
+        # infinite, which a call of itself then finds.
         if key not in counts:
             counts[key] = math.inf  # for as long as its own body is counted
             counts[key] = sum(map(count, bodies[key]))
@@ -118,21 +127,15 @@ def _expanded(model: onnx.ModelProto) -> float:
     return sum(map(count, model.graph.node))
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and those inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _graphs(inner)
-
-
-def _onwards(
+def _onward(
     node: onnx.NodeProto, place: int, axes: Axes, shapes: dict[str, Shape]
 ) -> Iterator[tuple[str, Axes]]:
-    """The values that hold the same entries, or the same axes, behind a node."""
+    """The values that hold the same entries, or the same axes, after a node."""
     kind = node.op_type
+    # 1. Same entries, same axes.
     if kind in _SAME_SHAPE and place == 0:
         yield node.output[0], axes
+    # 2. Same entries, axes in another order; a permutation that does not fit is a damaged file's.
     elif kind == "Transpose":
         places = list(range(len(axes or ())))
         perm = list(attribute(node, "perm", places[::-1]))
@@ -142,10 +145,13 @@ def _onwards(
             if axes and sorted(perm) == places
             else None,
         )
+    # 3. Scaled and shifted, as pixels are in front of a network: the same axes, unless
+    # the other operand has more of them.
     elif kind in _SCALING and axes is not None:
         other = shapes.get(node.input[1 - place]) if len(node.input) == 2 else None
         if other is not None and len(other) <= len(axes):
             yield node.output[0], axes
+    # 4. Same entries in another shape: what they index can still be told, but of no axis anything.
     elif kind in _SAME_VALUES and (place == 0 or kind == "Concat"):
         for name in node.output:
             yield name, None
@@ -161,12 +167,16 @@ def _note(
     whole: bool,
 ) -> None:
     """What this node, reading the value as its input number `place`, says about the model's input."""
+    # 1. What the entries are: rows of a table, or lengths of sequences.
     if node.op_type == "Gather" and place == 1:
         _below(use, shapes.get(node.input[0]), int(attribute(node, "axis", 0)))
     elif node.op_type == "EmbedLayerNormalization" and place < 2:
         _below(use, shapes.get(input_of(node, 2 if place == 0 else 4)), 0)
     elif node.op_type in _RECURRENT and place == 4:
         use.is_length = True
+
+    # 2. What the shape must be. A rank counts only where the node reads the input
+    # itself, and not what became of it.
     rank, lengths, roles = _demands(node, place, shapes)
     if rank is None:
         return
@@ -175,6 +185,9 @@ def _note(
         axes = tuple(range(rank)) if axes is None else axes
     if axes is None or len(axes) != rank:
         return
+
+    # 3. Told of the input's own axes. The first reader counts: two that contradict each
+    # other are no model that runs.
     for axis, length in lengths.items():
         if isinstance(length, int) and length > 0:
             use.lengths.setdefault(axes[axis], length)
@@ -183,6 +196,7 @@ def _note(
 
 
 def _below(use: Use, table: Shape | None, axis: int) -> None:
+    # The smallest table counts, as an index must be valid in all.
     rows = table[axis] if table and -len(table) <= axis < len(table) else None
     if isinstance(rows, int) and rows > 0:
         use.below = min(rows, use.below or rows)
@@ -199,15 +213,19 @@ def _demands(node: onnx.NodeProto, place: int, shapes: dict[str, Shape]) -> Dema
         and place == 0
         and len(weight) > 2
     ):
+        # 1. Convolutions: W is [outputs, inputs / groups, ...], transposed ones [inputs, ...].
         channels = weight[0] if kind == "ConvTranspose" else weight[1]
         groups = int(attribute(node, "group", 1)) if kind != "ConvTranspose" else 1
         channels = channels * groups if isinstance(channels, int) else None
+        # Colors or gray: an image. Other channels are features, along what may be anything.
         role = IMAGE if len(weight) == 4 and channels in (1, 3, 4) else SEQUENCE
         return (
             len(weight),
             {1: channels},
             {0: BATCH} | dict.fromkeys(range(2, len(weight)), role),
         )
+
+    # 2. Gemm: [batch, inputs].
     if (
         kind == "Gemm"
         and place == 0
@@ -215,8 +233,10 @@ def _demands(node: onnx.NodeProto, place: int, shapes: dict[str, Shape]) -> Dema
         and not attribute(node, "transA", 0)
     ):
         return 2, {1: weight[1 if attribute(node, "transB", 0) else 0]}, {0: BATCH}
+    # 3. Recurrent layers: the data, and the states that they start from.
     if kind in _RECURRENT and place in (0, 5, 6) and len(weight) == 3:
         return _recurrent(node, place, weight, shapes)
+    # 4. MatMul: the last axis, on as many axes as inference knows, else two.
     if kind == "MatMul" and place == 0 and len(weight) == 2:
         rank = len(shapes.get(node.input[0]) or (0, 0))
         return rank, {rank - 1: weight[0]} if rank else {}, {}

@@ -38,6 +38,7 @@ def measure_difference(expected: Any, got: Any) -> Difference:
 
 def _tensors(expected: Any, got: Any) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """The pairs of tensors that two values hold."""
+    # Maps are compared by key: their order means nothing.
     if isinstance(expected, dict) and isinstance(got, dict):
         if expected.keys() != got.keys():
             raise UnlikeError(
@@ -73,6 +74,7 @@ def _short(keys: Any) -> str:
 
 def _between(expected: NDArray[Any], got: NDArray[Any]) -> Difference:
     """The two differences of a tensor."""
+    # Arrays of strings come as objects or with a width of their own, which need not be the same.
     texts = expected.dtype.kind in _TEXTS and got.dtype.kind in _TEXTS
     if expected.shape != got.shape or not (texts or expected.dtype == got.dtype):
         raise UnlikeError(
@@ -84,11 +86,14 @@ def _between(expected: NDArray[Any], got: NDArray[Any]) -> Difference:
                 f"{np.count_nonzero(expected != got)} of {expected.size} texts differ"
             )
         return 0.0, 0.0
+    # An empty tensor has no largest entry.
     if expected.size == 0:
         return 0.0, 0.0
+    # float64, as differences of float16 overflow, and those of unsigned integers wrap around.
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
     with np.errstate(invalid="ignore"):  # signalling NaNs
         a, b = expected.astype(wide), got.astype(wide)
+    # NaN and Inf must be in the same places and of the same sign; the rest is zero in this comparison.
     finite = np.isfinite(a)
     if not np.array_equal(
         np.where(finite, 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True
@@ -96,5 +101,6 @@ def _between(expected: NDArray[Any], got: NDArray[Any]) -> Difference:
         raise UnlikeError("it has NaN or Inf in other places")
     if not finite.any():
         return 0.0, 0.0
+    # Relative to the largest entry and not to each: next to it small ones are rounding anyway.
     absolute = float(np.abs(a[finite] - b[finite]).max())
     return absolute, absolute / max(float(np.abs(a[finite]).max()), FLOOR)

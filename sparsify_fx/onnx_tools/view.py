@@ -34,21 +34,20 @@ class GraphView:
             for item in model.graph.initializer
             if item.name not in self.inputs
         }
-        self.producers = {
-            name: node for node in self.nodes for name in node.output if name
-        }
+        # Nodes are kept as the objects of the graph: passes change them in place, and
+        # readers of this view see it. Places in `nodes` hold until nodes are removed.
+        self.producers: dict[str, onnx.NodeProto] = {}
         self.uses: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        self.captured: set[str] = set()
         for node in self.nodes:
-            for name in node.input:
-                if name:
-                    self.uses[name].append(node)
-        self.captured = {
-            name
-            for node in self.nodes
-            for inner in subgraphs(node)
-            for name in names_in(inner)
-        }
+            self.producers |= {name: node for name in node.output if name}
+            for name in filter(None, node.input):
+                self.uses[name].append(node)
+            for inner in subgraphs(node):
+                # Its own names too: no harm, as a name that a subgraph hides is kept rather than lost.
+                self.captured.update(names_in(inner))
         self.fixed = self.outputs | self.captured
+        # Every name that exists, so that `fresh` makes none twice, also of nodes that were removed.
         self._names = {
             *self.inputs,
             *self.outputs,
@@ -75,9 +74,11 @@ class GraphView:
     def constant(self, name: str) -> Array | None:
         """The initializer of this name; None when there is none or its data lies in another file."""
         tensor = self.tensors.get(name)
+        # External data has not been read; passes leave such weights alone.
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None
         if name not in self._arrays:
+            # Kept: many nodes ask for one weight, and decoding copies it.
             self._arrays[name] = numpy_helper.to_array(tensor)
         return self._arrays[name]
 
@@ -109,9 +110,10 @@ class GraphView:
         return name
 
     def add(self, hint: str, values: Array) -> str:
-        """A new initializer; its name."""
+        """Append an initializer with these values under a fresh name; returns the name."""
         name = self.fresh(hint)
         self.graph.initializer.append(
+            # Sliced and transposed arrays are views; a tensor holds its bytes in order.
             numpy_helper.from_array(np.ascontiguousarray(values), name)
         )
         self.tensors[name] = self.graph.initializer[-1]
@@ -122,6 +124,7 @@ class GraphView:
         tensor = self.tensors[name]
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
         self._arrays.pop(name, None)
+        # Few exporters record the shapes of initializers, but those that do must not be contradicted.
         for item in self.graph.value_info:
             if item.name == name:
                 set_shape(item, values.shape)
@@ -129,6 +132,7 @@ class GraphView:
     def reroute(self, old: str, new: str) -> None:
         """All readers of `old` in the main graph read `new`."""
         for node in self.uses.get(old, []):
+            # `uses` is not brought up to date: whoever goes on with this view does that (`drop_identities`).
             node.input[:] = [new if name == old else name for name in node.input]
 
 
@@ -147,11 +151,8 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def names_in(graph: onnx.GraphProto) -> Iterator[str]:
     """Every name in a subgraph, its own and those from outside."""
-    yield from (
-        item.name
-        for group in (graph.input, graph.output, graph.initializer)
-        for item in group
-    )
+    for group in (graph.input, graph.output, graph.initializer):
+        yield from (item.name for item in group)
     for node in graph.node:
         yield from node.input
         yield from node.output
@@ -174,6 +175,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
 
 def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
     """Write an attribute, in place; None removes it."""
+    # From the end, so that the places of the others hold.
     for index, item in reversed(list(enumerate(node.attribute))):
         if item.name == name:
             del node.attribute[index]

@@ -85,6 +85,8 @@ def _positions(
     for _ in range(
         len(waiting)
     ):  # a function may call others, wherever they stand: until nothing new is found
+        # Each round takes the knowledge one call deeper. There are no more levels than
+        # functions, as calls in circles are no valid model.
         before = dict(positions)
         for function in waiting:
             found = _reaching(all_nodes(function.node), positions)
@@ -108,8 +110,10 @@ def _reaching(
             producers[output].append(node)
     pending = []
     for node in nodes:
+        # A function of the model hides an operator of its name: its body says what is a weight.
         places = positions.get(called(node)) or _OPERANDS.get(node.op_type, ())
         pending += [node.input[place] for place in places if place < len(node.input)]
+    # Backwards from the operands through what only moves entries; each value is looked at once.
     found: set[str] = set()
     while pending:
         name = pending.pop()
@@ -118,7 +122,8 @@ def _reaching(
         found.add(name)
         for source in producers.get(name, ()):
             if source.op_type in LAYOUT:
-                # Only Concat takes several tensors; the other inputs of the rest are axes, shapes and scales.
+                # Only Concat takes several tensors; the other inputs of the rest are
+                # axes, shapes and scales.
                 pending.extend(
                     source.input if source.op_type == "Concat" else source.input[:1]
                 )
@@ -138,6 +143,7 @@ def channel_axes(graph: onnx.GraphProto) -> dict[str, int]:
     found: dict[str, set[int]] = {}
     for inner in walk_graphs(graph):
         for node in inner.node:
+            # A weight that is read both as rows and as columns has no axis of its own.
             axis = _channel_axis(node)
             if axis is not None and len(node.input) > 1:
                 found.setdefault(node.input[1], set()).add(axis)

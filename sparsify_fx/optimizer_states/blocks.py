@@ -1,4 +1,4 @@
-"""Quantised state in tensor subclasses, as torchao has it: codes of 8 or 4 bits, and a scale for each block."""
+"""Quantized state in tensor subclasses, as torchao has it: codes of 8 or 4 bits, and a scale for each block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def is_quantised(tensor: Tensor) -> bool:
+def is_quantized(tensor: Tensor) -> bool:
     """Whether it is a tensor of codes in blocks, of a class that reads itself by `dequantize()`."""
     return type(tensor).dequantize is not Tensor.dequantize
 
@@ -23,8 +23,10 @@ def write_blocks(tensor: Any, entries: Tensor, value: Tensor | float) -> None:
     """Put `value` at `entries` (bool, the tensor's shape).
 
     Zero is written as a code, so that the other entries keep their bits; blocks that become zero wholly get the scale
-    0, with which they began. Anything else is read, edited and quantised again.
+    0, with which they began. Anything else is read, edited and quantized again.
     """
+    # 1. Values other than zero need the scale of their block, which depends on all of it: read, edit, quantize again.
+    #    That moves the other entries of the block by rounding.
     codes = getattr(tensor, "codes", None)
     if isinstance(value, Tensor) or value != 0 or codes is None:
         whole = tensor.dequantize()
@@ -35,16 +37,19 @@ def write_blocks(tensor: Any, entries: Tensor, value: Tensor | float) -> None:
         )
         tensor.copy_(edited)
         return
+    # 2. Zero needs no scale. Its code is the table's entry nearest to 0; without a table (fp8) the bits of 0 are 0.
     zero = (
         0 if getattr(tensor, "qmap", None) is None else int(tensor.qmap.abs().argmin())
     )
     if codes.numel() == entries.numel():
         codes.view(torch.uint8).masked_fill_(entries.reshape(codes.shape), zero)
-    else:  # two codes in a byte, the first one in its upper half
+    else:
+        # Two codes in a byte, the first one in its upper half.
         first, second = entries.flatten().view(-1, 2).unbind(1)
         upper = torch.where(first, zero, codes >> 4)
         lower = torch.where(second, zero, codes & 15)
         codes.copy_((upper << 4) | lower)
+    # The scale too: later updates of a block of zeros should find it as a new one is.
     tensor.scale.masked_fill_(
         entries.flatten().view(tensor.scale.numel(), -1).all(1), 0
     )

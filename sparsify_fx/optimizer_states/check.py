@@ -16,7 +16,7 @@ from sparsify_fx.optimizer_states.holders import (
     group_of,
     holders,
     is_optimizer,
-    name_of,
+    names_in,
     own_state,
     parameters_of,
     places,
@@ -59,8 +59,9 @@ def check_supported(
         parameters: the trainable tensors of weight programs, by name.
 
     Raises SchedulerError for something that is no optimizer, a parameter in two optimizers, optimizers that train
-    copies of the weights, state under unknown names, quantised state of an unknown layout.
+    copies of the weights, state under unknown names, quantized state of an unknown layout.
     """
+    # From what is cheap and certain to what needs a trial: the first error is the one that explains the others.
     _check_kinds(optimizers)
     _check_owners(optimizers, parameters)
     check_layouts(optimizers, parameters.values())
@@ -92,6 +93,7 @@ def _check_kinds(optimizers: Sequence[Any]) -> None:
                 "such as those of torch.optim"
             )
         for part in holders(optimizer):
+            # By the names of all base classes: the packages need not be installed, and subclasses are meant as well.
             for cls in type(part).__mro__:
                 if cls.__name__ in _REFUSED:
                     why, remedy = _REFUSED[cls.__name__]
@@ -106,6 +108,7 @@ def _check_owners(
     names = {id(parameter): name for name, parameter in parameters.items()}
     for number, optimizer in enumerate(optimizers):
         for parameter in parameters_of(optimizer):
+            # By identity: parameters compare elementwise.
             other = held.setdefault(id(parameter), number)
             if other != number:
                 name = names.get(
@@ -119,11 +122,7 @@ def _check_owners(
 
 def _check_names(holder: Any) -> None:
     """State under names is found by the names in the groups; without these it would be missed silently."""
-    known = {
-        name_of(holder, p, group)
-        for group in holder.param_groups
-        for p in group["params"]
-    }
+    known = names_in(holder)
     shapes = {
         tuple(parameter.shape) for parameter in parameters_of(holder) if parameter.dim()
     }
@@ -152,10 +151,13 @@ def _ask_layouts(outer: Any, holder: Any, parameters: Iterable[nn.Parameter]) ->
         if group is None or kind in tried:
             continue
         tried.add(kind)
+        # Layouts depend on the number of axes (Adafactor factors matrices alone), hardly on their sizes: three entries
+        # along each are a trial of microseconds.
         small = small_parameter((3,) * parameter.dim() or (2,), parameter.dtype)
         asked = Place(outer, holder, group, {})
         asked = replace(asked, state=first_state(asked, small))
         entry_tensors(asked, small)
         name_once(asked, small)
+        # State that is there already comes from a checkpoint, or from steps before the Scheduler was built.
         for place in places([outer], parameter):
             name_once(place, parameter)

@@ -38,7 +38,7 @@ def clear_entries(
         parameter: one of theirs, already with its new values.
         entries: bool, of its shape.
 
-    Raises SchedulerError for a quantised layout that is not known, before anything changes.
+    Raises SchedulerError for a quantized layout that is not known, before anything changes.
 
     >>> weight = nn.Parameter(torch.ones(2))
     >>> optimizer = torch.optim.Adagrad([weight], initial_accumulator_value=0.5)
@@ -48,11 +48,14 @@ def clear_entries(
     >>> optimizer.state[weight]["sum"]
     tensor([0.5000, 1.5000])
     """
+    # 1. What no entry can be cleared of goes as a whole.
     _restart_histories(optimizers, parameter)
+    # 2. Every layout is looked at before the first tensor is written: an unknown one raises here.
     work = [
         (place, entry_tensors(place, parameter))
         for place in places(optimizers, parameter)
     ]
+    # 3. Fresh values of each place: two holders of one parameter may start it differently.
     for place, tensors in work:
         values = fresh_values(place, parameter, list(tensors))
         for path, found in tensors.items():
@@ -75,6 +78,7 @@ def settled(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:
         full = full_answer(place, parameter) if shared else {}
         for path, found in shared.items():
             for tensor in found:
+                # Where the shapes differ, nothing fresh is known that would fit.
                 if path in full and full[path].shape == tensor.shape:
                     tensor.copy_(full[path])
 
@@ -90,11 +94,13 @@ def following(
     before = {
         parameter: parameter.detach().clone()
         for parameter in parameters
+        # Only parameters with copies are worth remembering: others cost nothing here.
         if copies(optimizers, parameter)
     }
     yield
     for parameter, old in before.items():
         with torch.no_grad():
+            # Only where something was written: elsewhere the copy is an average that must stay.
             write_copies(optimizers, parameter, parameter.detach() != old)
 
 
@@ -102,13 +108,12 @@ def copies(
     optimizers: Sequence[Any], parameter: nn.Parameter
 ) -> list[tuple[Place, Path, Tensor]]:
     """Every tensor in which an optimizer keeps a copy of the parameter."""
-    return [
-        (place, path, tensor)
-        for place in places(optimizers, parameter)
-        for path, tensors in entry_tensors(place, parameter).items()
-        for tensor in tensors
-        if is_copy(ask(place, parameter), path)
-    ]
+    found: list[tuple[Place, Path, Tensor]] = []
+    for place in places(optimizers, parameter):
+        for path, tensors in entry_tensors(place, parameter).items():
+            if is_copy(ask(place, parameter), path):
+                found += [(place, path, tensor) for tensor in tensors]
+    return found
 
 
 def write_copies(
@@ -130,6 +135,7 @@ def _restart_histories(optimizers: Sequence[Any], parameter: nn.Parameter) -> No
     for optimizer in optimizers:
         for holder in holders(optimizer):
             if any(
+                # Its directions and curvatures were measured along steps that a pruned weight does not take any more.
                 "old_dirs" in state
                 for state in holder.state.values()
                 if isinstance(state, dict)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.optimizer_states.holders import (
-    name_of,
+    names_in,
     own_state,
     parameters_of,
     wrapped,
@@ -36,6 +36,7 @@ _CPU = torch.device("cpu")
 
 def counters(holder: Any, group: Mapping[str, Any]) -> list[str]:
     """The keys of a group that are no options of the optimizer: its step, schedule-free's k, D-adaptation's d."""
+    # Whatever a group holds beside its options is something that the optimizer counts.
     options = set(constructor_names(type(holder)))
     return [key for key in group if key not in options and key not in _NOT_COUNTERS]
 
@@ -47,6 +48,7 @@ def take_counters(
     return {
         number: {key: to_plain(group[key]) for key in counters(holder, group)}
         for number, group in enumerate(_own_groups(holder))
+        # A counter that also belongs to other parameters must not go back with these.
         if parameters.issuperset(group["params"])
     }
 
@@ -57,6 +59,7 @@ def put_counters(holder: Any, recorded: Mapping[int, Mapping[str, Any]]) -> None
         if number not in recorded:
             continue
         for key in counters(holder, group):
+            # It did not exist at the recorded moment: the optimizer makes it at its next step, as it did then.
             if key not in recorded[number]:
                 del group[key]
         for key, value in recorded[number].items():
@@ -90,6 +93,7 @@ def put_own_state(holder: Any, recorded: Mapping[str, Any] | None) -> None:
         current = holder.state.get(key)
         new = from_plain(value, current, _CPU)
         if isinstance(current, dict) and isinstance(new, dict):
+            # What is kept for parameters is recorded by their slots, and is put back there.
             new |= {
                 inner: kept
                 for inner, kept in current.items()
@@ -104,6 +108,7 @@ def _own_groups(holder: Any) -> list[Mapping[str, Any]] | Any:
     """The groups, unless they are those of a wrapped optimizer, which are recorded there."""
     return (
         []
+        # Many wrappers share the groups of the inner optimizer: recorded twice they would be restored twice.
         if any(inner.param_groups is holder.param_groups for inner in wrapped(holder))
         else holder.param_groups
     )
@@ -113,11 +118,7 @@ def _own_keys(holder: Any) -> list[Any]:
     keys = [key for key in own_state(holder) if not isinstance(key, Tensor)]
     if not keys:
         return []
-    names = {
-        name_of(holder, parameter, group)
-        for group in holder.param_groups
-        for parameter in group["params"]
-    }
+    names = names_in(holder)
     return [key for key in keys if key not in names]
 
 

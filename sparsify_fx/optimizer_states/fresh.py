@@ -27,8 +27,10 @@ COPIES = frozenset(
         "master_param",
     )
 )
-_SMALL = 3  # entries of the twin's parameter along each axis
-_MOST = 64  # answers that are remembered for one optimizer; the learning rate is part of each question
+# Entries of the twin's parameter along each axis.
+_SMALL = 3
+# Answers that are remembered for one optimizer.
+_MOST = 64
 _unasked: WeakSet[Any] = WeakSet()
 _answers: WeakKeyDictionary[Any, dict[Any, Fresh]] = WeakKeyDictionary()
 
@@ -50,6 +52,8 @@ class Fresh:
 
 def ask(place: Place, parameter: nn.Parameter) -> Fresh:
     """What the optimizer says about a small parameter with as many axes; remembered as long as its options stay."""
+    # Axes of one entry stay such: some optimizers treat them as vectors. A scalar is asked as two entries, so that
+    # state with an entry for each can be told from counters.
     shape = tuple(min(size, _SMALL) for size in parameter.shape) or (2,)
     options = tuple(
         (key, repr(value))
@@ -59,6 +63,7 @@ def ask(place: Place, parameter: nn.Parameter) -> Fresh:
     key = (shape, parameter.dtype, options)
     answers = _answers.setdefault(place.holder, {})
     if key not in answers:
+        # The learning rate is part of the question, and under a schedule it is another one at every event.
         if len(answers) >= _MOST:
             answers.clear()
         answers[key] = _ask(place, small_parameter(shape, parameter.dtype))
@@ -68,6 +73,7 @@ def ask(place: Place, parameter: nn.Parameter) -> Fresh:
 def small_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
     """Different values of both signs, none of them a likely constant, and exact also in bfloat16."""
     index = torch.arange(torch.Size(shape).numel())
+    # 17/128 and up: a copy is recognized by its values, which must not look like 0, 1 or a learning rate.
     values = (17 + 2 * (index % 31)) / 128 * (1 - 2 * (index % 2))
     return nn.Parameter(values.reshape(shape).to(dtype))
 
@@ -80,6 +86,7 @@ def _ask(place: Place, small: nn.Parameter) -> Fresh:
         if tensor.shape != small.shape:
             continue
         flat = tensor.flatten()
+        # In the parameter's dtype: master copies in float32 of a bfloat16 parameter are copies too.
         if torch.equal(tensor.to(small.dtype), small.detach()):
             copies.add(path)
         elif bool((flat == flat[0]).all()):
@@ -92,6 +99,7 @@ def _first_tensors(place: Place, small: nn.Parameter) -> dict[Path, Tensor]:
     found = dict(walk(first_state(place, small)))
     if found:
         return found
+    # Two gradients: what is the same after both does not come from the gradient.
     one, two = (
         dict(walk(first_state(place, small, gradient))) for gradient in (1e-3, 2e-3)
     )
@@ -118,10 +126,12 @@ def fresh_values(
     answer = ask(place, parameter)
     found: dict[Path, Tensor | float] = {}
     for path in paths:
+        # 1. One number for all entries, as almost every state has.
         if path in answer.constants:
             found[path] = answer.constants[path]
         elif is_copy(answer, path):
             found[path] = parameter.detach()
+    # 2. What the small parameter did not tell is asked with the full one: state that depends on size or values.
     open_paths = [path for path in paths if path not in found]
     if open_paths:
         full = full_answer(place, parameter)
@@ -132,10 +142,12 @@ def fresh_values(
         }
         if not answer.shapes and not full and not wrapped(place.holder):
             _name_unasked(place)
+    # 3. Zero for the rest.
     return {path: found.get(path, 0.0) for path in paths}
 
 
 def _name_unasked(place: Place) -> None:
+    # Once for each optimizer: prunings come often.
     if place.holder not in _unasked:
         _unasked.add(place.holder)
         warnings.warn(

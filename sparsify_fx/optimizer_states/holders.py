@@ -32,6 +32,7 @@ class Place:
 
 def is_optimizer(value: object) -> bool:
     """Whether `value` has what every optimizer has, be it a subclass of torch's or not."""
+    # Modules may happen to have these attributes; classes have them before anything is built.
     if isinstance(value, (nn.Module, Tensor, type)):
         return False
     return all(hasattr(value, name) for name in ("param_groups", "state", "step"))
@@ -41,6 +42,7 @@ def wrapped(optimizer: Any) -> list[Any]:
     """The optimizers that one holds in its attributes."""
     found: list[Any] = []
     for value in getattr(optimizer, "__dict__", {}).values():
+        # Wrappers hold one optimizer, a list of them, or a dict by name.
         inner = (
             value.values()
             if isinstance(value, dict)
@@ -58,6 +60,7 @@ def holders(optimizer: Any) -> list[Any]:
     waiting = deque([optimizer])
     while waiting:
         holder = waiting.popleft()
+        # By identity, which also ends circles of optimizers that refer to each other.
         if all(holder is not known for known in found):
             found.append(holder)
             waiting.extend(wrapped(holder))
@@ -75,9 +78,10 @@ def own_state(holder: Any) -> Any:
 
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:
     """All parameters in the order of the groups, which is the order of torch's state dicts."""
-    return [
-        parameter for group in optimizer.param_groups for parameter in group["params"]
-    ]
+    found: list[nn.Parameter] = []
+    for group in optimizer.param_groups:
+        found += group["params"]
+    return found
 
 
 def places(optimizers: Sequence[Any], parameter: nn.Parameter) -> Iterator[Place]:
@@ -94,6 +98,7 @@ def places(optimizers: Sequence[Any], parameter: nn.Parameter) -> Iterator[Place
 def group_of(holder: Any, parameter: nn.Parameter) -> Mapping[str, Any] | None:
     """The group that has `parameter`, or None."""
     for group in holder.param_groups:
+        # `in` would compare tensors elementwise.
         if any(parameter is each for each in group["params"]):
             found: Mapping[str, Any] = group
             return found
@@ -113,10 +118,12 @@ def slots(
     found: dict[str, tuple[Any, Any]] = (
         {"": (state, parameter)} if state.get(parameter) else {}
     )
+    # Some optimizers key their state by names, or keep tables by parameter in it under a word.
     named = {key: table for key, table in state.items() if isinstance(key, str)}
     name = name_of(holder, parameter, group) if named else None
     if name is not None and named.get(name):
         found["name"] = (state, name)
+    # The slots' names go into records: they must be the same in another process, where ids are not.
     tables = {f"table {key}": table for key, table in named.items()}
     tables |= {f"attribute {key}": table for key, table in attributes(holder).items()}
     for slot, table in tables.items():
@@ -165,12 +172,14 @@ def name_of(
 ) -> str | None:
     """The name that the optimizer itself has for a parameter; None if it was not built with names."""
     names = group.get("param_names")
+    # 1. torch's own names, of optimizers built with `named_parameters`.
     if names is not None and len(names) == len(group["params"]):
         return next(
             str(name)
             for name, each in zip(names, group["params"], strict=True)
             if each is parameter
         )
+    # 2. Tables of the optimizer's own, from parameter to name or the other way round.
     for table in attributes(holder).values():
         key = key_in(table, parameter)
         if key is not None and isinstance(table[key], str):
@@ -188,6 +197,14 @@ def name_of(
     return None
 
 
+def names_in(holder: Any) -> set[str | None]:
+    """The names of all parameters as the optimizer itself has them."""
+    found = set()
+    for group in holder.param_groups:
+        found |= {name_of(holder, each, group) for each in group["params"]}
+    return found
+
+
 def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
     """Every tensor in a state, also inside lists, queues, dicts and helper objects; list positions are all alike."""
     if isinstance(value, Tensor):
@@ -197,6 +214,7 @@ def walk(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
             yield from walk(inner, (*path, key))
     elif isinstance(value, (list, tuple, deque)):
         for inner in value:
+            # Positions are alike: a history of gradients is one kind of state, however long it is by now.
             yield from walk(inner, (*path, "*"))
     elif is_helper(value):
         yield from walk(vars(value), path)

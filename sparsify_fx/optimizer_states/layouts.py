@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import OptimizerStateWarning, SchedulerError
-from sparsify_fx.optimizer_states.blocks import has_zero, is_quantised, write_blocks
+from sparsify_fx.optimizer_states.blocks import has_zero, is_quantized, write_blocks
 from sparsify_fx.optimizer_states.fresh import ask
 from sparsify_fx.optimizer_states.holders import Path, Place, walk
 
@@ -58,11 +58,13 @@ def write_entries(
     place: Place, tensor: Tensor, path: Path, entries: Tensor, value: Tensor | float
 ) -> None:
     """Put `value` (a number, or a tensor with the parameter's shape) at `entries` (bool, the parameter's shape)."""
-    if is_quantised(tensor):
+    if is_quantized(tensor):
         write_blocks(tensor, entries, value)
         return
+    # bitsandbytes stores codes of a table: what means 0 is looked up, whatever value was asked for.
     if path[-1] in _TABLES and _TABLES[path[-1]] in place.state:
         value = float(_zero_code(place.state[_TABLES[path[-1]]], place))
+    # An optimizer with a mask of its own keeps only the entries that it selects.
     compressed = _compressing(place.state, tensor, entries)
     if compressed is not None:
         value = value[compressed] if isinstance(value, Tensor) else value
@@ -73,14 +75,16 @@ def write_entries(
 
 def name_once(place: Place, parameter: nn.Parameter) -> None:
     """Warn, once for an optimizer, of state that is right for training but cannot be made fresh entry by entry."""
+    # Factored moments and preconditioners belong to rows, columns or blocks of weights.
     shared = sorted({str(path[0]) for path in shared_tensors(place, parameter)})
     coarse = sorted(
         {
             str(path[0])
             for path, tensor in walk(place.state)
-            if is_quantised(tensor) and not has_zero(tensor)
+            if is_quantized(tensor) and not has_zero(tensor)
         }
     )
+    # Once for an optimizer, not for each of its parameters.
     if not (shared or coarse) or place.holder in _named:
         return
     _named.add(place.holder)
@@ -97,10 +101,10 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
 def _has_entries(
     place: Place, parameter: nn.Parameter, path: Path, tensor: Tensor
 ) -> bool:
-    if (
-        parameter.dim() == 0
-    ):  # the twin has two entries, so that counters can be told from entries
+    # The twin of a scalar has two entries, so that counters can be told from entries.
+    if parameter.dim() == 0:
         return ask(place, parameter).shapes.get(path) == (2,)
+    # Flattened state ([9, 64] for [9, 8, 8]) keeps the order of the entries; a transposed one does not.
     if _same_order(tensor.shape, parameter.shape):
         return True
     mask = place.state.get("mask") if isinstance(place.state, Mapping) else None
@@ -118,6 +122,7 @@ def _same_order(shape: torch.Size, of: torch.Size) -> bool:
     rest = [size for size in of if size != 1]
     for size in (size for size in shape if size != 1):
         merged = 1
+        # Consecutive axes are merged until they make this one.
         while rest and merged < size:
             merged *= rest.pop(0)
         if merged != size:
@@ -127,6 +132,7 @@ def _same_order(shape: torch.Size, of: torch.Size) -> bool:
 
 def _compresses(mask: Any, tensor: Tensor) -> bool:
     """Whether `tensor` holds only the entries that a mask of the optimizer's own selects, in order."""
+    # `mask` is a common name: only a bool tensor that selects as many entries as there are counts.
     selects = (
         isinstance(mask, Tensor) and mask.dtype == torch.bool and mask is not tensor
     )
@@ -156,7 +162,7 @@ def _filled(tensor: Tensor, entries: Tensor, value: Tensor | float) -> Tensor:
 
 def _check_codes(place: Place, path: Path, tensor: Tensor) -> None:
     """SchedulerError for integers of which nobody knows what they mean."""
-    plain = tensor.is_floating_point() or tensor.is_complex() or is_quantised(tensor)
+    plain = tensor.is_floating_point() or tensor.is_complex() or is_quantized(tensor)
     known = any(code in str(path[-1]) for code in _CODES)
     table = path[-1] in _TABLES and _TABLES[path[-1]] in place.state
     if table:
@@ -170,17 +176,18 @@ def unknown_layout(holder: Any, path: Path, tensor: Tensor) -> SchedulerError:
     """The error for codes without a known meaning."""
     return SchedulerError(
         f"{type(holder).__name__} keeps its state {path[-1]!r} as {tensor.dtype} codes of a layout that sparsify_fx "
-        "does not know, so it cannot clear it for pruned weights; use the same optimizer without quantised state "
+        "does not know, so it cannot clear it for pruned weights; use the same optimizer without quantized state "
         "(torchao.optim's 8-bit and fp8 ones are supported)"
     )
 
 
 def _zero_code(table: Tensor, place: Place) -> int:
+    # The nearest to zero: only an exact zero keeps a pruned weight at rest.
     code = int(table.abs().argmin())
     if float(table[code]) != 0.0:
         raise SchedulerError(
-            f"the state of {type(place.holder).__name__} is quantised without a code for 0, so pruned weights could "
-            "not rest; use the same optimizer without quantised state"
+            f"the state of {type(place.holder).__name__} is quantized without a code for 0, so pruned weights could "
+            "not rest; use the same optimizer without quantized state"
         )
     return code
 

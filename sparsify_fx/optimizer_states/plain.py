@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.optimizer_states.blocks import is_quantised
+from sparsify_fx.optimizer_states.blocks import is_quantized
 from sparsify_fx.optimizer_states.holders import is_helper
 
 # What a record says instead of a value that it cannot or need not hold, such as a function.
@@ -26,7 +26,8 @@ _BLOCKS, _FIELDS, _RANDOM = (
 def to_plain(value: Any) -> Any:
     """Copies of tensors, numbers, strings, None, lists, tuples and dicts of these; `KEPT` for anything else."""
     if isinstance(value, Tensor):
-        if is_quantised(value):
+        # Tensor subclasses cannot be loaded with weights_only=True; their inner tensors can.
+        if is_quantized(value):
             names, _ = value.__tensor_flatten__()  # type: ignore[attr-defined]
             return {
                 _BLOCKS: {name: getattr(value, name).detach().clone() for name in names}
@@ -36,6 +37,7 @@ def to_plain(value: Any) -> Any:
         return {_RANDOM: value.get_state()}
     if isinstance(value, random.Random):
         return {_RANDOM: to_plain(value.getstate())}
+    # Functions and enums are options, not state: the object that is there has the same.
     if isinstance(value, enum.Enum) or callable(value):
         return KEPT
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -57,12 +59,14 @@ def from_plain(recorded: Any, current: Any, device: torch.device) -> Any:
         device: where tensors go that are made anew and have an axis.
     """
     if isinstance(recorded, Tensor):
+        # In place: a captured CUDA graph, or a list of the optimizer's own, holds on to the tensor itself.
         if isinstance(current, Tensor) and (current.shape, current.dtype) == (
             recorded.shape,
             recorded.dtype,
         ):
             return current.copy_(recorded)
         return (
+            # Counters without an axis stay where they are: torch's optimizers keep them on the CPU.
             recorded.detach().clone().to(device if recorded.dim() else recorded.device)
         )
     if isinstance(recorded, str) and recorded == KEPT:
@@ -73,6 +77,7 @@ def from_plain(recorded: Any, current: Any, device: torch.device) -> Any:
         return current
     if isinstance(recorded, Mapping) and _RANDOM in recorded:
         (
+            # torch's and Python's generators call it differently.
             current.set_state
             if isinstance(current, torch.Generator)
             else current.setstate
@@ -96,11 +101,13 @@ def _sequence(
     recorded: list[Any] | tuple[Any, ...], current: Any, device: torch.device
 ) -> Any:
     known = list(current) if isinstance(current, (list, tuple, deque)) else []
+    # A history may be longer in the record than it is now.
     known += [None] * (len(recorded) - len(known))
     items = [
         from_plain(inner, now, device)
         for inner, now in zip(recorded, known, strict=False)
     ]
+    # A record holds a queue as a list; its length limit is the optimizer's option.
     if isinstance(current, deque):
         return deque(items, maxlen=current.maxlen)
     return type(recorded)(items)
@@ -109,6 +116,7 @@ def _sequence(
 def missing_objects(recorded: Any, current: Any) -> bool:
     """Whether the record needs an object of the optimizer's own that is not there to be filled."""
     if isinstance(recorded, Mapping):
+        # These are filled in place; they cannot be made from plain data.
         if recorded.keys() & {_BLOCKS, _FIELDS, _RANDOM}:
             return current is None
         known = current if isinstance(current, Mapping) else {}

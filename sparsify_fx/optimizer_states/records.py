@@ -59,6 +59,7 @@ def restore_optimizer_state(
 
     Raises SchedulerError for a record of other optimizers; nothing has been changed then.
     """
+    # All kinds are compared before anything is written.
     layers = [holders(optimizer) for optimizer in optimizers]
     kinds = [[type(holder).__name__ for holder in layer] for layer in layers]
     saved = [[record["kind"] for record in layer] for layer in recorded]
@@ -85,6 +86,7 @@ def _take(
             slot: to_plain(container[key])
             for slot, (container, key) in slots(holder, parameter, group).items()
         }
+        # The parameter's value too: whether a copy goes back depends on whether the parameter itself has.
         if any(place.holder is holder for place, _, _ in copies([outer], parameter)):
             record["at"][index] = parameter.detach().clone()
     return record | {
@@ -104,11 +106,14 @@ def _restore(
         _restore_slots(
             Place(outer, holder, group, {}), parameter, record["state"].get(index, {})
         )
+        # Where the parameter is not what it was then (a pruning came between), its copy follows the present value.
         if index in record["at"]:
             moved = parameter.detach() != record["at"][index].to(parameter.device)
             write_copies([outer], parameter, moved, holder)
     put_counters(holder, record["counters"])
     put_own_state(holder, record["own"])
+    # Schedule-free parameters are other points in training than in evaluation: recorded in one mode, restored in
+    # another, they must be converted as the optimizer does it.
     if record["at"] and mode is not None and record["mode"] not in (None, mode):
         _convert(holder, record["mode"], mode)
 
@@ -119,11 +124,13 @@ def _restore_slots(
     holder, group = place.holder, place.group
     for slot, (container, key) in slots(holder, parameter, group).items():
         if slot not in saved:
-            del container[key]  # the optimizer makes it anew
+            # The optimizer makes it anew at its next step, as it did after the recorded moment.
+            del container[key]
     present = slots(holder, parameter, group)
     for slot, value in saved.items():
         container, key = present.get(slot) or _new_slot(holder, slot, parameter, group)
         current = container.get(key)
+        # A state whose helper objects are gone (cleared, or before the first step) is made anew by a trial step.
         if missing_objects(value, current):
             current = new_state(place, nn.Parameter(parameter.detach().clone()))
         container[key] = from_plain(value, current, parameter.device)
@@ -149,6 +156,7 @@ def _numbered(
 ) -> list[tuple[int, nn.Parameter, Mapping[str, Any]]]:
     """(index over all groups, parameter, group) of those that are in `parameters`."""
     found = []
+    # Numbers over all groups, as torch's state dicts have: objects and ids differ from process to process.
     for index, parameter in enumerate(parameters_of(holder)):
         group = group_of(holder, parameter)
         if group is not None and parameter in parameters:
@@ -167,6 +175,7 @@ def _mode(holder: Any) -> bool | None:
 
 def _convert(holder: Any, recorded: bool, wanted: bool) -> None:
     """Bring parameters recorded in one mode into the mode that the training is in now."""
+    # Set to the recorded mode first: `train()` and `eval()` convert only from the other one.
     for group in holder.param_groups:
         if "train_mode" in group:
             group["train_mode"] = recorded

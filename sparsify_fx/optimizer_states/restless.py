@@ -34,9 +34,8 @@ def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
     for optimizer in optimizers:
         for holder in holders(optimizer):
             group = group_of(holder, parameter)
-            if group is None or wrapped(
-                holder
-            ):  # a wrapper moves along what its inner one has moved
+            # A wrapper moves along what its inner optimizer has moved.
+            if group is None or wrapped(holder):
                 continue
             shape = tuple(min(size, _SMALL) for size in parameter.shape)
             options = repr(
@@ -48,6 +47,7 @@ def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
             )
             answers = _answers.setdefault(holder, {})
             key = (shape, parameter.dtype, options)
+            # Remembered without the learning rate, which a schedule changes at every step.
             if key not in answers:
                 answers[key] = _moves(
                     holder, group, small_parameter(shape, parameter.dtype)
@@ -58,19 +58,24 @@ def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
 
 
 def _moves(holder: Any, group: Any, small: nn.Parameter) -> bool:
-    """Half of the entries rest at zero; whether they are still there after a few steps."""
+    """A third of the entries rest at zero; whether they have left it after a few steps."""
+    # The trial may draw random numbers and compile; the training must not notice.
     with undisturbed(places(small.device)):
         start = small.detach().clone()
+        # Every third entry: with every second one of [4, 4] whole columns would rest, and mixing would not show.
         resting = (torch.arange(small.numel()) % 3 == 1).reshape(small.shape)
         with torch.no_grad():
             small.masked_fill_(resting, 0.0)
         twin = build_twin(holder, group, small, lr=_RATE)
+        # Cannot be tried: writing pruned entries back after each step costs time, drift would cost the result.
         if twin is None:
             return True
+        # Some optimizers mix only after a few steps, such as those that update preconditioners now and then.
         for step in range(_STEPS):
             gradient = (
                 small_parameter(tuple(small.shape), small.dtype)
                 .detach()
+                # Another gradient at every step, so that no pattern of a single one hides the mixing.
                 .roll(step)
                 .masked_fill(resting, 0.0)
             )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify_fx.optimizer_states.blocks import is_quantised
+from sparsify_fx.optimizer_states.blocks import is_quantized
 from sparsify_fx.optimizer_states.holders import Place, holders, wrapped
 from sparsify_fx.randomness import undisturbed
 
@@ -23,9 +23,12 @@ _SWITCHES = {
     "differentiable": False,
     "compile": False,
 }
-_STEPS = 2  # some make part of their state in the second
-_NAME = "parameter"  # of the twin's, where an optimizer was built with names
-WAYS = ("plain", "graph", "closure")  # of making a step, the usual one first
+# Some make part of their state in the second step.
+_STEPS = 2
+# Of the twin's parameter, where an optimizer was built with names.
+_NAME = "parameter"
+# Of making a step, the usual one first.
+WAYS = ("plain", "graph", "closure")
 
 
 class Recorder(dict[Any, Any]):
@@ -40,6 +43,7 @@ class Recorder(dict[Any, Any]):
         self.first = {key: copied(value) for key, value in known.items()}
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        # None or 0 that becomes a tensor at the first step was a placeholder: the tensor is the first state.
         placeholder = not isinstance(self.first.get(key), Tensor) and isinstance(
             value, Tensor
         )
@@ -48,13 +52,13 @@ class Recorder(dict[Any, Any]):
         super().__setitem__(key, value)
 
     def setdefault(self, key: Any, default: Any = None) -> Any:
-        """As `dict`, recorded."""
+        """As of `dict`, which would not call `__setitem__`."""
         if key not in self:
             self[key] = default
         return self[key]
 
     def update(self, *others: Any, **values: Any) -> None:
-        """As `dict`, recorded."""
+        """As of `dict`, which would not call `__setitem__`."""
         for key, value in dict(*others, **values).items():
             self[key] = value
 
@@ -62,7 +66,7 @@ class Recorder(dict[Any, Any]):
 def copied(value: Any) -> Any:
     """A copy that later changes in place do not reach."""
     if isinstance(value, Tensor):
-        return value.dequantize() if is_quantised(value) else value.detach().clone()
+        return value.dequantize() if is_quantized(value) else value.detach().clone()
     if isinstance(value, Mapping):
         return {key: copied(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
@@ -93,14 +97,17 @@ def new_state(place: Place, parameter: nn.Parameter) -> dict[Any, Any]:
 
 def _record(place: Place, parameter: nn.Parameter, gradient: float) -> Recorder:
     with undisturbed(places(parameter.device)):
+        # 1. An optimizer of the same class and options over this parameter alone.
         twin, holder = build_with_wrappers(place, parameter)
         if twin is None:
             return Recorder({})
+        # 2. Recorders where it will put its state, under the parameter or under its name.
         recorders = [Recorder(holder.state.get(key, {})) for key in (parameter, _NAME)]
         holder.state[parameter] = recorders[0]
         if "param_names" in place.group:
             holder.state[_NAME] = recorders[1]
         value = parameter.detach().clone()
+        # 3. Two steps, in whichever way it takes them.
         for way in WAYS:
             if all(
                 _try_first(twin, parameter, value, gradient, way) for _ in range(_STEPS)
@@ -114,6 +121,7 @@ def _try_first(
 ) -> bool:
     done = try_step(twin, parameter, torch.full_like(value, gradient), way)
     with torch.no_grad():
+        # Back: the second step must start from the same parameter, or copies would not be recognized.
         parameter.copy_(value)
     return done
 
@@ -122,10 +130,12 @@ def build_with_wrappers(place: Place, parameter: nn.Parameter) -> tuple[Any, Any
     """(a twin of the outermost optimizer, what in it stands for the place's holder); the holder alone, if need be."""
     twin = _build_outer(place.outer, place.group, parameter)
     inside, outside = (holders(twin) if twin is not None else []), holders(place.outer)
+    # Only a twin with the same layers has one that stands for the place's holder.
     if [type(each) for each in inside] == [type(each) for each in outside]:
         return twin, inside[
             next(i for i, each in enumerate(outside) if each is place.holder)
         ]
+    # The wrapper could not be built again, but the inner one alone may tell.
     twin = build_twin(place.holder, place.group, parameter)
     return twin, twin
 
@@ -154,6 +164,7 @@ def build_twin(
     """
     options = _options(holder, group)
     options |= {name: value for name, value in replaced.items() if name in options}
+    # Options that optimizers read from groups only, such as Muon's switch between its two rules.
     extra = {
         key: value
         for key, value in group.items()
@@ -166,7 +177,8 @@ def build_twin(
         and "lr" in options
         else {}
     )
-    for rates in ({}, first):  # some refuse the rate 0, which a schedule may have now
+    # Some refuse the rate 0, which a schedule may have now: the rate that it was built with is tried next.
+    for rates in ({}, first):
         for own in ({}, extra):
             with contextlib.suppress(Exception):
                 twin = type(holder)([{"params": given, **own}], **{**options, **rates})
@@ -176,6 +188,7 @@ def build_twin(
 
 
 def _in_training(twin: Any) -> Any:
+    # Schedule-free optimizers refuse to step in evaluation mode.
     if hasattr(twin, "train"):
         twin.train()
     return twin
@@ -193,6 +206,7 @@ def try_step(
     parameter.grad = gradient.clone()
     if way == "graph":
         with torch.enable_grad():
+            # Its gradient is `gradient`; the square with factor 0 gives it a graph to differentiate again.
             loss = (gradient * parameter).sum() + 0 * parameter.square().sum()
         (parameter.grad,) = torch.autograd.grad(loss, parameter, create_graph=True)
     try:
@@ -200,7 +214,8 @@ def try_step(
             twin.step(lambda: gradient.sum())
         else:
             twin.step()
-    except Exception:  # whatever other people's code raises: the caller goes by what was recorded until then
+    # Whatever other people's code raises: the caller goes by what was recorded until then.
+    except Exception:
         return False
     return True
 
@@ -209,6 +224,7 @@ def _options(holder: Any, group: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the constructor, as they are in the group, in the object or in the defaults."""
     options: dict[str, Any] = {}
     for name in constructor_names(type(holder)):
+        # A group's value counts before the object's, and that before the defaults.
         for source in (
             group,
             getattr(holder, "__dict__", {}),

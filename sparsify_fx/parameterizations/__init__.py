@@ -1,6 +1,10 @@
 """Parameterizations, one file each: how a weight θ is made of trainable tensors, and how θ is split into them."""
 
+from typing import TYPE_CHECKING
+
+from sparsify_fx.moved import old_names
 from sparsify_fx.numerics import ulp, widened
+from sparsify_fx.parameterizations.balanced_product import BalancedProduct
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
     Balancing,
@@ -12,28 +16,40 @@ from sparsify_fx.parameterizations.base import (
 )
 from sparsify_fx.parameterizations.by_layer import ByLayer
 from sparsify_fx.parameterizations.dense import Dense
-from sparsify_fx.parameterizations.hard_concrete import Concrete
-from sparsify_fx.parameterizations.power import Power
-from sparsify_fx.parameterizations.product import Balanced, Product
-from sparsify_fx.parameterizations.sigmoid_gate import Sigmoid
-from sparsify_fx.parameterizations.soft_threshold import Threshold
+from sparsify_fx.parameterizations.hard_concrete import HardConcrete
+from sparsify_fx.parameterizations.power_propagation import PowerPropagation
+from sparsify_fx.parameterizations.product import Product
+from sparsify_fx.parameterizations.sigmoid_gate import SigmoidGate
+from sparsify_fx.parameterizations.soft_threshold import SoftThreshold
 
 __all__ = [
     "PARAMETERIZATIONS",
-    "Balanced",
+    "BalancedProduct",
     "Balancing",
     "ByLayer",
-    "Concrete",
     "Dense",
+    "HardConcrete",
     "Moment",
     "Parameterization",
     "Plain",
-    "Power",
+    "PowerPropagation",
     "Product",
     "Reopening",
-    "Sigmoid",
+    "SigmoidGate",
+    "SoftThreshold",
     "Tensors",
-    "Threshold",
     "ulp",
     "widened",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(
+        __name__,
+        {
+            "Balanced": "BalancedProduct",
+            "Concrete": "HardConcrete",
+            "Power": "PowerPropagation",
+            "Sigmoid": "SigmoidGate",
+            "Threshold": "SoftThreshold",
+        },
+    )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.registry import Registry
 
 Tensors = Mapping[str, Tensor]
@@ -105,6 +105,7 @@ class Balancing(Protocol):
         """
 
 
+# Classes, of which every use makes an object of its own: options belong to the object.
 PARAMETERIZATIONS: Registry[type[Any]] = Registry("parameterization")
 
 
@@ -115,28 +116,28 @@ class Plain:
     transient: ClassVar[tuple[str, ...]] = ()
 
     def shared(self, theta: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """No tensors that several entries share."""
         return {}
 
     def state(self, theta: Tensor) -> dict[str, Tensor]:
-        """None."""
+        """No tensors that are not trained."""
         return {}
 
     def error_bound(self, theta: Tensor) -> Tensor:
-        """Zero."""
+        """Zero everywhere: value(split(θ)) is θ to the bit."""
         return torch.zeros_like(theta)
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:
-        """Nothing."""
+        """No new tensors: without gates there is nothing to settle."""
         return {}
 
     def refresh(self, state: Tensors, moment: Moment) -> None:
-        """Nothing."""
+        """Leave everything: there is no state to change."""
 
 
 def check_scale(name: str, scale: float) -> None:
-    """RecipeError unless `scale` is a finite number > 0."""
+    """MethodError unless `scale` is a finite number > 0."""
     if not (math.isfinite(scale) and scale > 0):
-        raise RecipeError(
+        raise MethodError(
             f"{name}: scale={scale!r} must be a finite number > 0, for instance 10.0"
         )

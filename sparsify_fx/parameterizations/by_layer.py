@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.parameterizations.base import Parameterization
 
 
@@ -20,7 +20,7 @@ class ByLayer:
     Attributes:
         patterns: by name or pattern of layers or weights, as `include=` takes them; pairs do as well.
 
-    Raises RecipeError for patterns that are no words, for the pattern "name", which in a recipe is that of one
+    Raises MethodError for patterns that are no words, for the pattern "name", which in a recipe is that of one
     parameterization for all, and for values that are no parameterizations.
 
     >>> from sparsify_fx.parameterizations import Dense, Product
@@ -34,21 +34,22 @@ class ByLayer:
         given: dict[Any, Any] = dict(self.patterns)
         for pattern, how in given.items():
             if not isinstance(pattern, str) or not pattern:
-                raise RecipeError(
+                raise MethodError(
                     f"parameterization: {pattern!r} is no name or pattern of layers such as 'fc' or '*'"
                 )
             if pattern == "name":
-                raise RecipeError(
+                raise MethodError(
                     "parameterization: write 'name.weight' for a layer that is called 'name'"
                 )
             if isinstance(how, type) or not isinstance(how, Parameterization):
-                raise RecipeError(
+                raise MethodError(
                     f"parameterization: {how!r} of {pattern!r} is no parameterization, such as 'dense'"
                 )
         if not given:
-            raise RecipeError(
+            raise MethodError(
                 "parameterization: no layer is named; give one for all, such as {'*': 'dense'}"
             )
+        # Sorted pairs: hashable, as frozen dataclasses are, and equal whatever the order in which they were written.
         object.__setattr__(self, "patterns", tuple(sorted(given.items())))
 
     @property
@@ -59,18 +60,10 @@ class ByLayer:
     @property
     def without_decay(self) -> tuple[str, ...]:
         """The groups on which one of them lets no weight decay fall; `parameter_groups` decides for each layer."""
-        return tuple(
-            sorted(
-                {
-                    group
-                    for how in self._all()
-                    for group in getattr(how, "without_decay", ())
-                }
-            )
-        )
-
-    def _all(self) -> Iterable[Parameterization]:
-        return self.by_pattern.values()
+        groups: set[str] = set()
+        for how in self.by_pattern.values():
+            groups.update(getattr(how, "without_decay", ()))
+        return tuple(sorted(groups))
 
     def __str__(self) -> str:
         return ", ".join(

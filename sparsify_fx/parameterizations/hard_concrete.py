@@ -1,16 +1,17 @@
-"""l0: every weight has a random gate in training, whose probability of being open is trained (hard concrete)."""
+"""hard-concrete: every weight has a random gate, whose probability of being open is trained (the method l0)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
+from sparsify_fx.moved import old_names
 from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
@@ -20,12 +21,13 @@ from sparsify_fx.parameterizations.base import (
     check_scale,
 )
 
-_OPEN = 30.0  # log α of a gate that no noise closes: |noise| < 14
+# log α of a gate that no noise closes: |noise| < 14.
+_OPEN = 30.0
 
 
-@PARAMETERIZATIONS.register("l0")
+@PARAMETERIZATIONS.register("hard-concrete", formerly="l0")
 @dataclass(frozen=True)
-class Concrete(Plain):
+class HardConcrete(Plain):
     """θ = d·z with a gate z = clamp(y·(ζ − γ) + γ, 0, 1), where γ < 0 < 1 < ζ; log α = scale·logit is trained.
 
     In training y = σ((log u − log(1−u) + log α)/b) with u uniform on (0, 1), in evaluation y = σ(log α). The noise is a
@@ -41,14 +43,14 @@ class Concrete(Plain):
         gamma, zeta: the stretch.
         scale: under SGD log α moves scale² times as fast as with 1, under Adam scale times.
 
-    Raises RecipeError for a stretch that cannot reach 0 and 1, a start whose gate is closed, or a scale <= 0.
+    Raises MethodError for a stretch that cannot reach 0 and 1, a start whose gate is closed, or a scale <= 0.
 
-    >>> gate = Concrete()
+    >>> gate = HardConcrete()
     >>> parts = gate.split(torch.tensor([1.0, -2.0]))
     >>> gate.value({**parts, **gate.state(parts["dense"])})
     tensor([ 1., -2.])
 
-    Source: Louizos et al. 2018, eq. 10 to 13 (b = 2/3, γ = −0.1, ζ = 1.1).
+    Source: [Louizos 2018], eq. 10 to 13 (b = 2/3, γ = −0.1, ζ = 1.1).
     """
 
     start: float = 2.5
@@ -58,9 +60,8 @@ class Concrete(Plain):
     scale: float = 1.0
     factors: ClassVar[tuple[str, ...]] = ("dense", "logit")
     gates: ClassVar[tuple[str, ...]] = ("logit",)
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "shared",
-    )  # decay would pull gates to half open
+    # Decay would pull gates to half open.
+    without_decay: ClassVar[tuple[str, ...]] = ("shared",)
     transient: ClassVar[tuple[str, ...]] = ("noise", "noisy")
 
     def __post_init__(self) -> None:
@@ -70,17 +71,19 @@ class Concrete(Plain):
             and 0 < self.b <= 1
             and math.isfinite(self.start)
         ):
-            raise RecipeError(
-                f"l0: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}"
+            raise MethodError(
+                f"hard-concrete: expected gamma < 0, zeta > 1, b in (0, 1] and a finite start, got {self}"
             )
-        check_scale("l0", self.scale)
+        check_scale("hard-concrete", self.scale)
         if self.start <= math.log(-self.gamma / self.zeta):
-            raise RecipeError(
-                f"l0: start={self.start!r} closes every gate; take more, for instance 2.5"
+            raise MethodError(
+                f"hard-concrete: start={self.start!r} closes every gate; take more, for instance 2.5"
             )
 
     def value(self, tensors: Mapping[str, Any]) -> Any:
         """θ = d·z; the noise counts as far as `noisy` is 1."""
+        # One formula for both modes: with noisy = 1 the logits are (log α + noise)/b, with 0 log α itself. Of a branch
+        # on the mode only the side of the moment would be recorded.
         log_alpha, noisy = self.scale * tensors["logit"], tensors["noisy"]
         drawn = (log_alpha + tensors["noise"]) * noisy * (1 / self.b) + (
             log_alpha - log_alpha * noisy
@@ -101,6 +104,7 @@ class Concrete(Plain):
     def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
         """Gates as at the beginning, d = θ / z."""
         logit = torch.full_like(theta, self.start / self.scale)
+        # Divided by the gate as `value` will round it, so that d·z meets θ.
         dense = (widened(theta) / widened(self._stretched(self.scale * logit))).to(
             theta.dtype
         )
@@ -122,7 +126,7 @@ class Concrete(Plain):
         return {"dense": dense, "logit": torch.full_like(logit, _OPEN / self.scale)}
 
     def nearness(self, tensors: Tensors) -> Tensor:
-        """log α; the weight behind an open gate is d."""
+        """log α; once a gate is open, its weight is d."""
         return torch.where(
             tensors["dense"] == 0, -math.inf, self.scale * tensors["logit"]
         )
@@ -133,9 +137,15 @@ class Concrete(Plain):
 
     def refresh(self, state: Tensors, moment: Moment) -> None:
         """New noise log u − log(1−u), drawn on the weight's device."""
+        # In place, so that nothing recompiles.
         noise = state["noise"]
         generator = torch.Generator(noise.device).manual_seed(moment.seed)
+        # In float32 whatever the weight: uniform numbers in bfloat16 have few values, and 0 or 1 among them.
         uniform = torch.rand(
             noise.shape, generator=generator, device=noise.device, dtype=torch.float32
         )
         noise.copy_(torch.logit(uniform, eps=1e-6))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"Concrete": "HardConcrete"})

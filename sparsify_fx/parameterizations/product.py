@@ -1,16 +1,17 @@
-"""product and balanced: the weight is m ⊙ w."""
+"""product: the weight is m ⊙ w with m² − w² = β (Sign-In)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
+from sparsify_fx.moved import old_names
 from sparsify_fx.numerics import ulp, widened
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
@@ -22,10 +23,10 @@ class Product(Plain):
 
     split: m = sqrt(β/2 + sqrt(θ² + β²/4)), w = θ / m; m ⊙ w = θ within 2 ulp. The scalar β > 0 is the inner scaling:
     gradient flow gives dθ = −(m² + w²) ⊙ ∇L dt = −sqrt(4θ² + β²) ⊙ ∇L dt, so θ passes through zero at speed β. (Eq. 1
-    of the paper writes the same flow as sqrt(θ² + β), in another normalisation of β; the split is that of its
+    of the paper writes the same flow as sqrt(θ² + β), in another normalization of β; the split is that of its
     Appendix B.)
 
-    Raises RecipeError when β is not a positive finite number.
+    Raises MethodError when β is not a positive finite number.
 
     >>> factors = Product(beta=1.0).split(torch.tensor([0.0, 0.75]))
     >>> factors["m"] ** 2 - factors["w"] ** 2
@@ -39,7 +40,7 @@ class Product(Plain):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.beta) and self.beta > 0):
-            raise RecipeError(
+            raise MethodError(
                 f"product: beta={self.beta!r} must be a positive finite number, for instance 1.0"
             )
 
@@ -51,6 +52,7 @@ class Product(Plain):
         """The factors of θ with inner scaling β: m > 0 and m² − w² = β."""
         wide = widened(theta)
         half = self.beta / 2
+        # hypot(θ, β/2) does not overflow where θ² would.
         m = torch.sqrt(half + torch.hypot(wide, torch.full_like(wide, half))).to(
             theta.dtype
         )
@@ -65,47 +67,18 @@ class Product(Plain):
 
     def unbalanced(self, tensors: Tensors) -> Tensor:
         """Where m² − w² misses β by more than the rounding of a fresh split, or m <= 0."""
-        return _off(tensors["m"], tensors["w"], self.beta) | (tensors["m"] <= 0)
+        return off_balance(tensors["m"], tensors["w"], self.beta) | (tensors["m"] <= 0)
 
 
-@PARAMETERIZATIONS.register("balanced")
-@dataclass(frozen=True)
-class Balanced(Plain):
-    """θ = m ⊙ w with abs(m) = abs(w), the limit β = 0 of the product.
-
-    split: m = sqrt(abs(θ)), w = θ/m (0 where m is); m ⊙ w = θ within 2 ulp. The flow dθ = −2·abs(θ) ∇L dt stops at
-    zero: in the flow no sign ever flips, and an entry that is exactly zero (pruned, or regrown) stays zero. Take the
-    product where that matters.
-
-    >>> Balanced().split(torch.tensor([0.0, -4.0]))
-    {'m': tensor([0., 2.]), 'w': tensor([ 0., -2.])}
-
-    Source: Ziyin & Wang 2023 (spred); [Jacobs 2025], section 3, eq. 7.
-    """
-
-    factors: ClassVar[tuple[str, ...]] = ("m", "w")
-
-    def value(self, tensors: Mapping[str, Any]) -> Any:
-        """θ = m ⊙ w."""
-        return tensors["m"] * tensors["w"]
-
-    def split(self, theta: Tensor, others: Tensors | None = None) -> dict[str, Tensor]:
-        """The balanced factors of θ, both zero where θ is."""
-        wide = widened(theta)
-        m = wide.abs().sqrt().to(theta.dtype)
-        w = torch.where(m == 0, torch.zeros_like(wide), wide / m.to(wide.dtype))
-        return {"m": m, "w": w.to(theta.dtype)}
-
-    def error_bound(self, theta: Tensor) -> Tensor:
-        """2 ulp of θ."""
-        return 2 * ulp(theta)
-
-    def unbalanced(self, tensors: Tensors) -> Tensor:
-        """Where abs(m) is not abs(w), but for the rounding of a fresh split, or m < 0."""
-        return _off(tensors["m"], tensors["w"], 0.0) | (tensors["m"] < 0)
-
-
-def _off(m: Tensor, w: Tensor, beta: float) -> Tensor:
+def off_balance(m: Tensor, w: Tensor, beta: float) -> Tensor:
     """Where m² − w² misses β by more than the rounding of m and w."""
+    # eps of the dtype before widening: m and w carry its rounding, half an ulp each, twice in their squares.
     eps, m, w = torch.finfo(m.dtype).eps, widened(m), widened(w)
     return (m * m - w * w - beta).abs() > 4 * eps * (m * m + w * w)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(
+        __name__,
+        {"Balanced": "sparsify_fx.parameterizations.balanced_product.BalancedProduct"},
+    )

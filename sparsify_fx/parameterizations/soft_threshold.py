@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
+from sparsify_fx.moved import old_names
 from sparsify_fx.numerics import ulp
 from sparsify_fx.parameterizations.base import PARAMETERIZATIONS, Plain, Tensors
 
-_MARGIN = (
-    2.0**-8
-)  # how far a threshold falls under the smallest weight that is to come back, as a share of it
+# How far a threshold falls under the smallest weight that is to come back, as a share of it.
+_MARGIN = 2.0**-8
+# Both are positive and rise with s, so that pulling a negative s to zero raises the threshold.
 _GATES = {"sigmoid": torch.sigmoid, "exp": torch.exp}
 
 
 @PARAMETERIZATIONS.register("soft-threshold")
 @dataclass(frozen=True)
-class Threshold(Plain):
+class SoftThreshold(Plain):
     """θ = sign(d)·relu(abs(d) − g(s)) with a trained s for each layer, or for each row of the weight.
 
     ∂θ/∂d = 1 where abs(d) > g(s), else 0; ∂θ/∂s = −g'(s)·sign(d) there. Weight decay on s (the penalty `thresholds`)
@@ -37,14 +38,14 @@ class Threshold(Plain):
         per: "layer" (s has no dimension), or "channel" (s has shape [rows, 1, ...]; the rows of a weight are its output
             channels, of transposed convolutions the input channels).
 
-    Raises RecipeError for another gate, another `per`, or a start that is not finite.
+    Raises MethodError for another gate, another `per`, or a start that is not finite.
 
-    >>> threshold = Threshold(start=-1.0, gate="exp")
+    >>> threshold = SoftThreshold(start=-1.0, gate="exp")
     >>> parts = threshold.split(torch.tensor([0.5, 0.0, -2.0]))
     >>> threshold.value({**parts, **threshold.shared(parts["dense"])})
     tensor([ 0.5000,  0.0000, -2.0000])
 
-    Source: Kusupati et al. 2020, eq. 3 to 5 (STR); [Jacobs 2025], appendix C.2 (s = −200).
+    Source: [Kusupati 2020], eq. 3 to 5 (STR); [Jacobs 2025], appendix C.2 (s = −200).
     """
 
     start: float = -200.0
@@ -58,7 +59,7 @@ class Threshold(Plain):
             or self.per not in ("layer", "channel")
             or not math.isfinite(self.start)
         ):
-            raise RecipeError(
+            raise MethodError(
                 "soft-threshold: expected gate 'sigmoid' or 'exp', per 'layer' or 'channel', and a finite start; "
                 f"got {self}"
             )
@@ -81,6 +82,7 @@ class Threshold(Plain):
     def shared(self, theta: Tensor) -> dict[str, Tensor]:
         """s = start, of shape [] or [rows, 1, ...]."""
         shape = (
+            # Axes of one entry, so that it broadcasts against weights of any number of axes.
             (theta.shape[0], *[1] * (theta.dim() - 1)) if self.per == "channel" else ()
         )
         return {"s": theta.new_full(shape, self.start)}
@@ -105,6 +107,7 @@ class Threshold(Plain):
         θ = sign(d)·(abs(d) − g'), so a weight comes back the larger the nearer it was to the threshold; d itself would
         be larger than weights that were above the threshold all along.
         """
+        # 1. The smallest of those that come back decides how far the threshold would have to fall.
         dense, size = tensors["dense"], tensors["dense"].abs()
         sizes = torch.where(where, size, math.inf)
         least = (
@@ -112,6 +115,7 @@ class Threshold(Plain):
             if self.per == "layer"
             else sizes.flatten(1).amin(1).reshape(tensors["s"].shape)
         )
+        # 2. `settle` brings thresholds back to their start: both levels count for the rounding.
         level, first = (
             _GATES[self.gate](s) for s in (tensors["s"], dense.new_tensor(self.start))
         )
@@ -123,6 +127,11 @@ class Threshold(Plain):
 
     def settle(self, tensors: Tensors) -> dict[str, Tensor]:
         """d = θ and thresholds at their start: no weight falls below one any more."""
+        # What is zero by its threshold now becomes d = 0, and stays zero at every threshold.
         theta = self.value(tensors)
         shared = {"s": torch.full_like(tensors["s"], self.start)}
         return {**self.split(theta, shared), **shared}
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"Threshold": "SoftThreshold"})

@@ -22,13 +22,15 @@ class ProgramPass(ModulePass):
     `PassResult.modified` whether anything changed. It fits torch's `PassManager`.
     """
 
-    lifts: bool = False  # whether a plain model is lifted first
+    # Whether a plain model is lifted first, or refused.
+    lifts: bool = False
 
     def call(self, graph_module: nn.Module) -> PassResult:
         """Rewrite all programs of `graph_module`; the same object comes back."""
         modified = self.lifts and Lift()(graph_module).modified
         for name, program in programs(graph_module).items():
             if self.rewrite(name, program):
+                # A history for error messages: "passes before it: ..." says how a program came to be what it is.
                 program.passes = (*program.passes, str(self))
                 modified = True
         return PassResult(graph_module, modified)
@@ -40,6 +42,7 @@ class ProgramPass(ModulePass):
 
     def seen(self, graph_module: nn.Module) -> dict[str, WeightProgram]:
         """The programs that `call` will meet; for a plain model those that Lift would install, not installed yet."""
+        # Before anything is lifted: a check that fails must leave a plain model plain.
         found = programs(graph_module)
         if found:
             return found

@@ -65,6 +65,7 @@ class InsertMask(ProgramPass):
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:
         """Add the buffer and the product; then write the mask."""
+        # The buffer first, since `set_mask` writes into it.
         inserted = self._insert(program)
         return (
             self.masks is not None and program.set_mask(self.masks[name])
@@ -74,7 +75,9 @@ class InsertMask(ProgramPass):
         if program.current_mask() is not None:
             return False
         program.register_buffer(
-            "mask", torch.ones_like(program.theta(), dtype=torch.uint8)
+            # uint8 takes a quarter of the memory of float32, and its product with a float is a float.
+            "mask",
+            torch.ones_like(program.theta(), dtype=torch.uint8),
         )
         self._multiply(program)
         return True

@@ -44,6 +44,7 @@ def lift_layers(layers: Mapping[str, Layer]) -> dict[str, WeightProgram]:
 
     Raises LayerError, with nothing changed, when the class of a layer cannot be changed.
     """
+    # All owners are checked before the first is changed.
     for owner, tensors in _by_owner(layers.values()):
         check_owner(owner, tensors)
     found = {}
@@ -57,7 +58,10 @@ def lift_layers(layers: Mapping[str, Layer]) -> dict[str, WeightProgram]:
 
 def _by_owner(layers: Iterable[Layer]) -> list[tuple[nn.Module, tuple[str, ...]]]:
     """Every owner once, with the tensors of it that are selected."""
-    found: dict[int, tuple[nn.Module, tuple[str, ...]]] = {}
-    for owner, tensor in (place for layer in layers for place in layer.places):
-        found[id(owner)] = (owner, (*found.get(id(owner), (owner, ()))[1], tensor))
-    return list(found.values())
+    tensors: dict[int, list[str]] = {}
+    owners: dict[int, nn.Module] = {}
+    for layer in layers:
+        for owner, tensor in layer.places:
+            owners[id(owner)] = owner
+            tensors.setdefault(id(owner), []).append(tensor)
+    return [(owners[key], tuple(names)) for key, names in tensors.items()]

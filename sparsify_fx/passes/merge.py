@@ -17,9 +17,9 @@ class Merge(ModulePass):
     merged = θ where mask = 1, and 0 elsewhere; for the dense parameterization bit for bit. Tied weights stay tied.
     A plain model is left alone (modified = False).
 
-    >>> from sparsify_fx.passes import SplitProduct
+    >>> from sparsify_fx.passes import Product
     >>> model = nn.Linear(2, 2)
-    >>> _ = SplitProduct()(model)
+    >>> _ = Product()(model)
     >>> Merge()(model).modified, list(model.state_dict()), type(model) is nn.Linear
     (True, ['weight', 'bias'], True)
     """
@@ -35,6 +35,8 @@ class Merge(ModulePass):
             for _, owner, tensor in owners(graph_module)
         ]
         merged = {id(program): program for _, _, program in places}
+        # All values before the first program goes: one may fail. One value for each program, so that tied weights
+        # stay one parameter.
         weights = {key: _weight(program) for key, program in merged.items()}
         for owner, tensor, program in places:
             uninstall(owner, tensor, weights[id(program)])
@@ -48,5 +50,6 @@ class Merge(ModulePass):
 
 
 def _weight(program: WeightProgram) -> nn.Parameter:
+    # A weight that was frozen before `apply` is frozen after merging.
     trainable = any(tensor.requires_grad for tensor in program.parameters())
     return nn.Parameter(program.effective(), requires_grad=trainable)

@@ -20,6 +20,7 @@ class ModulePass(PassBase):
     def __call__(self, graph_module: nn.Module) -> PassResult:
         """Check, run, check."""
         self.requires(graph_module)
+        # `requires` is outside: it changes nothing, and saving all modules takes time.
         with untouched_on_error(graph_module):
             result = self.call(graph_module)
             self.ensures(graph_module)

@@ -43,22 +43,26 @@ def prepare(
     >>> int((model.weight != 0).sum())
     2
     """
+    # 1. What may fail without a model is tried first.
     chosen = assigned(parameterization, layers)
     with untouched_on_error(model):
+        # 2. Lift: masks and factors need programs to be put into.
         found = lift_layers(layers)
         view = Subset(found)
         if masks is not None:
+            # 3. Masks before factors: the split of a pruned weight is then that of zero.
             _MaskOnly(masks)(view)
+        # 4. Factors, all weights of one parameterization together: a pass checks every program before it changes one.
         left = dict(found)
-        while left:  # the weights of one parameterization after those of another
+        while left:
             how = chosen[next(iter(left))]
             group = {name: left.pop(name) for name in list(left) if chosen[name] == how}
             if how != Dense():
                 Reparameterize(how)(Subset(group))
+    # 5. Only now are values written: tensors are not restored after an error.
     for name, program in found.items():
-        program.train(
-            layers[name].places[0][0].training
-        )  # random gates are still in a model that evaluates
+        # Random gates must not draw in a model that evaluates.
+        program.train(layers[name].places[0][0].training)
         mask = program.current_mask()
         if mask is not None and program.parameterization == Dense():
             program.write(torch.zeros_like(program.theta()), where=mask == 0)
@@ -82,6 +86,7 @@ def assigned(
     names = list(names)
     if not isinstance(how, ByLayer):
         return dict.fromkeys(names, how)
+    # Of all weights of this model: a pattern is narrow or wide by what it matches, not by how it is written.
     hits = {
         pattern: [name for name in names if matches(name, pattern)]
         for pattern in how.by_pattern
@@ -100,6 +105,7 @@ def _narrowest(
 ) -> Parameterization:
     patterns = sorted(
         (pattern for pattern, hit in hits.items() if name in hit),
+        # The text breaks ties, so that the error below names the same pair every time.
         key=lambda p: (len(hits[p]), p),
     )
     if not patterns:

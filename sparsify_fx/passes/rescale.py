@@ -29,6 +29,7 @@ class Rescale(ProgramPass):
     def __init__(self, beta: float | None = None) -> None:
         self.beta = beta
         if beta is not None:
+            # Made only for its check: a β that is no positive number is refused before a model is touched.
             Product(beta)
 
     def __str__(self) -> str:
@@ -40,7 +41,7 @@ class Rescale(ProgramPass):
         if not isinstance(found, Balancing):
             wanted = "a product m*w, or another parameterization with a balance"
             raise self.fail(
-                name, program, f"{wanted}, found {found}; run SplitProduct first"
+                name, program, f"{wanted}, found {found}; run Product first"
             )
         if self.beta is not None and not _has_beta(found):
             raise self.fail(
@@ -48,6 +49,7 @@ class Rescale(ProgramPass):
                 program,
                 f"a parameterization with an option beta, found {found}; leave beta out",
             )
+        # Where β is a constant of the recorded graph, the program would go on computing with the old one.
         if recorded(self._target(found)) != recorded(found):
             raise self.fail(
                 name,
@@ -62,6 +64,7 @@ class Rescale(ProgramPass):
             self._target(program.parameterization),
         )
         assert isinstance(target, Balancing)
+        # Only entries that are off: a split rounds, and splitting balanced entries again would let θ drift.
         off = target.unbalanced(program.tensors())
         program.parameterization = target
         if bool(off.any()):

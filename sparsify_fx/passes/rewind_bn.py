@@ -51,6 +51,7 @@ class RewindBatchNorm(ModulePass):
             raise PassError(
                 f"RewindBatchNorm: {type(graph_module).__name__} has no batch norm; do not rewind it"
             )
+        # Names first: shapes can be compared only where both have one.
         odd = sorted(set(found) ^ set(self.state)) or [
             n for n in found if found[n].shape != self.state[n].shape
         ]
@@ -65,6 +66,7 @@ class RewindBatchNorm(ModulePass):
         modified = False
         for name, tensor in _tensors(graph_module).items():
             old = self.state[name].to(tensor.device)
+            # Written only where it differs, so that `modified` is the truth.
             if not torch.equal(tensor, old):
                 tensor.copy_(old)
                 modified = True
@@ -72,12 +74,14 @@ class RewindBatchNorm(ModulePass):
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{name}" if prefix else name: tensor
-        for prefix, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        for name, tensor in (
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        if not isinstance(module, _BatchNorm):
+            continue
+        own = (
             *module.named_parameters(recurse=False),
             *module.named_buffers(recurse=False),
         )
-    }
+        for name, tensor in own:
+            found[f"{prefix}.{name}" if prefix else name] = tensor
+    return found

@@ -38,7 +38,9 @@ class StoreLiving(ProgramPass):
         for shared, tensor in program.shared_tensors().items():
             if tensor.dim() > 0:
                 shape = tuple(tensor.shape)
-                expected = f"no tensor that some entries share, found {shared} of {shape}"
+                expected = (
+                    f"no tensor that some entries share, found {shared} of {shape}"
+                )
                 raise self.fail(name, program, expected)
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:

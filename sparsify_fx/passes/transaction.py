@@ -32,12 +32,14 @@ def untouched_on_error(model: nn.Module) -> Iterator[None]:
     >>> model.bias is None
     False
     """
+    # Programs too: a view of some of them (`Subset`) has none among its modules.
     modules = {
         id(module): module for module in (*model.modules(), *programs(model).values())
     }
     saved = [_saved(module) for module in modules.values()]
     try:
         yield
+    # A KeyboardInterrupt in the middle must not leave half of a model either.
     except BaseException:
         for record in saved:
             record.restore()
@@ -58,9 +60,11 @@ class _Record:
         """Bring it back, in the same containers."""
         if type(self.module) is not self.kind:
             set_class(self.module, self.kind)
+        # Cleared and refilled, not replaced: others may hold the dict itself.
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
         for name, content in self.tables.items():
+            # The same containers again: optimizers and hooks refer to them.
             table = self.attributes[name]
             table.clear()
             table.update(content)
@@ -79,5 +83,6 @@ def _saved(module: nn.Module) -> _Record:
     graph = None
     if isinstance(module, WeightProgram):
         graph = fx.Graph()
+        # A copy: passes edit the graph in place. graph_copy leaves the output node to the caller.
         graph.output(graph.graph_copy(module.graph, {}))
     return _Record(module, type(module), attributes, tables, graph)

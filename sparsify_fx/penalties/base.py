@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.registry import Registry
 from sparsify_fx.schedules.occasion import Occasion
@@ -103,9 +103,9 @@ class NoPenalty:
 
 
 def check_strength(name: str, strength: float, example: str = "1e-4") -> None:
-    """RecipeError unless `strength` is a finite number >= 0."""
+    """MethodError unless `strength` is a finite number >= 0."""
     if not (math.isfinite(strength) and strength >= 0):
-        raise RecipeError(
+        raise MethodError(
             f"{name}: strength={strength!r} must be >= 0, for instance {example}"
         )
 
@@ -113,4 +113,5 @@ def check_strength(name: str, strength: float, example: str = "1e-4") -> None:
 def kept_entries(program: WeightProgram, tensor: Tensor) -> Tensor:
     """A factor times the mask: pruned entries count nothing and get no gradient. Where they are not stored, itself."""
     mask = program.factor_mask()
+    # The factors under a mask get no gradient from the loss, and must not get one from the penalty either.
     return tensor if mask is None else tensor * mask

@@ -16,14 +16,12 @@ from sparsify_fx.programs.program import WeightProgram
 
 def factor_squares(programs: Iterable[WeightProgram]) -> Tensor:
     """Σ of the squares of all factors, ‖m‖² + ‖w‖² for a product, without pruned entries (0-dimensional)."""
-    factors = [
-        (program, factor)
-        for program in programs
-        for factor in program.factor_tensors().values()
-    ]
-    return torch.stack(
-        [kept_entries(program, factor).square().sum() for program, factor in factors]
-    ).sum()
+    # Each factor of each program by itself: a product has two, m and w.
+    squares = []
+    for program in programs:
+        for factor in program.factor_tensors().values():
+            squares.append(kept_entries(program, factor).square().sum())
+    return torch.stack(squares).sum()
 
 
 @PENALTIES.register("factors")
@@ -37,13 +35,12 @@ class FactorDecay(TowardsSparsity):
         strength: α.
         reach, floor: see `TowardsSparsity`.
 
-    Source: Ziyin & Wang 2023; [Jacobs 2025], eq. 2.
+    Source: [Ziyin 2023]; [Jacobs 2025], eq. 2.
     """
 
     strength: float = 1e-4
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "factors",
-    )  # it is the decay of the factors
+    # It is the decay of the factors.
+    without_decay: ClassVar[tuple[str, ...]] = ("factors",)
 
     def __call__(
         self, programs: Iterable[WeightProgram], strength: Tensor | None = None

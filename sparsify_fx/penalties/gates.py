@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.penalties.base import PENALTIES, kept_entries
 from sparsify_fx.penalties.towards import TowardsSparsity
 from sparsify_fx.programs.program import WeightProgram
@@ -26,7 +26,7 @@ class Gated(Protocol):
 @PENALTIES.register("gates")
 @dataclass(frozen=True)
 class OpenGates(TowardsSparsity):
-    """λ Σ open: the expected number of open gates. Σσ(τ·s) for `sigmoid-gate`, ΣP(z ≠ 0) for `l0`.
+    """λ Σ open: the expected number of open gates. Σσ(τ·s) for `sigmoid-gate`, ΣP(z ≠ 0) for `hard-concrete`.
 
     Attributes:
         strength: λ.
@@ -34,9 +34,9 @@ class OpenGates(TowardsSparsity):
 
     Weights without gates count nothing beside others that have them.
 
-    Raises RecipeError when no weight has gates.
+    Raises MethodError when no weight has gates.
 
-    Source: Savarese et al. 2020, section 3; Louizos et al. 2018, eq. 12.
+    Source: [Savarese 2020], section 3; [Louizos 2018], eq. 12.
     """
 
     strength: float = 1e-6
@@ -46,6 +46,7 @@ class OpenGates(TowardsSparsity):
         self, programs: Iterable[WeightProgram], strength: Tensor | None = None
     ) -> Tensor:
         """λ Σ over all gates."""
+        # Parameterizations may differ by layer; where none has gates, `_gates` says so.
         gated = _those(
             programs, lambda program: isinstance(program.parameterization, Gated)
         )
@@ -66,21 +67,21 @@ class ThresholdDecay(TowardsSparsity):
 
     Weights without thresholds count nothing beside others that have them.
 
-    Raises RecipeError when no weight has thresholds.
+    Raises MethodError when no weight has thresholds.
 
-    Source: Kusupati et al. 2020, section 3 (weight decay on s decides the sparsity).
+    Source: [Kusupati 2020], section 3 (weight decay on s decides the sparsity).
     """
 
     strength: float = 5e-4
     reversible: ClassVar[bool] = True
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "shared",
-    )  # it is the decay of the thresholds
+    # It is the decay of the thresholds.
+    without_decay: ClassVar[tuple[str, ...]] = ("shared",)
 
     def __call__(
         self, programs: Iterable[WeightProgram], strength: Tensor | None = None
     ) -> Tensor:
         """(λ/2) Σ over all thresholds."""
+        # By the tensor and not by the class, so that a plugin's thresholds are decayed too.
         having = _those(programs, lambda program: "s" in program.shared_tensors())
         squares = torch.stack(
             [_threshold(program).square().sum() for program in having]
@@ -99,8 +100,8 @@ def _those(
 def _gates(program: WeightProgram) -> Tensor:
     how = program.parameterization
     if not isinstance(how, Gated):
-        raise RecipeError(
-            f"the penalty 'gates' needs gates, parameterization 'sigmoid-gate' or 'l0', found {how}"
+        raise MethodError(
+            f"the penalty 'gates' needs gates, parameterization 'sigmoid-gate' or 'hard-concrete', found {how}"
         )
     gates: Tensor = how.open_gates(
         {**program.factor_tensors(), **program.state_tensors()}
@@ -111,7 +112,7 @@ def _gates(program: WeightProgram) -> Tensor:
 def _threshold(program: WeightProgram) -> Tensor:
     shared = program.shared_tensors()
     if "s" not in shared:
-        raise RecipeError(
+        raise MethodError(
             "the penalty 'thresholds' needs thresholds s, parameterization 'soft-threshold', "
             f"found {program.parameterization}"
         )

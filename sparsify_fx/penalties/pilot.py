@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sparsify_fx.errors import RecipeError, SchedulerError
+from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.penalties.base import PENALTIES, Observation, check_strength
 from sparsify_fx.penalties.factors import factor_squares
 from sparsify_fx.programs.program import WeightProgram
@@ -32,7 +32,7 @@ class Pilot:
         threshold: K; None takes the L1 norm that the largest weights have at the start, as many as the requested
             sparsity keeps (our default: the paper chooses K anew for every model and sparsity).
 
-    Raises RecipeError for other numbers, SchedulerError without an accuracy.
+    Raises MethodError for other numbers, SchedulerError without an accuracy.
 
     Source: [Jacobs 2025], Algorithm 1, Tables 2 and 3 (δ = 1.01; K = 8000 on CIFAR, 20000 to 60000 on ImageNet).
     """
@@ -41,18 +41,17 @@ class Pilot:
     delta: float = 1.01
     threshold: float | None = None
     every_epoch: ClassVar[bool] = True
-    without_decay: ClassVar[tuple[str, ...]] = (
-        "factors",
-    )  # it is the decay of the factors
+    # It is the decay of the factors.
+    without_decay: ClassVar[tuple[str, ...]] = ("factors",)
 
     def __post_init__(self) -> None:
         check_strength("pilot", self.strength)
         if not 1 <= self.delta < math.inf:
-            raise RecipeError(
+            raise MethodError(
                 f"pilot: delta={self.delta!r} must be a finite number >= 1, for instance 1.01"
             )
         if self.threshold is not None and not self.threshold >= 0:
-            raise RecipeError(
+            raise MethodError(
                 f"pilot: threshold={self.threshold!r} must be an L1 norm >= 0, or None"
             )
 
@@ -73,7 +72,9 @@ class Pilot:
                 "pilot needs the training accuracy of every epoch: call scheduler.observe(accuracy=...) before the "
                 f"scheduler.step() that ends the epoch (here epoch {now.epoch:g} of a run)"
             )
+        # As in the paper: against 0 the first epoch of a run always counts as progress.
         last = 0.0 if before is None or before.accuracy is None else before.accuracy
+        # Once the weights hold no more than the ones that are to stay held at the start, they are sparse enough.
         dense = now.l1 > (now.kept_l1 if self.threshold is None else self.threshold)
         grows = now.accuracy > last and dense and now.epoch <= now.epochs / 2
         level = level * self.delta if grows else level / self.delta

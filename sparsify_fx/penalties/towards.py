@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.penalties.base import Observation, check_strength
 
-SLACK = 1.5  # the path ends at 1.5 times the budget; the exact pruning takes the rest
-CEILING = 1.25  # fewer than 1.25 times the budget: too few
-UPDATES = 1000  # adaptations on the way to the final pruning, at most one a step
+# The path ends at 1.5 times the budget; the exact pruning takes the rest.
+SLACK = 1.5
+# Fewer than 1.25 times the budget are too few.
+CEILING = 1.25
+# Adaptations on the way to the final pruning, at most one a step.
+UPDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class TowardsSparsity:
         floor: a share of the first ‖θ‖₂, in [0, 1); 0 lets the weights shrink without end, which costs nothing in front
             of batch norm and ends a net without it.
 
-    Raises RecipeError for other numbers.
+    Raises MethodError for other numbers.
     """
 
     strength: float = 1e-4
@@ -47,11 +50,11 @@ class TowardsSparsity:
     def __post_init__(self) -> None:
         check_strength(type(self).__name__.lower(), self.strength)
         if not 1 <= self.reach < float("inf"):
-            raise RecipeError(
+            raise MethodError(
                 f"{type(self).__name__.lower()}: reach={self.reach!r} must be >= 1; 1 keeps it constant"
             )
         if not 0 <= self.floor < 1:
-            raise RecipeError(
+            raise MethodError(
                 f"{type(self).__name__.lower()}: floor={self.floor!r} must be in [0, 1), for instance 0.3"
             )
 
@@ -59,16 +62,21 @@ class TowardsSparsity:
         self, level: float, before: Observation | None, now: Observation
     ) -> tuple[float, float]:
         """The rule above."""
+        # A schedule that prunes brings the sparsity itself: leading the strength as well would only hurt.
         if self.reach == 1 or now.sparsity is None:
             return level, level
         below = _below(now)
+        # Everything shrinks together, not the small weights alone: more of it would end a net without batch norm.
         if below and now.norm < self.floor:
             return level, 0.0
         if below:
+            # By the progress and not by the number of calls: long and short runs grow alike.
             passed = now.progress - (0.0 if before is None else before.progress)
             level = min(level * self.reach ** (2 * passed), self.strength * self.reach)
         elif before is not None and _below(before):
+            # It came up to the goal from below, so the last level was enough: half of it is tried next time.
             level /= 2
+        # A minus only where gates can open again; weights that a penalty has shrunk do not come back by its sign.
         above = now.near_zero > 1 - CEILING * (1 - now.sparsity)
         return level, level if below else -level if above and self.reversible else 0.0
 

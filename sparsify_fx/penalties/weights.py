@@ -34,6 +34,7 @@ class Frobenius:
     def __call__(self, programs: Iterable[WeightProgram]) -> Tensor:
         """(λ/2) Σ over all programs."""
         return (
+            # The half makes the gradient λθ, so that λ means what `weight_decay` means.
             self.strength
             / 2
             * torch.stack([program().square().sum() for program in programs]).sum()
@@ -45,7 +46,7 @@ class Frobenius:
 class L2(Frobenius):
     """(λ/2) Σ θ², the same as `frobenius` under its common name; the strength stays constant.
 
-    Source: Krogh & Hertz 1991.
+    Source: [Krogh 1991].
     """
 
     def __post_init__(self) -> None:
@@ -60,7 +61,7 @@ class L1(TowardsSparsity):
     Attributes:
         strength, reach, floor: see `TowardsSparsity`.
 
-    Source: Tibshirani 1996; [Jacobs 2025], section 4 (LASSO as a baseline).
+    Source: [Tibshirani 1996]; [Jacobs 2025], section 4 (LASSO as a baseline).
     """
 
     strength: float = 1e-4

@@ -14,9 +14,8 @@ from sparsify_fx.programs.example_inputs import examples
 from sparsify_fx.programs.flow import reaches_output, surely_connected
 from sparsify_fx.programs.owners import current_masks, programs
 
-_MOST_WEIGHTS = (
-    200_000_000  # of larger nets no copy is run: it may not fit beside the training
-)
+# Of larger nets no copy is run: it may not fit beside the training.
+_MOST_WEIGHTS = 200_000_000
 _NAMED = 8  # layers that a sentence names
 _REMEDY = (
     "keep some of every layer with min_per_layer= (16 weights, or 0.01 of each layer), divide the budget with "
@@ -47,6 +46,7 @@ class Collapse:
         """Whether there is more to say than `before`: another empty layer, or a path that was lost since."""
         if before is None:
             return bool(self)
+        # By name: a layer may come back, by decompressing, at the update that empties another one.
         return bool(set(self.empty) - set(before.empty)) or (
             self.connected is False and before.connected is not False
         )
@@ -60,6 +60,7 @@ class Collapse:
         if not self:
             return ""
         count = f"({self.kept} of {self.weights} weights are kept)"
+        # Only the path is lost: no single layer is to blame, and none is named.
         if not self.empty:
             return f"no path leads from the input to the output any more {count}: the output is a constant"
         have = "has" if len(self.empty) == 1 else "have"
@@ -106,8 +107,10 @@ def find_collapse(
     empty = tuple(
         name for name, mask in masks.items() if mask.numel() and not mask.any()
     )
+    # Other parts of the model keep their masks: a path may end in one of them.
     whole = current_masks(programs(model)) | dict(masks)
     total = sum(mask.numel() for mask in masks.values())
+    # Cheap first: where every row and column keeps something, no run is needed, and that is nearly always.
     connected = True if surely_connected(whole) else None
     if connected is None and total <= _MOST_WEIGHTS:
         connected = reaches_output(model, whole, examples(model, batches))

@@ -39,11 +39,12 @@ _OPERATORS = (
 _IN_PLACE_OPERATORS = frozenset(
     {"__setitem__", *(f"__i{name}__" for name in _OPERATORS)}
 )
-_ALLOWED = frozenset(
-    {"requires_grad_"}
-)  # torch itself refuses it where it would be lost
+# torch itself refuses it where it would be lost.
+_ALLOWED = frozenset({"requires_grad_"})
+# What is assigned to these is lost with the temporary tensor. Others are attributes of the Python object alone.
 _ATTRIBUTES = frozenset({"data", "grad", "real", "imag"})
 _VIEWS = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
+# A copy or a pickle that refused writes would be of no use, and a text shall not name this class.
 _OF_PLAIN_TENSORS = frozenset({"__deepcopy__", "__reduce_ex__", "__repr__", "__iter__"})
 
 
@@ -93,6 +94,7 @@ class ComputedWeight(Tensor, metaclass=_EqualToTensor):
 
     @_is_buffer.setter
     def _is_buffer(self, value: bool) -> None:
+        # The same for nn.Buffer: the alias becomes a plain tensor.
         self.__dict__.pop("_described", None)
         self.__class__ = Tensor  # type: ignore[assignment]
         self._is_buffer = value
@@ -107,9 +109,11 @@ class ComputedWeight(Tensor, metaclass=_EqualToTensor):
     ) -> Any:
         """Run `func` on the tensor as it is, unless it writes to it; views of the weight refuse writes as well."""
         options = kwargs or {}
+        # Compilers trace operations, and would trace these checks with them.
         if torch.compiler.is_compiling():
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **options)
+        # Operators of torch.ops carry their overload: add_.Tensor.
         name = str(getattr(func, "__name__", "")).partition(".")[0]
         written = _written(func, name, args, options)
         if written is not None:
@@ -123,6 +127,7 @@ class ComputedWeight(Tensor, metaclass=_EqualToTensor):
             return _of_plain(func, name, args, options)
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **options)
+            # Attributes such as shape and grad are no views, and are given back as they are.
             if name == "__get__" and _attribute(func) not in _VIEWS:
                 return result
             source = next(
@@ -154,11 +159,11 @@ def in_forward() -> bool:
         if code is _CALL:
             return True
         if code.co_filename == _CALL.co_filename:
+            # Compilers give the code another name, which holds the old one.
             if _CALL.co_name in code.co_name:
                 return True
-            if (
-                code.co_name == "inner"
-            ):  # which runs the hooks and the forward of a module with hooks
+            # A module with hooks runs those and its forward from `inner`, and only the forward counts.
+            if code.co_name == "inner":
                 forward = _code(frame.f_locals.get("forward_call"))
                 return forward is None or _same_code(forward, child.f_code)
         child, frame = frame, frame.f_back
@@ -182,6 +187,7 @@ def _written(
 ) -> ComputedWeight | None:
     """The computed weight that a call would write to."""
     found = _first(options.get("out"))
+    # In-place operations write to their first argument, which torch lets callers name in three ways.
     first = (
         args[0]
         if args
@@ -192,6 +198,7 @@ def _written(
     )
     if name == "__set__":
         value = args[1] if len(args) > 1 else None
+        # To set grad to None frees it and writes nothing: `zero_grad` does so.
         writes = _attribute(func) in _ATTRIBUTES and not (
             _attribute(func) == "grad" and value is None
         )
@@ -202,6 +209,7 @@ def _written(
         writes = (
             in_place or name in _IN_PLACE_OPERATORS or options.get("inplace") is True
         )
+    # `out=` is written whatever the operation is.
     return found if found is not None or not writes else _first(first)
 
 
@@ -217,7 +225,7 @@ def _attribute(func: Any) -> str:
 def _told(weight: ComputedWeight, what: str) -> str:
     return (
         f"{weight._described} is computed by its weight program: {what} would write to a temporary tensor and be lost. "
-        "Initialise before sparsify_fx.apply; load values with load_state_dict or sparsify_fx.take_from; merge first "
+        "Initialize before sparsify_fx.apply; load values with load_state_dict or sparsify_fx.take_from; merge first "
         "(sparsify_fx.merge(model)) for LoRA's merge, clipping or averaging of weights; or write to a clone"
     )
 
@@ -239,6 +247,7 @@ def _of_plain(
 def _views_kept(result: Any, source: ComputedWeight) -> Any:
     """The result, in which tensors that share memory with the weight refuse writes too."""
     if isinstance(result, Tensor):
+        # Only views: arithmetic has memory of its own, and writing to that loses nothing.
         if type(result) is Tensor and _same_memory(result, source):
             return protected(result, source._described)
         if isinstance(result, ComputedWeight):
@@ -250,6 +259,7 @@ def _views_kept(result: Any, source: ComputedWeight) -> Any:
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
+    # Sparse tensors have no storage to compare.
     if a.layout != torch.strided or b.layout != torch.strided:
         return False
     return cast(bool, a.untyped_storage()._cdata == b.untyped_storage()._cdata)

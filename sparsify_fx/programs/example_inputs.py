@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments
 
+# The usual sizes first, since the first one that the model takes is used; fixed-size nets take one of them.
 _IMAGES = (224, 32, 64, 28, 96, 128, 256, 299, 384)
 _SIGNALS = (1024, 16000, 128, 32)
 _CLIPS = (32, 16, 64)
@@ -30,6 +31,7 @@ def examples(
         whole = _arguments(
             pair[0] if isinstance(pair, (tuple, list)) and pair else pair
         )
+        # One sample is enough to find a path, and cheaper; some models take only whole batches.
         yield _first_sample(whole)
         yield whole
     yield from _declared(model)
@@ -46,6 +48,7 @@ def _first_sample(example: Example) -> Example:
     def cut(value: Any) -> Any:
         return value[:1] if isinstance(value, Tensor) and value.dim() > 0 else value
 
+    # Scalars have no batch axis, and other objects are options of the model.
     return tuple(cut(value) for value in example[0]), {
         name: cut(value) for name, value in example[1].items()
     }
@@ -69,6 +72,7 @@ def _guessed(model: nn.Module) -> Iterator[Example]:
         for kind, shapes in _SHAPES.items():
             if isinstance(module, kind):
                 for shape in shapes(module):
+                    # Index 0 is in every vocabulary.
                     words = isinstance(module, (nn.Embedding, nn.EmbeddingBag))
                     yield (
                         (

@@ -17,7 +17,8 @@ from sparsify_fx.randomness import undisturbed
 
 Masks = Mapping[str, Tensor]
 
-_TRIES = 3  # random inputs and weights before a net counts as cut
+# Random inputs and weights before a net counts as cut: in a single draw a max may always pick the other branch.
+_TRIES = 3
 # What passes on what it gets: activations that could be shut, noise, and norms, which by taking away the mean or the
 # scale would hide that outputs depend on an input.
 _PASSED_ON: frozenset[Callable[..., Any]] = frozenset(
@@ -90,6 +91,7 @@ _SCALED: frozenset[Callable[..., Any]] = frozenset(
         *(torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
     ]
 )
+# Their inputs are whole numbers, where no gradient arrives.
 _LOOKED_UP: frozenset[Callable[..., Any]] = frozenset(
     [F.embedding, torch.embedding, F.embedding_bag]
 )
@@ -113,10 +115,12 @@ def reaches_output(
     >>> reaches_output(net, masks, [((torch.zeros(1, 2),), {})])
     False
     """
+    # Foreign code runs here, for a warning alone: whatever it raises, the training goes on without an answer.
     with contextlib.suppress(Exception), _undisturbed(model):
         for example in examples:
             answer = _connected(model, masks, example)
             if answer is not None:
+                # A net that looks cut with full masks too has something that this cannot judge.
                 return answer or (None if not _connected(model, {}, example) else False)
     return None
 
@@ -136,6 +140,7 @@ def surely_connected(masks: Masks) -> bool:
 def _connected(model: nn.Module, masks: Masks, example: Example) -> bool | None:
     """True when a gradient arrives in one of several tries; None when the model does not take the example."""
     device = next(iter(model.parameters())).device
+    # Seeded, so that every rank and every resumed training comes to the same answer.
     for seed in range(_TRIES):
         generator = torch.Generator().manual_seed(seed)
         flow = _Flow(generator, device)
@@ -149,6 +154,7 @@ def _connected(model: nn.Module, masks: Masks, example: Example) -> bool | None:
             arrives = flow.arrives(outputs)
         except Exception:
             return None
+        # A gradient proves a path; its absence is believed only when it is absent each time.
         if arrives:
             return True
     return False
@@ -170,18 +176,19 @@ class _Flow(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         named = kwargs or {}
+        # The input is the first argument of all of them.
         if function in _PASSED_ON:
             return args[0] if args else named["input"]
         result = function(*args, **named)
+        # Products of many positive numbers leave the range of float32 within some twenty layers.
         if function in _SCALED and isinstance(result, Tensor) and result.numel():
             result = _scaled(result)
             if result.requires_grad:
                 result.register_hook(_scaled)  # type: ignore[no-untyped-call]
             return result
         if function in _LOOKED_UP and isinstance(result, Tensor):
-            return self._leaf(
-                result
-            )  # the numbers of words have no gradient, the rows of the table do
+            # Word numbers have no gradient, so the rows that were looked up take the place of the input.
+            return self._leaf(result)
         return result
 
     def placed(self, value: Any) -> Any:
@@ -194,7 +201,8 @@ class _Flow(TorchFunctionMode):
 
     def _leaf(self, value: Tensor) -> Tensor:
         self.leaves.append(value.detach().requires_grad_())
-        return self.leaves[-1].clone()  # which the net may change in place
+        # A copy, since the net may change it in place, which a leaf does not allow.
+        return self.leaves[-1].clone()
 
     def arrives(self, outputs: Any) -> bool:
         """Whether the outputs, weighted at random so that none cancel, have a gradient in the input."""
@@ -203,6 +211,7 @@ class _Flow(TorchFunctionMode):
             for output in _tensors(outputs)
             if output.is_floating_point() and output.requires_grad
         ]
+        # Whole-number outputs (an argmax) tell nothing of where they came from.
         if not found or not self.leaves:
             return False
         weighted = [
@@ -217,6 +226,7 @@ class _Flow(TorchFunctionMode):
             for gradient in gradients
             if gradient is not None and gradient.numel()
         ]
+        # Inf or NaN is no answer either way; raised, it makes the example count as one that cannot be run.
         if not all(bool(torch.isfinite(most)) for most in arrived):
             raise ArithmeticError("the flow overflows")
         return any(bool(most > 0) for most in arrived)
@@ -224,6 +234,7 @@ class _Flow(TorchFunctionMode):
 
 def _scaled(value: Tensor) -> Tensor:
     largest = value.detach().abs().amax()
+    # Entries that are all zero are what is looked for, and stay zero.
     return value / torch.where(largest == 0, 1, largest)
 
 
@@ -249,6 +260,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(undisturbed(devices))
+        # An evaluation, mixed precision or no_grad may surround the place where a pruning happens.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in {parameter.device.type for parameter in model.parameters()}:

@@ -32,18 +32,19 @@ class InputLayout:
 
     def standard(self, weight: Tensor) -> Tensor:
         """The weight as [outputs, inputs of each, ...]."""
+        # Of mixtures of kernels each row is a kernel, flat: all of their outputs stand below each other.
         if self.unflattened:
             return weight.reshape(-1, *self.unflattened[1:])
         return self._swapped(weight) if self.transposed else weight
 
     def back(self, standard: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """What `standard` made, as it was."""
+        """The inverse of `standard`: scores or a mask in the shape of the weight itself."""
         if self.unflattened:
             return standard.reshape(shape)
         return self._swapped(standard).contiguous() if self.transposed else standard
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of `standard`."""
+        """The shape that `standard` gives to a weight of this shape."""
         if self.unflattened:
             return (
                 math.prod(shape) // math.prod(self.unflattened[1:]),
@@ -58,6 +59,7 @@ class InputLayout:
     def _swapped(self, weight: Tensor) -> Tensor:
         """[g · a, b, ...] -> [g · b, a, ...] with g groups; its own inverse."""
         return (
+            # Groups stay outermost, since inputs of one meet the outputs of the same one alone.
             weight.reshape(self.groups, -1, *weight.shape[1:])
             .transpose(1, 2)
             .flatten(0, 1)

@@ -27,9 +27,11 @@ def split_into(
                 "the model is on the meta device, so nobody knows its mask; load the state dict of a rewritten model, "
                 "or load the dense one into the plain model and call sparsify_fx.apply afterwards"
             )
+        # A state with a mask beside the weight brings its own.
         state_dict.setdefault(child + "mask", mask)
         if weight.shape == mask.shape:
             weight = weight * state_dict[child + "mask"].to(weight.device)
+    # The state of the program decides how the weight is split: at another temperature a gate has another value.
     how, state = program.parameterization, program.state_tensors()
     parts = {**how.split(weight, {**how.shared(weight), **state}), **how.shared(weight)}
     parts |= {name: value for name, value in state.items() if name not in how.transient}
@@ -46,12 +48,14 @@ def foreign(
     state_dict: dict[str, Any], child: str, program: WeightProgram
 ) -> str | None:
     """What is wrong with a state that another method has saved; strict=False must not load a part of it."""
+    # Extra state is compared elsewhere, by `misfit`.
     found = {key.removeprefix(child) for key in state_dict if key.startswith(child)} - {
         EXTRA
     }
     own = (set(program.state_dict()) | set(program.parameterization.transient)) - {
         EXTRA
     }
+    # Missing keys are torch's to report, and strict=False may allow them; foreign ones never fit.
     if found <= own:
         return None
     return (

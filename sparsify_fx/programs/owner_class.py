@@ -15,9 +15,8 @@ from torch import nn
 from sparsify_fx.errors import LayerError
 
 _CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
-_SET_CLASS = object.__dict__[
-    "__class__"
-].__set__  # a family may have its own __setattr__, or a property __class__
+# From `object` and `type` themselves: a family may have its own __setattr__, or a property __class__.
+_SET_CLASS = object.__dict__["__class__"].__set__
 _SET_BASES = type.__dict__["__bases__"].__set__
 
 
@@ -51,6 +50,7 @@ def owner_class(
     Raises LayerError when Python cannot subclass `base`.
     """
     if (base, tensors) not in _CLASSES:
+        # One class, also when two threads make it: `type(a) is type(b)` holds for equal layers as it did.
         _CLASSES.setdefault((base, tensors), _made(base, dict(namespace)))
     return _CLASSES[base, tensors]
 
@@ -75,7 +75,8 @@ def _made(base: type[nn.Module], namespace: dict[str, Any]) -> type[nn.Module]:
     try:
         try:
             made = _subclass_by_base(base, members)
-        except TypeError:  # Python lays out the objects of both in different ways
+        except TypeError:
+            # Python lays out the objects of both in different ways (slots, bases in C), and refuses two such bases.
             made = _subclass_by_mro(base, members)
     except TypeError as error:
         raise LayerError(
@@ -90,21 +91,29 @@ def _made(base: type[nn.Module], namespace: dict[str, Any]) -> type[nn.Module]:
 def _subclass_by_base(
     base: type[nn.Module], members: dict[str, Any]
 ) -> type[nn.Module]:
+    # type.__new__ runs no code of a metaclass but the `__init_subclass__` of the next class in line: that of
+    # `_NoHooks`.
     made = type.__new__(type(base), base.__name__, (_NoHooks, base), members)
+    # Gone again: isinstance and the method resolution order are those of a plain subclass.
     _SET_BASES(made, (base,))
     return made
 
 
 def _subclass_by_mro(base: type[nn.Module], members: dict[str, Any]) -> type[nn.Module]:
+    # 1. A metaclass whose method resolution order puts `_NoHooks` right after the new class, without it being a base.
     family = type(base)
     passing = type.__new__(
         type(family), family.__name__, (_Passing, family), {"mro": _Passing.mro}
     )
+    # 2. The class; Python calls the `__init_subclass__` that follows it in that order.
     made = type.__new__(passing, base.__name__, (base,), members)
     type.__delattr__(passing, "mro")
     passing.__bases__ = (family,)
-    _SET_BASES(made, (base,))  # the method resolution order as usual
-    if family is not type:  # which Python does not let us set
+
+    # 3. Once made, nothing is left of it: to set the bases computes the usual method resolution order, and the class
+    # gets the metaclass of the family. Where that is `type` itself Python does not allow it.
+    _SET_BASES(made, (base,))
+    if family is not type:
         _SET_CLASS(made, family)
     return made
 

@@ -42,6 +42,7 @@ def _class_of(module_name: str, class_name: str) -> Callable[[nn.Module], bool]:
     """Instances of a class of another library, which is looked up only once that library was imported."""
 
     def matches(module: nn.Module) -> bool:
+        # Not imported for this: whoever has such a layer has imported its library.
         kind = getattr(sys.modules.get(module_name), class_name, None)
         return kind is not None and isinstance(module, kind)
 
@@ -52,6 +53,7 @@ def _present(*names: str) -> Callable[[nn.Module], tuple[str, ...]]:
     """Those of the names that are parameters of the module, or are computed by a program already."""
 
     def tensors(module: nn.Module) -> tuple[str, ...]:
+        # Read from the class, so that a second `apply` sees the same tensors; the parameter is None by then.
         computed = getattr(type(module), "_sparsify_fx_tensors", ())
         return tuple(
             n for n in names if module._parameters.get(n) is not None or n in computed
@@ -74,6 +76,7 @@ def _flat_weights(module: nn.Module) -> list[Tensor]:
 
 def _restore_recurrent(module: nn.Module) -> None:
     assert isinstance(module, nn.RNNBase)
+    # The list that the class computed is stored again, for kernels that want it in one piece.
     module._init_flat_weights()
 
 
@@ -107,6 +110,7 @@ KINDS: list[OwnerKind] = [
     _typed(nn.Bilinear, "weight"),
     OwnerKind(
         lambda module: isinstance(module, nn.MultiheadAttention),
+        # With keys and values of other sizes there are three matrices in place of the one.
         _present("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
     ),
     OwnerKind(

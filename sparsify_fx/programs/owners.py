@@ -73,6 +73,7 @@ def programs(model: nn.Module) -> dict[str, WeightProgram]:
     seen: set[int] = set()
     for name, owner, tensor in owners(model):
         program = program_of(owner, tensor)
+        # Tied owners run one program, which counts once in every budget.
         if id(program) not in seen:
             seen.add(id(program))
             found[qualified(name, tensor)] = program
@@ -91,6 +92,7 @@ def check_owner(owner: nn.Module, tensors: tuple[str, ...]) -> None:
             raise LayerError(
                 f"this {type(owner).__name__} has a {name} of its own; rename it, or exclude= the layer"
             )
+    # Tried and taken back: whether Python can change the class is known only by doing it.
     before = type(owner)
     set_class(owner, _class_for(owner, (*owned_tensors(owner), *tensors)))
     set_class(owner, before)
@@ -100,10 +102,12 @@ def install(owner: nn.Module, tensor: str, program: WeightProgram) -> None:
     """Let `program` compute `owner`'s `tensor` from now on."""
     kind = kind_of(owner)
     set_class(owner, _class_for(owner, (*owned_tensors(owner), tensor)))
+    # Kept as None, so that the order of keys in state dicts stays that of the plain layer.
     owner._parameters[tensor] = None
     owner._modules[program_name(tensor)] = program
+    # What the class computes from now on: an attribute of the object would hide, or be hidden by, the class's.
     for name in () if kind is None else kind.members:
-        owner.__dict__.pop(name, None)  # what the class computes from now on
+        owner.__dict__.pop(name, None)
 
 
 def uninstall(owner: nn.Module, tensor: str, weight: nn.Parameter) -> None:
@@ -149,10 +153,10 @@ def _computed(tensor: str) -> property:
     name = program_name(tensor)
 
     def read(self: nn.Module) -> Tensor:
+        # `functional_call` puts a tensor there under the original name, and expects it to be used. An empty one is the
+        # entry that marks a state dict.
         given = self._parameters.get(tensor)
-        if (
-            given is not None and given.numel()
-        ):  # by functional_call, under the original name
+        if given is not None and given.numel():
             return given
         weight = computed(cast(nn.Module, self._modules[name]))
         return as_read(weight, self, tensor)
@@ -163,6 +167,7 @@ def _computed(tensor: str) -> property:
 def _reduce_owner(self: nn.Module, protocol: Any) -> Any:
     """Pickle the base class and the tensors; the generated class cannot be imported by name."""
     base, tensors = original_class(self), owned_tensors(self)
+    # copyreg.__newobj__ makes the object from its class; only there the base can take the class's place.
     function, arguments, *rest = cast(
         "tuple[Any, ...]", base.__reduce_ex__(self, protocol)
     )
@@ -186,6 +191,7 @@ def _save_marked(
 ) -> None:
     """Save as the original class does; the first owner adds the two entries that plain models refuse."""
     original_class(self)._save_to_state_dict(self, destination, prefix, keep_vars)
+    # One mark is enough to make a plain model refuse the whole.
     if not any(key.endswith(FOR_PLAIN_MODELS) for key in destination):
         tensor = owned_tensors(self)[0]
         destination[prefix + tensor] = torch.empty(0, dtype=torch.uint8)
@@ -207,12 +213,14 @@ def _load_split(
         weight = state_dict.pop(prefix + tensor, None)
         program, child = program_of(self, tensor), prefix + program_name(tensor) + "."
         state_dict.pop(child + FOR_PLAIN_MODELS, None)
+        # An empty tensor under the original name is the mark of a rewritten model's state, no weight.
         if weight is not None and weight.numel():
             problem = split_into(state_dict, child, program, weight)
         else:
             problem = foreign(state_dict, child, program)
         if problem is not None:
             errors.append(f"{prefix + tensor}: {problem}")
+            # Reported already; with its own state in place of the wrong one the program adds no second error.
             state_dict[child + EXTRA] = program.get_extra_state()
     original_class(self)._load_from_state_dict(self, state_dict, prefix, *rest)
 

@@ -84,8 +84,8 @@ def parameter_groups(
     [('factors', 2, 0.0), ('norms', 1, 0.0001)]
     >>> optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
-    Source: Jacobs & Burkholz 2025, Tables 2 and 3 ("applied to the other parameters"); Kusupati et al. 2020, section 3;
-    Savarese et al. 2020.
+    Source: [Jacobs 2025], Tables 2 and 3 ("applied to the other parameters"); [Kusupati 2020], section 3;
+    [Savarese 2020].
     """
     check_weight_decay(weight_decay)
     kinds = _kinds(model)
@@ -95,16 +95,19 @@ def parameter_groups(
             kind = kinds.get(parameter) or Kind(
                 "norms" if _is_norm(model, name, parameter) else "other"
             )
+            # By kind and decay: one group of an optimizer has one weight decay.
             group = groups.setdefault(
                 (kind.group, kind.decays), _new_group(kind, weight_decay) | options
             )
             group["params"].append(parameter)
+    # In one order whatever the model: optimizers save their state by the position of parameters.
     order = list(GROUPS)
     found = [
         groups[key]
         for key in sorted(groups, key=lambda key: (order.index(key[0]), not key[1]))
     ]
-    for group in found:  # of a kind that decays in one part and does not in another
+    # A kind may decay in one part and not in another; the names tell the two groups apart in tables and logs.
+    for group in found:
         if (
             sum(other["name"] == group["name"] for other in found) > 1
             and group.get("weight_decay") == 0
@@ -125,6 +128,7 @@ def _new_group(kind: Kind, weight_decay: Decay) -> dict[str, Any]:
     group: dict[str, Any] = {"params": [], "name": kind.group}
     if isinstance(weight_decay, Mapping):
         group["weight_decay"] = float(weight_decay.get(kind.group, 0.0))
+    # Written out even where the optimizer has a decay of its own, which would fall here else.
     elif not kind.decays:
         group["weight_decay"] = 0.0
     elif weight_decay is not None:
@@ -142,6 +146,7 @@ def check_weight_decay(weight_decay: Decay) -> None:
         weight_decay.values() if isinstance(weight_decay, Mapping) else [weight_decay]
     )
     for value in values:
+        # True is an int, and no weight decay.
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is not None and not (number and math.isfinite(value) and value >= 0):
             raise ConfigError(
@@ -151,9 +156,10 @@ def check_weight_decay(weight_decay: Decay) -> None:
 
 def without_decay(*axes: Any) -> frozenset[str]:
     """The groups on which a method's penalty and parameterization let no weight decay of the optimizer fall."""
-    return frozenset(
-        group for axis in axes for group in getattr(axis, "without_decay", ())
-    )
+    groups: set[str] = set()
+    for axis in axes:
+        groups.update(getattr(axis, "without_decay", ()))
+    return frozenset(groups)
 
 
 def _kinds(model: nn.Module) -> dict[nn.Parameter, Kind]:
@@ -169,6 +175,7 @@ def _kinds(model: nn.Module) -> dict[nn.Parameter, Kind]:
 
 
 def _group_in(program: WeightProgram, name: str) -> str:
+    # Gates are factors by their shape, yet go with thresholds: a decay of weights is not meant for them.
     gates = getattr(program.parameterization, "gates", ())
     return (
         "factors"
@@ -180,5 +187,6 @@ def _group_in(program: WeightProgram, name: str) -> str:
 def _is_norm(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     """Whether it is a bias, or the scale of a norm: all that has one axis, and what lies in a norm of more axes."""
     module = model.get_submodule(name.rpartition(".")[0])
+    # By name: libraries have norms of their own that share no base class.
     norm = any("norm" in cls.__name__.lower() for cls in type(module).__mro__)
     return parameter.dim() <= 1 or norm or name.endswith("bias")

@@ -16,6 +16,7 @@ from sparsify_fx.programs.owners import owners, program_of, programs, uninstall
 
 def positive(like: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform in (0.5, 1.5), drawn on the CPU, in a precision of 32 bits at least."""
+    # Half precision has too short a range for sums over many inputs.
     dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
     return (torch.rand(like.shape, generator=generator) + 0.5).to(like.device, dtype)
 
@@ -31,7 +32,8 @@ def positive_copy(
             value * masks[name].to(value.device) if name in masks else value
         )
 
-    memo: dict[int, Any] = {}  # what deepcopy takes in place of a copy
+    # What deepcopy takes in place of a copy: random weights, so that the trained ones are not copied first.
+    memo: dict[int, Any] = {}
     for name, program in programs(model).items():
         memo[id(program)] = _Weight(fresh(name, program.theta()))
     for name, parameter in model.named_parameters():
@@ -39,18 +41,22 @@ def positive_copy(
             fresh(name, parameter) if parameter.is_floating_point() else parameter
         )
     for buffer in model.buffers():
+        # Buffers keep their values, as wide as the weights that they meet.
         wide = buffer.is_floating_point() and buffer.dtype.itemsize < 4
         memo[id(buffer)] = buffer.detach().float() if wide else buffer.detach().clone()
     for module in model.modules():
+        # Trainers and loggers that a module refers to are not copied with it, and its hooks do not run.
         memo |= _shared(module)
     net = copy.deepcopy(_unwrapped(model), memo).eval()
+    # Plain parameters, so that forwards that look at `_parameters` find what they expect; a list, since `uninstall`
+    # changes what `owners` walks.
     for _, owner, tensor in list(owners(net)):
         uninstall(owner, tensor, cast(_Weight, program_of(owner, tensor)).weight)
     return net
 
 
 class _Weight(nn.Module):
-    """Stands in for a weight program."""
+    """Stands in for a weight program while the model is copied: owners look for a module that gives a weight."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
@@ -71,6 +77,7 @@ def _shared(module: nn.Module) -> dict[int, Any]:
             memo[id(value)] = type(value)(
                 (k, f) for k, f in value.items() if _of_torch(f)
             )
+        # Containers are looked into, since they may hold modules or tensors; other objects are passed on as they are.
         elif not isinstance(value, _COPIED):
             memo[id(value)] = value
     return memo
@@ -94,6 +101,7 @@ def _of_torch(hook: Any) -> bool:
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The model inside torch.compile's wrapper, and those of data parallelism."""
+    # Wrappers may be nested, in either order.
     while hasattr(model, "_orig_mod") or isinstance(
         model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
     ):

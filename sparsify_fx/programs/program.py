@@ -61,18 +61,15 @@ class WeightProgram(SavedState, fx.GraphModule):
 
     def __init__(self, root: nn.Module, graph: fx.Graph, facts: Facts) -> None:
         super().__init__(root, graph, class_name="WeightProgram")
-        self.parameterization, self.plan, self.passes = (
-            facts.parameterization,
-            facts.plan,
-            facts.passes,
-        )
-        self.progress = facts.progress
+        self.parameterization, self.plan = facts.parameterization, facts.plan
+        self.passes, self.progress = facts.passes, facts.progress
+        # Said again: a copy rebuilds the buffers from a root that does not tell which of them no checkpoint holds.
         transient = {LIVING, *self.parameterization.transient}
         self._non_persistent_buffers_set |= transient & set(self._buffers)
 
     @property
     def facts(self) -> Facts:
-        """Everything beside graph and tensors."""
+        """Everything beside graph and tensors, as it is now."""
         return Facts(self.parameterization, self.plan, self.passes, self.progress)
 
     def register_buffer(
@@ -116,6 +113,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         In the weight's shape also in living storage, where dead entries come out as the split of zero.
         """
         state = self.state_tensors()
+        # The weight of an evaluation: noise would make scores and exports another draw each time.
         if "noisy" in state:
             state["noisy"] = torch.zeros_like(state["noisy"])
         trained = {**self.factor_tensors(), **self.shared_tensors()}
@@ -187,6 +185,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         Raises LayerError when the mask was averaged, as `AveragedModel(use_buffers=True)` does to integer buffers.
         """
         super().train(mode)
+        # Looked at only where it has values: compilers and meta devices have none to look at.
         mask = self._buffers.get("mask")
         if (
             type(mask) is Tensor
@@ -219,6 +218,8 @@ class WeightProgram(SavedState, fx.GraphModule):
         """
         old = self.current_mask()
         assert old is not None, "set_mask needs InsertMask first"
+        # Zero first, under the old mask and the new one: what is pruned must not keep a value, and what comes back must
+        # not find one.
         new = mask.to(device=old.device, dtype=old.dtype)
         changed = not torch.equal(old, new)
         if self.places() is None:
@@ -241,6 +242,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         return replica
 
     def __reduce__(self) -> Any:
+        # torch.fx pickles the graph as code, for a plain GraphModule; class and facts go beside it.
         rebuild, arguments = super().__reduce__()[:2]
         return _restore, (rebuild, arguments, self.facts, self.training)
 
@@ -255,6 +257,8 @@ class WeightProgram(SavedState, fx.GraphModule):
             root.register_buffer(name, copy.deepcopy(buffer, memo))
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, {}))
+        # The plan is shared, since it is frozen; the progress of a copy is its own, one for all programs through the
+        # memo.
         facts = replace(self.facts, progress=copy.deepcopy(self.progress, memo))
         copied = WeightProgram(root, graph, facts).train(self.training)
         memo[id(self)] = copied
@@ -270,7 +274,8 @@ def _restore(
 ) -> WeightProgram:
     """Rebuild an unpickled program; `torch.fx` restores the graph, but not the class and its facts."""
     plain = rebuild(*arguments)
-    known = facts if isinstance(facts, Facts) else Facts(*facts)  # a tuple before 0.2
+    # A tuple before 0.2.
+    known = facts if isinstance(facts, Facts) else Facts(*facts)
     return WeightProgram(plain, plain.graph, known).train(training)
 
 

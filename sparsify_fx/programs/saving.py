@@ -40,6 +40,7 @@ class SavedState(Stored):
                 f"the state of a weight program cannot be loaded: {error}"
             ) from error
         self.parameterization = new
+        # Into the shared object: a Scheduler reads the progress of the part, whichever program was loaded last.
         for name in ("step", "steps", "schedule") if content else ():
             setattr(self.progress, name, content[name])
 
@@ -49,12 +50,14 @@ class SavedState(Stored):
         """As any module, but a state of another method changes nothing, and one from before 0.2 has no extra state."""
         errors: list[str] = rest[-1]
         problem = self.misfit(state_dict.get(prefix + EXTRA))
+        # Nothing of the program is loaded then; half of a foreign state would train to nonsense.
         if problem is not None:
             errors.append(
                 f"{prefix.removesuffix('_program.') or 'the weight program'}: {problem}"
             )
             return
         if prefix + EXTRA not in state_dict:
+            # A state from before 0.2: its factors are of some step, which it does not tell.
             before = (
                 replace(self.progress, step=UNKNOWN)
                 if self._is_in(state_dict, prefix)

@@ -40,9 +40,10 @@ def select_layers(
         exclude: the same; taken away from what `include` selects.
 
     Raises LayerError when a pattern or type matches nothing, when nothing is left, or when a selected weight cannot be
-    rewritten (uninitialised, computed by a parametrization, scripted, quantized).
+    rewritten (uninitialized, computed by a parametrization, scripted, quantized).
     """
     candidates = _candidates(model)
+    # 1. What is pruned when nobody says what: embeddings and loose matrices only by name.
     usual = {
         name
         for name, (module, _, kind) in candidates.items()
@@ -53,6 +54,8 @@ def select_layers(
     )
     if exclude is not None:
         chosen = chosen - _matching(model, candidates, exclude, "exclude")
+
+    # 2. By tensor: a tied weight that several names select is one layer.
     layers: dict[int, Layer] = {}
     for name in (name for name in candidates if name in chosen):
         _add(layers, name, *candidates[name][:2])
@@ -76,6 +79,7 @@ def _candidates(model: nn.Module) -> Candidates:
         reason = refusal(module)
         if reason is not None:
             raise LayerError(f"{name or 'the model'} {reason}")
+        # Its factors are matrices too, and nobody means those.
         if isinstance(module, WeightProgram):
             continue
         kind = kind_of(module)
@@ -111,12 +115,11 @@ def _matching(
                 if _named(name, entry, selector)
             }
         elif isinstance(selector, type):
-            inside = {
-                id(part)
-                for m in model.modules()
-                if isinstance(m, selector)
-                for part in m.modules()
-            }
+            # A block's type selects the layers within it, as its name does.
+            inside: set[int] = set()
+            for m in model.modules():
+                if isinstance(m, selector):
+                    inside.update(map(id, m.modules()))
             hits = {
                 name
                 for name, (m, _, kind) in candidates.items()
@@ -126,6 +129,7 @@ def _matching(
             raise LayerError(
                 f"{word}= takes module name patterns and module types, not {selector!r}"
             )
+        # A pattern that hits nothing is misspelled, and would leave a layer dense without a word.
         if not hits:
             label = selector if isinstance(selector, str) else selector.__name__
             modules = [
@@ -172,7 +176,7 @@ def _add(layers: dict[int, Layer], name: str, owner: nn.Module, tensor: str) -> 
     weight = owner._parameters.get(tensor)
     if isinstance(weight, UninitializedParameter):
         raise LayerError(
-            f"{name} is not initialised yet; run one batch through the model, then apply"
+            f"{name} is not initialized yet; run one batch through the model, then apply"
         )
     if weight is None:
         raise LayerError(
@@ -205,6 +209,7 @@ def _untrainable(weight: nn.Parameter) -> str | None:
         return f"has dtype {weight.dtype}; only floating weights can be trained sparse: sparsify first, then quantize"
     if weight.is_inference():
         return "was made under torch.inference_mode and can never be trained; copy it: nn.Parameter(weight.clone())"
+    # An expanded tensor has fewer numbers in memory than entries: writing a mask to one would write several.
     if any(
         stride == 0 and size > 1
         for stride, size in zip(weight.stride(), weight.shape, strict=True)
@@ -221,9 +226,10 @@ def _plain(weight: nn.Parameter) -> bool:
         or kind.__torch_dispatch__ != nn.Parameter.__torch_dispatch__
         or type(weight.data) is not Tensor
     )
+    # bitsandbytes keeps its scales in attributes of a parameter that intercepts nothing.
     return not intercepts and not any(
         hasattr(weight, name) for name in ("quant_state", "SCB", "CB")
-    )  # bitsandbytes
+    )
 
 
 def _made_of(name: str, owner: nn.Module, tensor: str) -> str:
@@ -251,6 +257,7 @@ def _with_ties(model: nn.Module, layers: dict[int, Layer]) -> dict[int, Layer]:
         for tensor, parameter in module._parameters.items():
             layer = layers.get(id(parameter))
             if layer is not None:
+                # By walking the whole model: places that no pattern selected are among them.
                 first = found.get(
                     id(parameter),
                     replace(layer, name=qualified(name, tensor), places=()),

@@ -23,7 +23,7 @@ from sparsify_fx.living.stored import Stored
 from sparsify_fx.programs.computed_weight import in_forward, protected
 
 # Modules that hold a `forward` which reads a weight more than once and makes one result of it: recurrent layers (dtype
-# check, kernel), attention (fast-path checks, kernel), standardised convolutions (statistics, shape).
+# check, kernel), attention (fast-path checks, kernel), standardized convolutions (statistics, shape).
 REREADING = (
     "torch.nn.modules.rnn",
     "torch.nn.modules.activation",
@@ -46,6 +46,7 @@ class _Result:
 
     def fits(self, tensors: tuple[Tensor, ...]) -> bool:
         """Whether a program with these tensors would return the same again."""
+        # By identity, then by version: torch counts every write into a tensor, whoever makes it.
         same = len(tensors) == len(self.made_of) and all(
             map(_is, tensors, self.made_of)
         )
@@ -87,6 +88,7 @@ def shared_weights() -> Iterator[None]:
     ...     layer.weight is layer.weight
     True
     """
+    # The outermost span keeps the results until it ends; one within it has nothing to add.
     if _SPAN.results is not None:
         yield
         return
@@ -102,6 +104,7 @@ def computed(program: nn.Module) -> Tensor:
     if torch.compiler.is_compiling() or _SPAN.results is None or not _shareable():
         return cast(Tensor, program())
     results = _SPAN.results
+    # A weight that was computed without a graph must not be read where one is needed, nor the other way round.
     key = (id(program), torch.is_grad_enabled(), torch.is_inference_mode_enabled())
     made_of = (*program._parameters.values(), *program._buffers.values())
     tensors = tuple(tensor for tensor in made_of if tensor is not None)
@@ -109,10 +112,11 @@ def computed(program: nn.Module) -> Tensor:
     if known is not None and known.fits(tensors):
         return known.weight
     weight = cast(Tensor, program())
-    if isinstance(weight, Tensor):  # torch.fx reads with proxies
+    # torch.fx traces with proxies, which belong to one trace.
+    if isinstance(weight, Tensor):
         results[key] = _Result(tensors, _versions(tensors), weight)
         if weight.requires_grad:
-            # A backward pass frees the graph behind the weight: whoever reads it afterwards needs a new one.
+            # A backward pass frees the graph that made the weight: whoever reads it afterwards needs a new one.
             weight.register_hook(lambda gradient: _forget(results, key))  # type: ignore[no-untyped-call]
     return weight
 
@@ -127,6 +131,7 @@ def as_read(weight: Tensor, owner: nn.Module, tensor: str) -> Tensor:
     ):
         return weight
     described = f"{tensor} of this {type(owner).__name__}"
+    # One object for one result: `layer.weight is layer.weight` holds within a span, as for a parameter.
     known = next(
         (
             result
@@ -153,6 +158,7 @@ def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
 def _shareable() -> bool:
     """False where someone relies on every read being computed: checkpointing, tracers, modes, `torch.func`."""
     return (
+        # Checkpointing runs a forward twice and matches what each saves; a read that was skipped would shift them.
         torch._C._autograd._top_saved_tensors_default_hooks(False) is None
         and not _observed()
     )

@@ -37,6 +37,7 @@ def unmarked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     extra state: a fresh object at every call, of any type.
     """
     marks = {key for key in state if key.endswith(f"_program.{FOR_PLAIN_MODELS}")}
+    # Beside each mark stands the empty tensor under the original key.
     marks |= {key.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for key in marks}
     marks |= {
         key
@@ -59,12 +60,13 @@ def encode(parameterization: Parameterization, progress: Progress) -> Tensor:
     {'name': 'product', 'beta': 0.5}
     """
     content = {
-        "parameterization": described(PARAMETERIZATIONS, parameterization),
+        "parameterization": described(PARAMETERIZATIONS, parameterization, stored=True),
         "step": progress.step,
         "steps": progress.steps,
         "schedule": progress.schedule,
     }
     text = json.dumps(content, default=repr).encode()
+    # Whole blocks: savers that shard or preallocate compare shapes, and the digits of the step grow.
     padded = text.ljust(-(-len(text) // BLOCK) * BLOCK)
     return torch.tensor(list(padded), dtype=torch.uint8, device="cpu")
 
@@ -76,10 +78,12 @@ def decode(state: Any) -> dict[str, Any]:
     """
     if not isinstance(state, Tensor):
         raise ValueError(f"a {type(state).__name__} in place of a uint8 tensor")
+    # A state on its way to be filled, by torch.distributed.checkpoint for instance, is not damaged.
     if state.is_meta or isinstance(state, FakeTensor):
         return {}
     try:
         content = json.loads(bytes(state.detach().cpu().tolist()))
+        # UNKNOWN is −1, so that minus it the step is >= 0 as the number of steps is.
         numbers = [content["step"] - UNKNOWN, content["steps"]]
         whole = all(
             type(number) is int and number >= 0 for number in numbers
@@ -107,13 +111,17 @@ def restored(own: Parameterization, description: Any) -> Parameterization:
 
     Raises ValueError, in words, when it is another one, or when with its options the program would be another graph.
     """
-    ours = described(PARAMETERIZATIONS, own)
+    ours = described(PARAMETERIZATIONS, own, stored=True)
+    # Told alike, they are alike: the object stays, and with it options that JSON cannot tell.
     if as_json(ours) == description:
         return own
-    if name_of(ours) != name_of(description):
+    here, there = (
+        PARAMETERIZATIONS.present_name(name_of(each)) for each in (ours, description)
+    )
+    if here != there:
         raise ValueError(
-            f"the state is that of the parameterization {name_of(description)!r}, the program of this model has "
-            f"{name_of(ours)!r}: they are of different methods"
+            f"the state is that of the parameterization {there!r}, the program of this model has {here!r}: they are of "
+            "different methods"
         )
     told = (
         f"the state was saved with {description}, the program of this model has {ours}"
@@ -122,6 +130,7 @@ def restored(own: Parameterization, description: Any) -> Parameterization:
         new = _with_options(own, description)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{told}: {error}") from error
+    # Options in the graph are fixed when the program is made; only those of `split` and `refresh` may change.
     if recorded(new) != recorded(own):
         raise ValueError(f"{told}: they compute different weights")
     return new
@@ -148,6 +157,7 @@ def _with_options(own: Parameterization, description: Any) -> Parameterization:
         key: value for key, value in options.items() if as_json(known[key]) != value
     }
     for key, value in changed.items():
+        # Callables and other objects are told by their text alone.
         if not isinstance(known[key], (str, int, float, bool, tuple, list, type(None))):
             raise ValueError(f"the option {key} cannot be restored from {value!r}")
     new = {

@@ -61,6 +61,7 @@ def candidate_of(
         return None
     weight = constants.get(input_of(node, 1))
     if (
+        # A node of another domain may have the same name and do anything.
         node.domain
         or weight is None
         or weight.dtype != np.float32
@@ -69,6 +70,8 @@ def candidate_of(
     ):
         return None
     if node.op_type == "Conv":
+        # With auto_pad the padding depends on the size of the input, which the kernels do
+        # not work out.
         explicit = attribute(node, "auto_pad", "NOTSET") == "NOTSET"
         fits = weight.ndim in (3, 4) and explicit and _makes_sense(node, weight.shape)
     elif node.op_type == "Gemm":
@@ -77,6 +80,8 @@ def candidate_of(
             input_of(node, 2),
             weight.shape[0 if attribute(node, "transB", 0) else 1],
         )
+        # A bias that is computed, or a matrix, could not be added as one number per
+        # column.
         bias = constants.get(name) if name else None
         row = not name or (bias is not None and bias.shape == (columns,))
         fits = row and not scaled and not attribute(node, "transA", 0)
@@ -124,6 +129,7 @@ def sparse_node(layer: Candidate, tail: Tail | None = None) -> NodeProto:
     node = layer.node
     name = node.input[1]
     after = Tail((), node.output[0]) if tail is None else tail
+    # Optional inputs keep their positions by empty names; those at the end are left out.
     inputs = [
         node.input[0],
         f"{name}.values",
@@ -140,9 +146,8 @@ def sparse_node(layer: Candidate, tail: Tail | None = None) -> NodeProto:
     sparse.attribute.extend(
         each for each in node.attribute if each.name in SHARED[node.op_type]
     )
-    if (
-        node.op_type == "Gemm"
-    ):  # always, even when 0: a SparseMatMul with transB was a Gemm, one without a MatMul
+    if node.op_type == "Gemm":
+        # Always, even when 0: a SparseMatMul with transB was a Gemm, one without a MatMul.
         sparse.attribute.append(
             helper.make_attribute("transB", int(attribute(node, "transB", 0)))
         )

@@ -1,4 +1,4 @@
-"""Gap codes: the non-zeros of a tensor, and how far each lies behind the one before."""
+"""Gap codes: the non-zeros of a tensor, and how far each lies from the one before."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ def encode_gaps(
     ([5.0, 7.0], [2, 1])
     """
     flat = np.ascontiguousarray(dense).ravel()
+    # Bits, not values: -0.0 is stored.
     positions = np.flatnonzero(flat.view(np.uint32))
     steps = np.diff(positions, prepend=-1)
+    # A gap is one byte, so wider ones take several: each bridge is a stored zero 256
+    # places on.
     bridges = (steps - 1) // 256
     places = np.cumsum(bridges + 1) - 1
     count = int(places[-1]) + 1 if len(places) else 1
     values, gaps = np.zeros(count, np.float32), np.full(count, 255, np.uint8)
     values[places], gaps[places] = flat[positions], steps - 1 - 256 * bridges
+    # The one value of an all-zero tensor stands at place 0.
     if not len(places):
         gaps[0] = 0
     return values, gaps

@@ -8,7 +8,7 @@ import os
 import onnxruntime
 
 from sparsify_fx.errors import RuntimeLibraryError
-from sparsify_fx.native import library_file
+from sparsify_fx.living.native import library_file
 
 
 def library() -> str:

@@ -24,13 +24,14 @@ def replace(
     graph = model.graph
     # Copies, since clearing a field of a message ends the life of what it held.
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    # What was read before, to tell it from what nothing ever read: that is not ours to
+    # remove.
     old = GraphView(model)
     before = old.uses.keys() | old.fixed
-    gone = {name for node in graph.node for name in node.output} - {
-        name for node in nodes for name in node.output
-    }
+    gone = _outputs(graph.node) - _outputs(nodes)
     del graph.node[:]
     graph.node.extend(nodes)
+    # From the end, since deleting moves what follows.
     view = GraphView(model)
     read = view.uses.keys() | view.fixed
     for place in reversed(range(len(graph.node))):
@@ -43,14 +44,19 @@ def replace(
             gone |= names
             del graph.node[place]
     for place in reversed(range(len(graph.initializer))):
-        if (
-            graph.initializer[place].name in before - read
-        ):  # what nothing ever read stays
+        if graph.initializer[place].name in before - read:
             del graph.initializer[place]
     graph.initializer.extend(weights)
     for place in reversed(range(len(graph.value_info))):
         if graph.value_info[place].name in gone:
             del graph.value_info[place]
+
+
+def _outputs(nodes: Iterable[NodeProto]) -> set[str]:
+    found: set[str] = set()
+    for node in nodes:
+        found.update(node.output)
+    return found
 
 
 def set_nodes(

@@ -54,12 +54,14 @@ def to_dense(
             )
             continue
         name = _weight_name(node)
+        # A weight that several nodes read is decoded once.
         if name not in constants and name not in weights:
             weights[name] = numpy_helper.from_array(
                 _weight(node, name, constants, read), name
             )
         nodes += _dense_nodes(node, name, weights)
     replace(dense, nodes, weights.values())
+    # Functions may lie in our domain too, so its import stays with them.
     if not dense.functions:
         kept = [opset for opset in dense.opset_import if opset.domain != DOMAIN]
         del dense.opset_import[:]
@@ -69,10 +71,12 @@ def to_dense(
 
 def _apart(model: onnx.ModelProto) -> Iterator[NodeProto]:
     """The nodes in order, joined ones as their parts."""
-    once = (
-        each for node in without_planes(model.graph.node) for each in pool_parts(node)
-    )
-    return (part for node in once for each in sum_parts(node) for part in parts(each))
+    # Planes go first: they renamed the values that the parts of a fused node are about to read.
+    for node in without_planes(model.graph.node):
+        # The three fusions take plain SparseConv nodes only, so they never nest, and their order here is free.
+        for pooled in pool_parts(node):
+            for summed in sum_parts(pooled):
+                yield from parts(summed)
 
 
 def _is_ours(node: NodeProto) -> bool:
@@ -112,9 +116,11 @@ def _dense_nodes(
         attribute(node, "activation", ""),
         node.op_type == "SparseConv",
     )
-    joined = (
-        conv or attribute(node, "transB") is not None
-    )  # Conv and Gemm add their bias themselves
+    # Conv and Gemm add their bias themselves; a MatMul has none.
+    joined = conv or attribute(node, "transB") is not None
+
+    # 1. What the operator computes, as standard operators with their inputs beside the
+    # running value.
     steps = [
         (
             "Conv" if conv else "Gemm" if joined else "MatMul",
@@ -129,6 +135,8 @@ def _dense_nodes(
             weights[limit] = helper.make_tensor(limit, TensorProto.FLOAT, [], [value])
         steps.append(("Clip", ["sparsify_fx.zero", "sparsify_fx.six"]))
     steps += [("Sigmoid", [])] if activation == "Silu" else []
+
+    # 2. A chain of them; only the last gives the old output.
     nodes, name = [], node.input[0]
     for number, (kind, others) in enumerate(steps):
         final = number + 1 == len(steps) and activation != "Silu"
@@ -142,6 +150,7 @@ def _dense_nodes(
             )
         )
         name = following
+    # SiLU reads its input twice: x * sigmoid(x).
     if activation == "Silu":
         nodes.append(helper.make_node("Mul", [nodes[-1].input[0], name], [output]))
     if conv or joined:

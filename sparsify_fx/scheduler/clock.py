@@ -40,7 +40,7 @@ class Clock:
         return self.epochs * self.steps_per_epoch
 
     def length(self, run: int) -> int:
-        """Epochs of one run."""
+        """Epochs of one run: later ones leave out those before the restart."""
         return self.run_epochs if run == 0 else self.run_epochs - self.restart_epoch
 
     def start(self, run: int) -> int:
@@ -57,6 +57,7 @@ class Clock:
 
     def locate(self, step: int) -> tuple[int, int]:
         """(run, steps since its start)."""
+        # Apart from the others: later runs start at the restart epoch and may be shorter.
         first = self.run_epochs * self.steps_per_epoch
         if step < first:
             return 0, step
@@ -78,9 +79,11 @@ def make_clock(
     for name, value in (("epochs", run_epochs), ("steps_per_epoch", steps_per_epoch)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SchedulerError(f"{name}={value!r} must be a whole number >= 1")
+    # Rounded up to a whole epoch, since epochs of data cannot start in their middle.
     restart_epoch = (
         0 if restart is None else math.ceil(resolve(restart, curve, run_epochs))
     )
+    # A later run without an epoch would leave no step between two prunings.
     if restart_epoch >= run_epochs:
         raise SchedulerError(
             f"each later run starts with the learning rate of {restart!r}, at the next whole epoch after it, which is "
@@ -96,8 +99,11 @@ def runs_of(
 
     Raises SchedulerError when parts want it otherwise, or the rate is not the Scheduler's to rewind.
     """
+    # 1. Only parts with several runs rewind anything; where there are none, the first speaks for all.
     runs = {part: part.plan.axes.schedule.runs(part.plan.sparsity) for part in parts}
     longest = [part for part in parts if runs[part] > 1] or list(parts[:1])
+
+    # 2. Keyed by the rewind point: parts that want the same one agree, whatever their methods.
     wanted = {part.plan.axes.rewind.learning_rate: part for part in longest}
     if len(wanted) > 1:
         told = " and ".join(
@@ -109,6 +115,9 @@ def runs_of(
             "them rewind={'learning_rate': ...} of the other"
         )
     ((restart, part),) = wanted.items()
+
+    # 3. A rate that is left to others cannot be brought back, and a run at the last rate of the one before learns
+    # nothing.
     if isinstance(curve, HandsOff) and runs[part] > 1 and restart is not None:
         raise SchedulerError(
             f"{part.plan.method} rewinds the learning rate at each of its {runs[part]} runs, but learning_rate=None "
@@ -124,6 +133,7 @@ def resolve(point: Epoch, curve: Curve | TorchSchedule, run_epochs: int) -> floa
     """
     if point == "init":
         return 0.0
+    # A torch scheduler does not tell how long its warm-up is, so "warmup" finds none there.
     epoch = (
         float(point)
         if point != "warmup"

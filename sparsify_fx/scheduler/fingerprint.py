@@ -20,22 +20,34 @@ def fingerprint(
     tracks: Sequence[Track], clock: Clock, curve: Curve | TorchSchedule
 ) -> dict[str, Any]:
     """Methods with all their axes, lengths, the number of weights, and the learning rate."""
-    plans = [{**track.plan.to_dict(), "part": track.part.name} for track in tracks]
-    plan = tracks[0].plan.to_dict() if len(plans) == 1 else {"parts": plans}
+    told = [_told(track) for track in tracks]
+    plans = [
+        {**each, "part": track.part.name}
+        for each, track in zip(told, tracks, strict=True)
+    ]
+    # One part is told flat, as before there were parts, so that checkpoints of then go on.
+    plan = told[0] if len(plans) == 1 else {"parts": plans}
     lengths = {"epochs": clock.run_epochs, "steps_per_epoch": clock.steps_per_epoch}
-    told = repr(curve) if isinstance(curve, Curve) else "torch scheduler"
+    # A factory of torch schedulers is code: nothing of it can be compared between processes.
+    rates = repr(curve) if isinstance(curve, Curve) else "torch scheduler"
     return _plain(
         {
             **plan,
             **lengths,
             "weights": sum(track.total for track in tracks),
-            "learning_rate": told,
+            "learning_rate": rates,
         }
     )
 
 
+def _told(track: Track) -> dict[str, Any]:
+    """The plan of a track; its axes under the names that files hold, so that schedules saved by 0.1 go on."""
+    return {**track.plan.to_dict(), "axes": track.plan.axes.to_dict(stored=True)}
+
+
 def digest(content: Mapping[str, Any]) -> str:
-    """A fingerprint in 16 characters."""
+    """A fingerprint in 16 characters, for the state of every weight program."""
+    # Sorted, so that the order in which a plan lists its axes does not count.
     text = json.dumps(content, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -45,6 +57,7 @@ def check_state(state: Any, ours: dict[str, Any], steps: int) -> int:
 
     Raises SchedulerError.
     """
+    # 1. A state of something else: the optimizer's and the model's are often saved beside this one.
     if not isinstance(state, Mapping) or not {"step", "rates", "fingerprint"} <= set(
         state
     ):
@@ -57,6 +70,8 @@ def check_state(state: Any, ours: dict[str, Any], steps: int) -> int:
         raise SchedulerError(
             f"this is no state of a Scheduler: it holds {told}; save scheduler.state_dict()"
         )
+
+    # 2. Theirs goes through JSON as ours did, or tuples and lists would make equal plans differ.
     theirs = _plain(state["fingerprint"])
     if ours != theirs:
         odd = sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
@@ -64,6 +79,8 @@ def check_state(state: Any, ours: dict[str, Any], steps: int) -> int:
             f"{key}: saved {theirs.get(key)!r}, here {ours.get(key)!r}" for key in odd
         )
         raise SchedulerError(f"the saved schedule is another one: {told}")
+
+    # 3. The fingerprint does not cover the step. True counts as an int in Python.
     step = state["step"]
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= steps:
         raise SchedulerError(

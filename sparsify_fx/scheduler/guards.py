@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -10,9 +11,13 @@ from torch.optim import Optimizer
 
 from sparsify_fx.errors import SchedulerError, TrainingError
 from sparsify_fx.optimizer_states import check_supported
-from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.owners import programs, qualified
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import UNKNOWN, Progress
+from sparsify_fx.schedules.updates import Prune, SettleAndPrune
+
+if TYPE_CHECKING:
+    from sparsify_fx.scheduler.track import Track
 
 
 def check_optimizers(
@@ -32,17 +37,14 @@ def check_optimizers(
         raise SchedulerError(
             f"optimizer= takes a torch optimizer or a list of them, got {got}"
         )
+    # The Scheduler writes rates and states where the steps are made, which is inside of a wrapper.
     optimizers = tuple(unwrapped(optimizer) for optimizer in optimizers)
-    trained = [
-        (name, p)
-        for name, program in programs(model).items()
-        for name, p in _factors(name, program)
-    ]
+
+    # By identity: an optimizer that was built before `apply` holds tensors of equal values that nothing computes with.
+    trained = list(_factors(model))
     holders: dict[int, list[int]] = {}
     for number, optimizer in enumerate(optimizers):
-        for parameter in {
-            id(p) for group in optimizer.param_groups for p in group["params"]
-        }:
+        for parameter in _held_by(optimizer):
             holders.setdefault(parameter, []).append(number)
     missing = [name for name, parameter in trained if id(parameter) not in holders]
     if missing:
@@ -70,13 +72,14 @@ def check_ties(model: nn.Module) -> None:
 
     It happens to tied weights when `apply` saw only one of the modules: they would come apart.
     """
-    plain = {
-        id(parameter): f"{name}.{tensor}" if name else tensor
-        for name, module in model.named_modules()
-        if not isinstance(module, WeightProgram)
-        for tensor, parameter in module._parameters.items()
-        if parameter is not None
-    }
+    plain: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, WeightProgram):
+            for tensor, parameter in module._parameters.items():
+                if parameter is not None:
+                    plain[id(parameter)] = qualified(name, tensor)
+
+    # `seen` finds a tensor that two programs train: then two calls of `apply` saw one of its modules each.
     seen: dict[int, str] = {}
     for name, program in programs(model).items():
         for parameter in program.parameters():
@@ -92,6 +95,7 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
     """The optimizer within a wrapper without state and groups of its own, as Lightning and accelerate make."""
     inner = getattr(optimizer, "optimizer", None)
     groups, state = getattr(inner, "param_groups", None), getattr(inner, "state", None)
+    # The very same groups and state, or the wrapper keeps something of its own and is the optimizer.
     if (
         inner is None
         or groups is None
@@ -102,12 +106,20 @@ def unwrapped(optimizer: Optimizer) -> Optimizer:
     return unwrapped(inner)
 
 
-def _factors(name: str, program: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [
-        (f"{name} ({factor})", p)
-        for factor, p in program.named_parameters()
-        if p.requires_grad
-    ]
+def _factors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """(name for an error, parameter) of everything that the programs train."""
+    for name, program in programs(model).items():
+        for factor, parameter in program.named_parameters():
+            if parameter.requires_grad:
+                yield f"{name} ({factor})", parameter
+
+
+def _held_by(optimizer: Optimizer) -> set[int]:
+    """The ids of its parameters, each once: torch itself refuses one that is in two of its groups."""
+    held: set[int] = set()
+    for group in optimizer.param_groups:
+        held.update(map(id, group["params"]))
+    return held
 
 
 def check_in_step(
@@ -126,18 +138,34 @@ def check_in_step(
         )
 
 
+def no_room(track: Track) -> str:
+    """Why a schedule cannot begin with the masks of now; empty when it can.
+
+    A model that was pruned already has fewer weights than the first prunings of a new schedule keep.
+    """
+    # Played through without weights: each update tells how many it would leave.
+    alive, total, part = track.nonzeros(), track.total, track.part
+    for update in track.updates:
+        after = update.alive(alive, total)
+        if isinstance(update, (Prune, SettleAndPrune)) and after > alive:
+            return part.says(
+                f"the masks keep {alive} of {total} weights already, and {part.plan.method} keeps {after} at "
+                f"epoch {update.epoch:g} of run {update.run}: the model has been pruned before. Call "
+                "sparsify_fx.merge(model) and apply again for a new schedule, or load the saved state of this one"
+            )
+        alive = after
+    return ""
+
+
 @torch.no_grad()
 def check_finite(model: nn.Module, epoch: int) -> None:
     """Raise TrainingError when a trained tensor of a weight program is NaN or infinite; one synchronization."""
-    pairs = [
-        pair
-        for name, program in programs(model).items()
-        for pair in _factors(name, program)
-    ]
-    named = [(name, p) for name, p in pairs if p.numel() and not p.is_meta]
+    named = [(name, p) for name, p in _factors(model) if p.numel() and not p.is_meta]
     if not named:
         return
-    # The largest entry is NaN or infinite as soon as one is.
+
+    # The largest entry is NaN or infinite as soon as one is. All of them go to the host in one tensor: to ask each
+    # layer by itself would wait for the device as often as there are layers.
     device = named[0][1].device
     sizes = torch.stack(
         [

@@ -40,7 +40,7 @@ class Overshoot:
 
     @property
     def opened(self) -> int:
-        """Weights that come back."""
+        """How many closed weights will be open again."""
         return sum(int(part.count_nonzero()) for part in self.where.values())
 
     def __bool__(self) -> bool:
@@ -75,6 +75,7 @@ class Overshoot:
     def reopen(self, programs: Programs) -> None:
         """Open the gates at `where`, in place, so that settling leaves these weights other than zero."""
         for name, program in programs.items():
+            # A layer that lacks nothing may have another parameterization, without gates to open.
             if not self.where[name].any():
                 continue
             assert isinstance(program.parameterization, Reopening)
@@ -93,12 +94,14 @@ def find_overshoot(
 ) -> Overshoot:
     """Which closed weights have to open so that `kept` weights, divided by the allocation, are other than zero.
 
-    The largest settled weights stay, as far as they go; behind them come the closed ones, those nearest to open first
-    (`Reopening.nearness`), behind those the weights that are zero whatever their gate.
+    The largest settled weights stay, as far as they go; after them come the closed ones, those nearest to open first
+    (`Reopening.nearness`), and last the weights that are zero whatever their gate.
     """
+    # 1. Rank all weights: open ones by size, below them the closed ones, those nearest to open first.
     settled = {name: program.settled() for name, program in programs.items()}
     alive = {name: _alive(program) for name, program in programs.items()}
     nearness = {name: _nearness(program) for name, program in programs.items()}
+    # The nearest of all is shifted to 0, so that every closed weight ranks below every open one.
     best = max(float(near.max()) for near in nearness.values())
     scores = {
         name: _ranked(
@@ -108,7 +111,11 @@ def find_overshoot(
         )
         for name in programs
     }
+
+    # 2. Divide the budget as the pruning that follows will, or it would prune what was opened here.
     masks = allocated(allocation, scores, alive, kept, layouts)
+
+    # 3. Missing are weights that this keeps and settling closes; some of them nothing can open.
     missing = {name: (mask != 0) & (settled[name] == 0) for name, mask in masks.items()}
     where = {
         name: lack & (nearness[name] > -math.inf) for name, lack in missing.items()
@@ -122,7 +129,9 @@ def find_overshoot(
 
 def _ranked(settled: Tensor, nearness: Tensor, alive: Tensor) -> Tensor:
     """abs(θ) of open weights; nearness (at most 0) − 1 of closed ones; the lowest number where there is only zero."""
+    # −inf is for entries outside of the mask; what cannot be opened ranks right above them, and is kept as a zero.
     closed = (nearness - 1).clamp_min(torch.finfo(torch.float64).min)
+    # In float64, as nearness is: in float32 close scores would become ties.
     return torch.where(settled != 0, settled.abs().double(), closed).masked_fill(
         alive == 0, -math.inf
     )
@@ -154,7 +163,7 @@ def _alive(program: WeightProgram) -> Tensor:
 
 
 def _nearness(program: WeightProgram) -> Tensor:
-    """−inf where nothing can be opened."""
+    """How near each entry is to open (float64); −inf where nothing can be opened."""
     how = program.parameterization
     if not isinstance(how, Reopening):
         return torch.full_like(program.theta(), -math.inf, dtype=torch.float64)

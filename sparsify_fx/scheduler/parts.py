@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.plan import Plan, require_plan
 from sparsify_fx.programs.owners import Subset, programs, qualified
 from sparsify_fx.programs.program import WeightProgram
@@ -58,7 +58,7 @@ class Part:
         }
 
     def total(self) -> int:
-        """Its prunable weights."""
+        """How many prunable weights it has, pruned ones included."""
         return sum(program.theta().numel() for program in self.programs.values())
 
     def says(self, text: str) -> str:
@@ -69,7 +69,7 @@ class Part:
 def parts_of(model: nn.Module, *, strict: bool = True) -> tuple[Part, ...]:
     """The parts of a prepared model, in module order.
 
-    Raises RecipeError for a model without a plan, and (`strict`) for programs of bare passes beside those of `apply`.
+    Raises MethodError for a model without a plan, and (`strict`) for programs of bare passes beside those of `apply`.
 
     >>> from sparsify_fx import apply
     >>> net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
@@ -78,10 +78,11 @@ def parts_of(model: nn.Module, *, strict: bool = True) -> tuple[Part, ...]:
     [('0', 0.9), ('1', 0.25)]
     """
     require_plan(model)
+    # By the identity of the plan: two calls of `apply` with equal arguments still make two parts.
     groups: dict[int, dict[str, WeightProgram]] = {}
     for name, program in programs(model).items():
         if program.plan is None and strict:
-            raise RecipeError(
+            raise MethodError(
                 f"{name} has a weight program but no plan; call sparsify_fx.apply on it, or merge it"
             )
         if program.plan is None:
@@ -109,6 +110,7 @@ def _part(model: nn.Module, found: Mapping[str, WeightProgram], name: str) -> Pa
 
 def _prefix(plan: Plan, found: Mapping[str, WeightProgram]) -> str:
     """Where the module of `apply` is in the model; "" when the model was taken apart since."""
+    # The plan knows names below the module of `apply`, `found` those below the model; what is before is its path.
     full = next(iter(found))
     known = [name for name in plan.weights if full == name or full.endswith(f".{name}")]
     # The longest of the names that fit is the whole path below the module of `apply`.
@@ -124,6 +126,7 @@ def _names(groups: list[dict[str, WeightProgram]]) -> list[str]:
     """A name for each part: the module that holds it; its weights where parts share one module."""
     if len(groups) == 1:
         return [""]
+    # A module names its part only where no other part lies in it; else the weights do.
     modules = [_common([name.rpartition(".")[0] for name in group]) for group in groups]
     alone = [
         module if module and modules.count(module) == 1 else "" for module in modules
@@ -154,9 +157,11 @@ def belonging(parts: tuple[Part, ...], names: Iterator[str]) -> dict[str, int]:
     smallest module around it; to the first where several have.
     """
     holders: dict[str, int] = {}
+    # Backwards, so that of several parts with programs in one module the first has the last word.
     for number, part in reversed(list(enumerate(parts))):
         for name in part.named_in_model():
             module = name.rpartition(".")[0]
+            # A program names its own tensors; the modules around it name biases and norms.
             holders[f"{name}_program"] = number
             while module:
                 holders[module] = number
@@ -166,6 +171,7 @@ def belonging(parts: tuple[Part, ...], names: Iterator[str]) -> dict[str, int]:
 
 def _holder(holders: Mapping[str, int], name: str) -> int:
     while name:
+        # From the inside out: the smallest module around a tensor decides.
         if name in holders:
             return holders[name]
         name = name.rpartition(".")[0]

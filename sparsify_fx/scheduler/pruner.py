@@ -70,12 +70,16 @@ class Pruner:
 
         When fewer than `kept` weights would be left, those nearest to open come back, with an OvershootWarning.
         """
+        # 1. Methods that sparsify by themselves may have closed too many; those are opened while their gates still tell
+        # which are nearest.
         found = programs(self.view)
         overshoot = find_overshoot(
             found, kept, self.plan.axes.allocation, input_layouts(self.scored)
         )
         overshoot.warn(self.plan.method)
         overshoot.reopen(found)
+
+        # 2. What is written loses its history: momentum would carry a closed gate open again.
         for program in found.values():
             for name in program.settle():
                 settled(self.optimizers, program.get_parameter(name))
@@ -91,6 +95,7 @@ class Pruner:
 
         A weight that is dropped and grown at once keeps its value; the number of non-zeros of each layer stays.
         """
+        # 1. Growth is scored before anything is dropped, on the weights that made the gradients.
         alive = self.masks()
         grown = checked_scores(
             growth, self._context(growth, nonzeros(alive), draw, alive)
@@ -99,9 +104,12 @@ class Pruner:
         for name, program in programs(self.view).items():
             mask = alive[name]
             living = int(mask.sum(dtype=torch.int64))
+            # No more than there is room for: a layer that is nearly full has few weights to grow.
             moved = min(math.floor(fraction * living), mask.numel() - living)
+            # 2. Drop the smallest of the living. −inf keeps pruned entries, whose size is 0 too, out of the ranking.
             size = program.effective().abs().masked_fill(mask == 0, -torch.inf)
             stay = top_mask(size, living - moved)
+            # 3. Grow among all that do not stay. The dropped ones are among them: one may come back at once, as it was.
             grow = top_mask(
                 grown[name].to(size.device).masked_fill(stay == 1, -torch.inf), moved
             )
@@ -112,6 +120,7 @@ class Pruner:
         self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]
     ) -> PruningContext:
         return PruningContext(
+            # What the layer sees, zeros included: criteria score weights and know nothing of factors.
             weights={
                 name: program.effective()
                 for name, program in programs(self.view).items()
@@ -134,16 +143,22 @@ class Pruner:
 
     def _write(self, masks: dict[str, Tensor]) -> None:
         found = programs(self.view)
-        check_layouts(
-            self.optimizers,
-            [factor for p in found.values() for factor in p.factor_tensors().values()],
-        )
+        # An optimizer whose state nobody can read is refused before a mask is written.
+        factors: list[nn.Parameter] = []
+        for program in found.values():
+            factors += program.factor_tensors().values()
+        check_layouts(self.optimizers, factors)
+
+        # State follows the entries of vectors; what an optimizer keeps is looked up while it still fits them.
         living = {
             n: program for n, program in found.items() if program.places() is not None
         }
         movings = {name: self._movings(program) for name, program in living.items()}
+
+        # Pruned weights and those that come back: the values of both start from zero, and so must momentum.
         touched = {}
         for name, program in found.items():
+            # Before `set_mask`, which writes into the same tensor.
             old = program.current_mask()
             assert old is not None
             touched[name] = (old == 0) | (masks[name].to(old.device) == 0)

@@ -50,6 +50,7 @@ class Rates:
 
     def state_dict(self) -> dict[str, Any]:
         """Base rates and the torch scheduler's state, of each optimizer."""
+        # One optimizer is saved flat, as before there could be several.
         states = [rates.state_dict() for rates in self._each]
         return states[0] if len(states) == 1 else {"each": states}
 
@@ -61,6 +62,7 @@ class Rates:
                 f"the saved schedule has the rates of {len(states)} optimizers, this one sets those of "
                 f"{len(self._each)}; build the Scheduler with the same optimizers and learning_rate"
             )
+        # All are checked before the first one is written.
         for rates, saved in zip(self._each, states, strict=True):
             rates.check(saved)
         for rates, saved in zip(self._each, states, strict=True):
@@ -95,10 +97,12 @@ class _Rates:
         return list(self._base)
 
     def set(self, step: int) -> None:
+        # Before the rates of the last step are written over: only now they tell whether somebody else wrote since.
         self._notice_others()
         grown = self._admit_new_groups()
         if isinstance(self.curve, Curve):
             self._follow(self.curve, step)
+        # Made anew at each run, and where groups were added: a torch scheduler knows those of its construction.
         elif self._torch is None or grown or self._since(step) == 0:
             self._torch = self._begin(self.curve, self._since(step))
         else:
@@ -127,6 +131,7 @@ class _Rates:
         self._base, saved = [float(rate) for rate in state["base"]], state["torch"]
         grown = len(self._base) < len(self.optimizer.param_groups)
         self._torch = None
+        # A curve is a function of the step, so nothing of it had to be saved.
         if isinstance(self.curve, Curve):
             self._follow(self.curve, min(step, self.clock.steps - 1))
         elif grown or saved is None:
@@ -162,14 +167,16 @@ class _Rates:
 
     def _begin(self, factory: TorchSchedule, steps: int) -> LRScheduler:
         """A torch scheduler for the groups of now, `steps` steps after its start from the base rates."""
+        # torch takes the rates that it finds for the initial ones, and an initial_lr that another scheduler has left
+        # before these.
         before = [float(group["lr"]) for group in self.optimizer.param_groups]
         self._write(self._base)
         for group in self.optimizer.param_groups:
             group.pop("initial_lr", None)
         made: Any = factory(self.optimizer)
         if isinstance(made, ReduceLROnPlateau) or not isinstance(made, LRScheduler):
+            # After an error the optimizer has the rates that it came with.
             self._write(before)
-        if isinstance(made, ReduceLROnPlateau) or not isinstance(made, LRScheduler):
             plateau = (
                 "it waits for a metric, and the Scheduler has none"
                 if isinstance(made, ReduceLROnPlateau)
@@ -180,19 +187,18 @@ class _Rates:
                 f"optimizer step{': ' * bool(plateau)}{plateau}. Pass learning_rate=None and step yours yourself"
             )
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch's, that the optimizer has made no step between
+            # torch warns that the optimizer has made no step between; there is none to make.
+            warnings.simplefilter("ignore")
             for _ in range(steps):
                 made.step()
         return made
 
     def _write(self, rates: list[float]) -> None:
+        # Not strict: groups may have been added since, and keep their rates until they are admitted.
         for group, rate in zip(self.optimizer.param_groups, rates, strict=False):
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(
-                    rate
-                )  # a compiled optimizer step reads the same tensor again
+                # In place: a compiled optimizer step reads the same tensor again.
+                group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
 
@@ -210,6 +216,7 @@ class _Rates:
         return bool(new)
 
     def _notice_others(self) -> None:
+        # Told once: the other one will write at every step.
         for number, (written, group) in enumerate(
             zip(self._written, self.optimizer.param_groups, strict=False)
         ):
@@ -239,6 +246,7 @@ class _Written:
         return cls(rate, rate, 0)
 
     def differs(self, rate: float | Tensor) -> bool:
+        # The same tensor at the same version was not written; the value is compared only where it may have changed.
         untouched = (
             isinstance(rate, Tensor)
             and rate is self.holder

@@ -84,7 +84,7 @@ class Readings:
         """The learning rate of every parameter group, as torch's schedulers tell it; trainers log it."""
         found: list[float | Tensor] = []
         for optimizer in self.optimizers:
-            # Optimizers without a rate (Prodigy's kin, closures) have groups without one.
+            # With learning_rate=None an optimizer may have groups without a rate.
             rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
             # The tensor of a capturable optimizer is written in place; a log would show the latest rate everywhere.
             found += [r.clone() if isinstance(r, Tensor) else r for r in rates]

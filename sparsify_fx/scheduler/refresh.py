@@ -33,6 +33,7 @@ def refresh(
 def progress_at(clock: Clock, updates: Iterable[MaskUpdate], step: int) -> float:
     """Share of the way through the run of `step`, up to the run's last mask update if one comes after its start."""
     run, since = clock.locate(step)
+    # To the last update and not to the end: a gate that is still soft would be settled to another value.
     last = max(
         (
             clock.step_of(run, u.epoch) - clock.start(run)
@@ -46,4 +47,5 @@ def progress_at(clock: Clock, updates: Iterable[MaskUpdate], step: int) -> float
 
 def derived_seed(seed: int, step: int, name: str) -> int:
     """The seed of one weight at one step: it does not depend on where a training was resumed."""
+    # 63 bits fit a signed integer, wherever the seed is put.
     return seed_of(f"{seed}/{step}/{name}") >> 1

@@ -25,6 +25,7 @@ from sparsify_fx.scheduler.guards import (
     check_in_step,
     check_optimizers,
     check_ties,
+    no_room,
 )
 from sparsify_fx.scheduler.parts import parts_of
 from sparsify_fx.scheduler.rates import Rates
@@ -66,7 +67,7 @@ class Scheduler(Readings):
 
     Raises:
         SchedulerError: an optimizer that does not train the rewritten weights, or impossible times.
-        RecipeError: a model without a plan, or a criterion without its inputs.
+        MethodError: a model without a plan, or a criterion without its inputs.
         After an error model and optimizer are as they were.
 
     >>> import sparsify_fx, torch
@@ -191,7 +192,7 @@ class Scheduler(Readings):
     def state_dict(self) -> dict[str, Any]:
         """Plain types and tensors only: loadable with `torch.load(..., weights_only=True)`.
 
-        Take it after `step()`. Between an optimizer step and `step()` it is behind the weights: a StepCountWarning.
+        Take it after `step()`. Between an optimizer step and `step()` it is of the step before: a StepCountWarning.
         """
         self._counts.check_saved()
 
@@ -234,7 +235,7 @@ class Scheduler(Readings):
         self._refresh()
 
     def _begin(self, start_over: bool) -> None:
-        """The events of step 0, once in a training: weights that were loaded have them behind them."""
+        """The events of step 0, once in a training: weights that were loaded went through them."""
         schedule, progress = digest(self._fingerprint), self._progress()
 
         # 1. Whose are the weights? Those in the middle of this schedule wait for its state: `step` asks for it, and
@@ -247,7 +248,7 @@ class Scheduler(Readings):
         # 2. A pruned model may have fewer weights than the first prunings keep. Told at the first step and not here,
         # since the state that belongs to these weights may still be loaded.
         if not going_on:
-            told = (track.no_room() for track in self._tracks)
+            told = (no_room(track) for track in self._tracks)
             self._no_room = next(filter(None, told), "")
 
         # 3. Keep what step 0 changes, as far as a later state could make it wrong. Weights of version 0.1 may be of
@@ -263,7 +264,7 @@ class Scheduler(Readings):
         self._rates.set(0)
         for each in progress:
             each.schedule, each.steps = schedule, self.steps
-        # Weights saved at step 0 have its events behind them; the snapshots are in no state dict of a model.
+        # Weights saved at step 0 went through its events; the snapshots are in no state dict of a model.
         self._do_events(only="snapshot" if going_on else None)
         self._advance()
         # A step that nobody knows is not 0: a saved state may tell it.

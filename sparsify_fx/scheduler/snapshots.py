@@ -27,13 +27,14 @@ from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.state import unmarked
 
+# What can be rewound, in the order in which it is: signs and magnitudes are written over rewound weights.
 PARTS = (
     "weights",
     "signs",
     "magnitudes",
     "batchnorm",
     "optimizer",
-)  # what can be rewound, in the order in which it is
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def rewind(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
             _restore(scope, snapshot["optimizer"])
         clear_pruned_state(scope.view, scope.optimizers)
         return
+    # Averages and fast copies that an optimizer keeps go back too, or it would pull the weights forward again.
     with following(scope.optimizers, scope.parameters()):
         _rewind_model(part, scope, snapshot)
 
@@ -116,7 +118,9 @@ def _rewind_model(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
         _rewind_weights(scope, snapshot["weights"])
     elif part in ("signs", "magnitudes"):
         _rewind_half(part, scope.view, snapshot[part])
-    elif snapshot["batchnorm"]:  # a model without batch norm has nothing to rewind
+    # A model without batch norm has nothing to rewind. Norms of other parts are given what they have already, since the
+    # pass wants all of them.
+    elif snapshot["batchnorm"]:
         RewindBatchNorm({**batchnorm_state(scope.model), **snapshot["batchnorm"]})(
             scope.model
         )
@@ -124,6 +128,7 @@ def _rewind_model(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
 
 def _rewindable(scope: Scope) -> dict[str, Tensor]:
     """Every parameter and persistent buffer of the scope but the masks, by name; not what only marks a state dict."""
+    # The masks stay: to rewind them would take the pruning back. So does extra state, the progress of the training.
     masks = _mask_names(scope.model)
     state = unmarked(scope.model.state_dict())
     return {
@@ -141,6 +146,7 @@ def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
         current[name].copy_(known)
     for program in programs(scope.view).values():
         mask = program.current_mask()
+        # What was alive at the rewind point has a value in the snapshot; under a mask that pruned it since, it goes.
         if mask is not None:
             program.write(torch.zeros_like(program.theta()), where=mask == 0)
 
@@ -149,14 +155,14 @@ def _rewind_half(part: str, view: nn.Module, recorded: Mapping[str, Tensor]) -> 
     for name, program in programs(view).items():
         now, then, mask = program.theta(), recorded[name], program.current_mask()
         then = then.to(now.device)
+        # signed_like(size, sign): of the two moments one gives the sizes and the other the signs.
         theta = signed_like(now, then) if part == "signs" else signed_like(then, now)
         program.write(theta, where=None if mask is None else mask == 1)
 
 
 def _restore(scope: Scope, recorded: Any) -> None:
-    if isinstance(
-        recorded, Mapping
-    ):  # of version 0.1, which knew one optimizer and only what torch.optim keeps
+    # Version 0.1 knew one optimizer, and only what torch.optim keeps of it.
+    if isinstance(recorded, Mapping):
         kind = type(scope.optimizers[0]).__name__
         states = {number: {"": state} for number, state in recorded.items()}
         recorded = [
@@ -188,8 +194,8 @@ def _at_places(scope: Scope, recorded: Mapping[str, Tensor]) -> Iterator[None]:
     living = {name: places for name, places in now.items() if places is not None}
     if set(living) != set(recorded):
         raise SchedulerError(
-            "the snapshot of the optimizer's state was taken in the other storage; call sparsify_fx.apply with the same "
-            'storage= ("full" or "living") as the training that made it'
+            "the snapshot of the optimizer's state was taken in the other storage; call sparsify_fx.apply with the "
+            'storage= ("full" or "living") of the training that made it'
         )
     values = {}
     for name, places in living.items():
@@ -256,6 +262,7 @@ def rest(moved: Collection[WeightProgram], optimizers: Sequence[Optimizer]) -> N
 
 def _mask_names(model: nn.Module) -> set[str]:
     """State-dict names of all masks, also through second names of tied or shared owners."""
+    # Tied owners hold one program under several names, and a state dict lists all of them.
     modules = model.named_modules(remove_duplicate=False)
     return {
         f"{name}.mask" if name else "mask"

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from sparsify_fx.errors import StepCountWarning, warn
 
-SHORTEST = 8  # calls of the Scheduler in which few steps of the optimizer are noticed
+# Calls of the Scheduler in which few steps of the optimizer are noticed.
+SHORTEST = 8
 
 
 class StepCounts:
@@ -28,6 +29,7 @@ class StepCounts:
             if hasattr(optimizer, "register_step_pre_hook") and hasattr(
                 optimizer, "register_step_post_hook"
             ):
+                # An optimizer may outlive many Schedulers; its hooks go with the one that set them.
                 enter, leave = _hooks(self._made, self._inside, number)
                 for handle in (
                     optimizer.register_step_pre_hook(enter),
@@ -42,6 +44,7 @@ class StepCounts:
 
     def follow(self, epoch: int) -> None:
         """Count one call of the Scheduler, whose epochs have `epoch` steps."""
+        # Of several optimizers some may step rarely: too few calls are told by the slowest, too many by the fastest.
         made = max(self._made)
         if self.pending > 1:
             self._warn(
@@ -52,6 +55,7 @@ class StepCounts:
             )
         self._restart()
         self._calls, self._steps = self._calls + 1, self._steps + min(made, 1)
+        # Over an epoch, for single calls without a step are usual: a gradient scaler skips steps that overflow.
         if self._calls >= max(epoch, SHORTEST):
             if 0 < self._steps <= self._calls / 2:
                 self._warn(
@@ -72,13 +76,14 @@ class StepCounts:
             )
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Begin to count anew, after a state was loaded."""
         self._restart()
         self._calls = self._steps = 0
 
     def _restart(self) -> None:
         self._made[:] = [0] * len(self._made)
-        self._inside[:] = [0] * len(self._inside)  # a step that raised was never left
+        # A step that raised was never left, and would hide all that follow it.
+        self._inside[:] = [0] * len(self._inside)
 
     def _warn(self, kind: str, text: str) -> None:
         if kind not in self._warned:
@@ -98,6 +103,7 @@ def _hooks(
         inside[number] += 1
 
     def leave(*_: Any) -> None:
+        # Back at 0 the outermost step has ended; only this one counts.
         inside[number] = max(inside[number] - 1, 0)
         made[number] += not inside[number]
 

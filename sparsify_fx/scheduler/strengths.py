@@ -24,7 +24,8 @@ from sparsify_fx.programs.owners import programs
 from sparsify_fx.scheduler.clock import Clock
 from sparsify_fx.schedules.occasion import Occasion
 
-NEAR_ZERO = 0.1  # of the size of the weights that matter in a tensor
+# Of the size of the weights that matter in a tensor.
+NEAR_ZERO = 0.1
 
 
 class Strengths:
@@ -56,6 +57,8 @@ class Strengths:
         self._constant, self._view, self._clock = penalty, view, clock
         self._sparsity, self._until, self._occasion = sparsity, until, occasion
         self._level = self.applied = 0.0
+        # A tensor that is written in place: a number would be compiled into the loss, and every new one would compile
+        # again.
         self._tensor = torch.zeros(
             (), device=next(iter(programs(view).values())).theta().device
         )
@@ -65,9 +68,8 @@ class Strengths:
         self.path: list[tuple[int, float]] = []
         self._kept_l1 = self._first_norm = 0.0
         if self._penalty is not None:
-            self._penalty(
-                programs(view).values()
-            )  # one that does not fit the parameterization fails here
+            # One that does not fit the parameterization fails here, not in the first loss.
+            self._penalty(programs(view).values())
             self._kept_l1, self._first_norm = largest_l1(view, sparsity), norm(view)
             self._restart(0)
 
@@ -75,6 +77,7 @@ class Strengths:
         """What is added to the loss (0-dimensional)."""
         if self._penalty is None:
             return self._constant(programs(self._view).values())
+        # Off, not times 0: that would still cost its backward, and be NaN where the term overflows.
         if self.applied == 0:
             return NoPenalty()(programs(self._view).values())
         return self._penalty(programs(self._view).values(), self._tensor)
@@ -101,6 +104,7 @@ class Strengths:
         if self._penalty is None or step == 0:
             return
         run, since = self._clock.locate(step)
+        # After the final pruning there is nothing left to close, and the penalty would only shrink what stays.
         if self._until is not None and step >= self._until:
             self._apply(step, 0.0)
         elif since == 0:
@@ -112,7 +116,8 @@ class Strengths:
             self._apply(step, applied)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain types only."""
+        """What is adapted, and to what: plain types only, for checkpoints."""
+        # Without the occasion: it holds the optimizers, which no state may, and nobody asks for it later.
         before = self._before and {
             f.name: getattr(self._before, f.name)
             for f in fields(self._before)
@@ -144,6 +149,7 @@ class Strengths:
         assert self._penalty is not None
         if self._penalty.every_epoch:
             return since % self._clock.steps_per_epoch == 0
+        # Here UPDATES moments are spread over the steps to the end: those at which this quotient grows.
         return (
             self._until is not None
             and since * UPDATES // self._until > (since - 1) * UPDATES // self._until
@@ -164,6 +170,7 @@ class Strengths:
                 for program in programs(self._view).values()
             ),
             kept_l1=self._kept_l1,
+            # Over the ranks: each measures on data of its own, and their strengths must not come apart.
             accuracy=mean_number(self._accuracy, "the accuracy of an epoch"),
             occasion=self._occasion(run, since / per_epoch),
         )
@@ -197,17 +204,17 @@ def near_zero_share(model: nn.Module) -> float:
     """Share of the prunable weights with abs(θ) <= 0.1·sqrt(Σθ⁴ / Σθ²), sums over their tensor; in [0, 1].
 
     The root is the size of the weights that matter: zeros do not change it. A dense Gaussian tensor has a share of
-    0.14. Gates count as they will settle: a weight behind a gate that would close is zero.
+    0.14. Gates count as they will settle: a weight whose gate would close is zero.
     """
+    # Sums stay on the device until the end: one wait instead of one a layer.
     sizes = [program.settled().abs() for program in programs(model).values()]
     small = torch.stack([_near_zero(size).sum() for size in sizes]).sum()
     return int(small) / sum(size.numel() for size in sizes)
 
 
 def _near_zero(size: Tensor) -> Tensor:
-    squares = (
-        size / size.max().clamp_min(torch.finfo(size.dtype).tiny)
-    ).square()  # no fourth power underflows
+    # Divided by the largest first, or the fourth powers of small weights would underflow.
+    squares = (size / size.max().clamp_min(torch.finfo(size.dtype).tiny)).square()
     return squares * squares.sum() <= NEAR_ZERO**2 * squares.square().sum()
 
 

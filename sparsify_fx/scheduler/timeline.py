@@ -67,6 +67,7 @@ class Timeline:
         An event that repeats within a run takes one row.
         """
         groups: dict[tuple[str, int, str, str], list[Event]] = {}
+        # Facts go first, and the sort is stable: at step 0 the first mask stands above what is done to it.
         for event in sorted((*self.facts, *self.events), key=lambda event: event.step):
             groups.setdefault(
                 (event.part, event.run, event.what, event.detail), []
@@ -75,6 +76,7 @@ class Timeline:
 
     def _row(self, members: list[Event]) -> tuple[str, ...]:
         first, last = members[0], members[-1]
+        # Three fit into a row; a hundred regrowths are told by the first two and the last.
         epochs = [f"{event.epoch:g}" for event in members]
         shown = (
             ", ".join(epochs)
@@ -109,10 +111,12 @@ class Timeline:
         ):
             table.add_column(column)
         for row in self.rows():
+            # As Text, since rich would take [brackets] in a detail for markup.
             table.add_row(*map(Text, row))
         return table
 
     def __str__(self) -> str:
+        # Of one width and without color, so that logs and terminals show the same.
         buffer = io.StringIO()
         Console(file=buffer, width=110, color_system=None).print(self.table())
         return buffer.getvalue()

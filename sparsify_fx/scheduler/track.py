@@ -12,7 +12,7 @@ from sparsify_fx.actions import TimedAction
 from sparsify_fx.allocations import Pattern
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
 from sparsify_fx.distributed.ranks import mean_number
-from sparsify_fx.errors import RecipeError, SchedulerError
+from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.optimizer_states import following
 from sparsify_fx.plan import Inputs
@@ -36,7 +36,6 @@ from sparsify_fx.schedules import Budget, check_times
 from sparsify_fx.schedules.occasion import Occasion
 from sparsify_fx.schedules.updates import (
     MaskUpdate,
-    Prune,
     Regrow,
     SettleAndPrune,
     late_criteria,
@@ -50,7 +49,7 @@ class Track:
         names: the tensors of the model's state dict that are rewound with the part; None for all of them.
         inputs: batches for the whole model and a loss, or those that `apply` was given where they are None.
 
-    Raises SchedulerError for times that do not fit, RecipeError for a criterion without its inputs.
+    Raises SchedulerError for times that do not fit, MethodError for a criterion without its inputs.
     """
 
     def __init__(
@@ -64,6 +63,7 @@ class Track:
     ) -> None:
         self.part, self.clock, self.plan = part, clock, part.plan
         axes, epochs = self.plan.axes, clock.run_epochs
+        # 1. The updates, known from the start: the number of weights does not change, so neither do their budgets.
         self.total = part.total()
         self.updates: tuple[MaskUpdate, ...] = axes.schedule.updates(
             Budget(self.total, self.plan.sparsity, epochs)
@@ -72,9 +72,11 @@ class Track:
         if isinstance(axes.allocation, Pattern) and any(
             isinstance(update, Regrow) for update in self.updates
         ):
-            raise RecipeError(
+            raise MethodError(
                 f"{self.plan.method}: regrowing breaks the pattern {axes.allocation}; use allocation='erk'"
             )
+
+        # 2. Rewind points, at steps that the first run really makes: later runs go back to its snapshots.
         self.points = {
             point: resolve(point, curve, epochs) for point in axes.rewind.points()
         }
@@ -83,8 +85,11 @@ class Track:
                 raise SchedulerError(
                     f"rewind point {point!r} is epoch {at:g}, which no step of a run of {epochs} reaches"
                 )
+
+        # 3. What the events work with.
         self.pruner = self._pruner(optimizers, inputs)
         self._scope = Scope(part.model, part.view(), optimizers, names)
+        # Only one update settles, the last; the strength of a penalty aims at its step.
         ends = [
             clock.step_of(u.run, u.epoch)
             for u in self.updates
@@ -101,14 +106,17 @@ class Track:
         )
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
+        # What `apply` cut off is known from here on, so that updates tell only what they add.
         self._collapse = self._look("at initialization")
         self._restless = restless_programs(part.view(), optimizers)
         self._batch: Inputs | None = None
 
     def _pruner(self, optimizers: Sequence[Optimizer], given: Inputs) -> Pruner:
         axes, part = self.plan.axes, self.part
+        # The key is the module of `apply`: a copy of it finds nothing and has to be given batches here.
         known = self.plan.inputs.get(part.root, Inputs())
         inputs = Inputs(given.batches or known.batches, given.loss_fn or known.loss_fn)
+        # Without updates nothing will ever be scored, and inputs need not be there.
         if self.updates:
             check_inputs(
                 criterion_name(axes.criterion),
@@ -120,9 +128,11 @@ class Track:
                 self.plan.method, axes.schedule.needs, inputs.batches, inputs.loss_fn
             )
         pruner = Pruner(part.root, part.view(), optimizers, self.plan, inputs)
+        # What `apply` was given it has tried itself.
         if given.batches is None:
-            return pruner  # apply has rehearsed
+            return pruner
         pruner = self._whole(pruner, inputs) if part.prefix else pruner
+        # They fail now rather than at their first update, hours later.
         for criterion in late_criteria(axes.criterion, self.updates):
             pruner.rehearse(criterion)
         return pruner
@@ -142,6 +152,7 @@ class Track:
             draw: number of the update in the training, from 1.
         """
         pruner = self.pruner
+        # RigL grows by the gradient of the batch that was just trained on; other updates keep to their own batches.
         if self._batch is not None and _scores_current_batch(update):
             pruner = self._whole(pruner, self._batch)
         update.apply(pruner, draw)
@@ -201,23 +212,6 @@ class Track:
         """Temperatures and noise of the optimizer step that follows `step` others."""
         refresh(self.part.view(), self.clock, self.updates, self.plan.seed, step)
 
-    def no_room(self) -> str:
-        """Why this schedule cannot begin with the masks of now; empty when it can.
-
-        A model that was pruned already has fewer weights than the first prunings of a new schedule keep.
-        """
-        alive = self.nonzeros()
-        for update in self.updates:
-            after = update.alive(alive, self.total)
-            if isinstance(update, (Prune, SettleAndPrune)) and after > alive:
-                return self.part.says(
-                    f"the masks keep {alive} of {self.total} weights already, and {self.plan.method} keeps {after} at "
-                    f"epoch {update.epoch:g} of run {update.run}: the model has been pruned before. Call "
-                    "sparsify_fx.merge(model) and apply again for a new schedule, or load the saved state of this one"
-                )
-            alive = after
-        return ""
-
     # ------------------------------------------------------------------ the current batch
 
     def needs_batch(self, step: int) -> bool:
@@ -234,6 +228,7 @@ class Track:
     def nonzeros(self) -> int:
         """Weights that the masks keep now; all where there is no mask."""
         masks = [program.current_mask() for program in self.part.programs.values()]
+        # One layer without a mask counts as a part without: masks are put in for all or for none.
         return (
             sum(int(mask.sum()) for mask in masks if mask is not None)
             if None not in masks
@@ -241,7 +236,7 @@ class Track:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain types and tensors only."""
+        """What a part adds to a checkpoint, as plain types and tensors only."""
         return {
             "strengths": self.strengths.state_dict(),
             "snapshots": dict(self.snapshots),
@@ -250,6 +245,7 @@ class Track:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
+        # The dict is copied, its tensors are not: nothing writes into a snapshot.
         self.snapshots = dict(state["snapshots"])
         self.strengths.load_state_dict(state["strengths"])
         self.notes = list(state.get("notes", ()))

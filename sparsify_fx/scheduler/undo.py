@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,30 +34,35 @@ class Undo:
         weights: bool,
         states: bool,
     ) -> None:
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        groups: list[dict[str, Any]] = []
+        for optimizer in optimizers:
+            groups += optimizer.param_groups
         settings = [
             {key: value for key, value in group.items() if key != "params"}
             for group in groups
         ]
         self._groups = list(zip(groups, settings, strict=True))
-        kept = (
-            [values for optimizer in optimizers for values in optimizer.state.values()]
-            if states
-            else []
-        )
-        self._states = _copies(
-            value for values in (*settings, *kept) for value in values.values()
-        )
-        found = programs(model).values() if weights else ()
-        self._weights = _copies(
-            tensor
-            for program in found
-            for tensor in (*program.parameters(), *program.buffers())
-        )
+
+        # Numbers are kept by the dict above; tensors (a rate of a capturable optimizer, momentum) are written in place
+        # and need copies.
+        values: list[object] = []
+        for group in settings:
+            values += group.values()
+        for optimizer in optimizers if states else ():
+            for state in optimizer.state.values():
+                values += state.values()
+        self._states = _copies(values)
+
+        tensors: list[object] = []
+        for program in programs(model).values() if weights else ():
+            tensors += (*program.parameters(), *program.buffers())
+        self._weights = _copies(tensors)
         self._progress = [(now, replace(now)) for now in progress] if weights else []
 
     def optimizers(self) -> None:
         """Settings and state as they were; an optimizer that was loaded since has others, and keeps them."""
+        # Tensors that are the state still get their values back. `load_state_dict` of an optimizer makes new ones,
+        # which this does not reach.
         _write(self._states)
         for group, settings in self._groups:
             group.update(settings)
@@ -65,10 +71,12 @@ class Undo:
         """Weights, masks and progress as they were."""
         _write(self._weights)
         for now, then in self._progress:
+            # In place: all programs of a part share the object.
             now.step, now.steps, now.schedule = then.step, then.steps, then.schedule
 
 
 def _copies(values: Iterable[object]) -> list[tuple[Tensor, Tensor]]:
+    # On the CPU: they are needed once at most, and beside a training the device may be full.
     return [
         (value, value.detach().to("cpu", copy=True))
         for value in values

@@ -25,6 +25,7 @@ def unfinished(model: nn.Module) -> tuple[str, ...]:
     """
     if not plans_of(model):
         return ()
+    # Not strict: a model is told of on its way out, where bare passes beside a plan are no error.
     return tuple(
         part.says(told)
         for part in parts_of(model, strict=False)
@@ -47,6 +48,7 @@ def warn_unfinished(model: nn.Module, done: str) -> tuple[str, ...]:
 
 def _unfinished(part: Part) -> str:
     masks = [program.current_mask() for program in part.programs.values()]
+    # Methods without masks promise no number; masks without values cannot be counted.
     if any(mask is None or mask.is_meta for mask in masks):
         return ""
     total = part.total()
@@ -62,6 +64,7 @@ def _unfinished(part: Part) -> str:
         if progress.steps
         else "and no Scheduler has begun"
     )
+    # Dense weights and those of version 0.1 were loaded into a training.
     if progress.step == UNKNOWN:
         reached = "at a step that its checkpoint does not tell"
     return (

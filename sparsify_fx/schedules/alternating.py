@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.schedules.base import (
     MOST_UPDATES,
     SCHEDULES,
@@ -29,7 +29,7 @@ class Alternating(OneRun):
         last_dense: when the last dense phase starts, an odd number of phases after the warm-up.
         end: when the last compressed phase starts.
 
-    Source: Peste et al. 2021, section 4 and appendix.
+    Source: [Peste 2021], section 4 and appendix.
     """
 
     warmup: float = 0.1
@@ -39,9 +39,10 @@ class Alternating(OneRun):
 
     def __post_init__(self) -> None:
         if not (0 <= self.warmup < self.last_dense < self.end < 1 and self.phase > 0):
-            raise RecipeError(
+            raise MethodError(
                 f"alternating: expected 0 <= warmup < last_dense < end < 1 and phase > 0, got {self}"
             )
+        # Counted before any phase is made: phase=1e-9 would fill the memory with updates.
         phases = (self.last_dense - self.warmup) / self.phase
         check_count(
             f"alternating: phase={self.phase!r} makes phases:",
@@ -49,8 +50,9 @@ class Alternating(OneRun):
             MOST_UPDATES,
             "give a longer phase",
         )
+        # Odd, so that the phase before the last dense one is compressed; a fraction is refused rather than rounded.
         if self._phases() % 2 == 0 or abs(phases - self._phases()) > 1e-6:
-            raise RecipeError(
+            raise MethodError(
                 f"alternating: last_dense − warmup must be an odd number of phases, got {phases:.6g}; with "
                 "phase=0.05 and warmup=0.1 last_dense=0.75 makes 13"
             )
@@ -63,6 +65,7 @@ class Alternating(OneRun):
         if budget.sparsity == 0:
             return ()
         found: list[MaskUpdate] = []
+        # Computed from i and not added up: sums of 0.05 drift, and an update would fall on a neighboring step.
         for i in range(self._phases()):
             time = (self.warmup + i * self.phase) * budget.epochs
             found.append(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from sparsify_fx.errors import RecipeError, SchedulerError
+from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.registry import Registry
 from sparsify_fx.schedules.updates import MaskUpdate
@@ -72,31 +72,31 @@ class OneRun:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Nothing more."""
+        """No inputs beside those of the criterion."""
         return ()
 
     def initial(self, budget: Budget) -> int | None:
-        """All."""
+        """All weights, under masks that prunings will change."""
         return budget.total
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
-        """None."""
+        """No mask changes later on."""
         return ()
 
     def runs(self, sparsity: float) -> int:
-        """One."""
+        """One run, whatever the sparsity."""
         return 1
 
 
 def check_count(what: str, count: float, most: int, remedy: str) -> None:
-    """Raise RecipeError when a schedule would make more than `most` of something, before it makes them.
+    """Raise MethodError when a schedule would make more than `most` of something, before it makes them.
 
     >>> check_count("cubic: every=1e-09 makes", 6.5e9, MOST_UPDATES, "give a larger every")
     Traceback (most recent call last):
-    sparsify_fx.errors.RecipeError: cubic: every=1e-09 makes 6.5e+09 of at most 100,000; give a larger every
+    sparsify_fx.errors.MethodError: cubic: every=1e-09 makes 6.5e+09 of at most 100,000; give a larger every
     """
     if not count <= most:
-        raise RecipeError(f"{what} {count:.6g} of at most {most:,}; {remedy}")
+        raise MethodError(f"{what} {count:.6g} of at most {most:,}; {remedy}")
 
 
 def check_times(
@@ -106,12 +106,14 @@ def check_times(
 
     Two updates may not fall on one step, nor the last one on the end: such a run is too short.
     """
+    # Run 0 is there even when nothing changes in it.
     runs = 1 + max((update.run for update in updates), default=0)
     if runs * epochs > MOST_EPOCHS:
         raise SchedulerError(
             f"{runs} runs of {epochs} epochs are {runs * epochs:,} epochs, more than the {MOST_EPOCHS:,} that a "
             "training may have; give fewer epochs, or cycles that prune more, such as keep=0.8"
         )
+    # Two updates on one step would run one after the other without training between them.
     steps = [(update.run, round(update.epoch * steps_per_epoch)) for update in updates]
     if len(set(steps)) < len(steps) or any(
         step >= epochs * steps_per_epoch for _, step in steps

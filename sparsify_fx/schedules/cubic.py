@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.schedules.base import (
     MOST_UPDATES,
@@ -28,7 +28,7 @@ class Cubic(OneRun):
         start, end: t0 and t1 as shares of the run.
         every: epochs between prunings (fractions allowed).
 
-    Source: Zhu & Gupta 2017, eq. 1.
+    Source: [Zhu 2017], eq. 1.
     """
 
     start: float = 0.1
@@ -37,7 +37,7 @@ class Cubic(OneRun):
 
     def __post_init__(self) -> None:
         if not (0 <= self.start < self.end < 1 and self.every > 0):
-            raise RecipeError(
+            raise MethodError(
                 f"cubic: expected 0 <= start < end < 1 and every > 0; got start={self.start!r}, end={self.end!r}, "
                 f"every={self.every!r}"
             )
@@ -54,6 +54,7 @@ class Cubic(OneRun):
             MOST_UPDATES,
             "give a larger every",
         )
+        # 1.1 / 0.1 is a little more than 11 in floats: an extra pruning would share the step of the last one.
         count = math.ceil(exact - 1e-9)
         times = [first + i * self.every for i in range(1, count)]
         kept = [
@@ -64,6 +65,7 @@ class Cubic(OneRun):
         ]
         return (
             *(Prune(0, *update) for update in zip(times, kept, strict=True)),
+            # The last one takes the budget as it is, not the formula at 1: it must land exactly.
             Prune(0, last, budget.kept),
         )
 

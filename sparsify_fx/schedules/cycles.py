@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.schedules.base import MOST_RUNS, SCHEDULES, Budget, OneRun, check_count
 from sparsify_fx.schedules.updates import MaskUpdate, Prune
@@ -28,7 +28,7 @@ class Cycles(OneRun):
 
     def __post_init__(self) -> None:
         if not 0 < self.keep < 1:
-            raise RecipeError(
+            raise MethodError(
                 f"cycles: keep={self.keep!r} must be a fraction in (0, 1), for instance 0.8"
             )
 
@@ -36,6 +36,7 @@ class Cycles(OneRun):
         """One at the start of every run after the first."""
         last = self.runs(budget.sparsity) - 1
         steps = [
+            # Of the total and not of the last count: rounding does not add up over the cycles.
             max(budget.kept, kept_count(budget.total, 1 - self.keep**i))
             for i in range(1, last)
         ]
@@ -45,7 +46,7 @@ class Cycles(OneRun):
         )
 
     def runs(self, sparsity: float) -> int:
-        """n + 1: the dense run and one for every pruning; RecipeError for more than `MOST_RUNS`."""
+        """n + 1: the dense run and one for every pruning; MethodError for more than `MOST_RUNS`."""
         if sparsity == 0:
             return 1
         # A power of keep must not be taken for a little more than itself, which would add a cycle.

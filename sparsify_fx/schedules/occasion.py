@@ -49,5 +49,6 @@ class Occasion:
 
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator for these random numbers alone: the same after a resume, another for every purpose."""
+        # The seed is a hash of this text: other words would flip other signs in every run.
         text = f"{purpose} {self.seed} {self.run} {self.epoch}"
         return torch.Generator().manual_seed(seed_of(text, signed=True))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.schedules.base import (
     MOST_UPDATES,
     SCHEDULES,
@@ -20,7 +20,7 @@ from sparsify_fx.schedules.updates import MaskUpdate, Regrow
 @SCHEDULES.register("regrow")
 @dataclass(frozen=True)
 class RegrowEvery(OneRun):
-    """Sparse from initialisation; every `every` epochs a fraction of each layer's weights moves elsewhere.
+    """Sparse from initialization; every `every` epochs a fraction of each layer's weights moves elsewhere.
 
     The fraction falls as f_t = (α/2)(1 + cos(π t / t_end)). Those of least `|θ|` are dropped. Grown weights start at
     zero with cleared momentum; one that is dropped and grown at once keeps its value. Every layer keeps its count.
@@ -32,7 +32,7 @@ class RegrowEvery(OneRun):
         until: t_end as a share of the run.
         anneal: False keeps the fraction constant (SET).
 
-    Source: Evci et al. 2020, section 3; Mocanu et al. 2018.
+    Source: [Evci 2020], section 3; [Mocanu 2018].
     """
 
     growth: str = "gradient"
@@ -43,10 +43,11 @@ class RegrowEvery(OneRun):
 
     def __post_init__(self) -> None:
         if not (0 < self.fraction < 1 and self.every > 0 and 0 < self.until <= 1):
-            raise RecipeError(
+            raise MethodError(
                 f"regrow: expected fraction in (0, 1), every > 0 and until in (0, 1]; got fraction={self.fraction!r}, "
                 f"every={self.every!r}, until={self.until!r}"
             )
+        # An unknown name is refused here, not at the first update.
         CRITERIA[self.growth]
 
     @property
@@ -55,7 +56,7 @@ class RegrowEvery(OneRun):
         return tuple(need for need in CRITERIA[self.growth].needs if need != "model")
 
     def initial(self, budget: Budget) -> int | None:
-        """The final budget."""
+        """The final budget, from the start: updates move weights and keep their number."""
         return budget.kept
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
@@ -70,6 +71,7 @@ class RegrowEvery(OneRun):
             MOST_UPDATES,
             "give a larger every",
         )
+        # Not at t_end itself, where the fraction has fallen to zero.
         times = [i * self.every for i in range(1, math.ceil(exact - 1e-9))]
         return tuple(
             Regrow(0, time, self._fraction(time, end), self.growth) for time in times

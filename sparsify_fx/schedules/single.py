@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun
 from sparsify_fx.schedules.updates import MaskUpdate, Prune, SettleAndPrune
 
@@ -15,7 +15,7 @@ class Never(OneRun):
     """Dense training: no masks; the requested sparsity does not apply."""
 
     def initial(self, budget: Budget) -> int | None:
-        """No masks."""
+        """None: no masks are put in at all."""
         return None
 
 
@@ -25,7 +25,7 @@ class AtInit(OneRun):
     """Pruned before training, in `apply`."""
 
     def initial(self, budget: Budget) -> int | None:
-        """The final budget."""
+        """The final budget: nothing is left to prune in training."""
         return budget.kept
 
 
@@ -60,10 +60,11 @@ class Late(OneRun):
 
     def __post_init__(self) -> None:
         if not 0 < self.at < 1:
-            raise RecipeError(
+            raise MethodError(
                 f"late: at={self.at!r} must be a share of the run in (0, 1), for instance 0.8"
             )
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One pruning to the budget."""
+        # At sparsity 0 too: gates have to settle, or they would go on drawing noise.
         return (SettleAndPrune(0, self.at * budget.epochs, budget.kept),)

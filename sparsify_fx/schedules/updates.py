@@ -30,7 +30,7 @@ class MaskUpdate(Protocol):
 
     @property
     def run(self) -> int:
-        """The run."""
+        """The run in which it happens; 0 is the first."""
 
     @property
     def epoch(self) -> float:
@@ -59,14 +59,14 @@ class Prune:
     kept: int
 
     def label(self, total: int) -> tuple[str, str]:
-        """How many stay."""
+        """The event and how many weights stay."""
         return (
             "prune",
             f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}",
         )
 
     def alive(self, before: int, total: int) -> int:
-        """The budget."""
+        """`kept`, however many lived before."""
         return self.kept
 
     def apply(self, pruner: MaskEditor, draw: int) -> None:
@@ -83,14 +83,14 @@ class SettleAndPrune:
     kept: int
 
     def label(self, total: int) -> tuple[str, str]:
-        """How many stay."""
+        """The event and how many weights stay."""
         return (
             "settle and prune",
             f"keep {self.kept} of {total} weights, density {self.kept / total:.6g}",
         )
 
     def alive(self, before: int, total: int) -> int:
-        """The budget."""
+        """`kept`, however many lived before."""
         return self.kept
 
     def apply(self, pruner: MaskEditor, draw: int) -> None:
@@ -116,7 +116,7 @@ class Decompress:
         return total
 
     def apply(self, pruner: MaskEditor, draw: int) -> None:
-        """Fill the masks with ones."""
+        """Fill the masks with ones; what comes back starts from zero."""
         pruner.grow_all()
 
 
@@ -134,7 +134,7 @@ class Regrow:
         return "regrow", f"drop by magnitude, grow by {self.growth}"
 
     def alive(self, before: int, total: int) -> int:
-        """As many as before."""
+        """As many as before: what is dropped is grown elsewhere in its layer."""
         return before
 
     def apply(self, pruner: MaskEditor, draw: int) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
@@ -17,16 +18,19 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-_NARROWEST = 20  # characters a line for a name that has to be folded, where there is room for them
-_LONGEST = 64  # longer names are folded before columns give way to them
-_HIDDEN = {
-    "Cc",
-    "Cf",
-    "Zl",
-    "Zp",
-    "Cs",
-}  # controls, writing directions, line and paragraph separators, surrogates
-_JOINERS = "\u200c\u200d"  # which some scripts and emoji need
+Value = str | int | float
+Draw = Callable[[Any], None]
+"""Draws into an empty matplotlib Figure."""
+
+# Characters a line for a name that has to be folded, where there is room for them.
+_NARROWEST = 20
+# Longer names are folded before columns give way to them.
+_LONGEST = 64
+# Controls, writing directions, line and paragraph separators, surrogates: a name that a stranger
+# chose must not move the cursor, turn the text around or break the row.
+_HIDDEN = {"Cc", "Cf", "Zl", "Zp", "Cs"}
+# Of category Cf too, but some scripts and emoji need them, and they do no harm.
+_JOINERS = "\u200c\u200d"
 
 
 def escaped(text: str) -> str:
@@ -65,26 +69,28 @@ class FittingTable(Table):
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> RenderResult:
-        """As plain text, or as the box that fits."""
+        """As plain text where the output is no terminal and lines are short enough, else as the box that fits."""
         plain = self._as_text()
         if not console.is_terminal:
+            # As Segments, which rich neither wraps nor crops: one row stays one line for grep.
             lines = plain.lines()
             if max(map(cell_len, lines), default=0) <= options.max_width:
                 yield from (Segment(f"{line}\n") for line in lines)
-                yield from (
-                    Text(line) for line in _lines(self.caption)
-                )  # prose, which may be wrapped
+                # The caption is prose: as Text it may be wrapped, which a row may not.
+                yield from (Text(line) for line in _lines(self.caption))
                 return
         yield from Table.__rich_console__(plain.fitted(options), console, options)
 
     def __rich_measure__(
         self, console: Console, options: ConsoleOptions
     ) -> Measurement:
-        """Of the box that fits."""
+        """The widths that rich may give the box that fits."""
         return Table.__rich_measure__(self._as_text().fitted(options), console, options)
 
     def _as_text(self) -> FittingTable:
         """A copy whose title, caption and cells are escaped texts."""
+        # rich keeps its cells in the columns: a shallow copy of the table alone would escape them in
+        # place, and a second printing would escape the backslashes of the first.
         table = copy.copy(self)
         table.columns = [copy.copy(column) for column in self.columns]
         for column in table.columns:
@@ -102,13 +108,12 @@ class FittingTable(Table):
         if not self.columns:
             return self
         name, *others = self.columns
-        widest, needs = (
-            max(map(cell_len, self._texts(name))),
-            {str(each.header): self._needs(each) for each in others},
-        )
+        widest = max(map(cell_len, self._texts(name)))
+        needs = {str(each.header): self._needs(each) for each in others}
         edge = 1 if self.box else 0
 
         def room() -> int:
+            # What is left for names: each column has a blank on either side and its own border.
             return (
                 options.max_width
                 - edge
@@ -116,6 +121,8 @@ class FittingTable(Table):
                 - sum(needs.values())
             )
 
+        # Columns go one by one until names fit: first the spare ones, for names up to _LONGEST;
+        # the needed ones only where a folded name would be narrower than _NARROWEST.
         without = []
         for headings, least in ((self.spare, _LONGEST), (self.needed, _NARROWEST)):
             for heading in headings:
@@ -128,13 +135,14 @@ class FittingTable(Table):
             for column in (name, *others)
             if column is name or str(column.header) in needs
         ]
+        # By these numbers rich knows the first and the last column, whose padding differs.
         for index, column in enumerate(table.columns):
             column._index = index
+
+        # Folded, not cut: half a name of a layer names no layer.
         if room() > 0:
-            table.columns[0].width, table.columns[0].overflow = (
-                min(widest, room()),
-                "fold",
-            )
+            table.columns[0].width = min(widest, room())
+            table.columns[0].overflow = "fold"
         if without:
             told = f"too narrow for {', '.join(without)}: see --json or a wider window"
             table.caption = Text(
@@ -144,12 +152,9 @@ class FittingTable(Table):
 
     def _needs(self, column: Column) -> int:
         """The width of the longest word, or of the longest cell where cells are not wrapped."""
-        texts = self._texts(column)
-        words = (
-            texts
-            if column.no_wrap
-            else [word for text in texts for word in text.split()]
-        )
+        words = self._texts(column)
+        if not column.no_wrap:
+            words = " ".join(words).split()
         return max(map(cell_len, words), default=0)
 
     def _texts(self, column: Column) -> list[str]:
@@ -180,3 +185,28 @@ def _text(cell: Any, style: str = "") -> Text:
 def _lines(text: Any) -> list[str]:
     """The lines of a title or caption, escaped."""
     return [escaped(line) for line in str(text).split("\n")] if text else []
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table of results: a title, the columns' names, and rows of that many values."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def table(self) -> FittingTable:
+        """For the console; floats with four significant digits."""
+        # The last column goes first; the second stays, since a name without any value tells nothing.
+        table = FittingTable(title=self.title, needed=self.columns[:1:-1])
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if index == 0 else "right")
+        for row in self.rows:
+            table.add_row(*(_shown(value) for value in row))
+        return table
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else value

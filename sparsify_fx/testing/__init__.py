@@ -14,13 +14,11 @@ package are made of the same checks.
 """
 
 from sparsify_fx.errors import LawError
-from sparsify_fx.testing.axes import (
-    check_criterion,
-    check_parameterization,
-    check_penalty,
-    check_schedule,
-)
+from sparsify_fx.testing.criteria import check_criterion
 from sparsify_fx.testing.laws import check_method
+from sparsify_fx.testing.parameterizations import check_parameterization
+from sparsify_fx.testing.penalties import check_penalty
+from sparsify_fx.testing.schedules import check_schedule
 from sparsify_fx.testing.small import batch, effective, loss_of, small_net, train_step
 
 __all__ = [

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sparsify_fx.api import apply, dense_state_dict, merge
-from sparsify_fx.errors import RecipeError, UnfinishedWarning
+from sparsify_fx.api import apply, merge
+from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
 from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.schedules import Budget
+from sparsify_fx.schedules.updates import MaskUpdate
 from sparsify_fx.testing import training
 from sparsify_fx.testing.small import (
     batch,
     effective,
     ensure,
     loss_of,
+    merged_at_once,
     small_net,
     train_step,
 )
+from sparsify_fx.testing.states import (
+    resumed_training_is_bit_identical,
+    same_seed_gives_same_bits,
+    states_round_trip,
+)
 
+# Each moves a weight without a gradient in a way of its own: by momentum, by a look ahead, by decay inside or
+# outside of the gradient, by dividing by a size of zero.
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "sgd": training.sgd,
     "nesterov": lambda m: torch.optim.SGD(
@@ -58,28 +65,22 @@ def check_method(method: str) -> None:
     for share in training.SAVED_AT:
         resumed_training_is_bit_identical(method, share)
     same_seed_gives_same_bits(method)
+    # A sum is a method of its own: a plugin that names it gets the laws for it as for any other.
     for other in METHODS:
         sums_commute(method, other)
 
 
 def mergeable(a: str, b: str) -> bool:
     """Whether the two methods have a sum."""
-    with contextlib.suppress(RecipeError):
+    with contextlib.suppress(MethodError):
         find_method(f"{a}+{b}")
         return True
     return False
 
 
-@contextlib.contextmanager
-def merged_at_once() -> Iterator[None]:
-    """The laws merge models in the middle of their schedule."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnfinishedWarning)
-        yield
-
-
 def merge_returns_the_weights(method: str) -> None:
     """apply then merge without training gives the weights, the keys and the classes back, within the error bound."""
+    # At sparsity 0, so that every weight has to come back; the bound is what `split` may round.
     model = small_net()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     classes = [type(module) for module in model.modules()]
@@ -111,9 +112,11 @@ def expected_counts(method: str, scheduler: Scheduler) -> list[int]:
     chosen, total = find_method(method).resolved().schedule, scheduler.total_weights
     budget = Budget(total, training.SPARSITY, training.EPOCHS)
     initial, updates = chosen.initial(budget), chosen.updates(budget)
+    # The timeline has events of other kinds too; mask updates are told by their labels.
     kinds = {update.label(total)[0] for update in updates}
     steps = [event.step for event in scheduler.timeline().events if event.what in kinds]
     due = dict(zip(steps, updates, strict=True))
+    # Without masks everything lives; the mask updates of a schedule say what each of them leaves.
     alive = total if initial is None else initial
     counts: list[int] = []
     for step in range(scheduler.steps + 1):
@@ -125,16 +128,11 @@ def expected_counts(method: str, scheduler: Scheduler) -> list[int]:
 def counts_follow_the_schedule(method: str) -> None:
     """The masks keep at every step what the schedule says, and in the end the budget to the weight."""
     record = training.straight(method)
-    total, chosen = (
-        record.scheduler.total_weights,
-        find_method(method).resolved().schedule,
-    )
+    total = record.scheduler.total_weights
+    chosen = find_method(method).resolved().schedule
     budget = Budget(total, training.SPARSITY, training.EPOCHS)
-    end = (
-        total
-        if chosen.initial(budget) is None
-        else kept_count(total, training.SPARSITY)
-    )
+    masked = chosen.initial(budget) is not None
+    end = kept_count(total, training.SPARSITY) if masked else total
     ensure(
         record.counts[-1] == end,
         f"{method}: {record.counts[-1]} weights are left, the budget is {end}",
@@ -144,11 +142,10 @@ def counts_follow_the_schedule(method: str) -> None:
         record.counts == expected,
         f"{method}: the masks keep {record.counts}, the schedule says {expected}",
     )
-    if all(
-        update.alive(count, total) <= count
-        for update in chosen.updates(budget)
-        for count in (1, total)
-    ):
+
+    # A schedule that only prunes makes counts that only fall. Whether it does is asked of its updates, with
+    # as few and as many living weights as there can be, and not of its name.
+    if _only_prunes(chosen.updates(budget), total):
         falls = record.counts == sorted(record.counts, reverse=True)
         ensure(
             falls, f"{method}: no update grows the net, and it grows: {record.counts}"
@@ -156,6 +153,14 @@ def counts_follow_the_schedule(method: str) -> None:
     ensure(
         record.merged_nonzeros <= record.counts[-1],
         f"{method}: merged weights are not zero where they are pruned",
+    )
+
+
+def _only_prunes(updates: Iterable[MaskUpdate], total: int) -> bool:
+    """Whether no update lets more weights live than before."""
+    return not any(
+        update.alive(1, total) > 1 or update.alive(total, total) > total
+        for update in updates
     )
 
 
@@ -168,14 +173,12 @@ def pruned_weights_stay_zero(method: str, kind: str, amp: bool = False) -> None:
     model = training.prepare(method)
     optimizer = OPTIMIZERS[kind](model)
     scheduler = training.schedule(model, optimizer)
+    # An average of the weights is a copy of the model that no optimizer and no scheduler touches: its zeros
+    # have to come from the masks that it holds.
     average = get_ema_multi_avg_fn(0.9)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(model, multi_avg_fn=average)
     while not scheduler.finished:
-        with (
-            torch.autocast("cpu", dtype=torch.bfloat16)
-            if amp
-            else contextlib.nullcontext()
-        ):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=amp):
             train_step(model, optimizer, scheduler.step_count)
         _no_gradient_where_pruned(method, model)
         scheduler.observe(accuracy=0.5)
@@ -192,6 +195,7 @@ def pruned_weights_stay_zero(method: str, kind: str, amp: bool = False) -> None:
 
 
 def _no_gradient_where_pruned(method: str, model: nn.Module) -> None:
+    """Zeros in the gradient too: an optimizer that divides by its size would make steps of any remainder."""
     for name, program in programs(model).items():
         mask = program.current_mask()
         for factor, tensor in program.factor_tensors().items():
@@ -199,7 +203,7 @@ def _no_gradient_where_pruned(method: str, model: nn.Module) -> None:
                 tensor.grad is not None,
                 f"{method}: {factor} of {name} gets no gradient",
             )
-            assert tensor.grad is not None
+            assert tensor.grad is not None  # as `ensure` has found; mypy cannot know
             ensure(
                 torch.isfinite(tensor.grad).all(),
                 f"{method}: the gradient of {factor} of {name} is not finite",
@@ -220,60 +224,6 @@ def no_momentum_is_left(method: str) -> None:
     )
 
 
-def states_round_trip(method: str) -> None:
-    """A state dict loads into a twin; a dense checkpoint is split; merged keys are the original ones."""
-    model = training.prepare(method)
-    train_step(model, training.sgd(model))
-    twin = training.prepare(method, seed=1)
-    twin.load_state_dict(copy.deepcopy(model.state_dict()))
-    ensure(
-        _equal(effective(model), effective(twin)),
-        f"{method}: a loaded state dict computes other weights",
-    )
-
-    dense = small_net(seed=5)
-    missing, unexpected = model.load_state_dict(dense.state_dict(), strict=True)
-    ensure(
-        not missing and not unexpected,
-        f"{method}: a dense checkpoint leaves {missing} and {unexpected}",
-    )
-    for name, weight in effective(model).items():
-        mask = programs(model)[name].current_mask()
-        expected = dense.get_parameter(name).detach() * (1 if mask is None else mask)
-        close = torch.allclose(weight, expected, rtol=3e-7, atol=0)
-        ensure(
-            close,
-            f"{method}: the dense checkpoint of {name} is not what the program computes",
-        )
-
-    keys = list(dense.state_dict())
-    with merged_at_once():
-        merged = dense_state_dict(model)
-    ensure(
-        list(merged) == keys,
-        f"{method}: merged keys are {list(merged)}, the original ones {keys}",
-    )
-    dense.load_state_dict(merged, strict=True)
-
-
-def resumed_training_is_bit_identical(method: str, share: float) -> None:
-    """A training that is stopped after `share` of its first run and resumed ends with the same bits."""
-    record = training.straight(method)
-    saved = copy.deepcopy(record.saved[training.saved_at(share, record.scheduler)])
-    resumed = training.prepare(method)
-    optimizer = training.sgd(resumed)
-    scheduler = training.schedule(resumed, optimizer)
-    resumed.load_state_dict(saved[0])
-    optimizer.load_state_dict(saved[1])
-    scheduler.load_state_dict(saved[2])
-    for _ in training.run(resumed, optimizer, scheduler):
-        pass
-    ensure(
-        _equal(record.end, resumed.state_dict()),
-        f"{method}: resumed after {share:g} runs, it ends with other bits",
-    )
-
-
 def sums_commute(a: str, b: str) -> None:
     """ "a+b" is "b+a", or neither can be merged."""
     ensure(
@@ -285,13 +235,3 @@ def sums_commute(a: str, b: str) -> None:
             find_method(f"{a}+{b}") == find_method(f"{b}+{a}"),
             f"{a}+{b} is not {b}+{a}",
         )
-
-
-def same_seed_gives_same_bits(method: str) -> None:
-    """Two trainings with one seed end alike."""
-    alike = _equal(training.straight(method).end, training.trained(method).end)
-    ensure(alike, f"{method}: two trainings with the same seed end with other bits")
-
-
-def _equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

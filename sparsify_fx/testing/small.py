@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparsify_fx.errors import LawError
+from sparsify_fx.errors import LawError, UnfinishedWarning
 from sparsify_fx.programs.owners import programs
 
 
 def small_net(seed: int = 0) -> nn.Sequential:
     """Convolution, batch norm, grouped convolution and a linear layer; 8x8 inputs of 3 channels, 4 classes."""
+    # 792 prunable weights: small enough for hundreds of trainings, with a layer of each kind that prunes
+    # in a way of its own, with and without a bias.
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False),
@@ -31,10 +35,10 @@ def small_net(seed: int = 0) -> nn.Sequential:
 @functools.cache
 def batch(seed: int = 0, size: int = 16) -> tuple[Tensor, Tensor]:
     """Inputs [size, 3, 8, 8] and labels [size]."""
+    # Noise with random labels: nothing to learn in general, but a loss that falls and gradients everywhere.
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(size, 3, 8, 8, generator=generator), torch.randint(
-        0, 4, (size,), generator=generator
-    )
+    inputs = torch.randn(size, 3, 8, 8, generator=generator)
+    return inputs, torch.randint(0, 4, (size,), generator=generator)
 
 
 def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -64,3 +68,16 @@ def ensure(holds: object, told: str) -> None:
     """LawError with `told` unless `holds`. An `assert` would vanish under `python -O`."""
     if not holds:
         raise LawError(told)
+
+
+def alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of tensors have the same names and equal values."""
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@contextlib.contextmanager
+def merged_at_once() -> Iterator[None]:
+    """The laws merge models in the middle of their schedule, of which `merge` would warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnfinishedWarning)
+        yield

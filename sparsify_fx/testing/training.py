@@ -24,12 +24,8 @@ from sparsify_fx.testing.small import batch, loss_of, small_net
 
 EPOCHS = 4
 SPARSITY = 0.5  # four prunings in cycles
-SAVED_AT = (
-    0.0,
-    0.6,
-    1.0,
-    1.3,
-)  # in lengths of the first run: soon, in its middle, at its end, in the second
+# In lengths of the first run: soon, in its middle, at its end, in the second.
+SAVED_AT = (0.0, 0.6, 1.0, 1.3)
 
 
 def prepare(method: str, sparsity: float = SPARSITY, seed: int = 0) -> nn.Module:
@@ -52,6 +48,7 @@ def prepare(method: str, sparsity: float = SPARSITY, seed: int = 0) -> nn.Module
 def schedule(model: nn.Module, optimizer: Optimizer) -> Scheduler:
     """With the shortest runs that the mask updates fit into: 2 steps an epoch, 5 for the 20 phases of AC/DC."""
     given: dict[str, Any] = {"epochs": EPOCHS, "batches": [batch()], "loss_fn": loss_of}
+    # The Scheduler refuses two updates at one step: the first length that it takes is the shortest.
     for steps in (2, 3):
         with contextlib.suppress(SchedulerError):
             return Scheduler(model, optimizer, steps_per_epoch=steps, **given)
@@ -78,6 +75,7 @@ def run(model: nn.Module, optimizer: Optimizer, scheduler: Scheduler) -> Iterato
         loss = F.cross_entropy(model(inputs), labels) + scheduler.penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        # Rising with every step, so that actions and penalties that look at the accuracy see one.
         scheduler.observe(accuracy=scheduler.step_count / 100)
         scheduler.step()
         yield scheduler.step_count
@@ -107,7 +105,7 @@ def _once(method: str, axes: str) -> Record:
 
 
 def trained(method: str) -> Record:
-    """`straight` anew."""
+    """As `straight`, but trained anew at every call."""
     model = prepare(method)
     optimizer = sgd(model)
     scheduler = schedule(model, optimizer)
@@ -117,10 +115,12 @@ def trained(method: str) -> Record:
         record.counts.append(scheduler.nonzeros())
         record.stale = max(record.stale, stale_momentum(model, optimizer, before))
         before = masks_of(model)
+        # Each at most once: in a short training two shares may be the same step.
         if step in {saved_at(share, scheduler) for share in SAVED_AT}:
             record.saved[step] = copy.deepcopy(
                 (model.state_dict(), optimizer.state_dict(), scheduler.state_dict())
             )
+    # The end before the merge, which takes masks and factors out.
     record.end = copy.deepcopy(model.state_dict())
     merge(model)
     record.merged_nonzeros = sum(
@@ -140,7 +140,9 @@ def stale_momentum(
     """The largest momentum of a pruned weight, and momentum or value of one that has just come back."""
     largest = 0.0
     for name, mask in masks_of(model).items():
-        program, grown = programs(model)[name], (mask == 1) & (before[name] == 0)
+        program = programs(model)[name]
+        grown = (mask == 1) & (before[name] == 0)
+        # A regrown weight starts from zero. The 0.0 stands for layers in which none has come back.
         largest = max(largest, *program.theta()[grown].abs().tolist(), 0.0)
         zero = program.parameterization.split(torch.zeros(1))
         for factor, tensor in program.factor_tensors().items():

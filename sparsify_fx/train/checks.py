@@ -26,6 +26,8 @@ def check_parts(state: Mapping[str, Any], parts: tuple[str, ...]) -> None:
 
 def check_model(state: Mapping[str, Any], model: nn.Module) -> None:
     """CheckpointError unless masks are 0 or 1 and numbers finite; what is infinite in `model` itself may be so."""
+    # The checksum proves that a file is as it was written, not that a training of this package wrote it, and files of
+    # version 0.1 have none: hence these looks at the content.
     own = model.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -36,6 +38,7 @@ def check_model(state: Mapping[str, Any], model: nn.Module) -> None:
             raise CheckpointError(
                 f"the checkpoint's mask {name} holds values beside 0 and 1; {REMEDY}"
             )
+        # Buffers such as an attention mask hold -inf from the start, in the fresh model too.
         if not _finite(value) and (name not in own or _finite(own[name])):
             raise CheckpointError(
                 f"the checkpoint's {name} holds NaN or Inf, so it is damaged or its training diverged; {REMEDY}, "
@@ -56,23 +59,21 @@ def check_optimizer_state(state: Mapping[str, Any]) -> None:
 
 def check_progress(state: Mapping[str, Any], scheduler: Scheduler) -> None:
     """CheckpointError unless epoch, step and the weights that live say the same; call it once all is loaded."""
-    epoch, step, nonzeros = (
-        state.get("epoch"),
-        scheduler.step_count,
-        state.get("nonzeros"),
-    )
+    epoch, nonzeros = state.get("epoch"), state.get("nonzeros")
+    step = scheduler.step_count
     if type(epoch) is not int or not 1 <= epoch <= scheduler.epochs:
         raise CheckpointError(
             f"the checkpoint is of epoch {epoch!r}, the schedule has {scheduler.epochs}; {REMEDY}"
         )
+    # Epoch and count, the scheduler's step and the masks are parts of their own: a file put together of two
+    # checkpoints, each part sound by itself, is found out here.
     if step != epoch * scheduler.steps_per_epoch:
         raise CheckpointError(
             f"the checkpoint is of epoch {epoch}, which ends at step {epoch * scheduler.steps_per_epoch}, but its "
             f"schedule stands at step {step}; {REMEDY}"
         )
-    if (
-        nonzeros is not None and nonzeros != scheduler.nonzeros()
-    ):  # 0.1 did not write them
+    # Version 0.1 did not write their number.
+    if nonzeros is not None and nonzeros != scheduler.nonzeros():
         raise CheckpointError(
             f"the checkpoint was written with {nonzeros} weights, its masks keep {scheduler.nonzeros()}; {REMEDY}"
         )
@@ -80,6 +81,7 @@ def check_progress(state: Mapping[str, Any], scheduler: Scheduler) -> None:
 
 @torch.no_grad()
 def _finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite."""
     return not (tensor.is_floating_point() or tensor.is_complex()) or bool(
         tensor.isfinite().all()
     )

@@ -4,133 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from sparsify_fx.checkpoints.run_files import State, by_content, digest, read_state
+from sparsify_fx.checkpoints.run_files import by_content, digest
 from sparsify_fx.errors import ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
-from sparsify_fx.learning_rate import CURVES, Curve
 from sparsify_fx.parameterizations import ByLayer
 from sparsify_fx.plugins import load_plugins
-from sparsify_fx.programs.parameter_groups import (
-    GROUPS,
-    Decay,
-    check_weight_decay,
-    without_decay,
-)
-from sparsify_fx.recipe import AXES, Recipe, find_method
+from sparsify_fx.programs.parameter_groups import Decay, without_decay
+from sparsify_fx.recipe import AXES, Method, find_method
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
-from sparsify_fx.train.optimizers import check_optimizer, default_weight_decay
+from sparsify_fx.train.optimizers import default_weight_decay
+from sparsify_fx.train.problems import tell
 from sparsify_fx.train.safe_yaml import check_plain
-from sparsify_fx.transfer import check_take
+from sparsify_fx.train.sections import (
+    AugmentConfig,
+    LearningRateConfig,
+    OptimizerConfig,
+    Section,
+    SourceConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "LearningRateConfig",
+    "OptimizerConfig",
+    "SourceConfig",
+    "TrainConfig",
+    "parse_config",
+]
 
 Auto = Literal["auto"]
 Fact = Literal["model", "seed", "init", "data"]
-MOST_EPOCHS = 100_000  # of one run (cycle)
+# Of one run (cycle).
+MOST_EPOCHS = 100_000
+
+# No bit of a result depends on these, so they are not in the name of the run folder.
+_INDIFFERENT = ("checkpoint_every", "data_root", "allow_other")
+_SWITCHES = ("compile", "amp")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class OptimizerConfig(_Section):
-    """name: any torch.optim class in lower case; lr: the peak rate; every other option of that class by its name.
-
-    An option that is null counts as not given, so `--set optimizer.momentum=null` removes it. `weight_decay` is a
-    number, which falls on the parameters that the method's paper lets it fall on, or numbers by parameter group:
-    {factors: 0, shared: 0, norms: 0, other: 1.0e-4}; see `sparsify_fx.parameter_groups`.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str = "sgd"
-    lr: float = Field(gt=0, allow_inf_nan=False)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Everything beside name and lr."""
-        return {
-            key: value
-            for key, value in (self.model_extra or {}).items()
-            if value is not None
-        }
-
-    @model_validator(mode="after")
-    def _known(self) -> OptimizerConfig:
-        check_optimizer(self.name, self.options)
-        check_weight_decay(self.options.get("weight_decay"))
-        return self
-
-    def decays(self, bare: Iterable[str]) -> dict[str, float]:
-        """The weight decay of every parameter group, where a single number does not fall on the groups `bare`."""
-        given = self.options.get("weight_decay", default_weight_decay(self.name))
-        if isinstance(given, Mapping):
-            return {group: float(given.get(group, 0.0)) for group in GROUPS}
-        return {group: 0.0 if group in bare else float(given) for group in GROUPS}
-
-
-class LearningRateConfig(_Section):
-    """curve: see `sparsify_fx.learning_rate`; warmup: epochs, null for the curve's own default."""
-
-    curve: str = "cosine-warmup"
-    warmup: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-
-    def build(self) -> Curve:
-        """The curve itself."""
-        load_plugins()
-        cls = CURVES[self.curve]
-        if self.warmup is None:
-            plain: Curve = cls()
-            return plain
-        if "warmup" not in getattr(cls, "__dataclass_fields__", {}):
-            raise ValueError(
-                f"the curve {self.curve!r} has no warm-up; leave warmup out"
-            )
-        warmed: Curve = cls(warmup=self.warmup)
-        return warmed
-
-    @model_validator(mode="after")
-    def _known(self) -> LearningRateConfig:
-        self.build()
-        return self
-
-
-class AugmentConfig(_Section):
-    """crop_padding: random crops after padding by so many pixels; flip: horizontally, half of the time."""
-
-    crop_padding: int = Field(default=0, ge=0)
-    flip: bool = False
-
-
-class SourceConfig(_Section):
-    """Another run to start from. run: a run folder, or one of its .safetensors files; take: mask, signs, magnitudes or
-    weights (see `sparsify_fx.take_from`); epoch or cycle: which of its states, the end if neither is given.
-    """
-
-    run: str
-    take: tuple[str, ...] = ("mask", "signs")
-    epoch: int | None = Field(default=None, ge=0)
-    cycle: int | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def _one_state(self) -> SourceConfig:
-        check_take(self.take)
-        if self.epoch is not None and self.cycle is not None:
-            raise ValueError(
-                f"epoch={self.epoch} and cycle={self.cycle} name two states; give one of them"
-            )
-        return self
-
-    def read(self) -> State:
-        """Weights and masks of that state; CheckpointError when it is not there."""
-        return read_state(self.run, epoch=self.epoch, cycle=self.cycle)
-
-
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
@@ -166,6 +84,7 @@ class TrainConfig(_Section):
     snapshots_at: tuple[Annotated[int, Field(ge=0)], ...] = ()
     save_cycles: bool = False
 
+    # One source, and one pattern, may stand without a list around it, in YAML and with --set.
     @field_validator("init_from", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
@@ -180,7 +99,7 @@ class TrainConfig(_Section):
     @classmethod
     def _known_init(cls, value: str) -> str:
         load_plugins()
-        INITIALIZATIONS[value]
+        INITIALIZATIONS[value]  # UnknownNameError, with the nearest names
         return value
 
     @field_validator("device")
@@ -197,7 +116,8 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _one_method(self) -> TrainConfig:
-        runs = self.recipe().resolved().schedule.runs(self.sparsity)
+        # A factor of the schedule near 1 asks for millions of cycles, each a valid run by itself.
+        runs = self.find_method().resolved().schedule.runs(self.sparsity)
         if runs * self.epochs > LONGEST:
             raise ValueError(
                 f"{runs} runs (cycles) of {self.epochs} epochs are more than {LONGEST:,} epochs; give fewer, or cycles "
@@ -205,8 +125,8 @@ class TrainConfig(_Section):
             )
         return self
 
-    def recipe(self) -> Recipe:
-        """The method with the axes that this configuration sets; UnknownNameError or RecipeError."""
+    def find_method(self) -> Method:
+        """The method with the axes that this configuration sets; UnknownNameError or MethodError."""
         return find_method(
             self.method,
             {axis: self.axes[axis] for axis in sorted(self.axes, key=_axis_order)},
@@ -223,19 +143,17 @@ class TrainConfig(_Section):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         kind = torch.device(device).type
         _check_available(device)
-        choices = {
-            name: kind == "cuda"
-            if getattr(self, name) == "auto"
-            else getattr(self, name)
-            for name in _SWITCHES
-        }
+        choices = {}
+        for name in _SWITCHES:
+            choice = getattr(self, name)
+            choices[name] = kind == "cuda" if choice == "auto" else choice
         return self.model_copy(
-            update={"device": device, "method": self.recipe().name, **choices}
+            update={"device": device, "method": self.find_method().name, **choices}
         )
 
     def decays(self) -> dict[str, float]:
         """The weight decay of every parameter group, by the method's default or as set."""
-        axes = self.recipe().resolved()
+        axes = self.find_method().resolved()
         return self.optimizer.decays(without_decay(axes.penalty, axes.parameterization))
 
     def weight_decay(self) -> Decay:
@@ -243,16 +161,16 @@ class TrainConfig(_Section):
         given = self.optimizer.options.get(
             "weight_decay", default_weight_decay(self.optimizer.name)
         )
-        by_layer = isinstance(self.recipe().resolved().parameterization, ByLayer)
-        return (
-            float(given)
-            if by_layer and not isinstance(given, Mapping)
-            else self.decays()
-        )
+        # Where each layer has a parameterization of its own, only `parameter_groups` sees which factors are decayed.
+        by_layer = isinstance(self.find_method().resolved().parameterization, ByLayer)
+        if by_layer and not isinstance(given, Mapping):
+            return float(given)
+        return self.decays()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, YAML- and JSON-ready values."""
         plain: dict[str, Any] = self.model_dump(mode="json")
+        # Options that are null count as not given, so a file that names them would not be the same as one without.
         plain["optimizer"] = {
             "name": self.optimizer.name,
             "lr": self.optimizer.lr,
@@ -268,27 +186,28 @@ class TrainConfig(_Section):
         of the device, `data_root`, `checkpoint_every` and `allow_other`. Other runs count by the content of their
         files, not by path. What the data hold is kept beside the name, in data.json.
         """
+        # Changing any of what follows renames every run folder: what users have trained would be trained again.
         config = self.resolved()
         content = config.to_dict()
         for indifferent in _INDIFFERENT:
             del content[indifferent]
-        axes = config.recipe().resolved()
-        content["axes"] = by_content(axes.to_dict())
+        axes = config.find_method().resolved()
+        content["axes"] = by_content(axes.to_dict(stored=True))
         if "batches" in axes.schedule.needs:
-            content["scored_on"] = (
-                "the current batch"  # 0.1 took ten fixed ones: its runs were others
-            )
+            # Version 0.1 scored on ten fixed batches: its runs were others, and must not count as these.
+            content["scored_on"] = "the current batch"
         content["init_from"] = [
             {"take": sorted(source.take), "state": digest(source.read())}
             for source in config.init_from
         ]
         content["device"] = torch.device(config.device).type
+
+        # Decay counts by group where groups differ, whether so by the method or as written. Where they do not, it stays
+        # the one number that it was before there were groups, so that older runs keep their names.
         decays = config.decays()
         if len(set(decays.values())) > 1:
             content["optimizer"]["weight_decay"] = decays
-        elif isinstance(
-            content["optimizer"].get("weight_decay"), dict
-        ):  # one decay for all is a number, as ever
+        elif isinstance(content["optimizer"].get("weight_decay"), dict):
             content["optimizer"]["weight_decay"] = decays["other"]
         canonical = json.dumps(
             content, sort_keys=True, separators=(",", ":"), default=str
@@ -296,16 +215,14 @@ class TrainConfig(_Section):
         return hashlib.blake2b(canonical.encode(), digest_size=5).hexdigest()
 
 
-_INDIFFERENT = ("checkpoint_every", "data_root", "allow_other")
-_SWITCHES = ("compile", "amp")
-
-
 def _axis_order(axis: str) -> tuple[int, str]:
+    """The order of `AXES`, unknown axes last, so that of several mistakes the same is told in any order of keys."""
     return (AXES.index(axis) if axis in AXES else len(AXES), axis)
 
 
 def _check_available(device: str) -> None:
     """ConfigError for a device that this machine lacks."""
+    # Torch has no question for this that every backend answers; each raises an error of its own kind on first use.
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -317,10 +234,6 @@ def _check_available(device: str) -> None:
 
 def parse_config(content: Mapping[str, Any], source: str) -> TrainConfig:
     """The checked configuration; ConfigError names every wrong key of `source`, what it expected and the nearest."""
-    from pydantic import ValidationError
-
-    from sparsify_fx.train.problems import tell
-
     check_plain(content, source)
     try:
         return TrainConfig.model_validate(dict(content))

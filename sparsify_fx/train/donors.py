@@ -26,6 +26,7 @@ def check_finished(folder: RunFolder, config: TrainConfig) -> None:
 
     Data that are not there any more cannot be compared: a log line says so.
     """
+    # Missing data are no error here: a finished result is often looked at where its data are not.
     try:
         now = data_digest(config.data, root=Path(config.data_root))
     except SparsifyError as error:
@@ -61,6 +62,7 @@ def check_data(
 def known_digest(folder: RunFolder) -> str | None:
     """The digest of the data that a run was begun on; None where it is not known."""
     digest = (folder.data() or {}).get("digest")
+    # An empty digest is that of data whose loader takes none, and as good as no digest.
     if digest is not None and not isinstance(digest, str):
         raise CheckpointError(
             f"{folder.path}/data.json holds no digest; train again with --force"
@@ -69,10 +71,11 @@ def known_digest(folder: RunFolder) -> str | None:
 
 
 def check_donors(config: TrainConfig) -> None:
-    """CheckpointError when a run that `config` takes from has another model, seed, initialisation or other data.
+    """CheckpointError when a run that `config` takes from has another model, seed, initialization or other data.
 
     What `config.allow_other` names may differ. DataError when the data of `config` are not there.
     """
+    # A run may be named by init_from and by an axis. Our own data are read only where there is something to compare.
     donors = dict.fromkeys(_donors(config))
     now = data_digest(config.data, root=Path(config.data_root)) if donors else ""
     for path in donors:
@@ -84,6 +87,7 @@ def check_donors(config: TrainConfig) -> None:
                 CONFIG,
             )
             continue
+        # All differences at once: who allows one of them should not be told of the next by another failure.
         odd = {
             fact: told
             for fact, told in _differences(config, RunFolder(place), now)
@@ -97,9 +101,10 @@ def check_donors(config: TrainConfig) -> None:
 
 
 def _donors(config: TrainConfig) -> Iterator[Path]:
+    """The paths of all runs that a configuration takes from; one may come twice."""
     for source in config.init_from:
         yield Path(source.run)
-    yield from _named(config.recipe().resolved().to_dict())
+    yield from _named(config.find_method().resolved().to_dict())
 
 
 def _named(value: Any) -> Iterator[Path]:
@@ -118,14 +123,16 @@ def _named(value: Any) -> Iterator[Path]:
 def _differences(
     config: TrainConfig, donor: RunFolder, now: str
 ) -> Iterator[tuple[str, str]]:
+    """(fact, what it is there and here) for all in which the donor differs; `now`: the digest of our data."""
+    # Read as plain values, not as a TrainConfig: a method out of a plugin that is not loaded must not matter here.
     theirs = read_recipe(donor.path / CONFIG)
     for fact in _FACTS:
-        there, here = (
-            theirs.get(fact, TrainConfig.model_fields[fact].default),
-            getattr(config, fact),
-        )
+        # A file of an older version lacks keys that are newer than it; it meant their defaults.
+        there = theirs.get(fact, TrainConfig.model_fields[fact].default)
+        here = getattr(config, fact)
         if there != here:
             yield fact, f"{fact} is {there!r} there, {here!r} here"
+    # By content where both digests are known, since the same data may lie at another path; else by name.
     digest = known_digest(donor)
     if digest is None or not now:
         if theirs.get("data") != config.data:
@@ -137,6 +144,7 @@ def _differences(
         )
     elif digest != now:
         yield "data", f"the data of {theirs.get('data')!r} are others there"
+    # The digest is taken before images are resized, so equal digests say nothing of the size that was trained on.
     if theirs.get("image_size") != config.image_size:
         yield (
             "data",

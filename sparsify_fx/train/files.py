@@ -16,6 +16,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     Example: `write_atomically(Path("result.json"), lambda stream: stream.write(b"{}"))`.
     """
+    # In the same folder, since a rename is atomic only within one file system.
     handle, temporary = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=".tmp", dir=path.parent
     )
@@ -23,9 +24,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with os.fdopen(handle, "wb") as stream:
             write(stream)
             stream.flush()
+            # Before the rename: after a power failure the new name could otherwise stand for an empty file.
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600
+        # mkstemp gives 0600, with which colleagues could not read a shared run folder.
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    # Also when Ctrl-C interrupts: what a kill leaves is removed by the next holder of the folder's lock.
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -22,10 +22,11 @@ from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.train.run_folder import TENSORBOARD
 
 _LOG = logging.getLogger(__name__)
+_SCALARS = ("loss", "train_accuracy", "test_accuracy", "density", "lr")
 
 
 class ScalarWriter(Protocol):
-    """The part of TensorBoard's SummaryWriter that is used here."""
+    """The part of TensorBoard's SummaryWriter that is used here; the package itself may not be installed."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Record one number."""
@@ -38,7 +39,7 @@ class ScalarWriter(Protocol):
 
 
 class Log:
-    """Takes the steps and rows of a training; shows them on a bar and hands them to TensorBoard where there are any."""
+    """Takes the steps and rows of a training, for a progress bar and for TensorBoard, each of which may be absent."""
 
     def __init__(
         self, bar: Progress | None, writer: ScalarWriter | None, done: int, total: int
@@ -51,26 +52,22 @@ class Log:
         )
 
     def advance(self) -> None:
-        """One optimizer step is done."""
+        """Move the bar on by one optimizer step."""
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """One epoch is done."""
+        """Show an epoch's line above the bar and record its scalars; a disk that is full for them ends the records."""
         if self._bar is not None:
+            # Through the bar's own console, which redraws the bar below the line instead of cutting it in two.
             self._bar.console.print(epoch_line(row), highlight=False, soft_wrap=True)
         if self._writer is not None:
             try:
-                for name in (
-                    "loss",
-                    "train_accuracy",
-                    "test_accuracy",
-                    "density",
-                    "lr",
-                ):
+                for name in _SCALARS:
                     if row[name] is not None:
                         self._writer.add_scalar(name, row[name], row["epoch"])
-            except OSError as error:  # metrics.jsonl holds the same numbers
+            # No reason to end a training: metrics.jsonl holds the same numbers.
+            except OSError as error:
                 _LOG.warning(
                     "TensorBoard's records end before epoch %s: %s", row["epoch"], error
                 )
@@ -86,7 +83,7 @@ def open_log(
     console: Console | None,
     tensorboard: bool,
 ) -> Iterator[Log]:
-    """The log of a training that has `epochs_done` epochs behind it; without a console nothing is shown."""
+    """The log of a training of which `epochs_done` epochs are done; without a console nothing is shown."""
     _LOG.info("parameter groups of %s:\n%s", folder, groups)
     writer = _tensorboard(folder / TENSORBOARD, epochs_done) if tensorboard else None
     if writer is not None and epochs_done == 0:
@@ -107,6 +104,7 @@ def open_log(
             yield Log(bar, writer, steps, scheduler.steps)
     finally:
         if writer is not None:
+            # The writer has a thread and a buffer of its own: a disk that became full may show only here.
             try:
                 writer.close()
             except OSError as error:
@@ -126,6 +124,7 @@ def epoch_line(row: Mapping[str, Any]) -> str:
 
 
 def _bar(console: Console) -> Progress:
+    # A terminal redraws the bar in place; in a file or a pipe each drawing would be another line.
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -143,6 +142,7 @@ def _tensorboard(folder: Path, epochs_done: int) -> ScalarWriter | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
+    # purge_step hides scalars of epochs that a kill cut off and that are trained again: curves would go back in time.
     try:
         writer: ScalarWriter = SummaryWriter(str(folder), purge_step=epochs_done + 1)
     except OSError as error:

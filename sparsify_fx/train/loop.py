@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
 from sparsify_fx.api import dense_state_dict
-from sparsify_fx.checkpoints.run_files import CHECKPOINT, cycle_file, epoch_file
-from sparsify_fx.errors import CheckpointError, TrainingError
-from sparsify_fx.randomness import seed_of
+from sparsify_fx.checkpoints.run_files import CHECKPOINT
+from sparsify_fx.errors import CheckpointError
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.donors import check_data, check_donors, check_finished
-from sparsify_fx.train.log import Log, open_log
+from sparsify_fx.train.epoch import EpochRow, keep_state, train_epoch
+from sparsify_fx.train.log import open_log
 from sparsify_fx.train.result import CycleResult, Result, from_plain
 from sparsify_fx.train.run_folder import RESULT, RunFolder, open_folder, run_path
 from sparsify_fx.train.session import Session, build_session, compiled
 from sparsify_fx.train.task import as_plain
-from sparsify_fx.transfer import masked_state_dict
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One line of metrics.jsonl. `epoch` counts from 1 over all cycles, `run` from 0.
-
-    `loss` and `train_accuracy` are means over the epoch while it trains (augmented, in training mode);
-    `test_accuracy` is None in epochs without an evaluation; `lr` is that of the epoch's last step, and so is
-    `strength`, that of an adaptive penalty (0 for other methods); `kept_zeros` are the kept weights that are zero.
-    """
-
-    epoch: int
-    run: int
-    loss: float
-    train_accuracy: float
-    test_accuracy: float | None
-    density: float
-    nonzeros: int
-    lr: float
-    seconds: float
-    strength: float = 0.0
-    kept_zeros: int = 0
 
 
 def train(
@@ -81,17 +55,18 @@ def train(
     """
     config = config.resolved()
     path = run_path(runs_dir, config)
+    # Without the lock: a finished folder is never written to again, and may lie where nothing can be written.
     if not force and (known := _finished(RunFolder(path), config)) is not None:
         return known
     with _own_randomness(config.device):
+        # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none.
         check_donors(config)
         session = build_session(config)
         with open_folder(path) as folder:
             if force:
                 folder.clear()
-            elif (
-                known := _finished(folder, config)
-            ) is not None:  # another process finished it meanwhile
+            # Another process may have finished it while this one built its session, and given the lock back.
+            elif (known := _finished(folder, config)) is not None:
                 return known
             return _train(
                 session, folder, console or Console() if progress else None, tensorboard
@@ -116,7 +91,10 @@ def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
 def _train(
     session: Session, folder: RunFolder, console: Console | None, tensorboard: bool
 ) -> Result:
+    """Train on from the folder's checkpoint, or from the start, to the end."""
     config, scheduler = session.config, session.scheduler
+    # 1. Go on where the checkpoint stands. The files that describe the run are written anew: an older version may
+    #    have written them with fewer keys.
     rows = _restore(session, folder)
     folder.write_config(config)
     digest = {"digest": session.data.digest} if session.data.digest else {}
@@ -128,14 +106,19 @@ def _train(
         len(rows) + 1,
         scheduler.epochs,
     )
+
+    # 2. The start counts as epoch 0 for snapshots_at; a resumed run kept it when it was begun.
     train_model = compiled(session)
     if not rows:
-        _keep_state(session, folder, 0)
+        keep_state(session, folder, 0)
+
+    # 3. Each epoch's line reaches the disk before its checkpoint: lines without a checkpoint are cut off on resuming,
+    #    but a checkpoint whose lines are missing could not be resumed.
     with open_log(
         folder.path, scheduler, session.groups, len(rows), console, tensorboard
     ) as log:
         for epoch in range(len(rows) + 1, scheduler.epochs + 1):
-            row = _train_epoch(session, train_model, epoch, log, folder)
+            row = train_epoch(session, train_model, epoch, log, folder)
             rows.append(row)
             folder.append(asdict(row))
             log.row(asdict(row))
@@ -148,6 +131,8 @@ def _train(
                         **session.state_dict(),
                     }
                 )
+
+    # 4. result.json comes last and marks the run as finished, whatever kills the process before.
     result = _result(session, folder, rows)
     folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
@@ -171,6 +156,7 @@ def _tell(row: EpochRow, rows: Sequence[EpochRow]) -> None:
 def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
     """Load the last checkpoint, if there is one; the rows of the epochs that are done."""
     state = folder.checkpoint(session.config.device)
+    # A kill in the first epochs may leave lines but no checkpoint yet: they will be trained, and written, again.
     if state is None:
         folder.cut_metrics(0)
         return []
@@ -185,107 +171,10 @@ def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
     ]
 
 
-def _train_epoch(
-    session: Session, train_model: nn.Module, epoch: int, log: Log, folder: RunFolder
-) -> EpochRow:
-    """One epoch. Its last scheduler step may prune and rewind, so evaluation and snapshots come before that one."""
-    config, scheduler, start = session.config, session.scheduler, time.perf_counter()
-    torch.manual_seed(derived_seed(config.seed, epoch))
-    totals = torch.zeros(
-        3, device=config.device
-    )  # loss, correct, samples; read once per epoch
-    session.model.train()
-    for step, (x, y) in enumerate(session.training_batches(epoch), start=1):
-        with session.autocast():
-            outputs = train_model(x)
-        loss = session.loss(outputs, y) + scheduler.penalty()
-        loss.backward()  # type: ignore[no-untyped-call]
-        session.optimizer.step()
-        session.optimizer.zero_grad()
-        totals += counts(loss, outputs, y)
-        if step == scheduler.steps_per_epoch:
-            row = _end_of_epoch(session, epoch, totals, start)
-            scheduler.observe(accuracy=row.train_accuracy)
-            _keep_state(session, folder, epoch)
-        if scheduler.needs_batch:
-            scheduler.score_on(x, y)
-        scheduler.step()
-        log.advance()
-    return row
-
-
-def _keep_state(session: Session, folder: RunFolder, epoch: int) -> None:
-    """Weights and masks after an epoch, where the configuration asks for them; 0 is the start."""
-    names = [epoch_file(epoch)] if epoch in session.config.snapshots_at else []
-    if session.config.save_cycles and epoch > 0 and session.scheduler.ends_run:
-        names.append(cycle_file(session.scheduler.run))
-    for name in names:
-        folder.save_state(name, masked_state_dict(session.model))
-
-
-def _end_of_epoch(
-    session: Session, epoch: int, totals: Tensor, start: float
-) -> EpochRow:
-    """The row of an epoch whose optimizer steps are done; TrainingError when its loss is not finite."""
-    scheduler = session.scheduler
-    loss, correct, samples = totals.tolist()
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss became {loss} in epoch {epoch} (run {scheduler.run}): the training diverged; lower optimizer.lr "
-            "or lengthen learning_rate.warmup. The run folder keeps the last checkpoint"
-        )
-    due = epoch % session.config.eval_every == 0 or scheduler.ends_run
-    return EpochRow(
-        epoch=epoch,
-        run=scheduler.run,
-        loss=loss / samples,
-        train_accuracy=correct / samples,
-        test_accuracy=evaluate(session) if due else None,
-        density=scheduler.density(),
-        nonzeros=scheduler.nonzeros(),
-        lr=float(session.optimizer.param_groups[0]["lr"]),
-        seconds=time.perf_counter() - start,
-        strength=scheduler.strength,
-        kept_zeros=scheduler.kept_zeros(),
-    )
-
-
-def evaluate(session: Session) -> float:
-    """Accuracy of the current model on the test set, in [0, 1]; the model is in training mode afterwards.
-
-    The scheduler step that follows may score weights: it must not depend on whether there was an evaluation.
-
-    Runs the uncompiled model, so that training keeps its one graph.
-    """
-    session.model.eval()
-    totals = torch.zeros(3, device=session.config.device)
-    with torch.no_grad():
-        for x, y in session.test_batches():
-            with session.autocast():
-                outputs = session.model(x)
-            totals += counts(session.loss(outputs, y), outputs, y)
-    session.model.train()
-    _, correct, samples = totals.tolist()
-    return float(correct / samples)
-
-
-def counts(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """(loss · samples, correct, samples) of a batch, on its device and without waiting for it."""
-    correct = (outputs.argmax(1) == targets).sum()
-    samples = torch.full_like(correct, len(targets))
-    return torch.stack([loss.detach() * len(targets), correct, samples])
-
-
-def derived_seed(seed: int, epoch: int) -> int:
-    """The seed of dropout and its like in one epoch: it does not depend on where a run was resumed."""
-    return seed_of(f"{seed}/{epoch}") >> 1
-
-
 def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result:
-    ends, last = (
-        {row.run: row for row in rows}.values(),
-        rows[-1],
-    )  # the last epoch of every run
+    """The result by the rows of all epochs, those before an interruption too."""
+    # Later rows of a run replace earlier ones, so what is left is the last epoch of each.
+    ends, last = {row.run: row for row in rows}.values(), rows[-1]
     return Result(
         folder=str(folder.path),
         method=session.config.method,
@@ -314,6 +203,7 @@ def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result
 
 
 def _zeros(row: EpochRow) -> list[str]:
+    """A note when files hold fewer non-zeros than the masks keep, as with weights that training drove to zero."""
     if not row.kept_zeros:
         return []
     return [
@@ -323,7 +213,8 @@ def _zeros(row: EpochRow) -> list[str]:
 
 
 def _tested(row: EpochRow) -> float:
-    assert row.test_accuracy is not None  # the last epoch of every run is evaluated
+    """The test accuracy of the last epoch of a run, all of which are evaluated."""
+    assert row.test_accuracy is not None
     return row.test_accuracy
 
 
@@ -331,10 +222,9 @@ def _tested(row: EpochRow) -> float:
 def _own_randomness(device: str) -> Iterator[None]:
     """Give the caller's random state back at the end."""
     kind = torch.device(device)
-    devices = (
-        [torch.cuda.current_device() if kind.index is None else kind.index]
-        if kind.type == "cuda"
-        else []
-    )
+    # Without a list fork_rng would keep the state of every GPU of the machine, and start CUDA on each.
+    devices = []
+    if kind.type == "cuda":
+        devices = [torch.cuda.current_device() if kind.index is None else kind.index]
     with torch.random.fork_rng(devices=devices):
         yield

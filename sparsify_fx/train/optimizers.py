@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from sparsify_fx.errors import ConfigError, unknown
 from sparsify_fx.programs.parameter_groups import ParameterGroups
 
-# LBFGS calls the model itself, SparseAdam takes sparse gradients only.
+# LBFGS calls the model itself, several times a step; SparseAdam takes sparse gradients only; Optimizer is the base.
 _UNFIT = {"optimizer", "lbfgs", "sparseadam"}
+# Taken from torch itself, so that the optimizers of a later version are there without a change here.
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     name.lower(): cls
     for name, cls in vars(torch.optim).items()
@@ -35,17 +36,15 @@ def check_optimizer(name: str, options: Mapping[str, Any]) -> None:
 
 
 def has_weight_decay(name: str) -> bool:
-    """Whether the optimizer has weight decay."""
+    """Whether the optimizer's class takes `weight_decay`; Rprop, for one, does not."""
     return "weight_decay" in inspect.signature(OPTIMIZERS[name]).parameters
 
 
 def default_weight_decay(name: str) -> float:
     """The weight decay of an optimizer that is given none: 0.01 for adamw, 0 for most."""
-    return (
-        float(inspect.signature(OPTIMIZERS[name]).parameters["weight_decay"].default)
-        if has_weight_decay(name)
-        else 0.0
-    )
+    if not has_weight_decay(name):
+        return 0.0
+    return float(inspect.signature(OPTIMIZERS[name]).parameters["weight_decay"].default)
 
 
 def build_optimizer(
@@ -62,6 +61,7 @@ def build_optimizer(
     0.9
     """
     check_optimizer(name, options)
+    # torch keeps any key of a group without a word; with this one the checkpoint would name a decay that never falls.
     if isinstance(parameters, ParameterGroups):
         known = has_weight_decay(name)
         given: Any = [

@@ -11,6 +11,7 @@ from sparsify_fx.errors import unknown
 
 def tell(problem: Any, model: type[BaseModel]) -> str:
     """One sentence on one of pydantic's `ValidationError.errors()`."""
+    # pydantic puts the branch of a union that it tried into the place, which is no key that the user wrote.
     place = [str(part) for part in problem["loc"] if not _is_branch(part)]
     key, kind = ".".join(place), problem["type"]
     if kind == "extra_forbidden":
@@ -20,6 +21,7 @@ def tell(problem: Any, model: type[BaseModel]) -> str:
         )
     if kind == "missing":
         return f"{key} is missing; set it in the recipe or with --set {key}=..."
+    # ValueErrors of this package's own validators are whole sentences; pydantic's own messages lack what was given.
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "value_error":
         return f"{key}: {message}" if key else message
@@ -42,14 +44,12 @@ def _is_branch(part: object) -> bool:
 def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
     """The field names of the section at `place`."""
     for name in place:
+        # A place within a list: the section is that of its entries, found with the name of the list.
         if name.isdigit():
             continue
         annotation = model.model_fields[name].annotation
-        annotation = (
-            next(iter(get_args(annotation)), None)
-            if get_origin(annotation) is tuple
-            else annotation
-        )
+        if get_origin(annotation) is tuple:
+            annotation = next(iter(get_args(annotation)), None)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

@@ -26,26 +26,28 @@ def at_checkpoint(
     `apply` would choose masks first, for which some criteria need the data; the checkpoint's own replace them here.
     Raises CheckpointError for a checkpoint of another configuration.
     """
-    recipe = config.recipe()
-    axes = recipe.resolved()
+    method = config.find_method()
+    axes = method.resolved()
     layers = select_layers(model, config.include, config.exclude)
     budget = Budget(
         sum(layer.weight.numel() for layer in layers.values()), config.sparsity
     )
+    # Whether there are masks at all is the schedule's to say; what they keep comes with the state below, so masks of
+    # ones stand in for it and no weight is scored.
     masks = None
     if axes.schedule.initial(budget) is not None:
         masks = {
             name: torch.ones_like(layer.weight, dtype=torch.uint8)
             for name, layer in layers.items()
         }
-    plan, progress = (
-        Plan(recipe.name, axes, float(config.sparsity), config.seed, tuple(layers)),
-        Progress(),
-    )
+    # The model shall be as `apply` leaves it: what wants to know its method, such as `parameter_groups`, asks the plan.
+    plan = Plan(method.name, axes, float(config.sparsity), config.seed, tuple(layers))
+    progress = Progress()
     for program in prepare(model, layers, masks, axes.parameterization).values():
         program.plan, program.progress = plan, progress
     check_parts(state, ("model",))
     check_model(state["model"], model)
+    # Extra states of programs are read by code of their own, so a foreign file fails in more ways than torch names.
     try:
         model.load_state_dict(state["model"])
     except (LookupError, ValueError, RuntimeError, TypeError, AttributeError) as error:

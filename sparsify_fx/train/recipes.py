@@ -59,12 +59,15 @@ def load_config(
     0.2
     """
     content = read_recipe(recipe)
+    # The last change of a key counts, so --set wins over an option such as --method, wherever it stands in the line.
     changes = [
         _Change((key,), value, key)
         for key, value in (values or {}).items()
         if value is not None
     ]
     changes += [_parsed(override) for override in overrides]
+
+    # Before the changes are made, since it asks which axes they set.
     _leave_axes_of_another_method(content, changes, str(recipe))
     for change in changes:
         _apply(content, change)
@@ -89,15 +92,15 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 
 
 def _read_file(recipe: str) -> str:
+    """The text of a recipe's file; UnknownNameError where a built-in recipe seems to be meant."""
     path = Path(recipe)
     try:
         if path.is_file():
             with path.open(encoding="utf-8") as stream:
+                # One character too many is enough for `parse_yaml` to refuse; gigabytes need not be read for that.
                 return stream.read(MOST_CHARACTERS + 1)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: no UTF-8, or a path with a null byte
+    # ValueError: no UTF-8, or a path with a null byte.
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the recipe {recipe}: {error}") from error
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise ConfigError(
@@ -110,17 +113,16 @@ def _leave_axes_of_another_method(
     content: dict[str, Any], changes: Sequence[_Change], recipe: str
 ) -> None:
     """Without this, a recipe's axes would beat the method asked for: `random` would train the products of `signin`."""
-    axes, own = (
-        content.get("axes"),
-        content.get("method", TrainConfig.model_fields["method"].default),
-    )
+    axes = content.get("axes")
+    own = content.get("method", TrainConfig.model_fields["method"].default)
     asked = next(
         (change.value for change in reversed(changes) if change.parts == ("method",)),
         own,
     )
     if not isinstance(axes, Mapping) or _parts(asked) == _parts(own):
         return
-    # One that the user sets in part stays for that part to change.
+
+    # An axis that the user sets in part (axes.schedule.keep=0.5) stays for that part to change.
     set_here = {
         change.parts[1]
         for change in changes
@@ -128,6 +130,8 @@ def _leave_axes_of_another_method(
     }
     content["axes"] = {axis: value for axis, value in axes.items() if axis in set_here}
     left = {axis: value for axis, value in axes.items() if axis not in set_here}
+
+    # Who sets the axes as a whole (axes={...}) has replaced them knowingly: nothing to warn of.
     if left and not any(change.parts == ("axes",) for change in changes):
         again = " ".join(
             f'--set "axes.{axis}={_one_line(value)}"' for axis, value in left.items()
@@ -139,15 +143,14 @@ def _leave_axes_of_another_method(
 
 
 def _parts(method: Any) -> Any:
-    """What a method is a sum of; its order says nothing."""
-    return (
-        {part.strip() for part in method.split("+")}
-        if isinstance(method, str)
-        else method
-    )
+    """What a method is a sum of, in no order; what is no name comes back as it is, for `find_method` to refuse."""
+    if not isinstance(method, str):
+        return method
+    return {part.strip() for part in method.split("+")}
 
 
 def _one_line(value: Any) -> str:
+    """A value as YAML that fits into --set, without the end mark (...) that PyYAML adds to a lone scalar."""
     text: str = yaml.safe_dump(
         value, default_flow_style=True, sort_keys=False, width=10**6
     )
@@ -155,6 +158,7 @@ def _one_line(value: Any) -> str:
 
 
 def _parsed(override: str) -> _Change:
+    """An override taken apart; ConfigError when it is no key=value."""
     key, equals, text = override.partition("=")
     told = f"--set {override[:80]!r}"
     parts = key.strip().split(".")
@@ -164,6 +168,7 @@ def _parsed(override: str) -> _Change:
 
 
 def _apply(content: dict[str, Any], change: _Change) -> None:
+    """Set one key, making the sections on the way; ConfigError where a plain value stands in the way."""
     section, parts = content, change.parts
     for depth, part in enumerate(parts[:-1], start=1):
         inner = section.get(part)
@@ -172,9 +177,9 @@ def _apply(content: dict[str, Any], change: _Change) -> None:
                 raise ConfigError(
                     f"{change.told}: {'.'.join(parts[:depth])} is {inner!r}, which has no keys"
                 )
-            inner = {
-                "name": inner
-            }  # axes.schedule.keep=0.5 on top of axes.schedule=cycles
+            # axes.schedule.keep=0.5 on top of axes.schedule=cycles, which is short for {name: cycles}.
+            inner = {"name": inner}
+        # A copy: through YAML's aliases two sections can be one object, of which only this place is to change.
         section[part] = dict(inner or {})
         section = section[part]
     section[parts[-1]] = change.value

@@ -22,7 +22,8 @@ from sparsify_fx.train.task import task_of
 from sparsify_fx.zoo.data import Data
 from sparsify_fx.zoo.models import ModelSpec
 
-_MOST = 256  # random inputs at a time
+# Random inputs at most, whatever the batch size: more of them would not prove more.
+_MOST = 256
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,21 @@ def load_trained(path: str | os.PathLike[str]) -> Trained:
     Example: `load_trained("runs/lrr-0123456789").model`.
     """
     folder = find_folder(path)
+    # The folder may come from a machine with a GPU; exports and analyses read it wherever it is copied to.
     config = load_config(
         folder.path / CONFIG, values={"device": "cpu", "compile": False, "amp": False}
     )
     weights, state = _read(Path(path), folder)
+
+    # 1. What the model is built for: the shapes of the weights help where neither folder nor data tell.
     data = _data(config)
     known = state["model"] if weights is None else weights
     task = task_of(folder, config, known, None if isinstance(data, str) else data)
+
+    # 2. The model. Its fresh weights draw from the global generator, whose state belongs to the caller.
     with torch.random.fork_rng(devices=[]):
         model = fresh_model(config, task)
+        # An unfinished run has factors and masks, not weights: they are merged as at the end of a training.
         if weights is None:
             model = merge(at_checkpoint(model, config.resolved(), state))
         else:
@@ -73,6 +80,7 @@ def _read(
         )
     if given.suffix == ".safetensors":
         return read_tensors(given), {}
+    # The folder stands for its merged weights once it is finished: a run that is trained anew may still hold old ones.
     merged = folder.path / WEIGHTS
     if given.is_dir() and folder.result() is not None and merged.is_file():
         return read_tensors(merged), {}
@@ -103,6 +111,7 @@ def _data(config: TrainConfig) -> Data | str:
     try:
         return open_data(config, download=False)
     except (SparsifyError, OSError) as error:
+        # What follows the semicolon is a remedy for someone who wants to train, as nobody does here.
         return str(error).partition(";")[0]
 
 
@@ -112,6 +121,8 @@ def _inputs(
     """A batch of test images if the data are there and of the right kind, else random numbers; and which, in words."""
     shape = (task.in_channels, task.image_size, task.image_size)
     why = data
+    # A folder of images may have changed since the run, or a file of one turned unreadable: all that is no reason not
+    # to export, and the report says what the model was checked on instead.
     if not isinstance(data, str):
         try:
             images, _ = next(iter(data.test.epoch(config.batch_size, train=False)))

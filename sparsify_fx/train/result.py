@@ -12,9 +12,8 @@ from sparsify_fx.errors import CheckpointError
 from sparsify_fx.tables.fitting import FittingTable
 
 T = TypeVar("T")
-_ADAPTERS: dict[
-    type[Any], TypeAdapter[Any]
-] = {}  # made once: a thousand lines of metrics need the same
+# Made once, for building one takes longer than using it: a thousand lines of metrics need the same.
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Result:
 
     @property
     def path(self) -> Path:
-        """The run folder."""
+        """The run folder, as a path."""
         return Path(self.folder)
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,9 +92,11 @@ def from_plain(cls: type[T], content: Any, what: str) -> T:
     try:
         if cls not in _ADAPTERS:
             _ADAPTERS[cls] = TypeAdapter(cls)
+        # Not in pydantic's strict mode, which would refuse lists, JSON's only sequence, where tuples are expected.
         value: T = _ADAPTERS[cls].validate_python(content)
         return value
     except ValidationError as error:
+        # The first is enough, and pydantic's own text would fill a page: a damaged file is not repaired by hand.
         problem = error.errors(include_url=False)[0]
         place, message = ".".join(map(str, problem["loc"])), problem["msg"]
         wrong = f"has no usable {place!r}" if place else "is no JSON object"

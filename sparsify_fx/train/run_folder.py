@@ -79,6 +79,7 @@ class RunFolder:
         """
         file = self.path / METRICS
         try:
+            # What follows the last line feed is nothing, or a line that a kill cut off while it was appended.
             lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
         except OSError as error:
             raise CheckpointError(
@@ -109,6 +110,7 @@ class RunFolder:
             if not file.exists():
                 return None
             content = json.loads(file.read_text(encoding="utf-8"))
+        # RecursionError: Python's parser raises it for brackets within brackets, of which a damaged file may have many.
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{file} cannot be read ({error}); {_REMEDY}"
@@ -142,6 +144,7 @@ class RunFolder:
         ):
             stream.write(json.dumps(row) + "\n")
             stream.flush()
+            # On the disk before the checkpoint of the same epoch, which could not be resumed without this line.
             os.fsync(stream.fileno())
 
     def cut_metrics(self, epochs: int) -> list[dict[str, Any]]:
@@ -149,6 +152,7 @@ class RunFolder:
 
         Returns the lines that are left; CheckpointError when there are fewer, or one is damaged.
         """
+        # Written whole and anew instead of truncated in place: a kill in here leaves the old file.
         rows = self.metrics(epochs)
         with self._writing(METRICS):
             write_text(
@@ -160,6 +164,7 @@ class RunFolder:
         """Replace checkpoint.pt; tensors and plain types only."""
 
         def write(stream: BinaryIO) -> None:
+            # Sealed while it is written: a checksum afterwards would be a second pass over gigabytes.
             sealing = SealingStream(stream)
             torch.save(state, sealing)  # type: ignore[arg-type]  # it needs write and flush alone
             sealing.seal()
@@ -185,12 +190,13 @@ class RunFolder:
         try:
             yield
         except OSError as error:
+            # In a removed folder every write fails as a missing file, which says nothing of what happened.
             if not self.path.is_dir():
                 raise CheckpointError(
                     f"the run folder {self.path} was removed while it was trained in; the same command starts afresh"
                 ) from error
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            remedy = "free some space" if full else "mend that"
+            remedy = "free some space" if full else "fix that"
             raise CheckpointError(
                 f"cannot write {self.path / name}: {error.strerror or error}; {remedy}, then the same command goes on "
                 "from the last checkpoint"
@@ -198,6 +204,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an earlier run wrote, the mark of its end first."""
+        # A kill in the middle must leave an unfinished run, not a result beside the weights of another one.
         with self._writing(RESULT):
             for name in (RESULT, CHECKPOINT, WEIGHTS, METRICS, CONFIG, DATA):
                 (self.path / name).unlink(missing_ok=True)
@@ -209,9 +216,8 @@ class RunFolder:
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of runs that were killed; only the holder of the lock may."""
         for file in self.path.glob(".*.tmp"):
-            with suppress(
-                OSError
-            ):  # nothing reads them; a file of somebody else may stay
+            # Nothing reads them, so one that belongs to somebody else may stay.
+            with suppress(OSError):
                 file.unlink()
 
 
@@ -221,6 +227,7 @@ def _row(file: Path, number: int, line: bytes) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
+    # The number is compared too: lines that changed places, or one that is missing, are damage as well.
     if not isinstance(row, dict) or row.get("epoch") != number:
         raise CheckpointError(
             f"line {number} of {file} is no record of epoch {number}: {line[:60]!r}; {_REMEDY}"
@@ -236,9 +243,8 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / _LOCK).open(
-            "a"
-        ).close()  # opened by itself, to tell "cannot be written" from "cannot be locked"
+        # Opened by itself first, to tell "cannot be written" from "cannot be locked".
+        (path / _LOCK).open("a").close()
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(
@@ -258,14 +264,13 @@ def _locked(path: Path) -> BaseFileLock:
     lock = FileLock(path / _LOCK)
     try:
         lock.acquire(timeout=0)
-    except Timeout:  # an OSError too, so it comes first
+    # Timeout is an OSError too, so it comes first.
+    except Timeout:
         raise CheckpointError(
             f"another process is training in {path}; wait for it, or choose another --runs"
         ) from None
-    except (
-        OSError,
-        NotImplementedError,
-    ) as error:  # NotImplementedError: older filelocks, where there is no flock
+    # Older filelocks raise NotImplementedError where there is no flock.
+    except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
             f"cannot lock {path}: {reason}; choose another --runs"
@@ -274,7 +279,7 @@ def _locked(path: Path) -> BaseFileLock:
 
 
 def find_folder(path: str | os.PathLike[str]) -> RunFolder:
-    """The run folder behind a path: the folder itself, or a file in it. CheckpointError for anything else."""
+    """The run folder that a path names: itself, or by a file in it. CheckpointError for anything else."""
     given = Path(path)
     folder = given if given.is_dir() else given.parent
     if not given.exists() or not (folder / CONFIG).is_file():

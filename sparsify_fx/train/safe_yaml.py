@@ -29,6 +29,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
+                # With the tag, so that 1 and "1" differ, which are two keys to Python too.
                 if (key.tag, key.value) in seen:
                     raise ConstructorError(
                         None,
@@ -51,9 +52,7 @@ class _Loader(yaml.SafeLoader):
         return int(self.construct_yaml_int(node))
 
 
-_Loader.yaml_implicit_resolvers = {
-    k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+# PyYAML follows YAML 1.1, where a float needs a point: to it 1e-4 is text, and a learning rate would be no number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -96,15 +95,18 @@ def parse_yaml(text: str, source: str) -> Any:
 
 def check_plain(value: Any, source: str) -> None:
     """Raise ConfigError for nested values that are too many, too deep (or hold themselves), or too large a number."""
+    # With a list instead of recursion, which what is looked for here would overflow. A value that holds itself ends
+    # as one that is too deep.
     waiting, count = [(value, 0)], 0
     while waiting:
         item, depth = waiting.pop()
         count += 1
         _check_limits(count, depth, source)
         if isinstance(item, Mapping):
-            waiting += [(part, depth + 1) for pair in item.items() for part in pair]
+            waiting += [(part, depth + 1) for part in (*item, *item.values())]
         elif isinstance(item, (list, tuple, set, frozenset)):
             waiting += [(part, depth + 1) for part in item]
+        # A digit is 3.3 bits; str() would refuse numbers of thousands of digits, or take long for them.
         elif isinstance(item, int) and item.bit_length() > 4 * LONGEST_NUMBER:
             raise ConfigError(
                 f"{source} holds a whole number of more than {LONGEST_NUMBER} digits"
@@ -113,11 +115,14 @@ def check_plain(value: Any, source: str) -> None:
 
 def _check_events(text: str, source: str) -> None:
     """Count values before anything is built of them: aliases within aliases double what they stand for."""
-    sizes: dict[
-        str | None, int | None
-    ] = {}  # of what an anchor marks; None while it is still open
+    # The values that an anchor marks, None while it is still open.
+    sizes: dict[str | None, int | None] = {}
+    # The collections around the current event: the anchor of each, and the total at its start.
     open_: list[tuple[str | None, int]] = []
     total = 0
+
+    # Events come from a parser that needs no stack of Python's and expands no alias, so that nothing of what is refused
+    # here was built: the composer, which comes after it, recurses, and merge keys (<<) multiply what they name.
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_.append((event.anchor, total))
@@ -128,6 +133,7 @@ def _check_events(text: str, source: str) -> None:
             if anchor is not None:
                 sizes[anchor] = total - before
         elif isinstance(event, yaml.AliasEvent):
+            # An unknown anchor counts as nothing here: the composer says so, with the line.
             size = sizes.get(event.anchor, 0)
             if size is None:
                 raise ConfigError(
@@ -141,6 +147,7 @@ def _check_events(text: str, source: str) -> None:
 
 
 def _check_limits(count: int, depth: int, source: str) -> None:
+    """ConfigError for more values, or deeper ones, than any recipe has."""
     if count > MOST_VALUES:
         raise ConfigError(
             f"{source} holds more than {MOST_VALUES:,} values, aliases counted as often as they are used; a recipe has "

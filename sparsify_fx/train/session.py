@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,9 @@ from sparsify_fx.transfer import take_from
 from sparsify_fx.zoo.data import Augment, Data, load_data
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
-_SCORING_BATCHES = 10  # for criteria that look at data
+_LOG = logging.getLogger(__name__)
+# For criteria that look at data: it decides the masks, so runs with another number would be other runs.
+_SCORING_BATCHES = 10
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Session:
     groups: ParameterGroups
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy with the configured label smoothing; evaluated in float32."""
+        """Cross-entropy with the configured label smoothing, in float32 under autocast too."""
         return F.cross_entropy(
             outputs.float(), targets, label_smoothing=self.config.label_smoothing
         )
@@ -82,8 +85,11 @@ class Session:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the state was taken; CheckpointError when it is damaged or belongs to another configuration."""
+        # 1. What can be checked before anything is loaded.
         check_parts(state, ("optimizer", "scheduler"))
         check_optimizer_state(state["optimizer"])
+
+        # 2. What no check foresees fails in torch's own loaders, in words that say nothing of checkpoints.
         self.load_model(state)
         try:
             state = in_groups(state, self.optimizer, self.model)
@@ -91,10 +97,12 @@ class Session:
             self.scheduler.load_state_dict(state["scheduler"])
         except _MISFITS as error:
             raise _misfit(error) from error
+
+        # 3. Whether the parts belong together shows only once all are there.
         check_progress(state, self.scheduler)
 
     def load_model(self, state: dict[str, Any]) -> None:
-        """The model's part of `load_state_dict`."""
+        """Load the model's part alone, as analyses do; CheckpointError as for `load_state_dict`."""
         check_parts(state, ("model",))
         check_model(state["model"], self.model)
         try:
@@ -103,13 +111,8 @@ class Session:
             raise _misfit(error) from error
 
 
-_MISFITS = (
-    LookupError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    AttributeError,
-)  # of states of another kind
+# What torch's loaders raise for states of another kind, which they index and compare without checking them first.
+_MISFITS = (LookupError, ValueError, RuntimeError, TypeError, AttributeError)
 
 
 def _misfit(error: Exception) -> CheckpointError:
@@ -125,13 +128,23 @@ def build_session(config: TrainConfig) -> Session:
     """
     config = config.resolved()
     data = open_data(config)
+
+    # 1. The model as it starts. Parts of another run are taken on top of its own first weights, so those are kept.
     model = fresh_model(config, data).to(config.device)
     initial = (
         {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         if config.init_from
         else {}
     )
+
+    # 2. Programs and first masks; some initializations need the masks, and what is taken from other runs comes on top.
     loss_fn, batches = _scoring(config, data)
+    _LOG.info(
+        "%s at sparsity %g for the model %s",
+        config.method,
+        config.sparsity,
+        config.model,
+    )
     apply(
         model,
         config.method,
@@ -145,13 +158,14 @@ def build_session(config: TrainConfig) -> Session:
     )
     _initialize(config, model, after_apply=True)
     for source in config.init_from:
+        _LOG.info("taking %s from %s", ", ".join(source.take), source.run)
         take_from(model, source.read(), source.take, init=initial)
+
+    # 3. The optimizer, over the factors that are there now. The groups bring the weight decay, which differs between
+    #    them, so it is no option any more.
     groups = parameter_groups(model, config.weight_decay())
-    options = {
-        name: value
-        for name, value in config.optimizer.options.items()
-        if name != "weight_decay"
-    }
+    options = dict(config.optimizer.options)
+    options.pop("weight_decay", None)
     optimizer = build_optimizer(
         groups, config.optimizer.name, config.optimizer.lr, options
     )
@@ -164,6 +178,8 @@ def build_session(config: TrainConfig) -> Session:
         batches=batches,
         loss_fn=loss_fn,
     )
+
+    # Only the scheduler knows how many epochs all cycles have together; nothing has been written yet.
     late = [epoch for epoch in config.snapshots_at if epoch > scheduler.epochs]
     if late:
         raise ConfigError(
@@ -192,6 +208,7 @@ def open_data(config: TrainConfig, *, download: bool = True) -> Data:
 
 def fresh_model(config: TrainConfig, task: Data | ModelSpec) -> nn.Module:
     """The model as it is before `apply`, with its initial weights, on the CPU: the same ones on every device."""
+    # Built on the CPU whatever the device: a GPU's generator would draw other numbers from the same seed.
     torch.manual_seed(config.seed)
     model = build_model(
         config.model,
@@ -204,27 +221,27 @@ def fresh_model(config: TrainConfig, task: Data | ModelSpec) -> nn.Module:
 
 
 def _initialize(config: TrainConfig, model: nn.Module, *, after_apply: bool) -> None:
-    """Draw the weights, if the configured initialisation comes at this time."""
+    """Draw the weights, if the configured initialization comes at this time."""
     initialization = INITIALIZATIONS[config.init]
+    # A generator of its own, so that the draws do not depend on how many numbers the model's constructor took.
     if initialization.after_apply == after_apply:
         initialization(model, torch.Generator().manual_seed(config.seed))
 
 
 def compiled(session: Session) -> nn.Module:
     """The model to train with: `torch.compile`d when asked for. It shares all parameters with `session.model`."""
-    return (
-        cast(nn.Module, torch.compile(session.model))
-        if session.config.compile
-        else session.model
-    )
+    if not session.config.compile:
+        return session.model
+    return cast(nn.Module, torch.compile(session.model))
 
 
 def _scoring(config: TrainConfig, data: Data) -> tuple[Any, Any]:
     """(loss_fn, batches) for a criterion or a schedule that needs them, else (None, None)."""
-    axes = config.recipe().resolved()
+    axes = config.find_method().resolved()
     needs = (*axes.criterion.needs, *axes.schedule.needs)
     loss_fn = F.cross_entropy if "loss_fn" in needs else None
     if "batches" not in needs:
         return loss_fn, None
+    # Epoch 0 is none of those that are trained on, which count from 1: it spends no draw of theirs.
     epoch = data.train.epoch(config.batch_size, seed=config.seed, epoch=0, train=True)
     return loss_fn, list(itertools.islice(epoch, _SCORING_BATCHES))

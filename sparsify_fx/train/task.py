@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,32 +16,10 @@ from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.zoo.data import DATASETS, Source
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
-_SIDES = (
-    28,
-    32,
-    224,
-    64,
-    96,
-    128,
-    256,
-    16,
-    8,
-    12,
-    14,
-    20,
-    24,
-    40,
-    48,
-    56,
-    80,
-    112,
-    160,
-    192,
-    299,
-    320,
-    384,
-    512,
-)
+# Sides and channels that models are tried with, the most common first: the first that fits is taken.
+# fmt: off
+_SIDES = (28, 32, 224, 64, 96, 128, 256, 16, 8, 12, 14, 20, 24, 40, 48, 56, 80, 112, 160, 192, 299, 320, 384, 512)
+# fmt: on
 _CHANNELS = (3, 1, 2, 4)
 _KEYS = ("num_classes", "in_channels", "image_size")
 
@@ -66,6 +45,8 @@ def task_of(
 
     Raises CheckpointError when nothing tells, which only folders of sparsify_fx 0.1 do not.
     """
+    # From what is certain to what is likely: the folder's own record, then facts of data that are always the same,
+    # then the data as they are now, which may have changed, and last the shapes of the weights.
     kept = folder.data() or {}
     if all(type(kept.get(key)) is int and kept[key] > 0 for key in _KEYS):
         return ModelSpec(*(kept[key] for key in _KEYS))
@@ -92,6 +73,7 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         for key, value in state.items()
         if isinstance(value, Tensor)
     }
+    # A checkpoint has no weight under its own name where a program makes it; its mask is of the same shape.
     named = {
         key.removesuffix(inner): shape
         for key, shape in shapes.items()
@@ -104,20 +86,21 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _fitting(config: TrainConfig, shapes: Shapes) -> Iterator[ModelSpec]:
     """The tasks for which the configured model has weights of these shapes."""
-    for channels in _CHANNELS:
-        for side in (config.image_size,) if config.image_size else _SIDES:
-            classes = _classes(config.model, channels, side, shapes)
-            if classes is not None:
-                spec = ModelSpec(classes, channels, side)
-                own = _built(config.model, spec)
-                if own and all(
-                    shapes.get(key, shape) == shape for key, shape in own.items()
-                ):
-                    yield spec
+    sides = (config.image_size,) if config.image_size else _SIDES
+    for channels, side in itertools.product(_CHANNELS, sides):
+        classes = _classes(config.model, channels, side, shapes)
+        if classes is None:
+            continue
+        spec = ModelSpec(classes, channels, side)
+        own = _built(config.model, spec)
+        # What the state lacks under its name, such as a weight that is factors there, is no evidence against a task.
+        if own and all(shapes.get(key, shape) == shape for key, shape in own.items()):
+            yield spec
 
 
 def _classes(model: str, channels: int, side: int, shapes: Shapes) -> int | None:
     """The number of classes: the length of what two models for different numbers of them do not share."""
+    # No model says which of its layers is the classifier; whatever changes with the number of classes is.
     one, other = (_built(model, ModelSpec(count, channels, side)) for count in (5, 7))
     for key, shape in one.items():
         differing = [
@@ -132,6 +115,7 @@ def _classes(model: str, channels: int, side: int, shapes: Shapes) -> int | None
 
 def _built(model: str, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's weights, which get no values; none where it cannot be built."""
+    # On the meta device, where a model of gigabytes costs nothing: a hundred tasks may have to be tried.
     try:
         with torch.device("meta"):
             made = build_model(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sparsify_fx.analysis import analyze
 from sparsify_fx.analysis.batch_norm import describe_scales, reestimate, scale_names
 from sparsify_fx.analysis.overlap import mask_overlap, total_overlap
 from sparsify_fx.analysis.sign_history import kept_signs, settled_after, sign_switches
@@ -107,3 +108,8 @@ def test_reestimated_statistics_are_those_of_the_data() -> None:
         reestimate(net, [])
     plain = nn.Linear(2, 2)
     assert reestimate(plain, []) is plain
+
+
+def test_the_old_name_of_a_result_still_leads_to_it() -> None:
+    with pytest.warns(DeprecationWarning, match="Analysed is now Analyzed"):
+        assert analyze.Analysed is analyze.Analyzed

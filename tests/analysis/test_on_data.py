@@ -99,6 +99,7 @@ def doubled(size: int = 12) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_hessian_of_a_model_is_that_of_autograd_in_both_spaces() -> None:
     model, batches = tiny(), doubled()
     inputs, targets = (
@@ -246,6 +247,13 @@ def test_a_network_is_connected_to_itself_and_not_to_its_permutation() -> None:
         line_between(a, b, 2, data, measure)
     with pytest.raises(AnalysisError, match="one model"):
         interpolate(a.state_dict(), small_net().state_dict(), 0.5)
+
+
+def test_a_frozen_first_layer_is_looked_at_too() -> None:
+    net = small_net().eval()
+    free = dead_channels(net, [batch(0, 64)], F.cross_entropy)
+    net[0].requires_grad_(False)
+    assert dead_channels(net, [batch(0, 64)], F.cross_entropy) == free
 
 
 def test_planted_dead_channels_are_found() -> None:

@@ -3,7 +3,7 @@
 The largest come first, so that no core idles while the last one is examined.
 
 What makes them hard: attention that reads weights past their owner (vit, beit, dinov3), weights read many times per
-forward (coat, raft, maskrcnn), recurrent layers (sequencer), standardised weights (nf_regnet, eca_nfnet), branches that
+forward (coat, raft, maskrcnn), recurrent layers (sequencer), standardized weights (nf_regnet, eca_nfnet), branches that
 are merged for inference (mobileone), auxiliary heads (inception), mixtures of kernels (efficientnet_cc), loose matrices
 beside the layers (swiftformer, xcit), deep nets in which rounding grows (densenet, dpn).
 """

@@ -137,5 +137,5 @@ def test_a_process_that_hangs_is_ended_too() -> None:
     assert (
         future.result()
         .failures()["forward"]
-        .startswith("more than 10 s by the clock for ")
+        .startswith("more than 10 s of wall time for ")
     )

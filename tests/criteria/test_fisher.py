@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsify_fx.criteria import Fisher, WoodFisher
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from tests.criteria.common import batches_of, net_of, scores_of, weights_of
 
 both_nets = pytest.mark.parametrize("kind", ["bn", "plain"])
@@ -108,10 +108,10 @@ def test_woodfisher_reads_no_more_samples_than_it_needs() -> None:
 
 
 def test_wrong_options_and_targets_are_explained() -> None:
-    with pytest.raises(RecipeError, match="damping > 0"):
+    with pytest.raises(MethodError, match="damping > 0"):
         WoodFisher(damping=0.0)
-    with pytest.raises(RecipeError, match="chunk=0 must be a whole number >= 1"):
+    with pytest.raises(MethodError, match="chunk=0 must be a whole number >= 1"):
         Fisher(chunk=0)
     (inputs, labels), *_ = batches_of()
-    with pytest.raises(RecipeError, match="an entry for every input"):
+    with pytest.raises(MethodError, match="an entry for every input"):
         scores_of(Fisher(), net_of("plain"), batches=[(inputs, labels[:2])])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.criteria import CRITERIA, GraSP
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from tests.criteria.common import batches_of, mean_loss, net_of, scores_of, weights_of
 
 both_nets = pytest.mark.parametrize("kind", ["bn", "plain"])
@@ -107,5 +107,5 @@ def test_grasp_keeps_what_the_gradient_flow_needs() -> None:
 
 
 def test_a_temperature_must_be_positive() -> None:
-    with pytest.raises(RecipeError, match=r"temperature=0\.0 must be > 0"):
+    with pytest.raises(MethodError, match=r"temperature=0\.0 must be > 0"):
         GraSP(temperature=0.0)

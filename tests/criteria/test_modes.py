@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import sparsify_fx
 from sparsify_fx.criteria import CRITERIA, GraSP, Snip, Synflow
-from sparsify_fx.errors import LayerError, RecipeError, TiesWarning
+from sparsify_fx.errors import LayerError, MethodError, TiesWarning
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import axis_value, describe, find_method
 from tests.conftest import batch, small_net
@@ -95,7 +95,7 @@ def test_the_mode_holds_within_a_training_too(method: str) -> None:
 
 def test_modes_are_checked_and_described_only_when_they_are_others() -> None:
     for name in MODED:
-        with pytest.raises(RecipeError, match=f"{name}: mode='test' must be 'train'"):
+        with pytest.raises(MethodError, match=f"{name}: mode='test' must be 'train'"):
             axis_value("criterion", {"name": name, "mode": "test"})
     assert describe("criterion", axis_value("criterion", "snip")) == "snip"
     assert describe("criterion", Snip()) == "snip"
@@ -106,9 +106,9 @@ def test_modes_are_checked_and_described_only_when_they_are_others() -> None:
     assert axis_value(
         "criterion", describe("criterion", Snip(unit_scales=True))
     ) == Snip(unit_scales=True)
-    with pytest.raises(RecipeError, match="did you mean 'mode'"):
+    with pytest.raises(MethodError, match="did you mean 'mode'"):
         axis_value("criterion", {"name": "snip", "mod": "eval"})
-    with pytest.raises(RecipeError, match="'magnitude' takes no options"):
+    with pytest.raises(MethodError, match="'magnitude' takes no options"):
         axis_value("criterion", {"name": "magnitude", "mode": "eval"})
 
 
@@ -192,6 +192,7 @@ def test_unit_scales_give_scores_to_branches_that_start_at_zero(
         torch.testing.assert_close(score, expected[name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::sparsify_fx.errors.TiesWarning"
 )  # images of 32 pixels meet 3x3 kernels at one place

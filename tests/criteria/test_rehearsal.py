@@ -23,7 +23,7 @@ from sparsify_fx.criteria import (
     WoodFisher,
     rehearse,
 )
-from sparsify_fx.errors import LayerError, RecipeError
+from sparsify_fx.errors import LayerError, MethodError
 from tests.conftest import batch, small_net
 from tests.criteria.common import context_of, scores_of, weights_of
 from tests.criteria.test_modes import OnceAct, net_with
@@ -141,17 +141,17 @@ class Odd(nn.Module):
 @pytest.mark.parametrize("criterion", [Fisher(), WoodFisher()])
 def test_what_would_fail_late_fails_in_the_rehearsal(criterion: Any) -> None:
     with pytest.raises(
-        RecipeError, match=r"cannot score this model .* TypeError: one sample alone"
+        MethodError, match=r"cannot score this model .* TypeError: one sample alone"
     ):
         rehearse(criterion, context_of(Odd(), batches=[rows()]))
-    with pytest.raises(RecipeError, match="an entry for every input"):
+    with pytest.raises(MethodError, match="an entry for every input"):
         rehearse(
             criterion,
             context_of(
                 net_with(nn.Tanh()), batches=[(batch()[0].double(), torch.tensor(1))]
             ),
         )
-    with pytest.raises(RecipeError, match="batches= is empty"):
+    with pytest.raises(MethodError, match="batches= is empty"):
         rehearse(criterion, context_of(net_with(nn.Tanh()), batches=[]))
 
 
@@ -243,7 +243,7 @@ def test_users_criteria_are_rehearsed_where_they_need_something() -> None:
         raise KeyError("stem")
 
     with pytest.raises(
-        RecipeError, match=r"mine cannot score this model .* KeyError: 'stem'"
+        MethodError, match=r"mine cannot score this model .* KeyError: 'stem'"
     ):
         rehearse(
             FunctionCriterion("mine", failing, ("model", "batches")),

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import sparsify_fx
 from sparsify_fx.api import effective_state_dict
 from sparsify_fx.criteria import CRITERIA, PruningContext
-from sparsify_fx.errors import RecipeError
+from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.plan import Inputs, require_plan
 from sparsify_fx.programs.owners import programs
@@ -177,11 +177,11 @@ def test_attention_and_recurrent_models_are_scored(criterion: str) -> None:
 
 @pytest.mark.parametrize("criterion", WITH_DATA)
 def test_missing_inputs_are_named_before_anything_happens(criterion: str) -> None:
-    with pytest.raises(RecipeError, match=f"^{criterion} needs batches= and loss_fn=$"):
+    with pytest.raises(MethodError, match=f"^{criterion} needs batches= and loss_fn=$"):
         sparsify_fx.apply(small_net(), "random", criterion=criterion)
-    with pytest.raises(RecipeError, match=f"^{criterion} needs loss_fn=$"):
+    with pytest.raises(MethodError, match=f"^{criterion} needs loss_fn=$"):
         sparsify_fx.apply(small_net(), "lrr", criterion=criterion, batches=[batch()])
-    with pytest.raises(RecipeError, match=r"^synflow needs batches=$"):
+    with pytest.raises(MethodError, match=r"^synflow needs batches=$"):
         sparsify_fx.apply(small_net(), "random", criterion="synflow")
 
 
@@ -210,7 +210,7 @@ def test_batches_that_do_not_fit_are_explained(
     criterion: str, batches: object, message: str
 ) -> None:
     model = small_net()
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(MethodError, match=message):
         sparsify_fx.apply(
             model,
             "random",

@@ -13,7 +13,7 @@ import sparsify_fx
 from sparsify_fx.allocations import Allocation, Balanced, Global, NofM, PerLayer
 from sparsify_fx.criteria import Synflow
 from sparsify_fx.criteria.choosing import choose_masks
-from sparsify_fx.errors import CollapseWarning, RecipeError
+from sparsify_fx.errors import CollapseWarning, MethodError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.zoo.models import build_model
@@ -99,7 +99,7 @@ def test_a_flow_beyond_float64_is_refused() -> None:
     with torch.no_grad():
         for parameter in deep.parameters():
             parameter.fill_(1e30)
-    with pytest.raises(RecipeError, match="overflows even in float64"):
+    with pytest.raises(MethodError, match="overflows even in float64"):
         scores_of(Synflow(rounds=1), deep, batches=[(torch.ones(1, 4), None)])
 
 
@@ -254,17 +254,17 @@ def test_with_shortcuts_it_keeps_a_path_and_more_layers_than_magnitude_and_snip(
 
 def test_bad_rounds_and_inputs_are_explained() -> None:
     with pytest.raises(
-        RecipeError, match="rounds=0 must be a whole number >= 1; the paper uses 100"
+        MethodError, match="rounds=0 must be a whole number >= 1; the paper uses 100"
     ):
         Synflow(rounds=0)
-    with pytest.raises(RecipeError, match=r"inputs of dtype torch\.int64"):
+    with pytest.raises(MethodError, match=r"inputs of dtype torch\.int64"):
         scores_of(
             Synflow(),
             small_net(),
             batches=[(torch.ones(1, 3, dtype=torch.int64), None)],
         )
     recurrent = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4))
-    with pytest.raises(RecipeError, match="returns one tensor, this one returns tuple"):
+    with pytest.raises(MethodError, match="returns one tensor, this one returns tuple"):
         scores_of(Synflow(), recurrent, batches=[(torch.ones(1, 2, 4), None)])
 
 

@@ -445,7 +445,7 @@ def sharded(rank: int, ranks: int) -> dict[str, Any]:
 
 
 @case
-def synchronised_norms(rank: int, ranks: int) -> dict[str, Any]:
+def synchronized_norms(rank: int, ranks: int) -> dict[str, Any]:
     """Scoring a model with SyncBatchNorm waits for nobody, though ranks have different numbers of batches."""
     model = nn.SyncBatchNorm.convert_sync_batchnorm(small_net())
     with distributed.independent():

@@ -65,9 +65,9 @@ def test_a_mask_that_was_tampered_with_is_found_at_the_next_event(
 @both_sizes
 def test_a_rank_that_fails_is_heard_by_all(results: Results, ranks: int) -> None:
     *others, last = results("failing", ranks)
-    assert last["empty"][0] == "RecipeError"
+    assert last["empty"][0] == "MethodError"
     assert last["raising"] == ["ValueError", "no such class"]
-    assert last["late"][0] == "RecipeError"
+    assert last["late"][0] == "MethodError"
     for seen in others:
         for moment in ("empty", "raising", "late"):
             kind, text = seen[moment]
@@ -175,10 +175,10 @@ def test_models_that_are_split_over_processes_are_refused(
 
 
 @both_sizes
-def test_synchronised_norms_do_not_wait_while_scoring(
+def test_synchronized_norms_do_not_wait_while_scoring(
     results: Results, ranks: int
 ) -> None:
-    for seen in results("synchronised_norms", ranks):
+    for seen in results("synchronized_norms", ranks):
         assert seen == {
             "as batch norm": 0,
             "equal": True,

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 import sparsify_fx
 from tests.conftest import batch, small_net
-from tests.test_resume import alternating, differences
+from tests.scheduler.test_resume import alternating, differences
 
 EPOCHS, STEPS, BATCH = 4, 3, 8
 METHODS: dict[str, dict[str, Any]] = {

@@ -58,6 +58,7 @@ def test_lightning(start: dict[str, Any]) -> None:
     assert Path("model.ckpt").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:.pin_memory. argument is set as true:UserWarning"
 )  # where there is no GPU

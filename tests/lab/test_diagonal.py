@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.bregman import check_mirror_flow, mirror, potential, width_at
 from sparsify_fx.lab.diagonal import measure
-from sparsify_fx.lab.diagonal_problem import (
+from sparsify_fx.lab.diagonal.bregman import (
+    check_mirror_flow,
+    mirror,
+    potential,
+    width_at,
+)
+from sparsify_fx.lab.diagonal.problem import (
     SHAPES,
     STARTS,
     Regression,
@@ -18,7 +23,7 @@ from sparsify_fx.lab.diagonal_problem import (
     exact_flow,
     factors,
 )
-from sparsify_fx.lab.diagonal_runs import Size
+from sparsify_fx.lab.diagonal.runs import Size
 
 SMALL = Size(
     seeds=12,

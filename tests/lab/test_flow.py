@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import LabError
-from sparsify_fx.lab.flow import integrate
+from sparsify_fx.lab.common.flow import integrate
 
 
 def times(*values: float) -> Tensor:
@@ -32,7 +32,7 @@ def test_an_oscillator_returns_after_its_period_with_the_asked_accuracy() -> Non
     assert 1e-9 < (loose - exact).abs().max() < 1e-2
 
 
-def test_the_field_sees_the_time_and_a_run_does_not_depend_on_its_neighbours() -> None:
+def test_the_field_sees_the_time_and_a_run_does_not_depend_on_its_neighbors() -> None:
     def field(time: Tensor, state: Tensor) -> Tensor:
         return 3 * time[:, None].square() * state
 

@@ -68,7 +68,7 @@ def test_without_a_name_it_lists_every_experiment() -> None:
     text = call().stdout
     assert all(name in text for name in names)
     assert all(
-        entry.paper.startswith("paper 00") and entry.claim.endswith(".")
+        entry.paper.startswith("[") and entry.claim.endswith(".")
         for entry in all_experiments()
     )
 

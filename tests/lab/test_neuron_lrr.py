@@ -1,4 +1,4 @@
-"""IMP against LRR on the single neuron, the minimiser, the closed forms and the statistics."""
+"""IMP against LRR on the single neuron, the minimizer, the closed forms and the statistics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import math
 import pytest
 import torch
 
-from sparsify_fx.lab.lbfgs import minimize
-from sparsify_fx.lab.neuron_closed import largest_errors
-from sparsify_fx.lab.neuron_lrr import Size, flips_by_rate, kept_counts, measure
-from sparsify_fx.lab.statistics import fit_line, mean_with_interval, t_quantile
+from sparsify_fx.lab.common.statistics import fit_line, mean_with_interval, t_quantile
+from sparsify_fx.lab.neuron_lrr import (
+    Size,
+    flips_by_rate,
+    kept_counts,
+    measure,
+)
+from sparsify_fx.lab.neuron_lrr.closed_forms import largest_errors
+from sparsify_fx.lab.neuron_lrr.lbfgs import minimize
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +33,7 @@ def slope(points: torch.Tensor) -> torch.Tensor:
     )
 
 
-def test_the_minimiser_finds_the_valley_s_end_and_leaves_fixed_parameters() -> None:
+def test_the_minimizer_finds_the_valley_s_end_and_leaves_fixed_parameters() -> None:
     start = torch.tensor(
         [[-1.2, 1.0], [3.0, -2.0], [0.0, 0.0], [0.5, 0.5]], dtype=torch.float64
     )
@@ -41,7 +46,7 @@ def test_the_minimiser_finds_the_valley_s_end_and_leaves_fixed_parameters() -> N
     assert torch.equal(found[1:2], alone)
 
 
-def test_the_minimiser_stops_where_nothing_falls() -> None:
+def test_the_minimizer_stops_where_nothing_falls() -> None:
     start = torch.zeros(1, 1, dtype=torch.float64)
     assert torch.equal(
         minimize(lambda x: x[:, 0].abs(), lambda x: x * 0 + 1, start, free=start == 0),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsify_fx.lab.flow import integrate
-from sparsify_fx.lab.neuron import (
+from sparsify_fx.lab.common.flow import integrate
+from sparsify_fx.lab.common.neuron import (
     Population,
     Problem,
     balanced_start,
@@ -17,9 +17,14 @@ from sparsify_fx.lab.neuron import (
     first_axis,
     quadrant_starts,
 )
-from sparsify_fx.lab.neuron_descent import descend, descend_factors, flow, signin_flow
 from sparsify_fx.lab.neuron_signin import measure
-from sparsify_fx.lab.neuron_signin_runs import (
+from sparsify_fx.lab.neuron_signin.descent import (
+    descend,
+    descend_factors,
+    flow,
+    signin_flow,
+)
+from sparsify_fx.lab.neuron_signin.runs import (
     PAPER,
     RECOVERED,
     Size,
@@ -119,6 +124,7 @@ def test_table_8(
             assert abs(descent[index] - expected) <= 0.1
 
 
+@pytest.mark.slow
 def test_table_2() -> None:
     plain, factored = sign_recoveries(Size(), 0.01, 0)
     assert plain <= 0.05
@@ -127,6 +133,7 @@ def test_table_2() -> None:
     assert plain > 0.1  # a step that large overshoots zero by itself
 
 
+@pytest.mark.slow
 def test_what_the_recoveries_depend_on() -> None:
     escapes = escape_by_imbalance((-1e-10, 0.0, 1e-10), 200.0, 0, 10)
     assert escapes == {-1e-10: 1.0, 0.0: 0.0, 1e-10: 0.0}

@@ -8,16 +8,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from sparsify_fx.lab.neuron_descent import descend_factors
-from sparsify_fx.lab.neurons import (
-    Layer,
-    bad_signs,
-    draw_layer,
-    draw_sizes,
-    draw_teachers,
-    good_signs,
-    paired,
-)
+from sparsify_fx.lab.neuron_signin.descent import descend_factors
 from sparsify_fx.lab.neurons_signin import (
     Size,
     courses,
@@ -25,6 +16,15 @@ from sparsify_fx.lab.neurons_signin import (
     example,
     measure,
     signin_name,
+)
+from sparsify_fx.lab.neurons_signin.neurons import (
+    Layer,
+    bad_signs,
+    draw_layer,
+    draw_sizes,
+    draw_teachers,
+    good_signs,
+    paired,
 )
 
 SMALL = Size(runs=40, steps=1500, samples=60, small_rate=0.05, betas=(1.0,))
@@ -83,6 +83,7 @@ def test_descent_on_factors_is_that_of_the_single_neuron_s_lab() -> None:
     assert torch.allclose(plain[-1], start - 0.05 * layer.gradient(start))
 
 
+@pytest.mark.slow
 def test_good_signs_and_a_dense_net_succeed_and_bad_signs_fail_more_often_than_with_sign_in() -> (
     None
 ):

@@ -1,4 +1,4 @@
-"""Teacher and student with masks: Algorithm 1, the tensor initialisation, and [Zhang 2021]'s laws at small size."""
+"""Teacher and student with masks: Algorithm 1, the tensor initialization, and [Zhang 2021]'s laws at small size."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from sparsify_fx.lab.common.statistics import fit_line
 from sparsify_fx.lab.sample_complexity import measure
-from sparsify_fx.lab.sample_rates import (
+from sparsify_fx.lab.sample_complexity.rates import (
     asymptotic_rate,
     courses,
     hessian_eigenvalues,
     last_rate,
     rates,
 )
-from sparsify_fx.lab.sample_runs import (
+from sparsify_fx.lab.sample_complexity.runs import (
     Size,
     half_point,
     noisy_errors,
@@ -27,8 +28,7 @@ from sparsify_fx.lab.sample_runs import (
     radii,
     transitions,
 )
-from sparsify_fx.lab.statistics import fit_line
-from sparsify_fx.lab.teacher import (
+from sparsify_fx.lab.sample_complexity.teacher import (
     Masked,
     accelerated,
     draw_masked,
@@ -37,7 +37,7 @@ from sparsify_fx.lab.teacher import (
     perturbed,
     relative_error,
 )
-from sparsify_fx.lab.tensor_start import (
+from sparsify_fx.lab.sample_complexity.tensor_start import (
     MomentSize,
     directions,
     low_moments,
@@ -183,7 +183,7 @@ def test_the_low_moments_are_the_formulas_and_the_directions_the_teacher_s() -> 
     assert overlap.max(0).values.min() > 0.97
 
 
-def test_the_tensor_initialisation_leads_to_the_teacher_and_improves_with_samples() -> (
+def test_the_tensor_initialization_leads_to_the_teacher_and_improves_with_samples() -> (
     None
 ):
     few, many = start_qualities(

@@ -16,7 +16,7 @@ from sparsify_fx.onnx_tools.constants import scopes
 SPECIAL = np.array(
     [-0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 3.4e38, 1.0], np.float32
 )
-"""With a signalling NaN and one with a payload, which arithmetic would change."""
+"""With a signaling NaN and one with a payload, which arithmetic would change."""
 SPECIAL = np.concatenate(
     [SPECIAL, np.array([0x7F800001, 0xFFC12345], np.uint32).view(np.float32)]
 )

@@ -12,8 +12,9 @@ from onnx import helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
-from sparsify_fx.onnx_export.storage.encodings import hoisted
-from sparsify_fx.onnx_export.storage.hoisting import Moved, put_back
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import hoisted
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from tests.onnx_export.arrays import in_one_order, run, save
 from tests.onnx_export.places import PLACES, WIDTH, constant, model_of, pruned, value
 

@@ -221,6 +221,7 @@ def test_entries_that_share_bytes_in_external_data(tmp_path: Path, kind: str) ->
     assert np.array_equal(numpy_helper.to_array(kept), codes)
 
 
+@pytest.mark.slow
 def test_many_small_weights_take_linear_time(tmp_path: Path) -> None:
     """Four times as many weights: about four times as long, once and again (800 layers: 1.9 s and 0.6 s)."""
 

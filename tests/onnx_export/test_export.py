@@ -37,6 +37,7 @@ def dense_layers(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(model, inputs, path, export(model, path, inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_any_batch_size_runs_and_agrees(
     conv: Exported, dense_layers: Exported, batch: int
@@ -210,8 +211,12 @@ def test_report_as_json_and_table(conv: Exported) -> None:
     assert f"{conv.report.bytes_file:,}" in text
 
 
-@pytest.mark.parametrize("functions", [False, True])
-@pytest.mark.parametrize("values", ["fp32-packed", "fp16", "int8"])
+@pytest.mark.parametrize(
+    "functions", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "values", ["fp32-packed", pytest.param("fp16", marks=pytest.mark.slow), "int8"]
+)
 def test_values_encodings_and_metadata(
     tmp_path: Path, values: str, functions: bool
 ) -> None:
@@ -273,6 +278,7 @@ def test_values_encodings_and_metadata(
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.slow
 def test_measured_speed(tmp_path: Path) -> None:
     report = export(
         mlp(), tmp_path / "m.onnx", torch.randn(3, 400), encoding="gap", measure=True

@@ -205,6 +205,7 @@ def test_weights_of_torchao_in_safetensors(tmp_path: Path) -> None:
     assert (set(found), found["0.weight"].nonzeros) == ({"0.weight", "0.bias"}, 4)
 
 
+@pytest.mark.slow
 def test_an_unknown_packing_is_told(torchao_files: Path) -> None:
     with pytest.raises(
         CheckpointError,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsify_fx import export
-from sparsify_fx.onnx_export.tracing.padding import keep_zero_padding
+from sparsify_fx.onnx_export.tracing.clean import keep_zero_padding
 
 
 class Padded(nn.Module):

@@ -1,4 +1,4 @@
-"""Files that are written piece by piece have the same bytes as those serialised at once."""
+"""Files that are written piece by piece have the same bytes as those serialized at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from sparsify_fx.onnx_export.files.pieces import model_pieces
 from sparsify_fx.onnx_export.files.targets import write_checked
 from sparsify_fx.onnx_export.files.tensors import TensorReader
-from sparsify_fx.onnx_export.files.writing import serialised
+from sparsify_fx.onnx_export.files.writing import serialized
 from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
 from tests.onnx_export.arrays import model_with, random_tensor
 
@@ -47,7 +47,7 @@ def test_pieces_are_the_bytes_of_the_file(encoding: str) -> None:
         if encoding == "none"
         else encode_initializers(model(), Wanted(encoding, functions=True)).model
     )
-    assert b"".join(model_pieces(made, TensorReader())) == serialised(made)
+    assert b"".join(model_pieces(made, TensorReader())) == serialized(made)
 
 
 def test_external_data_goes_inside(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_external_data_goes_inside(tmp_path: Path) -> None:
     joined = b"".join(model_pieces(outside, reader))
     for tensor in outside.graph.initializer:
         tensor.CopyFrom(reader.inline(tensor))
-    assert joined == serialised(outside)
+    assert joined == serialized(outside)
     parsed = onnx.ModelProto.FromString(joined).graph.initializer
     for tensor, expected in zip(parsed, model().graph.initializer, strict=True):
         np.testing.assert_array_equal(

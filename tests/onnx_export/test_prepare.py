@@ -6,6 +6,7 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +57,7 @@ def test_what_a_copy_shares_with_the_model_stays(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_nothing_of_the_copy_stays_in_memory(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(500, 501), nn.ReLU(), nn.Linear(501, 3))
     export(model, tmp_path / "model.onnx", torch.randn(3, 500))

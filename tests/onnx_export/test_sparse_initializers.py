@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import decode_coo, encode_coo
 from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
-from sparsify_fx.onnx_export.tracing.clean import normalise_zeros
+from sparsify_fx.onnx_export.tracing.clean import normalize_zeros
 
 SPECIAL = np.array(
     [-0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 3.4e38, 1.0], np.float32
@@ -141,10 +141,10 @@ def test_damaged_values_and_other_types_are_errors() -> None:
         encode_coo(numpy_helper.from_array(np.array([0, 1]), "w"))
 
 
-def test_normalise_zeros_changes_signs_of_zero_only() -> None:
+def test_normalize_zeros_changes_signs_of_zero_only() -> None:
     array = random_tensor((20, 20), 0.5, 0.5, 11)
     model = model_with({"w": array, "bias": f32([-0.0])})
-    normalise_zeros(model)
+    normalize_zeros(model)
     weight, bias = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
     assert not (np.signbit(weight) & (weight == 0)).any()
     assert weight[weight != 0].tobytes() == array[array != 0].tobytes()

@@ -1,4 +1,4 @@
-"""What cannot be kept right is refused in words before anything is written; quantised state that can, is."""
+"""What cannot be kept right is refused in words before anything is written; quantized state that can, is."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_layouts_that_come_later_are_refused_before_masks_change() -> None:
 
 
 @pytest.mark.parametrize("kind", ["AdamW8bit", "AdamW4bit", "AdamWFp8"])
-def test_quantised_state_is_edited_by_its_codes(kind: str) -> None:
+def test_quantized_state_is_edited_by_its_codes(kind: str) -> None:
     torch.manual_seed(0)
     parameter = nn.Parameter(torch.randn(64, 128))
     optimizer = getattr(torchao.optim, kind)([parameter], lr=0.01)

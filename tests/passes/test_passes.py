@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_manager import PassManager
 
+from sparsify_fx import passes
 from sparsify_fx.errors import LayerError, PassError
-from sparsify_fx.parameterizations import Balanced, Parameterization, Plain, Product
+from sparsify_fx.parameterizations import (
+    BalancedProduct,
+    Parameterization,
+    Plain,
+    Product,
+)
 from sparsify_fx.passes import (
     HardConcrete,
     InsertMask,
@@ -26,8 +32,6 @@ from sparsify_fx.passes import (
     RewindBatchNorm,
     SigmoidGate,
     SoftThreshold,
-    SplitBalanced,
-    SplitProduct,
     batchnorm_state,
 )
 from sparsify_fx.programs.owners import programs
@@ -38,8 +42,8 @@ PASSES = {
     "lift": lambda model: Lift(),
     "insert_mask": lambda model: InsertMask(),
     "insert_given_masks": lambda model: InsertMask(checkerboard(model)),
-    "split_product": lambda model: SplitProduct(beta=1.0),
-    "split_balanced": lambda model: SplitBalanced(),
+    "product": lambda model: passes.Product(beta=1.0),
+    "balanced_product": lambda model: passes.BalancedProduct(),
     "soft_threshold": lambda model: SoftThreshold(),
     "sigmoid_gate": lambda model: SigmoidGate(),
     "hard_concrete": lambda model: HardConcrete(),
@@ -69,7 +73,7 @@ def prepared(traced: bool) -> nn.Module:
 def test_a_second_run_changes_nothing(name: str, traced: bool) -> None:
     model = prepared(traced)
     if name in ("rescale", "merge"):
-        SplitProduct()(model)
+        passes.Product()(model)
     the_pass: ModulePass = PASSES[name](model)
     if name == "rewind_bn":
         train_step(model.train(), torch.optim.SGD(model.parameters(), lr=0.1))
@@ -86,8 +90,8 @@ def test_a_second_run_changes_nothing(name: str, traced: bool) -> None:
 @pytest.mark.parametrize("traced", [False, True], ids=["module", "graph_module"])
 def test_masks_and_products_commute_and_give_m_w_mask(traced: bool) -> None:
     one, other = prepared(traced), prepared(traced)
-    SplitProduct()(one), InsertMask(checkerboard(one))(one)
-    InsertMask(checkerboard(other))(other), SplitProduct()(other)
+    passes.Product()(one), InsertMask(checkerboard(one))(one)
+    InsertMask(checkerboard(other))(other), passes.Product()(other)
     inputs, _ = batch()
     torch.testing.assert_close(one(inputs), other(inputs), rtol=0, atol=0)
     for program in programs(one).values():
@@ -104,7 +108,7 @@ def test_passes_compose_with_the_pass_manager() -> None:
     inputs, _ = batch()
     expected = model.eval()(inputs)
     manager = PassManager(
-        [Lift(), InsertMask(), SplitProduct(beta=0.5), Rescale(beta=2.0), Merge()]
+        [Lift(), InsertMask(), passes.Product(beta=0.5), Rescale(beta=2.0), Merge()]
     )
     result = manager(model)
     assert result.modified
@@ -146,7 +150,7 @@ def test_rescale_keeps_theta_and_restores_balance(
     pairs: list[tuple[float, float]], beta: float
 ) -> None:
     layer = nn.Linear(len(pairs), 1, bias=False)
-    SplitProduct(beta)(layer)
+    passes.Product(beta)(layer)
     program = programs(layer)["weight"]
     with torch.no_grad():
         program.m.copy_(torch.tensor([[m for m, _ in pairs]]))
@@ -161,7 +165,7 @@ def test_rescale_keeps_theta_and_restores_balance(
 
 
 def test_rescale_never_resurrects_a_pruned_weight(net: nn.Sequential) -> None:
-    SplitProduct()(net)
+    passes.Product()(net)
     masks = checkerboard(net)
     InsertMask(masks)(net)
     optimizer = torch.optim.SGD(
@@ -176,7 +180,7 @@ def test_rescale_never_resurrects_a_pruned_weight(net: nn.Sequential) -> None:
 
 
 def test_regrown_weights_start_at_zero_and_can_learn(net: nn.Sequential) -> None:
-    SplitProduct()(net)
+    passes.Product()(net)
     masks = checkerboard(net)
     InsertMask(masks)(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5, weight_decay=0.1)
@@ -236,11 +240,11 @@ def test_errors_name_the_pass_the_tensor_and_the_passes_before(
         match=r"Rescale: 0.weight: expected a product .* passes before it: Lift, InsertMask",
     ):
         Rescale()(net)
-    SplitProduct(1.0)(net)
+    passes.Product(1.0)(net)
     with pytest.raises(
-        PassError, match=r"SplitProduct\(beta=2\): 0.weight: expected a dense program"
+        PassError, match=r"Product\(beta=2\.0\): 0.weight: expected a dense program"
     ):
-        SplitProduct(2.0)(net)
+        passes.Product(2.0)(net)
     with pytest.raises(PassError, match="no batch norm"):
         RewindBatchNorm({})(nn.Linear(2, 2))
     with pytest.raises(PassError, match="differing"):
@@ -267,7 +271,7 @@ class Shares(Plain):
         return tensors["a"] != tensors["b"]
 
 
-@pytest.mark.parametrize("how", [Shares(), Balanced(), Product(beta=0.5)])
+@pytest.mark.parametrize("how", [Shares(), BalancedProduct(), Product(beta=0.5)])
 def test_rescale_works_for_every_parameterization_with_a_balance(
     how: Parameterization,
 ) -> None:

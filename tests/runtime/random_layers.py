@@ -84,7 +84,7 @@ def random_depthwise(random: np.random.Generator, channels: int = 0) -> Case:
 
 
 def random_joined(random: np.random.Generator) -> Case:
-    """A 1x1 convolution with `random_depthwise` behind it."""
+    """A 1x1 convolution with `random_depthwise` after it."""
     outputs = int(random.choice([random.integers(1, 20), random.integers(60, 140)]))
     second = random_depthwise(random, outputs)
     channels = int(random.integers(1, 30))
@@ -146,7 +146,7 @@ def random_pool(random: np.random.Generator) -> Case:
 
 
 def random_pooled(random: np.random.Generator) -> Case:
-    """A convolution in two dimensions with `random_pool` behind it; lines of many vectors, in many bands."""
+    """A convolution in two dimensions with `random_pool` after it; lines of many vectors, in many bands."""
     pool = random_pool(random)
     channels = int(random.integers(1, 9))
     outputs = int(random.choice([random.integers(1, 20), random.integers(30, 80)]))

@@ -12,7 +12,7 @@ from tests.runtime.random_layers import Case, finish, sparse
 
 
 def random_chain(random: np.random.Generator) -> Case:
-    """A 1x1 or 3x3 convolution, and often another one behind it, which reads what the first one's bands hold."""
+    """A 1x1 or 3x3 convolution, and often another one after it, which reads what the first one's bands hold."""
     size = [int(random.integers(1, random.choice([6, 20, 60]))) for _ in range(2)]
     first = _conv(random, int(random.integers(1, 4)), int(random.integers(1, 40)), size)
     if random.random() < 0.3:

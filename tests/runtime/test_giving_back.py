@@ -32,7 +32,7 @@ SIDE = 384
 def products(
     *densities: float, rows: int | str = 48, side: int = SIDE
 ) -> onnx.ModelProto:
-    """Matrix products behind one another, with ReLU between, of weights w0, w1, ... of these densities."""
+    """Matrix products one after another, with ReLU between, of weights w0, w1, ... of these densities."""
     random = np.random.default_rng(0)
     nodes, weights, last = [], [], "x"
     for number, density in enumerate(densities):

@@ -135,7 +135,7 @@ def test_kernels_of_many_phases_load_at_once() -> None:
     "pads", [[70, 1, 0, 1], [0, 1, 70, 1], [50, 0, 90, 9], [0, 200, 0, 300]]
 )
 def test_bands_that_lie_in_the_padding(pads: list[int]) -> None:
-    """Of a depthwise convolution behind a 1x1 one: no line that it reads exists."""
+    """Of a depthwise convolution after a 1x1 one: no line that it reads exists."""
     random = np.random.default_rng(0)
     x = random.standard_normal((2, 3, 5, 40), np.float32)
     weights = (
@@ -177,6 +177,7 @@ def test_layers_that_are_too_large_for_the_kernels_stay_dense() -> None:
     np.testing.assert_array_equal(got, [[[7, 8]]])
 
 
+@pytest.mark.slow
 def test_a_thousand_hostile_models_give_errors_only() -> None:
     command = [
         sys.executable,

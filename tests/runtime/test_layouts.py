@@ -1,4 +1,4 @@
-"""Layers are chosen together: neighbours in one memory layout, depthwise layers and pooling between sparse ones."""
+"""Layers are chosen together: neighbors in one memory layout, depthwise layers and pooling between sparse ones."""
 
 from __future__ import annotations
 

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sparsify_fx
 from sparsify_fx.runtime import library
 
 
+@pytest.mark.slow
 def test_a_working_copy_finds_the_installed_library(tmp_path: Path) -> None:
     """Even when a build has left its egg-info in the copy, which then comes first on the path."""
     copy, site = tmp_path / "copy", tmp_path / "site"

@@ -36,7 +36,7 @@ def test_every_recipe_loads_and_its_model_takes_its_method(name: str) -> None:
         )
         outputs = model.eval()(torch.empty(2, channels, side, side))
     assert outputs.shape == (2, classes)
-    assert config.recipe().resolved().to_dict()
+    assert config.find_method().resolved().to_dict()
     warmup = config.learning_rate.build().warmup_epochs(config.epochs)
     assert 0 < warmup < config.epochs
 
@@ -66,11 +66,11 @@ def test_the_papers_recipes_are_complete() -> None:
             c.optimizer.options["weight_decay"],
         ) == expected, name
         assert c.sparsity == (0.5 if "deit" in name else 0.9), name
-    decay = load_config("cifar10-resnet20-signin").recipe().resolved().penalty
+    decay = load_config("cifar10-resnet20-signin").find_method().resolved().penalty
     assert decay == Frobenius(1e-4)
     assert (
         load_config("imagenet-deit_small-signin")
-        .recipe()
+        .find_method()
         .resolved()
         .actions[0]
         .epochs(300)[-1]
@@ -91,7 +91,7 @@ def test_overrides_reach_nested_keys() -> None:
     assert config.optimizer.lr == 0.2
     assert config.optimizer.options["momentum"] == 0.9
     assert config.learning_rate.warmup is None
-    assert config.recipe().resolved().to_dict()["allocation"] == "erk"
+    assert config.find_method().resolved().to_dict()["allocation"] == "erk"
     assert config.exclude == ("fc*",)
     assert (config.method, config.epochs) == ("random", 6)
 
@@ -100,10 +100,52 @@ def test_an_option_is_added_to_an_axis_given_by_name() -> None:
     config = load_config(
         "mnist5k-lenet5", ["axes.schedule=cycles", "axes.schedule.keep=0.5"]
     )
-    assert config.recipe().resolved().to_dict()["schedule"] == {
+    assert config.find_method().resolved().to_dict()["schedule"] == {
         "name": "cycles",
         "keep": 0.5,
     }
+
+
+ON_CPU = ["device=cpu", "compile=false", "amp=false"]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("cs", "939860f394"),
+        ("l0", "e63db9bddc"),
+        ("powerprop", "5c2249d477"),
+        ("spred", "49112541a8"),
+        ("str", "a29501d25c"),
+    ],
+)
+def test_runs_keep_their_names_when_an_axis_value_is_renamed(
+    method: str, name: str
+) -> None:
+    assert load_config("mnist5k-lenet5", [f"method={method}", *ON_CPU]).hash() == name
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        (("l0", "hard-concrete"), "d7e990e4ef"),
+        (("power", "power-propagation"), "220c7f7512"),
+        (("balanced", "balanced-product"), "ca18a6b4ad"),
+        (
+            (
+                '{fc1: l0, "*": {name: balanced}}',
+                '{fc1: hard-concrete, "*": balanced-product}',
+            ),
+            "2e66833e9f",
+        ),
+    ],
+)
+def test_former_and_present_names_of_an_axis_value_are_one_run(
+    values: tuple[str, str], name: str
+) -> None:
+    for value in values:
+        settings = ["method=random", *ON_CPU, f"axes.parameterization={value}"]
+        assert load_config("mnist5k-lenet5", settings).hash() == name
 
 
 def test_another_optimizer_drops_options_with_null() -> None:

@@ -26,8 +26,8 @@ from sparsify_fx.errors import (
     TrainingError,
 )
 from sparsify_fx.train import load_config, train
+from sparsify_fx.train.epoch import EpochRow
 from sparsify_fx.train.log import Log
-from sparsify_fx.train.loop import EpochRow
 from sparsify_fx.train.run_folder import RunFolder, open_folder
 from tests.train.common import SMALL, quietly, small, write_images
 
@@ -145,7 +145,7 @@ def test_other_reasons_are_told_as_they_are(
         monkeypatch.setattr("os.replace", read_only)
         with pytest.raises(
             CheckpointError,
-            match="Read-only file system; mend that, then the same command goes on",
+            match="Read-only file system; fix that, then the same command goes on",
         ):
             folder.save_checkpoint({"a": 1})
 

@@ -22,7 +22,7 @@ from sparsify_fx.errors import (
 )
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.train import Result, TrainConfig, load_config, train
-from sparsify_fx.train.loop import derived_seed, evaluate
+from sparsify_fx.train.epoch import derived_seed, evaluate
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.train.session import build_session
 from tests.conftest import small_net

@@ -29,7 +29,11 @@ def test_another_method_has_its_own_axes(
             load_config(recipe, [f"method={method}"]),
         )
     expected = find_method(method).resolved()
-    assert by_value.recipe().resolved() == by_override.recipe().resolved() == expected
+    assert (
+        by_value.find_method().resolved()
+        == by_override.find_method().resolved()
+        == expected
+    )
     assert by_value.axes == {}
     (line, _) = caplog.messages
     assert f"own method {own.method}" in line
@@ -113,7 +117,7 @@ def test_an_axis_that_is_set_in_part_stays_for_that_part(tmp_path: Path) -> None
         "cifar10-resnet18-imp-lrr-mask",
         ["method=imp", f"axes.criterion.run={tmp_path}"],
     )
-    assert config.recipe().resolved().criterion == MasksOf(str(tmp_path))
+    assert config.find_method().resolved().criterion == MasksOf(str(tmp_path))
     config = load_config(
         "cifar10-resnet20-signin", ["method=pilot", "axes.actions.every=3"]
     )

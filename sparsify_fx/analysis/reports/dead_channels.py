@@ -6,34 +6,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.channels import Channels, dead_channels
 from sparsify_fx.analysis.figures import all_layers, grouped_bars, legend
 from sparsify_fx.analysis.runs import Run
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """The networks at the end, on training images."""
+    # Training images: a channel that is silent on them had no gradient to come back by.
     found = {
         run.label: dead_channels(
             run.model(), run.batches(options.samples, options.seed), run.loss
         )
         for run in runs
     }
-    rows = tuple(
-        (
-            name,
-            label,
-            one.channels,
-            one.without_weights,
-            one.constant,
-            one.unheard,
-            one.dead,
-        )
-        for label, layers in found.items()
-        for name, one in layers.items()
-    )
+    rows = []
+    for label, name, one in flatten(found):
+        causes = (one.without_weights, one.constant, one.unheard)
+        rows.append((name, label, one.channels, *causes, one.dead))
     columns = (
         "layer",
         "run",
@@ -44,7 +36,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         "dead",
     )
     return Findings(
-        grids=(Grid("dead channels", columns, rows),),
+        grids=(Grid("dead channels", columns, tuple(rows)),),
         figures={"dead-channels": lambda figure: draw(found, figure)},
         data={
             label: {name: asdict(one) for name, one in layers.items()}
@@ -53,16 +45,16 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         settings={"samples": options.samples, "seed": options.seed},
         notes=tuple(
             f"{label}: {name} has collapsed, all of its {one.channels} channels are dead"
-            for label, layers in found.items()
-            for name, one in layers.items()
+            for label, name, one in flatten(found)
             if one.collapsed
         ),
     )
 
 
 def draw(found: dict[str, dict[str, Channels]], figure: Any) -> None:
-    """The share of dead channels."""
+    """The share of dead channels by layer, a bar for each run."""
     axes, names = figure.subplots(), all_layers(found.values())
+    # Bars need a height for every layer: a layer that a run has not gets none.
     shares = {
         label: [
             layers[name].dead / layers[name].channels if name in layers else 0.0
@@ -84,7 +76,7 @@ ANALYSES.add(
     Analysis(
         "dead-channels",
         "Channels that depend on no input or that nothing depends on; layers that collapsed.",
-        "Tanaka et al. 2020, section 3",
+        "[Tanaka 2020], section 3",
         report,
     ),
 )

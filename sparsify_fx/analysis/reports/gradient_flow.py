@@ -6,16 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.batch_norm import batch_norms
 from sparsify_fx.analysis.figures import layer_lines, legend
 from sparsify_fx.analysis.gradients import GradientNorm, gradient_flow
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.checkpoints.run_files import State
-from sparsify_fx.tables.grids import Grid, Value
+from sparsify_fx.tables.fitting import Grid, Value
 
-Flow = dict[str, dict[str, GradientNorm]]  # "init" or "end" -> layer -> norm
+# "init" or "end" -> layer -> norm.
+Flow = dict[str, dict[str, GradientNorm]]
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
@@ -27,14 +28,14 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         }
         for run in runs
     }
-    rows: tuple[tuple[Value, ...], ...] = tuple(
-        (name, label, times["init"][name].norm, times["init"][name].rms, g.norm, g.rms)
-        for label, times in found.items()
-        for name, g in times["end"].items()
-    )
+    ends = {label: times["end"] for label, times in found.items()}
+    rows: list[tuple[Value, ...]] = []
+    for label, name, end in flatten(ends):
+        begin = found[label]["init"][name]
+        rows.append((name, label, begin.norm, begin.rms, end.norm, end.rms))
     columns = ("layer", "run", "init: norm", "init: rms", "end: norm", "end: rms")
     return Findings(
-        grids=(Grid("gradient of the kept weights", columns, rows),),
+        grids=(Grid("gradient of the kept weights", columns, tuple(rows)),),
         figures={"gradient-flow": lambda figure: draw(found, figure)},
         data={
             label: {
@@ -56,6 +57,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 def flow(run: Run, state: State, options: Options) -> dict[str, GradientNorm]:
     """One state of a run, in the space of the weights θ."""
     model, masks = run.model(state), run.masks(state)
+    # At the start running statistics are those of no data, and gradients by them would say nothing.
     for norm in batch_norms(model).values():
         norm.train()
     return gradient_flow(
@@ -65,11 +67,13 @@ def flow(run: Run, state: State, options: Options) -> dict[str, GradientNorm]:
 
 def draw(found: dict[str, Flow], figure: Any) -> None:
     """Root mean squares, start and end."""
+    # One scale for both: whether gradients shrink or grow in training is what the two panels show.
     panels = figure.subplots(1, 2, sharey=True)
     for axes, when, title in zip(
         panels, ("init", "end"), ("at initialisation", "at the end"), strict=True
     ):
         layers = {label: times[when].items() for label, times in found.items()}
+        # No point for a layer without a gradient: zero has no place on a log axis.
         layer_lines(
             axes,
             {
@@ -87,7 +91,7 @@ ANALYSES.add(
     Analysis(
         "gradient-flow",
         "Gradient norm of the kept weights by layer, at initialisation and at the end.",
-        "Evci et al. 2022",
+        "[Evci 2022]",
         report,
     ),
 )

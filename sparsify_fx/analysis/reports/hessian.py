@@ -15,11 +15,11 @@ from sparsify_fx.analysis.curvature import (
     largest_eigenvalue,
     trace,
 )
-from sparsify_fx.analysis.figures import colour
+from sparsify_fx.analysis.figures import color
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.programs.owners import programs
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 Measured = tuple[int, Eigenvalue, Trace]
 NOTE = (
@@ -29,10 +29,12 @@ NOTE = (
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
-    """In the space of θ, and in that of the factors where a weight has several."""
+    """Every run: in the space of θ, and in that of the factors where a weight has several."""
     found: dict[str, Measured] = {}
     for run in runs:
         batches = run.batches(options.samples, options.seed)
+        # θ of a merged model with the final masks: pruned entries are no directions. The factors bring the
+        # masks of their programs along.
         plain = mean_loss(run.model(), batches, run.loss, run.final_masks())
         found[f"{run.label}, θ"] = measure(hessian(plain), options)
         if has_factors(run):
@@ -77,6 +79,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 def has_factors(run: Run) -> bool:
     """Whether a weight is made of several trained tensors."""
+    # With a single one the factor is θ itself, and the two spaces are one.
     return any(
         len(list(program.parameters())) > 1
         for program in programs(run.session.model).values()
@@ -107,15 +110,12 @@ def unfinished(tops: dict[str, Eigenvalue], options: Options) -> list[str]:
 def draw(found: dict[str, Measured], figure: Any) -> None:
     """Eigenvalues with residuals, traces with standard errors."""
     panels = figure.subplots(1, 2)
+    # "run, space" on two lines, or neighbors would overlap.
     labels = [name.replace(", ", "\n") for name in found]
-    tops = (
-        [top.value for _, top, _ in found.values()],
-        [top.residual for _, top, _ in found.values()],
-    )
-    sums = (
-        [s.value for _, _, s in found.values()],
-        [s.standard_error for _, _, s in found.values()],
-    )
+    eigenvalues = [top for _, top, _ in found.values()]
+    traces = [sum_ for _, _, sum_ in found.values()]
+    tops = ([e.value for e in eigenvalues], [e.residual for e in eigenvalues])
+    sums = ([t.value for t in traces], [t.standard_error for t in traces])
     titles = ("largest eigenvalue (± residual)", "trace (± standard error)")
     for axes, (values, errors), title in zip(panels, (tops, sums), titles, strict=True):
         axes.bar(
@@ -123,7 +123,7 @@ def draw(found: dict[str, Measured], figure: Any) -> None:
             values,
             yerr=errors,
             capsize=3,
-            color=[colour(index) for index in range(len(labels))],
+            color=[color(index) for index in range(len(labels))],
         )
         axes.set_title(title)
         axes.grid(axis="y", alpha=0.3)

@@ -7,28 +7,30 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.figures import legend, line_style, name_layers
 from sparsify_fx.analysis.overlap import Overlap, mask_overlap, total_overlap
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.checkpoints.run_files import mask_key
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 Pairs = dict[str, dict[str, Overlap]]
 
 
 def lacks(run: Run) -> str | None:
-    """No masks."""
+    """Runs of methods without masks lack them."""
+    # Asked of the state and not of the method: all ones would otherwise stand in for masks.
     masked = any(mask_key(name) in run.final for name in run.weights)
     return None if masked else "has no masks; give a run of a sparse method"
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
-    """Every pair of runs."""
+    """Every pair of runs: in total and by layer, with what chance would give."""
     found = {
         f"{a.label} & {b.label}": mask_overlap(a.final_masks(), b.final_masks())
         for a, b in combinations(runs, 2)
     }
+    # Summed counts and not the mean of ratios: a small layer counts for its few weights.
     totals = {pair: total_overlap(layers.values()) for pair, layers in found.items()}
     return Findings(
         grids=(
@@ -65,15 +67,15 @@ def draw(found: Pairs, figure: Any) -> None:
     """Filled: measured; open and dotted: by chance."""
     axes = figure.subplots()
     for index, (pair, layers) in enumerate(found.items()):
-        every, style = (
-            [*layers.values(), total_overlap(layers.values())],
-            line_style(index),
-        )
+        every = [*layers.values(), total_overlap(layers.values())]
+        style = line_style(index)
         axes.plot([one.iou for one in every], label=pair, **style)
+        # In the color of its run, so that a line finds its own chance.
         axes.plot(
             [one.chance_iou for one in every],
             **{**style, "linestyle": ":", "markerfacecolor": "white"},
         )
+    # The pairs are of one model (`alike`), so that the first names the layers of all.
     name_layers(axes, [*next(iter(found.values())), "all layers"])
     axes.set(
         ylabel="intersection over union",
@@ -86,9 +88,7 @@ def draw(found: Pairs, figure: Any) -> None:
 
 def _by_layer(found: Pairs) -> Grid:
     rows = tuple(
-        (pair, name, one.iou, one.chance_iou)
-        for pair, layers in found.items()
-        for name, one in layers.items()
+        (pair, name, one.iou, one.chance_iou) for pair, name, one in flatten(found)
     )
     return Grid("the same by layer", ("runs", "layer", "IoU", "IoU by chance"), rows)
 

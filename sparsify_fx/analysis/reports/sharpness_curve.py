@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.batch_norm import batch_norms
 from sparsify_fx.analysis.curvature import Eigenvalue, hessian, largest_eigenvalue
 from sparsify_fx.analysis.figures import legend, line_style
@@ -14,24 +14,20 @@ from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.reports import sign_curve
 from sparsify_fx.analysis.reports.hessian import NOTE, unfinished
 from sparsify_fx.analysis.runs import Run
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 Curve = dict[int, Eigenvalue]
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
-    """In the space of θ, at every kept state."""
+    """Every run, in the space of θ, at every kept state."""
     found = {run.label: curve(run, options) for run in runs}
     rows = tuple(
         (label, epoch, top.value, top.residual, top.iterations)
-        for label, tops in found.items()
-        for epoch, top in tops.items()
+        for label, epoch, top in flatten(found)
     )
-    named = {
-        f"{label}, epoch {epoch}": top
-        for label, tops in found.items()
-        for epoch, top in tops.items()
-    }
+    named = {f"{label}, epoch {epoch}": top for label, epoch, top in flatten(found)}
+    # Said always, also where no run of this table has batch norm: the note belongs to the method.
     left_out = "; epoch 0 of a model with batch norm is left out: its running statistics are not those of any data"
     return Findings(
         grids=(
@@ -52,9 +48,11 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 
 def curve(run: Run, options: Options) -> Curve:
-    """By epoch over all cycles."""
+    """Largest eigenvalues of one run by epoch over all cycles."""
     batches, found = run.batches(options.samples, options.seed), {}
     for epoch, state in run.points().items():
+        # In eval mode the loss is a function of the weights alone. Before the first epoch running statistics
+        # are those of no data, so that the Hessian there would be that of another network.
         model = run.model(state)
         if epoch > 0 or not batch_norms(model):
             loss = mean_loss(model, batches, run.loss, run.masks(state))
@@ -68,7 +66,7 @@ def curve(run: Run, options: Options) -> Curve:
 
 
 def draw(found: dict[str, Curve], figure: Any) -> None:
-    """A line for each run."""
+    """A line for each run over its epochs."""
     axes = figure.subplots()
     for index, (label, tops) in enumerate(found.items()):
         axes.plot(
@@ -82,11 +80,9 @@ def draw(found: dict[str, Curve], figure: Any) -> None:
         ylabel="largest eigenvalue",
         title="sharpness of the training loss",
     )
-    axes.set_yscale(
-        "log"
-        if all(top.value > 0 for tops in found.values() for top in tops.values())
-        else "symlog"
-    )
+    # The largest eigenvalue can be negative, where a log axis would drop the point.
+    positive = all(top.value > 0 for _, _, top in flatten(found))
+    axes.set_yscale("log" if positive else "symlog")
     axes.grid(alpha=0.3)
     legend(figure, axes)
 

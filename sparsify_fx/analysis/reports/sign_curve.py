@@ -9,16 +9,17 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.figures import legend, line_style
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.signs import sign_flips
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid, Value
 
 LEAST = 3
 
 
 def lacks(run: Run) -> str | None:
-    """Fewer than three kept states."""
+    """Runs that keep fewer than three states lack points; the remedy names epochs that fit the run."""
     states = set(run.epochs) | set(run.cycle_ends.values())
     if len(states) >= LEAST:
         return None
+    # 0 and 1 besides the quarters, so that the curve begins where training does.
     epochs = sorted(
         {0, 1, *(max(1, run.config.epochs * part // 4) for part in (1, 2, 3, 4))}
     )
@@ -29,13 +30,19 @@ def lacks(run: Run) -> str | None:
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
-    """Among the weights that the final mask keeps."""
+    """Every run's signs at each kept state, among the weights that the final mask keeps."""
     found = {run.label: curve(run) for run in runs}
-    rows = tuple((label, *point) for label, points in found.items() for point in points)
+    rows: list[tuple[Value, ...]] = []
+    for label, points in found.items():
+        rows += [(label, *point) for point in points]
     columns = ("run", "epoch", "differ from init", "differ from end")
     return Findings(
         grids=(
-            Grid("share of signs, among the weights kept at the end", columns, rows),
+            Grid(
+                "share of signs, among the weights kept at the end",
+                columns,
+                tuple(rows),
+            ),
         ),
         figures={"sign-curve": lambda figure: draw(found, figure)},
         data={
@@ -50,6 +57,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 def curve(run: Run) -> list[tuple[int, float, float]]:
     """(epoch, share that differs from the initial sign, share that differs from the final sign)."""
+    # The final mask at every point: with each point's own, the curve would show pruning too.
     mask, first, last = run.final_masks(), run.initial, run.final
     return [
         (

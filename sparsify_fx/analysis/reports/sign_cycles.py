@@ -14,7 +14,7 @@ from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.sign_history import kept_signs, settled_after, sign_switches
 from sparsify_fx.analysis.signs import sign_flips
 from sparsify_fx.masks import nonzeros
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Cycles:
 
 
 def lacks(run: Run) -> str | None:
-    """Fewer than two kept cycles."""
+    """Runs that keep fewer than two cycles lack them: from one there is nothing to settle or to switch."""
     if len(run.cycles) >= 2:
         return None
     return (
@@ -44,26 +44,16 @@ def lacks(run: Run) -> str | None:
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
-    """Every run with cycles."""
+    """Every run with cycles: flips by cycle, when signs settle, and how often they switch."""
     found = {run.label: measure(run) for run in runs}
-    points = (
-        "init",
-        *(
-            f"cycle {cycle}"
-            for cycle in max((one.cycles for one in found.values()), key=len)
-        ),
-    )
-    rows = [
-        (
-            label,
-            cycle,
-            one.sparsity[index],
-            one.flips[index],
-            one.flips[index] / one.kept[index],
-        )
-        for label, one in found.items()
-        for index, cycle in enumerate(one.cycles)
-    ]
+    # Runs may have different numbers of cycles: columns go as far as the longest, others end earlier.
+    longest = max((one.cycles for one in found.values()), key=len)
+    points = ("init", *(f"cycle {cycle}" for cycle in longest))
+    rows = []
+    for label, one in found.items():
+        for index, cycle in enumerate(one.cycles):
+            share = one.flips[index] / one.kept[index]
+            rows.append((label, cycle, one.sparsity[index], one.flips[index], share))
     columns = ("run", "cycle", "sparsity", "flips", "share")
     return Findings(
         grids=(
@@ -90,12 +80,15 @@ def measure(run: Run) -> Cycles:
     """Histories of the weights that the final mask keeps."""
     first, states = run.initial, {cycle: run.at_cycle(cycle) for cycle in run.cycles}
     masks = [run.masks(state) for state in states.values()]
+    # Each cycle's flips are among the weights that its own mask keeps; for the history a weight must be there
+    # at every point, and the final mask is a part of all others.
     flips = [
         sign_flips(first, state, mask)
         for state, mask in zip(states.values(), masks, strict=True)
     ]
     total = sum(mask.numel() for mask in masks[0].values())
     signs = kept_signs([first, *states.values()], run.final_masks())
+    # T + 1 points, from init on, can settle at T + 1 places and switch 0 to T times.
     bins, n = len(states) + 1, signs.shape[1]
     settled = torch.bincount(settled_after(signs), minlength=bins) / n
     switched = torch.bincount(sign_switches(signs), minlength=bins) / n
@@ -128,6 +121,7 @@ def draw(found: dict[str, Cycles], figure: Any) -> None:
         ["init", *map(str, most)],
         {name: _padded(one.settled, most) for name, one in found.items()},
     )
+    # Log axes: later cycles settle ever fewer signs, which a linear one would not show.
     settled.set(
         xlabel="end of cycle",
         ylabel="share of weights",
@@ -150,23 +144,21 @@ def draw(found: dict[str, Cycles], figure: Any) -> None:
 
 
 def _padded(values: Sequence[float], most: Sequence[int]) -> list[float]:
+    """With zeros up to the longest run's number of cycles, for bars that stand side by side."""
     return [*values, *[0.0] * (len(most) + 1 - len(values))]
 
 
 def _shares(
     title: str, points: Sequence[str], columns: dict[str, tuple[float, ...]]
 ) -> Grid:
-    rows = tuple(
-        (
-            point,
-            *(
-                values[index] if index < len(values) else ""
-                for values in columns.values()
-            ),
-        )
-        for index, point in enumerate(points)
-    )
-    return Grid(title, ("", *columns), rows)
+    """A column for each run; empty, not zero, where a run has no such cycle."""
+    rows = []
+    for index, point in enumerate(points):
+        cells = [
+            values[index] if index < len(values) else "" for values in columns.values()
+        ]
+        rows.append((point, *cells))
+    return Grid(title, ("", *columns), tuple(rows))
 
 
 ANALYSES.add(

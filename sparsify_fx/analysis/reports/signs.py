@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
-from sparsify_fx.analysis.figures import grouped_bars, layer_lines, legend
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
+from sparsify_fx.analysis.figures import all_layers, grouped_bars, layer_lines, legend
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.signs import SignFlips, sign_flips_by_layer, without_sign
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid
 
 STAGES = ("init to warm-up", "warm-up to end", "init to end")
 SHORT = dict(
     zip(STAGES, ("init to\nwarm-up", "warm-up\nto end", "init\nto end"), strict=True)
 )
-Flips = dict[str, dict[str, SignFlips]]  # stage -> layer -> flips
+# Stage -> layer -> flips.
+Flips = dict[str, dict[str, SignFlips]]
 
 
 def stages(run: Run) -> Flips:
     """Flips by stage and layer, among the weights that the final mask keeps; without a warm-up state only the last."""
     mask, first, last = run.final_masks(), run.initial, run.final
+    # The state at the end of the warm-up is kept only where the run was told so: without it one stage is
+    # left, and `_notes` says how to get the others.
     found: Flips = {}
     if run.warmup in run.epochs and run.warmup > 0:
         middle = run.at_epoch(run.warmup)
@@ -32,7 +35,7 @@ def stages(run: Run) -> Flips:
 
 
 def total(layers: dict[str, SignFlips]) -> SignFlips:
-    """All layers together."""
+    """Flips and weights summed over all layers."""
     return SignFlips(
         sum(layer.flips for layer in layers.values()),
         sum(layer.weights for layer in layers.values()),
@@ -42,22 +45,19 @@ def total(layers: dict[str, SignFlips]) -> SignFlips:
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """Every run; a stage that a run lacks is left out and named."""
     found = {run.label: stages(run) for run in runs}
-    rows = [
-        (label, stage, sums.flips, sums.weights, sums.share)
-        for label, by_stage in found.items()
-        for stage, sums in (
-            (stage, total(layers)) for stage, layers in by_stage.items()
-        )
-    ]
+    rows = []
+    for label, stage, layers in flatten(found):
+        sums = total(layers)
+        rows.append((label, stage, sums.flips, sums.weights, sums.share))
+    present = {stage for _, stage, _ in flatten(found)}
+    notes: list[str] = []
+    for run in runs:
+        notes += _notes(run)
     columns = ("run", "stage", "flips", "weights", "share")
     return Findings(
         grids=(
             Grid("sign flips among the weights kept at the end", columns, tuple(rows)),
-            *(
-                _by_layer(stage, found)
-                for stage in STAGES
-                if any(stage in by_stage for by_stage in found.values())
-            ),
+            *(_by_layer(stage, found) for stage in STAGES if stage in present),
         ),
         figures={"signs": lambda figure: draw(found, figure)},
         data={
@@ -70,12 +70,13 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
             }
             for label, by_stage in found.items()
         },
-        notes=tuple(note for run in runs for note in _notes(run)),
+        notes=tuple(notes),
     )
 
 
 def draw(found: dict[str, Flips], figure: Any) -> None:
     """Totals as bars, then a panel with the layers for each stage."""
+    # Panels for the stages that every run has: a missing line would look like one hidden behind another.
     shown = [
         stage
         for stage in STAGES
@@ -106,21 +107,19 @@ def _by_layer(stage: str, found: dict[str, Flips]) -> Grid:
     having = {
         label: by_stage[stage] for label, by_stage in found.items() if stage in by_stage
     }
-    names = dict.fromkeys(name for layers in having.values() for name in layers)
-    rows = tuple(
-        (
-            name,
-            *(
-                layers[name].share if name in layers else ""
-                for layers in having.values()
-            ),
-        )
-        for name in names
-    )
-    return Grid(f"share of signs flipped by layer, {stage}", ("layer", *having), rows)
+    # Runs of different models may stand side by side: a layer that one has not leaves its cell empty.
+    rows = []
+    for name in all_layers(having.values()):
+        cells = [
+            layers[name].share if name in layers else "" for layers in having.values()
+        ]
+        rows.append((name, *cells))
+    title = f"share of signs flipped by layer, {stage}"
+    return Grid(title, ("layer", *having), tuple(rows))
 
 
 def _notes(run: Run) -> list[str]:
+    """What a reader of this run's figures should know."""
     notes = []
     if run.warmup > 0 and run.warmup not in run.epochs:
         notes.append(

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
-from sparsify_fx.analysis.figures import layer_lines, legend
+from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
+from sparsify_fx.analysis.figures import all_layers, layer_lines, legend
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.sparsity import LayerSparsity, layer_sparsity
-from sparsify_fx.tables.grids import Grid
+from sparsify_fx.tables.fitting import Grid, Value
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
-    """The masks at the end."""
+    """Every run's masks at the end, layer by layer and in total."""
     found = {run.label: layer_sparsity(run.final_masks()) for run in runs}
-    names = dict.fromkeys(name for layers in found.values() for name in layers)
-    rows = [
-        (name, *(cell for layers in found.values() for cell in _cells(layers, name)))
-        for name in (*names, "all layers")
-    ]
-    columns = (
-        "layer",
-        *(f"{label}: {what}" for label in found for what in ("kept", "sparsity")),
-    )
+    columns = ["layer"]
+    for label in found:
+        columns += [f"{label}: kept", f"{label}: sparsity"]
+    rows = []
+    for name in (*all_layers(found.values()), "all layers"):
+        row: list[Value] = [name]
+        for layers in found.values():
+            row += _cells(layers, name)
+        rows.append(tuple(row))
     return Findings(
-        grids=(Grid("sparsity by layer", columns, tuple(rows)),),
+        grids=(Grid("sparsity by layer", tuple(columns), tuple(rows)),),
         figures={"layers": lambda figure: draw(found, figure)},
         data={
             label: {
@@ -40,8 +40,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         },
         notes=tuple(
             f"{label}: {name} has collapsed, none of its {one.weights} weights is left"
-            for label, layers in found.items()
-            for name, one in layers.items()
+            for label, name, one in flatten(found)
             if one.collapsed
         ),
     )
@@ -60,14 +59,14 @@ def draw(found: dict[str, dict[str, LayerSparsity]], figure: Any) -> None:
     axes.set(
         ylabel="sparsity",
         title="sparsity by layer, from input to output",
+        # A little above 1, where the markers of collapsed layers would be cut in half.
         ylim=(None, 1.02),
     )
     legend(figure, axes)
 
 
-def _cells(
-    layers: dict[str, LayerSparsity], name: str
-) -> tuple[str | int | float, ...]:
+def _cells(layers: dict[str, LayerSparsity], name: str) -> tuple[Value, ...]:
+    """Kept weights and sparsity of a layer, or of all; two empty cells for a layer that this run has not."""
     everything = LayerSparsity(
         sum(one.weights for one in layers.values()),
         sum(one.kept for one in layers.values()),

@@ -110,6 +110,8 @@ class Trial:
             return
         self._names = [item.name for item in runtime.session.get_outputs()]
         tried, refusal = 0, ""
+        # The first that runs is enough; the reason told is that of the first that does
+        # not, being the likeliest input.
         for feed in candidates:
             try:
                 self._expected, self.feed = runtime.run_feed(feed), feed
@@ -156,17 +158,19 @@ class Trial:
             return self._compared(got, limit)
         except ExportError:
             runtime = Runtime(self.file, library_for(load_onnx(self.file)))
+            # A difference may be the original's own: it runs twice more in a new session,
+            # which tells random outputs from wrong ones.
             first, second = runtime.run_feed(self.feed), runtime.run_feed(self.feed)
             unstable = unlike_outputs(self._names, self._expected, first, _ITSELF)
             unstable |= unlike_outputs(self._names, first, second, _ITSELF)
             self.random |= unstable
             bounds = dict.fromkeys(self._names, limit)
-            if (
-                library is not None
-            ):  # sparse operators add in another order, of which steep models make more
+            if library is not None:
+                # Sparse operators add in another order, of which steep models make more.
                 bounds |= {
                     name: max(limit, noise) for name, noise in self._rounding().items()
                 }
+            # Neither randomness nor rounding explains it, so the difference counts.
             if not unstable and set(bounds.values()) == {limit}:
                 raise
             found = self._compared(got, bounds)
@@ -198,6 +202,8 @@ class Trial:
     def _rounding(self) -> dict[str, float]:
         """How far rounding alone moves each output of the original; nothing where that cannot be tried."""
         try:
+            # The same model with its weights moved by a rounding error, as passes over
+            # graphs are judged by.
             reference = Reference(self._model, [self.feed or {}])
             return {
                 name: min(noise, MOST)
@@ -270,6 +276,7 @@ def trial_of(
         if trial._needed <= asked.inputs.keys():
             raise
         trial.problem = str(error)
+    # Only for the choice of layers: asking for every shape makes a session of its own.
     if run and shapes and trial.feed is not None:
         trial.shapes = shapes_of_run(file, model, reader, trial.feed)
     return trial

@@ -79,7 +79,7 @@ class Speed:
         return {**asdict(self), **{name: getattr(self, name) for name in ratios}}
 
     def sentence(self) -> str:
-        """The figures in words."""
+        """Load time, memory and latency in one line, each also as a multiple of the dense file's."""
         memory = (
             f", peak memory {self.peak / 1e6:.0f} MB ({self.peak_ratio:.2f}x dense)"
             if self.peak_dense
@@ -115,13 +115,15 @@ def measure(
     )
     found: dict[Path, list[dict[str, float]]] = {dense: [], packed: []}
     for _ in range(loads):
+        # In turns, so that what else the machine does falls on both alike.
         for path, results in found.items():
             results.append(_probe(*needed, "load", str(path)))
     with tempfile.TemporaryDirectory() as folder:
-        file = (
-            Path(folder) / "inputs.pickle"
-        )  # arrays of strings, lists, maps and None have no place in a .npz
+        # Arrays of strings, lists, maps and None have no place in a .npz.
+        file = Path(folder) / "inputs.pickle"
         file.write_bytes(pickle.dumps(dict(inputs)))
+        # Both in one process, for the same reason: caches and clock frequency are the
+        # same for both.
         latencies = _probe(
             *needed, "latency", str(file), str(rounds), str(dense), str(packed)
         )
@@ -152,6 +154,7 @@ def _probe(*arguments: str) -> Any:
         check=False,
     )
     if done.returncode != 0:
+        # The last line of a traceback is the error.
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ExportError(
             f"measuring failed: {reason}; export or pack without measure (--no-measure)"

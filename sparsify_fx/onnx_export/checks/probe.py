@@ -47,6 +47,8 @@ def peak_bytes() -> int:
 
 def load(path: str) -> dict[str, float]:
     """Load once: seconds, and how much the peak of memory grew."""
+    # The peak never falls, so what loading adds is only seen in a process that has loaded
+    # nothing yet.
     before, start, busy = peak_bytes(), time.perf_counter(), time.process_time()
     session(path)
     seconds, cpu = time.perf_counter() - start, time.process_time() - busy
@@ -54,7 +56,7 @@ def load(path: str) -> dict[str, float]:
 
 
 def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]]:
-    """Median seconds of a run of each file, behind another one of it; in turns, so that other work hits all."""
+    """Median seconds of a run of each file, after another one of it; in turns, so that other work hits all."""
     with open(inputs, "rb") as file:
         feed = pickle.load(file)  # written by measure.py a moment ago
     sessions = [session(path) for path in paths]
@@ -62,9 +64,8 @@ def latency(inputs: str, rounds: int, paths: list[str]) -> list[dict[str, float]
     busy: list[list[float]] = [[] for _ in paths]
     for turn in range(rounds + 1):
         for place, runtime in enumerate(sessions):
-            runtime.run(
-                None, feed
-            )  # the next one does not find another model's values in the caches
+            # So that the timed run does not find another model's values in the caches.
+            runtime.run(None, feed)
             start, start_busy = time.perf_counter(), time.process_time()
             runtime.run(None, feed)
             if turn:  # the first run of each only warms up

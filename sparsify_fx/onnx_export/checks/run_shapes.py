@@ -35,7 +35,10 @@ def shapes_of_run(
     }
     inferred = infer_shapes(dense, sizes)
     kinds = infer_kinds(dense)
-    outputs = [name for node in dense.graph.node for name in node.output if name]
+    outputs: list[str] = []
+    for node in dense.graph.node:
+        outputs += filter(None, node.output)
+    # Sequences and optional values have no shape to ask for.
     wanted = [
         name
         for name in outputs
@@ -44,6 +47,8 @@ def shapes_of_run(
     found = {
         name: shape for name, shape in inferred.items() if _is_known(shape)
     } | sizes
+    # A value of unknown kind may turn out to be no tensor, which fails the whole run;
+    # then only those that are tensors for sure are asked.
     for names in (wanted, [name for name in wanted if name in kinds]):
         if names and (shapes := _run(file, dense, reader, feed, names)):
             return found | shapes
@@ -67,10 +72,13 @@ def _run(
         return {}
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # Not optimized: asked for are the values that the file names, and one run need not be
+    # fast.
     options.graph_optimization_level = (
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     )
     options.add_session_config_entry(
+        # A model given as bytes has no folder from which external data could be found.
         "session.model_external_initializers_file_folder_path",
         str(file.parent.resolve()),
     )
@@ -79,9 +87,8 @@ def _run(
             asking.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         results = session.run(None, dict(feed))
-    except (
-        Exception
-    ):  # a dozen classes; the run that compares outputs says what is wrong
+    except Exception:
+        # A dozen classes; the run that compares outputs says what is wrong.
         return {}
     return {
         name: tuple(map(int, shape)) for name, shape in zip(names, results, strict=True)

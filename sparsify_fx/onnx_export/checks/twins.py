@@ -40,6 +40,8 @@ def measure_onnx(file: Path, asked: Asked) -> tuple[Speed, str]:
     if trial.feed is None:
         raise ExportError(f"cannot measure {file}: {trial.problem}")
     with tempfile.TemporaryDirectory() as folder:
+        # The twin has the same weights to the bit, so any difference in time is that of
+        # the kernels.
         dense = Path(folder) / "dense.onnx"
         unpack_onnx(file, dense)
         speed = measure(dense, file, trial.feed, library=library)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_tools.values import Difference, UnlikeError, measure_difference
@@ -29,9 +30,8 @@ class Runtime:
 
     def __init__(self, path: Path, library: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = (
-            3  # errors only; warnings are about unused initializers and the like
-        )
+        # Errors only; warnings are about unused initializers and the like.
+        options.log_severity_level = 3
         if library is not None:
             options.register_custom_ops_library(library)
         try:
@@ -39,6 +39,7 @@ class Runtime:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
+            # onnxruntime names an operator that it does not know by its domain.
             hint = f"; {HOW_TO_OPEN}" if "sparsify_fx:" in str(error) else ""
             raise ExportError(
                 f"onnxruntime {onnxruntime.__version__} cannot load the model: {error}{hint}"
@@ -57,7 +58,8 @@ class Runtime:
     def run_feed(self, feed: Mapping[str, Any]) -> list[Any]:
         """The outputs in order for inputs by name; ExportError when onnxruntime fails."""
         quiet = onnxruntime.RunOptions()
-        quiet.log_severity_level = 4  # what fails is raised; it need not be printed too
+        # What fails is raised; it need not be printed too.
+        quiet.log_severity_level = 4
         try:
             return list(self.session.run(None, dict(feed), quiet))
         except Exception as error:
@@ -87,6 +89,8 @@ def compare(
         raise ExportError(
             f"onnxruntime gives {len(got)} outputs, {reference} {len(expected)}; the file is not written"
         )
+    # All outputs are compared before the first is judged, so that one of another shape is
+    # told whatever the others differ by.
     pairs = [
         _difference(a, b, name, reference)
         for a, b, name in zip(expected, got, names, strict=True)
@@ -111,3 +115,13 @@ def _difference(expected: Any, got: Any, name: str, reference: str) -> Differenc
         raise ExportError(
             f"output {name!r} of onnxruntime is unlike that of {reference}: {error}; the file is not written"
         ) from error
+
+
+def same_predictions(
+    model: nn.Module, session: onnxruntime.InferenceSession, images: Tensor
+) -> int:
+    """How many images get the same class (the largest of the outputs) from both."""
+    with torch.no_grad():
+        expected = model(images).argmax(1)
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    return int((torch.from_numpy(outputs).argmax(1) == expected).sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import onnx
 
@@ -23,6 +24,7 @@ STORAGE_KEYS = (WEIGHTS, "encoding", "values", TARGET, CHOICE, ORIGIN)
 
 def put_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     """Replace all our entries by these; those of others stay."""
+    # Only entries under our prefix are ours to remove.
     others = {
         item.key: item.value
         for item in model.metadata_props
@@ -57,3 +59,23 @@ def stored_weights(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
         }
     except (ValueError, AttributeError, IndexError, RecursionError):
         return {}  # not ours, whatever it is
+
+
+def chosen_how(choice: Mapping[str, Any]) -> str:
+    """By estimate or measurement, and for which sizes; files of earlier versions know the batch alone.
+
+    >>> chosen_how({"by": "estimate", "batch": 1, "sizes": {"x": [1, 64]}, "sizes_from": "made up"})
+    ', chosen by estimate for x [1, 64] (made up)'
+    >>> chosen_how({"by": "estimate", "batch": 1})
+    ', chosen by estimate for batch 1'
+    """
+    # Metadata are anyone's to write; what is not ours is not told.
+    if not {"by", "batch"} <= choice.keys():
+        return ""
+    sizes, origin = choice.get("sizes"), choice.get("sizes_from", "")
+    if not isinstance(sizes, Mapping) or not sizes:
+        return f", chosen by {choice['by']} for batch {choice['batch']}"
+    shapes = ", ".join(f"{name} {shape}" for name, shape in sizes.items())
+    return f", chosen by {choice['by']} for {shapes}" + (
+        f" ({origin})" if origin else ""
+    )

@@ -1,4 +1,4 @@
-"""The bytes of an ONNX file piece by piece: to serialise a large model at once takes several copies of it."""
+"""The bytes of an ONNX file piece by piece: to serialize a large model at once takes several copies of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
 def model_pieces(model: onnx.ModelProto, reader: TensorReader) -> Iterator[bytes]:
-    """The bytes of the model with all data inside, in order; joined they are what `serialised` gives for it.
+    """The bytes of the model with all data inside, in order; joined they are what `serialized` gives for it.
 
     Fields are written in the order of their numbers, so initializers lie between two parts of the graph, and the graph
     between two parts of the model.
@@ -24,6 +24,8 @@ def model_pieces(model: onnx.ModelProto, reader: TensorReader) -> Iterator[bytes
     graph = model.graph
     first, last = _around(model, "graph")
     before, after = _around(graph, "initializer")
+    # Lengths stand before contents in protobuf, so all sizes are needed before the first
+    # byte is written.
     heads = [
         _head(_INITIALIZER, _whole_bytes(tensor, reader))
         for tensor in graph.initializer
@@ -40,10 +42,12 @@ def model_pieces(model: onnx.ModelProto, reader: TensorReader) -> Iterator[bytes
 
 
 def _around(message: Message, field: str) -> tuple[bytes, bytes]:
-    """The bytes of the fields before this one, and of those behind it."""
+    """The bytes of the fields before this one, and of those after it."""
     number = message.DESCRIPTOR.fields_by_name[field].number
     numbers = {other.name: other.number for other in message.DESCRIPTOR.fields}
     halves = []
+    # protobuf has no way to serialize a part of a message, so a copy without the other
+    # fields is made.
     for left_out in (
         {name for name, other in numbers.items() if other >= number},
         {name for name, other in numbers.items() if other <= number},
@@ -58,6 +62,8 @@ def _whole_bytes(tensor: onnx.TensorProto, reader: TensorReader) -> int:
     """Bytes of the tensor with its data inside."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return int(tensor.ByteSize())
+    # The size without the data, since only its length is needed here: the data may be
+    # gigabytes on the disk.
     shell = onnx.TensorProto(
         name=tensor.name, dims=tensor.dims, data_type=tensor.data_type
     )

@@ -24,7 +24,11 @@ def read_plain(file: Path) -> tuple[onnx.ModelProto, TensorReader]:
     """
     model, reader = load_onnx(file), TensorReader(file.parent)
     with told_of(file):
+        # 1. Nothing is decoded before every tensor's data is known to fit its shape.
         check_tensors(model)
+
+        # 2. Encoded weights become initializers, then sparse operators standard ones. The
+        # history comes last: the positions in it are those of the plain model.
         model = unpacked(model, reader)
         has_operators = bool(sparse_weights(model))
         model = to_dense(model, reader.array) if has_operators else model

@@ -61,16 +61,25 @@ def files_of_folder(folder: Path) -> list[Path]:
         raise CheckpointError(
             f"cannot read {folder}: {error.strerror or error}; check its permissions"
         ) from error
+
+    # 1. Folders of other formats, by a file that only they have: these hold files that
+    # look like weights too.
     names = {path.name for path in held}
     for name, what, remedy in _FOLDERS:
         if name in names:
             raise CheckpointError(f"{folder} is {what}, which is not read; {remedy}")
+
+    # 2. The name under which a hub or a trainer writes its weights, before any other:
+    # beside it there may be optimizers' states.
     usual = [folder / name for name in _USUAL if name in names]
     indices = [path for path in held if path.name.endswith(".index.json")]
     weights = [path for path in held if path.suffix in _ENDINGS]
     for found in (usual[:1], indices):
         if len(found) == 1:
             return found
+
+    # 3. Shards that belong together, or a single file; of several others the user has to
+    # choose.
     shards = _shards(weights)
     if shards or len(weights) == 1:
         return shards or weights
@@ -121,10 +130,12 @@ def shards_of_index(index: Path) -> list[Path]:
             f"{index} is no index of shards ({error}); download it again"
         ) from error
     shards = (
+        # Each shard once, in the order in which its weights are named.
         list(dict.fromkeys(named))
         if all(isinstance(name, str) for name in named)
         else [""]
     )
+    # An index is downloaded, and must not lead out of its own folder.
     outside = [
         name for name in shards if not name or Path(name).name != name or "\\" in name
     ]

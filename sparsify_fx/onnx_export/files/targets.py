@@ -82,12 +82,15 @@ def write_checked(
     Whatever `check` raises passes through, with no temporary file left and an older `target` untouched.
     Raises ExportError when the disk refuses the data.
     """
+    # In the same folder, since a rename is atomic within a file system alone. Process and
+    # random number keep two writers apart.
     temporary = target.with_name(
         f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     )
     try:
         _write(temporary, (data,) if isinstance(data, bytes) else data)
         result = check(temporary)
+        # Nothing stands under the target's name before every check has passed.
         os.replace(temporary, target)
     except OSError as error:
         raise ExportError(
@@ -103,4 +106,6 @@ def _write(path: Path, pieces: Iterable[bytes]) -> None:
     with open(path, "xb") as file:
         file.writelines(pieces)
         file.flush()
+        # Otherwise a power cut after the rename can leave a file of the right name
+        # without its data.
         os.fsync(file.fileno())

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.files.tensor_bytes import tensor_bytes
 from sparsify_fx.onnx_tools.soundness import damaged_text
 
 _PACKED_TYPES = {
@@ -41,9 +40,11 @@ class TensorReader:
             return np.asarray(numpy_helper.to_array(tensor))
         if tensor.data_type in _PACKED_TYPES:
             return np.asarray(numpy_helper.to_array(self.inline(tensor)))
+        # External data is little-endian, whatever the machine.
         dtype = np.dtype(
             helper.tensor_dtype_to_np_dtype(tensor.data_type)
         ).newbyteorder("<")
+        # Compared before it is viewed: a file that is damaged may give any length.
         mapped = self.mapped(tensor)
         if mapped.nbytes != math.prod(tensor.dims) * dtype.itemsize:
             raise ExportError(
@@ -59,6 +60,7 @@ class TensorReader:
             int(entries.get("offset", 0)),
         )
         size = path.stat().st_size if path.is_file() else -1
+        # ONNX lets the length be left out: then the data goes to the end of the file.
         length = int(entries.get("length", max(0, size - offset)))
         if size < 0 or offset < 0 or length < 0 or offset + length > size:
             raise ExportError(
@@ -66,6 +68,7 @@ class TensorReader:
                 f"{offset + length} bytes; keep both files together"
             )
         return (
+            # numpy maps no empty range.
             np.memmap(path, np.uint8, "r", offset, (length,))
             if length
             else np.zeros(0, np.uint8)
@@ -77,6 +80,8 @@ class TensorReader:
             raise ExportError(
                 f"{name}: its external data has no location; write the file again"
             )
+        # Links are followed before the comparison: a stranger's model must not read files
+        # from elsewhere on the machine.
         path = (self.folder / location).resolve()
         if not path.is_relative_to(self.folder.resolve()):
             raise ExportError(
@@ -101,6 +106,14 @@ class TensorReader:
         return tensor_bytes(tensor.name, self.mapped(tensor))
 
 
+def tensor_bytes(name: str, array: NDArray[Any]) -> int:
+    """Bytes of the serialized initializer, as `TensorProto.ByteSize()` counts them."""
+    # The data without copying it: one byte of tag, and as many for the length as 7 bits
+    # of it each need.
+    shell: int = onnx.TensorProto(name=name, dims=array.shape, data_type=1).ByteSize()
+    return shell + array.nbytes + 1 + max(1, -(-array.nbytes.bit_length() // 7))
+
+
 def load_onnx(file: Path) -> onnx.ModelProto:
     """The model in a file, its external data not loaded; ExportError for anything that is no whole ONNX model."""
     if not file.is_file():
@@ -108,6 +121,7 @@ def load_onnx(file: Path) -> onnx.ModelProto:
             f"cannot read {file}: it {'is a folder' if file.is_dir() else 'does not exist'}"
         )
     try:
+        # The format is given, since onnx would choose another by the suffix.
         model = onnx.load(str(file), format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, OSError) as error:
         raise ExportError(
@@ -115,6 +129,8 @@ def load_onnx(file: Path) -> onnx.ModelProto:
         ) from error
     if (reason := damaged_text(model)) is not None:
         raise ExportError(f"{file} is damaged: {reason}; write or download it again")
+    # protobuf parses much that is no model, an empty file too. So the fields that every
+    # model has must be there.
     named = model.graph.name + "".join(node.op_type for node in model.graph.node)
     if not (model.ir_version and model.opset_import and named):
         raise ExportError(

@@ -33,11 +33,16 @@ def write_model(
     disk refuses the data; whatever `check` raises passes through; nothing half-written stays.
     """
     if model_bytes(model, reader) < outside.MAX_BYTES:
+        # 1. One file. In pieces, since a model serialized at once is in memory several
+        # times.
         result = write_checked(target, model_pieces(model, reader), check)
         for tensor in model.graph.initializer:
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
         return result
+
+    # 2. Two files: they refer to each other by name, so they are checked in a folder of
+    # their own, where both already have their final names.
     folder = Path(
         tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     )
@@ -48,9 +53,11 @@ def write_model(
                 tensor.CopyFrom(_moved_out(tensor, reader, stream))
             _to_disk(stream)
         with written.open("xb") as stream:
-            stream.write(serialised(model))
+            stream.write(serialized(model))
             _to_disk(stream)
         result = check(written)
+        # The data first: whoever opens the model between the two renames finds what
+        # belongs to it.
         os.replace(data, target.with_name(data.name))
         os.replace(written, target)
     except OSError as error:
@@ -64,6 +71,7 @@ def write_model(
 
 def model_bytes(model: onnx.ModelProto, reader: TensorReader) -> int:
     """Bytes of the model with all its tensors in one file, whether or not one file can hold it."""
+    # Data inside is counted as it is; data outside as if it were inside.
     elsewhere = sum(
         reader.size(tensor) - int(tensor.ByteSize())
         for tensor in model.graph.initializer
@@ -71,12 +79,14 @@ def model_bytes(model: onnx.ModelProto, reader: TensorReader) -> int:
     return outside.count_bytes(model) + elsewhere
 
 
-def serialised(model: onnx.ModelProto) -> bytes:
+def serialized(model: onnx.ModelProto) -> bytes:
     """The bytes of the file, the same ones every time; ExportError where one file cannot hold them."""
     if outside.count_bytes(model) >= outside.MAX_BYTES:
         raise ExportError(
             "the ONNX file would exceed 2 GB, and coo has no place for weights outside of it; use encoding gap"
         )
+    # Deterministic, so that equal models give equal files: maps have no order of their
+    # own.
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

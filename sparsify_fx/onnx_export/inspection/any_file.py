@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sparsify_fx.errors import CheckpointError, ExportError
 from sparsify_fx.onnx_export.checks.twins import measure_onnx, onnx_choice
-from sparsify_fx.onnx_export.files.kinds import Kind, kind_of
+from sparsify_fx.onnx_export.files.kinds import Kind
+from sparsify_fx.onnx_export.files.recognition import kind_of
 from sparsify_fx.onnx_export.files.shards import files_of_folder, shards_of_index
 from sparsify_fx.onnx_export.files.targets import check_source
 from sparsify_fx.onnx_export.inspection.inspect_checkpoint import (
@@ -62,6 +64,7 @@ def inspect_file(
     ...     inspect_file(f"{folder}/run.pt").sparsity
     0.75
     """
+    # Of which kind files are their content says; suffixes are often wrong.
     files = _files(check_source(path))
     kinds = [_kind(file) for file in files]
     kind = kinds[0]
@@ -79,7 +82,7 @@ def inspect_file(
             "sizes are for measuring: pass measure=True (--measure) too, or leave them out"
         )
     contents = [_READERS[kind](file) for file in files]
-    layers = tuple(row for content in contents for row in content.rows)
+    layers = tuple(chain.from_iterable(content.rows for content in contents))
     speed, measured_for = measure_onnx(files[0], asked) if measure else (None, "")
     weights, nonzeros, sparsity = count_weights(layers)
     return FileReport(
@@ -87,7 +90,7 @@ def inspect_file(
         speed=speed,
         measured_for=measured_for,
         choice=onnx_choice(files[0]) if kind == "onnx" else None,
-        notes=tuple(dict.fromkeys(note for content in contents for note in content.notes)),
+        notes=tuple(dict.fromkeys(chain.from_iterable(content.notes for content in contents))),
     )  # fmt: skip
 
 
@@ -101,6 +104,7 @@ def _files(path: Path) -> list[Path]:
 
 def _kind(file: Path) -> str:
     """The kind of a file that can be read."""
+    # Errors are of the class of what the user meant to inspect.
     error = ExportError if file.suffix == ".onnx" else CheckpointError
     if not file.is_file():
         raise error(

@@ -39,12 +39,13 @@ class Counted:
 
     @property
     def size(self) -> int:
-        """The number of entries."""
+        """The number of entries, zeros included."""
         return entries(self.shape)
 
 
 def entries(shape: tuple[int, ...] | torch.Size) -> int:
     """The product of the axes, which for sizes out of a file may exceed 64 bits."""
+    # Python's numbers: a damaged file can claim shapes whose size overflows in torch.
     product = 1
     for length in shape:
         product *= length
@@ -69,6 +70,7 @@ def count(tensor: Tensor) -> Counted:
             "has no data: it was saved from the meta device; load the weights before they are saved "
             "(model.to_empty, then load_state_dict)"
         )
+    # Sparse and quantized tensors have no dense storage to look into, so they go first.
     if tensor.layout is not torch.strided:
         return _sparse(tensor)
     if tensor.is_quantized:
@@ -107,11 +109,14 @@ def _without_repeats(tensor: Tensor) -> tuple[Tensor, int]:
     if tensor.layout is not torch.strided or tensor.is_meta:
         return tensor, 1
     repeats = 1
+    # A stride of 0 repeats one entry along its axis: a few bytes in a file can claim
+    # terabytes, which no loop here may walk over.
     for axis, (length, stride) in enumerate(
         zip(tensor.shape, tensor.stride(), strict=True)
     ):
         if length > 1 and stride == 0:
             tensor, repeats = tensor.narrow(axis, 0, 1), repeats * length
+    # Other strides can overlap as well; such a tensor has no number of entries of its own.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(
             f"its {list(tensor.shape)} entries overlap in the file; save a contiguous copy"
@@ -120,13 +125,16 @@ def _without_repeats(tensor: Tensor) -> tuple[Tensor, int]:
 
 
 def _nonzeros(tensor: Tensor) -> int:
+    # 1. Unsigned and raw types have no kernel: their bits, read as another type, are zero together.
     if tensor.dtype in _BITS:
         return int(torch.count_nonzero(tensor.contiguous().view(_BITS[tensor.dtype])))
+    # 2. Two floats a byte; without the sign bit -0.0 is zero too.
     if tensor.dtype is torch.float4_e2m1fn_x2:
         return sum(
             int(torch.count_nonzero(nibbles & 7))
             for nibbles in halves(tensor.contiguous().view(torch.uint8))
         )
+    # 3. float8 has no kernel either, and -0.0 has bits: converted piece by piece.
     if tensor.is_floating_point() and tensor.element_size() == 1:
         return sum(int(torch.count_nonzero(chunk.float())) for chunk in chunks(tensor))
     return int(torch.count_nonzero(tensor))
@@ -145,6 +153,7 @@ def chunks(tensor: Tensor) -> Iterator[Tensor]:
 
 def _sparse(tensor: Tensor) -> Counted:
     """A sparse tensor; entries that it stores and that are zero count as zeros."""
+    # COO may hold an entry twice, which adds up, perhaps to zero.
     if tensor.layout is torch.sparse_coo:
         tensor = tensor.coalesce()
         index: tuple[Tensor, ...] = (tensor.indices(),)
@@ -181,8 +190,10 @@ _SCALES: dict[torch.qscheme, Callable[[Tensor], int]] = {
 
 def _quantized(tensor: Tensor) -> Counted:
     """A quantized tensor: scale * (q - zero point) is zero at the zero point, and nowhere else."""
+    # Dequantized it takes four times its memory, so its size must be its own.
     check_size(tensor)
     count = int(torch.count_nonzero(tensor.dequantize()))
+    # Types of less than a byte are stored together.
     packed = {torch.quint4x2: 2, torch.quint2x4: 4}.get(tensor.dtype, 1)
     dense = -(-tensor.numel() * tensor.element_size() // packed)
     stored = dense + _SCALES[tensor.qscheme()](tensor)

@@ -86,19 +86,24 @@ def torch_contents(file: Path) -> Contents:
     rows = [
         (".".join(part.path), state_rows(part.tensors, file)) for part in parts.found
     ]
-    named = [
-        replace(row, name=f"{prefix}.{row.name}") if prefix else row
-        for prefix, found in rows
-        for row in found
-    ]
+    # Names as in the whole file, by which users find them again.
+    named: list[LayerRow] = []
+    for prefix, found in rows:
+        named += [_renamed(row, prefix) for row in found]
     notes = [_of_parts(rows)] if len(rows) > 1 else []
     return Contents(
         tuple(named), (*notes, *([_left_out(parts)] if parts.left_out else []))
     )
 
 
+def _renamed(row: LayerRow, prefix: str) -> LayerRow:
+    """The row under its name in the whole checkpoint; a single part has no prefix."""
+    return replace(row, name=f"{prefix}.{row.name}") if prefix else row
+
+
 def _why_empty(parts: Parts) -> str:
     """Why there is nothing to show."""
+    # Nothing but objects: a whole pickled module, as torch.save(model) writes it.
     objects = parts.left_out.get(OBJECTS)
     if objects:
         return (
@@ -112,12 +117,15 @@ def _why_empty(parts: Parts) -> str:
 def _load(file: Path) -> Any:
     """The plain content of a torch file."""
     try:
+        # 1. Our own files carry checksums, so a flipped bit is told before anything is read.
         if is_sealed(file) and (found := damage(file)) is not None:
             raise CheckpointError(
                 f"{file} is damaged: {found}; write or download it again"
             )
+        # 2. weights_only: nothing that is pickled runs. Classes that it refuses are replaced by inert ones.
         with warnings.catch_warnings(), stand_ins(file):
-            # A foreign pickle is refused below in our own words; what else torch warns of is not the user's doing.
+            # A foreign pickle is refused below in our own words; what else torch warns
+            # of is not the user's doing.
             warnings.simplefilter("ignore")
             # Only the zip format can be mapped, which leaves an optimizer's state on the disk.
             if (
@@ -165,9 +173,12 @@ def state_rows(state: State, file: Path) -> tuple[LayerRow, ...]:
 
     Raises CheckpointError, which names the tensor, for one without data or in a packing that is not known.
     """
+    # 1. What programs compute; their tensors are taken out of what is left.
     programs, names = program_weights(state), plain_names(state)
     rest = OneByOne((name for name in names if name not in programs), state.__getitem__)
+    # 2. What else several tensors make up.
     joined = programs | joined_weights(rest)
+    # 3. One row each, where its first tensor stands in the file.
     shown = dict.fromkeys(
         joined[name].name if name in joined else name for name in names
     )
@@ -182,6 +193,7 @@ def _row(
     name: str, joined: Joined | None, state: State, file: Path, programs: bool
 ) -> LayerRow:
     try:
+        # Before anything is computed of them: entries that share places may claim any size.
         for member in joined.members if joined is not None else ():
             check_size(state[member])
         found = count_any(state[name]) if joined is None else joined.count(state)
@@ -229,7 +241,7 @@ def _of_parts(parts: Rows) -> str:
 
 
 def _left_out(parts: Parts) -> str:
-    """What is not shown, by kind."""
+    """What is not shown, by kind, for the notes: `not shown: optimizer state (optim.0)`."""
     told = []
     for kind, names in parts.left_out.items():
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

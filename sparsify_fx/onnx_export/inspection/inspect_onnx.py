@@ -1,4 +1,4 @@
-"""The tensors of an ONNX file."""
+"""The tensors of an ONNX file as rows: initializers, packed weights, constants in nodes and functions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from sparsify_fx.onnx_export.files.metadata import stored_weights
 from sparsify_fx.onnx_export.files.reading import check_tensors, told_of
-from sparsify_fx.onnx_export.files.tensor_bytes import tensor_bytes
-from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx
+from sparsify_fx.onnx_export.files.tensors import TensorReader, load_onnx, tensor_bytes
 from sparsify_fx.onnx_export.report.macs import layer_macs
 from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros
-from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder, rebuilding
-from sparsify_fx.onnx_export.storage.encodings import dtype_name, is_matrix
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.codecs.rebuilding import rebuilding
+from sparsify_fx.onnx_export.storage.packable import dtype_name, is_matrix
 from sparsify_fx.onnx_export.storage.quantized import zero_points_by_place
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo
 from sparsify_fx.onnx_tools.constants import Constant, constants, scopes
@@ -29,17 +29,21 @@ from sparsify_fx.runtime.restore import sparse_weights, to_dense
 def onnx_rows(file: Path) -> tuple[tuple[LayerRow, ...], tuple[str, ...]]:
     """One row per constant tensor: initializers, dense, sparse or packed, and those in nodes, graphs and functions.
 
-    Behind the rows what the user should know about them. Raises ExportError when the file or its external data is
+    After the rows what the user should know about them. Raises ExportError when the file or its external data is
     missing, damaged or no ONNX.
     """
     model, reader = load_onnx(file), TensorReader(file.parent)
     with told_of(file):
+        # 1. Damage first, so that errors below are told of the tensor and not of numpy.
         check_tensors(model)
+        # 2. Sparse operators become dense ones, whose weights can be counted; how many
+        # bytes they take in the file is noted before.
         held = {
             name: _held_bytes(model, node, reader)
             for name, node in sparse_weights(model).items()
         }
         model = to_dense(model, reader.array) if held else model
+        # 3. Rows, then MACs from the shapes of the dense graph.
         rows = _rows(model, reader)
         macs = layer_macs(model, rows, {})
     rows = [replace(row, macs=macs.get(row.name)) for row in rows]
@@ -81,6 +85,7 @@ def _held_bytes(
 def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:
     """The rows without MACs; the nodes that rebuild weights are taken out of the model on the way."""
     graph, stored = model.graph, stored_weights(model)
+    # 1. Weights that nodes rebuild from packed tensors: one row each, under the weight's name.
     found = rebuilding(graph, stored, reader)
     decoder = Decoder(model, reader)
     known = _Known(
@@ -97,11 +102,15 @@ def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:
         )
         for name, array in decoder.arrays(found.bytes)
     ]
+
+    # 2. All other constants, but for the tensors that were rebuilt from.
     plain = [
         known.plain_row(each)
         for each in constants(model)
         if each.scope or each.name not in found.tensors
     ]
+
+    # 3. The rest of the graph, in which the weight has no maker any more, so that MACs find it as a constant.
     nodes = [node for place, node in enumerate(graph.node) if place not in found.nodes]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -149,6 +158,7 @@ class _Known:
         zero = self.zeros.get((each.scope, each.name))
         if function is None:
             return self.row(each.name, array, kind, size, how, "fp32", zero)
+        # Functions have names of their own, which may repeat those of the graph.
         name = f"{function.name}.{each.name}"
         return self.row(
             name,

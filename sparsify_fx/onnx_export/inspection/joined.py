@@ -44,6 +44,8 @@ def joined_weights(state: State) -> dict[str, Joined]:
     {'fc.weight_orig': 'fc.weight', 'fc.weight_mask': 'fc.weight'}
     """
     found: dict[str, Joined] = {}
+    # Rules in their order over all names: a tensor belongs to the first weight that claims
+    # it. A weight may not take the name of a tensor that is there beside its members.
     for rule in RULES:
         for name in state:
             joined = rule(name, state)
@@ -64,15 +66,18 @@ def _pruned(name: str, state: State) -> Joined | None:
 
 def _parametrized(name: str, state: State) -> Joined | None:
     """Parametrizations that are known: a mask (torch.ao.pruning), norms, spectral norms; others stay as they are."""
+    # `fc.parametrizations.weight.original0`: the module, the parameter, and which original.
     module, found, key = name.rpartition("parametrizations.")
     weight, _, last = key.rpartition(".")
     if not found or "." in weight:
         return None
+    # 1. Weight norm has two originals: the norm and the direction.
     if last == "original0":
         return _weight_norm(f"{module}{weight}", name, name[:-1] + "1", state)
     stem = name.removesuffix(".original")
     if stem == name:
         return None
+    # 2. Spectral norm has one original, and the vectors of its power iteration.
     power = (f"{stem}.0._u", f"{stem}.0._v")
     if all(
         each in state for each in power
@@ -82,6 +87,7 @@ def _parametrized(name: str, state: State) -> Joined | None:
             (name, *power),
             lambda state: _times(state, name, None, power),
         )
+    # 3. A mask, or something unknown: then the original stays a tensor of its own.
     return _masked(f"{module}{weight}", name, f"{stem}.0.mask", state)
 
 
@@ -102,6 +108,7 @@ def _masked(weight: str, original: str, mask: str, state: State) -> Joined | Non
 def _weight_norm(weight: str, norm: str, direction: str, state: State) -> Joined | None:
     if direction not in state:
         return None
+    # Broadcast from the last axis: each axis of the norm is 1 or the direction's.
     g, v = state[norm].shape, state[direction].shape
     if (
         len(g) > len(v)
@@ -123,6 +130,8 @@ def _times(
     """The original where the factor, if there is one, is not zero; `others` add to the stored bytes."""
     value = state[original]
     if factor is not None and not value.is_meta:
+        # Only whether it is zero counts, so the factor itself need not be multiplied: a
+        # norm of zero makes its whole unit zero.
         value = torch.where(
             state[factor] != 0, value, torch.zeros((), dtype=value.dtype)
         )
@@ -169,6 +178,7 @@ def _of_bitmask(state: State, name: str, beside: Sequence[str]) -> Counted:
     dense = entries(shape) * values.element_size()
     stored = values.nbytes + sum(state[key].nbytes for key in beside)
     found = nonzeros(values)
+    # A damaged file: more values than places would give a negative number of zeros.
     if found > entries(shape):
         raise CheckpointError(f"{found} values do not fit into the shape {list(shape)}")
     return Counted(

@@ -43,6 +43,7 @@ def packed_bits(data: Tensor, beside: Beside) -> int | None:
     4
     """
     if data.dtype is torch.int32 and "shape" in beside and data.dim() >= 2:
+        # 1. Integers in 32-bit words: entries that run on across words (since 0.20), or whole ones in each.
         columns = _shape(beside)[-1]
         fits = [
             bits
@@ -62,6 +63,7 @@ def packed_bits(data: Tensor, beside: Beside) -> int | None:
         and data.dim() >= 2
         and beside["scale"].dim() == data.dim()
     ):
+        # 2. Small floats in bytes, told apart by the bytes for each scale.
         return 6 if data.shape[-1] == _FP6 * beside["scale"].shape[-1] else 4
     return None
 
@@ -71,6 +73,7 @@ def quantized_count(data: Tensor, beside: Beside) -> Counted:
 
     Raises CheckpointError when the tensors do not fit one another.
     """
+    # Errors of torch on shapes that do not fit become one of our own, which names them.
     bits = packed_bits(data, beside)
     try:
         if bits is None:
@@ -107,8 +110,10 @@ def _of_entries(
         zero = _integers(
             zero.mT.contiguous(), bits, data.shape[-2], runs_on
         ).mT  # packed along the rows
+    # 1. Symmetric: zero is the code 0.
     if zero is None or not torch.count_nonzero(zero.float()):
         found = nonzeros(data)
+    # 2. A zero point between two codes: no code is exactly zero.
     elif zero.is_floating_point():
         raise CheckpointError(
             "its zero point is no integer, so which entries are zero is not known; dequantize it"
@@ -127,13 +132,16 @@ def _of_entries(
 def _spread(zero: Tensor, data: Tensor, groups: Tensor | None) -> Tensor:
     """The zero point of every entry: of blocks of equal size along each axis, or of the groups of the columns."""
     zero = zero.to(torch.int32)
+    # 1. One for all.
     if zero.numel() == 1:
         return zero.reshape([1] * data.dim())
+    # 2. One a row lacks the other axes: they follow.
     zero = zero.reshape(*zero.shape, *[1] * (data.dim() - zero.dim()))
     if (
         groups is not None and int(groups.min()) >= 0 and zero.shape[-1] > 1
     ):  # -1: not in an order of their own
         zero = zero.index_select(-1, groups.long())
+    # 3. Blocks: repeated along the axis, the last one cut.
     for axis, (have, want) in enumerate(zip(zero.shape, data.shape, strict=True)):
         if have not in (1, want):
             zero = zero.repeat_interleave(-(-want // have), axis).narrow(axis, 0, want)
@@ -145,9 +153,12 @@ def _integers(packed: Tensor, bits: int, columns: int, runs_on: bool) -> Tensor:
 
     Since 0.20 entries run on from word to word; before, each word held 32 // bits whole ones.
     """
+    # int64, as a shift right of int32 would pull the sign in.
     words = packed.long() & 0xFFFFFFFF
     place = torch.arange(columns)
     if runs_on:
+        # An entry may begin in one word and end in the next, so both are put together. The last
+        # word has no next one, and needs none: its own bits are repeated above and masked.
         start = place * bits
         word, offset = start // 32, start % 32
         above = torch.clamp(word + 1, max=packed.shape[-1] - 1)
@@ -155,6 +166,7 @@ def _integers(packed: Tensor, bits: int, columns: int, runs_on: bool) -> Tensor:
     else:
         word, offset = place // (32 // bits), place % (32 // bits) * bits
         both = words[..., word]
+    # Stored with an offset of half the range.
     return ((both >> offset) & ((1 << bits) - 1)) - (1 << (bits - 1))
 
 
@@ -164,6 +176,7 @@ def _of_floats(data: Tensor, bits: int) -> Counted:
     if bits == 4:
         codes, dtype = halves(data), "float4_e2m1"
     else:
+        # Four entries of 6 bits in three bytes, the first in the lowest bits.
         low, middle, high = data.reshape(*data.shape[:-1], -1, 3).int().unbind(-1)
         word = low | middle << 8 | high << 16
         codes, dtype = tuple(word >> shift for shift in (0, 6, 12, 18)), "float6_e2m3"  # type: ignore[assignment]

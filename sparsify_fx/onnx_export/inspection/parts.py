@@ -65,6 +65,7 @@ def find_parts(content: Any) -> Parts:
                     (".".join((*part.path, name)) for name in part.tensors),
                 )
         parts.found = models
+    # A prefix tells parts apart; a single one needs none.
     if len(parts.found) == 1:
         parts.found = [Part((), parts.found[0].tensors)]
     return parts
@@ -77,8 +78,11 @@ def _state_dicts(
     if isinstance(content, Inert):
         _leave_out(parts, OBJECTS, [".".join(path) or "the whole file"])
     items = _items(content)
+    # Pickles may contain themselves. Only containers above count: one that is named in
+    # two places is shown twice, as a model and its copy are.
     if items is None or id(content) in above:
         return
+    # A list of a hundred names of one list, sixty deep, is a small file that would never end.
     seen[0] += 1
     if len(path) > _DEEPEST or seen[0] > _MOST:
         raise CheckpointError(
@@ -88,6 +92,7 @@ def _state_dicts(
     if kind is not None:
         _leave_out(parts, kind, [".".join(path) or "the whole file"])
         return
+    # Extra states alone are no part of a model.
     tensors, inner = _own(items, path, parts)
     if any(not is_extra(name) for name in tensors):
         yield path, tensors
@@ -116,14 +121,17 @@ def _own(
     inner: list[tuple[str, Any]] = []
     for key, value in items:
         name = str(key)
+        # 1. A nested tensor is several of different lengths, none of which has a name.
         if isinstance(value, Tensor) and value.is_nested:
             tensors |= {
                 f"{name}.{place}": each for place, each in enumerate(value.unbind())
             }
+        # 2. States of random generators look like tensors of bytes.
         elif isinstance(value, Tensor) and _is_generator(value):
             _leave_out(parts, "generator state", [".".join((*path, name))])
         elif isinstance(value, Tensor) or is_extra(name):
             tensors[name] = value
+        # 3. Tensors in a list get its name and their place; the containers in it are looked into below.
         elif isinstance(value, (list, tuple)) and any(
             isinstance(each, Tensor) for each in value
         ):
@@ -165,6 +173,7 @@ def _is_optimizer(content: Any) -> bool:
     groups = content.get("param_groups")
     if isinstance(groups, (list, tuple)) and isinstance(content.get("state"), Mapping):
         return all(isinstance(group, Mapping) for group in groups)
+    # Flat: `state.fc.weight.exp_avg`, `param_groups.fc.weight.lr`, and nothing else beside them.
     heads = {
         key.partition(".")[0] for key in content if isinstance(key, str) and "." in key
     }

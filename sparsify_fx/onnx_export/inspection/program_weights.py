@@ -24,7 +24,7 @@ _OF_VERSION_0_1 = {
     ("m", "w"): "product",
     ("dense", "s"): "soft-threshold",
     ("dense", "logit", "temperature"): "sigmoid-gate",
-    ("dense", "logit"): "l0",
+    ("dense", "logit"): "hard-concrete",
 }
 _PROGRAM = re.compile(r"(?P<weight>.+)_program\.(?P<part>[^.]+)", re.DOTALL)
 
@@ -32,6 +32,7 @@ _PROGRAM = re.compile(r"(?P<weight>.+)_program\.(?P<part>[^.]+)", re.DOTALL)
 def plain_names(names: Iterable[str]) -> list[str]:
     """The names of parameters and buffers: not extra states, nor what only makes plain models refuse the file."""
     known = list(names)
+    # Marks have no values: they make a plain model refuse a file of programs, rather than load half.
     marks = {name for name in known if name.endswith(f"_program.{FOR_PLAIN_MODELS}")}
     marks |= {name.removesuffix(f"_program.{FOR_PLAIN_MODELS}") for name in marks}
     return [name for name in known if name not in marks and not is_extra(name)]
@@ -47,11 +48,13 @@ def program_weights(state: State) -> dict[str, Joined]:
     plain = set(plain_names(state))
     parts: dict[str, dict[str, str]] = {}
     for name in state:
+        # Extra states are no plain names, but tell which parameterization it is.
         match = _PROGRAM.fullmatch(name)
         if match and (name in plain or match["part"] == EXTRA):
             parts.setdefault(match["weight"], {})[match["part"]] = name
     found: dict[str, Joined] = {}
     for weight, keys in parts.items():
+        # An extra state alone has lost its tensors, so there is nothing to show.
         if set(keys) != {EXTRA}:
             found |= dict.fromkeys(
                 keys.values(),
@@ -79,6 +82,8 @@ def _effective(parts: Mapping[str, Tensor]) -> Tensor:
     try:
         how = _parameterization(parts)
         like = tensors[how.factors[0]]
+        # What `refresh` draws anew while it trains (the noise of a gate) is in no file;
+        # evaluation goes without it.
         state = {
             key: torch.zeros_like(value)
             for key, value in how.state(like).items()

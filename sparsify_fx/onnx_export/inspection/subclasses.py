@@ -30,25 +30,25 @@ class Inert:
     """Any other Python object of a file: nothing is done with it, and nothing is kept of it."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Whatever the object was made of."""
+        """Take whatever the object was made of, and keep none of it."""
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        """Nothing is kept."""
+        """Take the saved attributes, and keep none of them."""
 
 
 class StandIn(Tensor):
     """A tensor in place of one of a subclass: it has the attributes that were saved, and can do nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """What is made of options; tensors are made by torch itself."""
+        """Objects that are made of options become `Inert`; tensors are made by torch itself."""
         return Inert()  # type: ignore[return-value]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # type: ignore[override]
-        """No operation is known."""
+    ) -> Any:
+        """Refuse: what the subclass would compute is in its code, which does not run."""
         raise CheckpointError(
             f"{function} cannot be computed on a tensor of a subclass"
         )
@@ -57,7 +57,7 @@ class StandIn(Tensor):
     def __torch_function__(
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Attributes such as shape and dtype."""
+        """Answer for attributes, such as shape and dtype, as a plain tensor does."""
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **(kwargs or {}))
 
@@ -66,12 +66,15 @@ class StandIn(Tensor):
 def stand_ins(file: Path) -> Iterator[None]:
     """Within it `torch.load` puts stand-ins in the place of what it does not know, and so runs none of its code."""
     try:
+        # Before loading: which classes torch would refuse. The names are read out of
+        # the pickle without importing anything.
         unknown = get_unsafe_globals_in_checkpoint(str(file))
     except Exception:  # no zip file, or a damaged one, of which torch.load will tell
         unknown = []
     named: list[Any] = [
         (StandIn if name.startswith(_PACKAGES) else Inert, name) for name in unknown
     ]
+    # Allowed by name, so that torch makes our class where the file asks for theirs.
     with safe_globals([*named, Inert] if named else []):
         yield
 
@@ -93,12 +96,14 @@ def count_subclass(tensor: Tensor) -> Counted:
         held.get("tensor_impl"), Tensor
     ):  # torchao before 0.15: one tensor inside another
         held = vars(held["tensor_impl"])
+    # 1. Quantized: codes, scale and perhaps zero point, under the names of several versions.
     data, scale, zero = (
         held.get("qdata", held.get("int_data")),
         held.get("scale"),
         held.get("zero_point"),
     )
     parts = [each for each in held.values() if isinstance(each, Tensor)]
+    # Every tensor that it holds, before anything is computed of them.
     for each in parts:
         check_size(each)
     stored = sum(each.nbytes for each in parts)
@@ -118,6 +123,7 @@ def count_subclass(tensor: Tensor) -> Counted:
             if isinstance(target, torch.dtype)
             else counted
         )
+    # 2. 2:4 sparse: of four entries two are stored, and which ones. A stored one may be zero as well.
     packed, meta = held.get("packed"), held.get("meta")
     if (
         isinstance(packed, Tensor)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sparsify_fx.onnx_export.checks.measure import Speed
 from sparsify_fx.onnx_export.checks.verify import HOW_TO_OPEN
-from sparsify_fx.onnx_export.choice import chosen_how
+from sparsify_fx.onnx_export.files.metadata import chosen_how
 from sparsify_fx.onnx_export.report.rows import (
     SPARSE,
     LayerRow,
@@ -74,6 +74,7 @@ class ExportReport:
         """One honest sentence on size and speed."""
         if self.unpacked:
             return "plain weights again, for any tool and runtime"
+        # Half a percent is names and metadata, not zeros.
         if self.bytes_file < 0.995 * self.bytes_dense:
             size = (
                 f"the file is {self.ratio:.1f}x smaller"
@@ -193,7 +194,7 @@ class FileReport:
 
     @property
     def zeros(self) -> int:
-        """weights - nonzeros."""
+        """Prunable weights that are zero."""
         return self.weights - self.nonzeros
 
     @property

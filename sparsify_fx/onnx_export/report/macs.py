@@ -26,13 +26,19 @@ def layer_macs(
     output rows; recurrent: weight size * steps. `rows` name and size the weights, which `model` may lack; `inputs`:
     shapes to use for inputs of the graph. A weight that several layers use counts for each.
     """
+    # 1. Shapes for one set of sizes, in numbers.
     shapes = _shapes(model, rows, inputs)
     sizes = {row.name: row.size for row in rows}
+
+    # 2. A weight may be transposed or dequantized on its way: back from the operand to its name.
     sources = {
         node.output[0]: node.input[0]
         for node in model.graph.node
         if node.op_type in LAYOUT and node.input
     }
+
+    # 3. Divided by the first axis of the first input that is no weight, so that figures
+    # are of one sample, whatever batch the file fixes.
     batch = next(
         (
             shapes[i.name][0]
@@ -58,6 +64,7 @@ def _uses(
     """(which input is a weight, how many times each of its entries is used) for the whole batch."""
     if node.op_type in ("LSTM", "GRU", "RNN"):
         if data := shapes.get(input_of(node, 0)):
+            # Steps times batch: each entry of both matrices is used once a step and sample.
             steps = math.prod(data[:2])
             yield from ((1, steps), (2, steps))
     elif (places := weight_places(node, shapes)) is not None:
@@ -71,7 +78,9 @@ def _shapes(
     light = skeleton(model)
     graph = light.graph
     known = {item.name for item in (*graph.input, *graph.initializer)}
-    known.update(name for node in graph.node for name in node.output)
+    for node in graph.node:
+        known.update(node.output)
+    # Packed weights are not in the graph as tensors; without them inference would stop at their layers.
     for row in rows:
         if row.name not in known:
             kind = {"float32": "float", "float64": "double"}.get(

@@ -12,13 +12,9 @@ from numpy.typing import NDArray
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros
-from sparsify_fx.onnx_export.storage.encodings import (
-    PACKED_TYPES,
-    SMALL,
-    Encoded,
-    dtype_name,
-)
-from sparsify_fx.onnx_export.storage.hoisting import Moved
+from sparsify_fx.onnx_export.storage.encodings import Encoded
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import PACKED_TYPES, SMALL, dtype_name
 from sparsify_fx.onnx_export.storage.quantized import (
     kept_inside,
     names_of_points,
@@ -60,9 +56,10 @@ def about_inputs(moved: Moved, ir_version: int) -> Iterator[str]:
 def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
     """Which tensors that are mostly zeros stay as they are, and why."""
     rows = {row.name: row for row in encoded.rows}
-    outputs = {
-        name for scope in scopes(encoded.model) for name in outputs_of(scope.body)
-    }
+    outputs: set[str] = set()
+    for scope in scopes(encoded.model):
+        outputs |= outputs_of(scope.body)
+    # Zero points and scales may be mostly zeros, and are no weights.
     points, inside = names_of_points(encoded.model), kept_inside(encoded.model)
     zeros = zero_points_by_place(encoded.model, reader.array)
     found: dict[str, list[str]] = defaultdict(list)
@@ -78,6 +75,7 @@ def about_kept_zeros(encoded: Encoded, reader: TensorReader) -> Iterator[str]:
         )  # a part of what rebuilds a weight
         if ours:
             continue
+        # 1. Quantized weights in branches, whose zero may be another number.
         place = each.scope, each.name
         if (
             place in inside
@@ -98,6 +96,7 @@ def _why_kept(
     assert isinstance(tensor, onnx.TensorProto)
     if tensor.data_type not in (*PACKED_TYPES, *_OTHER_WEIGHTS):
         return ""
+    # 2. Types that no codec packs, outputs, and what is smaller as it is.
     zeros = row.sparsity if row is not None else _zeros(reader.array(tensor))
     if zeros <= _MOSTLY or (row is not None and row.encoding != "dense"):
         return ""

@@ -30,7 +30,7 @@ def draw_density(
 ) -> None:
     """Draw a bar for each prunable layer, in the order of the file: its density, and its share of all weights as width.
 
-    So the coloured area is the number of weights that are left. The same report gives the same bytes. Raises
+    So the colored area is the number of weights that are left. The same report gives the same bytes. Raises
     ConfigError and ExportError as `check_picture`, and ExportError when the file holds no prunable weights.
     """
     target = check_picture(path)
@@ -43,6 +43,8 @@ def draw_density(
         layers,
         f"{Path(report.path).name}: {1 - report.sparsity:.2%} of {report.weights:,} weights left",
     )
+    # Drawn to a file of its own: matplotlib may fail half way, and `write_checked`
+    # writes the target whole.
     draw = target.with_name(
         f".{target.name}.{os.getpid()}.drawing{target.suffix.lower()}"
     )
@@ -93,8 +95,8 @@ def _figure(layers: list[LayerRow], title: str) -> Any:
         "layers, as wide as their share of the weights; dashed: all together"
     )
     if len(layers) <= _LABELS:
-        centres = [left + width / 2 for left, width in zip(lefts, widths, strict=True)]
-        axes.set_xticks(centres, [row.name for row in layers], rotation=90, fontsize=6)
+        centers = [left + width / 2 for left, width in zip(lefts, widths, strict=True)]
+        axes.set_xticks(centers, [row.name for row in layers], rotation=90, fontsize=6)
     else:
         axes.set_xticks([])
     return figure

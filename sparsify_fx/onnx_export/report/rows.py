@@ -39,7 +39,7 @@ class LayerRow:
 
     @property
     def zeros(self) -> int:
-        """size - nonzeros."""
+        """size - nonzeros; -0.0 and the zero point of a quantized tensor count as zeros."""
         return self.size - self.nonzeros
 
     @property

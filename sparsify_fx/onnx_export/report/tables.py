@@ -34,6 +34,7 @@ def layers_table(
         kind = "" if row.dtype == "float32" else f" {row.dtype}"
         how = row.encoding if row.values == "fp32" else f"{row.encoding} {row.values}"
         _add(table, row.name, "x".join(map(str, row.shape)) + kind, [row], how)
+    # Biases and norms are many and small: one line for all.
     rest = [row for row in layers if not _is_shown(row)]
     if rest:
         _add(
@@ -69,6 +70,7 @@ def _add(
         sum(row.bytes_dense for row in rows),
         sum(row.bytes_stored for row in rows),
     )
+    # The bound is one of prunable weights; of a sum with others it would mean nothing.
     bound = (
         _short(sum(row.bytes_bound for row in rows))
         if all(row.prunable for row in rows)

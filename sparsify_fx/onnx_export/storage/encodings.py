@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -10,17 +10,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from sparsify_fx.errors import ExportError
-from sparsify_fx.onnx_export.files.metadata import (
-    WEIGHTS,
-    get_metadata,
-    put_metadata,
-    stored_weights,
-)
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.report.rows import LayerRow
+from sparsify_fx.onnx_export.storage.assembling import stored_bytes, with_choices
 from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES, Weight
 from sparsify_fx.onnx_export.storage.codecs.choosing import (
     Choice,
@@ -31,19 +25,21 @@ from sparsify_fx.onnx_export.storage.codecs.choosing import (
     untouched,
     worth_keeping,
 )
-from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder, rebuilding
-from sparsify_fx.onnx_export.storage.codecs.placing import DOMAIN, Stored, place
-from sparsify_fx.onnx_export.storage.hoisting import Moved, hoist, put_back
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.origins import Moved
+from sparsify_fx.onnx_export.storage.packable import (
+    PACKED_TYPES,
+    SMALL,
+    dtype_name,
+    is_matrix,
+)
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_export.storage.quantized import (
     INTEGERS,
-    kept_inside,
     names_of_points,
     zero_points,
 )
 from sparsify_fx.onnx_export.tracing.trace import opset_of
-from sparsify_fx.onnx_tools.constants import Constant
-from sparsify_fx.onnx_tools.outside import copy_but
-from sparsify_fx.onnx_tools.view import names_in
 from sparsify_fx.onnx_tools.weights import channel_axes, weight_values
 
 ENCODING_NAMES = ("auto", *ENCODINGS)
@@ -52,17 +48,9 @@ ENCODING_NAMES = ("auto", *ENCODINGS)
 VALUE_NAMES = tuple(VALUES)
 """Names for `export(values=...)`."""
 
-SMALL = 1024
-"""Bytes of a dense tensor that `auto` leaves alone: nothing is to be gained there."""
-
-PACKED_TYPES = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.DOUBLE,
-    *INTEGERS,
-)
-"""The types of tensors that can be stored without their zeros."""
-
+# For `auto`, the smallest first: `coo` shares nothing, `gap` brings tables of its own,
+# and `bitmask` others. A model of a few small weights is smallest without any of them,
+# which no choice weight by weight would find.
 _FAMILIES = tuple(
     map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS))
 )
@@ -99,30 +87,6 @@ class Encoded:
     notes: tuple[str, ...] = ()
 
 
-def hoisted(model: onnx.ModelProto) -> Moved:
-    """All constants that could be packed as initializers of the main graph, in place; where they were before."""
-
-    kept = kept_inside(model)
-
-    def large(each: Constant) -> bool:
-        tensor = each.tensor
-        assert isinstance(tensor, onnx.TensorProto)
-        return (
-            tensor.data_type in PACKED_TYPES
-            and _nbytes(tensor) > SMALL
-            and (each.scope, each.name) not in kept
-        )
-
-    return hoist(model, large)
-
-
-def _nbytes(tensor: onnx.TensorProto) -> int:
-    entries: int = math.prod(tensor.dims)
-    return (
-        entries * np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    )
-
-
 def encode_initializers(
     dense: onnx.ModelProto,
     wanted: Wanted,
@@ -139,6 +103,8 @@ def encode_initializers(
     something are for prunable weights only. Sizes in the rows are bytes; what several weights share is in none of
     them. Raises ExportError when the model's opset is too old.
     """
+    # 1. What is known of the model before any weight is looked at: which tensors are
+    # weights, what zero means in quantized ones, and which tensors must stay readable.
     graph, opset, reader = dense.graph, opset_of(dense), reader or TensorReader()
     _check_opset(opset, wanted)
     weights, axes = weight_values(graph, dense.functions), channel_axes(graph)
@@ -149,6 +115,10 @@ def encode_initializers(
         | names_of_points(dense)
         | set(untouched_names)
     )
+
+    # 2. Every way to store each tensor that may be in the smallest file. Of large ones
+    # that is hardly ever more than one, so a model of gigabytes is never held several
+    # times.
     found = []
     for tensor in graph.initializer:
         array, size = reader.array(tensor), reader.size(tensor)
@@ -156,6 +126,7 @@ def encode_initializers(
         if (
             tensor.name in fixed
             or tensor.data_type not in PACKED_TYPES
+            # Of a scalar no encoding can leave anything out.
             or not tensor.dims
         ):
             found.append([untouched(array, size, weight.zero)])
@@ -164,6 +135,9 @@ def encode_initializers(
                 tensor.data_type, tensor.dims
             )
             found.append(worth_keeping(_options(weight, size, wanted, prunable, opset)))
+
+    # 3. One way for each, chosen together: tables that weights share pay only if enough
+    # of them do.
     picked = smallest(found, _families(wanted))
     sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
     chosen = {
@@ -174,9 +148,16 @@ def encode_initializers(
         _row(tensor, chosen[tensor.name], weights, sizes[tensor.name])
         for tensor in graph.initializer
     ]
+
+    # 4. Constants that gained nothing return to their places first: what is assembled
+    # next copies the nodes of `dense`, and Constant nodes that are back must be among
+    # them.
     left = _settle(dense, chosen, moved or Moved(), in_order)
-    encoded = _with_choices(dense, chosen, wanted.functions)
-    stored = sizes | _stored_bytes(encoded, reader)
+    encoded = with_choices(dense, chosen, wanted.functions)
+
+    # 5. Sizes are read off the result: only there is it known what each weight shares
+    # with others.
+    stored = sizes | stored_bytes(encoded, reader)
     rows = [replace(row, bytes_stored=stored[row.name]) for row in rows]
     digests = {tensor.name: chosen[tensor.name].digest for tensor in graph.initializer}
     return Encoded(encoded, tuple(rows), digests, left)
@@ -194,6 +175,9 @@ def _settle(
         for name, origin in moved.origins.items()
         if name in chosen
         and chosen[name].parts is None
+        # Before IR version 4 an initializer had to be an input and was a constant all the
+        # same. In the newer version that the packed file has, an input can be replaced by
+        # callers, and onnxruntime folds nothing that depends on it.
         and not (origin.input and moved.constant_inputs)
     }
     left = moved.without(stay)
@@ -211,12 +195,13 @@ def _zero(tensor: onnx.TensorProto, zeros: dict[str, Any]) -> Any:
 def _families(wanted: Wanted) -> list[Family]:
     """The sets of encodings, and of values, of which each may make the smallest file."""
     encodings = _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:]
+    # Lossy values were asked for by the user, so size has no say in them; lossless ones
+    # compete with plain fp32.
     values = [frozenset(VALUES)]
     if VALUES[wanted.values].lossless and wanted.values != "fp32":
-        values.insert(
-            0, frozenset(["fp32"])
-        )  # what packed values share may be more than they save
-    return [(some, kinds) for some in encodings for kinds in values]
+        # What packed values share, tables and nodes, may be more than they save.
+        values.insert(0, frozenset(["fp32"]))
+    return list(itertools.product(encodings, values))
 
 
 def as_it_is(dense: onnx.ModelProto, reader: TensorReader) -> Encoded:
@@ -246,9 +231,12 @@ def _options(
     kinds = (
         [VALUES["fp32"]] if not prunable or kind.refuses(weight) is not None else [kind]
     )
+    # Both lose nothing, so the smaller may win: of many exponents the packed form can be
+    # larger.
     if kinds[0].lossless and kind.name != "fp32" and prunable:
-        kinds.append(VALUES["fp32"])  # of two that lose nothing the smaller
+        kinds.append(VALUES["fp32"])
     if wanted.encoding == "auto":
+        # The nodes that rebuild a weight take some hundred bytes alone.
         if size <= SMALL:
             return [untouched(weight.array, size, weight.zero)]
         encodings = [
@@ -256,84 +244,14 @@ def _options(
         ]
     else:
         encodings = [ENCODINGS[wanted.encoding]]
-    found = [
-        choice for kind in kinds for choice in choices(weight, encodings, kind, size)
-    ]
-    if not found:  # no zeros, or none of the encodings can do it
-        found = [
-            choice
-            for kind in kinds
-            for choice in choices(weight, [ENCODINGS["dense"]], kind, size)
-        ]
+    # A weight without zeros has no choices, nor one that the encoding asked for refuses: it is stored dense.
+    for allowed in (encodings, [ENCODINGS["dense"]]):
+        found: list[Choice] = []
+        for each in kinds:
+            found += choices(weight, allowed, each, size)
+        if found:
+            break
     return found
-
-
-def _with_choices(
-    dense: onnx.ModelProto, chosen: dict[str, Choice], functions: bool
-) -> onnx.ModelProto:
-    """A copy of the model with the chosen parts in place of the initializers."""
-    encoded, graph = shell(dense), dense.graph
-    pairs = [(tensor, chosen[tensor.name]) for tensor in graph.initializer]
-    stored = [
-        Stored(t.name, _label(choice), math.prod(t.dims), choice.parts)
-        for t, choice in pairs
-        if choice.parts
-    ]
-    placed = place(stored, _prefix(graph), opset_of(dense), functions=functions)
-    encoded.graph.initializer.extend(
-        tensor for tensor, choice in pairs if choice.parts is None
-    )
-    placed.move_tensors(encoded.graph)
-    encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
-    encoded.graph.node.extend([*placed.nodes, *graph.node])
-    encoded.functions.extend(placed.functions.values())
-    if placed.functions and all(
-        entry.domain != DOMAIN for entry in encoded.opset_import
-    ):
-        encoded.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    if placed.functions or placed.sparse:
-        encoded.ir_version = max(encoded.ir_version, 8 if placed.functions else 5)
-    rebuilt = [
-        (t.name, choice)
-        for t, choice in pairs
-        if choice.parts is not None and choice.parts.nodes
-    ]
-    how = {name: f"{choice.encoding} {choice.values}" for name, choice in rebuilt}
-    put_metadata(
-        encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(how)} if how else {})
-    )
-    return encoded
-
-
-def shell(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model without initializers and nodes of the main graph: weights may be too large to copy."""
-    copied = onnx.ModelProto()
-    copy_but(model, copied, {"graph"})
-    copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
-    return copied
-
-
-def _prefix(graph: onnx.GraphProto) -> str:
-    """What the names of our own values start with, and no other."""
-    prefix, taken = "s.", set(names_in(graph))
-    while any(name.startswith(prefix) for name in taken):
-        prefix = "s" + prefix
-    return prefix
-
-
-def _label(choice: Choice) -> str:
-    """A name for the function that rebuilds weights stored like this."""
-    return f"{choice.encoding}_{choice.values}".replace("-", "_")
-
-
-def _stored_bytes(encoded: onnx.ModelProto, reader: TensorReader) -> dict[str, int]:
-    """Bytes of every tensor in the file; of rebuilt weights all that no other needs."""
-    graph = encoded.graph
-    plain = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
-    sparse = {
-        tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer
-    }
-    return plain | sparse | rebuilding(graph, stored_weights(encoded), reader).bytes
 
 
 def _row(
@@ -353,19 +271,6 @@ def _row(
     )
 
 
-def is_matrix(data_type: int, shape: Any) -> bool:
-    """Whether this is a tensor of two or more dimensions, of floats or of the integers of quantized weights."""
-    kinds = onnx.TensorProto
-    floats = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
-    return len(shape) >= 2 and data_type in (*floats, *INTEGERS)
-
-
-def dtype_name(data_type: int) -> str:
-    """ONNX's number of a type as numpy's word for it: 1 -> `float32`."""
-    name: str = onnx.TensorProto.DataType.Name(data_type).lower()
-    return {"float": "float32", "double": "float64"}.get(name, name)
-
-
 def check_bits(
     digests: dict[str, bytes],
     written: onnx.ModelProto,
@@ -382,6 +287,8 @@ def check_bits(
 def _check_opset(opset: int, wanted: Wanted) -> None:
     """The model has the operators that what was asked for needs."""
     least = ENCODINGS[wanted.encoding].opset if wanted.encoding in ENCODINGS else 0
+    # Nodes that decode values, like those of `gap` and `bitmask`, are written for opset
+    # 11 and later alone.
     least = least if wanted.values == "fp32" else 11
     if opset < least:
         raise ExportError(

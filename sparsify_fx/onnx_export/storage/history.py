@@ -13,7 +13,8 @@ from sparsify_fx.onnx_export.files.metadata import (
     get_metadata,
     put_metadata,
 )
-from sparsify_fx.onnx_export.storage.hoisting import Moved, Origin, put_back
+from sparsify_fx.onnx_export.storage.origins import Moved, Origin
+from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_tools.constants import scopes
 from sparsify_fx.onnx_tools.weights import all_nodes
 
@@ -62,6 +63,8 @@ def undo(model: onnx.ModelProto, *, in_order: bool) -> None:
     if told is None:
         put_metadata(model, kept)
         return
+    # Only constants whose scope is still there can return; the others stay in the main
+    # graph, which every branch sees.
     history = _parsed(told)
     fitting = _fitting(model, history.moved)
     put_back(
@@ -71,6 +74,7 @@ def undo(model: onnx.ModelProto, *, in_order: bool) -> None:
         history.producer,
         history.producer_version,
     )
+    # A field that is set to empty is written as two bytes; the original had none.
     _clear_empty(model)
     model.ir_version = history.ir_version
     kept.pop("sparsity", None)
@@ -86,12 +90,16 @@ def _fitting(model: onnx.ModelProto, moved: Moved) -> Moved:
     Other programs drop branches and unused weights, inline functions, and write the branches of If in another order.
     What does not fit stays in the main graph, which all branches see. ValueError when none is there under its name.
     """
+    # One that is missing may have been dropped as unused; if all are, they were renamed,
+    # and the model would stay half packed without a word.
     there = {tensor.name for tensor in model.graph.initializer} & moved.origins.keys()
     if moved.origins and not there:
         raise ValueError(
             f"constants of which it tells where they were are missing: {list(moved.origins)[:3]}; another program may "
             "have renamed them"
         )
+    # By number of scope, as in `Origin`. The main graph needs no check: what lies there
+    # is seen everywhere.
     reads = [
         _names_read(scope.body) if number else set()
         for number, scope in enumerate(scopes(model))
@@ -110,12 +118,17 @@ def _fitting(model: onnx.ModelProto, moved: Moved) -> Moved:
 
 def _names_read(body: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
     """What the nodes of a scope and of the graphs in it read; of a function only what reaches it as an input."""
-    found = {name for node in all_nodes(body.node) for name in node.input}
+    found: set[str] = set()
+    for node in all_nodes(body.node):
+        found.update(node.input)
+    # Whatever is no input of a function is made in its body, and is no constant of ours.
     return found & set(body.input) if isinstance(body, onnx.FunctionProto) else found
 
 
 def _parsed(text: str) -> History:
     try:
+        # Metadata are anyone's to write, so every step here may fail on a damaged or
+        # foreign entry.
         entry = json.loads(text)
         producer, version = map(str, entry["producer"])
         sparsity = entry.get("sparsity")

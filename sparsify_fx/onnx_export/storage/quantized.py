@@ -75,9 +75,11 @@ def zero_points_by_place(
     for node, given, weight, point in _quantized_operands(model):
         if weight is None or weight not in ranks:
             continue
+        # Operators take a missing zero point for 0.
         known: Array | None = np.zeros((), np.int64)
         if given:
             known = read(tensors[point]) if point in tensors else None
+        # All readers are collected: only if they agree is there a value that means zero.
         found.setdefault(weight, []).append(
             None if known is None else _as_wide(node, known, ranks[weight])
         )
@@ -111,6 +113,8 @@ def kept_inside(model: onnx.ModelProto) -> set[Place]:
                 is_standard(node, "DequantizeLinear")
                 and not readers.get(node.output[0], {""}) <= _CONVOLUTIONS
             ):
+                # The scale and the zero point too: the model fails to load as well when
+                # only one of them lies outside.
                 homes = (bindings.home(number, name) for name in node.input)
                 found.update(
                     place for place in homes if place is not None and inside[place[0]]
@@ -156,6 +160,7 @@ def _agree(points: Iterable[Array | None]) -> bool:
 
 def _as_wide(node: onnx.NodeProto, point: Array, rank: int) -> Array | None:
     """The zero points of a node's weight with `rank` axes, of which all but that of the channels have length 1."""
+    # One for the whole weight, whatever its axis.
     if point.size == 1:
         return point.reshape((1,) * rank)
     if node.op_type == "DynamicQuantizeLSTM":
@@ -167,6 +172,7 @@ def _as_wide(node: onnx.NodeProto, point: Array, rank: int) -> Array | None:
         )
     if point.ndim != 1:
         return None  # a block of the weight each: zeros are zeros
+    # One for each channel, along an axis that depends on the operator.
     axis = _channel_axis(node)
     shape = [1] * rank
     if not -rank <= axis < rank:
@@ -181,4 +187,6 @@ def _channel_axis(node: onnx.NodeProto) -> int:
         return int(attribute(node, "axis", 1))
     if node.op_type in ("ConvInteger", "QLinearConv"):
         return 0
+    # Matrix products have their channels last, unless the right operand is stored
+    # transposed.
     return 0 if node.op_type == "QGemm" and attribute(node, "transB", 0) else -1

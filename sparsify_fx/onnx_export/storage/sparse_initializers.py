@@ -40,6 +40,7 @@ def encode_coo(tensor: onnx.TensorProto) -> onnx.SparseTensorProto:
         raise ExportError(
             f"{tensor.name}: cannot be stored as COO: it is {kind}; only floats and int8 are supported"
         )
+    # Compared as unsigned integers: as floats -0.0 equals 0.0 and would lose its sign.
     flat = np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(-1)
     positions = np.flatnonzero(flat.view(f"u{flat.dtype.itemsize}"))
     sparse = onnx.SparseTensorProto(dims=tensor.dims)
@@ -59,6 +60,8 @@ def decode_coo(
     differ, an index lies outside, or the tensor would be larger than any memory.
     """
     name, shape = sparse.values.name, tuple(sparse.dims)
+    # The shape is only a few bytes of the file, which would otherwise decide how much
+    # memory is asked for.
     if min(shape, default=0) < 0 or math.prod(shape) >= 2**40:
         raise ExportError(
             f"{name}: no tensor has the shape {list(shape)}; the file is damaged, write it again"
@@ -78,6 +81,8 @@ def decode_coo(
             f"{name}: {len(values)} values but indices {list(indices.shape)}; expected one per value"
         )
     linear = _linear(name, indices, shape)
+    # Checked before they are used: numpy would take a negative index from the end,
+    # without a word.
     dense = np.zeros(math.prod(shape), values.dtype)
     if linear.size and not (linear.min() >= 0 and linear.max() < dense.size):
         raise ExportError(
@@ -98,6 +103,8 @@ def _linear(name: str, indices: NDArray[Any], shape: tuple[int, ...]) -> NDArray
     strides = np.array(
         [math.prod(shape[axis + 1 :]) for axis in range(len(shape))], np.int64
     )
+    # A coordinate that is too large may still give a linear position inside the tensor,
+    # the wrong one.
     inside = ((indices >= 0) & (indices < np.array(shape))).all()
     if not inside:
         raise ExportError(f"{name}: an index lies outside shape {list(shape)}")

@@ -12,9 +12,10 @@ from sparsify_fx.onnx_export.files.metadata import (
     stored_weights,
 )
 from sparsify_fx.onnx_export.files.tensors import TensorReader
-from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder, rebuilding
+from sparsify_fx.onnx_export.storage.assembling import shell
+from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
 from sparsify_fx.onnx_export.storage.codecs.placing import DOMAIN
-from sparsify_fx.onnx_export.storage.encodings import shell
+from sparsify_fx.onnx_export.storage.codecs.rebuilding import rebuilding
 
 
 def unpacked(model: onnx.ModelProto, reader: TensorReader) -> onnx.ModelProto:
@@ -39,6 +40,8 @@ def unpacked(model: onnx.ModelProto, reader: TensorReader) -> onnx.ModelProto:
         for sparse in graph.sparse_initializer
         if sparse.values.name not in found.tensors
     ]
+    # The decoder rebuilds a few weights at a time, so that only the result is in memory
+    # as a whole.
     for name, array in decoder.arrays((*found.bytes, *left)):
         dense.graph.initializer.append(numpy_helper.from_array(array, name))
     if found.bytes:

@@ -56,8 +56,10 @@ class Inputs:
 
 
 def _resized(value: Tensor, wanted: Mapping[int, int]) -> Tensor:
+    """One tensor with other sizes, by axis."""
     for axis, size in wanted.items():
         if size != value.shape[axis]:
+            # Entries repeat from the start: values stay among those that the model is known to take.
             value = value.index_select(axis, torch.arange(size) % value.shape[axis])
     return value
 
@@ -73,6 +75,7 @@ def example_tensors(given: Any, what: str = "example_inputs") -> Inputs:
     sparsify_fx.errors.ExportError: example_inputs: expected a Tensor, a tuple of Tensors, or a dict of Tensors by the \
 names of forward's parameters, got str
     """
+    # 1. One row of arguments; a dict at its end, as torch.onnx has it, holds the named ones.
     row = [given] if isinstance(given, Tensor | Mapping) else given
     if not isinstance(row, tuple | list):
         raise ExportError(f"{what}: {_EXPECTED}, got {type(given).__name__}")
@@ -80,10 +83,12 @@ names of forward's parameters, got str
     args = list(row[:-1]) if row and isinstance(row[-1], Mapping) else list(row)
     if not args and not named:
         raise ExportError(f"{what}: {_EXPECTED}, got nothing")
+    # 2. Names are those of parameters, so nothing but text.
     if odd := [name for name in named if not isinstance(name, str)]:
         raise ExportError(
             f"{what}: the key {odd[0]!r} is no name of a parameter of forward"
         )
+    # 3. Copies: the exporter resizes and runs them, and the user's stay as they are.
     places = [f"{what}[{number}]" for number in range(len(args))] + [
         f"{what}[{name!r}]" for name in named
     ]
@@ -95,6 +100,7 @@ names of forward's parameters, got str
 
 
 def _moved(value: Any, place: str) -> Tensor:
+    """A copy of one argument on the CPU; ExportError for what is no tensor or empty."""
     if not isinstance(value, Tensor):
         hint = (
             "leave it out, or set it inside the model: export takes Tensors only, positional ones and, in a dict, "
@@ -107,6 +113,7 @@ def _moved(value: Any, place: str) -> Tensor:
         raise ExportError(
             f"{place} of shape {list(value.shape)} is empty; give at least one sample"
         )
+    # float32 like the weights of the copy; integers and truth values keep their types.
     copied = value.detach().cpu().clone()
     return copied.float() if copied.is_floating_point() else copied
 
@@ -122,6 +129,7 @@ class Place:
 
 def places(model: nn.Module, inputs: Inputs) -> list[Place]:
     """The places of all tensors, in the order of `inputs.tensors`; the model takes these arguments."""
+    # Positions and names are bound in place of the tensors, so that what is bound tells which it is.
     count = len(inputs.args)
     try:
         signature = inspect.signature(model.forward)
@@ -132,11 +140,10 @@ def places(model: nn.Module, inputs: Inputs) -> list[Place]:
         return [Place(f"input_{n}", f"input_{n}") for n in range(count)] + [
             Place(n, n) for n in inputs.kwargs
         ]
-    found = {
-        key: place
-        for name, value in bound.items()
-        for key, place in _bound(signature.parameters[name], value)
-    }
+    found: dict[int | str, Place] = {}
+    for name, value in bound.items():
+        found.update(_bound(signature.parameters[name], value))
+    # Python binds in the order of the signature; ours is positional first, then as the dict has them.
     return [found[key] for key in (*range(count), *inputs.kwargs)]
 
 

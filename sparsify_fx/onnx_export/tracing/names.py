@@ -20,6 +20,7 @@ def rename_values(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
             for item in group:
                 item.name = names.get(item.name, item.name)
         for node in inner.node:
+            # Both, in all graphs: a branch reads a value of the graph around it by the same name.
             node.input[:] = [names.get(name, name) for name in node.input]
             node.output[:] = [names.get(name, name) for name in node.output]
 
@@ -31,6 +32,7 @@ def name_outputs(graph: onnx.GraphProto, wanted: Sequence[str]) -> None:
     """
     taken, names = set(names_in(graph)), {}
     for output, name in zip(list(graph.output), wanted, strict=True):
+        # A value inside a branch may have the name as well, so all names count.
         while name in taken:
             name += "_out"
         taken.add(name)
@@ -48,7 +50,9 @@ def restore_weight_names(graph: onnx.GraphProto, model: nn.Module) -> None:
     taken = set(names_in(graph))
     transposed: dict[str, str] = {}
     for name, value in parameters.items():
+        # A parameter whose name is in the graph was not transposed, or is there in both forms.
         if value.dim() == 2 and name not in taken:
+            # By their bits: torch.onnx folds the transposition, and tells nobody where the result came from.
             transposed.setdefault(
                 _digest(value.detach().T.contiguous().numpy().tobytes(), value.T.shape),
                 f"{name}.T",
@@ -59,6 +63,8 @@ def restore_weight_names(graph: onnx.GraphProto, model: nn.Module) -> None:
             known = transposed.get(
                 _digest(numpy_helper.to_array(tensor).tobytes(), tensor.dims)
             )
+            # Equal weights (tied at the start, all zeros) have one digest; only one
+            # tensor can get the name.
             if known is not None and known not in taken:
                 names[tensor.name] = known
                 taken.add(known)
@@ -67,4 +73,6 @@ def restore_weight_names(graph: onnx.GraphProto, model: nn.Module) -> None:
 
 def _digest(data: bytes, shape: Sequence[int]) -> str:
     """A key for the bits and the shape of a matrix."""
+    # A digest rather than the bytes, which would be a second copy of the model. Two of
+    # 128 bits do not meet by chance.
     return hashlib.blake2b(data, digest_size=16).hexdigest() + "x".join(map(str, shape))

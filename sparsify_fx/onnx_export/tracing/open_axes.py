@@ -43,9 +43,8 @@ def open_axes(wanted: Any, inputs: Inputs, places: Sequence[Place]) -> Axes:
 
 def _by_name(wanted: Mapping[Any, Any], places: Sequence[Place]) -> list[Any]:
     """The entries of a mapping: by the name of the input, or by the parameter and then as torch nests them."""
-    known = dict.fromkeys(
-        name for place in places for name in (place.name, place.parameter)
-    )
+    # Both by the name of an input and by the parameter that it belongs to: *args are torch's way.
+    known = {place.name for place in places} | {place.parameter for place in places}
     for name in wanted:
         if name not in known:
             raise unknown(
@@ -54,6 +53,7 @@ def _by_name(wanted: Mapping[Any, Any], places: Sequence[Place]) -> list[Any]:
     entries = []
     for place in places:
         entry = wanted.get(place.name)
+        # Under the parameter of *args or **kwargs the entry holds one for each of them.
         if place.within is not None and place.parameter in wanted:
             entry = _nested(wanted[place.parameter], place)
         entries.append(entry)
@@ -95,6 +95,7 @@ def _axes(entry: Any, shape: tuple[int, ...], name: str) -> dict[int, Any]:
             raise ExportError(
                 f"dynamic_shapes of {name}: {len(entry)} entries for {len(shape)} axes {list(shape)}"
             )
+        # A tuple says something of each axis, and is a mapping from here on.
         entry = dict(enumerate(entry))
     if not isinstance(entry, Mapping):
         raise ExportError(
@@ -110,6 +111,7 @@ def _axes(entry: Any, shape: tuple[int, ...], name: str) -> dict[int, Any]:
             raise ExportError(
                 f"dynamic_shapes of {name}: {axis!r} is no axis of {list(shape)}; axes count from 0"
             )
+        # Axes count from the back too, as in torch; a truth value would be axis 0 or 1.
         place = axis % len(shape)
         if not _is_fixed(spec, shape[place], f"dynamic_shapes of {name}, axis {axis}"):
             found[place] = spec
@@ -118,6 +120,7 @@ def _axes(entry: Any, shape: tuple[int, ...], name: str) -> dict[int, Any]:
 
 def _is_fixed(spec: Any, size: int, where: str) -> bool:
     """Whether an axis stays as it is; ExportError for what torch has no meaning for, and a size that does not fit."""
+    # 1. Fixed: None, Dim.STATIC, or the size itself.
     if spec is None or (isinstance(spec, _HINT) and spec == Dim.STATIC):
         return True
     if isinstance(spec, int) and not isinstance(spec, bool):
@@ -126,10 +129,13 @@ def _is_fixed(spec: Any, size: int, where: str) -> bool:
                 f"{where}: fixed to {spec}, but example_inputs have {size}"
             )
         return True
+    # 2. Named. ONNX allows any text, torch.export only identifiers.
     if isinstance(spec, str):
         if not spec.isidentifier():
             raise ExportError(f"{where}: {spec!r} is no name (letters, digits and _)")
         return False
+    # 3. A Dim or a hint, whose range must hold the example. One derived from another (2
+    # * Dim("n")) has the range of that one, which bounds something else than this size.
     if not isinstance(spec, Dim | _HINT):
         raise ExportError(
             f"{where}: expected a name, a torch.export.Dim or None, got {type(spec).__name__}; {_FORM}"
@@ -163,7 +169,9 @@ def for_torch(axes: Axes, places: Sequence[Place]) -> dict[str, Any] | None:
         return None
     made: dict[str, Any] = {}
     for mine, place in zip(axes, places, strict=True):
+        # torch.export wants None, not an empty dict, for an input that is fixed throughout.
         entry = dict(mine) or None
+        # *args come as one tuple in their order, **kwargs as one dict.
         if isinstance(place.within, int):
             made[place.parameter] = (*made.get(place.parameter, ()), entry)
         elif place.within is not None:

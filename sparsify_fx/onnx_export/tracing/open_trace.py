@@ -56,14 +56,17 @@ def find_axes(
     model: nn.Module, inputs: Inputs, dynamic_batch: bool | None, dynamic_shapes: Any
 ) -> WantedAxes:
     """The open axes: those of `dynamic_shapes`, else the batch, unless that is not wanted."""
+    # 1. What the user says decides.
     at = places(model, inputs)
     if dynamic_shapes is not None:
         remedy = "leave the axis out of dynamic_shapes, or open those of other inputs that have to equal it too"
         return WantedAxes(
             at, BatchAxes((open_axes(dynamic_shapes, inputs, at),), ((),)), remedy
         )
+    # 2. Or says that none is.
     if dynamic_batch is False:
         return WantedAxes(at, BatchAxes(([{} for _ in at],), ((),)), "")
+    # 3. The batch, which is found by running the model.
     if inputs.tensors[0].dim() == 0:
         raise ExportError(
             f"the input {at[0].name} is a scalar without a batch axis; pass dynamic_batch=False"
@@ -86,12 +89,15 @@ def trace_checked(
 
     Raises ExportError when torch.onnx cannot export it so, or the model takes no other sizes.
     """
+    # All but the last try may fail without a word; after the last one there is nothing to fall back on.
     tries = list(zip(wanted.found.tries, wanted.found.notes, strict=True))
     for axes, notes in tries[:-1]:
         try:
             model_proto, other = _trace(model, inputs, axes, wanted, outputs, opset)
         except ExportError:
             continue
+        # A graph can be traced and still be wrong at other sizes, where a loop was
+        # unrolled. Then the next try, with fewer open axes, is the better file.
         if other is None or agrees(model_proto, other):
             return Traced(model_proto, other, notes)
     axes, notes = tries[-1]
@@ -111,10 +117,13 @@ def _trace(
     run = runner(model, "it does not take them")
     while True:
         traced = _traced(model, inputs, axes, wanted, outputs, opset)
+        # torch.export may have fixed an axis that only might be open, or found that two are one.
         sizes = read_sizes(traced.graph, inputs, axes)
         try:
             moved = another_size(sizes, run)
         except FixedAxesError as error:
+            # It traced, but runs at no other size: such an axis is fixed, and traced
+            # again. Each turn takes an axis away, so this ends.
             fewer = _without(axes, sizes, error.symbols)
             if fewer is None:
                 raise
@@ -133,6 +142,7 @@ def _traced(
     outputs: int,
     opset: int | None,
 ) -> onnx.ModelProto:
+    """`trace`, whose error says what to do about open axes where there are some."""
     try:
         return trace(model, inputs, outputs, opset=opset, axes=axes, at=wanted.at)
     except ExportError as error:
@@ -155,6 +165,7 @@ def _without(axes: Axes, sizes: OpenSizes, symbols: Sequence[str]) -> Axes | Non
 
 
 def _doubt(sizes: OpenSizes, told: str, remedy: str) -> str:
+    """What a difference at other sizes means; `{error}` is filled in when there is one."""
     return (
         f"with {told} ({sizes.told(tuple(sizes.values))}): {{error}}. The exported graph is right only for the sizes "
         f"of the examples: {remedy}"

@@ -1,4 +1,8 @@
-"""Other sizes to verify a traced graph with: which numbers its open axes follow, and values that the model takes."""
+"""Other sizes to verify a traced graph with: which numbers its open axes follow, and values that the model takes.
+
+After tracing, the size of an open axis is an expression in a few symbols: `batch`, `2*width`, `s0 + s1`. Axes that must
+be equal have one symbol, so moving symbols instead of axes gives inputs that fit each other.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,7 @@ class OpenSizes:
     def moved(self, changes: Mapping[str, int]) -> Inputs:
         """The inputs with other numbers."""
         values = self.values | dict(changes)
+        # All axes follow their expressions, so that 2*width stays even and sums stay sums.
         return self.inputs.resized(
             [
                 {axis: int(size.subs(values)) for axis, size in mine.items()}
@@ -49,6 +54,8 @@ class OpenSizes:
 
     def candidates(self, symbol: str) -> list[int]:
         """Values for a number, nearby ones first; its own is not among them."""
+        # Small steps first, as models with a range are least surprised by neighbors;
+        # then powers of two, for those that need multiples; down last.
         now, (least, most) = self.values[symbol], self.ranges[symbol]
         tried = [now + step for step in _STEPS] + [2 * now, now // 2]
         return [
@@ -58,12 +65,12 @@ class OpenSizes:
     def places_of(self, symbols: tuple[str, ...]) -> list[tuple[int, int]]:
         """(tensor, axis) of every axis that follows one of the numbers."""
         wanted = {sympy.Symbol(symbol) for symbol in symbols}
-        return [
-            (n, axis)
-            for n, mine in enumerate(self.axes)
-            for axis, size in mine.items()
-            if size.free_symbols & wanted
-        ]
+        found = []
+        for n, mine in enumerate(self.axes):
+            for axis, size in mine.items():
+                if size.free_symbols & wanted:
+                    found.append((n, axis))
+        return found
 
     def told(self, symbols: tuple[str, ...]) -> str:
         """The axes in words: `axis 2 of image (16 in example_inputs)`."""
@@ -85,6 +92,7 @@ def read_sizes(graph: onnx.GraphProto, inputs: Inputs, axes: Axes) -> OpenSizes:
     for item, tensor, wanted in zip(graph.input, inputs.tensors, axes, strict=True):
         mine = {}
         for axis, spec in wanted.items():
+            # Empty where torch.export fixed the axis: a number is in its place.
             text = item.type.tensor_type.shape.dim[axis].dim_param
             if text:
                 mine[axis] = _expression(text)
@@ -103,6 +111,7 @@ def read_sizes(graph: onnx.GraphProto, inputs: Inputs, axes: Axes) -> OpenSizes:
 
 def _expression(text: str) -> sympy.Expr:
     """The size of an axis; names are numbers, also those that mean something to sympy."""
+    # sympy would read N, S, E and others as its own constants and functions.
     names = {name: sympy.Symbol(name) for name in re.findall(r"[A-Za-z_]\w*", text)}
     try:
         expression: sympy.Expr = sympy.parse_expr(text, local_dict=names)
@@ -120,11 +129,14 @@ def _note(
 ) -> None:
     """Keep what an axis says of the one number that it follows: the value, and the range."""
     for symbol in size.free_symbols:
+        # From 2*width = 64 follows width = 32. With two symbols there is no single
+        # answer, and any will do: sizes are only moved from here.
         solved = sympy.solve(size - now, symbol)
         values.setdefault(
             symbol.name, int(solved[0]) if solved and solved[0].is_number else now
         )
         least, most = limits(spec)
+        # Several axes may bound one symbol: all of them count.
         low, high = ranges.get(symbol.name, (1.0, float("inf")))
         ranges[symbol.name] = (max(low, least), min(high, most))
 
@@ -139,6 +151,7 @@ def another_size(
     movable = {
         symbol: tried for symbol in sizes.values if (tried := sizes.candidates(symbol))
     }
+    # 1. All at once, as independent symbols cost no more runs together than one.
     problem: ExportError | None = None
     for changes in _together(movable):
         inputs = sizes.moved(changes)
@@ -149,6 +162,9 @@ def another_size(
             problem = problem or error
     if problem is None:
         return None
+
+    # 2. It takes none of these: find out which symbols cannot move alone, for the error and
+    # for axes that may be fixed. If each can, only together they cannot, and all are named.
     stuck = tuple(
         symbol
         for symbol, tried in movable.items()
@@ -166,6 +182,7 @@ def another_size(
 
 def _together(movable: Mapping[str, list[int]]) -> Iterator[dict[str, int]]:
     """Every number moved at once, in several steps."""
+    # In step: the product of all steps would be too many runs.
     for turn in range(max(map(len, movable.values()), default=0)):
         yield {
             symbol: tried[min(turn, len(tried) - 1)]

@@ -24,11 +24,12 @@ def named_tensors(value: Any, name: str = "") -> list[tuple[str, Tensor]]:
         return [(name or "output", value)]
     children = _children(value)
     if children is not None:
-        return [
-            pair
-            for key, child in children
-            for pair in named_tensors(child, _join(name, key))
-        ]
+        found = []
+        for key, child in children:
+            found += named_tensors(child, _join(name, key))
+        return found
+    # A type that is registered with torch, as cache classes of transformers are, has
+    # leaves without names of their own.
     leaves = _pytree.tree_leaves(value)
     return (
         [] if len(leaves) == 1 and leaves[0] is value else named_tensors(leaves, name)
@@ -50,7 +51,7 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]] | None:
 
 
 def _join(name: str, key: Any) -> str:
-    """The name of a part."""
+    """The name of a part of something: `states_0`; at the top `output_0` or the key itself."""
     return (
         f"{name}_{key}"
         if name

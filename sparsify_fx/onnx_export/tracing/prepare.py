@@ -39,6 +39,7 @@ def merged_copy(model: nn.Module) -> nn.Module:
             f"the model cannot be copied ({_first_line(error)}); export works on a copy: keep no tensors with gradient "
             "history in objects that the model holds, and no open handles"
         ) from error
+    # Merge is a pass that works in place, and so on the copy.
     if any(isinstance(module, WeightProgram) for module in copied.modules()):
         Merge()(copied)
         gc.collect()  # modules of torch.fx lie in cycles of references, and the factors with them
@@ -56,14 +57,17 @@ def release(copied: nn.Module, model: nn.Module) -> None:
 
     What a module of its own `__deepcopy__` shares with `model` stays.
     """
+    # By address: what a `__deepcopy__` of the model's own shares is the same memory, not the same object.
     kept = {tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     for tensor in (*copied.parameters(), *copied.buffers()):
         if tensor.data_ptr() not in kept:
+            # torch.onnx keeps references to traced modules; emptied, they cost nothing.
             tensor.data = tensor.new_empty(0)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The user's module inside the wrappers that torch adds."""
+    # Wrappers may be nested: a compiled DistributedDataParallel.
     while True:
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]
@@ -89,6 +93,7 @@ def _on_cpu(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
 def _without_history(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """(tensor, its values) for what a training step left in attributes, which torch refuses to copy; RAFT does that."""
     for module in model.modules():
+        # In attributes and containers of them; parameters are leaves of autograd and have no history.
         for value in _pytree.tree_leaves(dict(vars(module))):
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 yield value, value.detach().cpu()
@@ -112,6 +117,7 @@ def _check_finite(model: nn.Module) -> None:
 
 def run_model(model: nn.Module, inputs: Inputs, complaint: str) -> Any:
     """The model's output, without gradients; its own error becomes an ExportError that starts with `complaint`."""
+    # Copies, as a forward may write into its arguments.
     given = inputs.holding([value.clone() for value in inputs.tensors])
     try:
         with torch.no_grad():
@@ -125,6 +131,7 @@ def run_model(model: nn.Module, inputs: Inputs, complaint: str) -> Any:
 @contextlib.contextmanager
 def untouched_rng() -> Iterator[None]:
     """Give torch's random states back as they were."""
+    # Only if CUDA is in use already: to ask for its state would start it.
     cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if cuda else ()
     with torch.random.fork_rng(devices=devices):

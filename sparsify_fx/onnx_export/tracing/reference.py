@@ -53,6 +53,8 @@ class Reference:
                         tolerance,
                     )
                 )
+            # An answer at other sizes means something else when it differs: not a
+            # faulty file, but one that is right for the example's sizes alone.
             except ExportError as error:
                 if not run.doubt:
                     raise
@@ -65,11 +67,13 @@ class Reference:
 def run_reference(model: nn.Module, inputs: Inputs, probes: Inputs) -> Reference:
     """Run the copy on the inputs to verify with; ExportError when it does not take them or returns no tensor."""
     output = run_model(model, inputs, "the model does not take these example_inputs")
+    # 1. On the example: whether the model runs, and the names of its outputs.
     pairs = named_tensors(output)
     if not pairs:
         raise ExportError(
             "the model returns no tensor; expected a Tensor or a tuple, dict or dataclass of Tensors"
         )
+    # 2. On the inputs to verify with, if they are others.
     if probes is not inputs:
         probes = _alike(probes, inputs)
         output = run_model(model, probes, "the model does not take these verify_inputs")
@@ -91,6 +95,7 @@ def agrees(model: onnx.ModelProto, answer: Answer, tolerance: float = 1e-2) -> b
     options.log_severity_level = 4
     with tempfile.TemporaryDirectory() as folder:
         try:
+            # Through a file: models beyond 2 GB load in no other way.
             file = str(write_dense(model, Path(folder)))
             session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
@@ -98,6 +103,7 @@ def agrees(model: onnx.ModelProto, answer: Answer, tolerance: float = 1e-2) -> b
             names = [item.name for item in session.get_inputs()]
             tensors = (value.contiguous().numpy() for value in answer.inputs.tensors)
             got = list(session.run(None, dict(zip(names, tensors, strict=True))))
+            # About, not exactly: an unrolled loop is wrong by far, and rounding is judged later.
             compare(answer.outputs, got, [""] * len(got), tolerance)
         except Exception:
             return False

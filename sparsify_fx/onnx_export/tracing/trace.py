@@ -15,7 +15,8 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.tracing.inputs import Inputs, Place
 from sparsify_fx.onnx_export.tracing.open_axes import Axes, for_torch
 
-# What the exporter says about its own insides; pytest would turn each into an error, and users can do nothing about it.
+# What the exporter says about its own insides; pytest would turn each into an error,
+# and users can do nothing about it.
 _HARMLESS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, ""),
     (DeprecationWarning, ""),
@@ -38,22 +39,26 @@ def trace(
     Its inputs have the order of `inputs.tensors` and the names of forward's parameters, and `axes` of them are open.
     Raises ExportError when torch.onnx cannot export the model or does not know the opset.
     """
-    # torch.export takes a size of 1 for a constant, so it must see open axes with two entries or more.
+    # 1. torch.export takes a size of 1 for a constant, so it must see open axes with two
+    # entries or more. The samples that are repeated for that are traced, and never compared.
     grown = [
         {axis: max(2, value.shape[axis]) for axis in mine}
         for value, mine in zip(inputs.tensors, axes, strict=True)
     ]
     inputs, shapes = inputs.resized(grown), for_torch(axes, at)
+
+    # 2. Trace, once more without torch's optimizer where it broke the graph: it may
+    # drop limits that a Clip still reads (timm's gemma4).
     try:
         traced = _program(model, inputs, outputs, opset, shapes, optimize=True)
-        if _unmade(
-            traced
-        ):  # torch's optimizer may drop limits that a Clip still reads (timm's gemma4)
+        if _unmade(traced):
             traced = _program(model, inputs, outputs, opset, shapes, optimize=False)
     except Exception as error:
         raise ExportError(
             f"torch.onnx cannot export this model: {_root_cause(error)}"
         ) from error
+
+    # 3. torch.onnx may drop inputs that nothing reads, and add outputs for buffers that changed.
     _check_traced(traced, len(inputs.tensors), outputs, opset)
     _sort_inputs(traced.graph, [place.name for place in at])
     return traced
@@ -61,9 +66,11 @@ def trace(
 
 def _sort_inputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
     """Inputs in the order of ours, in place; those with names of torch's own are in it already."""
+    # torch.export orders by the signature, and we by the arguments given.
     by_name = {item.name: item for item in graph.input}
     if sorted(by_name) == sorted(names):
         ordered = [by_name[name] for name in names]
+        # Copies: deleting a field of protobuf frees the messages in it.
         kept = [
             onnx.ValueInfoProto.FromString(item.SerializeToString()) for item in ordered
         ]
@@ -81,6 +88,8 @@ def _program(
     optimize: bool,
 ) -> onnx.ModelProto:
     """What torch.onnx makes of the model; `shapes` are its dynamic ones, `optimize` lets it simplify the graph."""
+    # dynamo=True: torch deprecates the exporter that goes through TorchScript, and the
+    # open axes are torch.export's.
     with warnings.catch_warnings(), torch.no_grad():
         for category, message in _HARMLESS:
             warnings.filterwarnings("ignore", message, category)
@@ -95,6 +104,7 @@ def _program(
             dynamic_shapes=shapes,
             output_names=[f"sparsify_fx_output_{i}" for i in range(outputs)],
         )
+    # None comes from the exporter through TorchScript alone.
     assert program is not None
     found: onnx.ModelProto = program.model_proto
     for value in program.model.graph.initializers.values():
@@ -105,9 +115,14 @@ def _program(
 def _unmade(model: onnx.ModelProto) -> list[str]:
     """Values of the main graph that a node reads and nothing makes."""
     graph = model.graph
+    # "" stands for an input that is left out.
     made = {item.name for item in (*graph.input, *graph.initializer)} | {""}
-    made.update(name for node in graph.node for name in node.output)
-    return [name for node in graph.node for name in node.input if name not in made]
+    for node in graph.node:
+        made.update(node.output)
+    found: list[str] = []
+    for node in graph.node:
+        found += [name for name in node.input if name not in made]
+    return found
 
 
 def _check_traced(
@@ -143,7 +158,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Type and first lines of the error at the bottom of the chain, without terminal colours."""
+    """Type and first lines of the error at the bottom of the chain, without terminal colors."""
+    # torch.onnx wraps each error in advice of several screens; the first one is at the bottom.
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [

@@ -28,6 +28,7 @@ class Affine:
             shift = np.broadcast_to(self.shift.reshape(-1), (channels,))
         except ValueError:
             return None
+        # A norm with variance -ε, or a division by zero: NaN and Inf must stay where the model has them.
         finite = np.isfinite(scale).all() and np.isfinite(shift).all()
         return Affine(self.value, scale, shift) if finite else None
 
@@ -46,6 +47,8 @@ def affine_of(node: onnx.NodeProto, view: GraphView, rank: int) -> Affine | None
 
 def batch_norm(node: onnx.NodeProto, view: GraphView) -> Affine | None:
     """The affine map of a batch norm that is evaluated with constant statistics."""
+    # In training it normalizes by the batch, not by constants; `spatial` = 0 (before opset
+    # 9) has statistics for every place; further outputs are the statistics themselves.
     training = attribute(node, "training_mode", 0) or not attribute(node, "spatial", 1)
     if training or sum(bool(name) for name in node.output) != 1 or view.opset < 7:
         return None
@@ -57,6 +60,7 @@ def batch_norm(node: onnx.NodeProto, view: GraphView) -> Affine | None:
     ]
     if len(known) < 4:
         return None
+    # float64 throughout, but ε as the float32 that the attribute is stored in.
     gamma, beta, mean, variance = known
     with np.errstate(all="ignore"):
         scale = gamma / np.sqrt(
@@ -66,6 +70,12 @@ def batch_norm(node: onnx.NodeProto, view: GraphView) -> Affine | None:
 
 
 def _with_constant(node: onnx.NodeProto, view: GraphView, rank: int) -> Affine | None:
+    """The affine map of a product, sum, difference or quotient with one constant operand.
+
+    1. x * c, c * x: scale c.        4. c - x: scale -1, shift c.
+    2. x + c, c + x: shift c.        5. x / c: scale 1 / c; Inf where c is 0, which `of` refuses.
+    3. x - c: shift -c.              6. c / x is not affine.
+    """
     left, right = view.floats(node.input[0]), view.floats(node.input[1])
     if (left is None) == (right is None) or (
         left is not None and node.op_type == "Div"
@@ -92,5 +102,6 @@ def _per_channel(shape: tuple[int, ...], rank: int) -> bool:
     """Whether a constant of this shape, broadcast to `rank` axes, differs along axis 1 only."""
     if len(shape) > rank:
         return False
+    # Broadcasting aligns the last axes: missing ones are in front, and of size 1.
     full = (1,) * (rank - len(shape)) + shape
     return rank >= 2 and all(size == 1 for axis, size in enumerate(full) if axis != 1)

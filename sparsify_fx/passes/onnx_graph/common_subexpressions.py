@@ -17,8 +17,18 @@ _SMALL = 256  # entries; larger constants are compared by name only
 def merge_common_subexpressions(model: onnx.ModelProto) -> bool:
     """Let the readers of a repeated node read the first one, and remove it.
 
-    Nodes are the same when operator, attributes and inputs are; small constants count as inputs by their values. Nodes
-    with subgraphs, of other domains or with random results are left alone, and so are those that make graph outputs.
+    Two nodes are the same when
+        1. operator, attributes and number of outputs are the same, and they leave out the same outputs;
+        2. each input is the same value, or a small constant with the same type, shape and bytes.
+
+    A repeated node stays when
+        1. it has a subgraph, which may read anything around it;
+        2. it is of another domain, so that nothing is known of it;
+        3. it draws random numbers: two draws are not one;
+        4. it makes an output of the graph or a value that a subgraph reads: the interface keeps its names.
+
+    Needs topological order. Afterwards no two nodes that may be merged are the same: inputs are compared after the
+    nodes before them were merged, so one run finds whole chains.
     """
     view = GraphView(model)
     first: dict[tuple[object, ...], onnx.NodeProto] = {}
@@ -36,20 +46,26 @@ def merge_common_subexpressions(model: onnx.ModelProto) -> bool:
             len(node.output),
             *(_identity(name, view) for name in node.input),
         )
+        # The first one stays, as it comes before all readers of both.
         twin = first.setdefault(key, node)
         if twin is node or not view.fixed.isdisjoint(node.output):
             continue
+        # MaxPool with and without its indices, say: the first one may not make what
+        # readers of the second need.
         if [bool(name) for name in twin.output] != [bool(name) for name in node.output]:
             continue
+        # Later nodes then read the same names, and are found to be the same in this walk.
         for old, new in zip(node.output, twin.output, strict=True):
             view.reroute(old, new)
         dead.append(index)
+    # From the end, so that the places of the others hold.
     for index in reversed(dead):
         del model.graph.node[index]
     return bool(dead)
 
 
 def _attributes(node: onnx.NodeProto) -> tuple[bytes, ...]:
+    """The attributes as bytes; exporters write them in any order, which means nothing."""
     return tuple(
         sorted(item.SerializeToString(deterministic=True) for item in node.attribute)
     )

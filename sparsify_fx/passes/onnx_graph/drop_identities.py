@@ -10,9 +10,16 @@ from sparsify_fx.passes.onnx_graph.base import GraphPass
 
 
 def drop_identities(model: onnx.ModelProto) -> bool:
-    """Remove Identity, Dropout, and Transpose, Pad and Concat that do nothing; their readers read the input.
+    """Remove nodes that return their first input bit for bit; their readers read the input.
 
-    A node stays when it makes a graph output or a value that a subgraph reads: the interface keeps its names.
+    1. Identity.
+    2. Dropout that is not told to train.
+    3. Transpose whose order is 0, 1, 2, ...
+    4. Concat of one value.
+    5. Pad by zero entries at every side, as a constant.
+
+    A node stays when it makes a graph output or a value that a subgraph reads, as the interface keeps its names, and
+    when anything reads one of its further outputs, such as the mask of Dropout.
     """
     view = GraphView(model)
     dead = []
@@ -29,6 +36,7 @@ def drop_identities(model: onnx.ModelProto) -> bool:
             # What read the output reads the input now, which later nodes of this loop must know.
             view.uses[node.input[0]] += view.uses.pop(outputs[0], [])
             dead.append(index)
+    # From the end, so that the places of the others hold.
     for index in reversed(dead):
         del model.graph.node[index]
     return bool(dead)
@@ -39,8 +47,10 @@ def is_identity(node: onnx.NodeProto, view: GraphView) -> bool:
     if is_standard(node, "Identity"):
         return True
     if is_standard(node, "Dropout"):
+        # Input 2 is `training_mode`; before opset 7 the attribute `is_test` decided it.
         return not input_of(node, 2) and view.opset >= 7
     if is_standard(node, "Transpose"):
+        # Without an order Transpose reverses all axes.
         order = attribute(node, "perm")
         return order is not None and list(order) == sorted(order)
     if is_standard(node, "Concat"):

@@ -16,9 +16,18 @@ from sparsify_fx.passes.onnx_graph.linear import Linear, linear_of
 def fold_batch_norm(model: onnx.ModelProto) -> bool:
     """W' = scale * W and b' = scale * b + shift, for each output channel, computed in float64.
 
-    Folds BatchNormalization, and Mul, Add, Sub, Div with one constant per channel, into Conv, ConvTranspose, Gemm and
-    MatMul, which gets an Add for its bias. Left alone: weights that are used twice, results that others read too,
-    scales that are not finite or would make a weight overflow.
+    The pair is Conv, ConvTranspose, Gemm or MatMul, and its only reader:
+        1. BatchNormalization with constant statistics, in evaluation;
+        2. Mul, Add, Sub or Div with one constant per channel (or one number).
+    The reader goes, and the layer makes its output; for MatMul, which has no bias, it becomes the Add of the shift.
+
+    Left alone are
+        1. weights that anything else reads, unless only the bias changes;
+        2. results that others, a subgraph or the caller read too;
+        3. scales that are not finite, or would make a weight overflow;
+        4. norms after a MatMul on three or more axes: axis 1 is not the layer's output there.
+
+    Afterwards the graph has no such pair. A chain (norm, scale, shift) folds from the front to its end.
     """
     changed = False
     while _fold_one(model):
@@ -29,6 +38,8 @@ def fold_batch_norm(model: onnx.ModelProto) -> bool:
 def _fold_one(model: onnx.ModelProto) -> bool:
     """Fold all pairs that do not overlap; True when there was one."""
     view = GraphView(model)
+    # `view` shows the graph before this walk. What one fold writes (a weight, the name
+    # of a result) is `touched` and waits for the next walk, whose view is new.
     dead, touched, changed = [], set[str](), False
     for index, node in enumerate(view.nodes):
         layer = linear_of(node, view)
@@ -40,6 +51,7 @@ def _fold_one(model: onnx.ModelProto) -> bool:
             or layer.output in touched
         ):
             continue
+        # The reader must scale this very result: in Mul(x, y) of two layers only one is `value`.
         affine = affine_of(reader, view, layer.rank)
         full = (
             affine.of(layer.channels)
@@ -52,6 +64,7 @@ def _fold_one(model: onnx.ModelProto) -> bool:
             or not _apply(layer, full, view)
         ):
             continue
+        # W is rewritten, and the reader's output has another maker now.
         touched |= {layer.weight, reader.output[0]}
         changed = True
         if layer.has_room_for_bias or not full.shift.any():
@@ -63,6 +76,7 @@ def _fold_one(model: onnx.ModelProto) -> bool:
                 )
             )
         else:
+            # A MatMul without Add: the scale is in W, and the reader turns into the Add of what is left.
             shift = view.add(
                 f"{reader.output[0]}_shift", full.shift.astype(layer.values.dtype)
             )
@@ -90,7 +104,11 @@ def _apply(layer: Linear, affine: Affine, view: GraphView) -> bool:
     if rescaled and not view.is_private(layer.weight):
         return False
     bias = affine.scale * layer.bias_values(view) + affine.shift
+    # Both in float64 and rounded once: a norm of its own rounds twice, so bits differ
+    # in the last place, which the proof allows for.
     weight = layer.scaled(view, affine.scale)
+    # A weight that leaves float32 would turn a finite product into Inf; a bias is
+    # compared before it is rounded, for the same reason.
     kind = weight.dtype
     limit = np.finfo(kind).max
     if (
@@ -98,6 +116,7 @@ def _apply(layer: Linear, affine: Affine, view: GraphView) -> bool:
         or not np.isfinite(weight).all()
     ):
         return False
+    # A shift alone leaves W as it is, so that layers may go on sharing it.
     if rescaled:
         view.overwrite(layer.weight, weight)
     if layer.has_room_for_bias and (layer.bias or bias.any()):

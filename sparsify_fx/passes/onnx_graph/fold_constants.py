@@ -11,36 +11,27 @@ from sparsify_fx.passes.onnx_graph.base import GraphPass
 from sparsify_fx.passes.onnx_graph.drop_unused import forget_shapes
 
 KEPT = RANDOM | {
-    *(
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QuantizeLinear",
-        "ScatterElements",
-        "ScatterND",
-        "Scatter",
-    ),
-    *(
-        "CumSum",
-        "MaxUnpool",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseOr",
-        "NonZero",
-        "Compress",
-        "Unique",
-    ),
-}
-"""Operators that unpack small constants to large ones: the decoders of sparse and of quantised weights."""
+    "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "ScatterElements", "ScatterND", "Scatter",
+    "CumSum", "MaxUnpool", "BitShift", "BitwiseAnd", "BitwiseOr", "NonZero", "Compress", "Unique",
+}  # fmt: skip
+"""Operators that unpack small constants to large ones: the decoders of sparse and of quantized weights."""
 
 _FREE = 64  # bytes; a scalar or a shape may grow by this much
 
 
 def fold_constants(model: onnx.ModelProto) -> bool:
-    """Evaluate, in onnxruntime, every node whose inputs are constants; Constant nodes become initializers.
+    """Evaluate, in onnxruntime, every node whose inputs are constants: the bits that it would compute at load.
 
-    The bits are those that the runtime itself would compute at load. A node stays when its result would be larger than
-    the constants that it frees (Expand, Tile, ConstantOfShape, Range), when it decodes weights (`KEPT`), and when it
-    makes a graph output or a value that a subgraph reads.
+    1. Constant nodes become initializers, whatever their size.
+    2. Other standard nodes with inputs become their results, which later nodes of the same run see as constants.
+
+    A node stays when
+        1. its result would be larger than the constants that it frees (Expand, Tile, ConstantOfShape, Range);
+        2. it draws random numbers or decodes weights (`KEPT`), or holds a sparse tensor;
+        3. it has a subgraph, is of another domain, or onnxruntime refuses it;
+        4. it makes a graph output or a value that a subgraph reads.
+
+    Afterwards no initializer is left that only folded nodes read. Needs topological order.
     """
     view = GraphView(model)
     dead = []
@@ -48,6 +39,8 @@ def fold_constants(model: onnx.ModelProto) -> bool:
         values = _folded(node, view)
         if values is None:
             continue
+        # `view` gets the results at once, but not `uses`: those count the readers of
+        # the old graph, by which a constant is private.
         for name, value in zip(
             [name for name in node.output if name], values, strict=True
         ):
@@ -70,8 +63,9 @@ def _folded(node: onnx.NodeProto, view: GraphView) -> list[Array] | None:
         or any(subgraphs(node))
     ):
         return None
+    # A Constant with `sparse_value` or the like is small as it is: evaluated, it would be dense.
     if not view.fixed.isdisjoint(node.output) or any(
-        name.startswith("sparse_") for name in _attribute_names(node)
+        item.name.startswith("sparse_") for item in node.attribute
     ):
         return None
     inputs = {name: view.constant(name) for name in node.input if name}
@@ -81,17 +75,16 @@ def _folded(node: onnx.NodeProto, view: GraphView) -> list[Array] | None:
     values = evaluate(node, view.model, known)
     if values is None or len(values) != sum(bool(name) for name in node.output):
         return None
+    # A constant that others read too stays in the file, whatever becomes of this node.
     freed = sum(value.nbytes for name, value in known.items() if view.is_private(name))
     grows = sum(value.nbytes for value in values) > freed + _FREE
     return None if grows and not is_standard(node, "Constant") else values
 
 
-def _attribute_names(node: onnx.NodeProto) -> list[str]:
-    return [item.name for item in node.attribute]
-
-
 def _drop_freed(view: GraphView) -> None:
     """Initializers that only folded nodes read."""
+    # Only constants that were read before: one that never had a reader is
+    # drop-unused's, which runs last and reports it.
     after = GraphView(view.model)
     freed = {
         name for name in after.tensors if name in view.uses and not after.uses.get(name)

@@ -45,19 +45,21 @@ class Linear:
 
     @property
     def output(self) -> str:
-        """The name of the result."""
+        """The name of the result, after the bias."""
         name: str = self.last.output[0]
         return name
 
     @property
     def channels(self) -> int:
-        """Output channels."""
+        """The number of output channels, of all groups."""
+        # ConvTranspose keeps [inputs, outputs / groups], so its outputs are those of one group.
         size = int(self.values.shape[self.out_axis])
         return size * self.groups if self.node.op_type == "ConvTranspose" else size
 
     @property
     def inputs(self) -> int:
-        """Input channels."""
+        """The number of input channels, of all groups."""
+        # Conv keeps [outputs, inputs / groups]; a matrix has one group, so both are right for it.
         size = int(self.values.shape[self.in_axis])
         return size if self.node.op_type == "ConvTranspose" else size * self.groups
 
@@ -75,6 +77,8 @@ class Linear:
                 "NOTSET",
                 "VALID",
             )
+        # Each output of a transposed convolution meets only some of the kernel, which
+        # depends on its place: as if all of it were border.
         return self.node.op_type == "ConvTranspose"
 
     def bias_values(self, view: GraphView) -> NDArray[np.float64]:
@@ -99,6 +103,8 @@ class Linear:
 
     def response(self, constant: NDArray[np.float64]) -> NDArray[np.float64]:
         """W applied to an input that is `constant` [inputs] everywhere: [channels]."""
+        # Outputs of a group see inputs of the same group only. Inputs that are zero are
+        # left out: few are constant as a rule, so most of W is never summed.
         result, size = np.zeros(self.channels), self.inputs // self.groups
         for group in range(self.groups):
             part = constant[group * size : (group + 1) * size]
@@ -115,10 +121,14 @@ class Linear:
         """Sums of W over the kernel between a group's outputs and some of its inputs: [channels / groups, inputs]."""
         kernel = tuple(range(2, self.values.ndim))
         if self.node.op_type == "ConvTranspose":
+            # 1. ConvTranspose, [inputs, outputs / groups, ...kernel]: the group is a range of rows.
             rows = inputs + group * (self.inputs // self.groups)
             return np.asarray(self.values[rows].sum(axis=kernel, dtype=np.float64).T)
         if self.out_axis == 1:
+            # 2. MatMul and Gemm without transB, [inputs, outputs]: no kernel to sum over.
             return np.asarray(self.values[inputs].astype(np.float64).T)
+        # 3. Conv and Gemm with transB, [outputs, inputs / groups, ...kernel]: `inputs`
+        # count inside the group already.
         size = self.channels // self.groups
         return np.asarray(
             self.values[group * size : (group + 1) * size, inputs].sum(
@@ -132,6 +142,8 @@ class Linear:
         """W times factors along an axis; with `spread` each group along the other axis has its own factors."""
         wide, other = self.values.astype(np.float64), 1 - axis
         if spread and self.groups > 1:
+            # One row of factors for each group, repeated for the entries of the other
+            # axis that belong to it: the axis scaled holds one group only.
             each = np.repeat(
                 factors.reshape(self.groups, -1),
                 wide.shape[other] // self.groups,
@@ -140,6 +152,8 @@ class Linear:
             table = each if axis == 1 else each.T
         else:
             table = factors[:, None] if axis == 0 else factors[None, :]
+        # Computed in float64 and rounded once; a weight that overflows becomes Inf,
+        # which the passes look for before they write anything.
         with np.errstate(over="ignore"):
             return (
                 wide * table.reshape(*table.shape, *([1] * (wide.ndim - 2)))
@@ -147,6 +161,7 @@ class Linear:
 
     def set_bias(self, view: GraphView, bias: Array) -> None:
         """Write [channels]; a bias that others read too, or that has another shape, is replaced by a new one."""
+        # Where the bias is read: input 2 of the layer, or the constant of the Add after a MatMul.
         holder, index = (
             (self.node, 2)
             if self.adder is None
@@ -159,6 +174,7 @@ class Linear:
         ):
             view.overwrite(self.bias, bias)
         else:
+            # `fc.weight`, or `fc.weight.T` of a transposed one, gets `fc.bias`, as PyTorch would name it.
             stem = self.weight.removesuffix(".T").removesuffix("weight").rstrip(".")
             set_input(holder, index, view.add(f"{stem}.bias", bias))
 
@@ -170,16 +186,24 @@ def linear_of(node: onnx.NodeProto, view: GraphView) -> Linear | None:
         or view.opset < 7
     ):
         return None
+    # A constant input times a constant weight is no layer: fold-constants computes it.
     values = view.floats(input_of(node, 1))
     if values is None or values.size == 0 or input_of(node, 0) in view.tensors:
         return None
+
+    # 1. MatMul, whose bias is an Add of its own.
     if node.op_type == "MatMul":
         return _matmul(node, values, view)
+
+    # 2. Gemm. As for convolutions, a bias that is computed cannot be rewritten.
     bias = input_of(node, 2)
     if bias and view.floats(bias) is None:
         return None
     if node.op_type == "Gemm":
         return _gemm(node, values, bias, view)
+
+    # 3. Convolutions: [outputs, inputs / groups, ...], transposed ones [inputs, outputs
+    # / groups, ...]. Fewer axes are a damaged file's.
     if values.ndim < 3:
         return None
     groups = attribute(node, "group", 1)
@@ -206,6 +230,7 @@ def _gemm(
         or attribute(node, "beta", 1.0) != 1
     ):
         return None
+    # B is [inputs, outputs] unless it is transposed, as PyTorch keeps the weight of nn.Linear.
     out_axis = 0 if attribute(node, "transB", 0) else 1
     if bias and not _is_row(view.tensors[bias].dims, values.shape[out_axis]):
         return None
@@ -216,6 +241,8 @@ def _matmul(node: onnx.NodeProto, values: Array, view: GraphView) -> Linear | No
     """MatMul with a constant matrix, and the Add of a constant row after it."""
     if values.ndim != 2:
         return None
+    # Only where nothing else reads the bare product: otherwise it must stay as it is,
+    # and with it the bias apart.
     adder = view.only_reader(node.output[0])
     if adder is not None and is_standard(adder, "Add"):
         bias = adder.input[bias_input(adder, view)]
@@ -232,4 +259,5 @@ def bias_input(adder: onnx.NodeProto, view: GraphView) -> int:
 
 def _is_row(shape: Any, channels: int) -> bool:
     """Whether a constant can be a bias: [channels], [1, channels] or one number."""
+    # More axes would make the result deeper; [channels, 1] would be a table.
     return tuple(shape) in ((channels,), (1, channels), (1,), ())

@@ -48,6 +48,8 @@ def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
     for node in view.nodes:
         layer = linear_of(node, view)
         if layer is not None:
+            # Of one sample: without the first axis. An axis of unknown size counts as 1,
+            # as rows of models with an open length would otherwise have no number at all.
             places = weight_places(node, shapes) or ()
             found[node.output[0]] = layer.values.size * math.prod(
                 size for size in places[1:] if isinstance(size, int)
@@ -69,6 +71,7 @@ def weight_places(
     kind = node.op_type
     if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not node.output:
         return None
+    # A transposed convolution spreads each input over a kernel, so it uses W once an input.
     shape = shapes.get(input_of(node, 0) if kind == "ConvTranspose" else node.output[0])
     if not shape:
         return None

@@ -15,8 +15,8 @@ import onnxruntime
 
 from sparsify_fx.errors import PassError
 from sparsify_fx.onnx_tools import outside
+from sparsify_fx.onnx_tools.axis_roles import SMALL_TRIES
 from sparsify_fx.onnx_tools.feeds import FILLS, MIXED, feeds
-from sparsify_fx.onnx_tools.lengths import SMALL_TRIES
 from sparsify_fx.onnx_tools.randomness import distance, random_nodes
 from sparsify_fx.onnx_tools.signature import Asked
 from sparsify_fx.onnx_tools.view import FLOATS, is_standard
@@ -59,6 +59,7 @@ class Verdict:
     def complaint(self) -> str:
         """What speaks against the rewritten model; empty when nothing does."""
         if self.worst is not None:
+            # Beyond rounding is a fault, whatever else is proven.
             name, far, bound = self.worst
             return f"changed output {name!r} by {far:.2g} of its largest entry; expected {bound:.2g}"
         if self.proven:
@@ -81,7 +82,7 @@ class Reference:
             self._session = _session(model)
         except Exception as error:
             raise PassError(
-                f"passes: onnxruntime {onnxruntime.__version__} cannot load the model as it is given: {error}; mend it "
+                f"passes: onnxruntime {onnxruntime.__version__} cannot load the model as it is given: {error}; fix it "
                 "or pass prove=False"
             ) from error
         self.names = [item.name for item in self._session.get_outputs()]
@@ -120,9 +121,12 @@ class Reference:
         The largest of ten times what the weights' last places make, of what onnxruntime's own optimizations make, and
         infinity for an output that differs when the model just runs again.
         """
+        # 1. Rounding: weights that are a last place off are as right as they are.
         kinds = [self._nudged()]
+        # 2. The freedom that onnxruntime takes itself: what it fuses, users see without any pass.
         kinds += [self.far(run) for level in (_Levels.ORT_ENABLE_EXTENDED, _Levels.ORT_ENABLE_ALL)
                   if (run := self._run_at(level)) is not None]  # fmt: skip
+        # 3. Chance: an output that differs from itself tells nothing, so its bound is infinite.
         if random_nodes(self.model):
             again = self.far(self._session.run(None, dict(self.feed)))
             kinds.append([float("inf") if far > 0 else 0.0 for far in again])
@@ -133,6 +137,8 @@ class Reference:
 
         Small constants may be sizes (scales of Resize), whose last place makes other shapes: then matrices alone.
         """
+        # Each output takes the smallest of what both attempts give; where neither runs
+        # it stays infinite, so that a difference above `MOST` proves nothing.
         found = [float("inf")] * len(self.names)
         for least_axes in (0, 2):
             try:
@@ -155,11 +161,17 @@ class Reference:
 
     def judge(self, after: onnx.ModelProto, tolerance: float) -> Verdict:
         """Compare another model's outputs, each with `tolerance` or with what rounding makes of it in the original."""
+        # 1. The usual case, which spares the runs that measure noise.
         far = self.distances(after)
         if all(each <= tolerance for each in far):
             return Verdict(None, (), proven=True)
+
+        # 2. An output may differ by its noise, but by no more than `MOST`: a chaotic
+        # model, whose noise is large, would let anything pass.
         rows = list(zip(self.names, far, self.noise, strict=True))
         left = [row for row in rows if row[1] > max(tolerance, min(row[2], MOST))]
+
+        # 3. Of those left, more than the noise is a fault; as much as the noise proves nothing.
         above = [
             (name, each, max(tolerance, noise))
             for name, each, noise in left
@@ -178,7 +190,7 @@ def difference(
 ) -> float:
     """The largest difference between the outputs, each relative to max(largest |entry| of that output, 1e-3).
 
-    Both models run, without the runtime's own optimisations, on the first feed that `before` takes. Inf when shapes,
+    Both models run, without the runtime's own optimizations, on the first feed that `before` takes. Inf when shapes,
     types, texts or places of NaN and Inf differ.
 
     Raises PassError when `before` does not load or runs on none of the feeds, or `after` does not load or run.
@@ -205,13 +217,12 @@ def nudged(
     """
     moved, generator = onnx.ModelProto(), np.random.default_rng(seed)
     moved.CopyFrom(model)
-    held = [
-        node.attribute for node in moved.graph.node if is_standard(node, "Constant")
-    ]
-    tensors = [
-        item.t for attributes in held for item in attributes if item.name == "value"
-    ]
-    for tensor in (*moved.graph.initializer, *tensors):
+    tensors = list(moved.graph.initializer)
+    for node in moved.graph.node:
+        if is_standard(node, "Constant"):
+            tensors += [item.t for item in node.attribute if item.name == "value"]
+    # External data lies in other files, which this copy has no part in.
+    for tensor in tensors:
         large = len(tensor.dims) >= least_axes
         if (
             large
@@ -219,6 +230,8 @@ def nudged(
             and tensor.data_location != onnx.TensorProto.EXTERNAL
         ):
             values = onnx.numpy_helper.to_array(tensor)
+            # Drawn for every tensor in order, so that one seed moves a model always alike.
+            # Zeros keep still: the next number would be a denormal in place of a pruned weight.
             towards = np.array([-np.inf, 0, np.inf], values.dtype)[
                 generator.integers(0, 3, values.shape)
             ]
@@ -234,14 +247,19 @@ def nudged(
 def _session(
     model: onnx.ModelProto, level: Any = _Levels.ORT_DISABLE_ALL
 ) -> onnxruntime.InferenceSession:
+    # 4: fatal errors alone. A level that refuses the model is tried all the same, and
+    # what it logs is not for the user.
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = level
+    # Without the runtime's own optimizations by default: they would fuse both graphs
+    # differently, and hide what a pass did or add what it did not.
     providers = ["CPUExecutionProvider"]
     if outside.count_bytes(model) < outside.MAX_BYTES:
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=providers
         )
+    # protobuf refuses messages from 2 GB; onnxruntime reads larger models from files only.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         outside.write_beside(model, path)

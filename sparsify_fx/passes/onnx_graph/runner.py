@@ -36,7 +36,11 @@ PASSES = (
     CONSTANT_BRANCHES,
     DROP_UNUSED,
 )
-"""All passes, in the order in which they run."""
+"""All passes, in the order in which they run; it decides nothing but how many rounds are needed.
+
+Constants come first, since all others read them; duplicates and identities hide pairs that can be folded; folded norms
+leave fewer operators for channels to be followed through; what lost its readers goes at the end of each round.
+"""
 
 TOLERANCE = 1e-5
 """The largest difference that is put down to float32 rounding, relative to the largest entry of an output."""
@@ -83,10 +87,14 @@ def optimize(
         raise PassError(
             f"passes: the model is damaged: {reason}; write or download it again"
         )
+    # A model that strict inference refuses as it is given may be a valid one that onnx
+    # does not understand; then no pass is blamed for the same complaint.
     sound = shapes_fit(model) is None
     notes: dict[str, str] = {}
     reference: Reference | None = None
     while True:
+        # 1. Run all passes but those found at fault, on a copy made anew: what a faulty
+        # pass did cannot be taken back out of a graph that others have rewritten since.
         taken = [one for one in passes if one.name not in notes]
         try:
             work, tally = _to_the_end(model, taken, sound)
@@ -94,6 +102,7 @@ def optimize(
                 return model, tally.rows(passes, notes)
             if not prove:
                 return work, tally.rows(passes, notes)
+            # 2. Prove it. The original runs once, however often passes have to be left out.
             reference = reference or Reference(model, proof_feeds(model, inputs, seed))
             _LOG.info(
                 "passes: %d nodes become %d; proving it",
@@ -102,6 +111,7 @@ def optimize(
             )
             _prove(reference, work, taken, tolerance)
         except _FaultError as fault:
+            # 3. Leave out the pass at fault and start again. Each turn takes one pass away, so this ends.
             notes[fault.name] = f"left out: {fault}"
             warn(
                 f"{fault.name}: left out of the passes over the graph: {fault}",
@@ -126,6 +136,8 @@ def _to_the_end(
     work = onnx.ModelProto()
     work.CopyFrom(model)
     tally = _Tally(work)
+    # One pass makes work for another (a folded constant is a weight that can be sliced), so they
+    # run in turn; a pass that says truthfully that it changed nothing cannot keep this going.
     for _ in range(_ROUNDS):
         changed = [one for one in passes if _run(one, work, model, tally, sound)]
         if not changed:
@@ -144,7 +156,7 @@ class _Tally:
 
     @staticmethod
     def measure(model: onnx.ModelProto) -> tuple[int, ...]:
-        """Nodes, channels, MACs and bytes."""
+        """(nodes, channels, MACs, bytes), as in the rows."""
         return (
             len(model.graph.node),
             count_channels(model),
@@ -154,6 +166,8 @@ class _Tally:
 
     def add(self, name: str, model: onnx.ModelProto) -> None:
         """Book the difference to the last state on the pass of this name."""
+        # Called where a pass changed something, not for each that ran: counting means
+        # shape inference over the whole graph.
         now, sums = self.measure(model), self.removed.setdefault(name, [0] * 5)
         self.removed[name] = [
             sums[0] + 1,
@@ -164,16 +178,13 @@ class _Tally:
     def rows(
         self, passes: Sequence[GraphPass], notes: Mapping[str, str]
     ) -> tuple[PassRow, ...]:
-        """One row a pass."""
-        return tuple(
-            PassRow(
-                one.name, changes, nodes, channels, macs, size, notes.get(one.name, "")
-            )
-            for one in passes
-            for changes, nodes, channels, macs, size in [
-                self.removed.get(one.name, [0] * 5)
-            ]
-        )
+        """One row for each of `passes`, in their order, with zeros for those that changed nothing."""
+        found = []
+        for one in passes:
+            changes, nodes, channels, macs, size = self.removed.get(one.name, [0] * 5)
+            note = notes.get(one.name, "")
+            found.append(PassRow(one.name, changes, nodes, channels, macs, size, note))
+        return tuple(found)
 
 
 def _run(
@@ -203,6 +214,7 @@ def _check(
     one: GraphPass, work: onnx.ModelProto, original: onnx.ModelProto, sound: bool
 ) -> None:
     """The graph is in order, its interface the same, its shapes as consistent as they were."""
+    # 1. The interface: callers feed and read by these names, types and shapes.
     graph = work.graph
     if list(graph.input) != list(original.graph.input) or list(graph.output) != list(
         original.graph.output
@@ -211,6 +223,9 @@ def _check(
             one.name,
             "expected the inputs and outputs to stay as they are; report a bug",
         )
+
+    # 2. Topological order: at each node all it reads must have been made. "" stands for
+    # an input that is left out.
     known = {item.name for item in (*graph.input, *graph.initializer)}
     known |= {item.values.name for item in graph.sparse_initializer} | {""}
     for node in graph.node:
@@ -221,11 +236,15 @@ def _check(
                 f"node {node.name or node.op_type} reads {missing}, which nothing makes; report a bug",
             )
         known.update(node.output)
+
+    # 3. The outputs are still made.
     missing = [item.name for item in graph.output if item.name not in known]
     if missing:
         raise _FaultError(
             one.name, f"nothing makes the outputs {missing} any more; report a bug"
         )
+
+    # 4. Shapes, where they fitted before.
     complaint = shapes_fit(work) if sound else None
     if complaint is not None:
         raise _FaultError(
@@ -249,6 +268,10 @@ def _prove(
                 PassWarning,
             )
         return
+
+    # The outputs differ. Replay the passes one by one from the original, comparing
+    # after each change, so that the pass is named that did it. This costs a run each,
+    # and only where something is wrong.
     work, last = onnx.ModelProto(), passes[-1]
     work.CopyFrom(reference.model)
     for _ in range(_ROUNDS):
@@ -261,6 +284,7 @@ def _prove(
                     raise _FaultError(one.name, found)
         if not changed:
             break
+    # Differences that add up: no single step was over the bound, the last one must take the blame.
     raise _FaultError(last.name, complaint)
 
 

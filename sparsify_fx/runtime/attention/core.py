@@ -23,7 +23,7 @@ class Core:
         axis: of the softmax.
         operands: the paths on which queries, keys and values come from the value `packed`.
         scales: what is multiplied with the queries, the keys and their products.
-        behind: nodes that move the result, one after another.
+        following: nodes that move the result, one after another.
     """
 
     nodes: tuple[NodeProto, ...]
@@ -31,7 +31,7 @@ class Core:
     packed: str
     operands: tuple[Path, Path, Path]
     scales: tuple[float, float, float]
-    behind: tuple[NodeProto, ...]
+    following: tuple[NodeProto, ...]
 
     @property
     def mixed(self) -> str:
@@ -43,9 +43,16 @@ def core_of(
     softmax: NodeProto, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays
 ) -> Core | None:
     """What there is around a softmax; None where its operands do not come from one value of three dimensions."""
+    # Until opset 13 Softmax flattened all axes from the given one on.
     if not is_standard(softmax, "Softmax") or view.opset < 13:
         return None
+
+    # 1. Down from the softmax to the product, through scales alone: a mask that is added
+    # ends the search.
     scores = path_to(softmax.input[0], view, constants, ())
+
+    # 2. The products on both sides. What the softmax gives must have no other reader, or
+    # it would still be needed.
     product, mix = (
         view.producers.get(scores.values[0]),
         view.only_reader(softmax.output[0]),
@@ -56,13 +63,21 @@ def core_of(
         or not (is_standard(product, "MatMul") and is_standard(mix, "MatMul"))
     ):
         return None
+
+    # 3. Up each operand as far as it is only moved or scaled, to the value from which all
+    # three come.
     queries, keys, values = (
         path_to(name, view, constants) for name in (*product.input, mix.input[1])
     )
     packed = _packed((queries, keys, values), view, shapes, constants)
     if packed is None or mix.input[0] != softmax.output[0]:
         return None
-    operands = (queries.behind(packed), keys.behind(packed), values.behind(packed))
+    operands = (
+        queries.following(packed),
+        keys.following(packed),
+        values.following(packed),
+    )
+    # The operator has no scale for values.
     if operands[2].factor(constants) != 1:
         return None
     scales = (
@@ -77,7 +92,7 @@ def core_of(
         packed,
         operands,
         scales,
-        _behind(mix, view),
+        _following(mix, view),
     )
 
 
@@ -94,8 +109,11 @@ def _packed(
         if start is None
         else [constants[name].dtype for name in start.input if name in constants]
     )
-    if np.float32 not in read:  # the only way to know that all of it is float32
+    # Moves keep the type, and a product with a float32 weight is the only way to know it.
+    if np.float32 not in read:
         return None
+    # All paths begin at the same value if they meet at all, so they agree from the front
+    # on as far as they share nodes.
     for trio in zip(*(path.values for path in paths), strict=False):
         shape = shapes.get(trio[0])
         if (
@@ -108,7 +126,7 @@ def _packed(
     return None
 
 
-def _behind(mix: NodeProto, view: GraphView) -> tuple[NodeProto, ...]:
+def _following(mix: NodeProto, view: GraphView) -> tuple[NodeProto, ...]:
     nodes: list[NodeProto] = []
     while (node := view.only_reader((nodes or [mix])[-1].output[0])) is not None:
         if (

@@ -23,6 +23,8 @@ def join_attention(
 
     The operators that move them may be any, see `attention_trial`. With a mask or whatever else between, all stays.
     """
+    # Cores are found and matched on the model as it is; nodes are replaced at the end,
+    # all at once.
     view = GraphView(model)
     gone: set[int] = set()
     read: set[str] = set()  # by the new operators
@@ -32,17 +34,18 @@ def join_attention(
         found = None if core is None else match(core, view, shapes, constants)
         if core is None or found is None:
             continue
+        # If any step has a reader elsewhere it must be computed anyway, and the operator
+        # would come on top.
         dead = _unread(found, view, gone, {*read, core.packed})
         if all(id(step) in dead for step in _steps(core, found)):
             gone |= dead
             read.add(core.packed)
             new[id(found.last)] = _replacement(core, found)
     if new:
-        replace(
-            model,
-            [each for node in view.nodes for each in _instead(node, new, gone)],
-            [],
-        )
+        nodes: list[NodeProto] = []
+        for node in view.nodes:
+            nodes += _instead(node, new, gone)
+        replace(model, nodes, [])
 
 
 def _instead(
@@ -53,8 +56,14 @@ def _instead(
 
 def _steps(core: Core, found: Match) -> list[NodeProto]:
     """All nodes that compute or move values, and so must have no other readers."""
-    moving = [node for path in core.operands for node in path.nodes]
-    return [*core.nodes, *moving, *core.behind[: core.behind.index(found.last) + 1]]
+    moving: list[NodeProto] = []
+    for path in core.operands:
+        moving += path.nodes
+    return [
+        *core.nodes,
+        *moving,
+        *core.following[: core.following.index(found.last) + 1],
+    ]
 
 
 def _unread(found: Match, view: GraphView, gone: set[int], read: set[str]) -> set[int]:
@@ -64,10 +73,11 @@ def _unread(found: Match, view: GraphView, gone: set[int], read: set[str]) -> se
         {id(found.last)},
         view.fixed | read,
     )
+    # From the end, since a node is dead when all of its readers are.
     for node in reversed(view.nodes):
-        readers = {
-            id(reader) for name in node.output for reader in view.uses.get(name, [])
-        }
+        readers: set[int] = set()
+        for name in node.output:
+            readers.update(id(reader) for reader in view.uses.get(name, []))
         if id(node) in own and kept.isdisjoint(node.output) and readers <= dead | gone:
             dead.add(id(node))
     return dead
@@ -77,6 +87,8 @@ def _replacement(core: Core, found: Match) -> list[NodeProto]:
     name, output = core.nodes[0].name, found.last.output[0]
     if not found.reshaped:
         return [attention_node(found.heads, core.packed, output, name)]
+    # The operator writes three dimensions; the graph's own Reshape gives them the shape
+    # that they had.
     between = f"{output}.sparsify_fx.heads"
     reshape = helper.make_node(
         "Reshape", [between, found.last.input[1]], [output], name=found.last.name

@@ -38,7 +38,7 @@ class Path:
     values: tuple[str, ...]
     nodes: tuple[NodeProto, ...]
 
-    def behind(self, name: str) -> Path:
+    def following(self, name: str) -> Path:
         """The part of the path that begins with this value."""
         place = self.values.index(name)
         return Path(self.values[place:], self.nodes[place:])
@@ -71,6 +71,8 @@ def scaling(node: NodeProto, constants: Arrays) -> tuple[str, np.float32] | None
     """What a node multiplies by a constant number, and the number; None for any other node."""
     if not is_standard(node, "Mul", "Div"):
         return None
+    # A product may have its constant on either side; of a quotient only the divisor is a
+    # scale.
     for place in (1, 0) if node.op_type == "Mul" else (1,):
         number = constants.get(node.input[place])
         if (
@@ -80,6 +82,8 @@ def scaling(node: NodeProto, constants: Arrays) -> tuple[str, np.float32] | None
             and number.ndim <= 1
         ):
             value = np.float32(number.item())
+            # Zero or infinity would not be a scale that could be applied elsewhere
+            # instead.
             if np.isfinite(value) and value != 0:
                 return node.input[
                     1 - place
@@ -93,6 +97,8 @@ def cuts_known_axes(
     """Whether nodes that take a part of an axis do so where its length is known, and not open."""
     for node in nodes:
         if is_standard(node, *_CUTS):
+            # With an open length a cut may fall elsewhere in the next run, and two trials
+            # prove nothing for all lengths.
             shape, place = shapes.get(node.input[0]), _CUTS[node.op_type]
             axes = (
                 constants.get(input_of(node, place))
@@ -127,7 +133,9 @@ def send(
 
     Factors count as 1. `shapes` are those of other values, whose sizes may be read.
     """
-    behind = _behind(given, view)
+    # 1. What lies between: all nodes from `wanted` back to `given`, which may be moves,
+    # and what computes their sizes.
+    dependent = _dependent_on(given, view)
     feed, used, nodes = dict(given), set(), dict[int, NodeProto]()
     waiting, seen = list(wanted), {"", *given}
     while waiting:
@@ -144,24 +152,27 @@ def send(
             nodes[id(node)] = node
             if (
                 is_standard(node, "Shape")
-                and node.input[0] not in behind
+                and node.input[0] not in dependent
                 and node.input[0] in shapes
             ):
                 feed[node.input[0]] = np.zeros(shapes[node.input[0]], np.int32)
                 seen.add(node.input[0])
             waiting += node.input
+
+    # 2. They run as they are: no rule of ours has to know what a Reshape with -1 or a
+    # Slice with steps does.
     order = tuple(node for node in view.nodes if id(node) in nodes)
     arrays = _run(feed, wanted, order, {name: constants[name] for name in used}, view)
     return None if arrays is None else Moved(arrays, order)
 
 
-def _behind(names: Iterable[str], view: GraphView) -> set[str]:
+def _dependent_on(names: Iterable[str], view: GraphView) -> set[str]:
     """These values and all that depend on them."""
-    behind = set(names)
+    dependent = set(names)
     for node in view.nodes:
-        if not behind.isdisjoint(node.input):
-            behind.update(node.output)
-    return behind
+        if not dependent.isdisjoint(node.input):
+            dependent.update(node.output)
+    return dependent
 
 
 def _run(
@@ -172,6 +183,7 @@ def _run(
     view: GraphView,
 ) -> tuple[NDArray[np.int32], ...] | None:
     """The nodes in onnxruntime, which has the last word on what they do; None where it refuses them."""
+    # Numbers are places here, so factors must not change them.
     plain = [_unscaled(node, constants) for node in nodes]
     given = [
         helper.make_tensor_value_info(name, TensorProto.INT32, array.shape)
@@ -202,9 +214,8 @@ def _run(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         return tuple(session.run(list(wanted), dict(feed)))
-    except (
-        Exception
-    ):  # sizes that do not fit, or a form of an operator that onnxruntime does not know
+    except Exception:
+        # Sizes that do not fit, or a form of an operator that onnxruntime does not know.
         return None
 
 

@@ -32,7 +32,7 @@ class Heads:
 
 
 def attention_node(heads: Heads, packed: str, output: str, name: str) -> NodeProto:
-    """Our operator."""
+    """The Attention operator of this package, for these heads of the value `packed`."""
     node = helper.make_node(ATTENTION, [packed], [output], name=name, domain=DOMAIN)
     given = {"heads": heads.count, "head_size": heads.size, "scales": heads.scales}
     add_attributes(node, given | ({"tokens_first": 1} if heads.tokens_first else {}))
@@ -73,6 +73,7 @@ def standard_attention(
             else then("Mul", value, constant(f"scale.{scale!r}", scale, np.float32))
         )
 
+    # 1. Queries, keys and values apart, heads before tokens.
     apart = then(
         "Reshape",
         node.input[0],
@@ -86,10 +87,15 @@ def standard_attention(
         then("Gather", apart, constant(f"place.{place}", place, np.int64), axis=0)
         for place in range(3)
     )
+
+    # 2. The products, each factor where it was in the original: elsewhere it would be
+    # rounded otherwise.
     scales = found.get("scales", [1.0, 1.0, 1.0])
     keys = scaled(then("Transpose", keys, perm=[0, 1, 3, 2]), scales[1])
     scores = scaled(then("MatMul", scaled(queries, scales[0]), keys), scales[2])
     mixed = then("MatMul", then("Softmax", scores, axis=3), values)
+
+    # 3. Heads side by side again, in the order of the input.
     mixed = then(
         "Transpose", mixed, perm=[2, 0, 1, 3] if tokens_first else [0, 2, 1, 3]
     )

@@ -27,11 +27,11 @@ Numbers = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Match:
-    """Attention that was recognised.
+    """Attention that was recognized.
 
     Attributes:
         heads: as our operator computes it.
-        last: the node behind which all values lie as that writes them.
+        last: the node after which all values lie as that operator writes them.
         reshaped: they do so in another shape, which that node gives them whatever their shape was.
         nodes: all that lie between packed heads and the result, those that compute sizes included.
     """
@@ -46,10 +46,11 @@ def match(
     core: Core, view: GraphView, shapes: Mapping[str, Shape], constants: Arrays
 ) -> Match | None:
     """How our operator computes all from `core.packed` on; None when it does not, or not for all sizes."""
-    if not cuts_known_axes(
-        [node for path in core.operands for node in path.nodes], shapes, constants
-    ):
-        return None
+    for path in core.operands:
+        if not cuts_known_axes(path.nodes, shapes, constants):
+            return None
+    # With open dimensions the same result must come of two sizes: one alone may fit by
+    # chance.
     found: Match | None = None
     for sizes in _trials(core.packed, shapes):
         trial = _Trial(core, view, constants, sizes).match()
@@ -67,6 +68,7 @@ def _trials(
     opened = [place for place, size in enumerate(given) if not isinstance(size, int)]
     for numbers in _SIZES[: 2 if opened else 1]:
         sizes = dict(zip(opened, numbers, strict=False))
+        # A symbol that stands in several shapes has the same length in all of them.
         named = {
             given[place]: size
             for place, size in sizes.items()
@@ -98,12 +100,20 @@ class _Trial:
         shape = self.shapes[packed]
         if not 0 < np.prod(shape, dtype=np.int64) <= MOST_VALUES:
             return None
+
+        # 1. Every entry of the packed value gets a number of its own, so that where it
+        # goes can be read off the result.
         numbers = np.arange(np.prod(shape), dtype=np.int32).reshape(shape)
         names = [path.values[-1] for path in self.core.operands]
         sent = send({packed: numbers}, names, self.view, self.constants, self.shapes)
+
+        # 2. How queries, keys and values are cut out of it.
         heads = None if sent is None else self._heads(numbers, sent.arrays)
         if sent is None or heads is None:
             return None
+
+        # 3. And where the result of the products goes, up to the node that gives it as
+        # our operator would.
         found = self._result(heads, sent.arrays[0].shape)
         if found is None:
             return None
@@ -120,12 +130,16 @@ class _Trial:
         ):
             return None
         size = queries.shape[-1]
+        # Both orders are tried, since [images, tokens] and [tokens, images] look alike in
+        # shape.
         for tokens_first in (False, True):
             heads = Heads(
                 numbers.shape[2] // 3 // size, size, tokens_first, self.core.scales
             )
             if 3 * heads.count * size != numbers.shape[2]:
                 return None
+            # Compared number by number: an equal shape alone would also fit heads that
+            # are interleaved otherwise.
             expected = _apart(numbers, 3, heads)
             shape = (*queries.shape[:-2], expected.shape[-2], size)
             if queries.shape == values.shape == shape == (
@@ -143,17 +157,21 @@ class _Trial:
     def _result(
         self, heads: Heads, shape: tuple[int, ...]
     ) -> tuple[NodeProto, bool, tuple[NodeProto, ...]] | None:
-        """The node behind which the result lies as our operator writes it, whether in another shape, and all nodes."""
+        """The node after which the result lies as our operator writes it, whether in another shape, and all nodes."""
         first, second, width = self.shapes[self.core.packed]
         wanted = np.arange(first * second * width // 3, dtype=np.int32).reshape(
             first, second, width // 3
         )
+        # Numbers that lie as the operator writes them, taken apart as the products give
+        # them: the node after which they are in order again is where the operator's
+        # result belongs.
         given = {self.core.mixed: _apart(wanted, 1, heads).reshape(shape)}
-        for node in self.core.behind:
+        for node in self.core.following:
             sent = send(given, [node.output[0]], self.view, self.constants, self.shapes)
             if sent is None:
                 return None
             got = sent.arrays[0]
+            # Another shape is fine if that node gives it to whatever comes.
             if np.array_equal(got.ravel(), wanted.ravel()) and (
                 got.shape == wanted.shape or self._any_shape(node)
             ):

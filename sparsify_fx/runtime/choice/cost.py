@@ -53,12 +53,16 @@ def estimate(layer: Candidate, batch: int = 1) -> Times:
     Fitted on the layers of resnet50, mobilenetv2, deit_small and resnet20 at 50 to 98 % zeros (a core at about
     3.5 GHz). On other processors the ratio of both is what should carry over; `measure` looks instead.
     """
+    # The formulas are explained above; each branch is a kernel of its own in csrc.
     size = _size_of(layer, batch)
     nonzeros, weights = np.count_nonzero(layer.weight), layer.weight.size
+    # Whichever limits: arithmetic, reading the weights, or reading and writing the
+    # values.
     dense = max(size.pixels * weights / (LANES * 6.1), 0.3 * weights, 0.2 * size.values)
     if size.lines:
         taps = math.prod(layer.weight.shape[2:])
         return Times(dense, 0.12 * size.values + 0.29 * taps * size.lines + 4000)
+    # Too few rows to fill vectors with: each is computed on its own.
     if layer.node.op_type != "Conv" and size.pixels <= FEW_PIXELS:
         return Times(dense, 1.6 * nonzeros * size.pixels + 4000)
     products = size.vectors * (
@@ -85,6 +89,7 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
     found = attributes(layer.node)
     weight = layer.weight
     if layer.node.op_type != "Conv":
+        # Gemm's transB stores the weight as [N, K], where all others have [K, N].
         flip = layer.node.op_type == "Gemm" and found.get("transB", 0)
         columns, rows = weight.shape[::-1] if flip else weight.shape
         pixels = _pixels(layer.output_shape, slice(1, -1), batch)
@@ -96,6 +101,8 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
     taps, stride = math.prod(weight.shape[2:]), max(found.get("strides", [1]))
     pixels = _pixels(layer.output_shape, slice(2, None), batch)
     whole = pixels // batch % LANES == 0
+    # In the order of what dominates: phases of a stride, taps of a kernel, and whether
+    # lines fill whole vectors.
     copy = (
         17.0
         if stride > 1 and taps > 1
@@ -108,14 +115,15 @@ def _size_of(layer: Candidate, batch: int) -> _Size:
         else 2.4
     )
     vectors, call = math.ceil(pixels / LANES), 4000.0
-    if layer.chained:  # every line has a position more, and only strides are packed
+    # In planes every line has a position more, and only strides are packed.
+    if layer.chained:
         width = _width(layer)
         vectors = batch * math.ceil(pixels // batch // width * (width + 1) / LANES)
         copy, call = (0.0 if stride == 1 else 6.0 if taps > 1 else 4.0), 1500.0
+    # A stride cuts each plane into phases, of which a kernel of few taps reads only some.
     phases = min(taps, stride**2) if weight.ndim == 4 else min(taps, stride)
-    used = 1 - (1 - layer.density) ** (
-        rows / group * taps / phases
-    )  # of the planes: those that any row reads
+    # Planes are copied if any row reads them: of rows · taps chances each is a non-zero with the layer's density.
+    used = 1 - (1 - layer.density) ** (rows / group * taps / phases)
     values = float(
         batch * channels * group * stride ** (weight.ndim - 2) * (pixels // batch)
         + rows * pixels
@@ -160,6 +168,8 @@ def measure(
     """
     given = layer.input_shape or ()
     opened = (batch, *given[1:]) if given and not isinstance(given[0], int) else given
+    # A length that is missing would be made up, and with it the result of the
+    # measurement.
     shape = [length for length in opened if isinstance(length, int)]
     if not shape or len(shape) != len(given):
         raise ExportError(
@@ -169,6 +179,8 @@ def measure(
     feed = {"x": np.random.default_rng(0).standard_normal(shape, np.float32)}
     sessions = [_alone(layer, shape, sparse, threads) for sparse in (False, True)]
     taken: list[list[int]] = [[], []]
+    # In turns, so that both meet the same state of the machine; the first two of each
+    # warm up.
     for _ in range(runs + 2):
         for session, times in zip(sessions, taken, strict=True):
             start = time.perf_counter_ns()
@@ -183,6 +195,7 @@ def _alone(
     """A session of this one layer."""
     node = onnx.NodeProto()
     node.CopyFrom(layer.node)
+    # Zeros as bias: their number counts for the time, their values do not.
     bias = node.input[2] if len(node.input) > 2 else ""
     name = node.input[1]
     weights = [numpy_helper.from_array(layer.weight, name)]

@@ -36,6 +36,8 @@ def mirrored(costs: Mapping[tuple[str, str], float]) -> nx.DiGraph:
     Of two divisions that cost the same networkx gives its target, the second of them, the smaller side.
     """
     graph = nx.DiGraph()
+    # Both must exist, even where no cost concerns one of them: networkx refuses a
+    # terminal that is not in the graph.
     graph.add_nodes_from((SOURCE, SINK))
     graph.add_edges_from(
         (b, a, {"capacity": _units(cost)}) for (a, b), cost in costs.items()
@@ -44,4 +46,5 @@ def mirrored(costs: Mapping[tuple[str, str], float]) -> nx.DiGraph:
 
 
 def _units(cost: float) -> float:
+    # Infinite ones stay so: networkx gives them a capacity that no flow reaches.
     return cost if math.isinf(cost) else round(cost * _UNITS)

@@ -99,23 +99,34 @@ def fastest(
         layers[layer.node.output[0]] = layer
         return estimated(layer)
 
+    # 1. What the estimate chooses, while remembering all layers that it was asked about.
     first = rewrite(known)
     estimates = {key: estimated(layer) for key, layer in layers.items()}
+    # Nothing to give back, and nothing to be added: no model needs to be run.
     if not estimates or not (add or first[1]):
         return Tried(*first, 1.0, None, (), 0.0, estimates)
     base = open_model(dense, threads)
     _LOG.info("timing whole models with the choices for %d layers", len(estimates))
+
+    # 2. That choice against the dense model.
     trial = _Trial(base, rewrite, first_that_runs(base, feeds), threads)
     trial.enter(*first)
     trial.run()
     start = trial.ratio_of(first[1])
     times: Mapping[str, Times] = estimates
+
+    # 3. Other choices, where they are allowed or needed. One that is fast enough stays: a
+    # search takes minutes.
     searched = add or (start is not None and start > 1)
     if searched:
         allowed = None if add else set(first[1])
         times = _search(trial, dense, layers, estimates, allowed)
+
+    # 4. The winners race once more, since the best of many medians is partly luck.
     best = trial.confirmed(first[1])
     start = trial.ratio_of(first[1])
+    # Nothing beats the dense model, so all layers are given back, by sparse times that no
+    # layer can have.
     plain = (
         rewrite(lambda layer: Times(estimated(layer).dense, math.inf))
         if best is None
@@ -157,16 +168,19 @@ class _Trial:
 
     def enter(self, model: onnx.ModelProto, names: list[str]) -> None:
         """Enter a model, unless it is dense or known."""
-        key = tuple(
-            (node.op_type, output)
-            for node in model.graph.node
-            for output in node.output
-        )
-        if names and key not in self.entrants:
-            self.entrants[key] = _Entrant(model, names, open_model(model, self.threads))
+        # Keyed by the graph, not by its weights: choices of the same layers may differ in the poolings between them.
+        key = list[tuple[str, str]]()
+        for node in model.graph.node:
+            key += ((node.op_type, output) for output in node.output)
+        if names and tuple(key) not in self.entrants:
+            self.entrants[tuple(key)] = _Entrant(
+                model, names, open_model(model, self.threads)
+            )
 
     def run(self) -> None:
         """Time those that are new, with the best of the others."""
+        # The best so far runs again, for ratios of one race are comparable, and those of
+        # two hardly.
         found = sorted(self.entrants.values(), key=lambda each: each.ratio)
         running = [
             each
@@ -237,18 +251,27 @@ def _search(
 
         return found
 
+    # 1. The estimate may be wrong by a factor on this machine. Greater factors give the
+    # layers back that gain least first.
     for scale in (*_SCALES, *([_BOLD] if allowed is None else [])):
         trial.choose(timed(estimates, scale))
+
+    # 2. What layers take within the whole model, dense; this does not change with the
+    # choice.
     of_dense = dense_times(dense, layers.values(), trial.feed, trial.threads)
     of_sparse: dict[str, float] = {}
     times: Mapping[str, Times] = estimates
     for _ in range(_TURNS):
+        # 3. The same of sparse layers, read off the fastest choice so far: another one
+        # has other neighbors, and so other times.
         best = trial.best()
         if best is None:
             break
         of_sparse |= sparse_times(
             best.model, layers.values(), trial.feed, trial.threads
         )
+        # Layers that were never sparse keep their estimate, scaled as those that were
+        # measured turned out.
         times = corrected(estimates, of_dense, of_sparse)
         trial.choose(timed(times))
         trial.run()

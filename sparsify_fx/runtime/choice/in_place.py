@@ -31,12 +31,18 @@ def dense_times(
     """Nanoseconds of layers of a dense model with what follows them, by their first output; of those that are found."""
     marked = copied(model)
     outputs = _mark(marked)
-    owner = {name: layer.node.output[0] for layer in layers for name in layer.values}
+    owner: dict[str, str] = {}
+    for layer in layers:
+        owner.update(dict.fromkeys(layer.values, layer.node.output[0]))
     found: dict[str, float] = {}
     for name, taken in node_times(marked, feed, threads).items():
+        # onnxruntime names a fused node after those that it took in, so all of their
+        # marks may be in its name.
         values = [outputs[mark] for mark in _MARK.findall(name) if mark in outputs] or [
             name.removesuffix(_BLOCKED)
         ]
+        # A node that belongs to several layers is shared out evenly: nothing tells what
+        # each part of it takes.
         owners = {owner[value] for value in values if value in owner}
         for key in owners:
             found[key] = found.get(key, 0.0) + taken / len(owners)
@@ -52,6 +58,8 @@ def sparse_times(
     """The same of layers that are sparse operators in `model`; what joined ones take falls on their layers alike."""
     marked = copied(model)
     _mark(marked)
+    # A sparse operator is known by the weights that it holds: outputs have other names
+    # once tails are fused.
     readers: dict[str, list[str]] = {}
     for layer in layers:
         readers.setdefault(f"{layer.node.input[1]}.values", []).append(
@@ -60,9 +68,9 @@ def sparse_times(
     held: dict[str, list[str]] = {}
     for node in marked.graph.node:
         if node.domain == DOMAIN:
-            held[node.name] = [
-                key for name in node.input for key in readers.get(name, [])
-            ]
+            held[node.name] = []
+            for name in node.input:
+                held[node.name] += readers.get(name, [])
     found: dict[str, list[float]] = {}
     for name, taken in node_times(marked, feed, threads).items():
         for key in held.get(name, []):
@@ -87,6 +95,7 @@ def corrected(
     sparse: Mapping[str, float],
 ) -> dict[str, Times]:
     """Measured times where there are any; estimates of the others, scaled as measured times were to their estimates."""
+    # The median of ratios, since single layers may be off by far.
     scale_dense = _scale(dense, lambda key: estimates[key].dense)
     scale_sparse = (
         _scale(sparse, lambda key: estimates[key].sparse) if sparse else scale_dense

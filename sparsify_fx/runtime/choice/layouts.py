@@ -46,7 +46,7 @@ BLOCKED = {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool
 class Graph:
     """What is known of a model: its nodes in order, shapes, outputs, the batch to expect.
 
-    `candidate` gives a node as a layer, and `behind` the name of its value after all that a kernel takes over.
+    `candidate` gives a node as a layer, and `tail_output` the name of its value after all that a kernel takes over.
     """
 
     nodes: Iterable[NodeProto]
@@ -54,7 +54,7 @@ class Graph:
     outputs: Iterable[str]
     batch: int
     candidate: Callable[[NodeProto], Candidate | None]
-    behind: Callable[[NodeProto], str]
+    tail_output: Callable[[NodeProto], str]
 
     def values(self, name: str) -> float:
         """Floats of an image or feature map; 0 for what is none or of unknown shape."""
@@ -71,9 +71,12 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str
     """The first output of each layer that should become sparse, and of each pooling between them: least time in all.
 
     A layer costs its time, dense or sparse; a value that one side computes and the other reads costs a copy; a 1x1
-    convolution with the depthwise one behind it costs less when both are sparse. A model in which no layer with zeros
+    convolution with the depthwise one after it costs less when both are sparse. A model in which no layer with zeros
     is worth it stays as it is.
     """
+    # 1. What each node costs on either side. What is neither a layer of ours nor a
+    # pooling stands on a side already: in blocks (SINK), or in NCHW (SOURCE) like our
+    # layers. The operators of EITHER follow what is around them.
     found = _Costs()
     for node in graph.nodes:
         layer = graph.candidate(node) if node.input else None
@@ -85,8 +88,14 @@ def fastest_layers(graph: Graph, timed: Callable[[Candidate], Times]) -> set[str
             found.edges[node.output[0], SINK] = math.inf
         elif node.output and node.op_type not in EITHER:
             found.edges[SOURCE, node.output[0]] = math.inf
+
+    # 2. What values cost that pass from one side to the other, and what is saved where
+    # two layers are fused.
     _add_copies(graph, found.edges)
     _join(found, graph)
+
+    # 3. The cut. Poolings alone would need the library for hardly any gain, so without a
+    # sparse layer nothing is chosen.
     chosen = minimum_cut(found.edges)
     ours = found.sparse | found.pools | set(found.depthwise.values())
     return chosen & ours if chosen & found.sparse else set()
@@ -100,7 +109,7 @@ class _Costs:
         edges: from the side of our layers, SOURCE, to that of dense ones, SINK.
         sparse: layers that have zeros.
         pools: poolings.
-        pointwise: 1x1 convolutions, by the value that reaches the node behind them.
+        pointwise: 1x1 convolutions, by the value that reaches the node after them.
         depthwise: depthwise convolutions, by the value that they read.
     """
 
@@ -127,12 +136,14 @@ def _is_depthwise(layer: Candidate) -> bool:
 def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times) -> None:
     node, key = layer.node, layer.node.output[0]
     found.add(key, times.dense, times.sparse)
+    # A dense layer may be ours too, as the depthwise half of a fused pair; but it alone
+    # is no reason for a sparse file.
     if layer.density < 1:
         found.sparse.add(key)
         if node.op_type == "Conv" and is_pointwise(
             layer.weight.shape, attributes(node)
         ):
-            found.pointwise[graph.behind(node)] = key
+            found.pointwise[graph.tail_output(node)] = key
     if _is_depthwise(layer):
         found.depthwise[node.input[0]] = key
 
@@ -144,9 +155,12 @@ def _add_pool(found: _Costs, graph: Graph, node: NodeProto) -> None:
 
 
 def _join(found: _Costs, graph: Graph) -> None:
-    """A 1x1 convolution is cheaper where the depthwise one behind it is ours too."""
+    """A 1x1 convolution is cheaper where the depthwise one after it is ours too."""
     for name in found.pointwise.keys() & found.depthwise.keys():
         first, second = found.pointwise[name], found.depthwise[name]
+        # Saved only if both are ours, so the amount moves from the first layer's own edge
+        # to one between the two, which is paid if the second stays dense. No edge of a
+        # cut may be negative, hence the minimum.
         saved = min(
             JOINED_VALUE * graph.values(name) + JOINED_LAYER, found.edges[first, SINK]
         )
@@ -156,17 +170,21 @@ def _join(found: _Costs, graph: Graph) -> None:
 
 def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:
     """What the values between nodes cost; a copy serves all that read it."""
-    makers = {
-        name: node.output[0] for node in graph.nodes for name in node.output if name
-    }
+    makers: dict[str, str] = {}
+    for node in graph.nodes:
+        makers.update((name, node.output[0]) for name in node.output if name)
     kinds = {node.output[0]: node.op_type for node in graph.nodes if node.output}
     for node in graph.nodes:
         for name in node.input:
             size = graph.values(name)
+            # Values from outside, and those whose size is unknown, cost nothing on either
+            # side.
             if name in makers and size:
                 _connect(costs, name, makers[name], node.output[0], size)
     for name in graph.outputs:
         if name in makers and kinds[makers[name]] and graph.values(name):
+            # Whoever reads an output of the model reads NCHW, so it counts as a reader on
+            # our side.
             costs[SOURCE, f"{name}, out"] = math.inf
             _connect(costs, name, makers[name], f"{name}, out", graph.values(name))
 
@@ -174,10 +192,10 @@ def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:
 def _connect(
     costs: dict[tuple[str, str], float], name: str, maker: str, reader: str, size: float
 ) -> None:
-    plain, blocked = (
-        f"{name}, plain",
-        f"{name}, blocked",
-    )  # the copies that might be made of a value
+    plain, blocked = f"{name}, plain", f"{name}, blocked"
+    # Two vertices for each value: `plain` is on our side as soon as any reader is, and
+    # `blocked` on the other as soon as any reader is there. So a copy is paid once,
+    # whatever the number of readers.
     costs[reader, plain] = costs[blocked, reader] = math.inf
     costs[plain, maker] = FROM_BLOCKS * size
     costs[maker, blocked] = TO_BLOCKS * size

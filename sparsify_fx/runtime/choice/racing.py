@@ -38,6 +38,8 @@ def open_model(
     Raises ExportError for a model that onnxruntime does not take.
     """
     options = onnxruntime.SessionOptions()
+    # Nodes one after another: two that run at once would share the processor, and neither
+    # be timed.
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     options.register_custom_ops_library(library())
@@ -63,6 +65,7 @@ def inlined(model: onnx.ModelProto, read: Read) -> onnx.ModelProto:
         raise ExportError(
             "a model of more than 2 GB cannot be tried out; choose its layers without autotune and measure"
         )
+    # A session of a model in memory has no folder in which to look for external data.
     if not any(tensor.external_data for tensor in model.graph.initializer):
         return model
     whole = copied(model)
@@ -126,21 +129,32 @@ def race(
     """
     entrants = [base, *others, base]
     clock = time.thread_time if threads == 1 else time.perf_counter
+
+    # 1. How often to run each within a sample, so that the clock's resolution does not
+    # matter.
     once = [_sample(session, feed, 1, clock) for session in entrants]
     repeats = [max(1, math.ceil(_LEAST / max(taken, 1e-7))) for taken in once]
+
+    # 2. How many rounds fit the time, doubled for the runs in between that are not timed.
     spent = sum(number * taken for number, taken in zip(repeats, once, strict=True))
     rounds = int(min(max(seconds / max(2 * spent, 1e-7), _ROUNDS[0]), _ROUNDS[1]))
     samples = list[list[float]]()
     for number in range(rounds):
+        # 3. Rounds begin with another entrant each, so that none always runs after the
+        # same one.
         order = [(place + number) % len(entrants) for place in range(len(entrants))]
         taken = {
             place: _sample(entrants[place], feed, repeats[place], clock)
             for place in order
         }
         samples.append([taken[place] for place in range(len(entrants))])
+
+    # 4. Ratios within a round, against the mean of both runs of the base; whatever slows
+    # a whole round down cancels.
     against = [
         [each / (0.5 * (row[0] + row[-1])) for each in row[1:-1]] for row in samples
     ]
+    # The base against itself: no ratio means more than this.
     noise = abs(statistics.median(row[-1] / row[0] for row in samples) - 1)
     return Result(tuple(map(statistics.median, zip(*against, strict=True))), noise)
 
@@ -151,7 +165,7 @@ def _sample(
     repeats: int,
     clock: Any,
 ) -> float:
-    """Seconds of one run, the mean of some; behind one that finds another model's values in the caches."""
+    """Seconds of one run, the mean of some, after one that finds another model's values in the caches."""
     inputs = dict(feed)
     session.run(None, inputs)
     start = clock()
@@ -166,6 +180,7 @@ def node_times(
     """Nanoseconds of every node that onnxruntime runs, by its name, where and as it stands in the whole model."""
     with tempfile.TemporaryDirectory() as folder:
         session = open_model(model, threads, str(Path(folder) / "times"))
+        # Two runs more, which are left out below: the first ones allocate.
         for _ in range(runs + 2):
             session.run(None, dict(feed))
         events = json.loads(Path(session.end_profiling()).read_text())

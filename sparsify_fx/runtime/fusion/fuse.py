@@ -17,7 +17,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Tail:
-    """The nodes that a sparse kernel takes over behind its layer, and what they do."""
+    """The nodes that a sparse kernel fuses with its layer, and what they do."""
 
     nodes: tuple[NodeProto, ...]
     output: str
@@ -33,7 +33,7 @@ def tail_of(
     constants: Arrays,
     taken: set[int],
 ) -> Tail:
-    """The longest tail behind `layer` whose nodes are not yet `taken` (by `id`): bias, residual, activation."""
+    """The longest tail after `layer` whose nodes are not yet `taken` (by `id`): bias, residual, activation."""
     nodes: list[NodeProto] = []
     output, bias, residual, activation = layer.output[0], "", "", ""
 
@@ -47,10 +47,15 @@ def tail_of(
         )
         return node if fits else None
 
+    # 1. A bias. Conv and Gemm have one of their own; after a MatMul it is an Add of a
+    # vector.
     if layer.op_type == "MatMul" and (add := follower("Add")) is not None:
         other, width = _other(add, output), constants[layer.input[1]].shape[1]
         if other in constants and constants[other].shape == (width,):
             bias, output, nodes = other, add.output[0], [add]
+
+    # 2. A residual of the same shape: the kernel adds it in its epilogue, and broadcasts
+    # nothing.
     if (add := follower("Add")) is not None:
         other = _other(add, output)
         if (
@@ -59,6 +64,8 @@ def tail_of(
             and _same_shape(shapes.get(other), shapes.get(output))
         ):
             residual, output, nodes = other, add.output[0], [*nodes, add]
+
+    # 3. An activation, which ends the tail: nothing is fused after it.
     last = follower()
     if last is not None and (activation := _activation(last, constants)):
         output, nodes = last.output[0], [*nodes, last]
@@ -86,6 +93,7 @@ def _activation(node: NodeProto, constants: Arrays) -> str:
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "none":
         return "Gelu"
     if node.op_type == "Clip" and len(node.input) == 3:
+        # Only constant limits are known here, and only those of ReLU6 are in the kernels.
         limits = [constants.get(name) for name in node.input[1:]]
         if all(limit is not None and limit.size == 1 for limit in limits):
             low, high = (float(limit) for limit in limits if limit is not None)
@@ -97,6 +105,8 @@ def _silu(
     output: str, view: GraphView, taken: set[int]
 ) -> tuple[NodeProto, NodeProto] | None:
     """Sigmoid and Mul of x * sigmoid(x), when `output` is x and nothing else reads it."""
+    # x is read twice, by the sigmoid and by the product, so `only_reader` does not see
+    # this one.
     readers = view.uses.get(output, [])
     if (
         output in view.fixed

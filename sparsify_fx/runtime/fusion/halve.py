@@ -21,6 +21,7 @@ def halves_of(
 ) -> dict[str, tuple[tuple[NodeProto, ...], NodeProto]]:
     """By the name of their result: the nodes of each such shortcut, and the operator that does the same on planes."""
     view = GraphView(model)
+    # An initializer that is an input too may be another in the next run.
     given = {item.name for item in model.graph.input}
     constants = {
         tensor.name: tensor
@@ -33,21 +34,24 @@ def halves_of(
         if not axes:
             continue
         nodes, last = [node], view.only_reader(node.output[0])
+        # Both axes in one Slice, or one after another: exporters write either.
         if len(axes) == 1 and last is not None:
             axes |= _halved(last, constants)
             nodes, last = [*nodes, last], view.only_reader(last.output[0])
         if axes != set(_AXES) or len(nodes) > 2:
             continue
+        # The zeros for channels are optional: a projection-free shortcut that keeps its
+        # channels has none.
         zeros = _channels(last, constants) if last is not None else None
         nodes += [last] if last is not None and zeros is not None else []
-        before, behind = zeros or (0, 0)
+        before, after = zeros or (0, 0)
         output = nodes[-1].output[0]
         added = helper.make_node(
             HALVE, [node.input[0]], [output], name=node.name, domain=DOMAIN
         )
         added.attribute.extend(
             helper.make_attribute(name, n)
-            for name, n in (("before", before), ("behind", behind))
+            for name, n in (("before", before), ("behind", after))
         )
         found[output] = (tuple(nodes), added)
     return found
@@ -66,16 +70,16 @@ def standard_halves(
         return name
 
     found, output = attributes(node), node.output[0]
-    before, behind = found.get("before", 0), found.get("behind", 0)
-    sliced = f"{output}.sparsify_fx.halved" if before or behind else output
+    before, after = found.get("before", 0), found.get("behind", 0)
+    sliced = f"{output}.sparsify_fx.halved" if before or after else output
     limits = [constant(0, 0), constant(_FAR, _FAR), constant(*_AXES), constant(2, 2)]
     nodes = [
         helper.make_node("Slice", [node.input[0], *limits], [sliced], name=node.name)
     ]
-    if before or behind:
+    if before or after:
         nodes.append(
             helper.make_node(
-                "Pad", [sliced, constant(0, before, 0, 0, 0, behind, 0, 0)], [output]
+                "Pad", [sliced, constant(0, before, 0, 0, 0, after, 0, 0)], [output]
             )
         )
     return nodes
@@ -100,7 +104,7 @@ def _halved(node: NodeProto, constants: Mapping[str, TensorProto]) -> set[int]:
 def _channels(
     node: NodeProto, constants: Mapping[str, TensorProto]
 ) -> tuple[int, int] | None:
-    """How many channels of zeros a Pad adds before and behind; None for any other node."""
+    """How many channels of zeros a Pad adds before and after; None for any other node."""
     value = node.input[2] if len(node.input) > 2 else ""
     zero = not value or (
         value in constants and not numpy_helper.to_array(constants[value]).any()
@@ -113,6 +117,8 @@ def _channels(
     if not plain or not zero or len(node.input) > 3 or node.input[1] not in constants:
         return None
     pads = numpy_helper.to_array(constants[node.input[1]]).tolist()
+    # Only the axis of channels may be padded, and not cut, which is what a negative pad
+    # does.
     fits = (
         len(pads) == 8
         and not any(pads[i] for i in (0, 2, 3, 4, 6, 7))

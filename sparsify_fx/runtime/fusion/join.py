@@ -1,9 +1,9 @@
-"""A sparse 1x1 convolution and the depthwise one behind it as one operator, whose middle never lies in memory."""
+"""A sparse 1x1 convolution and the depthwise one after it fused: the values between them are never materialized."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import onnx
@@ -60,9 +60,11 @@ def fits_planes(shape: tuple[int, ...], found: Mapping[str, Any]) -> bool:
 def join_depthwise(model: onnx.ModelProto) -> None:
     """Joins, in place, each sparse 1x1 convolution with the sparse depthwise one that alone reads its result."""
     graph = model.graph
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = read_counts(graph.node)
     kept = GraphView(model).fixed
     makers = {node.output[0]: node for node in graph.node if _fits(node, is_pointwise)}
+    # The pair is fused only if nobody else needs what passes between: it never lies in
+    # memory.
     seconds = {
         node.input[0]: node
         for node in graph.node
@@ -72,7 +74,8 @@ def join_depthwise(model: onnx.ModelProto) -> None:
     nodes = []
     for node in graph.node:
         if node.output and node.output[0] in seconds:
-            continue  # in the order of the graph all that the second one reads is there by then
+            # The pair stands where the second one was: all that either reads is there by then.
+            continue
         first = (
             makers.get(node.input[0])
             if node.input and seconds.get(node.input[0]) == node
@@ -89,6 +92,7 @@ def parts(node: NodeProto) -> list[NodeProto]:
     found = attributes(node)
     inputs, between = [*node.input, "", ""][:7], f"{node.output[0]}.sparsify_fx.between"
     first = own_node("SparseConv", inputs[:4], between, "")
+    # The fused node was named after the second one.
     second = own_node("SparseConv", [between, *inputs[4:]], node.output[0], node.name)
     add_attributes(
         first,
@@ -129,6 +133,14 @@ def _fits(node: NodeProto, kind: Any) -> bool:
         return False
     found = attributes(node)
     return bool(kind(tuple(found["weight_shape"]), found))
+
+
+def read_counts(nodes: Iterable[NodeProto]) -> Counter[str]:
+    """How often these nodes read each value; one that a node reads twice counts twice."""
+    found = Counter[str]()
+    for node in nodes:
+        found.update(node.input)
+    return found
 
 
 def own_node(kind: str, inputs: list[str], output: str, name: str) -> NodeProto:

@@ -1,9 +1,8 @@
-"""A sparse convolution and the maximum pooling behind it as one operator, whose middle never lies in memory."""
+"""A sparse convolution and the maximum pooling after it fused: the values between them are never materialized."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
+from sparsify_fx.runtime.fusion.join import read_counts
 from sparsify_fx.runtime.fusion.pools import POOL
 from sparsify_fx.runtime.replace import set_nodes
 
@@ -29,7 +29,7 @@ _PREFIX = "pool_"
 def join_pools(model: onnx.ModelProto) -> None:
     """Joins, in place, each sparse convolution with the MaxPool of ours that alone reads its result."""
     graph = model.graph
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = read_counts(graph.node)
     kept = GraphView(model).fixed
     weights = {tensor.name: tensor for tensor in graph.initializer}
     makers = {node.output[0]: node for node in graph.node if _fits(node, weights)}
@@ -96,13 +96,13 @@ def _fits(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
         or math.prod(shape[1:]) > MOST_COLUMNS
     ):
         return False
+    # Phases of a stride are planes of their own to the kernel.
     steps = math.prod(
         min(side, step)
         for side, step in zip(shape[2:], found.get("strides", [1, 1]), strict=True)
     )
     if shape[1] * steps <= FEW_PLANES:
         return True
-    values = numpy_helper.to_array(
-        weights[node.input[1]]
-    )  # a stored -0.0 costs nothing and does not count
+    # Bridges over wide gaps are stored zeros; what is counted are weights that take time.
+    values = numpy_helper.to_array(weights[node.input[1]])
     return bool(np.count_nonzero(values) <= FEW_NONZEROS * shape[0])

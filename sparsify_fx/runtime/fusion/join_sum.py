@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import onnx
 from onnx import NodeProto
 
 from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
-from sparsify_fx.runtime.fusion.join import add_attributes, own_node
+from sparsify_fx.runtime.fusion.join import add_attributes, own_node, read_counts
 from sparsify_fx.runtime.replace import set_nodes
 
 SUM = "SparseConvSum"
@@ -20,8 +18,10 @@ _NAMES = {"weight_shape": "projection_shape", "strides": "projection_strides"}
 def join_sums(model: onnx.ModelProto) -> None:
     """Joins, in place, each sparse 1x1 convolution with the one whose result it alone reads, and adds to its own."""
     graph = model.graph
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = read_counts(graph.node)
     kept = GraphView(model).fixed
+    # The projection must not have an activation, nor a residual of its own: only a plain
+    # sum can be one accumulation.
     makers = {
         node.output[0]: node
         for node in graph.node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import onnx
@@ -11,7 +10,7 @@ from onnx import NodeProto, TensorProto, helper
 from sparsify_fx.onnx_tools.view import GraphView
 from sparsify_fx.runtime.candidates import DOMAIN, attributes
 from sparsify_fx.runtime.fusion.halve import HALVE, halves_of
-from sparsify_fx.runtime.fusion.join import add_attributes, fits_planes
+from sparsify_fx.runtime.fusion.join import add_attributes, fits_planes, read_counts
 from sparsify_fx.runtime.fusion.join_sum import SUM
 from sparsify_fx.runtime.replace import replace
 
@@ -26,9 +25,14 @@ def pad_planes(model: onnx.ModelProto) -> None:
     A chain of which more values would be converted than passed on stays as it is.
     """
     kept = GraphView(model).fixed
+
+    # 1. Shortcuts that halve an image can be computed on planes too: without them every
+    # such block would end a chain.
     halves = halves_of(model)
     nodes = list(_with_halves(model.graph.node, halves))
     chosen = {node.output[0]: node for node in nodes if _can(node)}
+
+    # 2. A chain is worth it if more values pass within it than are converted at its ends.
     for chain in _chains(chosen):
         passed, converted = _counts(chain, nodes, kept)
         if converted >= passed:
@@ -37,14 +41,14 @@ def pad_planes(model: onnx.ModelProto) -> None:
     if not chosen:
         return
     plain = {name: old for name, (old, _) in halves.items() if name not in chosen}
-    nodes = [
-        old
-        for node in nodes
-        for old in (
-            plain.get(node.output[0], [node]) if node.op_type == HALVE else [node]
-        )
-    ]
-    replace(model, list(_padded(nodes, chosen, kept)), [])
+    left: list[NodeProto] = []
+    for node in nodes:
+        # A shortcut that no chain took would be one more operator of ours for nothing.
+        left += plain.get(node.output[0], [node]) if node.op_type == HALVE else [node]
+    replace(model, list(_padded(left, chosen, kept)), [])
+
+    # 3. Equal symbols tell onnxruntime that a sum may overwrite what is added: buffers
+    # are reused for equal shapes alone.
     for name, size in _sizes(chosen).items():
         model.graph.value_info.append(
             helper.make_tensor_value_info(name + _SUFFIX, TensorProto.FLOAT, [size])
@@ -56,7 +60,9 @@ def _with_halves(
     halves: Mapping[str, tuple[Sequence[NodeProto], NodeProto]],
 ) -> Iterator[NodeProto]:
     """The nodes with our operators in the place of such shortcuts."""
-    gone = {node.output[0] for old, _ in halves.values() for node in old[:-1]}
+    gone: set[str] = set()
+    for old, _ in halves.values():
+        gone.update(node.output[0] for node in old[:-1])
     for node in nodes:
         if not node.output or node.output[0] not in gone:
             yield (
@@ -97,6 +103,7 @@ def _chains(nodes: Mapping[str, NodeProto]) -> list[set[str]]:
     """The names of these nodes' results, those together of which one is read by the node of another."""
     chains: list[set[str]] = []
     for name, node in nodes.items():
+        # A node that reads from several chains makes one of them.
         near = [chain for chain in chains if not chain.isdisjoint(_read(node))]
         chains = [chain for chain in chains if chain not in near] + [
             {name}.union(*near)
@@ -123,11 +130,12 @@ def _padded(
 ) -> Iterator[NodeProto]:
     """All nodes, these on planes, and the copies that convert where a chain begins and ends."""
     nodes = list(nodes)
-    others = Counter(
-        name for node in nodes if not _in(node, chosen) for name in node.input
-    )
+    # Readers outside need a value in NCHW.
+    others = read_counts(node for node in nodes if not _in(node, chosen))
     there = set(chosen)
     sizes = _sizes(chosen)
+    # Planes that may share a buffer must have one layout: if one of them needs the lines
+    # of neighbors, all have them.
     edged = {
         sizes.get(node.input[0], node.input[0])
         for node in chosen.values()
@@ -137,6 +145,7 @@ def _padded(
         if not _in(node, chosen):
             yield node
             continue
+        # Converted right before its first reader, and once for all of them.
         for name in _read(node):
             if name not in there:
                 there.add(name)
@@ -147,6 +156,7 @@ def _padded(
                 yield pad
         output = node.output[0]
         yield _on_planes(node, sizes[output] in edged)
+        # Under its old name, so that readers outside need no change.
         if others[output] or output in kept:
             yield helper.make_node(UNPAD, [output + _SUFFIX], [output], domain=DOMAIN)
 
@@ -169,7 +179,7 @@ def _in(node: NodeProto, chosen: Mapping[str, NodeProto]) -> bool:
 
 
 def _on_planes(node: NodeProto, edges: bool) -> NodeProto:
-    """The node on planes; `edges`: bands of its result hold the lines of their neighbours, for kernels of 3x3."""
+    """The node on planes; `edges`: bands of its result hold the lines of their neighbors, for kernels of 3x3."""
     node = NodeProto.FromString(node.SerializeToString())
     read = _read(node)
     for place, name in enumerate(node.input):

@@ -29,6 +29,8 @@ def is_pool(node: NodeProto) -> bool:
     steps = (
         max(found.get("strides", [1])) <= 2 and max(found.get("dilations", [1])) == 1
     )
+    # A pad as wide as the window would make windows of padding alone, which have no
+    # maximum.
     fits = (
         list(shape) in ([2, 2], [3, 3])
         and steps
@@ -40,7 +42,7 @@ def is_pool(node: NodeProto) -> bool:
 
 
 def pool_node(node: NodeProto) -> NodeProto:
-    """Our operator for a MaxPool."""
+    """The MaxPool of this package that does the same on NCHW; dilations of 1 and defaults are left out."""
     found = {name: value for name, value in attributes(node).items() if name in _SHARED}
     return helper.make_node(
         POOL, node.input, node.output, name=node.name, domain=DOMAIN, **found

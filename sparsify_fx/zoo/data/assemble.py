@@ -1,4 +1,4 @@
-"""From arrays of images and labels to a data set on the device: splitting, resizing, normalising."""
+"""From arrays of images and labels to a data set on the device: splitting, resizing, normalizing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from sparsify_fx.zoo.data.source import Facts
 from sparsify_fx.zoo.data.tensor_source import TensorSource
 from sparsify_fx.zoo.data.types import Data
 
-_CHUNK = 1024  # images at a time: bounds the copies that resizing makes
+# Images at a time: bounds the copies that resizing makes.
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def split_every_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
     >>> split_every_fifth(torch.tensor([0, 0, 0, 0, 0, 1, 1]))
     (tensor([0, 1, 2, 3, 5, 6]), tensor([4]))
     """
+    # By class, so that a class of five has one image in the test; in the data's order, so that no seed is needed and
+    # everybody's accuracy is that of the same images.
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     for label in set(labels.tolist()):
         is_test[(labels == label).nonzero()[4::5]] = True
@@ -51,13 +54,16 @@ def tensor_data(
     class_names: tuple[str, ...] = (),
     digest: str | None = None,
 ) -> Data:
-    """The data set with both parts on the device, in the size asked for, normalised by the training images.
+    """The data set with both parts on the device, in the size asked for, normalized by the training images.
 
     Its digest, unless given, is that of the images before they are resized, which rounds as the machine does.
 
     Raises DataError for images that are not square, or that do not fit into `limit_bytes` once resized.
     """
+    # 1. The digest first: antialiased resizing may round otherwise on another machine, and it is to say the same there.
     digest = digest or _digest(train, test, num_classes)
+
+    # 2. Resize, and take mean and deviation of what is trained on: those of the test would be a leak.
     train, test = (_sized(part, request) for part in (train, test))
     normalizer = Normalizer.of(train.images)
     (count, channels, size, _), test_count = train.images.shape, len(test.images)
@@ -75,6 +81,8 @@ def tensor_data(
 
 def _digest(train: Split, test: Split, num_classes: int) -> str:
     """32 hex digits of every pixel and label."""
+    # The number of classes is in it since it may be more than the labels show, and shapes since the same bytes can be
+    # images of another size.
     seen = hashlib.blake2b(str(num_classes).encode(), digest_size=16)
     for part in (train, test):
         seen.update(f" {tuple(part.images.shape)} ".encode())
@@ -93,6 +101,7 @@ def _sized(part: Split, request: Request) -> Split:
     size = request.image_size
     if size is None or size == height:
         return part
+    # Asked before anything is resized: the result, not the data on disk, is what the memory must hold.
     if (needed := count * channels * size * size) > request.limit_bytes:
         raise DataError(
             f"{request.spec}: {count} images of {size}x{size} take {needed:,} bytes, above limit_bytes="

@@ -51,7 +51,7 @@ def crop(images: Tensor, tops: Tensor, lefts: Tensor, padding: int) -> Tensor:
     columns = (lefts[:, None] + torch.arange(width, device=images.device)).view(
         count, 1, 1, width
     )
-    # two gathers keep the memory order NCHW; one indexing would give NHWC and a recompile of the model
+    # Two gathers keep the memory order NCHW; one indexing would give NHWC and a recompile of the model.
     tall = padded.gather(2, rows.expand(count, channels, height, padded.shape[3]))
     return tall.gather(3, columns.expand(count, channels, height, width))
 
@@ -62,6 +62,7 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
     >>> flip(torch.tensor([[[[1, 2]]], [[[3, 4]]]]), torch.tensor([True, False])).flatten().tolist()
     [2, 1, 3, 4]
     """
+    # Both are computed for every image; picking the chosen ones would make the CPU wait for a GPU to count them.
     return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
 
 
@@ -82,6 +83,7 @@ class Draws:
 
     def apply(self, images: Tensor, start: int) -> Tensor:
         """Images [N, C, H, W] at the positions start ... start + N − 1, changed as drawn."""
+        # By position in the epoch, so that what is drawn does not depend on the batches that it is cut into.
         here = slice(start, start + len(images))
         if self.augment.crop_padding:
             images = crop(
@@ -94,6 +96,7 @@ def draw(
     augment: Augment, count: int, *, seed: int, epoch: int, device: torch.device
 ) -> Draws:
     """The choices for `count` images, from a generator on `device`: the CPU and each kind of GPU have their own."""
+    # Everything is drawn whether it is used or not, so that turning off flips leaves the crops as they were.
     generator = generator_for(seed, epoch, "augment", device)
     tops, lefts = torch.randint(
         0, 2 * augment.crop_padding + 1, (2, count), generator=generator, device=device

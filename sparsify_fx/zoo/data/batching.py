@@ -12,7 +12,7 @@ from sparsify_fx.randomness import seed_of
 def mix_seed(seed: int, epoch: int, purpose: str, index: int = 0) -> int:
     """A 64-bit seed for one use of randomness: the first 8 bytes of blake2b("purpose:seed:epoch:index"), big-endian.
 
-    Neighbouring seeds and epochs give unrelated streams, and the value is the same in every process and version of
+    Neighboring seeds and epochs give unrelated streams, and the value is the same in every process and version of
     Python, which `hash` is not. torch's CPU generator reads only the low 32 bits of a seed: those must be mixed too.
 
     >>> mix_seed(0, 1, "shuffle")
@@ -34,6 +34,7 @@ def epoch_order(count: int, *, seed: int, epoch: int, train: bool) -> Tensor:
     """Indices [count] of the images in the order of an epoch, on the CPU (so that every device gets the same)."""
     if not train:
         return torch.arange(count)
+    # The whole permutation at once: an epoch that is resumed in the middle of a training needs no earlier one.
     return torch.randperm(
         count, generator=generator_for(seed, epoch, "shuffle", torch.device("cpu"))
     )
@@ -51,6 +52,8 @@ def count_batches(count: int, batch_size: int, *, train: bool) -> int:
         raise DataError(f"batch_size={batch_size} must be a whole number >= 1")
     if not train:
         return -(-count // batch_size)
+    # An incomplete batch would be a second shape, for which torch.compile makes a second graph, and batch norms would
+    # see few samples in it; a test needs neither and must count every image.
     if count < batch_size:
         raise DataError(
             f"the {count} training images do not fill one batch of {batch_size}; set batch_size to at most {count}"

@@ -5,6 +5,7 @@ Source: Krizhevsky, "Learning multiple layers of features from tiny images", 200
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,8 @@ from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.assemble import Split, tensor_data
 from sparsify_fx.zoo.data.load import DATASETS, Kind, Request
 from sparsify_fx.zoo.data.types import Data
+
+_LOG = logging.getLogger(__name__)
 
 
 def load(class_name: str, request: Request) -> Data:
@@ -43,14 +46,18 @@ def digest(class_name: str, request: Request) -> str:
 
 
 def _download(class_name: str, request: Request, *, train: bool) -> Any:
+    """torchvision's data set, downloaded if it is not there and the request allows it."""
     from torchvision import datasets
 
+    # torchvision checks its files in every call, so one that is complete is opened again without a network.
     folder, cifar = request.root.expanduser().absolute(), getattr(datasets, class_name)
     try:
         if not request.download:
             return cifar(folder, train=train)
         folder.mkdir(parents=True, exist_ok=True)
+        _LOG.info("reading %s in %s; downloaded if it is not there", class_name, folder)
         return cifar(folder, train=train, download=True)
+    # RuntimeError is torchvision's for files that are missing or whose MD5 sum is wrong, OSError that of the network.
     except (OSError, RuntimeError, EOFError) as error:
         if not request.download:
             raise DataError(
@@ -63,6 +70,7 @@ def _download(class_name: str, request: Request, *, train: bool) -> Any:
 
 
 def _split(dataset: Any) -> Split:
+    """The arrays of torchvision's data set, whose images are [N, H, W, C]."""
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return Split(images, torch.tensor(dataset.targets))
 

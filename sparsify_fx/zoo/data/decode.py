@@ -35,6 +35,7 @@ class Listing:
             make_dataset,
         )
 
+        # torchvision sorts folders and files by name, so that labels and order do not depend on the file system.
         try:
             classes, index = find_classes(folder)
             samples = make_dataset(folder, index, extensions=IMG_EXTENSIONS)
@@ -48,6 +49,7 @@ class Listing:
 
 def open_image(path: str) -> Image.Image:
     """The image in RGB; DataError when it cannot be decoded."""
+    # Pillow reads the pixels as late as in `convert`, so a file with a good header fails only there.
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -59,6 +61,7 @@ def open_image(path: str) -> Image.Image:
 
 def shorter_side(path: str) -> int:
     """Pixels of the shorter side, from the file's header; DataError when it has none."""
+    # Opening reads no more than the header, which is what makes this quick.
     try:
         with Image.open(path) as image:
             return min(image.size)
@@ -70,6 +73,7 @@ def shorter_side(path: str) -> int:
 
 def whole(path: str, side: int) -> Tensor:
     """The image as it is, uint8 [3, side, side]; DataError when it has another size."""
+    # Never resized: images that are all of one size are kept to the bit.
     image = open_image(path)
     if image.size != (side, side):
         raise DataError(
@@ -79,7 +83,7 @@ def whole(path: str, side: int) -> Tensor:
     return _to_tensor(image)
 
 
-def centred(path: str, size: int, shorter: int) -> Tensor:
+def centered(path: str, size: int, shorter: int) -> Tensor:
     """The middle of the image, uint8 [3, size, size], after its shorter side is resized to `shorter` >= size pixels."""
     from torchvision.transforms import functional
 
@@ -99,7 +103,7 @@ def randomly_cropped(path: str, size: int, *, mirror: bool, seed: int) -> Tensor
         transforms.RandomResizedCrop(size),
         transforms.RandomHorizontalFlip(0.5 if mirror else 0.0),
     ]
-    # torchvision draws from torch's global CPU generator and takes no other; the fork leaves no trace in it
+    # torchvision draws from torch's global CPU generator and takes no other; the fork leaves no trace in it.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return _to_tensor(transforms.Compose(steps)(open_image(path)))

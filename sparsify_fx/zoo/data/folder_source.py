@@ -18,7 +18,7 @@ from sparsify_fx.zoo.data.batching import (
     generator_for,
     mix_seed,
 )
-from sparsify_fx.zoo.data.decode import Listing, centred, randomly_cropped
+from sparsify_fx.zoo.data.decode import Listing, centered, randomly_cropped
 from sparsify_fx.zoo.data.normalize import Normalizer
 
 _CPU = torch.device("cpu")
@@ -45,9 +45,10 @@ class _Images(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.listing.paths[index], self.listing.labels[index]
+        # No augmentation means the middle in training too: a run without it sees each image the same every time.
         if self.augment is None:
-            return centred(path, self.size, eval_resize(self.size)), label
-        # a seed for each image: what it looks like depends neither on the worker nor on the images before it
+            return centered(path, self.size, eval_resize(self.size)), label
+        # A seed for each image: what it looks like depends neither on the worker nor on the images before it.
         seed = mix_seed(self.seed, self.epoch, "sample", index)
         return randomly_cropped(
             path, self.size, mirror=self.augment.flip, seed=seed
@@ -59,7 +60,7 @@ class FolderSource:
 
     In training with `augment`, images are random resized crops, flipped if it says so (its crop_padding must be 0);
     else the shorter side is resized to 8/7 of the size and the middle cut out. The batches depend on (seed, epoch)
-    alone, not on the number of workers. They cross to the device as bytes and are normalised there.
+    alone, not on the number of workers. They cross to the device as bytes and are normalized there.
     """
 
     def __init__(
@@ -92,15 +93,16 @@ class FolderSource:
         augment: Augment | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`; DataError for an augmentation with crop_padding."""
+        # Padding belongs to images of one size that are held whole; here every crop is cut out of a larger image.
         if train and augment is not None and augment.crop_padding:
             raise DataError(
                 f"crop_padding={augment.crop_padding} does not apply to streamed images, which get random resized "
                 "crops; set crop_padding to 0, or raise limit_bytes so that the images are held in memory"
             )
+        # The order, and what is cut off of it, are those of images that are held in memory; DataLoader only decodes.
         steps = self.batches(batch_size, train=train)
-        order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)[
-            : steps * batch_size
-        ]
+        order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)
+        order = order[: steps * batch_size]
         images = _Images(
             self.listing, self.size, augment if train else None, seed, epoch
         )
@@ -109,15 +111,15 @@ class FolderSource:
             batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=generator_for(
-                seed, epoch, "workers", _CPU
-            ),  # else it would draw from the global one
+            # Without one it would draw the base seed of its workers from the global generator.
+            generator=generator_for(seed, epoch, "workers", _CPU),
         )
         return self._stream(loader)
 
     def _stream(
         self, loader: DataLoader[tuple[Tensor, int]]
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        # Floats are made on the device: as bytes the images take a quarter of the way from the workers and of the bus.
         for images, labels in loader:
             pixels = images.to(self.device, non_blocking=True).float()
             yield (
@@ -128,6 +130,7 @@ class FolderSource:
 
 def _usable_cores() -> int:
     """Cores that this process may use: more workers than that are slower, and DataLoader warns."""
+    # Within a container or under taskset the machine's count is too large; macOS and Windows have no such question.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

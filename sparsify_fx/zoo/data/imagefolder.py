@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,17 +12,20 @@ import torch
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.assemble import Split, tensor_data
-from sparsify_fx.zoo.data.decode import Listing, centred, shorter_side, whole
+from sparsify_fx.zoo.data.decode import Listing, centered, shorter_side, whole
 from sparsify_fx.zoo.data.folder_source import FolderSource, eval_resize
 from sparsify_fx.zoo.data.load import DATASETS, LIMIT_BYTES, Kind, Request
 from sparsify_fx.zoo.data.normalize import Normalizer
 from sparsify_fx.zoo.data.source import Facts
 from sparsify_fx.zoo.data.types import Data
 
+_LOG = logging.getLogger(__name__)
+
 STREAMED_SIZE = 224
 """Pixels a side of streamed images when no image_size is given: what ImageNet models expect."""
 
-_SAMPLE = 2048  # images from which a streamed set's mean, deviation and digest are taken: all take an hour on ImageNet
+# Images from which a streamed set's mean, deviation and digest are taken: all of them take an hour on ImageNet.
+_SAMPLE = 2048
 
 
 def load(request: Request) -> Data:
@@ -32,6 +36,8 @@ def load(request: Request) -> Data:
     """
     train, test = _list(request.path)
     seen = _digest(request.path, train, test)
+    # One image's header decides for all, since opening a million files takes minutes; `whole` refuses the first that
+    # is of another size.
     side = request.image_size or shorter_side(train.paths[0])
     if len(train.paths) * 3 * side * side <= request.limit_bytes:
         decoded, decoded_test = (
@@ -54,17 +60,18 @@ def _digest(root: Path, *parts: Listing) -> str:
     Of files and not of pixels, since decoders differ in the last bit from one version to the next.
     """
     seen = hashlib.blake2b(digest_size=16)
+    _LOG.info("digest of the images in %s", root)
     try:
         sizes = [[os.path.getsize(path) for path in part.paths] for part in parts]
+        # The limit of the constant, not the one asked for: a digest must not depend on how the data are loaded.
         whole_content = sum(map(sum, sizes)) <= LIMIT_BYTES
         for part, part_sizes in zip(parts, sizes, strict=True):
             step = 1 if whole_content else _step(part)
-            for index, (path, size) in enumerate(
-                zip(part.paths, part_sizes, strict=True)
-            ):
-                seen.update(
-                    f"{Path(path).relative_to(root).as_posix()} {size}\n".encode()
-                )
+            files = zip(part.paths, part_sizes, strict=True)
+            for index, (path, size) in enumerate(files):
+                # Names are relative, with slashes: the folder may move, also to Windows, and stay the same data.
+                name = Path(path).relative_to(root).as_posix()
+                seen.update(f"{name} {size}\n".encode())
                 if index % step == 0:
                     seen.update(Path(path).read_bytes())
     except OSError as error:
@@ -81,16 +88,16 @@ def _step(part: Listing) -> int:
 
 def _list(path: Path) -> tuple[Listing, Listing]:
     """The training and test images; the classes of both must agree."""
-    folders = [
-        path / "train",
-        path / "test" if (path / "test").is_dir() else path / "val",
-    ]
+    # A folder with both is taken at its word; ImageNet has val alone, whose test labels are not public.
+    test_folder = path / "test" if (path / "test").is_dir() else path / "val"
+    folders = [path / "train", test_folder]
     for folder in folders:
         if not folder.is_dir():
             raise DataError(
                 f"{folder} does not exist; imagefolder:PATH needs PATH/train and PATH/test or PATH/val"
             )
     train, test = (Listing.of(folder) for folder in folders)
+    # A label is the place of its folder's name, so one more folder in either would shift all that come after it.
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
         raise DataError(
@@ -101,14 +108,16 @@ def _list(path: Path) -> tuple[Listing, Listing]:
 
 def _decode(part: Listing, image_size: int | None, side: int) -> Split:
     """Every image of a listing in memory."""
+    _LOG.info("decoding %d images of %d pixels a side", len(part.paths), side)
     images = torch.empty(len(part.paths), 3, side, side, dtype=torch.uint8)
 
     def fill(index: int) -> None:
         path = part.paths[index]
         images[index] = (
-            whole(path, side) if image_size is None else centred(path, side, side)
+            whole(path, side) if image_size is None else centered(path, side, side)
         )
 
+    # Threads are enough, since Pillow decodes without Python's lock; reading what `map` gives raises a thread's error.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(fill, range(len(part.paths))):
             pass
@@ -119,12 +128,10 @@ def _stream(
     request: Request, train: Listing, test: Listing, size: int, seen: str
 ) -> Data:
     """The data set with images read again in every epoch."""
-    sample = torch.stack(
-        [
-            centred(path, size, eval_resize(size))
-            for path in train.paths[:: _step(train)]
-        ]
-    )
+    _LOG.info("streaming %d images, too many for limit_bytes", len(train.paths))
+    # Spread over the listing, which is sorted by class: the first ones would all be of a few classes.
+    paths = train.paths[:: _step(train)]
+    sample = torch.stack([centered(path, size, eval_resize(size)) for path in paths])
     normalizer = Normalizer.of(sample)
     train_part, test_part = (
         FolderSource(part, size, normalizer, request.device, request.workers)

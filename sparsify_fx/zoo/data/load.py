@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from sparsify_fx.errors import DataError
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.registry import Registry
 from sparsify_fx.zoo.data.types import Data
+
+_LOG = logging.getLogger(__name__)
 
 LIMIT_BYTES = 2 * 2**30
 """Bytes of training images, as uint8, that are held on the device at most."""
@@ -50,7 +53,8 @@ class Request:
         path = Path(self.argument).expanduser()
         try:
             there = path.exists()
-        except (OSError, ValueError):  # a name that no file can have
+        # A name that no file can have, such as one with a null byte or of thousands of letters.
+        except (OSError, ValueError):
             there = False
         if not there:
             raise DataError(
@@ -108,11 +112,13 @@ def load_data(
         raise DataError(
             f"image_size={image_size} must be a whole number of pixels >= 1"
         )
-    return kind.load(
-        Request(
-            spec, root, image_size, torch.device(device), limit_bytes, workers, download
-        )
+    place = torch.device(device)
+    _LOG.info("loading the data set %s onto %s", spec, place)
+    data = kind.load(
+        Request(spec, root, image_size, place, limit_bytes, workers, download)
     )
+    _LOG.debug("%s", data.facts)
+    return data
 
 
 def data_digest(spec: str, *, root: Path = Path("data")) -> str:
@@ -126,13 +132,16 @@ def data_digest(spec: str, *, root: Path = Path("data")) -> str:
     >>> data_digest("mnist5k") == load_data("mnist5k").digest
     True
     """
+    # Without an image size, workers or a device: none of them may change what the digest says.
     kind = _kind(spec)
     request = Request(spec, root, None, torch.device("cpu"), LIMIT_BYTES, 0)
+    # A kind that has no digest of its own is quick to load.
     return kind.load(request).digest if kind.digest is None else kind.digest(request)
 
 
 def _kind(spec: str) -> Kind:
     """The kind of a spec whose argument is there if and only if it takes one."""
+    # A kind of data may come from an installed plugin, which registers it on import.
     load_plugins()
     name, colon, argument = spec.partition(":")
     kind = DATASETS[name]

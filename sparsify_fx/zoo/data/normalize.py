@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_CHUNK = 4096  # images at a time: bounds the copy that counting makes
+# Images at a time: bounds the copy of a channel that counting makes.
+_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class Normalizer:
         """The mean and the (population) standard deviation of uint8 images [N, C, H, W].
 
         Computed from the counts of the 256 values, so it is exact whatever the number of threads. A channel of one
-        value counts as having a standard deviation of one grey level, which keeps it finite.
+        value counts as having a standard deviation of one gray level, which keeps it finite.
 
         >>> Normalizer.of(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
         Normalizer(mean=(0.5,), std=(0.5,))
         """
+        # Counts are whole numbers, whose sums are exact in any order; sums of pixels in float depend on the order.
         values = torch.arange(256, dtype=torch.float64) / 255
         counts = _histogram(images).double()
         share = counts / counts.sum(1, keepdim=True)
@@ -44,6 +46,7 @@ class Normalizer:
 
     def factors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """(scale, shift), float32 [1, C, 1, 1], with which a batch is x · scale + shift."""
+        # One multiplication and one addition a pixel instead of three; in float64 until the very end.
         mean, std = (
             torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
             for v in (self.mean, self.std)

@@ -34,6 +34,7 @@ def load(request: Request) -> Data:
             )
     else:
         everything, names = _read(path)
+        # A file alone has no test set; one that is drawn at random would need a seed that all users agree on.
         train_indices, test_indices = split_every_fifth(everything.labels)
         if len(test_indices) == 0:
             raise DataError(
@@ -54,6 +55,7 @@ def _read(path: Path) -> tuple[Split, tuple[str, ...]]:
             f"{path} lacks {' and '.join(sorted(missing))}, it has {sorted(arrays)}; expected {_LAYOUT}"
         )
     images, labels = arrays["images"], arrays["labels"]
+    # Without a last axis the images are gray, as MNIST is usually stored.
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
@@ -64,6 +66,7 @@ def _read(path: Path) -> tuple[Split, tuple[str, ...]]:
         raise DataError(
             f"{path}: {len(images)} images but {len(labels)} labels; there must be one label for each image"
         )
+    # Copied into this order once: every batch of a transposed view would come in the view's order, NHWC.
     nchw = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return Split(
         torch.from_numpy(nchw), torch.from_numpy(labels.astype(np.int64))
@@ -71,7 +74,8 @@ def _read(path: Path) -> tuple[Split, tuple[str, ...]]:
 
 
 def _arrays(path: Path) -> Arrays:
-    """Every array of the file."""
+    """Every array of the file by its name; DataError when it cannot be read without running what is pickled in it."""
+    # np.load reads an array only when it is asked for, so a damaged one fails inside of `with`.
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -80,6 +84,7 @@ def _arrays(path: Path) -> Arrays:
             )
         with archive:
             return {name: archive[name] for name in archive.files}
+    # An OSError, and told in other words: what is missing may be one of the two files of a folder.
     except FileNotFoundError as error:
         raise DataError(
             f"{path} does not exist; npz:PATH is one file, or a folder with train.npz and test.npz"
@@ -93,15 +98,18 @@ def _arrays(path: Path) -> Arrays:
 
 
 def _names(path: Path, arrays: Arrays) -> tuple[str, ...]:
+    """The names of the classes, () where the file has none."""
     classes = arrays.get("classes")
     if classes is None:
         return ()
+    # "U" is unicode text; text as objects (dtype "O") would have been a pickle.
     if classes.dtype.kind != "U" or classes.ndim != 1:
         raise _misshapen(path, "classes", classes)
     return tuple(str(name) for name in classes)
 
 
 def _misshapen(path: Path, name: str, array: npt.NDArray[np.generic]) -> DataError:
+    """The error for an array of another type or shape than expected."""
     return DataError(
         f"{path}: {name} are {array.dtype} {list(array.shape)}; expected {_LAYOUT}"
     )
@@ -123,6 +131,7 @@ def _count_classes(
     path: Path, train: Split, test: Split, names: tuple[str, ...]
 ) -> int:
     """Number of classes: of the names, else one more than the largest label. DataError for a label outside."""
+    # Of both parts: a class that happens to be in the test alone is one of the task all the same.
     labels = torch.cat([train.labels, test.labels])
     lowest, highest = int(labels.min()), int(labels.max())
     count = len(names) or highest + 1

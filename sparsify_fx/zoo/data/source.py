@@ -71,7 +71,7 @@ class Source(abc.ABC):
         epoch: int = 0,
         augment: Augment | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (x float32 [N, C, H, W] normalised, y int64 [N]) on the device.
+        """Batches (x float32 [N, C, H, W] normalized, y int64 [N]) on the device.
 
         Training batches are shuffled and augmented by (seed, epoch) alone, and all full; test batches come in order.
         """

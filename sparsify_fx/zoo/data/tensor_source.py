@@ -47,6 +47,7 @@ class TensorSource:
             raise DataError(
                 f"{len(images)} images but {len(labels)} labels; there must be one label for each image"
             )
+        # uint8 on the device is a fourth of the floats, which are made of one batch at a time.
         self.images = images.to(device)
         self.labels = labels.to(device)
         self._scale, self._shift = normalizer.factors(device)
@@ -72,17 +73,15 @@ class TensorSource:
         device = self.images.device
         steps = self.batches(batch_size, train=train)
         order = epoch_order(len(self), seed=seed, epoch=epoch, train=train).to(device)
-        draws = (
-            draw(augment, len(self), seed=seed, epoch=epoch, device=device)
-            if train and augment
-            else None
-        )
+        draws = None
+        if train and augment:
+            draws = draw(augment, len(self), seed=seed, epoch=epoch, device=device)
         return self._stream(order, batch_size, steps, draws)
 
     def _stream(
         self, order: Tensor, batch_size: int, steps: int, draws: Draws | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        # apart from `epoch`, whose errors would otherwise wait for the first batch
+        # Apart from `epoch`: as a generator itself it would raise its errors only when the first batch is asked for.
         for start in range(0, steps * batch_size, batch_size):
             chosen = order[start : start + batch_size]
             images = self.images[chosen]

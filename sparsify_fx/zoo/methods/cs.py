@@ -2,20 +2,20 @@
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.parameterizations import Sigmoid
+from sparsify_fx.parameterizations import SigmoidGate
 from sparsify_fx.penalties import OpenGates
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import Late
 
 METHODS.add(
     "cs",
-    Recipe(
+    Method(
         name="cs",
         summary="Every weight has a gate σ(τ·s) with τ from 1 to 200 and a penalty on open gates, led to the requested "
         "sparsity; the gates become binary at the exact pruning, then a short fine-tuning.",
-        source="Savarese et al. 2020",
+        source="[Savarese 2020]",
         sets=Axes(
-            parameterization=Sigmoid(start=0.3, temperature=200.0, scale=10.0),
+            parameterization=SigmoidGate(start=0.3, temperature=200.0, scale=10.0),
             penalty=OpenGates(1e-4),
             schedule=Late(),
         ),

@@ -2,15 +2,15 @@
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import GraSP
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import AtInit
 
 METHODS.add(
     "grasp",
-    Recipe(
+    Method(
         name="grasp",
         summary="Prune at initialisation what lowers the gradient norm least, or raises it: θ ⊙ Hg.",
-        source="Wang et al. 2020",
+        source="[Wang 2020]",
         sets=Axes(criterion=GraSP(temperature=200.0)),
         suggests=Axes(allocation=Global(), schedule=AtInit()),
     ),

@@ -2,13 +2,13 @@
 
 from sparsify_fx.allocations import Balanced
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.rewinds import Rewind
 from sparsify_fx.schedules import Cycles
 
 METHODS.add(
     "imp-rand",
-    Recipe(
+    Method(
         name="imp-rand",
         summary="Prune/retrain cycles with random balanced masks, each from the weights after the first warm-up.",
         source="[Gadhikar 2024], section 3, Fig. 2 (IMP-rand)",

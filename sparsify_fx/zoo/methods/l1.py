@@ -4,16 +4,16 @@ from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.penalties import L1
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import Late
 
 METHODS.add(
     "l1",
-    Recipe(
+    Method(
         name="l1",
         summary="An L1 penalty on plain weights, led to the requested sparsity; then one exact pruning and a short "
         "fine-tuning.",
-        source="Tibshirani 1996; [Jacobs 2025], section 4 (as LASSO)",
+        source="[Tibshirani 1996]; [Jacobs 2025], section 4 (as LASSO)",
         sets=Axes(parameterization=Dense(), penalty=L1(strength=1e-5), schedule=Late()),
         suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
     ),

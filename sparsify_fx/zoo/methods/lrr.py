@@ -2,7 +2,7 @@
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.rewinds import Rewind
 from sparsify_fx.schedules import Cycles
 
@@ -10,11 +10,11 @@ _SUGGESTS = Axes(criterion=CRITERIA["magnitude"], allocation=Global())
 
 METHODS.add(
     "lrr",
-    Recipe(
+    Method(
         name="lrr",
         summary="Prune/retrain cycles that go on from the learned weights; only the learning rate starts again, "
         "with its warm-up, and the optimizer state is fresh.",
-        source="Renda et al. 2020; [Gadhikar 2024], section 2 and appendix A.3",
+        source="[Renda 2020]; [Gadhikar 2024], section 2 and appendix A.3",
         sets=Axes(schedule=Cycles(), rewind=Rewind(optimizer="init")),
         suggests=_SUGGESTS,
     ),
@@ -22,7 +22,7 @@ METHODS.add(
 
 METHODS.add(
     "lrr-bn",
-    Recipe(
+    Method(
         name="lrr-bn",
         summary="lrr that also rewinds batch norm to the end of the warm-up after each pruning.",
         source="[Gadhikar 2024], section 3, 'LRR modifications'",
@@ -35,10 +35,10 @@ METHODS.add(
 
 METHODS.add(
     "lrr-nowarmup",
-    Recipe(
+    Method(
         name="lrr-nowarmup",
         summary="lrr as first published: after each pruning the learning rate starts from its peak, without a warm-up.",
-        source="Renda et al. 2020; [Gadhikar 2024], Fig. 8",
+        source="[Renda 2020]; [Gadhikar 2024], Fig. 8",
         sets=Axes(
             schedule=Cycles(), rewind=Rewind(optimizer="init", learning_rate="warmup")
         ),

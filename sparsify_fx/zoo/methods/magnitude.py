@@ -2,16 +2,16 @@
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.rewinds import Rewind
 from sparsify_fx.schedules import OneShot
 
 METHODS.add(
     "magnitude",
-    Recipe(
+    Method(
         name="magnitude",
         summary="Train dense, prune once to the final sparsity by |θ|, retrain with the learning-rate curve again.",
-        source="Han et al. 2015; Renda et al. 2020",
+        source="[Han 2015]; [Renda 2020]",
         sets=Axes(
             criterion=CRITERIA["magnitude"],
             schedule=OneShot(),

@@ -4,14 +4,14 @@ from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.parameterizations import Product
 from sparsify_fx.penalties import FactorDecay, Pilot
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import Late
 
 _SUGGESTS = Axes(criterion=CRITERIA["magnitude"], allocation=Global(), schedule=Late())
 
 METHODS.add(
     "pilot",
-    Recipe(
+    Method(
         name="pilot",
         summary="Weights as m ⊙ w with m² − w² = 1 and weight decay on m and w, which grows while the training "
         "accuracy rises and decays in the second half; then one exact pruning and a short fine-tuning.",
@@ -25,7 +25,7 @@ METHODS.add(
 
 METHODS.add(
     "pilot-init",
-    Recipe(
+    Method(
         name="pilot-init",
         summary="pilot with a constant weight decay on m and w: the effect of its initialisation alone.",
         source="[Jacobs 2025], section 4 (PILoT init) and Fig. 3",

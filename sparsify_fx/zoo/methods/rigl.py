@@ -2,15 +2,15 @@
 
 from sparsify_fx.allocations import ErdosRenyiKernel
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import RegrowEvery
 
 METHODS.add(
     "rigl",
-    Recipe(
+    Method(
         name="rigl",
         summary="Sparse from the start; the smallest weights move to where the gradient is largest.",
-        source="Evci et al. 2020; [Gadhikar 2025], section 3",
+        source="[Evci 2020]; [Gadhikar 2025], section 3",
         sets=Axes(
             schedule=RegrowEvery(
                 growth="gradient", fraction=0.3, until=0.75, anneal=True

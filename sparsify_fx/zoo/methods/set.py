@@ -2,15 +2,15 @@
 
 from sparsify_fx.allocations import ErdosRenyiKernel
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import RegrowEvery
 
 METHODS.add(
     "set",
-    Recipe(
+    Method(
         name="set",
         summary="Sparse from the start; after each epoch the smallest weights move to random places.",
-        source="Mocanu et al. 2018",
+        source="[Mocanu 2018]",
         sets=Axes(
             schedule=RegrowEvery(growth="random", fraction=0.3, until=1.0, anneal=False)
         ),

@@ -4,12 +4,12 @@ from sparsify_fx.actions import RescaleEvery
 from sparsify_fx.allocations import Balanced
 from sparsify_fx.criteria import CRITERIA
 from sparsify_fx.parameterizations import Product
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import AtInit
 
 METHODS.add(
     "signin",
-    Recipe(
+    Method(
         name="signin",
         summary="Weights as m ⊙ w with m² − w² = β, rescaled every epoch until T2, so that signs can flip.",
         source="[Gadhikar 2025], Algorithm 1, Tables 6 and 7",

@@ -2,15 +2,15 @@
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import AtInit
 
 METHODS.add(
     "snip",
-    Recipe(
+    Method(
         name="snip",
         summary="Prune at initialisation what the loss is least sensitive to: |θ ⊙ ∂L/∂θ|.",
-        source="Lee et al. 2019",
+        source="[Lee 2019]",
         sets=Axes(criterion=CRITERIA["snip"]),
         suggests=Axes(allocation=Global(), schedule=AtInit()),
     ),

@@ -2,20 +2,20 @@
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.parameterizations import Balanced
+from sparsify_fx.parameterizations import BalancedProduct
 from sparsify_fx.penalties import FactorDecay
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import Late
 
 METHODS.add(
     "spred",
-    Recipe(
+    Method(
         name="spred",
         summary="Weights as m ⊙ w with |m| = |w| at the start and weight decay on m and w, led to the requested "
         "sparsity; then one exact pruning and a short fine-tuning.",
-        source="Ziyin & Wang 2023; [Jacobs 2025], eq. 2 and 7, Table 3",
+        source="[Ziyin 2023]; [Jacobs 2025], eq. 2 and 7, Table 3",
         sets=Axes(
-            parameterization=Balanced(),
+            parameterization=BalancedProduct(),
             penalty=FactorDecay(strength=2e-4, floor=0.3),
             schedule=Late(),
         ),

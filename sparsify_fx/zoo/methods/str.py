@@ -2,20 +2,20 @@
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import CRITERIA
-from sparsify_fx.parameterizations import Threshold
+from sparsify_fx.parameterizations import SoftThreshold
 from sparsify_fx.penalties import ThresholdDecay
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.schedules import Late
 
 METHODS.add(
     "str",
-    Recipe(
+    Method(
         name="str",
         summary="Every layer learns the threshold below which its weights are exactly zero; the decay of the "
         "thresholds is led to the requested sparsity, then one exact pruning and a short fine-tuning.",
-        source="Kusupati et al. 2020 (s = −200 as in [Jacobs 2025], appendix C.2)",
+        source="[Kusupati 2020] (s = −200 as in [Jacobs 2025], appendix C.2)",
         sets=Axes(
-            parameterization=Threshold(start=-200.0),
+            parameterization=SoftThreshold(start=-200.0),
             penalty=ThresholdDecay(5e-3, reach=10.0),
             schedule=Late(),
         ),

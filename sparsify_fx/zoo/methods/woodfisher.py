@@ -7,16 +7,16 @@ latter within one run.
 
 from sparsify_fx.allocations import Global
 from sparsify_fx.criteria import WoodFisher
-from sparsify_fx.recipe import METHODS, Axes, Recipe
+from sparsify_fx.recipe import METHODS, Axes, Method
 from sparsify_fx.rewinds import Rewind
 from sparsify_fx.schedules import OneShot
 
 METHODS.add(
     "woodfisher",
-    Recipe(
+    Method(
         name="woodfisher",
         summary="Train dense, prune once by θ² / (2 [F⁻¹]_ii) with blocks of the inverse Fisher, retrain.",
-        source="Singh & Alistarh 2020; Kuznedelev et al. 2024 (CAP)",
+        source="[Singh 2020]; [Kuznedelev 2023] (CAP)",
         sets=Axes(criterion=WoodFisher(), rewind=Rewind(optimizer="init")),
         suggests=Axes(allocation=Global(), schedule=OneShot()),
     ),

@@ -36,6 +36,7 @@ def build_model(
     """
     spec = ModelSpec(num_classes, in_channels, image_size)
     load_plugins()
+    # The zoo first: its names win over equal ones of the libraries, whose lists grow with every version.
     if name in MODELS:
         return MODELS[name](spec)
     library, bare = _locate(name)
@@ -45,20 +46,20 @@ def build_model(
 def _locate(name: str) -> tuple[str, str]:
     """(library, name in it) of a name that the zoo lacks."""
     prefix, colon, bare = name.partition(":")
-    if not colon:
-        prefix, bare = "", name
-    for library in [prefix] if colon else _ORDER:
+    # A prefix names the library; many models are in both, under one name but with other weights at the start.
+    libraries = [prefix] if colon else list(_ORDER)
+    bare = bare if colon else name
+    for library in libraries:
         if LIBRARIES[library].holds(bare):
             return library, bare
-    raise _unknown(name, [prefix] if colon else list(_ORDER), bare)
+    raise _unknown(name, libraries, bare)
 
 
 def _unknown(name: str, libraries: list[str], bare: str) -> UnknownNameError:
     """The nearest names of the zoo and the libraries. `errors.unknown` would list all their 1,400 names."""
-    known = {
-        *MODELS,
-        *(entry for library in libraries for entry in LIBRARIES[library].names()),
-    }
+    known = set(MODELS)
+    for library in libraries:
+        known.update(LIBRARIES[library].names())
     close = difflib.get_close_matches(bare, sorted(known), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return UnknownNameError(

@@ -12,7 +12,8 @@ from torch import nn
 from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
 
 _KERNEL = 5
-_SMALLEST = 16  # leaves one pixel after two unpadded 5x5 convolutions, each halved
+# Leaves one pixel after two unpadded 5x5 convolutions, each halved: 16, 12, 6, 2, 1.
+_SMALLEST = 16
 
 
 def _flat_side(image_size: int) -> int:
@@ -31,7 +32,7 @@ def lenet5(spec: ModelSpec) -> nn.Sequential:
     """LeNet-5 with ReLU and max-pooling: conv 6, conv 16 (5x5, no padding), linear 120, 84, classes.
 
     44,426 parameters on 28x28x1, 62,006 on 32x32x3. ConfigError for images below 16x16.
-    Source: LeCun et al., "Gradient-based learning applied to document recognition", 1998.
+    Source: [LeCun 1998].
     """
     spec.require_size("lenet5", _SMALLEST)
     layers = OrderedDict[str, nn.Module](
@@ -55,7 +56,7 @@ def lenet5(spec: ModelSpec) -> nn.Sequential:
 def lenet300(spec: ModelSpec) -> nn.Sequential:
     """LeNet-300-100: linear 300, 100, classes with ReLU; 266,610 parameters on 28x28x1.
 
-    Source: LeCun et al., 1998; the MLP of Frankle & Carbin, "The lottery ticket hypothesis", 2019.
+    Source: [LeCun 1998]; the MLP of [Frankle 2019].
     """
     layers = OrderedDict[str, nn.Module](
         flatten=nn.Flatten(),
@@ -73,9 +74,10 @@ def lenet5_bn(spec: ModelSpec) -> nn.Sequential:
     """A wider LeNet-5 with batch norm after every hidden layer: conv 16, conv 32 (5x5), linear 128, classes.
 
     80,378 parameters on 28x28x1. ConfigError for images below 16x16. Our own: batch norm keeps it trainable under
-    random masks of high sparsity, where LeNet-5 from PyTorch's initialisation hardly moves.
+    random masks of high sparsity, where LeNet-5 from PyTorch's initialization hardly moves.
     """
     spec.require_size("lenet5-bn", _SMALLEST)
+    # No biases in front of a batch norm, which subtracts the mean of its input and them with it.
     layers = OrderedDict[str, nn.Module](
         conv1=nn.Conv2d(spec.in_channels, 16, _KERNEL, bias=False),
         bn1=nn.BatchNorm2d(16),

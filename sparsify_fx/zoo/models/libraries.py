@@ -35,6 +35,7 @@ LIBRARIES = Registry[Library]("model library")
 
 def build_from(library: str, name: str, spec: ModelSpec) -> nn.Module:
     """A model of a library that holds its name; ConfigError when it cannot be built for this spec."""
+    # Constructors of the libraries check their arguments with asserts, conversions or not at all.
     try:
         return LIBRARIES[library].build(name, spec)
     except ConfigError:
@@ -48,7 +49,7 @@ def build_from(library: str, name: str, spec: ModelSpec) -> nn.Module:
 def _torchvision_names() -> list[str]:
     from torchvision import models
 
-    # the module argument leaves out detection, segmentation, video and quantized models
+    # The module argument leaves out detection, segmentation, video and quantized models.
     names: list[str] = models.list_models(module=models)
     return names
 
@@ -56,6 +57,7 @@ def _torchvision_names() -> list[str]:
 def _torchvision_model(name: str, spec: ModelSpec) -> nn.Module:
     from torchvision import models
 
+    # Its builders have no argument for that; a first layer put in afterwards would be a model of our own.
     if spec.in_channels != 3:
         raise ConfigError(
             f"torchvision:{name} takes images of 3 channels, these have {spec.in_channels}; "
@@ -76,6 +78,7 @@ def _torchvision_options(
     """Fixed image sizes of transformers; one output instead of three, and no warning, for the two Inceptions."""
     from torchvision import models
 
+    # By the class that a builder says it returns: the names of its variants grow with every version.
     options: dict[type, dict[str, Any]] = {
         models.VisionTransformer: {"image_size": spec.image_size},
         models.MaxVit: {"input_size": (spec.image_size, spec.image_size)},
@@ -100,8 +103,9 @@ def _timm_holds(name: str) -> bool:
 def _timm_model(name: str, spec: ModelSpec) -> nn.Module:
     import timm
 
+    # From timm's own table: nothing is downloaded for it.
     pretrained_cfg = timm.get_pretrained_cfg(name)
-    # convolutional models take any size and have no such argument; timm marks the others
+    # Convolutional models take any size and have no such argument; timm marks the others.
     fixed = pretrained_cfg is not None and pretrained_cfg.fixed_input_size
     size: dict[str, Any] = {"img_size": spec.image_size} if fixed else {}
     return timm.create_model(

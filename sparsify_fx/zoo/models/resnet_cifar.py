@@ -1,6 +1,6 @@
 """Residual nets for small images: ResNet-20 of He et al., and ResNet-18 and -50 with a stem for small images.
 
-Source: He, Zhang, Ren, Sun, "Deep residual learning for image recognition", 2016 (section 4.2 for ResNet-20).
+Source: [He 2016] (section 4.2 for ResNet-20).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
 
-_SMALLEST = 4  # the two halvings of ResNet-20 leave one pixel
+# The two halvings of ResNet-20 leave one pixel.
+_SMALLEST = 4
 
 
 class BasicBlock(nn.Module):
@@ -29,7 +30,8 @@ class BasicBlock(nn.Module):
         self.stride, self.new_channels = stride, out - channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """relu(f(x) + shortcut(x))."""
+        """relu(f(x) + shortcut(x)), f of two convolutions: [N, channels, H, W] -> [N, out, H/stride, W/stride]."""
+        # Without a relu before the sum, or the block could add to its input only and never take away.
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
@@ -45,7 +47,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The CIFAR net of He et al. with 6n+2 layers: three stages of n blocks and 16, 32, 64 channels.
 
-    [N, in_channels, H, W] -> [N, num_classes]; He initialisation (normal, fan out).
+    [N, in_channels, H, W] -> [N, num_classes]; He initialization (normal, fan out).
     """
 
     def __init__(self, blocks: int, in_channels: int, num_classes: int) -> None:
@@ -64,7 +66,7 @@ class CifarResNet(nn.Module):
                 )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
+        """The logits: [N, in_channels, H, W] -> [N, num_classes], not normalized."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(self.avgpool(x).flatten(1))
@@ -91,9 +93,8 @@ def resnet20(spec: ModelSpec) -> CifarResNet:
 @MODELS.register("resnet18-cifar")
 def resnet18_cifar(spec: ModelSpec) -> nn.Module:
     """torchvision's ResNet-18 with a stem for small images: 11,173,962 parameters with 10 classes."""
-    from torchvision.models import (
-        resnet18,
-    )  # torchvision takes a second to import; the other models do without
+    # torchvision takes a second to import; the other models do without.
+    from torchvision.models import resnet18
 
     return _small_stem(
         resnet18(weights=None, num_classes=spec.num_classes), spec.in_channels
@@ -112,6 +113,7 @@ def resnet50_cifar(spec: ModelSpec) -> nn.Module:
 
 def _small_stem(model: nn.Module, in_channels: int) -> nn.Module:
     """A 3x3 convolution of stride 1 and no max-pooling: the ImageNet stem would shrink 32 pixels to 8 at once."""
+    # Drawn as torchvision draws its own convolutions, so that the stem is of the same scale as what follows.
     model.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()

@@ -31,6 +31,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for field in ("num_classes", "in_channels", "image_size"):
             value = getattr(self, field)
+            # Python counts True as 1, and a model of True classes would be built.
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(
                     f"{field}={value!r} of a model must be a whole number >= 1"

@@ -9,6 +9,7 @@ from torch import nn
 from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+# Every stage ends in a halving, and the last one needs two pixels.
 _SMALLEST = 2 ** len(_STAGES)
 
 
@@ -17,9 +18,9 @@ def vgg16_bn_cifar(spec: ModelSpec) -> nn.Sequential:
     """VGG-16's 13 convolutions with batch norm and one linear layer: 14,724,042 parameters with 10 classes.
 
     The two linear layers of 4,096 units of the ImageNet net are left out, as usual on CIFAR: after five poolings a
-    32x32 image is one pixel. The convolutions have no biases (batch norm would cancel them) and He initialisation.
+    32x32 image is one pixel. The convolutions have no biases (batch norm would cancel them) and He initialization.
     Larger images end in an average over the pixels; ConfigError for images below 32x32.
-    Source: Simonyan & Zisserman, "Very deep convolutional networks for large-scale image recognition", 2015.
+    Source: [Simonyan 2015].
     """
     spec.require_size("vgg16_bn-cifar", _SMALLEST)
     layers = OrderedDict[str, nn.Module](

@@ -75,7 +75,7 @@ def normal(*shape: int, seed: int = 0) -> Array:
 
 
 def run(model: onnx.ModelProto, x: Array) -> list[Array]:
-    """The outputs in onnxruntime, nothing optimised."""
+    """The outputs in onnxruntime, nothing optimized."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = (
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

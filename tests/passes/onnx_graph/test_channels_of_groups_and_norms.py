@@ -1,4 +1,4 @@
-"""Channels of grouped and transposed convolutions and of normalisation layers."""
+"""Channels of grouped and transposed convolutions and of normalization layers."""
 
 from __future__ import annotations
 

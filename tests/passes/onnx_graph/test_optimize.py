@@ -16,7 +16,7 @@ from torch import nn
 
 import sparsify_fx
 from sparsify_fx.errors import ExportError, PassError, PassWarning
-from sparsify_fx.onnx_export.tracing import optimized
+from sparsify_fx.onnx_export.tracing import clean
 from sparsify_fx.onnx_tools.outside import count_bytes
 from sparsify_fx.passes.onnx_graph import (
     PASSES,
@@ -386,7 +386,7 @@ def test_export_says_how_to_do_without(
     def careless(model: onnx.ModelProto, **given: object) -> object:
         return optimize(model, (wrong("careless", "Abs"),), **given)
 
-    monkeypatch.setattr(optimized, "optimize", careless)
+    monkeypatch.setattr(clean, "optimize", careless)
     with pytest.warns(PassWarning, match=r"careless: left out"):
         report = sparsify_fx.export(
             trained_like(), tmp_path / "a.onnx", torch.randn(2, 3, 8, 8)
@@ -399,7 +399,7 @@ def test_export_says_how_to_do_without(
     def refused(model: onnx.ModelProto, **given: object) -> object:
         raise PassError("passes: the model runs on none of 1 inputs")
 
-    monkeypatch.setattr(optimized, "optimize", refused)
+    monkeypatch.setattr(clean, "optimize", refused)
     with pytest.raises(
         ExportError, match=r"runs on none .*optimize=False \(--no-optimize\)"
     ):

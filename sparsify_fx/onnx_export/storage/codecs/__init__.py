@@ -15,15 +15,15 @@ from sparsify_fx.onnx_export.storage.codecs.parts import (
     Parts,
     own_bytes,
 )
-from sparsify_fx.onnx_export.storage.codecs.values import Quantised, ValueKind, Weight
+from sparsify_fx.onnx_export.storage.codecs.values import Quantized, ValueKind, Weight
 
 ENCODINGS = {encoding.name: encoding for encoding in (DENSE, COO, GAP, BITMASK)}
-"""By name; of two that give the same size the first counts."""
+"""Encodings by name, as `export(encoding=...)` takes them; of two that give the same size the first counts."""
 
 VALUES = {kind.name: kind for kind in (FP32, FP32_PACKED, FP16, INT8)}
-"""By name."""
+"""Kinds of values by name, as `export(values=...)` takes them."""
 
 __all__ = [
-    "ENCODINGS", "OUTPUT", "SHARED", "VALUES", "Encoding", "Parts", "Quantised", "ValueKind", "Weight",
+    "ENCODINGS", "OUTPUT", "SHARED", "VALUES", "Encoding", "Parts", "Quantized", "ValueKind", "Weight",
     "entropy_bytes", "own_bytes",
 ]  # fmt: skip

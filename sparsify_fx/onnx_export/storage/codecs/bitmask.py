@@ -12,10 +12,10 @@ from sparsify_fx.onnx_export.storage.codecs.bits import (
 )
 from sparsify_fx.onnx_export.storage.codecs.encoding import Encoding, shaped, with_zeros
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Quantised, ValueKind
+from sparsify_fx.onnx_export.storage.codecs.values import Quantized, ValueKind
 
 
-def _refuses(stored: Quantised, values: ValueKind) -> str | None:
+def _refuses(stored: Quantized, values: ValueKind) -> str | None:
     if stored.codes.size >= 2**31:
         return "it has 2**31 entries or more"
     if stored.zero is None:
@@ -23,7 +23,7 @@ def _refuses(stored: Quantised, values: ValueKind) -> str | None:
     return None if stored.places().size else "all its entries are zeros"
 
 
-def _encode(stored: Quantised, values: ValueKind) -> Parts:
+def _encode(stored: Quantized, values: ValueKind) -> Parts:
     """weight[i] = mask[i] ? values[mask[0] + ... + mask[i] - 1] : 0."""
     parts, flat = Parts(), np.ascontiguousarray(stored.codes).reshape(-1)
     places, zero = stored.places(), stored.zero

@@ -48,7 +48,8 @@ def choices(
     """
     if kind.refuses(weight) is not None:
         return
-    stored = kind.quantise(weight)
+    # Once for all encodings, which differ only in how they store these codes.
+    stored = kind.quantize(weight)
     decoded = stored.decoded()
     kept = stored.places().size
     mark, nonzeros = (
@@ -56,6 +57,7 @@ def choices(
         kept if stored.background is not None else count_nonzeros(decoded),
     )
     for encoding in encodings:
+        # The tensor as it is: it is not copied, and may still lie in external data.
         if encoding.name == "dense" and kind is FP32:
             yield Choice("dense", "fp32", None, size, mark, nonzeros)
         elif encoding.refuses(stored, kind) is None and (
@@ -72,6 +74,8 @@ def worth_keeping(found: Sequence[Choice]) -> list[Choice]:
 
     Large weights are left with one of them, so that a model of gigabytes is never held in every encoding at once.
     """
+    # What costs more than the cheapest with all of its tables is in no smallest file:
+    # that one could be put in its place.
     best = min(found, key=lambda choice: choice.cost)
     limit = best.cost + shared_bytes([best.parts])
     return [choice for choice in found if choice.cost <= limit]
@@ -86,6 +90,8 @@ def smallest(
     the tables that encodings share. The first of equals counts; a weight that a family cannot store keeps all its
     choices.
     """
+    # Each family is tried as a whole file. Weight by weight the cheapest would look free
+    # of the tables that it brings, which are counted once for all.
     files = []
     for encodings, values in families:
         allowed = [
@@ -116,11 +122,14 @@ def count_nonzeros(values: Array, zero: Array | None = None) -> int:
 
 def digest(array: Array) -> bytes:
     """A key for type, shape and bits of an array."""
+    # Type and shape count, so that two arrays of the same bytes are not taken for each
+    # other.
     head = f"{array.dtype}{array.shape}".encode()
     if array.dtype.kind in "OSU":
         return hashlib.blake2b(
             head + repr(array.tolist()).encode(), digest_size=16
         ).digest()
+    # Fed from the array's own memory: `tobytes` would copy a weight of gigabytes.
     found = hashlib.blake2b(head, digest_size=16)
     found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.digest()

@@ -7,11 +7,11 @@ from onnx import numpy_helper
 
 from sparsify_fx.onnx_export.storage.codecs.encoding import Encoding
 from sparsify_fx.onnx_export.storage.codecs.parts import OUTPUT, Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Quantised, ValueKind
+from sparsify_fx.onnx_export.storage.codecs.values import Quantized, ValueKind
 from sparsify_fx.onnx_export.storage.sparse_initializers import encode_coo
 
 
-def _refuses(stored: Quantised, values: ValueKind) -> str | None:
+def _refuses(stored: Quantized, values: ValueKind) -> str | None:
     if values.name == "fp32-packed":
         return "a sparse initializer holds plain values"
     if stored.background is not None:
@@ -19,7 +19,7 @@ def _refuses(stored: Quantised, values: ValueKind) -> str | None:
     return None if stored.codes.ndim else "it is a scalar"
 
 
-def _encode(stored: Quantised, values: ValueKind) -> Parts:
+def _encode(stored: Quantized, values: ValueKind) -> Parts:
     """The sparse tensor itself or, for other values than fp32, a Cast of it and the scale."""
     parts = Parts()
     if values.name == "fp32":

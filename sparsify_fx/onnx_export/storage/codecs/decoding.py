@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +18,19 @@ from sparsify_fx.onnx_export.storage.codecs.extents import (
     KNOWN,
     Extent,
     check_extent,
+    extent_after,
     extent_of,
-    extents_behind,
+    extents_of_call,
 )
+from sparsify_fx.onnx_export.storage.codecs.rebuilding import ancestors, producers_in
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo
-from sparsify_fx.onnx_tools.weights import all_nodes, called, key_of
+from sparsify_fx.onnx_tools.weights import called, key_of
+
+_AT_ONCE = 2**22
+"""Entries of the weights that are rebuilt in one session, if there are several."""
+
+_TOGETHER = 64
+"""How many these are at most: what goes wrong is told of one of them."""
 
 
 class Decoder:
@@ -43,21 +49,21 @@ class Decoder:
             tensor.values.name: tensor for tensor in model.graph.sparse_initializer
         }
         self.nodes = list(model.graph.node)
-        self.places = {
-            output: place
-            for place, node in enumerate(self.nodes)
-            for output in node.output
-        }
-        self.producers = {output: node for node in self.nodes for output in node.output}
+        self.places: dict[str, int] = {}
+        for place, node in enumerate(self.nodes):
+            self.places.update(dict.fromkeys(node.output, place))
+        self.producers = producers_in(self.nodes)
         self.functions = {key_of(function): function for function in model.functions}
         self._extents: dict[str, Extent] = {}
 
     def array(self, name: str) -> NDArray[Any]:
-        """The value `name`."""
+        """The array that the graph gives for this name."""
         return next(array for _, array in self.arrays([name]))
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, NDArray[Any]]]:
         """The values of these names, each with its name; those that nodes make come last, several from one session."""
+        # Stored ones come as they are found; those that nodes make wait, to be rebuilt
+        # together.
         made: list[str] = []
         for name in names:
             if name in self.tensors:
@@ -83,6 +89,8 @@ class Decoder:
         """The names in groups that are rebuilt at once: a session takes time, and large weights take memory."""
         batch, held = list[str](), 0
         for name in names:
+            # Before the session that rebuilds it is made: there is no limit to what that
+            # may compute.
             entries = self._checked(name)
             if batch and (held + entries > _AT_ONCE or len(batch) == _TOGETHER):
                 yield batch
@@ -94,31 +102,38 @@ class Decoder:
 
     def _checked(self, name: str) -> int:
         """The entries of a value, once it is certain that nothing on the way to it is too large."""
-        behind = set(ancestors(name, self.producers))
+        # 1. How much the file stores for this value: what is rebuilt may be larger by a
+        # bounded factor only.
+        needed = set(ancestors(name, self.producers))
         stored = sum(
             math.prod(self.tensors[value].dims)
-            for value in behind
+            for value in needed
             if value in self.tensors
         )
         stored += sum(
             math.prod(self.sparse[value].values.dims)
-            for value in behind
+            for value in needed
             if value in self.sparse
         )
+
+        # 2. In the order of the graph, so that the extents of all inputs are known when a
+        # node's turn comes.
         for place in sorted(
-            {self.places[value] for value in behind if value in self.places}
+            {self.places[value] for value in needed if value in self.places}
         ):
             node = self.nodes[place]
+            # Values that weights share are worked out once: of many small weights each
+            # has the same tables.
             if any(output not in self._extents for output in node.output):
-                self._extents.update(self._behind(node, stored))
+                self._extents.update(self._extents_of(node, stored))
         return self._extents[name].entries
 
-    def _behind(self, node: onnx.NodeProto, stored: int) -> dict[str, Extent]:
+    def _extents_of(self, node: onnx.NodeProto, stored: int) -> dict[str, Extent]:
         """The extents of what a node makes."""
         given = [self._extent(value) if value else None for value in node.input]
         function = self.functions.get(called(node))
         found = (
-            extents_behind(node, given)
+            extent_after(node, given)
             if function is None
             else extents_of_call(node, function, given, stored)
         )
@@ -130,6 +145,8 @@ class Decoder:
             return self._extents[name]
         if name in self.tensors:
             tensor = self.tensors[name]
+            # A short tensor may be a shape or a size, so its values count; of all others
+            # the extent is enough.
             small = (
                 math.prod(tensor.dims) <= KNOWN
                 and tensor.data_type != onnx.TensorProto.STRING
@@ -147,7 +164,11 @@ class Decoder:
 
     def _run(self, names: Sequence[str]) -> Iterator[tuple[str, NDArray[Any]]]:
         """Run the nodes that make these values, and no others."""
-        values = {value for name in names for value in ancestors(name, self.producers)}
+        # 1. A model of these nodes alone, so that nothing else in the file is run or
+        # loaded.
+        values: set[str] = set()
+        for name in names:
+            values.update(ancestors(name, self.producers))
         model = onnx.ModelProto(ir_version=self.model.ir_version)
         model.opset_import.extend(self.model.opset_import)
         model.functions.extend(self.model.functions)
@@ -165,6 +186,9 @@ class Decoder:
         graph.sparse_initializer.extend(
             self._inside(self.sparse[value]) for value in values & self.sparse.keys()
         )
+
+        # 2. Without optimization, which would fold all nodes first and hold what each of
+        # them gives; here they run once anyway.
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = (
@@ -176,6 +200,7 @@ class Decoder:
                 data, options, providers=["CPUExecutionProvider"]
             )
             arrays = session.run(list(names), {})
+        # onnxruntime raises a dozen classes, which have only Exception in common.
         except Exception as error:
             what = (
                 names[0]
@@ -193,117 +218,3 @@ class Decoder:
         whole.values.CopyFrom(self.reader.inline(sparse.values))
         whole.indices.CopyFrom(self.reader.inline(sparse.indices))
         return whole
-
-
-def extents_of_call(
-    call: onnx.NodeProto,
-    function: onnx.FunctionProto,
-    given: Sequence[Extent | None],
-    stored: int,
-) -> Extent:
-    """The extent of what a call of a local function gives, whose body is that of a packed weight."""
-    known = {
-        name: extent
-        for name, extent in zip(function.input, given, strict=False)
-        if extent is not None
-    }
-    attributes = {each.name: each for each in call.attribute}
-    for node in function.node:
-        bound = onnx.NodeProto()
-        bound.CopyFrom(node)
-        for each in bound.attribute:
-            if each.ref_attr_name in attributes:
-                each.CopyFrom(attributes[each.ref_attr_name])
-        found = extents_behind(
-            bound, [known.get(name) if name else None for name in node.input]
-        )
-        check_extent(f"{call.output[0]}: {node.output[0]}", found, stored)
-        known[node.output[0]] = found
-    if len(function.output) != 1 or function.output[0] not in known:
-        raise ExportError(
-            f"{call.output[0]}: the function {function.name} rebuilds no weight"
-        )
-    return known[function.output[0]]
-
-
-_AT_ONCE = 2**22
-"""Entries of the weights that are rebuilt in one session, if there are several."""
-
-_TOGETHER = 64
-"""How many these are at most: what goes wrong is told of one of them."""
-
-
-def ancestors(name: str, producers: dict[str, onnx.NodeProto]) -> Iterator[str]:
-    """`name` and every value that it is computed from."""
-    pending, seen = [name], {name}
-    while pending:
-        value = pending.pop()
-        yield value
-        node = producers.get(value)
-        fresh = (
-            []
-            if node is None
-            else [part for part in node.input if part and part not in seen]
-        )
-        seen.update(fresh)
-        pending += fresh
-
-
-@dataclass(frozen=True)
-class Rebuilding:
-    """What only the rebuilding of some weights needs: names of tensors, positions of nodes, bytes for each weight.
-
-    What several of the weights share is in `tensors` and `nodes`, and in no weight's `bytes`.
-    """
-
-    tensors: set[str]
-    nodes: set[int]
-    bytes: dict[str, int]
-
-
-def rebuilding(
-    graph: onnx.GraphProto, names: Iterable[str], reader: TensorReader
-) -> Rebuilding:
-    """Find the nodes and tensors from which these values of the graph are made, and nothing else is."""
-    producers = {output: node for node in graph.node for output in node.output}
-    made = {
-        name: set(ancestors(name, producers)) for name in names if name in producers
-    }
-    users = Counter(value for values in made.values() for value in values)
-    nodes, elsewhere = _only_for(graph, made, users)
-    sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
-    sizes |= {
-        tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer
-    }
-    sizes |= {
-        graph.node[place].output[0]: graph.node[place].ByteSize() for place in nodes
-    }
-    own = {
-        name: sum(sizes.get(value, 0) for value in made[name] if users[value] == 1)
-        for name in made
-    }
-    tensors = {
-        value for value in users if value not in producers and value not in elsewhere
-    }
-    return Rebuilding(tensors, nodes, own)
-
-
-def _only_for(
-    graph: onnx.GraphProto, made: Collection[str], users: Collection[str]
-) -> tuple[set[int], set[str]]:
-    """The positions of the nodes that nothing but the rebuilding of weights needs, and all values that others read."""
-    elsewhere = {item.name for item in graph.output}
-    found: set[int] = set()
-    for place in reversed(range(len(graph.node))):
-        node = graph.node[place]
-        rebuilds = any(output in users for output in node.output)
-        if rebuilds and all(
-            output in made or output not in elsewhere for output in node.output
-        ):
-            found.add(place)
-        else:
-            elsewhere.update(node.input)
-            elsewhere.update(
-                name for inner in all_nodes([node]) for name in inner.input
-            )
-    return found, elsewhere

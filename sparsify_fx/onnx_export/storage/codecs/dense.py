@@ -6,14 +6,14 @@ import numpy as np
 
 from sparsify_fx.onnx_export.storage.codecs.encoding import Encoding, shaped
 from sparsify_fx.onnx_export.storage.codecs.parts import OUTPUT, Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Quantised, ValueKind
+from sparsify_fx.onnx_export.storage.codecs.values import Quantized, ValueKind
 
 
-def _refuses(stored: Quantised, values: ValueKind) -> str | None:
+def _refuses(stored: Quantized, values: ValueKind) -> str | None:
     return None if stored.codes.size or values.name == "fp32" else "it is empty"
 
 
-def _encode(stored: Quantised, values: ValueKind) -> Parts:
+def _encode(stored: Quantized, values: ValueKind) -> Parts:
     parts = Parts()
     if values.name == "fp32":
         parts.own(OUTPUT, stored.codes)

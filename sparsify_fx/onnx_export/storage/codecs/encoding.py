@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sparsify_fx.onnx_export.storage.codecs.parts import OUTPUT, Parts
-from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantised, ValueKind
+from sparsify_fx.onnx_export.storage.codecs.values import Array, Quantized, ValueKind
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,15 @@ class Encoding:
 
     name: str
     opset: int
-    refuses: Callable[[Quantised, ValueKind], str | None]
-    encode: Callable[[Quantised, ValueKind], Parts]
+    refuses: Callable[[Quantized, ValueKind], str | None]
+    encode: Callable[[Quantized, ValueKind], Parts]
 
 
 def with_zeros(parts: Parts, held: str, vector: str, zero: Array) -> str:
     """For each 1 in the int32 vector `held` the next value of `vector`, for each 0 the one of `zero`; its name."""
     axis = parts.share("axis", np.array(0, np.int64))
+    # count * held is 0 for zeros and the number of the value, from 1, for values; so
+    # entry 0 of the table below is the zero.
     rank = parts.node(
         "Mul", [parts.node("CumSum", [held, axis], "count"), held], "rank"
     )
@@ -38,13 +40,14 @@ def with_zeros(parts: Parts, held: str, vector: str, zero: Array) -> str:
     return parts.node("Gather", [padded, rank], "updates")
 
 
-def shaped(parts: Parts, flat: str, stored: Quantised) -> None:
+def shaped(parts: Parts, flat: str, stored: Quantized) -> None:
     """Give the vector `flat` the weight's shape and scale, as the value named `OUTPUT`."""
     shape = stored.codes.shape
     name = parts.share("shape." + "_".join(map(str, shape)), np.array(shape, np.int64))
     if stored.scale is None:
         parts.node("Reshape", [flat, name], OUTPUT)
     else:
+        # After the Reshape, so that the scale of each channel broadcasts.
         scale = parts.own("channel_scale", stored.scale)
         parts.node(
             "Mul", [parts.node("Reshape", [flat, name], "codes_f"), scale], OUTPUT

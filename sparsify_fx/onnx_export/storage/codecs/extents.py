@@ -55,6 +55,8 @@ def extent_of(array: NDArray[np.generic]) -> Extent:
 
 def check_extent(name: str, found: Extent, stored: int) -> None:
     """ExportError for a value larger than can be rebuilt from `stored` entries."""
+    # Up to _ALWAYS entries pass whatever is stored: a weight of zeros alone is stored in
+    # a few bytes.
     if found.entries > max(_ALWAYS, min(_MOST, _WIDEST * stored)):
         raise ExportError(
             f"{name}: rebuilding it would compute {found.entries:,} entries from {stored:,} in the file, more than any "
@@ -62,10 +64,10 @@ def check_extent(name: str, found: Extent, stored: int) -> None:
         )
 
 
-def extents_behind(node: onnx.NodeProto, inputs: Sequence[Extent | None]) -> Extent:
+def extent_after(node: onnx.NodeProto, inputs: Sequence[Extent | None]) -> Extent:
     """The extent of what a node computes; ExportError for operators that no packed weight is rebuilt by.
 
-    >>> extents_behind(onnx.helper.make_node("Add", ["a", "b"], ["c"]), [Extent((4, 1)), Extent((3,))]).shape
+    >>> extent_after(onnx.helper.make_node("Add", ["a", "b"], ["c"]), [Extent((4, 1)), Extent((3,))]).shape
     (4, 3)
     """
     rule = _RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
@@ -79,6 +81,42 @@ def extents_behind(node: onnx.NodeProto, inputs: Sequence[Extent | None]) -> Ext
         raise ExportError(
             f"{node.output[0]}: the inputs of {node.op_type} do not fit ({error})"
         ) from error
+
+
+def extents_of_call(
+    call: onnx.NodeProto,
+    function: onnx.FunctionProto,
+    given: Sequence[Extent | None],
+    stored: int,
+) -> Extent:
+    """The extent of what a call of a local function gives, whose body is that of a packed weight."""
+    # Inside a function values have local names; the call's inputs are known by position.
+    known = {
+        name: extent
+        for name, extent in zip(function.input, given, strict=False)
+        if extent is not None
+    }
+    attributes = {each.name: each for each in call.attribute}
+    for node in function.node:
+        # A copy with the attributes that the call gives, such as the kernel of a
+        # MaxUnpool.
+        bound = onnx.NodeProto()
+        bound.CopyFrom(node)
+        for each in bound.attribute:
+            if each.ref_attr_name in attributes:
+                each.CopyFrom(attributes[each.ref_attr_name])
+        found = extent_after(
+            bound, [known.get(name) if name else None for name in node.input]
+        )
+        # Each value on the way is checked, not the result alone: a large one in the
+        # middle takes the same time and memory.
+        check_extent(f"{call.output[0]}: {node.output[0]}", found, stored)
+        known[node.output[0]] = found
+    if len(function.output) != 1 or function.output[0] not in known:
+        raise ExportError(
+            f"{call.output[0]}: the function {function.name} rebuilds no weight"
+        )
+    return known[function.output[0]]
 
 
 def _same(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
@@ -109,6 +147,7 @@ def _concat(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
 
 def _reshape(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
     data, wanted = given[0], _value(given[1])
+    # 0 copies the side of the input, -1 takes what is left, as Reshape has it.
     sides = [
         data.shape[axis] if side == 0 else side for axis, side in enumerate(wanted)
     ]
@@ -150,6 +189,8 @@ def _range(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
 def _unpooled(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
     shape, kernel = given[0].shape, attribute(node, "kernel_shape")
     steps = attribute(node, "strides", [1] * len(kernel))
+    # ONNX allows an output shape as a third input, and pads; this package writes neither,
+    # and each would change the size.
     if (
         len(given) > 2
         or any(attribute(node, "pads", []))
@@ -174,6 +215,8 @@ def _slice(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
 def _scan(node: onnx.NodeProto, given: Sequence[Extent]) -> Extent:
     """Only the Scan that passes on what it is given, slice by slice."""
     body = next(subgraphs(node))
+    # Rounds write this form and no other; a body of its own could compute anything, any
+    # number of times.
     plain = len(body.node) == len(body.input) == len(body.output) == len(given) == 1
     if (
         not plain

@@ -8,7 +8,7 @@ import onnx
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.values import (
     Array,
-    Quantised,
+    Quantized,
     ValueKind,
     Weight,
     not_float32,
@@ -29,8 +29,8 @@ def _refuses(weight: Weight) -> str | None:
     )
 
 
-def _quantise(weight: Weight) -> Quantised:
-    return Quantised(weight.array.astype(np.float16), weight.array.dtype)
+def _quantize(weight: Weight) -> Quantized:
+    return Quantized(weight.array.astype(np.float16), weight.array.dtype)
 
 
 def _store(parts: Parts, vector: Array) -> str:
@@ -42,5 +42,5 @@ def _store(parts: Parts, vector: Array) -> str:
     )
 
 
-FP16 = ValueKind("fp16", False, _refuses, _quantise, _store, 16)
+FP16 = ValueKind("fp16", False, _refuses, _quantize, _store, 16)
 """2 bytes a value; relative error at most 2**-11 above 6e-5."""

@@ -14,7 +14,7 @@ from sparsify_fx.onnx_export.storage.codecs.bits import (
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.values import (
     Array,
-    Quantised,
+    Quantized,
     ValueKind,
     Weight,
     not_float32,
@@ -28,6 +28,8 @@ def _refuses(weight: Weight) -> str | None:
     """Denormals, NaN and Inf have no hidden bit; more than 16 exponents would save nothing."""
     if (reason := not_float32(weight)) is not None:
         return reason
+    # The scale of a value is 2**(e - 150), by which an integer of 24 bits is multiplied:
+    # both have to be normal numbers.
     exponents = _exponents(weight.array)
     used = np.unique(exponents)
     if ((used > 0) & (used < _SMALLEST)).any() or 255 in used:
@@ -46,8 +48,8 @@ def _exponents(values: Array) -> Array:
     return exponents
 
 
-def _quantise(weight: Weight) -> Quantised:
-    return Quantised(weight.array, weight.array.dtype)
+def _quantize(weight: Weight) -> Quantized:
+    return Quantized(weight.array, weight.array.dtype)
 
 
 def _store(parts: Parts, vector: Array) -> str:
@@ -55,6 +57,7 @@ def _store(parts: Parts, vector: Array) -> str:
     raw, exponents = vector.view(np.uint32), _exponents(vector)
     used = np.unique(exponents)
     bits = next(bits for bits in (1, 2, 4) if used.size <= 2**bits)
+    # Unused entries of the table stay 0: no code refers to them.
     table = np.zeros(2**bits, np.float32)
     table[: used.size] = np.where(
         used == 0, 0.0, 2.0 ** (used.astype(np.float64) - 150)
@@ -64,6 +67,8 @@ def _store(parts: Parts, vector: Array) -> str:
         "exponents",
         pack_bits(np.searchsorted(used, exponents).reshape(-1), bits),
     )
+    # The 256 possible bytes become scales first, so that each byte of the weight is one
+    # lookup.
     rows = parts.table(f"codes_{bits}", code_table(bits))
     scales = parts.node("Gather", [parts.own("scales", table), rows], "scale_of")
     scale = look_up(parts, scales, codes, "scale", bits, vector.shape)
@@ -76,12 +81,16 @@ def _mantissas(parts: Parts, raw: Array) -> str:
     m for positive values and -1 - m for negative ones, in two's complement, is a signed byte * 2**16 + 16 bits without
     a sign. A table gives the first part of each byte, and 2**23 or 1 - 2**23 with it.
     """
+    # -1 - m and not -m, which would lose the sign where m = 0: of powers of two, and of
+    # -0.0.
     signed = np.where(
         raw >> 31,
         -1 - (raw & 0x7FFFFF).astype(np.int64),
         (raw & 0x7FFFFF).astype(np.int64),
     )
     byte = np.arange(256).astype(np.uint8).view(np.int8).astype(np.int64)
+    # The hidden bit and the sign's correction come with the table, so that one Add gives
+    # the mantissa.
     firsts = (byte << 16) + np.where(byte < 0, 1 - 2**23, 2**23)
     table = parts.awaited(parts.share("firsts", firsts.astype(np.float32)))
     indices = byte_indices(parts, "high", (signed >> 16).astype(np.int8).view(np.uint8))
@@ -92,5 +101,5 @@ def _mantissas(parts: Parts, raw: Array) -> str:
     )
 
 
-FP32_PACKED = ValueKind("fp32-packed", True, _refuses, _quantise, _store, 26)
+FP32_PACKED = ValueKind("fp32-packed", True, _refuses, _quantize, _store, 26)
 """3 bytes and 1, 2 or 4 bits a value. Weights that were pruned by magnitude have very few exponents."""

@@ -16,7 +16,7 @@ from sparsify_fx.onnx_export.storage.codecs.streams import (
 )
 from sparsify_fx.onnx_export.storage.codecs.values import (
     Array,
-    Quantised,
+    Quantized,
     ValueKind,
     bits_of,
 )
@@ -24,26 +24,28 @@ from sparsify_fx.onnx_export.storage.codecs.values import (
 _WORTH = 1.05  # how much larger streams may be than codes with patches: they load in less time and memory
 
 
-def _refuses(stored: Quantised, values: ValueKind) -> str | None:
+def _refuses(stored: Quantized, values: ValueKind) -> str | None:
     return "it has 2**31 entries or more" if stored.codes.size >= 2**31 else None
 
 
-def _encode(stored: Quantised, values: ValueKind) -> Parts:
+def _encode(stored: Quantized, values: ValueKind) -> Parts:
     parts, flat = Parts(), np.ascontiguousarray(stored.codes).reshape(-1)
+    # Scales are applied to the values already, so the shape alone is left to give.
     rebuilt = _streamed(parts, flat, stored, values) or _patched(
         parts, flat, stored, values
     )
-    shaped(parts, rebuilt, Quantised(stored.codes, stored.dtype))
+    shaped(parts, rebuilt, Quantized(stored.codes, stored.dtype))
     return parts
 
 
 def _streamed(
-    parts: Parts, flat: Array, stored: Quantised, values: ValueKind
+    parts: Parts, flat: Array, stored: Quantized, values: ValueKind
 ) -> str | None:
     """max_unpool(value, place), or None where patches are better. MaxUnpool knows float32 only."""
     kept = stored.places()
     if stored.dtype != np.float32 or not kept.size:
         return None
+    # Compared by cost before any node is made: parts cannot be taken back.
     most = _WORTH * best_codes(kept, values.bits).cost(values.bits)
     streams = best_streams(kept, flat.size, values.bits)
     if streams is None or streams.cost(values.bits) > most:
@@ -52,7 +54,7 @@ def _streamed(
     return unpooled(parts, _scaled(parts, updates, place, stored), place, streams)
 
 
-def _patched(parts: Parts, flat: Array, stored: Quantised, values: ValueKind) -> str:
+def _patched(parts: Parts, flat: Array, stored: Quantized, values: ValueKind) -> str:
     """zeros.scatter(place, value)."""
     zeros, kept = _zeros(parts, stored), stored.places()
     if not kept.size:
@@ -68,9 +70,11 @@ def _patched(parts: Parts, flat: Array, stored: Quantised, values: ValueKind) ->
     )
 
 
-def _zeros(parts: Parts, stored: Quantised) -> str:
+def _zeros(parts: Parts, stored: Quantized) -> str:
     """A vector of as many zeros as the weight has entries."""
     shape, zero = stored.codes.shape, stored.zero
+    # One zero for the whole weight can be filled in by size, and shared with weights of
+    # that size.
     if zero is not None:
         return parts.filled(stored.codes.size, zero)
     assert stored.background is not None
@@ -84,11 +88,13 @@ def _zeros(parts: Parts, stored: Quantised) -> str:
     )
 
 
-def _scaled(parts: Parts, updates: str, place: str, stored: Quantised) -> str:
+def _scaled(parts: Parts, updates: str, place: str, stored: Quantized) -> str:
     """values * scale[channel], channel = place // inner % channels: less memory than to scale the whole weight."""
     if stored.scale is None:
         return updates
     scale, shape = stored.scale, stored.codes.shape
+    # The one axis that is longer than 1; with a single channel any will do, its only
+    # index being 0 by the Mod below.
     axis = int(np.argmax(scale.shape))
     channel, inner = place, math.prod(shape[axis + 1 :])
     if inner > 1:
@@ -97,6 +103,7 @@ def _scaled(parts: Parts, updates: str, place: str, stored: Quantised) -> str:
             [channel, parts.share(f"inner.{inner}", np.array(inner, np.int32))],
             "outer",
         )
+    # With the channels outermost the quotient is the channel already.
     if math.prod(shape[:axis]) > 1 or scale.size == 1:
         channel = parts.node(
             "Mod",

@@ -8,7 +8,7 @@ import onnx
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.values import (
     Array,
-    Quantised,
+    Quantized,
     ValueKind,
     Weight,
     not_float32,
@@ -24,7 +24,7 @@ def _refuses(weight: Weight) -> str | None:
     return None if np.isfinite(weight.array).all() else "it holds NaN or Inf"
 
 
-def _quantise(weight: Weight) -> Quantised:
+def _quantize(weight: Weight) -> Quantized:
     """scale[c] = max |w[c]| / 127, code = round(w / scale), ties to even; a channel of zeros has scale 1."""
     channel = weight.channel_axis % weight.array.ndim
     axes = tuple(axis for axis in range(weight.array.ndim) if axis != channel)
@@ -35,7 +35,7 @@ def _quantise(weight: Weight) -> Quantised:
     scale = np.maximum(largest / 127, np.finfo(np.float32).tiny).astype(np.float32)
     scale[largest == 0] = 1
     codes = np.clip(np.round(weight.array / scale), -127, 127).astype(np.int8)
-    return Quantised(codes, weight.array.dtype, scale)
+    return Quantized(codes, weight.array.dtype, scale)
 
 
 def _store(parts: Parts, vector: Array) -> str:
@@ -47,5 +47,5 @@ def _store(parts: Parts, vector: Array) -> str:
     )
 
 
-INT8 = ValueKind("int8", False, _refuses, _quantise, _store, 8)
+INT8 = ValueKind("int8", False, _refuses, _quantize, _store, 8)
 """1 byte a value and 4 a channel; error at most half a step, max |w[c]| / 254."""

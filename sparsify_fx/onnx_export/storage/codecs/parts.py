@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from sparsify_fx.onnx_export.files.tensor_bytes import tensor_bytes
+from sparsify_fx.onnx_export.files.tensors import tensor_bytes
 
 SHARED = "sparsify_fx."
 """Values whose name starts so are constants that weights of a file share: `role` or, of several, `role.which`."""
@@ -90,6 +90,7 @@ class Parts:
 
     def filled(self, size: int, value: NDArray[Any]) -> str:
         """A vector of `size` times the value [1], made once for all weights of that size."""
+        # The name tells type and value, since weights that agree in both share it.
         kind = value.dtype if not value.any() else f"{value.dtype}_{value.item()}"
         length = self.share(f"size.{size}", np.array([size], np.int64))
         filling = {"value": numpy_helper.from_array(value)}
@@ -107,8 +108,11 @@ class Parts:
     @property
     def inputs(self) -> list[str]:
         """Everything the nodes read that they do not make: own tensors, then shared values, each once."""
-        made = {name for node in self.nodes for name in node.output}
-        read = [name for node in self.nodes for name in node.input if name not in made]
+        made, read = set[str](), list[str]()
+        for node in self.nodes:
+            read += (name for name in node.input if name not in made)
+            made.update(node.output)
+        # By first use, so that weights that are rebuilt alike call one function with the same order of inputs.
         return sorted(
             set(read), key=lambda name: (name.startswith(SHARED), read.index(name))
         )
@@ -116,6 +120,7 @@ class Parts:
 
 def own_bytes(parts: Parts) -> int:
     """About the bytes that one weight adds to the file: its tensors and nodes, not what it shares with others."""
+    # Two bytes for each node are the tag and the length before it in the graph.
     sparse = 0 if parts.sparse is None else int(parts.sparse.ByteSize())
     tensors = sum(tensor_bytes(name, array) for name, array in parts.tensors.items())
     return sparse + tensors + sum(int(node.ByteSize()) + 2 for node in parts.nodes)
@@ -123,6 +128,7 @@ def own_bytes(parts: Parts) -> int:
 
 def shared_bytes(weights: Iterable[Parts | None]) -> int:
     """About the bytes of everything that these weights share, each counted once."""
+    # By name, so that what several weights share counts once.
     tensors, nodes = dict[str, int](), dict[str, int]()
     for parts in weights:
         if parts is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +11,21 @@ import onnx
 from numpy.typing import NDArray
 
 from sparsify_fx.onnx_export.storage.codecs.bits import (
+    Places,
     byte_indices,
     code_table,
     look_up,
     pack_bits,
+    with_stops,
 )
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.steps import Places, with_stops
 
-_WIDTHS = (4, 8)  # bits of the low part of a gap
-_HIGH_WIDTHS = (
-    2,
-    3,
-    4,
-)  # bits of the high part, which shares a byte with the distance to the patch before
-_PATCH_NODES = 500  # bytes of the nodes that apply patches
+_WIDTHS = (4, 8)
+"""Bits of the low part of a gap."""
+_HIGH_WIDTHS = (2, 3, 4)
+"""Bits of the high part, which shares a byte with the distance to the patch before."""
+_PATCH_NODES = 500
+"""Bytes of the nodes that apply patches."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,20 @@ def gap_codes(places: NDArray[np.intp], bits: int, high_bits: int) -> Gaps:
     >>> found.low.tolist(), found.patched.tolist(), found.high.tolist(), found.back
     ([0, 2, 4], [2], [2], 1)
     """
+    # 1. Gaps too wide even with a patch end at a zero that is stored as a value.
     places = with_stops(places.astype(np.int64), 1 << (bits + high_bits))
+
+    # 2. A step is at least 1, so no sum of steps is place 0. Where that holds a value,
+    # all sums are one more and `back` is taken off.
     back = int(places[0] == 0)
     gaps = np.diff(places, prepend=-back) - 1
+
+    # 3. The low bits of all gaps, and the high bits of the few that have any, with their
+    # distances.
     high = gaps >> bits
     patched = np.flatnonzero(high)
-    if (
-        patched.size
-    ):  # a patch that changes nothing wherever the next would be too far away
+    if patched.size:
+        # A patch that changes nothing wherever the next would be too far away.
         patched = with_stops(patched, 1 << (8 - high_bits))
     return Gaps(
         bits, high_bits, places, gaps & ((1 << bits) - 1), patched, high[patched], back
@@ -73,11 +80,10 @@ def gap_codes(places: NDArray[np.intp], bits: int, high_bits: int) -> Gaps:
 
 def best_codes(places: NDArray[np.intp], value_bits: float) -> Gaps:
     """The codes of fewest bits, if a value takes `value_bits`."""
-    # A generator: one at a time in memory.
+    # A generator: the codes of a large weight are hundreds of megabytes, so only two are in memory at once.
     candidates = (
-        gap_codes(places, bits, high_bits)
-        for bits in _WIDTHS
-        for high_bits in _HIGH_WIDTHS
+        gap_codes(places, *widths)
+        for widths in itertools.product(_WIDTHS, _HIGH_WIDTHS)
     )
     return min(candidates, key=lambda codes: codes.cost(value_bits))
 
@@ -86,6 +92,8 @@ def patched_places(parts: Parts, gaps: Gaps) -> str:
     """The nodes that sum the codes up. Steps stay in one or two bytes each until then: loading takes memory."""
     dtype = np.dtype(np.uint8 if gaps.bits + gaps.high_bits < 8 else np.uint16)
     table = (code_table(gaps.bits).squeeze() + 1).astype(dtype)
+    # High bits and distance share a byte, so that a patch costs one byte and two tables
+    # of 256 entries take it apart.
     packed = byte_indices(parts, "gaps", pack_bits(gaps.low, gaps.bits))
     steps = look_up(
         parts,
@@ -112,6 +120,8 @@ def _patched(parts: Parts, gaps: Gaps, steps: str, dtype: np.dtype[Any]) -> str:
     packed = byte_indices(
         parts, "patches", (distances | (gaps.high << width)).astype(np.uint8)
     )
+    # The places of patches are summed up from distances as the places of values are from
+    # gaps.
     skips = parts.table(f"patch_skips.{width}", (byte & ((1 << width) - 1)) + 1)
     patched = _summed(
         parts, parts.node("Gather", [skips, packed], "skipped"), "patched", back
@@ -120,6 +130,8 @@ def _patched(parts: Parts, gaps: Gaps, steps: str, dtype: np.dtype[Any]) -> str:
         f"patch_highs.{width}_{gaps.bits}", (byte >> width) << gaps.bits
     )
     high = parts.node("Gather", [highs, packed], "patch_high")
+    # Added as int32, since ONNX's Add of small integers came with opset 14; the sum fits
+    # the type of the steps again.
     low = parts.node(
         "Cast",
         [parts.node("Gather", [steps, patched], "patch_low")],

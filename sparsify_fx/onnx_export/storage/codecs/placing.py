@@ -68,11 +68,18 @@ def place(
         dict[str, NDArray[np.generic]](),
         dict[str, onnx.NodeProto](),
     )
+    # Kept apart, since the nodes on shared values have to come before those of any
+    # weight.
     ours: list[onnx.NodeProto] = []
     awaited: dict[int, set[str]] = {}
+
+    # 1. Rounds are for weights that can be made to wait: the others read no shared table.
     turns = in_rounds([weight.size if weight.parts.late else 0 for weight in weights])
     for number, (weight, turn) in enumerate(zip(weights, turns, strict=True)):
         parts = weight.parts
+
+        # 2. Names: local ones get the weight's number, shared ones are the same for all,
+        # and in a later round the delayed ones.
         names = {local: f"{prefix}{number}.{local}" for local in _locals(parts)} | {
             OUTPUT: weight.name
         }
@@ -86,6 +93,7 @@ def place(
             names |= {
                 value: late(_everywhere(prefix, value), turn) for value in parts.late
             }
+        # Moved out of the parts, so that each array can be freed once it is in the graph.
         placed.tensors += [
             (names[local], parts.tensors.pop(local)) for local in list(parts.tensors)
         ]
@@ -98,10 +106,14 @@ def place(
             ours += renamed(parts.nodes, names)
         shared |= parts.shared
         shared_nodes |= parts.shared_nodes
+
+    # 3. Shared values once, whichever weights brought them.
     everywhere = {
         value: _everywhere(prefix, value) for value in (*shared, *shared_nodes)
     }
     placed.nodes = renamed(shared_nodes.values(), everywhere)
+
+    # 4. For each later round the copies of tables that are known only when it begins.
     if awaited:
         nodes, shared[SHARED + beginning("", 0)] = beginnings(prefix, max(awaited))
         placed.nodes += nodes
@@ -125,7 +137,9 @@ def _everywhere(prefix: str, value: str) -> str:
 
 def _locals(parts: Parts) -> set[str]:
     """The local names of a weight's values."""
-    made = {name for node in parts.nodes for name in node.output}
+    made: set[str] = set()
+    for node in parts.nodes:
+        made.update(node.output)
     sparse = set() if parts.sparse is None else {parts.sparse.values.name}
     return made | set(parts.tensors) | sparse
 
@@ -149,12 +163,16 @@ def _call(
     short = {value: _role(value) for value in inputs}
     body = renamed(parts.nodes, short)
     given = _take_out_kernels(body)
+    # The opset of the model, in which the nodes were made.
     imports = [helper.make_opsetid("", opset)]
     function = helper.make_function(
         DOMAIN, "", list(short.values()), [OUTPUT], body, imports, list(given)
     )
+    # Compared without a name, so that equal bodies are found whatever they are called.
     key = function.SerializeToString(deterministic=True)
     if key not in placed.functions:
+        # Bodies of one encoding may still differ, e.g. with patches or without, and names
+        # must be unique in the domain.
         alike = sum(other.name.startswith(how) for other in placed.functions.values())
         function.name = how if not alike else f"{how}_{alike + 1}"
         placed.functions[key] = function
@@ -165,8 +183,8 @@ def _call(
         [name],
         name=name,
         domain=DOMAIN,
-        **given,
-    )  # type: ignore[arg-type]
+        **given,  # type: ignore[arg-type]
+    )
 
 
 def _take_out_kernels(body: Iterable[onnx.NodeProto]) -> dict[str, list[int]]:
@@ -176,6 +194,8 @@ def _take_out_kernels(body: Iterable[onnx.NodeProto]) -> dict[str, list[int]]:
         for attribute in node.attribute:
             if attribute.name == "kernel_shape":
                 given[attribute.name] = list(attribute.ints)
+                # An attribute that refers to one of the function must not hold a value
+                # itself.
                 del attribute.ints[:]
                 attribute.ref_attr_name = attribute.name
     return given

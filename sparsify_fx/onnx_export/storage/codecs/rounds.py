@@ -20,12 +20,8 @@ from onnx import helper
 ENOUGH = 2**22
 """Entries of all rebuilt weights, 16 MB as float32, from which rounds are worth their nodes."""
 
-_SHARES = (
-    27,
-    18,
-    12,
-    8,
-)  # of the entries in each round: the more is rebuilt, the less may be held besides
+_SHARES = (27, 18, 12, 8)
+"""Of the entries in each round: the more is rebuilt, the less may be held besides."""
 
 
 def in_rounds(sizes: Sequence[int]) -> list[int]:
@@ -38,10 +34,15 @@ def in_rounds(sizes: Sequence[int]) -> list[int]:
     if total < ENOUGH:
         return found
     ends = [total * end / sum(_SHARES) for end in accumulate(_SHARES[:-1])]
+    # The largest first, while little else is held; a weight counts with the round in
+    # which its middle lies.
     for place in sorted(range(len(sizes)), key=lambda place: -sizes[place]):
+        # The very first stays in round 0 however large it is: without one, the first pass
+        # would rebuild nothing.
         if done and sizes[place]:
             found[place] = sum(done + sizes[place] / 2 > end for end in ends)
         done += sizes[place]
+    # A large weight may skip rounds, and each round costs nodes and a pass.
     used = sorted(set(found))
     return [used.index(turn) for turn in found]
 
@@ -60,6 +61,9 @@ def beginnings(
             helper.make_tensor_value_info(f"{name}.{end}", onnx.TensorProto.FLOAT, [])
             for end in ("i", "o")
         ]
+        # The Scan passes on the one zero that it gets. onnxruntime works out the shapes
+        # of nodes with bodies between passes only, so the length of its result is not
+        # known before the next one.
         body = helper.make_graph(
             [helper.make_node("Identity", [ends[0].name], [ends[1].name])],
             "same",
@@ -93,6 +97,8 @@ def delayed(
     """Nodes that make `late(value, number)`, equal to the value, for (value, whether it is an integer without axes)."""
     start, nodes = beginning(prefix, number), list[onnx.NodeProto]()
     for value, scalar in values:
+        # Expand would give a number without axes one axis, so it is multiplied by 1
+        # instead.
         if scalar:
             nodes += [
                 helper.make_node("Squeeze", [start], [f"{start}.{len(nodes)}"]),

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from sparsify_fx.onnx_export.storage.codecs.bits import Places, with_stops
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
-from sparsify_fx.onnx_export.storage.codecs.steps import Places, with_stops
 
-_ENOUGH = 4096  # places from which more columns pay
+_ENOUGH = 4096
+"""Places from which more columns pay."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,18 @@ def best_streams(
     None if there are no streams: the weight has too few zeros to fill the last row, or a size with no fitting divisor.
     """
     ascending = places.astype(np.int64)
-    found = (
-        _with_code(ascending, size, code) for code in STEP_CODES
-    )  # a generator: one at a time in memory
+    # A generator: one at a time in memory.
+    found = (_with_code(ascending, size, code) for code in STEP_CODES)
     kept = (streams for streams in found if streams is not None)
     return min(kept, key=lambda streams: streams.cost(value_bits), default=None)
 
 
 def _with_code(places: Places, size: int, code: StepCode) -> Streams | None:
     """The streams with this code, in as many columns as pay and fit."""
+    # Stops are stored as values, so they count for how many columns pay.
     stops = with_stops(places, code.widest)
+    # More columns sum up faster, each being shorter, but need a start each; where they do
+    # not fit, fewer may.
     for columns in code.columns[stops.size < _ENOUGH :]:
         if (streams := _streams(stops, size, code, columns)) is not None:
             return streams
@@ -96,17 +99,29 @@ def _with_code(places: Places, size: int, code: StepCode) -> Streams | None:
 
 
 def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams | None:
+    # 1. All columns have one length, so some values may have to be stored that are zeros.
     filled = _filled(stops, columns)
     if filled is None:
         return None
     rows, per = filled.size // columns, code.per
     inner = (columns // per, per) if per > 1 else (columns,)
+
+    # 2. The kernel decides how large the result of MaxUnpool is, and not every size has a
+    # kernel.
     kernel = _kernel((rows, *inner), size)
     if kernel is None:
         return None
+
+    # 3. Each column is a run of consecutive places. CumSum then goes along the rows,
+    # adding a whole row of columns at once where a single stream would be one long chain.
     ordered = np.ascontiguousarray(filled.reshape(columns, rows).T)
+    # Each column counts on from the end of the one before it, the first from -1 as with
+    # all gap codes.
     starts = np.concatenate([[-1], ordered[-1, :-1]])
     steps = np.diff(ordered, axis=0, prepend=starts[None])
+
+    # 4. Several steps make one word: three of up to 40 fit 16 bits, which three codes of
+    # 6 bits would not.
     digits = (steps - code.less).reshape(rows, columns // per, per)
     words = (digits @ code.base ** np.arange(per)).astype(code.dtype)
     shape = (1, 1, rows, *inner)
@@ -121,6 +136,8 @@ def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams 
 
 def _filled(places: Places, columns: int) -> Places | None:
     """The places and as many more, each in front of one, as make the number a multiple; None if there is no room."""
+    # In front of a place that has a zero before it: any zero may be stored as a value,
+    # and no step gets wider by that.
     missing = -places.size % columns
     free = np.flatnonzero(np.diff(places, prepend=-1) > 1)[:missing]
     if free.size < missing:
@@ -134,6 +151,8 @@ def _kernel(shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
     >>> _kernel((10, 16, 3), 64 * 32)
     (23, 1, 2)
     """
+    # A few hundred products at most. The first axis takes whatever factor of the size is
+    # left.
     for sides in itertools.product(*(range(side, 2 * side + 8) for side in shape[1:])):
         outer, rest = divmod(size, math.prod(sides))
         if not rest and outer >= shape[0]:
@@ -156,6 +175,7 @@ def summed(parts: Parts, streams: Streams) -> str:
 
 def _steps(parts: Parts, words: str, code: StepCode) -> str:
     """The nodes that take the words apart; returns the name of the steps as int32."""
+    # base**per words are too many for a table, so the digits are divided out.
     if code.bits == 32:
         powers, base = _digits(parts, code)
         shifted = parts.node("Div", [words, parts.awaited(powers)], "shifted")
@@ -179,6 +199,7 @@ def _digits(parts: Parts, code: StepCode) -> tuple[str, str]:
 def _table(parts: Parts, code: StepCode) -> str:
     """[base ** per, per] uint8: the steps of every word, made once for all weights."""
     name = f"steps.{code.base}_{code.per}"
+    # Computed when the file is loaded: stored, the table would take up to 256 KB of it.
     ends = [
         parts.share(role, np.array(end, np.int32))
         for role, end in (("nought_i", 0), ("one_i", 1))
@@ -196,6 +217,7 @@ def _table(parts: Parts, code: StepCode) -> str:
 
 def unpooled(parts: Parts, values: str, places: str, streams: Streams) -> str:
     """A tensor of zeros with the values at the places: what MaxUnpool makes of maxima and where they were."""
+    # MaxUnpool reads places as int64 alone; up to here int32 halves the memory.
     linear = parts.node("Cast", [places], "at", {"to": onnx.TensorProto.INT64})
     return parts.node(
         "MaxUnpool", [values, linear], "flat", {"kernel_shape": list(streams.kernel)}

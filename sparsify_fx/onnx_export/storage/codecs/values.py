@@ -27,7 +27,7 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """A weight as it will be stored: `codes` (any type, the weight's shape), and `scale` that broadcasts, or None.
 
     The weight that the file gives is dtype(codes) * scale. Entries of `codes` whose bits are all 0 are the zeros or,
@@ -43,6 +43,8 @@ class Quantised:
         """Linear positions, in C order, of the entries that are no zeros: -0.0 is a value."""
         if self.background is not None:
             return np.flatnonzero((self.codes != self.background).reshape(-1))
+        # As unsigned integers of the same width: only all bits 0 is a zero, so that -0.0
+        # keeps its sign.
         flat = np.ascontiguousarray(self.codes).reshape(-1)
         return np.flatnonzero(flat.view(f"u{flat.dtype.itemsize}"))
 
@@ -51,6 +53,7 @@ class Quantised:
         """What all zeros look like, [1]; None where that depends on the channel."""
         if self.background is None:
             return np.zeros(1, self.dtype)
+        # Zero points of several channels may still all be one number.
         first = self.background.reshape(-1)[:1]
         return first.astype(self.dtype) if (self.background == first[0]).all() else None
 
@@ -64,7 +67,7 @@ class Quantised:
 class ValueKind:
     """A kind of value: a name for users, and functions.
 
-    `refuses(weight)`: the reason why it cannot store this weight, or None. `quantise(weight)`: what it stores.
+    `refuses(weight)`: the reason why it cannot store this weight, or None. `quantize(weight)`: what it stores.
     `store(parts, codes)`: put an array of codes into the file; returns the name of the same as floats.
     `bits`: about the size of one value of a float32 weight.
     """
@@ -72,7 +75,7 @@ class ValueKind:
     name: str
     lossless: bool
     refuses: Callable[[Weight], str | None]
-    quantise: Callable[[Weight], Quantised]
+    quantize: Callable[[Weight], Quantized]
     store: Callable[[Parts, Array], str]
     bits: float
 
@@ -86,7 +89,7 @@ def not_float32(weight: Weight) -> str | None:
     )
 
 
-def bits_of(kind: ValueKind, stored: Quantised) -> float:
+def bits_of(kind: ValueKind, stored: Quantized) -> float:
     """About the bits of one value: other types than float32 keep their own."""
     return (
         kind.bits if stored.dtype == np.float32 else 8.0 * stored.codes.dtype.itemsize

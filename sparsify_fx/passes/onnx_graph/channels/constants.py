@@ -21,11 +21,12 @@ class Constants:
 
     @property
     def view(self) -> GraphView:
-        """The graph."""
+        """The graph that is walked, and its constants."""
         return self.spaces.view
 
     def of(self, name: str) -> Values:
         """[channels] of a tracked value, NaN where a channel is not constant."""
+        # Nothing is found where nothing was looked for: unread-channels passes an empty `found`.
         known = self.found.get(name)
         return (
             np.full(self.spaces.tracks[name].size, np.nan) if known is None else known
@@ -39,9 +40,12 @@ def find_constants(spaces: Spaces, kinds: Mapping[str, Kind]) -> Constants:
     """
     constants = Constants(spaces)
     for node in spaces.view.nodes:
+        # Only what `track` understood has tracks, so its Kind can say what the channels equal.
         outputs = [name for name in node.output if name in spaces.tracks]
         if not outputs:
             continue
+        # NaN is "not constant" here, and passes through sums and products as it should. An operator
+        # that makes Inf of a constant is taken for not constant too: no bias could hold it.
         with np.errstate(all="ignore"):
             values = kinds[node.op_type].constants(node, constants)
         for name, value in zip(outputs, values, strict=True):

@@ -1,4 +1,12 @@
-"""Channels of operators that work on each entry by itself."""
+"""Channels of operators that work on each entry by itself.
+
+    unary    y = f(x)            the ids of x; a constant channel k becomes f(k)
+    binary   y = x + z, x * z    the ids of x and z joined; constants among the operands are sliced along
+    norm     y = a x + b         the ids of x; four vectors are sliced along
+
+Constants go through the operator itself, but for the norm: run in onnxruntime on the few numbers, so that no formula of
+f is written down here and the bits are those of the graph.
+"""
 
 from __future__ import annotations
 
@@ -13,39 +21,16 @@ from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Array, Spaces, Track
 
 UNARY = (
-    *(
-        "Relu",
-        "LeakyRelu",
-        "Elu",
-        "Selu",
-        "Celu",
-        "ThresholdedRelu",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Swish",
-    ),
-    *(
-        "Tanh",
-        "Gelu",
-        "Erf",
-        "Softplus",
-        "Softsign",
-        "Mish",
-        "Abs",
-        "Neg",
-        "Exp",
-        "Log",
-        "Sqrt",
-        "Reciprocal",
-    ),
-    *("Sin", "Cos", "Sign", "Floor", "Ceil", "Round", "Identity", "Dropout", "Clip"),
-)
+    "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish",
+    "Tanh", "Gelu", "Erf", "Softplus", "Softsign", "Mish", "Abs", "Neg", "Exp", "Log", "Sqrt", "Reciprocal",
+    "Sin", "Cos", "Sign", "Floor", "Ceil", "Round", "Identity", "Dropout", "Clip",
+)  # fmt: skip
 BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Max", "Min")
 
 
 def _track_unary(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """The output has the channels of the input; all other inputs must be single constants."""
+    # Limits of Clip, the ratio of Dropout: a single number means the same for every channel.
     data = spaces.tracks.get(node.input[0])
     rest = [name for name in node.input[1:] if name]
     if data is None or sum(bool(name) for name in node.output) != 1:
@@ -55,6 +40,7 @@ def _track_unary(node: onnx.NodeProto, spaces: Spaces) -> bool:
         for name in rest
     ):
         return False
+    # A third input is `training_mode`: then entries are dropped at random.
     if node.op_type == "Dropout" and (rest[1:] or spaces.view.opset < 7):
         return False
     spaces.put(node.output[0], data.axis, data.rank, data.ids)
@@ -64,9 +50,11 @@ def _track_unary(node: onnx.NodeProto, spaces: Spaces) -> bool:
 def _unary_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     """The operator itself, run on the constants."""
     values = found.of(node.input[0])
+    # A NaN would be a number to the operator, and Clip might answer it with one.
     known = ~np.isnan(values)
     if not known.any():
         return [values]
+    # Spared a session, which costs more than all the rest here.
     if node.op_type in ("Identity", "Dropout"):
         return [values]
     operands = {
@@ -74,8 +62,11 @@ def _unary_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
         for name in node.input[1:]
         if name and (value := found.view.constant(name)) is not None
     }
+    # In float32, as the graph computes; the result is widened again.
     single = values[known].astype(np.float32)
     answer = evaluate(node, found.view.model, {**operands, node.input[0]: single})
+    # onnxruntime refused, or the operator is not elementwise after all: nothing is
+    # known, which only keeps channels.
     if answer is None or answer[0].shape != single.shape:
         return [unknown(values.size)]
     result = unknown(values.size)
@@ -88,12 +79,17 @@ def _track_binary(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if len(node.input) != 2 or spaces.view.opset < 7:
         return False
     left, right = (spaces.tracks.get(name) for name in node.input)
+    # 1. Two tracked values.
     if left is not None and right is not None:
         return _tie(node, left, right, spaces)
+
+    # 2. A tracked value and a constant of its channels, or of one number for all. PRelu
+    # slopes come second; the other way round the channels would be those of the slopes.
     data, other = (left, node.input[1]) if left is not None else (right, node.input[0])
     constant = _single(spaces.view, other)
     if data is None or constant is None or (node.op_type == "PRelu" and data is right):
         return False
+    # A constant with more axes would make the result deeper, and move the channels.
     if constant.ndim > data.rank or _size_along(constant, data) not in (1, data.size):
         return False
     spaces.put(node.output[0], data.axis, data.rank, data.ids)
@@ -101,13 +97,17 @@ def _track_binary(node: onnx.NodeProto, spaces: Spaces) -> bool:
 
 
 def _tie(node: onnx.NodeProto, left: Track, right: Track, spaces: Spaces) -> bool:
+    """Join the channels of two operands; False where they do not lie on the same axis."""
+    # Broadcasting aligns the last axes, so of values of different ranks axis 1 is not axis 1.
     if (left.axis, left.rank) != (right.axis, right.rank) or node.op_type == "PRelu":
         return False
+    # 1. Channel by channel: a sum loses a channel when both operands do.
     if left.size == right.size:
         spaces.join(left.ids, right.ids)
     elif 1 not in (left.size, right.size):
         return False
     else:
+        # One channel broadcast over all: it must stay, and the others do not depend on each other.
         spaces.pin((left if left.size == 1 else right).ids)
     larger = left if left.size >= right.size else right
     spaces.put(node.output[0], larger.axis, larger.rank, larger.ids)
@@ -125,12 +125,16 @@ def _binary_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
             "left": left[known].astype(np.float32),
             "right": right[known].astype(np.float32),
         }
+        # Names of their own: vectors of constants stand in for the operands, whose
+        # names may be one and the same (x * x).
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = list(pair)
         answer = evaluate(copy, found.view.model, pair)
         if answer is not None:
             result[known] = answer[0]
+    # A gate that is closed for a channel makes it zero, whatever the other operand; NaN
+    # * 0 does not count, as activations are taken to be finite.
     if node.op_type == "Mul":
         result[(left == 0) | (right == 0)] = 0.0
     return [result]
@@ -142,8 +146,10 @@ def _operand(name: str, track: Track, found: Constants) -> Values:
         return np.broadcast_to(found.of(name), (track.size,))
     constant = found.view.constant(name)
     assert constant is not None
+    # Counted from the last axis, where broadcasting aligns.
     back = track.rank - track.axis
     if constant.ndim >= back:
+        # [channels, all else]; a channel is constant when its row has one value.
         rows = np.moveaxis(constant, constant.ndim - back, 0).reshape(
             constant.shape[constant.ndim - back], -1
         )
@@ -169,6 +175,7 @@ def _slice_constants(node: onnx.NodeProto, removal: Removal) -> None:
             and _size_along(constant, track) == track.size
             and track.size > 1
         ):
+            # Where the constant has the channels, counted from its own front.
             axis = constant.ndim - (track.rank - track.axis)
             node.input[index] = removal.sliced(name, axis, removal.kept(node.output[0]))
 
@@ -180,7 +187,7 @@ def _size_along(constant: Array, track: Track) -> int:
 
 
 def _single(view: GraphView, name: str) -> Array | None:
-    """A float32 constant."""
+    """The constant of this name where it is float32 and not empty, else None."""
     value = view.constant(name)
     return (
         value
@@ -215,6 +222,7 @@ def _norm_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in vectors)
     scale = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     values = found.of(node.input[0])
+    # γ = 0 makes a constant of any input, also of an unknown one, whose NaN must not spread.
     return [np.where(scale == 0, beta, (values - mean) * scale + beta)]
 
 

@@ -30,10 +30,11 @@ class Kind:
     `remove(node, removal)`: slice the node's own constants and attributes; called when its channels shrink.
     """
 
+    # `track` alone decides whether a node is understood; the other two may assert what it checked.
     track: Callable[[onnx.NodeProto, Spaces], bool]
     constants: Callable[[onnx.NodeProto, Constants], list[Values]]
     remove: Callable[[onnx.NodeProto, Removal], None]
 
 
 def nothing_to_slice(node: onnx.NodeProto, removal: Any) -> None:
-    """For operators without sizes of their own."""
+    """For operators without constants or sizes that depend on the channels: they run on what they are given."""

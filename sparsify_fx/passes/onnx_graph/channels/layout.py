@@ -1,4 +1,8 @@
-"""Channels of operators that join, cut, reorder and reshape values."""
+"""Channels of operators that reorder and reshape a value, or read its shape.
+
+The ids stay, in their order; what changes is the axis on which they are, and for [N, C, H, W] to [N, C H W] how often
+each occurs. A node is understood only where every target size is known to keep its meaning with fewer channels.
+"""
 
 from __future__ import annotations
 
@@ -8,173 +12,18 @@ import numpy as np
 import onnx
 
 from sparsify_fx.onnx_tools.shapes import Shape
-from sparsify_fx.onnx_tools.view import (
-    GraphView,
-    attribute,
-    input_of,
-    set_attribute,
-    set_input,
-)
+from sparsify_fx.onnx_tools.view import attribute, input_of
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants
 from sparsify_fx.passes.onnx_graph.channels.kinds import Kind, Values, nothing_to_slice
 from sparsify_fx.passes.onnx_graph.channels.removal import Removal
 from sparsify_fx.passes.onnx_graph.channels.spaces import Spaces, Track
 
 
-def _track_concat(node: onnx.NodeProto, spaces: Spaces) -> bool:
-    """Along the channels: theirs one after the other. Along another axis: the same channels for all."""
-    tracks = [spaces.tracks.get(name) for name in node.input]
-    known = [track for track in tracks if track is not None]
-    if (
-        len(known) < len(tracks)
-        or len({(track.axis, track.rank) for track in known}) != 1
-    ):
-        return False
-    first = known[0]
-    if attribute(node, "axis", 1) % first.rank == first.axis:
-        ids = np.concatenate([track.ids for track in known])
-    else:
-        ids = first.ids
-        for other in known[1:]:
-            spaces.join(ids, other.ids)
-    spaces.put(node.output[0], first.axis, first.rank, ids)
-    return True
-
-
-def _concat_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
-    values = [found.of(name) for name in node.input]
-    track = found.spaces.tracks[node.output[0]]
-    if attribute(node, "axis", 1) % track.rank == track.axis:
-        return [np.concatenate(values)]
-    same = np.all([value == values[0] for value in values], axis=0)
-    return [np.where(same, values[0], np.nan)]
-
-
-def _pieces(node: onnx.NodeProto, view: GraphView, size: int) -> list[int] | None:
-    """The sizes that Split cuts an axis of `size` into."""
-    given, count = attribute(node, "split"), len(node.output)
-    if input_of(node, 1):
-        constant = view.constant(node.input[1])
-        given = None if constant is None else constant.reshape(-1).tolist()
-        if given is None:
-            return None
-    if given is None:
-        share = math.ceil(size / count)
-        given = [share] * (count - 1) + [size - share * (count - 1)]
-    return (
-        [int(number) for number in given]
-        if sum(given) == size and min(given) > 0
-        else None
-    )
-
-
-def _track_split(node: onnx.NodeProto, spaces: Spaces) -> bool:
-    data = spaces.tracks.get(node.input[0])
-    if data is None or not all(node.output):
-        return False
-    if attribute(node, "axis", 0) % data.rank != data.axis:
-        parts = [data.ids] * len(node.output)
-    else:
-        pieces = _pieces(node, spaces.view, data.size)
-        if pieces is None or len(pieces) != len(node.output):
-            return False
-        parts = np.split(data.ids, np.cumsum(pieces)[:-1])
-    for name, ids in zip(node.output, parts, strict=True):
-        spaces.put(name, data.axis, data.rank, ids)
-    return True
-
-
-def _split_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
-    track, values = found.spaces.tracks[node.input[0]], found.of(node.input[0])
-    if attribute(node, "axis", 0) % track.rank != track.axis:
-        return [values] * len(node.output)
-    sizes = [found.spaces.tracks[name].size for name in node.output]
-    return list(np.split(values, np.cumsum(sizes)[:-1]))
-
-
-def _slice_split(node: onnx.NodeProto, removal: Removal) -> None:
-    track = removal.spaces.tracks[node.input[0]]
-    if attribute(node, "axis", 0) % track.rank != track.axis:
-        return
-    sizes = [int(removal.kept(name).sum()) for name in node.output]
-    if removal.view.opset < 13:
-        set_attribute(node, "split", sizes)
-    else:
-        set_attribute(node, "num_outputs", None)
-        set_input(
-            node,
-            1,
-            removal.add(
-                input_of(node, 1) or f"{node.output[0]}_split",
-                np.array(sizes, np.int64),
-            ),
-        )
-
-
-def _bounds(
-    node: onnx.NodeProto, view: GraphView, track: Track
-) -> tuple[int, int, int] | None:
-    """(place in the list of axes, start, end) where a Slice cuts the channels, (-1, 0, size) where it does not."""
-    given = [view.constant(input_of(node, index)) for index in range(1, 5)]
-    starts, ends, axes, steps = (
-        None if value is None else value.reshape(-1).tolist() for value in given
-    )
-    if (
-        starts is None
-        or ends is None
-        or any(input_of(node, i) and given[i - 1] is None for i in (3, 4))
-    ):
-        return None
-    axes = (
-        list(range(len(starts)))
-        if axes is None
-        else [axis % track.rank for axis in axes]
-    )
-    if track.axis not in axes:
-        return -1, 0, track.size
-    place = axes.index(track.axis)
-    if steps is not None and steps[place] != 1:
-        return None
-    start, end, _ = slice(starts[place], ends[place]).indices(track.size)
-    return (place, start, end) if start < end else None
-
-
-def _track_slice(node: onnx.NodeProto, spaces: Spaces) -> bool:
-    data = spaces.tracks.get(node.input[0])
-    bounds = (
-        None
-        if data is None or spaces.view.opset < 10
-        else _bounds(node, spaces.view, data)
-    )
-    if data is None or bounds is None:
-        return False
-    spaces.put(node.output[0], data.axis, data.rank, data.ids[bounds[1] : bounds[2]])
-    return True
-
-
-def _slice_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
-    bounds = _bounds(node, found.view, found.spaces.tracks[node.input[0]])
-    assert bounds is not None
-    return [found.of(node.input[0])[bounds[1] : bounds[2]]]
-
-
-def _slice_slice(node: onnx.NodeProto, removal: Removal) -> None:
-    bounds = _bounds(node, removal.view, removal.spaces.tracks[node.input[0]])
-    assert bounds is not None
-    place, start, end = bounds
-    kept = removal.kept(node.input[0])
-    if place < 0:
-        return
-    for index, bound in ((1, start), (2, end)):
-        values = np.array(removal.view.constant(node.input[index]))
-        values.reshape(-1)[place] = int(kept[:bound].sum())
-        node.input[index] = removal.add(node.input[index], values)
-
-
 def _track_transpose(node: onnx.NodeProto, spaces: Spaces) -> bool:
     data = spaces.tracks.get(node.input[0])
     if data is None:
         return False
+    # Without an order all axes are reversed.
     order = list(attribute(node, "perm", range(data.rank - 1, -1, -1)))
     spaces.put(node.output[0], order.index(data.axis), data.rank, data.ids)
     return True
@@ -184,6 +33,8 @@ def _track_squeeze(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """Squeeze and Unsqueeze along named axes that are not the channels."""
     data = spaces.tracks.get(node.input[0])
     axes = attribute(node, "axes")
+    # An attribute before opset 13, an input since. Without axes Squeeze drops all axes
+    # of size 1: once a single channel is left, its axis would go as well.
     if (
         axes is None
         and (constant := spaces.view.constant(input_of(node, 1))) is not None
@@ -192,6 +43,7 @@ def _track_squeeze(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if data is None or not axes:
         return False
     if node.op_type == "Squeeze":
+        # 1. Squeeze: the channels move to the front by as many axes as go before them.
         gone = {axis % data.rank for axis in axes}
         if data.axis in gone:
             return False
@@ -202,6 +54,8 @@ def _track_squeeze(node: onnx.NodeProto, spaces: Spaces) -> bool:
             data.ids,
         )
         return True
+
+    # 2. Unsqueeze: axes count in the result, and the old ones fill its other places in order.
     rank = data.rank + len(axes)
     new = {axis % rank for axis in axes}
     old = [axis for axis in range(rank) if axis not in new]
@@ -214,11 +68,19 @@ def _same_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
 
 
 def _track_reshape(node: onnx.NodeProto, spaces: Spaces) -> bool:
-    """Channels are followed where they stay an axis of their own, and where [N, C, ...] becomes [N, C * ...]."""
+    """Follow channels through a Reshape or Flatten.
+
+    1. [..., C] to [..., C]: the last axis stays what it is, whatever becomes of those before.
+    2. [N, C, ...] to [N, C * ...]: each channel becomes as many columns as it has entries, which go together.
+    3. [N, C, ...] to [N, C, ...]: axis 1 stays, the axes after it change among themselves.
+
+    In all others (a channel shuffle, heads of an attention) channels are cut apart or mixed, and stay.
+    """
     data = spaces.tracks.get(node.input[0])
     target = _target(node, spaces)
     if data is None or target is None:
         return False
+    # Case 1.
     if (
         data.axis == data.rank - 1
         and target[-1] == data.size
@@ -226,15 +88,23 @@ def _track_reshape(node: onnx.NodeProto, spaces: Spaces) -> bool:
     ):
         spaces.put(node.output[0], len(target) - 1, len(target), data.ids)
         return True
+
+    # Cases 2 and 3 need the entries of a channel, and rows that stay: an entry of one
+    # sample must not end up in another one when there are fewer channels.
     inner = _inner(data, spaces.shapes.get(node.input[0], ()))
     if data.axis != 1 or len(target) < 2 or inner is None:
         return False
     if not _keeps_rows(target, spaces.shapes.get(node.input[0], ()), data.size * inner):
         return False
+
+    # Case 2. Removing a channel removes its whole run of columns, as all have its id.
     rest = target[2:]
     if len(target) == 2 and target[1] in (-1, data.size * inner):
         spaces.put(node.output[0], 1, 2, np.repeat(data.ids, inner))
         return True
+
+    # Case 3. The axes after the channels hold the entries of one channel, spelled out
+    # or with one -1. A 0 among them copies an axis by its place, which is not followed.
     if (
         target[1] != data.size
         or 0 in rest
@@ -249,6 +119,7 @@ def _target(node: onnx.NodeProto, spaces: Spaces) -> list[int] | None:
     """The shape that Reshape is given; for Flatten along axis 1 what amounts to it."""
     if node.op_type == "Flatten":
         return [0, -1] if attribute(node, "axis", 1) == 1 else None
+    # With `allowzero` a 0 is an empty axis rather than a copy; such values have nothing to prune.
     constant = spaces.view.constant(input_of(node, 1))
     if constant is None or (attribute(node, "allowzero", 0) and (constant == 0).any()):
         return None
@@ -258,6 +129,7 @@ def _target(node: onnx.NodeProto, spaces: Spaces) -> list[int] | None:
 
 def _inner(track: Track, shape: Shape) -> int | None:
     """Entries of a channel in one sample; None when they are not known."""
+    # Open sizes (names) do not count as known: with another height a channel has other columns.
     sizes = [size for size in shape[2:] if isinstance(size, int)]
     return (
         math.prod(sizes)
@@ -268,11 +140,13 @@ def _inner(track: Track, shape: Shape) -> int | None:
 
 def _keeps_last(target: list[int], track: Track) -> bool:
     """Whether the other sizes of the target do not depend on the channels."""
+    # A 0 copies an axis of the input; only those in front of the channels are the same afterwards.
     return all(size != 0 or axis < track.axis for axis, size in enumerate(target[:-1]))
 
 
 def _keeps_rows(target: list[int], shape: Shape, entries: int) -> bool:
     """Whether the first axis stays what it is: copied, spelled out, or inferred from all others."""
+    # Inferred from the others: right only if these hold exactly one sample.
     if target[0] == -1:
         return math.prod(target[1:]) == entries
     return target[0] == 0 or target[0] == shape[0]
@@ -289,6 +163,7 @@ def _slice_reshape(node: onnx.NodeProto, removal: Removal) -> None:
         return
     track = removal.spaces.tracks[node.output[0]]
     target = np.array(removal.view.constant(node.input[1]))
+    # 0 is copied and -1 inferred from what is there, so both are right already.
     if target[track.axis] > 0:
         target[track.axis] = int(removal.kept(node.output[0]).sum())
         node.input[1] = removal.add(node.input[1], target)
@@ -302,13 +177,11 @@ def _track_shape(node: onnx.NodeProto, spaces: Spaces) -> bool:
     start, end, _ = slice(attribute(node, "start", 0), attribute(node, "end")).indices(
         data.rank
     )
+    # The number of channels itself may be computed with, and would be another one. False pins them.
     return not start <= data.axis < end
 
 
 LAYOUT = {
-    "Concat": Kind(_track_concat, _concat_constants, nothing_to_slice),
-    "Split": Kind(_track_split, _split_constants, _slice_split),
-    "Slice": Kind(_track_slice, _slice_constants, _slice_slice),
     "Transpose": Kind(_track_transpose, _same_constants, nothing_to_slice),
     **dict.fromkeys(
         ("Squeeze", "Unsqueeze"),

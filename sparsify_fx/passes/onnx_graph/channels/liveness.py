@@ -1,4 +1,10 @@
-"""Which channels must stay: one walk from the outputs to the inputs, repeated until nothing changes."""
+"""Which channels must stay: one walk from the outputs to the inputs, repeated until nothing changes.
+
+The graph is bipartite: classes of channels, and layers that read some of them to make others. What is pinned stays; a
+class stays when a layer reads it with a non-zero weight for an output that stays. The least fixed point of that is what
+must stay. Two repairs follow, each of which keeps one more class and spreads again: no value may end up empty, and
+inputs of convolutions keep a multiple of `multiple` channels.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +40,30 @@ def channels_that_stay(
     classes, stays = spaces.resolve()
     edges = [
         _edge(reading, classes, constants)
+        # From the last layer to the first: `_spread` then needs few rounds.
         for reading in reversed(list(spaces.readings.values()))
         if reading.inputs is not None
     ]
+    # Members once each: a flattened channel has its class many times.
     values = [np.unique(classes[track.ids]) for track in spaces.tracks.values()]
     read = [
         classes[spaces.tracks[name].ids] for name in _inputs_of_convolutions(spaces)
     ]
     while True:
+        # 1. What stays needs what it reads.
         _spread(edges, stays)
+        # 2. A tensor without channels runs nowhere; from the back, as a kept class keeps others before it.
         empty = next(
             (members for members in reversed(values) if not stays[members].any()), None
         )
+        # 3. Convolutions on a number of channels that is no multiple take twice as long
+        # (`MULTIPLE` in passes.py): dead ones stay to fill up.
         odd = next(
             (members for members in read if _missing(members, stays, multiple) > 0),
             None,
         )
         if empty is not None:
+            # One class at a time: what it reads may fill other values.
             stays[_cheapest(empty, edges)[:1]] = True
         elif odd is not None:
             rest = _cheapest(np.unique(odd[~stays[odd]]), edges)
@@ -72,6 +85,7 @@ def _inputs_of_convolutions(spaces: Spaces) -> list[str]:
 def _missing(members: Ids, stays: Mask, multiple: int) -> int:
     """How many channels to keep beyond those that must stay; 0 where there are too few to reach a multiple."""
     left = int(stays[members].sum())
+    # Up to the next multiple; where the value has not that many channels nothing is gained.
     more = -left % multiple
     return more if left > _FEW and left + more <= members.size else 0
 
@@ -81,6 +95,7 @@ def _edge(reading: Reading, classes: Ids, constants: Constants | None) -> _Edge:
     reads = reading.nonzero
     if constants is not None:
         values = constants.of(reading.node.input[0])
+        # A constant that moves into the reader's bias is no read. At a padded border only zero can.
         folds = ~np.isnan(values) if reading.folds_any else values == 0
         reads = reads & ~folds
     return _Edge(classes[reading.inputs], classes[reading.outputs], reads)
@@ -92,6 +107,8 @@ def _spread(edges: list[_Edge], stays: Mask) -> None:
     while (now := int(stays.sum())) != before:
         before = now
         for edge in edges:
+            # [outputs that stay, inputs] -> inputs that any of them reads. Ids of one
+            # class repeat, and assigning True twice does no harm.
             stays[edge.inputs[edge.reads[stays[edge.outputs]].any(axis=0)]] = True
 
 
@@ -99,6 +116,7 @@ def _cheapest(members: Ids, edges: list[_Edge]) -> list[int]:
     """The classes by how many channels they read: constant ones read none. Ties by index."""
     cost: dict[int, int] = dict.fromkeys(members.tolist(), 0)
     for edge in edges:
+        # A class may be made by several layers (the addends of a sum): their reads add up.
         for place in np.flatnonzero(np.isin(edge.outputs, members)):
             cost[int(edge.outputs[place])] += int(edge.reads[place].sum())
     return sorted(cost, key=lambda member: (cost[member], member))

@@ -1,4 +1,8 @@
-"""Channels of pooling, reductions, padding and resizing over the other axes."""
+"""Channels of pooling, reductions, padding and resizing over the other axes.
+
+All keep the channels apart, so ids pass through. A constant survives where the operator gives back a value that all
+entries have; where zeros from a border or a sum come in, only a zero does.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ from sparsify_fx.passes.onnx_graph.channels.spaces import Ids, Spaces, Track
 def _track_pool(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """The output has the channels of the input."""
     data = spaces.tracks.get(node.input[0])
+    # Pooling has its channels on axis 1, always. A second output (indices of MaxPool)
+    # counts entries over all channels, and would change.
     if data is None or data.axis != 1 or sum(bool(name) for name in node.output) != 1:
         return False
     spaces.put(node.output[0], 1, data.rank, data.ids)
@@ -32,6 +38,7 @@ def _pool_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     values = found.of(node.input[0])
     if attribute(node, "ceil_mode", 0):  # a window may lie outside altogether
         return [np.full_like(values, np.nan)]
+    # MaxPool never takes its border, and AveragePool counts it only when asked to.
     padded = any(attribute(node, "pads", ())) or attribute(
         node, "auto_pad", "NOTSET"
     ) not in ("NOTSET", "VALID")
@@ -47,6 +54,8 @@ def _axes(
     node: onnx.NodeProto, view: GraphView, index: int, rank: int
 ) -> list[int] | None:
     """The axes of a reduction, squeeze or pad, none of them negative; None when they are not constant."""
+    # An attribute at first, an input since opset 13 (ReduceSum) or 18. No axes at all
+    # means all of them, which includes the channels.
     given = attribute(node, "axes")
     if given is None:
         constant = view.constant(input_of(node, index))
@@ -62,6 +71,7 @@ def _track_reduce(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if attribute(node, "keepdims", 1):
         spaces.put(node.output[0], data.axis, data.rank, data.ids)
     else:
+        # Axes that vanish before the channels move them to the front.
         before = sum(axis < data.axis for axis in axes)
         spaces.put(node.output[0], data.axis - before, data.rank - len(axes), data.ids)
     return True
@@ -70,6 +80,7 @@ def _track_reduce(node: onnx.NodeProto, spaces: Spaces) -> bool:
 def _reduce_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     """Means and extremes of a constant are that constant; sums and norms of zeros are zero."""
     values = found.of(node.input[0])
+    # A sum depends on how many entries there are, which may be open.
     same = node.op_type in ("ReduceMean", "ReduceMax", "ReduceMin")
     return [values if same else np.where(values == 0, 0.0, np.nan)]
 
@@ -81,12 +92,14 @@ def _track_pad(node: onnx.NodeProto, spaces: Spaces) -> bool:
     if data is None or pads is None or _pad_value(node, spaces.view) is None:
         return False
     before, after = (int(number) for number in pads[:, data.axis])
+    # Negative pads cut channels off; reflected ones would be copies of others.
     if min(before, after) < 0 or (
         before + after and attribute(node, "mode", "constant") != "constant"
     ):
         return False
     if input_of(node, 3) and before + after == 0 and pads.shape[1] != data.rank:
         return False
+    # Added channels are new ones, constant, and may go by themselves.
     ids = np.concatenate([spaces.fresh(before), data.ids, spaces.fresh(after)])
     spaces.put(node.output[0], data.axis, data.rank, ids)
     return True
@@ -101,6 +114,7 @@ def _pads(node: onnx.NodeProto, view: GraphView, track: Track) -> Ids | None:
     )
     if given is None:
         return None
+    # All befores, then all afters: [2, axes].
     pairs = np.asarray(given, np.int64).reshape(2, -1)
     axes = list(range(track.rank))
     if input_of(node, 3):
@@ -108,6 +122,7 @@ def _pads(node: onnx.NodeProto, view: GraphView, track: Track) -> Ids | None:
         if constant is None:
             return None
         axes = [int(axis) % track.rank for axis in constant.reshape(-1)]
+    # A file that contradicts itself is not understood.
     if len(axes) != pairs.shape[1]:
         return None
     full = np.zeros((2, track.rank), np.int64)
@@ -137,6 +152,8 @@ def _pad_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     assert value is not None
     before, after = (int(number) for number in pads[:, track.axis])
     values = found.of(node.input[0])
+    # Entries that the border adds inside a channel must equal the channel's constant;
+    # negative pads add none, and reflected ones repeat it.
     others = np.delete(pads, track.axis, axis=1)
     if attribute(node, "mode", "constant") == "constant" and (others > 0).any():
         values = np.where(values == value, values, np.nan)
@@ -149,6 +166,7 @@ def _slice_pad(node: onnx.NodeProto, removal: Removal) -> None:
     pads = _pads(node, removal.view, track)
     assert pads is not None
     before, kept = int(pads[0, track.axis]), removal.kept(node.output[0])
+    # Of the added channels at each side, those that stay; the ones between belong to the input.
     pads[:, track.axis] = (
         int(kept[:before].sum()),
         int(kept[before + track.size :].sum()),
@@ -156,6 +174,7 @@ def _slice_pad(node: onnx.NodeProto, removal: Removal) -> None:
     if len(node.input) < 2:
         set_attribute(node, "pads", pads.reshape(-1).tolist())
         return
+    # Written out for all axes, with the axes beside it where they were given.
     node.input[1] = removal.add(node.input[1], pads.reshape(-1))
     if input_of(node, 3):
         set_input(node, 3, removal.add(node.input[3], np.arange(track.rank)))
@@ -164,6 +183,7 @@ def _slice_pad(node: onnx.NodeProto, removal: Removal) -> None:
 def _track_resize(node: onnx.NodeProto, spaces: Spaces) -> bool:
     """Resizing by constant factors, not along the channels."""
     data = spaces.tracks.get(node.input[0])
+    # Scales moved from input 1 to 2 when regions of interest came in (opset 11).
     index = 1 if node.op_type == "Upsample" or spaces.view.opset < 11 else 2
     scales = spaces.view.constant(input_of(node, index))
     if (
@@ -174,6 +194,7 @@ def _track_resize(node: onnx.NodeProto, spaces: Spaces) -> bool:
         or attribute(node, "axes")
     ):
         return False
+    # Cropping fills with a value of its own what lies outside.
     crops = (
         attribute(node, "coordinate_transformation_mode", "half_pixel")
         == "tf_crop_and_resize"
@@ -187,6 +208,8 @@ def _track_resize(node: onnx.NodeProto, spaces: Spaces) -> bool:
 def _resize_constants(node: onnx.NodeProto, found: Constants) -> list[Values]:
     """Nearest and linear interpolation of a constant give that constant."""
     values = found.of(node.input[0])
+    # Cubic interpolation is trusted with zeros alone: what its weights add up to at a
+    # border depends on its options.
     smooth = attribute(node, "mode", "nearest") in ("nearest", "linear")
     return [values if smooth else np.where(values == 0, 0.0, np.nan)]
 

@@ -1,0 +1,1 @@
+"""What several experiments share: flows, the single neuron, statistics."""

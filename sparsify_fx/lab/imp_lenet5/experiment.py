@@ -1,0 +1,120 @@
+"""imp-lenet5: iterative magnitude pruning of LeNet-5 on real digits, by number of training images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.lab.base import Check, Findings, experiment
+from sparsify_fx.lab.common.statistics import Mean, mean_with_interval
+from sparsify_fx.lab.imp_lenet5.runs import FULL, Size, accuracies, load_digits
+from sparsify_fx.tables.fitting import Grid
+
+Curves = dict[int, tuple[Tensor, Tensor]]
+"""By number of training images: densities [cycles], test accuracies [seeds, cycles]."""
+
+
+@experiment(
+    "imp-lenet5",
+    paper="[Zhang 2021], section 5.2, Fig. 7",
+    claim="IMP of LeNet-5 on digits: pruning first raises the test accuracy, or leaves it, and too much of it lowers "
+    "it; more training images give a higher accuracy.",
+)
+def imp_lenet5(full: bool, seed: int) -> Findings:
+    """Fig. 7 of [Zhang 2021], on 4,000 digits instead of MNIST."""
+    return measure(FULL if full else Size(), seed)
+
+
+def measure(size: Size, seed: int) -> Findings:
+    """The whole experiment at a given size."""
+    curves = _curves(size, seed)
+    means = {
+        samples: [mean_with_interval(column) for column in found.T]
+        for samples, (_, found) in curves.items()
+    }
+    # Every run is pruned to the same densities: one column of them is enough.
+    left = next(iter(curves.values()))[0].tolist()
+    return Findings(
+        grids=(_grid(left, means),),
+        checks=_checks(curves),
+        figures={"imp-lenet5": lambda figure: draw(left, means, figure)},
+        settings=asdict(size),
+    )
+
+
+def _curves(size: Size, seed: int) -> Curves:
+    digits, curves = load_digits("mnist5k"), {}
+    for samples in size.samples:
+        runs = []
+        for run in range(seed, seed + size.seeds):
+            # The seed gives the images too: the interval is that of another draw, not of another start alone.
+            some = digits.some(samples, torch.Generator().manual_seed(run))
+            densities, found = accuracies(size, some, run)
+            runs.append(found)
+        accuracy = torch.tensor(runs, dtype=torch.float64)
+        curves[samples] = (torch.tensor(densities), accuracy)
+    return curves
+
+
+def _grid(left: list[float], means: dict[int, list[Mean]]) -> Grid:
+    rows = []
+    for index, share in enumerate(left):
+        cells = [f"{of_samples[index].mean:.4f}" for of_samples in means.values()]
+        rows.append((f"{share:.3f}", *cells))
+    return Grid(
+        "Fig. 7: test accuracy by the share of weights left",
+        ("left", *(f"N = {samples}" for samples in means)),
+        tuple(rows),
+    )
+
+
+def _checks(curves: Curves) -> tuple[Check, ...]:
+    checks = []
+    for samples, (left, found) in curves.items():
+        # The mean over seeds is judged and not each run: single runs cross by chance.
+        mean = found.mean(0)
+        best = int(mean.argmax())
+        told = f"dense {float(mean[0]):.4f}, best {float(mean[best]):.4f} at {float(left[best]):.3f} left"
+        claim = f"N = {samples}: a pruned net is at least as good as the dense one"
+        checks.append(Check(claim, told, best > 0))
+        told = f"{float(mean[-1]):.4f} at {float(left[-1]):.3f} left"
+        claim = f"N = {samples}: too much pruning lowers it"
+        checks.append(Check(claim, told, bool(mean[-1] < mean[0])))
+    dense = [float(found.mean(0)[0]) for _, found in curves.values()]
+    told = ", ".join(f"{value:.4f}" for value in dense)
+    claim = "more images, higher accuracy of the dense net"
+    return (*checks, Check(claim, told, dense == sorted(dense)))
+
+
+def draw(left: list[float], means: dict[int, list[Mean]], figure: Any) -> None:
+    """Fig. 7 of [Zhang 2021]: test accuracy by the share of weights left, a line for each number of images."""
+    figure.set_size_inches(6, 4)
+    axes = figure.subplots()
+    shares = [100 * share for share in left]
+    for samples, found in means.items():
+        axes.plot(
+            shares,
+            [mean.mean for mean in found],
+            "o-",
+            markersize=4,
+            label=f"N = {samples}",
+        )
+        # A single run has no interval.
+        if all(isfinite(mean.half) for mean in found):
+            low = [mean.mean - mean.half for mean in found]
+            high = [mean.mean + mean.half for mean in found]
+            axes.fill_between(shares, low, high, alpha=0.15)
+    axes.set(
+        xlabel="weights left, %",
+        ylabel="test accuracy",
+        xscale="log",
+        title="IMP of LeNet-5 on digits",
+    )
+    # Pruning goes from left to right, as in the paper.
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(loc="lower left")

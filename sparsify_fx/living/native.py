@@ -1,0 +1,37 @@
+"""Where the compiled library of this package lies; loading it needs nothing but ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+
+def library_file() -> Path | None:
+    """The file of the compiled kernels; None where the package was installed without a C++ compiler.
+
+    >>> found = library_file()
+    >>> found is None or found.name.startswith("_kernels")
+    True
+    """
+    return next(
+        (file for folder in _folders() for file in sorted(folder.glob("_kernels*.so"))),
+        None,
+    )
+
+
+def _folders() -> Iterator[Path]:
+    """The working copy's, and those of installed packages, in whose place a working copy may have been imported."""
+    yield Path(__file__).parents[1] / "runtime"
+    # A build leaves its egg-info in the working copy, so that the first distribution found may be the copy itself.
+    for distribution in metadata.distributions(name="sparsify_fx"):
+        yield Path(str(distribution.locate_file("sparsify_fx/runtime")))
+
+
+@functools.cache
+def loaded() -> ctypes.CDLL | None:
+    """The library, loaded once; None where there is none."""
+    file = library_file()
+    return None if file is None else ctypes.CDLL(str(file))

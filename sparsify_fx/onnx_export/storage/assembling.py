@@ -1,0 +1,103 @@
+"""The model with weights as they were chosen to be stored, in place of its initializers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import onnx
+from onnx import helper
+
+from sparsify_fx.onnx_export.files.metadata import (
+    WEIGHTS,
+    get_metadata,
+    put_metadata,
+    stored_weights,
+)
+from sparsify_fx.onnx_export.files.tensors import TensorReader
+from sparsify_fx.onnx_export.storage.codecs.choosing import (
+    Choice,
+)
+from sparsify_fx.onnx_export.storage.codecs.placing import DOMAIN, Stored, place
+from sparsify_fx.onnx_export.storage.codecs.rebuilding import rebuilding
+from sparsify_fx.onnx_export.tracing.trace import opset_of
+from sparsify_fx.onnx_tools.outside import copy_but
+from sparsify_fx.onnx_tools.view import names_in
+
+
+def with_choices(
+    dense: onnx.ModelProto, chosen: dict[str, Choice], functions: bool
+) -> onnx.ModelProto:
+    """A copy of the model with the chosen parts in place of the initializers."""
+    encoded, graph = shell(dense), dense.graph
+    pairs = [(tensor, chosen[tensor.name]) for tensor in graph.initializer]
+    stored = [
+        Stored(t.name, _label(choice), math.prod(t.dims), choice.parts)
+        for t, choice in pairs
+        if choice.parts
+    ]
+    placed = place(stored, _prefix(graph), opset_of(dense), functions=functions)
+    encoded.graph.initializer.extend(
+        tensor for tensor, choice in pairs if choice.parts is None
+    )
+    # One by one: all of them are as large as the file that comes of it, and would be in
+    # memory twice.
+    placed.move_tensors(encoded.graph)
+    encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
+    # What rebuilds weights comes first: ONNX wants a value made before a node reads it.
+    encoded.graph.node.extend([*placed.nodes, *graph.node])
+    encoded.functions.extend(placed.functions.values())
+    # A model that calls a function must import its domain, once.
+    if placed.functions and all(
+        entry.domain != DOMAIN for entry in encoded.opset_import
+    ):
+        encoded.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    # Local functions came with IR version 8, sparse initializers with 5. A newer version
+    # than needed would lock older runtimes out for nothing.
+    if placed.functions or placed.sparse:
+        encoded.ir_version = max(encoded.ir_version, 8 if placed.functions else 5)
+    rebuilt = [
+        (t.name, choice)
+        for t, choice in pairs
+        if choice.parts is not None and choice.parts.nodes
+    ]
+    # Only weights that nodes rebuild are listed: a sparse initializer tells of itself
+    # what it is.
+    how = {name: f"{choice.encoding} {choice.values}" for name, choice in rebuilt}
+    put_metadata(
+        encoded, get_metadata(dense) | ({WEIGHTS: json.dumps(how)} if how else {})
+    )
+    return encoded
+
+
+def shell(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model without initializers and nodes of the main graph: weights may be too large to copy."""
+    copied = onnx.ModelProto()
+    copy_but(model, copied, {"graph"})
+    copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
+    return copied
+
+
+def _prefix(graph: onnx.GraphProto) -> str:
+    """What the names of our own values start with, and no other."""
+    # Short, since it stands before every name in the file. Names of inner graphs count
+    # too: a value there would hide ours.
+    prefix, taken = "s.", set(names_in(graph))
+    while any(name.startswith(prefix) for name in taken):
+        prefix = "s" + prefix
+    return prefix
+
+
+def _label(choice: Choice) -> str:
+    """A name for the function that rebuilds weights stored like this."""
+    return f"{choice.encoding}_{choice.values}".replace("-", "_")
+
+
+def stored_bytes(encoded: onnx.ModelProto, reader: TensorReader) -> dict[str, int]:
+    """Bytes of every tensor in the file; of rebuilt weights all that no other needs."""
+    graph = encoded.graph
+    plain = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
+    sparse = {
+        tensor.values.name: tensor.ByteSize() for tensor in graph.sparse_initializer
+    }
+    return plain | sparse | rebuilding(graph, stored_weights(encoded), reader).bytes
