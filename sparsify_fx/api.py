@@ -45,6 +45,7 @@ def apply(
     exclude: Selection = None,
     seed: int = 0,
     min_per_layer: int | float | None = None,
+    storage: str = "auto",
     **axes: Any,
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
@@ -68,6 +69,10 @@ def apply(
         exclude: module name patterns or module types to leave alone.
         seed: of random criteria; the same seed gives the same mask on every device.
         min_per_layer: weights that no layer falls below, a number (16) or a share of the layer (0.01).
+        storage: "full": factors and what optimizers keep of them have the shape of the weight; "living": they are
+            vectors of the entries that the mask lets live, and a step costs what they cost; "auto": living where there
+            is a mask and each entry is made by itself, and full as soon as an optimizer needs whole matrices (Muon,
+            Shampoo, Adafactor). Results are the same but for rounding, and so are checkpoints: each loads into the other.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.
@@ -96,18 +101,22 @@ def apply(
     layers = _prunable(model, include, exclude)
 
     # 2. Refuse what does not fit before a weight is scored, since scores may take long.
-    assigned(resolved.parameterization, layers)
+    chosen = assigned(resolved.parameterization, layers)
     budget = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
-    plan = Plan(found.name, resolved, float(sparsity), seed, tuple(layers))
+    names = tuple(layers)
+    plan = Plan(found.name, resolved, float(sparsity), seed, names, storage)
     inputs = Inputs(batches, loss_fn)
     check_budget(plan, layers, budget, inputs)
 
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
     masks = first_masks(model, plan, layers, budget, inputs)
+    living = storable(storage, masks, chosen)
     progress = Progress()
-    for program in prepare(model, layers, masks, resolved.parameterization).values():
+    programs = prepare(model, layers, masks, resolved.parameterization)
+    for program in programs.values():
         # One object for all of them: whoever counts a step counts it for the whole part.
         program.plan, program.progress = plan, progress
+    store(programs, living)
     # For the Scheduler, which may be built far from where the data are.
     plan.inputs[model] = inputs
     ignore_masks_in_ddp(model)

@@ -1,0 +1,108 @@
+"""Which programs keep the living entries alone, and what happens when an optimizer comes that needs whole matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from sparsify_fx.errors import MethodError, SchedulerError, unknown
+from sparsify_fx.optimizer_states.elementwise import elementwise
+from sparsify_fx.optimizer_states.holders import holders, parameters_of
+from sparsify_fx.parameterizations import Parameterization
+from sparsify_fx.passes.store import StoreFull, StoreLiving
+from sparsify_fx.programs.owners import Subset
+from sparsify_fx.programs.program import WeightProgram
+
+STORAGES = ("auto", "full", "living")
+
+
+def storable(
+    storage: str,
+    masks: Mapping[str, Tensor] | None,
+    chosen: Mapping[str, Parameterization],
+) -> tuple[str, ...]:
+    """The names of the weights whose living entries alone will be kept.
+
+    "auto": those that have a mask from the start and are made entry by entry. Without a mask there is nothing to leave
+    out, and a threshold for each channel is shared by some entries and not by others.
+
+    Raises UnknownNameError for another storage, and MethodError where "living" is asked for what cannot be.
+    """
+    if storage not in STORAGES:
+        raise MethodError(unknown("storage", storage, STORAGES))
+    if storage == "full":
+        return ()
+    if masks is None:
+        if storage == "living":
+            raise MethodError(
+                "storage='living' keeps the entries that a mask lets live, and this method has no mask while it trains; "
+                "use storage='auto'"
+            )
+        return ()
+    found = []
+    for name, how in chosen.items():
+        # Two axes tell a tensor for each row from one for the whole weight.
+        shared = how.shared(torch.zeros(2, 2))
+        several = [part for part, tensor in shared.items() if tensor.dim() > 0]
+        if not several and not masks[name].is_meta:
+            found.append(name)
+        elif storage == "living" and several:
+            raise MethodError(
+                f"{name}: storage='living' needs a parameterization that makes each entry by itself, and {how} has "
+                f"{', '.join(several)} for several of them; use storage='auto', or one threshold for a layer"
+            )
+    return tuple(found)
+
+
+def store(programs: Mapping[str, WeightProgram], names: Sequence[str]) -> None:
+    """Bring these programs into living storage, and let optimizers that need whole matrices say so in time."""
+    if not names:
+        return
+    StoreLiving()(Subset({name: programs[name] for name in names}))
+    _LIVING.update(programs[name] for name in names)
+    _watch()
+
+
+_LIVING: WeakSet[WeightProgram] = WeakSet()
+_SEEN: WeakSet[Any] = WeakSet()
+_watching = False
+
+
+def _watch() -> None:
+    """Have every optimizer of torch looked at before its first step, once there is a program in living storage."""
+    global _watching  # noqa: PLW0603 - the hook is torch's, one for the process
+    if not _watching:
+        register_optimizer_step_pre_hook(_before_step)
+        _watching = True
+
+
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if optimizer not in _SEEN:
+        _SEEN.add(optimizer)
+        fit_storage(optimizer, _LIVING)
+
+
+def fit_storage(optimizer: Any, programs: Any) -> None:
+    """Store the weights in full that this optimizer could not train entry by entry.
+
+    Raises SchedulerError where `apply` was told storage="living".
+    """
+    known = {id(parameter) for each in holders(optimizer) for parameter in parameters_of(each)}
+    for program in list(programs):
+        if program.places() is None:
+            continue
+        factors = [f for f in program.factor_tensors().values() if id(f) in known]
+        if all(elementwise([optimizer], factor) for factor in factors):
+            continue
+        if getattr(program.plan, "storage", "auto") == "living":
+            raise SchedulerError(
+                f"{type(optimizer).__name__} does not treat each entry by itself, so it cannot train vectors of living "
+                'entries; call sparsify_fx.apply(..., storage="auto"), which keeps whole weights for it'
+            )
+        StoreFull()(program)
