@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "checked.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "ort.h"
 
 namespace sparsify {

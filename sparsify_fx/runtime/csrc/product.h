@@ -6,7 +6,7 @@
 #include <functional>
 #include <vector>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "ort.h"
 #include "scratch.h"
 

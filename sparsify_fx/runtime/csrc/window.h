@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "geometry.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace sparsify {
 

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "matrix.h"
+#include "../matrix.h"
 
 namespace sparsify {
 
