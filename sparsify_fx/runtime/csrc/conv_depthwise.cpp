@@ -73,6 +73,7 @@ class SparseConvDepthwise::Worker {
     const int64_t from = std::clamp<int64_t>(top, 0, call_.g.height), to = std::clamp<int64_t>(end, 0, call_.g.height);
     const bool exists = from < to;  // otherwise all lines of the band lie in the padding
     if (band != band_) set_edges(exists ? from - top : 0, exists ? to - top : 0);
+    // Neighboring tasks are the matrices of one band, which read the same panel.
     if (place != place_ && exists) copy(image, from, to);
     place_ = place, band_ = band;
     const int64_t number = task % matrices;

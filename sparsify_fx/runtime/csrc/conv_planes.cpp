@@ -50,6 +50,7 @@ std::shared_ptr<const PlanesConv::Places> PlanesConv::places_for(int64_t step,
   if (places_ != nullptr && places_->step == step && places_->offsets == offsets) return places_;
   const Matrix& matrix = weight_.matrices[0];
   auto made = std::make_shared<Places>(Places{step, offsets, {}});
+  // Places are 32 bits wide, as planes and taps together were: rows read no more memory than before.
   if ((matrix.widest_block() + 1) * step < INT32_MAX) {
     made->nonzeros.reserve(matrix.nonzeros.size());
     for (const Nonzero& each : matrix.nonzeros)
@@ -63,9 +64,12 @@ PlanesConv::Call::Call(const PlanesConv& conv, const Planes& in_, const Planes& 
     : in(in_), out(out_), x(x_), bias(bias_), residual(residual_), y(y_), direct(conv.direct_), kept(out_.kept(0)),
       kept_last(out_.kept(out_.bands - 1)), tiling(out_.positions(), kernels().lanes, conv.weight_.max_vectors, false) {
   const Taps& taps = conv.weight_.taps;
+  // Where the panel is the input itself, position 0 is pixel 0, and the taps of a 3x3 kernel begin a line and a pixel
+  // before it, in the halo. A packed panel already begins there.
   const int64_t pad = direct ? conv.attributes_.pads[0] : 0;
   for (size_t tap = 0; tap < taps.phase.size(); ++tap)
     offsets.push_back(static_cast<int32_t>((taps.down[tap] - pad) * out.pitch + taps.right[tap] - pad));
+  // With the distance of planes known, plane and tap of a non-zero become one number, once for all runs of this size.
   if (direct) places = conv.places_for(in.step, offsets);
   reach = taps.most_down * out.pitch + taps.most_right;
   const int64_t tile = static_cast<int64_t>(conv.weight_.max_vectors) * kernels().lanes;
@@ -73,6 +77,7 @@ PlanesConv::Call::Call(const PlanesConv& conv, const Planes& in_, const Planes& 
   parts = row_parts(conv.weight_.matrices[0], out.images * out.bands);
 }
 
+// With a stride of two also where the lines of every phase come from that the tiles of the chunk read.
 void PlanesConv::Worker::set_chunk(int64_t chunk) {
   first_tile_ = call_.first_tile(chunk), end_tile_ = call_.first_tile(chunk + 1);
   if (call_.direct) return;
@@ -86,7 +91,7 @@ void PlanesConv::Worker::set_chunk(int64_t chunk) {
   for (const Shift& shift : shifts)
     for (int64_t i = 0; i < lines; ++i) {
       const int64_t y = 2 * (band_ * out.lines + first_line_ + i) + shift.y - pad;
-      // Behind the last line that there is, nothing that an output pixel needs; any line will do.
+      // After the last line that there is, nothing that an output pixel needs; any line will do.
       const int64_t last = in.halo ? in.height : in.height - 1;
       lines_.push_back(in.line_at(image_, std::min(y, last)) + shift.x - pad);
     }
@@ -100,11 +105,12 @@ const float* PlanesConv::Worker::panel_of(const Block& block, bool pack) {
   // All blocks stay in the panel when other parts of the rows will need them again.
   const bool keep = call_.parts > 1 && call_.chunks == 1;
   const int64_t rows = keep ? static_cast<int64_t>(matrix.planes.size()) : matrix.widest_block();
+  // One plane and a vector more: `rows` may read whole vectors past the last position, `pack_even` write them.
   float* panel = scratch_->panel.need((rows + 1) * plane_step_ + 16) + (keep ? block.first_plane * plane_step_ : 0);
   if (pack || !keep)
     kernels().pack_even({panel, plane_step_, call_.x, in.step, conv_.weight_.sources[0].data() + block.first_plane,
                          block.planes, lines_.data(), static_cast<int64_t>(lines_.size() / phases), call_.out.pitch});
-  return panel - first_line_ * call_.out.pitch;
+  return panel - first_line_ * call_.out.pitch;  // so that all offsets count from position 0 of the band
 }
 
 void PlanesConv::Worker::multiply(const Block& block, const float* panel, int64_t tile, int first_rows, int end_rows) {
@@ -153,6 +159,7 @@ void PlanesConv::Worker::run(int64_t task) {
       for (int64_t tile = first_tile_; tile < end_tile_; ++tile) multiply(block, panel, tile, from, to);
     }
   }
+  // Only of the rows of this part: other threads write those of the others.
   out.write_halo(call_.y, image, band, from * kGroup, std::min(to * kGroup, matrix.rows));
 }
 

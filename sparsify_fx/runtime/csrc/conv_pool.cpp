@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kRows = 32;         // channels of the intermediate result that lie in the cache together
 constexpr int64_t kLeastOutputs = 4;  // lines of a band: fewer would compute too many lines twice
 
-// Sizes of an image, a 1x1 convolution's too line by line.
+// Sizes of an image, a 1x1 convolution's too line by line: the pooling needs its lines.
 Geometry lines_of(const ConvAttributes& attributes, const Tensor& x) {
   Geometry g = geometry_of(attributes, x);
   g.height = x.shape[2], g.width = x.shape[3];
@@ -62,6 +62,7 @@ struct SparseConvPool::Call {
     const int64_t rows = std::min(kRows, op.conv_.out_channels), planes = static_cast<int64_t>(op.sources_.size());
     const int64_t lines =
         std::min(kLinesFloats / (rows * window.pitch), kPanelFloats / (planes * window.pitch) - op.taps_.most_down);
+    // As many as fit: each band computes anew the lines that its first windows share with the band before.
     const int64_t outputs = std::max(kLeastOutputs, (lines - bands.kernel) / pool.stride_y + 1);
     bands.count = std::min(even((pool.out_height + outputs - 1) / outputs), pool.out_height);
     const int64_t most = std::min(bands.most_lines(), conv.out_height) * window.pitch;
@@ -85,6 +86,7 @@ class SparseConvPool::Worker {
     const int64_t matrices = static_cast<int64_t>(op_.matrices_.size()), place = task / matrices;
     const int64_t image = place % call_.images, band = place / call_.images, number = task % matrices;
     if (band != band_) set_band(band);
+    // Neighboring tasks are the matrices of one band, which read the same panel.
     if (place != place_) pack(image);
     place_ = place;
     multiply(number);

@@ -14,6 +14,7 @@ constexpr int64_t kSmallPlane = 4;
 
 // Tiles to a band: enough that what the window reads beyond the band is a small part of it.
 int64_t tiles_in_band(const Window& window, const Matrix& matrix, int tile) {
+  // With four times the reach, a fifth of the panel is packed again for the next band.
   const int64_t wanted = (4 * window.reach + tile - 1) / tile;
   const int64_t room = kPanelFloats / std::max(1, matrix.widest_block()) - window.reach;
   return std::max<int64_t>(1, std::min(wanted, room / tile));
@@ -55,6 +56,8 @@ WindowConv::Call::Call(const WindowConv& conv, const Geometry& geometry, const f
       tiling(window.positions, kernels().lanes, conv.weight_.max_vectors),
       matrices(static_cast<int64_t>(conv.weight_.matrices.size())) {
   share(conv, count_bands(conv));
+  // What a 1x1 kernel reads for an output pixel is the pixel in the same place. Vectors that begin anywhere cross cache
+  // lines, which costs every row that reads them; packing costs once.
   in_place = conv.point_ && g.stride_y == 1 && g.stride_x == 1 && g.pad_y == 0 && g.pad_x == 0 &&
              g.out_height == g.height && g.out_width == g.width &&
              (g.plane() % kernels().lanes == 0 || conv.weight_.uses_per_plane < kFewUses);
@@ -68,7 +71,9 @@ void WindowConv::Worker::set_band(int64_t band) {
   const int64_t first = tiling.first(first_tile_);
   const int64_t vectors = tiling.first_vector(end_tile_) - tiling.first_vector(first_tile_);
   const int64_t count = std::min(vectors * kernel.lanes, tiling.pixels - first);
+  // Tables of pieces are the same for all channels: made once for a band, they serve every matrix and block.
   outputs_.set_outputs(call_.window, call_.g, first, count, kernel.lanes);
+  // A tile that runs on into the next image has no single address; nor may lanes after the last pixel be read.
   in_place_ = call_.in_place && first / call_.g.plane() == (first + count - 1) / call_.g.plane() &&
               end_tile_ == first_tile_ + 1 && (kernel.masks || count == vectors * kernel.lanes);
   if (in_place_) return;

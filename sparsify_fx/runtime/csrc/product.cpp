@@ -15,7 +15,7 @@ Shape choose_shape(double density, double taps) {
 }
 
 int row_parts(const Matrix& matrix, int64_t tiles) {
-  const int64_t wanted = 8;
+  const int64_t wanted = 8;  // tasks, and so threads; how many there are onnxruntime does not tell
   return static_cast<int>(std::clamp<int64_t>((wanted + tiles - 1) / tiles, 1, std::max(1, matrix.groups())));
 }
 

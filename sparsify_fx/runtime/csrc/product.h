@@ -44,10 +44,10 @@ struct Tiling {
   }
 };
 
-// Into how many parts the rows are cut, so that a few tiles still keep many threads busy.
+// Into how many parts the rows are cut, so that a few tiles (or bands) still keep many threads busy.
 int row_parts(const Matrix& matrix, int64_t tiles);
 
-// The call for the rows of one group in one block.
+// The call for the rows of one row group in one block.
 inline RowsCall stretch_of(const Matrix& matrix, const Block& block, int group, RowsCall call) {
   const Stretch& stretch = block.stretches[group];
   call.rows = matrix.refs.data() + stretch.first_row;
@@ -57,7 +57,7 @@ inline RowsCall stretch_of(const Matrix& matrix, const Block& block, int group, 
   return call;
 }
 
-// The rows of part `part`, as a range of groups.
+// The first row group of part `part` of the rows.
 inline int first_group(const Matrix& matrix, int part, int parts) {
   return static_cast<int>(static_cast<int64_t>(matrix.groups()) * part / parts);
 }
