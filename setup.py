@@ -13,8 +13,8 @@ SOURCES = Path("sparsify_fx/runtime/csrc")
 # Loaded by its path into onnxruntime, never imported: it has no PyInit function and needs nothing of Python.
 kernels = Extension(
     "sparsify_fx.runtime._kernels",
-    sources=sorted(map(str, SOURCES.glob("*.cpp"))),
-    depends=sorted(map(str, [*SOURCES.glob("*.h"), *SOURCES.glob("*.inl")])),
+    sources=sorted(map(str, SOURCES.rglob("*.cpp"))),
+    depends=sorted(map(str, [*SOURCES.rglob("*.h"), *SOURCES.rglob("*.inl")])),
     extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden"],
     language="c++",
     optional=True,

@@ -65,8 +65,10 @@ def test_the_wheel_holds_the_sparse_kernels_and_their_sources(wheel: list[str]) 
     )
     sources = {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "sparsify_fx/runtime/csrc").iterdir()
+        for path in (ROOT / "sparsify_fx/runtime/csrc").rglob("*")
+        if path.is_file()
     }
+    assert any("/csrc/kernels/" in name for name in sources)
     assert sources <= set(wheel)
 
 

@@ -22,7 +22,7 @@ SECONDS = "300"  # of one model: kernels of that build are some fifty times slow
 
 def build(path: Path, *flags: str) -> None:
     """The library at `path`, with extra flags for the compiler."""
-    files = sorted(map(str, SOURCES.glob("*.cpp")))
+    files = sorted(map(str, SOURCES.rglob("*.cpp")))
     common = (
         "-std=c++17",
         "-g",

@@ -209,7 +209,7 @@ JOINED = {"depthwise_group": 4}
             {"depthwise_group": 2},
             "2 channels; the first gives 4",
         ),
-        ({"w": POINT}, JOINED, "inputs W and D must be constant"),
+        ({"w": POINT}, JOINED, "input D must be a constant initializer"),
         ({"w": POINT, "d": VALUES, "dgaps": GAPS}, JOINED, "weight_shape must give"),
         (
             {"w": POINT, "d": VALUES, "dgaps": GAPS},

@@ -3,13 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "product.h"
+
 namespace sparsify {
 
 namespace {
 
-constexpr int64_t kMost = 1 << 20;      // heads, and floats to a head
-constexpr int64_t kScores = 16384;      // of a block of query rows
-constexpr int64_t kValueFloats = 8192;  // that a block of rows reads before it goes on to the next
+constexpr int64_t kMost = 1 << 20;  // heads, and floats to a head
+constexpr int64_t kScores = 16384;  // of a block of query rows
 constexpr int64_t kFewTasks = 8;
 
 }  // namespace
@@ -69,27 +70,28 @@ void pack_head(const Layout& l, const float* queries, float* keys, float* values
 }
 
 // Where the rows of a block have their scores, their factors, and the sums of the values so far.
-struct Room {
+struct Buffers {
   float *scores, *factors, *sums;
 };
 
-void add_values(const Layout& l, const float* values, const Room& room, int rows, float* target) {
-  const int64_t padded = l.padded_head(), parts = (l.tokens * padded + kValueFloats - 1) / kValueFloats;
+// The rows of weights times the values, some tokens after others: all of a head's values would not stay in the cache.
+void add_values(const Layout& l, const float* values, const Buffers& buffers, int rows, float* target) {
+  const int64_t padded = l.padded_head(), parts = (l.tokens * padded + kTileFloats - 1) / kTileFloats;
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t from = l.tokens * part / parts, to = l.tokens * (part + 1) / parts;
     const bool last = part + 1 == parts;
     for (int64_t tile = 0; tile < l.columns.tiles; ++tile) {
       const int64_t at = l.columns.first(tile);
       const int width = l.columns.width(tile);
-      DenseCall call{room.scores + from,
+      DenseCall call{buffers.scores + from,
                      l.score_step(),
                      rows,
                      static_cast<int>(to - from),
                      values + from * padded + at,
                      padded,
-                     part == 0 ? nullptr : room.sums + at,
+                     part == 0 ? nullptr : buffers.sums + at,
                      padded,
-                     room.sums + at,
+                     buffers.sums + at,
                      padded,
                      width * l.columns.lanes,
                      nullptr};
@@ -97,30 +99,65 @@ void add_values(const Layout& l, const float* values, const Room& room, int rows
         call.target = target + at;
         call.target_step = l.token_step;
         call.columns = l.columns.count(tile);
-        call.factors = room.factors;
+        call.factors = buffers.factors;
       }
       kernels().dense(width, call);
     }
   }
 }
 
-void attend(const Layout& l, const float* queries, const float* keys, const float* values, const Room& room, int rows,
-            float* target) {
-  std::fill_n(room.factors, rows, l.scale);
+// softmax(scale Q K^T) V for the rows of one block: scores tile by tile of keys, their softmax in place, and the values
+// weighted by it. What softmax divides by is a factor of the last product, so that no pass over the scores does it.
+void attend(const Layout& l, const float* queries, const float* keys, const float* values, const Buffers& buffers,
+            int rows, float* target) {
+  std::fill_n(buffers.factors, rows, l.scale);
   for (int64_t tile = 0; tile < l.keys.tiles; ++tile) {
     const int width = l.keys.width(tile), floats = width * l.keys.lanes;
     kernels().dense(
         width, {queries, 3 * l.token_step, rows, static_cast<int>(l.head), keys + l.keys.first(tile) * l.head, floats,
-                nullptr, 0, room.scores + l.keys.first(tile), l.score_step(), floats, room.factors});
+                nullptr, 0, buffers.scores + l.keys.first(tile), l.score_step(), floats, buffers.factors});
   }
-  kernels().softmax({room.scores, l.score_step(), rows, static_cast<int>(l.tokens), room.factors});
-  add_values(l, values, room, rows, target);
+  kernels().softmax({buffers.scores, l.score_step(), rows, static_cast<int>(l.tokens), buffers.factors});
+  add_values(l, values, buffers, rows, target);
 }
+
+// A task is a block of query rows of one head.
+class Worker {
+ public:
+  Worker(const Layout& l, const float* x, float* y) : l_(l), x_(x), y_(y) {
+    keys_ = scratch_->panel.need(l.key_floats() + l.tokens * l.padded_head());
+    values_ = keys_ + l.key_floats();
+    float* scores = scratch_->sums.need(l.most_rows() * (l.score_step() + l.padded_head() + 1));
+    float* sums = scores + l.most_rows() * l.score_step();
+    buffers_ = {scores, sums + l.most_rows() * l.padded_head(), sums};
+  }
+
+  void run(int64_t task) {
+    const int64_t number = task / l_.blocks, image = number / l_.heads, head = number % l_.heads;
+    const int64_t first = l_.first_row(task % l_.blocks);
+    const int rows = static_cast<int>(l_.first_row(task % l_.blocks + 1) - first);
+    const float* queries = x_ + image * 3 * l_.image_step + head * l_.head;
+    // Neighboring tasks are blocks of one head, whose keys and values then lie packed already.
+    if (packed_ != number) pack_head(l_, queries, keys_, values_);
+    packed_ = number;
+    attend(l_, queries + first * 3 * l_.token_step, keys_, values_, buffers_, rows,
+           y_ + image * l_.image_step + head * l_.head + first * l_.token_step);
+  }
+
+ private:
+  const Layout& l_;
+  const float* x_;
+  float* y_;
+  ScratchLease scratch_;
+  float *keys_, *values_;
+  Buffers buffers_;
+  int64_t packed_ = -1;  // the head whose keys and values those are
+};
 
 }  // namespace
 
 void Attention::compute(OrtKernelContext* context) const {
-  const Tensor x = input(api_, context, 0);
+  const Tensor x = input(api_, context, kX);
   const int64_t channels = heads_ * head_;
   if (x.type != kFloat || x.shape.size() != 3 || x.shape[2] != 3 * channels)
     throw InvalidArgument("the input must be float32 with 3 dimensions, the last one of " +
@@ -130,26 +167,9 @@ void Attention::compute(OrtKernelContext* context) const {
   const Tensor y = output(api_, context, {x.shape[0], x.shape[1], channels});
   if (y.size() == 0) return;
   const Layout l(x.shape[tokens_first_ ? 1 : 0], x.shape[tokens_first_ ? 0 : 1], heads_, head_, tokens_first_, scale_);
-  run_workers(api_, context, l.images * l.heads * l.blocks, [&](Share& share) {
-    int64_t task, packed = -1;  // the head whose keys and values lie in `scratch`
-    if (!share.next(&task)) return;
-    ScratchLease scratch;
-    float* keys = scratch->panel.need(l.key_floats() + l.tokens * l.padded_head());
-    float* values = keys + l.key_floats();
-    float* scores = scratch->sums.need(l.most_rows() * (l.score_step() + l.padded_head() + 1));
-    float* sums = scores + l.most_rows() * l.score_step();
-    const Room room{scores, sums + l.most_rows() * l.padded_head(), sums};
-    do {
-      const int64_t number = task / l.blocks, first = l.first_row(task % l.blocks);
-      const int64_t at = number / l.heads * l.image_step + number % l.heads * l.head;
-      const float* from = x.floats() + number / l.heads * 3 * l.image_step + number % l.heads * l.head;
-      if (packed != number) pack_head(l, from, keys, values);
-      packed = number;
-      const int rows = static_cast<int>(l.first_row(task % l.blocks + 1) - first);
-      attend(l, from + first * 3 * l.token_step, keys, values, room, rows,
-             static_cast<float*>(y.data) + at + first * l.token_step);
-    } while (share.next(&task));
-  });
+  const float* from = x.floats();
+  float* to = y.writable();
+  run_workers<Worker>(api_, context, l.images * l.heads * l.blocks, l, from, to);
 }
 
 }  // namespace sparsify

@@ -1,17 +1,15 @@
 // Multi-head attention over packed queries, keys and values: softmax(scale Q K^T) V in pieces that stay in the cache.
+// The input is [images, tokens, 3 * channels]: queries, keys, values, each head by head.
 #pragma once
 
-#include "product.h"
+#include "one_input.h"
+#include "ort.h"
 
 namespace sparsify {
 
-class Attention {
+class Attention : public OneInput {
  public:
   static constexpr const char* kName = "Attention";
-  static constexpr size_t kInputs = 1;  // [images, tokens, 3 * channels]: queries, keys, values, each head by head
-  static constexpr size_t kMoreGaps = 2;
-  static constexpr int kResidual = 0;
-  static constexpr bool kResidualInPlace = false;
 
   Attention(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;

@@ -1,62 +1,59 @@
-// Sparse convolution over NCHW activations.
+// The operator SparseConv. Which of three algorithms computes it is settled once, from its attributes:
+//
+//   WindowConv (conv_window.h)    NCHW; any kernel, stride, dilation and group
+//   PlanesConv (conv_planes.h)    padded planes, with the attribute `padded`
+//   DepthwiseConv (depthwise.h)   NCHW; a channel to a group and a small square kernel, computed densely
 #pragma once
 
 #include <memory>
-#include <mutex>
 #include <string>
-#include <vector>
 
-#include "depthwise.h"
-#include "planes.h"
-#include "product.h"
-#include "window.h"
+#include "geometry.h"
+#include "ort.h"
+#include "weights.h"
 
 namespace sparsify {
 
-// `count` rows from row `first` on, the first of its group, as a matrix whose columns are taps of planes. Each group
-// has planes of its own: the phases of its channel 0, then of channel 1, ...
-Rows rows_of(const Weights& weights, const ConvAttributes& a, const Taps& taps, int64_t first, int64_t count);
+// What a model holds of one convolution.
+struct ConvModel {
+  Weights weights;
+  ConvAttributes attributes;
+};
+
+// With input `weight` as the weight, which errors call `name`, and the next one as gaps. All attributes but
+// weight_shape begin with `prefix`, and that is then called prefix + "shape".
+ConvModel read_conv(const OrtApi* api, const OrtKernelInfo* info, size_t weight, const char* name,
+                    const std::string& prefix = "");
+
+// Whether a node reads and writes padded planes, and whether those that it writes have a halo.
+bool is_padded(const OrtApi* api, const OrtKernelInfo* info);
+bool has_halo(const OrtApi* api, const OrtKernelInfo* info);
+
+// Bias and residual may be missing.
+struct ConvInputs {
+  Tensor x, bias, residual;
+};
+
+class ConvAlgorithm {
+ public:
+  virtual ~ConvAlgorithm() = default;
+  // Checks the inputs, asks for the output and writes it.
+  virtual void compute(const OrtApi* api, OrtKernelContext* context, const ConvInputs& inputs) const = 0;
+};
 
 class SparseConv {
  public:
   static constexpr const char* kName = "SparseConv";
-  static constexpr size_t kInputs = 5;  // X, W or its non-zeros, gaps, B, Z
-  static constexpr size_t kMoreGaps = 2;
-  static constexpr int kResidual = 4;             // the input Z
-  static constexpr bool kResidualInPlace = true;  // every output is written after its place in Z was read
+  enum Input : size_t { kX, kWeight, kGaps, kBias, kResidual, kInputs };
+  static constexpr bool is_gaps(size_t input) { return input == kGaps; }
+  static constexpr bool kSumInPlace = true;  // every output is written after its place in the residual was read
 
-  SparseConv(const OrtApi* api, const OrtKernelInfo* info) : SparseConv(api, info, 1, "") {}
-  // With input `weight` as W and the next one as gaps; all attributes but weight_shape begin with `prefix`, and that
-  // is then called prefix + "shape".
-  SparseConv(const OrtApi* api, const OrtKernelInfo* info, size_t weight, const std::string& prefix);
+  SparseConv(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;
 
  private:
-  friend class SparseConvSum;
-  struct Call;
-  class Worker;
-  struct Places;
-  struct PlanesCall;
-  class PlanesWorker;
-  Planes output_planes(const Planes& in, const char* name) const;
-  void compute_planes(OrtKernelContext* context) const;
-  std::shared_ptr<const Places> places_for(int64_t step, const std::vector<int32_t>& offsets) const;
-  void check_bias(const Tensor& bias) const;
-
   const OrtApi* api_;
-  ConvAttributes attributes_;
-  bool padded_, edges_;  // reads and writes padded planes; whose bands hold the lines of their neighbours
-  bool is_depthwise_;
-  Depthwise depthwise_;  // then all that follows is empty
-  Taps taps_;
-  std::vector<Matrix> matrices_;              // one per group, or for some groups together
-  int64_t matrix_rows_, matrix_channels_;     // of one matrix; the last one may have fewer
-  std::vector<std::vector<Column>> columns_;  // what the planes of each matrix stand for
-  int max_vectors_;
-  bool direct_;            // can read the image itself where nothing has to be padded
-  double uses_per_plane_;  // rows that read a pixel
-  mutable std::mutex mutex_;
-  mutable std::shared_ptr<const Places> places_;  // for the planes of the last run
+  std::unique_ptr<const ConvAlgorithm> algorithm_;
 };
 
 }  // namespace sparsify

@@ -2,20 +2,15 @@
 
 #include <algorithm>
 
+#include "product.h"
+
 namespace sparsify {
 
 namespace {
 
+// Channels of the intermediate result that lie in the cache together.
 constexpr int64_t kRows = 64;
-constexpr int64_t kLinesFloats = int64_t{1} << 17;  // of kRows planes: a part of a second level cache
-constexpr int64_t kPanelFloats = 8192;              // of a tile: it stays in the nearest cache
-constexpr int32_t kNoOffset = 0;                    // a 1x1 kernel has one tap
-
-Weights constant_weights(const OrtApi* api, const OrtKernelInfo* info, size_t input, const char* shape) {
-  const Tensor values = constant_input(api, info, input), gaps = constant_input(api, info, input + 1);
-  if (!values) throw InvalidArgument("inputs W and D must be constant initializers");
-  return read_weights(values, gaps, attribute_ints(api, info, shape));
-}
+constexpr int32_t kNoOffset = 0;  // a 1x1 kernel has one tap
 
 bool is_pointwise(const ConvAttributes& a) {
   const auto all_are = [](const std::vector<int64_t>& values, int64_t expected) {
@@ -28,23 +23,23 @@ bool is_pointwise(const ConvAttributes& a) {
 }  // namespace
 
 SparseConvDepthwise::SparseConvDepthwise(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
-  const Weights weights = constant_weights(api, info, 1, "weight_shape");
-  const Weights kernels_of = constant_weights(api, info, 4, "depthwise_shape");
-  first_ = read_attributes(api, info, weights.shape);
-  const ConvAttributes second = read_attributes(api, info, kernels_of.shape, "depthwise_");
-  if (!is_pointwise(first_) || !is_depthwise(second))
+  const ConvModel first = read_conv(api, info, kWeight, "W");
+  const ConvModel second = read_conv(api, info, kDepthwiseWeight, "D", "depthwise_");
+  first_ = first.attributes;
+  if (!is_pointwise(first_) || !is_depthwise(second.attributes))
     throw InvalidArgument("needs a 1x1 convolution without stride or padding and a depthwise one of size 3, 5 or 7");
-  if (second.group != first_.out_channels)
-    throw InvalidArgument("the depthwise convolution has " + std::to_string(second.group) +
+  if (second.attributes.group != first_.out_channels)
+    throw InvalidArgument("the depthwise convolution has " + std::to_string(second.attributes.group) +
                           " channels; the first gives " + std::to_string(first_.out_channels));
   if (first_.in_channels > kMaxBlockPlanes) throw InvalidArgument("the weight has too many input channels");
-  second_ = Depthwise(kernels_of, second);
+  second_ = Depthwise(second.weights, second.attributes);
+  // One block of all planes: rows that are written to the cache at once need no sums in between.
   for (int64_t row = 0; row < first_.out_channels; row += kRows) {
     const int64_t rows = std::min(kRows, first_.out_channels - row);
-    matrices_.push_back(build_matrix(take_rows(weights, row, rows, first_.in_channels), kMaxBlockPlanes, true));
+    matrices_.push_back(build_matrix(take_rows(first.weights, row, rows, first_.in_channels), kMaxBlockPlanes, true));
   }
   const Kernels& kernel = kernels();
-  max_vectors_ = static_cast<int>(std::clamp<int64_t>(kPanelFloats / (kernel.lanes * first_.in_channels),
+  max_vectors_ = static_cast<int>(std::clamp<int64_t>(kTileFloats / (kernel.lanes * first_.in_channels),
                                                       std::min(4, kernel.max_vectors), kernel.max_vectors));
 }
 
@@ -54,12 +49,13 @@ struct SparseConvDepthwise::Call {
   Geometry g;  // of the depthwise convolution
   Bands bands;
   int64_t channels;                // of x
-  int64_t panel_step, lines_step;  // floats from plane to plane
+  int64_t panel_step, lines_step;  // floats from plane to plane: of the panel, and of the intermediate result
 
   Call(const SparseConvDepthwise& conv, const Geometry& geometry)
       : g(geometry), bands(conv.second_.attributes(), g, kLinesFloats / std::min(kRows, conv.first_.out_channels)),
         channels(conv.first_.in_channels), panel_step(odd_lines(bands.most_lines() * bands.plan.line)),
-        lines_step(odd_lines(bands.before + panel_step + bands.behind)) {}
+        lines_step(odd_lines(bands.before + panel_step + bands.after)) {}
+  int64_t tasks(int64_t matrices) const { return g.images * bands.count * matrices; }
 };
 
 // Computes the rows of one matrix in one band of an image.
@@ -77,6 +73,7 @@ class SparseConvDepthwise::Worker {
     const int64_t from = std::clamp<int64_t>(top, 0, call_.g.height), to = std::clamp<int64_t>(end, 0, call_.g.height);
     const bool exists = from < to;  // otherwise all lines of the band lie in the padding
     if (band != band_) set_edges(exists ? from - top : 0, exists ? to - top : 0);
+    // Neighboring tasks are the matrices of one band, which read the same panel.
     if (place != place_ && exists) copy(image, from, to);
     place_ = place, band_ = band;
     const int64_t number = task % matrices;
@@ -86,6 +83,7 @@ class SparseConvDepthwise::Worker {
 
  private:
   // Zeros into the lines that lie in the padding, all but [from, to), and around them; marks the pixels of the others.
+  // They stay for all matrices and images, since `multiply` writes zeros wherever there is no pixel.
   void set_edges(int64_t from, int64_t to) {
     const DepthwisePlan& plan = call_.bands.plan;
     kept_.assign(call_.panel_step, 0);
@@ -150,38 +148,23 @@ class SparseConvDepthwise::Worker {
   const Call& call_;
   ScratchLease scratch_;
   float *panel_, *lines_;
-  std::vector<int32_t> kept_;       // -1 for the pixels of the lines, 0 between and behind them
+  std::vector<int32_t> kept_;       // -1 for the pixels of the lines, 0 between and after them
   int64_t place_ = -1, band_ = -1;  // whose panel and whose edges are at hand
 };
 
 void SparseConvDepthwise::compute(OrtKernelContext* context) const {
-  size_t inputs = 0;
-  check(api_, GetInputCount::call(api_, context, &inputs));
-  const auto vector_of = [&](size_t index, const char* name) -> const float* {
-    const Tensor tensor = inputs > index ? input(api_, context, index) : Tensor{};
-    if (tensor && (tensor.type != kFloat || tensor.shape != std::vector<int64_t>{first_.out_channels}))
-      throw InvalidArgument(std::string("input ") + name + " must be a float32 vector with a value per output channel");
-    return tensor ? tensor.floats() : nullptr;
-  };
-  const Tensor x = input(api_, context, 0);
+  const Tensor x = input(api_, context, kX);
   geometry_of(first_, x);
   Tensor between = x;  // a shape alone
   between.shape[1] = first_.out_channels;
   Call call(*this, geometry_of(second_.attributes(), between));
   call.x = x.floats();
-  call.bias = vector_of(3, "B");
-  call.depthwise_bias = vector_of(6, "C");
+  call.bias = checked_bias(first_, optional_input(api_, context, kBias), "B");
+  call.depthwise_bias = checked_bias(first_, optional_input(api_, context, kDepthwiseBias), "C");
   const Tensor y = output(api_, context, call.g.output_shape);
   if (y.size() == 0) return;
-  call.y = static_cast<float*>(y.data);
-  run_workers(api_, context, call.g.images * call.bands.count * static_cast<int64_t>(matrices_.size()),
-              [&](Share& share) {
-                int64_t task;
-                if (!share.next(&task)) return;
-                Worker worker(*this, call);
-                do worker.run(task);
-                while (share.next(&task));
-              });
+  call.y = y.writable();
+  run_workers<Worker>(api_, context, call.tasks(static_cast<int64_t>(matrices_.size())), *this, call);
 }
 
 }  // namespace sparsify

@@ -1,19 +1,20 @@
-// A sparse 1x1 convolution and the depthwise one behind it, without their large intermediate result in memory.
+// A sparse 1x1 convolution fused with the depthwise one that follows it: their large intermediate result is never
+// materialized.
 #pragma once
 
 #include <vector>
 
 #include "depthwise.h"
+#include "matrix.h"
 
 namespace sparsify {
 
 class SparseConvDepthwise {
  public:
   static constexpr const char* kName = "SparseConvDepthwise";
-  static constexpr size_t kInputs = 7;  // X, W, gaps and B of the first; D, gaps and C of the depthwise one
-  static constexpr size_t kMoreGaps = 5;
-  static constexpr int kResidual = 0;
-  static constexpr bool kResidualInPlace = false;
+  enum Input : size_t { kX, kWeight, kGaps, kBias, kDepthwiseWeight, kDepthwiseGaps, kDepthwiseBias, kInputs };
+  static constexpr bool is_gaps(size_t input) { return input == kGaps || input == kDepthwiseGaps; }
+  static constexpr bool kSumInPlace = false;
 
   SparseConvDepthwise(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;

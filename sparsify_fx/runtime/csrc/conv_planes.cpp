@@ -6,8 +6,7 @@ namespace sparsify {
 
 namespace {
 
-constexpr int64_t kPanelFloats = int64_t{1} << 18;  // half of a second level cache
-constexpr int64_t kNear = int64_t{1} << 14;         // floats of a band of all rows
+constexpr int64_t kCachedFloats = int64_t{1} << 14;  // 64 KiB: a band of all rows that needs no prefetching
 
 // As few chunks as the cache allows: the lines at their ends are packed twice.
 int64_t count_chunks(const Matrix& matrix, const Tiling& tiling, int64_t more, int64_t tile) {
@@ -16,9 +15,7 @@ int64_t count_chunks(const Matrix& matrix, const Tiling& tiling, int64_t more, i
   return (tiling.tiles + chunk - 1) / chunk;
 }
 
-}  // namespace
-
-void check_planes(const ConvAttributes& a) {
+const ConvAttributes& checked_planes(const ConvAttributes& a) {
   const int64_t side = a.kernel_height, stride = a.strides[0];
   const bool fits = a.rank == 4 && a.group == 1 && a.kernel_width == side && (side == 1 || side == 3) &&
                     a.strides[1] == stride && stride <= 2 && a.dilations == std::vector<int64_t>{1, 1} &&
@@ -26,27 +23,34 @@ void check_planes(const ConvAttributes& a) {
   if (!fits)
     throw InvalidArgument(
         "padded planes need kernels of 1x1 without pads or of 3x3 with pads of 1, equal strides of 1 or 2, one group "
-        "and "
-        "no dilations");
+        "and no dilations");
+  return a;
 }
 
-Planes SparseConv::output_planes(const Planes& in, const char* name) const {
+}  // namespace
+
+PlanesConv::PlanesConv(const ConvModel& model, bool halo)
+    : attributes_(checked_planes(model.attributes)), halo_(halo), direct_(attributes_.strides[0] == 1),
+      weight_(model.weights, attributes_, direct_ || attributes_.kernel_height == 1) {}
+
+Planes PlanesConv::output_planes(const Planes& in, const char* name) const {
   const ConvAttributes& a = attributes_;
   if (in.channels != a.in_channels)
     throw InvalidArgument(std::string("input ") + name + " has " + std::to_string(in.channels) +
                           " channels; the weight needs " + std::to_string(a.in_channels));
-  if (a.kernel_height > 1 && !in.edges)
+  if (a.kernel_height > 1 && !in.halo)
     throw InvalidArgument(std::string("input ") + name + " has bands without the edges that a kernel of 3x3 reads");
   const auto length = [&](int64_t side) { return (side + a.strides[0] - 1) / a.strides[0]; };
-  return {in.images, a.out_channels, length(in.height), length(in.width), edges_};
+  return {in.images, a.out_channels, length(in.height), length(in.width), halo_};
 }
 
-std::shared_ptr<const SparseConv::Places> SparseConv::places_for(int64_t step,
+std::shared_ptr<const PlanesConv::Places> PlanesConv::places_for(int64_t step,
                                                                  const std::vector<int32_t>& offsets) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (places_ != nullptr && places_->step == step && places_->offsets == offsets) return places_;
-  const Matrix& matrix = matrices_[0];
+  const Matrix& matrix = weight_.matrices[0];
   auto made = std::make_shared<Places>(Places{step, offsets, {}});
+  // Places are 32 bits wide, as planes and taps together were: rows read no more memory than before.
   if ((matrix.widest_block() + 1) * step < INT32_MAX) {
     made->nonzeros.reserve(matrix.nonzeros.size());
     for (const Nonzero& each : matrix.nonzeros)
@@ -55,69 +59,72 @@ std::shared_ptr<const SparseConv::Places> SparseConv::places_for(int64_t step,
   return places_ = std::move(made);
 }
 
-SparseConv::PlanesCall::PlanesCall(const SparseConv& conv, const Planes& in_, const Planes& out_, const float* x_,
-                                   const float* bias_, const float* residual_, float* y_)
-    : in(in_), out(out_), x(x_), bias(bias_), residual(residual_), y(y_), direct(conv.attributes_.strides[0] == 1),
-      kept(out_.kept(0)), kept_last(out_.kept(out_.bands - 1)),
-      tiling(out_.positions(), kernels().lanes, conv.max_vectors_, false) {
-  const Taps& taps = conv.taps_;
+PlanesConv::Call::Call(const PlanesConv& conv, const Planes& in_, const Planes& out_, const float* x_,
+                       const float* bias_, const float* residual_, float* y_)
+    : in(in_), out(out_), x(x_), bias(bias_), residual(residual_), y(y_), direct(conv.direct_), kept(out_.kept(0)),
+      kept_last(out_.kept(out_.bands - 1)), tiling(out_.positions(), kernels().lanes, conv.weight_.max_vectors, false) {
+  const Taps& taps = conv.weight_.taps;
+  // Where the panel is the input itself, position 0 is pixel 0, and the taps of a 3x3 kernel begin a line and a pixel
+  // before it, in the halo. A packed panel already begins there.
   const int64_t pad = direct ? conv.attributes_.pads[0] : 0;
   for (size_t tap = 0; tap < taps.phase.size(); ++tap)
     offsets.push_back(static_cast<int32_t>((taps.down[tap] - pad) * out.pitch + taps.right[tap] - pad));
+  // With the distance of planes known, plane and tap of a non-zero become one number, once for all runs of this size.
   if (direct) places = conv.places_for(in.step, offsets);
   reach = taps.most_down * out.pitch + taps.most_right;
-  const int64_t tile = static_cast<int64_t>(conv.max_vectors_) * kernels().lanes;
-  chunks = direct ? tiling.tiles : count_chunks(conv.matrices_[0], tiling, reach + out.pitch, tile);
-  parts = row_parts(conv.matrices_[0], out.images * out.bands);
+  const int64_t tile = static_cast<int64_t>(conv.weight_.max_vectors) * kernels().lanes;
+  chunks = direct ? tiling.tiles : count_chunks(conv.weight_.matrices[0], tiling, reach + out.pitch, tile);
+  parts = row_parts(conv.weight_.matrices[0], out.images * out.bands);
 }
 
-void SparseConv::PlanesWorker::set_chunk(int64_t chunk) {
+// With a stride of two also where the lines of every phase come from that the tiles of the chunk read.
+void PlanesConv::Worker::set_chunk(int64_t chunk) {
   first_tile_ = call_.first_tile(chunk), end_tile_ = call_.first_tile(chunk + 1);
   if (call_.direct) return;
   const Planes &in = call_.in, &out = call_.out;
-  const std::vector<Shift>& shifts = conv_.taps_.phases;
+  const std::vector<Shift>& shifts = conv_.weight_.taps.phases;
   const int64_t pad = conv_.attributes_.pads[0], end = call_.tiling.first(end_tile_) + call_.reach;
   first_line_ = call_.tiling.first(first_tile_) / out.pitch;
   const int64_t lines = (end + out.pitch - 1) / out.pitch - first_line_;
-  row_step_ = odd_lines(lines * out.pitch);
+  plane_step_ = odd_lines(lines * out.pitch);
   lines_.clear();
   for (const Shift& shift : shifts)
     for (int64_t i = 0; i < lines; ++i) {
       const int64_t y = 2 * (band_ * out.lines + first_line_ + i) + shift.y - pad;
-      // Behind the last line that there is, nothing that an output pixel needs; any line will do.
-      const int64_t last = in.edges ? in.height : in.height - 1;
+      // After the last line that there is, nothing that an output pixel needs; any line will do.
+      const int64_t last = in.halo ? in.height : in.height - 1;
       lines_.push_back(in.line_at(image_, std::min(y, last)) + shift.x - pad);
     }
 }
 
-const float* SparseConv::PlanesWorker::panel_of(const Block& block, bool pack) {
+const float* PlanesConv::Worker::panel_of(const Block& block, bool pack) {
   const Planes& in = call_.in;
   if (call_.direct) return call_.x + in.at(image_, band_, block.first_plane);
-  const Matrix& matrix = conv_.matrices_[0];
-  const size_t phases = conv_.taps_.phases.size();
+  const Matrix& matrix = conv_.weight_.matrices[0];
+  const size_t phases = conv_.weight_.taps.phases.size();
   // All blocks stay in the panel when other parts of the rows will need them again.
   const bool keep = call_.parts > 1 && call_.chunks == 1;
   const int64_t rows = keep ? static_cast<int64_t>(matrix.planes.size()) : matrix.widest_block();
-  float* panel = scratch_->panel.need((rows + 1) * row_step_ + 16) + (keep ? block.first_plane * row_step_ : 0);
+  // One plane and a vector more: `rows` may read whole vectors past the last position, `pack_even` write them.
+  float* panel = scratch_->panel.need((rows + 1) * plane_step_ + 16) + (keep ? block.first_plane * plane_step_ : 0);
   if (pack || !keep)
-    kernels().pack_even({panel, row_step_, call_.x, in.step, conv_.columns_[0].data() + block.first_plane, block.planes,
-                         lines_.data(), static_cast<int64_t>(lines_.size() / phases), call_.out.pitch});
-  return panel - first_line_ * call_.out.pitch;
+    kernels().pack_even({panel, plane_step_, call_.x, in.step, conv_.weight_.sources[0].data() + block.first_plane,
+                         block.planes, lines_.data(), static_cast<int64_t>(lines_.size() / phases), call_.out.pitch});
+  return panel - first_line_ * call_.out.pitch;  // so that all offsets count from position 0 of the band
 }
 
-void SparseConv::PlanesWorker::multiply(const Block& block, const float* panel, int64_t tile, int first_rows,
-                                        int end_rows) {
+void PlanesConv::Worker::multiply(const Block& block, const float* panel, int64_t tile, int first_rows, int end_rows) {
   const Kernels& kernel = kernels();
   const Planes& out = call_.out;
-  const Matrix& matrix = conv_.matrices_[0];
+  const Matrix& matrix = conv_.weight_.matrices[0];
   const int64_t position = call_.tiling.first(tile), plane = out.at(image_, band_);
   const Piece output{position, 0, 0};
   RowsCall call{};
   call.panel = panel + position;
-  call.plane_step = call_.direct ? call_.in.step : row_step_;
+  call.plane_step = call_.direct ? call_.in.step : plane_step_;
   call.offsets = call_.offsets.data();
   call.places = call_.places == nullptr || call_.places->nonzeros.empty() ? nullptr : call_.places->nonzeros.data();
-  call.near = matrix.rows * out.step <= kNear;
+  call.cached = matrix.rows * out.step <= kCachedFloats;
   call.first = &block == &matrix.blocks.front();
   call.last = &block == &matrix.blocks.back();
   call.bias = call_.bias;
@@ -137,8 +144,8 @@ void SparseConv::PlanesWorker::multiply(const Block& block, const float* panel, 
   for (int i = first_rows; i < end_rows; ++i) kernel.rows(call_.tiling.width(tile), stretch_of(matrix, block, i, call));
 }
 
-void SparseConv::PlanesWorker::run(int64_t task) {
-  const Matrix& matrix = conv_.matrices_[0];
+void PlanesConv::Worker::run(int64_t task) {
+  const Matrix& matrix = conv_.weight_.matrices[0];
   const Planes& out = call_.out;
   const int part = static_cast<int>(task % call_.parts);
   const int64_t band = task / call_.parts % out.bands, image = task / call_.parts / out.bands;
@@ -152,32 +159,21 @@ void SparseConv::PlanesWorker::run(int64_t task) {
       for (int64_t tile = first_tile_; tile < end_tile_; ++tile) multiply(block, panel, tile, from, to);
     }
   }
-  out.write_edges(call_.y, image, band, from * kGroup, std::min(to * kGroup, matrix.rows));
+  // Only of the rows of this part: other threads write those of the others.
+  out.write_halo(call_.y, image, band, from * kGroup, std::min(to * kGroup, matrix.rows));
 }
 
-void SparseConv::compute_planes(OrtKernelContext* context) const {
-  size_t inputs = 0;
-  check(api_, GetInputCount::call(api_, context, &inputs));
-  const Tensor x = input(api_, context, 0);
-  const Tensor bias = inputs > 3 ? input(api_, context, 3) : Tensor{};
-  const Tensor residual = inputs > 4 ? input(api_, context, 4) : Tensor{};
-  const Planes in = Planes::of(x, "X"), out = output_planes(in, "X");
-  check_bias(bias);
-  if (residual && !(Planes::of(residual, "Z") == out))
+void PlanesConv::compute(const OrtApi* api, OrtKernelContext* context, const ConvInputs& inputs) const {
+  const Planes in = Planes::of(inputs.x, "X"), out = output_planes(in, "X");
+  const float* bias = checked_bias(attributes_, inputs.bias, "B");
+  if (inputs.residual && !(Planes::of(inputs.residual, "Z") == out))
     throw InvalidArgument("input Z must have the shape and the edges of the output");
-  const Tensor y = output(api_, context, {out.size()});
-  float* target = static_cast<float*>(y.data);
-  out.write_header(target);
+  const Tensor y = output(api, context, {out.size()});
+  out.write_header(y.writable());
   if (out.empty()) return;
-  const PlanesCall call(*this, in, out, x.floats(), bias ? bias.floats() : nullptr,
-                        residual ? residual.floats() : nullptr, target);
-  run_workers(api_, context, call.tasks(), [&](Share& share) {
-    int64_t task;
-    if (!share.next(&task)) return;
-    PlanesWorker worker(*this, call);
-    do worker.run(task);
-    while (share.next(&task));
-  });
+  const float* residual = inputs.residual ? inputs.residual.floats() : nullptr;
+  const Call call(*this, in, out, inputs.x.floats(), bias, residual, y.writable());
+  run_workers<Worker>(api, context, call.tasks(), *this, call);
 }
 
 }  // namespace sparsify

@@ -3,20 +3,18 @@
 #include <algorithm>
 
 #include "conv.h"
+#include "conv_matrices.h"
 #include "pool.h"
+#include "product.h"
 
 namespace sparsify {
 
 namespace {
 
-constexpr int64_t kRows = 32;
-constexpr int64_t kLinesFloats = int64_t{1} << 17;  // of kRows planes: a part of a second level cache
-constexpr int64_t kPanelFloats = int64_t{1} << 18;  // of all planes that these read: half of it
-constexpr int64_t kLeastOutputs = 4;                // lines of a band: fewer would compute too many lines twice
+constexpr int64_t kRows = 32;         // channels of the intermediate result that lie in the cache together
+constexpr int64_t kLeastOutputs = 4;  // lines of a band: fewer would compute too many lines twice
 
-int64_t whole_vectors(int64_t floats) { return (floats + kernels().lanes - 1) / kernels().lanes * kernels().lanes; }
-
-// Sizes of an image, a 1x1 convolution's too line by line.
+// Sizes of an image, a 1x1 convolution's too line by line: the pooling needs its lines.
 Geometry lines_of(const ConvAttributes& attributes, const Tensor& x) {
   Geometry g = geometry_of(attributes, x);
   g.height = x.shape[2], g.width = x.shape[3];
@@ -32,10 +30,8 @@ Geometry alone(Geometry g) {  // one image
 }  // namespace
 
 SparseConvPool::SparseConvPool(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
-  const Tensor values = constant_input(api, info, 1), gaps = constant_input(api, info, 2);
-  if (!values) throw InvalidArgument("input W must be a constant initializer");
-  const Weights weights = read_weights(values, gaps, attribute_ints(api, info, "weight_shape"));
-  conv_ = read_attributes(api, info, weights.shape);
+  const ConvModel model = read_conv(api, info, kWeight, "W");
+  conv_ = model.attributes;
   if (conv_.rank != 4 || conv_.group != 1)
     throw InvalidArgument("needs a convolution in two dimensions with one group");
   pool_ = read_pool(api, info, "pool_");
@@ -44,10 +40,10 @@ SparseConvPool::SparseConvPool(const OrtApi* api, const OrtKernelInfo* info) : a
   const int32_t phases = static_cast<int32_t>(taps_.phases.size());
   if (conv_.in_channels > kMaxBlockPlanes / phases) throw InvalidArgument("the weight has too many input channels");
   for (int64_t row = 0; row < conv_.out_channels; row += kRows) {
-    const Rows rows = rows_of(weights, conv_, taps_, row, std::min(kRows, conv_.out_channels - row));
+    const Rows rows = rows_of(model.weights, conv_, taps_, row, std::min(kRows, conv_.out_channels - row));
     matrices_.push_back(build_matrix(rows, kMaxBlockPlanes, true));
   }
-  for (int32_t plane : matrices_.front().planes) columns_.push_back({plane / phases, plane % phases});
+  for (int32_t plane : matrices_.front().planes) sources_.push_back({plane / phases, plane % phases});
 }
 
 struct SparseConvPool::Call {
@@ -63,22 +59,24 @@ struct SparseConvPool::Call {
   Call(const SparseConvPool& op, const Geometry& conv_, const Geometry& pool_)
       : images(conv_.images), conv(alone(conv_)), pool(alone(pool_)), window(make_window(op.taps_, conv)),
         phases(line_phases(op.taps_, window, conv)), bands(op.pool_, pool, 0, true) {
-    const int64_t rows = std::min(kRows, op.conv_.out_channels), planes = static_cast<int64_t>(op.columns_.size());
+    const int64_t rows = std::min(kRows, op.conv_.out_channels), planes = static_cast<int64_t>(op.sources_.size());
     const int64_t lines =
         std::min(kLinesFloats / (rows * window.pitch), kPanelFloats / (planes * window.pitch) - op.taps_.most_down);
+    // As many as fit: each band computes anew the lines that its first windows share with the band before.
     const int64_t outputs = std::max(kLeastOutputs, (lines - bands.kernel) / pool.stride_y + 1);
     bands.count = std::min(even((pool.out_height + outputs - 1) / outputs), pool.out_height);
     const int64_t most = std::min(bands.most_lines(), conv.out_height) * window.pitch;
-    panel_step = odd_lines(whole_vectors(most) + window.reach);
-    rows_step = odd_lines(whole_vectors(most));
+    panel_step = odd_lines(round_up(most, kernels().lanes) + window.reach);
+    rows_step = odd_lines(round_up(most, kernels().lanes));
   }
+  int64_t tasks(int64_t matrices) const { return images * bands.count * matrices; }
 };
 
 // Computes the rows of one matrix in one band of an image.
 class SparseConvPool::Worker {
  public:
   Worker(const SparseConvPool& op, const Call& call) : op_(op), call_(call), phases_(call.phases) {
-    panel_ = scratch_->panel.need(static_cast<int64_t>(op.columns_.size()) * call.panel_step + kernels().lanes);
+    panel_ = scratch_->panel.need(static_cast<int64_t>(op.sources_.size()) * call.panel_step + kernels().lanes);
     float* room = scratch_->sums.need(pool_floats(call.bands) + kRows * call.rows_step);
     lines_ = pool_lines(call.bands, room);
     rows_ = room + pool_floats(call.bands);
@@ -88,6 +86,7 @@ class SparseConvPool::Worker {
     const int64_t matrices = static_cast<int64_t>(op_.matrices_.size()), place = task / matrices;
     const int64_t image = place % call_.images, band = place / call_.images, number = task % matrices;
     if (band != band_) set_band(band);
+    // Neighboring tasks are the matrices of one band, which read the same panel.
     if (place != place_) pack(image);
     place_ = place;
     multiply(number);
@@ -108,7 +107,7 @@ class SparseConvPool::Worker {
   void pack(int64_t image) {
     const Geometry& g = call_.conv;
     kernels().pack_lines({panel_, call_.panel_step, call_.x + image * g.channels * g.plane(), g.plane(), g.height,
-                          g.width, op_.columns_.data(), static_cast<int>(op_.columns_.size()), phases_.data(),
+                          g.width, op_.sources_.data(), static_cast<int>(op_.sources_.size()), phases_.data(),
                           height_ + op_.taps_.most_down, call_.window.pitch, g.stride_y, g.stride_x});
   }
 
@@ -156,13 +155,9 @@ class SparseConvPool::Worker {
 };
 
 void SparseConvPool::compute(OrtKernelContext* context) const {
-  size_t inputs = 0;
-  check(api_, GetInputCount::call(api_, context, &inputs));
-  const Tensor x = input(api_, context, 0);
-  const Tensor bias = inputs > 3 ? input(api_, context, 3) : Tensor{};
+  const Tensor x = input(api_, context, kX);
   const Geometry conv = lines_of(conv_, x);
-  if (bias && (bias.type != kFloat || bias.shape != std::vector<int64_t>{conv_.out_channels}))
-    throw InvalidArgument("input B must be a float32 vector with a value per output channel");
+  const float* bias = checked_bias(conv_, optional_input(api_, context, kBias), "B");
   Tensor between = x;  // a shape alone
   between.shape = conv.output_shape;
   const Geometry pool = lines_of(pool_, between);
@@ -170,16 +165,9 @@ void SparseConvPool::compute(OrtKernelContext* context) const {
   if (y.size() == 0) return;
   Call call(*this, conv, pool);
   call.x = x.floats();
-  call.bias = bias ? bias.floats() : nullptr;
-  call.y = static_cast<float*>(y.data);
-  run_workers(api_, context, call.images * call.bands.count * static_cast<int64_t>(matrices_.size()),
-              [&](Share& share) {
-                int64_t task;
-                if (!share.next(&task)) return;
-                Worker worker(*this, call);
-                do worker.run(task);
-                while (share.next(&task));
-              });
+  call.bias = bias;
+  call.y = y.writable();
+  run_workers<Worker>(api_, context, call.tasks(static_cast<int64_t>(matrices_.size())), *this, call);
 }
 
 }  // namespace sparsify

@@ -1,9 +1,12 @@
-// A sparse convolution and the maximum pooling behind it, without their large intermediate result in memory.
+// A sparse convolution fused with the maximum pooling that follows it: their large intermediate result is never
+// materialized.
 #pragma once
 
 #include <vector>
 
-#include "depthwise.h"
+#include "bands.h"
+#include "kernels/kernels.h"
+#include "matrix.h"
 #include "window.h"
 
 namespace sparsify {
@@ -11,10 +14,9 @@ namespace sparsify {
 class SparseConvPool {
  public:
   static constexpr const char* kName = "SparseConvPool";
-  static constexpr size_t kInputs = 4;  // X, W or its non-zeros, gaps, B
-  static constexpr size_t kMoreGaps = 2;
-  static constexpr int kResidual = 0;
-  static constexpr bool kResidualInPlace = false;
+  enum Input : size_t { kX, kWeight, kGaps, kBias, kInputs };
+  static constexpr bool is_gaps(size_t input) { return input == kGaps; }
+  static constexpr bool kSumInPlace = false;
 
   SparseConvPool(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;
@@ -26,8 +28,8 @@ class SparseConvPool {
   const OrtApi* api_;
   ConvAttributes conv_, pool_;
   Taps taps_;
-  std::vector<Matrix> matrices_;  // of kRows rows each
-  std::vector<Column> columns_;   // what the planes of each of them stand for
+  std::vector<Matrix> matrices_;      // of kRows rows each
+  std::vector<PlaneSource> sources_;  // of the planes of each of them
 };
 
 }  // namespace sparsify

@@ -2,6 +2,8 @@
 // the first one gives stays near the processor until the second one is added.
 #pragma once
 
+#include <memory>
+
 #include "conv.h"
 
 namespace sparsify {
@@ -9,21 +11,25 @@ namespace sparsify {
 class SparseConvSum {
  public:
   static constexpr const char* kName = "SparseConvSum";
-  static constexpr size_t kInputs = 8;  // X, W, gaps and B of one; P, V, gaps and C of the projection
-  static constexpr size_t kMoreGaps = 6;
-  static constexpr int kResidual = 0;
-  static constexpr bool kResidualInPlace = false;
+  // `kProjected` is the input of the projection, and `kMoreBias` its bias.
+  enum Input : size_t { kX, kWeight, kGaps, kBias, kProjected, kMoreWeight, kMoreGaps, kMoreBias, kInputs };
+  static constexpr bool is_gaps(size_t input) { return input == kGaps || input == kMoreGaps; }
+  static constexpr bool kSumInPlace = false;
 
   SparseConvSum(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;
 
- private:
-  struct Inputs;
-  Inputs inputs_of(OrtKernelContext* context) const;
-  void compute_planes(OrtKernelContext* context, const Inputs& given) const;
+  // Over NCHW activations, or over padded planes; settled when the session is created.
+  class Algorithm {
+   public:
+    virtual ~Algorithm() = default;
+    virtual void compute(const OrtApi* api, OrtKernelContext* context, const ConvInputs& given,
+                         const ConvInputs& projected) const = 0;
+  };
 
+ private:
   const OrtApi* api_;
-  SparseConv conv_, projection_;
+  std::unique_ptr<const Algorithm> algorithm_;
 };
 
 }  // namespace sparsify

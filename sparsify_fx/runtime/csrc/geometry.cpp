@@ -85,6 +85,7 @@ Geometry geometry_of(const ConvAttributes& a, const Tensor& x) {
   g.output_shape = {g.images, a.out_channels, g.out_width};
   if (a.rank == 4) g.output_shape.insert(g.output_shape.begin() + 2, g.out_height);
   checked_product("the result", g.output_shape);
+  // A single line has no ends within the image where vectors would stop short.
   const bool point = a.kernel_height == 1 && a.kernel_width == 1;
   if (point && g.out_height == g.height && g.out_width == g.width && g.pad_y == 0 && g.pad_x == 0 && g.stride_y == 1 &&
       g.stride_x == 1) {
@@ -92,6 +93,20 @@ Geometry geometry_of(const ConvAttributes& a, const Tensor& x) {
     g.height = g.out_height = 1;
   }
   return g;
+}
+
+const float* checked_bias(const ConvAttributes& a, const Tensor& bias, const char* name) {
+  if (!bias) return nullptr;
+  if (bias.type != kFloat || bias.shape != std::vector<int64_t>{a.out_channels})
+    throw InvalidArgument(std::string("input ") + name + " must be a float32 vector with a value per output channel");
+  return bias.floats();
+}
+
+const float* checked_residual(const Tensor& residual, const std::vector<int64_t>& output_shape) {
+  if (!residual) return nullptr;
+  if (residual.type != kFloat || residual.shape != output_shape)
+    throw InvalidArgument("input Z must be float32 and have the shape of the output");
+  return residual.floats();
 }
 
 }  // namespace sparsify

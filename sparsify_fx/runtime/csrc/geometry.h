@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "checked.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "ort.h"
 
 namespace sparsify {
@@ -38,5 +38,10 @@ struct Geometry {
 };
 
 Geometry geometry_of(const ConvAttributes& attributes, const Tensor& x);
+
+// The values of a bias, null when there is none; InvalidArgument unless it has one for every output channel.
+const float* checked_bias(const ConvAttributes& attributes, const Tensor& bias, const char* name);
+// Those of a residual in the shape of the output, null when there is none.
+const float* checked_residual(const Tensor& residual, const std::vector<int64_t>& output_shape);
 
 }  // namespace sparsify

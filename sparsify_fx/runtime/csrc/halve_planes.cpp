@@ -12,7 +12,7 @@ int64_t channels(const OrtApi* api, const OrtKernelInfo* info, const char* name)
   return checked_most(name, count, kMaxLength);
 }
 
-// Four at a time; behind the last one there is a zero, so that all eight that are read exist.
+// Four at a time; after the last pixel of a line there is a zero, so that all eight that are read exist.
 void copy_even(float* to, const float* from, int64_t count) {
   typedef float Four __attribute__((vector_size(16)));
   int64_t i = 0;
@@ -29,15 +29,15 @@ void copy_even(float* to, const float* from, int64_t count) {
 }  // namespace
 
 HalvePlanes::HalvePlanes(const OrtApi* api, const OrtKernelInfo* info)
-    : api_(api), before_(channels(api, info, "before")), behind_(channels(api, info, "behind")),
-      edges_(attribute_int(api, info, "edges", 0) != 0) {}
+    : api_(api), before_(channels(api, info, "before")), after_(channels(api, info, "behind")),
+      halo_(attribute_int(api, info, "edges", 0) != 0) {}
 
 void HalvePlanes::compute(OrtKernelContext* context) const {
-  const Tensor x = input(api_, context, 0);
+  const Tensor x = input(api_, context, kX);
   const Planes in = Planes::of(x, "X");
-  const Planes out(in.images, before_ + in.channels + behind_, (in.height + 1) / 2, (in.width + 1) / 2, edges_);
+  const Planes out(in.images, before_ + in.channels + after_, (in.height + 1) / 2, (in.width + 1) / 2, halo_);
   const Tensor y = output(api_, context, {out.size()});
-  float* target = static_cast<float*>(y.data);
+  float* target = y.writable();
   out.write_header(target);
   if (out.empty()) return;
   share_planes(api_, context, out, [&](int64_t image, int64_t band, int64_t first, int64_t end) {
@@ -57,7 +57,7 @@ void HalvePlanes::compute(OrtKernelContext* context) const {
       }
       std::fill_n(to, (out.lines - held) * out.pitch, 0.0f);
     }
-    out.write_edges(target, image, band, first, end);
+    out.write_halo(target, image, band, first, end);
   });
 }
 

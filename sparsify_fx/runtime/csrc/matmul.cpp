@@ -2,16 +2,13 @@
 
 #include <algorithm>
 
-#include "conv.h"
+#include "geometry.h"
 #include "weights.h"
 
 namespace sparsify {
 
 SparseMatMul::SparseMatMul(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
-  const Tensor values = constant_input(api, info, 1);
-  const Tensor gaps = constant_input(api, info, 2);
-  if (!values) throw InvalidArgument("input W must be a constant initializer");
-  const Weights weights = read_weights(values, gaps, attribute_ints(api, info, "weight_shape"));
+  const Weights weights = constant_weights(api, info, kWeight, "weight_shape", "W");
   if (weights.shape.size() != 2) throw InvalidArgument("the weight must have 2 dimensions");
   const bool transposed = attribute_int(api, info, "transB", 0) != 0;  // as in Gemm: the weight is [N, K]
   inner_ = weights.shape[transposed ? 1 : 0];
@@ -32,6 +29,7 @@ constexpr int32_t kNoOffset = 0;  // a matrix product has one tap
 
 }  // namespace
 
+// One run. The tasks are tiles of pixels, or single pixels, and parts of the rows when those are few.
 struct SparseMatMul::Call {
   Tiling tiling;
   int parts;
@@ -39,12 +37,110 @@ struct SparseMatMul::Call {
   float* y;
 };
 
+// A few pixels leave most lanes of a tile empty: dot products, pixel by pixel, then take less time.
+class SparseMatMul::PixelWorker {
+ public:
+  PixelWorker(const SparseMatMul& op, const Call& call) : op_(op), call_(call) {}
+
+  void run(int64_t task) {
+    const Kernels& kernel = kernels();
+    const Matrix& matrix = op_.matrix_;
+    const int part = static_cast<int>(task % call_.parts);
+    const int64_t pixel = task / call_.parts;
+    const int from = first_group(matrix, part, call_.parts), to = first_group(matrix, part + 1, call_.parts);
+    RowsCall rows_call{};
+    rows_call.bias = call_.bias;
+    rows_call.sums = scratch_->sums.need(op_.outer_);
+    for (size_t b = 0; b < matrix.blocks.size(); ++b) {
+      // The pixel's own activations are the panel: all planes are kept, so plane k is value k.
+      rows_call.panel = call_.a + pixel * op_.inner_ + matrix.blocks[b].first_plane;
+      rows_call.first = b == 0;
+      for (int i = from; i < to; ++i) kernel.dots(stretch_of(matrix, matrix.blocks[b], i, rows_call));
+    }
+    const int64_t row = from * kGroup, rows = std::min<int64_t>(to * kGroup, op_.outer_) - row;
+    const int64_t at = pixel * op_.outer_ + row;
+    kernel.epilogue(call_.y + at, rows_call.sums + row, call_.residual == nullptr ? nullptr : call_.residual + at, rows,
+                    op_.activation_);
+  }
+
+ private:
+  const SparseMatMul& op_;
+  const Call& call_;
+  ScratchLease scratch_;
+};
+
+class SparseMatMul::TileWorker {
+ public:
+  TileWorker(const SparseMatMul& op, const Call& call) : op_(op), call_(call) {}
+
+  void run(int64_t task) {
+    const Matrix& matrix = op_.matrix_;
+    const int part = static_cast<int>(task % call_.parts);
+    const int from = first_group(matrix, part, call_.parts), to = first_group(matrix, part + 1, call_.parts);
+    set_tile(task / call_.parts);
+    float* sums = scratch_->sums.need(op_.outer_ * width_);
+    for (const Block& block : matrix.blocks) multiply(block, from, to, sums);
+    const int64_t row = from * kGroup;
+    write(row, std::min<int64_t>(to * kGroup, op_.outer_) - row, sums + row * width_);
+  }
+
+ private:
+  void set_tile(int64_t tile) {
+    fresh_ = tile != tile_;
+    tile_ = tile;
+    first_ = call_.tiling.first(tile);
+    vectors_ = call_.tiling.width(tile);
+    width_ = vectors_ * kernels().lanes;
+  }
+
+  // Packs a block of planes, and adds its products with the rows of some groups to `sums`.
+  void multiply(const Block& block, int from, int to, float* sums) {
+    const Kernels& kernel = kernels();
+    // All blocks stay in the panel when other parts of the rows will need them again.
+    const bool keep = call_.parts > 1;
+    float* panel = scratch_->panel.need((keep ? op_.inner_ : op_.matrix_.widest_block()) * width_);
+    if (keep) panel += static_cast<int64_t>(block.first_plane) * width_;
+    if (fresh_ || !keep)
+      kernel.pack_transposed(panel, width_, call_.a + first_ * op_.inner_ + block.first_plane, op_.inner_,
+                             call_.tiling.count(tile_), block.planes);
+    RowsCall rows_call{};
+    rows_call.panel = panel;
+    rows_call.plane_step = width_;
+    rows_call.offsets = &kNoOffset;
+    rows_call.first = &block == &op_.matrix_.blocks.front();
+    rows_call.bias = call_.bias;
+    rows_call.sums = sums;
+    for (int i = from; i < to; ++i) kernel.rows(vectors_, stretch_of(op_.matrix_, block, i, rows_call));
+  }
+
+  // `rows` sums from row `row` on become outputs, pixel after pixel again.
+  void write(int64_t row, int64_t rows, float* sums) {
+    const Kernels& kernel = kernels();
+    const Activation activation = op_.activation_;
+    const int64_t outer = op_.outer_;
+    const int count = call_.tiling.count(tile_);
+    float* target = call_.y + first_ * outer + row;
+    const float* residual = call_.residual == nullptr ? nullptr : call_.residual + first_ * outer + row;
+    const bool activates = activation != Activation::kNone;
+    // Without a residual the activation comes first, on sums that lie side by side in the cache. With one it has to
+    // wait until that was added, which is done on the way out.
+    if (activates && residual == nullptr) kernel.epilogue(sums, sums, nullptr, rows * width_, activation);
+    kernel.unpack_transposed(target, outer, sums, width_, count, static_cast<int>(rows), residual);
+    for (int t = 0; t < count && activates && residual != nullptr; ++t)
+      kernel.epilogue(target + t * outer, target + t * outer, nullptr, rows, activation);
+  }
+
+  const SparseMatMul& op_;
+  const Call& call_;
+  ScratchLease scratch_;
+  int64_t tile_ = -1, first_ = 0;  // whose panel is at hand, with several parts; its first pixel
+  int vectors_ = 0, width_ = 0;
+  bool fresh_ = true;  // whether that panel has still to be packed
+};
+
 void SparseMatMul::compute(OrtKernelContext* context) const {
-  size_t inputs = 0;
-  check(api_, GetInputCount::call(api_, context, &inputs));
-  const Tensor a = input(api_, context, 0);
-  const Tensor bias = inputs > 3 ? input(api_, context, 3) : Tensor{};
-  const Tensor residual = inputs > 4 ? input(api_, context, 4) : Tensor{};
+  const Tensor a = input(api_, context, kA);
+  const Tensor bias = optional_input(api_, context, kBias), residual = optional_input(api_, context, kResidual);
   if (a.type != kFloat || a.shape.empty() || a.shape.back() != inner_)
     throw InvalidArgument("input A must be float32 with a last dimension of " + std::to_string(inner_));
   checked_product("input A", a.shape);
@@ -52,89 +148,22 @@ void SparseMatMul::compute(OrtKernelContext* context) const {
   shape.back() = outer_;
   if (bias && (bias.type != kFloat || bias.shape != std::vector<int64_t>{outer_}))
     throw InvalidArgument("input B must be a float32 vector of " + std::to_string(outer_) + " values");
-  if (residual && (residual.type != kFloat || residual.shape != shape))
-    throw InvalidArgument("input Z must be float32 and have the shape of the output");
+  const float* more = checked_residual(residual, shape);
   const Tensor y = output(api_, context, shape);
   if (y.size() == 0) return;
   Call call{Tiling(y.size() / outer_, kernels().lanes, max_vectors_),
             1,
             a.floats(),
             bias ? bias.floats() : nullptr,
-            residual ? residual.floats() : nullptr,
-            static_cast<float*>(y.data)};
-  call.parts = row_parts(matrix_, call.tiling.tiles);
-  if (call.tiling.pixels <= kFewPixels) {
-    call.parts = row_parts(matrix_, call.tiling.pixels);
-    run_workers(api_, context, call.tiling.pixels * call.parts, [&](Share& share) { work_by_pixel(call, share); });
-  } else {
-    run_workers(api_, context, call.tiling.tiles * call.parts, [&](Share& share) { work(call, share); });
-  }
-}
-
-// A few pixels leave most lanes of a tile empty: dot products, pixel by pixel, then take less time.
-void SparseMatMul::work_by_pixel(const Call& call, Share& share) const {
-  int64_t task;
-  if (!share.next(&task)) return;
-  const Kernels& kernel = kernels();
-  ScratchLease scratch;
-  do {
-    const int part = static_cast<int>(task % call.parts);
-    const int64_t pixel = task / call.parts;
-    const int from = first_group(matrix_, part, call.parts), to = first_group(matrix_, part + 1, call.parts);
-    RowsCall rows_call{};
-    rows_call.bias = call.bias;
-    rows_call.sums = scratch->sums.need(outer_);
-    for (size_t b = 0; b < matrix_.blocks.size(); ++b) {
-      rows_call.panel = call.a + pixel * inner_ + matrix_.blocks[b].first_plane;
-      rows_call.first = b == 0;
-      for (int i = from; i < to; ++i) kernel.dots(stretch_of(matrix_, matrix_.blocks[b], i, rows_call));
-    }
-    const int64_t row = from * kGroup, rows = std::min<int64_t>(to * kGroup, outer_) - row;
-    const int64_t at = pixel * outer_ + row;
-    kernel.finish(call.y + at, rows_call.sums + row, call.residual == nullptr ? nullptr : call.residual + at, rows,
-                  activation_);
-  } while (share.next(&task));
-}
-
-void SparseMatMul::work(const Call& call, Share& share) const {
-  int64_t task;
-  if (!share.next(&task)) return;
-  const Kernels& kernel = kernels();
-  ScratchLease scratch;
-  int64_t packed = -1;  // the tile whose panel lies in `scratch`
-  do {
-    const int part = static_cast<int>(task % call.parts);
-    const int64_t tile = task / call.parts, first = call.tiling.first(tile);
-    const int vectors = call.tiling.width(tile), width = vectors * kernel.lanes, count = call.tiling.count(tile);
-    const bool keep = call.parts > 1, fresh = packed != tile || !keep;
-    packed = tile;
-    float* panel = scratch->panel.need((keep ? inner_ : matrix_.widest_block()) * width);
-    float* sums = scratch->sums.need(outer_ * width);
-    const int from = first_group(matrix_, part, call.parts), to = first_group(matrix_, part + 1, call.parts);
-    for (size_t b = 0; b < matrix_.blocks.size(); ++b) {
-      const Block& block = matrix_.blocks[b];
-      float* here = keep ? panel + static_cast<int64_t>(block.first_plane) * width : panel;
-      if (fresh)
-        kernel.pack_transposed(here, width, call.a + first * inner_ + block.first_plane, inner_, count, block.planes);
-      RowsCall rows_call{};
-      rows_call.panel = here;
-      rows_call.plane_step = width;
-      rows_call.offsets = &kNoOffset;
-      rows_call.first = b == 0;
-      rows_call.bias = call.bias;
-      rows_call.sums = sums;
-      for (int i = from; i < to; ++i) kernel.rows(vectors, stretch_of(matrix_, block, i, rows_call));
-    }
-    const int64_t row = from * kGroup, rows = std::min<int64_t>(to * kGroup, outer_) - row;
-    float *target = call.y + first * outer_ + row, *found = sums + row * width;
-    const float* residual = call.residual == nullptr ? nullptr : call.residual + first * outer_ + row;
-    const bool activates = activation_ != Activation::kNone;
-    // Where they lie in the cache side by side, if nothing need be added before.
-    if (activates && residual == nullptr) kernel.finish(found, found, nullptr, rows * width, activation_);
-    kernel.unpack_transposed(target, outer_, found, width, count, static_cast<int>(rows), residual);
-    for (int t = 0; t < count && activates && residual != nullptr; ++t)
-      kernel.finish(target + t * outer_, target + t * outer_, nullptr, rows, activation_);
-  } while (share.next(&task));
+            more,
+            y.writable()};
+  const bool few = call.tiling.pixels <= kFewPixels;
+  const int64_t pieces = few ? call.tiling.pixels : call.tiling.tiles;
+  call.parts = row_parts(matrix_, pieces);
+  if (few)
+    run_workers<PixelWorker>(api_, context, pieces * call.parts, *this, call);
+  else
+    run_workers<TileWorker>(api_, context, pieces * call.parts, *this, call);
 }
 
 }  // namespace sparsify

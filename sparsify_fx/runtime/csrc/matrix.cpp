@@ -15,7 +15,7 @@ std::vector<int32_t> used_planes(const Rows& rows, bool all) {
   return planes;
 }
 
-// Appends the rows of a group and their non-zeros before plane `end`; `next` remembers how far each row has come.
+// Appends the rows of a row group and their non-zeros before plane `end`; `next` remembers how far each row has come.
 Stretch add_stretch(Matrix& matrix, const Rows& rows, const std::vector<int32_t>& place, std::vector<int64_t>& next,
                     int group, const Block& block, int32_t end, bool keep_empty) {
   struct Part {
@@ -29,6 +29,7 @@ Stretch add_stretch(Matrix& matrix, const Rows& rows, const std::vector<int32_t>
     next[row] = to;
     if (to > from || keep_empty) parts.push_back({{row, static_cast<int32_t>(to - from)}, from});
   }
+  // Stable, so that the same weight gives the same matrix with any library.
   std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.ref.count < b.ref.count; });
   Stretch stretch{static_cast<int32_t>(matrix.refs.size()), static_cast<int32_t>(parts.size()),
                   static_cast<int64_t>(matrix.nonzeros.size())};
@@ -63,7 +64,7 @@ Matrix build_matrix(const Rows& rows, int block_planes, bool keep_all) {
   block_planes = std::min(block_planes, kMaxBlockPlanes);
   const int count = std::max(1, (used + block_planes - 1) / block_planes);
   for (int b = 0; b < count; ++b) {
-    // Blocks of nearly equal width.
+    // Blocks of nearly equal width: a narrow last one would cost the starts and ends of all its rows for few products.
     const int32_t first = static_cast<int32_t>(static_cast<int64_t>(used) * b / count);
     const int32_t last = static_cast<int32_t>(static_cast<int64_t>(used) * (b + 1) / count);
     Block block{first, last - first, {}};

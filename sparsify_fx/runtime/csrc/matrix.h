@@ -1,10 +1,7 @@
-// The kernels' own format of a sparse matrix.
+// The kernels' own format of a sparse matrix; README.md has the words and a drawing.
 //
-// A column of the matrix is a tap of a plane: a plane is a row of the panel of activations, and the taps of a kernel
-// begin at different offsets in it. A matrix product has one tap. The matrix is cut into blocks of planes, so that the
-// part of the activations that a block reads stays near the processor. Planes without any non-zero are left out.
-// Within a block, rows are ordered by their number of non-zeros (in groups of kGroup rows): the inner loop then runs
-// equally often many times in a row, which branch predictors like.
+// Planes without any non-zero are left out. Within a block, the rows of a group are ordered by their number of
+// non-zeros: the inner loop then runs equally often many times in a row, which branch predictors like.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +9,9 @@
 
 namespace sparsify {
 
-constexpr int kGroup = 128;
+constexpr int kGroup = 128;  // rows of a row group
 
+// What 16 bits of a Nonzero can number.
 constexpr int kMaxTaps = 1 << 16, kMaxBlockPlanes = 1 << 16;
 
 struct Nonzero {
@@ -33,7 +31,7 @@ struct RowRef {
   int32_t count;  // of non-zeros in this block
 };
 
-// The rows of one group in one block: where their RowRefs and non-zeros begin.
+// The rows of one row group in one block: where their RowRefs and non-zeros begin.
 struct Stretch {
   int32_t first_row, rows;
   int64_t first_nonzero;

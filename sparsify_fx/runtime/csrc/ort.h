@@ -24,6 +24,7 @@ struct Tensor {
 
   int64_t size() const { return checked_product("a tensor", shape); }
   const float* floats() const { return static_cast<const float*>(data); }
+  float* writable() const { return static_cast<float*>(data); }  // of an output
   explicit operator bool() const { return data != nullptr; }
 };
 
@@ -51,6 +52,13 @@ inline Tensor input(const OrtApi* api, const OrtKernelContext* context, size_t i
   const OrtValue* value = nullptr;
   check(api, GetInput::call(api, context, index, &value));
   return view(api, value);
+}
+
+// Without data where the node has fewer inputs, or leaves this one out.
+inline Tensor optional_input(const OrtApi* api, const OrtKernelContext* context, size_t index) {
+  size_t count = 0;
+  check(api, GetInputCount::call(api, context, &count));
+  return index < count ? input(api, context, index) : Tensor{};
 }
 
 inline Tensor output(const OrtApi* api, OrtKernelContext* context, const std::vector<int64_t>& shape) {

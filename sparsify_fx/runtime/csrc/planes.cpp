@@ -5,18 +5,16 @@
 #include <mutex>
 #include <tuple>
 
-#include "scratch.h"
+#include "cache.h"
 
 namespace sparsify {
 
 namespace {
 
 constexpr int32_t kMark = 0x53504c31;         // in the header of every such tensor
-constexpr size_t kMasks = 64;                 // so many masks are kept
+constexpr size_t kMasks = 64;                 // that are kept
 constexpr int64_t kBand = 832, kAlone = 128;  // positions: of a band at most, of an image that may be one band
 constexpr int64_t kHalf = 17;                 // of a band that is worth a thread of its own
-
-int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 // As memcpy, which is a call, of a few floats.
 inline void copy_line(float* to, const float* from, int64_t count) {
@@ -27,24 +25,25 @@ inline void copy_line(float* to, const float* from, int64_t count) {
 
 }  // namespace
 
-Planes::Planes(int64_t images_, int64_t channels_, int64_t height_, int64_t width_, bool edges_)
-    : images(images_), channels(channels_), height(height_), width(width_), edges(edges_), pitch(width_ + 1) {
+Planes::Planes(int64_t images_, int64_t channels_, int64_t height_, int64_t width_, bool halo_)
+    : images(images_), channels(channels_), height(height_), width(width_), halo(halo_), pitch(width_ + 1) {
   checked_most("the number of images of padded planes", images, INT32_MAX);
   checked_most("the number of channels of padded planes", channels, INT32_MAX);
-  checked_most("the number of lines of padded planes", height,
-               kMaxLength);  // so that the offsets of taps fit into 32 bits
+  // So that the offsets of taps, a line and a pixel away, fit into 32 bits.
+  checked_most("the number of lines of padded planes", height, kMaxLength);
   checked_most("the number of columns of padded planes", width, kMaxLength);
   const int64_t all = height * pitch, half = (height + 1) / 2 * pitch;
   // Two bands are for two threads; small images have them where that makes no vector more.
-  const bool two = all > kAlone || (half >= kHalf && 2 * whole_lines(half) <= whole_lines(all));
+  const bool two = all > kAlone || (half >= kHalf && 2 * round_up(half, kLineFloats) <= round_up(all, kLineFloats));
   const int64_t wanted = std::max<int64_t>(two ? 2 : 1, (all + kBand - 1) / kBand);
   lines = std::max<int64_t>(1, (height + wanted - 1) / wanted);
   bands = std::max<int64_t>(1, (height + lines - 1) / lines);
-  lead = edges ? whole_lines(pitch + 1) : 0;
-  step = odd_lines(lead + whole_lines(positions()) + (edges ? pitch + 1 : 0));
+  // Planes begin at cache lines and tiles at vectors, so that no store crosses a cache line.
+  lead = halo ? round_up(pitch + 1, kLineFloats) : 0;
+  step = odd_lines(lead + round_up(positions(), kLineFloats) + (halo ? pitch + 1 : 0));
   checked_product("the tensor of padded planes (images, bands, channels, floats of a plane)",
                   {images, bands, channels, step});
-  floats_ = kHeader + images * bands * channels * step + kBehind;
+  floats_ = kHeader + images * bands * channels * step + kAfter;
 }
 
 bool Planes::same_shape(const Planes& other) const {
@@ -76,22 +75,26 @@ void Planes::write_header(float* tensor) const {
                                   static_cast<int32_t>(channels),
                                   static_cast<int32_t>(height),
                                   static_cast<int32_t>(width),
-                                  edges};
+                                  halo};
   std::memcpy(tensor, sizes, sizeof sizes);
 }
 
-void Planes::write_edges(float* tensor, int64_t image, int64_t band, int64_t first, int64_t end) const {
-  if (!edges) return;
+void Planes::write_halo(float* tensor, int64_t image, int64_t band, int64_t first, int64_t end) const {
+  if (!halo) return;
   const bool top = band == 0, bottom = band + 1 == bands;
   for (int64_t channel = first; channel < end; ++channel) {
     float* plane = tensor + at(image, band, channel);
-    float* above =
-        top ? plane : tensor + at(image, band - 1, channel);  // whose last line is this band's first, or zeros
+    float* above = top ? plane : tensor + at(image, band - 1, channel);
     float* below = bottom ? plane : tensor + at(image, band + 1, channel);
+
+    // 1. The first line is the one below the band above.
     if (top)
       std::fill_n(plane - pitch - 1, pitch + 1, 0.0f);
     else
       copy_line(above + positions(), plane, pitch);
+
+    // 2. The last line is the one above the band below; one float before it is the padding to its left. Only the last
+    // band of an image may have fewer lines, so that here the last line lies right before `positions`.
     if (bottom) {
       std::fill_n(plane + positions(), pitch, 0.0f);
     } else {
@@ -101,6 +104,7 @@ void Planes::write_edges(float* tensor, int64_t image, int64_t band, int64_t fir
   }
 }
 
+// Shared by all operators of the process: a model has few sizes of bands, and every run needs two of their masks.
 std::shared_ptr<const std::vector<int32_t>> Planes::kept(int64_t band) const {
   static std::mutex mutex;
   static std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<const std::vector<int32_t>>> known;
@@ -108,7 +112,7 @@ std::shared_ptr<const std::vector<int32_t>> Planes::kept(int64_t band) const {
   std::lock_guard<std::mutex> lock(mutex);
   auto& found = known[{lines, held, width}];
   if (found != nullptr) return found;
-  auto lanes = std::make_shared<std::vector<int32_t>>(static_cast<size_t>(whole_lines(positions())), 0);
+  auto lanes = std::make_shared<std::vector<int32_t>>(static_cast<size_t>(round_up(positions(), kLineFloats)), 0);
   for (int64_t y = 0; y < held; ++y) std::fill_n(lanes->begin() + y * pitch, width, -1);
   const std::shared_ptr<const std::vector<int32_t>> made = found = std::move(lanes);
   if (known.size() > kMasks) known.clear();
@@ -116,11 +120,11 @@ std::shared_ptr<const std::vector<int32_t>> Planes::kept(int64_t band) const {
 }
 
 void PadPlanes::compute(OrtKernelContext* context) const {
-  const Tensor x = input(api_, context, 0);
+  const Tensor x = input(api_, context, kX);
   if (x.type != kFloat || x.shape.size() != 4) throw InvalidArgument("input X must be float32 and have 4 dimensions");
-  const Planes planes(x.shape[0], x.shape[1], x.shape[2], x.shape[3], edges_);
+  const Planes planes(x.shape[0], x.shape[1], x.shape[2], x.shape[3], halo_);
   const Tensor y = output(api_, context, {planes.size()});
-  float* target = static_cast<float*>(y.data);
+  float* target = y.writable();
   planes.write_header(target);
   const int64_t width = planes.width, size = planes.height * width;
   share_planes(api_, context, planes, [&](int64_t image, int64_t band, int64_t first, int64_t end) {
@@ -134,12 +138,12 @@ void PadPlanes::compute(OrtKernelContext* context) const {
       }
       std::fill_n(to, (planes.lines - held) * planes.pitch, 0.0f);
     }
-    planes.write_edges(target, image, band, first, end);
+    planes.write_halo(target, image, band, first, end);
   });
 }
 
 void UnpadPlanes::compute(OrtKernelContext* context) const {
-  const Tensor x = input(api_, context, 0);
+  const Tensor x = input(api_, context, kX);
   const Planes planes = Planes::of(x, "X");
   const int64_t width = planes.width, size = planes.height * width;
   const Tensor y = output(api_, context, {planes.images, planes.channels, planes.height, width});
@@ -147,8 +151,7 @@ void UnpadPlanes::compute(OrtKernelContext* context) const {
   share_planes(api_, context, planes, [&](int64_t image, int64_t band, int64_t first, int64_t end) {
     for (int64_t channel = first; channel < end; ++channel) {
       const float* from = x.floats() + planes.at(image, band, channel);
-      float* to =
-          static_cast<float*>(y.data) + (image * planes.channels + channel) * size + band * planes.lines * width;
+      float* to = y.writable() + (image * planes.channels + channel) * size + band * planes.lines * width;
       for (int64_t line = 0; line < planes.lines_of(band); ++line, from += planes.pitch, to += width)
         copy_line(to, from, width);
     }

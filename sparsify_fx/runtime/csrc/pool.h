@@ -1,7 +1,8 @@
 // Pooling over NCHW activations, for models whose convolutions are sparse: onnxruntime's own would convert them first.
 #pragma once
 
-#include "depthwise.h"
+#include "bands.h"
+#include "one_input.h"
 
 namespace sparsify {
 
@@ -12,18 +13,17 @@ ConvAttributes read_pool(const OrtApi* api, const OrtKernelInfo* info, const std
 int64_t pool_floats(const Bands& bands);
 float* pool_lines(const Bands& bands, float* room);
 
-class MaxPool {
+class MaxPool : public OneInput {
  public:
   static constexpr const char* kName = "MaxPool";
-  static constexpr size_t kInputs = 1;
-  static constexpr size_t kMoreGaps = 2;
-  static constexpr int kResidual = 0;
-  static constexpr bool kResidualInPlace = false;
 
   MaxPool(const OrtApi* api, const OrtKernelInfo* info);
   void compute(OrtKernelContext* context) const;
 
  private:
+  struct Call;
+  class Worker;
+
   const OrtApi* api_;
   ConvAttributes attributes_;
 };

@@ -45,9 +45,9 @@ OrtCustomOp describe(uint32_t version) {
   op.GetName = [](const OrtCustomOp*) { return Operator::kName; };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return Operator::kInputs; };
-  op.GetInputType = [](const OrtCustomOp*, size_t index) {
-    return index == 2 || index == Operator::kMoreGaps ? kUint8 : kFloat;
-  };
+  op.GetInputType = [](const OrtCustomOp*, size_t index) { return Operator::is_gaps(index) ? kUint8 : kFloat; };
+  // The activations and the weight. What else an operator cannot do without, as the sum its input P, it asks for
+  // itself.
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) { return index < 2 ? kRequired : kOptional; };
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
@@ -77,29 +77,32 @@ OrtCustomOp describe(uint32_t version) {
       return status_of(self->api, Operator::kName, std::current_exception());
     }
   };
-  if (version >= kInPlaceVersion && Operator::kResidualInPlace) {
-    // The sum may overwrite Z, where nobody else needs it: half of the memory that an addition touches.
-    op.GetMayInplace = [](int** inputs, int** outputs) -> size_t {
-      *inputs = new int(Operator::kResidual);
-      *outputs = new int(0);
-      return 1;
-    };
-    op.ReleaseMayInplace = [](int* inputs, int* outputs) { delete inputs, delete outputs; };
+  if constexpr (Operator::kSumInPlace) {
+    // The sum may overwrite the residual, where nobody else needs it: half of the memory that an addition touches.
+    if (version >= kInPlaceVersion) {
+      op.GetMayInplace = [](int** inputs, int** outputs) -> size_t {
+        *inputs = new int(Operator::kResidual);
+        *outputs = new int(0);
+        return 1;
+      };
+      op.ReleaseMayInplace = [](int* inputs, int* outputs) { delete inputs, delete outputs; };
+    }
   }
   op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel<Operator>*>(kernel); };
   return op;
 }
 
 OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain** domain) {
-  static const OrtCustomOp conv = describe<SparseConv>(version), matmul = describe<SparseMatMul>(version),
-                           both = describe<SparseConvDepthwise>(version), pool = describe<MaxPool>(version),
-                           conv_pool = describe<SparseConvPool>(version), sum = describe<SparseConvSum>(version),
-                           pad = describe<PadPlanes>(version), unpad = describe<UnpadPlanes>(version),
-                           halve = describe<HalvePlanes>(version), attention = describe<Attention>(version);
+  static const OrtCustomOp operators[] = {
+      describe<SparseConv>(version), describe<SparseMatMul>(version),   describe<SparseConvDepthwise>(version),
+      describe<MaxPool>(version),    describe<SparseConvPool>(version), describe<SparseConvSum>(version),
+      describe<PadPlanes>(version),  describe<UnpadPlanes>(version),    describe<HalvePlanes>(version),
+      describe<Attention>(version),
+  };
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;
-  for (const OrtCustomOp* op : {&conv, &matmul, &both, &pool, &conv_pool, &sum, &pad, &unpad, &halve, &attention})
-    if (OrtStatus* status = CustomOpDomainAdd::call(api, created, op)) {
+  for (const OrtCustomOp& op : operators)
+    if (OrtStatus* status = CustomOpDomainAdd::call(api, created, &op)) {
       ReleaseCustomOpDomain::call(api, created);
       return status;
     }

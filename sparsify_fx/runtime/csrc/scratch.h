@@ -43,9 +43,6 @@ class Floats {
   int64_t size_ = 0;
 };
 
-// An odd number of cache lines, or the same place of all planes would compete for a few places of the cache.
-inline int64_t odd_lines(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
-
 struct Scratch {
   Floats panel, sums;
   std::thread::id last;  // that had it: in whose cache it lies

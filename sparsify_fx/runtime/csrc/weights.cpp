@@ -1,7 +1,6 @@
 #include "weights.h"
 
 #include <algorithm>
-#include <string>
 
 namespace sparsify {
 
@@ -48,6 +47,13 @@ Weights read_weights(const Tensor& values, const Tensor& gaps, const std::vector
     weights.values.push_back(from[i]);
   }
   return weights;
+}
+
+Weights constant_weights(const OrtApi* api, const OrtKernelInfo* info, size_t input, const std::string& shape,
+                         const std::string& name) {
+  const Tensor values = constant_input(api, info, input), gaps = constant_input(api, info, input + 1);
+  if (!values) throw InvalidArgument("input " + name + " must be a constant initializer");
+  return read_weights(values, gaps, attribute_ints(api, info, shape.c_str()));
 }
 
 Rows take_rows(const Weights& weights, int64_t first, int64_t rows, int64_t columns) {

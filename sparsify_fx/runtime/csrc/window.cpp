@@ -16,8 +16,8 @@ constexpr int64_t kMostVectors = int64_t{1} << 26;  // in the tables of one work
 int64_t ceil_divide(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 
 // The pitch of a window along one axis: `out` outputs, taps up to `most` positions away, an image that covers the
-// positions [low, high) at most in any phase. What a tap reads behind the end of a row is the beginning of the next
-// one, which serves as long as both are padding.
+// positions [low, high) at most in any phase. What a tap reads after the end of a line is the beginning of the next
+// one, which serves as long as both are padding: the `low` positions there serve for as many here.
 int64_t pitch_of(int64_t out, int64_t most, int64_t low, int64_t high) {
   const int64_t read = out + most;
   return std::max(out, std::min(read, std::max(high, read - low)));
@@ -30,6 +30,7 @@ Taps choose_taps(const ConvAttributes& a) {
   const int64_t down = (a.kernel_height - 1) * a.dilations[0] / a.strides[0];
   const int64_t right = (a.kernel_width - 1) * a.dilations[1] / a.strides[1];
   std::map<std::pair<int64_t, int64_t>, size_t> known;
+  // Far taps, as of large dilations, get a phase each: a copy of the image per tap, of no more than the output pixels.
   const bool share = taps.shared =
       down <= kMostDown && right <= kMostRight && a.kernel_height * a.kernel_width <= kMaxTaps;
   for (int64_t ky = 0; ky < a.kernel_height; ++ky)
@@ -37,6 +38,8 @@ Taps choose_taps(const ConvAttributes& a) {
       const int64_t y = ky * a.dilations[0], x = kx * a.dilations[1];
       const Shift shift = share ? Shift{y % a.strides[0], x % a.strides[1]} : Shift{y, x};
       const size_t next = taps.phases.size();
+      // A phase is known by where its taps lie within a step of the stride; they are whole steps apart, that is
+      // positions.
       const size_t phase = share ? known.try_emplace({shift.y, shift.x}, next).first->second : next;
       if (phase == taps.phases.size()) taps.phases.push_back(shift);
       taps.phase.push_back(static_cast<int32_t>(phase));
@@ -50,6 +53,7 @@ Taps choose_taps(const ConvAttributes& a) {
 
 Window make_window(const Taps& taps, const Geometry& g) {
   int64_t low_y = INT64_MAX, low_x = INT64_MAX, high_y = 0, high_x = 0;
+  // Where the image begins and ends at the furthest, in any phase.
   for (const Shift& shift : taps.phases) {
     low_y = std::min(low_y, std::max<int64_t>(0, ceil_divide(g.pad_y - shift.y, g.stride_y)));
     low_x = std::min(low_x, std::max<int64_t>(0, ceil_divide(g.pad_x - shift.x, g.stride_x)));
@@ -59,6 +63,7 @@ Window make_window(const Taps& taps, const Geometry& g) {
   Window window;
   window.pitch = pitch_of(g.out_width, taps.most_right, low_x, high_x);
   window.lines = pitch_of(g.out_height, taps.most_down, low_y, high_y);
+  // Images follow each other as lines do, and tiles run across all of them: a small image fills no tile alone.
   window.positions = ((g.images - 1) * window.lines + g.out_height - 1) * window.pitch + g.out_width;
   window.reach = taps.most_down * window.pitch + taps.most_right;
   for (size_t tap = 0; tap < taps.phase.size(); ++tap)
@@ -88,12 +93,15 @@ void Pieces::cut(const Window& window, const Grid& grid, int64_t first, int64_t 
   int64_t y = first / window.pitch % window.lines, x = first % window.pitch;
   int lane = 0;
   size_t vector = vectors_cut_;
+  // In runs that end with the line of the window or with the vector, whichever is first.
   for (int64_t done = 0; done < count;) {
     const int64_t run = std::min<int64_t>({window.pitch - x, count - done, lanes - lane});
     const int64_t from = std::max(x, grid.low_x), to = std::min(x + run, grid.high_x);
     if (image < grid.images && y >= grid.low_y && y < grid.high_y && from < to) {
       const int64_t at = grid.base + image * grid.image_step + y * grid.line_step + from * grid.step;
       const uint32_t mask = static_cast<uint32_t>(((uint64_t{1} << (to - from)) - 1) << (lane + from - x));
+      // Runs of one vector that lie side by side in memory are one piece, though lanes between them belong to none: the
+      // end of one line and the start of the next one.
       Loose* last = loose_.empty() ? nullptr : &loose_.back();
       if (merge && last != nullptr && last->vector == vector && last->piece.at + last->piece.count * grid.step == at) {
         last->piece.mask |= mask;
@@ -112,7 +120,7 @@ void Pieces::cut(const Window& window, const Grid& grid, int64_t first, int64_t 
   vectors_cut_ += static_cast<size_t>((count + lanes - 1) / lanes);
 }
 
-// Equally many pieces for every vector; those to spare have no lanes.
+// Equally many pieces for every vector, so that packing needs no counts; those to spare have no lanes.
 void Pieces::arrange(size_t vectors) {
   filled_.assign(vectors, 0);
   for (const Loose& each : loose_) ++filled_[each.vector];

@@ -1,16 +1,16 @@
-// How the taps of a convolution become offsets into one padded copy of the image.
+// How the taps of a convolution become offsets into one padded copy of the image, the window.
 //
-// The positions of a window are the output pixels, row after row, with a few columns and rows more: `pitch` positions
-// to a row, `lines` rows to an image. A plane of the panel holds, for every position, the input pixel that one phase of
-// the kernel reads there, with zeros for the padding. A tap that lies further right or down reads the same plane some
-// positions later, so that the input is copied once and not once per tap. With a stride there is a phase for each
-// place that a tap can have within a step.
+// Its positions are the output pixels, line after line, with a few columns and lines more: `pitch` positions to a line,
+// `lines` lines to an image. A plane holds, for every position, the input pixel that one phase of the kernel reads
+// there, with zeros for the padding. A tap that lies further right or down reads the same plane some positions later,
+// so that the input is copied once and not once per tap. With a stride there is a phase for each place that a tap can
+// have within a step.
 #pragma once
 
 #include <vector>
 
 #include "geometry.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace sparsify {
 
@@ -42,7 +42,7 @@ Window make_window(const Taps& taps, const Geometry& g);
 // Where the lines of each phase lie, line 0 of the window the first one.
 std::vector<LinePhase> line_phases(const Taps& taps, const Window& window, const Geometry& g);
 
-// Where the vectors of a stretch of positions come from or go to, in tables that keep their memory.
+// Where the vectors of some neighboring positions come from or go to, in tables that keep their memory.
 class Pieces {
  public:
   // The input pixels of all phases for `vectors` vectors of positions from `first` on.

@@ -1,4 +1,4 @@
-// The multiplication: rows of the matrix times the panel of a tile.
+// The multiplication: rows of the matrix times the panel, at one tile, and the epilogue of their sums.
 
 #if defined(SPARSIFY_AVX512)
 static inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
@@ -33,7 +33,7 @@ static inline void write_piece(float* target, const float* residual, Vec sum, co
 #endif
 }
 
-// Zeros where `kept` is 0, whatever was there.
+// Zeros where `kept` is 0, whatever was there: a product with 0 would make NaN of infinity.
 static inline Vec masked(Vec v, const int32_t* kept) {
   IntVec bits, lanes;
   __builtin_memcpy(&bits, &v, sizeof bits);
@@ -43,6 +43,7 @@ static inline Vec masked(Vec v, const int32_t* kept) {
   return v;
 }
 
+// The epilogue: residual, activation, and the way to the output.
 template <int V>
 static inline void write(const RowsCall& call, int row, Vec* sum) {
   float* target = call.target + row * call.target_step;
@@ -74,7 +75,8 @@ static inline void write(const RowsCall& call, int row, Vec* sum) {
       write_piece(target, residual, sum[q], *piece, call.activation);
 }
 
-// Vector q of a panel row. With Tail the last one ends where the image does, and nothing behind it is read.
+// Vector q of a plane of the panel. With Tail the panel is the image itself: the last vector ends where the image does,
+// and nothing after it may be read.
 template <int V, bool Tail>
 static inline Vec load_pixels(const RowsCall& call, const float* from, int q) {
 #if defined(SPARSIFY_AVX512)
@@ -91,21 +93,22 @@ static inline int64_t place_of(const RowsCall& call, const Nonzero& nonzero) {
   return nonzero.plane * call.plane_step + call.offsets[nonzero.tap];
 }
 
-// Asks for the memory of V vectors that are soon read, or written (Write: 1).
+// Of V vectors that are soon read, or written (Write: 1).
 template <int V, int Write>
-static inline void ask_for(const float* from) {
-  asm(""
-      : "+r"(
-          from));  // one address and not V of them, which compilers would compute in advance and run out of registers
+static inline void prefetch(const float* from) {
+  // One address and not V of them, which compilers would compute in advance and run out of registers.
+  asm("" : "+r"(from));
 #pragma GCC unroll 8
   for (int q = 0; q < V; ++q) __builtin_prefetch(from + q * LANES, Write);
 }
 
+// V vectors of sums stay in registers while the non-zeros of a row go by: each is loaded once, and multiplies V vectors
+// of its plane. Placed: the non-zeros name places in the panel, otherwise planes and taps.
 template <int V, bool Tail, bool Placed>
 static void rows_of(const RowsCall& call) {
   constexpr int kTile = V * LANES;
   constexpr bool kTwoChains = V < 6;  // of sums: a few vectors alone do not hide the latency of a multiply-add
-  constexpr int kAhead = 4;           // rows between asking for the memory of an output and writing it
+  constexpr int kAhead = 4;           // rows between prefetching an output and writing it
   const bool writes = call.last && call.target != nullptr;
   const auto* entry = entries_of(call, std::integral_constant<bool, Placed>());
   const auto pixels_of = [&](const auto& nonzero) { return call.panel + place_of(call, nonzero); };
@@ -113,17 +116,23 @@ static void rows_of(const RowsCall& call) {
     const int row = call.rows[i].row;
     const int count = call.rows[i].count;
     float* sums = call.sums == nullptr ? nullptr : call.sums + static_cast<int64_t>(row) * kTile;
-    if (writes && !call.near && i + kAhead < call.row_count) {
+
+    // 1. Prefetch what a later row writes: rows go by their number of non-zeros, an order that no hardware foresees.
+    if (writes && !call.cached && i + kAhead < call.row_count) {
       const int64_t next = call.rows[i + kAhead].row * call.target_step + call.outputs->at;
-      ask_for<V, 1>(call.target + next);
-      if (call.residual != nullptr) ask_for<V, 0>(call.residual + next);
+      prefetch<V, 1>(call.target + next);
+      if (call.residual != nullptr) prefetch<V, 0>(call.residual + next);
     }
+
+    // 2. Start the sums: in the first block from the bias, later from what the blocks before have left.
     Vec even[V], odd[V];
     const float start = call.bias == nullptr ? 0.0f : call.bias[row];
 #pragma GCC unroll 8
     for (int q = 0; q < V; ++q) even[q] = call.first ? all(start) : load(sums + q * LANES);
 #pragma GCC unroll 8
     for (int q = 0; q < V; ++q) odd[q] = all(0.0f);
+
+    // 3. Non-zeros two by two, as two chains of sums where V is small.
     int p = 0;
     for (; p + 2 <= count; p += 2) {
       const float* a = pixels_of(entry[p]);
@@ -145,6 +154,8 @@ static void rows_of(const RowsCall& call) {
 #pragma GCC unroll 8
       for (int q = 0; q < V; ++q) even[q] += odd[q];
     }
+
+    // 4. After the last block the epilogue; before, sums for the next block.
     if (writes) {
       write<V>(call, row, even);
     } else {

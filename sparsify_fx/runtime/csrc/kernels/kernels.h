@@ -1,14 +1,12 @@
-// The inner loops, compiled once for every instruction set, and the choice among them.
-//
-// A tile is `vectors` vectors of `lanes` output positions. A panel holds the activations that it reads: a row of floats
-// for every plane of the matrix, in which each tap of the kernel begins at an offset of its own.
+// The inner loops, compiled once for every instruction set, and the choice among them: what each is given. README.md
+// defines the words.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
-#include "matrix.h"
+#include "../matrix.h"
 
 namespace sparsify {
 
@@ -22,58 +20,58 @@ struct Piece {
   int32_t count;
 };
 
-// What the panel rows of one phase are made of: equally many pieces for vector 0, for vector 1, ... Lanes in no piece
-// are zero.
+// What the planes of one phase are made of: equally many pieces for vector 0, for vector 1, ... Lanes in no piece are
+// zero.
 struct Phase {
   const Piece* pieces;
-  bool line;  // the whole row is one run of neighbours that exist
+  bool line;  // the whole plane is one run of neighbors that exist
 };
 
-// A panel row: a plane (a channel of the image) and a phase.
-struct Column {
-  int32_t plane, phase;
+// What a plane of the panel is packed from.
+struct PlaneSource {
+  int32_t channel, phase;
 };
 
 struct PackCall {
   float* panel;
-  int vectors;
-  const float* planes;  // plane 0
-  int64_t plane_size;
-  const Column* columns;
-  int count;
+  int vectors;  // of a plane
+  const float* image;
+  int64_t channel_step;
+  const PlaneSource* sources;
+  int count;  // of planes
   const Phase* phases;
   int pieces_per_vector;
   int64_t stride;
 };
 
-// Where the lines of a panel row lie in an image: position p of line i is the pixel p * stride_x + x of image line
-// y + i * stride_y, for the positions [low, high), and zero for others and in lines that do not exist.
+// Where the lines of a plane of the panel lie in an image: position p of line i is the pixel p * stride_x + x of image
+// line y + i * stride_y, for the positions [low, high), and zero for others and in lines that do not exist.
 struct LinePhase {
   int64_t y, x, low, high;
 };
 
 struct LinesCall {
   float* panel;
-  int64_t row_step;     // floats from one row to the next; those behind the lines become zeros
-  const float* planes;  // plane 0
-  int64_t plane_size;
+  int64_t plane_step;  // floats from one plane to the next; those after the lines become zeros
+  const float* image;
+  int64_t channel_step;
   int64_t height, step;  // lines of the image; floats from one to the next
-  const Column* columns;
-  int count;
+  const PlaneSource* sources;
+  int count;  // of planes
   const LinePhase* phases;
-  int64_t lines, pitch;  // of a row
+  int64_t lines, pitch;  // of a plane of the panel
   int64_t stride_y, stride_x;
 };
 
-// Even pixels of lines that stand in planes with room around them: whole vectors are read.
+// Even pixels of lines of padded planes, which have room around them: whole vectors are read.
 struct EvenCall {
   float* panel;
-  int64_t row_step;  // floats from one row to the next
-  const float* plane;
-  int64_t plane_step;
-  const Column* columns;
-  int count;
-  const int64_t* lines;  // where line i of phase p begins in plane 0: at lines[p * line_count + i]
+  int64_t plane_step;  // floats from one plane to the next
+  const float* image;
+  int64_t channel_step;
+  const PlaneSource* sources;
+  int count;             // of planes
+  const int64_t* lines;  // where line i of phase p begins in channel 0: at lines[p * line_count + i]
   int64_t line_count, pitch;
 };
 
@@ -86,7 +84,7 @@ struct RowsCall {
   int64_t plane_step;      // floats from one plane of the panel to the next
   const int32_t* offsets;  // of the taps, in floats
   int tail;                // lanes of the last vector that may be read; 0 when all may
-  bool near;               // the outputs need not be asked for: they lie in the nearest caches
+  bool cached;             // the outputs need no prefetching: they lie in the first caches
   bool first, last;        // start the sums from the bias, write them to `target`; otherwise `sums` keeps them
   const float* bias;       // of every row, or null
   float* sums;             // [rows][tile]
@@ -95,14 +93,14 @@ struct RowsCall {
   const float* residual;   // laid out like target, or null
   const Piece* outputs;    // where the vectors of the tile go in a row
   int outputs_per_vector;
-  bool whole;           // all lanes, to neighbouring places from outputs->at on
+  bool whole;           // all lanes, to neighboring places from outputs->at on
   const int32_t* kept;  // then for each of them -1, or 0 where a zero is to be written; null keeps all
   int written;          // and lanes of the last vector that are written; 0 when all are
   Activation activation;
 };
 
-// A depthwise convolution or pooling of one run: sizes of a plane, and where the columns of the kernel read in a copied
-// line.
+// A depthwise convolution or pooling of one run: sizes of a channel, and where the columns of the kernel read in a
+// copied line.
 struct DepthwisePlan {
   int64_t width, height, out_width;
   int64_t stride_y, stride_x;  // 1 or 2
@@ -167,6 +165,7 @@ struct Kernels {
   int max_vectors;
   int dense_vectors;  // the most of a tile of `dense`
   bool masks;         // takes pieces of several runs of lanes, and a tail
+  // Rows of a sparse matrix times a tile of the panel, and their epilogue.
   void (*rows)(int vectors, const RowsCall&);
   // Of one pixel: sums[row] = bias + row times panel[plane], or more of the sum when the block is not the first.
   void (*dots)(const RowsCall&);
@@ -176,14 +175,14 @@ struct Kernels {
   // target[t * step + row] = sums[row][t], plus the residual in the same place, for rows < row_count
   void (*unpack_transposed)(float* target, int64_t step, const float* sums, int tile, int pixels, int row_count,
                             const float* residual);
-  // Sums of a few pixels become outputs: target[i] = activation(sums[i] + residual[i]).
-  void (*finish)(float* target, const float* sums, const float* residual, int64_t count, Activation activation);
+  // Sums that lie side by side become outputs: target[i] = activation(sums[i] + residual[i]).
+  void (*epilogue)(float* target, const float* sums, const float* residual, int64_t count, Activation activation);
   // Lines [first, first + count) of an image, as `plan` wants them; zeros for those that do not exist.
   void (*copy_lines)(const DepthwisePlan& plan, const float* image, int64_t first, int64_t count, float* target);
   void (*depthwise)(const DepthwisePlan& plan, const DepthwiseCall& call);
   void (*pool)(const DepthwisePlan& plan, const PoolCall& call);
   void (*pack_lines)(const LinesCall&);
-  // Behind the last row of the panel there must be room for a vector.
+  // After the last plane of the panel there must be room for a vector.
   void (*pack_even)(const EvenCall&);
   void (*dense)(int vectors, const DenseCall&);
   void (*softmax)(const SoftmaxCall&);

@@ -71,7 +71,7 @@ static void unpack_transposed(float* target, int64_t step, const float* sums, in
 }
 
 template <typename Of>
-static inline void finish_with(float* target, const float* sums, const float* residual, int64_t count, Of of) {
+static inline void epilogue_with(float* target, const float* sums, const float* residual, int64_t count, Of of) {
   for (int64_t i = 0; i < count; i += LANES) {
     const int left = static_cast<int>(count - i < LANES ? count - i : LANES);
     Vec v = left == LANES ? load(sums + i) : load_first(sums + i, left);
@@ -81,9 +81,9 @@ static inline void finish_with(float* target, const float* sums, const float* re
   }
 }
 
-static void finish(float* target, const float* sums, const float* residual, int64_t count, Activation activation) {
-  if (activation == Activation::kGelu) return finish_with(target, sums, residual, count, gelu_of);
-  if (activation == Activation::kSilu) return finish_with(target, sums, residual, count, silu_of);
-  finish_with(target, sums, residual, count,
-              [&](Vec v) __attribute__((always_inline)) { return activate(v, activation); });
+static void epilogue(float* target, const float* sums, const float* residual, int64_t count, Activation activation) {
+  if (activation == Activation::kGelu) return epilogue_with(target, sums, residual, count, gelu_of);
+  if (activation == Activation::kSilu) return epilogue_with(target, sums, residual, count, silu_of);
+  epilogue_with(target, sums, residual, count,
+                [&](Vec v) __attribute__((always_inline)) { return activate(v, activation); });
 }

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "ort.h"
+#include "../checked.h"
 
 namespace sparsify {
 

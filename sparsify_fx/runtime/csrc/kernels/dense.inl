@@ -3,7 +3,8 @@
 template <int V>
 static void dense_of(const DenseCall& call) {
   for (int first = 0; first < call.rows; first += kDenseRows) {
-    // Rows that do not exist are the last one once more, so that there is one inner loop.
+    // Rows that do not exist are the last one once more, so that there is one inner loop. Its sums are written again,
+    // the same bits.
     int64_t row[kDenseRows];
     for (int i = 0; i < kDenseRows; ++i) row[i] = first + i < call.rows ? first + i : call.rows - 1;
     const float* a[kDenseRows];

@@ -51,7 +51,7 @@ static inline void largest_of_columns(const DepthwisePlan& plan, const float* li
 
 template <int Kernel, int Stride>
 static void pool_of(const DepthwisePlan& plan, const PoolCall& call) {
-  // Some lines at once: what has just been stored takes a while until it can be read at other places.
+  // Some lines at once: what has just been stored cannot be forwarded to loads at other places, which would wait.
   for (int64_t y = 0; y < call.out_lines; y += kPoolLines) {
     const int64_t count = call.out_lines - y < kPoolLines ? call.out_lines - y : kPoolLines;
     for (int64_t i = 0; i < count; ++i) {

@@ -3,12 +3,13 @@
 // The pixels that a band of output lines reads are copied into lines of a fixed pitch with zeros for the padding, so
 // that no load of the inner loop needs a mask. With a stride of two in a line its even pixels lie before its odd ones.
 
-// Pixels [at, at + LANES) of a line of `width`; padding behind its end.
+// Pixels [at, at + LANES) of a line of `width`; padding after its end.
 static inline Vec line_part(const float* line, int64_t at, int64_t width, Vec padding) {
   if (at + LANES <= width) return load(line + at);
   return at < width ? load_first(line + at, static_cast<int>(width - at), padding) : padding;
 }
 
+// Of two vectors in a row: the floats at even places, and those at odd ones.
 static inline void part_by_parity(Vec a, Vec b, Vec* even, Vec* odd) {
 #if defined(__clang__)
   for (int lane = 0; lane < LANES; ++lane) {
@@ -26,7 +27,7 @@ static inline void part_by_parity(Vec a, Vec b, Vec* even, Vec* odd) {
 // A line of the image, or with a width of 0 one of padding.
 static inline void copy_line(const DepthwisePlan& plan, const float* line, int64_t width, float* target) {
   const Vec padding = all(plan.padding);
-  if (plan.stride_x == 1 && plan.pitch < LANES) {  // several lines to a vector; the ones behind come later
+  if (plan.stride_x == 1 && plan.pitch < LANES) {  // several lines to a vector: only this one's lanes are stored
     const Vec pixels = width == 0 ? padding : load_first(line, static_cast<int>(width), padding);
     store_first(target, pixels, static_cast<int>(plan.pitch));
     return;
@@ -66,7 +67,7 @@ static inline void keep_in_register(Vec& v) {
 template <int Kernel, int Stride, int Count>
 static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, int64_t y) {
   constexpr int kRead = (Count - 1) * Stride + Kernel, kTaps = Kernel * Kernel;
-  constexpr bool kHeld = Kernel == 3 && LANES > 8;  // all weights fit into registers
+  constexpr bool kHeld = Kernel == 3 && LANES > 8;  // 9 of the 32 registers that AVX-512 has for the weights
   // Whatever is stored might be a part of plan or call, for all that compilers know.
   const int64_t width = plan.out_width, step = plan.line;
   const Activation activation = plan.activation;
@@ -82,7 +83,9 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
 #pragma GCC unroll 9
     for (int i = 0; i < kTaps; ++i) held[i] = all(weights[i]);
   }
-  const auto vectors_at = [&](int64_t x, auto finish) {
+  // One vector of each output line. A line of pixels is loaded once per column of the kernel, and goes into all the
+  // output lines that it is in reach of: tap `line - i * Stride` of the column, where there is such a tap.
+  const auto vectors_at = [&](int64_t x, auto epilogue) {
     Vec sums[Count];
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) sums[i] = bias;
@@ -102,7 +105,7 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
       }
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) finish(sums[i], i * width + x);
+    for (int i = 0; i < Count; ++i) epilogue(sums[i], i * width + x);
   };
   int64_t x = 0;
   for (; x + LANES <= width; x += LANES)
@@ -125,6 +128,7 @@ static void narrow_lines(const DepthwisePlan& plan, const DepthwiseCall& call) {
   const int per_vector = static_cast<int>(LANES / plan.pitch), width = static_cast<int>(plan.out_width);
   uint32_t whole = 0;
   for (int i = 0; i < per_vector; ++i) whole |= ((1u << width) - 1) << (i * plan.pitch);
+  // Tap (ky, kx) of all these lines is one load: line y + ky begins ky pitches later, and the lines follow each other.
   for (int64_t y = 0; y < call.out_lines; y += per_vector) {
     const float* from = call.lines + y * plan.line;
     Vec sum = all(call.bias), other = all(0.0f);

@@ -1,4 +1,4 @@
-// Packing: the pixels that a tile reads, out of the image into the rows of a panel.
+// Packing: the pixels that the tiles of a band read, out of the image into the planes of a panel.
 
 static inline Vec either(Vec a, Vec b) {  // of two vectors that have no lane in common
   IntVec x, y;
@@ -21,8 +21,8 @@ static inline __m512 load_even(const float* from, int count) {
 #endif
 
 // The lanes of one piece; nothing outside its mask is read, masked loads of the processor included.
-static inline Vec load_piece(const float* plane, const Piece& piece, int64_t stride) {
-  const float* from = plane + piece.at;
+static inline Vec load_piece(const float* channel, const Piece& piece, int64_t stride) {
+  const float* from = channel + piece.at;
 #if defined(SPARSIFY_AVX512)
   const __mmask16 mask = static_cast<__mmask16>(piece.mask);
   if (stride == 1)
@@ -30,7 +30,7 @@ static inline Vec load_piece(const float* plane, const Piece& piece, int64_t str
                                        _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << piece.count) - 1), from));
   if (stride == 2) return (Vec)_mm512_maskz_expand_ps(mask, load_even(from, piece.count));
 #elif defined(SPARSIFY_AVX2)
-  if (stride == 1 && piece.mask != 0) {  // without kExpands a mask is one run of lanes
+  if (stride == 1 && piece.mask != 0) {  // without Kernels::masks a mask is one run of lanes
     const __m256i bit = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
     const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(piece.mask)), bit);
     return (Vec)_mm256_maskload_ps(from - __builtin_ctz(piece.mask), _mm256_cmpeq_epi32(set, bit));
@@ -47,33 +47,36 @@ static inline Vec load_piece(const float* plane, const Piece& piece, int64_t str
   return load(lanes);
 }
 
-// Pieces, Stride: 0 stands for any number. Without branches that depend on the image, which would be mispredicted.
+// Pieces, Stride: 0 stands for any number. Without branches that depend on where the image's lines end: lanes that no
+// piece fills are masked, not skipped, since where they are differs from vector to vector and would be mispredicted.
 template <int Pieces, int Stride>
 static void pack_rows(const PackCall& call) {
-  constexpr int kAhead = 12;
+  constexpr int kAhead = 12;  // planes between prefetching and packing one
   const int64_t width = static_cast<int64_t>(call.vectors) * LANES;
   const int64_t stride = Stride == 0 ? call.stride : Stride;
   const int pieces = Pieces == 0 ? call.pieces_per_vector : Pieces;
   for (int k = 0; k < call.count; ++k) {
-    const Column column = call.columns[k];
-    const float* plane = call.planes + column.plane * call.plane_size;
-    float* row = call.panel + k * width;
-    if (k + kAhead < call.count && call.columns[k + kAhead].plane != call.columns[k + kAhead - 1].plane) {
-      const Column later = call.columns[k + kAhead];
-      const float* there = call.planes + later.plane * call.plane_size;
+    const PlaneSource source = call.sources[k];
+    const float* channel = call.image + source.channel * call.channel_step;
+    float* plane = call.panel + k * width;
+    // Once per channel, for its first phase: the others read neighbors of these pixels, in part in the same cache
+    // lines.
+    if (k + kAhead < call.count && call.sources[k + kAhead].channel != call.sources[k + kAhead - 1].channel) {
+      const PlaneSource later = call.sources[k + kAhead];
+      const float* there = call.image + later.channel * call.channel_step;
       const Piece* piece = call.phases[later.phase].pieces;
       for (int q = 0; q < call.vectors; ++q) __builtin_prefetch(there + piece[q * pieces].at);
     }
-    const Piece* piece = call.phases[column.phase].pieces;
-    if (Stride == 1 && call.phases[column.phase].line) {
-      for (int q = 0; q < call.vectors; ++q) store(row + q * LANES, load(plane + piece->at + q * LANES));
+    const Piece* piece = call.phases[source.phase].pieces;
+    if (Stride == 1 && call.phases[source.phase].line) {
+      for (int q = 0; q < call.vectors; ++q) store(plane + q * LANES, load(channel + piece->at + q * LANES));
       continue;
     }
     for (int q = 0; q < call.vectors; ++q, piece += pieces) {
-      Vec v = load_piece(plane, piece[0], stride);
+      Vec v = load_piece(channel, piece[0], stride);
 #pragma GCC unroll 4
-      for (int i = 1; i < pieces; ++i) v = either(v, load_piece(plane, piece[i], stride));
-      store(row + q * LANES, v);
+      for (int i = 1; i < pieces; ++i) v = either(v, load_piece(channel, piece[i], stride));
+      store(plane + q * LANES, v);
     }
   }
 }

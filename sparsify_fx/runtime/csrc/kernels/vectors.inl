@@ -14,7 +14,7 @@ static inline void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v);
 
 static inline Vec all(float value) { return value - Vec{}; }
 
-// The first `count` lanes, fewer than all; nothing behind them is read, and the other lanes are those of `others`.
+// The first `count` lanes, fewer than all; nothing after them is read, and the other lanes are those of `others`.
 static inline Vec load_first(const float* from, int count, Vec others = Vec{}) {
 #if defined(SPARSIFY_AVX512)
   return (Vec)_mm512_mask_loadu_ps((__m512)others, static_cast<__mmask16>((1u << count) - 1), from);
@@ -43,7 +43,7 @@ static inline void store_first(float* to, Vec v, int count) {
 #endif
 }
 
-// Both give `y` where one of them is NaN.
+// Both give `y` where one of them is NaN, as the instructions do, so that all sets agree.
 static inline Vec larger(Vec x, Vec y) {
 #if defined(SPARSIFY_AVX512)
   return (Vec)_mm512_maskz_max_ps(0xffff, (__m512)x, (__m512)y);
