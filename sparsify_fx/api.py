@@ -27,6 +27,7 @@ from sparsify_fx.programs.progress import Progress
 from sparsify_fx.programs.selection import Layer, Selection, is_finite, select_layers
 from sparsify_fx.recipe import find_method
 from sparsify_fx.scheduler.first_masks import check_budget, first_masks
+from sparsify_fx.scheduler.storage import storable, store
 from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
 
@@ -72,7 +73,7 @@ def apply(
         storage: "full": factors and what optimizers keep of them have the shape of the weight; "living": they are
             vectors of the entries that the mask lets live, and a step costs what they cost; "auto": living where there
             is a mask and each entry is made by itself, and full as soon as an optimizer needs whole matrices (Muon,
-            Shampoo, Adafactor). Results are the same but for rounding, and so are checkpoints: each loads into the other.
+            Shampoo, Adafactor). Results are the same but for rounding; checkpoints of each load into the other.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.

@@ -61,9 +61,7 @@ def _same(holder: Any, group: Any, dtype: torch.dtype) -> bool:
     living = ~dead
     vector = nn.Parameter(matrix.detach()[living].reshape(-1, 1).clone())
     with undisturbed(places(matrix.device)):
-        twins = [
-            build_twin(holder, group, each, lr=_RATE) for each in (matrix, vector)
-        ]
+        twins = [build_twin(holder, group, each, lr=_RATE) for each in (matrix, vector)]
         if None in twins:
             return False
         gradient = small_parameter(_SHAPE, dtype).detach()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.living.stored import move
-from sparsify_fx.optimizer_states.blocks import is_quantised
+from sparsify_fx.optimizer_states.blocks import is_quantized
 from sparsify_fx.optimizer_states.clear import clear_entries
 from sparsify_fx.optimizer_states.holders import places
 from sparsify_fx.optimizer_states.layouts import entry_tensors
@@ -43,9 +43,9 @@ class Moving:
         for place in places(optimizers, parameter):
             for path, found in entry_tensors(place, parameter).items():
                 for tensor in found:
-                    if is_quantised(tensor):
+                    if is_quantized(tensor):
                         raise SchedulerError(
-                            f"{type(place.holder).__name__} keeps its state {path[-1]!r} in quantised blocks, whose "
+                            f"{type(place.holder).__name__} keeps its state {path[-1]!r} in quantized blocks, whose "
                             'entries cannot move; call sparsify_fx.apply(..., storage="full")'
                         )
                     self._tensors.append(tensor)

@@ -41,7 +41,7 @@ def storable(
     if masks is None:
         if storage == "living":
             raise MethodError(
-                "storage='living' keeps the entries that a mask lets live, and this method has no mask while it trains; "
+                "storage='living' keeps the entries that a mask lets live, and this method has none while it trains; "
                 "use storage='auto'"
             )
         return ()
@@ -76,7 +76,7 @@ _watching = False
 
 def _watch() -> None:
     """Have every optimizer of torch looked at before its first step, once there is a program in living storage."""
-    global _watching  # noqa: PLW0603 - the hook is torch's, one for the process
+    global _watching
     if not _watching:
         register_optimizer_step_pre_hook(_before_step)
         _watching = True
@@ -93,7 +93,11 @@ def fit_storage(optimizer: Any, programs: Any) -> None:
 
     Raises SchedulerError where `apply` was told storage="living".
     """
-    known = {id(parameter) for each in holders(optimizer) for parameter in parameters_of(each)}
+    known = {
+        id(parameter)
+        for each in holders(optimizer)
+        for parameter in parameters_of(each)
+    }
     for program in list(programs):
         if program.places() is None:
             continue
