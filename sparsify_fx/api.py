@@ -71,8 +71,8 @@ def apply(
         seed: of random criteria; the same seed gives the same mask on every device.
         min_per_layer: weights that no layer falls below, a number (16) or a share of the layer (0.01).
         storage: "full": factors and what optimizers keep of them have the shape of the weight; "living": they are
-            vectors of the entries that the mask lets live, and a step costs what they cost; "auto": living where there
-            is a mask and each entry is made by itself, and full as soon as an optimizer needs whole matrices (Muon,
+            vectors of the entries that the mask lets live, and a step costs what they cost; "auto": living where the
+            masks of the start stay and each entry is made by itself, and full as soon as an optimizer needs whole matrices (Muon,
             Shampoo, Adafactor). Results are the same but for rounding; checkpoints of each load into the other.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
@@ -111,7 +111,8 @@ def apply(
 
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
     masks = first_masks(model, plan, layers, budget, inputs)
-    living = storable(storage, masks, chosen)
+    fixed = not resolved.schedule.updates(budget)
+    living = storable(storage, masks, chosen, fixed)
     progress = Progress()
     programs = prepare(model, layers, masks, resolved.parameterization)
     for program in programs.values():

@@ -26,17 +26,24 @@ def storable(
     storage: str,
     masks: Mapping[str, Tensor] | None,
     chosen: Mapping[str, Parameterization],
+    fixed: bool,
 ) -> tuple[str, ...]:
     """The names of the weights whose living entries alone will be kept.
 
-    "auto": those that have a mask from the start and are made entry by entry. Without a mask there is nothing to leave
-    out, and a threshold for each channel is shared by some entries and not by others.
+    "auto": those that have a mask from the start, which stays, and are made entry by entry. Without a mask there is
+    nothing to leave out; a threshold for each channel is shared by some entries and not by others; and where masks
+    change, a copy that follows the training by parameters (an average) would mix entries that have changed places.
+
+    Args:
+        fixed: whether the masks stay as they are for the whole training.
 
     Raises UnknownNameError for another storage, and MethodError where "living" is asked for what cannot be.
     """
     if storage not in STORAGES:
         raise MethodError(unknown("storage", storage, STORAGES))
     if storage == "full":
+        return ()
+    if storage == "auto" and not fixed:
         return ()
     if masks is None:
         if storage == "living":
