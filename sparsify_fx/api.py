@@ -70,10 +70,10 @@ def apply(
         exclude: module name patterns or module types to leave alone.
         seed: of random criteria; the same seed gives the same mask on every device.
         min_per_layer: weights that no layer falls below, a number (16) or a share of the layer (0.01).
-        storage: "full": factors and what optimizers keep of them have the shape of the weight; "living": they are
-            vectors of the entries that the mask lets live, and a step costs what they cost; "auto": living where the
-            masks of the start stay and each entry is made by itself, and full as soon as an optimizer needs whole matrices (Muon,
-            Shampoo, Adafactor). Results are the same but for rounding; checkpoints of each load into the other.
+        storage: "full": factors, and what optimizers keep of them, have the shape of the weight; "living": they are
+            vectors of the entries that the mask lets live, and a step costs what those cost; "auto": living where the
+            masks of the start stay and each entry is made by itself, full as soon as an optimizer needs whole matrices
+            (Muon, Shampoo, Adafactor). Results are the same but for rounding; checkpoints load into either.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.
