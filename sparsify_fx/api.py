@@ -105,14 +105,14 @@ def apply(
     chosen = assigned(resolved.parameterization, layers)
     budget = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
     names = tuple(layers)
-    plan = Plan(found.name, resolved, float(sparsity), seed, names, storage)
+    changes = bool(resolved.schedule.updates(budget))
+    plan = Plan(found.name, resolved, float(sparsity), seed, names, storage, changes)
     inputs = Inputs(batches, loss_fn)
     check_budget(plan, layers, budget, inputs)
 
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
     masks = first_masks(model, plan, layers, budget, inputs)
-    fixed = not resolved.schedule.updates(budget)
-    living = storable(storage, masks, chosen, fixed)
+    living = storable(storage, masks, chosen, fixed=not changes)
     progress = Progress()
     programs = prepare(model, layers, masks, resolved.parameterization)
     for program in programs.values():

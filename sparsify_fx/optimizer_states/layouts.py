@@ -105,7 +105,7 @@ def _has_entries(
     if parameter.dim() == 0:
         return ask(place, parameter).shapes.get(path) == (2,)
     # Flattened state ([9, 64] for [9, 8, 8]) keeps the order of the entries; a transposed one does not.
-    if _same_order(tensor.shape, parameter.shape):
+    if same_order(tensor.shape, parameter.shape):
         return True
     mask = place.state.get("mask") if isinstance(place.state, Mapping) else None
     return (
@@ -113,7 +113,7 @@ def _has_entries(
     )
 
 
-def _same_order(shape: torch.Size, of: torch.Size) -> bool:
+def same_order(shape: torch.Size, of: torch.Size) -> bool:
     """Whether two shapes have the same entries in the same order: alike but for merged axes and axes of one entry."""
     if shape == of:
         return True

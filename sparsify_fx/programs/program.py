@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsify_fx.errors import LayerError
+from sparsify_fx.living.followers import note
 from sparsify_fx.living.stored import LIVING, relocate
 from sparsify_fx.parameterizations import Dense, Moment, Parameterization
 from sparsify_fx.programs.progress import Progress
@@ -66,6 +67,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         # Said again: a copy rebuilds the buffers from a root that does not tell which of them no checkpoint holds.
         transient = {LIVING, *self.parameterization.transient}
         self._non_persistent_buffers_set |= transient & set(self._buffers)
+        note(self)
 
     @property
     def facts(self) -> Facts:
@@ -225,7 +227,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         if self.places() is None:
             self.write(torch.zeros_like(self.theta()), where=(old == 0) | (new == 0))
         elif changed:
-            relocate(self, new, room=self.room(new))
+            relocate(self, new)
         old.copy_(new)
         return changed
 
