@@ -27,7 +27,7 @@ from sparsify_fx.programs.progress import Progress
 from sparsify_fx.programs.selection import Layer, Selection, is_finite, select_layers
 from sparsify_fx.recipe import find_method
 from sparsify_fx.scheduler.first_masks import check_budget, first_masks
-from sparsify_fx.scheduler.storage import storable, store
+from sparsify_fx.scheduler.storage import masks_change, storable, store
 from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
 
@@ -105,7 +105,7 @@ def apply(
     chosen = assigned(resolved.parameterization, layers)
     budget = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
     names = tuple(layers)
-    changes = bool(resolved.schedule.updates(budget))
+    changes = masks_change(resolved.schedule, budget)
     plan = Plan(found.name, resolved, float(sparsity), seed, names, storage, changes)
     inputs = Inputs(batches, loss_fn)
     check_budget(plan, layers, budget, inputs)

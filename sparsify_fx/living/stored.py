@@ -158,6 +158,19 @@ class Stored(nn.Module):
                 given = torch.where(mask == 1, full, dead.get(name, 0.0))
             state_dict[prefix + name] = self.stored(given)
 
+    @torch.no_grad()
+    def put_back(self, known: Mapping[str, Tensor]) -> None:
+        """Set the mask and all other tensors in place, given as full storage has them."""
+        own, per_entry = {**self._parameters, **self._buffers}, self.per_entry()
+        mask = own.get("mask")
+        if mask is not None and self.places() is not None:
+            relocate(self, known["mask"].to(mask.device))
+        for name, value in known.items():
+            tensor = own[name]
+            assert tensor is not None
+            value = value.to(tensor.device)
+            tensor.copy_(self.stored(value) if name in per_entry else value)
+
     def dead(self) -> dict[str, Tensor]:
         """What a dead entry of each factor holds: the split of zero (0-dimensional)."""
         names = self.per_entry()

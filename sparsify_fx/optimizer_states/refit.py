@@ -39,21 +39,35 @@ def fit_states(optimizers: Sequence[Any], program: HasStorage) -> None:
 
     Raises SchedulerError for a state of another number of living entries, and for quantized state.
     """
+    for factor, misfits in _misfits(optimizers, program).items():
+        for place, name, tensor, lies in misfits:
+            _check(place, name, tensor, lies)
+        work = [(tensor, lies) for _, _, tensor, lies in misfits]
+        _refit(optimizers, program, factor, work)
+
+
+def lies_otherwise(optimizers: Sequence[Any], program: HasStorage) -> bool:
+    """Whether an optimizer has state of the program's factors that lies otherwise than they do."""
+    return bool(_misfits(optimizers, program))
+
+
+def _misfits(
+    optimizers: Sequence[Any], program: HasStorage
+) -> dict[nn.Parameter, list[tuple[Place, Any, Tensor, Tensor]]]:
+    """(where, name, tensor, the places of its entries in the weight) of state that lies otherwise than its factor."""
     mask = program.current_mask()
     if mask is None or mask.is_meta:
-        return
+        return {}
+    found: dict[nn.Parameter, list[tuple[Place, Any, Tensor, Tensor]]] = {}
     every = torch.arange(mask.numel(), device=mask.device)
     living = every[mask.reshape(-1) == 1]
     for factor in program.factor_tensors().values():
-        work: list[tuple[Tensor, Tensor]] = []
         for place in places(optimizers, factor):
             for path, tensor in walk(place.state):
                 lies = _lies(tensor, factor, mask, (every, living))
                 if lies is not None:
-                    _check(place, path[-1], tensor, lies)
-                    work.append((tensor, lies))
-        if work:
-            _refit(optimizers, program, factor, work)
+                    found.setdefault(factor, []).append((place, path[-1], tensor, lies))
+    return found
 
 
 def _refit(

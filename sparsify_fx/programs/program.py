@@ -110,10 +110,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that the weight before the mask is made of, detached, without the noise of training.
-
-        In the weight's shape also in living storage, where dead entries come out as the split of zero.
-        """
+        """Everything that the weight before the mask is made of, detached, in full shape, without noise."""
         state = self.state_tensors()
         # The weight of an evaluation: noise would make scores and exports another draw each time.
         if "noisy" in state:
@@ -220,8 +217,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         """
         old = self.current_mask()
         assert old is not None, "set_mask needs InsertMask first"
-        # Zero first, under the old mask and the new one: what is pruned must not keep a value, and what comes back must
-        # not find one.
+        # Zero first: what is pruned must not keep a value, and what comes back must not find one.
         new = mask.to(device=old.device, dtype=old.dtype)
         changed = not torch.equal(old, new)
         if self.places() is None:
@@ -264,6 +260,12 @@ class WeightProgram(SavedState, fx.GraphModule):
         facts = replace(self.facts, progress=copy.deepcopy(self.progress, memo))
         copied = WeightProgram(root, graph, facts).train(self.training)
         memo[id(self)] = copied
+        # A copy may become an average, which goes by parameters: their entries will change places where masks do.
+        if getattr(self.plan, "changes", False):
+            # Late: passes are built on programs.
+            from sparsify_fx.passes.store import StoreFull
+
+            StoreFull()(copied)
         return copied
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import MethodError, SchedulerError, unknown
+from sparsify_fx.errors import MethodError, SchedulerError, SparsifyError, unknown
 from sparsify_fx.living.followers import before_first_steps
 from sparsify_fx.optimizer_states.elementwise import elementwise
 from sparsify_fx.optimizer_states.holders import holders, parameters_of
-from sparsify_fx.optimizer_states.refit import fit_states
+from sparsify_fx.optimizer_states.refit import fit_states, lies_otherwise
 from sparsify_fx.parameterizations import Parameterization
 from sparsify_fx.passes.store import StoreFull, StoreLiving
 from sparsify_fx.programs.owners import Subset
 from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.schedules import Budget, Schedule
 
 STORAGES = ("auto", "full", "living")
 
@@ -66,6 +68,22 @@ def storable(
     return tuple(found)
 
 
+def masks_change(schedule: Schedule, budget: Budget) -> bool:
+    """Whether masks change after `apply`, in a training of whatever length: there `apply` does not know it yet.
+
+    >>> from sparsify_fx.schedules import AtInit, RegrowEvery
+    >>> masks_change(RegrowEvery(every=20.0), Budget(1000, 0.9)), masks_change(AtInit(), Budget(1000, 0.9))
+    (True, False)
+    """
+    for epochs in (1, 1000):
+        try:
+            if schedule.updates(replace(budget, epochs=epochs)):
+                return True
+        except SparsifyError:
+            return True  # too many of them for so long a training
+    return False
+
+
 def store(programs: Mapping[str, WeightProgram], names: Sequence[str]) -> None:
     """Bring these programs into living storage."""
     if not names:
@@ -87,11 +105,15 @@ def fit_storage(optimizer: Any, programs: Sequence[WeightProgram]) -> None:
         factors = [f for f in program.factor_tensors().values() if id(f) in known]
         if not factors:
             continue
+        # Asked only where it matters, since it tries the optimizer.
+        odd = lies_otherwise([optimizer], program)
+        if not odd and program.places() is None:
+            continue
         alone = all(elementwise([optimizer], factor) for factor in factors)
-        if not alone and program.places() is not None:
-            _store_in_full(optimizer, program)
-        if alone and program.current_mask() is not None:
+        if alone and odd:
             fit_states([optimizer], program)
+        elif not alone and program.places() is not None:
+            _store_in_full(optimizer, program)
 
 
 def _store_in_full(optimizer: Any, program: WeightProgram) -> None:
