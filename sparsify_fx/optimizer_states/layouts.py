@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import OptimizerStateWarning, SchedulerError
 from sparsify_fx.optimizer_states.blocks import has_zero, is_quantized, write_blocks
-from sparsify_fx.optimizer_states.fresh import ask
+from sparsify_fx.optimizer_states.fresh import ask, is_by_entry
 from sparsify_fx.optimizer_states.holders import Path, Place, walk
 
 # Integer codes in which code 0 (that of a new parameter) always means 0.
@@ -76,7 +76,14 @@ def write_entries(
 def name_once(place: Place, parameter: nn.Parameter) -> None:
     """Warn, once for an optimizer, of state that is right for training but cannot be made fresh entry by entry."""
     # Factored moments and preconditioners belong to rows, columns or blocks of weights.
-    shared = sorted({str(path[0]) for path in shared_tensors(place, parameter)})
+    # State that was loaded from the other storage has another shape and is none of these: it will be brought into this.
+    shared = sorted(
+        {
+            str(path[0])
+            for path in shared_tensors(place, parameter)
+            if not is_by_entry(place, parameter, path)
+        }
+    )
     coarse = sorted(
         {
             str(path[0])

@@ -96,13 +96,17 @@ def _lies(
 ) -> Tensor | None:
     """The places of the entries of a state in the weight, where it lies otherwise than the factor; else None."""
     every, living = kinds
-    if tensor.dim() == 0 or same_order(tensor.shape, factor.shape):
+    if tensor.dim() == 0 or tensor.shape == factor.shape:
         return None
-    if same_order(tensor.shape, mask.shape):
+    if tensor.shape == mask.shape:
         return every
     # A vector of living entries, [n, 1, ...]; other states of that form belong to optimizers that need matrices.
-    rest = [1] * (mask.dim() - 1)
-    return living if list(tensor.shape[1:]) == rest else None
+    if list(tensor.shape[1:]) == [1] * (mask.dim() - 1) and mask.dim() > 1:
+        return living
+    # Flattened.
+    if same_order(tensor.shape, factor.shape):
+        return None
+    return every if same_order(tensor.shape, mask.shape) else None
 
 
 def _check(place: Place, name: Any, tensor: Tensor, lies: Tensor) -> None:
@@ -112,7 +116,10 @@ def _check(place: Place, name: Any, tensor: Tensor, lies: Tensor) -> None:
             f"{kind} keeps its state {name!r} in quantized blocks and was saved in the other storage, so its entries "
             'cannot move; call sparsify_fx.apply with the storage= ("full" or "living") of the training that saved it'
         )
-    if tensor.numel() < lies.numel():
+    behind = tensor.reshape(-1)[lies.numel() :]
+    # Room has no values of its own; entries that live do.
+    room = behind.numel() == 0 or bool((behind == behind[0]).all())
+    if tensor.numel() < lies.numel() or not room:
         raise SchedulerError(
             f"the state {name!r} of {kind} is that of {tensor.numel()} living entries, where the mask of the weight "
             f"lets {lies.numel()} live; load the states of model and optimizer that were saved together"

@@ -198,7 +198,9 @@ def _at_places(scope: Scope, recorded: Mapping[str, Tensor]) -> Iterator[None]:
         then = recorded.get(name)
         for factor in program.factor_tensors().values():
             values[factor] = factor.detach().clone()
-            _move_all(scope, factor, _laid(program, program.places()), _laid(program, then))
+            _move_all(
+                scope, factor, _laid(program, program.places()), _laid(program, then)
+            )
     yield
     for name, program in moved.items():
         then = recorded.get(name)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 import sparsify_fx
+from sparsify_fx.passes.store import StoreFull, StoreLiving
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.zoo.data import load_data
@@ -131,8 +132,11 @@ def train(
         if scheduler is not None and scheduler.finished:
             break
         optimizer.zero_grad()
-        loss = F.cross_entropy((forward or model)(inputs), labels)
+        outputs = (forward or model)(inputs)
+        loss = F.cross_entropy(outputs, labels)
         if scheduler is not None:
+            right = outputs.argmax(1) == labels
+            scheduler.observe(accuracy=float(right.float().mean()))
             loss = loss + scheduler.penalty()
         loss.backward()
         if clip is not None:
@@ -186,6 +190,5 @@ def twins(**options: Any) -> Iterator[tuple[str, nn.Module]]:
 def forked(model: nn.Module, storage: str) -> nn.Module:
     """A copy of a model in this storage."""
     copied = copy.deepcopy(model)
-    passes = sparsify_fx.passes
-    (passes.StoreLiving() if storage == "living" else passes.StoreFull())(copied)
+    (StoreLiving() if storage == "living" else StoreFull())(copied)
     return copied
