@@ -28,7 +28,7 @@ class Stored(nn.Module):
     plan: Any
 
     def places(self) -> Tensor | None:
-        """The places of the living entries in the flattened weight, rising; None in full storage."""
+        """The places of the living entries in the flattened weight; None in full storage."""
         return self._buffers.get(LIVING)
 
     def full_shape(self) -> torch.Size:
@@ -153,11 +153,8 @@ class Stored(nn.Module):
                 return
         if self.places() is not None:
             relocate(self, mask if own.is_meta else mask.to(own.device))
-        loaded = {
-            key.removeprefix(prefix): value
-            for key, value in state_dict.items()
-            if key.startswith(prefix)
-        }
+        own_keys = [key for key in state_dict if key.startswith(prefix)]
+        loaded = {key.removeprefix(prefix): state_dict[key] for key in own_keys}
         dead = self.dead(loaded)
         for name in self.per_entry():
             if name not in loaded:
@@ -189,8 +186,8 @@ class Stored(nn.Module):
         """
         names = self.per_entry()
         tensors = {**self._parameters, **self._buffers, **(loaded or {})}
-        zero = next(t for n, t in tensors.items() if n in names).new_zeros(())
-        shared = {n: t.detach() for n, t in tensors.items() if isinstance(t, Tensor)}
+        shared = {n: t.detach() for n, t in tensors.items() if t is not None}
+        zero = shared[names[0]].new_zeros(())
         others = {**shared, **dict.fromkeys(names, zero)}
         return self.parameterization.split(zero, others)
 

@@ -141,3 +141,6 @@ def restart_histories(optimizers: Sequence[Any], parameter: nn.Parameter) -> Non
                 if isinstance(state, dict)
             ) and any(parameter is each for each in parameters_of(holder)):
                 holder.state.clear()
+                # It remembers how many numbers its parameters hold, which vectors of living entries change.
+                if hasattr(holder, "_numel_cache"):
+                    holder._numel_cache = None
