@@ -27,7 +27,7 @@ from sparsify_fx.programs.progress import Progress
 from sparsify_fx.programs.selection import Layer, Selection, is_finite, select_layers
 from sparsify_fx.recipe import find_method
 from sparsify_fx.scheduler.first_masks import check_budget, first_masks
-from sparsify_fx.scheduler.storage import storable, store
+from sparsify_fx.scheduler.storage import masks_change, storable, store
 from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
 
@@ -105,14 +105,14 @@ def apply(
     chosen = assigned(resolved.parameterization, layers)
     budget = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
     names = tuple(layers)
-    plan = Plan(found.name, resolved, float(sparsity), seed, names, storage)
+    changes = masks_change(resolved.schedule, budget)
+    plan = Plan(found.name, resolved, float(sparsity), seed, names, storage, changes)
     inputs = Inputs(batches, loss_fn)
     check_budget(plan, layers, budget, inputs)
 
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
     masks = first_masks(model, plan, layers, budget, inputs)
-    fixed = not resolved.schedule.updates(budget)
-    living = storable(storage, masks, chosen, fixed)
+    living = storable(storage, masks, chosen, fixed=not changes)
     progress = Progress()
     programs = prepare(model, layers, masks, resolved.parameterization)
     for program in programs.values():

@@ -29,6 +29,7 @@ class Plan:
     Attributes:
         weights: the names of its weights in the module that `apply` was given, in module order.
         storage: "auto", "full" or "living", as `apply` was told.
+        changes: whether its masks change while it trains.
         inputs: what `apply` was given beside the module, by that module, for the Scheduler; empty in every copy.
     """
 
@@ -39,6 +40,7 @@ class Plan:
     weights: tuple[str, ...] = field(default=(), repr=False)
     # Not a part of what is compared or saved: a training goes on in either storage.
     storage: str = field(default="auto", repr=False, compare=False)
+    changes: bool = field(default=False, repr=False, compare=False)
     # Copies of a model share its plan, but the batches are those of one module object: a copy that is kept (an average,
     # the best epoch) shall neither score on them nor keep a data set alive. So the key is that module, and it is weak:
     # the entry goes with the module, or with the plan when the model is merged, whichever is first.

@@ -112,9 +112,11 @@ def _in_blocks(
 def _starts(places: Tensor, size: int, total: int) -> list[int]:
     """Where the places of each block of `size` entries begin among all, and where the last one's end."""
     known = getattr(places, "_starts", None)
-    if known is None or known[0] != size:
+    # Averages copy buffers in place, and these with them.
+    made_of = (size, places._version)
+    if known is None or known[0] != made_of:
         bounds = torch.arange(0, total + size, size, dtype=torch.int64)
-        known = (size, torch.searchsorted(places, bounds.to(places.dtype)).tolist())
+        known = (made_of, torch.searchsorted(places, bounds.to(places.dtype)).tolist())
         places._starts = known  # type: ignore[attr-defined]
     found: list[int] = known[1]
     return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
 
+from sparsify_fx.living.followers import movings
 from sparsify_fx.living.place import pick, place, places_of
 from sparsify_fx.parameterizations import Parameterization
 
@@ -24,6 +25,7 @@ class Stored(nn.Module):
     """
 
     parameterization: Parameterization
+    plan: Any
 
     def places(self) -> Tensor | None:
         """The places of the living entries in the flattened weight, rising; None in full storage."""
@@ -90,17 +92,44 @@ class Stored(nn.Module):
             for name, tensor in tensors.items()
         }
 
-    def room(self, mask: Tensor) -> int | None:
-        """The length of the vectors for this mask; None: no longer than they need be.
+    def room(self, mask: Tensor) -> int:
+        """The length of the vectors for this mask: the number of its living entries, and sometimes more.
 
-        With several processes vectors never get shorter: the buckets of DistributedDataParallel have their lengths.
+        With several processes vectors never get shorter: the buckets of DistributedDataParallel have their lengths. And
+        where masks change, no vector broadcasts to the weight: an average over parameters fails, as it must, in place
+        of mixing the entries of a vector with those of a copy in full storage.
         """
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return None
-        if distributed.get_world_size() == 1:
-            return None
-        factor = getattr(self, self.parameterization.factors[0])
-        return max(int(factor.numel()), int(mask.count_nonzero()))
+        length = int(mask.count_nonzero())
+        if _processes() > 1 and self.places() is not None:
+            factor = getattr(self, self.parameterization.factors[0])
+            length = max(int(factor.numel()), length)
+        if getattr(self.plan, "changes", False) and length < mask.numel():
+            length += length in (1, mask.shape[0])
+        return length
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """As any module, but room at the end of vectors is in no checkpoint."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        places = self.places()
+        if places is None or keep_vars:
+            return
+        for name in self.per_entry():
+            if prefix + name in destination:
+                destination[prefix + name] = destination[prefix + name][
+                    : places.numel()
+                ]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """As any module, but places that lost their values (`to_empty`) stay within the weight."""
+        old = self.places()
+        super()._apply(fn, recurse)
+        new = self.places()
+        if old is not None and new is not None and old.is_meta and not new.is_meta:
+            # A kernel writes where they say.
+            new.copy_(torch.arange(new.numel()))
+        return self
 
     def fit(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Bring the entries of a state dict, of either storage, into that of this program; its mask says which live.
@@ -113,13 +142,12 @@ class Stored(nn.Module):
         if own is None or mask is None or mask.shape != own.shape or mask.is_meta:
             return
         places = places_of(mask)
-        vector = torch.Size([places.numel(), *[1] * (mask.dim() - 1)])
         for name in self.per_entry():
             given = state_dict.get(prefix + name, mask)
-            if given.shape not in (mask.shape, vector):
+            if given.shape != mask.shape and not _is_vector(given, places, mask.dim()):
                 return
         if self.places() is not None:
-            relocate(self, mask.to(own.device), self.room(mask))
+            relocate(self, mask if own.is_meta else mask.to(own.device))
         dead = self.dead()
         for name in self.per_entry():
             if prefix + name not in state_dict:
@@ -129,6 +157,19 @@ class Stored(nn.Module):
                 full = place(given, places, mask)
                 given = torch.where(mask == 1, full, dead.get(name, 0.0))
             state_dict[prefix + name] = self.stored(given)
+
+    @torch.no_grad()
+    def put_back(self, known: Mapping[str, Tensor]) -> None:
+        """Set the mask and all other tensors in place, given as full storage has them."""
+        own, per_entry = {**self._parameters, **self._buffers}, self.per_entry()
+        mask = own.get("mask")
+        if mask is not None and self.places() is not None:
+            relocate(self, known["mask"].to(mask.device))
+        for name, value in known.items():
+            tensor = own[name]
+            assert tensor is not None
+            value = value.to(tensor.device)
+            tensor.copy_(self.stored(value) if name in per_entry else value)
 
     def dead(self) -> dict[str, Tensor]:
         """What a dead entry of each factor holds: the split of zero (0-dimensional)."""
@@ -140,31 +181,48 @@ class Stored(nn.Module):
         return self.parameterization.split(zero, others)
 
 
-def relocate(program: Stored, mask: Tensor, room: int | None = None) -> Tensor:
+def _is_vector(tensor: Tensor, places: Tensor, axes: int) -> bool:
+    rest = [1] * (axes - 1)
+    return list(tensor.shape[1:]) == rest and len(tensor) >= places.numel()
+
+
+def _processes() -> int:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return distributed.get_world_size()
+
+
+def relocate(program: Stored, mask: Tensor) -> None:
     """Let a program in living storage hold the living entries of another mask; the mask itself stays to be written.
 
-    Entries that live before and after keep their values, gradients as well; new ones hold the split of zero.
-
-    Args:
-        room: the length of the vectors, at least the number of living entries; None: exactly that.
-
-    Returns where each entry of the new vectors was in the old ones; −1 for what is new, and for room.
+    Entries that live before and after keep their values, with their gradients and the state that optimizers have of
+    them; new ones hold the split of zero.
     """
     old = program.places()
     assert old is not None
     new = places_of(mask)
-    length = new.numel() if room is None else room
-    source = sources(old, new, length)
-    names = program.per_entry()
-    dead = program.dead()
-    for name in names:
-        move(getattr(program, name), source, dead.get(name, 0.0))
+    # On the meta device entries have no values that could move.
+    known = new.new_empty(0) if old.is_meta else old
+    move_entries(program, sources(known, new, program.room(mask)))
     if old.shape == new.shape and old.device.type != "cpu":
         old.copy_(new)  # compiled graphs of such devices know its address
     else:
         # Never written in place on the CPU: what was found out about places is kept with the tensor.
         program._buffers[LIVING] = new
-    return source
+
+
+def move_entries(
+    program: Stored, source: Tensor, shape: torch.Size | None = None
+) -> None:
+    """Let everything that has a value for each entry hold the entries `source` of itself, see `move`."""
+    following = movings(
+        [getattr(program, name) for name in program.parameterization.factors]
+    )
+    dead = program.dead()
+    for name in program.per_entry():
+        move(getattr(program, name), source, dead.get(name, 0.0), shape)
+    for moving in following:
+        moving.to(source, shape)
 
 
 def sources(old: Tensor, new: Tensor, length: int) -> Tensor:
@@ -177,29 +235,42 @@ def sources(old: Tensor, new: Tensor, length: int) -> Tensor:
 
 
 @torch.no_grad()
-def move(tensor: Tensor, source: Tensor, fresh: float | Tensor = 0.0) -> None:
-    """Let a vector (shape [n, 1, ...]) hold the entries `source` of itself, in place; `fresh` where that is −1.
+def move(
+    tensor: Tensor,
+    source: Tensor,
+    fresh: float | Tensor = 0.0,
+    shape: torch.Size | None = None,
+) -> None:
+    """Let a tensor hold the entries `source` of itself, flattened, in place; `fresh` where that is −1.
 
-    A vector of the same length keeps its memory. A gradient moves along, and is zero where entries are new.
+    A tensor whose shape stays keeps its memory. A gradient moves along, and is zero where entries are new.
+
+    Args:
+        shape: the new shape; None: that of a vector, [n, 1, ...].
     """
     gradient = tensor.grad if tensor.is_leaf else None
-    new = _moved(tensor.detach(), source, fresh)
+    new = _moved(tensor.detach(), source, fresh, shape)
     if new.shape == tensor.shape:
         tensor.copy_(new)
         if gradient is not None:
-            gradient.copy_(_moved(gradient, source, 0.0))
+            gradient.copy_(_moved(gradient, source, 0.0, shape))
         return
     set_data(tensor, new)
     if gradient is not None:
-        tensor.grad = _moved(gradient, source, 0.0)
+        tensor.grad = _moved(gradient, source, 0.0, shape)
 
 
-def _moved(tensor: Tensor, source: Tensor, fresh: float | Tensor) -> Tensor:
+def _moved(
+    tensor: Tensor, source: Tensor, fresh: float | Tensor, shape: torch.Size | None
+) -> Tensor:
+    source = source.to(tensor.device)
     taken = tensor.reshape(-1)[source.clamp(min=0)] if tensor.numel() else None
     value = torch.as_tensor(fresh, dtype=tensor.dtype, device=tensor.device)
     flat = value if taken is None else torch.where(source >= 0, taken, value)
     flat = flat.expand(source.numel()).contiguous()
-    return flat.view(-1, *[1] * (tensor.dim() - 1))
+    # State may be kept flattened, whatever the axes of the weight.
+    fits = shape is not None and len(shape) == tensor.dim()
+    return flat.view(shape if fits else (-1, *[1] * (tensor.dim() - 1)))
 
 
 def set_data(tensor: Tensor, new: Tensor) -> None:

@@ -49,7 +49,7 @@ def clear_entries(
     tensor([0.5000, 1.5000])
     """
     # 1. What no entry can be cleared of goes as a whole.
-    _restart_histories(optimizers, parameter)
+    restart_histories(optimizers, parameter)
     # 2. Every layout is looked at before the first tensor is written: an unknown one raises here.
     work = [
         (place, entry_tensors(place, parameter))
@@ -130,7 +130,7 @@ def write_copies(
             )
 
 
-def _restart_histories(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:
+def restart_histories(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:
     """L-BFGS keeps one history for all parameters together; after a change of any it starts again."""
     for optimizer in optimizers:
         for holder in holders(optimizer):

@@ -54,7 +54,7 @@ def ask(place: Place, parameter: nn.Parameter) -> Fresh:
     """What the optimizer says about a small parameter with as many axes; remembered as long as its options stay."""
     # Axes of one entry stay such: some optimizers treat them as vectors. A scalar is asked as two entries, so that
     # state with an entry for each can be told from counters.
-    shape = tuple(min(size, _SMALL) for size in parameter.shape) or (2,)
+    shape = _small_shape(parameter)
     options = tuple(
         (key, repr(value))
         for key, value in place.group.items()
@@ -68,6 +68,10 @@ def ask(place: Place, parameter: nn.Parameter) -> Fresh:
             answers.clear()
         answers[key] = _ask(place, small_parameter(shape, parameter.dtype))
     return answers[key]
+
+
+def _small_shape(parameter: Tensor) -> tuple[int, ...]:
+    return tuple(min(size, _SMALL) for size in parameter.shape) or (2,)
 
 
 def small_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
@@ -156,6 +160,12 @@ def _name_unasked(place: Place) -> None:
             OptimizerStateWarning,
             stacklevel=4,
         )
+
+
+def is_by_entry(place: Place, parameter: nn.Parameter, path: Path) -> bool:
+    """Whether a new parameter would have a value for each entry there, whatever is there now."""
+    answer = ask(place, parameter)
+    return is_copy(answer, path) or answer.shapes.get(path) == _small_shape(parameter)
 
 
 def is_copy(answer: Fresh, path: Path) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.errors import OptimizerStateWarning, SchedulerError
 from sparsify_fx.optimizer_states.blocks import has_zero, is_quantized, write_blocks
-from sparsify_fx.optimizer_states.fresh import ask
+from sparsify_fx.optimizer_states.fresh import ask, is_by_entry
 from sparsify_fx.optimizer_states.holders import Path, Place, walk
 
 # Integer codes in which code 0 (that of a new parameter) always means 0.
@@ -76,7 +76,14 @@ def write_entries(
 def name_once(place: Place, parameter: nn.Parameter) -> None:
     """Warn, once for an optimizer, of state that is right for training but cannot be made fresh entry by entry."""
     # Factored moments and preconditioners belong to rows, columns or blocks of weights.
-    shared = sorted({str(path[0]) for path in shared_tensors(place, parameter)})
+    # State that was loaded from the other storage has another shape and is none of these: it will be brought into this.
+    shared = sorted(
+        {
+            str(path[0])
+            for path in shared_tensors(place, parameter)
+            if not is_by_entry(place, parameter, path)
+        }
+    )
     coarse = sorted(
         {
             str(path[0])
@@ -105,7 +112,7 @@ def _has_entries(
     if parameter.dim() == 0:
         return ask(place, parameter).shapes.get(path) == (2,)
     # Flattened state ([9, 64] for [9, 8, 8]) keeps the order of the entries; a transposed one does not.
-    if _same_order(tensor.shape, parameter.shape):
+    if same_order(tensor.shape, parameter.shape):
         return True
     mask = place.state.get("mask") if isinstance(place.state, Mapping) else None
     return (
@@ -113,7 +120,7 @@ def _has_entries(
     )
 
 
-def _same_order(shape: torch.Size, of: torch.Size) -> bool:
+def same_order(shape: torch.Size, of: torch.Size) -> bool:
     """Whether two shapes have the same entries in the same order: alike but for merged axes and axes of one entry."""
     if shape == of:
         return True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.living.stored import move
 from sparsify_fx.optimizer_states.blocks import is_quantized
-from sparsify_fx.optimizer_states.clear import clear_entries
+from sparsify_fx.optimizer_states.clear import clear_entries, restart_histories
 from sparsify_fx.optimizer_states.holders import places
 from sparsify_fx.optimizer_states.layouts import entry_tensors
 
@@ -51,10 +51,15 @@ class Moving:
                     self._tensors.append(tensor)
 
     @torch.no_grad()
-    def to(self, source: Tensor) -> None:
-        """Take the entries `source` of the old ones; −1 gets the state of a new parameter. The parameter has moved."""
+    def to(self, source: Tensor, shape: torch.Size | None = None) -> None:
+        """Take the entries `source` of the old ones; −1 gets the state of a new parameter. The parameter has moved.
+
+        Args:
+            shape: that of the parameter now; None: a vector.
+        """
         for tensor in self._tensors:
-            move(tensor, source)
+            move(tensor, source, shape=shape)
+        restart_histories(self._optimizers, self._parameter)
         fresh = (source < 0).view(self._parameter.shape)
         # Most prunings only take entries away, and then there is nothing to look up.
         if self._tensors and bool(fresh.any()):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.living.compiling import let_lengths_change
 from sparsify_fx.living.place import place, places_of
-from sparsify_fx.living.stored import LIVING, set_data
+from sparsify_fx.living.stored import LIVING, move_entries, sources
 from sparsify_fx.passes.base import ProgramPass
 from sparsify_fx.programs.program import WeightProgram, output_value
 
@@ -49,13 +49,8 @@ class StoreLiving(ProgramPass):
         assert mask is not None
         if program.places() is not None:
             return False
-        places, names = places_of(mask), program.per_entry()
-        for entry in names:
-            tensor = getattr(program, entry)
-            gradient = tensor.grad if tensor.is_leaf else None
-            set_data(tensor, _vector(tensor.detach(), places))
-            if gradient is not None:
-                tensor.grad = _vector(gradient, places)
+        places = places_of(mask)
+        move_entries(program, sources(_all(mask), places, program.room(mask)))
         program.register_buffer(LIVING, places, persistent=False)
         product = output_value(program)
         with program.graph.inserting_before(product):
@@ -90,19 +85,12 @@ class StoreFull(ProgramPass):
 
     def rewrite(self, name: str, program: WeightProgram) -> bool:
         """Swap `place` for the product with the mask, and the vectors for tensors of the weight's shape."""
-        mask = program.current_mask()
-        if program.places() is None:
+        mask, places = program.current_mask(), program.places()
+        if places is None:
             return False
         assert mask is not None
-        names = program.per_entry()
-        full = program.in_full({entry: getattr(program, entry) for entry in names})
-        for entry in names:
-            tensor = getattr(program, entry)
-            gradient = (
-                program.restored(tensor.grad) if tensor.grad is not None else None
-            )
-            set_data(tensor, full[entry])
-            tensor.grad = gradient
+        every = _all(mask)
+        move_entries(program, sources(places, every, len(every)), mask.shape)
         del program._buffers[LIVING]
         program._non_persistent_buffers_set.discard(LIVING)
         placed = output_value(program)
@@ -113,6 +101,7 @@ class StoreFull(ProgramPass):
         return True
 
 
-def _vector(full: Tensor, places: Tensor) -> Tensor:
-    shape = torch.Size([places.numel(), *[1] * (full.dim() - 1)])
-    return full.reshape(-1)[places.long()].view(shape)
+def _all(mask: Tensor) -> Tensor:
+    """The places of all entries, dead ones too."""
+    kind = torch.int32 if mask.numel() < 2**31 else torch.int64
+    return torch.arange(mask.numel(), dtype=kind, device=mask.device)

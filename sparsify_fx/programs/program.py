@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsify_fx.errors import LayerError
+from sparsify_fx.living.followers import note
 from sparsify_fx.living.stored import LIVING, relocate
 from sparsify_fx.parameterizations import Dense, Moment, Parameterization
 from sparsify_fx.programs.progress import Progress
@@ -66,6 +67,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         # Said again: a copy rebuilds the buffers from a root that does not tell which of them no checkpoint holds.
         transient = {LIVING, *self.parameterization.transient}
         self._non_persistent_buffers_set |= transient & set(self._buffers)
+        note(self)
 
     @property
     def facts(self) -> Facts:
@@ -108,10 +110,7 @@ class WeightProgram(SavedState, fx.GraphModule):
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that the weight before the mask is made of, detached, without the noise of training.
-
-        In the weight's shape also in living storage, where dead entries come out as the split of zero.
-        """
+        """Everything that the weight before the mask is made of, detached, in full shape, without noise."""
         state = self.state_tensors()
         # The weight of an evaluation: noise would make scores and exports another draw each time.
         if "noisy" in state:
@@ -218,14 +217,13 @@ class WeightProgram(SavedState, fx.GraphModule):
         """
         old = self.current_mask()
         assert old is not None, "set_mask needs InsertMask first"
-        # Zero first, under the old mask and the new one: what is pruned must not keep a value, and what comes back must
-        # not find one.
+        # Zero first: what is pruned must not keep a value, and what comes back must not find one.
         new = mask.to(device=old.device, dtype=old.dtype)
         changed = not torch.equal(old, new)
         if self.places() is None:
             self.write(torch.zeros_like(self.theta()), where=(old == 0) | (new == 0))
         elif changed:
-            relocate(self, new, room=self.room(new))
+            relocate(self, new)
         old.copy_(new)
         return changed
 
@@ -262,6 +260,12 @@ class WeightProgram(SavedState, fx.GraphModule):
         facts = replace(self.facts, progress=copy.deepcopy(self.progress, memo))
         copied = WeightProgram(root, graph, facts).train(self.training)
         memo[id(self)] = copied
+        # A copy may become an average, which goes by parameters: their entries will change places where masks do.
+        if getattr(self.plan, "changes", False):
+            # Late: passes are built on programs.
+            from sparsify_fx.passes.store import StoreFull
+
+            StoreFull()(copied)
         return copied
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator, rehearse
 from sparsify_fx.criteria.choosing import checked_scores, choose_masks
-from sparsify_fx.living.stored import sources
+from sparsify_fx.living.followers import followed_by
 from sparsify_fx.masks import nonzeros, top_mask
 from sparsify_fx.optimizer_states import check_layouts, settled
 from sparsify_fx.optimizer_states.moves import Moving
@@ -21,7 +21,6 @@ from sparsify_fx.passes import Merge
 from sparsify_fx.plan import Inputs, Plan
 from sparsify_fx.programs.input_layouts import input_layouts
 from sparsify_fx.programs.owners import current_masks, programs
-from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.scheduler.overshoot import find_overshoot
 from sparsify_fx.scheduler.snapshots import clear_state
 
@@ -149,11 +148,13 @@ class Pruner:
             factors += program.factor_tensors().values()
         check_layouts(self.optimizers, factors)
 
-        # State follows the entries of vectors; what an optimizer keeps is looked up while it still fits them.
         living = {
             n: program for n, program in found.items() if program.places() is not None
         }
-        movings = {name: self._movings(program) for name, program in living.items()}
+        # State follows the entries of vectors; what cannot is told before anything moves.
+        for program in living.values():
+            for factor in program.factor_tensors().values():
+                Moving(self.optimizers, factor)
 
         # Pruned weights and those that come back: the values of both start from zero, and so must momentum.
         touched = {}
@@ -162,29 +163,10 @@ class Pruner:
             old = program.current_mask()
             assert old is not None
             touched[name] = (old == 0) | (masks[name].to(old.device) == 0)
-            then = program.places()
-            then = None if then is None else then.clone()
-            program.set_mask(masks[name])
-            if then is not None:
-                self._follow(program, then, movings[name])
+            with followed_by(self.optimizers):
+                program.set_mask(masks[name])
         clear_state(
             self.view,
             self.optimizers,
             {name: entries for name, entries in touched.items() if name not in living},
         )
-
-    @staticmethod
-    def _follow(
-        program: WeightProgram, then: Tensor, movings: Sequence[Moving]
-    ) -> None:
-        """Let the optimizers' state go where the entries of the factors went."""
-        now = program.places()
-        assert now is not None
-        length = next(iter(program.factor_tensors().values())).numel()
-        source = sources(then, now, length)
-        for moving in movings:
-            moving.to(source)
-
-    def _movings(self, program: WeightProgram) -> list[Moving]:
-        factors = program.factor_tensors().values()
-        return [Moving(self.optimizers, factor) for factor in factors]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.errors import SchedulerError
 from sparsify_fx.living.stored import move, sources
 from sparsify_fx.numerics import signed_like
 from sparsify_fx.optimizer_states import (
@@ -140,7 +139,9 @@ def _rewindable(scope: Scope) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
-    current, stored = scope.model.state_dict(), _stored(scope.model)
+    # The tensors themselves: what a state dict holds of vectors is without their room.
+    current = scope.model.state_dict(keep_vars=True)
+    stored = _stored(scope.model)
     for name, tensor in state.items():
         known = stored[name].stored(tensor) if name in stored else tensor
         current[name].copy_(known)
@@ -185,38 +186,52 @@ def _at_places(scope: Scope, recorded: Mapping[str, Tensor]) -> Iterator[None]:
     """Within this context optimizer state lies as it did at the snapshot; then where the masks of now have it.
 
     Args:
-        recorded: the places of the living entries then, by weight name; empty for full storage.
-
-    Raises SchedulerError when the snapshot is one of the other storage.
+        recorded: the places of the living entries then, by weight name; none for a weight that was in full storage.
     """
-    found = programs(scope.view)
-    now = {name: p.places() for name, p in found.items()}
-    living = {name: places for name, places in now.items() if places is not None}
-    if set(living) != set(recorded):
-        raise SchedulerError(
-            "the snapshot of the optimizer's state was taken in the other storage; call sparsify_fx.apply with the "
-            'storage= ("full" or "living") of the training that made it'
-        )
+    moved = {
+        name: program
+        for name, program in programs(scope.view).items()
+        if program.places() is not None or name in recorded
+    }
     values = {}
-    for name, places in living.items():
-        then = recorded[name].to(places.device)
-        for factor in found[name].factor_tensors().values():
+    for name, program in moved.items():
+        then = recorded.get(name)
+        for factor in program.factor_tensors().values():
             values[factor] = factor.detach().clone()
-            _move_all(scope, factor, sources(places, then, then.numel()))
+            _move_all(
+                scope, factor, _laid(program, program.places()), _laid(program, then)
+            )
     yield
-    for name, places in living.items():
-        then = recorded[name].to(places.device)
-        for factor in found[name].factor_tensors().values():
-            length = values[factor].numel()
-            _move_all(scope, factor, sources(then, places, length))
-            factor.detach().copy_(values[factor])
+    for name, program in moved.items():
+        then = recorded.get(name)
+        for factor in program.factor_tensors().values():
+            known = values[factor]
+            there, _ = _laid(program, program.places())
+            _move_all(scope, factor, _laid(program, then), (there, known.shape))
+            factor.detach().copy_(known)
 
 
-def _move_all(scope: Scope, factor: nn.Parameter, source: Tensor) -> None:
-    """Let a factor and its optimizer state hold the entries `source` of what they hold now."""
+_Layout = tuple[Tensor, torch.Size]
+
+
+def _laid(program: WeightProgram, places: Tensor | None) -> _Layout:
+    """The places in the weight of what a factor stores, and its shape; None: full storage."""
+    mask = program.current_mask()
+    assert mask is not None
+    if places is None:
+        return torch.arange(mask.numel(), device=mask.device), mask.shape
+    shape = torch.Size([places.numel(), *[1] * (mask.dim() - 1)])
+    return places.to(mask.device, torch.int64), shape
+
+
+def _move_all(
+    scope: Scope, factor: nn.Parameter, here: _Layout, there: _Layout
+) -> None:
+    """Let a factor and its optimizer state lie otherwise."""
     moving = Moving(scope.optimizers, factor)
-    move(factor, source)
-    moving.to(source)
+    source = sources(here[0], there[0], there[1].numel())
+    move(factor, source, shape=there[1])
+    moving.to(source, there[1])
 
 
 def clear_pruned_state(view: nn.Module, optimizers: Sequence[Optimizer]) -> None:

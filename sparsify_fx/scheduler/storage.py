@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sparsify_fx.errors import MethodError, SchedulerError, unknown
+from sparsify_fx.errors import MethodError, SchedulerError, SparsifyError, unknown
+from sparsify_fx.living.followers import before_first_steps
 from sparsify_fx.optimizer_states.elementwise import elementwise
 from sparsify_fx.optimizer_states.holders import holders, parameters_of
+from sparsify_fx.optimizer_states.refit import fit_states, lies_otherwise
 from sparsify_fx.parameterizations import Parameterization
 from sparsify_fx.passes.store import StoreFull, StoreLiving
 from sparsify_fx.programs.owners import Subset
 from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.schedules import Budget, Schedule
 
 STORAGES = ("auto", "full", "living")
 
@@ -67,53 +68,61 @@ def storable(
     return tuple(found)
 
 
+def masks_change(schedule: Schedule, budget: Budget) -> bool:
+    """Whether masks change after `apply`, in a training of whatever length: there `apply` does not know it yet.
+
+    >>> from sparsify_fx.schedules import AtInit, RegrowEvery
+    >>> masks_change(RegrowEvery(every=20.0), Budget(1000, 0.9)), masks_change(AtInit(), Budget(1000, 0.9))
+    (True, False)
+    """
+    for epochs in (1, 1000):
+        try:
+            if schedule.updates(replace(budget, epochs=epochs)):
+                return True
+        except SparsifyError:
+            return True  # too many of them for so long a training
+    return False
+
+
 def store(programs: Mapping[str, WeightProgram], names: Sequence[str]) -> None:
-    """Bring these programs into living storage, and let optimizers that need whole matrices say so in time."""
+    """Bring these programs into living storage."""
     if not names:
         return
     StoreLiving()(Subset({name: programs[name] for name in names}))
-    _LIVING.update(programs[name] for name in names)
-    _watch()
 
 
-_LIVING: WeakSet[WeightProgram] = WeakSet()
-_SEEN: WeakSet[Any] = WeakSet()
-_watching = False
+def fit_storage(optimizer: Any, programs: Sequence[WeightProgram]) -> None:
+    """Store the weights in full that this optimizer could not train entry by entry; bring its state into their storage.
 
-
-def _watch() -> None:
-    """Have every optimizer of torch looked at before its first step, once there is a program in living storage."""
-    global _watching
-    if not _watching:
-        register_optimizer_step_pre_hook(_before_step)
-        _watching = True
-
-
-def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    if optimizer not in _SEEN:
-        _SEEN.add(optimizer)
-        fit_storage(optimizer, _LIVING)
-
-
-def fit_storage(optimizer: Any, programs: Any) -> None:
-    """Store the weights in full that this optimizer could not train entry by entry.
-
-    Raises SchedulerError where `apply` was told storage="living".
+    Raises SchedulerError where `apply` was told storage="living", and for a state that does not fit the masks.
     """
     known = {
         id(parameter)
         for each in holders(optimizer)
         for parameter in parameters_of(each)
     }
-    for program in list(programs):
-        if program.places() is None:
-            continue
+    for program in programs:
         factors = [f for f in program.factor_tensors().values() if id(f) in known]
-        if all(elementwise([optimizer], factor) for factor in factors):
+        if not factors:
             continue
-        if getattr(program.plan, "storage", "auto") == "living":
-            raise SchedulerError(
-                f"{type(optimizer).__name__} does not treat each entry by itself, so it cannot train vectors of living "
-                'entries; call sparsify_fx.apply(..., storage="auto"), which keeps whole weights for it'
-            )
-        StoreFull()(program)
+        # Asked only where it matters, since it tries the optimizer.
+        odd = lies_otherwise([optimizer], program)
+        if not odd and program.places() is None:
+            continue
+        alone = all(elementwise([optimizer], factor) for factor in factors)
+        if alone and odd:
+            fit_states([optimizer], program)
+        elif not alone and program.places() is not None:
+            _store_in_full(optimizer, program)
+
+
+def _store_in_full(optimizer: Any, program: WeightProgram) -> None:
+    if getattr(program.plan, "storage", "auto") == "living":
+        raise SchedulerError(
+            f"{type(optimizer).__name__} does not treat each entry by itself, so it cannot train vectors of living "
+            'entries; call sparsify_fx.apply(..., storage="auto"), which keeps whole weights for it'
+        )
+    StoreFull()(program)
+
+
+before_first_steps(fit_storage)

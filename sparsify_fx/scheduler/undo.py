@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsify_fx.living.followers import followed_by
+from sparsify_fx.living.stored import LIVING, set_data
 from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import Progress
 
 
@@ -53,10 +56,8 @@ class Undo:
                 values += state.values()
         self._states = _copies(values)
 
-        tensors: list[object] = []
-        for program in programs(model).values() if weights else ():
-            tensors += (*program.parameters(), *program.buffers())
-        self._weights = _copies(tensors)
+        found = programs(model).values() if weights else ()
+        self._weights = [(program, _state(program)) for program in found]
         self._progress = [(now, replace(now)) for now in progress] if weights else []
 
     def optimizers(self) -> None:
@@ -69,7 +70,10 @@ class Undo:
 
     def weights(self) -> None:
         """Weights, masks and progress as they were."""
-        _write(self._weights)
+        for program, known in self._weights:
+            # No optimizer follows: what they kept is back already.
+            with followed_by(()):
+                program.put_back(known)
         for now, then in self._progress:
             # In place: all programs of a part share the object.
             now.step, now.steps, now.schedule = then.step, then.steps, then.schedule
@@ -84,7 +88,19 @@ def _copies(values: Iterable[object]) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
+def _state(program: WeightProgram) -> dict[str, Tensor]:
+    """Everything that the program has, as full storage would have it: the storage may be another one by then."""
+    own = {**program._parameters, **program._buffers}
+    tensors = {n: t.detach() for n, t in own.items() if t is not None and n != LIVING}
+    full = program.in_full(tensors)
+    return {name: tensor.to("cpu", copy=True) for name, tensor in full.items()}
+
+
 @torch.no_grad()
 def _write(copies: list[tuple[Tensor, Tensor]]) -> None:
     for tensor, known in copies:
-        tensor.copy_(known)
+        # A vector of living entries had another length then.
+        if tensor.shape == known.shape:
+            tensor.copy_(known)
+        else:
+            set_data(tensor, known.to(tensor.device))

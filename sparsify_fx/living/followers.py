@@ -1,0 +1,96 @@
+"""Optimizers follow the entries of programs: their state moves wherever the entries of a parameter do.
+
+Two things may happen to a parameter behind an optimizer's back. Its entries move (masks change, another mask is loaded,
+the storage changes): the state of every optimizer that has made a step moves along at once. Or the optimizer is given a
+state of other shape (`load_state_dict` of a training in the other storage): it is looked at again before its next step,
+when the model has been loaded too, whatever was loaded first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+if TYPE_CHECKING:
+    from sparsify_fx.optimizer_states.moves import Moving
+
+_PROGRAMS: WeakSet[Any] = WeakSet()
+# Optimizers whose state is known to lie as the parameters do, and those that will say when it is loaded.
+_SEEN: WeakSet[Any] = WeakSet()
+_TELLING: WeakSet[Any] = WeakSet()
+_CHECKS: list[Callable[[Any, Sequence[Any]], None]] = []
+_told: ContextVar[Sequence[Any] | None] = ContextVar("followed_by", default=None)
+_watching = False
+
+
+def note(program: nn.Module) -> None:
+    """Have every optimizer looked at before its first step from now on, for the sake of this program."""
+    global _watching
+    _PROGRAMS.add(program)
+    if not _watching:
+        register_optimizer_step_pre_hook(_before_step)
+        _watching = True
+
+
+def before_first_steps(check: Callable[[Any, Sequence[Any]], None]) -> None:
+    """Call `check(optimizer, programs)` before the first step of every optimizer, and after its state was loaded."""
+    _CHECKS.append(check)
+
+
+def look_at(optimizer: Any) -> None:
+    """Look at an optimizer that is about to be used: does its state lie as the parameters do?"""
+    programs = list(_PROGRAMS)
+    for check in _CHECKS:
+        check(optimizer, programs)
+    _SEEN.add(optimizer)
+
+
+@contextmanager
+def followed_by(optimizers: Sequence[Any]) -> Iterator[None]:
+    """Within this context these optimizers follow, and no others; they may be wrappers, or none of torch's."""
+    token = _told.set(optimizers)
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def movings(parameters: Sequence[nn.Parameter]) -> list[Moving]:
+    """The state that has to move with these parameters; ask before they move."""
+    # Late: that room is built on this one.
+    from sparsify_fx.optimizer_states.moves import Moving
+
+    told = _told.get()
+    optimizers = list(_SEEN) if told is None else told
+    return [Moving(optimizers, each) for each in parameters] if optimizers else []
+
+
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    if torch.compiler.is_compiling():
+        _look_beside_graph(optimizer)
+    elif optimizer not in _SEEN:
+        _look(optimizer)
+
+
+@torch.compiler.disable
+def _look_beside_graph(optimizer: Optimizer) -> None:
+    # The compiler does not look in here, and calls it in every step.
+    if optimizer not in _SEEN:
+        _look(optimizer)
+
+
+def _look(optimizer: Optimizer) -> None:
+    look_at(optimizer)
+    if optimizer not in _TELLING:
+        _TELLING.add(optimizer)
+        # Optimizers that do not call the constructor of torch's have no place for hooks.
+        with suppress(AttributeError):
+            optimizer.register_load_state_dict_post_hook(_SEEN.discard)
