@@ -200,15 +200,18 @@ def _at_places(scope: Scope, recorded: Mapping[str, Tensor]) -> Iterator[None]:
     values = {}
     for name, places in living.items():
         then = recorded[name].to(places.device)
+        source = sources(places, then, then.numel())
         for factor in found[name].factor_tensors().values():
             values[factor] = factor.detach().clone()
-            _move_all(scope, factor, sources(places, then, then.numel()))
+            _move_all(scope, factor, source)
     yield
     for name, places in living.items():
         then = recorded[name].to(places.device)
-        for factor in found[name].factor_tensors().values():
-            length = values[factor].numel()
-            _move_all(scope, factor, sources(then, places, length))
+        factors = found[name].factor_tensors().values()
+        length = max((values[factor].numel() for factor in factors), default=0)
+        source = sources(then, places, length)
+        for factor in factors:
+            _move_all(scope, factor, source)
             factor.detach().copy_(values[factor])
 
 
