@@ -1,15 +1,14 @@
 """Memory of a training: what is kept between steps, the peak of a step beyond activations, and its checkpoint.
 
-Beyond activations is what does not grow with the batch: a step is taken with two sizes of a batch, and of the storages
-that come to life in both those of equal size are counted. The factors' products and the dense gradients of a sparse
-training are among them, as are the weights that a graph keeps for its backward.
+Beyond activations is what does not grow with the batch: a step is taken with three sizes of a batch, and of its
+allocations those are counted whose size is found in all of them. The products of factors and the dense gradients that a
+sparse training makes are among them, and the weights that a graph keeps for its backward.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,15 +17,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree
 
-from sparsify_fx.errors import ConfigError
 from sparsify_fx.living.stored import LIVING
-from sparsify_fx.programs.owners import programs
-from sparsify_fx.training_cost.live_bytes import LiveBytes
+from sparsify_fx.training_cost.allocations import (
+    Allocation,
+    alive_at_peak,
+    allocations,
+    peak_of,
+)
 from sparsify_fx.training_cost.trainee import Trainee
 
-WEIGHTS, GRADIENTS, STATE, MASKS = "weights", "gradients", "optimizer state", "masks"
-INDICES, MADE = "indices", "made in the step"
+WEIGHTS, GRADIENTS, STATE = "weights", "gradients", "optimizer state"
+INDICES, MASKS, MADE = "indices", "masks", "made in the step"
 KINDS = (WEIGHTS, GRADIENTS, STATE, INDICES, MASKS)
+# By so many rows the other batches are larger: two, since one size may be that of some activation by chance.
+_MORE_ROWS = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -55,30 +59,32 @@ class Memory:
 
 
 def memory_of(trainee: Trainee) -> Memory:
-    """Measure a trainee, which takes some steps; uncompiled, since what a compiler fuses is not seen."""
+    """Measure a trainee, which takes some steps; uncompiled, for a compiler would make another graph for each batch."""
     trainee.step()
-    first = _seen(trainee, trainee.setting.batch)
-    # Kernels may change at a size, and then other tensors come to life; either neighbor will do.
-    others = (trainee.setting.batch + 1, trainee.setting.batch - 1)
-    for batch in others:
-        second = _seen(trainee, batch)
-        if len(second.sizes) == len(first.sizes):
-            break
-    else:
-        raise ConfigError(
-            f"steps of {trainee.name} make other tensors at batches {others} than at {trainee.setting.batch}, so that "
-            "activations cannot be told from weights; give another batch"
-        )
-    equal = [a == b for a, b in zip(first.sizes, second.sizes, strict=True)]
-    alive = first.at_peak(equal)
-    at_peak = dict.fromkeys((*KINDS, MADE), 0)
-    for number in alive:
-        at_peak[first.kinds.get(number, MADE)] += first.sizes[number]
+    kept = _bytes_by_kind(trainee)
+    rows = trainee.setting.batch
+    events = _watched(trainee, rows)
+    gradients = {
+        tensor.untyped_storage().data_ptr() for tensor in _tensors(trainee)[GRADIENTS]
+    }
+    others = [
+        {abs(event.size) for event in _watched(trainee, rows + more)}
+        for more in _MORE_ROWS
+    ]
+
+    # Gradients are made anew in each step; the rest of what is kept is there from its beginning.
+    at_peak = {**kept, GRADIENTS: 0, MADE: 0}
+    for number in alive_at_peak(events, lambda size: all(size in o for o in others)):
+        event = events[number]
+        kind = GRADIENTS if _is_last(events, number, gradients) else MADE
+        at_peak[kind] += event.size
+    there = sum(kept.values()) - kept[GRADIENTS]
+    batch = trainee.inputs.nbytes + trainee.targets.nbytes
     return Memory(
-        kept=_bytes_of(trainee.model, trainee.optimizer),
+        kept=kept,
         at_peak=at_peak,
         peak=sum(at_peak.values()),
-        with_activations=first.peak(),
+        with_activations=peak_of(events, there + batch),
         checkpoint=checkpoint_bytes(trainee.model, trainee.optimizer),
     )
 
@@ -102,89 +108,46 @@ class _Counter(io.BytesIO):
         return len(data)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """The storages of one step: their sizes, when they came and went, and what some of them are."""
-
-    sizes: list[int]
-    log: list[int]
-    kinds: dict[int, str]
-
-    def peak(self) -> int:
-        changes = (
-            self.sizes[mark - 1] if mark > 0 else -self.sizes[-mark - 1]
-            for mark in self.log
-        )
-        return max(itertools.accumulate(changes), default=0)
-
-    def at_peak(self, counted: list[bool]) -> set[int]:
-        """The numbers of those that are alive when the counted ones are most bytes, of these alone."""
-        size = most = 0
-        alive: set[int] = set()
-        found: set[int] = set()
-        for mark in self.log:
-            number = abs(mark) - 1
-            if not counted[number]:
-                continue
-            if mark < 0:
-                alive.discard(number)
-                size -= self.sizes[number]
-                continue
-            alive.add(number)
-            size += self.sizes[number]
-            if size > most:
-                most, found = size, set(alive)
-        return found
-
-
-def _seen(trainee: Trainee, batch: int) -> _Step:
-    """A step with a batch of this size, watched."""
+def _watched(trainee: Trainee, rows: int) -> list[Allocation]:
+    """The allocations of a step with a batch of this size."""
     own = trainee.inputs, trainee.targets
-    trainee.inputs, trainee.targets = trainee.setting.data(batch)
-    live = LiveBytes([trainee.inputs, trainee.targets])
-    # Nothing here may hold on to these tensors: the old gradients go where the step forgets them.
-    numbers = _numbered(live, _tensors(trainee.model, trainee.optimizer))
-    with live:
-        trainee.step()
-    live.close()
-    # Once more: the gradients are now those of this step.
-    numbers |= _numbered(live, _tensors(trainee.model, trainee.optimizer))
+    trainee.inputs, trainee.targets = trainee.setting.data(rows)
+    # Before anyone watches: the end of what is older than that is not told.
+    trainee.optimizer.zero_grad()
+    events = allocations(trainee.step, trainee.inputs.device)
     trainee.inputs, trainee.targets = own
-    return _Step(live.sizes, live.log, numbers)
+    return events
 
 
-def _numbered(live: LiveBytes, tensors: Mapping[str, list[Tensor]]) -> dict[int, str]:
-    """The kind of each storage by its number."""
-    found: dict[int, str] = {}
-    for kind, several in tensors.items():
-        for tensor in several:
-            number = live.see(tensor)
-            if number is not None:
-                found.setdefault(number, kind)
-    return found
+def _is_last(events: list[Allocation], number: int, addresses: set[int]) -> bool:
+    """Whether this allocation is at one of the addresses, and nothing else came there afterwards."""
+    address = events[number].address
+    if address not in addresses:
+        return False
+    return all(event.address != address for event in events[number + 1 :])
 
 
-def _tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, list[Tensor]]:
+def _tensors(trainee: Trainee) -> dict[str, list[Tensor]]:
     """What is kept between steps, by kind; a tensor is of the first kind that has it."""
     found: dict[str, list[Tensor]] = {kind: [] for kind in (INDICES, MASKS, *KINDS)}
-    for program in programs(model).values():
-        for name, kind in ((LIVING, INDICES), ("mask", MASKS)):
-            tensor = program._buffers.get(name)
-            if tensor is not None:
-                found[kind].append(tensor)
-    found[WEIGHTS] = [*model.parameters(), *model.buffers()]
-    found[GRADIENTS] = [p.grad for p in model.parameters() if p.grad is not None]
-    states = _pytree.tree_leaves(list(optimizer.state.values()))
+    parameters = list(trainee.model.parameters())
+    found[WEIGHTS] += parameters
+    for name, buffer in trainee.model.named_buffers():
+        last = name.rpartition(".")[2]
+        # Those of weight programs, and of whoever else masks weights; models have masks of their own for attention.
+        is_mask = last == "mask" and buffer.dtype == torch.uint8
+        kind = MASKS if is_mask else INDICES if last == LIVING else WEIGHTS
+        found[kind].append(buffer)
+    found[GRADIENTS] = [p.grad for p in parameters if p.grad is not None]
+    states = _pytree.tree_leaves(list(trainee.optimizer.state.values()))
     found[STATE] = [value for value in states if isinstance(value, Tensor)]
     return found
 
 
-def _bytes_of(model: nn.Module, optimizer: Optimizer) -> dict[str, int]:
+def _bytes_by_kind(trainee: Trainee) -> dict[str, int]:
     counted: set[int] = set()
-    return {
-        kind: _total(tensors, counted)
-        for kind, tensors in _tensors(model, optimizer).items()
-    }
+    sizes = {kind: _total(ts, counted) for kind, ts in _tensors(trainee).items()}
+    return {kind: sizes[kind] for kind in KINDS}
 
 
 def _total(tensors: Iterable[Tensor], counted: set[int]) -> int:
