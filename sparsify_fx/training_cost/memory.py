@@ -29,8 +29,8 @@ from sparsify_fx.training_cost.trainee import Trainee
 WEIGHTS, GRADIENTS, STATE = "weights", "gradients", "optimizer state"
 INDICES, MASKS, MADE = "indices", "masks", "made in the step"
 KINDS = (WEIGHTS, GRADIENTS, STATE, INDICES, MASKS)
-# By so many rows the other batches are larger: two, since one size may be that of some activation by chance.
-_MORE_ROWS = (1, 3)
+# So many rows are added to the batch in the steps that are compared.
+_MORE_ROWS = (0, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Memory:
     checkpoint: int
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The same as plain values, for JSON."""
         return asdict(self)
 
 
@@ -62,31 +62,44 @@ def memory_of(trainee: Trainee) -> Memory:
     """Measure a trainee, which takes some steps; uncompiled, for a compiler would make another graph for each batch."""
     trainee.step()
     kept = _bytes_by_kind(trainee)
-    rows = trainee.setting.batch
-    events = _watched(trainee, rows)
-    gradients = {
-        tensor.untyped_storage().data_ptr() for tensor in _tensors(trainee)[GRADIENTS]
-    }
-    others = [
-        {abs(event.size) for event in _watched(trainee, rows + more)}
-        for more in _MORE_ROWS
-    ]
+    steps = [_watched(trainee, trainee.setting.batch + more) for more in _MORE_ROWS]
+    sizes = [{abs(event.size) for event in step.events} for step in steps]
+    constant = set.intersection(*sizes)
+    # An activation of one batch may have the size of a weight by chance, and only adds: the least is right.
+    made = min(
+        (step.alive(constant) for step in steps), key=lambda each: sum(each.values())
+    )
 
     # Gradients are made anew in each step; the rest of what is kept is there from its beginning.
-    at_peak = {**kept, GRADIENTS: 0, MADE: 0}
-    for number in alive_at_peak(events, lambda size: all(size in o for o in others)):
-        event = events[number]
-        kind = GRADIENTS if _is_last(events, number, gradients) else MADE
-        at_peak[kind] += event.size
+    at_peak = {**kept, **made}
     there = sum(kept.values()) - kept[GRADIENTS]
     batch = trainee.inputs.nbytes + trainee.targets.nbytes
     return Memory(
         kept=kept,
         at_peak=at_peak,
         peak=sum(at_peak.values()),
-        with_activations=peak_of(events, there + batch),
+        with_activations=peak_of(steps[0].events, there + batch),
         checkpoint=checkpoint_bytes(trainee.model, trainee.optimizer),
     )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step allocates and frees, and where the gradients lie that it leaves."""
+
+    events: list[Allocation]
+    gradients: set[int]
+
+    def alive(self, sizes: set[int]) -> dict[str, int]:
+        """Bytes of gradients, and of all else that the step has made, when what has one of these sizes is most."""
+        # The last that comes to an address stays there; what was at it before was something else.
+        last = {event.address: number for number, event in enumerate(self.events)}
+        found = {GRADIENTS: 0, MADE: 0}
+        for number in alive_at_peak(self.events, sizes.__contains__):
+            event = self.events[number]
+            stays = event.address in self.gradients and last[event.address] == number
+            found[GRADIENTS if stays else MADE] += event.size
+        return found
 
 
 def checkpoint_bytes(model: nn.Module, optimizer: Optimizer) -> int:
@@ -108,23 +121,16 @@ class _Counter(io.BytesIO):
         return len(data)
 
 
-def _watched(trainee: Trainee, rows: int) -> list[Allocation]:
-    """The allocations of a step with a batch of this size."""
+def _watched(trainee: Trainee, rows: int) -> _Step:
+    """A step with a batch of this size."""
     own = trainee.inputs, trainee.targets
     trainee.inputs, trainee.targets = trainee.setting.data(rows)
     # Before anyone watches: the end of what is older than that is not told.
     trainee.optimizer.zero_grad()
     events = allocations(trainee.step, trainee.inputs.device)
     trainee.inputs, trainee.targets = own
-    return events
-
-
-def _is_last(events: list[Allocation], number: int, addresses: set[int]) -> bool:
-    """Whether this allocation is at one of the addresses, and nothing else came there afterwards."""
-    address = events[number].address
-    if address not in addresses:
-        return False
-    return all(event.address != address for event in events[number + 1 :])
+    gradients = _tensors(trainee)[GRADIENTS]
+    return _Step(events, {each.untyped_storage().data_ptr() for each in gradients})
 
 
 def _tensors(trainee: Trainee) -> dict[str, list[Tensor]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 from torch.nn import functional as F
 
+from sparsify_fx.errors import StepCountWarning
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.scheduler.events import UpdateMasks
 from sparsify_fx.scheduler.scheduler import Scheduler
@@ -31,6 +33,18 @@ def through_schedules(
         if programs(trainee.model):
             schedules[trainee] = _scheduler(trainee)
     times: dict[str, list[float]] = {each.name: [] for each in schedules}
+    # Between events there is no training, and the Scheduler would tell that once it has seen the optimizer step.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", StepCountWarning)
+        _run(schedules, times, clock)
+    return times
+
+
+def _run(
+    schedules: Mapping[Trainee, Scheduler],
+    times: Mapping[str, list[float]],
+    clock: Clock,
+) -> None:
     updates = {each: _updates(scheduler) for each, scheduler in schedules.items()}
     for step in range(max((each.steps for each in schedules.values()), default=0)):
         for trainee, scheduler in schedules.items():
@@ -46,7 +60,6 @@ def through_schedules(
             times[trainee.name].append(clock() - start)
             if trainee.setting.compile:
                 trainee.step()
-    return times
 
 
 def _scheduler(trainee: Trainee) -> Scheduler:

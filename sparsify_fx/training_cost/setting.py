@@ -91,5 +91,5 @@ class Setting:
         return inputs.to(self.device), targets.to(self.device)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The same as plain values, for JSON."""
         return asdict(self)

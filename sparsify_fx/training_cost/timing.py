@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -46,11 +47,14 @@ def in_turn(
     return times
 
 
-def _no_caches(compiled: bool) -> AbstractContextManager[object]:
+@contextmanager
+def _no_caches(compiled: bool) -> Iterator[None]:
     if not compiled:
-        return nullcontext()
+        yield
+        return
     # Imported late: the compiler takes seconds to import, and most runs do without it.
     from torch._inductor import config
 
-    patched: AbstractContextManager[object] = config.patch(force_disable_caches=True)
-    return patched
+    with config.patch(force_disable_caches=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*force_disable_caches")
+        yield
