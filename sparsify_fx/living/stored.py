@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from sparsify_fx.living.followers import movings
+from sparsify_fx.living.kernels import picked, placed
 from sparsify_fx.living.place import pick, place, places_of
 from sparsify_fx.parameterizations import Parameterization
 
@@ -229,9 +230,12 @@ def sources(old: Tensor, new: Tensor, length: int) -> Tensor:
     """For each of `length` new entries its number among the old ones; −1 where the place is new, or there is none."""
     if old.numel() == 0 or new.numel() == 0:
         return torch.full((length,), -1, dtype=torch.int64, device=new.device)
-    number = torch.searchsorted(old, new).clamp_(max=old.numel() - 1)
-    found = torch.where(old[number] == new, number, -1)
-    return nn.functional.pad(found, (0, length - new.numel()), value=-1)
+    # Through a table of all places: two passes over memory, where a search among the old ones would jump about in it.
+    # It is numbered from 1, so that 0 is what is not there.
+    size = 1 + max(int(old[-1]), int(new[-1]))
+    numbers = torch.arange(1, old.numel() + 1, dtype=old.dtype, device=old.device)
+    table = placed(numbers, old, torch.Size([size]))
+    return picked(table, new, into=new.new_zeros(length)).long() - 1
 
 
 @torch.no_grad()

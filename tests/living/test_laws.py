@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 import sparsify_fx
-
 from tests.living.common import (
     PARAMETERIZATIONS,
     STORAGES,
