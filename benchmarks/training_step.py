@@ -1,6 +1,6 @@
 """Sparse training steps beside dense ones: docs/results/training_step.md and .json.
 
-    python -m benchmarks.training_step                       # 12 to 20 minutes on one core of an idle machine
+    python -m benchmarks.training_step                       # 15 to 20 minutes on one core of an idle machine
     python -m benchmarks.training_step --only mlp --rounds 5 # these rows again, quickly; the others stay
     python -m benchmarks.training_step --page                # only write the page from the results again
 
@@ -51,7 +51,7 @@ class Row:
     @property
     def name(self) -> str:
         what = self.setting
-        size = f" {what.size}x{what.size}" if what.work == "resnet18" else ""
+        size = f" {what.size}x{what.size}" if what.work.endswith("resnet18") else ""
         compiled = ", compiled" if what.compile else ""
         masks = ", masks alone" if self.sparse == MASKS else ""
         return (
@@ -79,7 +79,7 @@ HEAD = """# Training steps
 Steps of Sign-In's training at 90 % zeros over steps of dense training (1.00), measured in one run: `full` keeps
 factors, gradients and optimizer state for all weights, as every version before living storage did, `living` for the
 entries that the mask keeps; the papers' listing is the same by `torch.nn.utils.parametrize`. Medians of processor
-time of one thread; every round takes one step of each. `dense again` is noise.
+time of one thread; every round takes one step of each. `dense again` is noise. {rounds} rounds.
 
 {steps}
 
@@ -164,9 +164,11 @@ def page(results: dict[str, Any]) -> str:
             ends[2] = str(cases[SIGNIN[1]]["recompiles"])
         middle = (f"{ratios[NAIVE]:.2f}", f"{full:.2f}", f"{living:.2f}")
         steps.append((name, f"{dense:.1f}", *middle, *last, *ends))
+    rounds = sorted({results[name]["rounds"] for name in rows})
     where = next((results[name]["surroundings"] for name in rows), surroundings())
     return HEAD.format(
         steps=table(*steps),
+        rounds=" or ".join(map(str, rounds)),
         masks=table(*masks),
         event=_event(results.get(EVENT)),
         machine=machine(where),
