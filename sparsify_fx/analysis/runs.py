@@ -67,7 +67,8 @@ class Run:
         found: dict[str, int] = {}
         for key, tensor in unmarked(self._checkpoint["model"]).items():
             name, program, _ = key.partition("_program.")
-            if program and name not in found:
+            # An empty tensor lies nowhere: vectors of a weight of which nothing lives.
+            if program and name not in found and tensor.numel():
                 found[name] = tensor.data_ptr()
         # Reversed, so that the first name of a place is what stays.
         first = {place: name for name, place in reversed(found.items())}

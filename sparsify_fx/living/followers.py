@@ -80,7 +80,7 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         _look(optimizer)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _look_beside_graph(optimizer: Optimizer) -> None:
     # The compiler does not look in here, and calls it in every step.
     if optimizer not in _SEEN:

@@ -49,9 +49,9 @@ def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
     if torch.compiler.is_compiling() and values.device.type == "cpu":
         made: Tensor = torch.ops.sparsify_fx.place(values, places, mask)
         return made
-    if places.numel() == mask.numel():
-        return values.reshape(mask.shape)  # nothing is dead: they are the weight
     if is_plain(values):
+        if places.numel() == mask.numel():
+            return values.reshape(mask.shape)  # nothing is dead: they are the weight
         result: Tensor = _Place.apply(values, places, mask)
         return result
     # Function transforms, tracing and compilers of other devices see torch's own operators.
@@ -70,9 +70,9 @@ def pick(dense: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
     if torch.compiler.is_compiling() and dense.device.type == "cpu":
         found: Tensor = torch.ops.sparsify_fx.pick(dense, places, shape.numel())
         return found.view(shape)
-    if places.numel() == dense.numel():
-        return dense.reshape(shape)
     if is_plain(dense):
+        if places.numel() == dense.numel():
+            return dense.reshape(shape)
         result: Tensor = _Pick.apply(dense, places, shape)
         return result
     vector = dense.reshape(-1).index_select(0, places)

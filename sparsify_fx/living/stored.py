@@ -125,14 +125,16 @@ class Stored(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """As any module, but places that lost their values (`to_empty`) stay within the weight."""
         old = self.places()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         new = self.places()
         if old is not None and new is not None and old.is_meta and not new.is_meta:
             # A kernel writes where they say.
             new.copy_(torch.arange(new.numel()))
         return self
 
-    def fit(self, state_dict: dict[str, Any], prefix: str) -> None:
+    def fit(
+        self, state_dict: dict[str, Any], prefix: str, assign: bool = False
+    ) -> None:
         """Bring the entries of a state dict, of either storage, into that of this program; its mask says which live.
 
         In living storage the vectors take the length that the new mask needs. What does not fit stays as it is, for
@@ -142,6 +144,9 @@ class Stored(nn.Module):
         mask = state_dict.get(prefix + "mask", own)
         if own is None or mask is None or mask.shape != own.shape or mask.is_meta:
             return
+        # Without values of its own it takes the tensors of the state dict, or nothing.
+        if own.is_meta and not assign:
+            return
         places = places_of(mask)
         for name in self.per_entry():
             given = state_dict.get(prefix + name, mask)
@@ -149,11 +154,16 @@ class Stored(nn.Module):
                 return
         if self.places() is not None:
             relocate(self, mask if own.is_meta else mask.to(own.device))
-        dead = self.dead()
+        loaded = {
+            key.removeprefix(prefix): value
+            for key, value in state_dict.items()
+            if key.startswith(prefix)
+        }
+        dead = self.dead(loaded)
         for name in self.per_entry():
-            if prefix + name not in state_dict:
+            if name not in loaded:
                 continue
-            given = state_dict[prefix + name]
+            given = loaded[name]
             if given.shape != mask.shape:
                 full = place(given, places, mask)
                 given = torch.where(mask == 1, full, dead.get(name, 0.0))
@@ -172,12 +182,16 @@ class Stored(nn.Module):
             value = value.to(tensor.device)
             tensor.copy_(self.stored(value) if name in per_entry else value)
 
-    def dead(self) -> dict[str, Tensor]:
-        """What a dead entry of each factor holds: the split of zero (0-dimensional)."""
+    def dead(self, loaded: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What a dead entry of each factor holds: the split of zero (0-dimensional).
+
+        Args:
+            loaded: tensors that will take the place of the program's own.
+        """
         names = self.per_entry()
-        zero = getattr(self, names[0]).detach().new_zeros(())
-        tensors = {**self._parameters, **self._buffers}
-        shared = {n: t.detach() for n, t in tensors.items() if t is not None}
+        tensors = {**self._parameters, **self._buffers, **(loaded or {})}
+        zero = next(t for n, t in tensors.items() if n in names).new_zeros(())
+        shared = {n: t.detach() for n, t in tensors.items() if isinstance(t, Tensor)}
         others = {**shared, **dict.fromkeys(names, zero)}
         return self.parameterization.split(zero, others)
 
@@ -205,7 +219,7 @@ def relocate(program: Stored, mask: Tensor) -> None:
     # On the meta device entries have no values that could move.
     known = new.new_empty(0) if old.is_meta else old
     move_entries(program, sources(known, new, program.room(mask)))
-    if old.shape == new.shape and old.device.type != "cpu":
+    if old.shape == new.shape and old.device.type not in ("cpu", "meta"):
         old.copy_(new)  # compiled graphs of such devices know its address
     else:
         # Never written in place on the CPU: what was found out about places is kept with the tensor.
@@ -273,8 +287,9 @@ def _moved(
     flat = value if taken is None else torch.where(source >= 0, taken, value)
     flat = flat.expand(source.numel()).contiguous()
     # State may be kept flattened, whatever the axes of the weight.
-    fits = shape is not None and len(shape) == tensor.dim()
-    return flat.view(shape if fits else (-1, *[1] * (tensor.dim() - 1)))
+    if shape is not None and len(shape) == tensor.dim():
+        return flat.view(shape)
+    return flat.view(-1, *[1] * (tensor.dim() - 1))
 
 
 def set_data(tensor: Tensor, new: Tensor) -> None:

@@ -64,7 +64,8 @@ class SavedState(Stored):
                 else self.progress
             )
             state_dict[prefix + EXTRA] = encode(self.parameterization, before)
-        self.fit(state_dict, prefix)
+        assign = rest[0].get("assign_to_params_buffers", False) if rest[0] else False
+        self.fit(state_dict, prefix, assign)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _is_in(self, state_dict: Mapping[str, Any], prefix: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_optimizer
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
@@ -144,23 +144,39 @@ def test_a_scaler_of_gradients(scale: float) -> None:
 def test_closures() -> None:
     """L-BFGS calls a closure several times a step, and keeps one history over all parameters."""
     results = []
+    inputs, labels = digits()[0]
     for storage in STORAGES:
         model = applied(storage).eval()
         optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
-        inputs, labels = digits()[0]
-        result = Trained(model, optimizer)
-        for _ in range(5):
 
-            def closure(model: nn.Module = model, optimizer: Any = optimizer) -> Any:
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(inputs), labels)
-                loss.backward()
-                return loss
+        def closure(model: nn.Module = model, optimizer: Any = optimizer) -> Any:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), labels)
+            loss.backward()
+            return loss
 
-            result.losses.append(float(optimizer.step(closure).detach()))
-        results.append(result)
+        losses = [float(optimizer.step(closure).detach()) for _ in range(5)]
+        results.append(Trained(model, optimizer, losses))
     # Inner products of whole histories are summed in another order.
     check_twins(*results, relative=1e-4)
+
+
+def test_histories_restart_where_masks_change() -> None:
+    """One history over all parameters cannot go on with vectors of other lengths."""
+    model = applied("living", "gmp")
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2)
+    scheduler = scheduled(model, optimizer)
+    for inputs, labels in digits()[: scheduler.steps]:
+
+        def closure(x: Tensor = inputs, y: Tensor = labels) -> Any:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        scheduler.step()
+    assert scheduler.finished
 
 
 PENALTIES = ("frobenius", "l2", "l1", "factors", "pilot", "gates", "thresholds")

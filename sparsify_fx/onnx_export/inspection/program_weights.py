@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import CheckpointError, SparsifyError
+from sparsify_fx.living.place import place, places_of
 from sparsify_fx.onnx_export.inspection.counting import Counted, count
 from sparsify_fx.onnx_export.inspection.joined import Joined, State
 from sparsify_fx.parameterizations import Parameterization
@@ -94,11 +95,19 @@ def _effective(parts: Mapping[str, Tensor]) -> Tensor:
         raise CheckpointError(
             f"no weight can be made of its program of {sorted(tensors)}: {error}"
         ) from error
-    return (
-        theta
-        if "mask" not in parts
-        else torch.where(parts["mask"].bool(), theta, torch.zeros_like(theta))
-    )
+    if "mask" not in parts:
+        return theta
+    mask = parts["mask"]
+    if theta.shape == mask.shape:
+        return torch.where(mask.bool(), theta, torch.zeros_like(theta))
+    # Living storage: there is a value for each entry that the mask keeps.
+    places = places_of(mask)
+    if theta.numel() < places.numel():
+        raise CheckpointError(
+            f"no weight can be made of its program of {sorted(tensors)}: it has {theta.numel()} values, where its mask "
+            f"of {tuple(mask.shape)} keeps {places.numel()}"
+        )
+    return place(theta, places, mask)
 
 
 def _parameterization(parts: Mapping[str, Tensor]) -> Parameterization:
