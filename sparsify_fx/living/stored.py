@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
 
 from sparsify_fx.living.place import pick, place, places_of
+from sparsify_fx.living.wrapping import data_parallel_holds
 from sparsify_fx.parameterizations import Parameterization
 
 LIVING = "living"  # the buffer with the places of the living entries; no checkpoint holds it, the mask tells it
@@ -93,42 +94,78 @@ class Stored(nn.Module):
     def room(self, mask: Tensor) -> int | None:
         """The length of the vectors for this mask; None: no longer than they need be.
 
-        With several processes vectors never get shorter: the buckets of DistributedDataParallel have their lengths.
+        With a process group vectors never get shorter: the buckets of DistributedDataParallel have their lengths.
         """
         if not (distributed.is_available() and distributed.is_initialized()):
-            return None
-        if distributed.get_world_size() == 1:
             return None
         factor = getattr(self, self.parameterization.factors[0])
         return max(int(factor.numel()), int(mask.count_nonzero()))
 
-    def fit(self, state_dict: dict[str, Any], prefix: str) -> None:
+    def too_short(self, mask: Tensor) -> str | None:
+        """Why the vectors cannot hold the entries of this mask; None where they can.
+
+        Raises nothing: whoever writes masks says it in an error of its own kind, before anything is written.
+        """
+        factor = getattr(self, self.parameterization.factors[0])
+        if self.places() is None or int(mask.count_nonzero()) <= factor.numel():
+            return None
+        if not data_parallel_holds(self.parameters()):
+            return None
+        return (
+            f"{int(mask.count_nonzero())} weights would live where DistributedDataParallel has wrapped a vector of "
+            f"{factor.numel()}, and its buckets cannot grow; load states and masks before you wrap the model, or call "
+            'sparsify_fx.apply(..., storage="full")'
+        )
+
+    def fit(self, state_dict: dict[str, Any], prefix: str, assign: bool) -> None:
         """Bring the entries of a state dict, of either storage, into that of this program; its mask says which live.
 
         In living storage the vectors take the length that the new mask needs. What does not fit stays as it is, for
         torch to say so.
+
+        Args:
+            assign: whether the tensors of the state dict will take the place of those of the program.
         """
         own = self._buffers.get("mask")
         mask = state_dict.get(prefix + "mask", own)
         if own is None or mask is None or mask.shape != own.shape or mask.is_meta:
             return
-        places = places_of(mask)
+        places, names = places_of(mask), self.per_entry()
         vector = torch.Size([places.numel(), *[1] * (mask.dim() - 1)])
-        for name in self.per_entry():
-            given = state_dict.get(prefix + name, mask)
-            if given.shape not in (mask.shape, vector):
-                return
+        given = {n: state_dict[prefix + n] for n in names if prefix + n in state_dict}
+        if any(tensor.shape not in (mask.shape, vector) for tensor in given.values()):
+            return
         if self.places() is not None:
-            relocate(self, mask.to(own.device), self.room(mask))
+            if not own.is_meta:
+                relocate(self, mask.to(own.device), self.room(mask))
+            elif assign:
+                self._begin_at(places, vector)
         dead = self.dead()
-        for name in self.per_entry():
-            if prefix + name not in state_dict:
+        for name, tensor in given.items():
+            # A vector for vectors that are no longer is taken as it is.
+            if tensor.shape == vector == getattr(self, name).shape:
                 continue
-            given = state_dict[prefix + name]
-            if given.shape != mask.shape:
-                full = place(given, places, mask)
-                given = torch.where(mask == 1, full, dead.get(name, 0.0))
-            state_dict[prefix + name] = self.stored(given)
+            full = tensor
+            if tensor.shape != mask.shape:
+                zero = torch.as_tensor(dead.get(name, 0.0)).to(tensor.device)
+                full = torch.where(mask == 1, place(tensor, places, mask), zero)
+            state_dict[prefix + name] = self.stored(full.to(getattr(self, name).device))
+
+    def _begin_at(self, places: Tensor, vector: torch.Size) -> None:
+        """Vectors without values, on the meta device, for entries at `places`; values will be assigned."""
+        for name in self.per_entry():
+            tensor = getattr(self, name)
+            set_data(tensor, tensor.detach().new_empty(vector))
+        self._buffers[LIVING] = places
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """As any module; places that come from the meta device have no values yet, and must not lead anywhere."""
+        before = self.places()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        after = self.places()
+        if before is not None and after is not None and before.is_meta > after.is_meta:
+            after.zero_()
+        return self
 
     def dead(self) -> dict[str, Tensor]:
         """What a dead entry of each factor holds: the split of zero (0-dimensional)."""

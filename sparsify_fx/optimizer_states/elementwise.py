@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from sparsify_fx.optimizer_states.fresh import small_parameter
 from sparsify_fx.optimizer_states.holders import group_of, holders, wrapped
+from sparsify_fx.optimizer_states.remembered import Remembered
 from sparsify_fx.optimizer_states.twin import WAYS, build_twin, places, try_step
 from sparsify_fx.randomness import undisturbed
 
@@ -18,7 +18,7 @@ _SHAPE = (6, 4)
 # Factored moments and preconditioners show at once; what is updated now and then needs some steps.
 _STEPS = 5
 _RATE = 0.01
-_answers: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
+_answers: Remembered[dict[str, bool]] = Remembered()
 
 
 def elementwise(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
@@ -38,7 +38,9 @@ def elementwise(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
             # A wrapper is as its inner optimizer is.
             if group is None or wrapped(holder):
                 continue
-            answers = _answers.setdefault(holder, {})
+            answers = _answers.get(holder)
+            if answers is None:
+                _answers.put(holder, answers := {})
             key = f"{parameter.dtype} {_options(group)}"
             if key not in answers:
                 answers[key] = _same(holder, group, parameter.dtype)

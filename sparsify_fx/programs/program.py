@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsify_fx.errors import LayerError
+from sparsify_fx.living.known import remember
 from sparsify_fx.living.stored import LIVING, relocate
 from sparsify_fx.parameterizations import Dense, Moment, Parameterization
 from sparsify_fx.programs.progress import Progress
@@ -66,6 +67,8 @@ class WeightProgram(SavedState, fx.GraphModule):
         # Said again: a copy rebuilds the buffers from a root that does not tell which of them no checkpoint holds.
         transient = {LIVING, *self.parameterization.transient}
         self._non_persistent_buffers_set |= transient & set(self._buffers)
+        if LIVING in self._buffers:
+            remember(self)
 
     @property
     def facts(self) -> Facts:

@@ -97,7 +97,9 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
             scope.optimizers, scope.parameters()
         )
         living = {name: p.places() for name, p in found.items()}
-        snapshot["places"] = {n: t.clone() for n, t in living.items() if t is not None}
+        known = {n: t.clone() for n, t in living.items() if t is not None}
+        if known:
+            snapshot["places"] = known
     return snapshot
 
 
@@ -143,7 +145,8 @@ def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
     current, stored = scope.model.state_dict(), _stored(scope.model)
     for name, tensor in state.items():
         known = stored[name].stored(tensor) if name in stored else tensor
-        current[name].copy_(known)
+        # A state dict leaves out the room behind vectors.
+        current[name].copy_(known[: len(current[name])] if name in stored else known)
     for program in programs(scope.view).values():
         mask = program.current_mask()
         # What was alive at the rewind point has a value in the snapshot; under a mask that pruned it since, it goes.

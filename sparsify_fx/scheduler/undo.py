@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import Progress
 
 
@@ -54,8 +55,13 @@ class Undo:
         self._states = _copies(values)
 
         tensors: list[object] = []
+        self._living: list[tuple[WeightProgram, dict[str, Any]]] = []
         for program in programs(model).values() if weights else ():
-            tensors += (*program.parameters(), *program.buffers())
+            if program.places() is None:
+                tensors += (*program.parameters(), *program.buffers())
+            else:
+                # Vectors may get another length; a state dict brings its own.
+                self._living.append((program, _state(program)))
         self._weights = _copies(tensors)
         self._progress = [(now, replace(now)) for now in progress] if weights else []
 
@@ -70,9 +76,18 @@ class Undo:
     def weights(self) -> None:
         """Weights, masks and progress as they were."""
         _write(self._weights)
+        for program, state in self._living:
+            program.load_state_dict(state)
         for now, then in self._progress:
             # In place: all programs of a part share the object.
             now.step, now.steps, now.schedule = then.step, then.steps, then.schedule
+
+
+def _state(program: WeightProgram) -> dict[str, Any]:
+    return {
+        name: value.detach().to("cpu", copy=True)
+        for name, value in program.state_dict().items()
+    }
 
 
 def _copies(values: Iterable[object]) -> list[tuple[Tensor, Tensor]]:
