@@ -30,8 +30,8 @@ _ROUNDING = 64
 def living_hook(state: nn.Module, bucket: GradBucket) -> Future[Tensor]:
     """Average gradients over the ranks; of a weight m ⊙ w that of the weight itself, in place of those of m and w.
 
-    With g the gradient in the weight, g_m = g w and g_w = g m. So g = g_w / m where |m| is the larger, else g_m / w;
-    g is averaged, and g_m and g_w are made of it anew. Half of the traffic of Sign-In goes, and the training is the same
+    With g the gradient in the weight, g_m = g w and g_w = g m. So g = g_w / m where |m| is the larger, else g_m / w; g
+    is averaged, and g_m and g_w are made of it anew. Half of the traffic of Sign-In goes, and the training is the same
     to rounding. Other parameters are averaged as they are, and so are products with a penalty, which adds to the
     gradients of each factor.
 
@@ -92,7 +92,7 @@ class _Half:
 
 
 # What is sent, and what is done with the average.
-_Part = tuple[Tensor, Callable[[Tensor], None]]
+_Part = tuple[Tensor, Callable[[Tensor], Any]]
 
 
 @dataclass
@@ -114,7 +114,7 @@ class _Trip:
             self.waiting.clear()
             self.steps += 1
         buffer = bucket.buffer()
-        devices = [buffer.device] if buffer.device.type != "cpu" else []
+        devices: list[Any] = [buffer.device] if buffer.device.type != "cpu" else []
         own = _Bucket(buffer, Future(devices=devices))
         # 1. What is to be sent: gradients as they are, and one for each product of which both are there by now.
         touched, parts = [own], list[_Part]()

@@ -38,9 +38,7 @@ def elementwise(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
             # A wrapper is as its inner optimizer is.
             if group is None or wrapped(holder):
                 continue
-            answers = _answers.get(holder)
-            if answers is None:
-                _answers.put(holder, answers := {})
+            answers = _answers.made(holder, dict)
             key = f"{parameter.dtype} {_options(group)}"
             if key not in answers:
                 answers[key] = _same(holder, group, parameter.dtype)

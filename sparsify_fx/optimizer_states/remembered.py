@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 Value = TypeVar("Value")
@@ -42,6 +43,13 @@ class Remembered(Generic[Value]):
             values[number] = (weakref.ref(key, gone), value)
         except TypeError:
             return
+
+    def made(self, key: Any, make: Callable[[], Value]) -> Value:
+        """What was put for this object, or else what `make` makes, which is put."""
+        found = self.get(key)
+        if found is None:
+            self.put(key, found := make())
+        return found
 
     def forget(self, key: Any = None) -> None:
         """Forget one object, or all of them."""

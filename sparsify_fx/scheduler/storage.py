@@ -162,10 +162,16 @@ def fit(optimizer: Any) -> None:
         fit_state([optimizer], program)
     _SEEN.put(optimizer, True)
     # What is loaded later is looked at again.
-    follow = getattr(optimizer, "register_load_state_dict_post_hook", None)
-    if follow is not None and not _FOLLOWED.get(optimizer):
-        follow(_SEEN.forget)
-        _FOLLOWED.put(optimizer, True)
+    for holder in holders(optimizer):
+        # Wrappers may be of torch's class and never have called its constructor, which makes the table of hooks.
+        hooks = getattr(holder, "_optimizer_load_state_dict_post_hooks", None)
+        if hooks is not None and not _FOLLOWED.get(holder):
+            holder.register_load_state_dict_post_hook(_after_load)
+            _FOLLOWED.put(holder, True)
+
+
+def _after_load(optimizer: Optimizer) -> None:
+    _SEEN.forget()
 
 
 def fit_storage(optimizer: Any, programs: Sequence[WeightProgram]) -> None:
