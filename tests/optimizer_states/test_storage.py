@@ -18,7 +18,7 @@ from sparsify_fx.optimizer_states.elementwise import elementwise
 from sparsify_fx.optimizer_states.remembered import Remembered
 from sparsify_fx.optimizer_states.storage import fit_state
 from sparsify_fx.programs.owners import programs
-from tests.conftest import effective, small_net, train_step
+from tests.conftest import batch, effective, small_net, train_step
 
 
 def prepared(storage: str, method: str = "signin") -> nn.Module:
@@ -189,3 +189,28 @@ def test_what_is_remembered_goes_with_its_object() -> None:
     assert number not in table._values
     table.put(Slots([torch.ones(1)]), "never")
     assert not table._values
+
+
+@pytest.mark.slow
+def test_a_compiled_optimizer_step_is_one_graph() -> None:
+    """Without care the look at the optimizer would be a part of what is compiled, and fail."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    model = prepared("auto")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=torch.tensor(1e-3))
+    scheduler = sparsify_fx.Scheduler(
+        model, optimizer, epochs=2, steps_per_epoch=3, learning_rate=None
+    )
+    step = torch.compile(lambda: optimizer.step(), backend="eager")
+    while not scheduler.finished:
+        train_gradients(model, scheduler.step_count)
+        step()
+        scheduler.step()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert all(p.places() is not None for p in programs(model).values())
+
+
+def train_gradients(model: nn.Module, seed: int) -> None:
+    model.zero_grad()
+    inputs, labels = batch(seed)
+    nn.functional.cross_entropy(model(inputs), labels).backward()
