@@ -16,7 +16,6 @@ from torch.futures import Future
 from sparsify_fx.distributed.replicas import group
 from sparsify_fx.errors import DistributedError
 from sparsify_fx.parameterizations import Product
-from sparsify_fx.penalties import NoPenalty
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import WeightProgram
 
@@ -30,10 +29,10 @@ _ROUNDING = 64
 def living_hook(state: nn.Module, bucket: GradBucket) -> Future[Tensor]:
     """Average gradients over the ranks; of a weight m ⊙ w that of the weight itself, in place of those of m and w.
 
-    With g the gradient in the weight, g_m = g w and g_w = g m. So g = g_w / m where |m| is the larger, else g_m / w; g
-    is averaged, and g_m and g_w are made of it anew. Half of the traffic of Sign-In goes, and the training is the same
-    to rounding. Other parameters are averaged as they are, and so are products with a penalty, which adds to the
-    gradients of each factor.
+    With g the gradient in the weight, g_m = g w and g_w = g m. So g = g_w / m where m is the larger in size, else
+    g_m / w; g is averaged, and g_m and g_w are made of it anew. Half of the traffic of Sign-In goes, and the training
+    is the same to rounding. Other parameters are averaged as they are, and so are products with a penalty, which adds
+    to the gradients of each factor.
 
     Args:
         state: the model that is wrapped, as `sparsify_fx.apply` gave it back.
@@ -210,7 +209,7 @@ def _products(model: nn.Module) -> dict[int, tuple[WeightProgram, str]]:
     found: dict[int, tuple[WeightProgram, str]] = {}
     for program in programs(model).values():
         axes = None if program.plan is None else program.plan.axes
-        plain = axes is None or isinstance(axes.penalty, NoPenalty)
+        plain = axes is None or axes.to_dict()["penalty"] == "none"
         factors = program.factor_tensors()
         if (
             isinstance(program.parameterization, Product)

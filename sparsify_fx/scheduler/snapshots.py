@@ -276,10 +276,9 @@ def _mask_names(model: nn.Module) -> set[str]:
 
 def _stored(model: nn.Module) -> dict[str, WeightProgram]:
     """The programs in living storage by the state-dict names of what they store as vectors."""
-    modules = model.named_modules(remove_duplicate=False)
-    return {
-        f"{name}.{entry}" if name else entry: module
-        for name, module in modules
-        if isinstance(module, WeightProgram) and module.places() is not None
-        for entry in module.per_entry()
-    }
+    found: dict[str, WeightProgram] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, WeightProgram) and module.places() is not None:
+            prefix = f"{name}." if name else ""
+            found |= {prefix + entry: module for entry in module.per_entry()}
+    return found
