@@ -27,22 +27,29 @@ if TYPE_CHECKING:
         pack_onnx,
         unpack_onnx,
     )
+    from sparsify_fx.training_cost import bench
 
 __version__ = _version("sparsify_fx")
 
 _find_old_paths()
 
 # onnx, onnxruntime and sympy take longer to import than all the rest of this package, and training needs none of them:
-# what is of onnx_export is imported when it is first asked for.
-_OF_ONNX_EXPORT = frozenset(
-    {"ExportReport", "export", "inspect_file", "pack_onnx", "unpack_onnx"}
-)
+# what is of onnx_export is imported when it is first asked for, and so is what nobody needs in a training.
+_LATER = {
+    "ExportReport": "onnx_export",
+    "bench": "training_cost",
+    "export": "onnx_export",
+    "inspect_file": "onnx_export",
+    "pack_onnx": "onnx_export",
+    "unpack_onnx": "onnx_export",
+}
 
 __all__ = [
     "ExportReport",
     "Scheduler",
     "__version__",
     "apply",
+    "bench",
     "dense_state_dict",
     "export",
     "inspect_file",
@@ -59,11 +66,11 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name):
-        """The names of onnx_export, and modules of this package that nothing has imported yet (PEP 562)."""
+        """The names that come later, and modules of this package that nothing has imported yet (PEP 562)."""
         # Stored in the module, so that the next access does not come here.
-        if name in _OF_ONNX_EXPORT:
+        if name in _LATER:
             value = globals()[name] = getattr(
-                _import_module("sparsify_fx.onnx_export"), name
+                _import_module(f"sparsify_fx.{_LATER[name]}"), name
             )
             return value
         if not name.startswith("_") and _find_spec(f"sparsify_fx.{name}"):

@@ -27,7 +27,7 @@ from sparsify_fx.programs.progress import Progress
 from sparsify_fx.programs.selection import Layer, Selection, is_finite, select_layers
 from sparsify_fx.recipe import find_method
 from sparsify_fx.scheduler.first_masks import check_budget, first_masks
-from sparsify_fx.scheduler.storage import masks_change, storable, store
+from sparsify_fx.scheduler.storage import masks_change, storable, store, unwrapped
 from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
 
@@ -113,6 +113,8 @@ def apply(
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
     masks = first_masks(model, plan, layers, budget, inputs)
     living = storable(storage, masks, chosen, fixed=not changes)
+    weights = {name: layers[name].weight for name in living}
+    living = unwrapped(living, weights, storage)
     progress = Progress()
     programs = prepare(model, layers, masks, resolved.parameterization)
     for program in programs.values():

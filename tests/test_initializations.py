@@ -78,11 +78,8 @@ def test_units_without_inputs_and_everything_else_stay() -> None:
     assert all(
         torch.equal(value, model.get_parameter(name)) for name, value in others.items()
     )
-    m, w, mask = (
-        model[0].weight_program.m,
-        model[0].weight_program.w,
-        model[0].weight_program.mask,
-    )
+    tensors, mask = model[0].weight_program.tensors(), model[0].weight_program.mask
+    m, w = tensors["m"], tensors["w"]
     assert ((m * m - w * w - 1).abs() < 1e-5).all(), "balanced factors"
     assert (w[mask == 0] == 0).all()
 

@@ -48,6 +48,11 @@ def test_apply_then_merge_returns_the_weights(method: str) -> None:
 
 
 @every_method
+def test_living_storage_trains_as_full_storage_does(method: str) -> None:
+    laws.storages_train_alike(method)
+
+
+@every_method
 def test_the_counts_follow_the_schedule_and_end_on_the_exact_budget(
     method: str,
 ) -> None:

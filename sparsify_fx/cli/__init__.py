@@ -13,6 +13,7 @@ from rich.text import Text
 from sparsify_fx import __version__
 from sparsify_fx.cli import (
     analyze,
+    bench,
     coverage,
     demo,
     export,
@@ -66,6 +67,7 @@ for _module in (
     analyze,
     lab,
     coverage,
+    bench,
 ):
     app.command(_module.NAME)(with_verbose(_reporting(_module.command)))
 

@@ -46,6 +46,10 @@ def command(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="auto, full, or living: only the weights that are kept."),
+    ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe."),
@@ -88,6 +92,7 @@ def command(
         "epochs": epochs,
         "seed": seed,
         "device": device,
+        "storage": storage,
     }
     try:
         with _only_errors() if quiet else nullcontext():

@@ -105,8 +105,9 @@ def check_gradients(bench: Bench) -> str:
         mask = program.current_mask()
         assert mask is not None
         for factor, tensor in program.factor_tensors().items():
+            made = None if tensor.grad is None else program.restored(tensor.grad)
             _check_gradient(
-                f"{name} ({factor})", tensor.grad, mask, bench.original.gradients[name]
+                f"{name} ({factor})", made, mask, bench.original.gradients[name]
             )
     model.zero_grad(set_to_none=True)
     return f"{unused} weights without a gradient in the original too" if unused else ""

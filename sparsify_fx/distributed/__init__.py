@@ -1,5 +1,6 @@
 """Several processes: ranks that train copies of one model choose equal masks, and hear of each other's errors."""
 
+from sparsify_fx.distributed.living_hook import living_hook
 from sparsify_fx.distributed.ranks import (
     averaged_if_different,
     check_equal,
@@ -23,6 +24,7 @@ __all__ = [
     "exchange",
     "group",
     "independent",
+    "living_hook",
     "mean_number",
     "mean_over_ranks",
     "sum_over_ranks",

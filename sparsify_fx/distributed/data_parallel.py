@@ -46,13 +46,14 @@ def restore_ddp(model: nn.Module) -> None:
 
 
 def mask_names(model: nn.Module) -> list[str]:
-    """The names of all masks among the model's buffers, second names of tied and shared owners too."""
+    """The names of masks, and of places of living entries, among the model's buffers; second names of owners too."""
     # DistributedDataParallel compares names, and a tied owner has several: each has to be listed.
     found = {id(owner): tensors for owner, tensors in _owned(model)}
     names = []
     for name, module in model.named_modules(remove_duplicate=False):
         for tensor in found.get(id(module), ()):
-            names.append(qualified(name, f"{program_name(tensor)}.mask"))
+            program = qualified(name, program_name(tensor))
+            names += [f"{program}.mask", f"{program}.{LIVING}"]
     return names
 
 

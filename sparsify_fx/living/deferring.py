@@ -23,7 +23,8 @@ _DEFERRED = _Deferred()
 @contextmanager
 def deferred() -> Iterator[Asked]:
     """Within this context `place` returns the values that it was given, and says with what."""
-    _DEFERRED.asked = asked = []
+    asked: Asked = []
+    _DEFERRED.asked = asked
     try:
         yield asked
     finally:

@@ -9,7 +9,7 @@ when the model has been loaded too, whatever was loaded first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -19,13 +19,17 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from sparsify_fx.living.remembered import Remembered
+
 if TYPE_CHECKING:
     from sparsify_fx.optimizer_states.moves import Moving
 
 _PROGRAMS: WeakSet[Any] = WeakSet()
-# Optimizers whose state is known to lie as the parameters do, and those that will say when it is loaded.
-_SEEN: WeakSet[Any] = WeakSet()
-_TELLING: WeakSet[Any] = WeakSet()
+# Optimizers that have been looked at since there is the newest program and since their state was last loaded; those
+# whose state follows; and those that will say when it is loaded.
+_SEEN: Remembered[bool] = Remembered()
+_FOLLOWING: Remembered[bool] = Remembered()
+_TELLING: Remembered[bool] = Remembered()
 _CHECKS: list[Callable[[Any, Sequence[Any]], None]] = []
 _told: ContextVar[Sequence[Any] | None] = ContextVar("followed_by", default=None)
 _watching = False
@@ -35,6 +39,8 @@ def note(program: nn.Module) -> None:
     """Have every optimizer looked at before its first step from now on, for the sake of this program."""
     global _watching
     _PROGRAMS.add(program)
+    # An optimizer may get its parameters later than it makes its first step.
+    _SEEN.forget()
     if not _watching:
         register_optimizer_step_pre_hook(_before_step)
         _watching = True
@@ -50,7 +56,21 @@ def look_at(optimizer: Any) -> None:
     programs = list(_PROGRAMS)
     for check in _CHECKS:
         check(optimizer, programs)
-    _SEEN.add(optimizer)
+    _SEEN.put(optimizer, True)
+    _FOLLOWING.put(optimizer, True)
+    # Late: that room is built on this one.
+    from sparsify_fx.optimizer_states.holders import holders
+
+    # Wrappers may be of torch's class and never have called its constructor, which makes the table of hooks.
+    for holder in holders(optimizer):
+        hooks = getattr(holder, "_optimizer_load_state_dict_post_hooks", None)
+        if hooks is not None and not _TELLING.get(holder):
+            holder.register_load_state_dict_post_hook(_loaded)
+            _TELLING.put(holder, True)
+
+
+def _loaded(optimizer: Any) -> None:
+    _SEEN.forget()
 
 
 @contextmanager
@@ -69,28 +89,19 @@ def movings(parameters: Sequence[nn.Parameter]) -> list[Moving]:
     from sparsify_fx.optimizer_states.moves import Moving
 
     told = _told.get()
-    optimizers = list(_SEEN) if told is None else told
+    optimizers = _FOLLOWING.objects() if told is None else told
     return [Moving(optimizers, each) for each in parameters] if optimizers else []
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling():
         _look_beside_graph(optimizer)
-    elif optimizer not in _SEEN:
-        _look(optimizer)
+    elif not _SEEN.get(optimizer):
+        look_at(optimizer)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _look_beside_graph(optimizer: Optimizer) -> None:
     # The compiler does not look in here, and calls it in every step.
-    if optimizer not in _SEEN:
-        _look(optimizer)
-
-
-def _look(optimizer: Optimizer) -> None:
-    look_at(optimizer)
-    if optimizer not in _TELLING:
-        _TELLING.add(optimizer)
-        # Optimizers that do not call the constructor of torch's have no place for hooks.
-        with suppress(AttributeError):
-            optimizer.register_load_state_dict_post_hook(_SEEN.discard)
+    if not _SEEN.get(optimizer):
+        look_at(optimizer)

@@ -16,10 +16,10 @@ def library_file() -> Path | None:
     >>> found is None or found.name.startswith("_kernels")
     True
     """
-    return next(
-        (file for folder in _folders() for file in sorted(folder.glob("_kernels*.so"))),
-        None,
-    )
+    for folder in _folders():
+        for file in sorted(folder.glob("_kernels*.so")):
+            return file
+    return None
 
 
 def _folders() -> Iterator[Path]:

@@ -7,7 +7,7 @@ Each is the transpose of the other, so each is the other's gradient: what flows 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -39,25 +39,36 @@ def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
     tensor([[2., 0.],
             [0., 3.]])
     """
-    if isinstance(values, fx.Proxy):
+    given: Any = values
+    if isinstance(given, fx.Proxy):
         # torch traces the code of a program when it unpickles one: this must be a node of it, as it was.
         arguments = (values, places, mask)
-        node: Tensor = values.tracer.create_proxy("call_function", place, arguments, {})
-        return node
+        node = given.tracer.create_proxy("call_function", place, arguments, {})
+        return cast(Tensor, node)
     if is_deferred(values, places, mask):
         return values
     if torch.compiler.is_compiling() and values.device.type == "cpu":
         made: Tensor = torch.ops.sparsify_fx.place(values, places, mask)
-        return made
+        return _laid_out(made, mask)
     if is_plain(values):
         if places.numel() == mask.numel():
-            return values.reshape(mask.shape)  # nothing is dead: they are the weight
+            # Nothing is dead: they are the weight.
+            return _laid_out(values.reshape(mask.shape), mask)
         result: Tensor = _Place.apply(values, places, mask)
-        return result
+        return _laid_out(result, mask)
     # Function transforms, tracing and compilers of other devices see torch's own operators.
     flat = values.reshape(-1)[: places.numel()]
     dense = values.new_zeros(mask.numel())
     return dense.index_copy(0, places.long(), flat).view(mask.shape)
+
+
+def _laid_out(weight: Tensor, mask: Tensor) -> Tensor:
+    """The weight in the memory format of the mask, which `model.to(memory_format=...)` changes as it does weights'."""
+    if mask.dim() != 4 or mask.is_contiguous():
+        return weight
+    if not mask.is_contiguous(memory_format=torch.channels_last):
+        return weight
+    return weight.contiguous(memory_format=torch.channels_last)
 
 
 def pick(dense: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
@@ -87,7 +98,7 @@ def is_plain(tensor: Tensor) -> bool:
         and not tensor.is_meta
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
-        and not torch.jit.is_tracing()
+        and not torch._C._is_tracing()
         and not torch.compiler.is_compiling()
         and torch.autograd.forward_ad._current_level < 0
     )

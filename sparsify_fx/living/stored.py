@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from sparsify_fx.living.followers import movings
+from sparsify_fx.living.moving import move, sources
 from sparsify_fx.living.place import pick, place, places_of
+from sparsify_fx.living.wrapping import data_parallel_holds
 from sparsify_fx.parameterizations import Parameterization
 
 LIVING = "living"  # the buffer with the places of the living entries; no checkpoint holds it, the mask tells it
@@ -95,31 +97,17 @@ class Stored(nn.Module):
     def room(self, mask: Tensor) -> int:
         """The length of the vectors for this mask: the number of its living entries, and sometimes more.
 
-        With several processes vectors never get shorter: the buckets of DistributedDataParallel have their lengths. And
+        With a process group vectors never get shorter: the buckets of DistributedDataParallel have their lengths. And
         where masks change, no vector broadcasts to the weight: an average over parameters fails, as it must, in place
         of mixing the entries of a vector with those of a copy in full storage.
         """
         length = int(mask.count_nonzero())
-        if _processes() > 1 and self.places() is not None:
+        if _grouped() and self.places() is not None:
             factor = getattr(self, self.parameterization.factors[0])
             length = max(int(factor.numel()), length)
         if getattr(self.plan, "changes", False) and length < mask.numel():
             length += length in (1, mask.shape[0])
         return length
-
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        """As any module, but room at the end of vectors is in no checkpoint."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        places = self.places()
-        if places is None or keep_vars:
-            return
-        for name in self.per_entry():
-            if prefix + name in destination:
-                destination[prefix + name] = destination[prefix + name][
-                    : places.numel()
-                ]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """As any module, but places that lost their values (`to_empty`) stay within the weight."""
@@ -131,6 +119,22 @@ class Stored(nn.Module):
             new.copy_(torch.arange(new.numel()))
         return self
 
+    def too_short(self, mask: Tensor) -> str | None:
+        """Why the vectors cannot hold the entries of this mask; None where they can.
+
+        Raises nothing: whoever writes masks says it in an error of its own kind, before anything is written.
+        """
+        factor = getattr(self, self.parameterization.factors[0])
+        if self.places() is None or int(mask.count_nonzero()) <= factor.numel():
+            return None
+        if not data_parallel_holds(self.parameters()):
+            return None
+        return (
+            f"{int(mask.count_nonzero())} weights would live where DistributedDataParallel has wrapped a vector of "
+            f"{factor.numel()}, and its buckets cannot grow; load states and masks before you wrap the model, or call "
+            'sparsify_fx.apply(..., storage="full")'
+        )
+
     def fit(
         self, state_dict: dict[str, Any], prefix: str, assign: bool = False
     ) -> None:
@@ -138,6 +142,9 @@ class Stored(nn.Module):
 
         In living storage the vectors take the length that the new mask needs. What does not fit stays as it is, for
         torch to say so.
+
+        Args:
+            assign: whether the tensors of the state dict will take the place of those of the program.
         """
         own = self._buffers.get("mask")
         mask = state_dict.get(prefix + "mask", own)
@@ -186,8 +193,9 @@ class Stored(nn.Module):
         """
         names = self.per_entry()
         tensors = {**self._parameters, **self._buffers, **(loaded or {})}
-        shared = {n: t.detach() for n, t in tensors.items() if t is not None}
-        zero = shared[names[0]].new_zeros(())
+        known = [t for n, t in tensors.items() if n in names and t is not None]
+        zero = known[0].new_zeros(())
+        shared = {n: t.detach() for n, t in tensors.items() if isinstance(t, Tensor)}
         others = {**shared, **dict.fromkeys(names, zero)}
         return self.parameterization.split(zero, others)
 
@@ -197,10 +205,9 @@ def _is_vector(tensor: Tensor, places: Tensor, axes: int) -> bool:
     return list(tensor.shape[1:]) == rest and len(tensor) >= places.numel()
 
 
-def _processes() -> int:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1
-    return distributed.get_world_size()
+def _grouped() -> bool:
+    """Whether there is a process group, and so perhaps a DistributedDataParallel, which one process may use too."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def relocate(program: Stored, mask: Tensor) -> None:
@@ -234,65 +241,3 @@ def move_entries(
         move(getattr(program, name), source, dead.get(name, 0.0), shape)
     for moving in following:
         moving.to(source, shape)
-
-
-def sources(old: Tensor, new: Tensor, length: int) -> Tensor:
-    """For each of `length` new entries its number among the old ones; −1 where the place is new, or there is none."""
-    if old.numel() == 0 or new.numel() == 0:
-        return torch.full((length,), -1, dtype=torch.int64, device=new.device)
-    number = torch.searchsorted(old, new).clamp_(max=old.numel() - 1)
-    found = torch.where(old[number] == new, number, -1)
-    return nn.functional.pad(found, (0, length - new.numel()), value=-1)
-
-
-@torch.no_grad()
-def move(
-    tensor: Tensor,
-    source: Tensor,
-    fresh: float | Tensor = 0.0,
-    shape: torch.Size | None = None,
-) -> None:
-    """Let a tensor hold the entries `source` of itself, flattened, in place; `fresh` where that is −1.
-
-    A tensor whose shape stays keeps its memory. A gradient moves along, and is zero where entries are new.
-
-    Args:
-        shape: the new shape; None: that of a vector, [n, 1, ...].
-    """
-    gradient = tensor.grad if tensor.is_leaf else None
-    new = _moved(tensor.detach(), source, fresh, shape)
-    if new.shape == tensor.shape:
-        tensor.copy_(new)
-        if gradient is not None:
-            gradient.copy_(_moved(gradient, source, 0.0, shape))
-        return
-    set_data(tensor, new)
-    if gradient is not None:
-        tensor.grad = _moved(gradient, source, 0.0, shape)
-
-
-def _moved(
-    tensor: Tensor, source: Tensor, fresh: float | Tensor, shape: torch.Size | None
-) -> Tensor:
-    source = source.to(tensor.device)
-    taken = tensor.reshape(-1)[source.clamp(min=0)] if tensor.numel() else None
-    value = torch.as_tensor(fresh, dtype=tensor.dtype, device=tensor.device)
-    flat = value if taken is None else torch.where(source >= 0, taken, value)
-    flat = flat.expand(source.numel()).contiguous()
-    # State may be kept flattened, whatever the axes of the weight.
-    if shape is not None and len(shape) == tensor.dim():
-        return flat.view(shape)
-    return flat.view(-1, *[1] * (tensor.dim() - 1))
-
-
-def set_data(tensor: Tensor, new: Tensor) -> None:
-    """`tensor.data = new` for another shape; the gradient is gone.
-
-    A graph that is still alive (a loss that the loop has kept) holds the node that collects this parameter's gradient,
-    and with it the old shape. torch forgets that node when the type changes, not when the shape does.
-    """
-    tensor.grad = None
-    if tensor.requires_grad:
-        other = torch.float64 if new.dtype != torch.float64 else torch.float32
-        tensor.data = torch.empty(0, dtype=other, device=new.device)
-    tensor.data = new

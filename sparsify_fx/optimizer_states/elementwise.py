@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.living.remembered import Remembered
 from sparsify_fx.optimizer_states.fresh import small_parameter
 from sparsify_fx.optimizer_states.holders import group_of, holders, wrapped
 from sparsify_fx.optimizer_states.twin import WAYS, build_twin, places, try_step
 from sparsify_fx.randomness import undisturbed
 
-_SHAPE = (6, 4)
+# By the number of axes. Two of 128 and more: below that some optimizers do not factor their moments.
+_SHAPES = {
+    1: (19_584,),
+    2: (144, 136),
+    3: (144, 136, 1),
+    4: (144, 136, 1, 1),
+    5: (144, 136, 1, 1, 1),
+}
 # Factored moments and preconditioners show at once; what is updated now and then needs some steps.
 _STEPS = 5
 _RATE = 0.01
-_answers: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
+_answers: Remembered[dict[str, bool]] = Remembered()
 
 
 def elementwise(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
@@ -38,10 +45,11 @@ def elementwise(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
             # A wrapper is as its inner optimizer is.
             if group is None or wrapped(holder):
                 continue
-            answers = _answers.setdefault(holder, {})
-            key = f"{parameter.dtype} {_options(group)}"
+            answers = _answers.made(holder, dict)
+            axes = parameter.dim()
+            key = f"{parameter.dtype} {axes} {_options(group)}"
             if key not in answers:
-                answers[key] = _same(holder, group, parameter.dtype)
+                answers[key] = _same(holder, group, parameter.dtype, axes)
             if not answers[key]:
                 return False
     return True
@@ -53,27 +61,44 @@ def _options(group: Any) -> str:
     return repr([(key, value) for key, value in group.items() if key not in left])
 
 
-def _same(holder: Any, group: Any, dtype: torch.dtype) -> bool:
+def _same(holder: Any, group: Any, dtype: torch.dtype, axes: int) -> bool:
     dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-    matrix = small_parameter(_SHAPE, dtype)
+    if axes not in _SHAPES:
+        return False
+    matrix = small_parameter(_SHAPES[axes], dtype)
     # The dead entries are not zero: a norm over all entries would else be that of the living ones.
-    dead = (torch.arange(matrix.numel()) % 3 == 1).reshape(_SHAPE)
+    dead = (torch.arange(matrix.numel()) % 3 == 1).reshape(matrix.shape)
     living = ~dead
-    vector = nn.Parameter(matrix.detach()[living].reshape(-1, 1).clone())
+    vector = nn.Parameter(_entries(matrix.detach(), living).clone())
     with undisturbed(places(matrix.device)):
         twins = [build_twin(holder, group, each, lr=_RATE) for each in (matrix, vector)]
         if None in twins:
             return False
-        gradient = small_parameter(_SHAPE, dtype).detach()
+        gradient = small_parameter(matrix.shape, dtype).detach()
         for step in range(_STEPS):
             now = gradient.roll(step).masked_fill(dead, 0.0)
-            given = (now, now[living].reshape(-1, 1))
+            if step % 2:
+                now = _across(now, matrix.detach())
+            given = (now, _entries(now, living))
             for twin, each, part in zip(twins, (matrix, vector), given, strict=True):
                 if not _stepped(twin, each, part):
                     return False
-    return torch.allclose(
-        matrix.detach()[living], vector.detach().reshape(-1), rtol=1e-4, atol=1e-6
-    )
+    kept = _entries(matrix.detach(), living)
+    return torch.allclose(kept, vector.detach(), rtol=1e-4, atol=1e-6)
+
+
+def _entries(tensor: Tensor, living: Tensor) -> Tensor:
+    """The living entries as a parameter in living storage has them."""
+    return tensor[living].reshape(-1, *[1] * (tensor.dim() - 1))
+
+
+def _across(gradient: Tensor, weight: Tensor) -> Tensor:
+    """The gradient without its part along each row of the weight, as before a norm: some optimizers look for that."""
+    rows, along = gradient.reshape(len(gradient), -1), weight.reshape(len(weight), -1)
+    along = along * (rows != 0)
+    share = (rows * along).sum(1, keepdim=True) / along.square().sum(1, keepdim=True)
+    left: Tensor = rows - share.nan_to_num() * along
+    return left.view_as(gradient)
 
 
 def _stepped(twin: Any, parameter: nn.Parameter, gradient: Tensor) -> bool:

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import OptimizerStateWarning
+from sparsify_fx.living.remembered import Remembered
 from sparsify_fx.optimizer_states.holders import Path, Place, walk, wrapped
 from sparsify_fx.optimizer_states.twin import first_state
 
@@ -31,8 +31,8 @@ COPIES = frozenset(
 _SMALL = 3
 # Answers that are remembered for one optimizer.
 _MOST = 64
-_unasked: WeakSet[Any] = WeakSet()
-_answers: WeakKeyDictionary[Any, dict[Any, Fresh]] = WeakKeyDictionary()
+_unasked: Remembered[bool] = Remembered()
+_answers: Remembered[dict[Any, Fresh]] = Remembered()
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def ask(place: Place, parameter: nn.Parameter) -> Fresh:
         if key not in ("params", "param_names")
     )
     key = (shape, parameter.dtype, options)
-    answers = _answers.setdefault(place.holder, {})
+    answers = _answers.made(place.holder, dict)
     if key not in answers:
         # The learning rate is part of the question, and under a schedule it is another one at every event.
         if len(answers) >= _MOST:
@@ -152,8 +152,8 @@ def fresh_values(
 
 def _name_unasked(place: Place) -> None:
     # Once for each optimizer: prunings come often.
-    if place.holder not in _unasked:
-        _unasked.add(place.holder)
+    if not _unasked.get(place.holder):
+        _unasked.put(place.holder, True)
         warnings.warn(
             f"{type(place.holder).__name__} cannot be tried on a small parameter of its own, so sparsify_fx cannot see "
             "what the state of a new parameter is; it takes zeros for weights that are pruned or come back",

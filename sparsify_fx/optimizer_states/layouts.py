@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import OptimizerStateWarning, SchedulerError
+from sparsify_fx.living.remembered import Remembered
 from sparsify_fx.optimizer_states.blocks import has_zero, is_quantized, write_blocks
 from sparsify_fx.optimizer_states.fresh import ask, is_by_entry
 from sparsify_fx.optimizer_states.holders import Path, Place, walk
@@ -21,7 +21,7 @@ _CODES = ("::quantized", "error_bits")
 _TABLES = {"state1": "qmap1", "state2": "qmap2"}
 # Selections and positions, which are no value of an entry.
 _NO_VALUES = (torch.bool, torch.int32, torch.int64)
-_named: WeakSet[Any] = WeakSet()
+_named: Remembered[bool] = Remembered()
 
 
 def entry_tensors(place: Place, parameter: nn.Parameter) -> dict[Path, list[Tensor]]:
@@ -92,9 +92,9 @@ def name_once(place: Place, parameter: nn.Parameter) -> None:
         }
     )
     # Once for an optimizer, not for each of its parameters.
-    if not (shared or coarse) or place.holder in _named:
+    if not (shared or coarse) or _named.get(place.holder):
         return
-    _named.add(place.holder)
+    _named.put(place.holder, True)
     told = [f"{', '.join(shared)} belong to several weights at once"] if shared else []
     told += [f"{', '.join(coarse)} have no code for 0"] if coarse else []
     warnings.warn(

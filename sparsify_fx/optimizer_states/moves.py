@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import SchedulerError
-from sparsify_fx.living.stored import move
+from sparsify_fx.living.moving import move
 from sparsify_fx.optimizer_states.blocks import is_quantized
 from sparsify_fx.optimizer_states.clear import clear_entries, restart_histories
 from sparsify_fx.optimizer_states.holders import places

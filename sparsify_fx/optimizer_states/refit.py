@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sparsify_fx.errors import SchedulerError
-from sparsify_fx.living.stored import move, sources
+from sparsify_fx.living.moving import move, sources
 from sparsify_fx.optimizer_states.blocks import is_quantized
 from sparsify_fx.optimizer_states.clear import clear_entries, restart_histories
 from sparsify_fx.optimizer_states.holders import Place, places, walk
@@ -59,8 +60,16 @@ def _misfits(
     if mask is None or mask.is_meta:
         return {}
     found: dict[nn.Parameter, list[tuple[Place, Any, Tensor, Tensor]]] = {}
-    every = torch.arange(mask.numel(), device=mask.device)
-    living = every[mask.reshape(-1) == 1]
+
+    # Only where something lies otherwise: as many numbers as the weight has entries.
+    @functools.cache
+    def every() -> Tensor:
+        return torch.arange(mask.numel(), device=mask.device)
+
+    @functools.cache
+    def living() -> Tensor:
+        return every()[mask.reshape(-1) == 1]
+
     for factor in program.factor_tensors().values():
         for place in places(optimizers, factor):
             for path, tensor in walk(place.state):
@@ -92,21 +101,21 @@ def _lies(
     tensor: Tensor,
     factor: nn.Parameter,
     mask: Tensor,
-    kinds: tuple[Tensor, Tensor],
+    kinds: tuple[Callable[[], Tensor], Callable[[], Tensor]],
 ) -> Tensor | None:
     """The places of the entries of a state in the weight, where it lies otherwise than the factor; else None."""
     every, living = kinds
     if tensor.dim() == 0 or tensor.shape == factor.shape:
         return None
     if tensor.shape == mask.shape:
-        return every
+        return every()
     # A vector of living entries, [n, 1, ...]; other states of that form belong to optimizers that need matrices.
     if list(tensor.shape[1:]) == [1] * (mask.dim() - 1) and mask.dim() > 1:
-        return living
+        return living()
     # Flattened.
     if same_order(tensor.shape, factor.shape):
         return None
-    return every if same_order(tensor.shape, mask.shape) else None
+    return every() if same_order(tensor.shape, mask.shape) else None
 
 
 def _check(place: Place, name: Any, tensor: Tensor, lies: Tensor) -> None:

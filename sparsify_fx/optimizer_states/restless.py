@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from sparsify_fx.living.remembered import Remembered
 from sparsify_fx.optimizer_states.fresh import small_parameter
 from sparsify_fx.optimizer_states.holders import group_of, holders, wrapped
 from sparsify_fx.optimizer_states.twin import WAYS, build_twin, places, try_step
@@ -17,7 +17,7 @@ from sparsify_fx.randomness import undisturbed
 _SMALL = 4
 _STEPS = 8
 _RATE = 0.01
-_answers: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
+_answers: Remembered[dict[Any, bool]] = Remembered()
 
 
 def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
@@ -45,7 +45,7 @@ def restless(optimizers: Sequence[Any], parameter: nn.Parameter) -> bool:
                     if key not in ("params", "param_names", "lr")
                 ]
             )
-            answers = _answers.setdefault(holder, {})
+            answers = _answers.made(holder, dict)
             key = (shape, parameter.dtype, options)
             # Remembered without the learning rate, which a schedule changes at every step.
             if key not in answers:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from sparsify_fx.living.compiling import let_lengths_change
+from sparsify_fx.living.moving import sources
 from sparsify_fx.living.place import place, places_of
-from sparsify_fx.living.stored import LIVING, move_entries, sources
+from sparsify_fx.living.stored import LIVING, move_entries
 from sparsify_fx.passes.base import ProgramPass
 from sparsify_fx.programs.program import WeightProgram, output_value
 
@@ -23,6 +24,7 @@ class StoreLiving(ProgramPass):
 
     Raises PassError where there is no mask, or the parameterization shares tensors between some of the entries.
 
+    >>> from sparsify_fx.passes import InsertMask
     >>> model = nn.Linear(2, 2, bias=False)
     >>> _ = InsertMask({"weight": torch.tensor([[1, 0], [0, 1]])})(model)
     >>> StoreLiving()(model).modified
@@ -71,6 +73,7 @@ class StoreFull(ProgramPass):
 
     Dead entries hold the split of zero. Gradients are zero there.
 
+    >>> from sparsify_fx.passes import InsertMask
     >>> model = nn.Linear(2, 2, bias=False)
     >>> _ = InsertMask({"weight": torch.tensor([[1, 0], [0, 1]])})(model)
     >>> _ = StoreLiving()(model)
@@ -96,6 +99,7 @@ class StoreFull(ProgramPass):
         placed = output_value(program)
         value, living, kept = placed.args
         placed.target, placed.args = operator.mul, (value, kept)
+        assert isinstance(living, fx.Node)
         program.graph.erase_node(living)
         program.recompile()
         return True

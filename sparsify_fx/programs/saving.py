@@ -44,12 +44,28 @@ class SavedState(Stored):
         for name in ("step", "steps", "schedule") if content else ():
             setattr(self.progress, name, content[name])
 
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        """As any module, without the room behind vectors, unless the parameters themselves are asked for."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        places = self.places()
+        if places is None or keep_vars:
+            return
+        for name in self.per_entry():
+            tensor = destination.get(prefix + name)
+            if tensor is not None and len(tensor) > len(places):
+                destination[prefix + name] = tensor[: len(places)]
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *rest: Any
     ) -> None:
         """As any module, but a state of another method changes nothing, and one from before 0.2 has no extra state."""
         errors: list[str] = rest[-1]
+        mask = state_dict.get(prefix + "mask")
         problem = self.misfit(state_dict.get(prefix + EXTRA))
+        if problem is None and isinstance(mask, Tensor) and not mask.is_meta:
+            problem = self.too_short(mask)
         # Nothing of the program is loaded then; half of a foreign state would train to nonsense.
         if problem is not None:
             errors.append(

@@ -195,9 +195,12 @@ def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
     """The forward of `nn.Linear`, which in living storage makes its weight's gradient in blocks where that pays."""
     if torch.compiler.is_compiling():
         return nn.Linear.forward(self, input)
-    program, given = self._modules["weight_program"], self._parameters.get("weight")
+    # None where the weight is made of others, which have the programs: an old weight norm's.
+    program = self._modules.get("weight_program")
+    given = self._parameters.get("weight")
     fits = (
-        isinstance(program, Stored)
+        program is not None
+        and isinstance(program, Stored)
         and program.places() is not None
         and given is None
         and _SPAN.results is None
@@ -206,6 +209,7 @@ def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
     )
     if not fits:
         return nn.Linear.forward(self, input)
+    assert program is not None
     with deferred() as asked:
         values = program()
     # A pass may have let the program go on after the placing, with what only it knows.

@@ -12,6 +12,7 @@ from sparsify_fx.parameterizations import ByLayer
 from sparsify_fx.recipe import describe
 from sparsify_fx.scheduler.events import RewindTo, RunAction, TakeSnapshot, UpdateMasks
 from sparsify_fx.scheduler.snapshots import PARTS
+from sparsify_fx.scheduler.storage import storage_told
 from sparsify_fx.scheduler.timeline import Event
 from sparsify_fx.scheduler.track import Track
 from sparsify_fx.schedules import Budget
@@ -112,6 +113,9 @@ def facts_of(track: Track) -> Iterator[Event]:
     """What is so from the start or happens by itself, for the timeline: the first mask, the penalty, the gates."""
     told = [*_first_mask(track), *(("collapse", note) for note in track.notes)]
     told += [*_penalty(track), *_parameterizations(track)]
+    storage = storage_told(list(track.part.programs.values()))
+    if storage:
+        told.append(("storage", storage))
     for what, detail in told:
         yield Event(0, 0, 0, what, detail, track.part.name)
 

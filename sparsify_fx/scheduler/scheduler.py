@@ -31,6 +31,7 @@ from sparsify_fx.scheduler.parts import parts_of
 from sparsify_fx.scheduler.rates import Rates
 from sparsify_fx.scheduler.readings import Readings
 from sparsify_fx.scheduler.step_counts import StepCounts
+from sparsify_fx.scheduler.storage import fit_all
 from sparsify_fx.scheduler.timeline import Event
 from sparsify_fx.scheduler.track import tracks_of
 from sparsify_fx.scheduler.undo import Undo
@@ -121,6 +122,8 @@ class Scheduler(Readings):
         self._counts = StepCounts(self.optimizers)
         self._undo: Undo | None = None
         self._no_room, self._step = "", 0
+
+        fit_all(self.optimizers)
         self._begin(start_over)
 
     def step(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.living.stored import move, sources
+from sparsify_fx.living.moving import move, sources
 from sparsify_fx.numerics import signed_like
 from sparsify_fx.optimizer_states import (
     clear_entries,
@@ -96,7 +96,9 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
             scope.optimizers, scope.parameters()
         )
         living = {name: p.places() for name, p in found.items()}
-        snapshot["places"] = {n: t.clone() for n, t in living.items() if t is not None}
+        known = {n: t.clone() for n, t in living.items() if t is not None}
+        if known:
+            snapshot["places"] = known
     return snapshot
 
 
@@ -144,7 +146,8 @@ def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
     stored = _stored(scope.model)
     for name, tensor in state.items():
         known = stored[name].stored(tensor) if name in stored else tensor
-        current[name].copy_(known)
+        # A state dict leaves out the room behind vectors.
+        current[name].copy_(known[: len(current[name])] if name in stored else known)
     for program in programs(scope.view).values():
         mask = program.current_mask()
         # What was alive at the rewind point has a value in the snapshot; under a mask that pruned it since, it goes.
@@ -288,10 +291,9 @@ def _mask_names(model: nn.Module) -> set[str]:
 
 def _stored(model: nn.Module) -> dict[str, WeightProgram]:
     """The programs in living storage by the state-dict names of what they store as vectors."""
-    modules = model.named_modules(remove_duplicate=False)
-    return {
-        f"{name}.{entry}" if name else entry: module
-        for name, module in modules
-        if isinstance(module, WeightProgram) and module.places() is not None
-        for entry in module.per_entry()
-    }
+    found: dict[str, WeightProgram] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, WeightProgram) and module.places() is not None:
+            prefix = f"{name}." if name else ""
+            found |= {prefix + entry: module for entry in module.per_entry()}
+    return found

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from sparsify_fx.errors import MethodError, SchedulerError, SparsifyError, unknown
-from sparsify_fx.living.followers import before_first_steps
+from sparsify_fx.errors import (
+    LayerError,
+    MethodError,
+    SchedulerError,
+    SparsifyError,
+    unknown,
+)
+from sparsify_fx.living.followers import before_first_steps, look_at
+from sparsify_fx.living.wrapping import data_parallel_holds
 from sparsify_fx.optimizer_states.elementwise import elementwise
 from sparsify_fx.optimizer_states.holders import holders, parameters_of
 from sparsify_fx.optimizer_states.refit import fit_states, lies_otherwise
@@ -21,6 +29,8 @@ from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.schedules import Budget, Schedule
 
 STORAGES = ("auto", "full", "living")
+# Why a weight that "auto" would keep living is in full storage.
+_REASONS: WeakKeyDictionary[WeightProgram, str] = WeakKeyDictionary()
 
 
 def storable(
@@ -84,6 +94,23 @@ def masks_change(schedule: Schedule, budget: Budget) -> bool:
     return False
 
 
+def unwrapped(
+    names: tuple[str, ...], weights: Mapping[str, Tensor], storage: str
+) -> tuple[str, ...]:
+    """These names, or none where DistributedDataParallel has the weights in its buckets already, as they are.
+
+    Raises LayerError where "living" is asked for.
+    """
+    if not names or not data_parallel_holds(weights.values()):
+        return names
+    if storage == "living":
+        raise LayerError(
+            "the model is wrapped in DistributedDataParallel, whose buckets have the sizes of whole weights; with "
+            "storage='living' call sparsify_fx.apply on the plain model first, then wrap it"
+        )
+    return ()
+
+
 def store(programs: Mapping[str, WeightProgram], names: Sequence[str]) -> None:
     """Bring these programs into living storage."""
     if not names:
@@ -117,12 +144,51 @@ def fit_storage(optimizer: Any, programs: Sequence[WeightProgram]) -> None:
 
 
 def _store_in_full(optimizer: Any, program: WeightProgram) -> None:
+    name = type(optimizer).__name__
+    _check_may_be_full(name, program)
+    StoreFull()(program)
+    _REASONS[program] = f"{name} needs whole weights"
+
+
+def _check_may_be_full(optimizer: str, program: WeightProgram) -> None:
+    why = (
+        f"{optimizer} does not treat each entry by itself, so it cannot train vectors of living "
+        "entries"
+    )
     if getattr(program.plan, "storage", "auto") == "living":
         raise SchedulerError(
-            f"{type(optimizer).__name__} does not treat each entry by itself, so it cannot train vectors of living "
-            'entries; call sparsify_fx.apply(..., storage="auto"), which keeps whole weights for it'
+            f'{why}; call sparsify_fx.apply(..., storage="auto"), which keeps whole weights for it'
         )
-    StoreFull()(program)
+    if data_parallel_holds(program.parameters()):
+        raise SchedulerError(
+            f"{why}, and DistributedDataParallel has wrapped them, so that they cannot become whole weights any more; "
+            'call sparsify_fx.apply(..., storage="full") before you wrap the model'
+        )
+
+
+def fit_all(optimizers: Sequence[Any]) -> None:
+    """Look at each optimizer now, for the Scheduler: those without hooks are looked at nowhere else."""
+    for optimizer in optimizers:
+        look_at(optimizer)
+
+
+def storage_told(programs: Sequence[WeightProgram]) -> str:
+    """Where the entries of the weights lie, and why, in words; empty where all are whole and nothing is to be said."""
+    living = [program for program in programs if program.places() is not None]
+    reasons = dict.fromkeys(_REASONS[p] for p in programs if p in _REASONS)
+    told = []
+    if living:
+        kept = sum(
+            len(places_)
+            for places_ in map(WeightProgram.places, living)
+            if places_ is not None
+        )
+        total = sum(program.full_shape().numel() for program in living)
+        told.append(f"living entries alone, {kept} of {total} in {len(living)} weights")
+    if reasons:
+        number = len([program for program in programs if program in _REASONS])
+        told.append(f"full in {number} weights: {', '.join(reasons)}")
+    return "; ".join(told)
 
 
 before_first_steps(fit_storage)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.living.followers import followed_by
-from sparsify_fx.living.stored import LIVING, set_data
+from sparsify_fx.living.moving import set_data
+from sparsify_fx.living.stored import LIVING
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import Progress

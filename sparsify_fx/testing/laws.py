@@ -32,6 +32,7 @@ from sparsify_fx.testing.states import (
     resumed_training_is_bit_identical,
     same_seed_gives_same_bits,
     states_round_trip,
+    storages_train_alike,
 )
 
 # Each moves a weight without a gradient in a way of its own: by momentum, by a look ahead, by decay inside or
@@ -65,6 +66,7 @@ def check_method(method: str) -> None:
     for share in training.SAVED_AT:
         resumed_training_is_bit_identical(method, share)
     same_seed_gives_same_bits(method)
+    storages_train_alike(method)
     # A sum is a method of its own: a plugin that names it gets the laws for it as for any other.
     for other in METHODS:
         sums_commute(method, other)
@@ -208,7 +210,8 @@ def _no_gradient_where_pruned(method: str, model: nn.Module) -> None:
                 torch.isfinite(tensor.grad).all(),
                 f"{method}: the gradient of {factor} of {name} is not finite",
             )
-            kept_out = mask is None or (tensor.grad[mask == 0] == 0).all()
+            gradient = program.restored(tensor.grad)
+            kept_out = mask is None or (gradient[mask == 0] == 0).all()
             ensure(
                 kept_out,
                 f"{method}: a gradient reaches pruned entries of {factor} of {name}",

@@ -26,6 +26,7 @@ from sparsify_fx.testing.training import masks_of, sgd
 def check_parameterization(parameterization: str | Parameterization) -> None:
     """θ comes back from its factors, within `error_bound`; in a model it trains, copies, loads, prunes and merges.
 
+    Stored for living entries alone (see `sparsify_fx.apply`) it trains the same, unless some entries share a tensor.
     One with a balance (see `Balancing`) is restored without a change of θ, and a second time changes nothing.
 
     >>> from sparsify_fx.parameterizations import Product
@@ -47,6 +48,7 @@ def check_parameterization(parameterization: str | Parameterization) -> None:
         )
         _splits(how, theta)
     _trains_and_merges(how)
+    _trains_alike_when_living(how)
 
 
 def _splits(how: Parameterization, theta: Tensor) -> None:
@@ -148,3 +150,34 @@ def _rescales(how: Parameterization, model: nn.Module) -> None:
         not Rescale()(model).modified,
         f"{how}: factors are unbalanced right after a Rescale, see unbalanced()",
     )
+
+
+def _trains_alike_when_living(how: Parameterization) -> None:
+    """Vectors of living entries train as whole tensors do, and take each other's states."""
+    # Shared by some entries and not by others: such a weight is never stored so.
+    if any(tensor.dim() > 0 for tensor in how.shared(torch.zeros(2, 2)).values()):
+        return
+    full, living = (
+        apply(
+            small_net(), "random", parameterization=how, sparsity=0.5, storage=storage
+        )
+        for storage in ("full", "living")
+    )
+    for model in (full, living):
+        optimizer = sgd(model)
+        for step in range(3):
+            train_step(model, optimizer, step)
+        model.eval()
+    told = f"{how}: value, split and refresh must make each entry by itself"
+    for name, weight in effective(full).items():
+        ensure(
+            torch.allclose(effective(living)[name], weight, rtol=1e-4, atol=1e-6),
+            f"{told}; with storage='living' three steps of SGD make another {name}",
+        )
+    for model, other in ((full, living), (living, full)):
+        expected = copy.deepcopy(effective(other))
+        model.load_state_dict(copy.deepcopy(other.state_dict()))
+        ensure(
+            alike(effective(model.eval()), expected),
+            f"{told}; a state of the other storage computes other weights",
+        )

@@ -26,13 +26,15 @@ def check_penalty(penalty: str | Penalty, parameterization: Any = "dense") -> No
     >>> check_penalty("gates", "sigmoid-gate")
     """
     found: Penalty = axis_value("penalty", penalty)
-    # Half of the weights are pruned, so that there are some that the gradient must not reach.
+    # Half of the weights are pruned, so that there are some that the gradient must not reach; and they are stored, or
+    # there would be none to look at.
     model = apply(
         small_net(),
         "random",
         parameterization=parameterization,
         penalty=found,
         sparsity=0.5,
+        storage="full",
     )
     before = copy.deepcopy(effective(model.eval()))
     term = found(programs(model).values())
@@ -52,8 +54,38 @@ def check_penalty(penalty: str | Penalty, parameterization: Any = "dense") -> No
                 program.current_mask(),
             )
     ensure(alike(before, effective(model)), f"{found}: calling it changes the weights")
+    _same_when_living(found, parameterization, model, term)
     if isinstance(found, AdaptivePenalty):
         _adapts(found, model)
+
+
+def _same_when_living(
+    penalty: Penalty, parameterization: Any, full: nn.Module, term: Tensor
+) -> None:
+    """The same term, and the same gradients of living entries, where those alone are stored."""
+    model = apply(
+        small_net(),
+        "random",
+        parameterization=parameterization,
+        penalty=penalty,
+        sparsity=0.5,
+    ).eval()
+    again = penalty(programs(model).values())
+    ensure(
+        torch.allclose(again, term.detach(), rtol=1e-5, atol=1e-7),
+        f"{penalty}: the term is {again.item()} in living storage and {term.item()} in full",
+    )
+    if again.requires_grad:
+        again.backward()  # type: ignore[no-untyped-call]
+    for name, program in programs(model).items():
+        for factor, tensor in program.factor_tensors().items():
+            other = programs(full)[name].get_parameter(factor).grad
+            if other is None or tensor.grad is None:
+                continue
+            ensure(
+                torch.allclose(program.restored(tensor.grad), other, rtol=1e-5),
+                f"{penalty}: the gradient of {factor} of {name} is another in living storage",
+            )
 
 
 def _no_pull(told: str, gradient: Tensor | None, mask: Tensor | None) -> None:

@@ -7,6 +7,7 @@ import copy
 import torch
 
 from sparsify_fx.api import dense_state_dict
+from sparsify_fx.errors import MethodError
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.testing import training
 from sparsify_fx.testing.small import (
@@ -83,3 +84,30 @@ def same_seed_gives_same_bits(method: str) -> None:
     first, second = training.straight(method).end, training.trained(method).end
     same = alike(first, second)
     ensure(same, f"{method}: two trainings with the same seed end with other bits")
+
+
+def storages_train_alike(method: str) -> None:
+    """Whole tensors, and vectors of living entries, end with the same masks and, to rounding, the same weights."""
+    # Without masks, and with thresholds for each channel, there is nothing to leave out.
+    try:
+        living = training.trained(method, storage="living")
+    except MethodError:
+        return
+    full = training.trained(method, storage="full")
+    ensure(
+        living.counts == full.counts,
+        f"{method}: with storage='living' {living.counts} weights live, else {full.counts}",
+    )
+    ensure(
+        living.stale == 0,
+        f"{method}: with storage='living' momentum of {living.stale:g} is left",
+    )
+    for name, weight in full.weights.items():
+        ensure(
+            torch.equal(weight == 0, living.weights[name] == 0),
+            f"{method}: with storage='living' other entries of {name} are zero",
+        )
+        ensure(
+            torch.allclose(weight, living.weights[name], rtol=1e-4, atol=1e-6),
+            f"{method}: with storage='living' {name} ends with other weights",
+        )

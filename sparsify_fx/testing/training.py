@@ -28,7 +28,9 @@ SPARSITY = 0.5  # four prunings in cycles
 SAVED_AT = (0.0, 0.6, 1.0, 1.3)
 
 
-def prepare(method: str, sparsity: float = SPARSITY, seed: int = 0) -> nn.Module:
+def prepare(
+    method: str, sparsity: float = SPARSITY, seed: int = 0, storage: str = "auto"
+) -> nn.Module:
     """The small net after `apply`."""
     criterion: Any = find_method(method).resolved().criterion
     if dataclasses.is_dataclass(criterion) and hasattr(criterion, "rounds"):
@@ -42,6 +44,7 @@ def prepare(method: str, sparsity: float = SPARSITY, seed: int = 0) -> nn.Module
         loss_fn=loss_of,
         seed=seed,
         criterion=criterion,
+        storage=storage,
     )
 
 
@@ -90,6 +93,7 @@ class Record:
     stale: float = 0.0
     saved: dict[int, Any] = field(default_factory=dict)
     end: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
     merged_nonzeros: int = 0
 
 
@@ -104,9 +108,9 @@ def _once(method: str, axes: str) -> Record:
     return trained(method)
 
 
-def trained(method: str) -> Record:
+def trained(method: str, storage: str = "auto") -> Record:
     """As `straight`, but trained anew at every call."""
-    model = prepare(method)
+    model = prepare(method, storage=storage)
     optimizer = sgd(model)
     scheduler = schedule(model, optimizer)
     record = Record(scheduler, [scheduler.nonzeros()])
@@ -122,6 +126,7 @@ def trained(method: str) -> Record:
             )
     # The end before the merge, which takes masks and factors out.
     record.end = copy.deepcopy(model.state_dict())
+    record.weights = {n: p.effective().clone() for n, p in programs(model).items()}
     merge(model)
     record.merged_nonzeros = sum(
         int((model.get_parameter(name) != 0).sum()) for name in names
@@ -150,5 +155,6 @@ def stale_momentum(
             if momentum is not None and factor in zero:
                 # m of a pruned weight is sqrt(β) and decays, as does a gate; w or d, and so θ, stays zero.
                 watched = grown if zero[factor] != 0 else grown | (mask == 0)
-                largest = max(largest, *momentum[watched].abs().tolist(), 0.0)
+                kept = program.restored(momentum)
+                largest = max(largest, *kept[watched].abs().tolist(), 0.0)
     return largest

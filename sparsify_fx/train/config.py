@@ -39,12 +39,14 @@ __all__ = [
 ]
 
 Auto = Literal["auto"]
+Storage = Literal["auto", "full", "living"]
 Fact = Literal["model", "seed", "init", "data"]
 # Of one run (cycle).
 MOST_EPOCHS = 100_000
 
-# No bit of a result depends on these, so they are not in the name of the run folder.
-_INDIFFERENT = ("checkpoint_every", "data_root", "allow_other")
+# No result depends on these, so they are not in the name of the run folder: of the storage not more than the last bits
+# of some optimizers, and a run may go on in the other one.
+_INDIFFERENT = ("checkpoint_every", "data_root", "allow_other", "storage")
 _SWITCHES = ("compile", "amp")
 
 
@@ -53,6 +55,7 @@ class TrainConfig(Section):
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
     `sparsify_fx.recipe.axis_value` reads them; `init_from`: one or several runs to start from, taken in order;
+    `storage`: whether factors are whole tensors or vectors of living entries, see `sparsify_fx.apply`;
     `allow_other`: in what runs that it takes from may differ (model, seed, init, data); `snapshots_at`: epochs over all
     cycles (0 is the start) after which weights and masks are kept; `save_cycles`: keep them at the end of each cycle.
     """
@@ -70,6 +73,7 @@ class TrainConfig(Section):
     axes: dict[str, Any] = Field(default_factory=dict)
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
+    storage: Storage = "auto"
     init: str = "default"
     augment: AugmentConfig = AugmentConfig()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -183,8 +187,8 @@ class TrainConfig(Section):
 
         blake2b over canonical JSON of the resolved configuration, with the axes as objects see them ("uniform" equals
         {"name": "uniform"}). In: the type of the device, compile and amp, since each changes rounding. Out: the number
-        of the device, `data_root`, `checkpoint_every` and `allow_other`. Other runs count by the content of their
-        files, not by path. What the data hold is kept beside the name, in data.json.
+        of the device, `data_root`, `checkpoint_every`, `storage` and `allow_other`. Other runs count by the content of
+        their files, not by path. What the data hold is kept beside the name, in data.json.
         """
         # Changing any of what follows renames every run folder: what users have trained would be trained again.
         config = self.resolved()

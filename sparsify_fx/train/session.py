@@ -154,6 +154,7 @@ def build_session(config: TrainConfig) -> Session:
         include=config.include,
         exclude=config.exclude,
         seed=config.seed,
+        storage=config.storage,
         **config.axes,
     )
     _initialize(config, model, after_apply=True)

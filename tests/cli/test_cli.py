@@ -77,6 +77,7 @@ def test_version_and_help() -> None:
         "analyze",
         "lab",
         "coverage",
+        "bench",
     ):
         text = call(command, "--help").stdout
         assert "--json" in text

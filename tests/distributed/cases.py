@@ -25,6 +25,7 @@ from tests.conftest import small_net
 
 CASES: dict[str, Callable[[int, int], Any]] = {}
 SCORED = ("rigl", "obd", "woodfisher", "snip", "grasp")
+LIVING = ("signin", "random", "lrr", "rigl", "gmp", "acdc+signin")
 METHODS = (*SCORED, "gmp", "set", "acdc+signin", "lrr+signin", "l0", "pilot")
 DATA_METHODS = ("snip", "grasp", "obd", "woodfisher")
 
@@ -82,13 +83,19 @@ def error_of(do: Callable[[], object]) -> list[str]:
     return ["none", ""]
 
 
-def train(method: str, rank: int, **ddp: Any) -> dict[str, Any]:
+def train(method: str, rank: int, storage: str = "auto", **ddp: Any) -> dict[str, Any]:
     """Trains with data of its own; at which steps parameters, masks or optimizer state differ over the ranks."""
     batches = data(rank)
     model = sparsify_fx.apply(
-        small_net(), method, sparsity=0.5, batches=batches, loss_fn=F.cross_entropy
+        small_net(),
+        method,
+        sparsity=0.5,
+        batches=batches,
+        loss_fn=F.cross_entropy,
+        storage=storage,
     )
     wrapped = DistributedDataParallel(model, **ddp)
+    lengths = [parameter.numel() for parameter in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     scheduler = sparsify_fx.Scheduler(
         model, optimizer, epochs=8, steps_per_epoch=len(batches)
@@ -117,9 +124,16 @@ def train(method: str, rank: int, **ddp: Any) -> dict[str, Any]:
         "steps": scheduler.steps,
         "changes": changes,
         "nonzeros": nonzeros,
+        "lengths": lengths == [parameter.numel() for parameter in model.parameters()],
+        "living": [p.places() is not None for p in programs(model).values()],
     }
 
 
+for _method in LIVING:
+    CASES[f"train living {_method}"] = functools.partial(
+        lambda rank, ranks, method: train(method, rank, storage="living"),
+        method=_method,
+    )
 for _method in METHODS:
     CASES[f"train {_method}"] = functools.partial(
         lambda rank, ranks, method: train(method, rank), method=_method
@@ -409,6 +423,7 @@ def ignored_masks(rank: int, ranks: int) -> dict[str, Any]:
         "sent": [name for name in wrapped.named_module_buffers if "mask" in name],
         "others": len(wrapped.named_module_buffers),
         "outer": len([name for name in outer.named_module_buffers if "mask" in name]),
+        "living": [n for n in wrapped.named_module_buffers if "living" in n],
         "saved": len(
             [key for key in wrapped.state_dict() if key.endswith("_program.mask")]
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sparsify_fx.errors import DistributedError
-from tests.distributed.cases import DATA_METHODS, METHODS
+from tests.distributed.cases import DATA_METHODS, LIVING, METHODS
 from tests.distributed.conftest import Results
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,20 @@ def test_parameters_masks_and_optimizer_state_are_equal_after_every_step(
         assert seen["steps"] >= 12
         assert seen["nonzeros"] == (8 * 27 + 8 * 36 + 4 * 72) // 2
         assert seen["changes"] > 0 or method in ("snip", "grasp")
+
+
+@both_sizes
+@pytest.mark.parametrize("method", LIVING)
+def test_vectors_of_living_entries_are_equal_and_keep_their_lengths(
+    results: Results, ranks: int, method: str
+) -> None:
+    """Parameters, masks and optimizer state; the buckets of DistributedDataParallel have the lengths of the start."""
+    for seen in results(f"train living {method}", ranks):
+        assert seen["differing"] == []
+        assert seen["living"] == [True, True, True]
+        assert seen["lengths"]
+        assert seen["nonzeros"] == (8 * 27 + 8 * 36 + 4 * 72) // 2
+        assert seen["changes"] > 0 or method in ("signin", "random")
 
 
 @both_sizes
@@ -150,7 +164,7 @@ def test_ranks_at_different_places_are_told_where_they_are(
 @both_sizes
 def test_data_parallel_sends_no_masks(results: Results, ranks: int) -> None:
     for seen in results("ignored_masks", ranks):
-        assert seen["sent"] == []
+        assert seen["sent"] == seen["living"] == []
         assert seen["others"] == 6, "running statistics are sent"
         assert seen["outer"] == 3, (
             "a wrapper around a larger module sends them, as before"

@@ -14,7 +14,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.distributed import living_cases as _living_cases
 from tests.distributed.cases import CASES
+
+assert _living_cases  # the import adds its cases
 
 
 def main(rank: int, ranks: int, rendezvous: str, result: str) -> None:

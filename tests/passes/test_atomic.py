@@ -410,17 +410,18 @@ def test_a_name_that_is_taken_is_refused_and_nothing_happens() -> None:
         assert_untouched(model, before)
 
 
+@pytest.mark.parametrize("storage", ["full", "living"])
 @pytest.mark.parametrize("where", ["effective", "uninstall"])
 def test_a_merge_that_fails_leaves_the_model(
-    where: str, monkeypatch: pytest.MonkeyPatch
+    where: str, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = nn.Sequential(nn.LSTM(4, 5), nn.Linear(5, 5), nn.Linear(5, 2))
-    sparsify_fx.apply(model, "signin", sparsity=0.5)
+    sparsify_fx.apply(model, "signin", sparsity=0.5, storage=storage)
     before = bits(model)
     last = programs(model)["2.weight"]
     if where == "effective":
-        mask = last.mask
-        last._buffers["mask"] = torch.ones(7, 7, dtype=torch.uint8)
+        factor = last.m
+        last._parameters["m"] = nn.Parameter(torch.ones(7, 7))
     else:
         from sparsify_fx.passes import merge
 
@@ -437,7 +438,7 @@ def test_a_merge_that_fails_leaves_the_model(
         Merge()(model)
     monkeypatch.undo()
     if where == "effective":
-        last._buffers["mask"] = mask
+        last._parameters["m"] = factor
     assert_untouched(model, before)
     weights = effective(model)
     assert all(

@@ -22,8 +22,10 @@ from sparsify_fx.programs.program import FOR_PLAIN_MODELS
 from tests.conftest import batch, effective, small_net, train_step
 
 
-def made(method: str = "signin", seed: int = 0) -> nn.Sequential:
-    return sparsify_fx.apply(small_net(seed), method, sparsity=0.5, seed=seed)
+def made(method: str = "signin", seed: int = 0, storage: str = "auto") -> nn.Sequential:
+    return sparsify_fx.apply(
+        small_net(seed), method, sparsity=0.5, seed=seed, storage=storage
+    )
 
 
 def reloaded(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
@@ -159,9 +161,10 @@ def test_the_marking_entries_are_no_weights_to_inspection(tmp_path: Path) -> Non
     assert len({row.name for row in rows}) == len(rows)
 
 
-def test_functional_call_takes_the_original_names_too() -> None:
+@pytest.mark.parametrize("storage", ["full", "living"])
+def test_functional_call_takes_the_original_names_too(storage: str) -> None:
     """Without care a weight given under its original name would be ignored."""
-    model, (inputs, _) = made().eval(), batch()
+    model, (inputs, _) = made(storage=storage).eval(), batch()
     expected = model(inputs)
     state, dense = model.state_dict(), sparsify_fx.dense_state_dict(model)
     assert torch.equal(functional_call(model, state, (inputs,)), expected)
@@ -182,7 +185,8 @@ def test_functional_call_takes_the_original_names_too() -> None:
     model.eval()(inputs).square().sum().backward()
     program = programs(model)["7.weight"]
     torch.testing.assert_close(
-        program.m.grad, gradient * program.w * program.current_mask()
+        program.restored(program.m.grad),
+        gradient * program.tensors()["w"] * program.current_mask(),
     )
 
 

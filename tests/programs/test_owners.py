@@ -148,8 +148,9 @@ def test_tied_and_shared_layers_keep_one_weight() -> None:
     assert list(model.state_dict()) == keys
 
 
-def test_trace_functional_call_grad_and_vmap(net: nn.Sequential) -> None:
-    sparsify_fx.apply(net.eval(), "signin", sparsity=0.5)
+@pytest.mark.parametrize("storage", ["full", "living"])
+def test_trace_functional_call_grad_and_vmap(net: nn.Sequential, storage: str) -> None:
+    sparsify_fx.apply(net.eval(), "signin", sparsity=0.5, storage=storage)
     inputs, _ = batch()
     expected = net(inputs)
     assert torch.equal(fx.symbolic_trace(net)(inputs), expected)
@@ -162,9 +163,12 @@ def test_trace_functional_call_grad_and_vmap(net: nn.Sequential) -> None:
         return functional_call(net, values, (one.unsqueeze(0),)).square().sum()
 
     each = vmap(grad(loss), in_dims=(None, 0))(parameters, inputs)
-    mask = programs(net)["0.weight"].current_mask()
+    program = programs(net)["0.weight"]
+    mask = program.current_mask()
     assert mask is not None
     per_sample = each["0.weight_program.w"]
+    assert per_sample.shape == (16, *program.w.shape)
+    per_sample = torch.stack([program.restored(one) for one in per_sample])
     assert per_sample.shape == (16, 8, 3, 3, 3)
     assert (per_sample[:, mask == 0] == 0).all()
     assert (per_sample[:, mask == 1] != 0).any()

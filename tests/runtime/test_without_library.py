@@ -38,7 +38,7 @@ def test_an_installation_without_the_library(
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.setattr(
-        sys.modules["sparsify_fx.runtime.library"], "_folders", lambda: iter([empty])
+        sys.modules["sparsify_fx.living.native"], "_folders", lambda: iter([empty])
     )
     with pytest.raises(RuntimeLibraryError, match=r"C\+\+17 compiler"):
         sparsify_fx.export(net(), empty / "a.onnx", X, target="sparse-ort")

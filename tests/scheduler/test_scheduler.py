@@ -157,12 +157,16 @@ def test_rescaling_happens_at_the_epochs_of_algorithm_1() -> None:
     )
 
 
-def test_frobenius_decay_has_the_gradient_of_weight_decay() -> None:
-    model, _, scheduler = make("signin", penalty={"name": "frobenius", "strength": 0.1})
+@pytest.mark.parametrize("storage", ["full", "living"])
+def test_frobenius_decay_has_the_gradient_of_weight_decay(storage: str) -> None:
+    penalty = {"name": "frobenius", "strength": 0.1}
+    model, _, scheduler = make("signin", penalty=penalty, storage=storage)
     scheduler.penalty().backward()
     program = model[7].weight_program
     theta, mask = effective(model)["7.weight"], program.current_mask()
-    torch.testing.assert_close(program.w.grad, 0.1 * theta * program.m.detach() * mask)
+    torch.testing.assert_close(
+        program.restored(program.w.grad), 0.1 * theta * program.tensors()["m"] * mask
+    )
     assert Frobenius(0.1)([program]).item() == pytest.approx(
         0.05 * float(theta.square().sum())
     )

@@ -217,6 +217,7 @@ def test_the_hash_covers_what_changes_the_result() -> None:
     assert re.fullmatch(r"[0-9a-f]{10}", _hash())
     same = [
         "checkpoint_every=3",
+        "storage=living",
         "device=cpu",
         "compile=false",
         "axes.allocation=global",

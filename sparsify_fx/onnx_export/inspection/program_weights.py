@@ -91,6 +91,14 @@ def _effective(parts: Mapping[str, Tensor]) -> Tensor:
             if key in how.transient
         }
         theta = torch.as_tensor(how.value({**state, **tensors}))
+        if "mask" in parts and theta.shape != parts["mask"].shape:
+            # In living storage: the entries that the mask keeps.
+            places = places_of(parts["mask"])
+            if theta.numel() != places.numel():
+                raise ValueError(
+                    f"it has {theta.numel()} entries where the mask keeps {places.numel()}"
+                )
+            return place(theta, places, parts["mask"])
     except (SparsifyError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"no weight can be made of its program of {sorted(tensors)}: {error}"

@@ -30,8 +30,8 @@ class Encoder(nn.Module):
         return self.rnn(x)[0]
 
 
-def made(model: nn.Module, method: str = "signin") -> nn.Module:
-    return sparsify_fx.apply(model, method, sparsity=0.5)
+def made(model: nn.Module, method: str = "signin", storage: str = "auto") -> nn.Module:
+    return sparsify_fx.apply(model, method, sparsity=0.5, storage=storage)
 
 
 def evaluations(model: nn.Module, run: Callable[[], object]) -> dict[str, int]:

@@ -142,10 +142,13 @@ def test_fake_tensors_stay_where_they_were_made() -> None:
         assert torch.equal(model(x), expected)
 
 
-def test_compile_joins_equal_computations_by_itself() -> None:
+@pytest.mark.parametrize(("storage", "multiplied"), [("full", 2), ("living", 1)])
+def test_compile_joins_equal_computations_by_itself(
+    storage: str, multiplied: int
+) -> None:
     """One graph, no recompile, in and out of the context; the compiler's graph holds each product once."""
     torch.compiler.reset()
-    counts = []
+    counts: list[tuple[int, int]] = []
 
     def count(
         graph: torch.fx.GraphModule, inputs: list[Tensor]
@@ -155,7 +158,12 @@ def test_compile_joins_equal_computations_by_itself() -> None:
             for node in graph.graph.nodes
             if node.target is torch.ops.aten.mul.Tensor
         ]
-        counts.append(len(products))
+        places = [
+            node
+            for node in graph.graph.nodes
+            if node.target is torch.ops.sparsify_fx.place.default
+        ]
+        counts.append((len(products), len(places)))
         return make_boxed_func(graph.forward)
 
     backend = aot_autograd(
@@ -163,7 +171,7 @@ def test_compile_joins_equal_computations_by_itself() -> None:
         bw_compiler=count,
         partition_fn=min_cut_rematerialization_partition,
     )
-    model, x = made(Twice()), torch.randn(2, 6)
+    model, x = made(Twice(), storage=storage), torch.randn(2, 6)
     train = torch.compile(model, fullgraph=True, backend=backend)
     for _ in range(2):
         train(x).sum().backward()
@@ -171,4 +179,5 @@ def test_compile_joins_equal_computations_by_itself() -> None:
         outputs = train(x)
     torch.testing.assert_close(outputs, model(x))
     assert len(counts) == 2, "one forward and one backward graph"
-    assert counts[0] == 2, "m * w and the mask, once"
+    placed = int(storage == "living")
+    assert counts[0] == (multiplied, placed), "m * w and the mask, or placing, once"
