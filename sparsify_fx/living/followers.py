@@ -8,6 +8,7 @@ when the model has been loaded too, whatever was loaded first.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 _PROGRAMS: WeakSet[Any] = WeakSet()
 # Optimizers that have been looked at since there is the newest program and since their state was last loaded; those
-# whose state follows; and those that will say when it is loaded.
+# whose state follows, with the tables that held it then; and those that will say when it is loaded.
 _SEEN: Remembered[bool] = Remembered()
-_FOLLOWING: Remembered[bool] = Remembered()
+_FOLLOWING: Remembered[list[Any]] = Remembered()
 _TELLING: Remembered[bool] = Remembered()
 _CHECKS: list[Callable[[Any, Sequence[Any]], None]] = []
 _told: ContextVar[Sequence[Any] | None] = ContextVar("followed_by", default=None)
@@ -53,11 +54,11 @@ def before_first_steps(check: Callable[[Any, Sequence[Any]], None]) -> None:
 
 def look_at(optimizer: Any) -> None:
     """Look at an optimizer that is about to be used: does its state lie as the parameters do?"""
-    programs = list(_PROGRAMS)
+    programs = known_programs()
     for check in _CHECKS:
         check(optimizer, programs)
     _SEEN.put(optimizer, True)
-    _FOLLOWING.put(optimizer, True)
+    _FOLLOWING.put(optimizer, _tables(optimizer))
     # Late: that room is built on this one.
     from sparsify_fx.optimizer_states.holders import holders
 
@@ -69,8 +70,36 @@ def look_at(optimizer: Any) -> None:
             _TELLING.put(holder, True)
 
 
+def known_programs() -> list[Any]:
+    """All weight programs of the process."""
+    return list(_PROGRAMS)
+
+
 def _loaded(optimizer: Any) -> None:
     _SEEN.forget()
+
+
+def _tables(optimizer: Any) -> list[Any]:
+    # Late: that room is built on this one.
+    from sparsify_fx.optimizer_states.holders import holders
+
+    return [
+        getattr(holder, "__dict__", {}).get("state") for holder in holders(optimizer)
+    ]
+
+
+def _following() -> list[Any]:
+    """The optimizers whose state is still the one that was looked at.
+
+    One that was loaded since lies as the masks of its checkpoint do, which the model may be about to be given: it must
+    not move when they come. To load a state makes a new table, in optimizers with and without hooks.
+    """
+    found = []
+    for optimizer in _FOLLOWING.objects():
+        then, now = _FOLLOWING.get(optimizer) or [], _tables(optimizer)
+        if len(then) == len(now) and all(map(operator.is_, then, now)):
+            found.append(optimizer)
+    return found
 
 
 @contextmanager
@@ -89,7 +118,7 @@ def movings(parameters: Sequence[nn.Parameter]) -> list[Moving]:
     from sparsify_fx.optimizer_states.moves import Moving
 
     told = _told.get()
-    optimizers = _FOLLOWING.objects() if told is None else told
+    optimizers = _following() if told is None else told
     return [Moving(optimizers, each) for each in parameters] if optimizers else []
 
 

@@ -24,7 +24,7 @@ class HasStorage(Protocol):
         """The places of its living entries; None in full storage."""
 
     def current_mask(self) -> Tensor | None:
-        """Its mask."""
+        """Which entries of the weight live (uint8, its shape); None: there is no mask."""
 
     def factor_tensors(self) -> dict[str, nn.Parameter]:
         """Its factors, as they are stored."""

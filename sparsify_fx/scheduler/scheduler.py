@@ -235,6 +235,7 @@ class Scheduler(Readings):
 
         # Hooks have counted steps of a training that is gone; temperatures and noise follow from the step.
         self._counts.forget()
+        fit_all(self.optimizers, all(p.step == step for p in self._progress()))
         self._refresh()
 
     def _begin(self, start_over: bool) -> None:

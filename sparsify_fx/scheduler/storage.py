@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify_fx.errors import (
     LayerError,
@@ -17,7 +17,7 @@ from sparsify_fx.errors import (
     SparsifyError,
     unknown,
 )
-from sparsify_fx.living.followers import before_first_steps, look_at
+from sparsify_fx.living.followers import before_first_steps, known_programs, look_at
 from sparsify_fx.living.wrapping import data_parallel_holds
 from sparsify_fx.optimizer_states.elementwise import elementwise
 from sparsify_fx.optimizer_states.holders import holders, parameters_of
@@ -123,24 +123,35 @@ def fit_storage(optimizer: Any, programs: Sequence[WeightProgram]) -> None:
 
     Raises SchedulerError where `apply` was told storage="living", and for a state that does not fit the masks.
     """
-    known = {
-        id(parameter)
-        for each in holders(optimizer)
-        for parameter in parameters_of(each)
-    }
+    choose_storage(optimizer, programs)
+    for program, factors in _trained(optimizer, programs):
+        # Asked only where it matters, since it tries the optimizer.
+        if lies_otherwise([optimizer], program) and _by_entry(optimizer, factors):
+            fit_states([optimizer], program)
+
+
+def choose_storage(optimizer: Any, programs: Sequence[WeightProgram]) -> None:
+    """Store the weights in full that this optimizer could not train entry by entry; its state stays as it is."""
+    for program, factors in _trained(optimizer, programs):
+        if program.places() is not None and not _by_entry(optimizer, factors):
+            _store_in_full(optimizer, program)
+
+
+def _by_entry(optimizer: Any, factors: Sequence[nn.Parameter]) -> bool:
+    return all(elementwise([optimizer], factor) for factor in factors)
+
+
+def _trained(
+    optimizer: Any, programs: Sequence[WeightProgram]
+) -> Iterator[tuple[WeightProgram, list[nn.Parameter]]]:
+    """The programs that an optimizer trains, with the factors of each that it has."""
+    known: set[int] = set()
+    for holder in holders(optimizer):
+        known.update(map(id, parameters_of(holder)))
     for program in programs:
         factors = [f for f in program.factor_tensors().values() if id(f) in known]
-        if not factors:
-            continue
-        # Asked only where it matters, since it tries the optimizer.
-        odd = lies_otherwise([optimizer], program)
-        if not odd and program.places() is None:
-            continue
-        alone = all(elementwise([optimizer], factor) for factor in factors)
-        if alone and odd:
-            fit_states([optimizer], program)
-        elif not alone and program.places() is not None:
-            _store_in_full(optimizer, program)
+        if factors:
+            yield program, factors
 
 
 def _store_in_full(optimizer: Any, program: WeightProgram) -> None:
@@ -166,10 +177,18 @@ def _check_may_be_full(optimizer: str, program: WeightProgram) -> None:
         )
 
 
-def fit_all(optimizers: Sequence[Any]) -> None:
-    """Look at each optimizer now, for the Scheduler: those without hooks are looked at nowhere else."""
+def fit_all(optimizers: Sequence[Any], loaded: bool = False) -> None:
+    """Look at each optimizer now, for the Scheduler: those without hooks are looked at nowhere else.
+
+    Args:
+        loaded: whether the model is the one that their state belongs to. When a Scheduler is built nobody knows: an
+            optimizer may have been loaded, and the model be loaded next.
+    """
     for optimizer in optimizers:
-        look_at(optimizer)
+        if loaded:
+            look_at(optimizer)
+        else:
+            choose_storage(optimizer, known_programs())
 
 
 def storage_told(programs: Sequence[WeightProgram]) -> str:
