@@ -123,11 +123,9 @@ def fit_storage(optimizer: Any, programs: Sequence[WeightProgram]) -> None:
 
     Raises SchedulerError where `apply` was told storage="living", and for a state that does not fit the masks.
     """
-    known = {
-        id(parameter)
-        for each in holders(optimizer)
-        for parameter in parameters_of(each)
-    }
+    known: set[int] = set()
+    for each in holders(optimizer):
+        known.update(map(id, parameters_of(each)))
     for program in programs:
         factors = [f for f in program.factor_tensors().values() if id(f) in known]
         if not factors:
