@@ -76,7 +76,13 @@ def known_programs() -> list[Any]:
 
 
 def _loaded(optimizer: Any) -> None:
+    """What an optimizer has loaded lies as it did in the training that saved it, so that nothing moves it till then."""
+    from sparsify_fx.optimizer_states.holders import holders
+
     _SEEN.forget()
+    for outer in _FOLLOWING.objects():
+        if any(holder is optimizer for holder in holders(outer)):
+            _FOLLOWING.forget(outer)
 
 
 def _tables(optimizer: Any) -> list[Any]:

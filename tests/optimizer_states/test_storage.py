@@ -58,9 +58,7 @@ def test_vectors_of_another_length_are_cut_and_filled() -> None:
     trained(model, optimizer)
     factor = programs(model)["0.weight"].get_parameter("w")
     known = optimizer.state[factor]["momentum_buffer"]
-    optimizer.state[factor]["momentum_buffer"] = torch.cat(
-        [known, torch.zeros_like(known[:5])]
-    )
+    optimizer.state[factor]["momentum_buffer"] = torch.cat([known, 0 * known[:5]])
     fit_states([optimizer], programs(model)["0.weight"])
     assert torch.equal(optimizer.state[factor]["momentum_buffer"], known)
 
