@@ -9,6 +9,7 @@ import pickle
 from typing import Any
 
 import pytest
+import timm.optim
 import torch
 from torch import nn
 
@@ -189,6 +190,32 @@ def test_what_is_remembered_goes_with_its_object() -> None:
     assert number not in table._values
     table.put(Slots([torch.ones(1)]), "never")
     assert not table._values
+
+
+ENTRY_BY_ENTRY = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-2),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-3),
+    "foreach": lambda p: torch.optim.Adam(p, lr=1e-3, foreach=True),
+    "timm lion": lambda p: timm.optim.Lion(p, lr=1e-4, weight_decay=0.1),
+    "timm lamb without decay": lambda p: timm.optim.Lamb(p, lr=1e-3, weight_decay=0.0),
+}
+WHOLE = {
+    "Muon": lambda p: torch.optim.Muon(p, lr=0.1),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.1),
+    # Factors its moments from 16 entries a side on.
+    "big vision's adafactor": lambda p: timm.optim.AdafactorBigVision(p, lr=0.1),
+    # Looks whether gradients are orthogonal to rows.
+    "AdamP": lambda p: timm.optim.AdamP(p, lr=0.1),
+    # Its trust ratio is for decayed weights.
+    "timm lamb": lambda p: timm.optim.Lamb(p, lr=1e-3, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", [*ENTRY_BY_ENTRY, *WHOLE])
+def test_which_optimizers_treat_each_entry_by_itself(name: str) -> None:
+    parameter = nn.Parameter(torch.ones(4, 4))
+    optimizer = {**ENTRY_BY_ENTRY, **WHOLE}[name]([parameter])
+    assert elementwise([optimizer], parameter) == (name in ENTRY_BY_ENTRY)
 
 
 @pytest.mark.slow
