@@ -76,7 +76,8 @@ def known_programs() -> list[Any]:
 
 
 def _loaded(optimizer: Any) -> None:
-    """What an optimizer has loaded lies as it did in the training that saved it, so that nothing moves it till then."""
+    """Let nothing move a state that was loaded, and the one before it go."""
+    # Late: that room is built on this one.
     from sparsify_fx.optimizer_states.holders import holders
 
     _SEEN.forget()
@@ -95,10 +96,10 @@ def _tables(optimizer: Any) -> list[Any]:
 
 
 def _following() -> list[Any]:
-    """The optimizers whose state is still the one that was looked at.
+    """The optimizers whose state is still the one that was looked at; those without hooks tell by its table alone.
 
     One that was loaded since lies as the masks of its checkpoint do, which the model may be about to be given: it must
-    not move when they come. To load a state makes a new table, in optimizers with and without hooks.
+    not move when they come. To load a state makes a new table.
     """
     found = []
     for optimizer in _FOLLOWING.objects():
