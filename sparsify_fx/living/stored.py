@@ -133,6 +133,11 @@ class Stored(nn.Module):
         places, names = places_of(mask), self.per_entry()
         vector = torch.Size([places.numel(), *[1] * (mask.dim() - 1)])
         given = {n: state_dict[prefix + n] for n in names if prefix + n in state_dict}
+        # torch.distributed.checkpoint reads a file into the very tensors of the program, mask first or last: what is
+        # there by now belongs to the new mask, and must not be moved as if it were of the old one.
+        for name, tensor in given.items():
+            if _same_memory(tensor, getattr(self, name)):
+                state_dict[prefix + name] = given[name] = tensor.detach().clone()
         if any(tensor.shape not in (mask.shape, vector) for tensor in given.values()):
             return
         if self.places() is not None:
@@ -175,6 +180,12 @@ class Stored(nn.Module):
         shared = {n: t.detach() for n, t in tensors.items() if t is not None}
         others = {**shared, **dict.fromkeys(names, zero)}
         return self.parameterization.split(zero, others)
+
+
+def _same_memory(one: Tensor, two: Tensor) -> bool:
+    return one.device == two.device != torch.device("meta") and (
+        one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
+    )
 
 
 def relocate(program: Stored, mask: Tensor, room: int | None = None) -> Tensor:
