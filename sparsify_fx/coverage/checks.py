@@ -13,6 +13,7 @@ import sparsify_fx
 from sparsify_fx.allocations import Balanced
 from sparsify_fx.coverage.bench import Bench, in_float64, signature
 from sparsify_fx.coverage.export_check import check_onnx
+from sparsify_fx.coverage.living_check import check_living
 from sparsify_fx.coverage.measure import Tensors, difference, evaluate, train
 from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.criteria.choosing import choose_masks
@@ -105,10 +106,10 @@ def check_gradients(bench: Bench) -> str:
         mask = program.current_mask()
         assert mask is not None
         for factor, tensor in program.factor_tensors().items():
-            made = None if tensor.grad is None else program.restored(tensor.grad)
             _check_gradient(
-                f"{name} ({factor})", made, mask, bench.original.gradients[name]
+                f"{name} ({factor})", tensor.grad, mask, bench.original.gradients[name]
             )
+    check_living(model, bench.trial.training, BOUND)
     model.zero_grad(set_to_none=True)
     return f"{unused} weights without a gradient in the original too" if unused else ""
 

@@ -158,6 +158,12 @@ class Stored(nn.Module):
             given = state_dict.get(prefix + name, mask)
             if given.shape != mask.shape and not _is_vector(given, places, mask.dim()):
                 return
+        # torch.distributed.checkpoint reads a file into the very tensors of the program, mask first or last: what is
+        # there by now belongs to the new mask, and must not be moved as if it were of the old one.
+        for name in self.per_entry():
+            tensor = state_dict.get(prefix + name)
+            if tensor is not None and _same_memory(tensor, getattr(self, name)):
+                state_dict[prefix + name] = tensor.detach().clone()
         if self.places() is not None:
             relocate(self, mask if own.is_meta else mask.to(own.device))
         own_keys = [key for key in state_dict if key.startswith(prefix)]
@@ -241,3 +247,9 @@ def move_entries(
         move(getattr(program, name), source, dead.get(name, 0.0), shape)
     for moving in following:
         moving.to(source, shape)
+
+
+def _same_memory(one: Tensor, two: Tensor) -> bool:
+    return one.device == two.device != torch.device("meta") and (
+        one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
+    )
