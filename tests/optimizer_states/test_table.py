@@ -11,7 +11,16 @@ from benchmarks.optimizers_table import COLUMNS, examine
 pytestmark = pytest.mark.slow
 
 SHARED = {"torch.Adafactor"}
-FULL: set[str] = set()
+# What shares state between entries, mixes them, or keeps it in blocks.
+FULL = {
+    "torch.Adafactor",
+    "torch.Muon",
+    "timm.muon",
+    "pytorch_optimizer.adai",
+    "pytorch_optimizer.flashadamw",
+    "pytorch_optimizer.muon",
+    "torchao.AdamW8bit",
+}
 REFUSED = {"torch.SparseAdam"}
 OTHERS = {
     "timm": (
