@@ -136,8 +136,11 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         look_at(optimizer)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _look_beside_graph(optimizer: Optimizer) -> None:
     # The compiler does not look in here, and calls it in every step.
     if not _SEEN.get(optimizer):
         look_at(optimizer)
+
+
+# What `torch.compiler.disable` does, without its import of the compiler, which takes longer than all of this package.
+vars(_look_beside_graph)["_torchdynamo_disable"] = True
