@@ -219,8 +219,8 @@ def test_which_optimizers_treat_each_entry_by_itself(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_optimizer_step_is_one_graph() -> None:
-    """Without care the look at the optimizer would be a part of what is compiled, and fail."""
+def test_a_compiled_optimizer_step_is_not_compiled_again() -> None:
+    """Without care the look at the optimizer would be a part of what is compiled, and fail; it is beside the graph."""
     torch.compiler.reset()
     torch._dynamo.utils.counters.clear()
     model = prepared("auto")
@@ -229,11 +229,13 @@ def test_a_compiled_optimizer_step_is_one_graph() -> None:
         model, optimizer, epochs=2, steps_per_epoch=3, learning_rate=None
     )
     step = torch.compile(lambda: optimizer.step(), backend="eager")
+    graphs = []
     while not scheduler.finished:
         train_gradients(model, scheduler.step_count)
         step()
         scheduler.step()
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert len(set(graphs[1:])) == 1, graphs
     assert all(p.places() is not None for p in programs(model).values())
 
 
