@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from sparsify_fx.optimizer_states.moves import Moving
 
 _PROGRAMS: WeakSet[Any] = WeakSet()
-# Optimizers that have been looked at since there is the newest program and since their state was last loaded; those
-# whose state follows, with the tables that held it then; and those that will say when it is loaded.
-_SEEN: Remembered[bool] = Remembered()
+# Optimizers that have been looked at since there is the newest program and since their state was last loaded, with the
+# number of their parameters then; those whose state follows, with the tables that held it; and those that will say when
+# it is loaded.
+_SEEN: Remembered[int] = Remembered()
 _FOLLOWING: Remembered[list[Any]] = Remembered()
 _TELLING: Remembered[bool] = Remembered()
 _CHECKS: list[Callable[[Any, Sequence[Any]], None]] = []
@@ -57,7 +58,7 @@ def look_at(optimizer: Any) -> None:
     programs = known_programs()
     for check in _CHECKS:
         check(optimizer, programs)
-    _SEEN.put(optimizer, True)
+    _SEEN.put(optimizer, _size(optimizer))
     _FOLLOWING.put(optimizer, _tables(optimizer))
     # Late: that room is built on this one.
     from sparsify_fx.optimizer_states.holders import holders
@@ -73,6 +74,11 @@ def look_at(optimizer: Any) -> None:
 def known_programs() -> list[Any]:
     """All weight programs of the process."""
     return list(_PROGRAMS)
+
+
+def _size(optimizer: Any) -> int:
+    """The number of parameters: it may be given more of them between its steps, as layers are unfrozen."""
+    return sum(len(group["params"]) for group in optimizer.param_groups)
 
 
 def _loaded(optimizer: Any) -> None:
@@ -95,7 +101,7 @@ def _tables(optimizer: Any) -> list[Any]:
     ]
 
 
-def _following() -> list[Any]:
+def followers() -> list[Any]:
     """The optimizers whose state is still the one that was looked at; those without hooks tell by its table alone.
 
     One that was loaded since lies as the masks of its checkpoint do, which the model may be about to be given: it must
@@ -111,7 +117,10 @@ def _following() -> list[Any]:
 
 @contextmanager
 def followed_by(optimizers: Sequence[Any]) -> Iterator[None]:
-    """Within this context these optimizers follow, and no others; they may be wrappers, or none of torch's."""
+    """Within this context these optimizers follow, be they wrappers or none of torch's, and all that made a step.
+
+    With none at all nothing follows.
+    """
     token = _told.set(optimizers)
     try:
         yield
@@ -125,20 +134,24 @@ def movings(parameters: Sequence[nn.Parameter]) -> list[Moving]:
     from sparsify_fx.optimizer_states.moves import Moving
 
     told = _told.get()
-    optimizers = _following() if told is None else told
+    optimizers = list(told or ())
+    if told is None or optimizers:
+        # One that the Scheduler was not told of would train entries with the state of others.
+        known = set(map(id, optimizers))
+        optimizers += [each for each in followers() if id(each) not in known]
     return [Moving(optimizers, each) for each in parameters] if optimizers else []
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling():
         _look_beside_graph(optimizer)
-    elif not _SEEN.get(optimizer):
+    elif _SEEN.get(optimizer) != _size(optimizer):
         look_at(optimizer)
 
 
 def _look_beside_graph(optimizer: Optimizer) -> None:
     # The compiler does not look in here, and calls it in every step.
-    if not _SEEN.get(optimizer):
+    if _SEEN.get(optimizer) != _size(optimizer):
         look_at(optimizer)
 
 

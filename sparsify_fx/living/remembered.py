@@ -53,7 +53,8 @@ class Remembered(Generic[Value]):
 
     def objects(self) -> list[Any]:
         """Those that are remembered and still there, in the order in which they came."""
-        found = [reference() for reference, _ in self._values.values()]
+        # Listed first: another thread, or what is collected meanwhile, may change the table.
+        found = [reference() for reference, _ in list(self._values.values())]
         return [each for each in found if each is not None]
 
     def forget(self, key: Any = None) -> None:

@@ -40,6 +40,8 @@ class Moving:
     def __init__(self, optimizers: Sequence[Any], parameter: nn.Parameter) -> None:
         self._optimizers, self._parameter = optimizers, parameter
         self._tensors: list[Tensor] = []
+        # A wrapper and the optimizer in it may both be here: each tensor moves once.
+        known: set[int] = set()
         for place in places(optimizers, parameter):
             for path, found in entry_tensors(place, parameter).items():
                 for tensor in found:
@@ -48,7 +50,9 @@ class Moving:
                             f"{type(place.holder).__name__} keeps its state {path[-1]!r} in quantized blocks, whose "
                             'entries cannot move; call sparsify_fx.apply(..., storage="full")'
                         )
-                    self._tensors.append(tensor)
+                    if id(tensor) not in known:
+                        known.add(id(tensor))
+                        self._tensors.append(tensor)
 
     @torch.no_grad()
     def to(self, source: Tensor, shape: torch.Size | None = None) -> None:
