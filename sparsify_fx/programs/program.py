@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsify_fx.errors import LayerError
+from sparsify_fx.living.copies import note_copy
 from sparsify_fx.living.followers import note
 from sparsify_fx.living.stored import LIVING, relocate
 from sparsify_fx.parameterizations import Dense, Moment, Parameterization
@@ -255,11 +256,11 @@ class WeightProgram(SavedState, fx.GraphModule):
             root.register_buffer(name, copy.deepcopy(buffer, memo))
         graph = fx.Graph()
         graph.output(graph.graph_copy(self.graph, {}))
-        # The plan is shared, since it is frozen; the progress of a copy is its own, one for all programs through the
-        # memo.
+        # The plan is shared, since it is frozen; the progress of a copy is its own, by the memo one for all programs.
         facts = replace(self.facts, progress=copy.deepcopy(self.progress, memo))
         copied = WeightProgram(root, graph, facts).train(self.training)
         memo[id(self)] = copied
+        note_copy(self, copied)
         # A copy may become an average, which goes by parameters: their entries will change places where masks do.
         if getattr(self.plan, "changes", False):
             # Late: passes are built on programs.
@@ -278,8 +279,7 @@ def _restore(
 ) -> WeightProgram:
     """Rebuild an unpickled program; `torch.fx` restores the graph, but not the class and its facts."""
     plain = rebuild(*arguments)
-    # A tuple before 0.2.
-    known = facts if isinstance(facts, Facts) else Facts(*facts)
+    known = facts if isinstance(facts, Facts) else Facts(*facts)  # a tuple before 0.2
     return WeightProgram(plain, plain.graph, known).train(training)
 
 

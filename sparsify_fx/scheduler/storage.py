@@ -17,7 +17,13 @@ from sparsify_fx.errors import (
     SparsifyError,
     unknown,
 )
-from sparsify_fx.living.followers import before_first_steps, known_programs, look_at
+from sparsify_fx.living.copies import copies_of
+from sparsify_fx.living.followers import (
+    before_first_steps,
+    followers,
+    known_programs,
+    look_at,
+)
 from sparsify_fx.living.wrapping import data_parallel_holds
 from sparsify_fx.optimizer_states.elementwise import elementwise
 from sparsify_fx.optimizer_states.holders import holders, parameters_of
@@ -157,11 +163,22 @@ def _trained(
 def _store_in_full(optimizer: Any, program: WeightProgram) -> None:
     name = type(optimizer).__name__
     _check_may_be_full(name, program)
-    StoreFull()(program)
-    _REASONS[program] = f"{name} needs whole weights"
+    # An average that was made before this first step goes by parameters. A copy that trains by itself has its own way.
+    trained: set[int] = set()
+    for optimizer in followers():
+        trained.update(map(id, parameters_of(optimizer)))
+    idle = [
+        each
+        for each in copies_of(program)
+        if not any(id(parameter) in trained for parameter in each.parameters())
+    ]
+    for each in (program, *idle):
+        StoreFull()(each)
+        _REASONS[each] = f"{name} needs whole weights"
 
 
 def _check_may_be_full(optimizer: str, program: WeightProgram) -> None:
+    several = len(list(program.parameters())) > 1
     why = (
         f"{optimizer} does not treat each entry by itself, so it cannot train vectors of living "
         "entries"
@@ -169,6 +186,12 @@ def _check_may_be_full(optimizer: str, program: WeightProgram) -> None:
     if getattr(program.plan, "storage", "auto") == "living":
         raise SchedulerError(
             f'{why}; call sparsify_fx.apply(..., storage="auto"), which keeps whole weights for it'
+        )
+    # A hook that steps within a backward pass comes when other gradients of the old lengths are still on their way.
+    if several and torch._C._current_graph_task_id() != -1:
+        raise SchedulerError(
+            f"{why}, and it makes its first step inside a backward pass, where they cannot become whole weights; call "
+            'sparsify_fx.apply(..., storage="full")'
         )
     if data_parallel_holds(program.parameters()):
         raise SchedulerError(
