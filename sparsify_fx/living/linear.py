@@ -60,16 +60,21 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         inputs, values, places, mask, bias = arguments
         weight = placed(values, places, mask.shape)
-        ctx.save_for_backward(inputs, weight, values, places, mask)
+        # A parameter itself may be written before this goes backward, an optimizer's step between two losses: only
+        # derivatives of gradients need it as it is now.
+        ctx.leaf = (values, values._version) if values.is_leaf else None
+        kept = None if values.is_leaf else values
+        ctx.save_for_backward(inputs, weight, kept, places, mask)
         ctx.biased = bias is not None
         return F.linear(inputs, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
-        inputs, weight, values, places, mask = ctx.saved_tensors
+        inputs, weight, kept, places, mask = ctx.saved_tensors
         rows, given = gradient.flatten(0, -2), inputs.flatten(0, -2)
         again = torch.is_grad_enabled()
+        values = _unwritten(ctx.leaf, again) if kept is None else kept
         back = summed = made = None
         if ctx.needs_input_grad[0]:
             # A weight that can be derived again only where a graph of the gradients is wanted: it costs a placing.
@@ -83,6 +88,17 @@ class _Linear(torch.autograd.Function):
                 else _in_blocks(rows, given, places, values.shape)
             )
         return back, made, None, None, summed
+
+
+def _unwritten(leaf: tuple[Tensor, int], wanted: bool) -> Tensor:
+    """A parameter; where its values are wanted it must not have been written since the forward."""
+    values, version = leaf
+    if wanted and values._version != version:
+        raise RuntimeError(
+            "a weight was modified in place between a forward and the backward with create_graph=True that needs it; "
+            "go backward before the optimizer's step"
+        )
+    return values
 
 
 def _in_blocks(

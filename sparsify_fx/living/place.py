@@ -7,13 +7,19 @@ Each is the transpose of the other, so each is the other's gradient: what flows 
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
+from sparsify_fx.errors import LayerError
 from sparsify_fx.living.deferring import is_deferred
 from sparsify_fx.living.kernels import picked, placed
+from sparsify_fx.living.remembered import Remembered
+
+# The mask that places were made of, and its version then: what torch counts of its writes.
+_MADE_OF: Remembered[tuple[weakref.ref[Tensor], int]] = Remembered()
 
 
 def places_of(mask: Tensor) -> Tensor:
@@ -24,6 +30,27 @@ def places_of(mask: Tensor) -> Tensor:
     """
     found = mask.reshape(-1).nonzero().reshape(-1)
     return found.to(torch.int32) if mask.numel() < 2**31 else found
+
+
+def check_places(places: Tensor, mask: Tensor) -> None:
+    """LayerError where the mask was written in place, so that values would be placed where others belong.
+
+    It costs a look at a table, and a comparison where the mask has another version than when it was last looked at.
+    """
+    # The gradient of a gradient is placed in a shape, not by a mask.
+    if mask.dtype != torch.uint8 or mask.is_meta or mask.is_inference():
+        return
+    known = _MADE_OF.get(places)
+    if known is not None and known[0]() is mask and known[1] == mask._version:
+        return
+    with torch.inference_mode(False):
+        if not torch.equal(places_of(mask), places):
+            raise LayerError(
+                f"the mask of a weight of shape {tuple(mask.shape)} was written in place, so that nobody knows where "
+                "the values in living storage belong; load states with model.load_state_dict(...), also those that "
+                "torch.distributed.checkpoint has read in place, and take storage='full' for masks of your own"
+            )
+    _MADE_OF.put(places, (weakref.ref(mask), mask._version))
 
 
 def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
@@ -46,11 +73,15 @@ def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
         node = given.tracer.create_proxy("call_function", place, arguments, {})
         return cast(Tensor, node)
     if is_deferred(values, places, mask):
+        check_places(places, mask)
         return values
-    if torch.compiler.is_compiling() and values.device.type == "cpu":
+    # What is exported must run where there is no sparsify_fx, so it gets torch's own operators.
+    exporting = torch.compiler.is_exporting()
+    if torch.compiler.is_compiling() and not exporting and values.device.type == "cpu":
         made: Tensor = torch.ops.sparsify_fx.place(values, places, mask)
         return _laid_out(made, mask)
     if is_plain(values):
+        check_places(places, mask)
         if places.numel() == mask.numel():
             # Nothing is dead: they are the weight.
             return _laid_out(values.reshape(mask.shape), mask)
@@ -78,6 +109,8 @@ def pick(dense: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
     tensor([[2.],
             [3.]])
     """
+    if dense.layout != torch.strided:
+        dense = dense.to_dense()  # the gradient of an embedding with sparse=True
     if torch.compiler.is_compiling() and dense.device.type == "cpu":
         found: Tensor = torch.ops.sparsify_fx.pick(dense, places, shape.numel())
         return found.view(shape)
@@ -93,13 +126,14 @@ def pick(dense: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
 def is_plain(tensor: Tensor) -> bool:
     """Whether the kernels may read its memory: an ordinary tensor, and nobody is watching."""
     return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
+        # First: the compiler cannot follow what comes behind.
+        not torch.compiler.is_compiling()
+        and type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
         and not tensor.is_meta
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._is_tracing()
-        and not torch.compiler.is_compiling()
         and torch.autograd.forward_ad._current_level < 0
     )
 

@@ -99,14 +99,16 @@ class Stored(nn.Module):
 
         With a process group vectors never get shorter: the buckets of DistributedDataParallel have their lengths. And
         where masks change, no vector broadcasts to the weight: an average over parameters fails, as it must, in place
-        of mixing the entries of a vector with those of a copy in full storage.
+        of mixing the entries of a vector with those of a copy in full storage. No vector is empty: the largest gradient
+        of a tensor without entries, for instance, is an error.
         """
-        length = int(mask.count_nonzero())
+        length = max(1, int(mask.count_nonzero()))
         if _grouped() and self.places() is not None:
             factor = getattr(self, self.parameterization.factors[0])
             length = max(int(factor.numel()), length)
-        if getattr(self.plan, "changes", False) and length < mask.numel():
-            length += length in (1, mask.shape[0])
+        if getattr(self.plan, "changes", False):
+            while length in (1, mask.shape[0]) and length < mask.numel():
+                length += 1
         return length
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -153,10 +155,16 @@ class Stored(nn.Module):
         # Without values of its own it takes the tensors of the state dict, or nothing.
         if own.is_meta and not assign:
             return
-        places = places_of(mask)
+        places, old = places_of(mask), self.places()
+        # Without its mask a vector must be of the weights that live now.
+        longest = (
+            None if prefix + "mask" in state_dict or old is None else self.room(mask)
+        )
         for name in self.per_entry():
             given = state_dict.get(prefix + name, mask)
-            if given.shape != mask.shape and not _is_vector(given, places, mask.dim()):
+            if given.shape != mask.shape and not _is_vector(
+                given, places, mask.dim(), longest
+            ):
                 return
         # torch.distributed.checkpoint reads a file into the very tensors of the program, mask first or last: what is
         # there by now belongs to the new mask, and must not be moved as if it were of the old one.
@@ -206,9 +214,11 @@ class Stored(nn.Module):
         return self.parameterization.split(zero, others)
 
 
-def _is_vector(tensor: Tensor, places: Tensor, axes: int) -> bool:
+def _is_vector(tensor: Tensor, places: Tensor, axes: int, longest: int | None) -> bool:
     rest = [1] * (axes - 1)
-    return list(tensor.shape[1:]) == rest and len(tensor) >= places.numel()
+    if list(tensor.shape[1:]) != rest or len(tensor) < places.numel():
+        return False
+    return longest is None or len(tensor) <= longest
 
 
 def _grouped() -> bool:
@@ -216,6 +226,7 @@ def _grouped() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
+@torch.inference_mode(False)
 def relocate(program: Stored, mask: Tensor) -> None:
     """Let a program in living storage hold the living entries of another mask; the mask itself stays to be written.
 
@@ -235,6 +246,7 @@ def relocate(program: Stored, mask: Tensor) -> None:
         program._buffers[LIVING] = new
 
 
+@torch.inference_mode(False)
 def move_entries(
     program: Stored, source: Tensor, shape: torch.Size | None = None
 ) -> None:
