@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-Asked = list[tuple[Tensor, Tensor, Tensor]]
+Asked = list[tuple[Tensor, Tensor, Tensor, Tensor | None]]
 
 
 class _Deferred(threading.local):
@@ -31,9 +31,11 @@ def deferred() -> Iterator[Asked]:
         _DEFERRED.asked = None
 
 
-def is_deferred(values: Tensor, places: Tensor, mask: Tensor) -> bool:
+def is_deferred(
+    values: Tensor, places: Tensor, mask: Tensor, factor: Tensor | None
+) -> bool:
     """Whether somebody else does the placing; told to them."""
     if _DEFERRED.asked is None:
         return False
-    _DEFERRED.asked.append((values, places, mask))
+    _DEFERRED.asked.append((values, places, mask, factor))
     return True

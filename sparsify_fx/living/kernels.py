@@ -1,85 +1,264 @@
-"""The two kernels that move entries between a dense tensor and a vector, on tensors; torch's own where ours do not fit.
+"""The kernels that move entries between a dense tensor and a vector, on tensors; torch's own where ours do not fit.
 
-Neither knows of gradients; `sparsify_fx.living.place` does.
+None knows of gradients; `sparsify_fx.living.place` and `sparsify_fx.living.linear` do.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsify_fx.living.memory import memory_for
 from sparsify_fx.living.native import loaded
 
-# Bytes of an entry for which there are kernels: they move bits and do not compute.
-_SIZES = (2, 4, 8)
 _Function = Callable[..., None]
+Vectors = tuple[Tensor, Tensor]
+Part = Callable[[Tensor, int, int, int], None]
+
+# The arguments of each, see runtime/csrc/living.cpp: p a pointer, n a number.
+_ARGUMENTS = {
+    "sparsify_fx_place_values": "ppnpnnnn",
+    "sparsify_fx_place_product": "pppnpnnnn",
+    "sparsify_fx_place_columns": "ppppnpnnnnn",
+    "sparsify_fx_pick": "pnnpnpnn",
+    "sparsify_fx_pick_product": "pnnpnppppnn",
+}
+# Bytes of an entry for which there are kernels: some move bits and do not compute, others multiply.
+_MOVED, _MULTIPLIED = (2, 4, 8), (4, 8)
+# Not bfloat16: Triton's interpreter multiplies its bits as if they were integers (3.8.0), so it could not be tested.
+_BY_TRITON = (torch.float32, torch.float64, torch.float16)
 
 
-def placed(values: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
-    """A new dense tensor with `values` at `places` of its flattened form, and +0.0 elsewhere.
+def placed(
+    values: Tensor, places: Tensor, shape: torch.Size, factor: Tensor | None = None
+) -> Tensor:
+    """A dense tensor with `values` at `places` of its flattened form, and +0.0 elsewhere.
 
     Args:
         values: at least as many entries as `places`, in any shape; what is behind them takes no part.
         places: rising; int32, or int64 for tensors of 2³¹ entries and more.
         shape: of the result.
+        factor: like `values`, which are multiplied by it.
     """
-    kernel = _kernel("sparsify_fx_place", values, places)
-    if kernel is None:
-        dense, flat = values.new_zeros(shape), values.reshape(-1)[: places.numel()]
+    put = placer(values, places, factor)
+    if put is None and (triton := _triton(values, places, factor)):
+        made: Tensor = triton.placed(values, places, shape, factor)
+        return made
+    if put is None:
+        product = values if factor is None else values * factor
+        dense, flat = values.new_zeros(shape), product.reshape(-1)[: places.numel()]
         dense.view(-1).index_copy_(0, places.long(), flat)
         return dense
-    values, dense = values.contiguous(), values.new_empty(shape)
-    kernel(
-        values.data_ptr(),
-        places.data_ptr(),
-        places.numel(),
-        dense.data_ptr(),
-        dense.numel(),
-        values.element_size(),
-        torch.get_num_threads(),
-    )
+    dense = memory_for(places, shape, values.dtype)
+    put(dense, 0, places.numel(), 0)
     return dense
 
 
-def picked(dense: Tensor, places: Tensor, into: Tensor, origin: int = 0) -> Tensor:
+def placer(values: Tensor, places: Tensor, factor: Tensor | None = None) -> Part | None:
+    """`placed` for parts of a dense tensor: put(part, first, last, origin) for the places from first to last.
+
+    `origin` is the place of the part's first entry; the part is contiguous. None where there is no kernel.
+    """
+    product = factor is not None
+    name = "sparsify_fx_place_product" if product else "sparsify_fx_place_values"
+    kernel = _kernel(name, places, values, factor)
+    if kernel is None:
+        return None
+    given = [each.contiguous() for each in (values, factor) if each is not None]
+    pointers = [each.data_ptr() for each in given]
+    numbers, size = places.data_ptr(), values.element_size()
+    threads = torch.get_num_threads()
+
+    def put(part: Tensor, first: int, last: int, origin: int) -> None:
+        kernel(
+            *(pointer + size * first for pointer in pointers),
+            numbers + 4 * first,
+            last - first,
+            part.data_ptr(),
+            origin,
+            part.numel(),
+            size,
+            threads,
+        )
+
+    # Pointers keep nothing alive.
+    put.holds = given  # type: ignore[attr-defined]
+    return put
+
+
+def column_placer(
+    factors: tuple[Tensor, ...], places: Tensor, starts: Tensor, shape: torch.Size
+) -> Callable[[Tensor, int, int], None] | None:
+    """Write some columns of a matrix of this shape: put(block, number of the block, its first column).
+
+    None where there is no kernel.
+
+    Args:
+        factors: one or two vectors, whose product are the values at `places`.
+        starts: for each row and block of columns the number of its first place, and their number at the end; int32.
+    """
+    kernel = _kernel("sparsify_fx_place_columns", places, *factors)
+    if kernel is None:
+        return None
+    given = [each.contiguous() for each in factors]
+    pointers = [each.data_ptr() for each in given] + [None] * (2 - len(given))
+    rows, columns = shape
+    blocks = (starts.numel() - 1) // rows
+
+    def put(block: Tensor, number: int, column: int) -> None:
+        kernel(
+            *pointers,
+            places.data_ptr(),
+            starts.data_ptr() + starts.element_size() * number,
+            blocks,
+            block.data_ptr(),
+            rows,
+            columns,
+            column,
+            block.shape[1],
+            block.element_size(),
+        )
+
+    # Pointers keep nothing alive.
+    put.holds = given  # type: ignore[attr-defined]
+    return put
+
+
+def picked(dense: Tensor, places: Tensor, into: Tensor) -> Tensor:
     """Write the entries of `dense` at `places` of its flattened form to the beginning of a vector, and return it.
 
     Args:
         into: at least as long as `places`, contiguous; what is behind them stays.
-        origin: the place of the first entry of `dense`, where that is a part of a larger tensor.
     """
-    kernel = _kernel("sparsify_fx_pick", dense, places)
-    if kernel is None:
-        torch.index_select(
-            dense.reshape(-1), 0, places - origin, out=into[: places.numel()]
-        )
-        return into
-    dense = dense.contiguous()
-    kernel(
-        dense.data_ptr(),
-        origin,
-        dense.numel(),
-        places.data_ptr(),
-        places.numel(),
-        into.data_ptr(),
-        into.element_size(),
-        torch.get_num_threads(),
-    )
+    if triton := _triton(dense, places, into):
+        triton.picked(dense, places, into)
+    else:
+        picker(places, into)(dense, 0, places.numel(), 0)
     return into
 
 
-def _kernel(name: str, tensor: Tensor, places: Tensor) -> _Function | None:
-    """The function of the library, or None where torch's operators have to do it."""
+def picked_product(
+    dense: Tensor, places: Tensor, factors: Vectors, into: Vectors
+) -> None:
+    """Write the gradients of both factors of a product: the entry of `dense` times the other factor.
+
+    Args:
+        factors: vectors at least as long as `places`.
+        into: as in `picked`, for each factor.
+    """
+    if triton := _triton(dense, places, *factors):
+        triton.picked_product(dense, places, factors, into)
+    else:
+        product_picker(places, factors, into)(dense, 0, places.numel(), 0)
+
+
+def picker(places: Tensor, into: Tensor) -> Part:
+    """`picked` for parts of a dense tensor: pick(part, first, last, origin) for the places from first to last.
+
+    `origin` is the place of the part's first entry. What is the same for all parts is looked up once.
+    """
+    kernel = _kernel("sparsify_fx_pick", places, into)
+    if kernel is None:
+
+        def pick_by_torch(part: Tensor, first: int, last: int, origin: int) -> None:
+            own = places[first:last] - origin
+            torch.index_select(part.reshape(-1), 0, own, out=into[first:last])
+
+        return pick_by_torch
+    numbers, values = places.data_ptr(), into.data_ptr()
+    size, threads = into.element_size(), torch.get_num_threads()
+
+    def pick(part: Tensor, first: int, last: int, origin: int) -> None:
+        part = part.contiguous()
+        kernel(
+            part.data_ptr(),
+            origin,
+            part.numel(),
+            numbers + 4 * first,
+            last - first,
+            values + size * first,
+            size,
+            threads,
+        )
+
+    return pick
+
+
+def product_picker(places: Tensor, factors: Vectors, into: Vectors) -> Part:
+    """`picked_product` for parts of a dense tensor, see `picker`."""
+    kernel = _kernel("sparsify_fx_pick_product", places, *factors)
+    if kernel is None:
+
+        def pick_by_torch(part: Tensor, first: int, last: int, origin: int) -> None:
+            own = places[first:last] - origin
+            entries = part.reshape(-1).index_select(0, own)
+            for other, vector in zip(reversed(factors), into, strict=True):
+                torch.mul(entries, other[first:last], out=vector[first:last])
+
+        return pick_by_torch
+    factors = (factors[0].contiguous(), factors[1].contiguous())
+    pointers = [each.data_ptr() for each in (*factors, *into)]
+    numbers, size = places.data_ptr(), into[0].element_size()
+    threads = torch.get_num_threads()
+
+    def pick(part: Tensor, first: int, last: int, origin: int) -> None:
+        part, skipped = part.contiguous(), size * first
+        kernel(
+            part.data_ptr(),
+            origin,
+            part.numel(),
+            numbers + 4 * first,
+            last - first,
+            *(pointer + skipped for pointer in pointers),
+            size,
+            threads,
+        )
+
+    # Pointers keep nothing alive.
+    pick.holds = factors  # type: ignore[attr-defined]
+    return pick
+
+
+def _triton(first: Tensor, places: Tensor, *others: Tensor | None) -> Any:
+    """The kernels for GPUs where they can do it, else None."""
     fits = (
-        tensor.device.type == "cpu"
+        first.device.type == "cuda"
+        and places.device == first.device
+        and first.dtype in _BY_TRITON
+        and all(each is None or each.dtype == first.dtype for each in others)
+    )
+    return _triton_kernels() if fits else None
+
+
+@functools.cache
+def _triton_kernels() -> Any:
+    try:
+        return importlib.import_module("sparsify_fx.living.triton_kernels")
+    except ImportError:
+        # torch's builds for Windows and macOS come without it.
+        return None
+
+
+def _kernel(name: str, places: Tensor, *tensors: Tensor | None) -> _Function | None:
+    """The function of the library, or None where torch's operators have to do it."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    first = given[0]
+    # Only entries that are moved may be of any kind.
+    product = name.endswith(("product", "columns"))
+    fits = (
+        first.device.type == "cpu"
         and places.dtype == torch.int32
         and places.is_contiguous()
-        and tensor.element_size() in _SIZES
-        and not tensor.is_complex()
+        and first.element_size() in (_MULTIPLIED if product else _MOVED)
+        and not first.is_complex()
+        and (not product or first.is_floating_point())
+        and all(each.dtype == first.dtype for each in given)
     )
     return _function(name) if fits else None
 
@@ -91,12 +270,8 @@ def _function(name: str) -> _Function | None:
     if library is None or not hasattr(library, name):
         return None
     function = getattr(library, name)
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
     function.restype = None
-    function.argtypes = (
-        [pointer, pointer, number, pointer, number, number, number]
-        if name == "sparsify_fx_place"
-        else [pointer, number, number, pointer, number, pointer, number, number]
-    )
+    function.argtypes = [kinds[each] for each in _ARGUMENTS[name]]
     found: _Function = function
     return found

@@ -3,6 +3,8 @@
     place(v)[i] = v[k] where i is the k-th living entry, and 0 elsewhere        pick(W)[k] = W[i]
 
 Each is the transpose of the other, so each is the other's gradient: what flows back into dead entries is never formed.
+A program whose value is the product of two factors has them multiplied on the way, and their gradients made on the way
+back: place(v, factor=u) is place(v u), to the bit.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from sparsify_fx.errors import LayerError
 from sparsify_fx.living.deferring import is_deferred
-from sparsify_fx.living.kernels import picked, placed
+from sparsify_fx.living.kernels import picked, picked_product, placed
 from sparsify_fx.living.remembered import Remembered
 
 # The mask that places were made of, and its version then: what torch counts of its writes.
@@ -53,13 +55,16 @@ def check_places(places: Tensor, mask: Tensor) -> None:
     _MADE_OF.put(places, (weakref.ref(mask), mask._version))
 
 
-def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-    """The weight (shape of `mask`) whose living entries are `values`; +0.0 where the mask is 0.
+def place(
+    values: Tensor, places: Tensor, mask: Tensor, factor: Tensor | None = None
+) -> Tensor:
+    """The weight (shape of `mask`) whose living entries are `values`, times `factor`; +0.0 where the mask is 0.
 
     Args:
         values: one for each of `places`, in any shape; any floating dtype.
         places: `places_of(mask)`.
         mask: uint8, for its shape alone.
+        factor: of the shape of `values`.
 
     >>> mask = torch.tensor([[1, 0], [0, 1]])
     >>> place(torch.tensor([2.0, 3.0]), places_of(mask), mask)
@@ -69,12 +74,20 @@ def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
     given: Any = values
     if isinstance(given, fx.Proxy):
         # torch traces the code of a program when it unpickles one: this must be a node of it, as it was.
-        arguments = (values, places, mask)
+        factors = () if factor is None else (factor,)
+        arguments = (values, places, mask, *factors)
         node = given.tracer.create_proxy("call_function", place, arguments, {})
         return cast(Tensor, node)
-    if is_deferred(values, places, mask):
+    if is_deferred(values, places, mask, factor):
         check_places(places, mask)
         return values
+    whole = places.numel() == mask.numel()
+    if factor is not None:
+        if is_plain(values) and _multiplies(values, factor) and not whole:
+            check_places(places, mask)
+            product: Tensor = _PlaceProduct.apply(values, factor, places, mask)
+            return _laid_out(product, mask)
+        values = values * factor
     # What is exported must run where there is no sparsify_fx, so it gets torch's own operators.
     exporting = torch.compiler.is_exporting()
     if torch.compiler.is_compiling() and not exporting and values.device.type == "cpu":
@@ -82,7 +95,7 @@ def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
         return _laid_out(made, mask)
     if is_plain(values):
         check_places(places, mask)
-        if places.numel() == mask.numel():
+        if whole:
             # Nothing is dead: they are the weight.
             return _laid_out(values.reshape(mask.shape), mask)
         result: Tensor = _Place.apply(values, places, mask)
@@ -91,6 +104,15 @@ def place(values: Tensor, places: Tensor, mask: Tensor) -> Tensor:
     flat = values.reshape(-1)[: places.numel()]
     dense = values.new_zeros(mask.numel())
     return dense.index_copy(0, places.long(), flat).view(mask.shape)
+
+
+def _multiplies(values: Tensor, factor: Tensor) -> bool:
+    """Whether the kernels may read both, and their product is entry by entry."""
+    return (
+        is_plain(factor)
+        and values.shape == factor.shape
+        and values.dtype == factor.dtype
+    )
 
 
 def _laid_out(weight: Tensor, mask: Tensor) -> Tensor:
@@ -151,6 +173,35 @@ class _Place(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (places,) = ctx.saved_tensors
         return pick(gradients[0], places, ctx.shape), None, None
+
+
+class _PlaceProduct(torch.autograd.Function):
+    """place of a product; backward the entries are picked and multiplied at once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, one: Tensor, other: Tensor, places: Tensor, mask: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(one, other, places)
+        return placed(one, places, mask.shape, other)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        one, other, places = ctx.saved_tensors
+        both = ctx.needs_input_grad[0] and ctx.needs_input_grad[1]
+        if torch.is_grad_enabled() or not both or not is_plain(gradients[0]):
+            found = pick(gradients[0], places, one.shape)
+            return found * other, found * one, None, None
+        flat = (one.reshape(-1), other.reshape(-1))
+        into = empty_vector(flat[0], places), empty_vector(flat[1], places)
+        picked_product(gradients[0], places, flat, into)
+        return *(each.view(one.shape) for each in into), None, None
+
+
+def empty_vector(vector: Tensor, places: Tensor) -> Tensor:
+    """As long as the vector; zeros behind the living entries where there is room."""
+    exact = len(vector) == places.numel()
+    return vector.new_empty(len(vector)) if exact else torch.zeros_like(vector)
 
 
 class _Pick(torch.autograd.Function):

@@ -1,8 +1,12 @@
-"""StoreLiving and StoreFull: `return θ * mask` becomes `return place(θ, living, mask)`, and back."""
+"""StoreLiving and StoreFull: `return θ * mask` becomes `return place(θ, living, mask)`, and back.
+
+`return m * w * mask` becomes `return place(m, living, mask, w)`, where the product is never in memory by itself.
+"""
 
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -58,7 +62,13 @@ class StoreLiving(ProgramPass):
         with program.graph.inserting_before(product):
             living = program.graph.get_attr(LIVING)
         value, kept = product.args
-        product.target, product.args = place, (value, living, kept)
+        factors = _factors(value)
+        if factors is None:
+            product.target, product.args = place, (value, living, kept)
+        else:
+            one, other = factors
+            product.target, product.args = place, (one, living, kept, other)
+            program.graph.erase_node(value)
         program.recompile()
         let_lengths_change()
         return True
@@ -97,12 +107,29 @@ class StoreFull(ProgramPass):
         del program._buffers[LIVING]
         program._non_persistent_buffers_set.discard(LIVING)
         placed = output_value(program)
-        value, living, kept = placed.args
+        value, living, kept, *factors = placed.args
+        if factors:
+            with program.graph.inserting_before(placed):
+                value = program.graph.call_function(operator.mul, (value, *factors))
         placed.target, placed.args = operator.mul, (value, kept)
         assert isinstance(living, fx.Node)
         program.graph.erase_node(living)
         program.recompile()
         return True
+
+
+def _factors(value: Any) -> tuple[fx.Node, fx.Node] | None:
+    """Both factors where the value is the product of two of the program's own tensors, which `place` makes on its way.
+
+    Nothing else may want the product itself.
+    """
+    if value.target is not operator.mul or len(value.users) != 1:
+        return None
+    one, other = value.args
+    tensors = [
+        isinstance(each, fx.Node) and each.op == "get_attr" for each in value.args
+    ]
+    return (one, other) if all(tensors) and one is not other else None
 
 
 def _all(mask: Tensor) -> Tensor:
