@@ -28,6 +28,7 @@ from sparsify_fx.living.kernels import (
     product_picker,
 )
 from sparsify_fx.living.place import empty_vector
+from sparsify_fx.living.remembered import Remembered
 
 # Bytes of a block of a gradient by the rows of the batch. Few rows: the product is a matter of memory, and the smaller
 # the block the nearer it stays. More rows: the product is work, and a matrix library does it well in larger pieces
@@ -39,6 +40,8 @@ MOST_ROWS = _GRADIENT_BYTES[-1][0]
 # Matrix libraries do the lines of a result in groups, and what is left over in another way, whose sums are rounded
 # otherwise. Blocks of whole groups leave over what the whole would.
 GROUP = 16
+# By the places of a weight: their version, and where blocks of some size begin among them.
+_KNOWN: Remembered[tuple[int, dict[tuple[str, int], Any]]] = Remembered()
 
 
 @dataclass(frozen=True)
@@ -172,11 +175,11 @@ def _before(places: Tensor, bounds: Tensor) -> Tensor:
 
 def _known(places: Tensor, key: tuple[str, int], find: Any) -> Any:
     """What was found of these places before; it goes with them."""
-    known = getattr(places, "_starts", None)
-    # Averages copy buffers in place, and these with them.
+    known = _KNOWN.get(places)
+    # Averages copy buffers in place.
     if known is None or known[0] != places._version:
         known = (places._version, {})
-        places._starts = known  # type: ignore[attr-defined]
+        _KNOWN.put(places, known)
     if key not in known[1]:
         known[1][key] = find()
     return known[1][key]

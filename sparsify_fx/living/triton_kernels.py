@@ -17,7 +17,7 @@ from torch import Tensor
 _BLOCK = 1024
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _place(one, other, places, dense, count, PRODUCT: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # fmt: skip
     numbers = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = numbers < count
@@ -28,7 +28,7 @@ def _place(one, other, places, dense, count, PRODUCT: tl.constexpr, BLOCK: tl.co
     tl.store(dense + at, value, mask=inside)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _pick(dense, places, one, other, of_one, of_other, count, PRODUCT: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def] # fmt: skip
     numbers = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = numbers < count
@@ -51,7 +51,7 @@ def placed(
     one = values.contiguous()
     other = one if factor is None else factor.contiguous()
     count = places.numel()
-    with torch.cuda.device_of(dense):
+    with torch.cuda.device_of(dense):  # type: ignore[no-untyped-call]
         _place[_grid(count)](
             one, other, places, dense, count, PRODUCT=factor is not None, BLOCK=_BLOCK
         )
@@ -61,7 +61,7 @@ def placed(
 def picked(dense: Tensor, places: Tensor, into: Tensor) -> None:
     """See `sparsify_fx.living.kernels.picked`."""
     dense, count = dense.contiguous(), places.numel()
-    with torch.cuda.device_of(dense):
+    with torch.cuda.device_of(dense):  # type: ignore[no-untyped-call]
         _pick[_grid(count)](
             dense, places, into, into, into, into, count, PRODUCT=False, BLOCK=_BLOCK
         )
@@ -76,7 +76,7 @@ def picked_product(
     """See `sparsify_fx.living.kernels.picked_product`."""
     dense, count = dense.contiguous(), places.numel()
     one, other = (factor.contiguous() for factor in factors)
-    with torch.cuda.device_of(dense):
+    with torch.cuda.device_of(dense):  # type: ignore[no-untyped-call]
         _pick[_grid(count)](
             dense, places, one, other, *into, count, PRODUCT=True, BLOCK=_BLOCK
         )

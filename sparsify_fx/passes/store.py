@@ -68,6 +68,7 @@ class StoreLiving(ProgramPass):
         else:
             one, other = factors
             product.target, product.args = place, (one, living, kept, other)
+            assert isinstance(value, fx.Node)
             program.graph.erase_node(value)
         program.recompile()
         let_lengths_change()

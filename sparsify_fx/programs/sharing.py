@@ -213,8 +213,8 @@ def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
     with deferred() as asked:
         values = program()
     # A pass may have let the program go on after the placing, with what only it knows.
-    tensors = [each for given in asked for each in given if each is not None]
-    plain = all(map(is_plain, tensors))
-    if len(asked) != 1 or asked[0][0] is not values or not plain:
+    if len(asked) != 1 or asked[0][0] is not values:
+        return nn.Linear.forward(self, input)
+    if not all(each is None or is_plain(each) for each in asked[0]):
         return nn.Linear.forward(self, input)
     return linear(input, *asked[0], self.bias)
