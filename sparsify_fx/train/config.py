@@ -18,6 +18,7 @@ from sparsify_fx.plugins import load_plugins
 from sparsify_fx.programs.parameter_groups import Decay, without_decay
 from sparsify_fx.recipe import AXES, Method, find_method
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
+from sparsify_fx.train.input import InputKeys, without_defaults
 from sparsify_fx.train.optimizers import default_weight_decay
 from sparsify_fx.train.problems import tell
 from sparsify_fx.train.safe_yaml import check_plain
@@ -25,7 +26,6 @@ from sparsify_fx.train.sections import (
     AugmentConfig,
     LearningRateConfig,
     OptimizerConfig,
-    Section,
     SourceConfig,
 )
 
@@ -50,7 +50,7 @@ _INDIFFERENT = ("checkpoint_every", "data_root", "allow_other", "storage")
 _SWITCHES = ("compile", "amp")
 
 
-class TrainConfig(Section):
+class TrainConfig(InputKeys):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
@@ -187,12 +187,12 @@ class TrainConfig(Section):
 
         blake2b over canonical JSON of the resolved configuration, with the axes as objects see them ("uniform" equals
         {"name": "uniform"}). In: the type of the device, compile and amp, since each changes rounding. Out: the number
-        of the device, `data_root`, `checkpoint_every`, `storage` and `allow_other`. Other runs count by the content of
-        their files, not by path. What the data hold is kept beside the name, in data.json.
+        of the device, `data_root`, `checkpoint_every`, `storage`, `allow_other`, `workers` and `prefetch`. Other runs
+        count by the content of their files, not by path. What the data hold is kept beside the name, in data.json.
         """
         # Changing any of what follows renames every run folder: what users have trained would be trained again.
         config = self.resolved()
-        content = config.to_dict()
+        content = without_defaults(config.to_dict())
         for indifferent in _INDIFFERENT:
             del content[indifferent]
         axes = config.find_method().resolved()

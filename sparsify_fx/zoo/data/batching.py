@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.randomness import seed_of
@@ -59,3 +62,31 @@ def count_batches(count: int, batch_size: int, *, train: bool) -> int:
             f"the {count} training images do not fill one batch of {batch_size}; set batch_size to at most {count}"
         )
     return count // batch_size
+
+
+def check_start(start: int, steps: int) -> None:
+    """DataError unless an epoch of `steps` batches can begin after `start` of them; after all it is empty.
+
+    >>> check_start(7, 5)
+    Traceback (most recent call last):
+    sparsify_fx.errors.DataError: start=7: an epoch of 5 batches begins after 0 to 5 of them
+    """
+    if not 0 <= start <= steps:
+        raise DataError(
+            f"start={start}: an epoch of {steps} batches begins after 0 to {steps} of them"
+        )
+
+
+class Chunks(Sampler[list[int]]):
+    """The batches of an epoch as lists of indices, made one by one out of the order [count]."""
+
+    # A list of all batches would hold a Python number for each image: 40 MB for ImageNet, in every epoch.
+    def __init__(self, order: Tensor, batch_size: int) -> None:
+        self._parts = torch.split(order, batch_size) if len(order) else ()
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (part.tolist() for part in self._parts)

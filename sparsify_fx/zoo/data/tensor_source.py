@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment, Draws, draw
-from sparsify_fx.zoo.data.batching import count_batches, epoch_order
+from sparsify_fx.zoo.data.batching import check_start, count_batches, epoch_order
 from sparsify_fx.zoo.data.normalize import Normalizer
 
 
@@ -68,21 +68,24 @@ class TensorSource:
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`."""
         device = self.images.device
         steps = self.batches(batch_size, train=train)
+        check_start(start, steps)
         order = epoch_order(len(self), seed=seed, epoch=epoch, train=train).to(device)
         draws = None
         if train and augment:
             draws = draw(augment, len(self), seed=seed, epoch=epoch, device=device)
-        return self._stream(order, batch_size, steps, draws)
+        starts = range(start * batch_size, steps * batch_size, batch_size)
+        return self._stream(order, batch_size, starts, draws)
 
     def _stream(
-        self, order: Tensor, batch_size: int, steps: int, draws: Draws | None
+        self, order: Tensor, batch_size: int, starts: range, draws: Draws | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # Apart from `epoch`: as a generator itself it would raise its errors only when the first batch is asked for.
-        for start in range(0, steps * batch_size, batch_size):
+        for start in starts:
             chosen = order[start : start + batch_size]
             images = self.images[chosen]
             if draws is not None:
