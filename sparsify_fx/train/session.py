@@ -59,8 +59,10 @@ class Session:
         kind = torch.device(self.config.device).type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=bool(self.config.amp))
 
-    def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The shuffled and augmented batches of an epoch; they depend on (seed, epoch) alone."""
+    def training_batches(
+        self, epoch: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The shuffled and augmented batches of an epoch from number `start`; they depend on (seed, epoch) alone."""
         crop, flip = self.config.augment.crop_padding, self.config.augment.flip
         augment = Augment(crop, flip) if crop or flip else None
         return self.data.train.epoch(
@@ -69,6 +71,7 @@ class Session:
             seed=self.config.seed,
             epoch=epoch,
             augment=augment,
+            start=start,
         )
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:

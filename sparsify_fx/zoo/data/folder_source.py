@@ -91,6 +91,7 @@ class FolderSource:
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`; DataError for an augmentation with crop_padding."""
         # Padding belongs to images of one size that are held whole; here every crop is cut out of a larger image.
@@ -102,13 +103,16 @@ class FolderSource:
         # The order, and what is cut off of it, are those of images that are held in memory; DataLoader only decodes.
         steps = self.batches(batch_size, train=train)
         order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)
-        order = order[: steps * batch_size]
+        order = order[start * batch_size : steps * batch_size]
         images = _Images(
             self.listing, self.size, augment if train else None, seed, epoch
         )
         loader = DataLoader(
             images,
-            batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
+            # An empty order would be split into one empty batch.
+            batch_sampler=[
+                chunk.tolist() for chunk in torch.split(order, batch_size) if len(chunk)
+            ],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             # Without one it would draw the base seed of its workers from the global generator.

@@ -68,6 +68,7 @@ class TensorSource:
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`."""
         device = self.images.device
@@ -76,13 +77,13 @@ class TensorSource:
         draws = None
         if train and augment:
             draws = draw(augment, len(self), seed=seed, epoch=epoch, device=device)
-        return self._stream(order, batch_size, steps, draws)
+        return self._stream(order, batch_size, range(start, steps), draws)
 
     def _stream(
-        self, order: Tensor, batch_size: int, steps: int, draws: Draws | None
+        self, order: Tensor, batch_size: int, steps: range, draws: Draws | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # Apart from `epoch`: as a generator itself it would raise its errors only when the first batch is asked for.
-        for start in range(0, steps * batch_size, batch_size):
+        for start in (step * batch_size for step in steps):
             chosen = order[start : start + batch_size]
             images = self.images[chosen]
             if draws is not None:

@@ -29,11 +29,13 @@ class Part(Protocol):
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (images float32 [N, C, H, W], zero mean and unit variance; labels int64 [N]) on the device.
 
         train=True: shuffled, augmented, without the last incomplete batch, so that every shape is the same.
         train=False: in order, all of them, never augmented; seed and epoch change nothing.
+        start: so many batches are left out at the beginning, without being made; the others are the same.
         DataError, before the first batch, for a batch size that does not fit.
         """
 
@@ -78,9 +80,15 @@ class Data(Source):
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `self.train` in training, else of `self.test`; see `Part.epoch`."""
         part = self.train if train else self.test
         return part.epoch(
-            batch_size, train=train, seed=seed, epoch=epoch, augment=augment
+            batch_size,
+            train=train,
+            seed=seed,
+            epoch=epoch,
+            augment=augment,
+            start=start,
         )
