@@ -20,6 +20,7 @@ from sparsify_fx.zoo.data.batching import (
 )
 from sparsify_fx.zoo.data.decode import Listing, centered, randomly_cropped
 from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.shares import WHOLE, Share
 
 _CPU = torch.device("cpu")
 
@@ -92,6 +93,7 @@ class FolderSource:
         epoch: int = 0,
         augment: Augment | None = None,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`; DataError for an augmentation with crop_padding."""
         # Padding belongs to images of one size that are held whole; here every crop is cut out of a larger image.
@@ -103,16 +105,13 @@ class FolderSource:
         # The order, and what is cut off of it, are those of images that are held in memory; DataLoader only decodes.
         steps = self.batches(batch_size, train=train)
         order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)
-        order = order[start * batch_size : steps * batch_size]
+        places = share.places(range(start, steps), batch_size, len(self), train=train)
         images = _Images(
             self.listing, self.size, augment if train else None, seed, epoch
         )
         loader = DataLoader(
             images,
-            # An empty order would be split into one empty batch.
-            batch_sampler=[
-                chunk.tolist() for chunk in torch.split(order, batch_size) if len(chunk)
-            ],
+            batch_sampler=[order[place].tolist() for place in places],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             # Without one it would draw the base seed of its workers from the global generator.
