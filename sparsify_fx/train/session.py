@@ -62,7 +62,7 @@ class Session:
     def training_batches(
         self, epoch: int, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The shuffled and augmented batches of an epoch but the first `start`; they depend on (seed, epoch) alone."""
+        """The shuffled and augmented batches of an epoch from number `start`; they depend on (seed, epoch) alone."""
         crop, flip = self.config.augment.crop_padding, self.config.augment.flip
         augment = Augment(crop, flip) if crop or flip else None
         batches = self.data.train.epoch(

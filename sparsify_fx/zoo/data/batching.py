@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -64,29 +64,16 @@ def count_batches(count: int, batch_size: int, *, train: bool) -> int:
     return count // batch_size
 
 
-def check_start(start: int, steps: int) -> None:
-    """DataError unless an epoch of `steps` batches can begin after `start` of them; after all it is empty.
-
-    >>> check_start(7, 5)
-    Traceback (most recent call last):
-    sparsify_fx.errors.DataError: start=7: an epoch of 5 batches begins after 0 to 5 of them
-    """
-    if not 0 <= start <= steps:
-        raise DataError(
-            f"start={start}: an epoch of {steps} batches begins after 0 to {steps} of them"
-        )
-
-
 class Chunks(Sampler[list[int]]):
-    """The batches of an epoch as lists of indices, made one by one out of the order [count]."""
+    """The batches of an epoch as lists of indices, made one by one: the order [count] at each of `places`."""
 
     # A list of all batches would hold a Python number for each image: 40 MB for ImageNet, in every epoch.
-    def __init__(self, order: Tensor, batch_size: int) -> None:
-        self._parts = torch.split(order, batch_size) if len(order) else ()
+    def __init__(self, order: Tensor, places: Sequence[slice]) -> None:
+        self._order, self._places = order, places
 
     def __len__(self) -> int:
         """Number of batches."""
-        return len(self._parts)
+        return len(self._places)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (part.tolist() for part in self._parts)
+        return (self._order[place].tolist() for place in self._places)

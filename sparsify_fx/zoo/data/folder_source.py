@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment
 from sparsify_fx.zoo.data.batching import (
-    check_start,
+    Chunks,
     count_batches,
     epoch_order,
     mix_seed,
@@ -22,6 +22,7 @@ from sparsify_fx.zoo.data.batching import (
 from sparsify_fx.zoo.data.decode import Listing, centered, randomly_cropped
 from sparsify_fx.zoo.data.loader import Loading, Texts, item_batches
 from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.shares import WHOLE, Share
 
 
 def eval_resize(size: int) -> int:
@@ -95,6 +96,7 @@ class FolderSource:
         epoch: int = 0,
         augment: Augment | None = None,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`; DataError for an augmentation with crop_padding."""
         # Padding belongs to images of one size that are held whole; here every crop is cut out of a larger image.
@@ -106,8 +108,7 @@ class FolderSource:
         # The order, and what is cut off of it, are those of images that are held in memory; DataLoader only decodes.
         steps = self.batches(batch_size, train=train)
         order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)
-        check_start(start, steps)
-        order = order[start * batch_size : steps * batch_size]
+        places = share.places(range(start, steps), batch_size, len(self), train=train)
         images = _Images(
             self._paths,
             self._labels,
@@ -116,10 +117,9 @@ class FolderSource:
             seed,
             epoch,
         )
+        batches = Chunks(order, list(places))
         return self._stream(
-            item_batches(
-                images, order, batch_size, self.device, self.loading, seed, epoch
-            )
+            item_batches(images, batches, self.device, self.loading, seed, epoch)
         )
 
     def _stream(

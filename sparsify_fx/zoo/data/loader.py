@@ -32,21 +32,20 @@ class Loading:
 
 def item_batches(
     items: Dataset[Any],
-    order: Tensor,
-    batch_size: int,
+    batches: Chunks,
     device: torch.device,
     loading: Loading,
     seed: int,
     epoch: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(x, y) of the items at `order` [count], in batches, on the device.
+    """(x, y) of the items of each batch on the device.
 
     What an item is may depend on its index alone: then the batches do not depend on the workers.
     """
     workers = min(loading.workers, usable_cores())
     loader = DataLoader(
         items,
-        batch_sampler=Chunks(order, batch_size),
+        batch_sampler=batches,
         num_workers=workers,
         # DataLoader refuses the number where nobody prefetches.
         prefetch_factor=loading.prefetch if workers else None,

@@ -75,5 +75,5 @@ class Source(abc.ABC):
         """Batches (x float32 [N, C, H, W] normalized, y int64 [N]) on the device.
 
         Training batches are shuffled and augmented by (seed, epoch) alone, and all full; test batches come in order.
-        The first `start` batches are left out, without being read: a resumed run goes on in the middle of an epoch.
+        The first `start` batches are left out, without being made.
         """

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment, Draws, draw
-from sparsify_fx.zoo.data.batching import check_start, count_batches, epoch_order
+from sparsify_fx.zoo.data.batching import count_batches, epoch_order
 from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.shares import WHOLE, Share
 
 
 class TensorSource:
@@ -69,27 +70,27 @@ class TensorSource:
         epoch: int = 0,
         augment: Augment | None = None,
         start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`."""
         device = self.images.device
         steps = self.batches(batch_size, train=train)
-        check_start(start, steps)
         order = epoch_order(len(self), seed=seed, epoch=epoch, train=train).to(device)
         draws = None
         if train and augment:
             draws = draw(augment, len(self), seed=seed, epoch=epoch, device=device)
-        starts = range(start * batch_size, steps * batch_size, batch_size)
-        return self._stream(order, batch_size, starts, draws)
+        places = share.places(range(start, steps), batch_size, len(self), train=train)
+        return self._stream(order, places, draws)
 
     def _stream(
-        self, order: Tensor, batch_size: int, starts: range, draws: Draws | None
+        self, order: Tensor, places: Iterator[slice], draws: Draws | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # Apart from `epoch`: as a generator itself it would raise its errors only when the first batch is asked for.
-        for start in starts:
-            chosen = order[start : start + batch_size]
+        for place in places:
+            chosen = order[place]
             images = self.images[chosen]
             if draws is not None:
-                images = draws.apply(images, start)
+                images = draws.apply(images, place.start)
             yield (
                 images.float().mul_(self._scale).add_(self._shift),
                 self.labels[chosen],
