@@ -18,6 +18,7 @@ from sparsify_fx.plugins import load_plugins
 from sparsify_fx.programs.parameter_groups import Decay, without_decay
 from sparsify_fx.recipe import AXES, Method, find_method
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
+from sparsify_fx.train.input import InputKeys, without_defaults
 from sparsify_fx.train.optimizers import default_weight_decay
 from sparsify_fx.train.problems import tell
 from sparsify_fx.train.safe_yaml import check_plain
@@ -26,7 +27,6 @@ from sparsify_fx.train.sections import (
     CheckpointConfig,
     LearningRateConfig,
     OptimizerConfig,
-    Section,
     SourceConfig,
 )
 
@@ -58,7 +58,7 @@ _INDIFFERENT = (
 _SWITCHES = ("compile", "amp")
 
 
-class TrainConfig(Section):
+class TrainConfig(InputKeys):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
@@ -203,7 +203,7 @@ class TrainConfig(Section):
         """
         # Changing any of what follows renames every run folder: what users have trained would be trained again.
         config = self.resolved()
-        content = config.to_dict()
+        content = without_defaults(config.to_dict())
         for indifferent in _INDIFFERENT:
             del content[indifferent]
         axes = config.find_method().resolved()
