@@ -19,10 +19,10 @@ import torch
 
 from sparsify_fx.errors import SweepError
 from sparsify_fx.sweeps.plan import TrialConfig
-from sparsify_fx.sweeps.trial import Job, Outcome, run_job
+from sparsify_fx.sweeps.trial import GRACE, Job, Outcome, run_job
 
-# Seconds between the request to end and the end: a trial that saves on SIGTERM needs a few.
-_GRACE = 15.0
+# Set in a trial's process when the sweep is gone: nobody waits for what it returns.
+_ORPHANED = threading.Event()
 
 
 class LocalEngine:
@@ -87,7 +87,7 @@ class LocalEngine:
             with ProcessPoolExecutor(
                 1, self._context, _begin, (self._lifeline,)
             ) as process:
-                return process.submit(run_job, replace(job, devices=slot)).result()
+                return process.submit(_run_job, replace(job, devices=slot)).result()
         except BrokenProcessPool:
             told = "its process died (killed, or out of memory)"
             return Outcome(job.trial, error=told, again=True)
@@ -131,9 +131,19 @@ def _begin(lifeline: Connection) -> None:
 
 
 def _end_with(lifeline: Connection) -> None:
-    """Wait until the sweep ends, then end."""
+    """Wait until the sweep ends, then end, saving what is being trained."""
     with suppress(EOFError, OSError):
         lifeline.recv_bytes()
+    _ORPHANED.set()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_GRACE)
+    # By itself after the grace time if it hangs, and if it was between two things that heed the signal.
+    time.sleep(GRACE + 1)
     os._exit(1)
+
+
+def _run_job(job: Job) -> Outcome:
+    """`run_job`, after which an orphan ends: its pool would wait for a next job forever."""
+    outcome = run_job(job)
+    if _ORPHANED.is_set():
+        os._exit(1)
+    return outcome

@@ -46,9 +46,12 @@ class RayEngine:
         self.workers = int(sum(node.get("CPU", 0) for node in nodes)) // trial.cpus
         # No GPU: one that the node has is hidden, so that all trials of a sweep train on the same kind of device.
         self._devices = None if gpus else ""
-        self._task = self._ray.remote(_task).options(
-            num_cpus=trial.cpus, num_gpus=gpus, max_retries=trial.retries
-        )
+        self._task = self._ray.remote(_task)
+        self._options = {
+            "num_cpus": trial.cpus,
+            "num_gpus": gpus,
+            "max_retries": trial.retries,
+        }
         self._running: dict[Future[Outcome], Any] = {}
 
     def __enter__(self) -> RayEngine:
@@ -68,7 +71,7 @@ class RayEngine:
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Hand it to Ray, which runs it when a node has room."""
-        task = self._task.options(name=job.trial)
+        task = self._task.options(name=job.trial, **self._options)
         reference = task.remote(job, self._devices)
         future: Future[Outcome] = reference.future()
         self._running[future] = reference

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sparsify_fx.errors import CheckpointError, SparsifyError
+from sparsify_fx.errors import CheckpointError, PreemptedError, SparsifyError
 from sparsify_fx.plugins import load_files
 from sparsify_fx.train.config import TrainConfig, parse_config
 from sparsify_fx.train.loop import train
@@ -21,6 +21,8 @@ from sparsify_fx.train.run_folder import LOCK, run_path
 
 # Seconds to wait for a folder: a trial of a sweep or of a node that was killed may take a while to end.
 _PATIENCE = 120.0
+GRACE = 10.0
+"""Seconds in which a trial that is asked to end saves where it is."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def run_job(job: Job) -> Outcome:
         return _trained(job, start)
     except SparsifyError as error:
         # Same seed, same bits: a training that diverged does so again, but a disk may have room by then.
-        again = isinstance(error, CheckpointError)
+        again = isinstance(error, CheckpointError | PreemptedError)
         return Outcome(job.trial, error=_line(error), again=again)
     except Exception as error:  # whatever a plugin, a driver or a full memory raises
         told = f"{type(error).__name__}: {_line(error)}"
@@ -83,7 +85,13 @@ def _trained(job: Job, start: float) -> Outcome:
     config = parse_config(job.config, job.trial)
     path = run_path(job.runs, config)
     wait_until_free(path)
-    result = train(config, runs_dir=job.runs, progress=False, tensorboard=False)
+    result = train(
+        config,
+        runs_dir=job.runs,
+        progress=False,
+        tensorboard=False,
+        grace=GRACE,
+    )
     accuracies = {"train": result.train_accuracy, "test": result.test_accuracy}
     seconds = time.perf_counter() - start
     return Outcome(job.trial, path.name, seconds=seconds, accuracies=accuracies)

@@ -31,9 +31,9 @@ class CycleResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a training. `seconds` adds up all sessions; `epochs` counts all cycles; `notes`: remarks.
-
-    `provenance`: model, data, seed, versions, commit; empty in results that an older version wrote.
+    """The end of a training. `seconds` and `checkpoint_seconds` add up all sessions, the one without the other;
+    `epochs` counts all cycles; `notes`: remarks; `provenance`: model, data, seed, versions, commit, empty in results
+    that an older version wrote.
     """
 
     folder: str
@@ -49,6 +49,7 @@ class Result:
     seconds: float
     cycles: tuple[CycleResult, ...]
     notes: tuple[str, ...] = ()
+    checkpoint_seconds: float = 0.0
     provenance: Provenance = field(default_factory=Provenance)
 
     @property

@@ -51,7 +51,7 @@ def record(folder: Path, name: str = "small") -> dict[str, dict[str, Any]]:
 
 def results(folder: Path) -> dict[str, Any]:
     """What came out of every run, but for the time that it took."""
-    odd = {"seconds", "folder", "provenance"}
+    odd = {"seconds", "checkpoint_seconds", "folder", "provenance"}
     return {
         path.parent.name: {
             key: value
