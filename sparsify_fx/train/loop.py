@@ -17,6 +17,7 @@ from sparsify_fx.train.donors import check_data, check_donors, check_finished
 from sparsify_fx.train.epoch import EpochRow, keep_state, train_epoch
 from sparsify_fx.train.generators import own_randomness
 from sparsify_fx.train.log import open_log
+from sparsify_fx.train.provenance import provenance
 from sparsify_fx.train.result import CycleResult, Result, from_plain
 from sparsify_fx.train.run_folder import RESULT, RunFolder, open_folder, run_path
 from sparsify_fx.train.saving import Saver, Within, within_of
@@ -214,6 +215,7 @@ def _result(
             for row in ends
         ),
         notes=(*session.scheduler.notes, *_zeros(last)),
+        provenance=provenance(session.config, session.data.digest),
     )
 
 
