@@ -48,13 +48,16 @@ MOST_EPOCHS = 100_000
 # of some optimizers, and a run may go on in the other one.
 _INDIFFERENT = ("checkpoint_every", "data_root", "allow_other", "storage")
 _SWITCHES = ("compile", "amp")
+_NEWER = ("accumulate", "sync_batch_norm")
 
 
 class TrainConfig(Section):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
-    `sparsify_fx.recipe.axis_value` reads them; `init_from`: one or several runs to start from, taken in order;
+    `sparsify_fx.recipe.axis_value` reads them; `accumulate`: micro-batches of a batch, over all processes together;
+    `sync_batch_norm`: batch norm over the whole batch where several processes have parts of it, "auto" unless there
+    are micro-batches; `init_from`: one or several runs to start from, taken in order;
     `storage`: whether factors are whole tensors or vectors of living entries, see `sparsify_fx.apply`;
     `allow_other`: in what runs that it takes from may differ (model, seed, init, data); `snapshots_at`: epochs over all
     cycles (0 is the start) after which weights and masks are kept; `save_cycles`: keep them at the end of each cycle.
@@ -68,6 +71,8 @@ class TrainConfig(Section):
     image_size: int | None = Field(default=None, ge=1, le=16384)
     epochs: int = Field(ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    sync_batch_norm: bool | Auto = "auto"
     optimizer: OptimizerConfig
     learning_rate: LearningRateConfig = LearningRateConfig()
     axes: dict[str, Any] = Field(default_factory=dict)
@@ -195,6 +200,10 @@ class TrainConfig(Section):
         content = config.to_dict()
         for indifferent in _INDIFFERENT:
             del content[indifferent]
+        # Newer than the first version: at their defaults they must not rename what was trained without them.
+        for newer in _NEWER:
+            if content[newer] == TrainConfig.model_fields[newer].default:
+                del content[newer]
         axes = config.find_method().resolved()
         content["axes"] = by_content(axes.to_dict(stored=True))
         if "batches" in axes.schedule.needs:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsify_fx.checkpoints.run_files import cycle_file, epoch_file
 from sparsify_fx.errors import TrainingError
@@ -15,6 +15,7 @@ from sparsify_fx.randomness import seed_of
 from sparsify_fx.train.log import Log
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.train.session import Session
+from sparsify_fx.train.steps import Steps, counts
 from sparsify_fx.transfer import masked_state_dict
 
 
@@ -41,7 +42,7 @@ class EpochRow:
 
 
 def train_epoch(
-    session: Session, train_model: nn.Module, epoch: int, log: Log, folder: RunFolder
+    session: Session, make_step: Steps, epoch: int, log: Log, folder: RunFolder
 ) -> EpochRow:
     """One epoch. Its last scheduler step may prune and rewind, so evaluation and snapshots come before that one."""
     config, scheduler, start = session.config, session.scheduler, time.perf_counter()
@@ -50,13 +51,7 @@ def train_epoch(
     totals = torch.zeros(3, device=config.device)
     session.model.train()
     for step, (x, y) in enumerate(session.training_batches(epoch), start=1):
-        with session.autocast():
-            outputs = train_model(x)
-        loss = session.loss(outputs, y) + scheduler.penalty()
-        loss.backward()  # type: ignore[no-untyped-call]
-        session.optimizer.step()
-        session.optimizer.zero_grad()
-        totals += counts(loss, outputs, y)
+        totals += make_step(x, y, epoch, step)
 
         # The last scheduler step of a run prunes: what is reported and kept is the network before that.
         if step == scheduler.steps_per_epoch:
@@ -64,10 +59,8 @@ def train_epoch(
             # Penalties with an adaptive strength compare it with the epoch before, in the step that follows.
             scheduler.observe(accuracy=row.train_accuracy)
             keep_state(session, folder, epoch)
-        # Scores of regrown weights are gradients, and RigL takes those of the batch of its step, not of a fixed one.
-        if scheduler.needs_batch:
-            scheduler.score_on(x, y)
-        scheduler.step()
+        with make_step.score(x, y):
+            scheduler.step()
         log.advance()
     return row
 
@@ -87,7 +80,7 @@ def _end_of_epoch(
 ) -> EpochRow:
     """The row of an epoch whose optimizer steps are done; TrainingError when its loss is not finite."""
     scheduler = session.scheduler
-    loss, correct, samples = totals.tolist()
+    loss, correct, samples = session.processes.summed(totals).tolist()
     # Before the line and the checkpoint are written: what the folder keeps is from before the loss diverged.
     if not math.isfinite(loss):
         raise TrainingError(
@@ -126,15 +119,8 @@ def evaluate(session: Session) -> float:
                 outputs = session.model(x)
             totals += counts(session.loss(outputs, y), outputs, y)
     session.model.train()
-    _, correct, samples = totals.tolist()
+    _, correct, samples = session.processes.summed(totals).tolist()
     return float(correct / samples)
-
-
-def counts(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """(loss · samples, correct, samples) of a batch, on its device and without waiting for it."""
-    correct = (outputs.argmax(1) == targets).sum()
-    samples = torch.full_like(correct, len(targets))
-    return torch.stack([loss.detach() * len(targets), correct, samples])
 
 
 def derived_seed(seed: int, epoch: int) -> int:
