@@ -65,6 +65,10 @@ class TrainingError(SparsifyError, RuntimeError):
     """A training that diverged."""
 
 
+class PreemptedError(SparsifyError, RuntimeError):
+    """A training that saved and left because a signal (SIGTERM, SIGUSR1) asked it to; it can go on later."""
+
+
 class ConfigError(SparsifyError, ValueError):
     """A training configuration with an unknown key or a value of the wrong kind."""
 

@@ -23,6 +23,12 @@ def launch(count: int, context: typer.Context) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
+    from sparsify_fx.train.signals import LEFT, NUMBERS
+
+    # Without it the launcher would die of SIGUSR1, and its processes be left behind.
+    os.environ.setdefault(
+        "TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    )
     # torchrun would set one thread for each process, with a banner; so many let them share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // count)))
     # Its log repeats what the processes and the error below say.
@@ -41,7 +47,9 @@ def launch(count: int, context: typer.Context) -> None:
             f"rank {rank} was ended by {name}, so are the others; the same command goes on from the last checkpoint"
         ) from None
     except SignalException as error:
-        raise typer.Exit(128 + int(error.sigval)) from None
+        # The processes have had the same signal, and left as one process does that was asked to.
+        saved = int(error.sigval) in NUMBERS and error.sigval != signal.SIGINT
+        raise typer.Exit(LEFT if saved else 128 + int(error.sigval)) from None
 
 
 def _given(context: typer.Context) -> Iterator[str]:

@@ -75,16 +75,21 @@ class Processes:
         dist.all_reduce(total, group=ranks)
         return total
 
-    def any(self, here: bool) -> bool:
-        """Whether it is so in one of the processes; all of them must ask."""
+    def begun(self, totals: Tensor) -> Tensor:
+        """What this process goes on with, of totals of all processes; the sum over them is the same."""
+        return totals if self.main else torch.zeros_like(totals)
+
+    def most(self, numbers: list[int]) -> list[int]:
+        """The largest of each number over the processes; all of them must ask."""
         ranks = group()
         if self.count == 1 or ranks is None:
-            return here
-        flag = torch.tensor([here], dtype=torch.int32)
-        if "gloo" not in dist.get_backend(ranks) and not _cpu(ranks):
-            flag = flag.to(torch.accelerator.current_accelerator())
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=ranks)
-        return bool(flag.item())
+            return numbers
+        # From the CPU where the group can: it does not wait for what a GPU has in its queue.
+        told = torch.tensor(numbers)
+        if all(device.type != "cpu" for device in ranks._device_types):
+            told = told.to(torch.accelerator.current_accelerator())
+        dist.all_reduce(told, op=dist.ReduceOp.MAX, group=ranks)
+        return [int(number) for number in told.tolist()]
 
 
 def processes_of(config: TrainConfig) -> Processes:
@@ -210,7 +215,3 @@ def first_of_machine() -> Iterator[None]:
             pass
         with together("loading the data everywhere"):
             yield
-
-
-def _cpu(ranks: dist.ProcessGroup) -> bool:
-    return any(device.type == "cpu" for device in ranks._device_types)

@@ -30,7 +30,9 @@ class CycleResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a training. `seconds` adds up all sessions; `epochs` counts all cycles; `notes`: remarks."""
+    """The end of a training. `seconds` and `checkpoint_seconds` add up all sessions, the one without the other;
+    `epochs` counts all cycles; `notes`: remarks.
+    """
 
     folder: str
     method: str
@@ -45,6 +47,7 @@ class Result:
     seconds: float
     cycles: tuple[CycleResult, ...]
     notes: tuple[str, ...] = ()
+    checkpoint_seconds: float = 0.0
 
     @property
     def path(self) -> Path:

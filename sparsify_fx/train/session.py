@@ -50,7 +50,7 @@ class Session:
     optimizer: Optimizer
     scheduler: Scheduler
     groups: ParameterGroups
-    processes: Processes = Processes()
+    processes: Processes
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with the configured label smoothing, in float32 under autocast too."""
@@ -72,7 +72,7 @@ class Session:
         """
         crop, flip = self.config.augment.crop_padding, self.config.augment.flip
         augment = Augment(crop, flip) if crop or flip else None
-        return shared_epoch(
+        batches = shared_epoch(
             self.data.train,
             self.config.batch_size,
             self.processes.share,
@@ -82,11 +82,21 @@ class Session:
             augment=augment,
             start=start,
         )
+        return self._laid_out(batches)
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's batches of the test set, in order."""
-        return shared_epoch(
-            self.data.test, self.config.batch_size, self.processes.share, train=False
+        size, share = self.config.batch_size, self.processes.share
+        return self._laid_out(shared_epoch(self.data.test, size, share, train=False))
+
+    def _laid_out(
+        self, batches: Iterator[tuple[Tensor, Tensor]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches in the memory order of the model."""
+        if not self.config.channels_last:
+            return batches
+        return (
+            (x.contiguous(memory_format=torch.channels_last), y) for x, y in batches
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,6 +157,8 @@ def build_session(config: TrainConfig) -> Session:
 
     # 1. The model as it starts. Parts of another run are taken on top of its own first weights, so those are kept.
     model = fresh_model(config, data).to(config.device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
     initial = (
         {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         if config.init_from
@@ -217,6 +229,8 @@ def open_data(config: TrainConfig, *, download: bool = True) -> Data:
         device=place,
         image_size=config.image_size,
         download=download,
+        workers=config.workers,
+        prefetch=config.prefetch,
     )
     if config.augment.crop_padding > data.image_size:
         raise ConfigError(

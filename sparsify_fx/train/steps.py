@@ -24,6 +24,7 @@ from sparsify_fx.distributed.trees import (
 )
 from sparsify_fx.randomness import seed_of
 from sparsify_fx.scheduler.current_batch import score_on_batches
+from sparsify_fx.train.generators import seed_all
 from sparsify_fx.train.processes import synchronizes
 from sparsify_fx.train.session import Session
 
@@ -84,16 +85,14 @@ class Steps:
         session, numbers = self.session, self.session.processes.own
         each, block = len(x) // len(numbers), block_length(len(numbers))
         pairs = zip(torch.split(x, each), torch.split(y, each), strict=True)
-        totals = torch.zeros(3, device=x.device)
+        totals = torch.zeros(3, dtype=torch.float64, device=x.device)
         # The mean over the processes is taken by DistributedDataParallel where the number of pieces is not fixed.
         parts = session.processes.pieces if session.processes.fixed else 1
         for done, (number, (images, labels)) in enumerate(
             zip(numbers, pairs, strict=True), start=1
         ):
             # By the number of the micro-batch: dropout is the same whichever process has it.
-            torch.manual_seed(
-                seed_of(f"{session.config.seed}/{epoch}/{step}/{number}") >> 1
-            )
+            seed_all(seed_of(f"{session.config.seed}/{epoch}/{step}/{number}") >> 1)
             last = done == len(numbers)
             with contextlib.nullcontext() if last else self._unsent():
                 totals += self._backward(images, labels, parts)
@@ -153,7 +152,7 @@ def _wrapped(
 
 
 def _without_buffers(model: nn.Module) -> dict[str, Any]:
-    """Options that leave out the buffers where all ranks have the same ones: they would be sent before every forward."""
+    """Options that leave out buffers where all ranks have the same: they would be sent before every forward."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     known = {id(buffer) for norm in norms for buffer in norm.buffers()}
     ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))

@@ -42,7 +42,7 @@ class Share:
     def places(
         self, steps: range, batch_size: int, images: int, *, train: bool
     ) -> Iterator[slice]:
-        """Where this share of the batches `steps` lies in the order of an epoch of `images` images."""
+        """Where the batches `steps` of an epoch of `images` images lie in its order, as far as they are of it."""
         if not train:
             # Whole batches: the kernels that run may depend on the size, and with them the last bits of an output.
             for step in steps[self.index :: self.count]:
