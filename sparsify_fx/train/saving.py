@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import CheckpointError, PreemptedError
 from sparsify_fx.train import generators
 from sparsify_fx.train.run_folder import RunFolder
@@ -81,6 +82,10 @@ class Saver:
             generators.seed_all(seed)
         else:
             generators.restore(within.random or {}, device)
+            within.totals = self._session.processes.begun(within.totals)
+        # In float64 sums of a few thousand losses are exact, so it does not matter which process had which.
+        if self._session.processes.pieces > 1:
+            within.totals = within.totals.double()
         self._began = time.perf_counter() - within.seconds
         return within
 
@@ -98,25 +103,34 @@ class Saver:
 
         Raises PreemptedError, or KeyboardInterrupt after Ctrl-C, once the checkpoint is written.
         """
-        leaving = self._asked.by
-        if leaving is None and not self._due():
+        leaving, due = self._agreed(self._due())
+        if leaving is None and not due:
             return
+        totals = self._session.processes.summed(within.totals)
         within.seconds, within.checkpoint_seconds = self.elapsed(), self.seconds
         within.random = generators.states(self._session.config.device)
-        self._save(epoch - 1, {"within": vars(within)})
+        self._save(epoch - 1, {"within": {**vars(within), "totals": totals}})
         if leaving is not None:
             self._leave(leaving)
 
     def after_epoch(self, epoch: int) -> None:
         """The same after the line of an epoch is written; the end of the last epoch is always saved."""
-        leaving = self._asked.by
         every = self._session.config.checkpoint_every
         last = epoch == self._session.scheduler.epochs
         due = self._affordable() if every == "auto" else epoch % every == 0
+        leaving, due = self._agreed(due)
         if due or last or leaving is not None:
             self._save(epoch, {})
         if leaving is not None and not last:
             self._leave(leaving)
+
+    def _agreed(self, due: bool) -> tuple[signal.Signals | None, bool]:
+        """What any process was asked for by a signal, and whether the first process finds that a checkpoint is due."""
+        by, processes = self._asked.by, self._session.processes
+        number = 0 if by is None else int(by)
+        # The first one writes, so its clock counts.
+        number, saves = processes.most([number, int(due and processes.main)])
+        return (signal.Signals(number) if number else None), bool(saves)
 
     def _due(self) -> bool:
         times = self._session.config.checkpoint
@@ -138,14 +152,17 @@ class Saver:
         if torch.device(self._session.config.device).type != "cpu":
             torch.accelerator.synchronize()
         start = time.perf_counter()
-        self._folder.save_checkpoint(
-            {
-                "epoch": epochs,
-                **more,
-                "nonzeros": self._session.scheduler.nonzeros(),
-                **self._session.state_dict(),
-            }
-        )
+        # All wait until it is written, and hear when that fails: whoever leaves or trains on relies on it.
+        with together("writing a checkpoint"):
+            if self._session.processes.main:
+                self._folder.save_checkpoint(
+                    {
+                        "epoch": epochs,
+                        **more,
+                        "nonzeros": self._session.scheduler.nonzeros(),
+                        **self._session.state_dict(),
+                    }
+                )
         self._last = time.perf_counter()
         self._cost = self._last - start
         self._began += self._cost
