@@ -79,18 +79,6 @@ class Processes:
         """What this process goes on with, of totals of all processes; the sum over them is the same."""
         return totals if self.main else torch.zeros_like(totals)
 
-    def most(self, numbers: list[int]) -> list[int]:
-        """The largest of each number over the processes; all of them must ask."""
-        ranks = group()
-        if self.count == 1 or ranks is None:
-            return numbers
-        # From the CPU where the group can: it does not wait for what a GPU has in its queue.
-        told = torch.tensor(numbers)
-        if all(device.type != "cpu" for device in ranks._device_types):
-            told = told.to(torch.accelerator.current_accelerator())
-        dist.all_reduce(told, op=dist.ReduceOp.MAX, group=ranks)
-        return [int(number) for number in told.tolist()]
-
 
 def processes_of(config: TrainConfig) -> Processes:
     """Those that train `config`: all of the process group, or this one alone.
