@@ -28,6 +28,8 @@ from sparsify_fx.zoo.data import DATASETS, Kind, imagefolder
 
 # What a training comes to that its end does not: it can be run again.
 FINISHED, FAILED, ENDED_IN_WORDS = 0, 1, 2
+PATIENCE = 3.0
+"""Seconds."""
 _TIMES = ("seconds", "checkpoint_seconds")
 _COMMON = (
     "model=lenet300",
@@ -55,11 +57,14 @@ class Case:
 
 @dataclass
 class Process:
-    """One started process of a training: its id, the file that it writes to, and its exit status once it ended."""
+    """One started process of a training: its id, the file that it writes to, its exit status once it ended, and
+    whether it had to be told that another one is gone.
+    """
 
     pid: int
     log: Path
     status: int | None = None
+    told: bool = False
 
     def ended(self) -> bool:
         """Whether it has ended; takes its status."""
@@ -142,10 +147,21 @@ def start(case: Case, runs: Path, fault: Fault | None = None) -> list[Process]:
 
 
 def wait(processes: list[Process], seconds: float = 60) -> bool:
-    """Whether all processes ended within a time; those that did not are killed."""
-    deadline = time.monotonic() + seconds
-    while not all(process.ended() for process in processes):
-        if time.monotonic() > deadline:
+    """Whether all processes ended within a time; those that did not are killed.
+
+    As torchrun does, those that are left when one has failed get SIGTERM; not at once as there, but after `PATIENCE`, in
+    which they may notice by themselves.
+    """
+    begun, alone = time.monotonic(), float("inf")
+    # All are asked: to ask takes the status of one that has ended.
+    while sum(process.ended() for process in processes) < len(processes):
+        now = time.monotonic()
+        if any(process.status for process in processes):
+            alone = min(alone, now)
+        for process in processes:
+            if now > alone + PATIENCE and not process.told:
+                process.told = process.kill(signal.SIGTERM)
+        if now > begun + seconds:
             for process in processes:
                 process.kill(signal.SIGKILL)
             return False

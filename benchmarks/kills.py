@@ -64,7 +64,8 @@ class Kill:
     """What was done to a training, and what came of it.
 
     seconds: from its start; checkpoint: epochs and steps of what it left; temporaries: files that it left half-written;
-    codes: exit codes of its processes, minus the signal for those that one ended.
+    codes: exit codes of its processes, minus the signal for those that one ended; told: whether a process did not
+    notice by itself that the other was gone, and got SIGTERM as from torchrun.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Kill:
     checkpoint: list[int] | None = None
     temporaries: int = 0
     codes: list[int | None] = field(default_factory=list)
+    told: bool = False
     wrong: str = ""
 
 
@@ -136,6 +138,7 @@ def disturbed(
         kill.seconds = round(time.perf_counter() - begun, 4)
     hung = not wait(processes)
     kill.codes = [process.status for process in processes]
+    kill.told = any(process.told for process in processes)
     # A fault whose call never came, and a signal in the last step, disturb nothing.
     if not met or set(kill.codes) == {FINISHED}:
         return None
@@ -151,16 +154,18 @@ def disturbed(
 
 def _wrong_end(kill: Kill, processes: list[Process]) -> str:
     """What is wrong with the ends of a training's processes: those that were not killed shall end in words."""
-    allowed = {-signal.SIGKILL, ENDED_IN_WORDS}
-    if kill.kind in ASKED:
-        allowed = {LEFT}
+    # 1. Whoever was asked to leave saves and leaves; before the training has begun, a signal ends it as any process.
+    allowed = {LEFT, -ASKED[kill.kind]} if kill.kind in ASKED else {-signal.SIGKILL}
+    # 2. The others of one that is gone, and a training whose worker is gone, end in words.
+    if kill.kind == "worker" or any((code or 0) < 0 for code in kill.codes):
+        allowed.add(ENDED_IN_WORDS)
     for process in processes:
-        if process.status not in allowed:
-            return f"ended with {process.status}: {process.log.read_text()[-2000:]}"
-        if process.status == ENDED_IN_WORDS and kill.kind != "worker":
-            told = process.log.read_text()
-            if "the same command goes on from the last checkpoint" not in told:
-                return f"ended with other words: {told[-2000:]}"
+        told, status = process.log.read_text()[-2000:], process.status or 0
+        late = {-signal.SIGTERM, LEFT} if process.told else set[int]()
+        if status not in allowed | late:
+            return f"ended with {status}: {told}"
+        if status == ENDED_IN_WORDS and "the same command goes on from the" not in told:
+            return f"ended with other words: {told}"
     return ""
 
 
@@ -184,7 +189,7 @@ def trial(
         wrong += temporaries(runs)
     return {
         "training": case.name,
-        "kills": [{k: v for k, v in asdict(kill).items() if v} for kill in kills],
+        "kills": [asdict(kill) for kill in kills],
         "differences": wrong + [kill.wrong for kill in kills if kill.wrong],
     }
 
@@ -257,13 +262,19 @@ def main() -> None:
         found["at_the_defaults"] = share(args.share_seconds)
     begun = time.perf_counter()
     trials = measure(args.kills, args.minutes, args.seed, tuple(args.processes))
-    counts = collections.Counter(k["kind"] for t in trials for k in t["kills"])
+    made = [kill for trial in trials for kill in trial["kills"]]
+    counts = collections.Counter(kill["kind"] for kill in made)
     found |= {
         "seed": args.seed,
         "seconds": round(time.perf_counter() - begun, 1),
         "trainings": len(trials),
         "kills": counts.total(),
         "by_kind": dict(sorted(counts.items())),
+        "found_half_written": sum(bool(kill["temporaries"]) for kill in made),
+        "within_an_epoch": sum(
+            bool((kill["checkpoint"] or [0, 0])[1]) for kill in made
+        ),
+        "told_as_by_torchrun": sum(kill["told"] for kill in made),
         "trainings_that_differ": sum(bool(t["differences"]) for t in trials),
         "trials": trials,
     }

@@ -70,7 +70,11 @@ def train(
         if known is not None:
             return known
     # Signals from here on: the data and the scores of a first mask may take minutes.
-    with asked_by_signals(grace) as asked, own_randomness(config.device):
+    with (
+        asked_by_signals(grace) as asked,
+        heard_of_lost_ranks("training"),
+        own_randomness(config.device),
+    ):
         # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none.
         with together("building the session"):
             check_donors(config)
@@ -78,7 +82,6 @@ def train(
         main = session.processes.main
         with (
             open_together(path, main=main, force=force) as folder,
-            heard_of_lost_ranks("training"),
             heard_of_lost_workers(),
         ):
             # Another process may have finished it while this one built its session, and given the lock back.

@@ -71,7 +71,8 @@ class Processes:
         if self.count == 1 or ranks is None:
             return totals
         # Whole numbers of samples and correct answers stay exact beyond 2²⁴.
-        total = totals.double()
+        # Always a copy: this process goes on adding to its own.
+        total = totals.to(torch.float64, copy=True)
         dist.all_reduce(total, group=ranks)
         return total
 
