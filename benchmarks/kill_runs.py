@@ -149,8 +149,8 @@ def start(case: Case, runs: Path, fault: Fault | None = None) -> list[Process]:
 def wait(processes: list[Process], seconds: float = 60) -> bool:
     """Whether all processes ended within a time; those that did not are killed.
 
-    As torchrun does, those that are left when one has failed get SIGTERM; not at once as there, but after `PATIENCE`, in
-    which they may notice by themselves.
+    As torchrun does, those that are left when one has failed get SIGTERM; not at once as there, but after `PATIENCE`,
+    in which they may notice by themselves.
     """
     begun, alone = time.monotonic(), float("inf")
     # All are asked: to ask takes the status of one that has ended.

@@ -139,8 +139,8 @@ def disturbed(
     hung = not wait(processes)
     kill.codes = [process.status for process in processes]
     kill.told = any(process.told for process in processes)
-    # A fault whose call never came, and a signal in the last step, disturb nothing.
-    if not met or set(kill.codes) == {FINISHED}:
+    # A fault whose call never came, and a signal after the last step, disturb nothing: the result is there.
+    if not met or FINISHED in kill.codes:
         return None
     kill.seconds = kill.seconds or round(time.perf_counter() - begun, 4)
     kill.temporaries = len(temporaries(runs))
