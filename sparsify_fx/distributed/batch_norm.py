@@ -30,14 +30,14 @@ class SynchronizedNorm(nn.SyncBatchNorm):
         along = (1, -1, *(1 for _ in axes[1:]))
         count = input.numel() // input.shape[1] * dist.get_world_size(ranks)
         # In two passes: the difference of mean squares and squared means would lose the digits of small variances.
-        mean = _Sum.apply(input.sum(axes), ranks) / count
+        mean: Tensor = _Sum.apply(input.sum(axes), ranks) / count
         centered = input - mean.view(along)
-        var = _Sum.apply(centered.square().sum(axes), ranks) / count
+        var: Tensor = _Sum.apply(centered.square().sum(axes), ranks) / count
         self._follow(mean.detach(), var.detach() * (count / max(count - 1, 1)))
-        normal = centered * (var + self.eps).rsqrt().view(along)
-        if self.weight is None:
-            return normal
-        return normal * self.weight.view(along) + self.bias.view(along)
+        normal: Tensor = centered * (var + self.eps).rsqrt().view(along)
+        if self.affine:
+            normal = normal * self.weight.view(along) + self.bias.view(along)
+        return normal
 
     def _follow(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics by this batch."""
@@ -59,7 +59,7 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # Every rank's loss depends on the sum, so a part of it has the gradients of all.
         total = gradient.contiguous().clone()
         dist.all_reduce(total, group=ctx.ranks)
