@@ -18,13 +18,13 @@ from sparsify_fx.errors import DistributedError
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class SynchronizedNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, on the CPU too, where torch refuses it."""
+class SynchronizedNorm(_BatchNorm):
+    """What torch's SyncBatchNorm is, on the CPU, where torch and its DistributedDataParallel refuse that class."""
 
     def forward(self, input: Tensor) -> Tensor:
         """x ↦ (x − mean) / √(var + ε) · weight + bias, with mean and variance over the batches of all ranks."""
         ranks = group()
-        if input.device.type != "cpu" or not self.training or ranks is None:
+        if not self.training or ranks is None:
             return super().forward(input)
         axes = [0, *range(2, input.ndim)]
         along = (1, -1, *(1 for _ in axes[1:]))
@@ -38,6 +38,9 @@ class SynchronizedNorm(nn.SyncBatchNorm):
         if self.affine:
             normal = normal * self.weight.view(along) + self.bias.view(along)
         return normal
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """All numbers of dimensions are right; what was here before has checked its own."""
 
     def _follow(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics by this batch."""
@@ -82,7 +85,8 @@ def synchronize(model: nn.Module) -> None:
             )
     for _, norm in norms:
         # By its class and not by another module in its place: hooks and whoever holds the module keep it.
-        norm.__class__ = SynchronizedNorm
+        cpu = all(tensor.device.type == "cpu" for tensor in norm.state_dict().values())
+        norm.__class__ = SynchronizedNorm if cpu else nn.SyncBatchNorm
         norm.__dict__.setdefault("process_group", group())
 
 

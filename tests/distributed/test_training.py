@@ -16,7 +16,7 @@ from tests.distributed.training import train_on
 from tests.train.test_resume import assert_same
 
 FIXED = "accumulate=4"
-SHORT = ["method=signin", "epochs=3", "sparsity=0.8", "augment.crop_padding=2", FIXED]
+SHORT = ["method=rigl+signin", "model=lenet5-bn", "epochs=3", "sparsity=0.8", FIXED]
 METHODS = {
     "lrr+signin": ["epochs=1", "sparsity=0.36"],
     "acdc+signin": ["epochs=8", "sparsity=0.8", "batch_size=1000"],
@@ -68,8 +68,8 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 def test_two_processes_train_the_bits_of_one(trained: Trained) -> None:
     (alone,), (both,) = trained(1, "short"), trained(2, "short")
     same(alone, both)
-    assert alone["rows"][-1]["test_accuracy"] > 0.3
-    assert len(masks(alone)) == 5
+    assert alone["rows"][-1]["test_accuracy"] > 0.8
+    assert sum(int(mask.sum()) for mask in masks(alone).values()) == 16003
 
 
 @pytest.mark.slow
@@ -105,9 +105,13 @@ def test_without_micro_batches_sums_round_otherwise_and_no_more(
     for one, several in zip(
         trained(1, "loose"), trained(processes, "loose"), strict=True
     ):
-        if "accumulate" not in str(one["folder"]):
-            assert one["folder"].name == several["folder"].name
+        assert one["folder"].name == several["folder"].name
         assert_same(masks(one), masks(several))
+        assert len(masks(one)) >= 4
+    one, several = (trained(count, "loose")[0] for count in (1, processes))
+    assert several["rows"][0]["loss"] == pytest.approx(one["rows"][0]["loss"], rel=1e-5)
+    for key, value in one["model"].items():
+        torch.testing.assert_close(several["model"][key], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -117,11 +121,11 @@ def test_synchronized_norms_normalize_as_one_process_does(
 ) -> None:
     """Their losses and running statistics are those of the whole batch; local ones are visibly others."""
     one, several = trained(1, "loose")[1], trained(processes, "loose")[1]
-    assert several["rows"][0]["loss"] == pytest.approx(one["rows"][0]["loss"], rel=2e-3)
+    assert several["rows"][0]["loss"] == pytest.approx(one["rows"][0]["loss"], rel=1e-4)
     for key, value in one["model"].items():
         if "running" in key:
             torch.testing.assert_close(
-                several["model"][key], value, rtol=0.02, atol=0.02
+                several["model"][key], value, rtol=0.01, atol=0.02
             )
     local = trained(processes, "loose")[2]
     whole = trained(1, "loose")[2]
