@@ -36,7 +36,7 @@ def launch(count: int, context: typer.Context) -> None:
     own = [str(context.command.name), *_given(context)]
     options = ["--standalone", f"--nproc-per-node={count}", "-m", "sparsify_fx", *own]
     try:
-        run(get_args_parser().parse_args(options))
+        run(get_args_parser().parse_args(options))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:

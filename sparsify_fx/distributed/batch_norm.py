@@ -18,26 +18,29 @@ from sparsify_fx.errors import DistributedError
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class SynchronizedNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, on the CPU too, where torch refuses it."""
+class SynchronizedNorm(_BatchNorm):
+    """What torch's SyncBatchNorm is, on the CPU, where torch and its DistributedDataParallel refuse that class."""
 
     def forward(self, input: Tensor) -> Tensor:
         """x ↦ (x − mean) / √(var + ε) · weight + bias, with mean and variance over the batches of all ranks."""
         ranks = group()
-        if input.device.type != "cpu" or not self.training or ranks is None:
+        if not self.training or ranks is None:
             return super().forward(input)
         axes = [0, *range(2, input.ndim)]
         along = (1, -1, *(1 for _ in axes[1:]))
         count = input.numel() // input.shape[1] * dist.get_world_size(ranks)
         # In two passes: the difference of mean squares and squared means would lose the digits of small variances.
-        mean = _Sum.apply(input.sum(axes), ranks) / count
+        mean: Tensor = _Sum.apply(input.sum(axes), ranks) / count
         centered = input - mean.view(along)
-        var = _Sum.apply(centered.square().sum(axes), ranks) / count
+        var: Tensor = _Sum.apply(centered.square().sum(axes), ranks) / count
         self._follow(mean.detach(), var.detach() * (count / max(count - 1, 1)))
-        normal = centered * (var + self.eps).rsqrt().view(along)
-        if self.weight is None:
-            return normal
-        return normal * self.weight.view(along) + self.bias.view(along)
+        normal: Tensor = centered * (var + self.eps).rsqrt().view(along)
+        if self.affine:
+            normal = normal * self.weight.view(along) + self.bias.view(along)
+        return normal
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """All numbers of dimensions are right; what was here before has checked its own."""
 
     def _follow(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics by this batch."""
@@ -59,7 +62,7 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         # Every rank's loss depends on the sum, so a part of it has the gradients of all.
         total = gradient.contiguous().clone()
         dist.all_reduce(total, group=ctx.ranks)
@@ -82,7 +85,8 @@ def synchronize(model: nn.Module) -> None:
             )
     for _, norm in norms:
         # By its class and not by another module in its place: hooks and whoever holds the module keep it.
-        norm.__class__ = SynchronizedNorm
+        cpu = all(tensor.device.type == "cpu" for tensor in norm.state_dict().values())
+        norm.__class__ = SynchronizedNorm if cpu else nn.SyncBatchNorm
         norm.__dict__.setdefault("process_group", group())
 
 

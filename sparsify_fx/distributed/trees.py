@@ -76,7 +76,7 @@ class PartialSums:
             blocks *= 2
         self.waiting.append((blocks, held))
 
-    def add_to(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+    def add_to(self, parameter: Tensor, gradient: Tensor) -> None:
         """Add what waits to the gradient of the last block, in place."""
         # The youngest first: it is the sibling in the tree.
         for _, held in reversed(self.waiting):
