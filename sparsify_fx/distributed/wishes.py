@@ -26,11 +26,13 @@ class Wishes:
         self._answer: Tensor | None = None
         if ranks is not None:
             # Through the CPUs and apart from the gradients: it waits neither for a GPU nor for their order.
-            self._ranks = dist.new_group(
+            made = dist.new_group(
                 dist.get_process_group_ranks(ranks),
                 backend="gloo",
                 use_local_synchronization=True,
             )
+            assert isinstance(made, dist.ProcessGroup)
+            self._ranks = made
 
     def ask(self, wish: int) -> int:
         """Give this rank's wish; the largest of all ranks' at the call before, alone the wish itself.
