@@ -93,6 +93,10 @@ class LabError(SparsifyError, RuntimeError):
     """A laboratory experiment that cannot run, or whose numbers cannot be trusted."""
 
 
+class SweepError(SparsifyError, RuntimeError):
+    """A sweep that cannot be run, or runs that cannot be compared."""
+
+
 class AnalysisError(SparsifyError, RuntimeError):
     """An analysis that the given runs do not allow."""
 

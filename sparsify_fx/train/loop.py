@@ -20,6 +20,7 @@ from sparsify_fx.train.epoch import EpochRow, keep_state, train_epoch
 from sparsify_fx.train.generators import own_randomness
 from sparsify_fx.train.log import open_log
 from sparsify_fx.train.processes import agreed, known_to_all, open_together
+from sparsify_fx.train.provenance import provenance
 from sparsify_fx.train.result import CycleResult, Result, from_plain
 from sparsify_fx.train.run_folder import RESULT, RunFolder, run_path
 from sparsify_fx.train.saving import Saver, Within, within_of
@@ -223,6 +224,7 @@ def _result(
             for row in ends
         ),
         notes=(*session.scheduler.notes, *_zeros(last)),
+        provenance=provenance(session.config, session.data.digest),
     )
 
 
