@@ -154,7 +154,9 @@ def _wrapped(
 def _without_buffers(model: nn.Module) -> dict[str, Any]:
     """Options that leave out buffers where all ranks have the same: they would be sent before every forward."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    known = {id(buffer) for norm in norms for buffer in norm.buffers()}
+    known: set[int] = set()
+    for norm in norms:
+        known |= {id(buffer) for buffer in norm.buffers()}
     ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
     if any(
         id(buffer) not in known
