@@ -1,4 +1,4 @@
-"""The command line: `sparsify-fx COMMAND`; every module here but `options`, `output` and `verbose` is one."""
+"""The command line, `sparsify-fx COMMAND`: a module here for each, and launching, options, output, verbose."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except SparsifyError as error:
+            # Of the processes of one training one is enough to say what is wrong.
+            if error.told_elsewhere:
+                raise typer.Exit(2) from None
             # As text, since a path in an error may hold what rich takes for markup; soft-wrapped, so that it stays one
             # line for grep. Exit code 2, as typer's own for wrong arguments; 1 is left to checks that fail.
             line = Text(escaped(f"error: {' '.join(str(error).split())}"), style="red")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsify_fx.checkpoints.run_files import cycle_file, epoch_file
 from sparsify_fx.errors import TrainingError
@@ -15,6 +15,7 @@ from sparsify_fx.train.log import Log
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.train.saving import Saver
 from sparsify_fx.train.session import Session
+from sparsify_fx.train.steps import Steps, counts
 from sparsify_fx.transfer import masked_state_dict
 
 
@@ -44,7 +45,7 @@ class EpochRow:
 
 def train_epoch(
     session: Session,
-    train_model: nn.Module,
+    make_step: Steps,
     epoch: int,
     log: Log,
     folder: RunFolder,
@@ -58,14 +59,8 @@ def train_epoch(
     session.model.train()
     batches = session.training_batches(epoch, within.step)
     for step, (x, y) in enumerate(batches, start=within.step + 1):
-        with session.autocast():
-            outputs = train_model(x)
-        loss = session.loss(outputs, y) + scheduler.penalty()
-        loss.backward()  # type: ignore[no-untyped-call]
-        session.optimizer.step()
-        session.optimizer.zero_grad()
         # Totals are on the device and read once per epoch, for each reading waits until the GPU is done.
-        within.totals += counts(loss, outputs, y)
+        within.totals += make_step(x, y, epoch, step)
         within.step = step
 
         # The last scheduler step of a run prunes: what is reported and kept is the network before that.
@@ -74,10 +69,8 @@ def train_epoch(
             # Penalties with an adaptive strength compare it with the epoch before, in the step that follows.
             scheduler.observe(accuracy=row.train_accuracy)
             keep_state(session, folder, epoch)
-        # Scores of regrown weights are gradients, and RigL takes those of the batch of its step, not of a fixed one.
-        if scheduler.needs_batch:
-            scheduler.score_on(x, y)
-        scheduler.step()
+        with make_step.score(x, y):
+            scheduler.step()
         log.advance()
         if step < scheduler.steps_per_epoch:
             saver.after_step(epoch, within)
@@ -99,7 +92,7 @@ def _end_of_epoch(
 ) -> EpochRow:
     """The row of an epoch whose optimizer steps are done; TrainingError when its loss is not finite."""
     scheduler = session.scheduler
-    loss, correct, samples = totals.tolist()
+    loss, correct, samples = session.processes.summed(totals).tolist()
     # Before the line and the checkpoint are written: what the folder keeps is from before the loss diverged.
     if not math.isfinite(loss):
         raise TrainingError(
@@ -140,15 +133,8 @@ def evaluate(session: Session) -> float:
                 outputs = session.model(x)
             totals += counts(session.loss(outputs, y), outputs, y)
     session.model.train()
-    _, correct, samples = totals.tolist()
+    _, correct, samples = session.processes.summed(totals).tolist()
     return float(correct / samples)
-
-
-def counts(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """(loss · samples, correct, samples) of a batch, on its device and without waiting for it."""
-    correct = (outputs.argmax(1) == targets).sum()
-    samples = torch.full_like(correct, len(targets))
-    return torch.stack([loss.detach() * len(targets), correct, samples])
 
 
 def derived_seed(seed: int, epoch: int) -> int:

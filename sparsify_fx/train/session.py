@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.api import apply
+from sparsify_fx.distributed.replicas import same_batches
 from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.programs.parameter_groups import ParameterGroups, parameter_groups
@@ -28,8 +29,10 @@ from sparsify_fx.train.checks import (
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
+from sparsify_fx.train.processes import Processes, first_of_machine, processes_of
 from sparsify_fx.transfer import take_from
 from sparsify_fx.zoo.data import Augment, Data, load_data
+from sparsify_fx.zoo.data.shares import shared_epoch
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
 _LOG = logging.getLogger(__name__)
@@ -47,6 +50,7 @@ class Session:
     optimizer: Optimizer
     scheduler: Scheduler
     groups: ParameterGroups
+    processes: Processes
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with the configured label smoothing, in float32 under autocast too."""
@@ -62,11 +66,16 @@ class Session:
     def training_batches(
         self, epoch: int, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The shuffled and augmented batches of an epoch from number `start`; they depend on (seed, epoch) alone."""
+        """This process's part of the batches of an epoch from number `start`, shuffled and augmented.
+
+        All processes together have the batches of one, which depend on (seed, epoch) alone.
+        """
         crop, flip = self.config.augment.crop_padding, self.config.augment.flip
         augment = Augment(crop, flip) if crop or flip else None
-        batches = self.data.train.epoch(
+        batches = shared_epoch(
+            self.data.train,
             self.config.batch_size,
+            self.processes.share,
             train=True,
             seed=self.config.seed,
             epoch=epoch,
@@ -76,8 +85,9 @@ class Session:
         return self._laid_out(batches)
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test set in order."""
-        return self._laid_out(self.data.test.epoch(self.config.batch_size, train=False))
+        """This process's batches of the test set, in order."""
+        size, share = self.config.batch_size, self.processes.share
+        return self._laid_out(shared_epoch(self.data.test, size, share, train=False))
 
     def _laid_out(
         self, batches: Iterator[tuple[Tensor, Tensor]]
@@ -141,7 +151,9 @@ def build_session(config: TrainConfig) -> Session:
     Raises the error of whatever does not fit (DataError, UnknownNameError, LayerError, ConfigError, ...).
     """
     config = config.resolved()
-    data = open_data(config)
+    processes = processes_of(config)
+    with first_of_machine():
+        data = open_data(config)
 
     # 1. The model as it starts. Parts of another run are taken on top of its own first weights, so those are kept.
     model = fresh_model(config, data).to(config.device)
@@ -154,25 +166,27 @@ def build_session(config: TrainConfig) -> Session:
     )
 
     # 2. Programs and first masks; some initializations need the masks, and what is taken from other runs comes on top.
-    loss_fn, batches = _scoring(config, data)
+    loss_fn, batches = _scoring(config, data, processes)
     _LOG.info(
         "%s at sparsity %g for the model %s",
         config.method,
         config.sparsity,
         config.model,
     )
-    apply(
-        model,
-        config.method,
-        sparsity=config.sparsity,
-        batches=batches,
-        loss_fn=loss_fn,
-        include=config.include,
-        exclude=config.exclude,
-        seed=config.seed,
-        storage=config.storage,
-        **config.axes,
-    )
+    # Every process scores what one process would, and so chooses its masks, to the bit.
+    with same_batches():
+        apply(
+            model,
+            config.method,
+            sparsity=config.sparsity,
+            batches=batches,
+            loss_fn=loss_fn,
+            include=config.include,
+            exclude=config.exclude,
+            seed=config.seed,
+            storage=config.storage,
+            **config.axes,
+        )
     _initialize(config, model, after_apply=True)
     for source in config.init_from:
         _LOG.info("taking %s from %s", ", ".join(source.take), source.run)
@@ -186,15 +200,16 @@ def build_session(config: TrainConfig) -> Session:
     optimizer = build_optimizer(
         groups, config.optimizer.name, config.optimizer.lr, options
     )
-    scheduler = Scheduler(
-        model,
-        optimizer,
-        epochs=config.epochs,
-        steps_per_epoch=data.train.batches(config.batch_size, train=True),
-        learning_rate=config.learning_rate.build(),
-        batches=batches,
-        loss_fn=loss_fn,
-    )
+    with same_batches():
+        scheduler = Scheduler(
+            model,
+            optimizer,
+            epochs=config.epochs,
+            steps_per_epoch=data.train.batches(config.batch_size, train=True),
+            learning_rate=config.learning_rate.build(),
+            batches=batches,
+            loss_fn=loss_fn,
+        )
 
     # Only the scheduler knows how many epochs all cycles have together; nothing has been written yet.
     late = [epoch for epoch in config.snapshots_at if epoch > scheduler.epochs]
@@ -202,7 +217,7 @@ def build_session(config: TrainConfig) -> Session:
         raise ConfigError(
             f"snapshots_at: {late} is beyond the {scheduler.epochs} epochs of this training, cycles included"
         )
-    return Session(config, data, model, optimizer, scheduler, groups)
+    return Session(config, data, model, optimizer, scheduler, groups, processes)
 
 
 def open_data(config: TrainConfig, *, download: bool = True) -> Data:
@@ -216,6 +231,7 @@ def open_data(config: TrainConfig, *, download: bool = True) -> Data:
         download=download,
         workers=config.workers,
         prefetch=config.prefetch,
+        decode=config.decode,
     )
     if config.augment.crop_padding > data.image_size:
         raise ConfigError(
@@ -247,14 +263,7 @@ def _initialize(config: TrainConfig, model: nn.Module, *, after_apply: bool) -> 
         initialization(model, torch.Generator().manual_seed(config.seed))
 
 
-def compiled(session: Session) -> nn.Module:
-    """The model to train with: `torch.compile`d when asked for. It shares all parameters with `session.model`."""
-    if not session.config.compile:
-        return session.model
-    return cast(nn.Module, torch.compile(session.model))
-
-
-def _scoring(config: TrainConfig, data: Data) -> tuple[Any, Any]:
+def _scoring(config: TrainConfig, data: Data, processes: Processes) -> tuple[Any, Any]:
     """(loss_fn, batches) for a criterion or a schedule that needs them, else (None, None)."""
     axes = config.find_method().resolved()
     needs = (*axes.criterion.needs, *axes.schedule.needs)
@@ -263,4 +272,6 @@ def _scoring(config: TrainConfig, data: Data) -> tuple[Any, Any]:
         return loss_fn, None
     # Epoch 0 is none of those that are trained on, which count from 1: it spends no draw of theirs.
     epoch = data.train.epoch(config.batch_size, seed=config.seed, epoch=0, train=True)
-    return loss_fn, list(itertools.islice(epoch, _SCORING_BATCHES))
+    batches = list(itertools.islice(epoch, _SCORING_BATCHES))
+    # As they are trained on: batch norm, and the memory of a device, take no more than a micro-batch.
+    return loss_fn, processes.micro_batches(batches) if processes.fixed else batches
