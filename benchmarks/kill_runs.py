@@ -30,6 +30,8 @@ from sparsify_fx.zoo.data import DATASETS, Kind, imagefolder
 FINISHED, FAILED, ENDED_IN_WORDS = 0, 1, 2
 PATIENCE = 3.0
 """Seconds."""
+STARTED: list[int] = []
+"""The ids of all processes that `start` made, each of which leads a group with its workers."""
 _TIMES = ("seconds", "checkpoint_seconds")
 _COMMON = (
     "model=lenet300",
@@ -109,11 +111,12 @@ def prepare(folder: Path) -> None:
         DATASETS.add("streamed", kind)
 
 
-def in_memory(method: str, folder: Path, processes: int) -> Case:
-    """A training whose data are in memory, in one or several processes."""
+def in_memory(method: str, folder: Path, processes: int, often: bool = True) -> Case:
+    """A training whose data are in memory, in one or several processes; `often`: with many checkpoints."""
     data = (f"data=npz:{folder / 'mine.npz'}", "augment={crop_padding: 2, flip: true}")
-    keys = (*_COMMON, *_OFTEN, f"method={method}", *data)
-    return Case(f"{method}, {processes} processes", keys, processes)
+    keys = (*_COMMON, *(_OFTEN if often else ()), f"method={method}", *data)
+    told = "" if often else ", checkpoints as by default"
+    return Case(f"{method}, {processes} processes{told}", keys, processes)
 
 
 def streamed(method: str, folder: Path) -> Case:
@@ -142,6 +145,7 @@ def start(case: Case, runs: Path, fault: Fault | None = None) -> list[Process]:
             if case.processes > 1:
                 os.environ |= _as_torchrun(rank, case.processes, port)
             _child(case, runs, log, fault if rank == 0 else None)
+        STARTED.append(pid)
         found.append(Process(pid, log))
     return found
 
@@ -219,6 +223,28 @@ def stands(runs: Path) -> list[int] | None:
         state = read_checkpoint(file)
         return [state["epoch"], (state.get("within") or {}).get("step", 0)]
     return None
+
+
+def left(processes: list[int], seconds: float = 20) -> list[str]:
+    """What trainings with these ids have left beside their folders: processes, after a while, and shared memory."""
+    deadline = time.monotonic() + seconds
+    # Workers look every five seconds whether the process that started them is still there.
+    while found := [f"a process of {pid}" for pid in processes if _group_lives(pid)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    shared = (
+        name for pid in processes for name in Path("/dev/shm").glob(f"torch_{pid}_*")
+    )
+    return [*found, *map(str, shared)]
+
+
+def _group_lives(pid: int) -> bool:
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def temporaries(runs: Path) -> list[str]:

@@ -36,11 +36,13 @@ from benchmarks.kill_faults import OPERATIONS, WHEN, Fault
 from benchmarks.kill_runs import (
     ENDED_IN_WORDS,
     FINISHED,
+    STARTED,
     Case,
     Process,
     content,
     differing,
     in_memory,
+    left,
     prepare,
     stands,
     start,
@@ -203,7 +205,9 @@ def measure(
         folder = Path(place)
         prepare(folder)
         cases = [in_memory(method, folder, n) for n in processes for method in METHODS]
-        cases += [streamed("lrr+signin", folder)]
+        cases += [in_memory("lrr+signin", folder, 1, often=False)]
+        # As often as all others of one process together: its kinds of kills are its own.
+        cases += [streamed("lrr+signin", folder)] * 4
         references: dict[Case, Reference] = {}
         trials: list[dict[str, Any]] = []
         made = 0
@@ -217,6 +221,7 @@ def measure(
             made += len(trials[-1]["kills"])
             for difference in trials[-1]["differences"]:
                 print(f"{case.name}: {difference}", flush=True)
+    trials[-1]["differences"] += left(STARTED)
     return trials
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from sparsify_fx.errors import DataError
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -21,7 +24,28 @@ def heard_of_lost_workers() -> Iterator[None]:
         told = str(error)
         if not told.startswith("DataLoader worker (pid"):
             raise
-        raise DataError(
-            f"a process that decodes images was ended: {told.strip()} Mostly memory was short: set workers or prefetch "
-            "to less; the same command goes on from the last checkpoint"
-        ) from error
+        raise _lost(told) from error
+
+
+def from_workers(loader: Iterable[T]) -> Iterator[T]:
+    """The batches of a DataLoader; a DataError when a worker is killed while it hands one over."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        # Tensors come through a socket of the worker, which breaks off before torch knows that it is gone.
+        except (EOFError, OSError) as error:
+            # What a living worker could not read comes under its own name.
+            if str(error).startswith("Caught "):
+                raise
+            raise _lost(f"{type(error).__name__} {error}") from error
+        yield batch
+
+
+def _lost(told: str) -> DataError:
+    return DataError(
+        f"a process that decodes images was ended ({told.strip()}), mostly for lack of memory: set workers or prefetch "
+        "to less; the same command goes on from the last checkpoint"
+    )
