@@ -29,8 +29,8 @@ from sparsify_fx.train.session import Session, build_session
 
 _LOG = logging.getLogger(__name__)
 # Of a configuration: what a first cycle does not depend on, or what the axes below stand for.
-_NOT_IN_IT = ("method", "sparsity", "axes", "checkpoint", "checkpoint_every")
-_NOT_IN_IT += ("allow_other", "save_cycles")
+_NOT_IN_IT = {"method", "sparsity", "axes", "checkpoint", "checkpoint_every"}
+_NOT_IN_IT |= {"allow_other", "save_cycles"}
 
 
 def first_cycle(config: TrainConfig) -> str | None:
@@ -63,7 +63,7 @@ def leaders_of(trials: Mapping[str, Trial]) -> dict[str, str]:
             continue
         runs = config.find_method().resolved().schedule.runs(config.sparsity)
         groups.setdefault(key, []).append((runs, trial.name))
-    leaders = {}
+    leaders: dict[str, str] = {}
     for members in groups.values():
         leader = min(members, key=lambda member: member[0])[1]
         leaders |= {name: leader for _, name in members if name != leader}

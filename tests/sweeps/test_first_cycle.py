@@ -44,8 +44,10 @@ def test_the_same_bits(tmp_path: Path, optimizer: str, epochs: int) -> None:
     data = write_images(tmp_path / "mine.npz")
     # A small rate for both; momentum is state that the last step of the cycle needs.
     more = [f"epochs={epochs}", f"optimizer={{name: {optimizer}, lr: 0.01}}"]
-    more += ["augment.flip=true", "learning_rate.warmup=0.5"]
-    configs = [config(data, method, sparsity, *more) for method, sparsity in SHARING]
+    more += ["augment.flip=true"]
+    # The last needs a run that is longer than its warm-up.
+    sharing = SHARING[: 2 + epochs]
+    configs = [config(data, method, sparsity, *more) for method, sparsity in sharing]
     assert len({first_cycle(each) for each in configs}) == 1
     first, *others = configs
     leader = train(
