@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import torch
@@ -77,9 +78,11 @@ def heard_of_lost_ranks(moment: str) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, SparsifyError) or group() is None or not _lost(error):
             raise
+        # gloo begins with the file and line of its source.
+        said = re.sub(r"^(\[[^\]]*\] *)+", "", str(error)).split(". ")[0]
         raise DistributedError(
             f"another rank left in the middle of {moment}: its own error, or the signal that ended it, says why; the "
-            f"same command goes on from the last checkpoint ({str(error).splitlines()[0][:200]})"
+            f"same command goes on from the last checkpoint ({said[:200]})"
         ) from error
 
 
