@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -25,10 +26,13 @@ def launch(count: int, context: typer.Context) -> None:
 
     from sparsify_fx.train.signals import LEFT, NUMBERS
 
-    # Without it the launcher would die of SIGUSR1, and its processes be left behind.
-    os.environ.setdefault(
-        "TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    )
+    # Without it the launcher would die of SIGUSR1, and its processes be left behind. By torchrun's variable for its own
+    # option, which replaces TORCHELASTIC_SIGNALS_TO_HANDLE whatever that says.
+    handled = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", handled)
+    # It kills its processes half a minute after such a signal, unless they may take longer to save.
+    patience = max(30, math.ceil(context.params["grace"]) + 5)
+    os.environ.setdefault("PET_SHUTDOWN_TIMEOUT", str(patience))
     # torchrun would set one thread for each process, with a banner; so many let them share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // count)))
     # Its log repeats what the processes and the error below say.

@@ -76,20 +76,24 @@ def heard_of_lost_ranks(moment: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, SparsifyError) or group() is None or not _lost(error):
+        # An exchange that breaks has its own error, in words for loops that know of no command.
+        cause = error.__cause__ if isinstance(error, DistributedError) else error
+        if isinstance(cause, SparsifyError) or group() is None or not _lost(cause):
             raise
         # gloo begins with the file and line of its source.
-        said = re.sub(r"^(\[[^\]]*\] *)+", "", str(error)).split(". ")[0]
+        said = re.sub(r"^(\[[^\]]*\] *)+", "", str(cause)).split(". ")[0]
         raise DistributedError(
             f"another rank left in the middle of {moment}: its own error, or the signal that ended it, says why; the "
             f"same command goes on from the last checkpoint ({said[:200]})"
         ) from error
 
 
-def _lost(error: RuntimeError) -> bool:
+def _lost(error: BaseException | None) -> bool:
     kinds = (dist.DistError, dist.DistBackendError, dist.DistNetworkError)
     text = str(error).lower()
-    return isinstance(error, kinds) or any(word in text for word in _GONE)
+    if isinstance(error, kinds):
+        return True
+    return isinstance(error, RuntimeError) and any(word in text for word in _GONE)
 
 
 def _kind(device: str) -> str:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sparsify_fx.train.sections import Section
+from sparsify_fx.zoo.data.decoders import DECODERS
 
 
 class InputKeys(Section):
     """`workers`: processes that decode streamed images, 0 for none; `prefetch`: batches that each prepares ahead.
 
+    `decode`: `pillow`, or `fast`, which is that but for the rounding of pixels (see `sparsify_fx.zoo.data.DECODERS`);
     `channels_last`: images and convolutions in the memory order NHWC, which many kernels are faster in.
     """
 
     workers: int = Field(default=4, ge=0, le=1024)
     prefetch: int = Field(default=2, ge=1, le=1024)
+    decode: str = "pillow"
     channels_last: bool = False
+
+    @field_validator("decode")
+    @classmethod
+    def _known_decoder(cls, value: str) -> str:
+        DECODERS[value]  # UnknownNameError, with the nearest names
+        return value
 
 
 # They say how fast batches come, not what is in them.

@@ -28,6 +28,7 @@ from sparsify_fx.train.session import Session, build_session
 from sparsify_fx.train.signals import Asked, asked_by_signals
 from sparsify_fx.train.steps import build_steps
 from sparsify_fx.train.task import as_plain
+from sparsify_fx.zoo.data.lost_workers import heard_of_lost_workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,7 +70,12 @@ def train(
         known = known_to_all(_finished(RunFolder(path), config), path)
         if known is not None:
             return known
-    with own_randomness(config.device):
+    # Signals from here on: the data and the scores of a first mask may take minutes.
+    with (
+        asked_by_signals(grace) as asked,
+        heard_of_lost_ranks("training"),
+        own_randomness(config.device),
+    ):
         # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none.
         with together("building the session"):
             check_donors(config)
@@ -77,15 +83,14 @@ def train(
         main = session.processes.main
         with (
             open_together(path, main=main, force=force) as folder,
-            heard_of_lost_ranks("training"),
+            heard_of_lost_workers(),
         ):
             # Another process may have finished it while this one built its session, and given the lock back.
             known = known_to_all(_finished(folder, config), path)
             if known is not None:
                 return known
             shown = console or Console() if progress and main else None
-            with asked_by_signals(grace) as asked:
-                return _train(session, folder, shown, tensorboard and main, asked)
+            return _train(session, folder, shown, tensorboard and main, asked)
 
 
 def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:

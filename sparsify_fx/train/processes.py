@@ -71,25 +71,14 @@ class Processes:
         if self.count == 1 or ranks is None:
             return totals
         # Whole numbers of samples and correct answers stay exact beyond 2²⁴.
-        total = totals.double()
+        # Always a copy: this process goes on adding to its own.
+        total = totals.to(torch.float64, copy=True)
         dist.all_reduce(total, group=ranks)
         return total
 
     def begun(self, totals: Tensor) -> Tensor:
         """What this process goes on with, of totals of all processes; the sum over them is the same."""
         return totals if self.main else torch.zeros_like(totals)
-
-    def most(self, numbers: list[int]) -> list[int]:
-        """The largest of each number over the processes; all of them must ask."""
-        ranks = group()
-        if self.count == 1 or ranks is None:
-            return numbers
-        # From the CPU where the group can: it does not wait for what a GPU has in its queue.
-        told = torch.tensor(numbers)
-        if all(device.type != "cpu" for device in ranks._device_types):
-            told = told.to(torch.accelerator.current_accelerator())
-        dist.all_reduce(told, op=dist.ReduceOp.MAX, group=ranks)
-        return [int(number) for number in told.tolist()]
 
 
 def processes_of(config: TrainConfig) -> Processes:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.distributed.ranks import together
+from sparsify_fx.distributed.wishes import Wishes
 from sparsify_fx.errors import CheckpointError, PreemptedError
 from sparsify_fx.train import generators
 from sparsify_fx.train.run_folder import RunFolder
@@ -71,7 +72,7 @@ class Saver:
         self._resumed = within
         self.seconds = within.checkpoint_seconds if within else 0.0
         self._last = self._began = time.perf_counter()
-        self._cost = 0.0
+        self._cost, self._wishes, self._wished = 0.0, Wishes(), False
 
     def begin(self, seed: int) -> Within:
         """Where the next epoch begins, with the generators as they shall be; `seed`: for an epoch from its start."""
@@ -103,8 +104,13 @@ class Saver:
 
         Raises PreemptedError, or KeyboardInterrupt after Ctrl-C, once the checkpoint is written.
         """
-        leaving, due = self._agreed(self._due())
-        if leaving is None and not due:
+        leaving, late = _meant(self._wishes.ask(self._wish(self._late())))
+        every, step = (
+            self._session.config.checkpoint.steps,
+            self._session.scheduler.step_count,
+        )
+        due = every is not None and step % every == 0
+        if leaving is None and not late and not due:
             return
         totals = self._session.processes.summed(within.totals)
         within.seconds, within.checkpoint_seconds = self.elapsed(), self.seconds
@@ -118,28 +124,26 @@ class Saver:
         every = self._session.config.checkpoint_every
         last = epoch == self._session.scheduler.epochs
         due = self._affordable() if every == "auto" else epoch % every == 0
-        leaving, due = self._agreed(due)
+        leaving, due = _meant(self._wishes.now(self._wish(due)))
         if due or last or leaving is not None:
             self._save(epoch, {})
         if leaving is not None and not last:
             self._leave(leaving)
 
-    def _agreed(self, due: bool) -> tuple[signal.Signals | None, bool]:
-        """What any process was asked for by a signal, and whether the first process finds that a checkpoint is due."""
-        by, processes = self._asked.by, self._session.processes
-        number = 0 if by is None else int(by)
-        # The first one writes, so its clock counts.
-        number, saves = processes.most([number, int(due and processes.main)])
-        return (signal.Signals(number) if number else None), bool(saves)
+    def _wish(self, due: bool) -> int:
+        """What this process tells the others: the signal that asked it to leave, and whether it wants to save."""
+        # Signals count for more, whichever process has one. The first process writes, so its clock counts; it wishes
+        # once, for the others know a step later.
+        wants = due and self._session.processes.main and not self._wished
+        self._wished |= wants
+        return 2 * int(self._asked.by or 0) + wants
 
-    def _due(self) -> bool:
-        times = self._session.config.checkpoint
-        step = self._session.scheduler.step_count
-        if times.steps is not None and step % times.steps == 0:
-            return True
-        if times.minutes is None:
+    def _late(self) -> bool:
+        """Whether the time for a checkpoint within an epoch has come, by the clock."""
+        minutes = self._session.config.checkpoint.minutes
+        if minutes is None:
             return False
-        late = time.perf_counter() - self._last >= 60 * times.minutes
+        late = time.perf_counter() - self._last >= 60 * minutes
         return late and self._affordable()
 
     def _affordable(self) -> bool:
@@ -163,7 +167,7 @@ class Saver:
                         **self._session.state_dict(),
                     }
                 )
-        self._last = time.perf_counter()
+        self._last, self._wished = time.perf_counter(), False
         self._cost = self._last - start
         self._began += self._cost
         self.seconds += self._cost
@@ -182,3 +186,9 @@ class Saver:
             f"{by.name}: saved after step {scheduler.step_count} of {scheduler.steps}; the same command goes on from "
             "there"
         )
+
+
+def _meant(wish: int) -> tuple[signal.Signals | None, bool]:
+    """(the signal to leave by, whether a checkpoint is due) of a wish."""
+    number, saves = divmod(wish, 2)
+    return (signal.Signals(number) if number else None), bool(saves)

@@ -231,6 +231,7 @@ def open_data(config: TrainConfig, *, download: bool = True) -> Data:
         download=download,
         workers=config.workers,
         prefetch=config.prefetch,
+        decode=config.decode,
     )
     if config.augment.crop_padding > data.image_size:
         raise ConfigError(

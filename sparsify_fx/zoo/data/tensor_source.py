@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment, Draws, draw
 from sparsify_fx.zoo.data.batching import count_batches, epoch_order
-from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.normalize import Normalizer, floats
 from sparsify_fx.zoo.data.shares import WHOLE, Share
 
 
@@ -92,6 +92,6 @@ class TensorSource:
             if draws is not None:
                 images = draws.apply(images, place.start)
             yield (
-                images.float().mul_(self._scale).add_(self._shift),
+                floats(images).mul_(self._scale).add_(self._shift),
                 self.labels[chosen],
             )
