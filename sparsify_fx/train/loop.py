@@ -10,7 +10,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from sparsify_fx.api import dense_state_dict
-from sparsify_fx.checkpoints.run_files import CHECKPOINT
+from sparsify_fx.checkpoints.run_files import AVERAGE, CHECKPOINT
 from sparsify_fx.distributed.joining import heard_of_lost_ranks
 from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import CheckpointError
@@ -165,6 +165,8 @@ def _train(
     # 4. result.json comes last and marks the run as finished, whatever kills the process before.
     result = _result(session, folder, rows, saver.seconds)
     with together("writing the result"):
+        if session.average is not None:
+            folder.save_state(AVERAGE, dense_state_dict(session.average.model))
         folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
 
@@ -234,10 +236,14 @@ def _result(
                 row.nonzeros,
                 row.train_accuracy,
                 _tested(row),
+                row.validation_accuracy,
+                row.average_test_accuracy,
             )
             for row in ends
         ),
         notes=(*session.scheduler.notes, *_zeros(last)),
+        validation_accuracy=last.validation_accuracy,
+        average_test_accuracy=last.average_test_accuracy,
         provenance=provenance(session.config, session.data.digest),
     )
 

@@ -20,6 +20,7 @@ from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.programs.parameter_groups import ParameterGroups, parameter_groups
 from sparsify_fx.scheduler.scheduler import Scheduler
+from sparsify_fx.train.average import Average
 from sparsify_fx.train.checks import (
     check_model,
     check_optimizer_state,
@@ -27,12 +28,14 @@ from sparsify_fx.train.checks import (
     check_progress,
 )
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.mixing import mixed
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.train.processes import Processes, first_of_machine, processes_of
 from sparsify_fx.transfer import take_from
-from sparsify_fx.zoo.data import Augment, Data, load_data
+from sparsify_fx.zoo.data import Augment, Data, Part, load_data
 from sparsify_fx.zoo.data.shares import shared_epoch
+from sparsify_fx.zoo.data.validation import with_validation
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ class Session:
     scheduler: Scheduler
     groups: ParameterGroups
     processes: Processes
+    average: Average | None = None
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with the configured label smoothing, in float32 under autocast too."""
@@ -82,12 +86,31 @@ class Session:
             augment=augment,
             start=start,
         )
+        config = self.config
+        if config.mixup or config.cutmix:
+            batches = mixed(
+                batches,
+                self.data.num_classes,
+                mixup=config.mixup,
+                cutmix=config.cutmix,
+                seed=config.seed,
+                epoch=epoch,
+                start=start,
+            )
         return self._laid_out(batches)
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's batches of the test set, in order."""
+        return self._in_order(self.data.test)
+
+    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of the images that are kept aside for validation."""
+        assert self.data.validation is not None
+        return self._in_order(self.data.validation)
+
+    def _in_order(self, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
         size, share = self.config.batch_size, self.processes.share
-        return self._laid_out(shared_epoch(self.data.test, size, share, train=False))
+        return self._laid_out(shared_epoch(part, size, share, train=False))
 
     def _laid_out(
         self, batches: Iterator[tuple[Tensor, Tensor]]
@@ -105,6 +128,7 @@ class Session:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            **({"average": self.average.state_dict()} if self.average else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -121,6 +145,10 @@ class Session:
             self.scheduler.load_state_dict(state["scheduler"])
         except _MISFITS as error:
             raise _misfit(error) from error
+
+        if self.average is not None:
+            check_parts(state, ("average",))
+            self.average.load_state_dict(state["average"])
 
         # 3. Whether the parts belong together shows only once all are there.
         check_progress(state, self.scheduler)
@@ -217,7 +245,10 @@ def build_session(config: TrainConfig) -> Session:
         raise ConfigError(
             f"snapshots_at: {late} is beyond the {scheduler.epochs} epochs of this training, cycles included"
         )
-    return Session(config, data, model, optimizer, scheduler, groups, processes)
+    average = None if config.ema is None else Average(model, config.ema)
+    return Session(
+        config, data, model, optimizer, scheduler, groups, processes, average
+    )
 
 
 def open_data(config: TrainConfig, *, download: bool = True) -> Data:
@@ -238,7 +269,9 @@ def open_data(config: TrainConfig, *, download: bool = True) -> Data:
             f"augment.crop_padding={config.augment.crop_padding} is more than an image, which has {data.image_size} "
             "pixels a side; 4 is usual for 32"
         )
-    return data
+    if config.validation is None:
+        return data
+    return with_validation(data, config.validation, config.seed)
 
 
 def fresh_model(config: TrainConfig, task: Data | ModelSpec) -> nn.Module:
