@@ -42,6 +42,7 @@ def train(
     console: Console | None = None,
     tensorboard: bool = True,
     grace: float | None = None,
+    keep_first_cycle: bool = False,
 ) -> Result:
     """Run a configuration to its end in its run folder, and return what came out.
 
@@ -56,6 +57,7 @@ def train(
         tensorboard: write scalars for TensorBoard too, if it is installed.
         grace: SIGTERM, SIGUSR1 and the first Ctrl-C let it save after the step that it is at, and leave; if that takes
             more than so many seconds, the process ends without. None: signals do what they do elsewhere.
+        keep_first_cycle: keep the checkpoint before the last step of the first run (cycle), for others to go on from.
 
     Raises TrainingError when the loss is NaN or infinite; PreemptedError when it saved and left as a signal asked;
     CheckpointError for a folder that is damaged, in use, cannot be written or was trained on other data, and for a run
@@ -90,7 +92,13 @@ def train(
             if known is not None:
                 return known
             shown = console or Console() if progress and main else None
-            return _train(session, folder, shown, tensorboard and main, asked)
+            keep_at = _first_cycle(session) if keep_first_cycle else None
+            return _train(session, folder, shown, tensorboard and main, asked, keep_at)
+
+
+def _first_cycle(session: Session) -> int:
+    """The steps of the first run but for the last, which prunes."""
+    return session.config.epochs * session.scheduler.steps_per_epoch - 1
 
 
 def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
@@ -114,6 +122,7 @@ def _train(
     console: Console | None,
     tensorboard: bool,
     asked: Asked,
+    keep_at: int | None,
 ) -> Result:
     """Train on from the folder's checkpoint, or from the start, to the end."""
     config, scheduler = session.config, session.scheduler
@@ -139,7 +148,7 @@ def _train(
 
     # 3. Each epoch's line reaches the disk before its checkpoint: lines without a checkpoint are cut off on resuming,
     #    but a checkpoint whose lines are missing could not be resumed.
-    saver = Saver(session, folder, asked, within)
+    saver = Saver(session, folder, asked, within, keep_at)
     with open_log(
         folder.path, scheduler, session.groups, len(rows), console, tensorboard
     ) as log:

@@ -173,6 +173,13 @@ class RunFolder:
         with self._writing(CHECKPOINT):
             write_atomically(self.path / CHECKPOINT, write)
 
+    def keep_checkpoint(self, name: str) -> None:
+        """Keep the newest checkpoint under another name too."""
+        with self._writing(name), (self.path / CHECKPOINT).open("rb") as source:
+            write_atomically(
+                self.path / name, lambda stream: shutil.copyfileobj(source, stream)
+            )
+
     def save_state(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Write the safetensors file `name`."""
         data = packed(state)
@@ -218,7 +225,7 @@ class RunFolder:
             ):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-            for pattern in ("epoch-*.safetensors", "cycle-*.safetensors"):
+            for pattern in ("epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt"):
                 for file in self.path.glob(pattern):
                     file.unlink(missing_ok=True)
 

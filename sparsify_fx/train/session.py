@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,15 +26,15 @@ from sparsify_fx.train.checks import (
     check_progress,
 )
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.data import open_data
 from sparsify_fx.train.mixing import mixed
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.train.processes import Processes, first_of_machine, processes_of
 from sparsify_fx.train.scoring import scoring
 from sparsify_fx.transfer import take_from
-from sparsify_fx.zoo.data import Augment, Data, Part, load_data
+from sparsify_fx.zoo.data import Augment, Data, Part
 from sparsify_fx.zoo.data.shares import shared_epoch
-from sparsify_fx.zoo.data.validation import with_validation
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
 _LOG = logging.getLogger(__name__)
@@ -247,29 +246,6 @@ def build_session(config: TrainConfig) -> Session:
     return Session(
         config, data, model, optimizer, scheduler, groups, processes, average
     )
-
-
-def open_data(config: TrainConfig, *, download: bool = True) -> Data:
-    """The data set of a resolved configuration, on its device; ConfigError when its augmentation does not fit."""
-    place, root = torch.device(config.device), Path(config.data_root)
-    data = load_data(
-        config.data,
-        root=root,
-        device=place,
-        image_size=config.image_size,
-        download=download,
-        workers=config.workers,
-        prefetch=config.prefetch,
-        decode=config.decode,
-    )
-    if config.augment.crop_padding > data.image_size:
-        raise ConfigError(
-            f"augment.crop_padding={config.augment.crop_padding} is more than an image, which has {data.image_size} "
-            "pixels a side; 4 is usual for 32"
-        )
-    if config.validation is None:
-        return data
-    return with_validation(data, config.validation, config.seed)
 
 
 def fresh_model(config: TrainConfig, task: Data | ModelSpec) -> nn.Module:
