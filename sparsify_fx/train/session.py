@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,14 +31,13 @@ from sparsify_fx.train.mixing import mixed
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.train.processes import Processes, first_of_machine, processes_of
+from sparsify_fx.train.scoring import scoring
 from sparsify_fx.transfer import take_from
 from sparsify_fx.zoo.data import Augment, Data, Part
 from sparsify_fx.zoo.data.shares import shared_epoch
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
 _LOG = logging.getLogger(__name__)
-# For criteria that look at data: it decides the masks, so runs with another number would be other runs.
-_SCORING_BATCHES = 10
 
 
 @dataclass
@@ -193,7 +191,7 @@ def build_session(config: TrainConfig) -> Session:
     )
 
     # 2. Programs and first masks; some initializations need the masks, and what is taken from other runs comes on top.
-    loss_fn, batches = _scoring(config, data, processes)
+    loss_fn, batches = scoring(config, data, processes)
     _LOG.info(
         "%s at sparsity %g for the model %s",
         config.method,
@@ -270,17 +268,3 @@ def _initialize(config: TrainConfig, model: nn.Module, *, after_apply: bool) -> 
     # A generator of its own, so that the draws do not depend on how many numbers the model's constructor took.
     if initialization.after_apply == after_apply:
         initialization(model, torch.Generator().manual_seed(config.seed))
-
-
-def _scoring(config: TrainConfig, data: Data, processes: Processes) -> tuple[Any, Any]:
-    """(loss_fn, batches) for a criterion or a schedule that needs them, else (None, None)."""
-    axes = config.find_method().resolved()
-    needs = (*axes.criterion.needs, *axes.schedule.needs)
-    loss_fn = F.cross_entropy if "loss_fn" in needs else None
-    if "batches" not in needs:
-        return loss_fn, None
-    # Epoch 0 is none of those that are trained on, which count from 1: it spends no draw of theirs.
-    epoch = data.train.epoch(config.batch_size, seed=config.seed, epoch=0, train=True)
-    batches = list(itertools.islice(epoch, _SCORING_BATCHES))
-    # As they are trained on: batch norm, and the memory of a device, take no more than a micro-batch.
-    return loss_fn, processes.micro_batches(batches) if processes.fixed else batches
