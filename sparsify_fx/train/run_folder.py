@@ -217,7 +217,14 @@ class RunFolder:
             for name in (RESULT, CHECKPOINT, WEIGHTS, METRICS, CONFIG, DATA):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-            for pattern in ("epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt"):
+            # A name without a star is its own pattern.
+            patterns = (
+                AVERAGE,
+                "epoch-*.safetensors",
+                "cycle-*.safetensors",
+                "first-*.pt",
+            )
+            for pattern in patterns:
                 for file in self.path.glob(pattern):
                     file.unlink(missing_ok=True)
 
