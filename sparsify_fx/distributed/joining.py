@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import torch
@@ -79,9 +80,11 @@ def heard_of_lost_ranks(moment: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, DistributedError) else error
         if isinstance(cause, SparsifyError) or group() is None or not _lost(cause):
             raise
+        # gloo begins with the file and line of its source.
+        said = re.sub(r"^(\[[^\]]*\] *)+", "", str(cause)).split(". ")[0]
         raise DistributedError(
             f"another rank left in the middle of {moment}: its own error, or the signal that ended it, says why; the "
-            f"same command goes on from the last checkpoint ({str(cause).splitlines()[0][:200]})"
+            f"same command goes on from the last checkpoint ({said[:200]})"
         ) from error
 
 

@@ -135,6 +135,15 @@ class TrainConfig(InputKeys):
         return value
 
     @model_validator(mode="after")
+    def _average_of_whole_tensors(self) -> TrainConfig:
+        # Entry k of a vector is another weight once masks have changed; "auto" takes vectors where they do not.
+        if self.ema is not None and self.storage == "living":
+            raise ValueError(
+                "ema averages weights that keep their places, which storage=living does not promise; use storage=auto"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_method(self) -> TrainConfig:
         # A factor of the schedule near 1 asks for millions of cycles, each a valid run by itself.
         runs = self.find_method().resolved().schedule.runs(self.sparsity)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify_fx.checkpoints.run_files import cycle_file, epoch_file
 from sparsify_fx.errors import TrainingError
@@ -26,7 +27,9 @@ class EpochRow:
     `loss` and `train_accuracy` are means over the epoch while it trains (augmented, in training mode);
     `test_accuracy` is None in epochs without an evaluation; `lr` is that of the epoch's last step, and so is
     `strength`, that of an adaptive penalty (0 for other methods); `kept_zeros` are the kept weights that are zero;
-    `checkpoint_seconds` were spent on checkpoints since the line before, and are not in `seconds`.
+    `checkpoint_seconds` were spent on checkpoints since the line before, and are not in `seconds`. With a validation
+    set its `validation_accuracy` is in the place of `test_accuracy`, which only the last epoch of a run has;
+    `average_...` are those of the average of the weights, where there is one.
     """
 
     epoch: int
@@ -41,6 +44,9 @@ class EpochRow:
     strength: float = 0.0
     kept_zeros: int = 0
     checkpoint_seconds: float = 0.0
+    validation_accuracy: float | None = None
+    average_validation_accuracy: float | None = None
+    average_test_accuracy: float | None = None
 
 
 def train_epoch(
@@ -101,7 +107,9 @@ def _end_of_epoch(
         )
     # The end of every run is evaluated whatever eval_every says, since the result lists the accuracy of each.
     due = epoch % session.config.eval_every == 0 or scheduler.ends_run
-    tested = evaluate(session) if due else None
+    validated, tested = _accuracies(session, session.model, due)
+    average = session.average
+    of_average = _accuracies(session, average.model, due) if average else (None, None)
     return EpochRow(
         epoch=epoch,
         run=scheduler.run,
@@ -115,24 +123,45 @@ def _end_of_epoch(
         strength=scheduler.strength,
         kept_zeros=scheduler.kept_zeros(),
         checkpoint_seconds=saver.take_seconds(),
+        validation_accuracy=validated,
+        average_validation_accuracy=of_average[0],
+        average_test_accuracy=of_average[1],
     )
 
 
-def evaluate(session: Session) -> float:
-    """Accuracy of the current model on the test set, in [0, 1]; the model is in training mode afterwards.
+def _accuracies(
+    session: Session, model: nn.Module, due: bool
+) -> tuple[float | None, float | None]:
+    """(on the validation set, on the test set), each None where it is not asked for."""
+    guided = session.data.validation is not None
+    # The test is no guide on the way then: it is a result, of the end of each run.
+    tests = session.scheduler.ends_run if guided else due
+    return (
+        evaluate(session, model, session.validation_batches())
+        if guided and due
+        else None,
+        evaluate(session, model, session.test_batches()) if tests else None,
+    )
+
+
+def evaluate(
+    session: Session, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]
+) -> float:
+    """Accuracy of a model on batches, in [0, 1]; it is in the mode that it was in afterwards.
 
     The scheduler step that follows may score weights: it must not depend on whether there was an evaluation.
 
     Runs the uncompiled model, so that training keeps its one graph.
     """
-    session.model.eval()
+    training = model.training
+    model.eval()
     totals = torch.zeros(3, device=session.config.device)
     with torch.no_grad():
-        for x, y in session.test_batches():
+        for x, y in batches:
             with session.autocast():
-                outputs = session.model(x)
+                outputs = model(x)
             totals += counts(session.loss(outputs, y), outputs, y)
-    session.model.train()
+    model.train(training)
     _, correct, samples = session.processes.summed(totals).tolist()
     return float(correct / samples)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from sparsify_fx.api import dense_state_dict
-from sparsify_fx.checkpoints.run_files import CHECKPOINT
+from sparsify_fx.checkpoints.run_files import AVERAGE, CHECKPOINT
 from sparsify_fx.distributed.joining import heard_of_lost_ranks
 from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import CheckpointError
@@ -42,6 +42,7 @@ def train(
     console: Console | None = None,
     tensorboard: bool = True,
     grace: float | None = None,
+    keep_first_cycle: bool = False,
 ) -> Result:
     """Run a configuration to its end in its run folder, and return what came out.
 
@@ -56,6 +57,7 @@ def train(
         tensorboard: write scalars for TensorBoard too, if it is installed.
         grace: SIGTERM, SIGUSR1 and the first Ctrl-C let it save after the step that it is at, and leave; if that takes
             more than so many seconds, the process ends without. None: signals do what they do elsewhere.
+        keep_first_cycle: keep the checkpoint before the last step of the first run (cycle), for others to go on from.
 
     Raises TrainingError when the loss is NaN or infinite; PreemptedError when it saved and left as a signal asked;
     CheckpointError for a folder that is damaged, in use, cannot be written or was trained on other data, and for a run
@@ -90,7 +92,13 @@ def train(
             if known is not None:
                 return known
             shown = console or Console() if progress and main else None
-            return _train(session, folder, shown, tensorboard and main, asked)
+            keep_at = _first_cycle(session) if keep_first_cycle else None
+            return _train(session, folder, shown, tensorboard and main, asked, keep_at)
+
+
+def _first_cycle(session: Session) -> int:
+    """The steps of the first run but for the last, which prunes."""
+    return session.config.epochs * session.scheduler.steps_per_epoch - 1
 
 
 def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
@@ -114,6 +122,7 @@ def _train(
     console: Console | None,
     tensorboard: bool,
     asked: Asked,
+    keep_at: int | None,
 ) -> Result:
     """Train on from the folder's checkpoint, or from the start, to the end."""
     config, scheduler = session.config, session.scheduler
@@ -139,7 +148,7 @@ def _train(
 
     # 3. Each epoch's line reaches the disk before its checkpoint: lines without a checkpoint are cut off on resuming,
     #    but a checkpoint whose lines are missing could not be resumed.
-    saver = Saver(session, folder, asked, within)
+    saver = Saver(session, folder, asked, within, keep_at)
     with open_log(
         folder.path, scheduler, session.groups, len(rows), console, tensorboard
     ) as log:
@@ -156,6 +165,8 @@ def _train(
     # 4. result.json comes last and marks the run as finished, whatever kills the process before.
     result = _result(session, folder, rows, saver.seconds)
     with together("writing the result"):
+        if session.average is not None:
+            folder.save_state(AVERAGE, dense_state_dict(session.average.model))
         folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
 
@@ -225,10 +236,14 @@ def _result(
                 row.nonzeros,
                 row.train_accuracy,
                 _tested(row),
+                row.validation_accuracy,
+                row.average_test_accuracy,
             )
             for row in ends
         ),
         notes=(*session.scheduler.notes, *_zeros(last)),
+        validation_accuracy=last.validation_accuracy,
+        average_test_accuracy=last.average_test_accuracy,
         provenance=provenance(session.config, session.data.digest),
     )
 

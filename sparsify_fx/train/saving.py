@@ -21,6 +21,8 @@ from sparsify_fx.train.session import Session
 from sparsify_fx.train.signals import Asked
 
 _LOG = logging.getLogger(__name__)
+FIRST_CYCLE = "first-cycle.pt"
+"""The checkpoint before the step that ends the first run (cycle), where it is kept."""
 SHARE = 0.01
 """Of a run's time, for the checkpoints whose times the configuration leaves to us."""
 
@@ -60,16 +62,22 @@ class Saver:
     Args:
         asked: what signals ask for.
         within: where in its epoch the training goes on; None for the start of one.
+        keep_at: the step after which the checkpoint is kept beside those that follow, as `FIRST_CYCLE`.
 
     Attributes:
         seconds: what was spent on checkpoints since `take_seconds`.
     """
 
     def __init__(
-        self, session: Session, folder: RunFolder, asked: Asked, within: Within | None
+        self,
+        session: Session,
+        folder: RunFolder,
+        asked: Asked,
+        within: Within | None,
+        keep_at: int | None = None,
     ) -> None:
         self._session, self._folder, self._asked = session, folder, asked
-        self._resumed = within
+        self._resumed, self._keep_at = within, keep_at
         self.seconds = within.checkpoint_seconds if within else 0.0
         self._last = self._began = time.perf_counter()
         self._cost, self._wishes, self._wished = 0.0, Wishes(), False
@@ -109,13 +117,16 @@ class Saver:
             self._session.config.checkpoint.steps,
             self._session.scheduler.step_count,
         )
-        due = every is not None and step % every == 0
+        keeps = step == self._keep_at
+        due = keeps or (every is not None and step % every == 0)
         if leaving is None and not late and not due:
             return
         totals = self._session.processes.summed(within.totals)
         within.seconds, within.checkpoint_seconds = self.elapsed(), self.seconds
         within.random = generators.states(self._session.config.device)
         self._save(epoch - 1, {"within": {**vars(within), "totals": totals}})
+        if keeps and self._session.processes.main:
+            self._folder.keep_checkpoint(FIRST_CYCLE)
         if leaving is not None:
             self._leave(leaving)
 

@@ -55,8 +55,13 @@ class Steps:
         else:
             with self.running.following():
                 totals = self._micro_batches(x, y, epoch, step)
+        if (most := session.config.clip_grad_norm) is not None:
+            nn.utils.clip_grad_norm_(session.model.parameters(), most)
         session.optimizer.step()
         session.optimizer.zero_grad()
+        # Before the scheduler's step, which may prune: the average is of the weights that are evaluated.
+        if session.average is not None:
+            session.average.update(session.model, session.scheduler.run)
         return totals
 
     def score(self, x: Tensor, y: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -180,6 +185,8 @@ def _gathered(ranks: torch.distributed.ProcessGroup, part: Tensor) -> Tensor:
 
 def counts(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
     """(loss · samples, correct, samples) of a batch, on its device and without waiting for it."""
-    correct = (outputs.argmax(1) == targets).sum()
+    # Mixed images have shares of classes as their label, of which the largest counts.
+    labels = targets.argmax(1) if targets.dim() > 1 else targets
+    correct = (outputs.argmax(1) == labels).sum()
     samples = torch.full_like(correct, len(targets))
     return torch.stack([loss.detach() * len(targets), correct, samples])

@@ -80,11 +80,27 @@ class FolderSource:
         self.loading, self.decoder = loading, decoder
         self._paths = Texts(listing.paths)
         self._labels = np.array(listing.labels)
+        self._normalizer = normalizer
         self._scale, self._shift = normalizer.factors(device)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.listing.paths)
+
+    def class_labels(self) -> Tensor:
+        """The labels, int64 [N]."""
+        return torch.from_numpy(self._labels)
+
+    def subset(self, indices: Tensor) -> FolderSource:
+        """The images at `indices` alone, normalized as before."""
+        chosen, known = indices.tolist(), self.listing
+        paths, labels = (
+            tuple(each[index] for index in chosen)
+            for each in (known.paths, known.labels)
+        )
+        listing = Listing(paths, labels, known.classes)
+        settings = (self._normalizer, self.device, self.loading, self.decoder)
+        return FolderSource(listing, self.size, *settings)
 
     def batches(self, batch_size: int, *, train: bool) -> int:
         """See `Part.batches`."""

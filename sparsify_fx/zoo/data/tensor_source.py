@@ -51,11 +51,22 @@ class TensorSource:
         # uint8 on the device is a fourth of the floats, which are made of one batch at a time.
         self.images = images.to(device)
         self.labels = labels.to(device)
+        self._normalizer = normalizer
         self._scale, self._shift = normalizer.factors(device)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)
+
+    def class_labels(self) -> Tensor:
+        """The labels, int64 [N], on the CPU."""
+        return self.labels.cpu()
+
+    def subset(self, indices: Tensor) -> TensorSource:
+        """The images at `indices` alone, normalized as before."""
+        there = indices.to(self.images.device)
+        images, labels = self.images[there], self.labels[there]
+        return TensorSource(images, labels, self._normalizer, self.images.device)
 
     def batches(self, batch_size: int, *, train: bool) -> int:
         """See `Part.batches`."""
