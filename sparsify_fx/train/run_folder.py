@@ -28,7 +28,6 @@ from torch import Tensor
 
 from sparsify_fx.checkpoints.checksums import SealingStream
 from sparsify_fx.checkpoints.run_files import (
-    AVERAGE,
     CHECKPOINT,
     WEIGHTS,
     packed,
