@@ -47,6 +47,7 @@ CONFIG, METRICS, RESULT, DATA = (
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 _REMEDY = "train again with --force"
+_STATES = (AVERAGE, "epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt")
 
 
 def run_path(runs_dir: str | os.PathLike[str], config: TrainConfig) -> Path:
@@ -214,18 +215,10 @@ class RunFolder:
         """Remove what an earlier run wrote, the mark of its end first."""
         # A kill in the middle must leave an unfinished run, not a result beside the weights of another one.
         with self._writing(RESULT):
-            for name in (
-                RESULT,
-                CHECKPOINT,
-                WEIGHTS,
-                AVERAGE,
-                METRICS,
-                CONFIG,
-                DATA,
-            ):
+            for name in (RESULT, CHECKPOINT, WEIGHTS, METRICS, CONFIG, DATA):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-            for pattern in ("epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt"):
+            for pattern in _STATES:
                 for file in self.path.glob(pattern):
                     file.unlink(missing_ok=True)
 

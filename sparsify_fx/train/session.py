@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,19 +26,18 @@ from sparsify_fx.train.checks import (
     check_progress,
 )
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.data import open_data
 from sparsify_fx.train.mixing import mixed
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
 from sparsify_fx.train.processes import Processes, first_of_machine, processes_of
+from sparsify_fx.train.scoring import scoring
 from sparsify_fx.transfer import take_from
-from sparsify_fx.zoo.data import Augment, Data, Part, load_data
+from sparsify_fx.zoo.data import Augment, Data, Part
 from sparsify_fx.zoo.data.shares import shared_epoch
-from sparsify_fx.zoo.data.validation import with_validation
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
 _LOG = logging.getLogger(__name__)
-# For criteria that look at data: it decides the masks, so runs with another number would be other runs.
-_SCORING_BATCHES = 10
 
 
 @dataclass
@@ -194,7 +191,7 @@ def build_session(config: TrainConfig) -> Session:
     )
 
     # 2. Programs and first masks; some initializations need the masks, and what is taken from other runs comes on top.
-    loss_fn, batches = _scoring(config, data, processes)
+    loss_fn, batches = scoring(config, data, processes)
     _LOG.info(
         "%s at sparsity %g for the model %s",
         config.method,
@@ -251,29 +248,6 @@ def build_session(config: TrainConfig) -> Session:
     )
 
 
-def open_data(config: TrainConfig, *, download: bool = True) -> Data:
-    """The data set of a resolved configuration, on its device; ConfigError when its augmentation does not fit."""
-    place, root = torch.device(config.device), Path(config.data_root)
-    data = load_data(
-        config.data,
-        root=root,
-        device=place,
-        image_size=config.image_size,
-        download=download,
-        workers=config.workers,
-        prefetch=config.prefetch,
-        decode=config.decode,
-    )
-    if config.augment.crop_padding > data.image_size:
-        raise ConfigError(
-            f"augment.crop_padding={config.augment.crop_padding} is more than an image, which has {data.image_size} "
-            "pixels a side; 4 is usual for 32"
-        )
-    if config.validation is None:
-        return data
-    return with_validation(data, config.validation, config.seed)
-
-
 def fresh_model(config: TrainConfig, task: Data | ModelSpec) -> nn.Module:
     """The model as it is before `apply`, with its initial weights, on the CPU: the same ones on every device."""
     # Built on the CPU whatever the device: a GPU's generator would draw other numbers from the same seed.
@@ -294,17 +268,3 @@ def _initialize(config: TrainConfig, model: nn.Module, *, after_apply: bool) -> 
     # A generator of its own, so that the draws do not depend on how many numbers the model's constructor took.
     if initialization.after_apply == after_apply:
         initialization(model, torch.Generator().manual_seed(config.seed))
-
-
-def _scoring(config: TrainConfig, data: Data, processes: Processes) -> tuple[Any, Any]:
-    """(loss_fn, batches) for a criterion or a schedule that needs them, else (None, None)."""
-    axes = config.find_method().resolved()
-    needs = (*axes.criterion.needs, *axes.schedule.needs)
-    loss_fn = F.cross_entropy if "loss_fn" in needs else None
-    if "batches" not in needs:
-        return loss_fn, None
-    # Epoch 0 is none of those that are trained on, which count from 1: it spends no draw of theirs.
-    epoch = data.train.epoch(config.batch_size, seed=config.seed, epoch=0, train=True)
-    batches = list(itertools.islice(epoch, _SCORING_BATCHES))
-    # As they are trained on: batch norm, and the memory of a device, take no more than a micro-batch.
-    return loss_fn, processes.micro_batches(batches) if processes.fixed else batches
