@@ -46,6 +46,7 @@ CONFIG, METRICS, RESULT, DATA = (
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 _REMEDY = "train again with --force"
+_STATES = (AVERAGE, "epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt")
 
 
 def run_path(runs_dir: str | os.PathLike[str], config: TrainConfig) -> Path:
@@ -216,7 +217,7 @@ class RunFolder:
             for name in (RESULT, CHECKPOINT, WEIGHTS, METRICS, CONFIG, DATA):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-            for pattern in ("epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt"):
+            for pattern in _STATES:
                 for file in self.path.glob(pattern):
                     file.unlink(missing_ok=True)
 

@@ -170,3 +170,10 @@ def test_the_keys_are_in_the_name_and_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=key.partition("=")[0]):
             small(data, key)
+
+
+def test_a_run_that_begins_again_leaves_no_old_average(tmp_path: Path) -> None:
+    config = small(write_images(tmp_path / "a.npz"), ALL[1])
+    result = quietly(config, tmp_path / "runs")
+    RunFolder(result.folder).clear()
+    assert not (result.path / AVERAGE).exists()
