@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sparsify_fx.checkpoints.checksums import SealingStream
 from sparsify_fx.checkpoints.run_files import (
+    AVERAGE,
     CHECKPOINT,
     WEIGHTS,
     packed,
