@@ -1,8 +1,9 @@
-"""The command line: `sparsify-fx COMMAND`; every module here but `options`, `output` and `verbose` is one."""
+"""The command line, `sparsify-fx COMMAND`: a module here for each, and launching, options, output, verbose."""
 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from sparsify_fx import __version__
 from sparsify_fx.cli import (
     analyze,
     bench,
+    compare,
     coverage,
     demo,
     export,
@@ -21,12 +23,16 @@ from sparsify_fx.cli import (
     lab,
     methods,
     pack,
+    sweep,
     train,
     unpack,
 )
 from sparsify_fx.cli.verbose import with_verbose
 from sparsify_fx.errors import SparsifyError
 from sparsify_fx.tables.fitting import escaped
+
+# Seconds in which the process that tells of an error has left for sure, and torchrun has ended those that wait.
+_LATER = 20.0
 
 
 def _reporting(command: Callable[..., None]) -> Callable[..., None]:
@@ -37,6 +43,11 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except SparsifyError as error:
+            # Of the processes of one training one is enough to say what is wrong. It shall be the first to leave: then
+            # torchrun ends the others.
+            if error.told_elsewhere:
+                time.sleep(_LATER)
+                raise typer.Exit(2) from None
             # As text, since a path in an error may hold what rich takes for markup; soft-wrapped, so that it stays one
             # line for grep. Exit code 2, as typer's own for wrong arguments; 1 is left to checks that fail.
             line = Text(escaped(f"error: {' '.join(str(error).split())}"), style="red")
@@ -58,6 +69,8 @@ app = typer.Typer(
 # -v is outermost, so that a command that ends in an error still takes its handler off the logger.
 for _module in (
     train,
+    sweep,
+    compare,
     demo,
     export,
     pack,

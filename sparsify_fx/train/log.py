@@ -22,7 +22,14 @@ from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.train.run_folder import TENSORBOARD
 
 _LOG = logging.getLogger(__name__)
-_SCALARS = ("loss", "train_accuracy", "test_accuracy", "density", "lr")
+_SCALARS = (
+    "loss",
+    "train_accuracy",
+    "validation_accuracy",
+    "test_accuracy",
+    "density",
+    "lr",
+)
 
 
 class ScalarWriter(Protocol):
@@ -64,7 +71,7 @@ class Log:
         if self._writer is not None:
             try:
                 for name in _SCALARS:
-                    if row[name] is not None:
+                    if row.get(name) is not None:
                         self._writer.add_scalar(name, row[name], row["epoch"])
             # No reason to end a training: metrics.jsonl holds the same numbers.
             except OSError as error:
@@ -86,20 +93,20 @@ def open_log(
     """The log of a training of which `epochs_done` epochs are done; without a console nothing is shown."""
     _LOG.info("parameter groups of %s:\n%s", folder, groups)
     writer = _tensorboard(folder / TENSORBOARD, epochs_done) if tensorboard else None
-    if writer is not None and epochs_done == 0:
+    steps = scheduler.step_count
+    if writer is not None and steps == 0:
         writer.add_text("parameter groups", f"<pre>{groups}</pre>")
-    steps = epochs_done * (scheduler.steps // scheduler.epochs)
     try:
         if console is None:
             yield Log(None, writer, steps, scheduler.steps)
             return
-        console.print(
-            scheduler.timeline().table()
-            if epochs_done == 0
-            else f"going on after epoch {epochs_done}"
-        )
-        if epochs_done == 0:
+        if steps == 0:
+            console.print(scheduler.timeline().table())
             console.print(groups.table())
+        else:
+            within = steps - epochs_done * scheduler.steps_per_epoch
+            more = f" and {within} steps of the next one" if within else ""
+            console.print(f"going on after epoch {epochs_done}{more}")
         with _bar(console) as bar:
             yield Log(bar, writer, steps, scheduler.steps)
     finally:
@@ -113,8 +120,12 @@ def open_log(
 
 def epoch_line(row: Mapping[str, Any]) -> str:
     """The one line of an epoch."""
-    tested = (
-        "" if row["test_accuracy"] is None else f"  test {row['test_accuracy']:.4f}"
+    # Rows of older versions have no validation.
+    accuracies = (
+        (part, row.get(f"{part}_accuracy")) for part in ("validation", "test")
+    )
+    tested = "".join(
+        f"  {part} {found:.4f}" for part, found in accuracies if found is not None
     )
     return (
         f"epoch {row['epoch']:>4}  run {row['run']:>2}  loss {row['loss']:.4f}"

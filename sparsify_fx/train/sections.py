@@ -22,7 +22,7 @@ class Section(BaseModel):
 
 
 class OptimizerConfig(Section):
-    """name: any torch.optim class in lower case; lr: the peak rate; every other option of that class by its name.
+    """name: a torch.optim class in lower case, or package.module:Class; lr: the peak rate; its options by their names.
 
     An option that is null counts as not given, so `--set optimizer.momentum=null` removes it. `weight_decay` is a
     number, which falls on the parameters that the method's paper lets it fall on, or numbers by parameter group:
@@ -85,6 +85,24 @@ class LearningRateConfig(Section):
         # Building is the check: a wrong curve must fail before data are loaded, not when the scheduler asks for it.
         self.build()
         return self
+
+
+class CheckpointConfig(Section):
+    """When to save within an epoch: every so many steps of the training, or minutes after the checkpoint before.
+
+    With `steps` the minutes are off unless they are given too. Minutes are more where a checkpoint takes long: at most
+    1 % of the time is spent on them. With {minutes: null} there is none within an epoch.
+    """
+
+    steps: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=10.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_alone(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("steps") is not None:
+            return {"minutes": None, **given}
+        return given
 
 
 class AugmentConfig(Section):

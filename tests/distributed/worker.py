@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.distributed import batch_cases as _batch_cases
 from tests.distributed import living_cases as _living_cases
 from tests.distributed.cases import CASES
 
-assert _living_cases  # the import adds its cases
+assert _living_cases, _batch_cases  # the imports add their cases
 
 
 def main(rank: int, ranks: int, rendezvous: str, result: str) -> None:

@@ -1,4 +1,4 @@
-"""Folders of images, one folder per class: PATH/train and PATH/test or PATH/val."""
+"""Folders of images, one folder per class: PATH/train and PATH/test or PATH/val; also Tiny ImageNet as published."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import torch
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.assemble import Split, tensor_data
-from sparsify_fx.zoo.data.decode import Listing, centered, shorter_side, whole
+from sparsify_fx.zoo.data.decode import Listing, shorter_side, whole
+from sparsify_fx.zoo.data.decoders import DECODERS, Decoder
 from sparsify_fx.zoo.data.folder_source import FolderSource, eval_resize
 from sparsify_fx.zoo.data.load import DATASETS, LIMIT_BYTES, Kind, Request
 from sparsify_fx.zoo.data.normalize import Normalizer
 from sparsify_fx.zoo.data.source import Facts
+from sparsify_fx.zoo.data.tiny_imagenet import LABELS, is_tiny_imagenet, listings
 from sparsify_fx.zoo.data.types import Data
 
 _LOG = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ def load(request: Request) -> Data:
     side = request.image_size or shorter_side(train.paths[0])
     if len(train.paths) * 3 * side * side <= request.limit_bytes:
         decoded, decoded_test = (
-            _decode(part, request.image_size, side) for part in (train, test)
+            _decode(part, request.image_size, side, DECODERS[request.decode])
+            for part in (train, test)
         )
         return tensor_data(
             request, decoded, decoded_test, len(train.classes), train.classes, seen
@@ -74,6 +77,9 @@ def _digest(root: Path, *parts: Listing) -> str:
                 seen.update(f"{name} {size}\n".encode())
                 if index % step == 0:
                     seen.update(Path(path).read_bytes())
+        # Elsewhere the label is in the path.
+        if is_tiny_imagenet(root):
+            seen.update((root / LABELS).read_bytes())
     except OSError as error:
         raise DataError(
             f"{error.filename} cannot be read ({error.strerror}); replace or remove the file"
@@ -88,6 +94,8 @@ def _step(part: Listing) -> int:
 
 def _list(path: Path) -> tuple[Listing, Listing]:
     """The training and test images; the classes of both must agree."""
+    if is_tiny_imagenet(path):
+        return listings(path)
     # A folder with both is taken at its word; ImageNet has val alone, whose test labels are not public.
     test_folder = path / "test" if (path / "test").is_dir() else path / "val"
     folders = [path / "train", test_folder]
@@ -106,7 +114,9 @@ def _list(path: Path) -> tuple[Listing, Listing]:
     return train, test
 
 
-def _decode(part: Listing, image_size: int | None, side: int) -> Split:
+def _decode(
+    part: Listing, image_size: int | None, side: int, decoder: Decoder
+) -> Split:
     """Every image of a listing in memory."""
     _LOG.info("decoding %d images of %d pixels a side", len(part.paths), side)
     images = torch.empty(len(part.paths), 3, side, side, dtype=torch.uint8)
@@ -114,7 +124,9 @@ def _decode(part: Listing, image_size: int | None, side: int) -> Split:
     def fill(index: int) -> None:
         path = part.paths[index]
         images[index] = (
-            whole(path, side) if image_size is None else centered(path, side, side)
+            whole(path, side)
+            if image_size is None
+            else decoder.centered(path, side, side)
         )
 
     # Threads are enough, since Pillow decodes without Python's lock; reading what `map` gives raises a thread's error.
@@ -131,10 +143,13 @@ def _stream(
     _LOG.info("streaming %d images, too many for limit_bytes", len(train.paths))
     # Spread over the listing, which is sorted by class: the first ones would all be of a few classes.
     paths = train.paths[:: _step(train)]
-    sample = torch.stack([centered(path, size, eval_resize(size)) for path in paths])
+    decoder = DECODERS[request.decode]
+    sample = torch.stack(
+        [decoder.centered(path, size, eval_resize(size)) for path in paths]
+    )
     normalizer = Normalizer.of(sample)
     train_part, test_part = (
-        FolderSource(part, size, normalizer, request.device, request.workers)
+        FolderSource(part, size, normalizer, request.device, request.loading, decoder)
         for part in (train, test)
     )
     facts = Facts(

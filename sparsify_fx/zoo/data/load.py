@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from sparsify_fx.errors import DataError
-from sparsify_fx.plugins import load_plugins
+from sparsify_fx.plugins import load_plugins, names_module
 from sparsify_fx.registry import Registry
+from sparsify_fx.zoo.data.loader import Loading
 from sparsify_fx.zoo.data.types import Data
 
 _LOG = logging.getLogger(__name__)
@@ -30,8 +31,9 @@ class Request:
         image_size: pixels a side, None for the images' own size.
         device: where the batches are needed.
         limit_bytes: image folders beyond it are streamed.
-        workers: processes that decode streamed images; they change no bit of the batches.
+        loading: workers that decode streamed images, and how far ahead.
         download: whether what is not there may be downloaded.
+        decode: the decoder of image files, see `DECODERS`.
     """
 
     spec: str
@@ -39,8 +41,9 @@ class Request:
     image_size: int | None
     device: torch.device
     limit_bytes: int
-    workers: int
+    loading: Loading
     download: bool = True
+    decode: str = "pillow"
 
     @property
     def argument(self) -> str:
@@ -77,6 +80,9 @@ class Kind:
     task: tuple[int, int, int] | None = None
 
 
+OWN = "package.module"
+"""The entry of data by import path."""
+
 DATASETS = Registry[Kind]("data set")
 
 
@@ -88,19 +94,23 @@ def load_data(
     image_size: int | None = None,
     limit_bytes: int = LIMIT_BYTES,
     workers: int = 4,
+    prefetch: int = 2,
     download: bool = True,
+    decode: str = "pillow",
 ) -> Data:
     """The data set of a spec.
 
     Args:
-        spec: `mnist5k`, `cifar10`, `cifar100`, `imagefolder:PATH` (with train and test or val) or `npz:PATH` (a file,
-            or a folder with train.npz and test.npz). A relative PATH starts at the current folder.
+        spec: `mnist5k`, `mnist`, `cifar10`, `cifar100`, `imagefolder:PATH` (with train and test or val, or Tiny
+            ImageNet as published), `npz:PATH` (a file, or a folder with train.npz and test.npz) or the import path of
+            a function (see `own.py`). A relative PATH starts at the current folder.
         root: folder for downloads, made when needed.
         device: where the batches are needed; small sets are held there whole.
         image_size: pixels a side; images of another size are resized. None: as they are.
         limit_bytes: the most that training images may take as uint8; larger folders are streamed.
-        workers: processes that decode streamed images; 0 for none.
+        workers, prefetch: processes that decode streamed images, 0 for none, and batches that each prepares ahead.
         download: False: DataError for a set that would have to be downloaded.
+        decode: `pillow`, or `fast` for image files whose pixels may differ by rounding; see `DECODERS`.
 
     Raises UnknownNameError for an unknown kind, DataError for data that are missing or malformed.
 
@@ -115,7 +125,16 @@ def load_data(
     place = torch.device(device)
     _LOG.info("loading the data set %s onto %s", spec, place)
     data = kind.load(
-        Request(spec, root, image_size, place, limit_bytes, workers, download)
+        Request(
+            spec,
+            root,
+            image_size,
+            place,
+            limit_bytes,
+            Loading(workers, prefetch),
+            download,
+            decode,
+        )
     )
     _LOG.debug("%s", data.facts)
     return data
@@ -134,7 +153,7 @@ def data_digest(spec: str, *, root: Path = Path("data")) -> str:
     """
     # Without an image size, workers or a device: none of them may change what the digest says.
     kind = _kind(spec)
-    request = Request(spec, root, None, torch.device("cpu"), LIMIT_BYTES, 0)
+    request = Request(spec, root, None, torch.device("cpu"), LIMIT_BYTES, Loading(0))
     # A kind that has no digest of its own is quick to load.
     return kind.load(request).digest if kind.digest is None else kind.digest(request)
 
@@ -144,7 +163,8 @@ def _kind(spec: str) -> Kind:
     # A kind of data may come from an installed plugin, which registers it on import.
     load_plugins()
     name, colon, argument = spec.partition(":")
-    kind = DATASETS[name]
+    own = name not in DATASETS and argument and names_module(name)
+    kind = DATASETS[OWN if own else name]
     if kind.argument and not argument:
         raise DataError(
             f"{spec!r} lacks its {kind.argument}; write {name}:{kind.argument}"
