@@ -13,6 +13,7 @@ from sparsify_fx.living.moving import move, sources
 from sparsify_fx.living.place import pick, place, places_of
 from sparsify_fx.living.wrapping import data_parallel_holds
 from sparsify_fx.parameterizations import Parameterization
+from sparsify_fx.sharding import part, whole, write_into
 
 LIVING = "living"  # the buffer with the places of the living entries; no checkpoint holds it, the mask tells it
 
@@ -56,7 +57,7 @@ class Stored(nn.Module):
         if places is None:
             return tensor
         assert mask is not None
-        full = place(tensor.detach(), places, mask)
+        full = place(whole(tensor), places, mask)
         return torch.where(mask == 1, full, dead)
 
     def factor_mask(self) -> Tensor | None:
@@ -197,7 +198,7 @@ class Stored(nn.Module):
             tensor = own[name]
             assert tensor is not None
             value = value.to(tensor.device)
-            tensor.copy_(self.stored(value) if name in per_entry else value)
+            write_into(tensor, self.stored(value) if name in per_entry else value)
 
     def dead(self, loaded: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What a dead entry of each factor holds: the split of zero (0-dimensional).
@@ -208,7 +209,7 @@ class Stored(nn.Module):
         names = self.per_entry()
         tensors = {**self._parameters, **self._buffers, **(loaded or {})}
         known = [t for n, t in tensors.items() if n in names and t is not None]
-        zero = known[0].new_zeros(())
+        zero = part(known[0], known[0]).new_zeros(())
         shared = {n: t.detach() for n, t in tensors.items() if isinstance(t, Tensor)}
         others = {**shared, **dict.fromkeys(names, zero)}
         return self.parameterization.split(zero, others)
@@ -262,6 +263,7 @@ def move_entries(
 
 
 def _same_memory(one: Tensor, two: Tensor) -> bool:
+    one, two = part(one, one), part(two, two)
     return one.device == two.device != torch.device("meta") and (
         one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
     )

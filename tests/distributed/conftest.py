@@ -21,12 +21,24 @@ Results = Callable[[str, int], list[Any]]
 @functools.cache
 def run(ranks: int) -> tuple[dict[str, Any], ...]:
     """What each rank saw, by case."""
+    return launch("tests.distributed.worker", ranks)
+
+
+def launch(module: str, ranks: int, *given: str) -> tuple[Any, ...]:
+    """What each rank of a process group has written; `module` is run with its number, theirs, two files and `given`."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{rank}.json" for rank in range(ranks)]
-        common = [sys.executable, "-m", "tests.distributed.worker"]
+        common = [sys.executable, "-m", module]
         started = [
             subprocess.Popen(
-                [*common, str(rank), str(ranks), f"{folder}/rendezvous", str(file)],
+                [
+                    *common,
+                    str(rank),
+                    str(ranks),
+                    f"{folder}/rendezvous",
+                    str(file),
+                    *given,
+                ],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
                 stdout=subprocess.PIPE,

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.distributed import fsdp_cases as _fsdp_cases
 from tests.distributed import living_cases as _living_cases
 from tests.distributed.cases import CASES
 
-assert _living_cases  # the import adds its cases
+assert [_fsdp_cases, _living_cases]  # the import adds their cases
 
 
 def main(rank: int, ranks: int, rendezvous: str, result: str) -> None:
