@@ -59,6 +59,10 @@ class TrainingError(SparsifyError, RuntimeError):
     """A training that diverged."""
 
 
+class PreemptedError(SparsifyError, RuntimeError):
+    """A training that saved and left because a signal (SIGTERM, SIGUSR1) asked it to; it can go on later."""
+
+
 class ConfigError(SparsifyError, ValueError):
     """A training configuration with an unknown key or a value of the wrong kind."""
 
@@ -81,6 +85,10 @@ class InputError(PassError, ExportError):
 
 class LabError(SparsifyError, RuntimeError):
     """A laboratory experiment that cannot run, or whose numbers cannot be trusted."""
+
+
+class SweepError(SparsifyError, RuntimeError):
+    """A sweep that cannot be run, or runs that cannot be compared."""
 
 
 class AnalysisError(SparsifyError, RuntimeError):

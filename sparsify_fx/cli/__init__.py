@@ -14,6 +14,7 @@ from sparsify_fx import __version__
 from sparsify_fx.cli import (
     analyze,
     bench,
+    compare,
     coverage,
     demo,
     export,
@@ -21,6 +22,7 @@ from sparsify_fx.cli import (
     lab,
     methods,
     pack,
+    sweep,
     train,
     unpack,
 )
@@ -58,6 +60,8 @@ app = typer.Typer(
 # -v is outermost, so that a command that ends in an error still takes its handler off the logger.
 for _module in (
     train,
+    sweep,
+    compare,
     demo,
     export,
     pack,

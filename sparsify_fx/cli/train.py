@@ -64,13 +64,23 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option(help="Write TensorBoard scalars where it is installed.")
     ] = True,
+    grace: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.001,
+            help="SIGTERM, SIGUSR1 or Ctrl-C: save and leave within this time.",
+        ),
+        # A little less than the 30 s after which SLURM and Kubernetes kill what they asked to end.
+    ] = 25.0,
     plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
     """Train a recipe in its run folder.
 
-    A finished run is not repeated; an interrupted one goes on from its last checkpoint. The axes of a recipe are for
-    its own method: with another `--method` only those that are given with `--set` apply.
+    A finished run is not repeated; an interrupted one goes on from its last checkpoint. SIGTERM and SIGUSR1 let it
+    save after the step that it is at, and leave with exit code 75 within the grace time; so does Ctrl-C, with 130. The
+    axes of a recipe are for its own method: with another `--method` only those that are given with `--set` apply.
 
     Examples:
 
@@ -80,7 +90,9 @@ def command(
 
         sparsify-fx train mnist5k-lenet5 --set axes.allocation=erk --method random
     """
+    from sparsify_fx.errors import PreemptedError
     from sparsify_fx.train import load_config, train
+    from sparsify_fx.train.signals import LEFT
 
     output = Output(json)
     load_files(plugin)
@@ -105,9 +117,13 @@ def command(
                 progress=not quiet,
                 console=output.console,
                 tensorboard=tensorboard,
+                grace=grace,
             )
+    except PreemptedError as error:
+        output.console.print(str(error), soft_wrap=True)
+        raise typer.Exit(LEFT) from None
     except KeyboardInterrupt:
-        # No error: every epoch that is done is in the folder. 130 is 128 + SIGINT, as shells have it.
+        # No error: every step that is done is in the folder. 130 is 128 + SIGINT, as shells have it.
         output.console.print(
             "interrupted; the same command goes on from the last checkpoint"
         )

@@ -2,6 +2,7 @@
 
 from sparsify_fx.train.config import (
     AugmentConfig,
+    CheckpointConfig,
     LearningRateConfig,
     OptimizerConfig,
     TrainConfig,
@@ -12,6 +13,7 @@ from sparsify_fx.train.result import CycleResult, Result
 
 __all__ = [
     "AugmentConfig",
+    "CheckpointConfig",
     "CycleResult",
     "LearningRateConfig",
     "OptimizerConfig",

@@ -60,23 +60,39 @@ def check_optimizer_state(state: Mapping[str, Any]) -> None:
 def check_progress(state: Mapping[str, Any], scheduler: Scheduler) -> None:
     """CheckpointError unless epoch, step and the weights that live say the same; call it once all is loaded."""
     epoch, nonzeros = state.get("epoch"), state.get("nonzeros")
-    step = scheduler.step_count
-    if type(epoch) is not int or not 1 <= epoch <= scheduler.epochs:
+    step, within = scheduler.step_count, _within(state, scheduler)
+    # In the middle of the first epoch none is done yet.
+    if type(epoch) is not int or not 1 <= epoch + (within > 0) <= scheduler.epochs:
         raise CheckpointError(
             f"the checkpoint is of epoch {epoch!r}, the schedule has {scheduler.epochs}; {REMEDY}"
         )
     # Epoch and count, the scheduler's step and the masks are parts of their own: a file put together of two
     # checkpoints, each part sound by itself, is found out here.
-    if step != epoch * scheduler.steps_per_epoch:
+    ends = epoch * scheduler.steps_per_epoch
+    if step != ends + within:
+        told = f", and of {within} steps after it" if within else ""
         raise CheckpointError(
-            f"the checkpoint is of epoch {epoch}, which ends at step {epoch * scheduler.steps_per_epoch}, but its "
-            f"schedule stands at step {step}; {REMEDY}"
+            f"the checkpoint is of epoch {epoch}, which ends at step {ends}{told}, but its schedule stands at step "
+            f"{step}; {REMEDY}"
         )
     # Version 0.1 did not write their number.
     if nonzeros is not None and nonzeros != scheduler.nonzeros():
         raise CheckpointError(
             f"the checkpoint was written with {nonzeros} weights, its masks keep {scheduler.nonzeros()}; {REMEDY}"
         )
+
+
+def _within(state: Mapping[str, Any], scheduler: Scheduler) -> int:
+    """Steps of the epoch in whose middle a checkpoint was written; 0 for the end of an epoch."""
+    within = state.get("within")
+    if within is None:
+        return 0
+    step = within.get("step") if isinstance(within, Mapping) else None
+    if type(step) is not int or not 1 <= step < scheduler.steps_per_epoch:
+        raise CheckpointError(
+            f"the checkpoint is of step {step!r} of an epoch, which has {scheduler.steps_per_epoch}; {REMEDY}"
+        )
+    return step
 
 
 @torch.no_grad()

@@ -18,19 +18,21 @@ from sparsify_fx.plugins import load_plugins
 from sparsify_fx.programs.parameter_groups import Decay, without_decay
 from sparsify_fx.recipe import AXES, Method, find_method
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
+from sparsify_fx.train.input import InputKeys, without_defaults
 from sparsify_fx.train.optimizers import default_weight_decay
 from sparsify_fx.train.problems import tell
 from sparsify_fx.train.safe_yaml import check_plain
 from sparsify_fx.train.sections import (
     AugmentConfig,
+    CheckpointConfig,
     LearningRateConfig,
     OptimizerConfig,
-    Section,
     SourceConfig,
 )
 
 __all__ = [
     "AugmentConfig",
+    "CheckpointConfig",
     "LearningRateConfig",
     "OptimizerConfig",
     "SourceConfig",
@@ -46,18 +48,26 @@ MOST_EPOCHS = 100_000
 
 # No result depends on these, so they are not in the name of the run folder: of the storage not more than the last bits
 # of some optimizers, and a run may go on in the other one.
-_INDIFFERENT = ("checkpoint_every", "data_root", "allow_other", "storage")
+_INDIFFERENT = (
+    "checkpoint",
+    "checkpoint_every",
+    "data_root",
+    "allow_other",
+    "storage",
+)
 _SWITCHES = ("compile", "amp")
 
 
-class TrainConfig(Section):
+class TrainConfig(InputKeys):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
     `sparsify_fx.recipe.axis_value` reads them; `init_from`: one or several runs to start from, taken in order;
     `storage`: whether factors are whole tensors or vectors of living entries, see `sparsify_fx.apply`;
-    `allow_other`: in what runs that it takes from may differ (model, seed, init, data); `snapshots_at`: epochs over all
-    cycles (0 is the start) after which weights and masks are kept; `save_cycles`: keep them at the end of each cycle.
+    `checkpoint`: when to save within an epoch; `checkpoint_every`: save at the end of every so many epochs, "auto" of
+    each unless checkpoints would take more than 1 % of the time; `allow_other`: in what runs that it takes from may
+    differ (model, seed, init, data); `snapshots_at`: epochs over all cycles (0 is the start) after which weights and
+    masks are kept; `save_cycles`: keep them at the end of each cycle.
     """
 
     method: str = "signin"
@@ -82,7 +92,8 @@ class TrainConfig(Section):
     compile: bool | Auto = "auto"
     amp: bool | Auto = "auto"
     eval_every: int = Field(default=1, ge=1)
-    checkpoint_every: int = Field(default=1, ge=1)
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    checkpoint_every: Annotated[int, Field(ge=1)] | Auto = "auto"
     init_from: tuple[SourceConfig, ...] = ()
     allow_other: tuple[Fact, ...] = ()
     snapshots_at: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -187,12 +198,12 @@ class TrainConfig(Section):
 
         blake2b over canonical JSON of the resolved configuration, with the axes as objects see them ("uniform" equals
         {"name": "uniform"}). In: the type of the device, compile and amp, since each changes rounding. Out: the number
-        of the device, `data_root`, `checkpoint_every`, `storage` and `allow_other`. Other runs count by the content of
-        their files, not by path. What the data hold is kept beside the name, in data.json.
+        of the device and what `_INDIFFERENT` names. Other runs count by the content of their files, not by path. What
+        the data hold is kept beside the name, in data.json.
         """
         # Changing any of what follows renames every run folder: what users have trained would be trained again.
         config = self.resolved()
-        content = config.to_dict()
+        content = without_defaults(config.to_dict())
         for indifferent in _INDIFFERENT:
             del content[indifferent]
         axes = config.find_method().resolved()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from sparsify_fx.errors import TrainingError
 from sparsify_fx.randomness import seed_of
 from sparsify_fx.train.log import Log
 from sparsify_fx.train.run_folder import RunFolder
+from sparsify_fx.train.saving import Saver
 from sparsify_fx.train.session import Session
 from sparsify_fx.transfer import masked_state_dict
 
@@ -24,7 +24,8 @@ class EpochRow:
 
     `loss` and `train_accuracy` are means over the epoch while it trains (augmented, in training mode);
     `test_accuracy` is None in epochs without an evaluation; `lr` is that of the epoch's last step, and so is
-    `strength`, that of an adaptive penalty (0 for other methods); `kept_zeros` are the kept weights that are zero.
+    `strength`, that of an adaptive penalty (0 for other methods); `kept_zeros` are the kept weights that are zero;
+    `checkpoint_seconds` were spent on checkpoints since the line before, and are not in `seconds`.
     """
 
     epoch: int
@@ -38,29 +39,38 @@ class EpochRow:
     seconds: float
     strength: float = 0.0
     kept_zeros: int = 0
+    checkpoint_seconds: float = 0.0
 
 
 def train_epoch(
-    session: Session, train_model: nn.Module, epoch: int, log: Log, folder: RunFolder
+    session: Session,
+    train_model: nn.Module,
+    epoch: int,
+    log: Log,
+    folder: RunFolder,
+    saver: Saver,
 ) -> EpochRow:
-    """One epoch. Its last scheduler step may prune and rewind, so evaluation and snapshots come before that one."""
-    config, scheduler, start = session.config, session.scheduler, time.perf_counter()
-    torch.manual_seed(derived_seed(config.seed, epoch))
-    # Loss, correct, samples: on the device and read once per epoch, for each reading waits until the GPU is done.
-    totals = torch.zeros(3, device=config.device)
+    """One epoch, or what is left of it. Its last scheduler step may prune and rewind, so evaluation and snapshots come
+    before that one.
+    """
+    scheduler = session.scheduler
+    within = saver.begin(derived_seed(session.config.seed, epoch))
     session.model.train()
-    for step, (x, y) in enumerate(session.training_batches(epoch), start=1):
+    batches = session.training_batches(epoch, within.step)
+    for step, (x, y) in enumerate(batches, start=within.step + 1):
         with session.autocast():
             outputs = train_model(x)
         loss = session.loss(outputs, y) + scheduler.penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         session.optimizer.step()
         session.optimizer.zero_grad()
-        totals += counts(loss, outputs, y)
+        # Totals are on the device and read once per epoch, for each reading waits until the GPU is done.
+        within.totals += counts(loss, outputs, y)
+        within.step = step
 
         # The last scheduler step of a run prunes: what is reported and kept is the network before that.
         if step == scheduler.steps_per_epoch:
-            row = _end_of_epoch(session, epoch, totals, start)
+            row = _end_of_epoch(session, epoch, within.totals, saver)
             # Penalties with an adaptive strength compare it with the epoch before, in the step that follows.
             scheduler.observe(accuracy=row.train_accuracy)
             keep_state(session, folder, epoch)
@@ -69,6 +79,8 @@ def train_epoch(
             scheduler.score_on(x, y)
         scheduler.step()
         log.advance()
+        if step < scheduler.steps_per_epoch:
+            saver.after_step(epoch, within)
     return row
 
 
@@ -83,7 +95,7 @@ def keep_state(session: Session, folder: RunFolder, epoch: int) -> None:
 
 
 def _end_of_epoch(
-    session: Session, epoch: int, totals: Tensor, start: float
+    session: Session, epoch: int, totals: Tensor, saver: Saver
 ) -> EpochRow:
     """The row of an epoch whose optimizer steps are done; TrainingError when its loss is not finite."""
     scheduler = session.scheduler
@@ -96,18 +108,20 @@ def _end_of_epoch(
         )
     # The end of every run is evaluated whatever eval_every says, since the result lists the accuracy of each.
     due = epoch % session.config.eval_every == 0 or scheduler.ends_run
+    tested = evaluate(session) if due else None
     return EpochRow(
         epoch=epoch,
         run=scheduler.run,
         loss=loss / samples,
         train_accuracy=correct / samples,
-        test_accuracy=evaluate(session) if due else None,
+        test_accuracy=tested,
         density=scheduler.density(),
         nonzeros=scheduler.nonzeros(),
         lr=float(session.optimizer.param_groups[0]["lr"]),
-        seconds=time.perf_counter() - start,
+        seconds=saver.elapsed(),
         strength=scheduler.strength,
         kept_zeros=scheduler.kept_zeros(),
+        checkpoint_seconds=saver.take_seconds(),
     )
 
 

@@ -86,20 +86,20 @@ def open_log(
     """The log of a training of which `epochs_done` epochs are done; without a console nothing is shown."""
     _LOG.info("parameter groups of %s:\n%s", folder, groups)
     writer = _tensorboard(folder / TENSORBOARD, epochs_done) if tensorboard else None
-    if writer is not None and epochs_done == 0:
+    steps = scheduler.step_count
+    if writer is not None and steps == 0:
         writer.add_text("parameter groups", f"<pre>{groups}</pre>")
-    steps = epochs_done * (scheduler.steps // scheduler.epochs)
     try:
         if console is None:
             yield Log(None, writer, steps, scheduler.steps)
             return
-        console.print(
-            scheduler.timeline().table()
-            if epochs_done == 0
-            else f"going on after epoch {epochs_done}"
-        )
-        if epochs_done == 0:
+        if steps == 0:
+            console.print(scheduler.timeline().table())
             console.print(groups.table())
+        else:
+            within = steps - epochs_done * scheduler.steps_per_epoch
+            more = f" and {within} steps of the next one" if within else ""
+            console.print(f"going on after epoch {epochs_done}{more}")
         with _bar(console) as bar:
             yield Log(bar, writer, steps, scheduler.steps)
     finally:

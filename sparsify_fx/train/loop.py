@@ -1,14 +1,12 @@
-"""The training loop: apply, train with the scheduler, evaluate, record; resumable at every epoch."""
+"""The training loop: apply, train with the scheduler, evaluate, record; resumable at every step."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 
-import torch
 from rich.console import Console
 
 from sparsify_fx.api import dense_state_dict
@@ -17,10 +15,14 @@ from sparsify_fx.errors import CheckpointError
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.donors import check_data, check_donors, check_finished
 from sparsify_fx.train.epoch import EpochRow, keep_state, train_epoch
+from sparsify_fx.train.generators import own_randomness
 from sparsify_fx.train.log import open_log
+from sparsify_fx.train.provenance import provenance
 from sparsify_fx.train.result import CycleResult, Result, from_plain
 from sparsify_fx.train.run_folder import RESULT, RunFolder, open_folder, run_path
+from sparsify_fx.train.saving import Saver, Within, within_of
 from sparsify_fx.train.session import Session, build_session, compiled
+from sparsify_fx.train.signals import Asked, asked_by_signals
 from sparsify_fx.train.task import as_plain
 
 _LOG = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ def train(
     progress: bool = True,
     console: Console | None = None,
     tensorboard: bool = True,
+    grace: float | None = None,
 ) -> Result:
     """Run a configuration to its end in its run folder, and return what came out.
 
@@ -46,10 +49,12 @@ def train(
         progress: show the timeline, a progress bar and one line per epoch.
         console: where to show them; standard output unless given.
         tensorboard: write scalars for TensorBoard too, if it is installed.
+        grace: SIGTERM, SIGUSR1 and the first Ctrl-C let it save after the step that it is at, and leave; if that takes
+            more than so many seconds, the process ends without. None: signals do what they do elsewhere.
 
-    Raises TrainingError when the loss is NaN or infinite; CheckpointError for a folder that is damaged, in use, cannot
-    be written or was trained on other data, and for a run to take from that differs in more than its method; and the
-    errors of `build_session` before anything is written.
+    Raises TrainingError when the loss is NaN or infinite; PreemptedError when it saved and left as a signal asked;
+    CheckpointError for a folder that is damaged, in use, cannot be written or was trained on other data, and for a run
+    to take from that differs in more than its method; and the errors of `build_session` before anything is written.
 
     Example: `train(load_config("mnist5k-lenet5", ["method=random"])).test_accuracy` is about 0.96.
     """
@@ -58,7 +63,7 @@ def train(
     # Without the lock: a finished folder is never written to again, and may lie where nothing can be written.
     if not force and (known := _finished(RunFolder(path), config)) is not None:
         return known
-    with _own_randomness(config.device):
+    with own_randomness(config.device):
         # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none.
         check_donors(config)
         session = build_session(config)
@@ -68,9 +73,14 @@ def train(
             # Another process may have finished it while this one built its session, and given the lock back.
             elif (known := _finished(folder, config)) is not None:
                 return known
-            return _train(
-                session, folder, console or Console() if progress else None, tensorboard
-            )
+            with asked_by_signals(grace) as asked:
+                return _train(
+                    session,
+                    folder,
+                    console or Console() if progress else None,
+                    tensorboard,
+                    asked,
+                )
 
 
 def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
@@ -89,13 +99,17 @@ def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
 
 
 def _train(
-    session: Session, folder: RunFolder, console: Console | None, tensorboard: bool
+    session: Session,
+    folder: RunFolder,
+    console: Console | None,
+    tensorboard: bool,
+    asked: Asked,
 ) -> Result:
     """Train on from the folder's checkpoint, or from the start, to the end."""
     config, scheduler = session.config, session.scheduler
     # 1. Go on where the checkpoint stands. The files that describe the run are written anew: an older version may
     #    have written them with fewer keys.
-    rows = _restore(session, folder)
+    rows, within = _restore(session, folder)
     folder.write_config(config)
     digest = {"digest": session.data.digest} if session.data.digest else {}
     folder.write_data({"data": config.data, **digest, **as_plain(session.data)})
@@ -109,31 +123,25 @@ def _train(
 
     # 2. The start counts as epoch 0 for snapshots_at; a resumed run kept it when it was begun.
     train_model = compiled(session)
-    if not rows:
+    if scheduler.step_count == 0:
         keep_state(session, folder, 0)
 
     # 3. Each epoch's line reaches the disk before its checkpoint: lines without a checkpoint are cut off on resuming,
     #    but a checkpoint whose lines are missing could not be resumed.
+    saver = Saver(session, folder, asked, within)
     with open_log(
         folder.path, scheduler, session.groups, len(rows), console, tensorboard
     ) as log:
         for epoch in range(len(rows) + 1, scheduler.epochs + 1):
-            row = train_epoch(session, train_model, epoch, log, folder)
+            row = train_epoch(session, train_model, epoch, log, folder, saver)
             rows.append(row)
             folder.append(asdict(row))
             log.row(asdict(row))
             _tell(row, rows)
-            if epoch % config.checkpoint_every == 0 or epoch == scheduler.epochs:
-                folder.save_checkpoint(
-                    {
-                        "epoch": epoch,
-                        "nonzeros": scheduler.nonzeros(),
-                        **session.state_dict(),
-                    }
-                )
+            saver.after_epoch(epoch)
 
     # 4. result.json comes last and marks the run as finished, whatever kills the process before.
-    result = _result(session, folder, rows)
+    result = _result(session, folder, rows, saver.seconds)
     folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
 
@@ -153,25 +161,31 @@ def _tell(row: EpochRow, rows: Sequence[EpochRow]) -> None:
         )
 
 
-def _restore(session: Session, folder: RunFolder) -> list[EpochRow]:
-    """Load the last checkpoint, if there is one; the rows of the epochs that are done."""
+def _restore(
+    session: Session, folder: RunFolder
+) -> tuple[list[EpochRow], Within | None]:
+    """Load the last checkpoint, if there is one; the rows of the epochs that are done, and where in the next it is."""
     state = folder.checkpoint(session.config.device)
     # A kill in the first epochs may leave lines but no checkpoint yet: they will be trained, and written, again.
     if state is None:
         folder.cut_metrics(0)
-        return []
+        return [], None
     check_data(folder, session.data.digest)
     try:
         session.load_state_dict(state)
+        within = within_of(state)
     except CheckpointError as error:
         raise CheckpointError(f"{folder.path / CHECKPOINT}: {error}") from error
-    return [
+    rows = [
         from_plain(EpochRow, row, f"line of epoch {row['epoch']}")
         for row in folder.cut_metrics(state["epoch"])
     ]
+    return rows, within
 
 
-def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result:
+def _result(
+    session: Session, folder: RunFolder, rows: list[EpochRow], last_seconds: float
+) -> Result:
     """The result by the rows of all epochs, those before an interruption too."""
     # Later rows of a run replace earlier ones, so what is left is the last epoch of each.
     ends, last = {row.run: row for row in rows}.values(), rows[-1]
@@ -187,6 +201,8 @@ def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result
         train_accuracy=last.train_accuracy,
         test_accuracy=_tested(last),
         seconds=sum(row.seconds for row in rows),
+        # The last checkpoint comes after the last row.
+        checkpoint_seconds=sum(row.checkpoint_seconds for row in rows) + last_seconds,
         cycles=tuple(
             CycleResult(
                 row.run,
@@ -199,6 +215,7 @@ def _result(session: Session, folder: RunFolder, rows: list[EpochRow]) -> Result
             for row in ends
         ),
         notes=(*session.scheduler.notes, *_zeros(last)),
+        provenance=provenance(session.config, session.data.digest),
     )
 
 
@@ -216,15 +233,3 @@ def _tested(row: EpochRow) -> float:
     """The test accuracy of the last epoch of a run, all of which are evaluated."""
     assert row.test_accuracy is not None
     return row.test_accuracy
-
-
-@contextmanager
-def _own_randomness(device: str) -> Iterator[None]:
-    """Give the caller's random state back at the end."""
-    kind = torch.device(device)
-    # Without a list fork_rng would keep the state of every GPU of the machine, and start CUDA on each.
-    devices = []
-    if kind.type == "cuda":
-        devices = [torch.cuda.current_device() if kind.index is None else kind.index]
-    with torch.random.fork_rng(devices=devices):
-        yield

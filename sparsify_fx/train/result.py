@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.tables.fitting import FittingTable
+from sparsify_fx.train.provenance import Provenance
 
 T = TypeVar("T")
 # Made once, for building one takes longer than using it: a thousand lines of metrics need the same.
@@ -30,7 +31,10 @@ class CycleResult:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a training. `seconds` adds up all sessions; `epochs` counts all cycles; `notes`: remarks."""
+    """The end of a training. `seconds` and `checkpoint_seconds` add up all sessions, the one without the other;
+    `epochs` counts all cycles; `notes`: remarks; `provenance`: model, data, seed, versions, commit, empty in results
+    that an older version wrote.
+    """
 
     folder: str
     method: str
@@ -45,6 +49,8 @@ class Result:
     seconds: float
     cycles: tuple[CycleResult, ...]
     notes: tuple[str, ...] = ()
+    checkpoint_seconds: float = 0.0
+    provenance: Provenance = field(default_factory=Provenance)
 
     @property
     def path(self) -> Path:

@@ -44,7 +44,7 @@ CONFIG, METRICS, RESULT, DATA = (
     "data.json",
 )
 TENSORBOARD = "tensorboard"
-_LOCK = ".lock"
+LOCK = ".lock"
 _REMEDY = "train again with --force"
 
 
@@ -244,7 +244,7 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         # Opened by itself first, to tell "cannot be written" from "cannot be locked".
-        (path / _LOCK).open("a").close()
+        (path / LOCK).open("a").close()
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(
@@ -261,7 +261,7 @@ def open_folder(path: Path) -> Iterator[RunFolder]:
 
 def _locked(path: Path) -> BaseFileLock:
     """The lock of a folder, held; the system's own (flock, or LockFile on Windows), which a killed run cannot keep."""
-    lock = FileLock(path / _LOCK)
+    lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
     # Timeout is an OSError too, so it comes first.

@@ -87,6 +87,24 @@ class LearningRateConfig(Section):
         return self
 
 
+class CheckpointConfig(Section):
+    """When to save within an epoch: every so many steps of the training, or minutes after the checkpoint before.
+
+    With `steps` the minutes are off unless they are given too. Minutes are more where a checkpoint takes long: at most
+    1 % of the time is spent on them. With {minutes: null} there is none within an epoch.
+    """
+
+    steps: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=10.0, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_alone(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("steps") is not None:
+            return {"minutes": None, **given}
+        return given
+
+
 class AugmentConfig(Section):
     """crop_padding: random crops after padding by so many pixels; flip: horizontally, half of the time."""
 

@@ -59,21 +59,35 @@ class Session:
         kind = torch.device(self.config.device).type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=bool(self.config.amp))
 
-    def training_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The shuffled and augmented batches of an epoch; they depend on (seed, epoch) alone."""
+    def training_batches(
+        self, epoch: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The shuffled and augmented batches of an epoch from number `start`; they depend on (seed, epoch) alone."""
         crop, flip = self.config.augment.crop_padding, self.config.augment.flip
         augment = Augment(crop, flip) if crop or flip else None
-        return self.data.train.epoch(
+        batches = self.data.train.epoch(
             self.config.batch_size,
             train=True,
             seed=self.config.seed,
             epoch=epoch,
             augment=augment,
+            start=start,
         )
+        return self._laid_out(batches)
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The test set in order."""
-        return self.data.test.epoch(self.config.batch_size, train=False)
+        return self._laid_out(self.data.test.epoch(self.config.batch_size, train=False))
+
+    def _laid_out(
+        self, batches: Iterator[tuple[Tensor, Tensor]]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches in the memory order of the model."""
+        if not self.config.channels_last:
+            return batches
+        return (
+            (x.contiguous(memory_format=torch.channels_last), y) for x, y in batches
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain types: loadable with weights_only=True."""
@@ -131,6 +145,8 @@ def build_session(config: TrainConfig) -> Session:
 
     # 1. The model as it starts. Parts of another run are taken on top of its own first weights, so those are kept.
     model = fresh_model(config, data).to(config.device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
     initial = (
         {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         if config.init_from
@@ -198,6 +214,8 @@ def open_data(config: TrainConfig, *, download: bool = True) -> Data:
         device=place,
         image_size=config.image_size,
         download=download,
+        workers=config.workers,
+        prefetch=config.prefetch,
     )
     if config.augment.crop_padding > data.image_size:
         raise ConfigError(

@@ -68,6 +68,8 @@ def test_version_and_help() -> None:
     assert "RECIPE" in call("train", "--help").stdout
     for command in (
         "train",
+        "sweep",
+        "compare",
         "demo",
         "export",
         "pack",

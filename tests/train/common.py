@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from sparsify_fx.train import Result, TrainConfig, load_config, train
 
@@ -37,3 +40,34 @@ def small(data: Path, *overrides: str, recipe: str = "mnist5k-lenet5") -> TrainC
 def quietly(config: TrainConfig, runs: Path, force: bool = False) -> Result:
     """Train without showing anything."""
     return train(config, runs_dir=runs, force=force, progress=False, tensorboard=False)
+
+
+def outcome(folder: Path) -> tuple[bytes, dict[str, Any], list[dict[str, Any]]]:
+    """Merged weights, checkpoint, and metrics without the seconds, which no two runs share."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    rows = [
+        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    return (
+        (folder / "model.safetensors").read_bytes(),
+        state,
+        [{**row, "seconds": 0, "checkpoint_seconds": 0} for row in rows],
+    )
+
+
+def assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
+    """Bit for bit, through all levels."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for index, (left, right) in enumerate(zip(a, b, strict=True)):
+            assert_same(left, right, f"{where}[{index}]")
+    else:
+        assert a == b, where

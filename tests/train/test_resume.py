@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+
+from tests.train.common import assert_same, outcome
 
 pytestmark = pytest.mark.slow
 
@@ -69,46 +68,16 @@ def train_and_kill(runs: Path, after: int) -> None:
     assert not list(runs.glob("*/result.json"))
 
 
-def outcome(runs: Path) -> tuple[bytes, dict[str, Any], list[dict[str, Any]]]:
-    """Merged weights, checkpoint, and metrics without the seconds, which no two runs share."""
-    (folder,) = runs.iterdir()
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    rows = [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
-    return (
-        (folder / "model.safetensors").read_bytes(),
-        state,
-        [{**row, "seconds": 0} for row in rows],
-    )
-
-
-def assert_same(a: Any, b: Any, where: str = "checkpoint") -> None:
-    """Bit for bit, through all levels."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, where
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for index, (left, right) in enumerate(zip(a, b, strict=True)):
-            assert_same(left, right, f"{where}[{index}]")
-    else:
-        assert a == b, where
-
-
 def test_killed_twice_and_resumed_ends_bit_identical(tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     subprocess.run(command(undisturbed), env=ENVIRONMENT, check=True)
     train_and_kill(killed, after=1)  # before the first checkpoint
     train_and_kill(killed, after=7)  # in the second run, after a pruning and a rewind
     subprocess.run(command(killed), env=ENVIRONMENT, check=True)
-    weights, state, rows = outcome(killed)
-    expected_weights, expected_state, expected_rows = outcome(undisturbed)
+    weights, state, rows = outcome(next(killed.iterdir()))
+    expected_weights, expected_state, expected_rows = outcome(
+        next(undisturbed.iterdir())
+    )
     assert rows == expected_rows
     assert [row["run"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
     assert_same(state, expected_state)

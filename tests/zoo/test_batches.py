@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,18 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(mnist: Data) -> None:
         torch.equal(first[0][1], epoch(*other)[0][1])
         for other in [(3, 6), (4, 5), (5, 3)]
     )
+
+
+def test_an_epoch_from_its_middle_on_has_the_same_batches(mnist: Data) -> None:
+    asked: dict[str, Any] = {
+        "train": True,
+        "seed": 3,
+        "epoch": 5,
+        "augment": Augment(2, True),
+    }
+    whole = list(mnist.epoch(1000, **asked))
+    for start in range(5):
+        assert same(whole[start:], list(mnist.epoch(1000, **asked, start=start)))
 
 
 def test_a_shuffled_epoch_holds_every_image_once(mnist: Data) -> None:

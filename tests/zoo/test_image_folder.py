@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,6 +57,21 @@ def test_a_streamed_folder_gives_the_same_bits_with_any_workers(folder: Path) ->
     assert same(first, epoch(2, 1))
     assert not same(first, epoch(0, 2))
     assert [tuple(x.shape) for x, _ in first] == [(8, 3, 24, 24)] * 2
+
+
+def test_a_streamed_epoch_from_its_middle_on_has_the_same_batches(
+    folder: Path,
+) -> None:
+    asked: dict[str, Any] = {
+        "train": True,
+        "seed": 7,
+        "epoch": 1,
+        "augment": Augment(flip=True),
+    }
+    whole = list(streamed(folder).epoch(8, **asked))
+    for start, workers in ((1, 0), (1, 2), (2, 0)):
+        part = streamed(folder, workers).train
+        assert same(whole[start:], list(part.epoch(8, **asked, start=start)))
 
 
 def test_a_streamed_folder_evaluates_in_order(folder: Path, mnist: Data) -> None:

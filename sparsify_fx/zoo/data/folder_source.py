@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment
 from sparsify_fx.zoo.data.batching import (
+    Chunks,
     count_batches,
     epoch_order,
-    generator_for,
     mix_seed,
 )
 from sparsify_fx.zoo.data.decode import Listing, centered, randomly_cropped
+from sparsify_fx.zoo.data.loader import Loading, Texts, item_batches
 from sparsify_fx.zoo.data.normalize import Normalizer
-
-_CPU = torch.device("cpu")
+from sparsify_fx.zoo.data.shares import WHOLE, Share
 
 
 def eval_resize(size: int) -> int:
@@ -37,14 +38,15 @@ def eval_resize(size: int) -> int:
 class _Images(Dataset[tuple[Tensor, int]]):
     """The images of one epoch, uint8; `augment` None for the middle of each."""
 
-    listing: Listing
+    paths: Texts
+    labels: npt.NDArray[np.int64]
     size: int
     augment: Augment | None
     seed: int
     epoch: int
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.listing.paths[index], self.listing.labels[index]
+        path, label = self.paths[index], int(self.labels[index])
         # No augmentation means the middle in training too: a run without it sees each image the same every time.
         if self.augment is None:
             return centered(path, self.size, eval_resize(self.size)), label
@@ -69,10 +71,12 @@ class FolderSource:
         size: int,
         normalizer: Normalizer,
         device: torch.device,
-        workers: int,
+        loading: Loading,
     ) -> None:
         self.listing, self.size, self.device = listing, size, device
-        self.workers = min(workers, _usable_cores())
+        self.loading = loading
+        self._paths = Texts(listing.paths)
+        self._labels = np.array(listing.labels)
         self._scale, self._shift = normalizer.factors(device)
 
     def __len__(self) -> int:
@@ -91,6 +95,8 @@ class FolderSource:
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`; DataError for an augmentation with crop_padding."""
         # Padding belongs to images of one size that are held whole; here every crop is cut out of a larger image.
@@ -102,35 +108,23 @@ class FolderSource:
         # The order, and what is cut off of it, are those of images that are held in memory; DataLoader only decodes.
         steps = self.batches(batch_size, train=train)
         order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)
-        order = order[: steps * batch_size]
+        places = share.places(range(start, steps), batch_size, len(self), train=train)
         images = _Images(
-            self.listing, self.size, augment if train else None, seed, epoch
+            self._paths,
+            self._labels,
+            self.size,
+            augment if train else None,
+            seed,
+            epoch,
         )
-        loader = DataLoader(
-            images,
-            batch_sampler=[chunk.tolist() for chunk in torch.split(order, batch_size)],
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            # Without one it would draw the base seed of its workers from the global generator.
-            generator=generator_for(seed, epoch, "workers", _CPU),
+        batches = Chunks(order, list(places))
+        return self._stream(
+            item_batches(images, batches, self.device, self.loading, seed, epoch)
         )
-        return self._stream(loader)
 
     def _stream(
-        self, loader: DataLoader[tuple[Tensor, int]]
+        self, batches: Iterator[tuple[Tensor, Tensor]]
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # Floats are made on the device: as bytes the images take a quarter of the way from the workers and of the bus.
-        for images, labels in loader:
-            pixels = images.to(self.device, non_blocking=True).float()
-            yield (
-                pixels.mul_(self._scale).add_(self._shift),
-                labels.to(self.device, non_blocking=True),
-            )
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use: more workers than that are slower, and DataLoader warns."""
-    # Within a container or under taskset the machine's count is too large; macOS and Windows have no such question.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        for images, labels in batches:
+            yield images.float().mul_(self._scale).add_(self._shift), labels

@@ -134,7 +134,7 @@ def _stream(
     sample = torch.stack([centered(path, size, eval_resize(size)) for path in paths])
     normalizer = Normalizer.of(sample)
     train_part, test_part = (
-        FolderSource(part, size, normalizer, request.device, request.workers)
+        FolderSource(part, size, normalizer, request.device, request.loading)
         for part in (train, test)
     )
     facts = Facts(

@@ -12,6 +12,7 @@ import torch
 from sparsify_fx.errors import DataError
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.registry import Registry
+from sparsify_fx.zoo.data.loader import Loading
 from sparsify_fx.zoo.data.types import Data
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Request:
         image_size: pixels a side, None for the images' own size.
         device: where the batches are needed.
         limit_bytes: image folders beyond it are streamed.
-        workers: processes that decode streamed images; they change no bit of the batches.
+        loading: workers that decode streamed images, and how far ahead.
         download: whether what is not there may be downloaded.
     """
 
@@ -39,7 +40,7 @@ class Request:
     image_size: int | None
     device: torch.device
     limit_bytes: int
-    workers: int
+    loading: Loading
     download: bool = True
 
     @property
@@ -88,6 +89,7 @@ def load_data(
     image_size: int | None = None,
     limit_bytes: int = LIMIT_BYTES,
     workers: int = 4,
+    prefetch: int = 2,
     download: bool = True,
 ) -> Data:
     """The data set of a spec.
@@ -99,7 +101,7 @@ def load_data(
         device: where the batches are needed; small sets are held there whole.
         image_size: pixels a side; images of another size are resized. None: as they are.
         limit_bytes: the most that training images may take as uint8; larger folders are streamed.
-        workers: processes that decode streamed images; 0 for none.
+        workers, prefetch: processes that decode streamed images, 0 for none, and batches that each prepares ahead.
         download: False: DataError for a set that would have to be downloaded.
 
     Raises UnknownNameError for an unknown kind, DataError for data that are missing or malformed.
@@ -115,7 +117,15 @@ def load_data(
     place = torch.device(device)
     _LOG.info("loading the data set %s onto %s", spec, place)
     data = kind.load(
-        Request(spec, root, image_size, place, limit_bytes, workers, download)
+        Request(
+            spec,
+            root,
+            image_size,
+            place,
+            limit_bytes,
+            Loading(workers, prefetch),
+            download,
+        )
     )
     _LOG.debug("%s", data.facts)
     return data
@@ -134,7 +144,7 @@ def data_digest(spec: str, *, root: Path = Path("data")) -> str:
     """
     # Without an image size, workers or a device: none of them may change what the digest says.
     kind = _kind(spec)
-    request = Request(spec, root, None, torch.device("cpu"), LIMIT_BYTES, 0)
+    request = Request(spec, root, None, torch.device("cpu"), LIMIT_BYTES, Loading(0))
     # A kind that has no digest of its own is quick to load.
     return kind.load(request).digest if kind.digest is None else kind.digest(request)
 

@@ -70,8 +70,10 @@ class Source(abc.ABC):
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x float32 [N, C, H, W] normalized, y int64 [N]) on the device.
 
         Training batches are shuffled and augmented by (seed, epoch) alone, and all full; test batches come in order.
+        The first `start` batches are left out, without being made.
         """

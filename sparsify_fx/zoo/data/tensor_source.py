@@ -11,6 +11,7 @@ from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment, Draws, draw
 from sparsify_fx.zoo.data.batching import count_batches, epoch_order
 from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.shares import WHOLE, Share
 
 
 class TensorSource:
@@ -68,6 +69,8 @@ class TensorSource:
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Part.epoch`."""
         device = self.images.device
@@ -76,17 +79,18 @@ class TensorSource:
         draws = None
         if train and augment:
             draws = draw(augment, len(self), seed=seed, epoch=epoch, device=device)
-        return self._stream(order, batch_size, steps, draws)
+        places = share.places(range(start, steps), batch_size, len(self), train=train)
+        return self._stream(order, places, draws)
 
     def _stream(
-        self, order: Tensor, batch_size: int, steps: int, draws: Draws | None
+        self, order: Tensor, places: Iterator[slice], draws: Draws | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # Apart from `epoch`: as a generator itself it would raise its errors only when the first batch is asked for.
-        for start in range(0, steps * batch_size, batch_size):
-            chosen = order[start : start + batch_size]
+        for place in places:
+            chosen = order[place]
             images = self.images[chosen]
             if draws is not None:
-                images = draws.apply(images, start)
+                images = draws.apply(images, place.start)
             yield (
                 images.float().mul_(self._scale).add_(self._shift),
                 self.labels[chosen],

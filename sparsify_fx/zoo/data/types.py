@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from sparsify_fx.zoo.data.augment import Augment
+from sparsify_fx.zoo.data.shares import WHOLE, Share
 from sparsify_fx.zoo.data.source import Facts, Source
 
 
@@ -29,11 +30,15 @@ class Part(Protocol):
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
+        share: Share = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (images float32 [N, C, H, W], zero mean and unit variance; labels int64 [N]) on the device.
 
         train=True: shuffled, augmented, without the last incomplete batch, so that every shape is the same.
         train=False: in order, all of them, never augmented; seed and epoch change nothing.
+        start: so many batches are left out at the beginning, without being made; the others are the same.
+        share: what one of several processes reads of them, and decodes, where images are decoded.
         DataError, before the first batch, for a batch size that does not fit.
         """
 
@@ -78,9 +83,15 @@ class Data(Source):
         seed: int = 0,
         epoch: int = 0,
         augment: Augment | None = None,
+        start: int = 0,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of `self.train` in training, else of `self.test`; see `Part.epoch`."""
         part = self.train if train else self.test
         return part.epoch(
-            batch_size, train=train, seed=seed, epoch=epoch, augment=augment
+            batch_size,
+            train=train,
+            seed=seed,
+            epoch=epoch,
+            augment=augment,
+            start=start,
         )
