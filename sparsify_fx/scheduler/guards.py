@@ -56,8 +56,8 @@ def check_optimizers(
         )
         raise SchedulerError(
             f"{which} {len(missing)} rewritten weights, for instance {missing[0]}: build it after "
-            "sparsify_fx.apply(model), give all optimizers of the model as a list, or freeze those weights with "
-            "requires_grad_(False)"
+            "sparsify_fx.apply(model) and fully_shard, give all optimizers of the model as a list, or freeze those "
+            "weights with requires_grad_(False)"
         )
     twice = [name for name, parameter in trained if len(holders[id(parameter)]) > 1]
     if twice:

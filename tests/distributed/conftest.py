@@ -19,9 +19,9 @@ Results = Callable[[str, int], list[Any]]
 
 
 @functools.cache
-def run(ranks: int) -> tuple[dict[str, Any], ...]:
+def run(ranks: int, kind: str) -> tuple[dict[str, Any], ...]:
     """What each rank saw, by case."""
-    return launch("tests.distributed.worker", ranks)
+    return launch("tests.distributed.worker", ranks, kind)
 
 
 def launch(module: str, ranks: int, *given: str) -> tuple[Any, ...]:
@@ -50,7 +50,7 @@ def launch(module: str, ranks: int, *given: str) -> tuple[Any, ...]:
         told = []
         try:
             for process in started:
-                told.append(process.communicate(timeout=300)[0])
+                told.append(process.communicate(timeout=600)[0])
         finally:
             for process in started:
                 process.kill()
@@ -65,7 +65,8 @@ def results() -> Results:
     """results(case, ranks): what each rank saw."""
 
     def of(case: str, ranks: int) -> list[Any]:
-        seen = [rank[case] for rank in run(ranks)]
+        kind = "fsdp" if case.startswith("fsdp") else "copies"
+        seen = [rank[case] for rank in run(ranks, kind)]
         for rank, found in enumerate(seen):
             failed = isinstance(found, dict) and "failed" in found
             assert not failed, f"rank {rank} in {case}: {found['failed']}"

@@ -19,6 +19,26 @@ from sparsify_fx.sharding import part
 from tests.distributed.cases import CASES, difference, masks_of
 
 SHARDED = ("lrr", "signin", "gmp", "rigl")
+# Every other way of choosing or moving masks, of factors, penalties and rewinds; those of `OPTIONS` with arguments.
+OTHERS = (
+    "acdc", "cs", "dense", "grasp", "imp-rand", "l0", "l1", "lrr+signin", "lrr-bn", "obd", "pilot", "powerprop",
+    "random", "rigl+signin", "set", "snip", "spred", "synflow", "woodfisher", "wr",
+)  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {
+    "n:m": {
+        "method": "gmp",
+        "allocation": "n:m",
+        "sparsity": 2 / 9,
+        "include": ["2", "5"],
+    },
+    "erk": {"method": "gmp", "allocation": "erk"},
+    "floors": {"method": "gmp", "min_per_layer": 4, "adam": True},
+    "full": {"method": "signin", "storage": "full"},
+    "channel": {
+        "method": "str",
+        "parameterization": {"name": "soft-threshold", "per": "channel"},
+    },
+}
 _SIZE = 8
 
 
@@ -155,5 +175,7 @@ def lawless(run: Run) -> int:
     return found
 
 
-for _method in SHARDED:
+for _method in (*SHARDED, *OTHERS):
     CASES[f"fsdp {_method}"] = functools.partial(beside, method=_method)
+for _name, _given in OPTIONS.items():
+    CASES[f"fsdp {_name}"] = functools.partial(beside, **_given)

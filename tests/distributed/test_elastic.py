@@ -20,7 +20,7 @@ ALONE = "ignore:torch.distributed is disabled"
 
 
 def finished_as_if_never_stopped(method: str, folder: str, step: int) -> None:
-    """Go on in this process to the end: the masks of a training that nobody stopped, and its weights but for rounding."""
+    """Go on in this process to the end: the masks of a training without a stop, and its weights but for rounding."""
     alone, last = Run(method, 0, 1, {}), Run(method, 0, 1, {})
     extra = load_checkpoint(folder, last.model, last.optimizer, last.scheduler)
     assert extra == {"note": step}
