@@ -91,7 +91,8 @@ class NofM:
         return len(shape) >= 2 and shape[1] % self.m == 0
 
     def _mask(self, score: Tensor) -> Tensor:
-        if not self._fits(score.shape):
+        # A process may hold no row of a small weight.
+        if not self._fits(score.shape) or not score.numel():
             return torch.ones_like(score, dtype=torch.uint8)
         # Groups must be consecutive in memory to become an axis: channels come last, one kernel position at a time.
         moved = score.detach().movedim(1, -1)

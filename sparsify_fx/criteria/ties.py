@@ -116,7 +116,9 @@ def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
     if not any(low == high for low, high in [_overall(looked), *looked.values()]):
         return Ties()
     # 2. All entries: now the ends are exact.
-    layers = {name: _Layer.of(*(of[name] for of in own)) for name in scores}
+    layers = {
+        name: _Layer.of(own[0][name], own[1][name], own[2][name]) for name in scores
+    }
     ends = _agreed({name: _ends(layer) for name, layer in layers.items()}, scores)
     low, high = _overall(ends)
     # 3. A score that went exceeds one that stayed, so each layer has a threshold of its own. NaN equals nothing:

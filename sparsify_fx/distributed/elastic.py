@@ -48,7 +48,7 @@ def save_checkpoint(
 
     Raises CheckpointError for `extra` of other types.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import state_dict_saver
 
     reshard(model)
     tensors: list[Tensor] = []
@@ -65,9 +65,9 @@ def save_checkpoint(
         _SNAPSHOTS: {str(number): tensor for number, tensor in enumerate(tensors)},
     }
     if not asynchronous:
-        dcp.save(state, checkpoint_id=path, no_dist=_alone())
+        state_dict_saver.save(state, checkpoint_id=path, no_dist=_alone())
         return None
-    future: Any = dcp.async_save(
+    future: Any = state_dict_saver.async_save(
         state, checkpoint_id=path, no_dist=_alone(), process_group=_background()
     )
     return future  # type: ignore[no-any-return]
@@ -95,7 +95,7 @@ def load_checkpoint(
 def _load_folder(
     path: str | Path, model: nn.Module, optimizer: Any, scheduler: Scheduler
 ) -> dict[str, Any]:
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.state_dict import (
         set_model_state_dict,
         set_optimizer_state_dict,
@@ -104,7 +104,7 @@ def _load_folder(
     sizes = _sizes(path)
     # 1. What is no tensor says which tensors there are.
     plain = torch.empty(sizes[_PLAIN], dtype=torch.uint8)
-    dcp.load({_PLAIN: plain}, checkpoint_id=path, no_dist=_alone())
+    state_dict_loader.load({_PLAIN: plain}, checkpoint_id=path, no_dist=_alone())
     saved = _from_bytes(plain)
 
     # 2. Room for them, sharded as the parameters of their shape are now; snapshots are as large as the model.
@@ -114,7 +114,7 @@ def _load_folder(
 
     # 3. All is read into tensors that are there, each process its part.
     state = _state_dicts(model, optimizer, saved["stepped"]) | {_SNAPSHOTS: room}
-    dcp.load(state, checkpoint_id=path, no_dist=_alone())
+    state_dict_loader.load(state, checkpoint_id=path, no_dist=_alone())
     whole = _with_tensors(saved, lambda entry: room[str(entry["number"])])
     set_model_state_dict(model, state["model"])
     if saved["stepped"]:
@@ -179,7 +179,7 @@ def _spread(optimizer: Optimizer) -> None:
 
 
 def _sizes(path: str | Path) -> dict[str, torch.Size]:
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     try:

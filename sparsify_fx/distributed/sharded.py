@@ -41,9 +41,9 @@ def check_sharded(model: nn.Module) -> None:
             raise SchedulerError(f"{reason}, {_INSTEAD}")
         return
     for name, tensor in _tensors(model):
-        reason = _misplaced(tensor)
-        if reason is not None:
-            raise SchedulerError(f"{name} {reason}, {_INSTEAD}")
+        misplaced = _misplaced(tensor)
+        if misplaced is not None:
+            raise SchedulerError(f"{name} {misplaced}, {_INSTEAD}")
     for name, program in programs(model).items():
         _check_program(name, program)
 

@@ -26,7 +26,7 @@ from sparsify_fx.optimizer_states.holders import (
 )
 from sparsify_fx.optimizer_states.plain import from_plain, missing_objects, to_plain
 from sparsify_fx.optimizer_states.twin import new_state
-from sparsify_fx.sharding import matching, sharded
+from sparsify_fx.sharding import matching, part, shard, sharded
 
 
 @torch.no_grad()
@@ -109,9 +109,9 @@ def _restore(
         )
         # Where the parameter is not what it was then (a pruning came between), its copy follows the present value.
         if index in record["at"]:
-            then = matching(record["at"][index].to(parameter.device), parameter)
-            moved = parameter.detach() != then
-            write_copies([outer], parameter, moved, holder)
+            then = part(record["at"][index].to(parameter.device), parameter)
+            moved = part(parameter, parameter) != then
+            write_copies([outer], parameter, shard(moved, parameter), holder)
     put_counters(holder, record["counters"])
     put_own_state(holder, record["own"])
     # Schedule-free parameters are other points in training than in evaluation: recorded in one mode, restored in
@@ -139,7 +139,7 @@ def _restore_slots(
         container[key] = from_plain(laid, current, parameter.device)
 
 
-def _as_sharded(value: Any, parameter: nn.Parameter) -> Any:
+def _as_sharded(value: Any, parameter: Tensor) -> Any:
     """A recorded value with what has an entry for each of a sharded parameter's as that lies; else itself."""
     if not sharded(parameter):
         return value

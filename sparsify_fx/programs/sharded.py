@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparsify_fx.living.stored import Stored
@@ -46,21 +48,39 @@ def on_shards(programs: Iterable[nn.Module]) -> Iterator[None]:
             program._buffers.update(buffers)
 
 
+class _AsSharded(torch.autograd.Function):
+    """The tensor itself, whose gradient lies as it does.
+
+    DTensor gathers where there are fewer rows than processes, and the gradient would be whole: FSDP adds the parts of
+    its own to it as if it were a shard.
+    """
+
+    @staticmethod
+    def forward(context: Any, tensor: Any) -> Any:
+        context.placements = tensor.placements
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        return gradient.redistribute(placements=context.placements)
+
+
 def _lay(program: Stored) -> None:
     like = program._parameters[program.parameterization.factors[0]]
     assert like is not None
-    if program.places() is None:
+    full = program.places() is None
+    for name, parameter in program._parameters.items():
+        if parameter is not None and sharded(parameter):
+            # A vector of living entries has no rows of the weight, by which its places could be told.
+            laid = _AsSharded.apply(parameter) if full else in_full(parameter)
+            # By this mark torch tells parameters from other tensors.
+            laid._is_param = True
+            program._parameters[name] = laid
+    if full:
         for name, buffer in program._buffers.items():
             if buffer is not None and buffer.shape == like.shape:
                 program._buffers[name] = shard(buffer, like)
             # A forward takes a plain number beside a DTensor, its backward does not.
             elif buffer is not None and buffer.dim() == 0:
                 program._buffers[name] = replicated(buffer, like)
-        return
-    # A vector of living entries has no rows of the weight, by which its places could be told.
-    for name, parameter in program._parameters.items():
-        if parameter is not None:
-            gathered = in_full(parameter)
-            # By this mark torch tells parameters from other tensors.
-            gathered._is_param = True  # type: ignore[attr-defined]
-            program._parameters[name] = gathered  # type: ignore[assignment]

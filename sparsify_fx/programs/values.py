@@ -89,6 +89,11 @@ class Values(SavedState):
         factor = self.get_parameter(self.parameterization.factors[0])
         return part(factor, factor).new_zeros(()).expand(self.full_shape())
 
+    def zeros(self) -> Tensor:
+        """Zeros that lie as `theta_in_place` does."""
+        theta = self.theta_in_place()
+        return shard(torch.zeros_like(part(theta, theta)), theta)
+
     def theta_in_place(self) -> Tensor:
         """`theta`, sharded as the factors are; nothing is sent."""
         like = self.sharded_like()
@@ -189,8 +194,7 @@ class Values(SavedState):
         new = mask.to(device=old.device, dtype=old.dtype)
         changed = not torch.equal(old, new)
         if self.places() is None:
-            zeros = torch.zeros_like(self.theta_in_place())
-            self.write(zeros, where=(old == 0) | (new == 0))
+            self.write(self.zeros(), where=(old == 0) | (new == 0))
         elif changed:
             relocate(self, new)
         old.copy_(new)

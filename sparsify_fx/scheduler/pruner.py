@@ -22,7 +22,7 @@ from sparsify_fx.programs.input_layouts import input_layouts
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.scheduler.overshoot import find_overshoot
 from sparsify_fx.scheduler.snapshots import clear_state
-from sparsify_fx.sharding import copy_in_full, matching, shard, whole
+from sparsify_fx.sharding import copy_in_full, part, shard, whole
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ class Pruner:
             # No more than there is room for: a layer that is nearly full has few weights to grow.
             moved = min(math.floor(fraction * living), mask.numel() - living)
             # 2. Drop the smallest of the living. −inf keeps pruned entries, whose size is 0 too, out of the ranking.
-            size = program.effective_in_place().abs()
-            size = size.masked_fill(shard(mask, size) == 0, -torch.inf)
-            stay = top_mask(size, living - moved)
+            weight = program.effective_in_place()
+            size = _without(weight, part(weight, weight).abs(), mask == 0)
+            stay = whole(top_mask(size, living - moved))
             # 3. Grow among all that do not stay. The dropped ones are among them: one may come back at once, as it was.
-            wanted = matching(grown[name].to(size.device), size)
-            grow = top_mask(wanted.masked_fill(stay == 1, -torch.inf), moved)
-            masks[name] = stay | grow
+            wanted = part(grown[name].to(mask.device), weight)
+            grow = top_mask(_without(weight, wanted, stay == 1), moved)
+            masks[name] = stay | whole(grow)
         self._write(masks)
 
     def _context(
@@ -175,3 +175,8 @@ class Pruner:
             self.optimizers,
             {name: entries for name, entries in touched.items() if name not in living},
         )
+
+
+def _without(weight: Tensor, scores: Tensor, where: Tensor) -> Tensor:
+    """The scores, which lie as the weight's own part, with −inf at `where`; sharded as the weight is."""
+    return shard(scores.masked_fill(part(where, weight), -torch.inf), weight)

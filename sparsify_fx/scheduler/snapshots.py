@@ -23,7 +23,7 @@ from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.state import unmarked
 from sparsify_fx.scheduler.places import at_places
-from sparsify_fx.sharding import matching, write_into
+from sparsify_fx.sharding import part, shard, write_into
 
 # What can be rewound, in the order in which it is: signs and magnitudes are written over rewound weights.
 PARTS = (
@@ -78,8 +78,7 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
         }
     if "signs" in parts:
         snapshot["signs"] = {
-            name: program.theta_in_place().sign().to(torch.int8)
-            for name, program in found.items()
+            name: _signs(program.theta_in_place()) for name, program in found.items()
         }
     if "magnitudes" in parts:
         snapshot["magnitudes"] = {
@@ -152,17 +151,21 @@ def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
         mask = program.current_mask()
         # What was alive at the rewind point has a value in the snapshot; under a mask that pruned it since, it goes.
         if mask is not None:
-            zeros = torch.zeros_like(program.theta_in_place())
+            zeros = program.zeros()
             program.write(zeros, where=mask == 0)
 
 
 def _rewind_half(part: str, view: nn.Module, recorded: Mapping[str, Tensor]) -> None:
     for name, program in programs(view).items():
-        now, mask = program.theta_in_place(), program.current_mask()
-        then = matching(recorded[name].to(now.device), now)
+        own, mask = program.theta_in_place(), program.current_mask()
+        now, then = part(own, own), part(recorded[name].to(own.device), own)
         # signed_like(size, sign): of the two moments one gives the sizes and the other the signs.
         theta = signed_like(now, then) if part == "signs" else signed_like(then, now)
-        program.write(theta, where=None if mask is None else mask == 1)
+        program.write(shard(theta, own), where=None if mask is None else mask == 1)
+
+
+def _signs(theta: Tensor) -> Tensor:
+    return shard(part(theta, theta).sign().to(torch.int8), theta)
 
 
 def _restore(scope: Scope, recorded: Any) -> None:
@@ -221,7 +224,7 @@ def rest(moved: Collection[WeightProgram], optimizers: Sequence[Optimizer]) -> N
         mask = program.current_mask()
         # In living storage there is nothing at pruned entries that could move.
         if mask is not None and program.places() is None:
-            zeros = torch.zeros_like(program.theta_in_place())
+            zeros = program.zeros()
             program.write(zeros, where=mask == 0)
             for factor in program.factor_tensors().values():
                 clear_entries(optimizers, factor, mask == 0)

@@ -1,7 +1,8 @@
 """Shards: the part of a tensor that this process holds, as `torch.distributed.tensor.DTensor` has it.
 
 What is read of a DTensor as a number is not what it seems: in torch 2.14 `float(x.sum())` is the sum of the own shard,
-since the result is `Partial` and `item()` does not reduce it. So numbers are taken through `whole` here.
+since the result is `Partial` and `item()` does not reduce it. And operations on a DTensor with fewer rows than there
+are processes gather it. So what is computed here is computed on the parts, which are plain tensors.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def whole(tensor: Tensor) -> Tensor:
     >>> whole(torch.ones(2))
     tensor([1., 1.])
     """
-    return tensor.detach().full_tensor() if sharded(tensor) else tensor.detach()
+    values: Any = tensor.detach()
+    found: Tensor = values.full_tensor() if sharded(tensor) else values
+    return found
 
 
 def part(tensor: Tensor, like: Tensor) -> Tensor:
@@ -45,8 +48,9 @@ def part(tensor: Tensor, like: Tensor) -> Tensor:
         like: sharded; of any other tensor, `tensor` itself comes back.
     """
     if sharded(tensor):
+        values: Any = tensor.detach()
         with torch.no_grad():
-            found: Tensor = tensor.detach().to_local()
+            found: Tensor = values.to_local()
         return found
     if not sharded(like) or tensor.dim() != like.dim():
         return tensor
@@ -94,8 +98,15 @@ def replicated(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def matching(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor` as `like` is: sharded, or whole."""
-    return shard(tensor, like) if sharded(like) else whole(tensor)
+    """`tensor` as `like` is: sharded alike, or whole."""
+    if not sharded(like):
+        return whole(tensor)
+    if not sharded(tensor):
+        return shard(tensor, like)
+    # An operation on a DTensor with fewer rows than there are processes gives one that all of them have whole.
+    values: Any = tensor
+    alike: Tensor = values.redistribute(placements=like.placements)
+    return alike
 
 
 @torch.no_grad()

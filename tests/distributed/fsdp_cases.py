@@ -6,7 +6,9 @@ import functools
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
@@ -34,6 +36,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "erk": {"method": "gmp", "allocation": "erk"},
     "floors": {"method": "gmp", "min_per_layer": 4, "adam": True},
     "full": {"method": "signin", "storage": "full"},
+    "root": {"method": "lrr+signin", "how": "root"},
+    "copies": {"method": "wr", "how": "copies"},
+    "kept": {"method": "spred", "how": "kept"},
     "channel": {
         "method": "str",
         "parameterization": {"name": "soft-threshold", "per": "channel"},
@@ -78,10 +83,20 @@ def own(given: list[tuple[Tensor, Tensor]], rank: int, ranks: int) -> list[Any]:
     ]
 
 
-def shard_model(model: nn.Module) -> None:
-    fully_shard(model[0])  # type: ignore[index]
-    fully_shard(model[5])  # type: ignore[index]
-    fully_shard(model)
+def shard_model(model: nn.Module, how: str) -> None:
+    """In units of a layer; "root": in one; "copies": shards over half of the ranks, and copies of them; "kept": whole
+    from the forward to the backward.
+    """
+    given: dict[str, Any] = {}
+    if how == "copies":
+        size = dist.get_world_size()
+        names = ("copies", "shards")
+        given["mesh"] = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=names)
+    if how == "kept":
+        given["reshard_after_forward"] = False
+    for layer in () if how == "root" else (model[0], model[5]):  # type: ignore[index]
+        fully_shard(layer, **given)
+    fully_shard(model, **given)
 
 
 class Run:
@@ -94,6 +109,7 @@ class Run:
         ranks: int,
         given: dict[str, Any],
         adam: bool = False,
+        how: str = "layers",
     ) -> None:
         self.data = own(batches(), rank, ranks) if ranks > 1 else batches()
         options: dict[str, Any] = {"sparsity": 0.6, "loss_fn": F.cross_entropy}
@@ -101,7 +117,7 @@ class Run:
             net(), method, batches=self.data, **(options | given)
         )
         if ranks > 1:
-            shard_model(self.model)
+            shard_model(self.model, how)
         build = torch.optim.AdamW if adam else torch.optim.SGD
         rest = {} if adam else {"momentum": 0.9}
         self.optimizer = build(
@@ -123,10 +139,15 @@ class Run:
 
 
 def beside(
-    rank: int, ranks: int, method: str, adam: bool = False, **given: Any
+    rank: int,
+    ranks: int,
+    method: str,
+    adam: bool = False,
+    how: str = "layers",
+    **given: Any,
 ) -> dict[str, Any]:
     """Entries in which masks differ from those of one process, after every step; and how far the weights are."""
-    run = Run(method, rank, ranks, given, adam)
+    run = Run(method, rank, ranks, given, adam, how)
     with distributed.independent():
         alone = Run(method, rank, 1, given, adam)
     differing, changes, before = 0, 0, digest(masks_of(run.model))
