@@ -16,7 +16,13 @@ _HERE = str(Path(__file__).parent) + os.sep
 
 
 class SparsifyError(Exception):
-    """Base of every error that sparsify_fx raises on purpose."""
+    """Base of every error that sparsify_fx raises on purpose.
+
+    Attributes:
+        told_elsewhere: whether another process of the same training shows this error, or the one that it comes of.
+    """
+
+    told_elsewhere: bool = False
 
 
 class UnknownNameError(SparsifyError, ValueError):

@@ -4,6 +4,7 @@ runs/lrr-0123456789/
   epoch-30.safetensors   after epoch 30 over all cycles, before a pruning at its end; 0 is the start
   cycle-2.safetensors    at the end of run number 2, before the next pruning
   model.safetensors      the merged weights at the end; their masks are in checkpoint.pt
+  average.safetensors    the merged average of the weights at the end, where the configuration asks for one
 
 The mask of the weight `conv1.weight` is called `conv1.weight.mask` (uint8, 1 keeps). Every file holds a checksum of
 its content, which is compared whenever it is read; files of sparsify_fx 0.1, which have none, are read as they are.
@@ -27,6 +28,7 @@ from sparsify_fx.checkpoints.checksums import damage
 from sparsify_fx.errors import CheckpointError
 
 WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.pt"
+AVERAGE = "average.safetensors"
 State = dict[str, Tensor]
 _CHECKSUM = "blake2b"
 

@@ -1,8 +1,9 @@
-"""The command line: `sparsify-fx COMMAND`; every module here but `options`, `output` and `verbose` is one."""
+"""The command line, `sparsify-fx COMMAND`: a module here for each, and launching, options, output, verbose."""
 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -30,6 +31,9 @@ from sparsify_fx.cli.verbose import with_verbose
 from sparsify_fx.errors import SparsifyError
 from sparsify_fx.tables.fitting import escaped
 
+# Seconds in which the process that tells of an error has left for sure, and torchrun has ended those that wait.
+_LATER = 20.0
+
 
 def _reporting(command: Callable[..., None]) -> Callable[..., None]:
     """The command, with an error of this package as one red line on stderr and exit code 2."""
@@ -39,6 +43,11 @@ def _reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except SparsifyError as error:
+            # Of the processes of one training one is enough to say what is wrong. It shall be the first to leave: then
+            # torchrun ends the others.
+            if error.told_elsewhere:
+                time.sleep(_LATER)
+                raise typer.Exit(2) from None
             # As text, since a path in an error may hold what rich takes for markup; soft-wrapped, so that it stays one
             # line for grep. Exit code 2, as typer's own for wrong arguments; 1 is left to checks that fail.
             line = Text(escaped(f"error: {' '.join(str(error).split())}"), style="red")

@@ -55,6 +55,7 @@ def command(
         sparsify-fx sweep signs.yaml --ray auto
     """
     from sparsify_fx.sweeps.driver import Sweep, each_line_once, run_sweep
+    from sparsify_fx.sweeps.first_cycle import leaders_of
     from sparsify_fx.sweeps.grid import trials_of
     from sparsify_fx.sweeps.ledger import ledger_path, only_one
     from sparsify_fx.sweeps.live import shown, sweep_table
@@ -67,8 +68,14 @@ def command(
     plan = load_sweep(sweep)
     files = tuple(str(Path(file).expanduser().resolve()) for file in plugin or ())
     with each_line_once(), only_one(path := ledger_path(runs, sweep)):
+        trials = trials_of(plan)
         state = Sweep(
-            trials_of(plan), path, plan.trial.retries, plan.trial.cpus, plugins=files
+            trials,
+            path,
+            leaders_of(trials) if plan.share else {},
+            plan.trial.retries,
+            plan.trial.cpus,
+            plugins=files,
         )
         try:
             with _engine(plan.trial, workers, ray) as engine:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from sparsify_fx.cli.launching import launch
 from sparsify_fx.cli.options import PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
 from sparsify_fx.plugins import load_files
@@ -18,6 +19,7 @@ NAME = "train"
 
 
 def command(
+    context: typer.Context,
     recipe: Annotated[
         str,
         typer.Argument(
@@ -55,6 +57,9 @@ def command(
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe."),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where run folders are.")] = Path("runs"),
+    nproc: Annotated[
+        int, typer.Option(min=1, help="Train in so many processes, as torchrun does.")
+    ] = 1,
     force: Annotated[
         bool, typer.Option("--force", help="Start afresh, even over a finished run.")
     ] = False,
@@ -89,12 +94,20 @@ def command(
         sparsify-fx train cifar10-resnet20 --method lrr+signin --set optimizer.lr=0.1
 
         sparsify-fx train mnist5k-lenet5 --set axes.allocation=erk --method random
+
+        sparsify-fx train cifar10-resnet20 --nproc 2
+
+        torchrun --nproc-per-node 8 -m sparsify_fx train imagenet-resnet50-lrr
     """
+    from sparsify_fx.distributed.joining import joined, launched_rank
     from sparsify_fx.errors import PreemptedError
     from sparsify_fx.train import load_config, train
     from sparsify_fx.train.signals import LEFT
 
-    output = Output(json)
+    # All processes train; the first one shows and writes.
+    quiet = quiet or launched_rank() > 0
+    output = Output(json if launched_rank() == 0 else None)
+    output.console.quiet = launched_rank() > 0
     load_files(plugin)
     # By the names of the configuration's keys; what is None was not given and leaves the recipe's own value.
     values = {
@@ -110,15 +123,19 @@ def command(
         with _only_errors() if quiet else nullcontext():
             # Within the quiet, too: reading a recipe may warn of axes that do not apply.
             config = load_config(recipe, sets or [], values)
-            result = train(
-                config,
-                runs_dir=runs,
-                force=force,
-                progress=not quiet,
-                console=output.console,
-                tensorboard=tensorboard,
-                grace=grace,
-            )
+            if nproc > 1:
+                launch(nproc, context)
+                return
+            with joined(config.device):
+                result = train(
+                    config,
+                    runs_dir=runs,
+                    force=force,
+                    progress=not quiet,
+                    console=output.console,
+                    tensorboard=tensorboard,
+                    grace=grace,
+                )
     except PreemptedError as error:
         output.console.print(str(error), soft_wrap=True)
         raise typer.Exit(LEFT) from None

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.distributed.batch_norm import SynchronizedNorm
 from sparsify_fx.errors import MethodError
 
 MODES = ("train", "eval")
@@ -54,7 +55,9 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
 def local_statistics(model: nn.Module) -> Iterator[None]:
     """SyncBatchNorm as batch norm: scoring must not wait for ranks that read fewer batches."""
     synchronized = [
-        module for module in model.modules() if isinstance(module, nn.SyncBatchNorm)
+        module
+        for module in model.modules()
+        if isinstance(module, (nn.SyncBatchNorm, SynchronizedNorm))
     ]
     for module in synchronized:
         # On the object and not on its class: other models of this process go on synchronizing. The forward of

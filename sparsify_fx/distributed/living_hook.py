@@ -204,6 +204,11 @@ def _check(one: Tensor, other: Tensor) -> None:
         )
 
 
+def has_products(model: nn.Module) -> bool:
+    """Whether the model has products whose gradients `living_hook` would join."""
+    return bool(_products(model))
+
+
 def _products(model: nn.Module) -> dict[int, tuple[WeightProgram, str]]:
     """The factors of products whose gradients are those of the weight alone, and both of which are trained."""
     found: dict[int, tuple[WeightProgram, str]] = {}

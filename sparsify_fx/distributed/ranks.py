@@ -18,7 +18,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sparsify_fx.distributed.collectives import gather, gather_texts, sum_in_place
-from sparsify_fx.distributed.replicas import group, independent, use_group
+from sparsify_fx.distributed.heard import heard, mark, text_of
+from sparsify_fx.distributed.replicas import (
+    group,
+    has_same_batches,
+    independent,
+    use_group,
+)
 from sparsify_fx.distributed.tensor_hash import digest, fingerprints, text_hash
 from sparsify_fx.errors import DistributedError
 from sparsify_fx.sharding import sharded
@@ -67,15 +73,15 @@ def exchange(
     ranks = group()
     if ranks is None:
         return [said]
-    told = "" if error is None else f"{type(error).__name__}: {error}"
+    failure = "" if error is None else text_of(error)
     # Moments and errors are cut, so that what was `said` always fits into the message.
     messages = [
         text.split("\x1f")
-        for text in gather_texts(ranks, f"{moment[:200]}\x1f{told[:400]}\x1f{said}")
+        for text in gather_texts(ranks, f"{moment[:200]}\x1f{failure}\x1f{said}")
     ]
     # It has told; it goes on to raise its own error, which says more than the others' could.
     if error is not None:
-        _mark(error)
+        mark(error, [message[1] for message in messages[: dist.get_rank(ranks)]])
         return []
     # An error before a difference of moments: the rank that failed is at another moment because of it.
     failed = [
@@ -84,9 +90,11 @@ def exchange(
         if message[1]
     ]
     if failed:
-        raise DistributedError(
+        told = DistributedError(
             f"rank {failed[0][0]} failed at {moment}: {failed[0][1]}; so no other rank goes on"
         )
+        told.told_elsewhere = True
+        raise told
     # Without this, ranks at different calls would add up tensors that have nothing to do with each other.
     if any(message[0] != messages[0][0] for message in messages):
         places = ", ".join(
@@ -120,7 +128,7 @@ def sum_over_ranks(
     Raises DistributedError on every rank when `work` failed on one.
     """
     ranks = group()
-    if ranks is None:
+    if ranks is None or has_same_batches():
         return work()
     # A rank whose work fails says so in place of its count: the one exchange below serves both.
     with _first_to_fail(moment):
@@ -166,7 +174,11 @@ def averaged_if_different(
     """`tensors` as they are where all ranks hold the same bits, else their mean over the ranks."""
     ranks = group()
     # Scores that are the same everywhere keep their bits: a mean of equal numbers may round.
-    if ranks is None or len(set(exchange(moment, digest(tensors)))) == 1:
+    if (
+        ranks is None
+        or has_same_batches()
+        or len(set(exchange(moment, digest(tensors)))) == 1
+    ):
         return dict(tensors)
     return mean_over_ranks(
         moment,
@@ -271,19 +283,6 @@ def _first_to_fail(moment: str) -> Iterator[None]:
         yield
     except Exception as error:
         # An error that all ranks know of must not be told again: the others are not in an exchange any more.
-        if not _heard(error):
+        if not heard(error):
             exchange(moment, error=error)
         raise
-
-
-def _mark(error: BaseException) -> None:
-    with contextlib.suppress(AttributeError, TypeError):
-        # On the error itself: it passes through the `together` of callers, which must not exchange once more.
-        error.__dict__["heard_by_all_ranks"] = True
-
-
-def _heard(error: BaseException) -> bool:
-    """Whether every rank knows of the error already."""
-    return isinstance(error, DistributedError) or "heard_by_all_ranks" in getattr(
-        error, "__dict__", {}
-    )

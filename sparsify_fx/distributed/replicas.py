@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 _DEFAULT = "the default group"
 _chosen: dist.ProcessGroup | str | None = _DEFAULT
+_same = False
 
 
 class use_group:
@@ -49,6 +50,30 @@ def independent() -> use_group:
     ...     pass
     """
     return use_group(None)
+
+
+class same_batches:
+    """Within this context all ranks give the same batches to criteria: nothing is added up over the ranks.
+
+    Every rank makes the scores of one process, to the bit; masks are compared as always.
+
+    >>> with same_batches():
+    ...     has_same_batches()
+    True
+    """
+
+    def __enter__(self) -> None:
+        global _same
+        self._before, _same = _same, True
+
+    def __exit__(self, *error: object) -> None:
+        global _same
+        _same = self._before
+
+
+def has_same_batches() -> bool:
+    """Whether `same_batches` is in effect."""
+    return _same
 
 
 def group() -> dist.ProcessGroup | None:

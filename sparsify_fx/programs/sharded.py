@@ -73,7 +73,7 @@ def _lay(program: Stored) -> None:
     for name, parameter in program._parameters.items():
         if parameter is not None and sharded(parameter):
             # A vector of living entries has no rows of the weight, by which its places could be told.
-            laid = _AsSharded.apply(parameter) if full else in_full(parameter)
+            laid: Any = _AsSharded.apply(parameter) if full else in_full(parameter)
             # By this mark torch tells parameters from other tensors.
             laid._is_param = True
             program._parameters[name] = laid

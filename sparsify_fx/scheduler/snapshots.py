@@ -23,7 +23,8 @@ from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.state import unmarked
 from sparsify_fx.scheduler.places import at_places
-from sparsify_fx.sharding import part, shard, write_into
+from sparsify_fx.sharding import part as own_part
+from sparsify_fx.sharding import shard, write_into
 
 # What can be rewound, in the order in which it is: signs and magnitudes are written over rewound weights.
 PARTS = (
@@ -158,14 +159,15 @@ def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
 def _rewind_half(part: str, view: nn.Module, recorded: Mapping[str, Tensor]) -> None:
     for name, program in programs(view).items():
         own, mask = program.theta_in_place(), program.current_mask()
-        now, then = part(own, own), part(recorded[name].to(own.device), own)
+        now = own_part(own, own)
+        then = own_part(recorded[name].to(own.device), own)
         # signed_like(size, sign): of the two moments one gives the sizes and the other the signs.
         theta = signed_like(now, then) if part == "signs" else signed_like(then, now)
         program.write(shard(theta, own), where=None if mask is None else mask == 1)
 
 
 def _signs(theta: Tensor) -> Tensor:
-    return shard(part(theta, theta).sign().to(torch.int8), theta)
+    return shard(own_part(theta, theta).sign().to(torch.int8), theta)
 
 
 def _restore(scope: Scope, recorded: Any) -> None:

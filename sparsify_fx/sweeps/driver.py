@@ -15,6 +15,7 @@ from sparsify_fx.sweeps.grid import Trial, order_of
 from sparsify_fx.sweeps.ledger import SUFFIX, Entry, Ledger, write_ledger
 from sparsify_fx.sweeps.trial import Job, Outcome, job_of
 from sparsify_fx.train.run_folder import run_path
+from sparsify_fx.train.saving import FIRST_CYCLE
 
 _LOG = logging.getLogger(__name__)
 # Seconds between two looks at what is running, for the table.
@@ -35,6 +36,7 @@ class Sweep:
     Attributes:
         trials: all of them, by name.
         path: of the record; run folders lie beside it.
+        leaders: by trial, the one whose first cycle it begins with.
         entries: the record of each trial.
         jobs, places: those that were handed to the engine and have not ended, and where they are trained.
         outcomes: of those that ended in this session, by name.
@@ -42,6 +44,7 @@ class Sweep:
 
     trials: Mapping[str, Trial]
     path: Path
+    leaders: Mapping[str, str] = field(default_factory=dict)
     retries: int = 1
     threads: int = 1
     plugins: tuple[str, ...] = ()
@@ -68,6 +71,10 @@ class Sweep:
         """The folder of the run folders."""
         return self.path.parent
 
+    def run_of(self, name: str) -> Path:
+        """The run folder of a trial that ended; of one that failed, a folder that is not there."""
+        return self.runs / (self.entries[name].run or "none")
+
     def record(self, name: str, **changes: object) -> None:
         """Change the entry of a trial."""
         self.entries[name] = replace(self.entries[name], **changes)  # type: ignore[arg-type]
@@ -90,7 +97,7 @@ def run_sweep(
 
     Raises SweepError where the record cannot be written. A trial that fails ends none of the others.
     """
-    order = order_of(sweep.trials)
+    order = order_of(sweep.trials, sweep.leaders)
     order.prepare()
     running: dict[Future[Outcome], str] = {}
     while order.is_active():
@@ -111,11 +118,14 @@ def run_sweep(
                 order.done(name)
     sweep.save()
     watch(sweep)
+    # Kept for trials of this sweep alone; each is as large as a checkpoint.
+    for leader in set(sweep.leaders.values()):
+        (sweep.run_of(leader) / FIRST_CYCLE).unlink(missing_ok=True)
 
 
 def _start(sweep: Sweep, engine: Engine, name: str) -> Future[Outcome] | None:
     """Hand a trial to the engine; None for one that cannot be, which has failed then."""
-    trial = sweep.trials[name]
+    trial, leader = sweep.trials[name], sweep.leaders.get(name)
     entries = {donor: sweep.entries[donor] for donor in trial.donors}
     failed = [donor for donor, entry in entries.items() if entry.state != "finished"]
     try:
@@ -134,6 +144,8 @@ def _start(sweep: Sweep, engine: Engine, name: str) -> Future[Outcome] | None:
             sweep.runs,
             threads=sweep.threads,
             plugins=sweep.plugins,
+            shares=str(sweep.run_of(leader).resolve()) if leader else "",
+            keeps=name in sweep.leaders.values(),
         )
     except SparsifyError as error:
         sweep.record(name, state="failed", error=" ".join(str(error).split()))

@@ -91,9 +91,14 @@ def trials_of(sweep: SweepConfig) -> dict[str, Trial]:
     return found
 
 
-def order_of(trials: Mapping[str, Trial]) -> TopologicalSorter[str]:
-    """Hands out the names of trials whose donors are done."""
-    return TopologicalSorter({trial.name: trial.donors for trial in trials.values()})
+def order_of(
+    trials: Mapping[str, Trial], leaders: Mapping[str, str] | None = None
+) -> TopologicalSorter[str]:
+    """Hands out the names of trials whose donors, and the trials whose first cycle they begin with, are done."""
+    order = TopologicalSorter({trial.name: trial.donors for trial in trials.values()})
+    for name, leader in (leaders or {}).items():
+        order.add(name, leader)
+    return order
 
 
 def _axes(sweep: SweepConfig) -> dict[str, tuple[Any, ...]]:

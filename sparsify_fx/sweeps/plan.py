@@ -40,7 +40,8 @@ class SweepConfig(Section):
     """Every combination of the values is a trial.
 
     recipe: one or several; method: names, or a mapping from labels to keys of their own; sparsity, seed: values, the
-    recipe's own if none is given; set: keys for all trials; grid: more keys, each with a list of values.
+    recipe's own if none is given; set: keys for all trials; grid: more keys, each with a list of values; share: whether
+    a dense first cycle that trials have in common is trained once.
     """
 
     recipe: tuple[str, ...] = Field(min_length=1)
@@ -50,6 +51,7 @@ class SweepConfig(Section):
     set: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     trial: TrialConfig = TrialConfig()
+    share: bool = True
 
     @field_validator("recipe", "sparsity", "seed", mode="before")
     @classmethod

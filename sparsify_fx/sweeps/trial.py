@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from sparsify_fx.errors import CheckpointError, PreemptedError, SparsifyError
 from sparsify_fx.plugins import load_files
+from sparsify_fx.sweeps.first_cycle import begin_with_first_cycle
 from sparsify_fx.train.config import TrainConfig, parse_config
 from sparsify_fx.train.loop import train
 from sparsify_fx.train.run_folder import LOCK, run_path
@@ -29,7 +30,8 @@ GRACE = 10.0
 class Job:
     """What a process needs to know. Paths are absolute: it may be on another machine that shares the file system.
 
-    `devices` is what CUDA_VISIBLE_DEVICES is set to, None to leave it as it is; `threads` are torch's.
+    `devices` is what CUDA_VISIBLE_DEVICES is set to, None to leave it as it is; `threads` are torch's; `shares`: the
+    run whose first cycle it begins with, "" for none; `keeps`: whether others begin with its own.
     """
 
     trial: str
@@ -39,6 +41,8 @@ class Job:
     threads: int = 1
     devices: str | None = None
     plugins: tuple[str, ...] = ()
+    shares: str = ""
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,15 @@ def _trained(job: Job, start: float) -> Outcome:
     config = parse_config(job.config, job.trial)
     path = run_path(job.runs, config)
     wait_until_free(path)
+    if job.shares:
+        begin_with_first_cycle(config, Path(job.shares), path)
     result = train(
         config,
         runs_dir=job.runs,
         progress=False,
         tensorboard=False,
         grace=GRACE,
+        keep_first_cycle=job.keeps,
     )
     accuracies = {"train": result.train_accuracy, "test": result.test_accuracy}
     seconds = time.perf_counter() - start
@@ -121,7 +128,7 @@ def wait_until_free(path: Path, patience: float = _PATIENCE) -> None:
 
 
 def job_of(name: str, config: TrainConfig, runs: Path, **options: Any) -> Job:
-    """The job of a trial; `options`: threads, devices, plugins."""
+    """The job of a trial; `options`: the other fields."""
     return Job(name, config.to_dict(), str(runs.resolve()), str(Path.cwd()), **options)
 
 

@@ -56,13 +56,16 @@ _INDIFFERENT = (
     "storage",
 )
 _SWITCHES = ("compile", "amp")
+_NEWER = ("accumulate", "sync_batch_norm")
 
 
 class TrainConfig(InputKeys):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
     `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
-    `sparsify_fx.recipe.axis_value` reads them; `init_from`: one or several runs to start from, taken in order;
+    `sparsify_fx.recipe.axis_value` reads them; `accumulate`: micro-batches of a batch, over all processes together;
+    `sync_batch_norm`: batch norm over the whole batch where several processes have parts of it, "auto" unless there
+    are micro-batches; `init_from`: one or several runs to start from, taken in order;
     `storage`: whether factors are whole tensors or vectors of living entries, see `sparsify_fx.apply`;
     `checkpoint`: when to save within an epoch; `checkpoint_every`: save at the end of every so many epochs, "auto" of
     each unless checkpoints would take more than 1 % of the time; `allow_other`: in what runs that it takes from may
@@ -78,6 +81,8 @@ class TrainConfig(InputKeys):
     image_size: int | None = Field(default=None, ge=1, le=16384)
     epochs: int = Field(ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    sync_batch_norm: bool | Auto = "auto"
     optimizer: OptimizerConfig
     learning_rate: LearningRateConfig = LearningRateConfig()
     axes: dict[str, Any] = Field(default_factory=dict)
@@ -128,6 +133,15 @@ class TrainConfig(InputKeys):
                     f"{value!r} is no device; expected auto, cpu, cuda, cuda:1, mps, ..."
                 ) from error
         return value
+
+    @model_validator(mode="after")
+    def _average_of_whole_tensors(self) -> TrainConfig:
+        # Entry k of a vector is another weight once masks have changed; "auto" takes vectors where they do not.
+        if self.ema is not None and self.storage == "living":
+            raise ValueError(
+                "ema averages weights that keep their places, which storage=living does not promise; use storage=auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_method(self) -> TrainConfig:
@@ -206,6 +220,10 @@ class TrainConfig(InputKeys):
         content = without_defaults(config.to_dict())
         for indifferent in _INDIFFERENT:
             del content[indifferent]
+        # Newer than the first version: at their defaults they must not rename what was trained without them.
+        for newer in _NEWER:
+            if content[newer] == TrainConfig.model_fields[newer].default:
+                del content[newer]
         axes = config.find_method().resolved()
         content["axes"] = by_content(axes.to_dict(stored=True))
         if "batches" in axes.schedule.needs:

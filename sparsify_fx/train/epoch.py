@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from sparsify_fx.train.log import Log
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.train.saving import Saver
 from sparsify_fx.train.session import Session
+from sparsify_fx.train.steps import Steps, counts
 from sparsify_fx.transfer import masked_state_dict
 
 
@@ -25,7 +27,9 @@ class EpochRow:
     `loss` and `train_accuracy` are means over the epoch while it trains (augmented, in training mode);
     `test_accuracy` is None in epochs without an evaluation; `lr` is that of the epoch's last step, and so is
     `strength`, that of an adaptive penalty (0 for other methods); `kept_zeros` are the kept weights that are zero;
-    `checkpoint_seconds` were spent on checkpoints since the line before, and are not in `seconds`.
+    `checkpoint_seconds` were spent on checkpoints since the line before, and are not in `seconds`. With a validation
+    set its `validation_accuracy` is in the place of `test_accuracy`, which only the last epoch of a run has;
+    `average_...` are those of the average of the weights, where there is one.
     """
 
     epoch: int
@@ -40,11 +44,14 @@ class EpochRow:
     strength: float = 0.0
     kept_zeros: int = 0
     checkpoint_seconds: float = 0.0
+    validation_accuracy: float | None = None
+    average_validation_accuracy: float | None = None
+    average_test_accuracy: float | None = None
 
 
 def train_epoch(
     session: Session,
-    train_model: nn.Module,
+    make_step: Steps,
     epoch: int,
     log: Log,
     folder: RunFolder,
@@ -58,14 +65,8 @@ def train_epoch(
     session.model.train()
     batches = session.training_batches(epoch, within.step)
     for step, (x, y) in enumerate(batches, start=within.step + 1):
-        with session.autocast():
-            outputs = train_model(x)
-        loss = session.loss(outputs, y) + scheduler.penalty()
-        loss.backward()  # type: ignore[no-untyped-call]
-        session.optimizer.step()
-        session.optimizer.zero_grad()
         # Totals are on the device and read once per epoch, for each reading waits until the GPU is done.
-        within.totals += counts(loss, outputs, y)
+        within.totals += make_step(x, y, epoch, step)
         within.step = step
 
         # The last scheduler step of a run prunes: what is reported and kept is the network before that.
@@ -74,10 +75,8 @@ def train_epoch(
             # Penalties with an adaptive strength compare it with the epoch before, in the step that follows.
             scheduler.observe(accuracy=row.train_accuracy)
             keep_state(session, folder, epoch)
-        # Scores of regrown weights are gradients, and RigL takes those of the batch of its step, not of a fixed one.
-        if scheduler.needs_batch:
-            scheduler.score_on(x, y)
-        scheduler.step()
+        with make_step.score(x, y):
+            scheduler.step()
         log.advance()
         if step < scheduler.steps_per_epoch:
             saver.after_step(epoch, within)
@@ -99,7 +98,7 @@ def _end_of_epoch(
 ) -> EpochRow:
     """The row of an epoch whose optimizer steps are done; TrainingError when its loss is not finite."""
     scheduler = session.scheduler
-    loss, correct, samples = totals.tolist()
+    loss, correct, samples = session.processes.summed(totals).tolist()
     # Before the line and the checkpoint are written: what the folder keeps is from before the loss diverged.
     if not math.isfinite(loss):
         raise TrainingError(
@@ -108,7 +107,9 @@ def _end_of_epoch(
         )
     # The end of every run is evaluated whatever eval_every says, since the result lists the accuracy of each.
     due = epoch % session.config.eval_every == 0 or scheduler.ends_run
-    tested = evaluate(session) if due else None
+    validated, tested = _accuracies(session, session.model, due)
+    average = session.average
+    of_average = _accuracies(session, average.model, due) if average else (None, None)
     return EpochRow(
         epoch=epoch,
         run=scheduler.run,
@@ -122,33 +123,47 @@ def _end_of_epoch(
         strength=scheduler.strength,
         kept_zeros=scheduler.kept_zeros(),
         checkpoint_seconds=saver.take_seconds(),
+        validation_accuracy=validated,
+        average_validation_accuracy=of_average[0],
+        average_test_accuracy=of_average[1],
     )
 
 
-def evaluate(session: Session) -> float:
-    """Accuracy of the current model on the test set, in [0, 1]; the model is in training mode afterwards.
+def _accuracies(
+    session: Session, model: nn.Module, due: bool
+) -> tuple[float | None, float | None]:
+    """(on the validation set, on the test set), each None where it is not asked for."""
+    guided = session.data.validation is not None
+    # The test is no guide on the way then: it is a result, of the end of each run.
+    tests = session.scheduler.ends_run if guided else due
+    return (
+        evaluate(session, model, session.validation_batches())
+        if guided and due
+        else None,
+        evaluate(session, model, session.test_batches()) if tests else None,
+    )
+
+
+def evaluate(
+    session: Session, model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]]
+) -> float:
+    """Accuracy of a model on batches, in [0, 1]; it is in the mode that it was in afterwards.
 
     The scheduler step that follows may score weights: it must not depend on whether there was an evaluation.
 
     Runs the uncompiled model, so that training keeps its one graph.
     """
-    session.model.eval()
+    training = model.training
+    model.eval()
     totals = torch.zeros(3, device=session.config.device)
     with torch.no_grad():
-        for x, y in session.test_batches():
+        for x, y in batches:
             with session.autocast():
-                outputs = session.model(x)
+                outputs = model(x)
             totals += counts(session.loss(outputs, y), outputs, y)
-    session.model.train()
-    _, correct, samples = totals.tolist()
+    model.train(training)
+    _, correct, samples = session.processes.summed(totals).tolist()
     return float(correct / samples)
-
-
-def counts(loss: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-    """(loss · samples, correct, samples) of a batch, on its device and without waiting for it."""
-    correct = (outputs.argmax(1) == targets).sum()
-    samples = torch.full_like(correct, len(targets))
-    return torch.stack([loss.detach() * len(targets), correct, samples])
 
 
 def derived_seed(seed: int, epoch: int) -> int:

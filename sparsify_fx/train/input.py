@@ -1,23 +1,41 @@
-"""The keys of a training's configuration that say how images come in."""
+"""The keys of a training's configuration that came later: how images come in, and what steps make of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from sparsify_fx.train.average import EmaConfig
 from sparsify_fx.train.sections import Section
+from sparsify_fx.zoo.data.decoders import DECODERS
 
 
 class InputKeys(Section):
     """`workers`: processes that decode streamed images, 0 for none; `prefetch`: batches that each prepares ahead.
 
-    `channels_last`: images and convolutions in the memory order NHWC, which many kernels are faster in.
+    `decode`: `pillow`, or `fast`, which is that but for the rounding of pixels (see `sparsify_fx.zoo.data.DECODERS`);
+    `validation`: a share of the training images that is kept aside and evaluated in place of the test, which is then
+    evaluated at the end of each cycle alone; `channels_last`: images and convolutions in the memory order NHWC, which
+    many kernels are faster in; `mixup`, `cutmix`: α of their Beta distribution, 0 for none; `clip_grad_norm`: the most
+    that the norm of all gradients together may be; `ema`: an average of the weights beside the training.
     """
 
     workers: int = Field(default=4, ge=0, le=1024)
     prefetch: int = Field(default=2, ge=1, le=1024)
+    decode: str = "pillow"
+    validation: float | None = Field(default=None, gt=0, lt=1)
     channels_last: bool = False
+    mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    cutmix: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    clip_grad_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    ema: EmaConfig | None = None
+
+    @field_validator("decode")
+    @classmethod
+    def _known_decoder(cls, value: str) -> str:
+        DECODERS[value]  # UnknownNameError, with the nearest names
+        return value
 
 
 # They say how fast batches come, not what is in them.

@@ -22,7 +22,14 @@ from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.train.run_folder import TENSORBOARD
 
 _LOG = logging.getLogger(__name__)
-_SCALARS = ("loss", "train_accuracy", "test_accuracy", "density", "lr")
+_SCALARS = (
+    "loss",
+    "train_accuracy",
+    "validation_accuracy",
+    "test_accuracy",
+    "density",
+    "lr",
+)
 
 
 class ScalarWriter(Protocol):
@@ -64,7 +71,7 @@ class Log:
         if self._writer is not None:
             try:
                 for name in _SCALARS:
-                    if row[name] is not None:
+                    if row.get(name) is not None:
                         self._writer.add_scalar(name, row[name], row["epoch"])
             # No reason to end a training: metrics.jsonl holds the same numbers.
             except OSError as error:
@@ -113,8 +120,12 @@ def open_log(
 
 def epoch_line(row: Mapping[str, Any]) -> str:
     """The one line of an epoch."""
-    tested = (
-        "" if row["test_accuracy"] is None else f"  test {row['test_accuracy']:.4f}"
+    # Rows of older versions have no validation.
+    accuracies = (
+        (part, row.get(f"{part}_accuracy")) for part in ("validation", "test")
+    )
+    tested = "".join(
+        f"  {part} {found:.4f}" for part, found in accuracies if found is not None
     )
     return (
         f"epoch {row['epoch']:>4}  run {row['run']:>2}  loss {row['loss']:.4f}"

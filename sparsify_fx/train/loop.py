@@ -10,20 +10,25 @@ from dataclasses import asdict
 from rich.console import Console
 
 from sparsify_fx.api import dense_state_dict
-from sparsify_fx.checkpoints.run_files import CHECKPOINT
+from sparsify_fx.checkpoints.run_files import AVERAGE, CHECKPOINT
+from sparsify_fx.distributed.joining import heard_of_lost_ranks
+from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.donors import check_data, check_donors, check_finished
 from sparsify_fx.train.epoch import EpochRow, keep_state, train_epoch
 from sparsify_fx.train.generators import own_randomness
 from sparsify_fx.train.log import open_log
+from sparsify_fx.train.processes import agreed, known_to_all, open_together
 from sparsify_fx.train.provenance import provenance
 from sparsify_fx.train.result import CycleResult, Result, from_plain
-from sparsify_fx.train.run_folder import RESULT, RunFolder, open_folder, run_path
+from sparsify_fx.train.run_folder import RESULT, RunFolder, run_path
 from sparsify_fx.train.saving import Saver, Within, within_of
-from sparsify_fx.train.session import Session, build_session, compiled
+from sparsify_fx.train.session import Session, build_session
 from sparsify_fx.train.signals import Asked, asked_by_signals
+from sparsify_fx.train.steps import build_steps
 from sparsify_fx.train.task import as_plain
+from sparsify_fx.zoo.data.lost_workers import heard_of_lost_workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ def train(
     console: Console | None = None,
     tensorboard: bool = True,
     grace: float | None = None,
+    keep_first_cycle: bool = False,
 ) -> Result:
     """Run a configuration to its end in its run folder, and return what came out.
 
@@ -51,6 +57,7 @@ def train(
         tensorboard: write scalars for TensorBoard too, if it is installed.
         grace: SIGTERM, SIGUSR1 and the first Ctrl-C let it save after the step that it is at, and leave; if that takes
             more than so many seconds, the process ends without. None: signals do what they do elsewhere.
+        keep_first_cycle: keep the checkpoint before the last step of the first run (cycle), for others to go on from.
 
     Raises TrainingError when the loss is NaN or infinite; PreemptedError when it saved and left as a signal asked;
     CheckpointError for a folder that is damaged, in use, cannot be written or was trained on other data, and for a run
@@ -61,26 +68,37 @@ def train(
     config = config.resolved()
     path = run_path(runs_dir, config)
     # Without the lock: a finished folder is never written to again, and may lie where nothing can be written.
-    if not force and (known := _finished(RunFolder(path), config)) is not None:
-        return known
-    with own_randomness(config.device):
+    if not force:
+        known = known_to_all(_finished(RunFolder(path), config), path)
+        if known is not None:
+            return known
+    # Signals from here on: the data and the scores of a first mask may take minutes.
+    with (
+        asked_by_signals(grace) as asked,
+        heard_of_lost_ranks("training"),
+        own_randomness(config.device),
+    ):
         # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none.
-        check_donors(config)
-        session = build_session(config)
-        with open_folder(path) as folder:
-            if force:
-                folder.clear()
+        with together("building the session"):
+            check_donors(config)
+            session = build_session(config)
+        main = session.processes.main
+        with (
+            open_together(path, main=main, force=force) as folder,
+            heard_of_lost_workers(),
+        ):
             # Another process may have finished it while this one built its session, and given the lock back.
-            elif (known := _finished(folder, config)) is not None:
+            known = known_to_all(_finished(folder, config), path)
+            if known is not None:
                 return known
-            with asked_by_signals(grace) as asked:
-                return _train(
-                    session,
-                    folder,
-                    console or Console() if progress else None,
-                    tensorboard,
-                    asked,
-                )
+            shown = console or Console() if progress and main else None
+            keep_at = _first_cycle(session) if keep_first_cycle else None
+            return _train(session, folder, shown, tensorboard and main, asked, keep_at)
+
+
+def _first_cycle(session: Session) -> int:
+    """The steps of the first run but for the last, which prunes."""
+    return session.config.epochs * session.scheduler.steps_per_epoch - 1
 
 
 def _finished(folder: RunFolder, config: TrainConfig) -> Result | None:
@@ -104,12 +122,14 @@ def _train(
     console: Console | None,
     tensorboard: bool,
     asked: Asked,
+    keep_at: int | None,
 ) -> Result:
     """Train on from the folder's checkpoint, or from the start, to the end."""
     config, scheduler = session.config, session.scheduler
     # 1. Go on where the checkpoint stands. The files that describe the run are written anew: an older version may
     #    have written them with fewer keys.
     rows, within = _restore(session, folder)
+    agreed("going on", f"step {scheduler.step_count}", folder.path)
     folder.write_config(config)
     digest = {"digest": session.data.digest} if session.data.digest else {}
     folder.write_data({"data": config.data, **digest, **as_plain(session.data)})
@@ -122,27 +142,32 @@ def _train(
     )
 
     # 2. The start counts as epoch 0 for snapshots_at; a resumed run kept it when it was begun.
-    train_model = compiled(session)
+    make_step = build_steps(session)
     if scheduler.step_count == 0:
         keep_state(session, folder, 0)
 
     # 3. Each epoch's line reaches the disk before its checkpoint: lines without a checkpoint are cut off on resuming,
     #    but a checkpoint whose lines are missing could not be resumed.
-    saver = Saver(session, folder, asked, within)
+    saver = Saver(session, folder, asked, within, keep_at)
     with open_log(
         folder.path, scheduler, session.groups, len(rows), console, tensorboard
     ) as log:
         for epoch in range(len(rows) + 1, scheduler.epochs + 1):
-            row = train_epoch(session, train_model, epoch, log, folder, saver)
+            row = train_epoch(session, make_step, epoch, log, folder, saver)
             rows.append(row)
-            folder.append(asdict(row))
-            log.row(asdict(row))
-            _tell(row, rows)
+            # An error of the process that writes is heard by the others, which would wait for its next gradients.
+            with together(f"writing epoch {epoch}"):
+                folder.append(asdict(row))
+                log.row(asdict(row))
+                _tell(row, rows)
             saver.after_epoch(epoch)
 
     # 4. result.json comes last and marks the run as finished, whatever kills the process before.
     result = _result(session, folder, rows, saver.seconds)
-    folder.finish(dense_state_dict(session.model), result.to_dict())
+    with together("writing the result"):
+        if session.average is not None:
+            folder.save_state(AVERAGE, dense_state_dict(session.average.model))
+        folder.finish(dense_state_dict(session.model), result.to_dict())
     return result
 
 
@@ -211,10 +236,14 @@ def _result(
                 row.nonzeros,
                 row.train_accuracy,
                 _tested(row),
+                row.validation_accuracy,
+                row.average_test_accuracy,
             )
             for row in ends
         ),
         notes=(*session.scheduler.notes, *_zeros(last)),
+        validation_accuracy=last.validation_accuracy,
+        average_test_accuracy=last.average_test_accuracy,
         provenance=provenance(session.config, session.data.digest),
     )
 

@@ -14,10 +14,11 @@ from sparsify_fx.api import merge
 from sparsify_fx.checkpoints.run_files import CHECKPOINT, WEIGHTS, read_tensors
 from sparsify_fx.errors import CheckpointError, SparsifyError
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.data import open_data
 from sparsify_fx.train.rebuild import at_checkpoint
 from sparsify_fx.train.recipes import load_config
 from sparsify_fx.train.run_folder import CONFIG, RunFolder, find_folder
-from sparsify_fx.train.session import fresh_model, open_data
+from sparsify_fx.train.session import fresh_model
 from sparsify_fx.train.task import task_of
 from sparsify_fx.zoo.data import Data
 from sparsify_fx.zoo.models import ModelSpec

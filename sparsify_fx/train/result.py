@@ -27,13 +27,16 @@ class CycleResult:
     nonzeros: int
     train_accuracy: float
     test_accuracy: float
+    validation_accuracy: float | None = None
+    average_test_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class Result:
     """The end of a training. `seconds` and `checkpoint_seconds` add up all sessions, the one without the other;
     `epochs` counts all cycles; `notes`: remarks; `provenance`: model, data, seed, versions, commit, empty in results
-    that an older version wrote.
+    that an older version wrote; `validation_accuracy` and `average_test_accuracy` (of the average of the weights) are
+    None without.
     """
 
     folder: str
@@ -51,6 +54,8 @@ class Result:
     notes: tuple[str, ...] = ()
     checkpoint_seconds: float = 0.0
     provenance: Provenance = field(default_factory=Provenance)
+    validation_accuracy: float | None = None
+    average_test_accuracy: float | None = None
 
     @property
     def path(self) -> Path:
@@ -70,9 +75,15 @@ class Result:
     def table(self) -> FittingTable:
         """One line per cycle."""
         table = FittingTable(title=f"{self.method}: {self.folder}")
-        for column in ("run", "epoch", "density", "non-zeros", "train", "test"):
+        # Columns of what this run has no numbers for are left out.
+        further = {
+            "validation": [cycle.validation_accuracy for cycle in self.cycles],
+            "average, test": [cycle.average_test_accuracy for cycle in self.cycles],
+        }
+        shown = {name: cells for name, cells in further.items() if None not in cells}
+        for column in ("run", "epoch", "density", "non-zeros", "train", "test", *shown):
             table.add_column(column, justify="right")
-        for cycle in self.cycles:
+        for number, cycle in enumerate(self.cycles):
             accuracies = (f"{cycle.train_accuracy:.4f}", f"{cycle.test_accuracy:.4f}")
             table.add_row(
                 str(cycle.run),
@@ -80,6 +91,7 @@ class Result:
                 f"{cycle.density:.6g}",
                 f"{cycle.nonzeros:,}",
                 *accuracies,
+                *(f"{cells[number]:.4f}" for cells in shown.values()),
             )
         told = f"{self.nonzeros:,} of {self.weights:,} weights; {self.epochs} epochs in {self.seconds:.1f} s"
         table.caption = "\n".join([told, *self.notes])

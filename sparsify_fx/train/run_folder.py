@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sparsify_fx.checkpoints.checksums import SealingStream
 from sparsify_fx.checkpoints.run_files import (
+    AVERAGE,
     CHECKPOINT,
     WEIGHTS,
     packed,
@@ -46,6 +47,7 @@ CONFIG, METRICS, RESULT, DATA = (
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 _REMEDY = "train again with --force"
+_STATES = (AVERAGE, "epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt")
 
 
 def run_path(runs_dir: str | os.PathLike[str], config: TrainConfig) -> Path:
@@ -172,6 +174,13 @@ class RunFolder:
         with self._writing(CHECKPOINT):
             write_atomically(self.path / CHECKPOINT, write)
 
+    def keep_checkpoint(self, name: str) -> None:
+        """Keep the newest checkpoint under another name too."""
+        with self._writing(name), (self.path / CHECKPOINT).open("rb") as source:
+            write_atomically(
+                self.path / name, lambda stream: shutil.copyfileobj(source, stream)
+            )
+
     def save_state(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Write the safetensors file `name`."""
         data = packed(state)
@@ -209,7 +218,7 @@ class RunFolder:
             for name in (RESULT, CHECKPOINT, WEIGHTS, METRICS, CONFIG, DATA):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
-            for pattern in ("epoch-*.safetensors", "cycle-*.safetensors"):
+            for pattern in _STATES:
                 for file in self.path.glob(pattern):
                     file.unlink(missing_ok=True)
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.api import apply
+from sparsify_fx.distributed.replicas import same_batches
 from sparsify_fx.errors import CheckpointError, ConfigError
 from sparsify_fx.initializations import INITIALIZATIONS
 from sparsify_fx.programs.parameter_groups import ParameterGroups, parameter_groups
 from sparsify_fx.scheduler.scheduler import Scheduler
+from sparsify_fx.train.average import Average
 from sparsify_fx.train.checks import (
     check_model,
     check_optimizer_state,
@@ -26,15 +26,18 @@ from sparsify_fx.train.checks import (
     check_progress,
 )
 from sparsify_fx.train.config import TrainConfig
+from sparsify_fx.train.data import open_data
+from sparsify_fx.train.mixing import mixed
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
+from sparsify_fx.train.processes import Processes, first_of_machine, processes_of
+from sparsify_fx.train.scoring import scoring
 from sparsify_fx.transfer import take_from
-from sparsify_fx.zoo.data import Augment, Data, load_data
+from sparsify_fx.zoo.data import Augment, Data, Part
+from sparsify_fx.zoo.data.shares import shared_epoch
 from sparsify_fx.zoo.models import ModelSpec, build_model
 
 _LOG = logging.getLogger(__name__)
-# For criteria that look at data: it decides the masks, so runs with another number would be other runs.
-_SCORING_BATCHES = 10
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Session:
     optimizer: Optimizer
     scheduler: Scheduler
     groups: ParameterGroups
+    processes: Processes
+    average: Average | None = None
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy with the configured label smoothing, in float32 under autocast too."""
@@ -62,22 +67,47 @@ class Session:
     def training_batches(
         self, epoch: int, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The shuffled and augmented batches of an epoch from number `start`; they depend on (seed, epoch) alone."""
+        """This process's part of the batches of an epoch from number `start`, shuffled and augmented.
+
+        All processes together have the batches of one, which depend on (seed, epoch) alone.
+        """
         crop, flip = self.config.augment.crop_padding, self.config.augment.flip
         augment = Augment(crop, flip) if crop or flip else None
-        batches = self.data.train.epoch(
+        batches = shared_epoch(
+            self.data.train,
             self.config.batch_size,
+            self.processes.share,
             train=True,
             seed=self.config.seed,
             epoch=epoch,
             augment=augment,
             start=start,
         )
+        config = self.config
+        if config.mixup or config.cutmix:
+            batches = mixed(
+                batches,
+                self.data.num_classes,
+                mixup=config.mixup,
+                cutmix=config.cutmix,
+                seed=config.seed,
+                epoch=epoch,
+                start=start,
+            )
         return self._laid_out(batches)
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The test set in order."""
-        return self._laid_out(self.data.test.epoch(self.config.batch_size, train=False))
+        """This process's batches of the test set, in order."""
+        return self._in_order(self.data.test)
+
+    def validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of the images that are kept aside for validation."""
+        assert self.data.validation is not None
+        return self._in_order(self.data.validation)
+
+    def _in_order(self, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
+        size, share = self.config.batch_size, self.processes.share
+        return self._laid_out(shared_epoch(part, size, share, train=False))
 
     def _laid_out(
         self, batches: Iterator[tuple[Tensor, Tensor]]
@@ -95,6 +125,7 @@ class Session:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            **({"average": self.average.state_dict()} if self.average else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -111,6 +142,10 @@ class Session:
             self.scheduler.load_state_dict(state["scheduler"])
         except _MISFITS as error:
             raise _misfit(error) from error
+
+        if self.average is not None:
+            check_parts(state, ("average",))
+            self.average.load_state_dict(state["average"])
 
         # 3. Whether the parts belong together shows only once all are there.
         check_progress(state, self.scheduler)
@@ -141,7 +176,9 @@ def build_session(config: TrainConfig) -> Session:
     Raises the error of whatever does not fit (DataError, UnknownNameError, LayerError, ConfigError, ...).
     """
     config = config.resolved()
-    data = open_data(config)
+    processes = processes_of(config)
+    with first_of_machine():
+        data = open_data(config)
 
     # 1. The model as it starts. Parts of another run are taken on top of its own first weights, so those are kept.
     model = fresh_model(config, data).to(config.device)
@@ -154,25 +191,27 @@ def build_session(config: TrainConfig) -> Session:
     )
 
     # 2. Programs and first masks; some initializations need the masks, and what is taken from other runs comes on top.
-    loss_fn, batches = _scoring(config, data)
+    loss_fn, batches = scoring(config, data, processes)
     _LOG.info(
         "%s at sparsity %g for the model %s",
         config.method,
         config.sparsity,
         config.model,
     )
-    apply(
-        model,
-        config.method,
-        sparsity=config.sparsity,
-        batches=batches,
-        loss_fn=loss_fn,
-        include=config.include,
-        exclude=config.exclude,
-        seed=config.seed,
-        storage=config.storage,
-        **config.axes,
-    )
+    # Every process scores what one process would, and so chooses its masks, to the bit.
+    with same_batches():
+        apply(
+            model,
+            config.method,
+            sparsity=config.sparsity,
+            batches=batches,
+            loss_fn=loss_fn,
+            include=config.include,
+            exclude=config.exclude,
+            seed=config.seed,
+            storage=config.storage,
+            **config.axes,
+        )
     _initialize(config, model, after_apply=True)
     for source in config.init_from:
         _LOG.info("taking %s from %s", ", ".join(source.take), source.run)
@@ -186,15 +225,16 @@ def build_session(config: TrainConfig) -> Session:
     optimizer = build_optimizer(
         groups, config.optimizer.name, config.optimizer.lr, options
     )
-    scheduler = Scheduler(
-        model,
-        optimizer,
-        epochs=config.epochs,
-        steps_per_epoch=data.train.batches(config.batch_size, train=True),
-        learning_rate=config.learning_rate.build(),
-        batches=batches,
-        loss_fn=loss_fn,
-    )
+    with same_batches():
+        scheduler = Scheduler(
+            model,
+            optimizer,
+            epochs=config.epochs,
+            steps_per_epoch=data.train.batches(config.batch_size, train=True),
+            learning_rate=config.learning_rate.build(),
+            batches=batches,
+            loss_fn=loss_fn,
+        )
 
     # Only the scheduler knows how many epochs all cycles have together; nothing has been written yet.
     late = [epoch for epoch in config.snapshots_at if epoch > scheduler.epochs]
@@ -202,27 +242,10 @@ def build_session(config: TrainConfig) -> Session:
         raise ConfigError(
             f"snapshots_at: {late} is beyond the {scheduler.epochs} epochs of this training, cycles included"
         )
-    return Session(config, data, model, optimizer, scheduler, groups)
-
-
-def open_data(config: TrainConfig, *, download: bool = True) -> Data:
-    """The data set of a resolved configuration, on its device; ConfigError when its augmentation does not fit."""
-    place, root = torch.device(config.device), Path(config.data_root)
-    data = load_data(
-        config.data,
-        root=root,
-        device=place,
-        image_size=config.image_size,
-        download=download,
-        workers=config.workers,
-        prefetch=config.prefetch,
+    average = None if config.ema is None else Average(model, config.ema)
+    return Session(
+        config, data, model, optimizer, scheduler, groups, processes, average
     )
-    if config.augment.crop_padding > data.image_size:
-        raise ConfigError(
-            f"augment.crop_padding={config.augment.crop_padding} is more than an image, which has {data.image_size} "
-            "pixels a side; 4 is usual for 32"
-        )
-    return data
 
 
 def fresh_model(config: TrainConfig, task: Data | ModelSpec) -> nn.Module:
@@ -245,22 +268,3 @@ def _initialize(config: TrainConfig, model: nn.Module, *, after_apply: bool) -> 
     # A generator of its own, so that the draws do not depend on how many numbers the model's constructor took.
     if initialization.after_apply == after_apply:
         initialization(model, torch.Generator().manual_seed(config.seed))
-
-
-def compiled(session: Session) -> nn.Module:
-    """The model to train with: `torch.compile`d when asked for. It shares all parameters with `session.model`."""
-    if not session.config.compile:
-        return session.model
-    return cast(nn.Module, torch.compile(session.model))
-
-
-def _scoring(config: TrainConfig, data: Data) -> tuple[Any, Any]:
-    """(loss_fn, batches) for a criterion or a schedule that needs them, else (None, None)."""
-    axes = config.find_method().resolved()
-    needs = (*axes.criterion.needs, *axes.schedule.needs)
-    loss_fn = F.cross_entropy if "loss_fn" in needs else None
-    if "batches" not in needs:
-        return loss_fn, None
-    # Epoch 0 is none of those that are trained on, which count from 1: it spends no draw of theirs.
-    epoch = data.train.epoch(config.batch_size, seed=config.seed, epoch=0, train=True)
-    return loss_fn, list(itertools.islice(epoch, _SCORING_BATCHES))

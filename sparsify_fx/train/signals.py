@@ -23,6 +23,8 @@ LEFT = 75
 # Windows has no SIGUSR1.
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 NUMBERS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+# Seconds within which two interrupts are one.
+_TWICE = 0.5
 # The byte that ends the listening; no signal has this number.
 _END = 0
 
@@ -36,13 +38,16 @@ class Asked:
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
-        self._interrupts = 0
+        self._interrupted = float("inf")
 
     def handle(self, number: int, _: FrameType | None) -> None:
         """Python's side of a signal: the listening thread notes it; a second Ctrl-C ends things at once."""
-        self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
+        if number != signal.SIGINT:
+            return
+        # torchrun passes a Ctrl-C on to processes that have had it from the terminal: that is one, not two.
+        if time.monotonic() > self._interrupted + _TWICE:
             raise KeyboardInterrupt
+        self._interrupted = min(self._interrupted, time.monotonic())
 
     def listen(self, inbox: socket.socket, grace: float) -> None:
         """Note signals until the end is told; `grace` seconds after the first one end the process."""

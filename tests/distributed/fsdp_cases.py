@@ -36,6 +36,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "erk": {"method": "gmp", "allocation": "erk"},
     "floors": {"method": "gmp", "min_per_layer": 4, "adam": True},
     "full": {"method": "signin", "storage": "full"},
+    "signs": {"method": "lrr", "rewind": {"signs": "warmup", "weights": "init"}},
+    "magnitudes": {"method": "lrr+signin", "rewind": {"magnitudes": "warmup"}},
     "root": {"method": "lrr+signin", "how": "root"},
     "copies": {"method": "wr", "how": "copies"},
     "kept": {"method": "spred", "how": "kept"},

@@ -14,12 +14,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from tests.distributed import batch_cases as _batch_cases
 from tests.distributed import fsdp_cases as _fsdp_cases
 from tests.distributed import fsdp_odd_cases as _fsdp_odd_cases
 from tests.distributed import living_cases as _living_cases
 from tests.distributed.cases import CASES
 
-assert [_fsdp_cases, _fsdp_odd_cases, _living_cases]  # the import adds their cases
+# The imports add their cases.
+assert [_batch_cases, _fsdp_cases, _fsdp_odd_cases, _living_cases]
 # On four ranks these tell nothing that the others do not.
 LEFT_OUT = {(4, f"fsdp {method}") for method in _fsdp_cases.OTHERS}
 

@@ -19,8 +19,9 @@ from sparsify_fx.errors import (
 )
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.train import Result, TrainConfig, load_config, train
+from sparsify_fx.train.data import open_data
 from sparsify_fx.train.restore import load_trained
-from sparsify_fx.train.session import build_session, fresh_model, open_data
+from sparsify_fx.train.session import build_session, fresh_model
 
 pytestmark = pytest.mark.slow
 

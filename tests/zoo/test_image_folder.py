@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data import Augment, Data, FolderSource, load_data
+from sparsify_fx.zoo.data.lost_workers import heard_of_lost_workers
 from tests.zoo.common import Batches, same, some_digits, tensors
 
 
@@ -72,6 +74,15 @@ def test_a_streamed_epoch_from_its_middle_on_has_the_same_batches(
     for start, workers in ((1, 0), (1, 2), (2, 0)):
         part = streamed(folder, workers).train
         assert same(whole[start:], list(part.epoch(8, **asked, start=start)))
+
+
+def test_a_killed_worker_is_told_in_words(folder: Path) -> None:
+    batches = streamed(folder, 2).train.epoch(1, train=True)
+    with pytest.raises(DataError, match=r"was ended .*goes on from"):  # noqa: PT012, SIM117
+        with heard_of_lost_workers():
+            for _ in batches:
+                for worker in multiprocessing.active_children():
+                    worker.kill()
 
 
 def test_a_streamed_folder_evaluates_in_order(folder: Path, mnist: Data) -> None:

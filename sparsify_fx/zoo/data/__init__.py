@@ -5,6 +5,7 @@ Importing this package registers them. A newcomer is one file that ends in `DATA
 
 from sparsify_fx.zoo.data import cifar, imagefolder, mnist5k, npz
 from sparsify_fx.zoo.data.augment import Augment
+from sparsify_fx.zoo.data.decoders import DECODERS, Decoder
 from sparsify_fx.zoo.data.folder_source import FolderSource
 from sparsify_fx.zoo.data.load import (
     DATASETS,
@@ -20,9 +21,11 @@ from sparsify_fx.zoo.data.types import Data, Part
 
 __all__ = [
     "DATASETS",
+    "DECODERS",
     "LIMIT_BYTES",
     "Augment",
     "Data",
+    "Decoder",
     "Facts",
     "FolderSource",
     "Kind",

@@ -19,9 +19,10 @@ from sparsify_fx.zoo.data.batching import (
     epoch_order,
     mix_seed,
 )
-from sparsify_fx.zoo.data.decode import Listing, centered, randomly_cropped
+from sparsify_fx.zoo.data.decode import Listing
+from sparsify_fx.zoo.data.decoders import Decoder
 from sparsify_fx.zoo.data.loader import Loading, Texts, item_batches
-from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.normalize import Normalizer, floats
 from sparsify_fx.zoo.data.shares import WHOLE, Share
 
 
@@ -44,15 +45,16 @@ class _Images(Dataset[tuple[Tensor, int]]):
     augment: Augment | None
     seed: int
     epoch: int
+    decoder: Decoder
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.paths[index], int(self.labels[index])
         # No augmentation means the middle in training too: a run without it sees each image the same every time.
         if self.augment is None:
-            return centered(path, self.size, eval_resize(self.size)), label
+            return self.decoder.centered(path, self.size, eval_resize(self.size)), label
         # A seed for each image: what it looks like depends neither on the worker nor on the images before it.
         seed = mix_seed(self.seed, self.epoch, "sample", index)
-        return randomly_cropped(
+        return self.decoder.randomly_cropped(
             path, self.size, mirror=self.augment.flip, seed=seed
         ), label
 
@@ -72,16 +74,33 @@ class FolderSource:
         normalizer: Normalizer,
         device: torch.device,
         loading: Loading,
+        decoder: Decoder,
     ) -> None:
         self.listing, self.size, self.device = listing, size, device
-        self.loading = loading
+        self.loading, self.decoder = loading, decoder
         self._paths = Texts(listing.paths)
         self._labels = np.array(listing.labels)
+        self._normalizer = normalizer
         self._scale, self._shift = normalizer.factors(device)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.listing.paths)
+
+    def class_labels(self) -> Tensor:
+        """The labels, int64 [N]."""
+        return torch.from_numpy(self._labels)
+
+    def subset(self, indices: Tensor) -> FolderSource:
+        """The images at `indices` alone, normalized as before."""
+        chosen, known = indices.tolist(), self.listing
+        paths, labels = (
+            tuple(each[index] for index in chosen)
+            for each in (known.paths, known.labels)
+        )
+        listing = Listing(paths, labels, known.classes)
+        settings = (self._normalizer, self.device, self.loading, self.decoder)
+        return FolderSource(listing, self.size, *settings)
 
     def batches(self, batch_size: int, *, train: bool) -> int:
         """See `Part.batches`."""
@@ -116,6 +135,7 @@ class FolderSource:
             augment if train else None,
             seed,
             epoch,
+            self.decoder,
         )
         batches = Chunks(order, list(places))
         return self._stream(
@@ -127,4 +147,4 @@ class FolderSource:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         # Floats are made on the device: as bytes the images take a quarter of the way from the workers and of the bus.
         for images, labels in batches:
-            yield images.float().mul_(self._scale).add_(self._shift), labels
+            yield floats(images).mul_(self._scale).add_(self._shift), labels

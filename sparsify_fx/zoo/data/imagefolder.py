@@ -12,7 +12,8 @@ import torch
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.assemble import Split, tensor_data
-from sparsify_fx.zoo.data.decode import Listing, centered, shorter_side, whole
+from sparsify_fx.zoo.data.decode import Listing, shorter_side, whole
+from sparsify_fx.zoo.data.decoders import DECODERS, Decoder
 from sparsify_fx.zoo.data.folder_source import FolderSource, eval_resize
 from sparsify_fx.zoo.data.load import DATASETS, LIMIT_BYTES, Kind, Request
 from sparsify_fx.zoo.data.normalize import Normalizer
@@ -41,7 +42,8 @@ def load(request: Request) -> Data:
     side = request.image_size or shorter_side(train.paths[0])
     if len(train.paths) * 3 * side * side <= request.limit_bytes:
         decoded, decoded_test = (
-            _decode(part, request.image_size, side) for part in (train, test)
+            _decode(part, request.image_size, side, DECODERS[request.decode])
+            for part in (train, test)
         )
         return tensor_data(
             request, decoded, decoded_test, len(train.classes), train.classes, seen
@@ -106,7 +108,9 @@ def _list(path: Path) -> tuple[Listing, Listing]:
     return train, test
 
 
-def _decode(part: Listing, image_size: int | None, side: int) -> Split:
+def _decode(
+    part: Listing, image_size: int | None, side: int, decoder: Decoder
+) -> Split:
     """Every image of a listing in memory."""
     _LOG.info("decoding %d images of %d pixels a side", len(part.paths), side)
     images = torch.empty(len(part.paths), 3, side, side, dtype=torch.uint8)
@@ -114,7 +118,9 @@ def _decode(part: Listing, image_size: int | None, side: int) -> Split:
     def fill(index: int) -> None:
         path = part.paths[index]
         images[index] = (
-            whole(path, side) if image_size is None else centered(path, side, side)
+            whole(path, side)
+            if image_size is None
+            else decoder.centered(path, side, side)
         )
 
     # Threads are enough, since Pillow decodes without Python's lock; reading what `map` gives raises a thread's error.
@@ -131,10 +137,13 @@ def _stream(
     _LOG.info("streaming %d images, too many for limit_bytes", len(train.paths))
     # Spread over the listing, which is sorted by class: the first ones would all be of a few classes.
     paths = train.paths[:: _step(train)]
-    sample = torch.stack([centered(path, size, eval_resize(size)) for path in paths])
+    decoder = DECODERS[request.decode]
+    sample = torch.stack(
+        [decoder.centered(path, size, eval_resize(size)) for path in paths]
+    )
     normalizer = Normalizer.of(sample)
     train_part, test_part = (
-        FolderSource(part, size, normalizer, request.device, request.loading)
+        FolderSource(part, size, normalizer, request.device, request.loading, decoder)
         for part in (train, test)
     )
     facts = Facts(

@@ -33,6 +33,7 @@ class Request:
         limit_bytes: image folders beyond it are streamed.
         loading: workers that decode streamed images, and how far ahead.
         download: whether what is not there may be downloaded.
+        decode: the decoder of image files, see `DECODERS`.
     """
 
     spec: str
@@ -42,6 +43,7 @@ class Request:
     limit_bytes: int
     loading: Loading
     download: bool = True
+    decode: str = "pillow"
 
     @property
     def argument(self) -> str:
@@ -91,6 +93,7 @@ def load_data(
     workers: int = 4,
     prefetch: int = 2,
     download: bool = True,
+    decode: str = "pillow",
 ) -> Data:
     """The data set of a spec.
 
@@ -103,6 +106,7 @@ def load_data(
         limit_bytes: the most that training images may take as uint8; larger folders are streamed.
         workers, prefetch: processes that decode streamed images, 0 for none, and batches that each prepares ahead.
         download: False: DataError for a set that would have to be downloaded.
+        decode: `pillow`, or `fast` for image files whose pixels may differ by rounding; see `DECODERS`.
 
     Raises UnknownNameError for an unknown kind, DataError for data that are missing or malformed.
 
@@ -125,6 +129,7 @@ def load_data(
             limit_bytes,
             Loading(workers, prefetch),
             download,
+            decode,
         )
     )
     _LOG.debug("%s", data.facts)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sparsify_fx.zoo.data.batching import Chunks, generator_for
+from sparsify_fx.zoo.data.lost_workers import from_workers
 
 _CPU = torch.device("cpu")
 
@@ -53,7 +54,7 @@ def item_batches(
         # Without one it would draw the base seed of its workers from the global generator.
         generator=generator_for(seed, epoch, "workers", _CPU),
     )
-    for x, y in loader:
+    for x, y in from_workers(loader) if workers else loader:
         yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +53,19 @@ class Normalizer:
             for v in (self.mean, self.std)
         )
         return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
+
+
+def floats(images: Tensor) -> Tensor:
+    """A copy as float32, on the same device.
+
+    >>> floats(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([  0., 255.])
+    """
+    if images.device.type != "cpu":
+        return images.float()
+    # In NumPy's memory, which asks Linux for pages of 2 MB: a batch has thousands of small ones, each of them a fault
+    # that takes as long as three passes over its pixels.
+    return torch.from_numpy(np.empty(images.shape, np.float32)).copy_(images)
 
 
 def _histogram(images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment, Draws, draw
 from sparsify_fx.zoo.data.batching import count_batches, epoch_order
-from sparsify_fx.zoo.data.normalize import Normalizer
+from sparsify_fx.zoo.data.normalize import Normalizer, floats
 from sparsify_fx.zoo.data.shares import WHOLE, Share
 
 
@@ -51,11 +51,22 @@ class TensorSource:
         # uint8 on the device is a fourth of the floats, which are made of one batch at a time.
         self.images = images.to(device)
         self.labels = labels.to(device)
+        self._normalizer = normalizer
         self._scale, self._shift = normalizer.factors(device)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)
+
+    def class_labels(self) -> Tensor:
+        """The labels, int64 [N], on the CPU."""
+        return self.labels.cpu()
+
+    def subset(self, indices: Tensor) -> TensorSource:
+        """The images at `indices` alone, normalized as before."""
+        there = indices.to(self.images.device)
+        images, labels = self.images[there], self.labels[there]
+        return TensorSource(images, labels, self._normalizer, self.images.device)
 
     def batches(self, batch_size: int, *, train: bool) -> int:
         """See `Part.batches`."""
@@ -92,6 +103,6 @@ class TensorSource:
             if draws is not None:
                 images = draws.apply(images, place.start)
             yield (
-                images.float().mul_(self._scale).add_(self._shift),
+                floats(images).mul_(self._scale).add_(self._shift),
                 self.labels[chosen],
             )

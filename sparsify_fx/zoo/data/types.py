@@ -52,6 +52,7 @@ class Data(Source):
         mean, std: per channel over the training images, in units of 0 (black) to 1; the batches are (x − mean) / std.
         train, test: the two parts.
         digest: 32 hex digits of images, labels and the number of classes; "" where the loader takes none.
+        validation: training images that are kept aside, see `with_validation`; None for none.
     """
 
     facts: Facts
@@ -60,6 +61,7 @@ class Data(Source):
     train: Part
     test: Part
     digest: str = ""
+    validation: Part | None = None
 
     @property
     def name(self) -> str:

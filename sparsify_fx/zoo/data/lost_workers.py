@@ -1,0 +1,51 @@
+"""Words for worker processes of a DataLoader that are gone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from sparsify_fx.errors import DataError
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def heard_of_lost_workers() -> Iterator[None]:
+    """A DataError in place of what DataLoader says when a worker was killed.
+
+    Around everything that goes on while workers are there: torch raises its RuntimeError in the handler of SIGCHLD,
+    wherever the main thread is at that moment, and not only when a batch is fetched.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error)
+        if not told.startswith("DataLoader worker (pid"):
+            raise
+        raise _lost(told) from error
+
+
+def from_workers(loader: Iterable[T]) -> Iterator[T]:
+    """The batches of a DataLoader; a DataError when a worker is killed while it hands one over."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        # Tensors come through a socket of the worker, which breaks off before torch knows that it is gone.
+        except (EOFError, OSError) as error:
+            # What a living worker could not read comes under its own name.
+            if str(error).startswith("Caught "):
+                raise
+            raise _lost(f"{type(error).__name__} {error}") from error
+        yield batch
+
+
+def _lost(told: str) -> DataError:
+    return DataError(
+        f"a process that decodes images was ended ({told.strip()}), mostly for lack of memory: set workers or prefetch "
+        "to less; the same command goes on from the last checkpoint"
+    )
