@@ -36,7 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "erk": {"method": "gmp", "allocation": "erk"},
     "floors": {"method": "gmp", "min_per_layer": 4, "adam": True},
     "full": {"method": "signin", "storage": "full"},
-    "signs": {"method": "lrr", "rewind": {"signs": "warmup", "weights": "init"}},
+    "signs": {"method": "lrr", "rewind": {"signs": "warmup"}},
     "magnitudes": {"method": "lrr+signin", "rewind": {"magnitudes": "warmup"}},
     "root": {"method": "lrr+signin", "how": "root"},
     "copies": {"method": "wr", "how": "copies"},

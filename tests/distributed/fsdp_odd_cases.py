@@ -9,6 +9,10 @@ from typing import Any
 import onnxruntime
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -16,6 +20,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 
 import sparsify_fx
 from sparsify_fx import distributed
+from sparsify_fx.api import effective_state_dict
 from sparsify_fx.distributed.tensor_hash import digest
 from sparsify_fx.masks import nonzeros, top_masks
 from sparsify_fx.programs.owners import programs
@@ -90,6 +95,26 @@ def fsdp_reads(rank: int, ranks: int) -> dict[str, Any]:
             float((whole(m.grad) - expected).abs().max()) < 1e-6,
             isinstance(m.grad, DTensor),
         ]
+    return found
+
+
+@case
+def fsdp_loads(rank: int, ranks: int) -> dict[str, list[bool]]:
+    """States of one process, dense or not, into sharded models in either storage."""
+    options = StateDictOptions(full_state_dict=True)
+    found = {}
+    for method in ("lrr+signin", "signin"):
+        alone = sparsify_fx.apply(small_net(1), method, sparsity=0.5)
+        wanted = effective_state_dict(alone)
+        found[method] = []
+        for state in (alone.state_dict(), wanted):
+            model = sparsify_fx.apply(small_net(), method, sparsity=0.5)
+            fully_shard(model)
+            # A copy: torch puts DTensors into the dict that it is given.
+            set_model_state_dict(model, dict(state), options=options)
+            dense = effective_state_dict(model)
+            close = [torch.allclose(dense[n], t, atol=1e-6) for n, t in wanted.items()]
+            found[method].append(all(close))
     return found
 
 

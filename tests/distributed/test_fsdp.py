@@ -58,6 +58,12 @@ def test_a_weight_can_be_read_outside_of_a_forward(
 
 
 @both_sizes
+def test_states_of_one_process_load_into_shards(results: Results, ranks: int) -> None:
+    for seen in results("fsdp_loads", ranks):
+        assert seen == {"lrr+signin": [True, True], "signin": [True, True]}
+
+
+@both_sizes
 def test_thresholds_over_shards_are_exact(results: Results, ranks: int) -> None:
     for seen in results("fsdp_selection", ranks):
         assert seen == {"differing": 0, "counted": True, "large": True}
