@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
@@ -28,6 +29,7 @@ class RayEngine:
 
     def __init__(self, trial: TrialConfig, address: str) -> None:
         self._ray = _ray()
+        _check_reachable(self._ray, address)
         try:
             self._ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR
@@ -94,6 +96,24 @@ def _ray() -> Any:
             "sweeps on a cluster need Ray; install it: pip install 'sparsify_fx[ray]'"
         ) from None
     return ray
+
+
+def _check_reachable(ray: Any, address: str) -> None:
+    """SweepError when nothing listens at HOST:PORT; other forms of addresses are Ray's to judge."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    # As ray.init does: it looks for a cluster of this machine at the machine's own address, never at the loopback.
+    if host in ("localhost", "127.0.0.1") and not address.startswith("ray://"):
+        host = ray.util.get_node_ip_address()
+    # Asked first, since ray.init itself (2.60) tries for more than four minutes.
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise SweepError(
+            f"no Ray cluster at {address}: {error.strerror or error}; start one with `ray start --head`, or give the "
+            "address of one"
+        ) from None
 
 
 def _warn_of_waiting(cpus: int, gpus: float, nodes: list[dict[str, float]]) -> None:
