@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.common import swept
 from tests.distributed.conftest import Results
 from tests.distributed.fsdp_cases import OPTIONS, OTHERS, SHARDED
 
 pytestmark = pytest.mark.slow
 
-both_sizes = pytest.mark.parametrize("ranks", [2, 4])
+both_sizes = pytest.mark.parametrize("ranks", [2, *swept([4])])
 VECTORS = ("grasp", "random", "signin", "snip", "synflow")
 STILL = (*VECTORS, "dense", "full")
 

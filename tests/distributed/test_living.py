@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.common import swept
 from tests.distributed.conftest import Results
 
 pytestmark = pytest.mark.slow
 
-both_sizes = pytest.mark.parametrize("ranks", [2, 4])
+both_sizes = pytest.mark.parametrize("ranks", [2, *swept([4])])
 
 
 @both_sizes

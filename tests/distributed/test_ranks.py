@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sparsify_fx.errors import DistributedError
+from tests.common import swept
 from tests.distributed.cases import DATA_METHODS, LIVING, METHODS
 from tests.distributed.conftest import Results
 
 pytestmark = pytest.mark.slow
 
-both_sizes = pytest.mark.parametrize("ranks", [2, 4])
+both_sizes = pytest.mark.parametrize("ranks", [2, *swept([4])])
 
 
 @both_sizes

@@ -20,6 +20,7 @@ import sparsify_fx
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.passes.store import StoreFull, StoreLiving
 from sparsify_fx.programs.owners import programs
+from tests.common import swept
 from tests.living.common import (
     STORAGES,
     adamw,
@@ -42,7 +43,8 @@ ORDERS = [
     if order.index("B") < order.index("S")
 ]
 PAIRS = list(itertools.product(STORAGES, STORAGES))
-METHODS = ("lrr", "wr", "imp", "gmp", "acdc", "rigl", "set", "lrr+signin", "rigl+signin")  # fmt: skip
+METHODS = ("wr", "lrr+signin", "rigl")
+OTHERS = ("lrr", "imp", "gmp", "acdc", "set", "rigl+signin")
 Make = Callable[[Any], Optimizer]
 
 
@@ -145,7 +147,7 @@ def test_go_on_in_either_storage(pair: tuple[str, str], order: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *swept(OTHERS)])
 def test_every_order_of_loading(pair: tuple[str, str], method: str) -> None:
     for steps, order in itertools.product(points(method), ORDERS):
         check(pair, method, sgd, steps, order)
@@ -153,7 +155,9 @@ def test_every_order_of_loading(pair: tuple[str, str], method: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-@pytest.mark.parametrize("method", ["lrr+signin", "gmp", "acdc+signin", "set"])
+@pytest.mark.parametrize(
+    "method", ["lrr+signin", *swept(("gmp", "acdc+signin", "set"))]
+)
 @pytest.mark.parametrize("make", [adamw, lookahead, schedule_free])
 def test_other_optimizers(pair: tuple[str, str], method: str, make: Make) -> None:
     for steps, order in itertools.product(points(method), ("MOBS", "BSOM", "OBSM")):
