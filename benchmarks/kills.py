@@ -129,13 +129,14 @@ def disturbed(
     """Start a training and do something to it; None where it had ended before."""
     kill = Kill(draw.choice(kinds(case)))
     if kill.kind in OPERATIONS:
-        number = draw.randint(1, MOST_CALLS[kill.kind])
+        # Small numbers more often: what is left of a resumed training makes fewer calls.
+        number = draw.randint(1, draw.randint(1, MOST_CALLS[kill.kind]))
         kill.fault = Fault(kill.kind, number, draw.choice(WHEN))
     begun = time.perf_counter()
     processes = start(case, runs, kill.fault)
     met = kill.fault is not None
     if not met:
-        time.sleep(draw.uniform(0, seconds))
+        time.sleep(draw.uniform(0, 0.8 * seconds))
         met = strike(kill.kind, processes, draw)
         kill.seconds = round(time.perf_counter() - begun, 4)
     hung = not wait(processes)

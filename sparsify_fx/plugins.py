@@ -10,6 +10,7 @@ A loose file is loaded by `load_file("distance.py")`, or `--plugin distance.py` 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -19,8 +20,9 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from sparsify_fx.errors import PluginError
+from sparsify_fx.errors import PluginError, unknown
 
 GROUP = "sparsify_fx.plugins"
 _errors: list[PluginError] | None = None
@@ -71,6 +73,47 @@ def load_file(path: str | os.PathLike[str]) -> ModuleType:
         if known is None:
             known = _files[file.resolve()] = _run(file, str(path))
         return known
+
+
+def names_module(name: str) -> bool:
+    """Whether a dotted name begins with a module that can be imported; nothing is imported for it.
+
+    >>> names_module("torch.nn"), names_module("no_such_module.nn")
+    (True, False)
+    """
+    first = name.partition(".")[0]
+    if not all(part.isidentifier() for part in name.split(".")):
+        return False
+    # "__main__" of some programs has no specification, which is an error to ask for.
+    try:
+        return importlib.util.find_spec(first) is not None
+    except ValueError:
+        return first in sys.modules
+
+
+def imported(path: str, what: str) -> Any:
+    """The object of an import path, "package.module:name"; the module's code runs.
+
+    Args:
+        what: what it is wanted for, for errors.
+
+    Raises PluginError when the module cannot be imported or has no such name.
+
+    >>> imported("torch.nn:Linear", "model").__name__
+    'Linear'
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        raise PluginError(
+            f"{what} {path!r}: {module} cannot be imported: {type(error).__name__}: {error}; install it, or put its "
+            "folder into PYTHONPATH"
+        ) from error
+    if not hasattr(found, name):
+        public = [known for known in vars(found) if not known.startswith("_")]
+        raise PluginError(f"{path!r}: {unknown(what, name, public)}")
+    return getattr(found, name)
 
 
 def load_files(paths: Iterable[str | os.PathLike[str]] | None) -> None:

@@ -67,26 +67,25 @@ def train(
     """
     config = config.resolved()
     path = run_path(runs_dir, config)
-    # Without the lock: a finished folder is never written to again, and may lie where nothing can be written.
-    if not force:
-        known = known_to_all(_finished(RunFolder(path), config), path)
-        if known is not None:
-            return known
-    # Signals from here on: the data and the scores of a first mask may take minutes.
+    # Signals from here on: the data and the scores of a first mask may take minutes. Lost workers outermost, for torch
+    # may tell of them while all else is being left.
     with (
-        asked_by_signals(grace) as asked,
+        heard_of_lost_workers(),
         heard_of_lost_ranks("training"),
+        asked_by_signals(grace) as asked,
         own_randomness(config.device),
     ):
+        # Without the lock: a finished folder is never written to again, and may lie where nothing can be written.
+        if not force:
+            known = known_to_all(_finished(RunFolder(path), config), path)
+            if known is not None:
+                return known
         # All that can fail by a wrong configuration comes before the folder exists, so that mistakes leave none.
         with together("building the session"):
             check_donors(config)
             session = build_session(config)
         main = session.processes.main
-        with (
-            open_together(path, main=main, force=force) as folder,
-            heard_of_lost_workers(),
-        ):
+        with open_together(path, main=main, force=force) as folder:
             # Another process may have finished it while this one built its session, and given the lock back.
             known = known_to_all(_finished(folder, config), path)
             if known is not None:

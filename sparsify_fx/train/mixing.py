@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,19 +22,42 @@ def mixed(
     seed: int,
     epoch: int,
     start: int,
+    pieces: range = range(1),
 ) -> Batches:
     """The batches with each image mixed with the one before it, and labels as shares of classes, float32 [N, K].
 
     Args:
         mixup, cutmix: α of Beta(α, α), from which the share is drawn; 0 leaves one out. Of both, each batch draws one.
         start: the number in its epoch of the first of these batches.
+        pieces: the numbers of the micro-batches that each of them is made of; each piece is mixed by itself.
     """
     mix = _mixer(num_classes, mixup, cutmix)
-    for step, (images, labels) in enumerate(batches, start):
-        # torchvision draws from torch's global CPU generator and takes no other; the fork leaves no trace in it.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix_seed(seed, epoch, "mix", step))
-            yield mix(images, labels)
+    for step, batch in enumerate(batches, start):
+        # As many seeds as pieces: whichever process has one, it is mixed alike.
+        seeds = [
+            mix_seed(seed, epoch, f"mix {number}" if number else "mix", step)
+            for number in pieces
+        ]
+        yield _by_pieces(mix, *batch, seeds)
+
+
+def _by_pieces(
+    mix: Callable[..., Any], images: Tensor, labels: Tensor, seeds: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Equal pieces of a batch, each mixed with a seed of its own."""
+    each = len(images) // len(seeds)
+    found: list[tuple[Tensor, Tensor]] = []
+    # torchvision draws from torch's global CPU generator and takes no other; the fork leaves no trace in it.
+    with torch.random.fork_rng(devices=[]):
+        for x, y, seed in zip(
+            torch.split(images, each), torch.split(labels, each), seeds, strict=True
+        ):
+            torch.default_generator.manual_seed(seed)
+            found.append(mix(x, y))
+    if len(found) == 1:
+        return found[0]
+    x, y = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return x, y
 
 
 def _mixer(num_classes: int, mixup: float, cutmix: float) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Optimizers by name: every class of `torch.optim` in lower case."""
+"""Optimizers by name, every class of `torch.optim` in lower case, or by import path."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sparsify_fx.errors import ConfigError, unknown
+from sparsify_fx.errors import ConfigError, PluginError, unknown
+from sparsify_fx.plugins import imported, names_module
 from sparsify_fx.programs.parameter_groups import ParameterGroups
 
 # LBFGS calls the model itself, several times a step; SparseAdam takes sparse gradients only; Optimizer is the base.
@@ -25,26 +26,44 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
+def optimizer_class(name: str) -> type[Optimizer]:
+    """The class of a name, or of an import path such as "package.module:Class".
+
+    Raises UnknownNameError for another name, PluginError for a path that leads to no optimizer.
+    """
+    module, colon, _ = name.partition(":")
+    if not colon or not names_module(module):
+        if name not in OPTIMIZERS:
+            raise unknown("optimizer", name, OPTIMIZERS)
+        return OPTIMIZERS[name]
+    found = imported(name, "optimizer")
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        raise PluginError(f"{name} is no class of optimizers (torch.optim.Optimizer)")
+    return found
+
+
 def check_optimizer(name: str, options: Mapping[str, Any]) -> None:
     """Raise ValueError for an unknown optimizer, or an option that it does not have."""
-    if name not in OPTIMIZERS:
-        raise unknown("optimizer", name, OPTIMIZERS)
-    known = set(inspect.signature(OPTIMIZERS[name]).parameters) - {"params"}
-    for option in options:
+    parameters = inspect.signature(optimizer_class(name)).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return
+    known = set(parameters) - {"params"}
+    for option in ("lr", *options):
         if option not in known:
             raise unknown(f"option of {name}", option, known)
 
 
 def has_weight_decay(name: str) -> bool:
     """Whether the optimizer's class takes `weight_decay`; Rprop, for one, does not."""
-    return "weight_decay" in inspect.signature(OPTIMIZERS[name]).parameters
+    return "weight_decay" in inspect.signature(optimizer_class(name)).parameters
 
 
 def default_weight_decay(name: str) -> float:
     """The weight decay of an optimizer that is given none: 0.01 for adamw, 0 for most."""
     if not has_weight_decay(name):
         return 0.0
-    return float(inspect.signature(OPTIMIZERS[name]).parameters["weight_decay"].default)
+    found = inspect.signature(optimizer_class(name)).parameters["weight_decay"].default
+    return 0.0 if found is inspect.Parameter.empty else float(found)
 
 
 def build_optimizer(
@@ -71,7 +90,7 @@ def build_optimizer(
     else:
         given = [parameter for parameter in parameters if parameter.requires_grad]
     try:
-        return OPTIMIZERS[name](given, lr=lr, **options)  # type: ignore[call-arg]
+        return optimizer_class(name)(given, lr=lr, **options)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"optimizer {name} refuses lr={lr:g}, {dict(options)}: {error}"

@@ -22,7 +22,7 @@ class Section(BaseModel):
 
 
 class OptimizerConfig(Section):
-    """name: any torch.optim class in lower case; lr: the peak rate; every other option of that class by its name.
+    """name: a torch.optim class in lower case, or package.module:Class; lr: the peak rate; its options by their names.
 
     An option that is null counts as not given, so `--set optimizer.momentum=null` removes it. `weight_decay` is a
     number, which falls on the parameters that the method's paper lets it fall on, or numbers by parameter group:

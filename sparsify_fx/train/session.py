@@ -93,6 +93,7 @@ class Session:
                 seed=config.seed,
                 epoch=epoch,
                 start=start,
+                pieces=self.processes.own,
             )
         return self._laid_out(batches)
 

@@ -7,6 +7,7 @@ ends the process when that is over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -14,7 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later.
@@ -76,7 +76,7 @@ class Asked:
         os._exit(LEFT)
 
 
-@contextmanager
+@contextlib.contextmanager
 def asked_by_signals(grace: float | None) -> Iterator[Asked]:
     """Within this context the signals ask instead of ending the process; `grace`: seconds from one to the end.
 
@@ -86,24 +86,26 @@ def asked_by_signals(grace: float | None) -> Iterator[Asked]:
     if grace is None or threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    inbox, outbox = socket.socketpair()
-    outbox.setblocking(False)
-    listener = threading.Thread(
-        target=asked.listen, args=(inbox, grace), daemon=True, name="signals"
-    )
-    listener.start()
-    # What C does on a signal, whatever the main thread is at: write its number here.
-    before = signal.set_wakeup_fd(outbox.fileno(), warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, asked.handle) for number in NUMBERS}
-    try:
-        yield asked
-    finally:
-        for number, handler in handlers.items():
-            # None stands for a handler that was not set by Python, and cannot be set again.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        signal.set_wakeup_fd(before)
+    # Each step back is made even if one before it fails, as when torch tells of a lost worker just then.
+    with contextlib.ExitStack() as stack:
+        inbox, outbox = socket.socketpair()
+        stack.callback(inbox.close)
+        stack.callback(outbox.close)
+        outbox.setblocking(False)
+        listener = threading.Thread(
+            target=asked.listen, args=(inbox, grace), daemon=True, name="signals"
+        )
+        listener.start()
+        stack.callback(listener.join)
         # Told, not closed: workers that were forked hold copies of both ends.
-        outbox.send(bytes([_END]))
-        listener.join()
-        inbox.close()
-        outbox.close()
+        stack.callback(outbox.send, bytes([_END]))
+        # What C does on a signal, whatever the main thread is at: write its number here.
+        before = signal.set_wakeup_fd(outbox.fileno(), warn_on_full_buffer=False)
+        stack.callback(signal.set_wakeup_fd, before)
+        for number in NUMBERS:
+            handler = signal.signal(number, asked.handle)
+            # None stands for a handler that was not set by Python, and cannot be set again.
+            stack.callback(
+                signal.signal, number, signal.SIG_DFL if handler is None else handler
+            )
+        yield asked

@@ -28,6 +28,15 @@ METHODS = {
     "pilot": ["epochs=2", "sparsity=0.5", "batch_size=400"],
     "signin": ["model=lenet5-bn", "epochs=1", "storage=living"],
     "rigl+signin": ["model=lenet5-bn", "epochs=3", "batch_size=400"],
+    "random": [
+        "model=lenet5-bn",
+        "epochs=2",
+        "mixup=0.2",
+        "cutmix=1.0",
+        "clip_grad_norm=1.0",
+        "ema={decay: 0.9}",
+        "validation=0.1",
+    ],
 }
 ALL = [[f"method={method}", *given, FIXED] for method, given in METHODS.items()]
 SNIP = ["method=snip", "epochs=1", "sparsity=0.8"]

@@ -1,10 +1,11 @@
-"""Data sets by spec: `mnist5k`, `cifar10`, `cifar100`, `imagefolder:PATH`, `npz:PATH`, one file per kind.
+"""Data sets by spec: `mnist5k`, `mnist`, `cifar10`, `cifar100`, `imagefolder:PATH`, `npz:PATH`, one file per kind.
 
 Importing this package registers them. A newcomer is one file that ends in `DATASETS.add("its-name", Kind(load))`.
 """
 
-from sparsify_fx.zoo.data import cifar, imagefolder, mnist5k, npz
+from sparsify_fx.zoo.data import cifar, imagefolder, mnist, mnist5k, npz, own
 from sparsify_fx.zoo.data.augment import Augment
+from sparsify_fx.zoo.data.dataset_source import DatasetSource
 from sparsify_fx.zoo.data.decoders import DECODERS, Decoder
 from sparsify_fx.zoo.data.folder_source import FolderSource
 from sparsify_fx.zoo.data.load import (
@@ -25,6 +26,7 @@ __all__ = [
     "LIMIT_BYTES",
     "Augment",
     "Data",
+    "DatasetSource",
     "Decoder",
     "Facts",
     "FolderSource",
@@ -37,6 +39,8 @@ __all__ = [
     "data_digest",
     "imagefolder",
     "load_data",
+    "mnist",
     "mnist5k",
     "npz",
+    "own",
 ]

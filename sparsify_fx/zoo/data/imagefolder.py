@@ -1,4 +1,4 @@
-"""Folders of images, one folder per class: PATH/train and PATH/test or PATH/val."""
+"""Folders of images, one folder per class: PATH/train and PATH/test or PATH/val; also Tiny ImageNet as published."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sparsify_fx.zoo.data.folder_source import FolderSource, eval_resize
 from sparsify_fx.zoo.data.load import DATASETS, LIMIT_BYTES, Kind, Request
 from sparsify_fx.zoo.data.normalize import Normalizer
 from sparsify_fx.zoo.data.source import Facts
+from sparsify_fx.zoo.data.tiny_imagenet import LABELS, is_tiny_imagenet, listings
 from sparsify_fx.zoo.data.types import Data
 
 _LOG = logging.getLogger(__name__)
@@ -76,6 +77,9 @@ def _digest(root: Path, *parts: Listing) -> str:
                 seen.update(f"{name} {size}\n".encode())
                 if index % step == 0:
                     seen.update(Path(path).read_bytes())
+        # Elsewhere the label is in the path.
+        if is_tiny_imagenet(root):
+            seen.update((root / LABELS).read_bytes())
     except OSError as error:
         raise DataError(
             f"{error.filename} cannot be read ({error.strerror}); replace or remove the file"
@@ -90,6 +94,8 @@ def _step(part: Listing) -> int:
 
 def _list(path: Path) -> tuple[Listing, Listing]:
     """The training and test images; the classes of both must agree."""
+    if is_tiny_imagenet(path):
+        return listings(path)
     # A folder with both is taken at its word; ImageNet has val alone, whose test labels are not public.
     test_folder = path / "test" if (path / "test").is_dir() else path / "val"
     folders = [path / "train", test_folder]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sparsify_fx.errors import DataError
-from sparsify_fx.plugins import load_plugins
+from sparsify_fx.plugins import load_plugins, names_module
 from sparsify_fx.registry import Registry
 from sparsify_fx.zoo.data.loader import Loading
 from sparsify_fx.zoo.data.types import Data
@@ -80,6 +80,9 @@ class Kind:
     task: tuple[int, int, int] | None = None
 
 
+OWN = "package.module"
+"""The entry of data by import path."""
+
 DATASETS = Registry[Kind]("data set")
 
 
@@ -98,8 +101,9 @@ def load_data(
     """The data set of a spec.
 
     Args:
-        spec: `mnist5k`, `cifar10`, `cifar100`, `imagefolder:PATH` (with train and test or val) or `npz:PATH` (a file,
-            or a folder with train.npz and test.npz). A relative PATH starts at the current folder.
+        spec: `mnist5k`, `mnist`, `cifar10`, `cifar100`, `imagefolder:PATH` (with train and test or val, or Tiny
+            ImageNet as published), `npz:PATH` (a file, or a folder with train.npz and test.npz) or the import path of
+            a function (see `own.py`). A relative PATH starts at the current folder.
         root: folder for downloads, made when needed.
         device: where the batches are needed; small sets are held there whole.
         image_size: pixels a side; images of another size are resized. None: as they are.
@@ -159,7 +163,8 @@ def _kind(spec: str) -> Kind:
     # A kind of data may come from an installed plugin, which registers it on import.
     load_plugins()
     name, colon, argument = spec.partition(":")
-    kind = DATASETS[name]
+    own = name not in DATASETS and argument and names_module(name)
+    kind = DATASETS[OWN if own else name]
     if kind.argument and not argument:
         raise DataError(
             f"{spec!r} lacks its {kind.argument}; write {name}:{kind.argument}"

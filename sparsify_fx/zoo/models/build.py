@@ -7,8 +7,9 @@ import difflib
 from torch import nn
 
 from sparsify_fx.errors import UnknownNameError
-from sparsify_fx.plugins import load_plugins
+from sparsify_fx.plugins import load_plugins, names_module
 from sparsify_fx.zoo.models.libraries import LIBRARIES, build_from
+from sparsify_fx.zoo.models.own import own_model
 from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
 
 _ORDER = ("torchvision", "timm")
@@ -22,7 +23,9 @@ def build_model(
     The weights come from torch's global generator, as every torch module's do: call `torch.manual_seed` first.
 
     Args:
-        name: one of `MODELS`, `torchvision:NAME`, `timm:NAME`, or a bare name, which is looked up in this order.
+        name: one of `MODELS`, `torchvision:NAME`, `timm:NAME`, or a bare name, which is looked up in this order; or the
+            import path of a function or class, `package.module:name`, which gets those of the numbers below that it
+            takes by their names.
         num_classes: length of the output.
         in_channels: channels of the images; torchvision's models take 3 only.
         image_size: side of the images in pixels.
@@ -39,6 +42,9 @@ def build_model(
     # The zoo first: its names win over equal ones of the libraries, whose lists grow with every version.
     if name in MODELS:
         return MODELS[name](spec)
+    module, colon, _ = name.partition(":")
+    if colon and module not in LIBRARIES and names_module(module):
+        return own_model(name, spec)
     library, bare = _locate(name)
     return build_from(library, bare, spec)
 
