@@ -198,7 +198,7 @@ class SignsOf:
         odd = [
             n
             for n, program in found.items()
-            if n not in state or state[n].shape != program.theta().shape
+            if n not in state or state[n].shape != program.full_shape()
         ]
         if odd:
             raise CheckpointError(

@@ -30,6 +30,7 @@ from sparsify_fx.scheduler.first_masks import check_budget, first_masks
 from sparsify_fx.scheduler.storage import masks_change, storable, store, unwrapped
 from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
+from sparsify_fx.sharding import make_whole, reshard, whole
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -151,13 +152,15 @@ def merge(model: M) -> M:
     """Plain weights again, in place: original classes and keys, exact zeros where pruned; the model comes back.
 
     merged = θ ⊙ mask. A plain model is left alone. Tied weights stay tied. A model that does not have the sparsity yet
-    that `apply` was asked for is told by an UnfinishedWarning.
+    that `apply` was asked for is told by an UnfinishedWarning. One that `fully_shard` has spread over processes is made
+    whole on each of them, weight by weight; every process must call it.
 
     >>> model = apply(nn.Linear(4, 2), method="random", sparsity=0.5)
     >>> type(merge(model)).__name__, list(model.state_dict())
     ('Linear', ['weight', 'bias'])
     """
     warn_unfinished(model, "the model is merged")
+    make_whole(model)
     Merge()(model)
     restore_ddp(model)
     return model
@@ -166,13 +169,15 @@ def merge(model: M) -> M:
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The merged weights and all other state under the original keys and in their order; the model is not touched.
 
-    A model that does not have the sparsity yet that `apply` was asked for is told by an UnfinishedWarning.
+    A model that does not have the sparsity yet that `apply` was asked for is told by an UnfinishedWarning. Sharded
+    weights are gathered one by one; every process must call it.
 
     >>> model = apply(nn.Linear(4, 2), method="signin", sparsity=0.5)
     >>> list(dense_state_dict(model))
     ['weight', 'bias']
     """
     warn_unfinished(model, "the dense weights are taken")
+    reshard(model)
     return effective_state_dict(model)
 
 
@@ -197,7 +202,7 @@ def effective_state_dict(model: nn.Module) -> dict[str, Tensor]:
                 result[key] = effective[id(program)]
             # Buffers that are not persistent are in no state dict.
             elif key in left:
-                result[key] = left[key]
+                result[key] = whole(left[key])
 
     # What modules keep as extra state has no entry in their tables. That of weight programs is not the plain model's.
     computed = tuple(
@@ -206,7 +211,7 @@ def effective_state_dict(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, WeightProgram)
     )
     others = {
-        key: value
+        key: whole(value) if isinstance(value, Tensor) else value
         for key, value in left.items()
         if key not in result and not key.startswith(computed)
     }

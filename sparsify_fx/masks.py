@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.numerics import comparable, kth_largest
+from sparsify_fx.sharding import count, sharded, top_masks_of_shards
 
 
 def kept_count(total: int, sparsity: float) -> int:
@@ -57,15 +58,20 @@ def top_mask(scores: Tensor, kept: int) -> Tensor:
 def top_masks(scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
     """uint8 masks of the `kept` highest scores of all layers together; ties by layer order, then flat index.
 
+    Args:
+        scores: whole, or sharded over processes, which then all must call this; masks lie as their scores do.
+
     Raises SparsityError on NaN scores or a budget that does not fit.
 
     >>> top_masks({"a": torch.tensor([1.0, 3.0]), "b": torch.tensor([3.0, 2.0])}, 2)
     {'a': tensor([0, 1], dtype=torch.uint8), 'b': tensor([1, 0], dtype=torch.uint8)}
     """
-    parts = comparable(list(scores.values()))
-    total = sum(part.numel() for part in parts)
+    total = sum(score.numel() for score in scores.values())
     if not 0 <= kept <= total:
         raise SparsityError(f"cannot keep {kept} of {total} weights")
+    if any(sharded(score) for score in scores.values()):
+        return top_masks_of_shards(scores, kept)
+    parts = comparable(list(scores.values()))
     # No threshold exists for none and is not needed for all.
     if kept in (0, total):
         flat = [
@@ -107,4 +113,4 @@ def masks_of_counts(
 
 def nonzeros(masks: Mapping[str, Tensor]) -> int:
     """Number of kept weights over all masks."""
-    return sum(int(mask.count_nonzero()) for mask in masks.values())
+    return sum(count(mask) for mask in masks.values())

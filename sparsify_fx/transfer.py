@@ -110,7 +110,7 @@ def _check_state(
     model: nn.Module, state: Mapping[str, Tensor], take: Collection[str]
 ) -> None:
     """Every name and shape that will be read."""
-    wanted = {name: program.theta().shape for name, program in programs(model).items()}
+    wanted = {name: program.full_shape() for name, program in programs(model).items()}
     # A mask alone needs no weights of the other run: files that hold nothing but masks do.
     needed = dict(wanted) if set(take) != {"mask"} else {}
     if "mask" in take:

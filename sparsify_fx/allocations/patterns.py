@@ -13,6 +13,7 @@ from sparsify_fx.allocations.base import ALLOCATIONS
 from sparsify_fx.allocations.shares import Global
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import masks_of_counts, nonzeros
+from sparsify_fx.sharding import count, part, shard
 
 
 @ALLOCATIONS.register("n:m")
@@ -44,10 +45,7 @@ class NofM:
         self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
     ) -> dict[str, int]:
         """Non-zeros per layer under the pattern."""
-        return {
-            name: int(mask.sum(dtype=torch.int64))
-            for name, mask in self.masks(scores, kept).items()
-        }
+        return {name: count(mask) for name, mask in self.masks(scores, kept).items()}
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], kept: int) -> None:
         """Raise SparsityError unless the pattern keeps exactly `kept` weights."""
@@ -66,7 +64,11 @@ class NofM:
 
     def masks(self, scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
         """The pattern's masks; with more to keep, the best of the other weights too. SparsityError with fewer."""
-        masks = {name: self._mask(score) for name, score in scores.items()}
+        # The groups of an output lie in one shard: shards are whole outputs.
+        masks = {
+            name: shard(self._mask(part(score, score)), score)
+            for name, score in scores.items()
+        }
         # The pattern alone decides a number of weights; a schedule asks for more of them on its way there.
         more = kept - nonzeros(masks)
         # `check` gives the error that names the sparsity to ask for; it does not come back from here.
@@ -79,9 +81,7 @@ class NofM:
                 name: score.masked_fill(masks[name] == 1, -torch.inf)
                 for name, score in scores.items()
             }
-            free = {
-                name: int((other > -torch.inf).sum()) for name, other in others.items()
-            }
+            free = {name: count(other > -torch.inf) for name, other in others.items()}
             # The others compete over all layers: the pattern is going to take them away in any case.
             added = masks_of_counts(others, Global().counts(others, free, more))
             masks = {name: mask | added[name] for name, mask in masks.items()}
@@ -91,7 +91,8 @@ class NofM:
         return len(shape) >= 2 and shape[1] % self.m == 0
 
     def _mask(self, score: Tensor) -> Tensor:
-        if not self._fits(score.shape):
+        # A process may hold no row of a small weight.
+        if not self._fits(score.shape) or not score.numel():
             return torch.ones_like(score, dtype=torch.uint8)
         # Groups must be consecutive in memory to become an axis: channels come last, one kernel position at a time.
         moved = score.detach().movedim(1, -1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from sparsify_fx.allocations.base import ALLOCATIONS, check_budget, proportional
 from sparsify_fx.allocations.floors import Counts, Floored, raised
 from sparsify_fx.masks import masks_of_counts, top_masks
+from sparsify_fx.sharding import count
 
 
 @ALLOCATIONS.register("global")
@@ -47,7 +48,7 @@ class Global(Floored):
 
 
 def _counted(masks: Mapping[str, Tensor]) -> Counts:
-    return {name: int(mask.count_nonzero()) for name, mask in masks.items()}
+    return {name: count(mask) for name, mask in masks.items()}
 
 
 @ALLOCATIONS.register("uniform")

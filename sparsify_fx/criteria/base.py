@@ -39,6 +39,9 @@ class PruningContext:
         batches: (inputs, targets) pairs that can be read again and again, or None.
         loss_fn: loss_fn(outputs, targets) -> scalar, or None.
         layouts: where the inputs of each weight lie, for allocations that are patterns; along dimension 1 if not named.
+
+    Under FSDP weights and masks are whole for a criterion, gathered on every process; one that is registered with
+    `entrywise=True` gets them sharded, as DTensors.
     """
 
     # Effective weights, not factors: every criterion works with every parameterization, and θ ⊙ ∂L/∂θ means the same
@@ -99,13 +102,26 @@ class FunctionCriterion:
         """The function's scores."""
         return self.function(context)
 
+    @property
+    def entrywise(self) -> bool:
+        """Whether each score depends on the same entry of the weight alone."""
+        return bool(getattr(self.function, "entrywise", False))
+
 
 CRITERIA: Registry[Any] = Registry("criterion")
 Scoring = Callable[[PruningContext], Scores]
 
 
-def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Scoring]:
+def criterion(
+    name: str, needs: tuple[str, ...] = (), entrywise: bool = False
+) -> Callable[[Scoring], Scoring]:
     """Register a scoring function under `name`.
+
+    Args:
+        needs: what the context must hold: "model", "batches", "loss_fn".
+        entrywise: each score depends on the same entry of its weight alone, so that a shard can be scored by itself;
+            weights are then DTensors where the model is sharded, of which no number may be read (`float(x.sum())` is
+            that of the own shard).
 
     >>> @criterion("first", needs=())
     ... def first(context: PruningContext) -> Scores:
@@ -119,6 +135,8 @@ def criterion(name: str, needs: tuple[str, ...] = ()) -> Callable[[Scoring], Sco
         )
 
     def add(function: Scoring) -> Scoring:
+        # At the function: recorded runs compare criteria by their fields.
+        setattr(function, "entrywise", entrywise)  # noqa: B010
         CRITERIA.add(name, FunctionCriterion(name, function, needs))
         return function
 

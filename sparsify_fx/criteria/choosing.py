@@ -15,7 +15,8 @@ from sparsify_fx.criteria.ties import find_ties
 from sparsify_fx.distributed.ranks import averaged_if_different, together
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.masks import masks_of_counts, nonzeros
-from sparsify_fx.programs.input_layouts import USUAL, Layouts
+from sparsify_fx.programs.input_layouts import USUAL, InputLayout, Layouts
+from sparsify_fx.sharding import count, matching, part, shard, whole
 
 
 def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Tensor]:
@@ -55,12 +56,12 @@ def allocated(
     """
     capacity = {name: score.numel() for name, score in scores.items()}
     if alive is not None:
-        capacity = {name: int(mask.count_nonzero()) for name, mask in alive.items()}
+        capacity = {name: count(mask) for name, mask in alive.items()}
     # 1. Patterns speak of consecutive inputs of an output. Transposed convolutions hold them elsewhere, so each
     #    weight is turned to [outputs, inputs, ...] first, and its mask is turned back.
     if isinstance(allocation, Pattern):
         turned = {
-            name: layouts.get(name, USUAL).standard(score)
+            name: _turned(score, layouts.get(name, USUAL))
             for name, score in scores.items()
         }
         found = allocation.masks(turned, kept)
@@ -83,12 +84,18 @@ def allocated(
     return masks
 
 
+def _turned(score: Tensor, layout: InputLayout) -> Tensor:
+    # Shards are rows. Where these are no outputs, this one weight's scores are gathered.
+    return score if layout == USUAL else layout.standard(whole(score))
+
+
 def _living(score: Tensor, alive: Tensor) -> Tensor:
     """The score where `alive` is 1, and −inf elsewhere: below every living weight, even one that scores −inf."""
     # A living weight that scores −inf itself would tie with the pruned ones and could lose its place to one of them.
-    if score.is_floating_point() and score.numel() and score.amin() == -torch.inf:
-        score = score.clamp_min(torch.finfo(score.dtype).min)
-    return score.masked_fill(alive == 0, -torch.inf)
+    own, living = part(score, score), part(alive, score)
+    if own.is_floating_point() and own.numel() and own.amin() == -torch.inf:
+        own = own.clamp_min(torch.finfo(own.dtype).min)
+    return shard(own.masked_fill(living == 0, -torch.inf), score)
 
 
 def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, Tensor]:
@@ -107,11 +114,14 @@ def checked_scores(criterion: Criterion, context: PruningContext) -> dict[str, T
                 raise SparsityError(
                     f"{label} gave no score of shape {tuple(weight.shape)} for {name}"
                 )
-            if torch.isnan(scores[name]).any():
+            if torch.isnan(part(scores[name], scores[name])).any():
                 raise SparsityError(
                     f"{label} gave NaN for {name}: the model diverged; nothing was pruned"
                 )
-        found = {name: scores[name].detach() for name in context.weights}
+        found = {
+            name: matching(scores[name].detach(), weight)
+            for name, weight in context.weights.items()
+        }
     return (
         # Criteria that read no batches score the same weights on every rank: nothing has to be sent.
         averaged_if_different(f"the scores of {label}", found)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sparsify_fx.errors import TiesWarning, warn
 from sparsify_fx.programs.collapse import listed
+from sparsify_fx.sharding import lowest, part, sharded, summed
 
 Scores = Mapping[str, Tensor]
 Masks = Mapping[str, Tensor]
@@ -106,14 +107,19 @@ def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
     """
     # 1. A look at some thousand entries of each layer: where nothing of the sample lies at a threshold, too few of all
     #    entries can tie to be worth a warning. Most prunings end here, at no cost.
-    looked = {name: _ends(_part(name, scores, masks, weights)) for name in scores}
+    # Of weights that are sharded each process looks at its own part.
+    own = [
+        {name: part(of[name], score) for name, score in scores.items()}
+        for of in (scores, masks, weights)
+    ]
+    looked = _agreed({name: _ends(_some(name, *own)) for name in scores}, scores)
     if not any(low == high for low, high in [_overall(looked), *looked.values()]):
         return Ties()
     # 2. All entries: now the ends are exact.
     layers = {
-        name: _Layer.of(scores[name], masks[name], weights[name]) for name in scores
+        name: _Layer.of(own[0][name], own[1][name], own[2][name]) for name in scores
     }
-    ends = {name: _ends(layer) for name, layer in layers.items()}
+    ends = _agreed({name: _ends(layer) for name, layer in layers.items()}, scores)
     low, high = _overall(ends)
     # 3. A score that went exceeds one that stayed, so each layer has a threshold of its own. NaN equals nothing:
     #    layers without a tie count none.
@@ -125,9 +131,12 @@ def find_ties(scores: Scores, masks: Masks, weights: Scores) -> Ties:
                 for name, (low, high) in ends.items()
             },
             None,
+            scores,
         )
     # 4. One threshold over all layers.
-    return _counted(layers, dict.fromkeys(layers, low), low) if low == high else Ties()
+    if low != high:
+        return Ties()
+    return _counted(layers, dict.fromkeys(layers, low), low, scores)
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ class _Layer:
         )
 
 
-def _part(name: str, scores: Scores, masks: Masks, weights: Scores) -> _Layer:
+def _some(name: str, scores: Scores, masks: Masks, weights: Scores) -> _Layer:
     """Some entries from everywhere in a layer; an odd step meets every column of a matrix."""
     step = math.ceil(scores[name].numel() / _LOOK) | 1
     return _Layer.of(scores[name], masks[name], weights[name], step)
@@ -172,23 +181,40 @@ def _ends(layer: _Layer) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _agreed(
+    ends: Mapping[str, tuple[float, float]], scores: Scores
+) -> dict[str, tuple[float, float]]:
+    """The ends over all shards, in one exchange."""
+    names = [name for name in ends if sharded(scores[name])]
+    if not names:
+        return dict(ends)
+    own = torch.tensor([ends[name] for name in names], dtype=torch.float64)
+    sides = own.new_tensor([1.0, -1.0])
+    agreed = (lowest(own * sides, scores[names[0]]).cpu() * sides).tolist()
+    return {
+        **ends,
+        **{n: (low, high) for n, (low, high) in zip(names, agreed, strict=True)},
+    }
+
+
 def _overall(ends: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
     return min(low for low, _ in ends.values()), max(high for _, high in ends.values())
 
 
 def _counted(
-    layers: Mapping[str, _Layer], thresholds: Mapping[str, float], shared: float | None
+    layers: Mapping[str, _Layer],
+    thresholds: Mapping[str, float],
+    shared: float | None,
+    scores: Scores,
 ) -> Ties:
     """How many weights lie at the thresholds, and which layers have no other score."""
     kept = dropped = living = 0
     level: dict[str, tuple[int, int]] = {}
     for name, layer in layers.items():
         tied = layer.counts & (layer.scores == thresholds[name])
-        stay, could = (
-            int((tied & layer.kept).count_nonzero()),
-            int(layer.living.count_nonzero()),
-        )
-        go = int(tied.count_nonzero()) - stay
+        numbers = [tied & layer.kept, tied & ~layer.kept, layer.living]
+        counts = torch.stack([number.count_nonzero() for number in numbers])
+        stay, go, could = summed(counts, scores[name]).tolist()
         kept, dropped, living = kept + stay, dropped + go, living + could
         # The whole layer has the threshold's score: its place among the layers decides what becomes of it.
         if stay + go == could > FEW:

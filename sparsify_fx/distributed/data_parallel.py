@@ -60,14 +60,14 @@ def mask_names(model: nn.Module) -> list[str]:
 def refuse_sharded(model: nn.Module, error: type[SparsifyError] = LayerError) -> None:
     """Raise `error` for a model of which this process holds a part: FSDP, FSDP2, tensor parallel, ZeRO stage 3.
 
-    Budgets and thresholds are over whole weights; a shard alone would be pruned by its own share.
+    The factors that `apply` puts in place of a weight would not be sharded with it.
     """
-    reason = next(_shards(model), None)
+    reason = next(shards(model), None)
     if reason is not None:
         raise error(
-            f"{reason}, so that this process holds only a part of it; sparsify_fx chooses masks over whole weights and "
-            "cannot train shards yet: wrap the model in torch.nn.parallel.DistributedDataParallel instead, after "
-            "sparsify_fx.apply (ZeroRedundancyOptimizer and ZeRO stage 1 are no way around: they split optimizer state)"
+            f"{reason}, so that this process holds only a part of it; sparsify_fx.apply rewrites whole weights: call "
+            "it on the plain model first, then torch.distributed.fsdp.fully_shard or "
+            "torch.nn.parallel.DistributedDataParallel"
         )
 
 
@@ -97,7 +97,7 @@ def _is_mask(name: str) -> bool:
     return name.endswith(("_program.mask", f"_program.{LIVING}"))
 
 
-def _shards(model: nn.Module) -> Iterator[str]:
+def shards(model: nn.Module) -> Iterator[str]:
     """What is sharded, in words. Asks no module that nobody has imported."""
     # From sys.modules: importing FSDP takes long, and without it nothing can be sharded by it.
     fsdp, tensors = (

@@ -13,6 +13,7 @@ from sparsify_fx.living.moving import move, sources
 from sparsify_fx.living.place import pick, place, places_of
 from sparsify_fx.living.wrapping import data_parallel_holds
 from sparsify_fx.parameterizations import Parameterization
+from sparsify_fx.sharding import part, shard, sharded, whole, write_into
 
 LIVING = "living"  # the buffer with the places of the living entries; no checkpoint holds it, the mask tells it
 
@@ -56,7 +57,7 @@ class Stored(nn.Module):
         if places is None:
             return tensor
         assert mask is not None
-        full = place(tensor.detach(), places, mask)
+        full = place(whole(tensor), places, mask)
         return torch.where(mask == 1, full, dead)
 
     def factor_mask(self) -> Tensor | None:
@@ -126,8 +127,17 @@ class Stored(nn.Module):
 
         Raises nothing: whoever writes masks says it in an error of its own kind, before anything is written.
         """
-        factor = getattr(self, self.parameterization.factors[0])
-        if self.places() is None or int(mask.count_nonzero()) <= factor.numel():
+        factor, places = getattr(self, self.parameterization.factors[0]), self.places()
+        if places is None:
+            return None
+        # Entries would have to move from process to process.
+        if sharded(factor) and not torch.equal(places_of(mask), places.to(mask.device)):
+            return (
+                "its mask lets other weights live than those whose vectors fully_shard has spread over the processes; "
+                "load states and masks before you shard the model, take the seed of the saved training, or call "
+                "sparsify_fx.apply(..., storage='full')"
+            )
+        if int(mask.count_nonzero()) <= factor.numel():
             return None
         if not data_parallel_holds(self.parameters()):
             return None
@@ -166,6 +176,8 @@ class Stored(nn.Module):
                 given, places, mask.dim(), longest
             ):
                 return
+        if self._fits_shards(state_dict, prefix, mask):
+            return
         # torch.distributed.checkpoint reads a file into the very tensors of the program, mask first or last: what is
         # there by now belongs to the new mask, and must not be moved as if it were of the old one.
         for name in self.per_entry():
@@ -186,6 +198,18 @@ class Stored(nn.Module):
                 given = torch.where(mask == 1, full, dead.get(name, 0.0))
             state_dict[prefix + name] = self.stored(given)
 
+    def _fits_shards(
+        self, state_dict: dict[str, Any], prefix: str, mask: Tensor
+    ) -> bool:
+        """Whether vectors are sharded, so that nothing moves; whole weights of the state dict become vectors."""
+        if not any(map(sharded, self._parameters.values())) or self.places() is None:
+            return False
+        for name in self.per_entry():
+            given, own = state_dict.get(prefix + name), getattr(self, name)
+            if given is not None and given.shape == mask.shape:
+                state_dict[prefix + name] = shard(self.stored(whole(given)), own)
+        return True
+
     @torch.no_grad()
     def put_back(self, known: Mapping[str, Tensor]) -> None:
         """Set the mask and all other tensors in place, given as full storage has them."""
@@ -197,7 +221,7 @@ class Stored(nn.Module):
             tensor = own[name]
             assert tensor is not None
             value = value.to(tensor.device)
-            tensor.copy_(self.stored(value) if name in per_entry else value)
+            write_into(tensor, self.stored(value) if name in per_entry else value)
 
     def dead(self, loaded: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What a dead entry of each factor holds: the split of zero (0-dimensional).
@@ -208,7 +232,7 @@ class Stored(nn.Module):
         names = self.per_entry()
         tensors = {**self._parameters, **self._buffers, **(loaded or {})}
         known = [t for n, t in tensors.items() if n in names and t is not None]
-        zero = known[0].new_zeros(())
+        zero = part(known[0], known[0]).new_zeros(())
         shared = {n: t.detach() for n, t in tensors.items() if isinstance(t, Tensor)}
         others = {**shared, **dict.fromkeys(names, zero)}
         return self.parameterization.split(zero, others)
@@ -262,6 +286,7 @@ def move_entries(
 
 
 def _same_memory(one: Tensor, two: Tensor) -> bool:
+    one, two = part(one, one), part(two, two)
     return one.device == two.device != torch.device("meta") and (
         one.untyped_storage().data_ptr() == two.untyped_storage().data_ptr()
     )

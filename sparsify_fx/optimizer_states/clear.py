@@ -23,6 +23,7 @@ from sparsify_fx.optimizer_states.layouts import (
     shared_tensors,
     write_entries,
 )
+from sparsify_fx.sharding import part, shard
 
 
 @torch.no_grad()
@@ -72,7 +73,8 @@ def settled(optimizers: Sequence[Any], parameter: nn.Parameter) -> None:
 
     Raises SchedulerError as `clear_entries`.
     """
-    clear_entries(optimizers, parameter, torch.ones_like(parameter, dtype=torch.bool))
+    every = torch.ones_like(part(parameter, parameter), dtype=torch.bool)
+    clear_entries(optimizers, parameter, shard(every, parameter))
     for place in places(optimizers, parameter):
         shared = shared_tensors(place, parameter)
         full = full_answer(place, parameter) if shared else {}
@@ -101,7 +103,8 @@ def following(
     for parameter, old in before.items():
         with torch.no_grad():
             # Only where something was written: elsewhere the copy is an average that must stay.
-            write_copies(optimizers, parameter, parameter.detach() != old)
+            changed = part(parameter, parameter) != part(old, old)
+            write_copies(optimizers, parameter, shard(changed, parameter))
 
 
 def copies(

@@ -14,6 +14,7 @@ from sparsify_fx.living.remembered import Remembered
 from sparsify_fx.optimizer_states.blocks import has_zero, is_quantized, write_blocks
 from sparsify_fx.optimizer_states.fresh import ask, is_by_entry
 from sparsify_fx.optimizer_states.holders import Path, Place, walk
+from sparsify_fx.sharding import part
 
 # Integer codes in which code 0 (that of a new parameter) always means 0.
 _CODES = ("::quantized", "error_bits")
@@ -58,6 +59,10 @@ def write_entries(
     place: Place, tensor: Tensor, path: Path, entries: Tensor, value: Tensor | float
 ) -> None:
     """Put `value` (a number, or a tensor with the parameter's shape) at `entries` (bool, the parameter's shape)."""
+    # A process writes what it holds of a sharded state.
+    entries = part(entries, tensor)
+    value = part(value, tensor) if isinstance(value, Tensor) else value
+    tensor = part(tensor, tensor)
     if is_quantized(tensor):
         write_blocks(tensor, entries, value)
         return

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.optimizer_states.clear import copies, write_copies
@@ -26,6 +26,7 @@ from sparsify_fx.optimizer_states.holders import (
 )
 from sparsify_fx.optimizer_states.plain import from_plain, missing_objects, to_plain
 from sparsify_fx.optimizer_states.twin import new_state
+from sparsify_fx.sharding import matching, part, shard, sharded
 
 
 @torch.no_grad()
@@ -108,8 +109,9 @@ def _restore(
         )
         # Where the parameter is not what it was then (a pruning came between), its copy follows the present value.
         if index in record["at"]:
-            moved = parameter.detach() != record["at"][index].to(parameter.device)
-            write_copies([outer], parameter, moved, holder)
+            then = part(record["at"][index].to(parameter.device), parameter)
+            moved = part(parameter, parameter) != then
+            write_copies([outer], parameter, shard(moved, parameter), holder)
     put_counters(holder, record["counters"])
     put_own_state(holder, record["own"])
     # Schedule-free parameters are other points in training than in evaluation: recorded in one mode, restored in
@@ -133,7 +135,22 @@ def _restore_slots(
         # A state whose helper objects are gone (cleared, or before the first step) is made anew by a trial step.
         if missing_objects(value, current):
             current = new_state(place, nn.Parameter(parameter.detach().clone()))
-        container[key] = from_plain(value, current, parameter.device)
+        laid = _as_sharded(value, parameter)
+        container[key] = from_plain(laid, current, parameter.device)
+
+
+def _as_sharded(value: Any, parameter: Tensor) -> Any:
+    """A recorded value with what has an entry for each of a sharded parameter's as that lies; else itself."""
+    if not sharded(parameter):
+        return value
+    if isinstance(value, Tensor):
+        alike = value.shape == parameter.shape
+        return matching(value.to(parameter.device), parameter) if alike else value
+    if isinstance(value, Mapping):
+        return {key: _as_sharded(inner, parameter) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_sharded(inner, parameter) for inner in value)
+    return value
 
 
 def _new_slot(

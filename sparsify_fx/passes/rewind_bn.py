@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsify_fx.errors import PassError
 from sparsify_fx.passes.module_pass import ModulePass
+from sparsify_fx.sharding import part
 
 
 def batchnorm_state(model: nn.Module) -> dict[str, Tensor]:
@@ -65,10 +66,10 @@ class RewindBatchNorm(ModulePass):
         """Copy the state in."""
         modified = False
         for name, tensor in _tensors(graph_module).items():
-            old = self.state[name].to(tensor.device)
+            own, old = part(tensor, tensor), part(self.state[name], tensor)
             # Written only where it differs, so that `modified` is the truth.
-            if not torch.equal(tensor, old):
-                tensor.copy_(old)
+            if not torch.equal(own, old.to(own.device)):
+                own.copy_(old)
                 modified = True
         return PassResult(graph_module, modified)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import types
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.programs.owners import owners, program_of, programs, uninstall
+from sparsify_fx.sharding import copy_in_full
 
 
 def positive(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -35,7 +35,8 @@ def positive_copy(
     # What deepcopy takes in place of a copy: random weights, so that the trained ones are not copied first.
     memo: dict[int, Any] = {}
     for name, program in programs(model).items():
-        memo[id(program)] = _Weight(fresh(name, program.theta()))
+        # Its size alone counts.
+        memo[id(program)] = _Weight(fresh(name, program.like()))
     for name, parameter in model.named_parameters():
         memo[id(parameter)] = (
             fresh(name, parameter) if parameter.is_floating_point() else parameter
@@ -47,7 +48,7 @@ def positive_copy(
     for module in model.modules():
         # Trainers and loggers that a module refers to are not copied with it, and its hooks do not run.
         memo |= _shared(module)
-    net = copy.deepcopy(_unwrapped(model), memo).eval()
+    net = copy_in_full(_unwrapped(model), memo).eval()
     # Plain parameters, so that forwards that look at `_parameters` find what they expect; a list, since `uninstall`
     # changes what `owners` walks.
     for _, owner, tensor in list(owners(net)):

@@ -13,11 +13,11 @@ from torch import Tensor, fx, nn
 from sparsify_fx.errors import LayerError
 from sparsify_fx.living.copies import note_copy
 from sparsify_fx.living.followers import note
-from sparsify_fx.living.stored import LIVING, relocate
-from sparsify_fx.parameterizations import Dense, Moment, Parameterization
+from sparsify_fx.living.stored import LIVING
+from sparsify_fx.parameterizations import Dense, Parameterization
 from sparsify_fx.programs.progress import Progress
-from sparsify_fx.programs.saving import SavedState
 from sparsify_fx.programs.state import FOR_PLAIN_MODELS, is_extra, unmarked
+from sparsify_fx.programs.values import Values
 
 __all__ = [
     "FOR_PLAIN_MODELS",
@@ -40,7 +40,7 @@ class Facts:
     progress: Progress = field(default_factory=Progress)
 
 
-class WeightProgram(SavedState, fx.GraphModule):
+class WeightProgram(Values, fx.GraphModule):
     """The graph that computes one effective weight from its trainable factors and its mask.
 
     Passes rewrite it: `return dense` -> `return dense * mask` -> `return m * w * mask`. The factors and the shared
@@ -84,101 +84,6 @@ class WeightProgram(SavedState, fx.GraphModule):
             for other in [key for key in self._buffers if key != "mask"]:
                 self._buffers[other] = self._buffers.pop(other)
 
-    def current_mask(self) -> Tensor | None:
-        """The mask (uint8, shape of the weight, 1 keeps), or None before `InsertMask`."""
-        return self._buffers.get("mask")
-
-    def factor_tensors(self) -> dict[str, nn.Parameter]:
-        """The trainable factors by name, in the order of the parameterization; as they are stored, see `Stored`."""
-        return {
-            name: self.get_parameter(name) for name in self.parameterization.factors
-        }
-
-    def shared_tensors(self) -> dict[str, nn.Parameter]:
-        """The other trainable tensors by name, such as thresholds."""
-        return {
-            name: self.get_parameter(name)
-            for name in self._parameters
-            if name not in self.parameterization.factors
-        }
-
-    def state_tensors(self) -> dict[str, Tensor]:
-        """The parameterization's state by name, such as a temperature."""
-        return {
-            name: self.get_buffer(name)
-            for name in self._buffers
-            if name not in ("mask", LIVING)
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that the weight before the mask is made of, detached, in full shape, without noise."""
-        state = self.state_tensors()
-        # The weight of an evaluation: noise would make scores and exports another draw each time.
-        if "noisy" in state:
-            state["noisy"] = torch.zeros_like(state["noisy"])
-        trained = {**self.factor_tensors(), **self.shared_tensors()}
-        return self.in_full(
-            {**{name: tensor.detach() for name, tensor in trained.items()}, **state}
-        )
-
-    def theta(self) -> Tensor:
-        """The weight before the mask, detached."""
-        return self._value(self.tensors())
-
-    def effective(self) -> Tensor:
-        """The weight that the layer sees in evaluation, detached, with exact +0.0 where the mask is 0."""
-        return self._masked(self.theta())
-
-    def settled(self) -> Tensor:
-        """The effective weight that `settle` would leave."""
-        tensors = self.tensors()
-        return self._masked(
-            self._value({**tensors, **self.parameterization.settle(tensors)})
-        )
-
-    @torch.no_grad()
-    def settle(self) -> tuple[str, ...]:
-        """Open or close the gates of the parameterization for good, in place; the names of the tensors written."""
-        new = self.parameterization.settle(self.tensors())
-        for name, value in new.items():
-            self.put(name, value)
-        return tuple(new)
-
-    @torch.no_grad()
-    def put(self, name: str, value: Tensor, where: Tensor | None = None) -> None:
-        """Set a factor, given in the weight's shape, or a shared tensor in place; only at `where` (bool), if given."""
-        tensor = self.get_parameter(name)
-        if name in self.parameterization.factors:
-            value = self.stored(value)
-            where = None if where is None else self.stored(where)
-        tensor.copy_(value if where is None else torch.where(where, value, tensor))
-
-    @torch.no_grad()
-    def refresh(self, moment: Moment) -> None:
-        """Let the parameterization change its state for the next optimizer step.
-
-        Noise is drawn for all entries in both storages, so that an entry gets the same in each.
-        """
-        state = self.state_tensors()
-        full = self.in_full(state) if state else state
-        self.parameterization.refresh(full, moment)
-        for name, tensor in state.items():
-            if full[name] is not tensor:
-                tensor.copy_(self.stored(full[name]))
-
-    @torch.no_grad()
-    def _value(self, tensors: dict[str, Tensor]) -> Tensor:
-        value = self.parameterization.value(tensors)
-        return value if isinstance(value, Tensor) else torch.as_tensor(value)
-
-    def _masked(self, theta: Tensor) -> Tensor:
-        mask = self.current_mask()
-        return (
-            theta
-            if mask is None
-            else torch.where(mask.bool(), theta, torch.zeros_like(theta))
-        )
-
     def train(self, mode: bool = True) -> Self:
         """Training mode, in which a `noisy` state is 1, or evaluation.
 
@@ -200,33 +105,6 @@ class WeightProgram(SavedState, fx.GraphModule):
         if "noisy" in self._buffers:
             self.get_buffer("noisy").fill_(float(mode))
         return self
-
-    @torch.no_grad()
-    def write(self, theta: Tensor, where: Tensor | None = None) -> None:
-        """Set the factors in place so that the value is `theta`; only at `where` (bool), if given.
-
-        Shared tensors and state stay.
-        """
-        for name, new in self.parameterization.split(theta, self.tensors()).items():
-            self.put(name, new, where)
-
-    @torch.no_grad()
-    def set_mask(self, mask: Tensor) -> bool:
-        """Write `mask` in place; entries pruned now, and regrown ones, hold the split of zero. True if it changed.
-
-        A pruned entry must hold no old value: weight decay, EMA and regrowth would bring it back.
-        """
-        old = self.current_mask()
-        assert old is not None, "set_mask needs InsertMask first"
-        # Zero first: what is pruned must not keep a value, and what comes back must not find one.
-        new = mask.to(device=old.device, dtype=old.dtype)
-        changed = not torch.equal(old, new)
-        if self.places() is None:
-            self.write(torch.zeros_like(self.theta()), where=(old == 0) | (new == 0))
-        elif changed:
-            relocate(self, new)
-        old.copy_(new)
-        return changed
 
     def _replicate_for_data_parallel(self) -> WeightProgram:
         """A replica as of any module: that of `torch.fx` has parameters, where DataParallel would put plain tensors."""

@@ -12,6 +12,7 @@ from sparsify_fx.errors import LayerError
 from sparsify_fx.living.stored import Stored
 from sparsify_fx.programs.progress import UNKNOWN, Progress
 from sparsify_fx.programs.state import EXTRA, decode, encode, restored
+from sparsify_fx.sharding import shard
 
 
 class SavedState(Stored):
@@ -82,6 +83,15 @@ class SavedState(Stored):
             state_dict[prefix + EXTRA] = encode(self.parameterization, before)
         assign = rest[0].get("assign_to_params_buffers", False) if rest[0] else False
         self.fit(state_dict, prefix, assign)
+        # A dense state that was split on its way in is whole, and parameters may be sharded.
+        for name, parameter in self._parameters.items():
+            given = state_dict.get(prefix + name)
+            if (
+                parameter is not None
+                and given is not None
+                and given.shape == parameter.shape
+            ):
+                state_dict[prefix + name] = shard(given, parameter)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _is_in(self, state_dict: Mapping[str, Any], prefix: str) -> bool:

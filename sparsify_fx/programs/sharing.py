@@ -21,6 +21,7 @@ from sparsify_fx.living.linear import linear, pays
 from sparsify_fx.living.place import is_plain
 from sparsify_fx.living.stored import Stored
 from sparsify_fx.programs.computed_weight import in_forward, protected
+from sparsify_fx.programs.sharded import has_shards, in_full, on_shards
 
 # Modules that hold a `forward` which reads a weight more than once and makes one result of it: recurrent layers (dtype
 # check, kernel), attention (fast-path checks, kernel), standardized convolutions (statistics, shape).
@@ -101,6 +102,10 @@ def shared_weights() -> Iterator[None]:
 
 def computed(program: nn.Module) -> Tensor:
     """The weight that `program` returns, within a span from its last run if that still holds."""
+    if has_shards(program):
+        # Outside of a forward of FSDP: gathered, and its gradient goes to the shards.
+        with on_shards([program]):
+            return in_full(program())
     if torch.compiler.is_compiling() or _SPAN.results is None or not _shareable():
         return cast(Tensor, program())
     results = _SPAN.results

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.errors import SchedulerError, TrainingError
@@ -15,6 +15,7 @@ from sparsify_fx.programs.owners import programs, qualified
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import UNKNOWN, Progress
 from sparsify_fx.schedules.updates import Prune, SettleAndPrune
+from sparsify_fx.sharding import lowest, part, sharded
 
 if TYPE_CHECKING:
     from sparsify_fx.scheduler.track import Track
@@ -55,8 +56,8 @@ def check_optimizers(
         )
         raise SchedulerError(
             f"{which} {len(missing)} rewritten weights, for instance {missing[0]}: build it after "
-            "sparsify_fx.apply(model), give all optimizers of the model as a list, or freeze those weights with "
-            "requires_grad_(False)"
+            "sparsify_fx.apply(model) and fully_shard, give all optimizers of the model as a list, or freeze those "
+            "weights with requires_grad_(False)"
         )
     twice = [name for name, parameter in trained if len(holders[id(parameter)]) > 1]
     if twice:
@@ -167,19 +168,21 @@ def check_finite(model: nn.Module, epoch: int) -> None:
     # The largest entry is NaN or infinite as soon as one is. All of them go to the host in one tensor: to ask each
     # layer by itself would wait for the device as often as there are layers.
     device = named[0][1].device
-    sizes = torch.stack(
-        [
-            torch.linalg.vector_norm(p, torch.inf).to(device, torch.float32)
-            for _, p in named
-        ]
-    )
-    broken = [
-        name
-        for (name, _), size in zip(named, sizes.isfinite().tolist(), strict=True)
-        if not size
-    ]
+    sizes = torch.stack([_size(part(p, p)).to(device, torch.float32) for _, p in named])
+    # Each process sees its own shards, and all of them must go on or stop.
+    like = next((p for _, p in named if sharded(p)), named[0][1])
+    finite = lowest(sizes.isfinite().to(torch.int32), like).tolist()
+    broken = [name for (name, _), fine in zip(named, finite, strict=True) if not fine]
     if broken:
         raise TrainingError(
             f"after epoch {epoch} {len(broken)} weights hold NaN or Inf, for instance {broken[0]}: the training "
             "diverged; go back to an earlier checkpoint, lower the learning rate or lengthen its warm-up"
         )
+
+
+def _size(tensor: Tensor) -> Tensor:
+    """The largest abs of all entries; 0 of an empty shard."""
+    if not tensor.numel():
+        return tensor.new_zeros(())
+    found: Tensor = torch.linalg.vector_norm(tensor, torch.inf)
+    return found

@@ -59,7 +59,7 @@ class Part:
 
     def total(self) -> int:
         """How many prunable weights it has, pruned ones included."""
-        return sum(program.theta().numel() for program in self.programs.values())
+        return sum(program.full_shape().numel() for program in self.programs.values())
 
     def says(self, text: str) -> str:
         """A message with the part's name in front, where there are several."""

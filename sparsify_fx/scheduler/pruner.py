@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from sparsify_fx.programs.input_layouts import input_layouts
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.scheduler.overshoot import find_overshoot
 from sparsify_fx.scheduler.snapshots import clear_state
+from sparsify_fx.sharding import copy_in_full, part, shard, whole
 
 
 @dataclass(frozen=True)
@@ -106,24 +106,27 @@ class Pruner:
             # No more than there is room for: a layer that is nearly full has few weights to grow.
             moved = min(math.floor(fraction * living), mask.numel() - living)
             # 2. Drop the smallest of the living. −inf keeps pruned entries, whose size is 0 too, out of the ranking.
-            size = program.effective().abs().masked_fill(mask == 0, -torch.inf)
-            stay = top_mask(size, living - moved)
+            weight = program.effective_in_place()
+            size = _without(weight, part(weight, weight).abs(), mask == 0)
+            stay = whole(top_mask(size, living - moved))
             # 3. Grow among all that do not stay. The dropped ones are among them: one may come back at once, as it was.
-            grow = top_mask(
-                grown[name].to(size.device).masked_fill(stay == 1, -torch.inf), moved
-            )
-            masks[name] = stay | grow
+            wanted = part(grown[name].to(mask.device), weight)
+            grow = top_mask(_without(weight, wanted, stay == 1), moved)
+            masks[name] = stay | whole(grow)
         self._write(masks)
 
     def _context(
         self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]
     ) -> PruningContext:
+        found = programs(self.view)
+        # What the layer sees, zeros included: criteria score weights and know nothing of factors.
+        if getattr(criterion, "entrywise", False):
+            weights = {n: program.effective_in_place() for n, program in found.items()}
+        else:
+            weights = {n: program.effective() for n, program in found.items()}
+        alive = {name: shard(mask, weights[name]) for name, mask in alive.items()}
         return PruningContext(
-            # What the layer sees, zeros included: criteria score weights and know nothing of factors.
-            weights={
-                name: program.effective()
-                for name, program in programs(self.view).items()
-            },
+            weights=weights,
             generator=pruning_generator(self.plan.seed, draw),
             kept=kept,
             allocation=self.plan.axes.allocation,
@@ -136,7 +139,7 @@ class Pruner:
 
     def _merged(self) -> nn.Module:
         """A plain copy, so that criteria need to know nothing of weight programs."""
-        copied = copy.deepcopy(self.scored)
+        copied = copy_in_full(self.scored)
         Merge()(copied)
         return copied
 
@@ -162,11 +165,18 @@ class Pruner:
             # Before `set_mask`, which writes into the same tensor.
             old = program.current_mask()
             assert old is not None
-            touched[name] = (old == 0) | (masks[name].to(old.device) == 0)
+            # Chosen shard by shard, kept whole: a forward needs all of it, and would have to gather it each time.
+            new = whole(masks[name]).to(old.device)
+            touched[name] = (old == 0) | (new == 0)
             with followed_by(self.optimizers):
-                program.set_mask(masks[name])
+                program.set_mask(new)
         clear_state(
             self.view,
             self.optimizers,
             {name: entries for name, entries in touched.items() if name not in living},
         )
+
+
+def _without(weight: Tensor, scores: Tensor, where: Tensor) -> Tensor:
+    """The scores, which lie as the weight's own part, with −inf at `where`; sharded as the weight is."""
+    return shard(scores.masked_fill(part(where, weight), -torch.inf), weight)

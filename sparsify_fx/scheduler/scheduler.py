@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.distributed.data_parallel import refuse_sharded
 from sparsify_fx.distributed.ranks import check_equal_masks
+from sparsify_fx.distributed.sharded import check_sharded
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule, find_curve
 from sparsify_fx.plan import Inputs
@@ -35,6 +35,7 @@ from sparsify_fx.scheduler.storage import fit_all
 from sparsify_fx.scheduler.timeline import Event
 from sparsify_fx.scheduler.track import tracks_of
 from sparsify_fx.scheduler.undo import Undo
+from sparsify_fx.sharding import reshard
 
 
 class Scheduler(Readings):
@@ -92,7 +93,7 @@ class Scheduler(Readings):
         start_over: bool = False,
     ) -> None:
         # 1. Refuse what no schedule could train, before anything else looks at the model.
-        refuse_sharded(model, SchedulerError)
+        check_sharded(model)
         parts = parts_of(model)
         check_ties(model)
         check_equal_masks(programs(model), "in Scheduler(...)")
@@ -141,14 +142,14 @@ class Scheduler(Readings):
 
         # The training goes on from here, so no state of another step follows, and the copies can go.
         self._undo = None
+        reshard(self.model)
         self._counts.follow(self.steps_per_epoch)
         # Before the events: scores of NaN would choose masks. Once an epoch, since to look waits for the device.
         if (self._step + 1) % self.steps_per_epoch == 0:
             check_finite(self.model, (self._step + 1) // self.steps_per_epoch)
         self._step += 1
         for track in self._tracks:
-            # Optimizers that mix the entries of a matrix move pruned ones too.
-            track.rest()
+            track.rest()  # optimizers that mix the entries of a matrix move pruned ones too
         if self._step < self.steps:
             self._do_events()
             self._rates.set(self._step)
@@ -165,7 +166,7 @@ class Scheduler(Readings):
 
         Or `scheduler.penalty().backward()` before the optimizer step, where a trainer computes the loss.
         """
-        first, *others = (track.strengths.term() for track in self._tracks)
+        first, *others = (track.term() for track in self._tracks)
         term = sum(others, start=first)
         # A term of 0 has no graph, and `penalty().backward()` shall work for every method.
         return term if term.requires_grad else term.detach().requires_grad_()
@@ -198,7 +199,6 @@ class Scheduler(Readings):
         Take it after `step()`. Between an optimizer step and `step()` it is of the step before: a StepCountWarning.
         """
         self._counts.check_saved()
-
         # One part is saved flat, as before there were parts; a state of either form is read.
         states = [track.state_dict() for track in self._tracks]
         parts = states[0] if len(states) == 1 else {"parts": states}
@@ -214,7 +214,7 @@ class Scheduler(Readings):
 
         Raises SchedulerError when the state belongs to another method, sparsity, seed or length.
         """
-        # 1. Refuse before anything changes.
+        reshard(self.model)
         step = check_state(state, self._fingerprint, self.steps)
 
         # 2. Take back what step 0 did at construction: it was done in the training that is loaded, before its steps.

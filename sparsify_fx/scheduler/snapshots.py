@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sparsify_fx.living.moving import move, sources
 from sparsify_fx.numerics import signed_like
 from sparsify_fx.optimizer_states import (
     clear_entries,
@@ -20,11 +18,13 @@ from sparsify_fx.optimizer_states import (
     restore_optimizer_state,
     take_optimizer_state,
 )
-from sparsify_fx.optimizer_states.moves import Moving
 from sparsify_fx.passes import RewindBatchNorm, batchnorm_state
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.state import unmarked
+from sparsify_fx.scheduler.places import at_places
+from sparsify_fx.sharding import part as own_part
+from sparsify_fx.sharding import shard, write_into
 
 # What can be rewound, in the order in which it is: signs and magnitudes are written over rewound weights.
 PARTS = (
@@ -79,12 +79,11 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
         }
     if "signs" in parts:
         snapshot["signs"] = {
-            name: program.theta().sign().to(torch.int8)
-            for name, program in found.items()
+            name: _signs(program.theta_in_place()) for name, program in found.items()
         }
     if "magnitudes" in parts:
         snapshot["magnitudes"] = {
-            name: program.theta().clone() for name, program in found.items()
+            name: program.theta_in_place().clone() for name, program in found.items()
         }
     if "batchnorm" in parts:
         norms = batchnorm_state(scope.model)
@@ -105,7 +104,7 @@ def take_snapshot(scope: Scope, parts: Collection[str]) -> dict[str, Any]:
 def rewind(part: str, scope: Scope, snapshot: Mapping[str, Any]) -> None:
     """Bring one part of the model or the optimizers back to the snapshot, under the current masks."""
     if part == "optimizer":
-        with _at_places(scope, snapshot.get("places", {})):
+        with at_places(scope.view, scope.optimizers, snapshot.get("places", {})):
             _restore(scope, snapshot["optimizer"])
         clear_pruned_state(scope.view, scope.optimizers)
         return
@@ -147,21 +146,28 @@ def _rewind_weights(scope: Scope, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         known = stored[name].stored(tensor) if name in stored else tensor
         # A state dict leaves out the room behind vectors.
-        current[name].copy_(known[: len(current[name])] if name in stored else known)
+        known = known[: len(current[name])] if name in stored else known
+        write_into(current[name], known)
     for program in programs(scope.view).values():
         mask = program.current_mask()
         # What was alive at the rewind point has a value in the snapshot; under a mask that pruned it since, it goes.
         if mask is not None:
-            program.write(torch.zeros_like(program.theta()), where=mask == 0)
+            zeros = program.zeros()
+            program.write(zeros, where=mask == 0)
 
 
 def _rewind_half(part: str, view: nn.Module, recorded: Mapping[str, Tensor]) -> None:
     for name, program in programs(view).items():
-        now, then, mask = program.theta(), recorded[name], program.current_mask()
-        then = then.to(now.device)
+        own, mask = program.theta_in_place(), program.current_mask()
+        now = own_part(own, own)
+        then = own_part(recorded[name].to(own.device), own)
         # signed_like(size, sign): of the two moments one gives the sizes and the other the signs.
         theta = signed_like(now, then) if part == "signs" else signed_like(then, now)
-        program.write(theta, where=None if mask is None else mask == 1)
+        program.write(shard(theta, own), where=None if mask is None else mask == 1)
+
+
+def _signs(theta: Tensor) -> Tensor:
+    return shard(own_part(theta, theta).sign().to(torch.int8), theta)
 
 
 def _restore(scope: Scope, recorded: Any) -> None:
@@ -182,59 +188,6 @@ def _restore(scope: Scope, recorded: Any) -> None:
             ]
         ]
     restore_optimizer_state(scope.optimizers, scope.parameters(), recorded)
-
-
-@contextmanager
-def _at_places(scope: Scope, recorded: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within this context optimizer state lies as it did at the snapshot; then where the masks of now have it.
-
-    Args:
-        recorded: the places of the living entries then, by weight name; none for a weight that was in full storage.
-    """
-    moved = {
-        name: program
-        for name, program in programs(scope.view).items()
-        if program.places() is not None or name in recorded
-    }
-    values = {}
-    for name, program in moved.items():
-        then = recorded.get(name)
-        for factor in program.factor_tensors().values():
-            values[factor] = factor.detach().clone()
-            _move_all(
-                scope, factor, _laid(program, program.places()), _laid(program, then)
-            )
-    yield
-    for name, program in moved.items():
-        then = recorded.get(name)
-        for factor in program.factor_tensors().values():
-            known = values[factor]
-            there, _ = _laid(program, program.places())
-            _move_all(scope, factor, _laid(program, then), (there, known.shape))
-            factor.detach().copy_(known)
-
-
-_Layout = tuple[Tensor, torch.Size]
-
-
-def _laid(program: WeightProgram, places: Tensor | None) -> _Layout:
-    """The places in the weight of what a factor stores, and its shape; None: full storage."""
-    mask = program.current_mask()
-    assert mask is not None
-    if places is None:
-        return torch.arange(mask.numel(), device=mask.device), mask.shape
-    shape = torch.Size([places.numel(), *[1] * (mask.dim() - 1)])
-    return places.to(mask.device, torch.int64), shape
-
-
-def _move_all(
-    scope: Scope, factor: nn.Parameter, here: _Layout, there: _Layout
-) -> None:
-    """Let a factor and its optimizer state lie otherwise."""
-    moving = Moving(scope.optimizers, factor)
-    source = sources(here[0], there[0], there[1].numel())
-    move(factor, source, shape=there[1])
-    moving.to(source, there[1])
 
 
 def clear_pruned_state(view: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -273,7 +226,8 @@ def rest(moved: Collection[WeightProgram], optimizers: Sequence[Optimizer]) -> N
         mask = program.current_mask()
         # In living storage there is nothing at pruned entries that could move.
         if mask is not None and program.places() is None:
-            program.write(torch.zeros_like(program.theta()), where=mask == 0)
+            zeros = program.zeros()
+            program.write(zeros, where=mask == 0)
             for factor in program.factor_tensors().values():
                 clear_entries(optimizers, factor, mask == 0)
 

@@ -33,6 +33,7 @@ from sparsify_fx.passes.store import StoreFull, StoreLiving
 from sparsify_fx.programs.owners import Subset
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.schedules import Budget, Schedule
+from sparsify_fx.sharding import sharded
 
 STORAGES = ("auto", "full", "living")
 # Why a weight that "auto" would keep living is in full storage.
@@ -192,6 +193,11 @@ def _check_may_be_full(optimizer: str, program: WeightProgram) -> None:
         raise SchedulerError(
             f"{why}, and it makes its first step inside a backward pass, where they cannot become whole weights; call "
             'sparsify_fx.apply(..., storage="full")'
+        )
+    if any(map(sharded, program.parameters())):
+        raise SchedulerError(
+            f"{why}, and fully_shard has spread them over the processes, so that they cannot become whole weights any "
+            'more; call sparsify_fx.apply(..., storage="full") before you shard the model'
         )
     if data_parallel_holds(program.parameters()):
         raise SchedulerError(

@@ -21,6 +21,7 @@ from sparsify_fx.penalties import (
     Penalty,
 )
 from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.sharded import in_full, meeting, on_shards
 from sparsify_fx.scheduler.clock import Clock
 from sparsify_fx.schedules.occasion import Occasion
 
@@ -60,7 +61,7 @@ class Strengths:
         # A tensor that is written in place: a number would be compiled into the loss, and every new one would compile
         # again.
         self._tensor = torch.zeros(
-            (), device=next(iter(programs(view).values())).theta().device
+            (), device=next(next(iter(programs(view).values())).parameters()).device
         )
         self._before: Observation | None = None
         self._accuracy: float | None = None
@@ -69,18 +70,23 @@ class Strengths:
         self._kept_l1 = self._first_norm = 0.0
         if self._penalty is not None:
             # One that does not fit the parameterization fails here, not in the first loss.
-            self._penalty(programs(view).values())
+            with on_shards(programs(view).values()):
+                self._penalty(programs(view).values())
             self._kept_l1, self._first_norm = largest_l1(view, sparsity), norm(view)
             self._restart(0)
 
     def term(self) -> Tensor:
         """What is added to the loss (0-dimensional)."""
-        if self._penalty is None:
-            return self._constant(programs(self._view).values())
-        # Off, not times 0: that would still cost its backward, and be NaN where the term overflows.
-        if self.applied == 0:
-            return NoPenalty()(programs(self._view).values())
-        return self._penalty(programs(self._view).values(), self._tensor)
+        found = programs(self._view).values()
+        with on_shards(found):
+            if self._penalty is None:
+                term = self._constant(found)
+            # Off, not times 0: that would still cost its backward, and be NaN where the term overflows.
+            elif self.applied == 0:
+                term = NoPenalty()(found)
+            else:
+                term = self._penalty(found, meeting(self._tensor, found))
+            return in_full(term)
 
     @property
     def adaptive(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.actions import TimedAction
@@ -15,6 +15,7 @@ from sparsify_fx.distributed.ranks import mean_number
 from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.optimizer_states import following
+from sparsify_fx.penalties import NoPenalty
 from sparsify_fx.plan import Inputs
 from sparsify_fx.programs.collapse import Collapse, find_collapse
 from sparsify_fx.programs.owners import Subset
@@ -40,6 +41,7 @@ from sparsify_fx.schedules.updates import (
     SettleAndPrune,
     late_criteria,
 )
+from sparsify_fx.sharding import reshard
 
 
 class Track:
@@ -211,6 +213,13 @@ class Track:
     def refresh(self, step: int) -> None:
         """Temperatures and noise of the optimizer step that follows `step` others."""
         refresh(self.part.view(), self.clock, self.updates, self.plan.seed, step)
+
+    def term(self) -> Tensor:
+        """What the penalty adds to the loss (0-dimensional)."""
+        # After a forward FSDP leaves the outermost weights whole, and terms of them would not meet those of shards.
+        if not isinstance(self.plan.axes.penalty, NoPenalty):
+            reshard(self.part.model)
+        return self.strengths.term()
 
     # ------------------------------------------------------------------ the current batch
 

@@ -16,6 +16,7 @@ from sparsify_fx.living.stored import LIVING
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import Progress
+from sparsify_fx.sharding import part, write_into
 
 
 class Undo:
@@ -83,7 +84,7 @@ class Undo:
 def _copies(values: Iterable[object]) -> list[tuple[Tensor, Tensor]]:
     # On the CPU: they are needed once at most, and beside a training the device may be full.
     return [
-        (value, value.detach().to("cpu", copy=True))
+        (value, part(value.detach(), value).to("cpu", copy=True))
         for value in values
         if isinstance(value, Tensor)
     ]
@@ -94,14 +95,15 @@ def _state(program: WeightProgram) -> dict[str, Tensor]:
     own = {**program._parameters, **program._buffers}
     tensors = {n: t.detach() for n, t in own.items() if t is not None and n != LIVING}
     full = program.in_full(tensors)
-    return {name: tensor.to("cpu", copy=True) for name, tensor in full.items()}
+    # Of what is sharded the own part.
+    return {n: part(t, t).to("cpu", copy=True) for n, t in full.items()}
 
 
 @torch.no_grad()
 def _write(copies: list[tuple[Tensor, Tensor]]) -> None:
     for tensor, known in copies:
         # A vector of living entries had another length then.
-        if tensor.shape == known.shape:
-            tensor.copy_(known)
+        if part(tensor, tensor).shape == known.shape:
+            write_into(tensor, known)
         else:
             set_data(tensor, known.to(tensor.device))

@@ -433,33 +433,6 @@ def ignored_masks(rank: int, ranks: int) -> dict[str, Any]:
 
 
 @case
-def sharded(rank: int, ranks: int) -> dict[str, Any]:
-    """FSDP, FSDP2 and tensor parallel models are refused, before and after apply."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
-
-    mesh = init_device_mesh("cpu", (ranks,))
-    before = small_net()
-    fully_shard(before, mesh=mesh)
-    parallel = parallelize_module(
-        nn.Sequential(nn.Linear(8, 8)), mesh, {"0": ColwiseParallel()}
-    )
-    after = sparsify_fx.apply(small_net(), "lrr", sparsity=0.5)
-    fully_shard(after, mesh=mesh)
-    optimizer = torch.optim.SGD(after.parameters(), lr=0.1)
-    return {
-        "before": error_of(lambda: sparsify_fx.apply(before, "lrr", sparsity=0.5)),
-        "tensor parallel": error_of(
-            lambda: sparsify_fx.apply(parallel, "lrr", sparsity=0.5)
-        ),
-        "after": error_of(
-            lambda: sparsify_fx.Scheduler(after, optimizer, epochs=1, steps_per_epoch=1)
-        ),
-    }
-
-
-@case
 def synchronized_norms(rank: int, ranks: int) -> dict[str, Any]:
     """Scoring a model with SyncBatchNorm waits for nobody, though ranks have different numbers of batches."""
     model = nn.SyncBatchNorm.convert_sync_batchnorm(small_net())

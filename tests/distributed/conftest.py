@@ -19,14 +19,26 @@ Results = Callable[[str, int], list[Any]]
 
 
 @functools.cache
-def run(ranks: int) -> tuple[dict[str, Any], ...]:
+def run(ranks: int, kind: str) -> tuple[dict[str, Any], ...]:
     """What each rank saw, by case."""
+    return launch("tests.distributed.worker", ranks, kind)
+
+
+def launch(module: str, ranks: int, *given: str) -> tuple[Any, ...]:
+    """What each rank of a process group has written; `module` is run with its number, theirs, two files and `given`."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{rank}.json" for rank in range(ranks)]
-        common = [sys.executable, "-m", "tests.distributed.worker"]
+        common = [sys.executable, "-m", module]
         started = [
             subprocess.Popen(
-                [*common, str(rank), str(ranks), f"{folder}/rendezvous", str(file)],
+                [
+                    *common,
+                    str(rank),
+                    str(ranks),
+                    f"{folder}/rendezvous",
+                    str(file),
+                    *given,
+                ],
                 cwd=ROOT,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
                 stdout=subprocess.PIPE,
@@ -38,7 +50,7 @@ def run(ranks: int) -> tuple[dict[str, Any], ...]:
         told = []
         try:
             for process in started:
-                told.append(process.communicate(timeout=300)[0])
+                told.append(process.communicate(timeout=600)[0])
         finally:
             for process in started:
                 process.kill()
@@ -53,7 +65,8 @@ def results() -> Results:
     """results(case, ranks): what each rank saw."""
 
     def of(case: str, ranks: int) -> list[Any]:
-        seen = [rank[case] for rank in run(ranks)]
+        kind = "fsdp" if case.startswith("fsdp") else "copies"
+        seen = [rank[case] for rank in run(ranks, kind)]
         for rank, found in enumerate(seen):
             failed = isinstance(found, dict) and "failed" in found
             assert not failed, f"rank {rank} in {case}: {found['failed']}"

@@ -175,20 +175,6 @@ def test_data_parallel_sends_no_masks(results: Results, ranks: int) -> None:
 
 
 @both_sizes
-def test_models_that_are_split_over_processes_are_refused(
-    results: Results, ranks: int
-) -> None:
-    for seen in results("sharded", ranks):
-        assert seen["before"][0] == seen["tensor parallel"][0] == "LayerError"
-        assert seen["after"][0] == "SchedulerError"
-        assert "fully_shard" in seen["before"][1]
-        assert "DTensor" in seen["tensor parallel"][1]
-        assert all(
-            "DistributedDataParallel instead" in text for _, text in seen.values()
-        )
-
-
-@both_sizes
 def test_synchronized_norms_do_not_wait_while_scoring(
     results: Results, ranks: int
 ) -> None:

@@ -1,6 +1,6 @@
-"""One rank: runs every case in one gloo process group and writes what it saw as JSON.
+"""One rank: runs every case of a kind in one gloo process group and writes what it saw as JSON.
 
-python -m tests.distributed.worker RANK RANKS RENDEZVOUS RESULT
+python -m tests.distributed.worker RANK RANKS RENDEZVOUS RESULT KIND
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import torch
 import torch.distributed as dist
 
 from tests.distributed import batch_cases as _batch_cases
+from tests.distributed import fsdp_cases as _fsdp_cases
+from tests.distributed import fsdp_odd_cases as _fsdp_odd_cases
 from tests.distributed import living_cases as _living_cases
 from tests.distributed.cases import CASES
 
-assert _living_cases, _batch_cases  # the imports add their cases
+# The imports add their cases.
+assert [_batch_cases, _fsdp_cases, _fsdp_odd_cases, _living_cases]
+# On four ranks these tell nothing that the others do not.
+LEFT_OUT = {(4, f"fsdp {method}") for method in _fsdp_cases.OTHERS}
 
 
-def main(rank: int, ranks: int, rendezvous: str, result: str) -> None:
+def main(rank: int, ranks: int, rendezvous: str, result: str, kind: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     dist.init_process_group(
@@ -29,6 +34,8 @@ def main(rank: int, ranks: int, rendezvous: str, result: str) -> None:
     )
     found = {}
     for name, case in CASES.items():
+        if name.startswith("fsdp") != (kind == "fsdp") or (ranks, name) in LEFT_OUT:
+            continue
         try:
             found[name] = case(rank, ranks)
         except Exception:

@@ -98,23 +98,24 @@ def leave(config: TrainConfig, runs: Path, sent: Signals, after: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("method", "schedule"),
+    ("method", "more"),
     [
-        ("lrr+signin", ""),
-        ("rigl", "axes.schedule={name: regrow, growth: gradient, every: 0.3}"),
-        ("gmp", ""),
-        ("pilot", ""),
-        ("str", ""),
-        ("l0", ""),
-        ("acdc+signin", ""),
-        ("wr", ""),
+        ("lrr+signin", []),
+        ("rigl", ["axes.schedule={name: regrow, growth: gradient, every: 0.3}"]),
+        ("gmp", []),
+        ("pilot", []),
+        ("str", []),
+        ("l0", []),
+        ("acdc+signin", []),
+        ("wr", ["ema={decay: 0.9}", "validation=0.1", "batch_size=14"]),
+        ("lrr", ["mixup=0.3", "cutmix=0.5", "clip_grad_norm=1", "accumulate=4"]),
     ],
 )
 def test_left_at_many_steps_and_resumed_ends_with_the_same_bits(
-    data: Path, tmp_path: Path, sent: Signals, method: str, schedule: str
+    data: Path, tmp_path: Path, sent: Signals, method: str, more: list[str]
 ) -> None:
     asked = ["model=noisy", "epochs=4", *SETTINGS, f"method={method}", "sparsity=0.36"]
-    config = small(data, *asked, *([schedule] if schedule else []))
+    config = small(data, *asked, *more)
     expected = outcome(quietly(config, tmp_path / "undisturbed").path)
     rounds = 0
     # Steps of 10 to an epoch: the middle of one, its last but one and its last, and the first of a run.
@@ -209,6 +210,25 @@ def test_checkpoints_every_so_many_steps(data: Path, tmp_path: Path) -> None:
     assert saved[0] == (0, 1)
     assert saved[-1] == (2, 0)
     assert len(saved) < 10
+
+
+def test_slow_checkpoints_are_few_by_default(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = RunFolder.save_checkpoint
+
+    def slowly(self: RunFolder, state: dict[str, Any]) -> None:
+        time.sleep(0.2)
+        saved.append(state["epoch"])
+        save(self, state)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", slowly)
+    # An epoch takes less than 20 s, a hundred times the 0.2 s: the end of the second has no checkpoint of its own.
+    result = quietly(small(data, *SETTINGS, "epochs=4", "method=random"), tmp_path)
+    assert saved == [1, 4]
+    assert result.checkpoint_seconds > 0.4
+    assert sum(row["checkpoint_seconds"] for row in RunFolder(result.path).metrics())
 
 
 @pytest.mark.parametrize(

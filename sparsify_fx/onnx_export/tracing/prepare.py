@@ -16,6 +16,7 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.tracing.inputs import Inputs
 from sparsify_fx.passes import Merge
 from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.sharding import is_fsdp, sharded
 
 
 def merged_copy(model: nn.Module) -> nn.Module:
@@ -30,6 +31,11 @@ def merged_copy(model: nn.Module) -> nn.Module:
             f"expected a torch.nn.Module that is not scripted, got {type(model).__name__}; pass the model"
         )
     bare = _unwrapped(model)
+    if any(map(sharded, bare.parameters())) or any(map(is_fsdp, bare.modules())):
+        raise ExportError(
+            "the model is spread over processes by fully_shard; export a plain copy on one of them, which all of them "
+            "make: copied = sparsify_fx.distributed.gathered(model)"
+        )
     try:
         # Tensors that the memo holds already are not copied on the accelerator first.
         held = (*_on_cpu(bare), *_without_history(bare))

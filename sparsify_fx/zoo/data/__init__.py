@@ -5,6 +5,7 @@ Importing this package registers them. A newcomer is one file that ends in `DATA
 
 from sparsify_fx.zoo.data import cifar, imagefolder, mnist, mnist5k, npz, own
 from sparsify_fx.zoo.data.augment import Augment
+from sparsify_fx.zoo.data.chunked import Chunked
 from sparsify_fx.zoo.data.dataset_source import DatasetSource
 from sparsify_fx.zoo.data.decoders import DECODERS, Decoder
 from sparsify_fx.zoo.data.folder_source import FolderSource
@@ -25,6 +26,7 @@ __all__ = [
     "DECODERS",
     "LIMIT_BYTES",
     "Augment",
+    "Chunked",
     "Data",
     "DatasetSource",
     "Decoder",

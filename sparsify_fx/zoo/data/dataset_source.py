@@ -16,7 +16,13 @@ from torch.utils.data import Dataset, Subset
 
 from sparsify_fx.errors import DataError
 from sparsify_fx.zoo.data.augment import Augment
-from sparsify_fx.zoo.data.batching import Chunks, count_batches, epoch_order, mix_seed
+from sparsify_fx.zoo.data.batching import (
+    Chunks,
+    block_order,
+    count_batches,
+    epoch_order,
+    mix_seed,
+)
 from sparsify_fx.zoo.data.loader import Loading, item_batches
 from sparsify_fx.zoo.data.shares import WHOLE, Share
 
@@ -92,7 +98,12 @@ class DatasetSource:
                 "augment does not apply to data of your own; leave it out, and put transforms into the data set"
             )
         steps = self.batches(batch_size, train=train)
-        order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)
+        # Items that lie in blocks, one beside the other, are read so.
+        blocks = getattr(self.items, "blocks", None)
+        if train and blocks is not None:
+            order = block_order(blocks, seed=seed, epoch=epoch)
+        else:
+            order = epoch_order(len(self), seed=seed, epoch=epoch, train=train)
         places = share.places(range(start, steps), batch_size, len(self), train=train)
         # Test images are the same in every epoch, should they be drawn too.
         items = _Seeded(self.items, seed, epoch) if train else _Seeded(self.items, 0, 0)
