@@ -152,8 +152,8 @@ def verdict(traffic: dict[str, Traffic]) -> str:
     ]
     share = sum(living.buckets) / sum(dense.buckets)
     return (
-        f"With living storage a step sends {share:.3f} of dense DistributedDataParallel's bytes.\nDense steps would take "
-        f"so many times as long: {'; '.join(told)}.\nWhere the network is fast enough, all of it hides behind the "
+        f"With living storage a step sends {share:.3f} of dense DistributedDataParallel's bytes.\nDense steps would "
+        f"take so many times as long: {'; '.join(told)}.\nWhere the network is fast enough, all of it hides behind the "
         "backward pass, and sending less saves nothing."
     )
 
