@@ -1,6 +1,6 @@
 """A sweep killed three times, on this machine and on a Ray cluster, one node of which is killed too: equal tables.
 
-    python benchmarks/sweep_kills.py                  # ten minutes; docs/results/sweep_kills.json
+    python benchmarks/sweep_kills.py                  # ten to thirty minutes; docs/results/sweep_kills.json
     python benchmarks/sweep_kills.py --small          # two methods, two seeds; writes nothing
 
 3 methods x 3 sparsities x 3 seeds on mnist5k, 2 epochs a cycle; lrr and imp share their first cycle:
