@@ -39,7 +39,7 @@ class LocalEngine:
     """
 
     def __init__(self, trial: TrialConfig, workers: int | None = None) -> None:
-        slots = _slots(trial.gpus)
+        slots = gpu_slots(trial.gpus)
         most = len(slots) if slots else max(1, cores() // trial.cpus)
         self.workers = most if workers is None else workers
         if slots and self.workers > len(slots):
@@ -102,7 +102,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _slots(gpus: float | None) -> list[str]:
+def gpu_slots(gpus: float | None) -> list[str]:
     """CUDA_VISIBLE_DEVICES of each trial that fits on the GPUs at the same time; empty for trials without one."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()

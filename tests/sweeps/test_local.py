@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from sparsify_fx.sweeps import load_sweep, trials_of
+from sparsify_fx.errors import SweepError
+from sparsify_fx.sweeps import TrialConfig, load_sweep, trials_of
+from sparsify_fx.sweeps.local import LocalEngine, gpu_slots
 from sparsify_fx.train.run_folder import open_folder, run_path
 from tests.sweeps.common import call, start, write_sweep
 
@@ -157,6 +159,25 @@ def test_a_second_process_waits_its_turn(tmp_path: Path) -> None:
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "1/1  lrr sparsity=0.36  test" in out
+
+
+def test_gpus_are_divided_among_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four, which need not be there for this."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpu_slots(None) == ["0", "1", "2", "3"]
+    assert gpu_slots(0.5) == ["0", "0", "1", "1", "2", "2", "3", "3"]
+    assert gpu_slots(2) == ["0,1", "2,3"]
+    assert gpu_slots(3) == ["0,1,2"]
+    assert gpu_slots(0) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,5,7")
+    assert gpu_slots(2) == ["GPU-a,GPU-b", "5,7"]
+    with pytest.raises(SweepError, match="takes 5 GPUs, and this machine has 4"):
+        gpu_slots(5)
+    with pytest.raises(SweepError, match="they are enough for 2"):
+        LocalEngine(TrialConfig(gpus=2), workers=3)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert gpu_slots(None) == []
 
 
 @pytest.mark.slow

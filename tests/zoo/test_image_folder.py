@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,19 @@ def test_a_killed_worker_is_told_in_words(folder: Path) -> None:
             for _ in batches:
                 for worker in multiprocessing.active_children():
                     worker.kill()
+
+
+def test_a_killed_worker_is_found_behind_the_error_that_comes_of_it() -> None:
+    def write(_: object) -> int:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    # As when the signal comes while a checkpoint is written: C++ raises another error in its place.
+    stream = io.BytesIO()
+    stream.write = write  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="pid 7"), heard_of_lost_workers():
+        torch.save({"a": torch.ones(3)}, stream)
+    with pytest.raises(RuntimeError, match="else"), heard_of_lost_workers():
+        raise RuntimeError("something else")
 
 
 def test_a_streamed_folder_evaluates_in_order(folder: Path, mnist: Data) -> None:

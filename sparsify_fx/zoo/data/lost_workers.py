@@ -21,8 +21,8 @@ def heard_of_lost_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        told = str(error)
-        if not told.startswith("DataLoader worker (pid"):
+        told = _found(error)
+        if told is None:
             raise
         raise _lost(told) from error
 
@@ -42,6 +42,15 @@ def from_workers(loader: Iterable[T]) -> Iterator[T]:
                 raise
             raise _lost(f"{type(error).__name__} {error}") from error
         yield batch
+
+
+def _found(error: BaseException | None) -> str | None:
+    """What DataLoader said, by an error or by one that came of it: in torch.save, C++ raises another in its place."""
+    while error is not None:
+        if str(error).startswith("DataLoader worker (pid"):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _lost(told: str) -> DataError:
