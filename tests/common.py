@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
+SWEEP = pytest.mark.sweep
+
 
 def swept(values: Iterable[Any]) -> list[Any]:
-    """Parameters that `pytest -m sweep` alone runs."""
-    return [pytest.param(value, marks=pytest.mark.sweep) for value in values]
+    """Parameters that `pytest -m sweep` alone runs; tuples are several."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=SWEEP)
+        for value in values
+    ]

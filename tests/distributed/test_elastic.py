@@ -9,6 +9,7 @@ import torch
 
 from sparsify_fx.distributed import load_checkpoint, save_checkpoint
 from sparsify_fx.errors import CheckpointError, SchedulerError
+from tests.common import swept
 from tests.distributed.cases import difference
 from tests.distributed.conftest import launch
 from tests.distributed.fsdp_cases import Run
@@ -45,7 +46,9 @@ def test_two_ranks_prune_shards_and_save_in_the_background_one_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(ALONE)
-@pytest.mark.parametrize("method", ["wr", "lrr+signin", "rigl", "signin", "lrr-bn"])
+@pytest.mark.parametrize(
+    "method", ["wr", *swept(["lrr+signin", "rigl", "signin", "lrr-bn"])]
+)
 def test_two_ranks_save_four_go_on_then_one(tmp_path: Path, method: str) -> None:
     """Saved after the snapshot of the first run, and in the middle of a later run."""
     steps = Run(method, 0, 1, {}).scheduler.steps
