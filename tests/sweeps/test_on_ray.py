@@ -72,6 +72,7 @@ def test_the_same_tables_as_on_one_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_kills_of_sweeps_and_of_a_node(tmp_path: Path) -> None:
     """The small form of what docs/results/sweep_kills.json reports."""
     done = subprocess.run(
