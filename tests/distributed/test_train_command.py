@@ -101,6 +101,7 @@ def test_saved_by_two_and_gone_on_with_four_and_one(tmp_path: Path) -> None:
         assert_same(interrupted[part], whole[part], part)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_when_a_process_is_killed_the_others_end_in_words(tmp_path: Path) -> None:
     with started(command(tmp_path, 2, *SETS)) as process:
@@ -118,6 +119,7 @@ def test_when_a_process_is_killed_the_others_end_in_words(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_an_error_of_ones_own_code_on_one_process_ends_all(tmp_path: Path) -> None:
     plugin = tmp_path / "picky.py"

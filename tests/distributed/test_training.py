@@ -82,6 +82,7 @@ def test_two_processes_train_the_bits_of_one(trained: Trained) -> None:
     assert sum(int(mask.sum()) for mask in masks(alone).values()) == 16003
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, *swept([4])])
 @pytest.mark.parametrize("number", range(len(ALL)), ids=list(METHODS))
@@ -93,6 +94,7 @@ def test_every_method_trains_the_bits_of_one_process(
     assert masks(alone) or ALL[number][0] in ("method=l0", "method=pilot")
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_what_several_processes_trained_is_merged_and_exported(
     trained: Trained, tmp_path: Path

@@ -45,6 +45,7 @@ def test_where_no_cluster_is(tmp_path: Path) -> None:
     assert not list((tmp_path / "runs").glob("*/"))
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_the_same_tables_as_on_one_machine(tmp_path: Path) -> None:
     """A cluster that is started for the sweep; a donor, and a trial that fails, among the trials."""
