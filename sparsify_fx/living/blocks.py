@@ -64,7 +64,7 @@ class Entries:
 
 
 def outputs(inputs: Tensor, weight: Entries, bias: Tensor | None) -> Tensor:
-    """inputs Wᵀ + bias for inputs [n, columns].
+    """inputs Wᵀ + bias for inputs [..., columns].
 
     >>> values, places = torch.tensor([2.0, 3.0]), torch.tensor([0, 3], dtype=torch.int32)
     >>> outputs(torch.ones(1, 2), Entries(values, None, places, torch.Size([2, 2])), None)
@@ -75,16 +75,18 @@ def outputs(inputs: Tensor, weight: Entries, bias: Tensor | None) -> Tensor:
     if put is None:
         whole = placed(weight.values, weight.places, weight.shape, weight.factor)
         return F.linear(inputs, whole, bias)
-    made = inputs.new_empty(len(inputs), rows)
+    # Made in its own shape: torch lets nobody write into a view that a custom function returns, an in-place ReLU say.
+    made = inputs.new_empty(*inputs.shape[:-1], rows)
+    inputs, lines = inputs.reshape(-1, columns), made.view(-1, rows)
     height = _fitting(_WEIGHT_BYTES, columns, rows, inputs)
     block = inputs.new_empty(height, columns)
     for part, first, last in _row_blocks(weight, height):
         own = block[: part.stop - part.start]
         put(own, first, last, part.start * columns)
         if bias is None:
-            torch.mm(inputs, own.t(), out=made[:, part])
+            torch.mm(inputs, own.t(), out=lines[:, part])
         else:
-            torch.addmm(bias[part], inputs, own.t(), out=made[:, part])
+            torch.addmm(bias[part], inputs, own.t(), out=lines[:, part])
     return made
 
 

@@ -72,7 +72,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         inputs, values, factor, places, mask, bias = arguments
         weight = Entries(values, factor, places, mask.shape)
-        made = outputs(inputs.flatten(0, -2), weight, bias)
+        made = outputs(inputs, weight, bias)
         # A parameter itself may be written before this goes backward, an optimizer's step between two losses: it goes
         # backward with the values as they are now. Factors of a product are needed unwritten, as those of m * w are.
         alone = values.is_leaf and factor is None
@@ -80,7 +80,7 @@ class _Linear(torch.autograd.Function):
         kept = values.detach().clone() if alone else values
         ctx.save_for_backward(inputs, kept, factor, places, mask)
         ctx.biased = bias is not None
-        return made.view(*inputs.shape[:-1], len(mask))
+        return made
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

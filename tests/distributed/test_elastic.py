@@ -44,6 +44,7 @@ def test_two_ranks_prune_shards_and_save_in_the_background_one_goes_on(
     finished_as_if_never_stopped("gmp", folder, 13)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.filterwarnings(ALONE)
 @pytest.mark.parametrize(
@@ -59,6 +60,7 @@ def test_two_ranks_save_four_go_on_then_one(tmp_path: Path, method: str) -> None
     finished_as_if_never_stopped(method, second, stops[1])
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.filterwarnings(ALONE)
 def test_a_file_of_one_process_goes_on_on_two(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_the_ways_out_gather(results: Results, ranks: int) -> None:
         assert "sparsify_fx.distributed.gathered(model)" in seen["refused"][1]
 
 
+@pytest.mark.sweep
 @both_sizes
 def test_a_weight_can_be_read_outside_of_a_forward(
     results: Results, ranks: int
@@ -60,6 +61,7 @@ def test_a_weight_can_be_read_outside_of_a_forward(
         assert seen == {"lrr+signin": [True, True, True], "signin": [True, True, True]}
 
 
+@pytest.mark.sweep
 @both_sizes
 def test_states_of_one_process_load_into_shards(results: Results, ranks: int) -> None:
     for seen in results("fsdp_loads", ranks):
@@ -89,6 +91,7 @@ def test_what_cannot_be_trained_is_refused(results: Results, ranks: int) -> None
             assert text in seen[name][1], (name, seen[name])
 
 
+@pytest.mark.sweep
 @both_sizes
 def test_batch_norm_is_rewound_in_shards(results: Results, ranks: int) -> None:
     assert results("fsdp_norms", ranks) == [True] * ranks

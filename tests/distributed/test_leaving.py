@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sparsify_fx.train.run_folder import RunFolder
+from tests.common import swept
 from tests.train.common import write_images
 
 pytestmark = pytest.mark.slow
@@ -62,7 +63,7 @@ def disturbed(folder: Path, number: signal.Signals, rank: bool) -> tuple[int, st
     return process.returncode, said
 
 
-@pytest.mark.parametrize("rank", [False, True])
+@pytest.mark.parametrize("rank", [False, *swept([True])])
 def test_all_save_when_one_is_asked(tmp_path: Path, rank: bool) -> None:
     code, said = disturbed(tmp_path, signal.SIGUSR1, rank)
     assert code == 75, said

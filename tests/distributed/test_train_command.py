@@ -80,6 +80,7 @@ def test_torchrun_itself_trains_the_same_run(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr[-2000:]
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_saved_by_two_and_gone_on_with_four_and_one(tmp_path: Path) -> None:
     """SIGTERM saves amid an epoch; the end is that of two processes that nothing interrupted, to the bit."""

@@ -55,6 +55,18 @@ def test_blocks_give_the_bits_of_dense_matrices(
     assert all(map(torch.equal, found, wanted))
 
 
+@pytest.mark.parametrize("shape", [(8, 512), (2, 4, 512), (512,)])
+def test_outputs_can_be_written_in_place(shape: tuple[int, ...]) -> None:
+    inputs, seen = torch.randn(shape), []
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(512, 256), nn.ReLU(inplace=inplace))
+        sparsify_fx.apply(model, "signin", sparsity=0.9, storage="living")
+        model(inputs).square().sum().backward()
+        seen.append([p.grad for p in model.parameters()])
+    assert all(map(torch.equal, *seen))
+
+
 def test_where_blocks_would_round_otherwise_they_are_not_used() -> None:
     mask, inputs = random_mask((512, 512), 0.1), torch.randn(8, 512)
     assert pays(mask, inputs)
