@@ -42,6 +42,11 @@ def memory_for(places: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return taken
 
 
+def release() -> None:
+    """Let go of all memory that is kept for the next weights."""
+    _SPARE.forget()
+
+
 def _is_free(block: Tensor, shape: torch.Size, dtype: torch.dtype) -> bool:
     if block.shape != shape or block.dtype != dtype:
         return False

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree
 
+from sparsify_fx.living.memory import release
 from sparsify_fx.living.stored import LIVING
 from sparsify_fx.training_cost.allocations import (
     Allocation,
@@ -125,8 +126,9 @@ def _watched(trainee: Trainee, rows: int) -> _Step:
     """A step with a batch of this size."""
     own = trainee.inputs, trainee.targets
     trainee.inputs, trainee.targets = trainee.setting.data(rows)
-    # Before anyone watches: the end of what is older than that is not told.
+    # Before anyone watches: the end of what is older than that is not told, nor is memory counted that was kept.
     trainee.optimizer.zero_grad()
+    release()
     events = allocations(trainee.step, trainee.inputs.device)
     trainee.inputs, trainee.targets = own
     gradients = _tensors(trainee)[GRADIENTS]
