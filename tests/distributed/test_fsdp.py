@@ -19,8 +19,7 @@ STILL = (*VECTORS, "dense", "full")
     ("method", "ranks"),
     [
         ("lrr", 2),
-        ("signin", 2),
-        *swept((method, 2) for method in ("gmp", "rigl", *OTHERS, *OPTIONS)),
+        *swept((method, 2) for method in ("signin", "gmp", "rigl", *OTHERS, *OPTIONS)),
         *swept((method, 4) for method in (*SHARDED, *OPTIONS)),
     ],
 )

@@ -63,6 +63,7 @@ def disturbed(folder: Path, number: signal.Signals, rank: bool) -> tuple[int, st
     return process.returncode, said
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("rank", [False, *swept([True])])
 def test_all_save_when_one_is_asked(tmp_path: Path, rank: bool) -> None:
     code, said = disturbed(tmp_path, signal.SIGUSR1, rank)

@@ -108,6 +108,7 @@ def test_what_several_processes_trained_is_merged_and_exported(
         assert report.nonzeros < report.weights
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, *swept([4])])
 def test_without_micro_batches_sums_round_otherwise_and_no_more(
@@ -126,6 +127,7 @@ def test_without_micro_batches_sums_round_otherwise_and_no_more(
         torch.testing.assert_close(several["model"][key], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, *swept([4])])
 def test_synchronized_norms_normalize_as_one_process_does(

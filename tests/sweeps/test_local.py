@@ -186,6 +186,7 @@ def epochs_done(folder: Path) -> int:
     return sum(len(path.read_text(encoding="utf-8").splitlines()) for path in rows)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_killed_sweeps_go_on_and_leave_no_process(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
