@@ -1,7 +1,7 @@
 """The memory of a placed weight, which is taken again for the next one of the same program.
 
 A weight is made in every forward and gone after the backward. For large ones the allocator asks the system for fresh
-pages each time, which it clears one by one: three times as long as writing the weight takes.
+pages each time, and clearing those takes longer than writing the weight.
 """
 
 from __future__ import annotations
