@@ -28,8 +28,6 @@ from sparsify_fx.zoo.data import DATASETS, Kind, imagefolder
 
 # What a training comes to that its end does not: it can be run again.
 FINISHED, FAILED, ENDED_IN_WORDS = 0, 1, 2
-PATIENCE = 3.0
-"""Seconds."""
 STARTED: list[int] = []
 """The ids of all processes that `start` made, each of which leads a group with its workers."""
 _TIMES = ("seconds", "checkpoint_seconds")
@@ -45,6 +43,16 @@ _COMMON = (
 )
 # More often than anyone would, so that many kills find one being written.
 _OFTEN = ("checkpoint.steps=3", "checkpoint_every=1")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds: patience, in which processes may notice by themselves that one of them is gone; hung, after which a
+    training counts as one that does not end.
+    """
+
+    patience: float = 3.0
+    hung: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -150,11 +158,11 @@ def start(case: Case, runs: Path, fault: Fault | None = None) -> list[Process]:
     return found
 
 
-def wait(processes: list[Process], seconds: float = 60) -> bool:
+def wait(processes: list[Process], limits: Limits) -> bool:
     """Whether all processes ended within a time; those that did not are killed.
 
-    As torchrun does, those that are left when one has failed get SIGTERM; not at once as there, but after `PATIENCE`,
-    in which they may notice by themselves.
+    As torchrun does, those that are left when one has failed get SIGTERM; not at once as there, but after some
+    patience, in which they may notice by themselves.
     """
     begun, alone = time.monotonic(), float("inf")
     # All are asked: to ask takes the status of one that has ended.
@@ -163,9 +171,9 @@ def wait(processes: list[Process], seconds: float = 60) -> bool:
         if any(process.status for process in processes):
             alone = min(alone, now)
         for process in processes:
-            if now > alone + PATIENCE and not process.told:
+            if now > alone + limits.patience and not process.told:
                 process.told = process.kill(signal.SIGTERM)
-        if now > begun + seconds:
+        if now > begun + limits.hung:
             for process in processes:
                 process.kill(signal.SIGKILL)
             return False

@@ -1,7 +1,8 @@
 """Kill trainings at random, let them go on, and compare what comes out bit by bit: docs/results/kills.json.
 
-    python -m benchmarks.kills                         # 300 kills
+    python -m benchmarks.kills                         # 300 kills; docs/resuming.md gets the figures
     python -m benchmarks.kills --kills 20 --minutes 2 --out kills.json
+    python -m benchmarks.kills --minutes 90 --patience 10 --limit 300   # on a machine with other work
 
 Each training is small (30 to 90 steps) and is killed up to four times, each time at another place:
     process    SIGKILL at a random instant
@@ -33,11 +34,13 @@ from typing import Any
 import torch
 
 from benchmarks.kill_faults import OPERATIONS, WHEN, Fault
+from benchmarks.kill_page import write_page
 from benchmarks.kill_runs import (
     ENDED_IN_WORDS,
     FINISHED,
     STARTED,
     Case,
+    Limits,
     Process,
     content,
     differing,
@@ -57,6 +60,7 @@ from sparsify_fx.training_cost.surroundings import surroundings
 
 METHODS = ("lrr+signin", "gmp", "rigl", "acdc+signin", "pilot")
 ASKED = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}
+RESULT = Path("docs/results/kills.json")
 # Of a training under way, and of processes one of which is gone before they have met.
 WORDS = ("the same command goes on from the", "processes do not find each other")
 # Calls of a run; most faults with a higher number would never happen.
@@ -90,11 +94,11 @@ class Reference:
     seconds: float
 
 
-def undisturbed(case: Case, folder: Path) -> Reference:
+def undisturbed(case: Case, folder: Path, limits: Limits) -> Reference:
     """Run a training to its end."""
     runs, begun = folder / "runs", time.perf_counter()
     processes = start(case, runs)
-    wait(processes)
+    wait(processes, limits)
     if [process.status for process in processes] != [FINISHED] * case.processes:
         raise SystemExit(f"{case.name}: {processes[0].log.read_text()}")
     (run,) = runs.iterdir()
@@ -126,7 +130,7 @@ def strike(kind: str, processes: list[Process], draw: random.Random) -> bool:
 
 
 def disturbed(
-    case: Case, runs: Path, seconds: float, draw: random.Random
+    case: Case, runs: Path, seconds: float, draw: random.Random, limits: Limits
 ) -> Kill | None:
     """Start a training and do something to it; None where it had ended before."""
     kill = Kill(draw.choice(kinds(case)))
@@ -141,7 +145,7 @@ def disturbed(
         time.sleep(draw.uniform(0, 0.8 * seconds))
         met = strike(kill.kind, processes, draw)
         kill.seconds = round(time.perf_counter() - begun, 4)
-    hung = not wait(processes)
+    hung = not wait(processes, limits)
     kill.codes = [process.status for process in processes]
     kill.told = any(process.told for process in processes)
     # A fault whose call never came, and a signal after the last step, disturb nothing: the result is there.
@@ -175,17 +179,21 @@ def _wrong_end(kill: Kill, processes: list[Process]) -> str:
 
 
 def trial(
-    case: Case, reference: Reference, folder: Path, draw: random.Random
+    case: Case,
+    reference: Reference,
+    folder: Path,
+    draw: random.Random,
+    limits: Limits,
 ) -> dict[str, Any]:
     """One training that is killed up to four times and then run to its end."""
     runs, kills = folder / "runs", []
     for _ in range(draw.randint(1, 4)):
-        kill = disturbed(case, runs, reference.seconds, draw)
+        kill = disturbed(case, runs, reference.seconds, draw, limits)
         if kill is None:
             break
         kills.append(kill)
     processes = start(case, runs)
-    ended = wait(processes) and all(p.status == FINISHED for p in processes)
+    ended = wait(processes, limits) and all(p.status == FINISHED for p in processes)
     if not ended:
         wrong = [f"did not finish: {processes[0].log.read_text()[-2000:]}"]
     else:
@@ -200,7 +208,11 @@ def trial(
 
 
 def measure(
-    kills: int, minutes: float, seed: int, processes: tuple[int, ...]
+    kills: int,
+    minutes: float,
+    seed: int,
+    processes: tuple[int, ...],
+    limits: Limits,
 ) -> list[dict[str, Any]]:
     """Trials until so many kills were made, or the time is over."""
     draw, deadline = random.Random(seed), time.monotonic() + 60 * minutes
@@ -218,9 +230,9 @@ def measure(
             case = draw.choice(cases)
             with tempfile.TemporaryDirectory(dir=folder) as here:
                 if case not in references:
-                    references[case] = undisturbed(case, Path(here))
+                    references[case] = undisturbed(case, Path(here), limits)
             with tempfile.TemporaryDirectory(dir=folder) as here:
-                trials.append(trial(case, references[case], Path(here), draw))
+                trials.append(trial(case, references[case], Path(here), draw, limits))
             made += len(trials[-1]["kills"])
             wrong = [kill["wrong"] for kill in trials[-1]["kills"] if kill["wrong"]]
             for told in (*trials[-1]["differences"], *wrong):
@@ -262,19 +274,33 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--share-seconds", type=float, default=30)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/kills.json"))
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=Limits.patience,
+        help="seconds in which processes may notice that one of them is gone",
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=Limits.hung,
+        help="seconds after which a training counts as hung",
+    )
+    parser.add_argument("--out", type=Path, default=RESULT)
     args = parser.parse_args()
+    limits = Limits(args.patience, args.limit)
     # One thread: what is forked must not wait for threads that only the parent has.
     torch.set_num_threads(1)
     found = {"surroundings": surroundings()}
     if args.share_seconds:
         found["at_the_defaults"] = share(args.share_seconds)
     begun = time.perf_counter()
-    trials = measure(args.kills, args.minutes, args.seed, tuple(args.processes))
+    trials = measure(args.kills, args.minutes, args.seed, tuple(args.processes), limits)
     made = [kill for trial in trials for kill in trial["kills"]]
     counts = collections.Counter(kill["kind"] for kill in made)
     found |= {
         "seed": args.seed,
+        "patience": limits.patience,
         "seconds": round(time.perf_counter() - begun, 1),
         "trainings": len(trials),
         "kills": counts.total(),
@@ -290,6 +316,8 @@ def main() -> None:
     }
     print(json.dumps({k: v for k, v in found.items() if k != "trials"}, indent=1))
     args.out.write_text(_lines(found), encoding="utf-8")
+    if args.out == RESULT:
+        write_page(found)
     raise SystemExit(
         bool(found["trainings_that_differ"] or found["kills_without_words"])
     )
