@@ -40,15 +40,19 @@ def save_checkpoint(
     """Save a training into a folder, after `scheduler.step()`; every process must call it.
 
     Args:
-        path: a folder on a file system that all processes see; a checkpoint that is there is overwritten.
+        path: a folder on a file system that all processes see; a checkpoint that is there is replaced once the new one
+            is whole, so that a kill in between leaves it. Other files in the folder stay.
         model: as `apply` gave it back, under `fully_shard`, inside of DistributedDataParallel, or plain.
         extra: numbers, texts, lists and dicts of them, and tensors that are equal on all processes.
         asynchronous: copy to the CPU and write in the background; the future that comes back is done when all is
             written. Wait for it before the next one, and before the processes end.
 
-    Raises CheckpointError for `extra` of other types.
+    Raises CheckpointError for `extra` of other types, and on every process for a folder that cannot be written; with
+    `asynchronous` the future raises what torch does.
     """
     from torch.distributed.checkpoint import state_dict_saver
+
+    from sparsify_fx.distributed.checkpoint_folder import Writer, in_words
 
     reshard(model)
     tensors: list[Tensor] = []
@@ -65,10 +69,14 @@ def save_checkpoint(
         _SNAPSHOTS: {str(number): tensor for number, tensor in enumerate(tensors)},
     }
     if not asynchronous:
-        state_dict_saver.save(state, checkpoint_id=path, no_dist=_alone())
+        with in_words(path, "writing a checkpoint"):
+            state_dict_saver.save(state, storage_writer=Writer(path), no_dist=_alone())
         return None
     future: Any = state_dict_saver.async_save(
-        state, checkpoint_id=path, no_dist=_alone(), process_group=_background()
+        state,
+        storage_writer=Writer(path),
+        no_dist=_alone(),
+        process_group=_background(),
     )
     return future  # type: ignore[no-any-return]
 
@@ -84,12 +92,16 @@ def load_checkpoint(
     Build model, optimizer and Scheduler as they were built then, from the same seed, and shard the model if you want.
     A file of one process, `torch.save({"model": ..., "optimizer": ..., "scheduler": ...})`, is loaded as well.
 
-    Raises CheckpointError for something else, SchedulerError for the state of another schedule.
+    Raises CheckpointError for something else or another model, SchedulerError for the state of another schedule; both
+    before anything is loaded.
     """
+    from sparsify_fx.distributed.checkpoint_folder import in_words
+
     reshard(model)
     if Path(path).is_file():
         return _load_file(path, model, optimizer, scheduler)
-    return _load_folder(path, model, optimizer, scheduler)
+    with in_words(path, "reading the checkpoint"):
+        return _load_folder(path, model, optimizer, scheduler)
 
 
 def _load_folder(
@@ -101,11 +113,21 @@ def _load_folder(
         set_optimizer_state_dict,
     )
 
-    sizes = _sizes(path)
-    # 1. What is no tensor says which tensors there are.
+    from sparsify_fx.distributed.checkpoint_folder import Reader, tensor_sizes
+
+    sizes = tensor_sizes(path)
+    if _PLAIN not in sizes:
+        raise CheckpointError(
+            f"{path} is no checkpoint of save_checkpoint: it has no state of a Scheduler; load it with "
+            "torch.distributed.checkpoint.load"
+        )
+    # 1. What is no tensor says which tensors there are, and of which schedule they are.
     plain = torch.empty(sizes[_PLAIN], dtype=torch.uint8)
-    state_dict_loader.load({_PLAIN: plain}, checkpoint_id=path, no_dist=_alone())
+    state_dict_loader.load(
+        {_PLAIN: plain}, storage_reader=Reader(path), no_dist=_alone()
+    )
     saved = _from_bytes(plain)
+    _check(path, saved["scheduler"], scheduler, sizes, model)
 
     # 2. Room for them, sharded as the parameters of their shape are now; snapshots are as large as the model.
     layouts = {p.shape: p for p in model.parameters() if sharded(p)}
@@ -114,7 +136,7 @@ def _load_folder(
 
     # 3. All is read into tensors that are there, each process its part.
     state = _state_dicts(model, optimizer, saved["stepped"]) | {_SNAPSHOTS: room}
-    state_dict_loader.load(state, checkpoint_id=path, no_dist=_alone())
+    state_dict_loader.load(state, storage_reader=Reader(path), no_dist=_alone())
     whole = _with_tensors(saved, lambda entry: room[str(entry["number"])])
     set_model_state_dict(model, state["model"])
     if saved["stepped"]:
@@ -131,15 +153,12 @@ def _has_stepped(optimizer: Any) -> bool:
 
 def _state_dicts(model: nn.Module, optimizer: Any, stepped: bool) -> dict[str, Any]:
     """The states by the names of the parameters, sharded as these are."""
-    from torch.distributed.checkpoint.state_dict import (
-        get_model_state_dict,
-        get_optimizer_state_dict,
-    )
+    from torch.distributed.checkpoint import state_dict
 
-    found: dict[str, Any] = {"model": get_model_state_dict(model)}
+    found: dict[str, Any] = {"model": state_dict.get_model_state_dict(model)}
     # Where there is no state yet torch would make a step with the rate 0, and the counter of Adam would start at 1.
     if stepped:
-        found["optimizer"] = get_optimizer_state_dict(model, optimizer)
+        found["optimizer"] = state_dict.get_optimizer_state_dict(model, optimizer)
     return found
 
 
@@ -151,18 +170,27 @@ def _load_file(
         set_model_state_dict,
     )
 
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    missing = {"model", "optimizer", "scheduler"} - set(saved)
-    if missing:
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    # What damaged files raise is anything.
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); expected what torch.save wrote of plain types and tensors"
+        ) from error
+    needed = {"model", "optimizer", "scheduler"}
+    if missing := needed - set(saved if isinstance(saved, dict) else ()):
         raise CheckpointError(
             f"{path} has no {', '.join(sorted(missing))}; expected what torch.save wrote of a dict with the "
             "state dicts model, optimizer and scheduler"
         )
+    sizes = {f"model.{name}": value.shape for name, value in saved["model"].items()}
+    _check(path, saved["scheduler"], scheduler, sizes, model)
     several = isinstance(optimizer, Sequence)
     optimizers = optimizer if several else [optimizer]
     states = saved.pop("optimizer")
-    options = StateDictOptions(full_state_dict=True)
-    set_model_state_dict(model, saved.pop("model"), options=options)
+    set_model_state_dict(
+        model, saved.pop("model"), options=StateDictOptions(full_state_dict=True)
+    )
     for each, state in zip(optimizers, states if several else [states], strict=True):
         each.load_state_dict(state)
         _spread(each)
@@ -178,26 +206,28 @@ def _spread(optimizer: Optimizer) -> None:
                 state[key] = shard(value, parameter)
 
 
-def _sizes(path: str | Path) -> dict[str, torch.Size]:
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+def _check(
+    path: str | Path,
+    saved: Any,
+    scheduler: Scheduler,
+    sizes: Mapping[str, torch.Size],
+    model: nn.Module,
+) -> None:
+    """SchedulerError for the state of another schedule, CheckpointError for tensors of another model."""
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-    try:
-        found = FileSystemReader(path).read_metadata().state_dict_metadata
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} holds no checkpoint ({error}); expected a folder that save_checkpoint wrote, or a "
-            "file of torch.save"
-        ) from error
-    sizes = {
-        k: v.size for k, v in found.items() if isinstance(v, TensorStorageMetadata)
-    }
-    if _PLAIN not in sizes:
-        raise CheckpointError(
-            f"{path} is a checkpoint of torch.distributed.checkpoint that sparsify_fx has not written: it has no state "
-            "of a Scheduler; load it with torch.distributed.checkpoint.load"
-        )
-    return sizes
+    from sparsify_fx.scheduler.fingerprint import check_state
+
+    check_state(saved, scheduler.state_dict()["fingerprint"], scheduler.steps)
+    own: Mapping[str, Any] = get_model_state_dict(model)
+    for name, tensor in own.items():
+        there = sizes.get(f"model.{name}")
+        # Vectors of living entries have the length that masks gave them, and are checked as they are loaded.
+        if there is None or (len(there) > 1 and there != tensor.shape):
+            told = "is missing" if there is None else f"has the shape {list(there)}"
+            raise CheckpointError(
+                f"{path}: {name} {told}, and this model's is {list(tensor.shape)}; build the model as it was built then"
+            )
 
 
 def _empty(

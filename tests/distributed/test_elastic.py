@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -97,8 +99,80 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="a PosixPath cannot be saved"):
         save_checkpoint(tmp_path / "folder", *parts, extra={"path": tmp_path})
     save_checkpoint(tmp_path / "folder", *parts)
+    torch.save({"model": {}, "optimizer": {}, "scheduler": {}}, tmp_path / "empty.pt")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    for file, words in (("empty.pt", "no state of a Sched"), ("text.pt", "be read")):
+        with pytest.raises((CheckpointError, SchedulerError), match=words):
+            load_checkpoint(tmp_path / file, *parts)
+
+
+@pytest.mark.filterwarnings(ALONE)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_another_schedule_or_model_changes_nothing(
+    tmp_path: Path, as_file: bool
+) -> None:
+    run, path = Run("gmp", 0, 1, {}), tmp_path / "saved"
+    for _ in range(3):
+        run.step()
+    names = ("model", "optimizer", "scheduler")
+    if as_file:
+        torch.save({name: getattr(run, name).state_dict() for name in names}, path)
+    else:
+        save_checkpoint(path, run.model, run.optimizer, run.scheduler)
     other = Run("gmp", 0, 1, {"sparsity": 0.5})
-    with pytest.raises(SchedulerError, match="sparsity"):
-        load_checkpoint(
-            tmp_path / "folder", other.model, other.optimizer, other.scheduler
-        )
+    wider = Run("gmp", 0, 1, {})
+    wider.model.register_buffer("more", torch.zeros(2))
+    for odd, kind, words in (
+        (other, SchedulerError, "sparsity"),
+        (wider, CheckpointError, "more is missing"),
+    ):
+        before = {k: v.clone() for k, v in odd.model.state_dict().items()}
+        with pytest.raises(kind, match=words):
+            load_checkpoint(path, odd.model, odd.optimizer, odd.scheduler)
+        assert odd.scheduler.step_count == 0
+        for key, value in odd.model.state_dict().items():
+            assert value.equal(before[key]), key
+
+
+@pytest.mark.filterwarnings(ALONE)
+def test_a_checkpoint_stands_until_the_next_one_is_whole(tmp_path: Path) -> None:
+    run, folder = Run("gmp", 0, 1, {}), tmp_path / "folder"
+    parts = (run.model, run.optimizer, run.scheduler)
+    run.step()
+    save_checkpoint(folder, *parts, extra={"step": 1})
+    (folder / "notes.txt").write_text("of the user")
+    run.step()
+
+    # A limit of the system stands for a full disk: the second checkpoint breaks off in the middle of its file.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="before is still there"):
+            save_checkpoint(folder, *parts, extra={"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    fresh = Run("gmp", 0, 1, {})
+    them = (fresh.model, fresh.optimizer, fresh.scheduler)
+    assert load_checkpoint(folder, *them) == {"step": 1}
+
+    save_checkpoint(folder, *parts, extra={"step": 2})
+    assert load_checkpoint(folder, *them) == {"step": 2}
+    assert difference(run.model, fresh.model) == 0
+    # What the other two have left is gone, and nothing else.
+    kinds = sorted(file.suffix or file.name for file in folder.iterdir())
+    assert kinds == [".distcp", ".metadata", ".txt"]
+
+
+@pytest.mark.filterwarnings(ALONE)
+def test_code_that_is_pickled_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    run, folder = Run("gmp", 0, 1, {}), tmp_path / "folder"
+    save_checkpoint(folder, run.model, run.optimizer, run.scheduler)
+
+    class Bad:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.mkdir, (tmp_path / "was_run",)
+
+    (folder / ".metadata").write_bytes(pickle.dumps(Bad()))
+    with pytest.raises(CheckpointError, match="it names"):
+        load_checkpoint(folder, run.model, run.optimizer, run.scheduler)
+    assert not (tmp_path / "was_run").exists()
