@@ -22,11 +22,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sparsify_fx.errors import PluginError, unknown
+from sparsify_fx.errors import PluginError, UnknownNameError, unknown
 
 GROUP = "sparsify_fx.plugins"
 _errors: list[PluginError] | None = None
 _files: dict[Path, ModuleType] = {}
+_LONGEST = 400
+"""Characters of an error that lists the names of a module."""
 _LOADING = threading.RLock()
 
 
@@ -76,14 +78,17 @@ def load_file(path: str | os.PathLike[str]) -> ModuleType:
 
 
 def names_module(name: str) -> bool:
-    """Whether a dotted name begins with a module that can be imported; nothing is imported for it.
+    """Whether a name is meant for a module: it has dots, or is one that can be imported; nothing is imported for it.
 
-    >>> names_module("torch.nn"), names_module("no_such_module.nn")
-    (True, False)
+    >>> names_module("torch"), names_module("no_such_module.nn"), names_module("no_such_module")
+    (True, True, False)
     """
-    first = name.partition(".")[0]
+    first, dot, _ = name.partition(".")
     if not all(part.isidentifier() for part in name.split(".")):
         return False
+    # No name of this package has a dot, so an error shall speak of the module.
+    if dot:
+        return True
     # "__main__" of some programs has no specification, which is an error to ask for.
     try:
         return importlib.util.find_spec(first) is not None
@@ -112,8 +117,25 @@ def imported(path: str, what: str) -> Any:
         ) from error
     if not hasattr(found, name):
         public = [known for known in vars(found) if not known.startswith("_")]
-        raise PluginError(f"{path!r}: {unknown(what, name, public)}")
+        told = str(unknown(what, name, public))
+        # Modules such as numpy have a page of names; the nearest one comes first.
+        cut = told if len(told) <= _LONGEST else f"{told[:_LONGEST]} ..."
+        raise PluginError(f"{path!r}: {cut}")
     return getattr(found, name)
+
+
+def failure(error: BaseException) -> str:
+    """What code of the user's raised, and in which line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    kind = type(error).__name__
+    return f"{kind}: {error} ({place.filename}, line {place.lineno})"
+
+
+def if_a_module(error: UnknownNameError) -> UnknownNameError:
+    """The error for an unknown name that may have been meant for a module."""
+    return UnknownNameError(
+        f"{error}; if it is a module of your own, install it, or put its folder into PYTHONPATH"
+    )
 
 
 def load_files(paths: Iterable[str | os.PathLike[str]] | None) -> None:

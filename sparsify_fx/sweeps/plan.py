@@ -112,7 +112,6 @@ def load_sweep(path: str | Path) -> SweepConfig:
     try:
         return SweepConfig.model_validate(read_recipe(path))
     except ValidationError as error:
-        raise ConfigError(
-            f"{path}: "
-            + "; ".join(tell(problem, SweepConfig) for problem in error.errors())
-        ) from None
+        remedy = "write {key}: at the top of the file"
+        told = [tell(problem, SweepConfig, remedy) for problem in error.errors()]
+        raise ConfigError(f"{path}: {'; '.join(told)}") from None

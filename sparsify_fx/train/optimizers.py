@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsify_fx.errors import ConfigError, PluginError, unknown
-from sparsify_fx.plugins import imported, names_module
+from sparsify_fx.plugins import if_a_module, imported, names_module
 from sparsify_fx.programs.parameter_groups import ParameterGroups
 
 # LBFGS calls the model itself, several times a step; SparseAdam takes sparse gradients only; Optimizer is the base.
@@ -34,7 +34,8 @@ def optimizer_class(name: str) -> type[Optimizer]:
     module, colon, _ = name.partition(":")
     if not colon or not names_module(module):
         if name not in OPTIMIZERS:
-            raise unknown("optimizer", name, OPTIMIZERS)
+            told = unknown("optimizer", name, OPTIMIZERS)
+            raise if_a_module(told) if colon else told
         return OPTIMIZERS[name]
     found = imported(name, "optimizer")
     if not (isinstance(found, type) and issubclass(found, Optimizer)):

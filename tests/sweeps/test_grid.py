@@ -123,3 +123,10 @@ def test_mistakes_are_told_in_words(tmp_path: Path) -> None:
         assert words in refused(tmp_path, **content), content
     with pytest.raises(ConfigError, match="does not exist; give the path of a YAML"):
         load_sweep(tmp_path / "none.yaml")
+
+
+def test_a_missing_key_is_asked_for_in_this_file(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("method: [lrr]\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="write recipe: at the top of the file"):
+        load_sweep(file)

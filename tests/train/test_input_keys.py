@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sparsify_fx.errors import SparsifyError
 from sparsify_fx.train import load_config
 from sparsify_fx.train.session import build_session
 from sparsify_fx.zoo.data import Augment, Data, load_data
@@ -105,7 +106,24 @@ def test_texts_are_what_they_were() -> None:
         texts[4]
 
 
-def test_the_keys_are_checked() -> None:
-    for key in ("workers=-1", "prefetch=0", "decode=slow"):
-        with pytest.raises(Exception, match=key.partition("=")[0]):
-            load_config("mnist5k-lenet5", [key])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("workers=-1", "workers: .* greater than or equal to 0, got -1"),
+        ("prefetch=0", "prefetch: .* greater than or equal to 1, got 0"),
+        ("decode=slow", "decode: unknown decoder 'slow'"),
+        ("accumulate=0", "accumulate: .* greater than or equal to 1, got 0"),
+        ("validation=1.5", "validation: .* less than 1, got 1.5"),
+        ("checkpoint={minutes: -1}", "checkpoint.minutes: .* greater than 0, got -1"),
+        ("checkpoint=10", "checkpoint: expected a section with the keys steps, min"),
+        ("checkpoint_every=0", "lenet5: checkpoint_every: .*equal to 1, got 0"),
+        ("ema=0.99", "ema: expected a section with the keys decay"),
+        ("ema={decay: 0.9, warmpu: 1}", "did you mean 'ema.warmup'"),
+        ("snapshots_at=3", "snapshots_at: expected a list, got 3"),
+    ],
+)
+def test_a_wrong_key_is_told_in_words(setting: str, words: str) -> None:
+    with pytest.raises(SparsifyError, match=words) as told:
+        load_config("mnist5k-lenet5", [setting])
+    for name in ("Config", "constrained", "instance", "tuple"):
+        assert name not in str(told.value)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from sparsify_fx.errors import DataError
-from sparsify_fx.plugins import load_plugins, names_module
+from sparsify_fx.errors import DataError, unknown
+from sparsify_fx.plugins import if_a_module, load_plugins, names_module
 from sparsify_fx.registry import Registry
 from sparsify_fx.zoo.data.loader import Loading
 from sparsify_fx.zoo.data.types import Data
@@ -164,6 +164,8 @@ def _kind(spec: str) -> Kind:
     load_plugins()
     name, colon, argument = spec.partition(":")
     own = name not in DATASETS and argument and names_module(name)
+    if argument and not own and name not in DATASETS:
+        raise if_a_module(unknown("data set", name, DATASETS))
     kind = DATASETS[OWN if own else name]
     if kind.argument and not argument:
         raise DataError(

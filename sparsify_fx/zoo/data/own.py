@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from sparsify_fx.errors import DataError
-from sparsify_fx.plugins import imported
+from sparsify_fx.errors import DataError, SparsifyError
+from sparsify_fx.plugins import failure, imported
 from sparsify_fx.zoo.data.dataset_source import DatasetSource
 from sparsify_fx.zoo.data.load import DATASETS, OWN, Kind, Request
 from sparsify_fx.zoo.data.source import Facts
@@ -26,7 +26,16 @@ def load(request: Request) -> Data:
     function = imported(request.spec, "data")
     if not callable(function):
         raise DataError(f"{request.spec} cannot be called; give a function")
-    found = function(request) if inspect.signature(function).parameters else function()
+    try:
+        takes = inspect.signature(function).parameters
+        found = function(request) if takes else function()
+    except SparsifyError:
+        raise
+    # Code of the user's may raise anything.
+    except Exception as error:
+        raise DataError(
+            f"{request.spec} failed with {failure(error)}; it is called without an argument, or with a Request"
+        ) from error
     if isinstance(found, Data):
         return found
     usable = isinstance(found, tuple | list) and len(found) == 2

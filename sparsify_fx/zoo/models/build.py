@@ -6,8 +6,8 @@ import difflib
 
 from torch import nn
 
-from sparsify_fx.errors import UnknownNameError
-from sparsify_fx.plugins import load_plugins, names_module
+from sparsify_fx.errors import UnknownNameError, unknown
+from sparsify_fx.plugins import if_a_module, load_plugins, names_module
 from sparsify_fx.zoo.models.libraries import LIBRARIES, build_from
 from sparsify_fx.zoo.models.own import own_model
 from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
@@ -45,6 +45,8 @@ def build_model(
     module, colon, _ = name.partition(":")
     if colon and module not in LIBRARIES and names_module(module):
         return own_model(name, spec)
+    if colon and module not in LIBRARIES:
+        raise if_a_module(unknown("model library", module, LIBRARIES))
     library, bare = _locate(name)
     return build_from(library, bare, spec)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from torch import nn
 
 from sparsify_fx.errors import ConfigError
-from sparsify_fx.plugins import imported
+from sparsify_fx.plugins import failure, imported
 from sparsify_fx.zoo.models.spec import ModelSpec
 
 
@@ -28,10 +28,11 @@ def own_model(path: str, spec: ModelSpec) -> nn.Module:
         takes_any = any(each.kind is each.VAR_KEYWORD for each in taken.values())
         names = {*taken, *(("num_classes",) if takes_any else ())}
         model = function(**{name: given[name] for name in given if name in names})
-    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+    # Code of the user's may raise anything.
+    except Exception as error:
         raise ConfigError(
-            f"model {path!r} cannot be built for {spec}: {error}; it is called with num_classes, in_channels and "
-            "image_size, as far as it names them"
+            f"model {path!r} cannot be built for {spec}: {failure(error)}; it is called with num_classes, "
+            "in_channels and image_size, as far as it names them"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
