@@ -151,7 +151,7 @@ class PerturbSigns:
                 else mask == 1
             )
             drawn = (
-                torch.rand(theta.shape, generator=generator)
+                torch.rand(theta.shape, generator=generator, device="cpu")
                 .to(theta.device)
                 .masked_fill(~living, -1)
             )

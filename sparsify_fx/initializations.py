@@ -111,7 +111,7 @@ def kaiming_sparse(model: nn.Module, generator: torch.Generator) -> None:
         mask = program.current_mask()
         living = torch.ones_like(theta) if mask is None else mask.to(theta.dtype)
         # All entries are drawn, also those that the mask hides: another mask then changes no other weight's number.
-        noise = torch.randn(theta.shape, generator=generator).to(theta)
+        noise = torch.randn(theta.shape, generator=generator, device="cpu").to(theta)
         # clamp(min=1) for units without inputs: their weights are all masked, and 2/0 would make NaN of them.
         program.write(
             noise * living * torch.sqrt(2 / kept_inputs(owner, living).clamp(min=1))

@@ -101,7 +101,9 @@ def _bracket(parts: Sequence[Tensor], kept: int, total: int) -> tuple[float, flo
     drawn = []
     for part in parts:
         count = math.ceil(part.numel() * _SAMPLE / total)
-        places = torch.randint(max(part.numel(), 1), (count,), generator=generator)
+        places = torch.randint(
+            max(part.numel(), 1), (count,), generator=generator, device="cpu"
+        )
         drawn.append(part[places.to(part.device)].cpu())
     sample = torch.cat(drawn).sort(descending=True).values
     share = kept / total

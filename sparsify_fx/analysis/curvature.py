@@ -93,7 +93,7 @@ def largest_eigenvalue(
     """
     # 1. A random unit vector, drawn on the CPU so that the seed gives the same one for every device.
     start = torch.randn(
-        operator.size, generator=torch.Generator().manual_seed(seed)
+        operator.size, generator=torch.Generator().manual_seed(seed), device="cpu"
     ).to(operator.like)
     steps = min(iterations, operator.size)
     basis = torch.empty(steps, operator.size, dtype=start.dtype, device=start.device)
@@ -145,11 +145,12 @@ def trace(operator: Operator, *, probes: int = 20, seed: int = 0) -> Trace:
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(probes):
-        signs = (torch.randint(0, 2, (operator.size,), generator=generator) * 2 - 1).to(
-            operator.like
-        )
+        signs = (
+            torch.randint(0, 2, (operator.size,), generator=generator, device="cpu") * 2
+            - 1
+        ).to(operator.like)
         values.append(float(signs @ operator.product(signs)))
-    found = torch.tensor(values, dtype=torch.float64)
+    found = torch.tensor(values, dtype=torch.float64, device="cpu")
     return Trace(float(found.mean()), float(found.std()) / probes**0.5, probes)
 
 
@@ -191,9 +192,9 @@ def _like(flat: Tensor, point: Weights) -> Weights:
 def _top(diagonal: list[float], beside: list[float]) -> tuple[float, float]:
     """Largest eigenvalue of the tridiagonal matrix, and the last entry of its unit eigenvector."""
     # float64 and dense: T has at most as many rows as there were iterations.
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64, device="cpu"))
     if beside:
-        off = torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
+        off = torch.diag(torch.tensor(beside, dtype=torch.float64, device="cpu"), 1)
         matrix = matrix + off + off.T
     # Ascending, so that the last is the algebraically largest: that of largest size can be negative.
     values, vectors = torch.linalg.eigh(matrix)

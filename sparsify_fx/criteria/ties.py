@@ -188,7 +188,9 @@ def _agreed(
     names = [name for name in ends if sharded(scores[name])]
     if not names:
         return dict(ends)
-    own = torch.tensor([ends[name] for name in names], dtype=torch.float64)
+    own = torch.tensor(
+        [ends[name] for name in names], dtype=torch.float64, device="cpu"
+    )
     sides = own.new_tensor([1.0, -1.0])
     agreed = (lowest(own * sides, scores[names[0]]).cpu() * sides).tolist()
     return {

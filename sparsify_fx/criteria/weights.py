@@ -20,7 +20,9 @@ def random(context: PruningContext) -> Scores:
     return {
         # Of a sharded weight the own part stays; all are drawn, so that every process draws the same.
         name: shard(
-            torch.rand(weight.shape, generator=context.generator).to(weight.device),
+            torch.rand(weight.shape, generator=context.generator, device="cpu").to(
+                weight.device
+            ),
             weight,
         )
         for name, weight in context.weights.items()

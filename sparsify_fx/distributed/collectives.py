@@ -58,7 +58,7 @@ def gather_texts(ranks: dist.ProcessGroup, text: str) -> list[str]:
     if len(raw) > _MESSAGE_BYTES:
         raw = raw[:_MESSAGE_BYTES].decode(errors="ignore").encode()
     # A fixed size: `all_gather_object` would first exchange lengths, and pickle what other ranks send.
-    own = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
+    own = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8, device="cpu")
     own[: len(raw)] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
     try:
         rows = gather(ranks, own)

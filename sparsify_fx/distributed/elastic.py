@@ -122,7 +122,7 @@ def _load_folder(
             "torch.distributed.checkpoint.load"
         )
     # 1. What is no tensor says which tensors there are, and of which schedule they are.
-    plain = torch.empty(sizes[_PLAIN], dtype=torch.uint8)
+    plain = torch.empty(sizes[_PLAIN], dtype=torch.uint8, device="cpu")
     state_dict_loader.load(
         {_PLAIN: plain}, storage_reader=Reader(path), no_dist=_alone()
     )
@@ -236,7 +236,7 @@ def _empty(
     shape, dtype = torch.Size(entry["shape"]), getattr(torch, entry["dtype"])
     like = layouts.get(shape) if entry["sharded"] else None
     if like is None:
-        return str(entry["number"]), torch.empty(shape, dtype=dtype)
+        return str(entry["number"]), torch.empty(shape, dtype=dtype, device="cpu")
     return str(entry["number"]), torch.empty_like(like.detach(), dtype=dtype)
 
 

@@ -251,7 +251,7 @@ def _difference(
     ranks: dist.ProcessGroup, what: str, tensors: Mapping[str, Tensor]
 ) -> str:
     """Which ranks differ from most others (from the first, when no side is larger), in which tensors."""
-    own = torch.tensor(fingerprints(tensors), dtype=torch.int64)
+    own = torch.tensor(fingerprints(tensors), dtype=torch.int64, device="cpu")
     every = [row.tolist() for row in gather(ranks, own)]
     odd: set[int] = set()
     names = []

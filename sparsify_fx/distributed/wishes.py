@@ -42,7 +42,7 @@ class Wishes:
         if self._ranks is None:
             return wish
         largest = self._taken()
-        self._answer = torch.tensor([wish])
+        self._answer = torch.tensor([wish], device="cpu")
         self._work = dist.all_reduce(
             self._answer, dist.ReduceOp.MAX, self._ranks, async_op=True
         )
@@ -52,7 +52,7 @@ class Wishes:
         """The largest of all ranks' wishes, of those at the call before too."""
         if self._ranks is None:
             return wish
-        largest = torch.tensor([max(wish, self._taken())])
+        largest = torch.tensor([max(wish, self._taken())], device="cpu")
         dist.all_reduce(largest, dist.ReduceOp.MAX, self._ranks)
         return int(largest)
 

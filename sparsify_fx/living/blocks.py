@@ -146,7 +146,8 @@ def _row_blocks(weight: Entries, height: int) -> Iterator[tuple[slice, int, int]
     rows, columns = weight.shape
 
     def find() -> list[int]:
-        bounds = torch.arange(0, (rows + height) * columns, height * columns)
+        end = (rows + height) * columns
+        bounds = torch.arange(0, end, height * columns, device="cpu")
         return _before(weight.places, bounds).tolist()
 
     starts = _known(weight.places, ("rows", height), find)
@@ -160,9 +161,10 @@ def _column_starts(weight: Entries, width: int) -> Tensor:
     rows, columns = weight.shape
 
     def find() -> Tensor:
-        firsts = torch.arange(0, columns, width)
-        bounds = torch.arange(0, rows * columns, columns).unsqueeze(1) + firsts
-        ends = torch.cat([bounds.reshape(-1), torch.tensor([rows * columns])])
+        firsts = torch.arange(0, columns, width, device="cpu")
+        bounds = torch.arange(0, rows * columns, columns, device="cpu").unsqueeze(1)
+        end = bounds.new_tensor([rows * columns])
+        ends = torch.cat([(bounds + firsts).reshape(-1), end])
         return _before(weight.places, ends).to(torch.int32)
 
     found: Tensor = _known(weight.places, ("columns", width), find)

@@ -6,6 +6,8 @@ pages each time, and clearing those takes longer than writing the weight.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -28,14 +30,14 @@ def memory_for(places: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     torch.Size([2, 2])
     """
     if _owners is None or shape.numel() * dtype.itemsize < _LEAST_BYTES:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     spares = _SPARE.made(places, list)
     # Popped, which no other thread can do to the same one; whoever finds none makes a new one.
     block = spares.pop() if spares else None
     if block is None or not _is_free(block, shape, dtype):
         # Inference tensors cannot be trained with, and the next forward may be one of training.
         with torch.inference_mode(False):
-            block = torch.empty(shape, dtype=dtype)
+            block = torch.empty(shape, dtype=dtype, device="cpu")
     # Of its own version: torch must not take the writes of one forward for changes of what another one has saved.
     taken = block.data
     spares.append(block)
@@ -50,5 +52,14 @@ def release() -> None:
 def _is_free(block: Tensor, shape: torch.Size, dtype: torch.dtype) -> bool:
     if block.shape != shape or block.dtype != dtype:
         return False
-    # The block itself, and the object that is asked.
-    return bool(_owners(block.untyped_storage()._cdata) == 2)  # type: ignore[misc]
+    return not block.untyped_storage().is_shared() and _holders(block) == _ALONE
+
+
+def _holders(block: Tensor) -> tuple[int, int]:
+    """How many hold the memory of a tensor: in Python, where a storage is one object, and in torch."""
+    storage = block.untyped_storage()
+    return sys.getrefcount(storage), _owners(storage._cdata)  # type: ignore[misc]
+
+
+# Counted, not known: one object more or less is a matter of torch's version.
+_ALONE = _holders(torch.empty(1, device="cpu")) if _owners else (0, 0)

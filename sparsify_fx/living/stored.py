@@ -119,7 +119,7 @@ class Stored(nn.Module):
         new = self.places()
         if old is not None and new is not None and old.is_meta and not new.is_meta:
             # A kernel writes where they say.
-            new.copy_(torch.arange(new.numel()))
+            new.copy_(torch.arange(new.numel(), device="cpu"))
         return self
 
     def too_short(self, mask: Tensor) -> str | None:

@@ -68,7 +68,7 @@ def _same(holder: Any, group: Any, dtype: torch.dtype, shape: tuple[int, ...]) -
     dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
     matrix = small_parameter(shape, dtype)
     # The dead entries are not zero: a norm over all entries would else be that of the living ones.
-    dead = (torch.arange(matrix.numel()) % 3 == 1).reshape(matrix.shape)
+    dead = (torch.arange(matrix.numel(), device="cpu") % 3 == 1).reshape(matrix.shape)
     living = ~dead
     vector = nn.Parameter(_entries(matrix.detach(), living).clone())
     with undisturbed(places(matrix.device)):

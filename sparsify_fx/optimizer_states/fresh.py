@@ -76,7 +76,7 @@ def _small_shape(parameter: Tensor) -> tuple[int, ...]:
 
 def small_parameter(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
     """Different values of both signs, none of them a likely constant, and exact also in bfloat16."""
-    index = torch.arange(torch.Size(shape).numel())
+    index = torch.arange(torch.Size(shape).numel(), device="cpu")
     # 17/128 and up: a copy is recognized by its values, which must not look like 0, 1 or a learning rate.
     values = (17 + 2 * (index % 31)) / 128 * (1 - 2 * (index % 2))
     return nn.Parameter(values.reshape(shape).to(dtype))

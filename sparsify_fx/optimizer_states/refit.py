@@ -86,7 +86,9 @@ def _refit(
     work: Sequence[tuple[Tensor, Tensor]],
 ) -> None:
     now = program.places()
-    places_now = torch.arange(factor.numel()) if now is None else now.long()
+    places_now = (
+        torch.arange(factor.numel(), device="cpu") if now is None else now.long()
+    )
     fresh = torch.zeros(factor.numel(), dtype=torch.bool, device=factor.device)
     for tensor, lies in work:
         known = sources(lies, places_now.to(lies.device), factor.numel())

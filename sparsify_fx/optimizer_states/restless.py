@@ -63,7 +63,9 @@ def _moves(holder: Any, group: Any, small: nn.Parameter) -> bool:
     with undisturbed(places(small.device)):
         start = small.detach().clone()
         # Every third entry: with every second one of [4, 4] whole columns would rest, and mixing would not show.
-        resting = (torch.arange(small.numel()) % 3 == 1).reshape(small.shape)
+        resting = (torch.arange(small.numel(), device="cpu") % 3 == 1).reshape(
+            small.shape
+        )
         with torch.no_grad():
             small.masked_fill_(resting, 0.0)
         twin = build_twin(holder, group, small, lr=_RATE)

@@ -96,7 +96,7 @@ class NoPenalty:
         """0, on the device of the weights."""
         first = next(iter(programs), None)
         return (
-            torch.zeros(())
+            torch.zeros((), device="cpu")
             if first is None
             else torch.zeros((), device=next(first.parameters()).device)
         )

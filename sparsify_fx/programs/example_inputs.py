@@ -59,7 +59,7 @@ def _declared(model: nn.Module) -> Iterator[Example]:
     for name in ("pretrained_cfg", "default_cfg"):
         size = (getattr(model, name, None) or {}).get("input_size")
         if size is not None:
-            yield (torch.ones(1, *size),), {}
+            yield (torch.ones(1, *size, device="cpu"),), {}
     for name in ("dummy_inputs", "example_input_array"):
         inputs = getattr(model, name, None)
         if inputs is not None:
@@ -77,9 +77,9 @@ def _guessed(model: nn.Module) -> Iterator[Example]:
                     yield (
                         (
                             (
-                                torch.zeros(shape, dtype=torch.int64)
+                                torch.zeros(shape, dtype=torch.int64, device="cpu")
                                 if words
-                                else torch.ones(shape)
+                                else torch.ones(shape, device="cpu")
                             ),
                         ),
                         {},

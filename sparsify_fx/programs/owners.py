@@ -194,10 +194,10 @@ def _save_marked(
     # One mark is enough to make a plain model refuse the whole.
     if not any(key.endswith(FOR_PLAIN_MODELS) for key in destination):
         tensor = owned_tensors(self)[0]
-        destination[prefix + tensor] = torch.empty(0, dtype=torch.uint8)
+        destination[prefix + tensor] = torch.empty(0, dtype=torch.uint8, device="cpu")
         # One byte, for savers that take two empty tensors for one (accelerate's, transformers').
         destination[f"{prefix}{program_name(tensor)}.{FOR_PLAIN_MODELS}"] = torch.zeros(
-            1, dtype=torch.uint8
+            1, dtype=torch.uint8, device="cpu"
         )
 
 

@@ -18,7 +18,9 @@ def positive(like: Tensor, generator: torch.Generator) -> Tensor:
     """Uniform in (0.5, 1.5), drawn on the CPU, in a precision of 32 bits at least."""
     # Half precision has too short a range for sums over many inputs.
     dtype = like.dtype if like.dtype.itemsize >= 4 else torch.float32
-    return (torch.rand(like.shape, generator=generator) + 0.5).to(like.device, dtype)
+    return (torch.rand(like.shape, generator=generator, device="cpu") + 0.5).to(
+        like.device, dtype
+    )
 
 
 def positive_copy(

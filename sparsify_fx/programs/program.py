@@ -149,7 +149,9 @@ class WeightProgram(Values, fx.GraphModule):
 
 
 # torch.distributed.checkpoint looks up every key of a state dict as an attribute.
-setattr(WeightProgram, FOR_PLAIN_MODELS, torch.zeros(1, dtype=torch.uint8))
+setattr(
+    WeightProgram, FOR_PLAIN_MODELS, torch.zeros(1, dtype=torch.uint8, device="cpu")
+)
 
 
 def _restore(

@@ -73,7 +73,7 @@ def storable(
     found = []
     for name, how in chosen.items():
         # Two axes tell a tensor for each row from one for the whole weight.
-        shared = how.shared(torch.zeros(2, 2))
+        shared = how.shared(torch.zeros(2, 2, device="cpu"))
         several = [part for part, tensor in shared.items() if tensor.dim() > 0]
         if not several and not masks[name].is_meta:
             found.append(name)

@@ -105,7 +105,15 @@ def test_memory_is_taken_again_only_when_nothing_holds_it() -> None:
     del second
     third = memory_for(places, shape, torch.float32)
     assert third.data_ptr() != kept, "an array of numpy holds it"
+    storage = third.untyped_storage()
+    kept = third.data_ptr()
     del third, view
+    fourth = memory_for(places, shape, torch.float32)
+    assert fourth.data_ptr() != kept, "a storage of Python holds it"
+    fourth.share_memory_()
+    kept = fourth.data_ptr()
+    del fourth, storage
+    assert memory_for(places, shape, torch.float32).data_ptr() != kept
     addresses = {memory_for(places, shape, torch.float32).data_ptr() for _ in range(5)}
     assert len(addresses) == 1
     assert memory_for(places, shape, torch.float64).dtype == torch.float64

@@ -306,7 +306,8 @@ def test_a_compiled_step_of_the_optimizer(method: str) -> None:
             optimizer.step = torch.compile(eager, backend="eager")  # type: ignore[method-assign]
         results.append(train(model, optimizer, 20, scheduler))
     torch.compiler.reset()
-    assert results[0].losses == results[1].losses
+    # The compiler rounds otherwise on some processors.
+    assert results[1].losses == pytest.approx(results[0].losses, rel=1e-6)
 
 
 def test_batches_of_many_sizes(batch: Batch) -> None:

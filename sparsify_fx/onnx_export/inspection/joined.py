@@ -133,7 +133,7 @@ def _times(
         # Only whether it is zero counts, so the factor itself need not be multiplied: a
         # norm of zero makes its whole unit zero.
         value = torch.where(
-            state[factor] != 0, value, torch.zeros((), dtype=value.dtype)
+            state[factor] != 0, value, torch.zeros((), dtype=value.dtype, device="cpu")
         )
     how = "masked" if factor is not None and factor.endswith("mask") else "parametrized"
     counted = count(value)

@@ -155,7 +155,7 @@ def _integers(packed: Tensor, bits: int, columns: int, runs_on: bool) -> Tensor:
     """
     # int64, as a shift right of int32 would pull the sign in.
     words = packed.long() & 0xFFFFFFFF
-    place = torch.arange(columns)
+    place = torch.arange(columns, device="cpu")
     if runs_on:
         # An entry may begin in one word and end in the next, so both are put together. The last
         # word has no next one, and needs none: its own bits are repeated above and masked.

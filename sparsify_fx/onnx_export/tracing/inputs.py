@@ -60,7 +60,9 @@ def _resized(value: Tensor, wanted: Mapping[int, int]) -> Tensor:
     for axis, size in wanted.items():
         if size != value.shape[axis]:
             # Entries repeat from the start: values stay among those that the model is known to take.
-            value = value.index_select(axis, torch.arange(size) % value.shape[axis])
+            value = value.index_select(
+                axis, torch.arange(size, device="cpu") % value.shape[axis]
+            )
     return value
 
 

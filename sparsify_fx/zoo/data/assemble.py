@@ -40,7 +40,7 @@ def split_every_fifth(labels: Tensor) -> tuple[Tensor, Tensor]:
     """
     # By class, so that a class of five has one image in the test; in the data's order, so that no seed is needed and
     # everybody's accuracy is that of the same images.
-    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    is_test = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for label in set(labels.tolist()):
         is_test[(labels == label).nonzero()[4::5]] = True
     return (~is_test).nonzero().flatten(), is_test.nonzero().flatten()

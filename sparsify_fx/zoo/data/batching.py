@@ -39,10 +39,12 @@ def generator_for(
 def epoch_order(count: int, *, seed: int, epoch: int, train: bool) -> Tensor:
     """Indices [count] of the images in the order of an epoch, on the CPU (so that every device gets the same)."""
     if not train:
-        return torch.arange(count)
+        return torch.arange(count, device="cpu")
     # The whole permutation at once: an epoch that is resumed in the middle of a training needs no earlier one.
     return torch.randperm(
-        count, generator=generator_for(seed, epoch, "shuffle", torch.device("cpu"))
+        count,
+        generator=generator_for(seed, epoch, "shuffle", torch.device("cpu")),
+        device="cpu",
     )
 
 
@@ -55,12 +57,14 @@ def block_order(blocks: Sequence[int], *, seed: int, epoch: int) -> Tensor:
     [0, 1, 2, 3, 4]
     """
     generator = generator_for(seed, epoch, "shuffle", torch.device("cpu"))
-    spans = torch.split(torch.arange(sum(blocks)), list(blocks))
-    shuffled = torch.randperm(len(spans), generator=generator).tolist()
+    spans = torch.split(torch.arange(sum(blocks), device="cpu"), list(blocks))
+    shuffled = torch.randperm(len(spans), generator=generator, device="cpu").tolist()
     parts = []
     for first in range(0, len(spans), _OPEN):
         items = torch.cat([spans[at] for at in shuffled[first : first + _OPEN]])
-        parts.append(items[torch.randperm(len(items), generator=generator)])
+        parts.append(
+            items[torch.randperm(len(items), generator=generator, device="cpu")]
+        )
     return torch.cat(parts)
 
 

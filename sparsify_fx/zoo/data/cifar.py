@@ -72,7 +72,7 @@ def _download(class_name: str, request: Request, *, train: bool) -> Any:
 def _split(dataset: Any) -> Split:
     """The arrays of torchvision's data set, whose images are [N, H, W, C]."""
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-    return Split(images, torch.tensor(dataset.targets))
+    return Split(images, torch.tensor(dataset.targets, device="cpu"))
 
 
 for _class, _count in (("CIFAR10", 10), ("CIFAR100", 100)):

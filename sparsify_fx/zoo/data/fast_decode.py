@@ -63,12 +63,12 @@ def randomly_cropped(path: str, size: int, *, mirror: bool, seed: int) -> Tensor
 
     image = _opened(path)
     # Nothing but its shape is asked for.
-    shape = torch.empty(1).expand(1, image.height, image.width)
+    shape = torch.empty(1, device="cpu").expand(1, image.height, image.width)
     # The numbers that the transforms of `decode.py` draw, in their order.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         y, x, height, width = RandomResizedCrop.get_params(shape, _AREA, _ASPECT)
-        mirrored = mirror and bool(torch.rand(1) < 0.5)
+        mirrored = mirror and bool(torch.rand(1, device="cpu") < 0.5)
     if image.scalable and min(height, width) >= 2 * size:
         part = _scaled(image, (x, y, x + width, y + height), size)
     else:

@@ -119,7 +119,9 @@ def _decode(
 ) -> Split:
     """Every image of a listing in memory."""
     _LOG.info("decoding %d images of %d pixels a side", len(part.paths), side)
-    images = torch.empty(len(part.paths), 3, side, side, dtype=torch.uint8)
+    images = torch.empty(
+        len(part.paths), 3, side, side, dtype=torch.uint8, device="cpu"
+    )
 
     def fill(index: int) -> None:
         path = part.paths[index]
@@ -133,7 +135,7 @@ def _decode(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(fill, range(len(part.paths))):
             pass
-    return Split(images, torch.tensor(part.labels))
+    return Split(images, torch.tensor(part.labels, device="cpu"))
 
 
 def _stream(

@@ -35,7 +35,7 @@ class Normalizer:
         Normalizer(mean=(0.5,), std=(0.5,))
         """
         # Counts are whole numbers, whose sums are exact in any order; sums of pixels in float depend on the order.
-        values = torch.arange(256, dtype=torch.float64) / 255
+        values = torch.arange(256, dtype=torch.float64, device="cpu") / 255
         counts = _histogram(images).double()
         share = counts / counts.sum(1, keepdim=True)
         mean = share @ values
@@ -49,7 +49,7 @@ class Normalizer:
         """(scale, shift), float32 [1, C, 1, 1], with which a batch is x · scale + shift."""
         # One multiplication and one addition a pixel instead of three; in float64 until the very end.
         mean, std = (
-            torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1)
+            torch.tensor(v, dtype=torch.float64, device="cpu").view(1, -1, 1, 1)
             for v in (self.mean, self.std)
         )
         return (1 / (255 * std)).float().to(device), (-mean / std).float().to(device)
@@ -70,7 +70,7 @@ def floats(images: Tensor) -> Tensor:
 
 def _histogram(images: Tensor) -> Tensor:
     """How often each value occurs in each channel, int64 [C, 256]."""
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64, device="cpu")
     for chunk in torch.split(images, _CHUNK):
         for channel in range(images.shape[1]):
             counts[channel] += torch.bincount(

@@ -57,10 +57,10 @@ def split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     [27, 3]
     """
     generator = generator_for(seed, 0, "validation", torch.device("cpu"))
-    order = torch.randperm(len(labels), generator=generator)
+    order = torch.randperm(len(labels), generator=generator, device="cpu")
     # A stable sort keeps the random order within each class, whose first images are then chosen.
     order = order[labels[order].sort(stable=True).indices]
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     start = 0
     for count in labels.bincount().tolist():
         chosen[order[start : start + round(share * count)]] = True
