@@ -5,6 +5,7 @@ runs/lrr-0123456789/
   cycle-2.safetensors    at the end of run number 2, before the next pruning
   model.safetensors      the merged weights at the end; their masks are in checkpoint.pt
   average.safetensors    the merged average of the weights at the end, where the configuration asks for one
+  best.safetensors       after the epoch with the best validation accuracy, where it asks for that
 
 The mask of the weight `conv1.weight` is called `conv1.weight.mask` (uint8, 1 keeps). Every file holds a checksum of
 its content, which is compared whenever it is read; files of sparsify_fx 0.1, which have none, are read as they are.
@@ -28,7 +29,7 @@ from sparsify_fx.checkpoints.checksums import damage
 from sparsify_fx.errors import CheckpointError
 
 WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint.pt"
-AVERAGE = "average.safetensors"
+AVERAGE, BEST = "average.safetensors", "best.safetensors"
 State = dict[str, Tensor]
 _CHECKSUM = "blake2b"
 

@@ -35,8 +35,10 @@ def launch(count: int, context: typer.Context) -> None:
     os.environ.setdefault("PET_SHUTDOWN_TIMEOUT", str(patience))
     # torchrun would set one thread for each process, with a banner; so many let them share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // count)))
-    # Its log repeats what the processes and the error below say.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # Its log repeats what the processes and the error below say. torch gives each of its modules a level of its own.
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     own = [str(context.command.name), *_given(context)]
     options = ["--standalone", f"--nproc-per-node={count}", "-m", "sparsify_fx", *own]
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sparsify_fx.checkpoints.run_files import cycle_file, epoch_file
 from sparsify_fx.errors import TrainingError
 from sparsify_fx.randomness import seed_of
+from sparsify_fx.train.best import keep_if_best
 from sparsify_fx.train.log import Log
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.train.saving import Saver
@@ -56,9 +57,11 @@ def train_epoch(
     log: Log,
     folder: RunFolder,
     saver: Saver,
+    rows: Sequence[EpochRow] = (),
 ) -> EpochRow:
-    """One epoch, or what is left of it. Its last scheduler step may prune and rewind, so evaluation and snapshots come
-    before that one.
+    """One epoch, or what is left of it; `rows` are those before.
+
+    Its last scheduler step may prune and rewind, so evaluation and snapshots come before that one.
     """
     scheduler = session.scheduler
     within = saver.begin(derived_seed(session.config.seed, epoch))
@@ -75,6 +78,7 @@ def train_epoch(
             # Penalties with an adaptive strength compare it with the epoch before, in the step that follows.
             scheduler.observe(accuracy=row.train_accuracy)
             keep_state(session, folder, epoch)
+            keep_if_best(session, folder, rows, row)
         with make_step.score(x, y):
             scheduler.step()
         log.advance()

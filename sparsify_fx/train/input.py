@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sparsify_fx.train.average import EmaConfig
 from sparsify_fx.train.sections import Section
@@ -16,7 +16,8 @@ class InputKeys(Section):
 
     `decode`: `pillow`, or `fast`, which is that but for the rounding of pixels (see `sparsify_fx.zoo.data.DECODERS`);
     `validation`: a share of the training images that is kept aside and evaluated in place of the test, which is then
-    evaluated at the end of each cycle alone; `channels_last`: images and convolutions in the memory order NHWC, which
+    evaluated at the end of each cycle alone; `keep_best`: keep the weights of the epoch that was best by it, of the
+    sparsest ones; `channels_last`: images and convolutions in the memory order NHWC, which
     many kernels are faster in; `mixup`, `cutmix`: α of their Beta distribution, 0 for none; `clip_grad_norm`: the most
     that the norm of all gradients together may be; `ema`: an average of the weights beside the training.
     """
@@ -25,11 +26,21 @@ class InputKeys(Section):
     prefetch: int = Field(default=2, ge=1, le=1024)
     decode: str = "pillow"
     validation: float | None = Field(default=None, gt=0, lt=1)
+    keep_best: bool = False
     channels_last: bool = False
     mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     cutmix: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     clip_grad_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     ema: EmaConfig | None = None
+
+    @model_validator(mode="after")
+    def _best_by_validation(self) -> InputKeys:
+        # By the test it would be chosen by what it is then reported on.
+        if self.keep_best and self.validation is None:
+            raise ValueError(
+                "keep_best needs images to choose by that are no test images; set validation: 0.1"
+            )
+        return self
 
     @field_validator("decode")
     @classmethod

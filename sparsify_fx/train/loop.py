@@ -14,9 +14,10 @@ from sparsify_fx.checkpoints.run_files import AVERAGE, CHECKPOINT
 from sparsify_fx.distributed.joining import heard_of_lost_ranks
 from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import CheckpointError
+from sparsify_fx.train.best import best_model, best_of
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.donors import check_data, check_donors, check_finished
-from sparsify_fx.train.epoch import EpochRow, keep_state, train_epoch
+from sparsify_fx.train.epoch import EpochRow, evaluate, keep_state, train_epoch
 from sparsify_fx.train.generators import own_randomness
 from sparsify_fx.train.log import open_log
 from sparsify_fx.train.processes import agreed, known_to_all, open_together
@@ -152,7 +153,7 @@ def _train(
         folder.path, scheduler, session.groups, len(rows), console, tensorboard
     ) as log:
         for epoch in range(len(rows) + 1, scheduler.epochs + 1):
-            row = train_epoch(session, make_step, epoch, log, folder, saver)
+            row = train_epoch(session, make_step, epoch, log, folder, saver, rows)
             rows.append(row)
             # An error of the process that writes is heard by the others, which would wait for its next gradients.
             with together(f"writing epoch {epoch}"):
@@ -213,6 +214,7 @@ def _result(
     """The result by the rows of all epochs, those before an interruption too."""
     # Later rows of a run replace earlier ones, so what is left is the last epoch of each.
     ends, last = {row.run: row for row in rows}.values(), rows[-1]
+    best = best_of(rows) if session.config.keep_best else None
     return Result(
         folder=str(folder.path),
         method=session.config.method,
@@ -244,7 +246,15 @@ def _result(
         validation_accuracy=last.validation_accuracy,
         average_test_accuracy=last.average_test_accuracy,
         provenance=provenance(session.config, session.data.digest),
+        best_epoch=best.epoch if best else None,
+        best_validation_accuracy=best.validation_accuracy if best else None,
+        best_test_accuracy=_tested_best(session, folder) if best else None,
     )
+
+
+def _tested_best(session: Session, folder: RunFolder) -> float:
+    """The test accuracy of the weights that the validation chose."""
+    return evaluate(session, best_model(session, folder), session.test_batches())
 
 
 def _zeros(row: EpochRow) -> list[str]:

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.api import merge
-from sparsify_fx.checkpoints.run_files import CHECKPOINT, WEIGHTS, read_tensors
+from sparsify_fx.checkpoints.run_files import (
+    CHECKPOINT,
+    WEIGHTS,
+    mask_key,
+    read_tensors,
+)
 from sparsify_fx.errors import CheckpointError, SparsifyError
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.data import open_data
@@ -100,7 +105,9 @@ def _read(
 def _load(model: nn.Module, weights: dict[str, Tensor], folder: RunFolder) -> None:
     """Put the merged weights of a run into the plain model."""
     try:
-        model.load_state_dict(weights)
+        # States on the way, such as epoch-30.safetensors, hold masks too, and their weights are zero there already.
+        masks = {mask_key(name) for name in weights}
+        model.load_state_dict({k: v for k, v in weights.items() if k not in masks})
     except RuntimeError as error:
         raise CheckpointError(
             f"{folder.path}: these are not the weights of this run: {error}"

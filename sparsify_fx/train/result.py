@@ -36,7 +36,7 @@ class Result:
     """The end of a training. `seconds` and `checkpoint_seconds` add up all sessions, the one without the other;
     `epochs` counts all cycles; `notes`: remarks; `provenance`: model, data, seed, versions, commit, empty in results
     that an older version wrote; `validation_accuracy` and `average_test_accuracy` (of the average of the weights) are
-    None without.
+    None without; so are `best_...`, the epoch that was chosen by the validation and its accuracies.
     """
 
     folder: str
@@ -56,6 +56,9 @@ class Result:
     provenance: Provenance = field(default_factory=Provenance)
     validation_accuracy: float | None = None
     average_test_accuracy: float | None = None
+    best_epoch: int | None = None
+    best_validation_accuracy: float | None = None
+    best_test_accuracy: float | None = None
 
     @property
     def path(self) -> Path:
@@ -94,7 +97,13 @@ class Result:
                 *(f"{cells[number]:.4f}" for cells in shown.values()),
             )
         told = f"{self.nonzeros:,} of {self.weights:,} weights; {self.epochs} epochs in {self.seconds:.1f} s"
-        table.caption = "\n".join([told, *self.notes])
+        best = []
+        if self.best_epoch is not None:
+            best = [
+                f"best by validation: epoch {self.best_epoch}, {self.best_validation_accuracy:.4f}; its test accuracy "
+                f"is {self.best_test_accuracy:.4f}"
+            ]
+        table.caption = "\n".join([told, *best, *self.notes])
         return table
 
 

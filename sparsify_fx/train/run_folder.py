@@ -29,6 +29,7 @@ from torch import Tensor
 from sparsify_fx.checkpoints.checksums import SealingStream
 from sparsify_fx.checkpoints.run_files import (
     AVERAGE,
+    BEST,
     CHECKPOINT,
     WEIGHTS,
     packed,
@@ -47,7 +48,7 @@ CONFIG, METRICS, RESULT, DATA = (
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
 _REMEDY = "train again with --force"
-_STATES = (AVERAGE, "epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt")
+_STATES = (AVERAGE, BEST, "epoch-*.safetensors", "cycle-*.safetensors", "first-*.pt")
 
 
 def run_path(runs_dir: str | os.PathLike[str], config: TrainConfig) -> Path:

@@ -50,7 +50,7 @@ def launch(module: str, ranks: int, *given: str) -> tuple[Any, ...]:
         told = []
         try:
             for process in started:
-                told.append(process.communicate(timeout=600)[0])
+                told.append(process.communicate(timeout=1800)[0])
         finally:
             for process in started:
                 process.kill()

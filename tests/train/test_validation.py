@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsify_fx.checkpoints.run_files import AVERAGE, read_tensors
+from sparsify_fx.checkpoints.run_files import AVERAGE, BEST, read_tensors
 from sparsify_fx.errors import ConfigError, DataError
+from sparsify_fx.train.best import best_model
+from sparsify_fx.train.epoch import evaluate
+from sparsify_fx.train.restore import load_trained
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.train.session import build_session
 from sparsify_fx.train.steps import build_steps
@@ -44,6 +47,40 @@ def test_a_share_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
         with_validation(data, 0.01, 0)
     with pytest.raises(DataError, match="leaves 0 to train on"):
         with_validation(data, 0.99, 0)
+
+
+def test_the_best_epoch_is_chosen_by_the_validation(tmp_path: Path) -> None:
+    """Of the sparsest epochs; the test set has no part in it, and is evaluated once on what was chosen."""
+    keys = ("method=lrr", "validation=0.25", "epochs=4", "keep_best=true")
+    config = small(
+        write_images(tmp_path / "a.npz"),
+        *keys,
+        "snapshots_at=[5, 6, 7, 8]",
+        "sparsity=0.2",
+    )
+    result = quietly(config, tmp_path / "runs")
+    folder = RunFolder(result.folder)
+    rows = folder.metrics()
+    sparsest = [row for row in rows if row["nonzeros"] == rows[-1]["nonzeros"]]
+    assert 0 < len(sparsest) < len(rows)
+    best = max(sparsest, key=lambda row: (row["validation_accuracy"], -row["epoch"]))
+    assert result.best_epoch == best["epoch"]
+    assert result.best_validation_accuracy == best["validation_accuracy"]
+    kept = read_tensors(folder.path / BEST)
+    at_that_epoch = read_tensors(folder.path / f"epoch-{result.best_epoch}.safetensors")
+    assert kept.keys() == at_that_epoch.keys()
+    for name, tensor in kept.items():
+        assert tensor.equal(at_that_epoch[name]), name
+    model = best_model(build_session(config), folder)
+    session = build_session(config)
+    found = evaluate(session, model, session.test_batches())
+    assert result.best_test_accuracy == found
+    assert "best by validation: epoch" in str(result.table().caption)
+    exported = load_trained(folder.path / BEST).model.state_dict()
+    for name, tensor in exported.items():
+        assert tensor.equal(kept[name]), name
+    with pytest.raises(ConfigError, match=r"set validation: 0\.1"):
+        small(tmp_path / "a.npz", "keep_best=true")
 
 
 def test_the_test_is_evaluated_at_the_end_of_cycles_alone(tmp_path: Path) -> None:
@@ -96,7 +133,9 @@ def test_an_average_starts_anew_with_each_cycle(tmp_path: Path) -> None:
 def test_everything_together_goes_on_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small(write_images(tmp_path / "a.npz"), "method=rigl", *ALL)
+    config = small(
+        write_images(tmp_path / "a.npz"), "method=rigl", *ALL, "keep_best=true"
+    )
     whole = quietly(config, tmp_path / "whole")
     session = build_session(config)
     kept = session.training_batches
@@ -120,12 +159,14 @@ def test_everything_together_goes_on_to_the_bit(
         with pytest.raises(Stopped):
             quietly(config, tmp_path / "again")
     again = quietly(config, tmp_path / "again")
-    for name in ("model.safetensors", AVERAGE):
+    for name in ("model.safetensors", AVERAGE, BEST):
         assert (whole.path / name).read_bytes() == (again.path / name).read_bytes()
     kept_keys = (
         "test_accuracy",
         "validation_accuracy",
         "average_test_accuracy",
+        "best_epoch",
+        "best_test_accuracy",
         "loss",
     )
     one, other = (
