@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from sparsify_fx.allocations import with_min_per_layer
+from sparsify_fx.budgets import DEFAULT_SPARSITY, Parameters, Request, find_budget
 from sparsify_fx.distributed.data_parallel import (
     ignore_masks_in_ddp,
     refuse_early_wrapping,
@@ -40,7 +41,7 @@ def apply(
     model: M,
     method: str = "signin",
     *,
-    sparsity: float = 0.9,
+    sparsity: float = DEFAULT_SPARSITY,
     batches: Iterable[Any] | None = None,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     include: Selection = None,
@@ -48,6 +49,8 @@ def apply(
     seed: int = 0,
     min_per_layer: int | float | None = None,
     storage: str = "auto",
+    budget: Any = "parameters",
+    example_inputs: Any = None,
     **axes: Any,
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
@@ -75,13 +78,17 @@ def apply(
             vectors of the entries that the mask lets live, and a step costs what those cost; "auto": living where the
             masks of the start stay and each entry is made by itself, full as soon as an optimizer needs whole matrices
             (Muon, Shampoo, Adafactor). Results are the same but for rounding; checkpoints load into either.
+        budget: what the target is of: "parameters": `sparsity` is the fraction of weights that go; "macs": that of
+            multiply-adds, for which weights go until enough are saved; or an object of `sparsify_fx.budgets`, such as
+            `MACs(left=50_000_000)` or `Latency(milliseconds=5)`, which finds the sparsity by itself.
+        example_inputs: for those: one sample as the model takes it (a tensor, a tuple of arguments, a dict by name).
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.
 
     Raises:
         UnknownNameError: an unknown method or axis, with the nearest known name.
-        SparsityError: a sparsity outside [0, 1), or one that keeps nothing.
+        SparsityError: a sparsity outside [0, 1), or one that keeps nothing; a budget that cannot be met.
         LayerError: no prunable weight, or one that cannot be rewritten.
         MethodError: contradictory axes, or a criterion without its inputs.
         After an error the model is as it was.
@@ -101,21 +108,31 @@ def apply(
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
     layers = _prunable(model, include, exclude)
+    inputs = Inputs(batches, loss_fn)
+    target, met = find_budget(budget), None
+    if target != Parameters():
+        request = Request(
+            model, found.name, layers, resolved, sparsity, seed, inputs, example_inputs
+        )
+        met = target.meet(request)
+        sparsity = met.sparsity
+        resolved = replace(resolved, allocation=met.allocation)
 
     # 2. Refuse what does not fit before a weight is scored, since scores may take long.
     chosen = assigned(resolved.parameterization, layers)
-    budget = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
+    weights = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
     names = tuple(layers)
-    changes = masks_change(resolved.schedule, budget)
-    plan = Plan(found.name, resolved, float(sparsity), seed, names, storage, changes)
-    inputs = Inputs(batches, loss_fn)
-    check_budget(plan, layers, budget, inputs)
+    changes = masks_change(resolved.schedule, weights)
+    plan = Plan(
+        found.name, resolved, float(sparsity), seed, names, storage, changes, met
+    )
+    check_budget(plan, layers, weights, inputs)
 
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
-    masks = first_masks(model, plan, layers, budget, inputs)
+    masks = first_masks(model, plan, layers, weights, inputs)
     living = storable(storage, masks, chosen, fixed=not changes)
-    weights = {name: layers[name].weight for name in living}
-    living = unwrapped(living, weights, storage)
+    stored = {name: layers[name].weight for name in living}
+    living = unwrapped(living, stored, storage)
     progress = Progress()
     programs = prepare(model, layers, masks, resolved.parameterization)
     for program in programs.values():

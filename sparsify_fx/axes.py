@@ -87,8 +87,7 @@ def axis_value(axis: str, value: Any) -> Any:
         # One action need not be written as a list in a recipe.
         single = not isinstance(value, (list, tuple))
         return tuple(
-            _named(ACTIONS, TimedAction, item)
-            for item in ([value] if single else value)
+            named(ACTIONS, TimedAction, item) for item in ([value] if single else value)
         )
     if axis == "rewind":
         return (
@@ -98,7 +97,7 @@ def axis_value(axis: str, value: Any) -> Any:
         )
     if axis == "parameterization" and (by_layer := _by_layer(value)) is not None:
         return by_layer
-    return _named(*_NAMED[axis], value)
+    return named(*_NAMED[axis], value)
 
 
 def _by_layer(value: Any) -> ByLayer | None:
@@ -114,7 +113,7 @@ def _by_layer(value: Any) -> ByLayer | None:
         return None
     return ByLayer(
         {
-            pattern: _named(*_NAMED["parameterization"], item)
+            pattern: named(*_NAMED["parameterization"], item)
             for pattern, item in value.items()
         }
     )
@@ -147,7 +146,8 @@ def describe(axis: str, value: Any, *, stored: bool = False) -> Any:
     )
 
 
-def _named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
+def named(registry: Registry[Any], kind: type[Any], value: Any) -> Any:
+    """The entry that a name or a mapping with options stands for, or the object itself if it is of that kind."""
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -12,6 +12,9 @@ from torch import nn
 from sparsify_fx.errors import MethodError
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import ResolvedAxes
+
+if TYPE_CHECKING:
+    from sparsify_fx.budgets.base import Met
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Plan:
         weights: the names of its weights in the module that `apply` was given, in module order.
         storage: "auto", "full" or "living", as `apply` was told.
         changes: whether its masks change while it trains.
+        met: the budget that decided the sparsity, and how it was met; None where the sparsity was given.
         inputs: what `apply` was given beside the module, by that module, for the Scheduler; empty in every copy.
     """
 
@@ -41,6 +45,8 @@ class Plan:
     # Not a part of what is compared or saved: a training goes on in either storage.
     storage: str = field(default="auto", repr=False, compare=False)
     changes: bool = field(default=False, repr=False, compare=False)
+    # What it decided is in `sparsity` and `axes` already.
+    met: Met | None = field(default=None, repr=False, compare=False)
     # Copies of a model share its plan, but the batches are those of one module object: a copy that is kept (an average,
     # the best epoch) shall neither score on them nor keep a data set alive. So the key is that module, and it is weak:
     # the entry goes with the module, or with the plan when the model is merged, whichever is first.
@@ -54,7 +60,7 @@ class Plan:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Frozen, so past __setattr__; pickles of versions without this field get it here too.
-        vars(self).update(state, inputs=WeakKeyDictionary())
+        vars(self).update({"met": None} | state, inputs=WeakKeyDictionary())
 
     def to_dict(self) -> dict[str, Any]:
         """What a plan decides, as plain, JSON-ready values: part of the fingerprint of a schedule."""

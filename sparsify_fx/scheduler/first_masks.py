@@ -81,7 +81,7 @@ def first_masks(
         generator=pruning_generator(plan.seed),
         kept=total if kept is None else kept,
         allocation=axes.allocation,
-        model=_plain(model) if needs_model else None,
+        model=plain_weights(model) if needs_model else None,
         batches=inputs.batches,
         loss_fn=inputs.loss_fn,
         layouts=_layouts(layers),
@@ -111,7 +111,7 @@ def _layouts(layers: Mapping[str, Layer]) -> dict[str, InputLayout]:
     return {name: layout_of(layer.places[0][0]) for name, layer in layers.items()}
 
 
-def _plain(model: nn.Module) -> nn.Module:
+def plain_weights(model: nn.Module) -> nn.Module:
     """The model itself, or a merged copy when another part of it is rewritten already: criteria see plain weights."""
     if not programs(model):
         return model
