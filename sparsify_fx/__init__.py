@@ -20,6 +20,7 @@ from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.transfer import masked_state_dict, take_from
 
 if TYPE_CHECKING:
+    from sparsify_fx.finetuning import finetune, fold_masks, folded_state_dict
     from sparsify_fx.onnx_export import (
         ExportReport,
         export,
@@ -39,6 +40,9 @@ _LATER = {
     "ExportReport": "onnx_export",
     "bench": "training_cost",
     "export": "onnx_export",
+    "finetune": "finetuning",
+    "fold_masks": "finetuning",
+    "folded_state_dict": "finetuning",
     "inspect_file": "onnx_export",
     "pack_onnx": "onnx_export",
     "unpack_onnx": "onnx_export",
@@ -52,6 +56,9 @@ __all__ = [
     "bench",
     "dense_state_dict",
     "export",
+    "finetune",
+    "fold_masks",
+    "folded_state_dict",
     "inspect_file",
     "masked_state_dict",
     "merge",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.allocations import with_min_per_layer
 from sparsify_fx.budgets import DEFAULT_SPARSITY, Parameters, Request, find_budget
+from sparsify_fx.criteria import FindsSparsity
 from sparsify_fx.distributed.data_parallel import (
     ignore_masks_in_ddp,
     refuse_early_wrapping,
@@ -17,7 +18,7 @@ from sparsify_fx.distributed.data_parallel import (
     restore_ddp,
 )
 from sparsify_fx.distributed.ranks import together
-from sparsify_fx.errors import LayerError
+from sparsify_fx.errors import LayerError, MethodError
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
@@ -66,7 +67,7 @@ def apply(
         model: any `nn.Module`, or a traced `torch.fx.GraphModule`.
         method: a registered name, or a sum such as "lrr+signin"; see `sparsify-fx methods`.
         sparsity: the fraction of prunable weights that end as zeros, in [0, 1); exact to the weight. The method "dense"
-            has no masks and does not use it.
+            has no masks, and "keep-zeros" takes what it finds: they do not use it.
         batches: (inputs, targets) pairs, for criteria that need data.
         loss_fn: loss_fn(outputs, targets) -> scalar, for criteria that need a loss.
         include: module name patterns or module types to prune; None: all supported layers. Embeddings and other
@@ -110,7 +111,9 @@ def apply(
     layers = _prunable(model, include, exclude)
     inputs = Inputs(batches, loss_fn)
     target, met = find_budget(budget), None
-    if target != Parameters():
+    if isinstance(resolved.criterion, FindsSparsity):
+        sparsity = _found_sparsity(resolved.criterion, layers, target)
+    elif target != Parameters():
         request = Request(
             model, found.name, layers, resolved, sparsity, seed, inputs, example_inputs
         )
@@ -163,6 +166,20 @@ def _prunable(
             f"weights hold NaN or Inf: {', '.join(broken)}; initialize or reload them first"
         )
     return layers
+
+
+def _found_sparsity(
+    criterion: FindsSparsity, layers: dict[str, Layer], target: object
+) -> float:
+    """The sparsity that the weights have; MethodError for a budget, which would ask for another one."""
+    if target != Parameters():
+        raise MethodError(
+            f"budget={target} has no meaning for a method that takes the sparsity of the weights as they are; leave it "
+            "out"
+        )
+    return criterion.found_sparsity(
+        {name: layer.weight.detach() for name, layer in layers.items()}
+    )
 
 
 def merge(model: M) -> M:

@@ -19,8 +19,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import sparsify_fx
+from sparsify_fx.criteria import FindsSparsity
 from sparsify_fx.learning_rate import CosineWarmup
 from sparsify_fx.masks import kept_count
 from sparsify_fx.plan import require_plan
@@ -79,6 +81,15 @@ def conv_net() -> nn.Sequential:
     )
 
 
+def prune_by_torch(model: nn.Sequential) -> None:
+    """Zeros for a method that keeps those of others."""
+    weights = [(model[i], "weight") for i in (0, 3, 7)]
+    total = sum(layer.weight.numel() for layer, _ in weights)
+    amount = total - kept_count(total, SPARSITY)
+    prune.global_unstructured(weights, prune.L1Unstructured, amount=amount)
+    sparsify_fx.fold_masks(model)
+
+
 @dataclass
 class Training:
     """A model in training, with everything that a checkpoint holds."""
@@ -90,9 +101,10 @@ class Training:
     @staticmethod
     def start(method: str) -> Training:
         given: dict[str, Any] = {"batches": batches(0)[:2], "loss_fn": F.cross_entropy}
-        model = sparsify_fx.apply(
-            conv_net(), method, sparsity=SPARSITY, seed=1, **given
-        )
+        model = conv_net()
+        if isinstance(find_method(method).resolved().criterion, FindsSparsity):
+            prune_by_torch(model)
+        sparsify_fx.apply(model, method, sparsity=SPARSITY, seed=1, **given)
         optimizer = torch.optim.SGD(
             model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4
         )

@@ -5,6 +5,7 @@ from sparsify_fx.criteria.base import (
     Brief,
     Criterion,
     EarlyCheck,
+    FindsSparsity,
     FunctionCriterion,
     PruningContext,
     Scores,
@@ -17,6 +18,7 @@ from sparsify_fx.criteria.base import (
 from sparsify_fx.criteria.fisher import Fisher, WoodFisher
 from sparsify_fx.criteria.gradients import Gradient, GraSP, Snip, gradient, snip
 from sparsify_fx.criteria.masks_of import MasksOf
+from sparsify_fx.criteria.nonzero import NonZero
 from sparsify_fx.criteria.rehearsal import rehearse
 from sparsify_fx.criteria.synflow import Synflow
 from sparsify_fx.criteria.weights import magnitude, random
@@ -26,11 +28,13 @@ __all__ = [
     "Brief",
     "Criterion",
     "EarlyCheck",
+    "FindsSparsity",
     "Fisher",
     "FunctionCriterion",
     "GraSP",
     "Gradient",
     "MasksOf",
+    "NonZero",
     "PruningContext",
     "Scores",
     "Snip",

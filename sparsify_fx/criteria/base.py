@@ -83,6 +83,14 @@ class EarlyCheck(Protocol):
 
 
 @runtime_checkable
+class FindsSparsity(Protocol):
+    """A criterion that takes the sparsity from the weights as they are, in place of the one that is asked for."""
+
+    def found_sparsity(self, weights: Mapping[str, Tensor]) -> float:
+        """In (0, 1); SparsityError for weights that have none to take."""
+
+
+@runtime_checkable
 class Brief(Protocol):
     """A criterion whose rehearsal can be cheaper than its scores; see `rehearse`."""
 

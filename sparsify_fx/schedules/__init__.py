@@ -1,7 +1,14 @@
 """Schedules: when the masks change, and to which density."""
 
 from sparsify_fx.schedules.alternating import Alternating
-from sparsify_fx.schedules.base import SCHEDULES, Budget, OneRun, Schedule, check_times
+from sparsify_fx.schedules.base import (
+    SCHEDULES,
+    Budget,
+    ForTrained,
+    OneRun,
+    Schedule,
+    check_times,
+)
 from sparsify_fx.schedules.cubic import Cubic
 from sparsify_fx.schedules.cycles import Cycles
 from sparsify_fx.schedules.regrow import RegrowEvery
@@ -14,6 +21,7 @@ __all__ = [
     "Budget",
     "Cubic",
     "Cycles",
+    "ForTrained",
     "Late",
     "Never",
     "OneRun",

@@ -63,6 +63,14 @@ class Schedule(Protocol):
         """How many training runs the whole schedule has."""
 
 
+@runtime_checkable
+class ForTrained(Protocol):
+    """A schedule that begins with dense training, which a net that is trained already does not need."""
+
+    def for_trained(self, sparsity: float, epochs: int, steps: int) -> Schedule:
+        """The same without that, its runs and phases fit for a training of `epochs` epochs, `steps` steps, in all."""
+
+
 SCHEDULES: Registry[type[Any]] = Registry("schedule")
 
 

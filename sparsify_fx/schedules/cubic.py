@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
@@ -15,6 +15,8 @@ from sparsify_fx.schedules.base import (
     check_count,
 )
 from sparsify_fx.schedules.updates import MaskUpdate, Prune
+
+_LEAST_PRUNINGS = 10
 
 
 @SCHEDULES.register("cubic")
@@ -41,6 +43,13 @@ class Cubic(OneRun):
                 f"cubic: expected 0 <= start < end < 1 and every > 0; got start={self.start!r}, end={self.end!r}, "
                 f"every={self.every!r}"
             )
+
+    def for_trained(self, sparsity: float, epochs: int, steps: int) -> Cubic:
+        """From the start on, with ten prunings at least, as far as there are steps: few epochs have few ends."""
+        length = self.end * epochs
+        wanted = max(_LEAST_PRUNINGS, math.ceil(length / self.every))
+        count = max(1, min(wanted, math.floor(self.end * steps)))
+        return replace(self, start=0.0, every=length / count)
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One every `every` epochs between t0 and t1, and one at t1."""

@@ -42,6 +42,10 @@ class OneShot(OneRun):
         """Two runs, or one when nothing is to be pruned."""
         return 1 if sparsity == 0 else 2
 
+    def for_trained(self, sparsity: float, epochs: int, steps: int) -> AtInit:
+        """At once, and one run of retraining."""
+        return AtInit()
+
 
 @SCHEDULES.register("late")
 @dataclass(frozen=True)

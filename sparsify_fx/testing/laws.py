@@ -25,7 +25,7 @@ from sparsify_fx.testing.small import (
     ensure,
     loss_of,
     merged_at_once,
-    small_net,
+    net_for,
     train_step,
 )
 from sparsify_fx.testing.states import (
@@ -83,7 +83,7 @@ def mergeable(a: str, b: str) -> bool:
 def merge_returns_the_weights(method: str) -> None:
     """apply then merge without training gives the weights, the keys and the classes back, within the error bound."""
     # At sparsity 0, so that every weight has to come back; the bound is what `split` may round.
-    model = small_net()
+    model = net_for(find_method(method).resolved().criterion, training.SPARSITY)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     classes = [type(module) for module in model.modules()]
     with merged_at_once():

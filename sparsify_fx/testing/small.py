@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparsify_fx.criteria import FindsSparsity
 from sparsify_fx.errors import LawError, UnfinishedWarning
+from sparsify_fx.masks import kept_count, top_masks
 from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.selection import select_layers
 
 
 def small_net(seed: int = 0) -> nn.Sequential:
@@ -30,6 +33,25 @@ def small_net(seed: int = 0) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(8 * 3 * 3, 4),
     )
+
+
+@torch.no_grad()
+def pruned_net(sparsity: float, seed: int = 0) -> nn.Sequential:
+    """The small net of which somebody has made the smallest weights zero, for methods that take zeros as they are."""
+    net = small_net(seed)
+    # Found by their owners' kind, as `apply` finds them: the norms stay whole.
+    weights = {name: layer.weight for name, layer in select_layers(net).items()}
+    total = sum(weight.numel() for weight in weights.values())
+    sizes = {name: weight.abs() for name, weight in weights.items()}
+    for name, mask in top_masks(sizes, kept_count(total, sparsity)).items():
+        weights[name].mul_(mask)
+    return net
+
+
+def net_for(criterion: object, sparsity: float) -> nn.Sequential:
+    """The small net as a method with this criterion expects it: dense, or with zeros where it takes those."""
+    found = isinstance(criterion, FindsSparsity)
+    return pruned_net(sparsity) if found else small_net()
 
 
 @functools.cache

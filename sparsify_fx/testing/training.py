@@ -20,7 +20,7 @@ from sparsify_fx.errors import SchedulerError
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.recipe import find_method
 from sparsify_fx.scheduler.scheduler import Scheduler
-from sparsify_fx.testing.small import batch, loss_of, small_net
+from sparsify_fx.testing.small import batch, loss_of, net_for
 
 EPOCHS = 4
 SPARSITY = 0.5  # four prunings in cycles
@@ -37,7 +37,7 @@ def prepare(
         # The laws do not depend on the number of rounds, the time does.
         criterion = dataclasses.replace(criterion, rounds=4)  # type: ignore[type-var]
     return apply(
-        small_net(),
+        net_for(criterion, sparsity),
         method,
         sparsity=sparsity,
         batches=[batch()],

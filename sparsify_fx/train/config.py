@@ -20,6 +20,7 @@ from sparsify_fx.recipe import AXES, Method, find_method
 from sparsify_fx.schedules.base import MOST_EPOCHS as LONGEST
 from sparsify_fx.train.input import InputKeys, without_defaults
 from sparsify_fx.train.optimizers import default_weight_decay
+from sparsify_fx.train.pretrained import read_pretrained
 from sparsify_fx.train.problems import tell
 from sparsify_fx.train.safe_yaml import check_plain
 from sparsify_fx.train.sections import (
@@ -56,21 +57,22 @@ _INDIFFERENT = (
     "storage",
 )
 _SWITCHES = ("compile", "amp")
-_NEWER = ("accumulate", "sync_batch_norm")
+_NEWER = ("accumulate", "sync_batch_norm", "pretrained")
 
 
 class TrainConfig(InputKeys):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
-    `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
-    `sparsify_fx.recipe.axis_value` reads them; `accumulate`: micro-batches of a batch, over all processes together;
-    `sync_batch_norm`: batch norm over the whole batch where several processes have parts of it, "auto" unless there
-    are micro-batches; `init_from`: one or several runs to start from, taken in order;
-    `storage`: whether factors are whole tensors or vectors of living entries, see `sparsify_fx.apply`;
-    `checkpoint`: when to save within an epoch; `checkpoint_every`: save at the end of every so many epochs, "auto" of
-    each unless checkpoints would take more than 1 % of the time; `allow_other`: in what runs that it takes from may
-    differ (model, seed, init, data); `snapshots_at`: epochs over all cycles (0 is the start) after which weights and
-    masks are kept; `save_cycles`: keep them at the end of each cycle.
+    `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis,
+    as `sparsify_fx.recipe.axis_value` reads them; `accumulate`: micro-batches of a batch, over all processes
+    together; `sync_batch_norm`: batch norm over the whole batch where several processes have parts of it, "auto"
+    unless there are micro-batches; `pretrained`: trained weights to start from, before the first pruning;
+    `init_from`: one or several runs to start from, taken in order; `storage`: whether factors are whole tensors or
+    vectors of living entries, see `sparsify_fx.apply`; `checkpoint`: when to save within an epoch;
+    `checkpoint_every`: save at the end of every so many epochs, "auto" of each unless checkpoints would take more
+    than 1 % of the time; `allow_other`: in what runs that it takes from may differ (model, seed, init, data);
+    `snapshots_at`: epochs over all cycles (0 is the start) after which weights and masks are kept; `save_cycles`:
+    keep them at the end of each cycle.
     """
 
     method: str = "signin"
@@ -90,6 +92,7 @@ class TrainConfig(InputKeys):
     exclude: tuple[str, ...] | None = None
     storage: Storage = "auto"
     init: str = "default"
+    pretrained: str | None = None
     augment: AugmentConfig = AugmentConfig()
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -225,6 +228,8 @@ class TrainConfig(InputKeys):
             if content[newer] == TrainConfig.model_fields[newer].default:
                 del content[newer]
         axes = config.find_method().resolved()
+        if config.pretrained is not None:
+            content["pretrained"] = digest(read_pretrained(config.pretrained))
         content["axes"] = by_content(axes.to_dict(stored=True))
         if "batches" in axes.schedule.needs:
             # Version 0.1 scored on ten fixed batches: its runs were others, and must not count as these.

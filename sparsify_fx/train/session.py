@@ -30,6 +30,7 @@ from sparsify_fx.train.data import open_data
 from sparsify_fx.train.mixing import mixed
 from sparsify_fx.train.older import in_groups
 from sparsify_fx.train.optimizers import build_optimizer
+from sparsify_fx.train.pretrained import load_pretrained
 from sparsify_fx.train.processes import Processes, first_of_machine, processes_of
 from sparsify_fx.train.scoring import scoring
 from sparsify_fx.transfer import take_from
@@ -182,7 +183,11 @@ def build_session(config: TrainConfig) -> Session:
         data = open_data(config)
 
     # 1. The model as it starts. Parts of another run are taken on top of its own first weights, so those are kept.
-    model = fresh_model(config, data).to(config.device)
+    model = fresh_model(config, data)
+    if config.pretrained is not None:
+        _LOG.info("starting from the weights of %s", config.pretrained)
+        load_pretrained(model, config.pretrained)
+    model.to(config.device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     initial = (

@@ -17,6 +17,7 @@ from sparsify_fx.errors import SchedulerError
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
+from sparsify_fx.testing.small import net_for
 from sparsify_fx.zoo import methods as _methods
 from tests.conftest import batch, effective, small_net, train_step
 
@@ -243,7 +244,7 @@ def prepared(method: str, **axes: object) -> Callable[[nn.Module], nn.Module]:
 @pytest.mark.parametrize("method", METHODS)
 def test_an_optimizer_from_before_apply_trains_on_or_is_refused(method: str) -> None:
     """Never would it train parameters that are gone."""
-    model = small_net()
+    model = net_for(find_method(method).resolved().criterion, 0.5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     prepared(method)(model)
     if find_method(method).resolved().parameterization == Dense():

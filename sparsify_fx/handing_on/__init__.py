@@ -1,0 +1,26 @@
+"""Handing merged models on to other tools: what each keeps of their zeros, checked in what it wrote."""
+
+from sparsify_fx.handing_on.binsparse_files import load_binsparse, save_binsparse
+from sparsify_fx.handing_on.coreml import read_coreml, save_coreml
+from sparsify_fx.handing_on.executorch_files import save_executorch
+from sparsify_fx.handing_on.plain import HandedOn
+from sparsify_fx.handing_on.quantized import Quantized, quantize
+from sparsify_fx.handing_on.semi_structured import (
+    SemiStructured,
+    semi_structured_layers,
+    to_semi_structured,
+)
+
+__all__ = [
+    "HandedOn",
+    "Quantized",
+    "SemiStructured",
+    "load_binsparse",
+    "quantize",
+    "read_coreml",
+    "save_binsparse",
+    "save_coreml",
+    "save_executorch",
+    "semi_structured_layers",
+    "to_semi_structured",
+]
