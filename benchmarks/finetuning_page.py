@@ -35,7 +35,7 @@ pruned to the sparsity by `torch.nn.utils.prune.l1_unstructured`, a uniform allo
 
 {found}
 
-Made by `python -m benchmarks.finetuning --data FOLDER`; {machine} Raw results: `docs/results/finetuning.json`.
+Made by `python -m benchmarks.finetuning --data FOLDER`. {machine} Raw results: `docs/results/finetuning.json`.
 """
 
 

@@ -48,7 +48,7 @@ PAGE = """# Handing on, measured
 over sparse processor time of the same tool on one thread, above 1 where the sparse model is faster; "-" where this
 machine cannot run it.
 
-Made by `python -m benchmarks.handing_on`; {machine} {versions}. Raw results: `docs/results/handing_on.json`.
+Made by `python -m benchmarks.handing_on`. {machine} {versions}. Raw results: `docs/results/handing_on.json`.
 """
 
 
