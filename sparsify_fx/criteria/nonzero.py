@@ -32,7 +32,7 @@ class NonZero:
     entrywise: ClassVar[bool] = True
 
     def scores(self, context: PruningContext) -> Scores:
-        """|θ|: 0 for what goes, and more for what stays."""
+        """`|θ|`: 0 for what goes, and more for what stays."""
         return {name: weight.abs() for name, weight in context.weights.items()}
 
     def found_sparsity(self, weights: Mapping[str, Tensor]) -> float:
