@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -15,4 +15,14 @@ def swept(values: Iterable[Any]) -> list[Any]:
     return [
         pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=SWEEP)
         for value in values
+    ]
+
+
+def crossed(ones: Sequence[Any], others: Sequence[Any], few: int) -> list[Any]:
+    """Every pair; each of the first `few` others always runs with one of the ones, in turn; the rest are swept."""
+    always = {(position % len(ones), position) for position in range(few)}
+    return [
+        pytest.param(one, other, marks=() if (row, column) in always else SWEEP)
+        for row, one in enumerate(ones)
+        for column, other in enumerate(others)
     ]

@@ -30,6 +30,7 @@ from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
 from sparsify_fx.schedules import Budget, RegrowEvery
 from sparsify_fx.zoo.data import Data, load_data
+from tests.common import swept
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,11 @@ SUMS = (
     "signin+snip",
     "signin+synflow",
 )
+# Near relations of others of the list.
+SWEPT = {
+    *("lrr+pilot", "lrr+snip", "pilot+wr", "imp+synflow", "signin+synflow"),
+    *("rigl+signin", "signin+snip", "imp-rand", "lrr-rand", "lrr-nowarmup", "acdc"),
+}
 find_method("dense")  # fills the registry
 ALL = [
     *METHODS,
@@ -157,7 +163,10 @@ def budget(model: nn.Module) -> int:
     return kept_count(total, SPARSITY) if masked else total
 
 
-@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize(
+    "method",
+    [*(each for each in ALL if each not in SWEPT), *swept(sorted(SWEPT & set(ALL)))],
+)
 def test_a_method_trains_resumes_merges_and_exports(
     method: str, tmp_path: Path
 ) -> None:

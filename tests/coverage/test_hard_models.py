@@ -16,6 +16,7 @@ from sparsify_fx.coverage.checks import CHECKS
 from sparsify_fx.coverage.process import Limits, examine_apart
 from sparsify_fx.coverage.results import ModelResult
 from sparsify_fx.coverage.suites import Subject, subjects
+from tests.common import SWEEP
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +60,13 @@ HARD = {
         *("visformer_tiny", "vit_small_patch16_dinov3", "xcit_nano_12_p16_224"),
     ),
 }
+# Each is hard in a way of its own; `pytest -m sweep` has all.
+ALWAYS = (
+    *("convnext_tiny", "densenet121", "dpn48b", "eva02_tiny_patch14_224"),
+    *("gcvit_xxtiny", "halonet26t", "levit_128s", "mobilevit_xxs", "raft_small"),
+    *("ssdlite320_mobilenet_v3_large", "swin_v2_t", "visformer_tiny"),
+    *("vit_small_patch16_dinov3", "xcit_nano_12_p16_224"),
+)
 EXPORTED = (
     "efficientvit_m0",
     "mobilevit_xxs",
@@ -77,7 +85,14 @@ def examine(subject: Subject) -> ModelResult:
     return examine_apart(subject, checks, Limits(seconds=150))
 
 
-@pytest.mark.parametrize("subject", LARGEST_FIRST, ids=lambda subject: subject.name)
+@pytest.mark.parametrize(
+    "subject",
+    [
+        pytest.param(subject, marks=() if subject.name in ALWAYS else SWEEP)
+        for subject in LARGEST_FIRST
+    ],
+    ids=lambda subject: subject.name,
+)
 def test_a_hard_model_passes_every_check(subject: Subject) -> None:
     result = examine(subject)
     assert result.failures() == {}

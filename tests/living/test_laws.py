@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 import sparsify_fx
+from tests.common import SWEEP
 from tests.living.common import (
     PARAMETERIZATIONS,
     STORAGES,
@@ -48,10 +49,13 @@ FAST = {
 
 
 def pairs() -> list[Any]:
-    """Every parameterization with every optimizer; a few of them in the fast tests."""
+    """Every parameterization with every optimizer; a few of them in the fast tests, most of them swept."""
     found = []
     for pair in itertools.product(PARAMETERIZATIONS, OPTIMIZERS):
+        how, optimizer = pair
         marks = [] if pair in FAST else [pytest.mark.slow]
+        if how != "balanced-product" and optimizer not in ("adam", "nesterov"):
+            marks = [] if pair in FAST else [pytest.mark.slow, SWEEP]
         found.append(pytest.param(*pair, marks=marks))
     return found
 
