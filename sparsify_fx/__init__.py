@@ -12,6 +12,7 @@ from importlib.metadata import version as _version
 from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
+from sparsify_fx.acceleration import accelerate, decelerate
 from sparsify_fx.api import apply, dense_state_dict, merge
 from sparsify_fx.moved import find_old_paths as _find_old_paths
 from sparsify_fx.programs.parameter_groups import parameter_groups
@@ -52,8 +53,10 @@ __all__ = [
     "ExportReport",
     "Scheduler",
     "__version__",
+    "accelerate",
     "apply",
     "bench",
+    "decelerate",
     "dense_state_dict",
     "export",
     "finetune",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from sparsify_fx.acceleration import decelerate
 from sparsify_fx.allocations import with_min_per_layer
 from sparsify_fx.budgets import DEFAULT_SPARSITY, Parameters, Request, find_budget
 from sparsify_fx.criteria import FindsSparsity
@@ -195,6 +196,7 @@ def merge(model: M) -> M:
     """
     warn_unfinished(model, "the model is merged")
     make_whole(model)
+    decelerate(model)
     Merge()(model)
     restore_ddp(model)
     return model

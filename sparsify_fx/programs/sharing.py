@@ -21,6 +21,7 @@ from sparsify_fx.living.linear import linear, pays
 from sparsify_fx.living.place import is_plain
 from sparsify_fx.living.stored import Stored
 from sparsify_fx.programs.computed_weight import in_forward, protected
+from sparsify_fx.programs.products import product
 from sparsify_fx.programs.sharded import has_shards, in_full, on_shards
 
 # Modules that hold a `forward` which reads a weight more than once and makes one result of it: recurrent layers (dtype
@@ -183,6 +184,8 @@ def sharing_forward(base: type[nn.Module]) -> dict[str, Any]:
     forward: Callable[..., Any] = base.forward
     if forward is nn.Linear.forward:
         return {"forward": _linear_forward}
+    if forward in (nn.Conv1d.forward, nn.Conv2d.forward):
+        return {"forward": _conv_forward(forward)}
     if forward.__module__ not in REREADING:
         return {}
 
@@ -196,8 +199,22 @@ def sharing_forward(base: type[nn.Module]) -> dict[str, Any]:
     return {"forward": shared}
 
 
+def _conv_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward of a convolution, by sparse kernels where `sparsify_fx.accelerate` has chosen so."""
+
+    @functools.wraps(forward)
+    def by_products(self: nn.Module, input: Tensor) -> Any:
+        made = product(self, input) if _SPAN.results is None else None
+        return forward(self, input) if made is None else made
+
+    return by_products
+
+
 def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
     """The forward of `nn.Linear`, which in living storage makes its weight's gradient in blocks where that pays."""
+    made = product(self, input) if _SPAN.results is None else None
+    if made is not None:
+        return made
     if torch.compiler.is_compiling():
         return nn.Linear.forward(self, input)
     # None where the weight is made of others, which have the programs: an old weight norm's.

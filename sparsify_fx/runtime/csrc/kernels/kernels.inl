@@ -2,6 +2,7 @@
 // defines LANES, MAX_VECTORS and DENSE_VECTORS and opens a namespace of its own. All functions are static, so that no
 // instruction of one set can slip into another.
 
+#include "lanes.inl"
 #include "vectors.inl"
 #include "rows.inl"
 #include "dots.inl"

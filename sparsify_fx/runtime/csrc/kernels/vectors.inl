@@ -1,18 +1,4 @@
-// Vectors of LANES floats, and the activations on them.
-
-typedef float Vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t IntVec __attribute__((vector_size(4 * LANES)));
-typedef uint32_t UintVec __attribute__((vector_size(4 * LANES)));
-
-static inline Vec load(const float* from) {
-  Vec v;
-  __builtin_memcpy(&v, from, sizeof v);
-  return v;
-}
-
-static inline void store(float* to, Vec v) { __builtin_memcpy(to, &v, sizeof v); }
-
-static inline Vec all(float value) { return value - Vec{}; }
+// On vectors: parts of them, sums over lanes, and the activations.
 
 // The first `count` lanes, fewer than all; nothing after them is read, and the other lanes are those of `others`.
 static inline Vec load_first(const float* from, int count, Vec others = Vec{}) {

@@ -1,0 +1,143 @@
+"""Layers between sparse ones that take images side by side as they lie, where torch's own kernels would rearrange them.
+
+Sparse kernels give [n, c, h, w] with strides (1, hwn, wn, n), see `sparsify_fx.living.products.shapes`. Sums and
+activations keep that. To batch norm such a batch is one image [1, c, h w, n], with the same channels and so the same
+statistics. To pooling it is c images of n channels, [c, n, h, w] in channels_last, which torch has fast kernels for.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.living.products.shapes import lies_side_by_side
+
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_MARK = "_sparsify_fx_follows_images"
+
+
+def follow_images(model: nn.Module) -> None:
+    """Let batch norms and poolings of torch itself take images side by side; others work as they did."""
+    for module in model.modules():
+        own = _forward_for(module)
+        if own is not None and "forward" not in module.__dict__:
+            # Of the object, so that its class, state and name stay what they are.
+            module.__dict__["forward"] = functools.partial(own, module)
+            module.__dict__[_MARK] = True
+
+
+def forget_images(model: nn.Module) -> None:
+    """Undo `follow_images`."""
+    for module in model.modules():
+        if module.__dict__.pop(_MARK, False):
+            module.__dict__.pop("forward", None)
+
+
+def _forward_for(module: nn.Module) -> Any:
+    if type(module) is nn.BatchNorm2d:
+        return _normed
+    if type(module) in _POOLS and not getattr(module, "return_indices", False):
+        return _pooled
+    return None
+
+
+def gradient_beside(inputs: Tensor) -> Tensor:
+    """The tensor itself, whose gradient will lie side by side as it does.
+
+    torch's operators give gradients in the layout of the first that they are given: one from a mean at the end of a net
+    would be passed on along every shortcut, and every sum and activation on the way would rearrange it.
+    """
+    result: Tensor = _GradientBeside.apply(inputs)
+    return result
+
+
+class _GradientBeside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
+        return inputs.view_as(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+
+
+def _beside(inputs: Any) -> bool:
+    return (
+        isinstance(inputs, Tensor)
+        and inputs.dim() == 4
+        and inputs.device.type == "cpu"
+        # Compilers write code of their own for any strides.
+        and not torch.compiler.is_compiling()
+        and not inputs.is_contiguous()
+        and lies_side_by_side(inputs)
+    )
+
+
+def _normed(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
+    if not _beside(input):
+        return type(self).forward(self, input)
+    # What `nn.BatchNorm2d.forward` does around its operator.
+    share = 0.0 if self.momentum is None else self.momentum
+    if self.training and self.num_batches_tracked is not None:
+        self.num_batches_tracked.add_(1)
+        if self.momentum is None:
+            share = 1.0 / float(self.num_batches_tracked)
+    by_batch = self.training or self.running_mean is None
+    kept = not self.training or self.track_running_stats
+    running = (self.running_mean, self.running_var) if kept else (None, None)
+    made: Tensor = _Normed.apply(
+        input, self.weight, self.bias, *running, by_batch, share, self.eps
+    )
+    return made
+
+
+class _Normed(torch.autograd.Function):
+    """Batch norm of images side by side; its result is no view, so that activations may write into it."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        inputs, weight, bias, mean, variance, by_batch, share, eps = arguments
+        flat = _flat(inputs)
+        made, *saved = torch.native_batch_norm(
+            flat, weight, bias, mean, variance, by_batch, share, eps
+        )
+        ctx.save_for_backward(inputs, weight, mean, variance, *saved)
+        ctx.by_batch, ctx.eps = by_batch, eps
+        # Not a view to autograd, which lets nobody write into views that come out of here.
+        return _unflat(made, inputs).data
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        inputs, weight, mean, variance, *saved = ctx.saved_tensors
+        found = torch.ops.aten.native_batch_norm_backward(
+            _flat(gradients[0]), _flat(inputs), weight, mean, variance, *saved, ctx.by_batch, ctx.eps,
+            list(ctx.needs_input_grad[:3]),
+        )  # fmt: skip
+        back, *others = (
+            each if needed else None
+            for each, needed in zip(found, ctx.needs_input_grad[:3], strict=True)
+        )
+        back = None if back is None else _unflat(back, inputs)
+        return back, *others, None, None, None, None, None
+
+
+def _flat(images: Tensor) -> Tensor:
+    """[n, c, h, w] side by side as one image [1, c, h w, n]."""
+    count, channels, *_ = images.shape
+    return images.permute(1, 2, 3, 0).reshape(1, channels, -1, count)
+
+
+def _unflat(flat: Tensor, like: Tensor) -> Tensor:
+    images, *others = like.shape
+    return flat.view(*others, images).permute(3, 0, 1, 2)
+
+
+def _pooled(self: nn.Module, input: Tensor) -> Tensor:
+    forward = type(self).forward
+    if not _beside(input):
+        return forward(self, input)  # type: ignore[no-any-return]
+    turned = gradient_beside(input).transpose(0, 1)
+    return forward(self, turned).transpose(0, 1)  # type: ignore[no-any-return]

@@ -1,0 +1,190 @@
+"""Sparse layers of the C++ library: one for the places of a weight and the shape of its input."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.errors import RuntimeLibraryError
+from sparsify_fx.living.native import loaded
+from sparsify_fx.living.products.shapes import (
+    Shape,
+    lies_side_by_side,
+    side_by_side,
+)
+from sparsify_fx.living.remembered import Remembered
+
+# Layers that are kept for one weight: trainings with images of several sizes come back to each.
+_MOST_SHAPES = 8
+# The arguments of each function of runtime/csrc/training/api.cpp: p a pointer, n a number.
+_ARGUMENTS = {
+    "sparsify_fx_layer_images": "pp",
+    "sparsify_fx_layer": "ppnp",
+    "sparsify_fx_layer_free": "p",
+    "sparsify_fx_layer_forward": "ppppnppnn",
+    "sparsify_fx_layer_backward": "ppppnpnpnppn",
+}
+_LAYERS: Remembered[dict[Shape, SparseLayer]] = Remembered()
+
+
+class SparseLayer:
+    """The non-zeros of a weight in the order in which they are multiplied, for one shape.
+
+    It is made of the places of living entries alone; values are given in every call.
+
+    Raises RuntimeLibraryError without the compiled kernels, and ValueError for a shape that they do not take.
+    """
+
+    def __init__(self, shape: Shape, places: Tensor) -> None:
+        handle = ctypes.c_void_p()
+        sizes = _sizes(shape)
+        made = ctypes.cast(ctypes.byref(handle), ctypes.c_void_p)
+        _checked(
+            _function("sparsify_fx_layer")(
+                sizes, places.data_ptr(), places.numel(), made
+            )
+        )
+        self.shape, self._handle = shape, handle.value
+        self.full = fills_blocks(shape)
+        self.living = places.numel()
+        weakref.finalize(self, _function("sparsify_fx_layer_free"), self._handle)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        values: Tensor,
+        factor: Tensor | None,
+        bias: Tensor | None,
+        wanted_side_by_side: bool,
+    ) -> Tensor:
+        """The convolution of inputs [n, c, h, w]; with a factor the weight is values · factor.
+
+        Args:
+            wanted_side_by_side: whether images of the result shall lie so, where the kernels can.
+        """
+        inputs, layout = self._laid_out(inputs)
+        made = self._empty(self.shape.output, self.full and wanted_side_by_side)
+        values = values.contiguous()
+        factor = None if factor is None else factor.contiguous()
+        bias = None if bias is None else bias.contiguous()
+        _checked(
+            _function("sparsify_fx_layer_forward")(
+                self._handle,
+                values.data_ptr(),
+                _address(factor),
+                inputs.data_ptr(),
+                layout,
+                _address(bias),
+                made.data_ptr(),
+                int(self.full and wanted_side_by_side),
+                torch.get_num_threads(),
+            )
+        )
+        return made
+
+    def backward(
+        self,
+        gradient: Tensor,
+        inputs: Tensor,
+        values: Tensor,
+        factor: Tensor | None,
+        to_input: bool,
+        to_values: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of the inputs, the values and the factor, or None where they are not wanted."""
+        gradient, gradient_layout = self._laid_out(gradient)
+        inputs, layout = self._laid_out(inputs)
+        back = self._empty((*self.shape[:4],), layout == 1) if to_input else None
+        values = values.contiguous()
+        factor = None if factor is None else factor.contiguous()
+        one = other = None
+        if to_values:
+            # Zeros behind the living entries where there is room.
+            empty = torch.empty_like if len(values) == self.living else torch.zeros_like
+            one = empty(values)
+            other = None if factor is None else empty(factor)
+        _checked(
+            _function("sparsify_fx_layer_backward")(
+                self._handle,
+                values.data_ptr(),
+                _address(factor),
+                inputs.data_ptr(),
+                layout,
+                gradient.data_ptr(),
+                gradient_layout,
+                _address(back),
+                layout,
+                _address(one),
+                _address(other),
+                torch.get_num_threads(),
+            )
+        )
+        return back, one, other
+
+    def _laid_out(self, tensor: Tensor) -> tuple[Tensor, int]:
+        """The tensor as the kernels read it, and how it lies."""
+        if self.full and lies_side_by_side(tensor):
+            return tensor, 1
+        return tensor.contiguous(), 0
+
+    def _empty(self, sizes: tuple[int, ...], beside: bool) -> Tensor:
+        return side_by_side(sizes) if beside else torch.empty(sizes)
+
+
+def layer_of(places: Tensor, shape: Shape) -> SparseLayer:
+    """The layer for these places, which is made once for a shape; a mask that changes has new places."""
+    shapes = _LAYERS.made(places, dict)
+    found = shapes.get(shape)
+    if found is None:
+        while len(shapes) >= _MOST_SHAPES:
+            shapes.pop(next(iter(shapes)), None)
+        found = shapes[shape] = SparseLayer(shape, places.contiguous())
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def fills_blocks(shape: Shape) -> bool:
+    """Whether images may lie side by side: other numbers of them the kernels fill up with zeros."""
+    images = ctypes.c_int64()
+    found = ctypes.cast(ctypes.byref(images), ctypes.c_void_p)
+    _checked(_function("sparsify_fx_layer_images")(_sizes(shape), found))
+    return images.value == shape.images
+
+
+def _sizes(shape: Shape) -> ctypes.c_void_p:
+    return ctypes.cast((ctypes.c_int64 * len(shape))(*shape), ctypes.c_void_p)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _checked(problem: bytes | None) -> None:
+    if problem is not None:
+        raise ValueError(f"sparse kernels: {problem.decode()}")
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    library = loaded()
+    if library is None or not hasattr(library, name):
+        raise RuntimeLibraryError(
+            "the sparse kernels of sparsify_fx are missing or of another version; in a working copy run `python "
+            "setup.py build_ext --inplace`, else install sparsify_fx again with a C++17 compiler (GCC or Clang)"
+        )
+    function = library[name]
+    kinds: dict[str, Any] = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+    function.argtypes = [kinds[each] for each in _ARGUMENTS[name]]
+    function.restype = None if name.endswith("_free") else ctypes.c_char_p
+    return function
+
+
+def is_there() -> bool:
+    """Whether the library has kernels for training."""
+    library = loaded()
+    return library is not None and hasattr(library, "sparsify_fx_layer")

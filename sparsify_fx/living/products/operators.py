@@ -1,0 +1,132 @@
+"""The convolution of `sparsify_fx.living.products.function` as operators of torch, for whoever goes by their names.
+
+torch.compile and functional_call find shapes and gradients of them registered here; autocast gives them float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify_fx.living.products.function import by_torch
+from sparsify_fx.living.products.native import fills_blocks, layer_of
+from sparsify_fx.living.products.shapes import (
+    Shape,
+    Window,
+    lies_side_by_side,
+    shape_of,
+)
+
+_LIBRARY: Any = torch.library.Library("sparsify_fx", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define(
+    "sparse_conv(Tensor inputs, Tensor values, Tensor? factor, Tensor? bias, Tensor places, SymInt[] sizes, "
+    "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, bool beside) -> Tensor"
+)
+_LIBRARY.define(
+    "sparse_conv_backward(Tensor gradient, Tensor inputs, Tensor values, Tensor? factor, Tensor places, "
+    "SymInt[] sizes, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
+    "bool to_input, bool to_values) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _window(given: tuple[Any, ...]) -> Window:
+    stride, padding, dilation, groups = given
+    return Window(tuple(stride), tuple(padding), tuple(dilation), groups)
+
+
+@torch.library.impl(_LIBRARY, "sparse_conv", "CPU")
+def _forward(
+    inputs: Tensor,
+    values: Tensor,
+    factor: Tensor | None,
+    bias: Tensor | None,
+    places: Tensor,
+    sizes: list[int],
+    *rest: Any,
+) -> Tensor:
+    *window, beside = rest
+    shape = shape_of(inputs.shape, tuple(sizes), _window(tuple(window)))
+    return layer_of(places, shape).forward(inputs, values, factor, bias, beside)
+
+
+@torch.library.impl(_LIBRARY, "sparse_conv_backward", "CPU")
+def _backward(
+    gradient: Tensor,
+    inputs: Tensor,
+    values: Tensor,
+    factor: Tensor | None,
+    places: Tensor,
+    sizes: list[int],
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    *window, to_input, to_values = rest
+    shape = shape_of(inputs.shape, tuple(sizes), _window(tuple(window)))
+    found = layer_of(places, shape).backward(
+        gradient, inputs, values, factor, to_input, to_values
+    )
+    back, one, other = (values.new_empty(0) if f is None else f for f in found)
+    return back, one, other
+
+
+def _shaped(inputs: Any, values: Any, factor: Any, bias: Any, places: Any, sizes: Any, *rest: Any) -> Any:  # fmt: skip
+    *window, beside = rest
+    shape = shape_of(inputs.shape, tuple(sizes), _window(tuple(window)))
+    images, *others = shape.output
+    # How images lie goes by their number, so that compilers take it as fixed.
+    if beside and fills_blocks(Shape(*map(int, shape))):
+        return inputs.new_empty(*others, images).permute(3, 0, 1, 2)
+    return inputs.new_empty(shape.output)
+
+
+def _shaped_backward(gradient: Any, inputs: Any, values: Any, factor: Any, *rest: Any) -> Any:  # fmt: skip
+    *_, to_input, to_values = rest
+    none = values.new_empty(0)
+    back = none
+    if to_input and lies_side_by_side(inputs):
+        images, *others = inputs.shape
+        back = inputs.new_empty(*others, images).permute(3, 0, 1, 2)
+    elif to_input:
+        back = inputs.new_empty(inputs.shape)
+    one = torch.empty_like(values) if to_values else none
+    other = torch.empty_like(factor) if to_values and factor is not None else none
+    return back, one, other
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    given, values, factor, _, places, sizes, *window, _ = inputs
+    ctx.save_for_backward(given, values, factor, places)
+    ctx.sizes, ctx.window = sizes, window
+
+
+def _derived(ctx: Any, gradient: Tensor) -> Any:
+    inputs, values, factor, places = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    summed = gradient.sum((0, 2, 3)) if needs[3] else None
+    # Of operators that compilers trace, the backward is traced under grad mode too, but nobody derives it again.
+    compiled = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    if torch.is_grad_enabled() and not compiled:
+        window = _window(tuple(ctx.window))
+        weight = (values, factor, places)
+        found = by_torch(gradient, inputs, weight, tuple(ctx.sizes), window)
+        return *found, summed, *[None] * 7
+    wanted = needs[1] or needs[2]
+    back, one, other = torch.ops.sparsify_fx.sparse_conv_backward(
+        gradient, inputs, values, factor, places, ctx.sizes, *ctx.window, needs[0], wanted
+    )  # fmt: skip
+    return (
+        back if needs[0] else None,
+        one if needs[1] else None,
+        other if factor is not None and needs[2] else None,
+        summed,
+        *[None] * 7,
+    )
+
+
+torch.library.register_fake("sparsify_fx::sparse_conv", _shaped)
+torch.library.register_fake("sparsify_fx::sparse_conv_backward", _shaped_backward)
+torch.library.register_autograd(
+    "sparsify_fx::sparse_conv", _derived, setup_context=_save
+)
+torch.library.register_autocast("sparsify_fx::sparse_conv", "cpu", torch.float32)

@@ -1,0 +1,74 @@
+// What Python calls through ctypes (sparsify_fx/acceleration/native.py). Every call gives null, or what was wrong.
+#include <exception>
+#include <string>
+
+#include "geometry.h"
+#include "layer.h"
+
+namespace {
+
+using namespace sparsify::training;
+
+thread_local std::string problem;
+
+// No exception may pass through ctypes.
+template <typename Work>
+const char* told(const Work& work) {
+  try {
+    work();
+    return nullptr;
+  } catch (const std::exception& error) {
+    problem = error.what();
+    return problem.c_str();
+  }
+}
+
+Geometry geometry_of(const int64_t* sizes) {
+  return {sizes[0], sizes[1], sizes[2],  sizes[3],  sizes[4],  sizes[5],  sizes[6],  sizes[7],
+          sizes[8], sizes[9], sizes[10], sizes[11], sizes[12], sizes[13], sizes[14], sizes[15]};
+}
+
+Images images(const float* floats, int64_t layout) { return {floats, static_cast<Layout>(layout)}; }
+
+}  // namespace
+
+#define SPARSIFY_FX_API extern "C" __attribute__((visibility("default")))
+
+// *count becomes how many images may lie side by side in a layer of these sizes, which are in the order of Geometry.
+SPARSIFY_FX_API const char* sparsify_fx_layer_images(const int64_t* sizes, int64_t* count) {
+  return told([=] {
+    const Geometry geometry = geometry_of(sizes);
+    check(geometry);
+    *count = input_panel(geometry, images_in_block(geometry, kernels().lanes)).images();
+  });
+}
+
+// *layer becomes a layer of these sizes with the places of its living weights.
+SPARSIFY_FX_API const char* sparsify_fx_layer(const int64_t* sizes, const int32_t* places, int64_t living,
+                                              void** layer) {
+  return told([=] { *layer = new Layer(geometry_of(sizes), places, living); });
+}
+
+SPARSIFY_FX_API void sparsify_fx_layer_free(void* layer) { delete static_cast<Layer*>(layer); }
+
+SPARSIFY_FX_API const char* sparsify_fx_layer_forward(const void* layer, const float* one, const float* other,
+                                                      const float* input, int64_t input_layout, const float* bias,
+                                                      float* out, int64_t out_layout, int64_t threads) {
+  return told([=] {
+    const Result result{out, static_cast<Layout>(out_layout)};
+    static_cast<const Layer*>(layer)->forward({one, other}, images(input, input_layout), bias, result, threads);
+  });
+}
+
+// Gradients that are null are not wanted.
+SPARSIFY_FX_API const char* sparsify_fx_layer_backward(const void* layer, const float* one, const float* other,
+                                                       const float* input, int64_t input_layout, const float* gradient,
+                                                       int64_t gradient_layout, float* to_input,
+                                                       int64_t to_input_layout, float* of_one, float* of_other,
+                                                       int64_t threads) {
+  return told([=] {
+    const Result result{to_input, static_cast<Layout>(to_input_layout)};
+    static_cast<const Layer*>(layer)->backward({one, other}, images(input, input_layout),
+                                               images(gradient, gradient_layout), result, {of_one, of_other}, threads);
+  });
+}

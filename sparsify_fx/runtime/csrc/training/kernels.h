@@ -1,0 +1,72 @@
+// The inner loops of sparse training, compiled once for every instruction set, and what each is given. README.md
+// defines the words.
+#pragma once
+
+#include <cstdint>
+
+namespace sparsify {
+namespace training {
+
+constexpr int kMostVectors = 12;  // of a tile, for any instruction set
+constexpr int kMostLines = 4;
+
+// The non-zeros of some rows, one row after another.
+struct Rows {
+  const int32_t* offsets;  // where each non-zero reads, in floats after the tile
+  const float* values;     // null where none are wanted
+  const int32_t* starts;   // row r has the non-zeros from starts[r] to starts[r + 1]
+  int count;               // of rows
+};
+
+// One tile of the panel times sparse rows: out[row][places[v]] (+)= sum of values * panel.
+struct ProductCall {
+  Rows rows;
+  const float* panel;     // where the tile begins
+  int64_t line_step;      // floats from one line of the tile to the next
+  float* out;             // of the first row
+  int64_t row_step;       // floats from one row of the output to the next
+  const int32_t* places;  // of each vector in a row of the output
+  const float* bias;      // of the first row, or null
+  bool first;             // sums start here, else they go on from what is in `out`
+};
+
+// One tile of the panel sampled by rows of gradients: sums[k] += gradients[row] . panel[offsets[k]].
+struct SampledCall {
+  Rows rows;
+  const float* panel;
+  int64_t line_step;
+  const float* gradients;  // of the first row, where the tile begins
+  int64_t row_step;
+  int64_t gradient_step;  // floats from one line of the gradients to the next
+  float* sums;            // one for each non-zero
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;
+  int product_vectors;  // the most of a tile
+  int sampled_vectors;
+  void (*product)(int lines, int vectors, const ProductCall&);
+  void (*sampled)(int lines, int vectors, const SampledCall&);
+  // target[places[j]][i] = source[i][j] for all lanes i; zeros for rows that do not exist.
+  void (*scatter_transposed)(const float* source, int64_t step, int64_t rows, int64_t columns, float* target,
+                             const int64_t* places);
+  // target[places[i]] = source[i * step], whole vectors of `floats`, for `count` of them.
+  void (*scatter_blocks)(const float* source, int64_t step, int64_t count, int64_t floats, float* target,
+                         const int64_t* places);
+  // target[i][j] = source[j][i]
+  void (*transposed)(const float* source, int64_t source_step, int64_t rows, int64_t columns, float* target,
+                     int64_t target_step);
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+#endif
+
+// Of the instruction set that `sparsify::kernels()` chose.
+const Kernels& kernels();
+
+}  // namespace training
+}  // namespace sparsify

@@ -1,0 +1,49 @@
+// Images into panels and back.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "geometry.h"
+#include "kernels.h"
+
+namespace sparsify {
+namespace training {
+
+// How the images of a tensor lie: one after another ([image][channel][line][column], as PyTorch's own), or side by side
+// ([channel][line][column][image]), which needs as many as the panel has.
+enum class Layout : int64_t { kImages = 0, kSideBySide = 1 };
+
+struct Images {
+  const float* floats;
+  Layout layout;
+};
+
+// How images of some size become a panel.
+class Packing {
+ public:
+  Packing(const Panel& panel, int64_t images, int64_t height, int64_t width);
+
+  // The images are such a panel already.
+  bool is_panel(const Images& images) const { return same_ && images.layout == Layout::kSideBySide; }
+
+  // Writes all of `panel`, whatever it holds.
+  void pack(const Kernels& kernels, const Images& images, float* panel, int64_t threads) const;
+
+ private:
+  void pack_plane(const Kernels& kernels, const Images& images, int64_t block, int64_t channel, float* plane) const;
+
+  Panel panel_;
+  int64_t images_, height_, width_;
+  bool same_, lines_;                                 // a panel lies as images side by side do, or each line does
+  std::vector<int64_t> places_;                       // of the pixels in a plane
+  std::vector<std::pair<int64_t, int64_t>> padding_;  // first, number of floats
+};
+
+// target[image][row] = source[row][image], with `images` in a row of the source, of which `count` are wanted.
+void unpack(const Kernels& kernels, const float* source, int64_t rows, int64_t images, int64_t count, float* target,
+            int64_t threads);
+
+}  // namespace training
+}  // namespace sparsify

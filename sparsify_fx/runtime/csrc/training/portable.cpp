@@ -1,0 +1,25 @@
+// For every processor that GCC or Clang compile for: four lanes, as NEON and SSE have.
+#include "kernels.h"
+
+#define LANES 4
+#define PRODUCT_VECTORS 12
+#define SAMPLED_VECTORS 8
+
+namespace sparsify {
+namespace training {
+namespace portable {
+#include "kernels.inl"
+}  // namespace portable
+
+const Kernels kPortable = {"portable",
+                           LANES,
+                           PRODUCT_VECTORS,
+                           SAMPLED_VECTORS,
+                           portable::product,
+                           portable::sampled,
+                           portable::scatter_transposed,
+                           portable::scatter_blocks,
+                           portable::transposed};
+
+}  // namespace training
+}  // namespace sparsify

@@ -1,0 +1,106 @@
+#include "threads.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace sparsify {
+namespace training {
+
+namespace {
+
+struct Pool {
+  std::mutex taken;  // by the one call that has these threads
+  std::mutex mutex;
+  std::condition_variable wake, done;
+  const std::function<void(int64_t)>* work = nullptr;
+  int64_t tasks = 0;
+  std::atomic<int64_t> next{0};
+  int64_t wanted = 0, busy = 0, count = 0;
+  uint64_t call = 0;
+
+  void take() {
+    for (int64_t task; (task = next.fetch_add(1)) < tasks;) (*work)(task);
+  }
+
+  void wait_for_work(int64_t number) {
+    uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;;) {
+      wake.wait(lock, [&] { return call != seen; });
+      seen = call;
+      if (number >= wanted) continue;
+      lock.unlock();
+      take();
+      lock.lock();
+      if (--busy == 0) done.notify_one();
+    }
+  }
+
+  void run(int64_t threads, int64_t size, const std::function<void(int64_t)>& given) {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      // A thread that begins now has seen no call yet, so that it takes part in the next one, which is this.
+      for (; count < threads - 1; ++count) {
+        std::thread([this, number = count] { wait_for_work(number); }).detach();
+      }
+      work = &given;
+      tasks = size;
+      next = 0;
+      wanted = busy = threads - 1;
+      ++call;
+    }
+    wake.notify_all();
+    take();
+    std::unique_lock<std::mutex> lock(mutex);
+    done.wait(lock, [&] { return busy == 0; });
+  }
+};
+
+// Never freed: its threads may still wait when the process ends.
+Pool* pool = nullptr;
+std::once_flag once;
+
+// A process that was forked has none of the threads, and perhaps a lock that nobody will give back.
+void start_anew() { pool = new Pool; }
+
+Pool& the_pool() {
+  std::call_once(once, [] {
+    start_anew();
+    pthread_atfork(nullptr, nullptr, start_anew);
+  });
+  return *pool;
+}
+
+}  // namespace
+
+void share(int64_t threads, int64_t tasks, const std::function<void(int64_t)>& work) {
+  threads = std::min(threads, tasks);
+  Pool* found = threads > 1 ? &the_pool() : nullptr;
+  // Another call has the threads: this one goes on alone.
+  if (found == nullptr || !found->taken.try_lock()) {
+    for (int64_t task = 0; task < tasks; ++task) work(task);
+    return;
+  }
+  found->run(threads, tasks, work);
+  found->taken.unlock();
+}
+
+int64_t threads_for(int64_t threads, int64_t work) {
+  constexpr int64_t kLeast = int64_t{1} << 16;
+  return std::max<int64_t>(1, std::min(threads, work / kLeast));
+}
+
+void share_runs(int64_t threads, int64_t operations, int64_t size, const std::function<void(int64_t, int64_t)>& work) {
+  threads = threads_for(threads, operations);
+  const int64_t runs = threads == 1 ? 1 : std::min(size, threads * kTasksPerThread);
+  share(threads, runs, [&](int64_t run) { work(size * run / runs, size * (run + 1) / runs); });
+}
+
+}  // namespace training
+}  // namespace sparsify
