@@ -49,6 +49,10 @@ class TakenNameError(SparsifyError, ValueError):
     """A name that is registered twice."""
 
 
+class MissingPackageError(SparsifyError, ImportError):
+    """A package that is not installed and that this part of sparsify_fx needs, with the line that installs it."""
+
+
 class PassError(SparsifyError, RuntimeError):
     """A pass whose pre- or postcondition does not hold."""
 

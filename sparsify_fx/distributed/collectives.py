@@ -78,6 +78,13 @@ def gather(ranks: dist.ProcessGroup, own: Tensor) -> list[Tensor]:
     return list(rows.cpu())
 
 
+def take_from_first(ranks: dist.ProcessGroup, tensor: Tensor) -> None:
+    """Give every rank the values of the first one, in place."""
+    sent = tensor.detach().to(_device(ranks, tensor.device)).contiguous()
+    dist.broadcast(sent, group=ranks, group_src=0)
+    tensor.detach().copy_(sent)
+
+
 def _device(ranks: dist.ProcessGroup, wanted: torch.device) -> torch.device:
     """Where the group can send a tensor from: where it is, else the CPU, else the accelerator."""
     kinds = [device.type for device in ranks._device_types]
