@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         pack_onnx,
         unpack_onnx,
     )
+    from sparsify_fx.previews import sensitivity, summary
     from sparsify_fx.training_cost import bench
 
 __version__ = _version("sparsify_fx")
@@ -46,6 +47,8 @@ _LATER = {
     "folded_state_dict": "finetuning",
     "inspect_file": "onnx_export",
     "pack_onnx": "onnx_export",
+    "sensitivity": "previews",
+    "summary": "previews",
     "unpack_onnx": "onnx_export",
 }
 
@@ -67,7 +70,9 @@ __all__ = [
     "merge",
     "pack_onnx",
     "parameter_groups",
+    "sensitivity",
     "shared_weights",
+    "summary",
     "take_from",
     "unpack_onnx",
 ]

@@ -18,6 +18,8 @@ from sparsify_fx.analysis.figures import check_formats, save
 from sparsify_fx.analysis.runs import Run, open_runs
 from sparsify_fx.errors import AnalysisError
 from sparsify_fx.plugins import load_plugins
+from sparsify_fx.tables.fitting import FittingTable
+from sparsify_fx.tables.shown import Shown, facts
 from sparsify_fx.train.files import write_text
 
 _LOG = logging.getLogger(__name__)
@@ -25,8 +27,8 @@ _LOG = logging.getLogger(__name__)
 RESULT = "analysis.json"
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Shown):
     """One analysis: what it found and the figures it wrote.
 
     Attributes:
@@ -40,6 +42,16 @@ class Result:
     left_out: dict[str, str]
     seconds: float
 
+    def headline(self) -> str:
+        """Which analysis, its summary and its figures."""
+        return (
+            f"{self.analysis.name}: {self.analysis.summary} {', '.join(self.figures)}"
+        )
+
+    def tables(self) -> tuple[FittingTable, ...]:
+        """The findings' tables."""
+        return tuple(grid.table() for grid in self.findings.grids)
+
     def to_dict(self) -> dict[str, Any]:
         """The findings, where they come from and the figures' paths, as types that json.dumps takes."""
         about = {"summary": self.analysis.summary, "source": self.analysis.source}
@@ -51,13 +63,29 @@ class Result:
         return {**about, **how, **self.findings.to_dict()}
 
 
-@dataclass(frozen=True)
-class Analyzed:
+@dataclass(frozen=True, repr=False)
+class Analyzed(Shown):
     """All analyses by name, and why the others were not carried out."""
 
     runs: dict[str, str]
     results: dict[str, Result]
     skipped: dict[str, str]
+
+    def headline(self) -> str:
+        """How many runs, and which analyses were carried out."""
+        done = ", ".join(self.results) or "none"
+        return f"{len(self.runs)} run(s); {done}; {len(self.skipped)} skipped"
+
+    def tables(self) -> tuple[FittingTable, ...]:
+        """The tables of all analyses, and why the others were not carried out."""
+        found: list[FittingTable] = []
+        for result in self.results.values():
+            found += result.tables()
+        return (
+            (*found, facts("skipped", self.skipped.items()))
+            if self.skipped
+            else tuple(found)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Runs, results and what was skipped, as types that json.dumps takes."""

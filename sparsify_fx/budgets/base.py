@@ -15,6 +15,7 @@ from sparsify_fx.plan import Inputs
 from sparsify_fx.programs.selection import Layer
 from sparsify_fx.recipe import ResolvedAxes
 from sparsify_fx.registry import Registry
+from sparsify_fx.tables.shown import Shown
 
 DEFAULT_SPARSITY = 0.9
 """Of `apply`, where nothing is said."""
@@ -46,8 +47,8 @@ class Request:
         return sum(layer.weight.numel() for layer in self.layers.values())
 
 
-@dataclass(frozen=True)
-class Met:
+@dataclass(frozen=True, repr=False)
+class Met(Shown):
     """How a budget was met.
 
     Attributes:
@@ -73,6 +74,10 @@ class Met:
     def sparsity(self) -> float:
         """The fraction of zeros that meets the budget: with `allocation` it gives the same division again."""
         return 1 - self.kept / self.total
+
+    def headline(self) -> str:
+        """The sentence, for `repr`."""
+        return f"{self.budget}: {self.sentence()}"
 
     def sentence(self) -> str:
         """What was asked for and what is left, in words."""

@@ -77,7 +77,10 @@ class Division:
         if self.by_shape:
             return self.allocation
         counts = self.counts(kept)
-        return PerLayer({n: 1 - counts[n] / size for n, size in self.sizes.items()})
+        # A layer without weights has no density; any will do.
+        return PerLayer(
+            {n: 1 - counts[n] / max(1, size) for n, size in self.sizes.items()}
+        )
 
     def most_within(self, cost: Callable[[Counts], Fraction], most: int) -> int:
         """The largest number of weights that costs at most `most`; 0 when even the smallest costs more."""

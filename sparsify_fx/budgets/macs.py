@@ -75,7 +75,7 @@ class MACs:
 
         # 2. The largest division that costs no more, in exact arithmetic.
         division = division_of(request, "macs", asked / dense)
-        uses = {n: Fraction(m, division.sizes[n]) for n, m in own.items()}
+        uses = {n: Fraction(m, max(1, division.sizes[n])) for n, m in own.items()}
 
         def cost(counts: Counts) -> Fraction:
             return fixed + sum((uses[n] * k for n, k in counts.items()), Fraction(0))

@@ -21,6 +21,7 @@ from sparsify_fx.onnx_export import export
 from sparsify_fx.onnx_export.checks.verify import same_predictions
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.tables.fitting import FittingTable
+from sparsify_fx.tables.shown import Shown
 from sparsify_fx.train import Result, load_config, train
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.train.session import Session, build_session
@@ -48,8 +49,8 @@ class DemoRow:
     curve: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class DemoResult:
+@dataclass(frozen=True, repr=False)
+class DemoResult(Shown):
     """All rows; `digits`: how many test images onnxruntime and PyTorch agree on, which is all of them.
 
     `sparse_runtime`: the last row's model with this package's sparse kernels.
@@ -61,6 +62,11 @@ class DemoResult:
     plot: str
     sparse_runtime: SparseSpeed
     seconds: float
+
+    def headline(self) -> str:
+        """The accuracy of each method."""
+        told = (f"{row.method} {row.accuracy:.3f}" for row in self.rows)
+        return f"{self.digits:,} digits, accuracy {', '.join(told)}"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as types that json.dumps takes."""

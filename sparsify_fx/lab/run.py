@@ -12,13 +12,14 @@ from typing import Any
 from sparsify_fx.errors import LabError
 from sparsify_fx.lab.base import EXPERIMENTS, Experiment, Findings
 from sparsify_fx.plugins import load_plugins
-from sparsify_fx.tables.fitting import Draw
+from sparsify_fx.tables.fitting import Draw, FittingTable
+from sparsify_fx.tables.shown import Shown
 
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LabResult:
+@dataclass(frozen=True, repr=False)
+class LabResult(Shown):
     """An experiment's findings and the files they were written to."""
 
     experiment: Experiment
@@ -27,6 +28,16 @@ class LabResult:
     seed: int
     figures: tuple[str, ...]
     seconds: float
+
+    def headline(self) -> str:
+        """Which experiment, and how many of its checks hold."""
+        checks = self.findings.checks
+        held = sum(check.holds for check in checks)
+        return f"{self.experiment.name}, {held} of {len(checks)} checks hold, seed {self.seed}"
+
+    def tables(self) -> tuple[FittingTable, ...]:
+        """The findings' tables."""
+        return tuple(grid.table() for grid in self.findings.grids)
 
     def to_dict(self) -> dict[str, Any]:
         """The findings, how they came about and the figures' paths, as types that json.dumps takes."""

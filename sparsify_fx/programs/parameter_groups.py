@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from sparsify_fx.errors import ConfigError, unknown
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.tables.shown import Shown
 
 GROUPS = {
     "factors": "what prunable weights are made of: dense, or m and w",
@@ -25,7 +24,7 @@ GROUPS = {
 Decay = float | Mapping[str, float] | None
 
 
-class ParameterGroups(list[dict[str, Any]]):
+class ParameterGroups(Shown, list[dict[str, Any]]):
     """A list of groups for any optimizer, which prints as a table."""
 
     def table(self) -> Table:
@@ -51,12 +50,12 @@ class ParameterGroups(list[dict[str, Any]]):
             )
         return table
 
-    def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=120)
-        console.print(self.table())
-        file = console.file
-        assert isinstance(file, io.StringIO)
-        return file.getvalue().rstrip()
+    def headline(self) -> str:
+        """How many groups, and entries in all."""
+        entries = 0
+        for group in self:
+            entries += sum(parameter.numel() for parameter in group["params"])
+        return f"{len(self)} groups, {entries:,} entries"
 
 
 def parameter_groups(

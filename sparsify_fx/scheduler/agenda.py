@@ -113,6 +113,8 @@ def facts_of(track: Track) -> Iterator[Event]:
     """What is so from the start or happens by itself, for the timeline: the first mask, the penalty, the gates."""
     told = [*_first_mask(track), *(("collapse", note) for note in track.notes)]
     told += [*_penalty(track), *_parameterizations(track)]
+    if track.plan.met is not None:
+        told.append(("budget", track.plan.met.sentence()))
     storage = storage_told(list(track.part.programs.values()))
     if storage:
         told.append(("storage", storage))

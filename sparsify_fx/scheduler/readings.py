@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.table import Table
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,9 +16,10 @@ from sparsify_fx.scheduler.rates import Rates
 from sparsify_fx.scheduler.timeline import Event, Timeline
 from sparsify_fx.scheduler.track import Track
 from sparsify_fx.scheduler.unfinished import unfinished
+from sparsify_fx.tables.shown import Shown, facts
 
 
-class Readings:
+class Readings(Shown):
     """The readings of a Scheduler: where it is, what it will do, and how sparse the model is."""
 
     # Set by `Scheduler`.
@@ -68,6 +70,31 @@ class Readings:
     def needs_batch(self) -> bool:
         """Whether the next `step()` scores weights on the batch of this step, as RigL does; see `score_on`."""
         return any(track.needs_batch(self._step + 1) for track in self._tracks)
+
+    def headline(self) -> str:
+        """Method, place and density, for `repr`; `print` and notebooks show the timeline too."""
+        methods = "; ".join(t.part.says(t.plan.method) for t in self._tracks)
+        place = f"step {self.step_count:,} of {self.steps:,}, run {self.run + 1} of {self._clock.runs}"
+        return (
+            f"{methods}, {place}, {self.nonzeros():,} of {self.total_weights:,} weights"
+        )
+
+    def tables(self) -> tuple[Table, ...]:
+        """Where it is, and its timeline."""
+        told = [
+            ("step", f"{self.step_count:,} of {self.steps:,}"),
+            (
+                "weights",
+                f"{self.nonzeros():,} of {self.total_weights:,} ({self.density():.2%})",
+            ),
+            *(
+                (track.part.name or track.plan.method, track.plan.met.sentence())
+                for track in self._tracks
+                if track.plan.met is not None
+            ),
+            *(("note", note) for note in self.notes),
+        ]
+        return facts("scheduler", told), self.timeline().table()
 
     # ------------------------------------------------------------------ what it does
 

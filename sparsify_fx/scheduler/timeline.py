@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from sparsify_fx.tables.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Event:
         return self.perform
 
 
-@dataclass(frozen=True)
-class Timeline:
+@dataclass(frozen=True, repr=False)
+class Timeline(Shown):
     """All events in order, and the runs; prints as a table.
 
     Attributes:
@@ -60,6 +60,10 @@ class Timeline:
     epochs: int
     steps: int
     facts: tuple[Event, ...] = ()
+
+    def headline(self) -> str:
+        """Runs, epochs, steps and the number of events."""
+        return f"{len(self.events)} events in {self.runs} run(s), {self.epochs} epochs, {self.steps} steps"
 
     def rows(self) -> list[tuple[str, ...]]:
         """(run, epoch, step, event, detail), with the part in front where there are several.
@@ -114,11 +118,3 @@ class Timeline:
             # As Text, since rich would take [brackets] in a detail for markup.
             table.add_row(*map(Text, row))
         return table
-
-    def __str__(self) -> str:
-        # Of one width and without color, so that logs and terminals show the same.
-        buffer = io.StringIO()
-        Console(file=buffer, width=110, color_system=None).print(self.table())
-        return buffer.getvalue()
-
-    __repr__ = __str__

@@ -10,6 +10,7 @@ from typing import Any
 
 from sparsify_fx.sweeps.records import Record, Records
 from sparsify_fx.sweeps.spread import spread
+from sparsify_fx.tables.shown import html_of
 
 Value = str | int | float | None
 
@@ -24,12 +25,26 @@ class Table:
     rows: tuple[tuple[Value, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """All tables of some runs, and what is missing in them."""
 
     records: Records
     tables: tuple[Table, ...]
+
+    def headline(self) -> str:
+        """How many runs and tables, and how many are missing."""
+        records = self.records
+        return f"{len(records.runs)} runs, {len(self.tables)} tables, {len(records.missing)} missing"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.headline()}>"
+
+    def _repr_html_(self) -> str:
+        # `formats` reads this module's tables.
+        from sparsify_fx.sweeps.formats import grid
+
+        return html_of((grid(each).table() for each in self.tables), self.headline())
 
     def to_dict(self) -> dict[str, Any]:
         """The tables as rows by column, JSON-ready."""

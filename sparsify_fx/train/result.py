@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.tables.fitting import FittingTable
+from sparsify_fx.tables.shown import Shown
 from sparsify_fx.train.provenance import Provenance
 
 T = TypeVar("T")
@@ -31,8 +32,8 @@ class CycleResult:
     average_test_accuracy: float | None = None
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Shown):
     """The end of a training. `seconds` and `checkpoint_seconds` add up all sessions, the one without the other;
     `epochs` counts all cycles; `notes`: remarks; `provenance`: model, data, seed, versions, commit, empty in results
     that an older version wrote; `validation_accuracy` and `average_test_accuracy` (of the average of the weights) are
@@ -59,6 +60,13 @@ class Result:
     best_epoch: int | None = None
     best_validation_accuracy: float | None = None
     best_test_accuracy: float | None = None
+
+    def headline(self) -> str:
+        """Method, weights and accuracy."""
+        return (
+            f"{self.method}, {self.nonzeros:,} of {self.weights:,} weights, test accuracy {self.test_accuracy:.4f}, "
+            f"{self.epochs} epochs, {self.folder}"
+        )
 
     @property
     def path(self) -> Path:

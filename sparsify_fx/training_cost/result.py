@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from sparsify_fx.tables.fitting import Grid, Value
+from sparsify_fx.tables.fitting import FittingTable, Grid, Value
+from sparsify_fx.tables.shown import Shown
 from sparsify_fx.training_cost.memory import KINDS, Memory
 from sparsify_fx.training_cost.setting import Setting
 
@@ -50,8 +51,8 @@ class CaseCost:
         }
 
 
-@dataclass(frozen=True)
-class Cost:
+@dataclass(frozen=True, repr=False)
+class Cost(Shown):
     """What sparse trainings cost beside a dense one.
 
     Attributes:
@@ -66,6 +67,15 @@ class Cost:
     sparsity: float
     cases: dict[str, CaseCost]
     surroundings: dict[str, Any]
+
+    def headline(self) -> str:
+        """What was trained, and each step beside the dense one."""
+        ratios = (f"{n} {self.ratio(n):.2f}" for n in self.cases if n != DENSE)
+        return f"{self._title()}; steps over dense: {', '.join(ratios)}"
+
+    def tables(self) -> tuple[FittingTable, ...]:
+        """Times and memory."""
+        return tuple(grid.table() for grid in self.grids())
 
     def ratio(self, name: str) -> float:
         """The median step of a case over that of dense."""

@@ -19,10 +19,11 @@ from sparsify_fx.onnx_export.report.rows import (
 )
 from sparsify_fx.onnx_export.report.tables import layers_table
 from sparsify_fx.passes.onnx_graph import PassRow, passes_table
+from sparsify_fx.tables.shown import Shown
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Shown):
     """The result of `export`, `pack_onnx` and `unpack_onnx`: sizes in bytes, sparsity of the prunable weights.
 
     `bytes_dense`: the same ONNX model with dense initializers; `ratio` = bytes_dense / bytes_file; `bytes_bound`: the
@@ -51,6 +52,18 @@ class ExportReport:
     speed: Speed | None = None
     notes: tuple[str, ...] = ()
     unpacked: bool = False
+
+    def headline(self) -> str:
+        """File, size and sparsity."""
+        return (
+            f"{self.path}, {self.bytes_file:,} of {self.bytes_dense:,} bytes, sparsity {self.sparsity:.4g}, "
+            f"target {self.target}"
+        )
+
+    def tables(self) -> tuple[Table, ...]:
+        """Layers, and what the passes over the graph removed."""
+        passes = self.passes_table()
+        return (self.table(),) if passes is None else (self.table(), passes)
 
     @property
     def bytes_bound(self) -> float:
@@ -171,8 +184,8 @@ class ExportReport:
         return passes_table(self.passes)
 
 
-@dataclass(frozen=True)
-class FileReport:
+@dataclass(frozen=True, repr=False)
+class FileReport(Shown):
     """The result of `inspect_file`; `kind` is `onnx`, `safetensors` or `torch`, sizes are bytes.
 
     `speed`: against the same model in standard operators, if it was measured; `measured_for`: for which sizes, where
@@ -191,6 +204,10 @@ class FileReport:
     measured_for: str = ""
     choice: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """File, size and sparsity."""
+        return f"{self.path} ({self.kind}), {self.bytes_file:,} bytes, sparsity {self.sparsity:.4g}"
 
     @property
     def zeros(self) -> int:
