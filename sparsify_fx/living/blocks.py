@@ -30,13 +30,11 @@ from sparsify_fx.living.kernels import (
 from sparsify_fx.living.place import empty_vector
 from sparsify_fx.living.remembered import Remembered
 
-# Bytes of a block of a gradient by the rows of the batch. Few rows: the product is a matter of memory, and the smaller
-# the block the nearer it stays. More rows: the product is work, and a matrix library does it well in larger pieces
-# alone, so that the block has to be as large as the second-level cache allows. Still more: memory no longer counts
-# beside the work.
-_GRADIENT_BYTES = ((8, 1 << 17), (128, 1 << 20))
-_WEIGHT_BYTES = 1 << 20
-MOST_ROWS = _GRADIENT_BYTES[-1][0]
+# Bytes of a block. Smaller ones lie nearer to the processor, but a matrix library does less well in small pieces, most
+# of all where the instructions are narrow; measured on AVX2 and AVX512, second-level caches of 512 kB and 1 MB.
+_BLOCK_BYTES = 1 << 20
+# With more rows the memory that blocks save no longer counts beside the work.
+MOST_ROWS = 128
 # Matrix libraries do the lines of a result in groups, and what is left over in another way, whose sums are rounded
 # otherwise. Blocks of whole groups leave over what the whole would.
 GROUP = 16
@@ -78,7 +76,7 @@ def outputs(inputs: Tensor, weight: Entries, bias: Tensor | None) -> Tensor:
     # Made in its own shape: torch lets nobody write into a view that a custom function returns, an in-place ReLU say.
     made = inputs.new_empty(*inputs.shape[:-1], rows)
     inputs, lines = inputs.reshape(-1, columns), made.view(-1, rows)
-    height = _fitting(_WEIGHT_BYTES, columns, rows, inputs)
+    height = _fitting(columns, rows, inputs)
     block = inputs.new_empty(height, columns)
     for part, first, last in _row_blocks(weight, height):
         own = block[: part.stop - part.start]
@@ -93,7 +91,7 @@ def outputs(inputs: Tensor, weight: Entries, bias: Tensor | None) -> Tensor:
 def input_gradients(gradient: Tensor, weight: Entries) -> Tensor:
     """gradient W for a gradient [n, rows]."""
     rows, columns = weight.shape
-    width = _fitting(_WEIGHT_BYTES, rows, columns, gradient)
+    width = _fitting(rows, columns, gradient)
     starts = _column_starts(weight, width)
     put = column_placer(weight.factors(), weight.places, starts, weight.shape)
     if put is None:
@@ -115,8 +113,7 @@ def weight_gradients(
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of `values` and `factor`, from the living entries of gradientᵀ inputs."""
     rows, columns = weight.shape
-    size = next(size for most, size in _GRADIENT_BYTES if len(gradient) <= most)
-    height = _fitting(size, columns, rows, gradient)
+    height = _fitting(columns, rows, gradient)
     block, turned = gradient.new_empty(height, columns), gradient.t()
     flat = weight.factors()
     made = [empty_vector(each, weight.places) for each in flat]
@@ -135,9 +132,9 @@ def weight_gradients(
     return shaped[0], shaped[1] if weight.factor is not None else None
 
 
-def _fitting(size: int, length: int, most: int, like: Tensor) -> int:
-    """How many lines of this length are in about `size` bytes, in whole groups; at most all."""
-    groups = size // (length * like.element_size() * GROUP)
+def _fitting(length: int, most: int, like: Tensor) -> int:
+    """How many lines of this length a block has, in whole groups; at most all."""
+    groups = _BLOCK_BYTES // (length * like.element_size() * GROUP)
     return min(most, max(1, groups) * GROUP)
 
 
