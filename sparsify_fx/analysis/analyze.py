@@ -14,9 +14,9 @@ from typing import Any
 
 import sparsify_fx.analysis.reports  # noqa: F401 - fills the registry
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
-from sparsify_fx.analysis.figures import check_formats, save
 from sparsify_fx.analysis.runs import Run, open_runs
 from sparsify_fx.errors import AnalysisError
+from sparsify_fx.figures import Look, check_look, look, save
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.tables.fitting import FittingTable
 from sparsify_fx.tables.shown import Shown, facts
@@ -131,6 +131,8 @@ def analyze(
     *,
     only: Sequence[str] = (),
     formats: Sequence[str] = ("png",),
+    dpi: int = 200,
+    size: str | None = None,
     options: Options | None = None,
     device: str = "cpu",
     show: Callable[[str], None] = lambda line: None,
@@ -142,6 +144,8 @@ def analyze(
         out: a folder, made if need be; files of an earlier analysis are replaced.
         only: names of analyses; all that the runs allow if empty.
         formats: png, svg, pdf.
+        dpi: pixels an inch, of png; size: width in cm, or width x height, such as "8.5x6"; None: 8.5 (17.8 for many
+            panels).
         show: gets a line before each analysis.
 
     Raises UnknownNameError for an unknown analysis or format, CheckpointError for what is no run, AnalysisError when a
@@ -152,7 +156,8 @@ def analyze(
     """
     # 1. Everything that can fail fails now: analyses on data take minutes.
     chosen = find_analyses(only)
-    kinds, runs = check_formats(formats), open_runs(paths, device=device)
+    wanted = check_look(look(formats, dpi, size))
+    runs = open_runs(paths, device=device)
     steps = [_plan(analysis, runs) for analysis in chosen]
     # Unasked, an analysis that is not possible is skipped and told of; asked for by name, it is an error.
     # So is the case that none is left.
@@ -170,7 +175,7 @@ def analyze(
         show(f"{step.analysis.name} ...")
         _LOG.info("%s of %d runs", step.analysis.name, len(step.runs))
         results[step.analysis.name] = _carry_out(
-            step, folder, kinds, options or Options()
+            step, folder, wanted, options or Options()
         )
     # What was left out is said too: a table without a run could pass for one that has them all.
     skipped = {step.analysis.name: step.reason() for step in impossible}
@@ -207,14 +212,12 @@ def _kind(run: Run) -> tuple[Any, ...]:
     return run.config.model, run.config.data, shapes
 
 
-def _carry_out(
-    step: _Step, folder: Path, formats: Sequence[str], options: Options
-) -> Result:
+def _carry_out(step: _Step, folder: Path, wanted: Look, options: Options) -> Result:
     start = time.perf_counter()
     findings = step.analysis.run(step.runs, options)
     figures: list[str] = []
     for stem, draw in findings.figures.items():
-        figures += save(folder / stem, draw, formats)
+        figures += save(folder / stem, draw, wanted)
     return Result(
         step.analysis,
         findings,

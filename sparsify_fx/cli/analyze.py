@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from sparsify_fx.cli.options import PluginOption
+from sparsify_fx.cli.options import Dpi, FigureSize, Formats, PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
 from sparsify_fx.plugins import load_files
 
@@ -32,12 +32,9 @@ def command(
     out: Annotated[Path, typer.Option(help="Where figures and numbers go.")] = Path(
         "sparsify-analysis"
     ),
-    formats: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--format", metavar="FORMAT", help="png, svg or pdf; several are possible."
-        ),
-    ] = None,
+    formats: Formats = None,
+    dpi: Dpi = 200,
+    size: FigureSize = None,
     samples: Annotated[
         int, typer.Option(min=2, help="Training images for what is computed on data.")
     ] = 1000,
@@ -68,7 +65,7 @@ def command(
 
         sparsify-fx analyze runs/lrr-0123456789
 
-        sparsify-fx analyze runs/lrr-* runs/imp-* --only overlap --only sign-cycles --format pdf
+        sparsify-fx analyze runs/lrr-* runs/imp-* --only overlap --only sign-cycles --format pdf --size 8.5
     """
     # Imported on use, as in every command: no other one should wait for what this one needs.
     from sparsify_fx.analysis.analyze import Analyzed, analyze, find_analyses
@@ -97,6 +94,8 @@ def command(
         out,
         only=only or (),
         formats=formats or ("png",),
+        dpi=dpi,
+        size=size,
         options=options,
         device=device,
         show=lambda line: output.console.print(Text(line, style="dim")),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from sparsify_fx.cli.options import Dpi, FigureSize
 from sparsify_fx.cli.output import JsonOption, Output
 
 NAME = "compare"
@@ -35,6 +36,8 @@ def command(
             help="md, csv, tex, svg, png or pdf; several are possible.",
         ),
     ] = None,
+    dpi: Dpi = 200,
+    size: FigureSize = None,
     json: JsonOption = None,
 ) -> None:
     """Compare finished runs: means over seeds with 95 % intervals, differences on equal seeds, accuracy per cycle.
@@ -48,16 +51,19 @@ def command(
         sparsify-fx compare runs/lrr-* runs/imp-* --format png
     """
     from sparsify_fx.sweeps.compare import compare
-    from sparsify_fx.sweeps.formats import check, grid, write
+    from sparsify_fx.sweeps.formats import check, grid, look_of, write
     from sparsify_fx.sweeps.records import read_records
 
     output = Output(json)
     kinds = check(formats or ("md", "csv", "tex", "svg"))
+    wanted = look_of(kinds, dpi, size)
     found = compare(read_records(paths, runs))
     for table in found.tables:
         output.console.print(grid(table).table())
     # A table without a run could pass for one that has them all.
     for line in found.records.missing:
         output.console.print(Text(f"missing: {line}", "yellow"), soft_wrap=True)
-    output.console.print(Text(", ".join(write(found, out, kinds))), soft_wrap=True)
+    output.console.print(
+        Text(", ".join(write(found, out, kinds, wanted))), soft_wrap=True
+    )
     output.finish(found.to_dict())

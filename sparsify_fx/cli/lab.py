@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from sparsify_fx.cli.options import PluginOption
+from sparsify_fx.cli.options import Dpi, FigureSize, Formats, PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
 from sparsify_fx.plugins import load_files
 
@@ -35,6 +35,9 @@ def command(
     seed: Annotated[
         int, typer.Option(min=0, help="Of data, initial values and noise.")
     ] = 0,
+    formats: Formats = None,
+    dpi: Dpi = 200,
+    size: FigureSize = None,
     plugin: PluginOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -45,6 +48,8 @@ def command(
         sparsify-fx lab
 
         sparsify-fx lab neuron-signin --out lab --json -
+
+        sparsify-fx lab sample-complexity --format pdf --size 17.8
     """
     from sparsify_fx.lab import all_experiments, run_experiment
 
@@ -67,7 +72,15 @@ def command(
             ]
         )
         return
-    result = run_experiment(name, out, full=full, seed=seed)
+    result = run_experiment(
+        name,
+        out,
+        full=full,
+        seed=seed,
+        formats=formats or ("png",),
+        dpi=dpi,
+        size=size,
+    )
     for grid in result.findings.grids:
         output.console.print(grid.table())
     title = Text(result.experiment.paper, style="table.title")

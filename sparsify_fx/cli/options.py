@@ -28,6 +28,21 @@ Autotune = Annotated[
     typer.Option(help="With sparse-ort: choose layers by times of whole models here."),
 ]
 Functions = Annotated[bool, typer.Option(help="Store each weight as one node.")]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format", metavar="FORMAT", help="png, svg or pdf; several are possible."
+    ),
+]
+Dpi = Annotated[int, typer.Option(help="Pixels an inch, of png.")]
+FigureSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="CM",
+        help="Width of figures in cm, or WIDTHxHEIGHT; 8.5 is a column of a paper.",
+    ),
+]
 InputShapes = Annotated[
     list[str] | None,
     typer.Option(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparsify_fx.errors import LabError
+from sparsify_fx.errors import AnalysisError, LabError
+from sparsify_fx.figures import Look, check_look, look, save
 from sparsify_fx.lab.base import EXPERIMENTS, Experiment, Findings
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.tables.fitting import Draw, FittingTable
@@ -56,7 +58,14 @@ class LabResult(Shown):
 
 
 def run_experiment(
-    name: str, out: str | Path, *, full: bool = False, seed: int = 0
+    name: str,
+    out: str | Path,
+    *,
+    full: bool = False,
+    seed: int = 0,
+    formats: Sequence[str] = ("png",),
+    dpi: int = 200,
+    size: str | None = None,
 ) -> LabResult:
     """Run one experiment; write {figure}.png and {name}.json into `out`.
 
@@ -65,15 +74,18 @@ def run_experiment(
         out: a folder, made if need be; files of an earlier run of the same experiment are replaced.
         full: the paper's exact size, instead of minutes on two cores.
         seed: of data, initial values and noise.
+        formats: png, svg, pdf.
+        dpi: pixels an inch, of png; size: width in cm, or width x height, such as "8.5x6"; None: 8.5 (17.8 for many
+            panels).
 
-    Raises UnknownNameError for another name; LabError when matplotlib is missing or `out` cannot be written,
-    before any work is done.
+    Raises UnknownNameError for another name or format; LabError when matplotlib is missing, for another
+    size, or when `out` cannot be written; all before any work is done.
 
     Example: `run_experiment("neuron-signin", "lab").findings.checks`.
     """
     # 1. Everything that can fail fails now: an experiment may take an hour.
     experiment, folder = find_experiment(name), Path(out)
-    figure_class = _figure_class()
+    wanted = _look(formats, dpi, size)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,17 +97,23 @@ def run_experiment(
     start = time.perf_counter()
     _LOG.info("%s at %s size, seed %d", name, "full" if full else "reduced", seed)
     findings = experiment.run(full, seed)
-    files = tuple(
-        _save(figure_class, folder / f"{stem}.png", draw)
-        for stem, draw in findings.figures.items()
-    )
-    result = LabResult(
-        experiment, findings, full, seed, files, time.perf_counter() - start
-    )
+    files: list[str] = []
+    for stem, draw in findings.figures.items():
+        files += save(folder / stem, draw, wanted)
+    seconds = time.perf_counter() - start
+    result = LabResult(experiment, findings, full, seed, tuple(files), seconds)
     from sparsify_fx.train.files import write_text
 
     write_text(folder / f"{name}.json", json.dumps(result.to_dict(), indent=2) + "\n")
     return result
+
+
+def _look(formats: Sequence[str], dpi: int, size: str | None) -> Look:
+    """What is asked of the figures; errors are this room's own."""
+    try:
+        return check_look(look(formats, dpi, size))
+    except AnalysisError as error:
+        raise LabError(str(error)) from None
 
 
 def find_experiment(name: str) -> Experiment:
@@ -124,25 +142,3 @@ def _fill() -> None:
 
     # Those of this package first: a plugin that takes one of their names is told so.
     load_plugins()
-
-
-def _save(figure_class: Any, path: Path, draw: Draw) -> str:
-    """Draw one figure; it appears whole or not at all."""
-    # Here and not above: `train` brings its configuration and recipes along, which only a run needs.
-    from sparsify_fx.train.files import write_atomically
-
-    figure = figure_class(layout="constrained")
-    draw(figure)
-    write_atomically(path, lambda stream: figure.savefig(stream, dpi=150, format="png"))
-    return str(path)
-
-
-def _figure_class() -> Any:
-    """matplotlib's Figure, which draws without a display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise LabError(
-            "the laboratory draws with matplotlib; install it: pip install 'sparsify_fx[plot]'"
-        ) from None
-    return Figure

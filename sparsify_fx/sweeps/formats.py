@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsify_fx.analysis.figures import FORMATS as FIGURES
-from sparsify_fx.analysis.figures import check_formats, color, legend, line_style, save
 from sparsify_fx.errors import SweepError, unknown
+from sparsify_fx.figures import FORMATS as FIGURES
+from sparsify_fx.figures import Look, check_look, legend, look, panels, save, styles_of
 from sparsify_fx.sweeps.compare import Comparison, Table, Value
 from sparsify_fx.tables.fitting import Grid
 from sparsify_fx.train.files import write_text
@@ -31,12 +31,22 @@ def check(formats: Sequence[str]) -> tuple[str, ...]:
     for name in formats:
         if name not in (*TEXTS, *FIGURES):
             raise unknown("format", name, (*TEXTS, *FIGURES))
-    if drawn := [name for name in formats if name in FIGURES]:
-        check_formats(drawn)
+    if any(name in FIGURES for name in formats):
+        check_look(Look())
     return tuple(dict.fromkeys(formats))
 
 
-def write(comparison: Comparison, out: Path, formats: Sequence[str]) -> list[str]:
+def look_of(formats: Sequence[str], dpi: int = 200, size: str | None = None) -> Look:
+    """What is asked of the figures; AnalysisError for another size."""
+    return look([name for name in formats if name in FIGURES], dpi, size)
+
+
+def write(
+    comparison: Comparison,
+    out: Path,
+    formats: Sequence[str],
+    wanted: Look | None = None,
+) -> list[str]:
     """Write compare.md, compare.tex, {table}.csv and the figures into `out`; their paths.
 
     The same runs give the same bytes. Raises SweepError where the folder cannot be written.
@@ -48,14 +58,14 @@ def write(comparison: Comparison, out: Path, formats: Sequence[str]) -> list[str
         texts["compare.tex"] = "\n".join(map(latex, comparison.tables))
     if "csv" in formats:
         texts |= {f"{table.name}.csv": as_csv(table) for table in comparison.tables}
-    drawn = [name for name in formats if name in FIGURES]
+    wanted = wanted or look_of(formats)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_text(out / name, text)
         paths = [str(out / name) for name in texts]
-        for stem, draw in _figures(comparison).items() if drawn else ():
-            paths += save(out / stem, draw, drawn)
+        for stem, draw in _figures(comparison).items() if wanted.formats else ():
+            paths += save(out / stem, draw, wanted)
     except OSError as error:
         raise SweepError(
             f"cannot write to {out}: {error.strerror or error}; choose another --out"
@@ -65,7 +75,7 @@ def write(comparison: Comparison, out: Path, formats: Sequence[str]) -> list[str
 
 def grid(table: Table) -> Grid:
     """For the console."""
-    rows = tuple(tuple(_text(value) for value in row) for row in table.rows)
+    rows = tuple(tuple(text_of(value) for value in row) for row in table.rows)
     return Grid(table.title, table.columns, rows)
 
 
@@ -78,7 +88,7 @@ def markdown(table: Table) -> str:
         _row(["---"] * len(table.columns)),
     ]
     for row in table.rows:
-        lines.append(_row([_text(value).replace("|", r"\|") for value in row]))
+        lines.append(_row([text_of(value).replace("|", r"\|") for value in row]))
     return "\n".join([*lines, ""])
 
 
@@ -99,7 +109,7 @@ def latex(table: Table) -> str:
     lines += [rf"\begin{{tabular}}{{{sides}}}", r"\hline"]
     lines += [f"{' & '.join(map(_escaped, table.columns))} \\\\", r"\hline"]
     for row in table.rows:
-        lines.append(f"{' & '.join(_escaped(_text(v)) for v in row)} \\\\")
+        lines.append(f"{' & '.join(_escaped(text_of(v)) for v in row)} \\\\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}", r"\end{table}", ""])
 
 
@@ -107,7 +117,7 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _text(value: Value) -> str:
+def text_of(value: Value) -> str:
     """A value in a table for people."""
     if value is None:
         return "–"
@@ -137,18 +147,18 @@ def _drawing(table: Table, axes: Sequence[str], x: str) -> Callable[[Any], None]
     at = {column: place for place, column in enumerate(table.columns)}
     for row in table.rows:
         label = " ".join(
-            _text(row[at[axis]]) for axis in axes if row[at[axis]] is not None
+            text_of(row[at[axis]]) for axis in axes if row[at[axis]] is not None
         )
         values = (row[at[x]], row[at["test accuracy"]], row[at["± 95 %"]] or 0.0)
         lines.setdefault(label, []).append(values)
 
     def draw(figure: Any) -> None:
-        plot = figure.subplots()
-        for index, (label, points) in enumerate(lines.items()):
+        (plot,), styles = panels(figure), styles_of(lines)
+        for label, points in lines.items():
             xs, means, halves = zip(*sorted(points), strict=True)
-            style = {**line_style(index), "ecolor": color(index), "capsize": 2}
+            style = {**styles[label], "capsize": 2}
             plot.errorbar(xs, means, halves, label=label, elinewidth=0.8, **style)
-        plot.set(xlabel="sparsity", ylabel="test accuracy")
+        plot.set(xlabel="sparsity", ylabel="test accuracy, mean and 95 % interval")
         plot.grid(alpha=0.3)
         legend(figure, plot)
 

@@ -70,6 +70,7 @@ def test_version_and_help() -> None:
         "train",
         "sweep",
         "compare",
+        "report",
         "demo",
         "export",
         "pack",

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.batch_norm import SMALL, describe_scales, scale_names
-from sparsify_fx.analysis.figures import all_layers, color, legend, name_layers
+from sparsify_fx.analysis.figures import all_layers, bar_styles
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.figures import legend, name_layers, panels
 from sparsify_fx.tables.fitting import Grid, Value
 
 
@@ -64,9 +65,11 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 def draw(scales: dict[str, dict[str, Tensor]], figure: Any) -> None:
     """Boxes (quartiles, whiskers to the extremes) for each layer, side by side by run."""
-    axes, names = figure.subplots(), all_layers(scales.values())
+    (axes,), names = panels(figure), all_layers(scales.values())
+    styles = bar_styles(scales)
     width = 0.8 / len(scales)
     for index, (label, layers) in enumerate(scales.items()):
+        shade = styles[label]["color"]
         # The boxes of one layer stand side by side around its tick.
         places = [
             names.index(name) + (index - (len(scales) - 1) / 2) * width
@@ -78,18 +81,22 @@ def draw(scales: dict[str, dict[str, Tensor]], figure: Any) -> None:
             widths=0.8 * width,
             whis=(0, 100),
             patch_artist=True,
-            boxprops={"facecolor": color(index), "alpha": 0.8},
-            medianprops={"color": "black"},
+            boxprops={
+                "facecolor": shade,
+                "alpha": 0.8,
+                "hatch": styles[label]["hatch"],
+            },
+            medianprops={"color": "white"},
             manage_ticks=False,
         )
-        # A box has no entry in the legend; an empty line of its color has.
-        axes.plot([], [], "s", color=color(index), label=label)
+        # A box has no entry in the legend; a bar without height has.
+        axes.bar([0], [0], label=label, **styles[label])
     # A scale that changes its sign turns its channel around.
     axes.axhline(0, color="black", linewidth=0.8)
     name_layers(axes, names)
     axes.set(
         ylabel="scale γ",
-        title="scales of batch norm, from input to output",
+        title="batch norm; box: quartiles, whiskers: extremes",
         xlim=(-0.6, len(names) - 0.4),
     )
     axes.grid(axis="y", alpha=0.3)

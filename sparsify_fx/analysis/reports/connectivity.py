@@ -9,8 +9,8 @@ from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.connectivity import Line, line_between, loss_and_error
-from sparsify_fx.analysis.figures import legend, line_style
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.figures import legend, panels, styles_of
 from sparsify_fx.tables.fitting import Grid
 
 
@@ -76,15 +76,15 @@ def line(a: Run, b: Run, options: Options) -> Line:
 
 def draw(found: dict[str, Line], figure: Any) -> None:
     """Test error and test loss over the line, a panel each."""
-    panels = figure.subplots(1, 2)
-    for axes, what in zip(panels, ("error", "loss"), strict=True):
-        for index, (pair, one) in enumerate(found.items()):
-            axes.plot(one.alphas, getattr(one, what), label=pair, **line_style(index))
+    both, styles = panels(figure, 2), styles_of(found)
+    for axes, what in zip(both, ("error", "loss"), strict=True):
+        for pair, one in found.items():
+            axes.plot(one.alphas, getattr(one, what), label=pair, **styles[pair])
         axes.set(
             xlabel="from the first run (0) to the second (1)", ylabel=f"test {what}"
         )
         axes.grid(alpha=0.3)
-    legend(figure, panels[0], 3)
+    legend(figure, both[0], columns=3)
 
 
 ANALYSES.add(

@@ -8,8 +8,9 @@ from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.channels import Channels, dead_channels
-from sparsify_fx.analysis.figures import all_layers, grouped_bars, legend
+from sparsify_fx.analysis.figures import all_layers, grouped_bars
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.figures import legend, panels
 from sparsify_fx.tables.fitting import Grid
 
 
@@ -53,7 +54,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 def draw(found: dict[str, dict[str, Channels]], figure: Any) -> None:
     """The share of dead channels by layer, a bar for each run."""
-    axes, names = figure.subplots(), all_layers(found.values())
+    (axes,), names = panels(figure), all_layers(found.values())
     # Bars need a height for every layer: a layer that a run has not gets none.
     shares = {
         label: [

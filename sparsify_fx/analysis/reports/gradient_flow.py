@@ -8,11 +8,12 @@ from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.batch_norm import batch_norms
-from sparsify_fx.analysis.figures import layer_lines, legend
+from sparsify_fx.analysis.figures import layer_lines
 from sparsify_fx.analysis.gradients import GradientNorm, gradient_flow
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.checkpoints.run_files import State
+from sparsify_fx.figures import legend, panels
 from sparsify_fx.tables.fitting import Grid, Value
 
 # "init" or "end" -> layer -> norm.
@@ -68,9 +69,9 @@ def flow(run: Run, state: State, options: Options) -> dict[str, GradientNorm]:
 def draw(found: dict[str, Flow], figure: Any) -> None:
     """Root mean squares, start and end."""
     # One scale for both: whether gradients shrink or grow in training is what the two panels show.
-    panels = figure.subplots(1, 2, sharey=True)
+    both = panels(figure, 2, sharey=True)
     for axes, when, title in zip(
-        panels, ("init", "end"), ("at initialisation", "at the end"), strict=True
+        both, ("init", "end"), ("at initialisation", "at the end"), strict=True
     ):
         layers = {label: times[when].items() for label, times in found.items()}
         # No point for a layer without a gradient: zero has no place on a log axis.
@@ -82,8 +83,8 @@ def draw(found: dict[str, Flow], figure: Any) -> None:
             },
         )
         axes.set(title=title, yscale="log")
-    panels[0].set_ylabel("rms gradient of a kept weight")
-    legend(figure, panels[0])
+    both[0].set_ylabel("rms gradient of a kept weight")
+    legend(figure, both[0])
 
 
 ANALYSES.add(

@@ -15,9 +15,10 @@ from sparsify_fx.analysis.curvature import (
     largest_eigenvalue,
     trace,
 )
-from sparsify_fx.analysis.figures import color
+from sparsify_fx.analysis.figures import bar_styles
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.figures import legend, panels
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.tables.fitting import Grid
 
@@ -109,25 +110,20 @@ def unfinished(tops: dict[str, Eigenvalue], options: Options) -> list[str]:
 
 def draw(found: dict[str, Measured], figure: Any) -> None:
     """Eigenvalues with residuals, traces with standard errors."""
-    panels = figure.subplots(1, 2)
-    # "run, space" on two lines, or neighbors would overlap.
-    labels = [name.replace(", ", "\n") for name in found]
+    both, styles = panels(figure, 2), bar_styles(found)
     eigenvalues = [top for _, top, _ in found.values()]
     traces = [sum_ for _, _, sum_ in found.values()]
     tops = ([e.value for e in eigenvalues], [e.residual for e in eigenvalues])
     sums = ([t.value for t in traces], [t.standard_error for t in traces])
     titles = ("largest eigenvalue (± residual)", "trace (± standard error)")
-    for axes, (values, errors), title in zip(panels, (tops, sums), titles, strict=True):
-        axes.bar(
-            labels,
-            values,
-            yerr=errors,
-            capsize=3,
-            color=[color(index) for index in range(len(labels))],
-        )
-        axes.set_title(title)
+    for axes, (values, errors), title in zip(both, (tops, sums), titles, strict=True):
+        for place, name in enumerate(found):
+            value, error = values[place], errors[place]
+            axes.bar(place, value, yerr=error, capsize=3, label=name, **styles[name])
+        # The legend names the bars: names side by side would overlap.
+        axes.set(title=title, xticks=[])
         axes.grid(axis="y", alpha=0.3)
-        axes.tick_params(axis="x", labelsize=7)
+    legend(figure, both[0], columns=2)
 
 
 ANALYSES.add(

@@ -8,10 +8,10 @@ from itertools import combinations
 from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
-from sparsify_fx.analysis.figures import legend, line_style, name_layers
 from sparsify_fx.analysis.overlap import Overlap, mask_overlap, total_overlap
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.checkpoints.run_files import mask_key
+from sparsify_fx.figures import legend, name_layers, panels, styles_of
 from sparsify_fx.tables.fitting import Grid
 
 Pairs = dict[str, dict[str, Overlap]]
@@ -65,25 +65,26 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 def draw(found: Pairs, figure: Any) -> None:
     """Filled: measured; open and dotted: by chance."""
-    axes = figure.subplots()
-    for index, (pair, layers) in enumerate(found.items()):
+    (axes,), styles = panels(figure), styles_of(found)
+    for pair, layers in found.items():
         every = [*layers.values(), total_overlap(layers.values())]
-        style = line_style(index)
+        style = styles[pair]
         axes.plot([one.iou for one in every], label=pair, **style)
         # In the color of its run, so that a line finds its own chance.
         axes.plot(
             [one.chance_iou for one in every],
+            label=f"{pair}, by chance",
             **{**style, "linestyle": ":", "markerfacecolor": "white"},
         )
     # The pairs are of one model (`alike`), so that the first names the layers of all.
     name_layers(axes, [*next(iter(found.values())), "all layers"])
     axes.set(
         ylabel="intersection over union",
-        title="mask overlap (dotted: by chance)",
+        title="mask overlap",
         ylim=(0, 1.02),
     )
     axes.grid(alpha=0.3)
-    legend(figure, axes, 3)
+    legend(figure, axes, columns=2)
 
 
 def _by_layer(found: Pairs) -> Grid:

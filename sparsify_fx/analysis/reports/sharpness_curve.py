@@ -9,11 +9,11 @@ from typing import Any
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
 from sparsify_fx.analysis.batch_norm import batch_norms
 from sparsify_fx.analysis.curvature import Eigenvalue, hessian, largest_eigenvalue
-from sparsify_fx.analysis.figures import legend, line_style
 from sparsify_fx.analysis.loss import mean_loss
 from sparsify_fx.analysis.reports import sign_curve
 from sparsify_fx.analysis.reports.hessian import NOTE, unfinished
 from sparsify_fx.analysis.runs import Run
+from sparsify_fx.figures import legend, panels, styles_of
 from sparsify_fx.tables.fitting import Grid
 
 Curve = dict[int, Eigenvalue]
@@ -67,13 +67,13 @@ def curve(run: Run, options: Options) -> Curve:
 
 def draw(found: dict[str, Curve], figure: Any) -> None:
     """A line for each run over its epochs."""
-    axes = figure.subplots()
-    for index, (label, tops) in enumerate(found.items()):
+    (axes,), styles = panels(figure), styles_of(found)
+    for label, tops in found.items():
         axes.plot(
             list(tops),
             [top.value for top in tops.values()],
             label=label,
-            **line_style(index),
+            **styles[label],
         )
     axes.set(
         xlabel="epoch",

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
-from sparsify_fx.analysis.figures import legend, line_style
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.signs import sign_flips
+from sparsify_fx.figures import legend, panels, styles_of
 from sparsify_fx.tables.fitting import Grid, Value
 
 LEAST = 3
@@ -71,24 +71,24 @@ def curve(run: Run) -> list[tuple[int, float, float]]:
 
 def draw(found: dict[str, list[tuple[int, float, float]]], figure: Any) -> None:
     """Two panels: away from the start, towards the end."""
-    panels = figure.subplots(1, 2, sharey=True)
+    both, styles = panels(figure, 2, sharey=True), styles_of(found)
     for axes, column, title in zip(
-        panels,
+        both,
         (1, 2),
         ("differ from the initial sign", "differ from the final sign"),
         strict=True,
     ):
-        for index, (label, points) in enumerate(found.items()):
+        for label, points in found.items():
             axes.plot(
                 [point[0] for point in points],
                 [point[column] for point in points],
                 label=label,
-                **line_style(index),
+                **styles[label],
             )
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("share of kept weights")
-    legend(figure, panels[0])
+    both[0].set_ylabel("share of kept weights")
+    legend(figure, both[0])
 
 
 ANALYSES.add(

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
-from sparsify_fx.analysis.figures import grouped_bars, legend, line_style
+from sparsify_fx.analysis.figures import grouped_bars
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.sign_history import kept_signs, settled_after, sign_switches
 from sparsify_fx.analysis.signs import sign_flips
+from sparsify_fx.figures import legend, panels, styles_of
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.tables.fitting import Grid
 
@@ -104,11 +105,10 @@ def measure(run: Run) -> Cycles:
 
 def draw(found: dict[str, Cycles], figure: Any) -> None:
     """Flips by sparsity, and the two histograms."""
-    figure.set_size_inches(8.6, 2.9)
-    flips, settled, switches = figure.subplots(1, 3)
-    for index, (label, one) in enumerate(found.items()):
+    (flips, settled, switches), styles = panels(figure, 3), styles_of(found)
+    for label, one in found.items():
         shares = [count / kept for count, kept in zip(one.flips, one.kept, strict=True)]
-        flips.plot(one.sparsity, shares, label=label, **line_style(index))
+        flips.plot(one.sparsity, shares, label=label, **styles[label])
     flips.set(
         xlabel="sparsity",
         ylabel="share of signs flipped from init",

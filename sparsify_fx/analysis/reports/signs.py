@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
-from sparsify_fx.analysis.figures import all_layers, grouped_bars, layer_lines, legend
+from sparsify_fx.analysis.figures import all_layers, grouped_bars, layer_lines
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.signs import SignFlips, sign_flips_by_layer, without_sign
+from sparsify_fx.figures import legend, panels
 from sparsify_fx.tables.fitting import Grid
 
 STAGES = ("init to warm-up", "warm-up to end", "init to end")
@@ -82,15 +83,14 @@ def draw(found: dict[str, Flips], figure: Any) -> None:
         for stage in STAGES
         if all(stage in by_stage for by_stage in found.values())
     ]
-    figure.set_size_inches(2.6 + 2.4 * len(shown), 2.9)
-    panels = figure.subplots(1, 1 + len(shown), sharey=True)
+    every = panels(figure, 1 + len(shown), sharey=True)
     shares = {
         label: [total(by_stage[stage]).share for stage in shown]
         for label, by_stage in found.items()
     }
-    grouped_bars(panels[0], [SHORT[stage] for stage in shown], shares)
-    panels[0].set(ylabel="share of signs flipped", title="all layers")
-    for axes, stage in zip(panels[1:], shown, strict=True):
+    grouped_bars(every[0], [SHORT[stage] for stage in shown], shares)
+    every[0].set(ylabel="share of signs flipped", title="all layers")
+    for axes, stage in zip(every[1:], shown, strict=True):
         layers = {label: by_stage[stage].items() for label, by_stage in found.items()}
         layer_lines(
             axes,
@@ -100,7 +100,7 @@ def draw(found: dict[str, Flips], figure: Any) -> None:
             },
         )
         axes.set(title=stage)
-    legend(figure, panels[0])
+    legend(figure, every[0])
 
 
 def _by_layer(stage: str, found: dict[str, Flips]) -> Grid:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options, flatten
-from sparsify_fx.analysis.figures import all_layers, layer_lines, legend
+from sparsify_fx.analysis.figures import all_layers, layer_lines
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.analysis.sparsity import LayerSparsity, layer_sparsity
+from sparsify_fx.figures import legend, panels
 from sparsify_fx.tables.fitting import Grid, Value
 
 
@@ -48,7 +49,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
 
 def draw(found: dict[str, dict[str, LayerSparsity]], figure: Any) -> None:
     """A line for each run, layers from input to output."""
-    axes = figure.subplots()
+    (axes,) = panels(figure)
     layer_lines(
         axes,
         {

@@ -38,6 +38,20 @@ class Mean:
     def __str__(self) -> str:
         return f"{self.mean:.3g} ± {self.half:.2g}"
 
+    @property
+    def on_log_axis(self) -> tuple[float, float]:
+        """The 0.95 interval of log(mean), from mean·exp(−half/mean) to mean·exp(half/mean), both above zero.
+
+        By the delta method the logarithm's half width is half/mean. Of a positive quantity: mean ± half may reach below
+        zero, where a log axis shows nothing.
+
+        >>> low, high = Mean(1.0, 0.5).on_log_axis
+        >>> round(low, 3), round(high, 3)
+        (0.607, 1.649)
+        """
+        factor = math.exp(min(self.half / self.mean, 700.0))
+        return self.mean / factor, self.mean * factor
+
 
 def mean_with_interval(values: Tensor) -> Mean:
     """Mean of a vector and the half width of its 0.95 interval by Student's t; infinite for a single value.

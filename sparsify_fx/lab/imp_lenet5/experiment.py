@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify_fx.figures import legend, panels, series
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.common.statistics import Mean, mean_with_interval
 from sparsify_fx.lab.imp_lenet5.runs import FULL, Size, accuracies, load_digits
@@ -92,22 +93,20 @@ def _checks(curves: Curves) -> tuple[Check, ...]:
 
 def draw(left: list[float], means: dict[int, list[Mean]], figure: Any) -> None:
     """Fig. 7 of [Zhang 2021]: test accuracy by the share of weights left, a line for each number of images."""
-    figure.set_size_inches(6, 4)
-    axes = figure.subplots()
+    (axes,) = panels(figure)
     shares = [100 * share for share in left]
-    for samples, found in means.items():
-        axes.plot(
-            shares,
-            [mean.mean for mean in found],
-            "o-",
-            markersize=4,
-            label=f"N = {samples}",
-        )
+    for index, (samples, found) in enumerate(means.items()):
+        style = series(index)
+        accuracies = [mean.mean for mean in found]
+        axes.plot(shares, accuracies, label=f"N = {samples}", **style)
         # A single run has no interval.
         if all(isfinite(mean.half) for mean in found):
             low = [mean.mean - mean.half for mean in found]
             high = [mean.mean + mean.half for mean in found]
-            axes.fill_between(shares, low, high, alpha=0.15)
+            band = {"color": style["color"], "alpha": 0.15, "linewidth": 0}
+            # Named once: the bands differ in color alone.
+            name = "" if index else "95 % interval"
+            axes.fill_between(shares, low, high, label=name, **band)
     axes.set(
         xlabel="weights left, %",
         ylabel="test accuracy",
@@ -117,4 +116,4 @@ def draw(left: list[float], means: dict[int, list[Mean]], figure: Any) -> None:
     # Pruning goes from left to right, as in the paper.
     axes.invert_xaxis()
     axes.grid(alpha=0.3, which="both")
-    axes.legend(loc="lower left")
+    legend(figure, axes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from sparsify_fx.figures import legend, panels, styles_of
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.common.neuron import QUADRANTS, quadrant_name
 from sparsify_fx.lab.common.statistics import Mean
@@ -26,30 +27,29 @@ _NAMES = tuple(quadrant_name(*quadrant) for quadrant in QUADRANTS)
 
 def draw(found: Losses, widths: tuple[int, ...], figure: Any) -> None:
     """Fig. 2a and Fig. 18 of [Gadhikar 2024]: final losses with 0.95 intervals, by quadrant and d."""
-    figure.set_size_inches(4 * len(widths), 4)
-    for axes, width in zip(
-        figure.subplots(1, len(widths), sharey=True, squeeze=False).flat,
-        widths,
-        strict=True,
-    ):
+    every, styles = panels(figure, len(widths), sharey=True), styles_of(METHODS)
+    for axes, width in zip(every, widths, strict=True):
         for offset, method in zip((-0.1, 0.1), METHODS, strict=True):
             means = found[width, method]
             places = [index + offset for index in range(len(means))]
-            # A log axis shows nothing below zero: the lower whisker ends at a tenth of the mean.
-            low = [min(mean.half, 0.9 * mean.mean) for mean in means]
-            spread = [low, [mean.half for mean in means]]
+            # Of the logarithm, since mean ± half would reach below zero, where a log axis shows nothing.
+            low = [mean.mean - mean.on_log_axis[0] for mean in means]
+            high = [mean.on_log_axis[1] - mean.mean for mean in means]
             axes.errorbar(
                 places,
                 [mean.mean for mean in means],
-                yerr=spread,
-                fmt="o",
-                capsize=3,
-                label=method,
+                yerr=[low, high],
+                capsize=2,
+                label=f"{method}, mean and 0.95 interval of its log",
+                **{**styles[method], "linestyle": ""},
             )
-        axes.set(title=f"d = {width}", yscale="log", ylabel="final training loss")
-        axes.set_xticks(range(len(_NAMES)), _NAMES, rotation=20)
+        axes.set(title=f"d = {width}", yscale="log")
+        axes.set_xticks(
+            range(len(_NAMES)), _NAMES, rotation=40, ha="right", rotation_mode="anchor"
+        )
         axes.grid(alpha=0.3)
-        axes.legend()
+    every[0].set_ylabel("final training loss")
+    legend(figure, every[0], columns=2)
 
 
 @experiment(

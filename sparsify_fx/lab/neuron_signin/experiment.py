@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify_fx.figures import INK, color, legend, panels
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.common.neuron import QUADRANTS, Problem, quadrant_name
 from sparsify_fx.lab.neuron_signin.runs import (
@@ -32,30 +33,28 @@ from sparsify_fx.tables.fitting import Grid
 
 def draw(trajectories: dict[str, Tensor], figure: Any) -> None:
     """Figs. 3 and 7 of [Gadhikar 2025]: paths over w₁ and a; circles: start; stars: end; curve: a·w₁ = 1."""
-    figure.set_size_inches(10, 9)
-    colors = ("tab:green", "tab:orange", "tab:blue", "tab:red")
-    for axes, (method, path) in zip(
-        figure.subplots(2, 2).flat, trajectories.items(), strict=True
-    ):
+    every = panels(figure, len(trajectories), shape=0.9)
+    for axes, (method, path) in zip(every, trajectories.items(), strict=True):
         # Runs lie quadrant by quadrant; those of one share a color.
         each = path.shape[1] // len(QUADRANTS)
         for index, quadrant in enumerate(QUADRANTS):
             some = path[:, index * each : (index + 1) * each]
-            axes.plot(some[:, :, 1], some[:, :, 0], color=colors[index], alpha=0.7)
+            axes.plot(some[:, :, 1], some[:, :, 0], color=color(index), alpha=0.7)
             axes.plot(
                 some[0, :, 1],
                 some[0, :, 0],
                 "o",
-                color=colors[index],
-                label=quadrant_name(*quadrant),
+                color=color(index),
+                label=f"start, {quadrant_name(*quadrant)}",
             )
-            axes.plot(some[-1, :, 1], some[-1, :, 0], "*", color="black", zorder=3)
+            axes.plot(some[-1, :, 1], some[-1, :, 0], "*", color=INK, zorder=3)
+        axes.plot([], [], "*", color=INK, label="end")
         # Every point of this hyperbola is the teacher, where w₁ is all of w: a·relu(w₁z) = relu(z).
         first = torch.linspace(0.3, 3, 100)
-        axes.plot(first, 1 / first, ":", color="gray")
+        axes.plot(first, 1 / first, ":", color="gray", label="the teacher: a·w₁ = 1")
         axes.set(title=method, xlabel="w₁", ylabel="a", xlim=(-3, 3), ylim=(-3, 3))
         axes.grid(alpha=0.3)
-    figure.axes[0].legend()
+    legend(figure, every[0], columns=3)
 
 
 @experiment(

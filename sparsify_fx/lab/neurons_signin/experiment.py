@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sparsify_fx.figures import color, legend, panels
 from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.common.statistics import mean_with_interval
 from sparsify_fx.lab.neurons_signin.training import (
@@ -104,28 +105,40 @@ def _checks(size: Size, found: dict[str, Course]) -> tuple[Check, ...]:
 
 
 def draw(found: dict[str, Course], signin: str, run: int, figure: Any) -> None:
-    """Figs. 4 and 6 of [Gadhikar 2025]: paths of |a_i| w_i in one run; arrows: the teacher's ã_i; red where a < 0."""
-    figure.set_size_inches(9, 9)
-    panels = ("dense", "good signs", "bad signs", signin)
-    for axes, name in zip(
-        figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True
-    ):
+    """Figs. 4 and 6 of [Gadhikar 2025]: paths of |a_i| w_i in one run; arrows: the teacher's ã_i, orange: a < 0."""
+    shown = ("dense", "good signs", "bad signs", signin)
+    every = panels(figure, len(shown), shape=0.95, sharex=True, sharey=True)
+    for axes, name in zip(every, shown, strict=True):
         course = found[name]
         outer, inner = course.problem.split(course.path[:, run])
         # A neuron is the same function for all (a/c, c·w), so that only |a| w and the sign of a are shown.
         point = outer.abs()[:, :, None] * inner
         for index in range(course.problem.neurons):
-            color = _color(outer[-1, index])
-            axes.plot(point[:, index, 0], point[:, index, 1], color=color, alpha=0.6)
-            axes.plot(*point[-1, index].tolist(), "o", color=color)
+            shade = _color(outer[-1, index])
+            axes.plot(point[:, index, 0], point[:, index, 1], color=shade, alpha=0.6)
+            axes.plot(*point[-1, index].tolist(), "o", color=shade)
         # Split as the small net does it, since the dense net has other counts of neurons.
         goals, arrows = found["good signs"].problem.split(course.teacher[run : run + 1])
         for goal, arrow in zip(goals[0], arrows[0], strict=True):
-            tip = {"color": _color(goal), "arrowstyle": "->", "linewidth": 2}
+            tip = {"color": _color(goal), "arrowstyle": "->", "linewidth": 1.5}
             axes.annotate("", arrow.tolist(), (0, 0), arrowprops=tip)
         axes.set(title=name, xlabel="|a| w₁", ylabel="|a| w₂", aspect="equal")
         axes.grid(alpha=0.3)
+    _name(every[0])
+    legend(figure, every[0], columns=2)
+
+
+def _name(axes: Any) -> None:
+    """Entries of the legend for what has none of its own: arrows, and colors that depend on a run."""
+    entries: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("a neuron's way and end, a > 0", color(0), {"marker": "o"}),
+        ("a neuron's way and end, a < 0", color(1), {"marker": "o"}),
+        ("the teacher's neuron, a > 0", color(0), {"marker": ">", "linewidth": 2}),
+        ("the teacher's neuron, a < 0", color(1), {"marker": ">", "linewidth": 2}),
+    )
+    for label, shade, style in entries:
+        axes.plot([], [], color=shade, label=label, **style)
 
 
 def _color(outer: Tensor) -> str:
-    return "tab:red" if outer < 0 else "tab:blue"
+    return color(1) if outer < 0 else color(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sparsify_fx.figures import color, legend, panels, series
+from sparsify_fx.lab.common.fits import draw_fit
 from sparsify_fx.lab.common.statistics import Mean
 from sparsify_fx.lab.sample_complexity.rates import METHODS, Speed, means_of
 from sparsify_fx.lab.sample_complexity.runs import Pruned, Size
@@ -19,22 +21,17 @@ def draw(
     pruned: Pruned,
 ) -> None:
     """Figs. 2, 3, 4, 5 and 6 of [Zhang 2021] as lines."""
-    figure.set_size_inches(13, 8)
-    places = figure.subplots(2, 3)
-    _radius(places[0, 0], radius)
-    _convergence(places[0, 1], size, speed)
-    _rates(places[0, 2], speed)
-    places[1, 0].plot(list(halves), list(halves.values()), "o-")
-    places[1, 0].set(
-        xlabel="r", ylabel="N at which half succeed", title="Fig. 4: samples"
-    )
-    _noise(places[1, 1], size, noise)
-    _pruning(places[1, 2], size, pruned)
-    for axes in places.flat:
+    places = panels(figure, 6, shape=0.9, room=5.5)
+    _radius(places[0], radius)
+    _convergence(places[1], size, speed)
+    _rates(places[2], speed)
+    _samples(places[3], halves)
+    _noise(places[4], size, noise)
+    _pruning(places[5], size, pruned)
+    for axes in places:
         axes.grid(alpha=0.3)
-        # Panels of a single line have no labels, and matplotlib warns of an empty legend.
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
+        # Each panel has lines of its own: below it, where they hide none of its points.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22))
 
 
 def _radius(axes: Any, radius: dict[int, Mean]) -> None:
@@ -44,9 +41,11 @@ def _radius(axes: Any, radius: dict[int, Mean]) -> None:
         roots,
         [m.mean for m in means],
         yerr=[m.half for m in means],
-        fmt="o-",
-        capsize=3,
+        capsize=2,
+        label="mean, 0.95 interval",
+        **series(0),
     )
+    draw_fit(axes, roots, [m.mean for m in means], color(0))
     axes.set(
         xlabel="sqrt(r)",
         ylabel="radius, relative to |W*|",
@@ -55,10 +54,12 @@ def _radius(axes: Any, radius: dict[int, Mean]) -> None:
 
 
 def _convergence(axes: Any, size: Size, speed: Speed) -> None:
+    ranks = list(dict.fromkeys(kept for _, kept in speed.paths))
     for (method, kept), path in speed.paths.items():
         steps = [size.rate_every * index for index in range(len(path))]
-        style = "-" if method == "AGD" else "--"
-        axes.plot(steps, path, style, label=f"{method}, r = {kept}")
+        # The color tells the method, as in the panel of rates, and the dashes tell r.
+        style = {**series(ranks.index(kept)), "color": _shade(method), "marker": ""}
+        axes.plot(steps, path, label=f"{method}, r = {kept}", **style)
     axes.set(
         xlabel="step",
         ylabel="relative error",
@@ -68,39 +69,47 @@ def _convergence(axes: Any, size: Size, speed: Speed) -> None:
 
 
 def _rates(axes: Any, speed: Speed) -> None:
-    kinds = (
-        (speed.measured, "o-", "measured"),
-        (speed.slowest, "x:", "slowest mode"),
-    )
-    for method, color in zip(METHODS, ("tab:blue", "tab:orange"), strict=True):
-        for rates, style, how in kinds:
-            found = means_of(rates, method)
-            axes.plot(
-                [kept**0.5 for kept in found],
-                list(found.values()),
-                style,
-                color=color,
-                label=f"{method}, {how}",
-            )
+    kinds = ((speed.measured, "o", "measured"), (speed.slowest, "x", "slowest mode"))
+    for method in METHODS:
+        for rates, marker, how in kinds:
+            found, shade = means_of(rates, method), _shade(method)
+            roots, values = [kept**0.5 for kept in found], list(found.values())
+            label = f"{method}, {how}"
+            axes.plot(roots, values, marker, color=shade, label=label)
+            draw_fit(axes, roots, values, shade)
     axes.set(
         xlabel="sqrt(r)", ylabel="rate per step", title="Fig. 3b: convergence rate"
     )
 
 
+def _shade(method: str) -> str:
+    """The color of accelerated descent, and that of descent."""
+    return color(METHODS.index(method))
+
+
+def _samples(axes: Any, halves: dict[int, float]) -> None:
+    axes.plot(list(halves), list(halves.values()), label="measured", **series(0))
+    draw_fit(axes, list(halves), list(halves.values()), color(0))
+    axes.set(xlabel="r", ylabel="N at which half succeed", title="Fig. 4: samples")
+
+
 def _noise(axes: Any, size: Size, noise: dict[tuple[float, int], Mean]) -> None:
     roots = [kept**0.5 for kept in size.noise_ranks]
-    for level in size.noise_levels:
+    for index, level in enumerate(size.noise_levels):
         errors = [noise[level, kept].mean for kept in size.noise_ranks]
-        axes.plot(roots, errors, "o-", label=f"noise {level:g}")
+        style = {**series(index), "linestyle": ""}
+        axes.plot(roots, errors, label=f"noise {level:g}", **style)
+        draw_fit(axes, roots, errors, color(index))
     axes.set(xlabel="sqrt(r)", ylabel="relative error", title="Fig. 5: noise")
 
 
 def _pruning(axes: Any, size: Size, pruned: Pruned) -> None:
-    for samples, rows in pruned.items():
-        left = [100 * share for share, _ in rows]
-        axes.plot(left, [m.mean for _, m in rows], "o-", label=f"N = {samples}")
+    for index, (samples, rows) in enumerate(pruned.items()):
+        left, errors = [100 * share for share, _ in rows], [m.mean for _, m in rows]
+        axes.plot(left, errors, label=f"N = {samples}", **series(index))
     # The teacher's own sparsity, where the theory has the minimum.
-    axes.axvline(100 * size.imp_kept / size.imp_width, color="gray", linestyle=":")
+    own = 100 * size.imp_kept / size.imp_width
+    axes.axvline(own, color="gray", linestyle=":", label="the teacher's sparsity")
     axes.set(
         xlabel="weights left, %", ylabel="test error", yscale="log", title="Fig. 6: IMP"
     )
@@ -112,10 +121,10 @@ def draw_transition(
     figure: Any, needed: dict[int, tuple[dict[int, float], float]]
 ) -> None:
     """Fig. 4 of [Zhang 2021]: share of successes by N for every r."""
-    figure.set_size_inches(6, 4)
-    axes = figure.subplots()
-    for kept, (shares, _) in needed.items():
-        axes.plot(list(shares), list(shares.values()), "o-", label=f"r = {kept}")
+    (axes,) = panels(figure)
+    for index, (kept, (shares, _)) in enumerate(needed.items()):
+        label, style = f"r = {kept}", series(index)
+        axes.plot(list(shares), list(shares.values()), label=label, **style)
     axes.set(xlabel="samples N", ylabel="share of successes")
     axes.grid(alpha=0.3)
-    axes.legend()
+    legend(figure, axes)
