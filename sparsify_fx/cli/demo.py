@@ -18,14 +18,16 @@ def command(
     ),
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Epochs per method; the recipe's number if left out."),
+        typer.Option(
+            min=1, help="Epochs per method, over all its cycles; 20 if left out."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of weights, masks and order of the data.")
     ] = 0,
     json: JsonOption = None,
 ) -> None:
-    """Train a small net on real digits three ways (dense, random mask, Sign-In), compare, and write sparse ONNX.
+    """Train a small net on real digits four ways, three of them with a fiftieth of its weights; write sparse ONNX.
 
     Example:
 

@@ -21,7 +21,8 @@ class SparseSpeed:
     """One model in the sparse runtime.
 
     `faster`: time of the dense file / time of this one, medians of runs in turn, one thread, `batch` images each; None
-    when it could not be measured, and `said` then holds the reason.
+    when it could not be measured, and `said` then holds the reason. `milliseconds_dense`, `milliseconds`: of the
+    processor.
     """
 
     method: str
@@ -31,13 +32,17 @@ class SparseSpeed:
     faster: float | None
     onnx: str
     said: str
+    milliseconds_dense: float | None = None
+    milliseconds: float | None = None
+
+    def _times(self) -> str:
+        if self.milliseconds is None:
+            return ""
+        return f"{self.milliseconds_dense:.3g} ms dense, {self.milliseconds:.3g} ms sparse; "
 
     def sentence(self) -> str:
         """The figure in words."""
-        return (
-            f"sparse runtime, {self.method}, {self.batch} digits at a time: {self.said}. Layers as small as these have "
-            "little to gain; resnet50 has more"
-        )
+        return f"sparse runtime, {self.method}, {self.batch} digits at a time: {self._times()}{self.said}"
 
 
 def sparse_speed(
@@ -63,7 +68,15 @@ def sparse_speed(
         )
     assert report.speed is not None  # measured above
     # The ratio is sparse over dense; people ask how many times faster.
-    faster = 1 / report.speed.cpu_latency_ratio
+    speed = report.speed
     return SparseSpeed(
-        method, BATCH, report.sparse_layers, same, faster, str(path), report.verdict
+        method,
+        BATCH,
+        report.sparse_layers,
+        same,
+        1 / speed.cpu_latency_ratio,
+        str(path),
+        report.verdict,
+        1000 * speed.cpu_latency_dense,
+        1000 * speed.cpu_latency,
     )
