@@ -14,7 +14,7 @@ from sparsify_fx.errors import AnalysisError, LabError
 from sparsify_fx.figures import Look, check_look, look, save
 from sparsify_fx.lab.base import EXPERIMENTS, Experiment, Findings
 from sparsify_fx.plugins import load_plugins
-from sparsify_fx.tables.fitting import Draw, FittingTable
+from sparsify_fx.tables.fitting import FittingTable
 from sparsify_fx.tables.shown import Shown
 
 _LOG = logging.getLogger(__name__)
