@@ -74,5 +74,7 @@ def draw_potential(figure: Any) -> None:
         style = {**series(index), "marker": ""}
         axes.plot(point, values - values.min(), label=f"A = {total:g}", **style)
     axes.set(xlabel="x", ylabel="R(x) − min R")
+    # Of whatever height: other ticks would need other room, and that other ticks.
+    axes.locator_params(axis="y", nbins=4)
     axes.grid(alpha=0.3)
     legend(figure, axes)
