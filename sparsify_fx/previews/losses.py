@@ -85,9 +85,10 @@ class Sensitivity(Shown):
 
     def draw(self, figure: Any) -> None:
         """The picture, into an empty matplotlib Figure: the loss over the layers, a line for each sparsity."""
-        from sparsify_fx.analysis.figures import layer_lines, legend
+        from sparsify_fx.analysis.figures import layer_lines
+        from sparsify_fx.figures import legend, panels
 
-        axes = figure.subplots()
+        (axes,) = panels(figure)
         layer_lines(
             axes,
             {
@@ -106,11 +107,11 @@ class Sensitivity(Shown):
 
         Raises AnalysisError without matplotlib (extra `plot`), UnknownNameError for another ending.
         """
-        from sparsify_fx.analysis.figures import check_formats, save
+        from sparsify_fx.figures import check_look, look, save
 
         place = Path(path)
-        formats = check_formats([place.suffix.removeprefix(".")])
-        return Path(save(place.with_suffix(""), self.draw, formats)[0])
+        wanted = check_look(look([place.suffix.removeprefix(".")]))
+        return Path(save(place.with_suffix(""), self.draw, wanted)[0])
 
 
 def sensitivity(

@@ -78,8 +78,8 @@ def _sizes(trained: Trained, folder: Path) -> Sizes:
         plain.bytes_dense,
         plain.bytes_file,
         fast.bytes_file,
-        speed and 1000 * speed.cpu_latency_dense,
-        speed and 1000 * speed.cpu_latency,
+        1000 * speed.cpu_latency_dense if speed else None,
+        1000 * speed.cpu_latency if speed else None,
         len(inputs),
         fast.verdict,
     )
