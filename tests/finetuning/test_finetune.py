@@ -193,6 +193,9 @@ def test_outputs_that_do_not_fit_are_told() -> None:
 class Endless:
     """Batches without a length."""
 
+    def __repr__(self) -> str:
+        return "endless"
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from BATCHES
 
