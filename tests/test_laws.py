@@ -6,6 +6,8 @@ The laws themselves are in `sparsify_fx.testing`, where plugins find them too.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from sparsify_fx.recipe import METHODS, find_method
 from sparsify_fx.testing import laws
 from sparsify_fx.testing.training import SAVED_AT
 from sparsify_fx.zoo import methods as _methods
+from tests.common import SWEEP
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +34,28 @@ ALL = list(
         repr(find_method(name).resolved()): name for name in reversed([*METHODS, *SUMS])
     }.values()
 )[::-1]
-every_method = pytest.mark.parametrize("method", ALL)
+# Sums that `pytest -m sweep` alone tries: two of three; those with Sign-In and learning rate rewinding always run.
+SWEPT = {
+    name
+    for number, name in enumerate(name for name in ALL if "+" in name)
+    if number % 3 and name not in ("lrr+signin", "signin+lrr", "acdc+signin")
+}
+every_method = pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=SWEEP if name in SWEPT else ()) for name in ALL],
+)
+
+
+def in_turn(variants: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Every method in all variants, a sum in one of them, in turn; `pytest -m sweep` has the rest."""
+    found = []
+    for number, method in enumerate(ALL):
+        for place, variant in enumerate(variants):
+            always = method not in SWEPT and (
+                "+" not in method or place == number % len(variants)
+            )
+            found.append(pytest.param(method, *variant, marks=() if always else SWEEP))
+    return found
 
 
 def test_there_are_sums() -> None:
@@ -60,9 +84,9 @@ def test_the_counts_follow_the_schedule_and_end_on_the_exact_budget(
 
 
 @pytest.mark.parametrize(
-    ("kind", "amp"), [*((kind, False) for kind in laws.OPTIMIZERS), ("sgd", True)]
+    ("method", "kind", "amp"),
+    in_turn([*((kind, False) for kind in laws.OPTIMIZERS), ("sgd", True)]),
 )
-@every_method
 def test_pruned_weights_are_zero_at_every_step(
     method: str, kind: str, amp: bool
 ) -> None:
@@ -81,13 +105,18 @@ def test_state_dict_round_trips_and_a_dense_checkpoint_is_split(method: str) -> 
     laws.states_round_trip(method)
 
 
-@pytest.mark.parametrize("at", SAVED_AT)
-@every_method
+@pytest.mark.parametrize(("method", "at"), in_turn([(at,) for at in SAVED_AT]))
 def test_a_resumed_training_ends_bit_identical(method: str, at: float) -> None:
     laws.resumed_training_is_bit_identical(method, at)
 
 
-@pytest.mark.parametrize(("a", "b"), list(itertools.combinations(METHODS, 2)))
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        pytest.param(*pair, marks=SWEEP if number % 3 else ())
+        for number, pair in enumerate(itertools.combinations(METHODS, 2))
+    ],
+)
 def test_a_plus_b_equals_b_plus_a(a: str, b: str) -> None:
     laws.sums_commute(a, b)
 

@@ -47,10 +47,12 @@ SUMS = (
     "signin+snip",
     "signin+synflow",
 )
-# Near relations of others of the list.
+# Near relations of others of the list; the laws hold for all of them.
 SWEPT = {
     *("lrr+pilot", "lrr+snip", "pilot+wr", "imp+synflow", "signin+synflow"),
     *("rigl+signin", "signin+snip", "imp-rand", "lrr-rand", "lrr-nowarmup", "acdc"),
+    *("imp", "set", "lrr-bn", "l1", "woodfisher", "grasp", "snip", "powerprop"),
+    *("magnitude", "pilot-init"),
 }
 find_method("dense")  # fills the registry
 ALL = [

@@ -21,9 +21,11 @@ from sparsify_fx.programs.owners import programs
 from sparsify_fx.scheduler.pruner import Pruner
 from tests.conftest import batch, effective, small_net, train_step
 
-# masks-of scores by the masks of another run, which must exist; test_other_runs.py tests it with one.
+# masks-of scores by the masks of another run, which must exist; test_other_runs.py tests it with one. nonzero keeps the
+# zeros of weights that have some; tests/finetuning has those.
+NEED_MORE = ("masks-of", "nonzero")
 every_criterion = pytest.mark.parametrize(
-    "criterion", [name for name in CRITERIA if name != "masks-of"]
+    "criterion", [name for name in CRITERIA if name not in NEED_MORE]
 )
 WITH_DATA = ["fisher", "gradient", "grasp", "snip", "woodfisher"]
 

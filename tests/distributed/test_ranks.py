@@ -130,6 +130,7 @@ def test_ranks_may_train_models_of_their_own(results: Results, ranks: int) -> No
     )
 
 
+@pytest.mark.sweep
 def test_each_group_of_replicas_agrees_within_itself(results: Results) -> None:
     masks = [seen["masks"] for seen in results("halves", 4)]
     assert masks[0] == masks[1] != masks[2] == masks[3]

@@ -110,6 +110,7 @@ def findings() -> dict[str, dict[str, tuple[float, ...]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", list(PAPER))
 def test_table_8(
     method: str, findings: dict[str, dict[str, tuple[float, ...]]]

@@ -45,7 +45,7 @@ def pairs() -> list[Any]:
     found = []
     for method in METHODS:
         for optimizer in OPTIMIZERS:
-            marks = [] if (method, optimizer) in FAST else [pytest.mark.slow]
+            marks = [] if (method, optimizer) in FAST else [pytest.mark.sweep]
             found.append(pytest.param(method, optimizer, marks=marks))
     return found
 

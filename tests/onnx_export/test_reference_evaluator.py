@@ -76,6 +76,7 @@ def test_an_unpacked_coo_file_runs_in_the_reference_evaluator() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_another_interpreter_loads_and_folds_every_file() -> None:
     """With this one: the same command checks an older onnxruntime, given the interpreter that has it."""
     done = subprocess.run(

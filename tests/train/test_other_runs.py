@@ -22,6 +22,7 @@ from sparsify_fx.train import Result, TrainConfig, load_config, train
 from sparsify_fx.train.data import open_data
 from sparsify_fx.train.restore import load_trained
 from sparsify_fx.train.session import build_session, fresh_model
+from tests.common import swept
 
 pytestmark = pytest.mark.slow
 
@@ -260,7 +261,7 @@ def test_the_recipes_that_perturb_signs(tmp_path: Path, recipe: str, run: int) -
         )
 
 
-@pytest.mark.parametrize("method", ["lrr-rand", "imp-rand"])
+@pytest.mark.parametrize("method", ["lrr-rand", *swept(["imp-rand"])])
 def test_random_masks_in_cycles_are_balanced(tmp_path: Path, method: str) -> None:
     last = read_state(
         quietly(tiny(f"method={method}", "save_cycles=true"), tmp_path).path, cycle=2

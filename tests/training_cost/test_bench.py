@@ -111,6 +111,7 @@ def test_a_method_that_prunes_is_measured_at_its_last_sparsity() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_compiled_models_do_not_compile_again_when_masks_change() -> None:
     cost = sparsify_fx.bench(
         "tiny", method="lrr+signin", compile=True, storage=["living"], **TINY
