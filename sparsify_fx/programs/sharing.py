@@ -204,15 +204,23 @@ def _conv_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def by_products(self: nn.Module, input: Tensor) -> Any:
-        made = product(self, input) if _SPAN.results is None else None
+        made = _product(self, input)
         return forward(self, input) if made is None else made
 
     return by_products
 
 
+def _product(layer: nn.Module, input: Tensor) -> Any:
+    """By sparse kernels; None where they do not compute it, or where the weight is shared within a span."""
+    # The compiler joins equal computations by itself: it must not look at the span, or it compiles again within one.
+    if torch.compiler.is_compiling() or _SPAN.results is None:
+        return product(layer, input)
+    return None
+
+
 def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
     """The forward of `nn.Linear`, which in living storage makes its weight's gradient in blocks where that pays."""
-    made = product(self, input) if _SPAN.results is None else None
+    made = _product(self, input)
     if made is not None:
         return made
     if torch.compiler.is_compiling():
