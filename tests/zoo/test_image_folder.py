@@ -77,6 +77,8 @@ def test_a_streamed_epoch_from_its_middle_on_has_the_same_batches(
         assert same(whole[start:], list(part.epoch(8, **asked, start=start)))
 
 
+# torch tells a dead worker to whatever runs when the signal comes, also to the end of the loader itself.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_worker_is_told_in_words(folder: Path) -> None:
     batches = streamed(folder, 2).train.epoch(1, train=True)
     with pytest.raises(DataError, match=r"was ended .*goes on from"):  # noqa: PT012, SIM117
