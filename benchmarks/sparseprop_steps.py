@@ -1,4 +1,4 @@
-"""Steps of SparseProp (Nikdan et al. 2023) in a process of its own, whose Python has it: see `sparse_training`.
+"""Steps of SparseProp in a process of its own, whose Python has it: see `sparse_training`.
 
     python -m venv --system-site-packages /tmp/sparseprop
     /tmp/sparseprop/bin/pip install pybind11 && PATH=/tmp/sparseprop/bin:$PATH /tmp/sparseprop/bin/pip install \\
