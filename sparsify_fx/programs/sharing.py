@@ -210,7 +210,7 @@ def _conv_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
     return by_products
 
 
-def _product(layer: nn.Module, input: Tensor) -> Any:
+def _product(layer: nn.Module, input: Tensor) -> Tensor | None:
     """By sparse kernels; None where they do not compute it, or where the weight is shared within a span."""
     # The compiler joins equal computations by itself: it must not look at the span, or it compiles again within one.
     if torch.compiler.is_compiling() or _SPAN.results is None:
