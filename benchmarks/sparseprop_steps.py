@@ -1,7 +1,7 @@
 """Steps of SparseProp in a process of its own, whose Python has it: see `sparse_training`.
 
-    python -m venv --system-site-packages /tmp/sparseprop
-    /tmp/sparseprop/bin/pip install pybind11 && PATH=/tmp/sparseprop/bin:$PATH /tmp/sparseprop/bin/pip install \\
+    python -m venv --system-site-packages ENVIRONMENT
+    ENVIRONMENT/bin/pip install pybind11 && PATH=ENVIRONMENT/bin:$PATH ENVIRONMENT/bin/pip install \\
         --no-build-isolation sparseprop==0.1.14
 
 It must have torch, torchvision and timm as well, and is started in this folder.
