@@ -31,8 +31,8 @@ from sparsify_fx.living.place import empty_vector
 from sparsify_fx.living.remembered import Remembered
 
 # Bytes of a block. Smaller ones lie nearer to the processor, but a matrix library does less well in small pieces, most
-# of all where the instructions are narrow. Measured on AVX2 with 512 kB of second-level cache; on AVX512 blocks of 128 kB
-# were faster for up to 8 rows.
+# of all where the instructions are narrow. Measured on AVX2 with 512 kB of second-level cache; on AVX512 blocks of
+# 128 kB were faster for up to 8 rows.
 _BLOCK_BYTES = 1 << 20
 # With more rows the memory that blocks save no longer counts beside the work.
 MOST_ROWS = 128
