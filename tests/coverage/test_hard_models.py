@@ -1,4 +1,4 @@
-"""Models that are hard to rewrite pass every check of `sparsify-fx coverage`, each in its own process.
+"""Models that are hard to rewrite pass every check of `sparsify-fx coverage`, each in its own process: some always, all with `pytest -m sweep`.
 
 The largest come first, so that no core idles while the last one is examined.
 
