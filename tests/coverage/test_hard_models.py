@@ -1,4 +1,6 @@
-"""Models that are hard to rewrite pass every check of `sparsify-fx coverage`, each in its own process: some always, all with `pytest -m sweep`.
+"""Models that are hard to rewrite pass every check of `sparsify-fx coverage`, each in its own process.
+
+Some run always; `pytest -m sweep` has the others.
 
 The largest come first, so that no core idles while the last one is examined.
 
