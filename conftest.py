@@ -20,6 +20,11 @@ torch.set_num_threads(1)
 MOST_WORKERS = 4  # each loads torch, and may hold a model of several GB
 APART = ("tests/coverage/test_hard_models.py",)
 """Long modules whose tests share nothing."""
+TOGETHER = tuple(
+    f"tests/distributed/test_{name}.py"
+    for name in ("batches", "fsdp", "living", "ranks")
+)
+"""Modules that share a process group, whose start is most of what they take."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,11 +46,24 @@ class ByModule(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         module: str = nodeid.partition("::")[0]
+        if module in TOGETHER:
+            return TOGETHER[0]
         return nodeid if module in APART else module
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByModule:
     return ByModule(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test with `cross_section`, what is not named there is swept."""
+    for item in items:
+        marker = item.get_closest_marker("cross_section")
+        if marker is not None:
+            name = item.name[item.name.index("[") + 1 : -1]
+            if name not in marker.args:
+                item.add_marker("sweep")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from sparsify_fx.acceleration import decelerate
+from sparsify_fx.acceleration import (
+    DENSE,
+    accelerate,
+    check_kernels,
+    check_takers,
+    decelerate,
+    tried,
+)
 from sparsify_fx.allocations import with_min_per_layer
 from sparsify_fx.budgets import DEFAULT_SPARSITY, Parameters, Request, find_budget
 from sparsify_fx.criteria import FindsSparsity
@@ -51,6 +58,7 @@ def apply(
     seed: int = 0,
     min_per_layer: int | float | None = None,
     storage: str = "auto",
+    kernels: str = DENSE,
     budget: Any = "parameters",
     example_inputs: Any = None,
     **axes: Any,
@@ -80,10 +88,14 @@ def apply(
             vectors of the entries that the mask lets live, and a step costs what those cost; "auto": living where the
             masks of the start stay and each entry is made by itself, full as soon as an optimizer needs whole matrices
             (Muon, Shampoo, Adafactor). Results are the same but for rounding; checkpoints load into either.
+        kernels: "dense": layers compute with their whole weight; "auto": those whose sparse step is faster take kernels
+            that skip zeros, on a CPU, and all that can be are in living storage; "always": all that can. See
+            `accelerate`.
         budget: what the target is of: "parameters": `sparsity` is the fraction of weights that go; "macs": that of
             multiply-adds, for which weights go until enough are saved; or an object of `sparsify_fx.budgets`, such as
             `MACs(left=50_000_000)` or `Latency(milliseconds=5)`, which finds the sparsity by itself.
-        example_inputs: for those: one sample as the model takes it (a tensor, a tuple of arguments, a dict by name).
+        example_inputs: for those: one sample as the model takes it (a tensor, a tuple of arguments, a dict by name);
+            with kernels="auto" a batch, at which layers decide before the training.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.
@@ -93,6 +105,7 @@ def apply(
         SparsityError: a sparsity outside [0, 1), or one that keeps nothing; a budget that cannot be met.
         LayerError: no prunable weight, or one that cannot be rewritten.
         MethodError: contradictory axes, or a criterion without its inputs.
+        RuntimeLibraryError: kernels that the package was installed without.
         After an error the model is as it was.
 
     >>> model = apply(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), method="random", sparsity=0.75)
@@ -100,6 +113,7 @@ def apply(
     20
     """
     # 1. The method, with the axes that replace its own, and the weights that it is for.
+    check_kernels(kernels, storage)
     found = find_method(method, axes)
     resolved = found.resolved()
     resolved = replace(
@@ -134,9 +148,13 @@ def apply(
 
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
     masks = first_masks(model, plan, layers, weights, inputs)
-    living = storable(storage, masks, chosen, fixed=not changes)
+    fixed = not changes or kernels != DENSE
+    living = storable(storage, masks, chosen, fixed=fixed)
     stored = {name: layers[name].weight for name in living}
     living = unwrapped(living, stored, storage)
+    check_takers(kernels, (layers[name] for name in living))
+    if kernels != DENSE and example_inputs is not None:
+        tried(model, example_inputs)
     progress = Progress()
     programs = prepare(model, layers, masks, resolved.parameterization)
     for program in programs.values():
@@ -146,6 +164,8 @@ def apply(
     # For the Scheduler, which may be built far from where the data are.
     plan.inputs[model] = inputs
     ignore_masks_in_ddp(model)
+    if kernels != DENSE:
+        accelerate(model, example_inputs, kernels=kernels)
     return model
 
 

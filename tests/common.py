@@ -18,6 +18,20 @@ def swept(values: Iterable[Any]) -> list[Any]:
     ]
 
 
+def checkered(ones: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    """Every pair; those on the white fields of the board always run, the others are swept."""
+    return [
+        pytest.param(
+            one,
+            other,
+            id=f"{one}-{other}",
+            marks=SWEEP if (row + column) % 2 else (),
+        )
+        for row, one in enumerate(ones)
+        for column, other in enumerate(others)
+    ]
+
+
 def crossed(ones: Sequence[Any], others: Sequence[Any], few: int) -> list[Any]:
     """Every pair; each of the first `few` others always runs with one of the ones, in turn; the rest are swept."""
     always = {(position % len(ones), position) for position in range(few)}

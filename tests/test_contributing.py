@@ -24,6 +24,7 @@ from sparsify_fx.parameterizations import PARAMETERIZATIONS
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.recipe import METHODS, find_method
 from tests.conftest import effective, small_net, train_step
+from tests.fresh import COMMAND, run_fresh
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +76,7 @@ def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
     del sys.modules[module.__name__]
 
 
+@pytest.mark.sweep
 def test_one_file_adds_a_deep_product_with_a_rescale_of_its_own(
     deep: ModuleType,
 ) -> None:
@@ -122,18 +124,15 @@ def install(source: Path, target: Path) -> None:
 
 
 def run(target: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A fresh Python that sees the packages in `target`; warnings are errors."""
+    """A fresh process that sees the packages in `target`."""
     places = [str(target), str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(place for place in places if place)
     }
-    command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False
-    )
+    return run_fresh(*arguments, environment=environment)
 
 
-CLI = ("-c", "from sparsify_fx.cli import main; main()", "methods")
+CLI = (COMMAND, "methods")
 
 
 def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path) -> Non
         print(int((weight != 0).sum()))
         other = sparsify_fx.apply(nn.Linear(4, 4), method="lrr", criterion="distance", sparsity=0.5)
     """
-    used = run(target, "-c", textwrap.dedent(code), str(target))
+    used = run(target, textwrap.dedent(code), str(target))
     assert (used.returncode, used.stdout.strip()) == (0, "10"), used.stderr
     without = run(tmp_path / "nowhere", *CLI, "distance")
     assert without.returncode == 2
@@ -200,5 +199,5 @@ def test_a_broken_plugin_is_named_at_every_look_up(tmp_path: Path) -> None:
             except PluginError as error:
                 print(error)
     """
-    again = run(tmp_path, "-c", textwrap.dedent(code))
+    again = run(tmp_path, textwrap.dedent(code))
     assert again.stdout == f"{told}\n{told}\n", again.stderr

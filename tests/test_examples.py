@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.fresh import run_fresh
 
 pytestmark = pytest.mark.slow
 
@@ -14,10 +14,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(tmp_path: Path, *command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:__main__", str(EXAMPLES / command[0]), *command[1:]],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    script = str(EXAMPLES / command[0])
+    code = (
+        "import runpy, warnings; warnings.filterwarnings('error', category=UserWarning, module='__main__'); "
+        f"runpy.run_path({script!r}, run_name='__main__')"
+    )
+    done = run_fresh(code, *command[1:], folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -39,6 +41,7 @@ def test_lrr_cycles(tmp_path: Path) -> None:
     assert "density 0.6400" in out
 
 
+@pytest.mark.sweep
 def test_sparsify_timm(tmp_path: Path) -> None:
     out = run(tmp_path, "sparsify_timm.py")
     assert "density 0.2000" in out

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import sparsify_fx
+from tests.fresh import run_fresh
 
 HEAVY = {
     "matplotlib",
@@ -66,7 +67,8 @@ def test_heavy_packages_are_left_alone(code: str) -> None:
     ],
 )
 def test_what_comes_later_is_found_in_a_fresh_process(use: str) -> None:
-    fresh(f"from torch.nn import Linear\n{use}")
+    done = run_fresh(f"from torch.nn import Linear\n{use}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_public_name_is_listed_and_found() -> None:

@@ -157,6 +157,7 @@ def trained_accuracy(init: str, **changes: object) -> float:
     return right / 1000
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_lenet5_at_95_per_cent_trains_only_from_the_sparse_initialization() -> None:
     default, sparse = trained_accuracy("default"), trained_accuracy("kaiming_sparse")

@@ -47,13 +47,12 @@ every_method = pytest.mark.parametrize(
 
 
 def in_turn(variants: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Every method in all variants, a sum in one of them, in turn; `pytest -m sweep` has the rest."""
+    """Every method in two variants, a sum in one of them, in turn; `pytest -m sweep` has the rest."""
     found = []
     for number, method in enumerate(ALL):
         for place, variant in enumerate(variants):
-            always = method not in SWEPT and (
-                "+" not in method or place == number % len(variants)
-            )
+            turn = (place - number) % len(variants)
+            always = method not in SWEPT and turn < (1 if "+" in method else 2)
             found.append(pytest.param(method, *variant, marks=() if always else SWEEP))
     return found
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -17,6 +14,7 @@ from typer.testing import CliRunner, Result
 import sparsify_fx
 from sparsify_fx.cli import app
 from sparsify_fx.onnx_export import pack_onnx
+from tests.fresh import run_fresh
 
 ROOT = Path(__file__).parents[1]
 LONG = (
@@ -115,14 +113,8 @@ def test_nothing_is_shown_without_v_and_lines_on_stderr_with_it(
 @pytest.mark.slow
 def test_the_library_alone_shows_nothing(dense: Path, tmp_path: Path) -> None:
     program = f"from sparsify_fx.onnx_export import pack_onnx; pack_onnx({str(dense)!r}, {str(tmp_path / 'p.onnx')!r})"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
+    done = run_fresh(program)
+    assert done.returncode == 0
     assert done.stdout == done.stderr == ""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -16,6 +15,7 @@ from sparsify_fx.cli import app
 from sparsify_fx.errors import PluginError, TakenNameError
 from sparsify_fx.plugins import load_file
 from sparsify_fx.registry import Registry
+from tests.fresh import COMMAND, run_fresh
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,23 +92,7 @@ device: cpu
 
 def cli(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """The command line in a fresh process, which keeps what a plugin registers."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    }
-    command = [
-        sys.executable,
-        "-c",
-        "from sparsify_fx.cli import main; main()",
-        *map(str, arguments),
-    ]
-    return subprocess.run(
-        command,
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_fresh(COMMAND, *arguments, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +152,7 @@ def test_lists_and_the_laboratory_know_the_file(folder: Path) -> None:
         for command in (["methods"], ["analyze"], ["lab"], ["lab", "my-lab", "--seed", "7"]):
             app([*command, "--plugin", "mine.py", "--json", "_".join(command[:2]) + ".json"], standalone_mode=False)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    done = run_fresh(textwrap.dedent(code), folder=folder)
     assert done.returncode == 0, done.stderr
     for command, name in (
         ("methods", "my-method"),
@@ -244,6 +223,7 @@ def test_commands_tell_them_in_one_line(tmp_path: Path) -> None:
     assert "absent.py does not exist" in done.stderr
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_a_taken_analysis_is_told_though_analyses_come_late(tmp_path: Path) -> None:
     (tmp_path / "signs.py").write_text(

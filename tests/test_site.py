@@ -65,12 +65,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.sweep
 def test_the_api_is_there_under_the_names_that_users_write(site: Path) -> None:
     names = Page(site / "api.html").names
     for name in ("apply", "merge", "Scheduler", "export", "pack_onnx"):
         assert f"sparsify_fx.{name}" in names
 
 
+@pytest.mark.sweep
 def test_no_link_is_broken_and_nothing_comes_from_another_host(site: Path) -> None:
     pages = {file: Page(file) for file in site.rglob("*.html")}
     assert len(pages) > 60
@@ -95,6 +97,7 @@ def test_no_link_is_broken_and_nothing_comes_from_another_host(site: Path) -> No
     assert broken == []
 
 
+@pytest.mark.sweep
 def test_formulas_are_drawn_by_the_browser_and_figures_are_filled_in(
     site: Path,
 ) -> None:

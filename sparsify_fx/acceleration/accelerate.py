@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from sparsify_fx.acceleration.asked import check_library
 from sparsify_fx.acceleration.layouts import follow_images, forget_images
-from sparsify_fx.errors import LayerError, RuntimeLibraryError, unknown
+from sparsify_fx.errors import LayerError, unknown
 from sparsify_fx.living.products.choice import AUTO, MODES, Choice
-from sparsify_fx.living.products.native import is_there
 from sparsify_fx.programs.owners import owners, program_of
 from sparsify_fx.programs.products import CHOICE, has_products, placed_tensors
 
@@ -47,12 +47,7 @@ def accelerate(model: M, example_inputs: Any = None, *, kernels: str = AUTO) -> 
     """
     if kernels not in MODES:
         raise LayerError(unknown("kernels", kernels, MODES))
-    if not is_there():
-        raise RuntimeLibraryError(
-            "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); install "
-            "one and then sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working copy "
-            "run `python setup.py build_ext --inplace`"
-        )
+    check_library()
     found = _layers(model)
     if not found:
         raise LayerError(
@@ -64,7 +59,7 @@ def accelerate(model: M, example_inputs: Any = None, *, kernels: str = AUTO) -> 
         layer.__dict__[CHOICE] = Choice(name, kernels, tensors)
     follow_images(model)
     if example_inputs is not None:
-        _tried(model, example_inputs)
+        tried(model, example_inputs)
     _LOG.info("%d layers may use sparse kernels (%s)", len(found), kernels)
     return model
 
@@ -95,7 +90,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def _tried(model: nn.Module, example_inputs: Any) -> None:
+def tried(model: nn.Module, example_inputs: Any) -> None:
     """One forward in evaluation, in which nothing but the choices of layers changes."""
     modes = {module: module.training for module in model.modules()}
     model.eval()

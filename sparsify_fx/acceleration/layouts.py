@@ -1,8 +1,8 @@
 """Layers between sparse ones that take images side by side as they lie, where torch's own kernels would rearrange them.
 
 Sparse kernels give [n, c, h, w] with strides (1, hwn, wn, n), see `sparsify_fx.living.products.shapes`. Sums and
-activations keep that. To batch norm such a batch is one image [1, c, h w, n], with the same channels and so the same
-statistics. To pooling it is c images of n channels, [c, n, h, w] in channels_last, which torch has fast kernels for.
+activations keep that. To batch norm the values of a channel lie one after another, see `living.products.norms`. To
+pooling it is c images of n channels, [c, n, h, w] in channels_last, which torch has fast kernels for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.living.place import is_plain
+from sparsify_fx.living.products.norms import by_torch, normed, normed_backward
 from sparsify_fx.living.products.shapes import lies_side_by_side
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -77,7 +79,7 @@ def _beside(inputs: Any) -> bool:
 
 
 def _normed(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
-    if not _beside(input):
+    if not _beside(input) or not _single(input, self):
         return type(self).forward(self, input)
     # What `nn.BatchNorm2d.forward` does around its operator.
     share = 0.0 if self.momentum is None else self.momentum
@@ -94,40 +96,52 @@ def _normed(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
     return made
 
 
+def _single(inputs: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Whether all that the norm reads is what its kernels take."""
+    read = (inputs, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return all(
+        each is None or (each.dtype == torch.float32 and is_plain(each))
+        for each in read
+    )
+
+
 class _Normed(torch.autograd.Function):
     """Batch norm of images side by side; its result is no view, so that activations may write into it."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         inputs, weight, bias, mean, variance, by_batch, share, eps = arguments
-        flat = _flat(inputs)
-        made, *saved = torch.native_batch_norm(
-            flat, weight, bias, mean, variance, by_batch, share, eps
+        made, *saved = normed(
+            _flat(inputs), weight, bias, (mean, variance), by_batch, share, eps
         )
-        ctx.save_for_backward(inputs, weight, mean, variance, *saved)
+        ctx.save_for_backward(inputs, weight, *saved)
         ctx.by_batch, ctx.eps = by_batch, eps
         # Not a view to autograd, which lets nobody write into views that come out of here.
         return _unflat(made, inputs).data
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        inputs, weight, mean, variance, *saved = ctx.saved_tensors
-        found = torch.ops.aten.native_batch_norm_backward(
-            _flat(gradients[0]), _flat(inputs), weight, mean, variance, *saved, ctx.by_batch, ctx.eps,
-            list(ctx.needs_input_grad[:3]),
-        )  # fmt: skip
-        back, *others = (
-            each if needed else None
-            for each, needed in zip(found, ctx.needs_input_grad[:3], strict=True)
-        )
+        inputs, weight, mean, deviation = ctx.saved_tensors
+        given = _flat(gradients[0]), _flat(inputs), weight
+        moments = None if ctx.by_batch else (mean, deviation)
+        wanted = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            # A gradient of a gradient is made by torch's own operators.
+            found = by_torch(*given, moments, ctx.eps)
+            back, *others = (
+                g if w else None for g, w in zip(found, wanted, strict=True)
+            )
+        else:
+            back, *others = normed_backward(
+                *given, (mean, deviation), ctx.by_batch, wanted
+            )
         back = None if back is None else _unflat(back, inputs)
         return back, *others, None, None, None, None, None
 
 
 def _flat(images: Tensor) -> Tensor:
-    """[n, c, h, w] side by side as one image [1, c, h w, n]."""
-    count, channels, *_ = images.shape
-    return images.permute(1, 2, 3, 0).reshape(1, channels, -1, count)
+    """[n, c, h, w] side by side as [c, h w n]."""
+    return images.permute(1, 2, 3, 0).reshape(images.shape[1], -1)
 
 
 def _unflat(flat: Tensor, like: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ __all__ = [
 
 Auto = Literal["auto"]
 Storage = Literal["auto", "full", "living"]
+Kernels = Literal["dense", "auto", "always"]
 Fact = Literal["model", "seed", "init", "data"]
 # Of one run (cycle).
 MOST_EPOCHS = 100_000
@@ -57,22 +58,22 @@ _INDIFFERENT = (
     "storage",
 )
 _SWITCHES = ("compile", "amp")
-_NEWER = ("accumulate", "sync_batch_norm", "pretrained")
+_NEWER = ("accumulate", "sync_batch_norm", "pretrained", "kernels")
 
 
 class TrainConfig(InputKeys):
     """What `train` runs. `epochs` is the length of one run (cycle); the schedule of the method may add more.
 
-    `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis,
-    as `sparsify_fx.recipe.axis_value` reads them; `accumulate`: micro-batches of a batch, over all processes
-    together; `sync_batch_norm`: batch norm over the whole batch where several processes have parts of it, "auto"
-    unless there are micro-batches; `pretrained`: trained weights to start from, before the first pruning;
-    `init_from`: one or several runs to start from, taken in order; `storage`: whether factors are whole tensors or
-    vectors of living entries, see `sparsify_fx.apply`; `checkpoint`: when to save within an epoch;
-    `checkpoint_every`: save at the end of every so many epochs, "auto" of each unless checkpoints would take more
-    than 1 % of the time; `allow_other`: in what runs that it takes from may differ (model, seed, init, data);
-    `snapshots_at`: epochs over all cycles (0 is the start) after which weights and masks are kept; `save_cycles`:
-    keep them at the end of each cycle.
+    `data_root`: where downloads are; `image_size`: pixels a side, None for the images' own; `axes`: values by axis, as
+    `sparsify_fx.recipe.axis_value` reads them; `accumulate`: micro-batches of a batch, over all processes together;
+    `sync_batch_norm`: batch norm over the whole batch where several processes have parts of it, "auto" unless there
+    are micro-batches; `pretrained`: trained weights to start from, before the first pruning; `init_from`: one or
+    several runs to start from, taken in order; `storage`: whether factors are whole tensors or vectors of living
+    entries, `kernels`: what layers compute with, see `sparsify_fx.apply`; `checkpoint`: when to save within an epoch;
+    `checkpoint_every`: save at the end of every so many epochs, "auto" of each unless checkpoints would take more than
+    1 % of the time; `allow_other`: in what runs that it takes from may differ (model, seed, init, data);
+    `snapshots_at`: epochs over all cycles (0 is the start) after which weights and masks are kept; `save_cycles`: keep
+    them at the end of each cycle.
     """
 
     method: str = "signin"
@@ -91,6 +92,7 @@ class TrainConfig(InputKeys):
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     storage: Storage = "auto"
+    kernels: Kernels = "dense"
     init: str = "default"
     pretrained: str | None = None
     augment: AugmentConfig = AugmentConfig()
@@ -140,9 +142,19 @@ class TrainConfig(InputKeys):
     @model_validator(mode="after")
     def _average_of_whole_tensors(self) -> TrainConfig:
         # Entry k of a vector is another weight once masks have changed; "auto" takes vectors where they do not.
-        if self.ema is not None and self.storage == "living":
+        living = self.storage == "living" or self.kernels != "dense"
+        if self.ema is not None and living:
             raise ValueError(
-                "ema averages weights that keep their places, which storage=living does not promise; use storage=auto"
+                "ema averages weights that keep their places, which storage=living and sparse kernels do not promise; "
+                "use storage=auto and kernels=dense"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kernels_that_decide(self) -> TrainConfig:
+        if self.kernels == "auto" and self.compile is True:
+            raise ValueError(
+                "kernels=auto decides by a clock, and a compiled model has none; use kernels=always, or compile=false"
             )
         return self
 

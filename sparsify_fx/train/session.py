@@ -216,6 +216,7 @@ def build_session(config: TrainConfig) -> Session:
             exclude=config.exclude,
             seed=config.seed,
             storage=config.storage,
+            kernels=config.kernels,
             **config.axes,
         )
     _initialize(config, model, after_apply=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import sparsify_fx
-from sparsify_fx.errors import LayerError
+from sparsify_fx.errors import LayerError, MethodError
 from sparsify_fx.living.products.choice import estimate
 from sparsify_fx.living.products.shapes import Shape, lies_side_by_side
+from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.products import CHOICE
 
 
 class Block(nn.Module):
@@ -200,3 +203,45 @@ def test_an_estimate_falls_with_the_density() -> None:
 def test_what_cannot_be_is_refused(model: nn.Module, kernels: str, told: str) -> None:
     with pytest.raises(LayerError, match=told):
         sparsify_fx.accelerate(model, kernels=kernels)
+
+
+def test_apply_accelerates_and_keeps_living_entries_also_where_masks_change() -> None:
+    inputs, targets = data()
+    for method in ("random", "gmp"):
+        model = sparsify_fx.apply(small(), method, sparsity=0.7, kernels="always")
+        wanted = sparsify_fx.accelerate(sparse(method), kernels="always")
+        assert all(program.places() is not None for program in programs(model).values())
+        loss, other = (
+            F.cross_entropy(each(inputs), targets) for each in (model, wanted)
+        )
+        assert torch.equal(loss, other)
+        assert CHOICE in model[0].__dict__
+
+
+def test_apply_decides_at_the_batch_it_is_given(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "sparsify_fx.living.products"):
+        sparsify_fx.apply(
+            small(), "random", sparsity=0.9, kernels="auto", example_inputs=data()[0]
+        )
+    assert len(caplog.records) == 6
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "message"),
+    [
+        ({"kernels": "fast"}, MethodError, "unknown kernels 'fast'"),
+        ({"kernels": "auto", "storage": "full"}, MethodError, "storage='full' keeps none"),
+        ({"kernels": "auto", "include": "12"}, LayerError, "no layer of this model"),
+    ],
+)  # fmt: skip
+def test_kernels_that_cannot_be(
+    axes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = nn.Sequential(
+        *small(), nn.Unflatten(1, (4, 1)), nn.ConvTranspose1d(4, 2, 1)
+    )
+    with pytest.raises(error, match=message):
+        sparsify_fx.apply(model, "random", **axes)
+    assert not programs(model)

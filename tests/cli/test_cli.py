@@ -21,6 +21,7 @@ from sparsify_fx.cli.methods import axis_text
 from sparsify_fx.onnx_export import inspect_file
 from sparsify_fx.recipe import METHODS
 from sparsify_fx.train.restore import load_trained
+from tests.fresh import COMMAND, run_fresh
 
 TINY = [
     "--epochs",
@@ -172,13 +173,7 @@ def test_brackets_are_shown_as_they_are_with_where_keys_lead(tmp_path: Path) -> 
         "lower = replace(find_method('lrr'), name='lower', source='[red 2024]')\n"
         "METHODS.add('lower', lower)\n"
     )
-    code = "from sparsify_fx.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "methods", "lower", "--plugin", str(plugin)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_fresh(COMMAND, "methods", "lower", "--plugin", plugin)
     assert "[red 2024]" in done.stdout
 
 
@@ -230,21 +225,15 @@ def test_the_console_script_reports_errors_without_a_traceback(tmp_path: Path) -
     assert told.returncode == 2
     assert told.stderr.startswith("error: unknown recipe 'nothing'")
     assert told.stderr.count("\n") == 1
-    usage = subprocess.run(
-        [*start, "train"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    usage = run_fresh(COMMAND, "train", folder=tmp_path)
     assert usage.returncode == 2
     assert "RECIPE" in usage.stderr
 
 
 @pytest.mark.slow
 def test_the_package_runs_as_a_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sparsify_fx", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    code = "import runpy; runpy.run_module('sparsify_fx', run_name='__main__', alter_sys=True)"
+    done = run_fresh(code, "--version")
     assert done.stdout == f"sparsify-fx {sparsify_fx.__version__}\n"
 
 

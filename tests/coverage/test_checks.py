@@ -111,6 +111,11 @@ def test_a_usual_model_passes_every_check(tmp_path: Path) -> None:
         assert "float64" not in check(usual), name
 
 
+@pytest.mark.cross_section(
+    "forward-drawing_when_rewritten-differs by .* in float64",
+    "merge-scaled_when_plain-merging changes the outputs",
+    "gradients-infinite_when_rewritten-NaN or Inf",
+)
 @pytest.mark.parametrize(
     ("check", "read", "reason"),
     [
@@ -186,6 +191,7 @@ def test_another_class_after_the_merge_fails(tmp_path: Path) -> None:
         CHECKS["merge"](usual)
 
 
+@pytest.mark.sweep
 def test_a_dense_model_that_cannot_be_exported_is_told_from_a_failure(
     tmp_path: Path,
 ) -> None:
@@ -197,6 +203,7 @@ def test_a_dense_model_that_cannot_be_exported_is_told_from_a_failure(
         CHECKS["onnx"](bench(tmp_path, Branching, 2, 16))
 
 
+@pytest.mark.sweep
 def test_an_export_that_differs_by_rounding_alone_is_said_with_both_figures(
     tmp_path: Path,
 ) -> None:
@@ -243,12 +250,14 @@ def nearly_equal_samples(folder: Path, steepness: float) -> Bench:
     return bench_of(Trial(seeded, (inputs,), (training,), "small"), folder)
 
 
+@pytest.mark.sweep
 def test_norms_that_saw_too_little_are_calibrated_once_more(tmp_path: Path) -> None:
     note = CHECKS["onnx"](nearly_equal_samples(tmp_path, 1.0))
     assert note.endswith(", norms calibrated on 32 samples")
     assert float(note.split()[0].rstrip(",")) < 1e-4
 
 
+@pytest.mark.sweep
 def test_outputs_that_rounding_alone_decides_prove_nothing(tmp_path: Path) -> None:
     with pytest.raises(
         CoverageError, match=r"rounding to float32 makes .* such outputs prove nothing"
@@ -256,6 +265,7 @@ def test_outputs_that_rounding_alone_decides_prove_nothing(tmp_path: Path) -> No
         CHECKS["onnx"](nearly_equal_samples(tmp_path, 1e8))
 
 
+@pytest.mark.sweep
 def test_an_export_that_answers_otherwise_fails(tmp_path: Path) -> None:
     """A hundredth of the output is no rounding, and the dense model's file shows it too."""
 

@@ -54,6 +54,7 @@ def swept(path: Path, checks: list[str], **options: Any) -> list[str]:
     return seen
 
 
+@pytest.mark.sweep
 def test_only_what_is_missing_is_examined(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     assert len(swept(path, ["keys"])) == 2
@@ -68,6 +69,7 @@ def test_only_what_is_missing_is_examined(tmp_path: Path) -> None:
     assert swept(path, ["keys", "forward"]) == ["test_vit"]
 
 
+@pytest.mark.sweep
 def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     with FileLock(f"{path}.lock"):
@@ -80,6 +82,7 @@ def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
     assert len(swept(path, ["keys"])) == 2
 
 
+@pytest.mark.sweep
 def test_failures_are_repeated_when_wanted(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     swept(path, ["keys"])

@@ -239,6 +239,7 @@ def test_biases_feed_layers_behind_them_so_that_others_may_be_emptied(
     ] == empty  # type: ignore[union-attr]
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_with_shortcuts_it_keeps_a_path_and_more_layers_than_magnitude_and_snip() -> (
     None

@@ -1,7 +1,9 @@
-"""Process groups of two and four ranks, each started once for all tests."""
+"""Process groups of two and four ranks, each started once for all tests, which ask it for one case after the other."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import json
 import os
@@ -14,14 +16,52 @@ from typing import Any
 
 import pytest
 
+from tests.fresh import close
+
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 Results = Callable[[str, int], list[Any]]
 
 
 @functools.cache
-def run(ranks: int, kind: str) -> tuple[dict[str, Any], ...]:
-    """What each rank saw, by case."""
-    return launch("tests.distributed.worker", ranks, kind)
+def group(ranks: int) -> tuple[subprocess.Popen[str], ...]:
+    """The processes of a group, which end when the one that tests does."""
+    rendezvous = Path(tempfile.mkdtemp()) / "rendezvous"
+    processes = tuple(
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tests.distributed.worker"),
+                *(str(rank), str(ranks), str(rendezvous)),
+            ],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    )
+    for process in processes:
+        # Later registered, earlier called: all inputs end before the first process is waited for.
+        atexit.register(process.wait)
+    for process in processes:
+        atexit.register(close, process)
+    return processes
+
+
+@functools.cache
+def run(ranks: int, case: str) -> tuple[Any, ...]:
+    """What each rank saw in a case."""
+    processes = group(ranks)
+    for process in processes:
+        assert process.stdin is not None
+        # A rank that is no more gives an empty answer below.
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(case + "\n")
+            process.stdin.flush()
+    answers = [process.stdout.readline() for process in processes if process.stdout]
+    assert all(answers), f"a rank ended in {case}"
+    return tuple(json.loads(answer) for answer in answers)
 
 
 def launch(module: str, ranks: int, *given: str) -> tuple[Any, ...]:
@@ -40,7 +80,7 @@ def launch(module: str, ranks: int, *given: str) -> tuple[Any, ...]:
                     *given,
                 ],
                 cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+                env=ENVIRONMENT,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -65,11 +105,10 @@ def results() -> Results:
     """results(case, ranks): what each rank saw."""
 
     def of(case: str, ranks: int) -> list[Any]:
-        kind = "fsdp" if case.startswith("fsdp") else "copies"
-        seen = [rank[case] for rank in run(ranks, kind)]
+        seen = run(ranks, case)
         for rank, found in enumerate(seen):
             failed = isinstance(found, dict) and "failed" in found
             assert not failed, f"rank {rank} in {case}: {found['failed']}"
-        return seen
+        return list(seen)
 
     return of

@@ -41,6 +41,7 @@ def test_terms_of_the_factors_are_told_or_kept(results: Results, ranks: int) -> 
         assert seen["gap"] == 0
 
 
+@pytest.mark.sweep
 @both_sizes
 def test_lengths_that_would_change_in_buckets_are_refused(
     results: Results, ranks: int

@@ -1,15 +1,16 @@
-"""One rank: runs every case of a kind in one gloo process group and writes what it saw as JSON.
+"""One rank of a gloo process group: runs each case that it reads the name of, and answers with what it saw as JSON.
 
-python -m tests.distributed.worker RANK RANKS RENDEZVOUS RESULT KIND
+python -m tests.distributed.worker RANK RANKS RENDEZVOUS
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 import warnings
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,33 +23,38 @@ from tests.distributed.cases import CASES
 
 # The imports add their cases.
 assert [_batch_cases, _fsdp_cases, _fsdp_odd_cases, _living_cases]
-# On four ranks these tell nothing that the others do not.
-LEFT_OUT = {(4, f"fsdp {method}") for method in _fsdp_cases.OTHERS}
 
 
-def main(rank: int, ranks: int, rendezvous: str, result: str, kind: str) -> None:
+def main(rank: int, ranks: int, rendezvous: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("error")
+    # Answers have the pipe for themselves: what else is printed goes where errors go.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks
     )
-    found = {}
-    for name, case in CASES.items():
-        if name.startswith("fsdp") != (kind == "fsdp") or (ranks, name) in LEFT_OUT:
-            continue
-        try:
-            found[name] = case(rank, ranks)
-        except Exception:
-            found[name] = {"failed": traceback.format_exc()}
-        flags: list[bool] = [False] * ranks
-        dist.all_gather_object(
-            flags, isinstance(found[name], dict) and "failed" in found[name]
+    for line in sys.stdin:
+        print(
+            json.dumps(outcome(line.rstrip("\n"), rank, ranks)),
+            file=answers,
+            flush=True,
         )
-        if any(flags) and not flags[rank]:
-            found[name] = {"failed": "on another rank"}
-    Path(result).write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
 
 
+def outcome(name: str, rank: int, ranks: int) -> Any:
+    """What a case saw, or how it failed."""
+    try:
+        found = CASES[name](rank, ranks)
+    except Exception:
+        found = {"failed": traceback.format_exc()}
+    flags: list[bool] = [False] * ranks
+    dist.all_gather_object(flags, isinstance(found, dict) and "failed" in found)
+    if any(flags) and not flags[rank]:
+        found = {"failed": "on another rank"}
+    return found
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -102,6 +102,12 @@ def everything(run: Run) -> dict[str, Any]:
     }
 
 
+@pytest.mark.cross_section(
+    "signin-2-prepared last",
+    "gmp-1-prepared first",
+    "lrr-1-prepared last",
+    "rigl-2-prepared first",
+)
 @pytest.mark.parametrize(
     "prepare_last", [False, True], ids=["prepared first", "prepared last"]
 )

@@ -233,6 +233,13 @@ CASES += [
 
 
 # Lightning would have the weights before the optimizer step with the optimizer's state after it.
+@pytest.mark.cross_section(
+    "signin-OnFitStart",
+    "lrr-Manual",
+    "gmp-AsRateScheduler",
+    "signin-InInit",
+    "lrr-OnTrainStart",
+)
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
 @pytest.mark.parametrize(
     ("method", "way"), CASES, ids=lambda value: getattr(value, "__name__", value)

@@ -190,6 +190,7 @@ def check(make: Any, method: str, folder: Path, **options: Any) -> None:
         assert differences(everything(again), end) == [], f"resumed after {stop} steps"
 
 
+@pytest.mark.cross_section("lrr", "signin")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_training_that_goes_on_is_the_one_that_was_never_stopped(
     method: str, tmp_path: Path
@@ -208,6 +209,7 @@ def test_gradient_accumulation_counts_optimizer_steps(tmp_path: Path) -> None:
     check(as_rate_scheduler, "signin", tmp_path, gradient_accumulation_steps=2)
 
 
+@pytest.mark.sweep
 def test_a_penalty_resumes(tmp_path: Path) -> None:
     check(as_rate_scheduler, "l1", tmp_path)
 

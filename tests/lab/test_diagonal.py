@@ -136,6 +136,7 @@ def test_the_mirror_map_is_the_potential_s_slope_and_its_minimum_moves_to_zero()
     assert float(mirror(moved, up, down, width)) == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_pilot_ends_nearer_than_spred() -> None:
     checks = {check.claim: check for check in measure(SMALL, 0).checks}

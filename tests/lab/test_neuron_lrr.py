@@ -65,6 +65,7 @@ def test_the_corrected_closed_forms_meet_the_integration_and_the_printed_ones_do
             assert error < 1e-8, name
 
 
+@pytest.mark.sweep
 def test_lrr_succeeds_for_a_above_zero_and_imp_only_with_both_above() -> None:
     findings = measure(
         Size(runs=10, samples=60, widths=(1, 10), steps=150, rates=(0.1,)), 0

@@ -125,6 +125,7 @@ def test_table_8(
             assert abs(descent[index] - expected) <= 0.1
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_table_2() -> None:
     plain, factored = sign_recoveries(Size(), 0.01, 0)
@@ -134,6 +135,7 @@ def test_table_2() -> None:
     assert plain > 0.1  # a step that large overshoots zero by itself
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_what_the_recoveries_depend_on() -> None:
     escapes = escape_by_imbalance((-1e-10, 0.0, 1e-10), 200.0, 0, 10)

@@ -74,6 +74,18 @@ def trained(
     return train(model, optimizer, steps, scheduler)
 
 
+@pytest.mark.cross_section(
+    "balanced-product-lion",
+    "hard-concrete-adam",
+    "power-propagation-nesterov",
+    "soft-threshold-momentum",
+    "sigmoid-gate-nesterov",
+    "product-adamw",
+    "dense-adam",
+    "balanced-product-sgd",
+    "balanced-product-fused",
+    "balanced-product-rmsprop",
+)
 @pytest.mark.parametrize(("how", "optimizer"), pairs())
 def test_200_steps_are_the_same_in_both_storages(how: str, optimizer: str) -> None:
     # Rounding of Adam's root differs with the place of an entry in its vector register, and 200 steps carry it on.

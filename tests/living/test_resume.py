@@ -147,6 +147,7 @@ def test_go_on_in_either_storage(pair: tuple[str, str], order: str) -> None:
     check(pair, "rigl+signin", adamw, 11, order)
 
 
+@pytest.mark.cross_section("pair20-rigl")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pair", "method"), crossed(PAIRS, [*METHODS, *OTHERS], len(METHODS))
@@ -156,6 +157,7 @@ def test_every_order_of_loading(pair: tuple[str, str], method: str) -> None:
         check(pair, method, sgd, steps, order)
 
 
+@pytest.mark.cross_section("pair4-lookahead-lrr+signin")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["lrr+signin", *swept(("gmp", "acdc+signin", "set"))]

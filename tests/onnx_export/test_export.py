@@ -211,6 +211,7 @@ def test_report_as_json_and_table(conv: Exported) -> None:
     assert f"{conv.report.bytes_file:,}" in text
 
 
+@pytest.mark.cross_section("int8-True", "fp32-packed-False", "fp16-True")
 @pytest.mark.parametrize(
     "functions", [False, pytest.param(True, marks=pytest.mark.slow)]
 )

@@ -117,6 +117,7 @@ FORMS: dict[str, tuple[Any, list[str | int]]] = {
 }
 
 
+@pytest.mark.cross_section("names", "none", "multiples", "a number")
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_dynamic_shapes(tmp_path: Path, form: str) -> None:
     wanted, expected = FORMS[form]
@@ -304,6 +305,7 @@ TIME_FIRST: dict[str, tuple[nn.Module, tuple[Tensor, ...], list[str | int]]] = {
 }
 
 
+@pytest.mark.cross_section("one sample", "lstm")
 @pytest.mark.parametrize("case", TIME_FIRST)
 def test_the_batch_of_time_first_models_is_open(tmp_path: Path, case: str) -> None:
     model, inputs, expected = TIME_FIRST[case]

@@ -136,6 +136,7 @@ def tiny(kind: str) -> nn.Module:
     return model
 
 
+@pytest.mark.cross_section("bert")
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_transformers_with_named_inputs_and_open_sequences(
     tmp_path: Path, kind: str

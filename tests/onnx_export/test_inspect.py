@@ -25,6 +25,7 @@ from sparsify_fx.onnx_export import LayerRow, export, inspect_file
 from sparsify_fx.onnx_export.report.picture import draw_density
 from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES
 from sparsify_fx.programs.owners import programs
+from tests.common import crossed
 
 
 def f32(values: Any) -> NDArray[np.float32]:
@@ -353,21 +354,18 @@ def test_picture_by_command_and_bad_targets(exported: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_every_encoding_is_shown_as_export_reported_it(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    for encoding in ENCODINGS:
-        for values in VALUES:
-            made = export(
-                network(),
-                path,
-                torch.randn(1, 3, 8, 8),
-                encoding=encoding,
-                values=values,
-            )
-            seen = inspect_file(path)
-            assert set(seen.layers) == set(made.layers)
-            assert sum(row.macs or 0 for row in seen.layers) == 8 * 27 * 36 + 11520
-            assert (seen.sparsity, seen.bytes_file) == (made.sparsity, made.bytes_file)
+@pytest.mark.parametrize(
+    ("encoding", "values"), crossed(list(ENCODINGS), list(VALUES), len(VALUES))
+)
+def test_every_encoding_is_shown_as_export_reported_it(
+    tmp_path: Path, encoding: str, values: str
+) -> None:
+    path, inputs = tmp_path / "m.onnx", torch.randn(1, 3, 8, 8)
+    made = export(network(), path, inputs, encoding=encoding, values=values)
+    seen = inspect_file(path)
+    assert set(seen.layers) == set(made.layers)
+    assert sum(row.macs or 0 for row in seen.layers) == 8 * 27 * 36 + 11520
+    assert (seen.sparsity, seen.bytes_file) == (made.sparsity, made.bytes_file)
 
 
 @pytest.mark.parametrize(

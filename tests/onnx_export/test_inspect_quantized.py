@@ -1,8 +1,6 @@
 """`inspect_file` on quantized weights of torchao and compressed-tensors: one weight each, zero at the zero point."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from sparsify_fx.errors import CheckpointError
 from sparsify_fx.onnx_export import FileReport, LayerRow, inspect_file
+from tests.fresh import run_fresh
 
 
 def rows(report: FileReport) -> dict[str, LayerRow]:
@@ -160,12 +159,10 @@ def torchao_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Written in a process of its own, since torch.load knows the classes of packages that are imported."""
     pytest.importorskip("torchao")
     folder = tmp_path_factory.mktemp("torchao")
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", AO],
-        cwd=folder,
-        check=True,
-        capture_output=True,
+    done = run_fresh(
+        "import warnings; warnings.simplefilter('ignore')\n" + AO, folder=folder
     )
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -141,6 +141,7 @@ def test_values_of_every_type(tmp_path: Path, name: str) -> None:
     assert optimize(ODD[name])[1]
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_speed_of_a_model_with_values_of_other_types(tmp_path: Path) -> None:
     source = save(ODD["classifier"], tmp_path / "a.onnx")

@@ -158,6 +158,7 @@ def lasso(x: Tensor, y: Tensor, strength: float) -> Tensor:
     return theta
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_decay_of_the_factors_is_lasso_at_twice_the_strength() -> None:
     generator = torch.Generator().manual_seed(0)

@@ -3,8 +3,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from sparsify_fx.errors import LayerError
 from sparsify_fx.passes import Merge
 from sparsify_fx.programs.owners import original_class, programs
 from tests.conftest import batch, effective, small_net, train_step
+from tests.fresh import run_fresh
 
 
 class Scaled(nn.Linear):
@@ -120,13 +119,7 @@ def test_a_pickle_opens_in_a_fresh_process(net: nn.Sequential, tmp_path: Path) -
         "import torch; load = lambda n: torch.load(n, weights_only=False); m = load('model.pt');"
         "assert torch.equal(m(load('in.pt')), load('out.pt')); print(type(m[0]).__name__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_fresh(code, folder=tmp_path)
     assert done.stdout.strip() == "Conv2d", done.stderr
 
 

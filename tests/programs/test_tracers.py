@@ -13,6 +13,7 @@ from torch.func import functional_call, grad
 
 import sparsify_fx
 from sparsify_fx.programs.owners import programs
+from tests.common import swept
 from tests.conftest import batch, small_net
 
 pytestmark = pytest.mark.slow
@@ -67,6 +68,7 @@ NOT_FOR_THE_PLAIN_ONE = {
     ("attention", "jit.trace"): "Graphs differed across invocations",
     ("test_vit", "symbolic_trace"): "symbolically traced",
 }
+LONG = {("test_vit", "compile"), ("test_vit", "export strict")}
 PAIRS = [
     (model, tracer)
     for model in MODELS
@@ -79,7 +81,13 @@ PAIRS = [
 @pytest.mark.filterwarnings(
     "ignore::torch.jit.TracerWarning"
 )  # of the models' own checks
-@pytest.mark.parametrize(("name", "tracer"), PAIRS)
+@pytest.mark.parametrize(
+    ("name", "tracer"),
+    [
+        *(pair for pair in PAIRS if pair not in LONG),
+        *swept(pair for pair in PAIRS if pair in LONG),
+    ],
+)
 def test_tracers_see_the_effective_weight_and_its_factors(
     name: str, tracer: str
 ) -> None:

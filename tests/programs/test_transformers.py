@@ -141,6 +141,7 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
         torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.cross_section("bert")
 @pytest.mark.filterwarnings(
     "ignore::sparsify_fx.errors.UnfinishedWarning"
 )  # masks of its own

@@ -328,6 +328,7 @@ def test_a_forward_sees_the_plain_tensor() -> None:
     assert ComputedWeight in map(type, [model.inner.weight])
 
 
+@pytest.mark.cross_section("False-compile(model)", "True-model.compile()")
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"

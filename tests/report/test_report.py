@@ -137,6 +137,7 @@ def test_the_numbers_are_those_of_the_run(runs: dict[str, Path]) -> None:
     assert any("rescale" in row for row in details.events)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_sizes_speeds_and_a_notebook_that_runs(
     runs: dict[str, Path], tmp_path: Path

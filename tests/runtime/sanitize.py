@@ -1,8 +1,9 @@
-"""Random layers and hostile models under sanitizers: `python tests/runtime/sanitize.py [LAYERS [MODELS]]`.
+"""Random layers and hostile models under sanitizers: `python -m tests.runtime.sanitize [LAYERS [MODELS]]`.
 
-Builds the kernels with -fsanitize=address,undefined and runs `cases.py` and `fuzz_kernels.py` on them in a process that
-loads the sanitizer first, once per instruction set; then with -fsanitize=undefined alone, which leaves all sizes as
-they are, in a process of 3 GB. Exits with an error at the first report. Needs GCC with its sanitizers.
+Builds the kernels with -fsanitize=address,undefined and runs `cases.py`, `fuzz_kernels.py` and, for the kernels of
+training, `tests.living.random_products` on them in a process that loads the sanitizer first, once per instruction
+set that this processor runs; then with -fsanitize=undefined alone, which leaves all sizes as they are, in a process
+of 3 GB. Exits with an error at the first report. Needs GCC with its sanitizers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sparsify_fx import runtime
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "sparsify_fx/runtime/csrc"
 # AddressSanitizer ends the process where memory runs out, so that results of more than 64 MB are refused before.
 FEWER = "-DSPARSIFY_FX_MOST_FLOATS=(int64_t{1} << 24)"
+ISAS = "portable", "avx2", "avx512"
 SECONDS = "300"  # of one model: kernels of that build are some fifty times slower
 
 
@@ -50,7 +54,7 @@ def libraries(*names: str) -> str:
 
 
 def run(program: str, isa: str, preload: str, *arguments: str) -> None:
-    """One of our programs under a sanitizer. Raises CalledProcessError when that complained."""
+    """One of our modules under a sanitizer. Raises CalledProcessError when that complained."""
     # Python itself leaks on purpose, so leaks are not looked for.
     settings = {
         "ASAN_OPTIONS": "detect_leaks=0:max_allocation_size_mb=2048",
@@ -63,10 +67,19 @@ def run(program: str, isa: str, preload: str, *arguments: str) -> None:
         "LD_PRELOAD": preload,
     }
     subprocess.run(
-        [sys.executable, str(ROOT / "tests/runtime" / program), *arguments],
+        [sys.executable, "-m", program, *arguments],
+        cwd=ROOT,
         env=environment,
         check=True,
     )
+
+
+def run_here() -> tuple[str, ...]:
+    """The instruction sets of this processor; says which are left out."""
+    count = ISAS.index(runtime.instruction_set()) + 1
+    for isa in ISAS[count:]:
+        print(f"{isa}: this processor does not run it", flush=True)
+    return ISAS[:count]
 
 
 def main(layers: str = "1000", models: str = "3000") -> int:
@@ -80,10 +93,11 @@ def main(layers: str = "1000", models: str = "3000") -> int:
         build(Path(small), "-fsanitize=address,undefined", FEWER)
         build(Path(large), "-fsanitize=undefined")
         try:
-            for seed, isa in enumerate(("portable", "avx2", "avx512")):
-                run("cases.py", isa, both, plain, layers, "7")
+            for seed, isa in enumerate(run_here()):
+                run("tests.runtime.cases", isa, both, plain, layers, "7")
+                run("tests.living.random_products", isa, both, layers, "7", plain)
                 run(
-                    "fuzz_kernels.py",
+                    "tests.runtime.fuzz_kernels",
                     isa,
                     both,
                     small,
@@ -93,7 +107,7 @@ def main(layers: str = "1000", models: str = "3000") -> int:
                     SECONDS,
                 )
                 run(
-                    "fuzz_kernels.py",
+                    "tests.runtime.fuzz_kernels",
                     isa,
                     one,
                     large,

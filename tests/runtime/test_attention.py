@@ -202,6 +202,7 @@ def values_scaled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Te
 NEAR = [masked, causal, normed, sums, exchanged, shifted, over_queries, values_scaled]
 
 
+@pytest.mark.cross_section("sums", "masked", "causal")
 @pytest.mark.parametrize("attend", NEAR)
 def test_what_is_not_quite_attention_stays(
     attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],

@@ -203,6 +203,7 @@ def test_files_are_never_slower_than_dense(
     assert sorted(choice["whole_model"]["given_back"]) == ["w0", "w1"]
 
 
+@pytest.mark.sweep
 def test_exports_are_measured_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

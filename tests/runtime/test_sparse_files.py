@@ -117,8 +117,8 @@ def test_autotune_measures_and_writes_down_what_it_found(
     for name, times in choice["layers"].items():
         assert times["dense_ns"] > 1000 < times["sparse_ns"]
         assert times["sparse"] == (name in report.sparse_layers)
-        # Between these, copies into and out of onnxruntime's own order of values decide.
-        if not 0.6 < times["sparse_ns"] / times["dense_ns"] < 1.2:
+        # Between these, copies into and out of onnxruntime's own order of values decide, and other work on the machine.
+        if not 0.4 < times["sparse_ns"] / times["dense_ns"] < 2:
             assert times["sparse"] == (times["sparse_ns"] < times["dense_ns"])
 
 

@@ -347,6 +347,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.cross_section("lrr")
 @pytest.mark.parametrize(
     "name", ["signin", "lrr", *swept(["gmp", "rigl", "acdc+signin"])]
 )
@@ -354,6 +355,12 @@ def test_every_order_of_loading(name: str) -> None:
     check(FIVE[name], ORDERS, everywhere=True)
 
 
+@pytest.mark.cross_section(
+    "one-cycle, momentum too",
+    "wr, AdamW with a tensor rate",
+    "cs",
+    "str",
+)
 @pytest.mark.parametrize(
     "name",
     [

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from tests import fresh
 from tests.train.common import write_images
 
 SET = {
@@ -53,6 +54,5 @@ def start(*arguments: str | Path, folder: Path) -> subprocess.Popen[str]:
 
 def call(*arguments: str | Path, folder: Path) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of the command line."""
-    process = start(*arguments, folder=folder)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    done = fresh.run_fresh(fresh.COMMAND, *arguments, folder=folder)
+    return done.returncode, done.stdout, done.stderr

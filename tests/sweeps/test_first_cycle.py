@@ -105,6 +105,7 @@ def test_other_data_or_no_checkpoint_train_their_own(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_a_sweep_shares_it(tmp_path: Path) -> None:
     """The shortest leads, its file is gone at the end, and results are those of a sweep that shares nothing."""

@@ -73,6 +73,7 @@ def small_files(most: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
+@pytest.mark.sweep
 def test_a_disk_that_takes_no_checkpoint(data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     done = subprocess.run(
@@ -172,6 +173,7 @@ def test_tensorboard_on_a_full_disk_does_not_end_a_training(
 # ---------------------------------------------------------------------- a folder that goes away
 
 
+@pytest.mark.sweep
 def test_a_removed_folder_in_a_real_training(data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     with subprocess.Popen(

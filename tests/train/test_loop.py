@@ -150,6 +150,7 @@ def test_evaluating_and_checkpointing_less_often_changes_no_weight(
     ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["rigl", "acdc+signin"])
 def test_masks_that_move_do_not_depend_on_evaluations(
     tmp_path: Path, method: str
@@ -225,6 +226,7 @@ def test_dropout_and_augmentation_come_from_the_seed_of_their_epoch() -> None:
     assert not torch.equal(one, other)
 
 
+@pytest.mark.sweep
 def test_bf16_and_smoothing_and_kaiming_train(tmp_path: Path) -> None:
     config = tiny(
         "method=signin",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from sparsify_fx.train import TrainConfig, train
 from sparsify_fx.train.log import Log
 from sparsify_fx.train.run_folder import RunFolder
 from sparsify_fx.zoo.models.spec import MODELS, ModelSpec
+from tests.common import swept
 from tests.train.common import assert_same, outcome, quietly, small, write_images
 
 SETTINGS = ["batch_size=16", "augment={crop_padding: 2, flip: true}"]
@@ -308,28 +308,30 @@ def slow_training(data: Path, folder: Path, seconds: float, *options: str) -> li
 
 
 @pytest.mark.slow
-def test_a_signal_ends_the_command_with_a_code_of_its_own(
-    data: Path, tmp_path: Path
-) -> None:
-    for number, code in (
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
         (signal.SIGTERM, 75),
-        (signal.SIGUSR1, 75),
-        (signal.SIGINT, 130),
-    ):
-        command = slow_training(data, tmp_path, 0.05)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            process.send_signal(number)
-            told, _ = process.communicate(timeout=60)
-        assert process.returncode == code
-        assert "the same command goes on from" in told
-        (folder,) = (tmp_path / "runs").iterdir()
-        assert (folder / "checkpoint.pt").exists()
-        assert not list(folder.glob(".*.tmp"))
-    shutil.rmtree(tmp_path / "runs")
+        *swept([(signal.SIGUSR1, 75), (signal.SIGINT, 130)]),
+    ],
+)
+def test_a_signal_ends_the_command_with_a_code_of_its_own(
+    data: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = slow_training(data, tmp_path, 0.05)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "the same command goes on from" in told
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "checkpoint.pt").exists()
+    assert not list(folder.glob(".*.tmp"))
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_a_step_that_takes_longer_than_the_grace_time(
     data: Path, tmp_path: Path

@@ -86,6 +86,7 @@ def test_cycles_and_epochs_are_kept(lrr: Path) -> None:
     assert not torch.equal(epochs[3]["fc1.weight"], cycles[1]["fc1.weight"])
 
 
+@pytest.mark.sweep
 def test_a_resumed_run_keeps_the_same_states(lrr: Path, tmp_path: Path) -> None:
     config = tiny(
         "method=lrr", "save_cycles=true", "snapshots_at=[0, 1, 3]", "checkpoint_every=4"
@@ -195,6 +196,7 @@ def test_the_source_decides_the_name_by_its_content(lrr: Path, tmp_path: Path) -
     )
 
 
+@pytest.mark.cross_section("cifar10-resnet18-imp-lrr-mask-signs-options2")
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [
@@ -230,6 +232,7 @@ def test_the_recipes_with_masks_of_another_run(
     ]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("recipe", "run"), [("lrr-perturb30", 1), ("lrr-perturb80", 8)]
 )
@@ -261,6 +264,7 @@ def test_the_recipes_that_perturb_signs(tmp_path: Path, recipe: str, run: int) -
         )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["lrr-rand", *swept(["imp-rand"])])
 def test_random_masks_in_cycles_are_balanced(tmp_path: Path, method: str) -> None:
     last = read_state(

@@ -17,6 +17,7 @@ from sparsify_fx.errors import CheckpointError
 from sparsify_fx.train import load_config
 from sparsify_fx.train.files import write_atomically, write_text
 from sparsify_fx.train.run_folder import RunFolder, find_folder, open_folder, run_path
+from tests.fresh import run_fresh
 
 
 def test_the_name_is_method_and_hash(tmp_path: Path) -> None:
@@ -114,7 +115,8 @@ def test_training_can_be_imported_where_there_is_no_fcntl() -> None:
         "import sys, warnings; warnings.simplefilter('ignore'); "
         "sys.modules['fcntl'] = None; import sparsify_fx.train"
     )
-    subprocess.run([sys.executable, "-c", code.format("sparsify_fx.train")], check=True)
+    done = run_fresh(code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_the_peak_does_not_depend_on_the_batch() -> None:
     assert max(peaks) - min(peaks) < 2000
 
 
+@pytest.mark.sweep
 def test_a_method_that_prunes_is_measured_at_its_last_sparsity() -> None:
     cost = sparsify_fx.bench("tiny", method="lrr", storage=["living"], **TINY)
     case = cost.cases["lrr living"]

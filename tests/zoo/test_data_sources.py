@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torchvision import datasets
 from sparsify_fx.errors import DataError, UnknownNameError
 from sparsify_fx.zoo.data import Augment, Data, TensorSource, load_data, mnist5k
 from sparsify_fx.zoo.data.normalize import Normalizer
+from tests.fresh import run_fresh
 from tests.zoo.common import tensors
 
 CPU = torch.device("cpu")
@@ -87,9 +87,8 @@ digits = _digits()
 print(digits.images.dtype, tuple(digits.images.shape), digits.labels.dtype)
 print(hashlib.sha256(digits.images.numpy().tobytes() + digits.labels.numpy().tobytes()).hexdigest())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = run_fresh(code)
+    assert done.returncode == 0, done.stderr
     kind, digest = done.stdout.splitlines()
     assert kind == "torch.uint8 (5000, 1, 28, 28) torch.int64"
     assert digest == DIGITS

@@ -28,6 +28,9 @@ _ARGUMENTS = {
     "sparsify_fx_layer_free": "p",
     "sparsify_fx_layer_forward": "ppppnppnn",
     "sparsify_fx_layer_backward": "ppppnpnpnppn",
+    "sparsify_fx_norm_moments": "pnnppppn",
+    "sparsify_fx_norm_forward": "pnnpppppn",
+    "sparsify_fx_norm_backward": "ppnnpppnpppn",
 }
 _LAYERS: Remembered[dict[Shape, SparseLayer]] = Remembered()
 
@@ -76,10 +79,10 @@ class SparseLayer:
             _function("sparsify_fx_layer_forward")(
                 self._handle,
                 values.data_ptr(),
-                _address(factor),
+                address(factor),
                 inputs.data_ptr(),
                 layout,
-                _address(bias),
+                address(bias),
                 made.data_ptr(),
                 int(self.full and wanted_side_by_side),
                 torch.get_num_threads(),
@@ -112,15 +115,15 @@ class SparseLayer:
             _function("sparsify_fx_layer_backward")(
                 self._handle,
                 values.data_ptr(),
-                _address(factor),
+                address(factor),
                 inputs.data_ptr(),
                 layout,
                 gradient.data_ptr(),
                 gradient_layout,
-                _address(back),
+                address(back),
                 layout,
-                _address(one),
-                _address(other),
+                address(one),
+                address(other),
                 torch.get_num_threads(),
             )
         )
@@ -160,8 +163,17 @@ def _sizes(shape: Shape) -> ctypes.c_void_p:
     return ctypes.cast((ctypes.c_int64 * len(shape))(*shape), ctypes.c_void_p)
 
 
-def _address(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's entries are; null for none."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def call(name: str, *arguments: Any) -> None:
+    """One of the functions of `_ARGUMENTS`.
+
+    Raises RuntimeLibraryError without the compiled kernels, and ValueError for what they do not take.
+    """
+    _checked(_function(name)(*arguments))
 
 
 def _checked(problem: bytes | None) -> None:
@@ -187,4 +199,4 @@ def _function(name: str) -> Any:
 def is_there() -> bool:
     """Whether the library has kernels for training."""
     library = loaded()
-    return library is not None and hasattr(library, "sparsify_fx_layer")
+    return library is not None and hasattr(library, "sparsify_fx_norm_forward")

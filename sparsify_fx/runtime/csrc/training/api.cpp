@@ -4,6 +4,7 @@
 
 #include "geometry.h"
 #include "layer.h"
+#include "norm.h"
 
 namespace {
 
@@ -70,5 +71,28 @@ SPARSIFY_FX_API const char* sparsify_fx_layer_backward(const void* layer, const 
     const Result result{to_input, static_cast<Layout>(to_input_layout)};
     static_cast<const Layer*>(layer)->backward({one, other}, images(input, input_layout),
                                                images(gradient, gradient_layout), result, {of_one, of_other}, threads);
+  });
+}
+
+SPARSIFY_FX_API const char* sparsify_fx_norm_moments(const float* values, int64_t channels, int64_t count,
+                                                     const double* epsilon, float* means, float* deviations,
+                                                     float* variances, int64_t threads) {
+  return told([=] { norm_moments(values, channels, count, *epsilon, means, deviations, variances, threads); });
+}
+
+SPARSIFY_FX_API const char* sparsify_fx_norm_forward(const float* values, int64_t channels, int64_t count,
+                                                     const float* means, const float* deviations, const float* weight,
+                                                     const float* bias, float* out, int64_t threads) {
+  return told([=] { norm_forward(values, channels, count, means, deviations, {weight, bias}, out, threads); });
+}
+
+// Gradients that are null are not wanted.
+SPARSIFY_FX_API const char* sparsify_fx_norm_backward(const float* gradients, const float* values, int64_t channels,
+                                                      int64_t count, const float* means, const float* deviations,
+                                                      const float* weight, int64_t by_batch, float* to_values,
+                                                      float* to_weight, float* to_bias, int64_t threads) {
+  return told([=] {
+    norm_backward(gradients, values, channels, count, means, deviations, weight, by_batch != 0, to_values, to_weight,
+                  to_bias, threads);
   });
 }

@@ -33,9 +33,10 @@ namespace avx2 {
 namespace sparsify {
 namespace training {
 
-const Kernels kAvx2 = {"avx2",          LANES,         PRODUCT_VECTORS,          SAMPLED_VECTORS,
-                       avx2::product,   avx2::sampled, avx2::scatter_transposed, avx2::scatter_blocks,
-                       avx2::transposed};
+const Kernels kAvx2 = {"avx2",           LANES,         PRODUCT_VECTORS,          SAMPLED_VECTORS,
+                       avx2::product,    avx2::sampled, avx2::scatter_transposed, avx2::scatter_blocks,
+                       avx2::transposed, avx2::moments, avx2::correlations,       avx2::scaled,
+                       avx2::combined};
 
 }  // namespace training
 }  // namespace sparsify

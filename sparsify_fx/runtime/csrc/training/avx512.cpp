@@ -41,7 +41,11 @@ const Kernels kAvx512 = {"avx512",
                          avx512::sampled,
                          avx512::scatter_transposed,
                          avx512::scatter_blocks,
-                         avx512::transposed};
+                         avx512::transposed,
+                         avx512::moments,
+                         avx512::correlations,
+                         avx512::scaled,
+                         avx512::combined};
 
 }  // namespace training
 }  // namespace sparsify

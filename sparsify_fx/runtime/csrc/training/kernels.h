@@ -57,6 +57,16 @@ struct Kernels {
   // target[i][j] = source[j][i]
   void (*transposed)(const float* source, int64_t source_step, int64_t rows, int64_t columns, float* target,
                      int64_t target_step);
+  // The mean of some values, and the mean square of their differences to it.
+  void (*moments)(const float* values, int64_t count, double* mean, double* variance);
+  // Sums of gradients, and of their products with values - mean.
+  void (*correlations)(const float* gradients, const float* values, int64_t count, float mean, double* of_gradients,
+                       double* of_products);
+  // out[k] = scale (values[k] - middle) + offset
+  void (*scaled)(const float* values, float middle, float scale, float offset, int64_t count, float* out);
+  // out[k] = scale gradients[k] + slope (values[k] - middle) + offset
+  void (*combined)(const float* gradients, float scale, const float* values, float middle, float slope, float offset,
+                   int64_t count, float* out);
 };
 
 extern const Kernels kPortable;

@@ -6,6 +6,7 @@
 #include "product.inl"
 #include "sampled.inl"
 #include "layouts.inl"
+#include "norms.inl"
 
 // Calls the template that was compiled for a tile of so many lines and vectors.
 #define SPARSIFY_LINE(L, Most, Of, Call)                    \

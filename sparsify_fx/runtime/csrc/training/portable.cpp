@@ -19,7 +19,11 @@ const Kernels kPortable = {"portable",
                            portable::sampled,
                            portable::scatter_transposed,
                            portable::scatter_blocks,
-                           portable::transposed};
+                           portable::transposed,
+                           portable::moments,
+                           portable::correlations,
+                           portable::scaled,
+                           portable::combined};
 
 }  // namespace training
 }  // namespace sparsify
