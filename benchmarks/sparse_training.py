@@ -84,7 +84,7 @@ momentum, uniform random masks. Rows that want 1.0 want to be no slower than den
 
 {steps}
 
-SparseProp is measured where it was installed. `layers` are those that took sparse kernels, of all prunable ones.
+SparseProp 0.1.14 chooses by itself, layer by layer, between dense and its two kinds of vectors. `layers` are those that took sparse kernels, of all prunable ones.
 
 ## The distance to the limit
 
@@ -133,7 +133,8 @@ def trainings(row: Row, compiled: bool, sparseprop: str | None) -> dict[str, Any
     if compiled:
         setting = Setting(**{**asdict(row.setting), "compile": True})
         found[COMPILED] = Steps(dense, setting)
-    if sparseprop is not None:
+    # It is asked for what it was made for: without zeros it ends with a signal.
+    if sparseprop is not None and row.wanted > 1:
         found[SPARSEPROP] = SparsePropSteps(sparseprop, row.setting, row.sparsity)
     return found
 

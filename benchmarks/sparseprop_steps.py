@@ -50,7 +50,7 @@ class SparsePropSteps:
 
 def model_of(setting: Setting, sparsity: float, inputs: Tensor) -> nn.Module:
     """The dense model with zeros in all convolutions and linear layers, and these swapped for sparse ones."""
-    from sparseprop.modules import SparseConv2d, SparseLinear  # type: ignore
+    from sparseprop.modules import sparsify_if_faster  # type: ignore
 
     model = setting.model()
     shapes: dict[nn.Module, torch.Size] = {}
@@ -73,21 +73,13 @@ def model_of(setting: Setting, sparsity: float, inputs: Tensor) -> nn.Module:
             draw = torch.rand(layer.weight.shape, generator=generator)
             layer.weight.mul_(draw >= sparsity)
         parent, _, own = name.rpartition(".")
-        made = (
-            SparseLinear.from_dense(layer)
-            if isinstance(layer, nn.Linear)
-            else _convolution(SparseConv2d, layer, shapes[layer])
+        # Its own choice of dense, and of the axis that its vectors run along: it tries each layer once.
+        plain = isinstance(layer, nn.Linear) or (
+            layer.groups == 1 and set(layer.dilation) == {1}
         )
+        made = sparsify_if_faster(layer, shapes[layer]) if plain else layer
         setattr(model.get_submodule(parent), own, made)
     return model
-
-
-def _convolution(kind: Any, layer: nn.Conv2d, shape: torch.Size) -> nn.Module:
-    """The sparse one, or the dense one where it takes no groups or dilation."""
-    plain = layer.groups == 1 and set(layer.dilation) == {1}
-    return (
-        kind.from_dense(layer, vectorizing_over_on=shape[-1] < 29) if plain else layer
-    )  # type: ignore[no-any-return]
 
 
 def main(given: str) -> None:
