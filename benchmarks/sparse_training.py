@@ -84,7 +84,8 @@ momentum, uniform random masks. Rows that want 1.0 want to be no slower than den
 
 {steps}
 
-SparseProp 0.1.14 chooses by itself, layer by layer, between dense and its two kinds of vectors. `layers` are those that took sparse kernels, of all prunable ones.
+SparseProp 0.1.14 chooses by itself, layer by layer, between dense and its two kinds of vectors. `layers` are those that
+took sparse kernels, of all prunable ones.
 
 ## The distance to the limit
 
