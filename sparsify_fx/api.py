@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from sparsify_fx.errors import LayerError, MethodError
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
+from sparsify_fx.passes.transaction import untouched_on_error
 from sparsify_fx.plan import Inputs, Plan
 from sparsify_fx.programs.owners import owned_tensors, program_of, qualified
 from sparsify_fx.programs.program import WeightProgram
@@ -95,7 +97,7 @@ def apply(
             multiply-adds, for which weights go until enough are saved; or an object of `sparsify_fx.budgets`, such as
             `MACs(left=50_000_000)` or `Latency(milliseconds=5)`, which finds the sparsity by itself.
         example_inputs: for those: one sample as the model takes it (a tensor, a tuple of arguments, a dict by name);
-            with kernels="auto" a batch, at which layers decide before the training.
+            with kernels="auto" a batch, at which layers decide before the training; the model is run on it.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.
@@ -153,20 +155,41 @@ def apply(
     stored = {name: layers[name].weight for name in living}
     living = unwrapped(living, stored, storage)
     check_takers(kernels, (layers[name] for name in living))
-    if kernels != DENSE and example_inputs is not None:
-        tried(model, example_inputs)
-    progress = Progress()
-    programs = prepare(model, layers, masks, resolved.parameterization)
-    for program in programs.values():
-        # One object for all of them: whoever counts a step counts it for the whole part.
-        program.plan, program.progress = plan, progress
-    store(programs, living)
+    tried_inputs = None if kernels == DENSE else example_inputs
+    with _taken_back(model, layers, tried_inputs):
+        progress = Progress()
+        programs = prepare(model, layers, masks, resolved.parameterization)
+        for program in programs.values():
+            # One object for all of them: whoever counts a step counts it for the whole part.
+            program.plan, program.progress = plan, progress
+        store(programs, living)
+        if kernels != DENSE:
+            accelerate(model, example_inputs, kernels=kernels)
     # For the Scheduler, which may be built far from where the data are.
     plan.inputs[model] = inputs
     ignore_masks_in_ddp(model)
-    if kernels != DENSE:
-        accelerate(model, example_inputs, kernels=kernels)
     return model
+
+
+@contextmanager
+def _taken_back(
+    model: nn.Module, layers: dict[str, Layer], example_inputs: Any
+) -> Iterator[None]:
+    """After an error of the model at these inputs it is as it was, with its weights; nothing is done without them."""
+    if example_inputs is None:
+        yield
+        return
+    # What fails in the model as it is fails before anything changes. Images side by side may make it fail too.
+    tried(model, example_inputs)
+    kept = [layer.weight.detach().clone() for layer in layers.values()]
+    with untouched_on_error(model):
+        try:
+            yield
+        except BaseException:
+            for layer, values in zip(layers.values(), kept, strict=True):
+                # Whatever its shape is now: a parameter may hold living entries alone.
+                layer.weight.data = values
+            raise
 
 
 def _prunable(

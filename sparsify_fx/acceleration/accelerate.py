@@ -12,6 +12,7 @@ from sparsify_fx.acceleration.asked import check_library
 from sparsify_fx.acceleration.layouts import follow_images, forget_images
 from sparsify_fx.errors import LayerError, unknown
 from sparsify_fx.living.products.choice import AUTO, MODES, Choice
+from sparsify_fx.passes.transaction import untouched_on_error
 from sparsify_fx.programs.owners import owners, program_of
 from sparsify_fx.programs.products import CHOICE, has_products, placed_tensors
 
@@ -39,6 +40,7 @@ def accelerate(model: M, example_inputs: Any = None, *, kernels: str = AUTO) -> 
     Raises:
         RuntimeLibraryError: the package was installed without its compiled kernels.
         LayerError: no layer of the model can use them.
+        After an error, of the model itself at `example_inputs` too, the model is as it was.
 
     >>> import sparsify_fx
     >>> model = sparsify_fx.apply(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), "random", storage="living")
@@ -46,7 +48,7 @@ def accelerate(model: M, example_inputs: Any = None, *, kernels: str = AUTO) -> 
     torch.Size([8, 64])
     """
     if kernels not in MODES:
-        raise LayerError(unknown("kernels", kernels, MODES))
+        raise LayerError(unknown("kernels", str(kernels), MODES))
     check_library()
     found = _layers(model)
     if not found:
@@ -54,12 +56,13 @@ def accelerate(model: M, example_inputs: Any = None, *, kernels: str = AUTO) -> 
             "no layer of this model can use sparse kernels: they take convolutions (1d, 2d) and linear layers whose "
             'weights are in living storage; call sparsify_fx.apply(model, ..., storage="living") first'
         )
-    for name, layer in found.items():
-        tensors = placed_tensors(program_of(layer, "weight"))
-        layer.__dict__[CHOICE] = Choice(name, kernels, tensors)
-    follow_images(model)
-    if example_inputs is not None:
-        tried(model, example_inputs)
+    with untouched_on_error(model):
+        for name, layer in found.items():
+            tensors = placed_tensors(program_of(layer, "weight"))
+            layer.__dict__[CHOICE] = Choice(name, kernels, tensors)
+        follow_images(model)
+        if example_inputs is not None:
+            tried(model, example_inputs)
     _LOG.info("%d layers may use sparse kernels (%s)", len(found), kernels)
     return model
 

@@ -29,7 +29,7 @@ def check_kernels(kernels: str, storage: str) -> None:
     >>> check_kernels("auto", "living")
     """
     if kernels not in KERNELS:
-        raise MethodError(unknown("kernels", kernels, KERNELS))
+        raise MethodError(unknown("kernels", str(kernels), KERNELS))
     if kernels == DENSE:
         return
     if storage == "full":

@@ -7,7 +7,6 @@ pooling it is c images of n channels, [c, n, h, w] in channels_last, which torch
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -18,32 +17,53 @@ from sparsify_fx.living.products.norms import by_torch, normed, normed_backward
 from sparsify_fx.living.products.shapes import lies_side_by_side
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_MARK = "_sparsify_fx_follows_images"
 
 
 def follow_images(model: nn.Module) -> None:
     """Let batch norms and poolings of torch itself take images side by side; others work as they did."""
     for module in model.modules():
-        own = _forward_for(module)
-        if own is not None and "forward" not in module.__dict__:
-            # Of the object, so that its class, state and name stay what they are.
-            module.__dict__["forward"] = functools.partial(own, module)
-            module.__dict__[_MARK] = True
+        kind = _FOLLOWING.get(type(module))
+        # What somebody has put in the place of the forward is left alone.
+        if (
+            kind is not None
+            and "forward" not in module.__dict__
+            and not getattr(module, "return_indices", False)
+        ):
+            module.__class__ = kind
 
 
 def forget_images(model: nn.Module) -> None:
     """Undo `follow_images`."""
     for module in model.modules():
-        if module.__dict__.pop(_MARK, False):
-            module.__dict__.pop("forward", None)
+        if type(module) in _FOLLOWING.values():
+            module.__class__ = _base(module)
 
 
-def _forward_for(module: nn.Module) -> Any:
-    if type(module) is nn.BatchNorm2d:
-        return _normed
-    if type(module) in _POOLS and not getattr(module, "return_indices", False):
-        return _pooled
-    return None
+def _following(base: type[nn.Module], forward: Any) -> type[nn.Module]:
+    """A class of the same name and module, so that tracers take it for a layer of torch."""
+    names = ("__module__", "__qualname__", "__doc__")
+    members = {name: getattr(base, name) for name in names}
+    return type(
+        base.__name__,
+        (base,),
+        {**members, "forward": forward, "__reduce_ex__": _reduced},
+    )
+
+
+def _base(module: nn.Module) -> type[nn.Module]:
+    base: type[nn.Module] = type(module).__bases__[0]
+    return base
+
+
+def _reduced(self: nn.Module, protocol: Any) -> Any:
+    # A class of the same name would be looked for in torch, which has the other one.
+    return _restored, (_base(self),), self.__dict__
+
+
+def _restored(base: type[nn.Module]) -> nn.Module:
+    made = base.__new__(base)
+    made.__class__ = _FOLLOWING[base]
+    return made
 
 
 def gradient_beside(inputs: Tensor) -> Tensor:
@@ -80,7 +100,7 @@ def _beside(inputs: Any) -> bool:
 
 def _normed(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
     if not _beside(input) or not _single(input, self):
-        return type(self).forward(self, input)
+        return nn.BatchNorm2d.forward(self, input)
     # What `nn.BatchNorm2d.forward` does around its operator.
     share = 0.0 if self.momentum is None else self.momentum
     if self.training and self.num_batches_tracked is not None:
@@ -97,11 +117,11 @@ def _normed(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
 
 
 def _single(inputs: Tensor, norm: nn.BatchNorm2d) -> bool:
-    """Whether all that the norm reads is what its kernels take."""
-    read = (inputs, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    return all(
-        each is None or (each.dtype == torch.float32 and is_plain(each))
-        for each in read
+    """Whether all that the norm reads is what its kernels take; of what does not fit torch says what is wrong."""
+    read = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    given = [each for each in read if each is not None]
+    return all(len(each) == inputs.shape[1] for each in given) and all(
+        each.dtype == torch.float32 and is_plain(each) for each in (inputs, *given)
     )
 
 
@@ -125,8 +145,8 @@ class _Normed(torch.autograd.Function):
         given = _flat(gradients[0]), _flat(inputs), weight
         moments = None if ctx.by_batch else (mean, deviation)
         wanted = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
-            # A gradient of a gradient is made by torch's own operators.
+        if torch.is_grad_enabled() or not is_plain(gradients[0]):
+            # A gradient of a gradient, and many gradients at once, are made by torch's own operators.
             found = by_torch(*given, moments, ctx.eps)
             back, *others = (
                 g if w else None for g, w in zip(found, wanted, strict=True)
@@ -150,8 +170,14 @@ def _unflat(flat: Tensor, like: Tensor) -> Tensor:
 
 
 def _pooled(self: nn.Module, input: Tensor) -> Tensor:
-    forward = type(self).forward
+    forward = _base(self).forward
     if not _beside(input):
         return forward(self, input)  # type: ignore[no-any-return]
     turned = gradient_beside(input).transpose(0, 1)
     return forward(self, turned).transpose(0, 1)  # type: ignore[no-any-return]
+
+
+_FOLLOWING: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: _following(nn.BatchNorm2d, _normed),
+    **{pool: _following(pool, _pooled) for pool in _POOLS},
+}

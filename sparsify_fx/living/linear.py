@@ -18,7 +18,7 @@ from sparsify_fx.living.blocks import (
     outputs,
     weight_gradients,
 )
-from sparsify_fx.living.place import pick, place
+from sparsify_fx.living.place import is_plain, pick, place
 
 # Weights that are worth it: below, they and their gradients stay in the cache anyway.
 _LEAST = 1 << 16
@@ -88,11 +88,12 @@ class _Linear(torch.autograd.Function):
         inputs, values, factor, places, mask = ctx.saved_tensors
         back = summed = None
         made: tuple[Tensor | None, Tensor | None] = (None, None)
-        rows, given = gradient.flatten(0, -2), inputs.flatten(0, -2)
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        given = inputs.reshape(-1, inputs.shape[-1])
         if ctx.biased and ctx.needs_input_grad[5]:
             summed = rows.sum(0)
-        if torch.is_grad_enabled():
-            # A graph of the gradients is wanted: by operations that have one.
+        if torch.is_grad_enabled() or not is_plain(gradient):
+            # A graph of the gradients is wanted, or many gradients at once: by operations that have both.
             if ctx.leaf is not None:
                 values = _unwritten(ctx.leaf)
             if ctx.needs_input_grad[0]:

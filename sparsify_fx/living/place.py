@@ -153,6 +153,8 @@ def is_plain(tensor: Tensor) -> bool:
         and type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
         and not tensor.is_meta
+        # Many gradients at once (`is_grads_batched`) come as tensors without one.
+        and torch._C._has_storage(tensor)
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._is_tracing()

@@ -12,7 +12,12 @@ from sparsify_fx.living.place import place
 from sparsify_fx.living.products import operators  # noqa: F401 - registers them
 from sparsify_fx.living.products.choice import Choice
 from sparsify_fx.living.products.function import convolution
-from sparsify_fx.living.products.shapes import Window, lies_side_by_side, shape_of
+from sparsify_fx.living.products.shapes import (
+    Window,
+    lies_side_by_side,
+    shape_of,
+    sizes_of,
+)
 from sparsify_fx.living.stored import Stored
 
 # The attribute of a layer that `accelerate` has chosen; in its __dict__, so that a copy of the layer has it.
@@ -29,7 +34,10 @@ def has_products(layer: nn.Module) -> bool:
     base = getattr(type(layer), "_sparsify_fx_base", type(layer))
     if base.forward is nn.Linear.forward:
         return True
-    if base.forward not in (nn.Conv1d.forward, nn.Conv2d.forward):
+    own = (base.forward, getattr(base, "_conv_forward", None))
+    if own not in [
+        (kind.forward, kind._conv_forward) for kind in (nn.Conv1d, nn.Conv2d)
+    ]:
         return False
     return layer.padding_mode == "zeros" and window_of(layer) is not None
 
@@ -62,7 +70,7 @@ def window_of(layer: nn.Module) -> Window | None:
 def product(layer: nn.Module, inputs: Tensor) -> Tensor | None:
     """The layer's result by sparse kernels; None where it must, or had better, compute with its whole weight."""
     choice: Choice | None = layer.__dict__.get(CHOICE)
-    if choice is None or not _reads(inputs):
+    if choice is None or not _reads(inputs) or not _adds(layer.bias):
         return None
     program = layer._modules.get("weight_program")
     if (
@@ -77,8 +85,9 @@ def product(layer: nn.Module, inputs: Tensor) -> Tensor | None:
     images = _as_images(layer, inputs, weight[2])
     if images is None:
         return None
-    shape = shape_of(images.shape, _sizes(weight[2]), window)
-    if min(shape) < 0 or min(shape.output) < 1:
+    shape = shape_of(images.shape, sizes_of(weight[2]), window)
+    fits = layer.bias is None or layer.bias.shape == (shape.rows,)
+    if not fits or min(shape) < 0 or min(shape.output) < 1:
         return None  # torch says what is wrong
     if not choice.takes(shape, images, weight, window):
         return None
@@ -107,9 +116,18 @@ def _reads(inputs: Tensor) -> bool:
     )
 
 
+def _adds(bias: Any) -> bool:
+    """Whether the kernels take a bias; of another one torch says what is wrong, if anything is."""
+    return bias is None or (bias.dtype == torch.float32 and bias.device.type == "cpu")
+
+
 def _watched() -> bool:
-    """Whether a transform of `torch.func` or a tracer wants torch's own operators."""
-    return bool(torch._C._are_functorch_transforms_active() or torch._C._is_tracing())
+    """Whether a transform of `torch.func`, forward derivatives or a tracer want torch's own operators."""
+    return bool(
+        torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def _weight(program: Stored, choice: Choice) -> _Weight | None:
@@ -141,14 +159,6 @@ def placed_tensors(program: Any) -> tuple[str, ...]:
     if any(each.op != "get_attr" for each in given):
         return ()
     return tuple(str(each.target) for each in given)
-
-
-def _sizes(mask: Tensor) -> tuple[int, ...]:
-    """The weight's shape in two dimensions."""
-    if mask.dim() == 4:
-        return tuple(mask.shape)
-    rows, channels, *kernel = mask.shape
-    return (rows, channels, 1, *(kernel or (1,)))
 
 
 def _as_images(layer: nn.Module, inputs: Tensor, mask: Tensor) -> Tensor | None:

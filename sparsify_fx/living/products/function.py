@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparsify_fx.living.place import is_plain, pick, place
 from sparsify_fx.living.products.native import layer_of
-from sparsify_fx.living.products.shapes import Window, shape_of
+from sparsify_fx.living.products.shapes import Window, shape_of, sizes_of
 
 _Sizes = tuple[int, ...]
 
@@ -41,7 +41,7 @@ def convolution(
     values, places, mask, factor = weight
     if factor is not None and factor.shape != values.shape:
         values, factor = values * factor, None
-    sizes = tuple(mask.shape) + (1,) * (4 - mask.dim())
+    sizes = sizes_of(mask)
     plain = all(is_plain(each) for each in (inputs, values, places))
     if plain:
         made: Tensor = _Convolution.apply(
@@ -75,7 +75,7 @@ class _Convolution(torch.autograd.Function):
         inputs, values, factor, places = ctx.saved_tensors
         needs = ctx.needs_input_grad
         summed = gradient.sum((0, 2, 3)) if needs[3] else None
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not is_plain(gradient):
             if ctx.leaf is not None:
                 values = unwritten(ctx.leaf)
             found = by_torch(

@@ -36,7 +36,7 @@ def normed(
     ([[-1.0, 1.0]], [2.0])
     """
     channels, count = inputs.shape
-    inputs = inputs.contiguous()
+    inputs, weight, bias = map(_dense, (inputs, weight, bias))  # type: ignore[assignment]
     mean, deviation = inputs.new_empty(channels), inputs.new_empty(channels)
     if by_batch:
         _moments(inputs, epsilon, mean, deviation, running, share)
@@ -53,6 +53,10 @@ def normed(
         made.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return made, mean, deviation
+
+
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 def _moments(
@@ -96,7 +100,7 @@ def normed_backward(
     (tensor([[0., 0.]]), None, tensor([2.]))
     """
     (channels, count), (mean, deviation) = inputs.shape, moments
-    gradient, inputs = gradient.contiguous(), inputs.contiguous()
+    gradient, inputs, weight = map(_dense, (gradient, inputs, weight))  # type: ignore[assignment]
     shapes = inputs, mean, mean
     found: tuple[Any, ...] = tuple(
         torch.empty_like(like) if each else None

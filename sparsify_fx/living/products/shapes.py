@@ -52,6 +52,18 @@ class Window(NamedTuple):
     groups: int = 1
 
 
+def sizes_of(weight: Tensor) -> tuple[int, ...]:
+    """The shape of a weight, of a mask too, in two dimensions.
+
+    >>> sizes_of(torch.ones(4, 3, 5)), sizes_of(torch.ones(4, 3))
+    ((4, 3, 1, 5), (4, 3, 1, 1))
+    """
+    if weight.dim() == 4:
+        return tuple(weight.shape)
+    rows, channels, *kernel = weight.shape
+    return (rows, channels, 1, *(kernel or (1,)))
+
+
 def shape_of(inputs: tuple[int, ...], weight: tuple[int, ...], window: Window) -> Shape:
     """The shape for inputs [n, c, h, w] and a weight [o, c / groups, ky, kx].
 
