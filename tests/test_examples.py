@@ -31,6 +31,7 @@ def test_plain_loop_and_its_file_in_onnxruntime(tmp_path: Path) -> None:
     assert "(2, 10)" in run(tmp_path, "run_onnx.py", "digits.onnx")
 
 
+@pytest.mark.sweep
 def test_lrr_cycles(tmp_path: Path) -> None:
     out = run(tmp_path, "lrr_cycles.py", "--epochs", "1", "--sparsity", "0.36")
     assert [line.split(":")[0] for line in out.splitlines()] == [

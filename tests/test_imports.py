@@ -52,6 +52,11 @@ def test_heavy_packages_are_left_alone(code: str) -> None:
     assert code != HELP or any("Usage" in line for line in printed)
 
 
+@pytest.mark.cross_section(
+    "from sparsify_fx import export; export.__name__",
+    "use2",
+    "import sparsify_fx; sparsify_fx.passes.onnx_graph.optimize",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "use",

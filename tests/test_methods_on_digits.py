@@ -165,19 +165,7 @@ def budget(model: nn.Module) -> int:
     return kept_count(total, SPARSITY) if masked else total
 
 
-@pytest.mark.cross_section(
-    "lrr+signin",
-    "wr",
-    "cs",
-    "signin",
-    "l0",
-    "synflow",
-    "obd",
-    "str",
-    "rigl",
-    "keep-zeros",
-    "acdc+signin",
-)
+@pytest.mark.cross_section("cs", "l0", "rigl", "str", "wr")
 @pytest.mark.parametrize(
     "method",
     [*(each for each in ALL if each not in SWEPT), *swept(sorted(SWEPT & set(ALL)))],

@@ -40,7 +40,7 @@ def states_of(
     }
 
 
-@pytest.mark.cross_section("wr", "lrr+signin", "lrr-bn")
+@pytest.mark.cross_section("wr")
 @pytest.mark.parametrize(
     "method", ["imp", "wr", "lrr", "lrr-bn", "signin+wr", "lrr+signin"]
 )

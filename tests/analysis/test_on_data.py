@@ -64,6 +64,7 @@ def test_a_quadratic_has_the_eigenvalue_and_trace_of_its_matrix() -> None:
     assert estimate.standard_error == pytest.approx(float(exact), rel=0.15)
 
 
+@pytest.mark.sweep
 def test_masked_entries_are_no_directions() -> None:
     loss, matrix = quadratic([9.0, 5.0, 3.0, 2.0, 1.0, 0.5])
     mask = {"a": torch.tensor([[1, 0], [1, 0]], dtype=torch.uint8)}

@@ -192,6 +192,7 @@ def test_unit_scales_give_scores_to_branches_that_start_at_zero(
         torch.testing.assert_close(score, expected[name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.cross_section("snip")
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::sparsify_fx.errors.TiesWarning"

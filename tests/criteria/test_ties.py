@@ -116,6 +116,7 @@ def test_pruned_weights_and_zero_weights_do_not_count() -> None:
     assert not find_ties(scores, masks, {"a": torch.zeros(300), "b": torch.ones(300)})
 
 
+@pytest.mark.cross_section("snip-global", "grasp-erk")
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::sparsify_fx.errors.CollapseWarning"

@@ -26,6 +26,7 @@ def test_parameters_masks_and_optimizer_state_are_equal_after_every_step(
         assert seen["changes"] > 0 or method in ("snip", "grasp")
 
 
+@pytest.mark.cross_section("signin-2", "lrr-2", "gmp-2")
 @both_sizes
 @pytest.mark.parametrize("method", LIVING)
 def test_vectors_of_living_entries_are_equal_and_keep_their_lengths(

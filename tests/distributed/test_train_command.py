@@ -56,6 +56,7 @@ def wait_for(process: subprocess.Popen[str], runs: Path, epochs: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.sweep
 def test_what_does_not_fit_is_told_once(tmp_path: Path) -> None:
     done = finished(command(tmp_path, 2, "batch_size=63"))
     assert done.returncode == 2
@@ -66,6 +67,7 @@ def test_what_does_not_fit_is_told_once(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_torchrun_itself_trains_the_same_run(tmp_path: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -106,6 +106,16 @@ FIGURES: dict[str, Any] = {
 }
 
 
+@pytest.mark.cross_section(
+    "signs",
+    "sign-cycles",
+    "overlap",
+    "dead-channels",
+    "hessian",
+    "connectivity",
+    "diagonal-potential",
+    "sample-complexity",
+)
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_legible_in_a_column(
     name: str, monkeypatch: pytest.MonkeyPatch

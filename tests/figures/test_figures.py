@@ -46,6 +46,7 @@ def losses(figure: Any) -> None:
     draw_losses(found, (1, 2, 5, 10), figure)
 
 
+@pytest.mark.cross_section("None-curves", "8.5-curves", "17.8x9-curves")
 @pytest.mark.parametrize("draw", [curves, losses])
 @pytest.mark.parametrize("size", [None, "8.5", "17.8x9"])
 def test_text_is_legible_and_inside_at_the_size_that_is_asked(

@@ -190,7 +190,7 @@ def check(make: Any, method: str, folder: Path, **options: Any) -> None:
         assert differences(everything(again), end) == [], f"resumed after {stop} steps"
 
 
-@pytest.mark.cross_section("lrr", "signin")
+@pytest.mark.cross_section("lrr")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_training_that_goes_on_is_the_one_that_was_never_stopped(
     method: str, tmp_path: Path
@@ -198,6 +198,7 @@ def test_a_training_that_goes_on_is_the_one_that_was_never_stopped(
     check(as_rate_scheduler, method, tmp_path)
 
 
+@pytest.mark.cross_section("gmp")
 @pytest.mark.parametrize("method", ["gmp", "acdc+signin"])
 def test_a_callback_goes_on_beside_the_rate_of_the_trainer(
     method: str, tmp_path: Path

@@ -194,6 +194,7 @@ def test_the_tensor_initialization_leads_to_the_teacher_and_improves_with_sample
     assert many.success == 1
 
 
+@pytest.mark.sweep
 def test_the_rate_grows_with_the_root_of_r_and_momentum_lowers_it() -> None:
     speed = rates(SMALL, 0)
     for found in (speed.measured, speed.slowest):
@@ -253,6 +254,7 @@ def test_the_rate_of_a_run_rises_to_that_of_the_slowest_mode(momentum: float) ->
     assert slowest - 1e-3 < rates[-1] < slowest
 
 
+@pytest.mark.sweep
 def test_the_samples_needed_grow_as_r() -> None:
     halves = {kept: half for kept, (_, half) in transitions(SMALL, 0).items()}
     assert line_r2(halves, 1.0) >= 0.95

@@ -137,6 +137,15 @@ def _linear(mask: Tensor, method: str) -> nn.Module:
     return model
 
 
+@pytest.mark.cross_section(
+    "False-dense",
+    "False-balanced-product",
+    "False-soft-threshold",
+    "False-hard-concrete",
+    "True-product",
+    "True-power-propagation",
+    "True-sigmoid-gate",
+)
 @pytest.mark.parametrize("how", PARAMETERIZATIONS)
 @pytest.mark.parametrize("assign", [False, True])
 def test_states_are_interchangeable(how: str, assign: bool) -> None:

@@ -58,6 +58,7 @@ def trained(
     return train(model, optimizer, 1000, scheduled(model, optimizer), clip=0.1)
 
 
+@pytest.mark.cross_section("gmp-sgd")
 @pytest.mark.parametrize(("method", "optimizer"), pairs())
 def test_schedules_are_the_same_in_both_storages(method: str, optimizer: str) -> None:
     full, living = (trained(s, method, OPTIMIZERS[optimizer]) for s in STORAGES)

@@ -296,6 +296,7 @@ def test_whole_schedules_compile_once(method: str) -> None:
     assert results[0].losses == pytest.approx(results[1].losses, rel=1e-3)
 
 
+@pytest.mark.cross_section("random")
 @pytest.mark.parametrize("method", ["random", "gmp"])
 def test_a_compiled_step_of_the_optimizer(method: str) -> None:
     """What looks at optimizers is beside the graph: it neither breaks the compiler nor is left out."""

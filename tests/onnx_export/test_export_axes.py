@@ -152,6 +152,7 @@ def test_inputs_share_the_names_of_their_axes(tmp_path: Path) -> None:
     check(path, model, torch.randn(1, 3, 5, 9), torch.rand(1, 1, 5, 9))
 
 
+@pytest.mark.sweep
 def test_hints_end_up_open_where_they_can(tmp_path: Path) -> None:
     path, hints = tmp_path / "model.onnx", {0: Dim.DYNAMIC, 1: Dim.AUTO, 2: Dim.AUTO}
     export(Net(), path, IMAGE, dynamic_shapes={"image": hints})
@@ -275,6 +276,16 @@ FAILURES: dict[str, tuple[nn.Module, Tensor, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.cross_section(
+    "another name",
+    "no such axis",
+    "no name",
+    "a truth",
+    "too short",
+    "beyond a Dim",
+    "channels",
+    "rows",
+)
 @pytest.mark.parametrize("case", FAILURES)
 def test_what_cannot_be_open_is_told_in_words(tmp_path: Path, case: str) -> None:
     model, inputs, options, message = FAILURES[case]
@@ -319,6 +330,7 @@ def test_the_batch_of_time_first_models_is_open(tmp_path: Path, case: str) -> No
     check(path, model, torch.randn(inputs[0].shape[0], 7, 4))
 
 
+@pytest.mark.cross_section("model0")
 @pytest.mark.parametrize(
     "model", [nn.LSTM(4, 6, batch_first=True), nn.Linear(4, 4), Last(nn.GRU)]
 )

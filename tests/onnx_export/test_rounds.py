@@ -136,6 +136,7 @@ def test_the_largest_come_first_and_no_round_is_skipped(sizes: list[int]) -> Non
         )
 
 
+@pytest.mark.cross_section("fp32")
 @pytest.mark.parametrize("values", ["fp32", "fp32-packed", "int8"])
 def test_rounds_take_less_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: str

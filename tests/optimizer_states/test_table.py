@@ -68,6 +68,23 @@ def test_all_of_them_are_there() -> None:
     assert sum(case.name.startswith("torch.") for case in CASES) >= 15
 
 
+@pytest.mark.cross_section(
+    "torch.Adafactor",
+    "torch.Adadelta",
+    "torch.Adam",
+    "torch.AdamW",
+    "torch.LBFGS",
+    "torch.RAdam",
+    "torch.Rprop",
+    "torch.SparseAdam",
+    "timm.lion",
+    "timm.muon",
+    "timm.lookahead_adamw",
+    "schedulefree.ScheduleFreeWrapper",
+    "pytorch_optimizer.flashadamw",
+    "pytorch_optimizer.prodigy",
+    "pytorch_optimizer.lookahead",
+)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_zeros_are_kept_and_state_is_fresh_resumed_and_rewound(case: Case) -> None:
     with torch.compiler.set_stance("force_eager"):

@@ -219,6 +219,7 @@ def test_families_with_hooks_are_rewritten_without_them(kind: type[nn.Linear]) -
     assert registered == Keyword.kinds
 
 
+@pytest.mark.cross_section("Gate")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Gate, Registered, Mixed, AbstractFirst])
 def test_families_compile_in_one_graph(kind: type[nn.Linear]) -> None:

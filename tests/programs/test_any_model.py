@@ -44,6 +44,9 @@ def made(method: str = "signin", sparsity: float = 0.5) -> nn.Sequential:
     return sparsify_fx.apply(small_net(), method, sparsity=sparsity)
 
 
+@pytest.mark.cross_section(
+    "test_vit", "test_resnet", "test_efficientnet", "test_convnext"
+)
 @pytest.mark.parametrize("name", TIMM)
 def test_timm_models_behave_as_before(name: str) -> None:
     """Dropout and stochastic depth included: the rewritten model draws the same random numbers."""

@@ -64,6 +64,32 @@ def connections(
     return {unit: sorted(pairs) for unit, pairs in found.items()}
 
 
+@pytest.mark.cross_section(
+    "random-2-4-<lambda>-features-16_0",
+    "random-2-4-<lambda>-channels-16_0",
+    "random-2-4-<lambda>-channels-16_2",
+    "random-2-4-<lambda>-channels-8",
+    "random-1-4-<lambda>-features-16_0",
+    "random-1-4-<lambda>-channels-16_0",
+    "random-1-4-<lambda>-channels-16_2",
+    "random-1-4-<lambda>-channels-8",
+    "random-3-4-<lambda>-features-16_0",
+    "random-3-4-<lambda>-channels-16_0",
+    "random-3-4-<lambda>-channels-16_2",
+    "random-3-4-<lambda>-channels-8",
+    "magnitude-2-4-<lambda>-features-16_0",
+    "magnitude-2-4-<lambda>-channels-16_0",
+    "magnitude-2-4-<lambda>-channels-16_2",
+    "magnitude-2-4-<lambda>-channels-8",
+    "magnitude-1-4-<lambda>-features-16_0",
+    "magnitude-1-4-<lambda>-channels-16_0",
+    "magnitude-1-4-<lambda>-channels-16_2",
+    "magnitude-1-4-<lambda>-channels-8",
+    "magnitude-3-4-<lambda>-features-16_0",
+    "magnitude-3-4-<lambda>-channels-16_0",
+    "magnitude-3-4-<lambda>-channels-16_2",
+    "magnitude-3-4-<lambda>-channels-8",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize(("build", "run", "inputs"), CASES)
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4)])

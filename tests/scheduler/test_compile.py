@@ -14,7 +14,7 @@ from tests.conftest import batch, small_net
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.cross_section("lrr+signin-inductor", "lrr-bn-aot_eager")
+@pytest.mark.cross_section("lrr+signin-inductor")
 @pytest.mark.parametrize(
     ("method", "backend"),
     [
@@ -49,7 +49,7 @@ def test_a_whole_schedule_is_one_graph(method: str, backend: str) -> None:
     torch.testing.assert_close(train(inputs), model(inputs), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.cross_section("str", "l0")
+@pytest.mark.cross_section("str")
 @pytest.mark.parametrize("method", ["str", "cs", "l0", "pilot"])
 def test_thresholds_temperatures_noise_and_strengths_are_one_graph(method: str) -> None:
     torch.compiler.reset()

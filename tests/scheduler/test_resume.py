@@ -527,6 +527,7 @@ def add_bias(training: Sequence[Any]) -> None:
     training[1][0].add_param_group({"params": [training[0][7].bias], "lr": 0.02})
 
 
+@pytest.mark.cross_section("curve")
 @pytest.mark.parametrize(
     "rate",
     [CosineWarmup(1), sequence, one_cycle, None],

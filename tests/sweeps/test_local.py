@@ -143,6 +143,7 @@ def test_runs_are_taken_from_by_method_and_seed(tmp_path: Path) -> None:
     assert len(provenance["data_digest"]) > 10
 
 
+@pytest.mark.sweep
 def test_a_second_process_waits_its_turn(tmp_path: Path) -> None:
     """The sweep is refused, a run folder waited for."""
     sweep = write_sweep(tmp_path, method=["lrr"])

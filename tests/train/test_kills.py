@@ -38,6 +38,7 @@ def test_a_few_kills(tmp_path: Path) -> None:
     assert found["trainings_that_differ"] == 0
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_more_kills_of_one_and_two_processes(tmp_path: Path) -> None:
     found = killed(tmp_path / "kills.json", "--kills", "25", "--seed", "4")

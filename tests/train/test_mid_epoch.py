@@ -97,6 +97,9 @@ def leave(config: TrainConfig, runs: Path, sent: Signals, after: int) -> str:
     return str(told.value)
 
 
+@pytest.mark.cross_section(
+    "lrr+signin-more0", "gmp-more2", "str-more4", "acdc+signin-more6"
+)
 @pytest.mark.parametrize(
     ("method", "more"),
     [

@@ -66,6 +66,7 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.sweep
 def test_cycles_and_epochs_are_kept(lrr: Path) -> None:
     cycles, epochs, result = (
         states(lrr),
