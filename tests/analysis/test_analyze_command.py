@@ -73,6 +73,7 @@ def test_without_a_run_every_analysis_is_listed() -> None:
     assert all(name in text for name in ANALYSES)
 
 
+@pytest.mark.sweep
 def test_one_run_gets_every_analysis_of_one_run(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:

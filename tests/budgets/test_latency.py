@@ -52,6 +52,7 @@ def pruned(milliseconds: float) -> nn.Module:
     )  # fmt: skip
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_milliseconds_asked_for_are_milliseconds_measured(tmp_path: Path) -> None:
     # 1. The error for a target that needs no zeros tells the dense model's time.

@@ -162,6 +162,7 @@ def test_methods_lists_all_and_shows_sums() -> None:
     assert axis_text({"weights": "warmup", "batchnorm": None}) == "weights: warmup"
 
 
+@pytest.mark.sweep
 def test_brackets_are_shown_as_they_are_with_where_keys_lead(tmp_path: Path) -> None:
     shown = call("methods", "lrr").stdout
     assert "[Gadhikar 2024]" in shown

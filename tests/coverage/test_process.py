@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 (SMALL,) = subjects("timm", names=["test_vit"])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [

@@ -108,6 +108,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert read_results(path, same_versions=False) == []
 
 
+@pytest.mark.sweep
 def test_the_command_writes_results_and_goes_on(tmp_path: Path) -> None:
     path, page = tmp_path / "found.json", tmp_path / "page.md"
     arguments = ["--suite", "timm", "--models", "test_vit", "--no-onnx", "--json", path]

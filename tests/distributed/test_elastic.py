@@ -37,6 +37,7 @@ def finished_as_if_never_stopped(method: str, folder: str, step: int) -> None:
             torch.testing.assert_close(last.model.state_dict()[name], tensor)
 
 
+@pytest.mark.sweep
 @pytest.mark.filterwarnings(ALONE)
 def test_two_ranks_prune_shards_and_save_in_the_background_one_goes_on(
     tmp_path: Path,

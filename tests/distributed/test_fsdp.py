@@ -37,6 +37,7 @@ def test_masks_of_shards_are_those_of_one_process(
         assert (seen["changes"] == 0) == (method in STILL)
 
 
+@pytest.mark.sweep
 @both_sizes
 def test_the_ways_out_gather(results: Results, ranks: int) -> None:
     for seen in results("fsdp_ways_out", ranks):

@@ -272,7 +272,7 @@ def test_layers_without_zeros(how: str) -> None:
 SCHEDULES = ("lrr+signin", "acdc+signin", "rigl", "gmp")
 
 
-@pytest.mark.cross_section("gmp")
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["acdc+signin", "gmp", *swept(["lrr+signin", "rigl"])]

@@ -166,6 +166,7 @@ def torchao_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 def test_weights_of_torchao_are_read_without_it(torchao_files: Path) -> None:
     for name, dtype in {

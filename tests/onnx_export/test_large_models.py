@@ -20,7 +20,7 @@ from tests.onnx_export.models import mlp
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.cross_section("gap")
+@pytest.mark.sweep
 @pytest.mark.parametrize("encoding", ["dense", "gap"])
 def test_export_beyond_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str

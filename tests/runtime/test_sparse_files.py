@@ -182,6 +182,7 @@ def test_options_that_contradict_each_other_write_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.sweep
 def test_commands(dense: Path, tmp_path: Path) -> None:
     def call(*arguments: str | Path) -> Any:
         done = CliRunner(env={"COLUMNS": "160"}).invoke(

@@ -240,6 +240,7 @@ def test_bf16_and_smoothing_and_kaiming_train(tmp_path: Path) -> None:
     assert all(weight.dtype == torch.float32 for weight in weights_of(result).values())
 
 
+@pytest.mark.sweep
 def test_compiled_training_keeps_one_graph_over_all_cycles(tmp_path: Path) -> None:
     torch._dynamo.reset()
     counters.clear()

@@ -172,8 +172,13 @@ def test_without_a_grace_time_signals_are_left_alone(
 ) -> None:
     sent.number, sent.after = signal.SIGINT, 4
     config = small(data, *SETTINGS, "method=random")
-    with pytest.raises(KeyboardInterrupt):
-        quietly(config, tmp_path)
+    # A shell's background jobs ignore Ctrl-C, and so would the tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            quietly(config, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert RunFolder(next(tmp_path.iterdir())).checkpoint() is None
 
 

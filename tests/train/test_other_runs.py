@@ -197,7 +197,7 @@ def test_the_source_decides_the_name_by_its_content(lrr: Path, tmp_path: Path) -
     )
 
 
-@pytest.mark.cross_section("cifar10-resnet18-imp-lrr-mask-signs-options2")
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [
