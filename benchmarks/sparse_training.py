@@ -134,7 +134,7 @@ def trainings(row: Row, compiled: bool, sparseprop: str | None) -> dict[str, Any
     if compiled:
         setting = Setting(**{**asdict(row.setting), "compile": True})
         found[COMPILED] = Steps(dense, setting)
-    # It is asked for what it was made for: without zeros it ends with a signal.
+    # It is asked for what it was made for.
     if sparseprop is not None and row.wanted > 1:
         found[SPARSEPROP] = SparsePropSteps(sparseprop, row.setting, row.sparsity)
     return found
