@@ -1,4 +1,4 @@
-// What Python calls through ctypes (sparsify_fx/acceleration/native.py). Every call gives null, or what was wrong.
+// What Python calls through ctypes (sparsify_fx/living/products/native.py). Every call gives null, or what was wrong.
 #include <exception>
 #include <string>
 
