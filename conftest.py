@@ -56,14 +56,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByModul
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test with `cross_section`, what is not named there is swept."""
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Of a test with `cross_section`, what is not named there is swept; UsageError for a name that it does not have."""
+    unknown: dict[str, set[str]] = {}
     for item in items:
         marker = item.get_closest_marker("cross_section")
-        if marker is not None:
-            name = item.name[item.name.index("[") + 1 : -1]
-            if name not in marker.args:
-                item.add_marker("sweep")
+        if marker is None:
+            continue
+        function, _, name = item.nodeid.removesuffix("]").partition("[")
+        unknown.setdefault(function, set(marker.args)).discard(name)
+        if name not in marker.args:
+            item.add_marker("sweep")
+    # A misspelled one would leave a test out without a word. Of a selection of tests nothing is known.
+    selected = config.getoption("lf") or any("::" in each for each in config.args)
+    left = {function: names for function, names in unknown.items() if names}
+    if left and not selected:
+        raise pytest.UsageError(f"cross_section names what no test has: {left}")
 
 
 @pytest.hookimpl(tryfirst=True)
