@@ -34,11 +34,11 @@ ALL = list(
         repr(find_method(name).resolved()): name for name in reversed([*METHODS, *SUMS])
     }.values()
 )[::-1]
-# Sums that `pytest -m sweep` alone tries: two of three; those with Sign-In and learning rate rewinding always run.
+# Sums that `pytest -m sweep` alone tries: three of four; those with Sign-In and learning rate rewinding always run.
 SWEPT = {
     name
     for number, name in enumerate(name for name in ALL if "+" in name)
-    if number % 3 and name not in ("lrr+signin", "signin+lrr", "acdc+signin")
+    if number % 4 and name not in ("lrr+signin", "signin+lrr", "acdc+signin")
 }
 every_method = pytest.mark.parametrize(
     "method",
@@ -47,12 +47,12 @@ every_method = pytest.mark.parametrize(
 
 
 def in_turn(variants: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Every method in two variants, a sum in one of them, in turn; `pytest -m sweep` has the rest."""
+    """Every method in one of the variants, in turn; `pytest -m sweep` has the rest."""
     found = []
     for number, method in enumerate(ALL):
         for place, variant in enumerate(variants):
             turn = (place - number) % len(variants)
-            always = method not in SWEPT and turn < (1 if "+" in method else 2)
+            always = method not in SWEPT and turn == 0
             found.append(pytest.param(method, *variant, marks=() if always else SWEEP))
     return found
 
