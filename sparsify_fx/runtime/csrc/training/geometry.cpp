@@ -78,11 +78,12 @@ void check(const Geometry& layer) {
 int64_t images_in_block(const Geometry& layer, int64_t lanes) {
   const int64_t all = divided_up(layer.images, lanes), positions = std::min(layer.width, layer.out_width);
   // A line of eight vectors, or as many as there are images for. Where each output reads one pixel, blocks of more
-  // images cost nothing, and all of them are a panel that need not be packed.
+  // images cost nothing, and all of them are a panel that need not be packed. Fewer than fill a cache line (16 floats)
+  // would have it read and written once for each of the blocks that share it.
   const bool pointwise = layer.kernel_y * layer.kernel_x * layer.stride_y * layer.stride_x == 1;
   const int64_t vectors = pointwise ? 16 : 8;
   const int64_t wanted =
-      std::min(all, std::max<int64_t>(1, pointwise && positions > 1 ? vectors : vectors / positions));
+      std::min(all, std::max<int64_t>(16 / lanes, pointwise && positions > 1 ? vectors : vectors / positions));
   // Equal blocks: fewer images are made up.
   return divided_up(all, divided_up(all, wanted)) * lanes;
 }

@@ -50,8 +50,8 @@ class Layer {
 
   Decoded decoded(int32_t place) const;
   const std::vector<Matrix>& transposed() const;
-  void input_gradient(const Values& values, const float* gradients, const Result& out, int64_t threads) const;
-  void sample(const float* panel, const float* gradients, float* sums, int64_t threads) const;
+  std::vector<const float*> ordered_transposed(const Values& values) const;
+  void write_gradients(const Values& values, const float* sums, const Gradients& to_values) const;
 
   Geometry geometry_;
   std::vector<int32_t> places_;

@@ -50,12 +50,13 @@ void Packing::pack_plane(const Kernels& kernels, const Images& images, int64_t b
   kernels.scatter_blocks(from, step, pixels, panel_.block, plane, places_.data());
 }
 
-void Packing::pack(const Kernels& kernels, const Images& images, float* panel, int64_t threads) const {
-  const int64_t planes = panel_.blocks * panel_.channels;
+void Packing::pack(const Kernels& kernels, const Images& images, const Blocks& blocks, float* panel,
+                   int64_t threads) const {
+  const int64_t planes = blocks.count() * panel_.channels;
   // Whole runs of channels: neighbors share pages.
-  share_runs(threads, panel_.floats(), planes, [&](int64_t first, int64_t last) {
+  share_runs(threads, blocks.count() * panel_.block_step(), planes, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i)
-      pack_plane(kernels, images, i / panel_.channels, i % panel_.channels, panel + i * panel_.step);
+      pack_plane(kernels, images, blocks.first + i / panel_.channels, i % panel_.channels, panel + i * panel_.step);
   });
 }
 

@@ -20,6 +20,12 @@ struct Images {
   Layout layout;
 };
 
+// Some blocks of a panel, one after another.
+struct Blocks {
+  int64_t first, end;
+  int64_t count() const { return end - first; }
+};
+
 // How images of some size become a panel.
 class Packing {
  public:
@@ -28,8 +34,8 @@ class Packing {
   // The images are such a panel already.
   bool is_panel(const Images& images) const { return same_ && images.layout == Layout::kSideBySide; }
 
-  // Writes all of `panel`, whatever it holds.
-  void pack(const Kernels& kernels, const Images& images, float* panel, int64_t threads) const;
+  // Writes these blocks to `panel`, whatever it holds.
+  void pack(const Kernels& kernels, const Images& images, const Blocks& blocks, float* panel, int64_t threads) const;
 
  private:
   void pack_plane(const Kernels& kernels, const Images& images, int64_t block, int64_t channel, float* plane) const;
