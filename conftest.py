@@ -70,7 +70,9 @@ def pytest_collection_modifyitems(
         if name not in marker.args:
             item.add_marker("sweep")
     # A misspelled one would leave a test out without a word. Of a selection of tests nothing is known.
-    selected = config.getoption("lf", False) or any("::" in each for each in config.args)
+    selected = config.getoption("lf", False) or any(
+        "::" in each for each in config.args
+    )
     left = {function: names for function, names in unknown.items() if names}
     if left and not selected:
         raise pytest.UsageError(f"cross_section names what no test has: {left}")
