@@ -75,7 +75,9 @@ def model_of(setting: Setting, sparsity: float, inputs: Tensor) -> nn.Module:
         parent, _, own = name.rpartition(".")
         # Its own choice of dense, and of the axis that its vectors run along: it tries each layer once.
         plain = isinstance(layer, nn.Linear) or (
-            layer.groups == 1 and set(layer.dilation) == {1}
+            layer.groups == 1
+            and set(layer.dilation) == {1}
+            and set(layer.stride) <= {1, 2}
         )
         made = sparsify_if_faster(layer, shapes[layer]) if plain else layer
         setattr(model.get_submodule(parent), own, made)
