@@ -38,12 +38,16 @@ class Packing {
   void pack(const Kernels& kernels, const Images& images, const Blocks& blocks, float* panel, int64_t threads) const;
 
  private:
+  // The planes of some channels of a block, which begins at `floats`.
+  void pack_planes(const Kernels& kernels, const Images& images, int64_t block, int64_t channel, int64_t last,
+                   float* floats) const;
   void pack_plane(const Kernels& kernels, const Images& images, int64_t block, int64_t channel, float* plane) const;
 
   Panel panel_;
   int64_t images_, height_, width_;
   bool same_, lines_;                                 // a panel lies as images side by side do, or each line does
   std::vector<int64_t> places_;                       // of the pixels in a plane
+  std::vector<int64_t> all_places_;                   // and in all planes of a block, where they are few
   std::vector<std::pair<int64_t, int64_t>> padding_;  // first, number of floats
 };
 
