@@ -10,6 +10,7 @@ from sparsify_fx.errors import (
     RuntimeLibraryError,
     unknown,
 )
+from sparsify_fx.living.native import MISSING
 from sparsify_fx.living.products.choice import MODES
 from sparsify_fx.living.products.native import is_there
 from sparsify_fx.programs.products import has_products
@@ -43,11 +44,7 @@ def check_kernels(kernels: str, storage: str) -> None:
 def check_library() -> None:
     """Raises RuntimeLibraryError where the package was installed without its compiled kernels."""
     if not is_there():
-        raise RuntimeLibraryError(
-            "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); install "
-            "one and then sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working copy "
-            "run `python setup.py build_ext --inplace`"
-        )
+        raise RuntimeLibraryError(MISSING)
 
 
 def check_takers(kernels: str, living: Iterable[Layer]) -> None:

@@ -8,6 +8,13 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+MISSING = (
+    "the sparse kernels of sparsify_fx are missing or of another version; they need a C++17 compiler (GCC or Clang): "
+    "install one and then sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working copy "
+    "run `python setup.py build_ext --inplace`"
+)
+"""What errors say where the compiled library, or a function of it, is not there."""
+
 
 def library_file() -> Path | None:
     """The file of the compiled kernels; None where the package was installed without a C++ compiler.

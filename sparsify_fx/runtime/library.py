@@ -8,7 +8,7 @@ import os
 import onnxruntime
 
 from sparsify_fx.errors import RuntimeLibraryError
-from sparsify_fx.living.native import library_file
+from sparsify_fx.living.native import MISSING, library_file
 
 
 def library() -> str:
@@ -24,11 +24,7 @@ def library() -> str:
     """
     found = library_file()
     if found is None:
-        raise RuntimeLibraryError(
-            "sparsify_fx was installed without its sparse kernels, which need a C++17 compiler (GCC or Clang); "
-            "install one and then sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working "
-            "copy run `python setup.py build_ext --inplace`"
-        )
+        raise RuntimeLibraryError(MISSING)
     return str(found)
 
 

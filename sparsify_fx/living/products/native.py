@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RuntimeLibraryError
-from sparsify_fx.living.native import loaded
+from sparsify_fx.living.native import MISSING, loaded
 from sparsify_fx.living.products.shapes import (
     Shape,
     lies_side_by_side,
@@ -185,10 +185,7 @@ def _checked(problem: bytes | None) -> None:
 def _function(name: str) -> Any:
     library = loaded()
     if library is None or not hasattr(library, name):
-        raise RuntimeLibraryError(
-            "the sparse kernels of sparsify_fx are missing or of another version; in a working copy run `python "
-            "setup.py build_ext --inplace`, else install sparsify_fx again with a C++17 compiler (GCC or Clang)"
-        )
+        raise RuntimeLibraryError(MISSING)
     function = library[name]
     kinds: dict[str, Any] = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
     function.argtypes = [kinds[each] for each in _ARGUMENTS[name]]
