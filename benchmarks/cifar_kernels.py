@@ -6,7 +6,7 @@
 
 ResNet-20 with Sign-In at 95 % zeros, on all images, one thread, batches of 128. Both trainings have the same seed, and
 so the same mask, initial weights and order of images; only `kernels` differs. Times are of the whole command by the
-processor, evaluation included.
+processor, evaluation included. Runs that the file of results has already are made again and replaced; others stay.
 """
 
 from __future__ import annotations
@@ -71,6 +71,19 @@ def trained(options: argparse.Namespace, seed: int, kernels: str, folder: str) -
     }
 
 
+def note(options: argparse.Namespace, row: dict[str, Any]) -> None:
+    """Put one run among those that the file has: another process may have written it meanwhile."""
+    known = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    rows = {(each["seed"], each["kernels"]): each for each in [*known, row]}
+    content = {
+        "surroundings": surroundings(),
+        "epochs": options.epochs,
+        "sparsity": options.sparsity,
+        "rows": list(rows.values()),
+    }
+    options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,25 +95,15 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", default=["always", "dense"])
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    rows = []
     for seed in options.seeds:
         for kernels in options.kernels:
             with tempfile.TemporaryDirectory() as folder:
                 row = trained(options, seed, kernels, folder)
-            rows.append(row)
+            note(options, row)
             print(
-                f"{kernels}, seed {seed}: {row['processor_seconds'] / 60:.1f} min of processor time",
-                json.dumps(row["result"])[:400],
+                f"{kernels}, seed {seed}: {row['processor_seconds'] / 60:.1f} min of processor time, "
+                f"{100 * row['result']['test_accuracy']:.2f} % accurate",
                 flush=True,
-            )
-            content = {
-                "surroundings": surroundings(),
-                "epochs": options.epochs,
-                "sparsity": options.sparsity,
-                "rows": rows,
-            }
-            options.out.write_text(
-                json.dumps(content, indent=1) + "\n", encoding="utf-8"
             )
 
 
