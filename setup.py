@@ -19,6 +19,8 @@ kernels = Extension(
     sources=sorted(map(str, SOURCES.rglob("*.cpp"))),
     depends=sorted(map(str, [*SOURCES.rglob("*.h"), *SOURCES.rglob("*.inl")])),
     extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden"],
+    # dlsym, which older C libraries keep apart.
+    libraries=["dl"],
     language="c++",
     optional=True,
 )

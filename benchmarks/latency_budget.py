@@ -126,6 +126,7 @@ def measure(name: str, allocation: str, share: float, folder: Path) -> dict[str,
     return {
         "model": name,
         "allocation": allocation,
+        "share": share,
         "dense": met.dense,
         "dense_after": after,
         "asked": asked,
@@ -144,7 +145,7 @@ def measure(name: str, allocation: str, share: float, folder: Path) -> dict[str,
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     """What makes it the same setting."""
-    return row["model"], row["allocation"], round(row["asked"] / row["dense"], 1)
+    return row["model"], row["allocation"], row["share"]
 
 
 def main() -> None:

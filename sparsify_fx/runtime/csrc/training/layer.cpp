@@ -4,6 +4,7 @@
 
 #include "../checked.h"
 #include "products.h"
+#include "threads.h"
 
 namespace sparsify {
 namespace training {
@@ -15,6 +16,9 @@ enum Purpose { kInput, kGradient, kOutput, kValues, kSums, kPurposes };
 
 // Of the second-level cache, what a panel may take.
 constexpr int64_t kCachedBytes = 256 * 1024;
+
+// Each run has sums of its own.
+constexpr int64_t kMostRuns = 16;
 
 float* scratch(Purpose purpose, int64_t floats) {
   thread_local std::vector<float> memory[kPurposes];
@@ -36,11 +40,36 @@ Packed packed(const Kernels& kernels, const Packing& packing, const Panel& panel
 
 // So many blocks are packed and multiplied one after another that their panel is still in the second-level cache.
 template <typename Work>
-void by_blocks(const Panel& panel, int64_t threads, const Work& work) {
+void by_blocks(const Panel& panel, const Blocks& all, int64_t threads, const Work& work) {
   const int64_t bytes = panel.block_step() * static_cast<int64_t>(sizeof(float));
   const int64_t at_once = std::max<int64_t>(1, kCachedBytes / bytes) * std::max<int64_t>(1, threads);
-  for (int64_t first = 0; first < panel.blocks; first += at_once)
-    work(Blocks{first, std::min(panel.blocks, first + at_once)});
+  for (int64_t first = all.first; first < all.end; first += at_once)
+    work(Blocks{first, std::min(all.end, first + at_once)}, threads);
+}
+
+// Runs of blocks, which hang on the shape alone. Where there are enough of them each goes by on one thread, from
+// packing to results, since what another processor has packed comes slowly from its cache; else threads share every
+// block.
+struct Runs {
+  int64_t blocks, count, threads;
+  bool apart;
+
+  Runs(const Panel& panel, int64_t operations, int64_t given)
+      : blocks(panel.blocks), count(std::min(panel.blocks, kMostRuns)), threads(threads_for(given, operations)),
+        apart(threads > 1 && count >= threads) {}
+
+  Blocks of(int64_t run) const { return {blocks * run / count, blocks * (run + 1) / count}; }
+
+  // Calls work(run, threads that it may have).
+  template <typename Work>
+  void each(const Work& work) const {
+    if (apart) return share(threads, count, [&](int64_t run) { work(run, 1); });
+    for (int64_t run = 0; run < count; ++run) work(run, threads);
+  }
+};
+
+void add(const float* values, int64_t count, float* to) {
+  for (int64_t k = 0; k < count; ++k) to[k] += values[k];
 }
 
 // Values in the order in which a matrix multiplies them.
@@ -124,9 +153,12 @@ void Layer::forward(const Values& values, const Images& input, const float* bias
   float* sums = direct ? out.floats : scratch(kOutput, rows * images());
   float* given = scratch(kValues, forward_->nonzeros());
   order(values, *forward_, given);
-  by_blocks(input_, threads, [&](const Blocks& blocks) {
-    const Packed panel = packed(kernels_, pack_input_, input_, input, kInput, blocks, threads);
-    product(kernels_, *forward_, given, panel, bias, {sums, positions, geometry_.out_width}, threads);
+  const Runs runs(input_, operations(), threads);
+  runs.each([&](int64_t run, int64_t may) {
+    by_blocks(input_, runs.of(run), may, [&](const Blocks& blocks, int64_t may) {
+      const Packed panel = packed(kernels_, pack_input_, input_, input, kInput, blocks, may);
+      product(kernels_, *forward_, given, panel, bias, {sums, positions, geometry_.out_width}, may);
+    });
   });
   if (!direct) unpack(kernels_, sums, rows, images(), geometry_.images, out.floats, threads);
 }
@@ -136,21 +168,33 @@ void Layer::backward(const Values& values, const Images& input, const Images& gr
   const bool sampled = to_values.one != nullptr, direct = to_input.layout == Layout::kSideBySide;
   const int64_t rows = geometry_.channels * geometry_.height * geometry_.width;
   float* back = to_input.floats == nullptr || direct ? to_input.floats : scratch(kOutput, rows * images());
-  float* sums = sampled ? scratch(kSums, forward_->nonzeros()) : nullptr;
-  if (sampled) std::fill_n(sums, forward_->nonzeros(), 0.0f);
   const std::vector<const float*> given = back == nullptr ? std::vector<const float*>() : ordered_transposed(values);
 
-  by_blocks(gradient_, threads, [&](const Blocks& blocks) {
-    const Packed gradients = packed(kernels_, pack_gradient_, gradient_, gradient, kGradient, blocks, threads);
-    const Outputs target{back, geometry_.height * geometry_.width, geometry_.width};
-    for (size_t phase = 0; phase < given.size(); ++phase)
-      product(kernels_, transposed()[phase], given[phase], gradients, nullptr, target, threads);
-    if (!sampled) return;
-    const Packed panel = packed(kernels_, pack_input_, input_, input, kInput, blocks, threads);
-    sample(kernels_, *forward_, panel, gradients, sums, threads);
+  // Sums of a run begin at zero and are added in order, so that they are the same whoever makes them.
+  const Runs runs(gradient_, operations(), threads);
+  const int64_t count = forward_->nonzeros();
+  float* sums = sampled ? scratch(kSums, count * (runs.apart ? runs.count : 2)) : nullptr;
+  const auto sums_of = [&](int64_t run) { return sums + count * (runs.apart ? run : std::min<int64_t>(run, 1)); };
+  runs.each([&](int64_t run, int64_t may) {
+    if (sampled) std::fill_n(sums_of(run), count, 0.0f);
+    by_blocks(gradient_, runs.of(run), may, [&](const Blocks& blocks, int64_t may) {
+      const Packed gradients = packed(kernels_, pack_gradient_, gradient_, gradient, kGradient, blocks, may);
+      const Outputs target{back, geometry_.height * geometry_.width, geometry_.width};
+      for (size_t phase = 0; phase < given.size(); ++phase)
+        product(kernels_, transposed()[phase], given[phase], gradients, nullptr, target, may);
+      if (!sampled) return;
+      const Packed panel = packed(kernels_, pack_input_, input_, input, kInput, blocks, may);
+      sample(kernels_, *forward_, panel, gradients, sums_of(run), may);
+    });
+    if (sampled && !runs.apart && run > 0) add(sums_of(run), count, sums);
   });
+  for (int64_t run = 1; sampled && runs.apart && run < runs.count; ++run) add(sums_of(run), count, sums);
   if (back != nullptr && !direct) unpack(kernels_, back, rows, images(), geometry_.images, to_input.floats, threads);
   if (sampled) write_gradients(values, sums, to_values);
+}
+
+int64_t Layer::operations() const {
+  return forward_->nonzeros() * geometry_.out_height * geometry_.out_width * images();
 }
 
 std::vector<const float*> Layer::ordered_transposed(const Values& values) const {

@@ -50,6 +50,7 @@ class Layer {
 
   Decoded decoded(int32_t place) const;
   const std::vector<Matrix>& transposed() const;
+  int64_t operations() const;  // of the forward
   std::vector<const float*> ordered_transposed(const Values& values) const;
   void write_gradients(const Values& values, const float* sums, const Gradients& to_values) const;
 

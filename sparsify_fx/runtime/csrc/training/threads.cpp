@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -64,31 +65,58 @@ struct Pool {
 
 // Never freed: its threads may still wait when the process ends.
 Pool* pool = nullptr;
-std::once_flag once;
+bool forked = false;
 
 // A process that was forked has none of the threads, and perhaps a lock that nobody will give back.
-void start_anew() { pool = new Pool; }
+void start_anew() {
+  forked = true;
+  pool = new Pool;
+}
 
-Pool& the_pool() {
-  std::call_once(once, [] {
-    start_anew();
-    pthread_atfork(nullptr, nullptr, start_anew);
-  });
-  return *pool;
+// From the moment when the library is loaded: a fork may come before the first call.
+const int registered = [] {
+  pool = new Pool;
+  return pthread_atfork(nullptr, nullptr, start_anew);
+}();
+
+// The threads of OpenMP, as GCC's code and LLVM's call them, where this process has them; null elsewhere. PyTorch's
+// operators run on these, and they go on turning for a while after each: other threads would wait for their processors.
+using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+Parallel openmp() {
+  static const Parallel found = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  // OpenMP itself does not know that its threads are gone after a fork.
+  return forked ? nullptr : found;
+}
+
+struct Tasks {
+  const std::function<void(int64_t)>& work;
+  int64_t count;
+  std::atomic<int64_t> next{0};
+};
+
+void take_tasks(void* given) {
+  Tasks& tasks = *static_cast<Tasks*>(given);
+  for (int64_t task; (task = tasks.next.fetch_add(1)) < tasks.count;) tasks.work(task);
+}
+
+void run_alone(int64_t tasks, const std::function<void(int64_t)>& work) {
+  for (int64_t task = 0; task < tasks; ++task) work(task);
 }
 
 }  // namespace
 
 void share(int64_t threads, int64_t tasks, const std::function<void(int64_t)>& work) {
   threads = std::min(threads, tasks);
-  Pool* found = threads > 1 ? &the_pool() : nullptr;
-  // Another call has the threads: this one goes on alone.
-  if (found == nullptr || !found->taken.try_lock()) {
-    for (int64_t task = 0; task < tasks; ++task) work(task);
-    return;
+  if (threads <= 1) return run_alone(tasks, work);
+  if (const Parallel parallel = openmp()) {
+    Tasks shared{work, tasks};
+    return parallel(take_tasks, &shared, static_cast<unsigned>(threads), 0);
   }
-  found->run(threads, tasks, work);
-  found->taken.unlock();
+  // Another call has the threads: this one goes on alone.
+  if (!pool->taken.try_lock()) return run_alone(tasks, work);
+  pool->run(threads, tasks, work);
+  pool->taken.unlock();
 }
 
 int64_t threads_for(int64_t threads, int64_t work) {
