@@ -153,6 +153,10 @@ def _tensorboard(folder: Path, epochs_done: int) -> ScalarWriter | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
+    # It may be there and not fit what else is: a protobuf older than its files raises an error of its own kind.
+    except Exception as error:
+        _LOG.warning("no records for TensorBoard, which cannot be imported: %s", error)
+        return None
     # purge_step hides scalars of epochs that a kill cut off and that are trained again: curves would go back in time.
     try:
         writer: ScalarWriter = SummaryWriter(str(folder), purge_step=epochs_done + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import logging
 import os
@@ -27,7 +28,7 @@ from sparsify_fx.errors import (
 )
 from sparsify_fx.train import load_config, train
 from sparsify_fx.train.epoch import EpochRow
-from sparsify_fx.train.log import Log
+from sparsify_fx.train.log import Log, _tensorboard
 from sparsify_fx.train.run_folder import RunFolder, open_folder
 from tests.train.common import SMALL, quietly, small, write_images
 
@@ -287,3 +288,18 @@ def test_a_json_document_that_cannot_be_written(tmp_path: Path) -> None:
         ConfigError, match=r"--json .*result\.json cannot be written: No such file"
     ):
         output.finish({})
+
+
+def test_a_tensorboard_that_does_not_fit_its_protobuf_does_not_end_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(name: str, *given: Any, **named: Any) -> Any:
+        if name == "torch.utils.tensorboard":
+            raise RuntimeError("gencode 6.31.1 runtime 5.29.6")
+        return whole(name, *given, **named)
+
+    whole = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert _tensorboard(tmp_path, 0) is None
+    assert "runtime 5.29.6" in caplog.text
+    assert not list(tmp_path.iterdir())
