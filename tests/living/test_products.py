@@ -10,7 +10,8 @@ from sparsify_fx.living.place import place, places_of
 from sparsify_fx.living.products import operators  # noqa: F401 - registers them
 from sparsify_fx.living.products.function import convolution
 from sparsify_fx.living.products.native import SparseLayer, layer_of
-from sparsify_fx.living.products.shapes import Shape, Window
+from sparsify_fx.living.products.shapes import Shape, Window, shape_of
+from tests.fresh import run_fresh
 from tests.living import random_products as products
 
 
@@ -40,6 +41,64 @@ def test_the_bits_do_not_hang_on_threads() -> None:
                 assert all(map(torch.equal, found, wanted))
     finally:
         torch.set_num_threads(before)
+
+
+def large() -> tuple[SparseLayer, list[torch.Tensor]]:
+    """A layer whose images make several runs, each of which a thread may take from packing to results."""
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.rand(24, 24, 3, 3, generator=generator) < 0.1).to(torch.uint8)
+    places = places_of(mask)
+    inputs, gradient = (
+        products.beside(torch.randn(96, 24, 12, 12, generator=generator))
+        for _ in range(2)
+    )
+    shape = shape_of(inputs.shape, tuple(mask.shape), Window(padding=(1, 1)))
+    values = torch.randn(len(places), generator=generator)
+    return layer_of(places, shape), [inputs, gradient, values]
+
+
+def bits(layer: SparseLayer, given: list[torch.Tensor]) -> list[bytes]:
+    """All results of a layer, by nothing but its kernels."""
+    inputs, gradient, values = given
+    made = layer.forward(inputs, values, None, None, True)
+    back, found, _ = layer.backward(gradient, inputs, values, None, True, True)
+    assert back is not None
+    assert found is not None
+    return [each.detach().numpy().tobytes() for each in (made, back, found)]
+
+
+def test_the_bits_of_many_images_do_not_hang_on_threads() -> None:
+    before = torch.get_num_threads()
+    layer, given = large()
+    try:
+        torch.set_num_threads(1)
+        alone = bits(layer, given)
+        for threads in (2, 3, 20):
+            torch.set_num_threads(threads)
+            assert bits(layer, given) == alone
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_forked_has_threads_of_its_own() -> None:
+    """Those of OpenMP are gone, and nobody tells OpenMP; torch's own operators must not be called there."""
+    done = run_fresh(
+        """
+import os, signal, torch
+from tests.living.test_products import bits, large
+
+torch.set_num_threads(2)
+layer, given = large()
+wanted = bits(layer, given)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if bits(layer, given) == wanted else 3)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def small(factor: bool) -> tuple[list[torch.Tensor], tuple[object, ...], Window]:
