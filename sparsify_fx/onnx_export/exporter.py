@@ -33,11 +33,7 @@ from sparsify_fx.onnx_export.sparse_ort import (
     library_for,
 )
 from sparsify_fx.onnx_export.storage.codecs import VALUES
-from sparsify_fx.onnx_export.storage.encodings import (
-    ENCODING_NAMES,
-    VALUE_NAMES,
-    Wanted,
-)
+from sparsify_fx.onnx_export.storage.options import ENCODING_NAMES, VALUE_NAMES, Wanted
 from sparsify_fx.onnx_export.tracing.clean import (
     keep_zero_padding,
     normalize_zeros,
