@@ -90,6 +90,10 @@ def options(
         ]
     else:
         encodings = [ENCODINGS[wanted.encoding]]
+    # What the runtime would decode again in every run stays as it is.
+    largest = wanted.profile.largest
+    if largest is not None and weight.array.size > largest:
+        return [untouched(weight.array, size, weight.zero)]
     # A weight without zeros has no choices, nor one that the encoding asked for refuses: it is stored dense.
     for allowed in (encodings, [ENCODINGS["dense"]]):
         found: list[Choice] = []
