@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 FOLDER = HERE.parent / "docs/results"
 RAW = FOLDER / "runtimes.json"
 RUNNER = HERE / "runtime_runners.py"
-OPSET, DENSITY, ROUNDS = 20, 0.1, 2
+OPSET, DENSITY, ROUNDS = 20, 0.1, 3
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime",),
