@@ -51,10 +51,11 @@ def test_files_of_the_profile_give_the_outputs_of_the_dense_one(
     python, (model, given) = interpreter(name), runtimes.network()
     dense = tmp_path / "dense.onnx"
     onnx.save(model, dense)
+    files = []
     for values in PROFILES[name].values:
-        file = tmp_path / f"{values}.onnx"
-        pack_onnx(dense, file, target=name, values=values)
-        here = Path(sys.executable)
-        expected, _ = runtimes.run_in(here, "onnxruntime", file, given)
-        got, _ = runtimes.run_in(python, name, file, given)
-        assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+        files.append(tmp_path / f"{values}.onnx")
+        pack_onnx(dense, files[-1], target=name, values=values)
+    expected, _ = runtimes.run_in(Path(sys.executable), "onnxruntime", files, given)
+    found, _ = runtimes.run_in(python, name, files, given)
+    for got, wanted in zip(found, expected, strict=True):
+        assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
