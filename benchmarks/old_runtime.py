@@ -117,7 +117,14 @@ def write(folder: Path) -> None:
             + ("" if enough else "-rounds")
         )
         packed = folder / f"{stem}.packed.onnx"
-        pack_onnx(dense, packed, encoding=encoding, values=values, functions=functions)
+        pack_onnx(
+            dense,
+            packed,
+            encoding=encoding,
+            values=values,
+            functions=functions,
+            target="onnx" if enough else "onnxruntime",
+        )
         unpack_onnx(
             packed, folder / f"{stem}.dense.onnx"
         )  # of lossy values: what they were rounded to

@@ -21,7 +21,11 @@ OutFile = Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to w
 Encoding = Annotated[str, typer.Option(help="auto, gap, bitmask, coo or dense.")]
 Values = Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")]
 Target = Annotated[
-    str, typer.Option(help="onnx, or sparse-ort: kernels that skip zeros.")
+    str,
+    typer.Option(
+        help="onnx for any runtime, or the one it is for: onnxruntime, web, openvino, tract, mnn, ncnn, iree, tvm; "
+        "sparse-ort: kernels that skip zeros."
+    ),
 ]
 Autotune = Annotated[
     bool,

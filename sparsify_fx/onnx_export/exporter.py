@@ -33,11 +33,7 @@ from sparsify_fx.onnx_export.sparse_ort import (
     library_for,
 )
 from sparsify_fx.onnx_export.storage.codecs import VALUES
-from sparsify_fx.onnx_export.storage.encodings import (
-    ENCODING_NAMES,
-    VALUE_NAMES,
-    Wanted,
-)
+from sparsify_fx.onnx_export.storage.options import ENCODING_NAMES, VALUE_NAMES, Wanted
 from sparsify_fx.onnx_export.tracing.clean import (
     keep_zero_padding,
     normalize_zeros,
@@ -101,10 +97,13 @@ def export(
         encoding: how the places of zeros are stored in every float tensor that has any. `dense`: plainly. `coo`:
             ONNX's `sparse_initializer`, 1 to 4 bytes a value. `gap`: the zeros in between, 4 or 8 bits a value, which
             onnxruntime turns into plain weights when it loads the file. `bitmask`: one bit an entry. `auto`: whichever
-            gives the smallest file; small tensors and those that would not shrink stay dense.
+            gives the smallest file; small tensors and those that would not shrink stay dense, and `coo` has to save a
+            tenth of the file, since many tools refuse sparse initializers.
         values: `fp32` as they are; `fp32-packed` the same bits in 3.25 to 3.5 bytes; `fp16` rounded; `int8` rounded,
             with a scale for each output channel. The last two are for prunable weights only.
-        target: `onnx` for any runtime, which gains no speed from zeros. `sparse-ort` for onnxruntime with the library
+        target: `onnx` for any runtime, which gains no speed from zeros, or one of `openvino`, `tract`, `mnn`, `ncnn`,
+            `iree`, `tvm`, `onnxruntime`, `web` for the form that it folds into constants when it loads the file, dense
+            weights where it folds none. `sparse-ort` for onnxruntime with the library
             of this package: layers whose sparse kernel is faster become operators that skip zeros, for the sizes
             of `example_inputs`. Open it with `sparsify_fx.runtime.session(path)`; `unpack_onnx` gives a plain file.
         opset: version of the standard operators; None takes torch.onnx's.
@@ -143,7 +142,7 @@ def export(
     >>> report.weights, report.nonzeros, report.sparsity, report.layers[0].encoding
     (3200, 400, 0.875, 'coo')
 
-    Source: ONNX operators CumSum, MaxUnpool, ScatterElements, Gather (opset 11 and later), `sparse_initializer` (IR
+    Source: ONNX operators CumSum, ScatterElements, Gather (opset 11 and later), `sparse_initializer` (IR
     version 5).
     """
     _check_choices(

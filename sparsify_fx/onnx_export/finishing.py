@@ -25,8 +25,9 @@ from sparsify_fx.onnx_export.files.writing import serialized
 from sparsify_fx.onnx_export.report.export_report import ExportReport
 from sparsify_fx.onnx_export.report.macs import layer_macs
 from sparsify_fx.onnx_export.report.rows import LayerRow, count_weights
-from sparsify_fx.onnx_export.storage.encodings import Encoded, Wanted, check_bits
+from sparsify_fx.onnx_export.storage.encodings import Encoded, check_bits
 from sparsify_fx.onnx_export.storage.history import History, remember
+from sparsify_fx.onnx_export.storage.options import Wanted
 from sparsify_fx.onnx_export.storage.origins import Moved
 from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.onnx_export.tracing.clean import set_producer

@@ -14,7 +14,7 @@ import onnxruntime
 from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError, InputError
 from sparsify_fx.onnx_export.files.tensors import TensorReader
-from sparsify_fx.onnx_export.storage.encodings import Wanted
+from sparsify_fx.onnx_export.storage.options import Wanted
 from sparsify_fx.runtime.candidates import Candidate
 from sparsify_fx.runtime.choice.giving_back import Timed, Tried, fastest
 from sparsify_fx.runtime.choice.racing import inlined, made_up

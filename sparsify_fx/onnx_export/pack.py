@@ -14,11 +14,7 @@ from sparsify_fx.onnx_export.packing import Job, SignsMatterError
 from sparsify_fx.onnx_export.report.export_report import ExportReport
 from sparsify_fx.onnx_export.report.notes import WHERE_EQUAL
 from sparsify_fx.onnx_export.sparse_ort import TARGETS, check_wanted
-from sparsify_fx.onnx_export.storage.encodings import (
-    ENCODING_NAMES,
-    VALUE_NAMES,
-    Wanted,
-)
+from sparsify_fx.onnx_export.storage.options import ENCODING_NAMES, VALUE_NAMES, Wanted
 from sparsify_fx.onnx_tools.signature import Asked
 
 _LOG = logging.getLogger(__name__)

@@ -37,12 +37,9 @@ from sparsify_fx.onnx_export.report.notes import (
 from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.sparse_ort import encode, library_for
 from sparsify_fx.onnx_export.storage.codecs import VALUES
-from sparsify_fx.onnx_export.storage.encodings import (
-    Encoded,
-    Wanted,
-    encode_initializers,
-)
+from sparsify_fx.onnx_export.storage.encodings import Encoded, encode_initializers
 from sparsify_fx.onnx_export.storage.history import History, history_of
+from sparsify_fx.onnx_export.storage.options import Wanted
 from sparsify_fx.onnx_export.storage.origins import Moved
 from sparsify_fx.onnx_export.storage.packable import hoisted
 from sparsify_fx.onnx_export.storage.putting_back import put_back

@@ -20,20 +20,19 @@ from sparsify_fx.onnx_export.files.metadata import (
 )
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.layer_choice import Setting, Sizes, choose_layers
+from sparsify_fx.onnx_export.profiles import PROFILES
 from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros, digest
-from sparsify_fx.onnx_export.storage.encodings import (
-    Encoded,
-    Wanted,
-    encode_initializers,
-)
+from sparsify_fx.onnx_export.storage.encodings import Encoded, encode_initializers
+from sparsify_fx.onnx_export.storage.options import Wanted
 from sparsify_fx.onnx_export.storage.origins import Moved
 from sparsify_fx.onnx_export.storage.packable import dtype_name
+from sparsify_fx.onnx_export.tracing.trace import opset_of
 
 _LOG = logging.getLogger(__name__)
 
-TARGETS = ("onnx", SPARSE)
-"""Names for `export(target=...)`: any runtime, or onnxruntime with this package's library of sparse operators."""
+TARGETS = tuple(PROFILES)
+"""Names for `export(target=...)`: any runtime, a known one, or onnxruntime with the library of sparse operators."""
 
 
 def check_wanted(wanted: Wanted) -> None:
@@ -41,7 +40,18 @@ def check_wanted(wanted: Wanted) -> None:
 
     Raises ExportError for options that contradict the target, RuntimeLibraryError without the library.
     """
+    profile = wanted.profile
+    if wanted.encoding != "auto" and wanted.encoding not in profile.encodings:
+        raise ExportError(
+            f"encoding={wanted.encoding!r} is not for target {wanted.target!r}, which takes "
+            f"{', '.join(profile.encodings)}; use encoding='auto', or target='onnx' for other runtimes"
+        )
+    if wanted.functions and not profile.functions:
+        raise ExportError(
+            f"functions=True is not for target {wanted.target!r}, which takes no local functions; leave it out"
+        )
     if wanted.target != SPARSE:
+        _check_values(wanted)
         if wanted.autotune:
             raise ExportError(
                 f"autotune chooses layers for the sparse operators, but the target is {wanted.target!r}; "
@@ -53,6 +63,16 @@ def check_wanted(wanted: Wanted) -> None:
             f"values={wanted.values!r} is not for target {SPARSE!r}: the sparse operators hold float32; use fp32"
         )
     runtime.library()
+
+
+def _check_values(wanted: Wanted) -> None:
+    """The runtime decodes values of this kind to the right bits."""
+    known = wanted.profile.values
+    if wanted.values not in known:
+        raise ExportError(
+            f"values={wanted.values!r} is not for target {wanted.target!r}, which takes {', '.join(known)}; use one of "
+            "these, or target='onnx' for other runtimes"
+        )
 
 
 def encode(
@@ -83,7 +103,8 @@ def encode(
         wanted.target,
     )
     if wanted.target != SPARSE:
-        return encode_initializers(dense, wanted, reader, moved=moved)
+        encoded = encode_initializers(dense, wanted, reader, moved=moved)
+        return replace(encoded, notes=_about_runtime(wanted, opset_of(dense)))
     reader = reader or TensorReader()
 
     # 1. Sparse operators first: what they take over is no weight to encode any more.
@@ -135,6 +156,18 @@ def _row(tensor: onnx.TensorProto, nonzeros: int, size: int, stored: int) -> Lay
         encoding=SPARSE,
         prunable=True,
     )
+
+
+def _about_runtime(wanted: Wanted, opset: int) -> tuple[str, ...]:
+    """What the report says of the runtime that the file is for."""
+    profile, newest = wanted.profile, wanted.profile.newest_opset
+    notes = [profile.note] if profile.note else []
+    if newest is not None and opset > newest:
+        notes.append(
+            f"the model has opset {opset}, and {profile.runs_in} {profile.checked} was tried with {newest} at most; "
+            f"if it refuses the file, export with opset={newest}"
+        )
+    return tuple(notes)
 
 
 def library_for(model: onnx.ModelProto) -> str | None:

@@ -16,7 +16,8 @@ from sparsify_fx.onnx_export.finishing import Checked, check_file, invalid, make
 from sparsify_fx.onnx_export.inspection.inspect_onnx import rows_beside
 from sparsify_fx.onnx_export.report.export_report import ExportReport
 from sparsify_fx.onnx_export.report.macs import layer_macs
-from sparsify_fx.onnx_export.storage.encodings import Wanted, as_it_is
+from sparsify_fx.onnx_export.storage.encodings import as_it_is
+from sparsify_fx.onnx_export.storage.options import Wanted
 from sparsify_fx.onnx_export.storage.packable import hoisted
 from sparsify_fx.onnx_export.storage.putting_back import put_back
 from sparsify_fx.runtime.restore import sparse_weights

@@ -13,7 +13,8 @@ from sparsify_fx.onnx_export.files.pieces import model_pieces
 from sparsify_fx.onnx_export.files.targets import write_checked
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.files.writing import serialized
-from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
+from sparsify_fx.onnx_export.storage.encodings import encode_initializers
+from sparsify_fx.onnx_export.storage.options import Wanted
 from tests.onnx_export.arrays import model_with, random_tensor
 
 

@@ -16,7 +16,8 @@ from onnx.reference import ReferenceEvaluator
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES
 from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
-from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
+from sparsify_fx.onnx_export.storage.encodings import encode_initializers
+from sparsify_fx.onnx_export.storage.options import Wanted
 from sparsify_fx.onnx_export.storage.unpacking import unpacked
 from tests.onnx_export.arrays import matmul_with, random_tensor
 

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export import decode_coo, encode_coo
-from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
+from sparsify_fx.onnx_export.storage.encodings import encode_initializers
+from sparsify_fx.onnx_export.storage.options import Wanted
 from sparsify_fx.onnx_export.tracing.clean import normalize_zeros
 
 SPECIAL = np.array(

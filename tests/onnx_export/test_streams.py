@@ -16,19 +16,16 @@ from sparsify_fx.onnx_export.storage.codecs.streams import (
     Streams,
     best_streams,
 )
-from sparsify_fx.onnx_export.storage.encodings import Wanted, encode_initializers
+from sparsify_fx.onnx_export.storage.encodings import encode_initializers
+from sparsify_fx.onnx_export.storage.options import Wanted
 from tests.onnx_export.arrays import model_with, random_tensor
 
 
 def steps_of(streams: Streams) -> np.ndarray:
     """[rows, columns]: the steps that the words hold."""
     code, words = streams.code, streams.words.astype(np.int64)
-    digits = (
-        words.reshape(*words.shape[:4], 1)
-        // code.base ** np.arange(code.per)
-        % code.base
-    )
-    return digits.reshape(streams.words.shape[2], -1) + code.less
+    digits = words.reshape(-1, 1) // code.base ** np.arange(code.per) % code.base
+    return digits.reshape(-1, streams.starts.size) + code.less
 
 
 @settings(max_examples=200, deadline=None)
@@ -38,14 +35,19 @@ def steps_of(streams: Streams) -> np.ndarray:
     ),
     density=st.one_of(st.floats(0, 1), st.floats(0, 0.02)),
     value_bits=st.sampled_from([8, 16, 32]),
+    pooled=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_streams_sum_up_to_the_places(
-    sides: tuple[int, int, int], density: float, value_bits: int, seed: int
+    sides: tuple[int, int, int],
+    density: float,
+    value_bits: int,
+    pooled: bool,
+    seed: int,
 ) -> None:
     size = math.prod(sides)
     kept = np.flatnonzero(np.random.default_rng(seed).random(size) < density)
-    streams = best_streams(kept, size, value_bits) if kept.size else None
+    streams = best_streams(kept, size, value_bits, pooled=pooled) if kept.size else None
     if streams is None:  # the next test says where there must be some
         return
     places = streams.starts.reshape(-1) + np.cumsum(steps_of(streams), axis=0)
@@ -54,6 +56,9 @@ def test_streams_sum_up_to_the_places(
     assert set(kept) <= set(flat)
     assert len(set(flat)) == flat.size
     assert 0 <= flat.min() <= flat.max() < size
+    assert (streams.kernel is not None) == pooled
+    if streams.kernel is None:
+        return
     grown = [
         side + more - 1
         for side, more in zip(streams.places.shape[2:], streams.kernel, strict=True)
@@ -74,7 +79,8 @@ def test_a_size_with_many_divisors_always_has_streams(
     kept = np.sort(
         np.random.default_rng(seed).choice(size, int(share * size), replace=False)
     )
-    assert best_streams(kept, size, 32) is not None
+    for pooled in (False, True):
+        assert best_streams(kept, size, 32, pooled=pooled) is not None
 
 
 @pytest.mark.parametrize(
@@ -94,12 +100,8 @@ def test_the_code_follows_the_density(density: float, per: int) -> None:
         ((64, 32, 3, 3), 0.1, np.float32, "MaxUnpool"),
         ((301, 150), 0.1, np.float32, "MaxUnpool"),
         ((256, 512), 0.002, np.float32, "ScatterElements"),  # patches are smaller
-        (
-            (64, 32, 3, 3),
-            0.1,
-            np.float16,
-            "ScatterElements",
-        ),  # MaxUnpool knows float32 only
+        # MaxUnpool knows float32 only.
+        ((64, 32, 3, 3), 0.1, np.float16, "ScatterElements"),
         ((101, 103), 0.1, np.float32, "ScatterElements"),  # no divisor fits
         ((3, 7), 0.9, np.float32, "ScatterElements"),  # no room for a whole row
     ],
@@ -108,8 +110,11 @@ def test_both_forms_give_the_same_bits(
     shape: tuple[int, ...], density: float, dtype: type, operator: str
 ) -> None:
     weight = random_tensor(shape, density, 0.05, 2, np.dtype(dtype))
-    made = encode_initializers(model_with({"w": weight}), Wanted("gap"))
-    parsed = onnx.ModelProto.FromString(made.model.SerializeToString())
-    kinds = {node.op_type for node in parsed.graph.node}
-    assert kinds & {"MaxUnpool", "ScatterElements"} == {operator}
-    assert Decoder(parsed).array("w").tobytes() == weight.tobytes()
+    for target, expected in (("onnxruntime", operator), ("onnx", "ScatterElements")):
+        made = encode_initializers(
+            model_with({"w": weight}), Wanted("gap", target=target)
+        )
+        parsed = onnx.ModelProto.FromString(made.model.SerializeToString())
+        kinds = {node.op_type for node in parsed.graph.node}
+        assert kinds & {"MaxUnpool", "ScatterElements"} == {expected}
+        assert Decoder(parsed).array("w").tobytes() == weight.tobytes()

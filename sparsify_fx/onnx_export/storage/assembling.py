@@ -26,7 +26,11 @@ from sparsify_fx.onnx_tools.view import names_in
 
 
 def with_choices(
-    dense: onnx.ModelProto, chosen: dict[str, Choice], functions: bool
+    dense: onnx.ModelProto,
+    chosen: dict[str, Choice],
+    *,
+    functions: bool,
+    rounds: bool,
 ) -> onnx.ModelProto:
     """A copy of the model with the chosen parts in place of the initializers."""
     encoded, graph = shell(dense), dense.graph
@@ -36,7 +40,9 @@ def with_choices(
         for t, choice in pairs
         if choice.parts
     ]
-    placed = place(stored, _prefix(graph), opset_of(dense), functions=functions)
+    placed = place(
+        stored, _prefix(graph), opset_of(dense), functions=functions, rounds=rounds
+    )
     encoded.graph.initializer.extend(
         tensor for tensor, choice in pairs if choice.parts is None
     )

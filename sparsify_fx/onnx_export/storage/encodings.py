@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -15,21 +14,23 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.storage.assembling import stored_bytes, with_choices
-from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES, Weight
+from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, Weight
 from sparsify_fx.onnx_export.storage.codecs.choosing import (
     Choice,
-    Family,
-    choices,
     digest,
     smallest,
     untouched,
     worth_keeping,
 )
 from sparsify_fx.onnx_export.storage.codecs.decoding import Decoder
+from sparsify_fx.onnx_export.storage.options import (
+    Wanted,
+    families,
+    options,
+)
 from sparsify_fx.onnx_export.storage.origins import Moved
 from sparsify_fx.onnx_export.storage.packable import (
     PACKED_TYPES,
-    SMALL,
     dtype_name,
     is_matrix,
 )
@@ -41,35 +42,6 @@ from sparsify_fx.onnx_export.storage.quantized import (
 )
 from sparsify_fx.onnx_export.tracing.trace import opset_of
 from sparsify_fx.onnx_tools.weights import channel_axes, weight_values
-
-ENCODING_NAMES = ("auto", *ENCODINGS)
-"""Names for `export(encoding=...)`; auto takes for each tensor whichever gives the fewest bytes."""
-
-VALUE_NAMES = tuple(VALUES)
-"""Names for `export(values=...)`."""
-
-# For `auto`, the smallest first: `coo` shares nothing, `gap` brings tables of its own,
-# and `bitmask` others. A model of a few small weights is smallest without any of them,
-# which no choice weight by weight would find.
-_FAMILIES = tuple(
-    map(frozenset, (["dense", "coo"], ["dense", "coo", "gap"], ENCODINGS))
-)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How weights are to be stored, and for which runtime.
-
-    `functions`: each as one call of a local function that rebuilds it; `autotune`: layers are timed on this machine;
-    `measure`: so is the whole file, and sparse layers are given back until it is not slower than dense.
-    """
-
-    encoding: str = "auto"
-    values: str = "fp32"
-    functions: bool = False
-    target: str = "onnx"
-    autotune: bool = False
-    measure: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,11 +106,12 @@ def encode_initializers(
             prunable = tensor.name in weights and is_matrix(
                 tensor.data_type, tensor.dims
             )
-            found.append(worth_keeping(_options(weight, size, wanted, prunable, opset)))
+            found.append(worth_keeping(options(weight, size, wanted, prunable, opset)))
 
     # 3. One way for each, chosen together: tables that weights share pay only if enough
     # of them do.
-    picked = smallest(found, _families(wanted))
+    beside = sum(node.ByteSize() for node in graph.node)
+    picked = smallest(found, families(wanted, opset), beside)
     sizes = {tensor.name: reader.size(tensor) for tensor in graph.initializer}
     chosen = {
         tensor.name: choice
@@ -153,7 +126,9 @@ def encode_initializers(
     # next copies the nodes of `dense`, and Constant nodes that are back must be among
     # them.
     left = _settle(dense, chosen, moved or Moved(), in_order)
-    encoded = with_choices(dense, chosen, wanted.functions)
+    # Rounds need a Scan.
+    rounds = "Scan" in wanted.profile.operators
+    encoded = with_choices(dense, chosen, functions=wanted.functions, rounds=rounds)
 
     # 5. Sizes are read off the result: only there is it known what each weight shares
     # with others.
@@ -192,18 +167,6 @@ def _zero(tensor: onnx.TensorProto, zeros: dict[str, Any]) -> Any:
     return zeros.get(tensor.name, np.zeros((1,) * len(tensor.dims), np.int64))
 
 
-def _families(wanted: Wanted) -> list[Family]:
-    """The sets of encodings, and of values, of which each may make the smallest file."""
-    encodings = _FAMILIES if wanted.encoding == "auto" else _FAMILIES[-1:]
-    # Lossy values were asked for by the user, so size has no say in them; lossless ones
-    # compete with plain fp32.
-    values = [frozenset(VALUES)]
-    if VALUES[wanted.values].lossless and wanted.values != "fp32":
-        # What packed values share, tables and nodes, may be more than they save.
-        values.insert(0, frozenset(["fp32"]))
-    return list(itertools.product(encodings, values))
-
-
 def as_it_is(dense: onnx.ModelProto, reader: TensorReader) -> Encoded:
     """The model itself, not a copy; its plain initializers are what `encode_initializers` makes of them for `dense`."""
     weights, zeros = (
@@ -221,37 +184,6 @@ def as_it_is(dense: onnx.ModelProto, reader: TensorReader) -> Encoded:
     return Encoded(
         dense, rows, {tensor.name: choice.digest for tensor, choice in pairs}
     )
-
-
-def _options(
-    weight: Weight, size: int, wanted: Wanted, prunable: bool, opset: int
-) -> list[Choice]:
-    """The ways to store one tensor; at least one."""
-    kind = VALUES[wanted.values]
-    kinds = (
-        [VALUES["fp32"]] if not prunable or kind.refuses(weight) is not None else [kind]
-    )
-    # Both lose nothing, so the smaller may win: of many exponents the packed form can be
-    # larger.
-    if kinds[0].lossless and kind.name != "fp32" and prunable:
-        kinds.append(VALUES["fp32"])
-    if wanted.encoding == "auto":
-        # The nodes that rebuild a weight take some hundred bytes alone.
-        if size <= SMALL:
-            return [untouched(weight.array, size, weight.zero)]
-        encodings = [
-            encoding for encoding in ENCODINGS.values() if encoding.opset <= opset
-        ]
-    else:
-        encodings = [ENCODINGS[wanted.encoding]]
-    # A weight without zeros has no choices, nor one that the encoding asked for refuses: it is stored dense.
-    for allowed in (encodings, [ENCODINGS["dense"]]):
-        found: list[Choice] = []
-        for each in kinds:
-            found += choices(weight, allowed, each, size)
-        if found:
-            break
-    return found
 
 
 def _row(

@@ -23,7 +23,7 @@ def _refuses(stored: Quantized, values: ValueKind) -> str | None:
     return None if stored.places().size else "all its entries are zeros"
 
 
-def _encode(stored: Quantized, values: ValueKind) -> Parts:
+def _encode(stored: Quantized, values: ValueKind, operators: frozenset[str]) -> Parts:
     """weight[i] = mask[i] ? values[mask[0] + ... + mask[i] - 1] : 0."""
     parts, flat = Parts(), np.ascontiguousarray(stored.codes).reshape(-1)
     places, zero = stored.places(), stored.zero
@@ -34,9 +34,10 @@ def _encode(stored: Quantized, values: ValueKind) -> Parts:
     held = look_up(
         parts, parts.table("codes_1", code_table(1)), packed, "held", 1, flat.shape
     )
-    shaped(
-        parts, with_zeros(parts, held, values.store(parts, flat[places]), zero), stored
-    )
+    kept = values.store(parts, flat[places])
+    # Codes stay codes until the end: as floats, a weight would be several times in memory.
+    filled = with_zeros(parts, held, kept, zero.astype(stored.codes.dtype))
+    shaped(parts, filled, stored)
     return parts
 
 

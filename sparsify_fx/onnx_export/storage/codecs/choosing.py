@@ -10,8 +10,12 @@ import numpy as np
 
 from sparsify_fx.onnx_export.storage.codecs.encoding import Encoding
 from sparsify_fx.onnx_export.storage.codecs.fp32 import FP32
+from sparsify_fx.onnx_export.storage.codecs.operators import FASTEST
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts, own_bytes, shared_bytes
 from sparsify_fx.onnx_export.storage.codecs.values import Array, ValueKind, Weight
+
+_WORTH = 0.9
+"""How much of the file without `coo` one with it may have at most."""
 
 Family = tuple[frozenset[str], frozenset[str]]
 """Names of encodings, and of kinds of values."""
@@ -40,11 +44,16 @@ def untouched(array: Array, size: int, zero: Array | None = None) -> Choice:
 
 
 def choices(
-    weight: Weight, encodings: Sequence[Encoding], kind: ValueKind, size: int
+    weight: Weight,
+    encodings: Sequence[Encoding],
+    kind: ValueKind,
+    size: int,
+    operators: frozenset[str] = FASTEST,
 ) -> Iterator[Choice]:
     """All ways to store the weight, `size` bytes as it is, with these encodings and this kind of values.
 
-    Encodings other than dense are for weights with zeros. Nothing comes of a kind that refuses the weight.
+    Encodings other than dense are for weights with zeros. Nothing comes of a kind that refuses the weight, nor of
+    forms with other operators than these.
     """
     if kind.refuses(weight) is not None:
         return
@@ -63,10 +72,11 @@ def choices(
         elif encoding.refuses(stored, kind) is None and (
             kept < stored.codes.size or encoding.name == "dense"
         ):
-            parts = encoding.encode(stored, kind)
-            yield Choice(
-                encoding.name, kind.name, parts, own_bytes(parts), mark, nonzeros
-            )
+            parts = encoding.encode(stored, kind, operators)
+            if parts.operators <= operators:
+                yield Choice(
+                    encoding.name, kind.name, parts, own_bytes(parts), mark, nonzeros
+                )
 
 
 def worth_keeping(found: Sequence[Choice]) -> list[Choice]:
@@ -75,32 +85,44 @@ def worth_keeping(found: Sequence[Choice]) -> list[Choice]:
     Large weights are left with one of them, so that a model of gigabytes is never held in every encoding at once.
     """
     # What costs more than the cheapest with all of its tables is in no smallest file:
-    # that one could be put in its place.
-    best = min(found, key=lambda choice: choice.cost)
+    # that one could be put in its place. Not a `coo` one, though, in a file without any.
+    plain = [choice for choice in found if choice.encoding != "coo"]
+    best = min(plain or found, key=lambda choice: choice.cost)
     limit = best.cost + shared_bytes([best.parts])
     return [choice for choice in found if choice.cost <= limit]
 
 
 def smallest(
-    weights: Sequence[Sequence[Choice]], families: Iterable[Family]
+    weights: Sequence[Sequence[Choice]], families: Iterable[Family], beside: int = 0
 ) -> list[Choice]:
     """One choice for each weight: the smallest of each, from the family that gives the smallest file.
 
     A family is a set of encodings and one of kinds of values. They are compared because small files may not be worth
     the tables that encodings share. The first of equals counts; a weight that a family cannot store keeps all its
-    choices.
+    choices. Where there are families without `coo`, those with it have to make a file that is a tenth smaller: many
+    runtimes and tools refuse a file for one sparse initializer. `beside`: bytes of the file that are no weights.
     """
     # Each family is tried as a whole file. Weight by weight the cheapest would look free
     # of the tables that it brings, which are counted once for all.
-    files = []
+    files: dict[bool, list[list[Choice]]] = {False: [], True: []}
     for encodings, values in families:
-        allowed = [
-            [c for c in found if c.encoding in encodings and c.values in values]
-            or found
-            for found in weights
-        ]
-        files.append([min(found, key=lambda choice: choice.cost) for found in allowed])
-    return min(files, key=_file_bytes)
+        allowed = [_allowed(found, encodings, values) for found in weights]
+        file = [min(found, key=lambda choice: choice.cost) for found in allowed]
+        files["coo" in encodings].append(file)
+    best = [min(each, key=_file_bytes) for each in files.values() if each]
+    plain, last = (beside + _file_bytes(file) for file in (best[0], best[-1]))
+    return best[-1] if last <= _WORTH * plain else best[0]
+
+
+def _allowed(
+    found: Sequence[Choice], encodings: frozenset[str], values: frozenset[str]
+) -> Sequence[Choice]:
+    """The choices of one weight in a family; where it has none, all of its own that keep the file free of `coo`."""
+    inside = [
+        each for each in found if each.encoding in encodings and each.values in values
+    ]
+    plain = [each for each in found if each.encoding != "coo" or "coo" in encodings]
+    return inside or plain or found
 
 
 def _file_bytes(file: Sequence[Choice]) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import onnx
 from onnx import numpy_helper
 
-from sparsify_fx.onnx_export.storage.codecs.encoding import Encoding
+from sparsify_fx.onnx_export.storage.codecs.encoding import (
+    Encoding,
+    as_floats,
+    scale_of,
+)
 from sparsify_fx.onnx_export.storage.codecs.parts import OUTPUT, Parts
 from sparsify_fx.onnx_export.storage.codecs.values import Quantized, ValueKind
 from sparsify_fx.onnx_export.storage.sparse_initializers import encode_coo
@@ -19,17 +22,14 @@ def _refuses(stored: Quantized, values: ValueKind) -> str | None:
     return None if stored.codes.ndim else "it is a scalar"
 
 
-def _encode(stored: Quantized, values: ValueKind) -> Parts:
+def _encode(stored: Quantized, values: ValueKind, operators: frozenset[str]) -> Parts:
     """The sparse tensor itself or, for other values than fp32, a Cast of it and the scale."""
     parts = Parts()
     if values.name == "fp32":
         parts.sparse = encode_coo(numpy_helper.from_array(stored.codes, OUTPUT))
         return parts
     parts.sparse = encode_coo(numpy_helper.from_array(stored.codes, "values"))
-    output = OUTPUT if stored.scale is None else "codes_f"
-    cast = parts.node("Cast", ["values"], output, {"to": onnx.TensorProto.FLOAT})
-    if stored.scale is not None:
-        parts.node("Mul", [cast, parts.own("channel_scale", stored.scale)], OUTPUT)
+    as_floats(parts, "values", stored, scale_of(parts, stored), OUTPUT)
     return parts
 
 

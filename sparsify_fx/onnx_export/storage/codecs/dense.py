@@ -13,7 +13,7 @@ def _refuses(stored: Quantized, values: ValueKind) -> str | None:
     return None if stored.codes.size or values.name == "fp32" else "it is empty"
 
 
-def _encode(stored: Quantized, values: ValueKind) -> Parts:
+def _encode(stored: Quantized, values: ValueKind, operators: frozenset[str]) -> Parts:
     parts = Parts()
     if values.name == "fp32":
         parts.own(OUTPUT, stored.codes)

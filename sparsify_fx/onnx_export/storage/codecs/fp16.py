@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.values import (
@@ -34,12 +33,7 @@ def _quantize(weight: Weight) -> Quantized:
 
 
 def _store(parts: Parts, vector: Array) -> str:
-    return parts.node(
-        "Cast",
-        [parts.own("values", vector)],
-        "values_f",
-        {"to": onnx.TensorProto.FLOAT},
-    )
+    return parts.own("values", vector)
 
 
 FP16 = ValueKind("fp16", False, _refuses, _quantize, _store, 16)

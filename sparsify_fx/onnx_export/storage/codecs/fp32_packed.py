@@ -53,12 +53,16 @@ def _quantize(weight: Weight) -> Quantized:
 
 
 def _store(parts: Parts, vector: Array) -> str:
-    """value = (high + low) * 2**(e - 150), every step exact; zeros have scale 0."""
+    """value = (high + low) * 2**(e - 150), every step exact; zeros have scale 0.
+
+    Integers up to the mantissa, then double precision: converters to float16 leave both alone. In float32 they would
+    convert the arithmetic too, whose steps float16 cannot hold, and the weights would be wrong without a word.
+    """
     raw, exponents = vector.view(np.uint32), _exponents(vector)
     used = np.unique(exponents)
     bits = next(bits for bits in (1, 2, 4) if used.size <= 2**bits)
     # Unused entries of the table stay 0: no code refers to them.
-    table = np.zeros(2**bits, np.float32)
+    table = np.zeros(2**bits, np.float64)
     table[: used.size] = np.where(
         used == 0, 0.0, 2.0 ** (used.astype(np.float64) - 150)
     )
@@ -72,11 +76,15 @@ def _store(parts: Parts, vector: Array) -> str:
     rows = parts.table(f"codes_{bits}", code_table(bits))
     scales = parts.node("Gather", [parts.own("scales", table), rows], "scale_of")
     scale = look_up(parts, scales, codes, "scale", bits, vector.shape)
-    return parts.node("Mul", [_mantissas(parts, raw), scale], "values_f")
+    wide = parts.node(
+        "Cast", [_mantissas(parts, raw)], "mantissa_d", {"to": onnx.TensorProto.DOUBLE}
+    )
+    product = parts.node("Mul", [wide, scale], "values_d")
+    return parts.node("Cast", [product], "values_f", {"to": onnx.TensorProto.FLOAT})
 
 
 def _mantissas(parts: Parts, raw: Array) -> str:
-    """sign * (2**23 + m) for mantissas m, integers below 2**24: exact in float32.
+    """sign * (2**23 + m) for mantissas m, as int32.
 
     m for positive values and -1 - m for negative ones, in two's complement, is a signed byte * 2**16 + 16 bits without
     a sign. A table gives the first part of each byte, and 2**23 or 1 - 2**23 with it.
@@ -92,12 +100,12 @@ def _mantissas(parts: Parts, raw: Array) -> str:
     # The hidden bit and the sign's correction come with the table, so that one Add gives
     # the mantissa.
     firsts = (byte << 16) + np.where(byte < 0, 1 - 2**23, 2**23)
-    table = parts.awaited(parts.share("firsts", firsts.astype(np.float32)))
+    table = parts.awaited(parts.share("firsts", firsts.astype(np.int32)))
     indices = byte_indices(parts, "high", (signed >> 16).astype(np.int8).view(np.uint8))
     low = parts.own("low", (signed & 0xFFFF).astype(np.uint16))
-    lows = parts.node("Cast", [low], "low_f", {"to": onnx.TensorProto.FLOAT})
+    lows = parts.node("Cast", [low], "low_i", {"to": onnx.TensorProto.INT32})
     return parts.node(
-        "Add", [parts.node("Gather", [table, indices], "high_f"), lows], "mantissa"
+        "Add", [parts.node("Gather", [table, indices], "high_m"), lows], "mantissa"
     )
 
 

@@ -6,10 +6,16 @@ import math
 
 import numpy as np
 
-from sparsify_fx.onnx_export.storage.codecs.encoding import Encoding, shaped
-from sparsify_fx.onnx_export.storage.codecs.parts import Parts
+from sparsify_fx.onnx_export.storage.codecs.encoding import (
+    Encoding,
+    as_floats,
+    reshaped,
+    scale_of,
+)
+from sparsify_fx.onnx_export.storage.codecs.parts import OUTPUT, Parts
 from sparsify_fx.onnx_export.storage.codecs.patches import best_codes, patched_places
 from sparsify_fx.onnx_export.storage.codecs.streams import (
+    Streams,
     best_streams,
     summed,
     unpooled,
@@ -28,46 +34,51 @@ def _refuses(stored: Quantized, values: ValueKind) -> str | None:
     return "it has 2**31 entries or more" if stored.codes.size >= 2**31 else None
 
 
-def _encode(stored: Quantized, values: ValueKind) -> Parts:
+def _encode(stored: Quantized, values: ValueKind, operators: frozenset[str]) -> Parts:
     parts, flat = Parts(), np.ascontiguousarray(stored.codes).reshape(-1)
+    kept = stored.places()
+    if not kept.size:
+        rebuilt = _zeros(parts, stored)
+    elif (streams := _streams(stored, values, kept, "MaxUnpool" in operators)) is None:
+        gaps = best_codes(kept, bits_of(values, stored))
+        place = patched_places(parts, gaps)
+        rebuilt = _scattered(parts, flat[gaps.places], place, stored, values)
+    elif streams.kernel is not None:
+        place = summed(parts, streams)
+        updates = _scaled(parts, flat[streams.places], place, stored, values)
+        rebuilt = unpooled(parts, updates, place, streams.kernel)
+    else:
+        one_axis = parts.share("one_axis", np.array([-1], np.int64))
+        place = parts.node("Reshape", [summed(parts, streams), one_axis], "places")
+        rebuilt = _scattered(
+            parts, flat[streams.places.reshape(-1)], place, stored, values
+        )
     # Scales are applied to the values already, so the shape alone is left to give.
-    rebuilt = _streamed(parts, flat, stored, values) or _patched(
-        parts, flat, stored, values
-    )
-    shaped(parts, rebuilt, Quantized(stored.codes, stored.dtype))
+    reshaped(parts, rebuilt, stored.codes.shape, OUTPUT)
     return parts
 
 
-def _streamed(
-    parts: Parts, flat: Array, stored: Quantized, values: ValueKind
-) -> str | None:
-    """max_unpool(value, place), or None where patches are better. MaxUnpool knows float32 only."""
-    kept = stored.places()
-    if stored.dtype != np.float32 or not kept.size:
-        return None
-    # Compared by cost before any node is made: parts cannot be taken back.
-    most = _WORTH * best_codes(kept, values.bits).cost(values.bits)
-    streams = best_streams(kept, flat.size, values.bits)
-    if streams is None or streams.cost(values.bits) > most:
-        return None
-    place, updates = summed(parts, streams), values.store(parts, flat[streams.places])
-    return unpooled(parts, _scaled(parts, updates, place, stored), place, streams)
+def _streams(
+    stored: Quantized, values: ValueKind, kept: Array, pooled: bool
+) -> Streams | None:
+    """Streams of the places, or None where patches are better; MaxUnpool, if it may be used, knows float32 only."""
+    bits, size = bits_of(values, stored), stored.codes.size
+    most = _WORTH * best_codes(kept, bits).cost(bits)
+    for unpool in (True, False) if pooled and stored.dtype == np.float32 else (False,):
+        streams = best_streams(kept, size, bits, pooled=unpool)
+        # Compared by cost before any node is made: parts cannot be taken back.
+        if streams is not None and streams.cost(bits) <= most:
+            return streams
+    return None
 
 
-def _patched(parts: Parts, flat: Array, stored: Quantized, values: ValueKind) -> str:
+def _scattered(
+    parts: Parts, codes: Array, place: str, stored: Quantized, values: ValueKind
+) -> str:
     """zeros.scatter(place, value)."""
-    zeros, kept = _zeros(parts, stored), stored.places()
-    if not kept.size:
-        return zeros
-    gaps = best_codes(kept, bits_of(values, stored))
-    place = patched_places(parts, gaps)
-    updates = values.store(parts, flat[gaps.places])
-    return parts.node(
-        "ScatterElements",
-        [zeros, place, _scaled(parts, updates, place, stored)],
-        "flat",
-        {"axis": 0},
-    )
+    updates = _scaled(parts, codes, place, stored, values)
+    inputs = [_zeros(parts, stored), place, updates]
+    return parts.node("ScatterElements", inputs, "flat", {"axis": 0})
 
 
 def _zeros(parts: Parts, stored: Quantized) -> str:
@@ -88,10 +99,22 @@ def _zeros(parts: Parts, stored: Quantized) -> str:
     )
 
 
-def _scaled(parts: Parts, updates: str, place: str, stored: Quantized) -> str:
+def _scaled(
+    parts: Parts, codes: Array, place: str, stored: Quantized, values: ValueKind
+) -> str:
     """values * scale[channel], channel = place // inner % channels: less memory than to scale the whole weight."""
-    if stored.scale is None:
-        return updates
+    kept = values.store(parts, codes)
+    if stored.codes.dtype == stored.dtype and stored.scale is None:
+        return kept
+    scales = None if stored.scale is None else _scales(parts, place, stored)
+    return as_floats(parts, kept, stored, scales, "values_f")
+
+
+def _scales(parts: Parts, place: str, stored: Quantized) -> str:
+    """The scale of each value, by its place."""
+    each = scale_of(parts, stored, flat=True)
+    assert stored.scale is not None
+    assert each is not None
     scale, shape = stored.scale, stored.codes.shape
     # The one axis that is longer than 1; with a single channel any will do, its only
     # index being 0 by the Mod below.
@@ -113,10 +136,7 @@ def _scaled(parts: Parts, updates: str, place: str, stored: Quantized) -> str:
             ],
             "channel",
         )
-    scales = parts.node(
-        "Gather", [parts.own("channel_scale", scale.reshape(-1)), channel], "scale_v"
-    )
-    return parts.node("Mul", [updates, scales], "scaled")
+    return parts.node("Gather", [each, channel], "scale_v")
 
 
 GAP = Encoding("gap", 11, _refuses, _encode)

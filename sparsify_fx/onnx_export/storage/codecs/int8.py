@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 
 from sparsify_fx.onnx_export.storage.codecs.parts import Parts
 from sparsify_fx.onnx_export.storage.codecs.values import (
@@ -25,26 +24,26 @@ def _refuses(weight: Weight) -> str | None:
 
 
 def _quantize(weight: Weight) -> Quantized:
-    """scale[c] = max |w[c]| / 127, code = round(w / scale), ties to even; a channel of zeros has scale 1."""
+    """scale[c] = max |w[c]| / 127, code = round(w / scale), ties to even.
+
+    Scales are integers times one power of two for the whole weight, rounded up, so that no code exceeds 127. The
+    largest has 30 bits; one that is a thousandth of it still 20.
+    """
     channel = weight.channel_axis % weight.array.ndim
     axes = tuple(axis for axis in range(weight.array.ndim) if axis != channel)
     # In double precision: the largest value over 127 can be a float32 denormal that rounds to 0.
-    largest = (
-        np.abs(weight.array).max(axis=axes, keepdims=True, initial=0).astype(np.float64)
-    )
-    scale = np.maximum(largest / 127, np.finfo(np.float32).tiny).astype(np.float32)
-    scale[largest == 0] = 1
-    codes = np.clip(np.round(weight.array / scale), -127, 127).astype(np.int8)
-    return Quantized(codes, weight.array.dtype, scale)
+    largest = np.abs(weight.array).max(axis=axes, keepdims=True, initial=0)
+    wanted = largest.astype(np.float64) / 127
+    _, exponent = np.frexp(wanted.max(initial=0))
+    unit = 2.0 ** (int(exponent) - 30)
+    # At least 1, also for channels of zeros, since codes are divided by it.
+    scale = np.maximum(np.ceil(wanted / unit), 1).astype(np.int32)
+    codes = np.round(weight.array / (scale * unit)).astype(np.int8)
+    return Quantized(codes, weight.array.dtype, scale, unit=unit)
 
 
 def _store(parts: Parts, vector: Array) -> str:
-    return parts.node(
-        "Cast",
-        [parts.own("values", vector)],
-        "values_f",
-        {"to": onnx.TensorProto.FLOAT},
-    )
+    return parts.own("values", vector)
 
 
 INT8 = ValueKind("int8", False, _refuses, _quantize, _store, 8)

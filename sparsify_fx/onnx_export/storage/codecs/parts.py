@@ -106,6 +106,11 @@ class Parts:
             )
 
     @property
+    def operators(self) -> set[str]:
+        """The operators of all nodes."""
+        return {node.op_type for node in (*self.nodes, *self.shared_nodes.values())}
+
+    @property
     def inputs(self) -> list[str]:
         """Everything the nodes read that they do not make: own tensors, then shared values, each once."""
         made, read = set[str](), list[str]()

@@ -55,9 +55,14 @@ class Stored:
 
 
 def place(
-    weights: Sequence[Stored], prefix: str, opset: int, *, functions: bool
+    weights: Sequence[Stored],
+    prefix: str,
+    opset: int,
+    *,
+    functions: bool,
+    rounds: bool = False,
 ) -> Placed:
-    """The nodes, tensors and functions for these weights; large ones are rebuilt in rounds.
+    """The nodes, tensors and functions for these weights; with `rounds`, large ones are rebuilt one after the other.
 
     Values of the weights get names of their own that start with `prefix`, which no value of the graph may; the
     rebuilt weight keeps its name. With `functions` every weight is one node, whose function viewers can open. The
@@ -74,7 +79,8 @@ def place(
     awaited: dict[int, set[str]] = {}
 
     # 1. Rounds are for weights that can be made to wait: the others read no shared table.
-    turns = in_rounds([weight.size if weight.parts.late else 0 for weight in weights])
+    waiting = [weight.size if rounds and weight.parts.late else 0 for weight in weights]
+    turns = in_rounds(waiting)
     for number, (weight, turn) in enumerate(zip(weights, turns, strict=True)):
         parts = weight.parts
 

@@ -51,18 +51,19 @@ STEP_CODES = (
 
 @dataclass(frozen=True)
 class Streams:
-    """Places [1, 1, rows, columns / per, per], each column a run of them in ascending order, the next one after it.
+    """Places [rows, columns / per, per], each column a run of them in ascending order, the next one after it.
 
-    place[r, c] = starts[c] + step[0, c] + ... + step[r, c]; `words` [1, 1, rows, columns / per] hold the steps,
-    with a last axis of 1 where they are divided.
-    `kernel`: with it, MaxUnpool of an array of this shape has as many entries as the weight.
+    place[r, c] = starts[c] + step[0, c] + ... + step[r, c]; `words` [rows, columns / per] hold the steps, with a last
+    axis of 1 where they are divided.
+    `kernel`: None, or for MaxUnpool, whose arrays have two axes of 1 in front: with it, MaxUnpool of such an array has
+    as many entries as the weight.
     """
 
     code: StepCode
     places: Places
     words: NDArray[np.integer]
     starts: NDArray[np.int32]
-    kernel: tuple[int, ...]
+    kernel: tuple[int, ...] | None
 
     def cost(self, value_bits: float) -> float:
         """Bits of all codes, and of all values with `value_bits` each."""
@@ -73,32 +74,37 @@ class Streams:
 
 
 def best_streams(
-    places: NDArray[np.intp], size: int, value_bits: float
+    places: NDArray[np.intp], size: int, value_bits: float, *, pooled: bool = False
 ) -> Streams | None:
     """The streams of fewest bits for places in a weight of `size` entries, if a value takes `value_bits`.
 
-    None if there are no streams: the weight has too few zeros to fill the last row, or a size with no fitting divisor.
+    None if there are no streams: the weight has too few zeros to fill the last row or, for MaxUnpool (`pooled`), a
+    size with no fitting divisor.
     """
     ascending = places.astype(np.int64)
     # A generator: one at a time in memory.
-    found = (_with_code(ascending, size, code) for code in STEP_CODES)
+    found = (_with_code(ascending, size, code, pooled) for code in STEP_CODES)
     kept = (streams for streams in found if streams is not None)
     return min(kept, key=lambda streams: streams.cost(value_bits), default=None)
 
 
-def _with_code(places: Places, size: int, code: StepCode) -> Streams | None:
+def _with_code(
+    places: Places, size: int, code: StepCode, pooled: bool
+) -> Streams | None:
     """The streams with this code, in as many columns as pay and fit."""
     # Stops are stored as values, so they count for how many columns pay.
     stops = with_stops(places, code.widest)
     # More columns sum up faster, each being shorter, but need a start each; where they do
     # not fit, fewer may.
     for columns in code.columns[stops.size < _ENOUGH :]:
-        if (streams := _streams(stops, size, code, columns)) is not None:
+        if (streams := _streams(stops, size, code, columns, pooled)) is not None:
             return streams
     return None
 
 
-def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams | None:
+def _streams(
+    stops: Places, size: int, code: StepCode, columns: int, pooled: bool
+) -> Streams | None:
     # 1. All columns have one length, so some values may have to be stored that are zeros.
     filled = _filled(stops, columns)
     if filled is None:
@@ -108,9 +114,10 @@ def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams 
 
     # 2. The kernel decides how large the result of MaxUnpool is, and not every size has a
     # kernel.
-    kernel = _kernel((rows, *inner), size)
-    if kernel is None:
+    kernel = _kernel((rows, *inner), size) if pooled else None
+    if pooled and kernel is None:
         return None
+    front = (1, 1) if pooled else ()
 
     # 3. Each column is a run of consecutive places. CumSum then goes along the rows,
     # adding a whole row of columns at once where a single stream would be one long chain.
@@ -124,11 +131,11 @@ def _streams(stops: Places, size: int, code: StepCode, columns: int) -> Streams 
     # 6 bits would not.
     digits = (steps - code.less).reshape(rows, columns // per, per)
     words = (digits @ code.base ** np.arange(per)).astype(code.dtype)
-    shape = (1, 1, rows, *inner)
+    shape = (*front, rows, columns // per)
     return Streams(
         code=code,
-        places=ordered.reshape(shape),
-        words=words.reshape((*shape[:4], 1) if code.bits == 32 else shape[:4]),
+        places=ordered.reshape(*front, rows, *inner),
+        words=words.reshape((*shape, 1) if code.bits == 32 else shape),
         starts=starts.astype(np.int32).reshape(inner),
         kernel=kernel,
     )
@@ -165,11 +172,12 @@ def _kernel(shape: tuple[int, ...], size: int) -> tuple[int, ...] | None:
 def summed(parts: Parts, streams: Streams) -> str:
     """The nodes that sum the steps up; returns the name of the places as int32."""
     steps = _steps(parts, parts.own("gaps", streams.words), streams.code)
-    sums = parts.node(
-        "CumSum",
-        [steps, parts.awaited(parts.share("rows_axis", np.array(2, np.int64)))],
-        "sum",
-    )
+    # Along the rows, which are the first axis but for MaxUnpool.
+    if streams.kernel is None:
+        axis = parts.share("axis", np.array(0, np.int64))
+    else:
+        axis = parts.awaited(parts.share("rows_axis", np.array(2, np.int64)))
+    sums = parts.node("CumSum", [steps, axis], "sum")
     return parts.node("Add", [sums, parts.own("start", streams.starts)], "place")
 
 
@@ -215,10 +223,10 @@ def _table(parts: Parts, code: StepCode) -> str:
     return parts.share_node("Cast", [steps], name, {"to": onnx.TensorProto.UINT8})
 
 
-def unpooled(parts: Parts, values: str, places: str, streams: Streams) -> str:
+def unpooled(parts: Parts, values: str, places: str, kernel: tuple[int, ...]) -> str:
     """A tensor of zeros with the values at the places: what MaxUnpool makes of maxima and where they were."""
     # MaxUnpool reads places as int64 alone; up to here int32 halves the memory.
     linear = parts.node("Cast", [places], "at", {"to": onnx.TensorProto.INT64})
     return parts.node(
-        "MaxUnpool", [values, linear], "flat", {"kernel_shape": list(streams.kernel)}
+        "MaxUnpool", [values, linear], "flat", {"kernel_shape": list(kernel)}
     )

@@ -30,14 +30,16 @@ class Weight:
 class Quantized:
     """A weight as it will be stored: `codes` (any type, the weight's shape), and `scale` that broadcasts, or None.
 
-    The weight that the file gives is dtype(codes) * scale. Entries of `codes` whose bits are all 0 are the zeros or,
-    with `background` (codes that broadcast), entries equal to that.
+    The weight that the file gives is dtype(codes * scale * unit), computed in double precision; `scale` holds
+    integers, and `unit` is a power of two. Entries of `codes` whose bits are all 0 are the zeros or, with `background`
+    (codes that broadcast), entries equal to that.
     """
 
     codes: Array
     dtype: np.dtype[Any]
     scale: Array | None = None
     background: Array | None = None
+    unit: float = 1.0
 
     def places(self) -> NDArray[np.intp]:
         """Linear positions, in C order, of the entries that are no zeros: -0.0 is a value."""
@@ -59,8 +61,11 @@ class Quantized:
 
     def decoded(self) -> Array:
         """The array that the file must give."""
-        array = self.codes.astype(self.dtype, copy=False)
-        return array if self.scale is None else array * self.scale
+        if self.scale is None:
+            return self.codes.astype(self.dtype, copy=False)
+        # Rounded once: both factors have few enough bits for the product to be exact.
+        product = self.codes.astype(np.float64) * (self.scale * self.unit)
+        return product.astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class ValueKind:
     """A kind of value: a name for users, and functions.
 
     `refuses(weight)`: the reason why it cannot store this weight, or None. `quantize(weight)`: what it stores.
-    `store(parts, codes)`: put an array of codes into the file; returns the name of the same as floats.
+    `store(parts, codes)`: put an array of codes into the file; returns the name of the same array in the graph.
     `bits`: about the size of one value of a float32 weight.
     """
 
