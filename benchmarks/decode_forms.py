@@ -105,7 +105,9 @@ def page(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--page", action="store_true")
     if not parser.parse_args().page:
         with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -132,8 +133,15 @@ def run_in(
         source, target = Path(folder) / "x.npy", Path(folder) / "y.npz"
         np.save(source, given)
         command = [python, RUNNER, name, source, target, *files]
+        # MNN's converter installs a package with the first pip that it finds: let it be its own
+        # (findings/mnn_converter_installs_a_package.sh).
+        path = os.pathsep.join([str(python.parent), os.environ.get("PATH", "")])
         done = subprocess.run(
-            [*map(str, command)], capture_output=True, text=True, timeout=600
+            [*map(str, command)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env={**os.environ, "PATH": path},
         )
         if done.returncode:
             said = (done.stderr.strip().splitlines() or ["killed"])[-1]
@@ -189,7 +197,9 @@ def page(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", action="append", choices=list(PACKAGES))
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/runtimes"))
