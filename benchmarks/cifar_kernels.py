@@ -58,7 +58,10 @@ def trained(options: argparse.Namespace, seed: int, kernels: str, folder: str) -
         stdout=subprocess.DEVNULL,
     )
     after = os.times()
-    (result,) = Path(folder).glob("*/result.json")
+    (path,) = Path(folder).glob("*/result.json")
+    result = json.loads(path.read_text())
+    # A folder of this machine, gone by now.
+    del result["folder"]
     return {
         "kernels": kernels,
         "seed": seed,
@@ -67,7 +70,7 @@ def trained(options: argparse.Namespace, seed: int, kernels: str, folder: str) -
         - before.children_user
         - before.children_system,
         "seconds": time.perf_counter() - began,
-        "result": json.loads(result.read_text()),
+        "result": result,
     }
 
 
