@@ -60,8 +60,9 @@ def trained(options: argparse.Namespace, seed: int, kernels: str, folder: str) -
     after = os.times()
     (path,) = Path(folder).glob("*/result.json")
     result = json.loads(path.read_text())
-    # A folder of this machine, gone by now.
+    # Folders of this machine say nothing elsewhere.
     del result["folder"]
+    result["provenance"]["data"] = f"npz:{options.data.name}"
     return {
         "kernels": kernels,
         "seed": seed,
