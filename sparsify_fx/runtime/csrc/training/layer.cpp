@@ -154,8 +154,8 @@ void Layer::forward(const Values& values, const Images& input, const float* bias
   float* given = scratch(kValues, forward_->nonzeros());
   order(values, *forward_, given);
   const Runs runs(input_, operations(), threads);
-  runs.each([&](int64_t run, int64_t may) {
-    by_blocks(input_, runs.of(run), may, [&](const Blocks& blocks, int64_t may) {
+  runs.each([&](int64_t run, int64_t given_threads) {
+    by_blocks(input_, runs.of(run), given_threads, [&](const Blocks& blocks, int64_t may) {
       const Packed panel = packed(kernels_, pack_input_, input_, input, kInput, blocks, may);
       product(kernels_, *forward_, given, panel, bias, {sums, positions, geometry_.out_width}, may);
     });
@@ -175,9 +175,9 @@ void Layer::backward(const Values& values, const Images& input, const Images& gr
   const int64_t count = forward_->nonzeros();
   float* sums = sampled ? scratch(kSums, count * (runs.apart ? runs.count : 2)) : nullptr;
   const auto sums_of = [&](int64_t run) { return sums + count * (runs.apart ? run : std::min<int64_t>(run, 1)); };
-  runs.each([&](int64_t run, int64_t may) {
+  runs.each([&](int64_t run, int64_t given_threads) {
     if (sampled) std::fill_n(sums_of(run), count, 0.0f);
-    by_blocks(gradient_, runs.of(run), may, [&](const Blocks& blocks, int64_t may) {
+    by_blocks(gradient_, runs.of(run), given_threads, [&](const Blocks& blocks, int64_t may) {
       const Packed gradients = packed(kernels_, pack_gradient_, gradient_, gradient, kGradient, blocks, may);
       const Outputs target{back, geometry_.height * geometry_.width, geometry_.width};
       for (size_t phase = 0; phase < given.size(); ++phase)

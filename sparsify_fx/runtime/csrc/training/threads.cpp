@@ -15,19 +15,25 @@ namespace training {
 
 namespace {
 
+// What threads share: each takes the next task until there are none.
+struct Tasks {
+  const std::function<void(int64_t)>& work;
+  int64_t count;
+  std::atomic<int64_t> next{0};
+};
+
+void take_tasks(void* given) {
+  Tasks& tasks = *static_cast<Tasks*>(given);
+  for (int64_t task; (task = tasks.next.fetch_add(1)) < tasks.count;) tasks.work(task);
+}
+
 struct Pool {
   std::mutex taken;  // by the one call that has these threads
   std::mutex mutex;
   std::condition_variable wake, done;
-  const std::function<void(int64_t)>* work = nullptr;
-  int64_t tasks = 0;
-  std::atomic<int64_t> next{0};
+  Tasks* tasks = nullptr;
   int64_t wanted = 0, busy = 0, count = 0;
   uint64_t call = 0;
-
-  void take() {
-    for (int64_t task; (task = next.fetch_add(1)) < tasks;) (*work)(task);
-  }
 
   void wait_for_work(int64_t number) {
     uint64_t seen = 0;
@@ -36,28 +42,27 @@ struct Pool {
       wake.wait(lock, [&] { return call != seen; });
       seen = call;
       if (number >= wanted) continue;
+      Tasks* shared = tasks;
       lock.unlock();
-      take();
+      take_tasks(shared);
       lock.lock();
       if (--busy == 0) done.notify_one();
     }
   }
 
-  void run(int64_t threads, int64_t size, const std::function<void(int64_t)>& given) {
+  void run(int64_t threads, Tasks* given) {
     {
       std::lock_guard<std::mutex> lock(mutex);
       // A thread that begins now has seen no call yet, so that it takes part in the next one, which is this.
       for (; count < threads - 1; ++count) {
         std::thread([this, number = count] { wait_for_work(number); }).detach();
       }
-      work = &given;
-      tasks = size;
-      next = 0;
+      tasks = given;
       wanted = busy = threads - 1;
       ++call;
     }
     wake.notify_all();
-    take();
+    take_tasks(given);
     std::unique_lock<std::mutex> lock(mutex);
     done.wait(lock, [&] { return busy == 0; });
   }
@@ -89,17 +94,6 @@ Parallel openmp() {
   return forked ? nullptr : found;
 }
 
-struct Tasks {
-  const std::function<void(int64_t)>& work;
-  int64_t count;
-  std::atomic<int64_t> next{0};
-};
-
-void take_tasks(void* given) {
-  Tasks& tasks = *static_cast<Tasks*>(given);
-  for (int64_t task; (task = tasks.next.fetch_add(1)) < tasks.count;) tasks.work(task);
-}
-
 void run_alone(int64_t tasks, const std::function<void(int64_t)>& work) {
   for (int64_t task = 0; task < tasks; ++task) work(task);
 }
@@ -109,13 +103,11 @@ void run_alone(int64_t tasks, const std::function<void(int64_t)>& work) {
 void share(int64_t threads, int64_t tasks, const std::function<void(int64_t)>& work) {
   threads = std::min(threads, tasks);
   if (threads <= 1) return run_alone(tasks, work);
-  if (const Parallel parallel = openmp()) {
-    Tasks shared{work, tasks};
-    return parallel(take_tasks, &shared, static_cast<unsigned>(threads), 0);
-  }
+  Tasks shared{work, tasks};
+  if (const Parallel parallel = openmp()) return parallel(take_tasks, &shared, static_cast<unsigned>(threads), 0);
   // Another call has the threads: this one goes on alone.
   if (!pool->taken.try_lock()) return run_alone(tasks, work);
-  pool->run(threads, tasks, work);
+  pool->run(threads, &shared);
   pool->taken.unlock();
 }
 
