@@ -23,8 +23,8 @@ Values = Annotated[str, typer.Option(help="fp32, fp32-packed, fp16 or int8.")]
 Target = Annotated[
     str,
     typer.Option(
-        help="onnx for any runtime, or the one it is for: onnxruntime, web, openvino, tract, mnn, ncnn, iree, tvm; "
-        "sparse-ort: kernels that skip zeros."
+        help="onnx for any runtime, or the name of the one it is for, such as openvino; an unknown name "
+        "lists them all. sparse-ort: kernels that skip zeros."
     ),
 ]
 Autotune = Annotated[
