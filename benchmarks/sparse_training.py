@@ -256,7 +256,10 @@ def page(results: dict[str, Any]) -> str:
                 f"{work['bytes'] / 1e6:.0f} MB",
             )
         )
-    where = next((results[name]["surroundings"] for name in rows), surroundings())
+    around = [results[name]["surroundings"] for name in rows] or [surroundings()]
+    # Rows may have been measured one by one.
+    commits = ", ".join(dict.fromkeys(each["commit"] for each in around))
+    where = {**around[0], "commit": commits}
     return HEAD.format(
         steps=table(*steps), limits=table(*limits), machine=machine(where)
     )
