@@ -70,7 +70,9 @@ def run_job(job: Job) -> Outcome:
 
     torch.set_num_threads(job.threads)
     # What it has to say would cut the table of the sweep in two; remarks on results are in result.json.
-    logging.getLogger("sparsify_fx").setLevel(logging.ERROR)
+    logger = logging.getLogger("sparsify_fx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         return _trained(job, start)
     except SparsifyError as error:
@@ -80,6 +82,9 @@ def run_job(job: Job) -> Outcome:
     except Exception as error:  # whatever a plugin, a driver or a full memory raises
         told = f"{type(error).__name__}: {_line(error)}"
         return Outcome(job.trial, error=told, again=True)
+    # The next to use this process may want to hear everything.
+    finally:
+        logger.setLevel(level)
 
 
 def _trained(job: Job, start: float) -> Outcome:
