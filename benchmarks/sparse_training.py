@@ -178,7 +178,7 @@ def work_of(model: nn.Module) -> dict[str, float]:
     for _, owner, tensor in owners(model):
         layers += 1
         choice = owner.__dict__.get(CHOICE)
-        for shape, decision in (choice.known if choice else {}).items():
+        for (shape, _), decision in (choice.known if choice else {}).items():
             positions = shape.images * shape.out_height * shape.out_width
             program = program_of(owner, tensor)
             kept = program.places()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.living.place import is_plain
+from sparsify_fx.living.products.native import TYPES
 from sparsify_fx.living.products.norms import by_torch, normed, normed_backward
 from sparsify_fx.living.products.shapes import lies_side_by_side
 
@@ -99,7 +100,7 @@ def _beside(inputs: Any) -> bool:
 
 
 def _normed(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
-    if not _beside(input) or not _single(input, self):
+    if not _beside(input) or not _takes(input, self):
         return nn.BatchNorm2d.forward(self, input)
     # What `nn.BatchNorm2d.forward` does around its operator.
     share = 0.0 if self.momentum is None else self.momentum
@@ -116,12 +117,15 @@ def _normed(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
     return made
 
 
-def _single(inputs: Tensor, norm: nn.BatchNorm2d) -> bool:
+def _takes(inputs: Tensor, norm: nn.BatchNorm2d) -> bool:
     """Whether all that the norm reads is what its kernels take; of what does not fit torch says what is wrong."""
     read = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     given = [each for each in read if each is not None]
-    return all(len(each) == inputs.shape[1] for each in given) and all(
-        each.dtype == torch.float32 and is_plain(each) for each in (inputs, *given)
+    return (
+        inputs.dtype in TYPES
+        and is_plain(inputs)
+        and all(len(each) == inputs.shape[1] for each in given)
+        and all(each.dtype == torch.float32 and is_plain(each) for each in given)
     )
 
 

@@ -9,9 +9,10 @@ from torch import Tensor, fx, nn
 
 from sparsify_fx.living.deferring import deferred
 from sparsify_fx.living.place import place
-from sparsify_fx.living.products import operators  # noqa: F401 - registers them
+from sparsify_fx.living.products import operators
 from sparsify_fx.living.products.choice import Choice
 from sparsify_fx.living.products.function import convolution
+from sparsify_fx.living.products.native import TYPES
 from sparsify_fx.living.products.shapes import (
     Window,
     lies_side_by_side,
@@ -79,6 +80,7 @@ def product(layer: nn.Module, inputs: Tensor) -> Tensor | None:
         or layer._parameters.get("weight") is not None
     ):
         return None
+    inputs = inputs.to(operators.cast())
     weight, window = _weight(program, choice), window_of(layer)
     if weight is None or window is None:
         return None
@@ -102,18 +104,25 @@ def product(layer: nn.Module, inputs: Tensor) -> Tensor | None:
 
 
 def _reads(inputs: Tensor) -> bool:
-    """Whether the kernels take what is given, in single precision on a CPU."""
+    """Whether the kernels take what is given, on a CPU: float32, or under autocast bfloat16."""
     return (
         isinstance(inputs, Tensor)
-        and inputs.dtype == torch.float32
+        and _has_type(inputs.dtype)
         and inputs.device.type == "cpu"
         and inputs.layout == torch.strided
         and inputs.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_exporting()
         # Compilers cannot follow the questions behind, and are none of these.
         and (torch.compiler.is_compiling() or not _watched())
     )
+
+
+def _has_type(given: torch.dtype) -> bool:
+    """Whether images of this dtype are, or are cast to, one of the kernels' own."""
+    # Without autocast images in another precision than the weight are an error of torch's.
+    if not torch.is_autocast_enabled("cpu"):
+        return given == torch.float32
+    return given in TYPES and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 def _adds(bias: Any) -> bool:

@@ -169,12 +169,46 @@ def test_checkpointing_and_functional_call() -> None:
     assert torch.equal(called, model(inputs))
 
 
-def test_under_autocast_and_in_double_precision_layers_compute_as_before() -> None:
-    one, other = sparse().eval(), sparsify_fx.accelerate(sparse()).eval()
-    with torch.autocast("cpu", torch.bfloat16):
+def test_in_other_precisions_layers_compute_as_before() -> None:
+    one = sparse().eval()
+    other = sparsify_fx.accelerate(sparse(), kernels="always").eval()
+    with torch.autocast("cpu", torch.float16):
         assert torch.equal(one(data()[0]), other(data()[0]))
+    with pytest.raises(RuntimeError, match="should be the same"):
+        other(data()[0].bfloat16())
     inputs = data()[0].double()
     assert torch.equal(one.double()(inputs), other.double()(inputs))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_under_autocast_images_are_bfloat16_and_gradients_near_those_in_float32(
+    compiled: bool,
+) -> None:
+    model = sparsify_fx.accelerate(sparse(), data()[0], kernels="always").eval()
+    run = torch.compile(model, backend="aot_eager") if compiled else model
+    inputs, targets = data()
+    leaves = [*model.parameters()]
+    wanted = torch.autograd.grad(F.cross_entropy(model(inputs), targets), leaves)
+    kept: set[torch.dtype] = set()
+
+    def note(tensor: Tensor) -> Tensor:
+        images = tensor.dim() > 1 and len(tensor) == len(inputs)
+        if images and tensor.is_floating_point():
+            kept.add(tensor.dtype)
+        return tensor
+
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
+        made = run(inputs)
+    loss = F.cross_entropy(made.float(), targets)
+    assert made.dtype == torch.bfloat16
+    assert compiled or kept == {torch.bfloat16}
+    found = torch.autograd.grad(loss, leaves)
+    assert all(each.dtype == torch.float32 for each in found)
+    for one, other in zip(found, wanted, strict=True):
+        assert F.cosine_similarity(one.flatten(), other.flatten(), 0) > 0.99
 
 
 def test_dense_layers_stay_dense(caplog: pytest.LogCaptureFixture) -> None:

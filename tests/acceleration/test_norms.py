@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify_fx.acceleration.layouts import _Normed, follow_images, forget_images
-from tests.living.random_products import beside, error
+from tests.living.random_products import TOLERANCES, beside, error
 
 SHAPES = [(8, 1, 1, 1), (8, 3, 5, 7), (16, 33, 4, 4), (64, 5, 32, 32), (24, 2, 1, 9)]
 
@@ -52,6 +52,20 @@ def test_it_is_that_of_torch(options: dict[str, object], training: bool) -> None
             # Sums of products with values near 1000 keep fewer digits than torch's, which are in double precision.
             limit = max(2e-5 if far else 2e-6, 2 * error(other, right))
             assert error(one, right) <= limit, (shape, far)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_it_takes_bfloat16_images_as_torch_does(training: bool) -> None:
+    for shape in SHAPES:
+        layer = norm(shape[1]).train(training)
+        exact = copy.deepcopy(layer).double()
+        inputs, gradient = torch.randn(shape).bfloat16(), torch.randn(shape).bfloat16()
+        wanted = results(exact, inputs.double(), gradient.double())
+        follow_images(layer)
+        found = results(layer, beside(inputs), beside(gradient))
+        assert [each.dtype for each in found[:4]] == [torch.bfloat16] * 2 + [torch.float32] * 2  # fmt: skip
+        for one, right in zip(found, wanted, strict=True):
+            assert error(one, right) <= TOLERANCES.get(one.dtype, 0), shape
 
 
 def test_a_value_that_is_far_from_all_others_drowns_nothing() -> None:

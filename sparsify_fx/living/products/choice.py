@@ -56,14 +56,14 @@ class Choice:
         mode: one of `MODES`.
         tensors: the names of values, places, mask and perhaps factor among the tensors of the weight's program, where
             it does nothing but place them.
-        known: what was decided, by shape.
+        known: what was decided, by shape and by the dtype of images.
         last: what was decided last, which compiled models go by.
     """
 
     name: str
     mode: str = AUTO
     tensors: tuple[str, ...] = ()
-    known: dict[Shape, Decision] = field(default_factory=dict)
+    known: dict[tuple[Shape, torch.dtype], Decision] = field(default_factory=dict)
     last: bool = False
 
     def takes(
@@ -80,9 +80,10 @@ class Choice:
         if torch.compiler.is_compiling():
             return self.last
         living = weight[1].numel()
-        found = self.known.get(shape)
+        found = self.known.get((shape, inputs.dtype))
         if found is None or abs(living - found.living) > _HOLDS * found.living:
-            found = self.known[shape] = _decided(shape, inputs, weight, window)
+            found = _decided(shape, inputs, weight, window)
+            self.known[shape, inputs.dtype] = found
             _LOG.info(
                 "%s: %s weights of %d, a sparse step is %.2f times as fast (%s)",
                 self.name,
@@ -136,16 +137,17 @@ def _timed(
 ) -> float:
     """Seconds of a dense forward and backward over those of sparse ones."""
     values, places, mask, factor = weight
-    gradient = torch.zeros(shape.output)
+    gradient = inputs.new_zeros(shape.output)
 
     def dense() -> None:
         whole = placed(values, places, mask.shape, factor).view(shape.weight)
+        whole = whole.to(inputs.dtype)
         torch.conv2d(inputs, whole, None, *window)
         _, found, _ = torch.ops.aten.convolution_backward(
             gradient, inputs, whole, None, window.stride, window.padding, window.dilation, False, (0, 0),
             window.groups, (True, True, False),
         )  # fmt: skip
-        picked(found, places, values.new_zeros(values.numel()))
+        picked(found.to(values.dtype), places, values.new_zeros(values.numel()))
 
     def sparse() -> None:
         layer = layer_of(places, shape)

@@ -4,6 +4,8 @@
 
 The gradients of values and factor are made for living entries alone; W is not. A gradient of a gradient is made by
 torch's own operators, with the weight as a whole.
+
+x, y and their gradients are float32 or bfloat16; W, b and their gradients, and all sums, are float32.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ class _Convolution(torch.autograd.Function):
         (gradient,) = gradients
         inputs, values, factor, places = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        summed = gradient.sum((0, 2, 3)) if needs[3] else None
+        summed = of_bias(gradient) if needs[3] else None
         if torch.is_grad_enabled() or not is_plain(gradient):
             if ctx.leaf is not None:
                 values = unwritten(ctx.leaf)
@@ -88,6 +90,11 @@ class _Convolution(torch.autograd.Function):
             gradient, inputs, values, factor, needs[0], wanted
         )
         return back, one, other, summed, None, None, None, None
+
+
+def of_bias(gradient: Tensor) -> Tensor:
+    """The gradient of a bias, in float32, from that of the result [n, c, h, w]."""
+    return gradient.sum((0, 2, 3), dtype=torch.float32)
 
 
 def unwritten(leaf: tuple[Tensor, int]) -> Tensor:
@@ -112,11 +119,12 @@ def by_torch(
     values, factor, places = weight
     like = values.new_empty(()).expand(sizes)
     dense = place(values, places, like, factor)
+    # In single precision whatever the images are: torch wants all three alike.
     back, found, _ = torch.ops.aten.convolution_backward(
-        gradient, inputs, dense, None, window.stride, window.padding, window.dilation, False, (0, 0), window.groups,
-        (True, True, False),
+        gradient.float(), inputs.float(), dense, None, window.stride, window.padding, window.dilation, False, (0, 0),
+        window.groups, (True, True, False),
     )  # fmt: skip
-    picked = pick(found, places, values.shape)
+    back, picked = back.to(inputs.dtype), pick(found, places, values.shape)
     if factor is None:
         return back, picked, None
     return back, picked * factor, picked * values

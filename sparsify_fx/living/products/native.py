@@ -26,12 +26,14 @@ _ARGUMENTS = {
     "sparsify_fx_layer_images": "pp",
     "sparsify_fx_layer": "ppnp",
     "sparsify_fx_layer_free": "p",
-    "sparsify_fx_layer_forward": "ppppnppnn",
-    "sparsify_fx_layer_backward": "ppppnpnpnppn",
-    "sparsify_fx_norm_moments": "pnnppppn",
-    "sparsify_fx_norm_forward": "pnnpppppn",
-    "sparsify_fx_norm_backward": "ppnnpppnpppn",
+    "sparsify_fx_layer_forward": "pppnpnppnn",
+    "sparsify_fx_layer_backward": "pppnpnpnpnppn",
+    "sparsify_fx_norm_moments": "npnnppppn",
+    "sparsify_fx_norm_forward": "npnnpppppn",
+    "sparsify_fx_norm_backward": "nppnnpppnpppn",
 }
+# What images may be made of, as bfloat16.h numbers them; weights, biases and their gradients are float32.
+TYPES = {torch.float32: 0, torch.bfloat16: 1}
 _LAYERS: Remembered[dict[Shape, SparseLayer]] = Remembered()
 
 
@@ -65,13 +67,14 @@ class SparseLayer:
         bias: Tensor | None,
         wanted_side_by_side: bool,
     ) -> Tensor:
-        """The convolution of inputs [n, c, h, w]; with a factor the weight is values · factor.
+        """The convolution of inputs [n, c, h, w], in their dtype; with a factor the weight is values · factor.
 
         Args:
             wanted_side_by_side: whether images of the result shall lie so, where the kernels can.
         """
         inputs, layout = self._laid_out(inputs)
-        made = self._empty(self.shape.output, self.full and wanted_side_by_side)
+        beside = self.full and wanted_side_by_side
+        made = _empty(self.shape.output, beside, inputs.dtype)
         values = values.contiguous()
         factor = None if factor is None else factor.contiguous()
         bias = None if bias is None else bias.contiguous()
@@ -80,11 +83,12 @@ class SparseLayer:
                 self._handle,
                 values.data_ptr(),
                 address(factor),
+                TYPES[inputs.dtype],
                 inputs.data_ptr(),
                 layout,
                 address(bias),
                 made.data_ptr(),
-                int(self.full and wanted_side_by_side),
+                int(beside),
                 torch.get_num_threads(),
             )
         )
@@ -100,9 +104,10 @@ class SparseLayer:
         to_values: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients of the inputs, the values and the factor, or None where they are not wanted."""
-        gradient, gradient_layout = self._laid_out(gradient)
+        gradient, gradient_layout = self._laid_out(gradient.to(inputs.dtype))
         inputs, layout = self._laid_out(inputs)
-        back = self._empty((*self.shape[:4],), layout == 1) if to_input else None
+        sides = (*self.shape[:4],)
+        back = _empty(sides, layout == 1, inputs.dtype) if to_input else None
         values = values.contiguous()
         factor = None if factor is None else factor.contiguous()
         one = other = None
@@ -116,6 +121,7 @@ class SparseLayer:
                 self._handle,
                 values.data_ptr(),
                 address(factor),
+                TYPES[inputs.dtype],
                 inputs.data_ptr(),
                 layout,
                 gradient.data_ptr(),
@@ -135,8 +141,9 @@ class SparseLayer:
             return tensor, 1
         return tensor.contiguous(), 0
 
-    def _empty(self, sizes: tuple[int, ...], beside: bool) -> Tensor:
-        return side_by_side(sizes) if beside else torch.empty(sizes)
+
+def _empty(sizes: tuple[int, ...], beside: bool, dtype: torch.dtype) -> Tensor:
+    return side_by_side(sizes, dtype) if beside else torch.empty(sizes, dtype=dtype)
 
 
 def layer_of(places: Tensor, shape: Shape) -> SparseLayer:

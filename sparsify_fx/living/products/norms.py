@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.living.products.native import address, call
+from sparsify_fx.living.products.native import TYPES, address, call
 
 
 def normed(
@@ -25,7 +25,7 @@ def normed(
     share: float,
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The norm of inputs [channels, values], with the means and deviations σ that it took.
+    """The norm of inputs [channels, values], in their dtype, with the means and deviations σ that it took.
 
     Args:
         running: mean and variance of a channel, which follow those of the batch by a `share`, or take their place
@@ -37,7 +37,7 @@ def normed(
     """
     channels, count = inputs.shape
     inputs, weight, bias = map(_dense, (inputs, weight, bias))  # type: ignore[assignment]
-    mean, deviation = inputs.new_empty(channels), inputs.new_empty(channels)
+    mean, deviation = torch.empty(channels), torch.empty(channels)
     if by_batch:
         _moments(inputs, epsilon, mean, deviation, running, share)
     else:
@@ -48,7 +48,7 @@ def normed(
         torch.rsqrt(variance + epsilon, out=deviation)
     made = torch.empty_like(inputs)
     call(
-        "sparsify_fx_norm_forward",
+        "sparsify_fx_norm_forward", TYPES[inputs.dtype],
         inputs.data_ptr(), channels, count, mean.data_ptr(), deviation.data_ptr(), address(weight), address(bias),
         made.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
@@ -70,7 +70,7 @@ def _moments(
     channels, count = inputs.shape
     variance, small = torch.empty_like(mean), ctypes.c_double(epsilon)
     call(
-        "sparsify_fx_norm_moments",
+        "sparsify_fx_norm_moments", TYPES[inputs.dtype],
         inputs.data_ptr(), channels, count, ctypes.addressof(small), mean.data_ptr(), deviation.data_ptr(),
         variance.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
@@ -100,6 +100,7 @@ def normed_backward(
     (tensor([[0., 0.]]), None, tensor([2.]))
     """
     (channels, count), (mean, deviation) = inputs.shape, moments
+    gradient = gradient.to(inputs.dtype)
     gradient, inputs, weight = map(_dense, (gradient, inputs, weight))  # type: ignore[assignment]
     shapes = inputs, mean, mean
     found: tuple[Any, ...] = tuple(
@@ -107,7 +108,7 @@ def normed_backward(
         for each, like in zip(wanted, shapes, strict=True)
     )
     call(
-        "sparsify_fx_norm_backward",
+        "sparsify_fx_norm_backward", TYPES[inputs.dtype],
         gradient.data_ptr(), inputs.data_ptr(), channels, count, mean.data_ptr(), deviation.data_ptr(),
         address(weight), int(by_batch), *map(address, found), torch.get_num_threads(),
     )  # fmt: skip
@@ -122,6 +123,8 @@ def by_torch(
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same by operations that have gradients themselves; without `moments` those of the inputs are taken."""
+    kind = inputs.dtype
+    gradient, inputs = gradient.float(), inputs.float()
     if moments is None:
         variance, mean = torch.var_mean(inputs, 1, correction=0, keepdim=True)
         deviation = torch.rsqrt(variance + epsilon)
@@ -133,4 +136,4 @@ def by_torch(
     if moments is None:
         back = back - gradient.mean(1, True) - plain * product.mean(1, True)
     scale = deviation if weight is None else deviation * weight[:, None]
-    return back * scale, product.sum(1), gradient.sum(1)
+    return (back * scale).to(kind), product.sum(1), gradient.sum(1)

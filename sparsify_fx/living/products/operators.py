@@ -1,6 +1,6 @@
 """The convolution of `sparsify_fx.living.products.function` as operators of torch, for whoever goes by their names.
 
-torch.compile and functional_call find shapes and gradients of them registered here; autocast gives them float32.
+torch.compile and functional_call find shapes and gradients of them registered here, and autocast what it may cast.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.living.products.function import by_torch
-from sparsify_fx.living.products.native import fills_blocks, layer_of
+from sparsify_fx.living.products.function import by_torch, of_bias
+from sparsify_fx.living.products.native import TYPES, fills_blocks, layer_of
 from sparsify_fx.living.products.shapes import (
     Shape,
     Window,
@@ -29,6 +29,16 @@ _LIBRARY.define(
     "SymInt[] sizes, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
     "bool to_input, bool to_values) -> (Tensor, Tensor, Tensor)"
 )
+
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+
+
+def cast() -> torch.dtype:
+    """What images are cast to, under autocast or not."""
+    if not torch.is_autocast_enabled("cpu"):
+        return torch.float32
+    wanted = torch.get_autocast_dtype("cpu")
+    return wanted if wanted in TYPES else torch.float32
 
 
 def _window(given: tuple[Any, ...]) -> Window:
@@ -103,7 +113,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _derived(ctx: Any, gradient: Tensor) -> Any:
     inputs, values, factor, places = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    summed = gradient.sum((0, 2, 3)) if needs[3] else None
+    summed = of_bias(gradient) if needs[3] else None
     # Of operators that compilers trace, the backward is traced under grad mode too, but nobody derives it again.
     compiled = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
     if torch.is_grad_enabled() and not compiled:
@@ -129,4 +139,13 @@ torch.library.register_fake("sparsify_fx::sparse_conv_backward", _shaped_backwar
 torch.library.register_autograd(
     "sparsify_fx::sparse_conv", _derived, setup_context=_save
 )
-torch.library.register_autocast("sparsify_fx::sparse_conv", "cpu", torch.float32)
+
+
+@torch.library.impl(_LIBRARY, "sparse_conv", "AutocastCPU")
+def _autocast(inputs: Tensor, *rest: Any) -> Tensor:
+    """Images in bfloat16, where that is what autocast is for; the weight stays in float32."""
+    # Before its key is excluded, after which torch says that there is no autocast.
+    inputs = inputs.to(cast())
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+        found: Tensor = torch.ops.sparsify_fx.sparse_conv(inputs, *rest)
+    return found

@@ -99,9 +99,9 @@ def lies_side_by_side(tensor: Tensor) -> bool:
     return tensor.permute(1, 2, 3, 0).is_contiguous()
 
 
-def side_by_side(sizes: tuple[int, ...]) -> Tensor:
+def side_by_side(sizes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """An empty tensor of these sizes [n, c, h, w] whose images lie side by side."""
     images, _, height, width = sizes
     # No view of another tensor, into which autograd would let nobody write.
     strides = (1, height * width * images, width * images, images)
-    return torch.empty_strided(sizes, strides)
+    return torch.empty_strided(sizes, strides, dtype=dtype)

@@ -29,7 +29,13 @@ Geometry geometry_of(const int64_t* sizes) {
           sizes[8], sizes[9], sizes[10], sizes[11], sizes[12], sizes[13], sizes[14], sizes[15]};
 }
 
-Images images(const float* floats, int64_t layout) { return {floats, static_cast<Layout>(layout)}; }
+Images images(const void* entries, int64_t type, int64_t layout) {
+  return {entries, static_cast<Type>(type), static_cast<Layout>(layout)};
+}
+
+Result result(void* entries, int64_t type, int64_t layout) {
+  return {entries, static_cast<Type>(type), static_cast<Layout>(layout)};
+}
 
 }  // namespace
 
@@ -52,47 +58,55 @@ SPARSIFY_FX_API const char* sparsify_fx_layer(const int64_t* sizes, const int32_
 
 SPARSIFY_FX_API void sparsify_fx_layer_free(void* layer) { delete static_cast<Layer*>(layer); }
 
+// `type` is that of all images.
 SPARSIFY_FX_API const char* sparsify_fx_layer_forward(const void* layer, const float* one, const float* other,
-                                                      const float* input, int64_t input_layout, const float* bias,
-                                                      float* out, int64_t out_layout, int64_t threads) {
+                                                      int64_t type, const void* input, int64_t input_layout,
+                                                      const float* bias, void* out, int64_t out_layout,
+                                                      int64_t threads) {
   return told([=] {
-    const Result result{out, static_cast<Layout>(out_layout)};
-    static_cast<const Layer*>(layer)->forward({one, other}, images(input, input_layout), bias, result, threads);
+    static_cast<const Layer*>(layer)->forward({one, other}, images(input, type, input_layout), bias,
+                                              result(out, type, out_layout), threads);
   });
 }
 
 // Gradients that are null are not wanted.
 SPARSIFY_FX_API const char* sparsify_fx_layer_backward(const void* layer, const float* one, const float* other,
-                                                       const float* input, int64_t input_layout, const float* gradient,
-                                                       int64_t gradient_layout, float* to_input,
+                                                       int64_t type, const void* input, int64_t input_layout,
+                                                       const void* gradient, int64_t gradient_layout, void* to_input,
                                                        int64_t to_input_layout, float* of_one, float* of_other,
                                                        int64_t threads) {
   return told([=] {
-    const Result result{to_input, static_cast<Layout>(to_input_layout)};
-    static_cast<const Layer*>(layer)->backward({one, other}, images(input, input_layout),
-                                               images(gradient, gradient_layout), result, {of_one, of_other}, threads);
+    static_cast<const Layer*>(layer)->backward({one, other}, images(input, type, input_layout),
+                                               images(gradient, type, gradient_layout),
+                                               result(to_input, type, to_input_layout), {of_one, of_other}, threads);
   });
 }
 
-SPARSIFY_FX_API const char* sparsify_fx_norm_moments(const float* values, int64_t channels, int64_t count,
+// `type` is that of values and of their gradients.
+SPARSIFY_FX_API const char* sparsify_fx_norm_moments(int64_t type, const void* values, int64_t channels, int64_t count,
                                                      const double* epsilon, float* means, float* deviations,
                                                      float* variances, int64_t threads) {
-  return told([=] { norm_moments(values, channels, count, *epsilon, means, deviations, variances, threads); });
+  return told([=] {
+    norm_moments(static_cast<Type>(type), values, channels, count, *epsilon, means, deviations, variances, threads);
+  });
 }
 
-SPARSIFY_FX_API const char* sparsify_fx_norm_forward(const float* values, int64_t channels, int64_t count,
+SPARSIFY_FX_API const char* sparsify_fx_norm_forward(int64_t type, const void* values, int64_t channels, int64_t count,
                                                      const float* means, const float* deviations, const float* weight,
-                                                     const float* bias, float* out, int64_t threads) {
-  return told([=] { norm_forward(values, channels, count, means, deviations, {weight, bias}, out, threads); });
+                                                     const float* bias, void* out, int64_t threads) {
+  return told([=] {
+    norm_forward(static_cast<Type>(type), values, channels, count, means, deviations, {weight, bias}, out, threads);
+  });
 }
 
 // Gradients that are null are not wanted.
-SPARSIFY_FX_API const char* sparsify_fx_norm_backward(const float* gradients, const float* values, int64_t channels,
-                                                      int64_t count, const float* means, const float* deviations,
-                                                      const float* weight, int64_t by_batch, float* to_values,
-                                                      float* to_weight, float* to_bias, int64_t threads) {
+SPARSIFY_FX_API const char* sparsify_fx_norm_backward(int64_t type, const void* gradients, const void* values,
+                                                      int64_t channels, int64_t count, const float* means,
+                                                      const float* deviations, const float* weight, int64_t by_batch,
+                                                      void* to_values, float* to_weight, float* to_bias,
+                                                      int64_t threads) {
   return told([=] {
-    norm_backward(gradients, values, channels, count, means, deviations, weight, by_batch != 0, to_values, to_weight,
-                  to_bias, threads);
+    norm_backward(static_cast<Type>(type), gradients, values, channels, count, means, deviations, weight, by_batch != 0,
+                  to_values, to_weight, to_bias, threads);
   });
 }

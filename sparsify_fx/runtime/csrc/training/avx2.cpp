@@ -33,10 +33,14 @@ namespace avx2 {
 namespace sparsify {
 namespace training {
 
-const Kernels kAvx2 = {"avx2",           LANES,         PRODUCT_VECTORS,          SAMPLED_VECTORS,
-                       avx2::product,    avx2::sampled, avx2::scatter_transposed, avx2::scatter_blocks,
-                       avx2::transposed, avx2::moments, avx2::correlations,       avx2::scaled,
-                       avx2::combined};
+const Kernels kAvx2 = {"avx2",
+                       LANES,
+                       PRODUCT_VECTORS,
+                       SAMPLED_VECTORS,
+                       avx2::product,
+                       avx2::sampled,
+                       avx2::kImageKernels<float>,
+                       avx2::kImageKernels<Bfloat16>};
 
 }  // namespace training
 }  // namespace sparsify

@@ -39,13 +39,8 @@ const Kernels kAvx512 = {"avx512",
                          SAMPLED_VECTORS,
                          avx512::product,
                          avx512::sampled,
-                         avx512::scatter_transposed,
-                         avx512::scatter_blocks,
-                         avx512::transposed,
-                         avx512::moments,
-                         avx512::correlations,
-                         avx512::scaled,
-                         avx512::combined};
+                         avx512::kImageKernels<float>,
+                         avx512::kImageKernels<Bfloat16>};
 
 }  // namespace training
 }  // namespace sparsify

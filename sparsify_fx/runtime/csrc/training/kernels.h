@@ -3,6 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
+
+#include "bfloat16.h"
 
 namespace sparsify {
 namespace training {
@@ -41,6 +44,33 @@ struct SampledCall {
   float* sums;            // one for each non-zero
 };
 
+// Between images, of floats or bfloat16, and panels of floats; and batch norm of them, with floats within.
+template <typename T>
+struct ImageKernels {
+  // target[places[j]][i] = source[i][j] for all lanes i; zeros for rows that do not exist.
+  void (*scatter_transposed)(const T* source, int64_t step, int64_t rows, int64_t columns, float* target,
+                             const int64_t* places);
+  // target[places[i]] = source[i * step], whole vectors of `floats`, for `count` of them.
+  void (*scatter_blocks)(const T* source, int64_t step, int64_t count, int64_t floats, float* target,
+                         const int64_t* places);
+  // target[i][j] = source[j][i]
+  void (*transposed)(const float* source, int64_t source_step, int64_t rows, int64_t columns, T* target,
+                     int64_t target_step);
+  // target[k] = source[k]
+  void (*widened)(const T* source, int64_t count, float* target);
+  void (*narrowed)(const float* source, int64_t count, T* target);
+  // The mean of some values, and the mean square of their differences to it.
+  void (*moments)(const T* values, int64_t count, double* mean, double* variance);
+  // Sums of gradients, and of their products with values - mean.
+  void (*correlations)(const T* gradients, const T* values, int64_t count, float mean, double* of_gradients,
+                       double* of_products);
+  // out[k] = scale (values[k] - middle) + offset
+  void (*scaled)(const T* values, float middle, float scale, float offset, int64_t count, T* out);
+  // out[k] = scale gradients[k] + slope (values[k] - middle) + offset
+  void (*combined)(const T* gradients, float scale, const T* values, float middle, float slope, float offset,
+                   int64_t count, T* out);
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -48,25 +78,16 @@ struct Kernels {
   int sampled_vectors;
   void (*product)(int lines, int vectors, const ProductCall&);
   void (*sampled)(int lines, int vectors, const SampledCall&);
-  // target[places[j]][i] = source[i][j] for all lanes i; zeros for rows that do not exist.
-  void (*scatter_transposed)(const float* source, int64_t step, int64_t rows, int64_t columns, float* target,
-                             const int64_t* places);
-  // target[places[i]] = source[i * step], whole vectors of `floats`, for `count` of them.
-  void (*scatter_blocks)(const float* source, int64_t step, int64_t count, int64_t floats, float* target,
-                         const int64_t* places);
-  // target[i][j] = source[j][i]
-  void (*transposed)(const float* source, int64_t source_step, int64_t rows, int64_t columns, float* target,
-                     int64_t target_step);
-  // The mean of some values, and the mean square of their differences to it.
-  void (*moments)(const float* values, int64_t count, double* mean, double* variance);
-  // Sums of gradients, and of their products with values - mean.
-  void (*correlations)(const float* gradients, const float* values, int64_t count, float mean, double* of_gradients,
-                       double* of_products);
-  // out[k] = scale (values[k] - middle) + offset
-  void (*scaled)(const float* values, float middle, float scale, float offset, int64_t count, float* out);
-  // out[k] = scale gradients[k] + slope (values[k] - middle) + offset
-  void (*combined)(const float* gradients, float scale, const float* values, float middle, float slope, float offset,
-                   int64_t count, float* out);
+  ImageKernels<float> floats;
+  ImageKernels<Bfloat16> halves;
+
+  template <typename T>
+  const ImageKernels<T>& of() const {
+    if constexpr (std::is_same_v<T, float>)
+      return floats;
+    else
+      return halves;
+  }
 };
 
 extern const Kernels kPortable;

@@ -3,6 +3,7 @@
 // slip into another.
 
 #include "../kernels/lanes.inl"
+#include "bfloat16.inl"
 #include "product.inl"
 #include "sampled.inl"
 #include "layouts.inl"
@@ -61,3 +62,8 @@ static void sampled(int lines, int vectors, const SampledCall& call) {
   if (lines == 3) SPARSIFY_LINE(3, SAMPLED_VECTORS, sampled_of, call)
   if (lines == 4) SPARSIFY_LINE(4, SAMPLED_VECTORS, sampled_of, call)
 }
+
+template <typename T>
+static constexpr ImageKernels<T> kImageKernels = {
+    scatter_transposed<T>, scatter_blocks<T>, transposed<T>, widened<T>, narrowed<T>, moments<T>,
+    correlations<T>,       scaled<T>,         combined<T>};

@@ -32,7 +32,10 @@ float* scratch(Purpose purpose, int64_t floats) {
 
 Packed packed(const Kernels& kernels, const Packing& packing, const Panel& panel, const Images& images, Purpose purpose,
               const Blocks& blocks, int64_t threads) {
-  if (packing.is_panel(images)) return {panel, blocks, images.floats + blocks.first * panel.block_step()};
+  if (packing.is_panel(images)) {
+    const float* floats = static_cast<const float*>(images.entries);
+    return {panel, blocks, floats + blocks.first * panel.block_step()};
+  }
   float* into = scratch(purpose, blocks.count() * panel.block_step());
   packing.pack(kernels, images, blocks, into, threads);
   return {panel, blocks, into};
@@ -149,8 +152,8 @@ const std::vector<Matrix>& Layer::transposed() const {
 void Layer::forward(const Values& values, const Images& input, const float* bias, const Result& out,
                     int64_t threads) const {
   const int64_t positions = geometry_.out_height * geometry_.out_width, rows = geometry_.rows * positions;
-  const bool direct = out.layout == Layout::kSideBySide;
-  float* sums = direct ? out.floats : scratch(kOutput, rows * images());
+  const bool direct = out.is_sums();
+  float* sums = direct ? static_cast<float*>(out.entries) : scratch(kOutput, rows * images());
   float* given = scratch(kValues, forward_->nonzeros());
   order(values, *forward_, given);
   const Runs runs(input_, operations(), threads);
@@ -160,14 +163,14 @@ void Layer::forward(const Values& values, const Images& input, const float* bias
       product(kernels_, *forward_, given, panel, bias, {sums, positions, geometry_.out_width}, may);
     });
   });
-  if (!direct) unpack(kernels_, sums, rows, images(), geometry_.images, out.floats, threads);
+  if (!direct) unpack(kernels_, sums, rows, images(), geometry_.images, out, threads);
 }
 
 void Layer::backward(const Values& values, const Images& input, const Images& gradient, const Result& to_input,
                      const Gradients& to_values, int64_t threads) const {
-  const bool sampled = to_values.one != nullptr, direct = to_input.layout == Layout::kSideBySide;
+  const bool sampled = to_values.one != nullptr, direct = to_input.entries == nullptr || to_input.is_sums();
   const int64_t rows = geometry_.channels * geometry_.height * geometry_.width;
-  float* back = to_input.floats == nullptr || direct ? to_input.floats : scratch(kOutput, rows * images());
+  float* back = direct ? static_cast<float*>(to_input.entries) : scratch(kOutput, rows * images());
   const std::vector<const float*> given = back == nullptr ? std::vector<const float*>() : ordered_transposed(values);
 
   // Sums of a run begin at zero and are added in order, so that they are the same whoever makes them.
@@ -189,7 +192,7 @@ void Layer::backward(const Values& values, const Images& input, const Images& gr
     if (sampled && !runs.apart && run > 0) add(sums_of(run), count, sums);
   });
   for (int64_t run = 1; sampled && runs.apart && run < runs.count; ++run) add(sums_of(run), count, sums);
-  if (back != nullptr && !direct) unpack(kernels_, back, rows, images(), geometry_.images, to_input.floats, threads);
+  if (!direct) unpack(kernels_, back, rows, images(), geometry_.images, to_input, threads);
   if (sampled) write_gradients(values, sums, to_values);
 }
 

@@ -19,12 +19,6 @@ struct Values {
   const float *one, *other;
 };
 
-// Where results go, and how images shall lie there.
-struct Result {
-  float* floats;  // null: not wanted
-  Layout layout;
-};
-
 // The gradients of one[k] and of other[k], null where it is.
 struct Gradients {
   float *one, *other;  // null: not wanted

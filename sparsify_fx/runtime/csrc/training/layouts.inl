@@ -1,6 +1,7 @@
 // Between images that lie one after another and images that lie side by side in the lanes of a vector.
 
-static void scatter_transposed(const float* source, int64_t step, int64_t rows, int64_t columns, float* target,
+template <typename T>
+static void scatter_transposed(const T* source, int64_t step, int64_t rows, int64_t columns, float* target,
                                const int64_t* places) {
   const int present = static_cast<int>(rows < LANES ? rows : LANES);
   int64_t column = 0;
@@ -12,11 +13,12 @@ static void scatter_transposed(const float* source, int64_t step, int64_t rows, 
     for (int i = 0; i < LANES; ++i) store(target + places[column + i], square[i]);
   }
   for (; column < columns; ++column) {
-    for (int i = 0; i < LANES; ++i) target[places[column] + i] = i < present ? source[i * step + column] : 0.0f;
+    for (int i = 0; i < LANES; ++i) target[places[column] + i] = i < present ? one(source[i * step + column]) : 0.0f;
   }
 }
 
-static void scatter_blocks(const float* source, int64_t step, int64_t count, int64_t floats, float* target,
+template <typename T>
+static void scatter_blocks(const T* source, int64_t step, int64_t count, int64_t floats, float* target,
                            const int64_t* places) {
   // Whole steps apart, which processors do not foresee.
   constexpr int64_t kAhead = 16;
@@ -26,7 +28,8 @@ static void scatter_blocks(const float* source, int64_t step, int64_t count, int
   }
 }
 
-static void transposed(const float* source, int64_t source_step, int64_t rows, int64_t columns, float* target,
+template <typename T>
+static void transposed(const float* source, int64_t source_step, int64_t rows, int64_t columns, T* target,
                        int64_t target_step) {
   int64_t row = 0;
   for (; row + LANES <= rows; row += LANES) {
@@ -40,9 +43,24 @@ static void transposed(const float* source, int64_t source_step, int64_t rows, i
       for (int i = 0; i < LANES; ++i) store(target + (row + i) * target_step + column, square[i]);
     }
     for (; column < columns; ++column)
-      for (int i = 0; i < LANES; ++i) target[(row + i) * target_step + column] = source[column * source_step + row + i];
+      for (int i = 0; i < LANES; ++i)
+        put(target + (row + i) * target_step + column, source[column * source_step + row + i]);
   }
   for (; row < rows; ++row)
     for (int64_t column = 0; column < columns; ++column)
-      target[row * target_step + column] = source[column * source_step + row];
+      put(target + row * target_step + column, source[column * source_step + row]);
+}
+
+template <typename T>
+static void widened(const T* source, int64_t count, float* target) {
+  int64_t k = 0;
+  for (; k + LANES <= count; k += LANES) store(target + k, load(source + k));
+  for (; k < count; ++k) target[k] = one(source[k]);
+}
+
+template <typename T>
+static void narrowed(const float* source, int64_t count, T* target) {
+  int64_t k = 0;
+  for (; k + LANES <= count; k += LANES) store(target + k, load(source + k));
+  for (; k < count; ++k) put(target + k, source[k]);
 }

@@ -40,8 +40,9 @@ static inline Sums sums_of(int64_t count, const Terms& terms) {
 }
 
 // Differences to a value near the mean, and their squares.
+template <typename T>
 struct Differences {
-  const float* values;
+  const T* values;
   float middle;
   void vectors(int64_t k, Vec& a, Vec& b) const {
     const Vec difference = load(values + k) - middle;
@@ -49,16 +50,17 @@ struct Differences {
     b += difference * difference;
   }
   void single(int64_t k, Sums& sums) const {
-    const double difference = static_cast<double>(values[k]) - middle;
+    const double difference = static_cast<double>(one(values[k])) - middle;
     sums.first += difference;
     sums.second += difference * difference;
   }
 };
 
 // Gradients, and their products with differences to the mean.
+template <typename T>
 struct Products {
-  const float* gradients;
-  const float* values;
+  const T* gradients;
+  const T* values;
   float mean;
   void vectors(int64_t k, Vec& a, Vec& b) const {
     const Vec gradient = load(gradients + k);
@@ -66,44 +68,48 @@ struct Products {
     b += gradient * (load(values + k) - mean);
   }
   void single(int64_t k, Sums& sums) const {
-    sums.first += gradients[k];
-    sums.second += static_cast<double>(gradients[k]) * (static_cast<double>(values[k]) - mean);
+    sums.first += one(gradients[k]);
+    sums.second += static_cast<double>(one(gradients[k])) * (static_cast<double>(one(values[k])) - mean);
   }
 };
 
 // The mean, and the mean square of differences to it.
-static void moments(const float* values, int64_t count, double* mean, double* variance) {
+template <typename T>
+static void moments(const T* values, int64_t count, double* mean, double* variance) {
   // The squares of differences to a far value would drown those to the mean.
   const int64_t some = count < kRun ? count : kRun;
-  const Sums begin = run_sums(0, some, Differences{values, 0});
+  const Sums begin = run_sums(0, some, Differences<T>{values, 0});
   const float middle = static_cast<float>(begin.first / some);
-  const Sums sums = sums_of(count, Differences{values, middle});
+  const Sums sums = sums_of(count, Differences<T>{values, middle});
   const double off = sums.first / count;
   const double square = sums.second / count - off * off;
   *mean = middle + off;
   *variance = square > 0 ? square : 0;
 }
 
-static void correlations(const float* gradients, const float* values, int64_t count, float mean, double* of_gradients,
+template <typename T>
+static void correlations(const T* gradients, const T* values, int64_t count, float mean, double* of_gradients,
                          double* of_products) {
-  const Sums sums = sums_of(count, Products{gradients, values, mean});
+  const Sums sums = sums_of(count, Products<T>{gradients, values, mean});
   *of_gradients = sums.first;
   *of_products = sums.second;
 }
 
 // out[k] = scale (values[k] - middle) + offset
-static void scaled(const float* values, float middle, float scale, float offset, int64_t count, float* out) {
+template <typename T>
+static void scaled(const T* values, float middle, float scale, float offset, int64_t count, T* out) {
   int64_t k = 0;
   for (; k + LANES <= count; k += LANES) store(out + k, (load(values + k) - middle) * scale + offset);
-  for (; k < count; ++k) out[k] = (values[k] - middle) * scale + offset;
+  for (; k < count; ++k) put(out + k, (one(values[k]) - middle) * scale + offset);
 }
 
 // out[k] = scale gradients[k] + slope (values[k] - middle) + offset
-static void combined(const float* gradients, float scale, const float* values, float middle, float slope, float offset,
-                     int64_t count, float* out) {
+template <typename T>
+static void combined(const T* gradients, float scale, const T* values, float middle, float slope, float offset,
+                     int64_t count, T* out) {
   int64_t k = 0;
   for (; k + LANES <= count; k += LANES) {
     store(out + k, load(gradients + k) * scale + ((load(values + k) - middle) * slope + offset));
   }
-  for (; k < count; ++k) out[k] = gradients[k] * scale + ((values[k] - middle) * slope + offset);
+  for (; k < count; ++k) put(out + k, one(gradients[k]) * scale + ((one(values[k]) - middle) * slope + offset));
 }

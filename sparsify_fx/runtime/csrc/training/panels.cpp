@@ -38,41 +38,45 @@ Packing::Packing(const Panel& panel, int64_t images, int64_t height, int64_t wid
   same_ = lines_ && padding_.empty() && panel.step == panel.plane();
 }
 
-void Packing::pack_planes(const Kernels& kernels, const Images& images, int64_t block, int64_t channel, int64_t last,
-                          float* floats) const {
+template <typename T>
+void Packing::pack_planes(const ImageKernels<T>& kernels, int64_t lanes, const Images& images, int64_t block,
+                          int64_t channel, int64_t last, float* floats) const {
   if (all_places_.empty() || images.layout != Layout::kImages) {
-    for (; channel < last; ++channel) pack_plane(kernels, images, block, channel, floats + channel * panel_.step);
+    for (; channel < last; ++channel)
+      pack_plane(kernels, lanes, images, block, channel, floats + channel * panel_.step);
     return;
   }
   for (int64_t plane = channel; plane < last; ++plane) {
     for (const auto& [at, count] : padding_) std::memset(floats + plane * panel_.step + at, 0, count * sizeof(float));
   }
+  const T* entries = static_cast<const T*>(images.entries);
   const int64_t pixels = height_ * width_, image_step = panel_.channels * pixels, first = block * panel_.block;
-  for (int64_t lane = 0; lane < panel_.block; lane += kernels.lanes) {
+  for (int64_t lane = 0; lane < panel_.block; lane += lanes) {
     const int64_t left = std::max<int64_t>(0, images_ - first - lane), image = left > 0 ? first + lane : 0;
-    kernels.scatter_transposed(images.floats + image * image_step + channel * pixels, image_step, left,
+    kernels.scatter_transposed(entries + image * image_step + channel * pixels, image_step, left,
                                (last - channel) * pixels, floats + lane, all_places_.data() + channel * pixels);
   }
 }
 
-void Packing::pack_plane(const Kernels& kernels, const Images& images, int64_t block, int64_t channel,
-                         float* plane) const {
+template <typename T>
+void Packing::pack_plane(const ImageKernels<T>& kernels, int64_t lanes, const Images& images, int64_t block,
+                         int64_t channel, float* plane) const {
+  const T* entries = static_cast<const T*>(images.entries);
   const int64_t pixels = height_ * width_, first = block * panel_.block;
   for (const auto& [at, count] : padding_) std::memset(plane + at, 0, count * sizeof(float));
   if (images.layout == Layout::kImages) {
-    for (int64_t lane = 0; lane < panel_.block; lane += kernels.lanes) {
+    for (int64_t lane = 0; lane < panel_.block; lane += lanes) {
       const int64_t left = std::max<int64_t>(0, images_ - first - lane), image = left > 0 ? first + lane : 0;
-      kernels.scatter_transposed(images.floats + (image * panel_.channels + channel) * pixels, panel_.channels * pixels,
-                                 left, pixels, plane + lane, places_.data());
+      kernels.scatter_transposed(entries + (image * panel_.channels + channel) * pixels, panel_.channels * pixels, left,
+                                 pixels, plane + lane, places_.data());
     }
     return;
   }
   const int64_t step = panel_.images();
-  const float* from = images.floats + channel * pixels * step + first;
+  const T* from = entries + channel * pixels * step + first;
   if (lines_) {
     const int64_t line = width_ * panel_.block;
-    for (int64_t y = 0; y < height_; ++y)
-      std::memcpy(plane + places_[y * width_], from + y * line, line * sizeof(float));
+    for (int64_t y = 0; y < height_; ++y) kernels.widened(from + y * line, line, plane + places_[y * width_]);
     return;
   }
   kernels.scatter_blocks(from, step, pixels, panel_.block, plane, places_.data());
@@ -86,20 +90,33 @@ void Packing::pack(const Kernels& kernels, const Images& images, const Blocks& b
     while (first < last) {
       const int64_t block = first / panel_.channels, begin = block * panel_.channels;
       const int64_t end = std::min(last, begin + panel_.channels);
-      pack_planes(kernels, images, blocks.first + block, first - begin, end - begin, panel + begin * panel_.step);
+      with_type(images.type, [&](auto entry) {
+        pack_planes(kernels.of<decltype(entry)>(), kernels.lanes, images, blocks.first + block, first - begin,
+                    end - begin, panel + begin * panel_.step);
+      });
       first = end;
     }
   });
 }
 
-void unpack(const Kernels& kernels, const float* source, int64_t rows, int64_t images, int64_t count, float* target,
-            int64_t threads) {
+void unpack(const Kernels& kernels, const float* sums, int64_t rows, int64_t images, int64_t count,
+            const Result& result, int64_t threads) {
   // Pieces of whole vectors, which a transposition wants, and of a size that stays in the cache.
   constexpr int64_t kPiece = 64;
   const int64_t pieces = (rows + kPiece - 1) / kPiece;
-  share_runs(threads, rows * images, pieces, [&](int64_t first, int64_t last) {
-    for (int64_t row = first * kPiece; row < std::min(rows, last * kPiece); row += kPiece)
-      kernels.transposed(source + row * images, images, count, std::min(kPiece, rows - row), target + row, rows);
+  with_type(result.type, [&](auto entry) {
+    using T = decltype(entry);
+    T* target = static_cast<T*>(result.entries);
+    share_runs(threads, rows * images, pieces, [&](int64_t first, int64_t last) {
+      const int64_t end = std::min(rows, last * kPiece);
+      if (result.layout == Layout::kSideBySide) {
+        const int64_t at = first * kPiece * images;
+        return kernels.of<T>().narrowed(sums + at, end * images - at, target + at);
+      }
+      for (int64_t row = first * kPiece; row < end; row += kPiece)
+        kernels.of<T>().transposed(sums + row * images, images, count, std::min(kPiece, rows - row), target + row,
+                                   rows);
+    });
   });
 }
 

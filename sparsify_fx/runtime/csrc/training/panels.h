@@ -16,7 +16,8 @@ namespace training {
 enum class Layout : int64_t { kImages = 0, kSideBySide = 1 };
 
 struct Images {
-  const float* floats;
+  const void* entries;
+  Type type;
   Layout layout;
 };
 
@@ -32,16 +33,21 @@ class Packing {
   Packing(const Panel& panel, int64_t images, int64_t height, int64_t width);
 
   // The images are such a panel already.
-  bool is_panel(const Images& images) const { return same_ && images.layout == Layout::kSideBySide; }
+  bool is_panel(const Images& images) const {
+    return same_ && images.layout == Layout::kSideBySide && images.type == Type::kFloat;
+  }
 
   // Writes these blocks to `panel`, whatever it holds.
   void pack(const Kernels& kernels, const Images& images, const Blocks& blocks, float* panel, int64_t threads) const;
 
  private:
   // The planes of some channels of a block, which begins at `floats`.
-  void pack_planes(const Kernels& kernels, const Images& images, int64_t block, int64_t channel, int64_t last,
-                   float* floats) const;
-  void pack_plane(const Kernels& kernels, const Images& images, int64_t block, int64_t channel, float* plane) const;
+  template <typename T>
+  void pack_planes(const ImageKernels<T>& kernels, int64_t lanes, const Images& images, int64_t block, int64_t channel,
+                   int64_t last, float* floats) const;
+  template <typename T>
+  void pack_plane(const ImageKernels<T>& kernels, int64_t lanes, const Images& images, int64_t block, int64_t channel,
+                  float* plane) const;
 
   Panel panel_;
   int64_t images_, height_, width_;
@@ -51,9 +57,19 @@ class Packing {
   std::vector<std::pair<int64_t, int64_t>> padding_;  // first, number of floats
 };
 
-// target[image][row] = source[row][image], with `images` in a row of the source, of which `count` are wanted.
-void unpack(const Kernels& kernels, const float* source, int64_t rows, int64_t images, int64_t count, float* target,
-            int64_t threads);
+// Where results go, and how images shall lie there.
+struct Result {
+  void* entries;  // null: not wanted
+  Type type;
+  Layout layout;
+
+  // Whether it lies as sums do, which may be made there.
+  bool is_sums() const { return layout == Layout::kSideBySide && type == Type::kFloat; }
+};
+
+// Writes sums[row][image] to a result of `count` images; there are `images` in a row of the sums.
+void unpack(const Kernels& kernels, const float* sums, int64_t rows, int64_t images, int64_t count,
+            const Result& result, int64_t threads);
 
 }  // namespace training
 }  // namespace sparsify

@@ -17,13 +17,8 @@ const Kernels kPortable = {"portable",
                            SAMPLED_VECTORS,
                            portable::product,
                            portable::sampled,
-                           portable::scatter_transposed,
-                           portable::scatter_blocks,
-                           portable::transposed,
-                           portable::moments,
-                           portable::correlations,
-                           portable::scaled,
-                           portable::combined};
+                           portable::kImageKernels<float>,
+                           portable::kImageKernels<Bfloat16>};
 
 }  // namespace training
 }  // namespace sparsify
