@@ -19,7 +19,9 @@ from sparsify_fx.runtime.fusion.join import is_depthwise
 from sparsify_fx.runtime.library import library
 
 LANES = 16
-FEW_PIXELS = 4  # as in csrc/matmul.cpp
+FEW_PIXELS = (
+    8  # of AVX2, as in csrc/matmul.cpp; twice as many take as long with AVX-512
+)
 MARGIN = 0.9
 """A layer becomes sparse when that saves at least this part of its time: estimates and timers are not exact."""
 
@@ -46,9 +48,10 @@ def estimate(layer: Candidate, batch: int = 1) -> Times:
     with products and weights of the dense layer, `values` read and written by a convolution, vectors of 16 output
     pixels, and the cost of copying 16 inputs of a plane: none for 1x1 kernels on whole vectors, 2.4 for others, 5.5 for
     larger kernels, 17 with a stride, 7.6 for matrix products. Layers that are `chained` have a position more in every
-    line, copy only with a stride (6, for 1x1 kernels 4), and take 1500 in the place of 4000. A product with at most
-    four rows takes 1.6 · non-zeros a row. A convolution with a group per channel that has a kernel of its own
-    (`join.is_depthwise`) takes 0.12 · values + 0.29 · taps · vectors in whole lines + 4000, whatever its zeros.
+    line, copy only with a stride (6, for 1x1 kernels 4), and take 1500 in the place of 4000. A product with one row
+    takes 0.6 · non-zeros, and with up to eight 1.0 · non-zeros. A convolution with a group per channel that has a
+    kernel of its own (`join.is_depthwise`) takes 0.12 · values + 0.29 · taps · vectors in whole lines + 4000, whatever
+    its zeros.
 
     Fitted on the layers of resnet50, mobilenetv2, deit_small and resnet20 at 50 to 98 % zeros (a core at about
     3.5 GHz). On other processors the ratio of both is what should carry over; `measure` looks instead.
@@ -62,9 +65,9 @@ def estimate(layer: Candidate, batch: int = 1) -> Times:
     if size.lines:
         taps = math.prod(layer.weight.shape[2:])
         return Times(dense, 0.12 * size.values + 0.29 * taps * size.lines + 4000)
-    # Too few rows to fill vectors with: each is computed on its own.
+    # Too few rows for tiles: the weight is read once, whatever their number.
     if layer.node.op_type != "Conv" and size.pixels <= FEW_PIXELS:
-        return Times(dense, 1.6 * nonzeros * size.pixels + 4000)
+        return Times(dense, (0.6 if size.pixels == 1 else 1.0) * nonzeros + 4000)
     products = size.vectors * (
         0.32 * nonzeros + size.copy * size.planes + 1.9 * size.rows
     )

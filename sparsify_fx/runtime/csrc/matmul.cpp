@@ -24,43 +24,43 @@ SparseMatMul::SparseMatMul(const OrtApi* api, const OrtKernelInfo* info) : api_(
 
 namespace {
 
-constexpr int64_t kFewPixels = 4;
 constexpr int32_t kNoOffset = 0;  // a matrix product has one tap
 
 }  // namespace
 
-// One run. The tasks are tiles of pixels, or single pixels, and parts of the rows when those are few.
+// One run. The tasks are tiles of pixels, and parts of the rows when those are few.
 struct SparseMatMul::Call {
   Tiling tiling;
   int parts;
+  const LeanMatrix* lean;  // for no more pixels than a vector has lanes, else null
   const float *a, *bias, *residual;
   float* y;
 };
 
-// A few pixels leave most lanes of a tile empty: dot products, pixel by pixel, then take less time.
+const LeanMatrix& SparseMatMul::lean_matrix() const {
+  std::call_once(once_, [&] { lean_ = lean(matrix_, kernels().lanes); });
+  return lean_;
+}
+
+// One pixel: dot products with the rows.
 class SparseMatMul::PixelWorker {
  public:
   PixelWorker(const SparseMatMul& op, const Call& call) : op_(op), call_(call) {}
 
   void run(int64_t task) {
     const Kernels& kernel = kernels();
-    const Matrix& matrix = op_.matrix_;
-    const int part = static_cast<int>(task % call_.parts);
-    const int64_t pixel = task / call_.parts;
-    const int from = first_group(matrix, part, call_.parts), to = first_group(matrix, part + 1, call_.parts);
-    RowsCall rows_call{};
-    rows_call.bias = call_.bias;
-    rows_call.sums = scratch_->sums.need(op_.outer_);
-    for (size_t b = 0; b < matrix.blocks.size(); ++b) {
-      // The pixel's own activations are the panel: all planes are kept, so plane k is value k.
-      rows_call.panel = call_.a + pixel * op_.inner_ + matrix.blocks[b].first_plane;
-      rows_call.first = b == 0;
-      for (int i = from; i < to; ++i) kernel.dots(stretch_of(matrix, matrix.blocks[b], i, rows_call));
+    const int part = static_cast<int>(task);
+    const int64_t first = first_group(op_.matrix_, part, call_.parts) * kGroup;
+    const int64_t end = std::min<int64_t>(first_group(op_.matrix_, part + 1, call_.parts) * kGroup, op_.outer_);
+    FewCall few{};
+    few.bias = call_.bias;
+    few.sums = scratch_->sums.need(op_.outer_);
+    for (int32_t b = 0; b < call_.lean->blocks; ++b) {
+      few.panel = call_.a + static_cast<int64_t>(b) * kLeanBlock;
+      kernel.dots(call_.lean->part(b, first, end, few));
     }
-    const int64_t row = from * kGroup, rows = std::min<int64_t>(to * kGroup, op_.outer_) - row;
-    const int64_t at = pixel * op_.outer_ + row;
-    kernel.epilogue(call_.y + at, rows_call.sums + row, call_.residual == nullptr ? nullptr : call_.residual + at, rows,
-                    op_.activation_);
+    kernel.epilogue(call_.y + first, few.sums + first, call_.residual == nullptr ? nullptr : call_.residual + first,
+                    end - first, op_.activation_);
   }
 
  private:
@@ -79,9 +79,12 @@ class SparseMatMul::TileWorker {
     const int from = first_group(matrix, part, call_.parts), to = first_group(matrix, part + 1, call_.parts);
     set_tile(task / call_.parts);
     float* sums = scratch_->sums.need(op_.outer_ * width_);
-    for (const Block& block : matrix.blocks) multiply(block, from, to, sums);
-    const int64_t row = from * kGroup;
-    write(row, std::min<int64_t>(to * kGroup, op_.outer_) - row, sums + row * width_);
+    const int64_t row = from * kGroup, end = std::min<int64_t>(to * kGroup, op_.outer_);
+    if (call_.lean != nullptr)
+      multiply_few(row, end, sums);
+    else
+      for (const Block& block : matrix.blocks) multiply(block, from, to, sums);
+    write(row, end - row, sums + row * width_);
   }
 
  private:
@@ -91,6 +94,22 @@ class SparseMatMul::TileWorker {
     first_ = call_.tiling.first(tile);
     vectors_ = call_.tiling.width(tile);
     width_ = vectors_ * kernels().lanes;
+  }
+
+  // Packs all planes, of which there is one vector each, and multiplies some rows with them.
+  void multiply_few(int64_t row, int64_t end, float* sums) {
+    const Kernels& kernel = kernels();
+    float* panel = scratch_->panel.need(op_.inner_ * width_);
+    if (fresh_)
+      kernel.pack_transposed(panel, width_, call_.a, op_.inner_, call_.tiling.count(tile_),
+                             static_cast<int>(op_.inner_));
+    FewCall few{};
+    few.bias = call_.bias;
+    few.sums = sums;
+    for (int32_t b = 0; b < call_.lean->blocks; ++b) {
+      few.panel = panel + static_cast<int64_t>(b) * kLeanBlock * width_;
+      kernel.few(call_.lean->part(b, row, end, few));
+    }
   }
 
   // Packs a block of planes, and adds its products with the rows of some groups to `sums`.
@@ -153,17 +172,18 @@ void SparseMatMul::compute(OrtKernelContext* context) const {
   if (y.size() == 0) return;
   Call call{Tiling(y.size() / outer_, kernels().lanes, max_vectors_),
             1,
+            nullptr,
             a.floats(),
             bias ? bias.floats() : nullptr,
             more,
             y.writable()};
-  const bool few = call.tiling.pixels <= kFewPixels;
-  const int64_t pieces = few ? call.tiling.pixels : call.tiling.tiles;
-  call.parts = row_parts(matrix_, pieces);
-  if (few)
-    run_workers<PixelWorker>(api_, context, pieces * call.parts, *this, call);
+  if (call.tiling.pixels <= kernels().lanes) call.lean = &lean_matrix();
+  call.parts = row_parts(matrix_, call.tiling.tiles);
+  const int64_t tasks = call.tiling.tiles * call.parts;
+  if (call.tiling.pixels == 1)
+    run_workers<PixelWorker>(api_, context, tasks, *this, call);
   else
-    run_workers<TileWorker>(api_, context, pieces * call.parts, *this, call);
+    run_workers<TileWorker>(api_, context, tasks, *this, call);
 }
 
 }  // namespace sparsify

@@ -1,6 +1,9 @@
 // Sparse matrix product: activations [..., K] times a constant weight [K, N].
 #pragma once
 
+#include <mutex>
+
+#include "lean.h"
 #include "product.h"
 
 namespace sparsify {
@@ -20,11 +23,16 @@ class SparseMatMul {
   class TileWorker;
   class PixelWorker;
 
+  const LeanMatrix& lean_matrix() const;
+
   const OrtApi* api_;
   int64_t inner_, outer_;  // K, N
   Activation activation_;
   Matrix matrix_;  // N rows, K columns
   int max_vectors_;
+  // Made when it is first needed: most models never see a few pixels.
+  mutable std::once_flag once_;
+  mutable LeanMatrix lean_;
 };
 
 }  // namespace sparsify

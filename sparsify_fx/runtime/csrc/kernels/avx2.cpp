@@ -30,10 +30,25 @@ namespace avx2 {
 
 namespace sparsify {
 
-const Kernels kAvx2Kernels = {
-    "avx2",          LANES,      MAX_VECTORS,           DENSE_VECTORS,           false,          avx2::rows,
-    avx2::dots,      avx2::pack, avx2::pack_transposed, avx2::unpack_transposed, avx2::epilogue, avx2::copy_lines,
-    avx2::depthwise, avx2::pool, avx2::pack_lines,      avx2::pack_even,         avx2::dense,    avx2::softmax};
+const Kernels kAvx2Kernels = {"avx2",
+                              LANES,
+                              MAX_VECTORS,
+                              DENSE_VECTORS,
+                              false,
+                              avx2::rows,
+                              avx2::dots,
+                              avx2::few,
+                              avx2::pack,
+                              avx2::pack_transposed,
+                              avx2::unpack_transposed,
+                              avx2::epilogue,
+                              avx2::copy_lines,
+                              avx2::depthwise,
+                              avx2::pool,
+                              avx2::pack_lines,
+                              avx2::pack_even,
+                              avx2::dense,
+                              avx2::softmax};
 
 }  // namespace sparsify
 #endif

@@ -99,6 +99,18 @@ struct RowsCall {
   Activation activation;
 };
 
+// Some rows of a lean matrix (lean.h) times a few pixels.
+struct FewCall {
+  const int64_t* starts;   // row r has the non-zeros from starts[r] to starts[r + 1]
+  const uint16_t* planes;  // of each non-zero
+  const float* values;
+  int64_t first_row, end_row;
+  const float* panel;
+  bool first;         // start the sums from the bias; otherwise they go on
+  const float* bias;  // of every row, or null
+  float* sums;
+};
+
 // A depthwise convolution or pooling of one run: sizes of a channel, and where the columns of the kernel read in a
 // copied line.
 struct DepthwisePlan {
@@ -167,8 +179,10 @@ struct Kernels {
   bool masks;         // takes pieces of several runs of lanes, and a tail
   // Rows of a sparse matrix times a tile of the panel, and their epilogue.
   void (*rows)(int vectors, const RowsCall&);
-  // Of one pixel: sums[row] = bias + row times panel[plane], or more of the sum when the block is not the first.
-  void (*dots)(const RowsCall&);
+  // Of one pixel, which is the panel: sums[row] = bias + row times panel[plane].
+  void (*dots)(const FewCall&);
+  // The same of up to `lanes` pixels side by side: sums[row][lane], with panel[plane][lane].
+  void (*few)(const FewCall&);
   void (*pack)(const PackCall&);
   // panel[k][t] = source[t * step + k] for t < pixels, zeros for the pixels up to `tile`.
   void (*pack_transposed)(float* panel, int tile, const float* source, int64_t step, int pixels, int columns);

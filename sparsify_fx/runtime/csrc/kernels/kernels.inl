@@ -5,7 +5,7 @@
 #include "lanes.inl"
 #include "vectors.inl"
 #include "rows.inl"
-#include "dots.inl"
+#include "few.inl"
 #include "pack.inl"
 #include "transpose.inl"
 #include "depthwise.inl"
