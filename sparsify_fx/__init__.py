@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sparsify_fx.finetuning import finetune, fold_masks, folded_state_dict
     from sparsify_fx.onnx_export import (
         ExportReport,
+        check_file,
         export,
         inspect_file,
         pack_onnx,
@@ -41,6 +42,7 @@ _find_old_paths()
 _LATER = {
     "ExportReport": "onnx_export",
     "bench": "training_cost",
+    "check_file": "onnx_export",
     "export": "onnx_export",
     "finetune": "finetuning",
     "fold_masks": "finetuning",
@@ -59,6 +61,7 @@ __all__ = [
     "accelerate",
     "apply",
     "bench",
+    "check_file",
     "decelerate",
     "dense_state_dict",
     "export",

@@ -15,6 +15,7 @@ from sparsify_fx import __version__
 from sparsify_fx.cli import (
     analyze,
     bench,
+    check,
     compare,
     coverage,
     demo,
@@ -78,6 +79,7 @@ for _module in (
     pack,
     unpack,
     inspect,
+    check,
     methods,
     analyze,
     lab,

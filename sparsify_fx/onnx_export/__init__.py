@@ -7,9 +7,10 @@ from sparsify_fx.onnx_export.pack import pack_onnx
 from sparsify_fx.onnx_export.report.export_report import ExportReport, FileReport
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo, encode_coo
+from sparsify_fx.onnx_export.tools.check import CheckReport, check_file
 from sparsify_fx.onnx_export.unpack import unpack_onnx
 
 __all__ = [
-    "ExportReport", "FileReport", "LayerRow", "Speed", "decode_coo", "encode_coo", "export", "inspect_file",
-    "pack_onnx", "unpack_onnx",
+    "CheckReport", "ExportReport", "FileReport", "LayerRow", "Speed", "check_file", "decode_coo", "encode_coo", "export",
+    "inspect_file", "pack_onnx", "unpack_onnx",
 ]  # fmt: skip

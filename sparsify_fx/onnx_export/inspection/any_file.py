@@ -66,7 +66,7 @@ def inspect_file(
     """
     # Of which kind files are their content says; suffixes are often wrong.
     files = _files(check_source(path))
-    kinds = [_kind(file) for file in files]
+    kinds = [readable_kind(file) for file in files]
     kind = kinds[0]
     if len(set(kinds)) > 1:
         raise CheckpointError(
@@ -97,12 +97,12 @@ def inspect_file(
 def _files(path: Path) -> list[Path]:
     """The file itself, or the shards of an index or a folder."""
     files = files_of_folder(path) if path.is_dir() else [path]
-    if len(files) == 1 and files[0].is_file() and _kind(files[0]) == "index":
+    if len(files) == 1 and files[0].is_file() and readable_kind(files[0]) == "index":
         return shards_of_index(files[0])
     return files
 
 
-def _kind(file: Path) -> str:
+def readable_kind(file: Path) -> str:
     """The kind of a file that can be read."""
     # Errors are of the class of what the user meant to inspect.
     error = ExportError if file.suffix == ".onnx" else CheckpointError

@@ -50,6 +50,7 @@ def with_choices(
     # memory twice.
     placed.move_tensors(encoded.graph)
     encoded.graph.sparse_initializer.extend([*graph.sparse_initializer, *placed.sparse])
+    _forget_types(encoded.graph, {each.values.name for each in placed.sparse})
     # What rebuilds weights comes first: ONNX wants a value made before a node reads it.
     encoded.graph.node.extend([*placed.nodes, *graph.node])
     encoded.functions.extend(placed.functions.values())
@@ -82,6 +83,16 @@ def shell(model: onnx.ModelProto) -> onnx.ModelProto:
     copy_but(model, copied, {"graph"})
     copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
     return copied
+
+
+def _forget_types(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Drop what the graph says of the types of these initializers, which are sparse now."""
+    # Exporters note every weight as a dense tensor; beside a sparse one shape inference takes
+    # that for a contradiction and raises.
+    kept = [item for item in graph.value_info if item.name not in names]
+    if len(kept) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
 
 
 def _prefix(graph: onnx.GraphProto) -> str:
