@@ -151,7 +151,7 @@ def large() -> Made:
 
 def wide() -> Made:
     """Layers wide enough for sparse operators."""
-    return layered(512, 1024, 512, 10)
+    return layered(512, 1024, 512)
 
 
 def qdq() -> Made:
@@ -167,6 +167,7 @@ KINDS: dict[str, tuple[Callable[[], Made], dict[str, Any] | None]] = {
     "dense, no batch norm": (plain_network, None),
     "dense, linear": (perceptron, None),
     "dense, large": (large, None),
+    "dense, wide": (wide, None),
     "dense, external data": (network, {"external": True}),
     "coo": (network, {"encoding": "coo"}),
     "coo, no batch norm": (plain_network, {"encoding": "coo"}),

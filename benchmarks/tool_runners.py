@@ -209,8 +209,9 @@ const [file, source, target, shape] = process.argv.slice(1);
 ort.env.wasm.numThreads = 1;
 (async () => {
   const beside = file.replace(/onnx$/, 'data');
-  const externalData = fs.existsSync(beside) ? [{path: 'model.data', data: new Uint8Array(fs.readFileSync(beside))}] : [];
-  const session = await ort.InferenceSession.create(new Uint8Array(fs.readFileSync(file)), {externalData});
+  const read = name => new Uint8Array(fs.readFileSync(name));
+  const externalData = fs.existsSync(beside) ? [{path: 'model.data', data: read(beside)}] : [];
+  const session = await ort.InferenceSession.create(read(file), {externalData});
   const bytes = fs.readFileSync(source);
   const values = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
   const found = await session.run({x: new ort.Tensor('float32', values, shape.split(',').map(Number))});
@@ -220,7 +221,7 @@ ort.env.wasm.numThreads = 1;
 
 
 def onnxruntime_web(file: Path, stem: Path, given: np.ndarray) -> Result:
-    """In node, with the package that npm put beside this interpreter; a browser reads no folder, so external data is given too."""
+    """In node, with the package that npm put beside this interpreter; it reads no folder, so external data is given."""
     source, target = stem.with_suffix(".in"), stem.with_suffix(".out")
     given.tofile(source)
     modules = Path(sys.prefix) / "node_modules"

@@ -38,8 +38,9 @@ SPECIAL = {
 """Columns of the second table."""
 
 _MEANINGS = """*works*: right outputs, and as small as before; *slow*: the weights are rebuilt in every run;
-*ignored*: right, but what the tool is for did not happen to packed weights; *undone*: right, and the weights are dense again;
-*refused*: an error, or a file that onnxruntime does not load; *wrong*: other outputs without a word; *died*: the process ended."""
+*ignored*: right, but what the tool is for did not happen to packed weights; *undone*: right, and the weights are dense
+again; *refused*: an error, or a file that onnxruntime does not load; *wrong*: other outputs, and no exit code that says
+so; *died*: the process ended."""
 
 _ALL = """# Other tools, measured
 

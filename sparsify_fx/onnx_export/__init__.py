@@ -11,6 +11,6 @@ from sparsify_fx.onnx_export.tools.check import CheckReport, check_file
 from sparsify_fx.onnx_export.unpack import unpack_onnx
 
 __all__ = [
-    "CheckReport", "ExportReport", "FileReport", "LayerRow", "Speed", "check_file", "decode_coo", "encode_coo", "export",
-    "inspect_file", "pack_onnx", "unpack_onnx",
+    "CheckReport", "ExportReport", "FileReport", "LayerRow", "Speed", "check_file", "decode_coo", "encode_coo",
+    "export", "inspect_file", "pack_onnx", "unpack_onnx",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from sparsify_fx.onnx_export.tools.traits import PACKED, TRAITS, held_by
 from sparsify_fx.tables.fitting import FittingTable
 from sparsify_fx.tables.shown import Shown
 
-ORDER = "the order that works: optimize and simplify, then quantize or convert to float16, then pack for the runtime, last"
+ORDER = "the order that works: optimize, then quantize or convert to float16, and pack for the runtime last"
 UNPACK = (
     "`sparsify-fx unpack` gives plain weights back, for every tool that is no runtime"
 )
@@ -27,7 +27,7 @@ UNPACK = (
 
 @dataclass(frozen=True)
 class Judged:
-    """What one tool does with the file: a word of `VERDICTS`, why, and the version of the tool that this was seen in."""
+    """What one tool does with the file: a word of `VERDICTS`, why, and the package and version that it was seen in."""
 
     tool: str
     what: str
@@ -139,8 +139,7 @@ def _check_kind(file: Path) -> None:
     kind = readable_kind(file) if file.is_file() else "onnx"
     if kind != "onnx":
         raise ExportError(
-            f"{file} is a checkpoint ({kind}), and other tools are told of ONNX files alone; export it, or look at it with "
-            "`sparsify-fx inspect`"
+            f"{file} is a checkpoint ({kind}), and `check` tells of ONNX files; export it, or use `sparsify-fx inspect`"
         )
 
 

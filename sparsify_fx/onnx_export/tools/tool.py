@@ -11,7 +11,7 @@ VERDICTS = {
     "ignores": "right, but what the tool is for does not happen to packed weights",
     "undoes": "right, but the weights are dense again",
     "refuses": "an error",
-    "breaks": "wrong outputs without a word, or the process dies",
+    "breaks": "wrong outputs, or the process dies",
 }
 """Every verdict and its meaning, the better ones first."""
 
@@ -21,7 +21,9 @@ FAILS = ("undoes", "refuses", "breaks")
 
 @dataclass(frozen=True)
 class Case:
-    """A file that has all of these traits, words of `TRAITS` joined by " + ", gets this verdict; `why`: in a few words.
+    """A file that has all of these traits gets this verdict; `why`: in a few words.
+
+    `traits`: words of `TRAITS`, joined by " + "; empty: any file.
 
     >>> Case("coo + batch-norm", "breaks", "it dies").covers({"coo", "batch-norm", "fp16"})
     True
@@ -33,7 +35,8 @@ class Case:
 
     def covers(self, traits: Collection[str]) -> bool:
         """Whether a file with these traits is one of this case."""
-        return set(self.traits.split(" + ")) <= set(traits)
+        words = self.traits.split(" + ") if self.traits else ()
+        return set(words) <= set(traits)
 
 
 @dataclass(frozen=True)

@@ -149,8 +149,8 @@ def _about_zeros(rows: Iterable[LayerRow]) -> Iterator[str]:
         zeros, size = sum(row.zeros for row in left), sum(row.size for row in left)
         saved = sum(row.bytes_stored - row.bytes_bound for row in left)
         yield (
-            f"dense weights that are mostly zeros: {len(left)} ({zeros / size:.1%} of their entries); `sparsify-fx pack` "
-            f"saves up to {saved:,.0f} bytes"
+            f"dense weights that are mostly zeros: {len(left)} ({zeros / size:.1%} of their entries); "
+            f"`sparsify-fx pack` saves up to {saved:,.0f} bytes"
         )
 
 
@@ -165,5 +165,6 @@ def _about_signs(model: onnx.ModelProto, reader: TensorReader) -> Iterator[str]:
             count += int(np.count_nonzero(np.signbit(array) & (array == 0)))
     if count:
         yield (
-            f"{count:,} zeros are -0.0: `pack` stores them as zeros where no output changes, with --normalize-zeros always"
+            f"{count:,} zeros are -0.0: `pack` stores them as zeros where no output changes by that, with "
+            "--normalize-zeros always"
         )

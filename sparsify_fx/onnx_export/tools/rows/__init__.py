@@ -1,8 +1,8 @@
 """The tools that `sparsify-fx check` knows: rows of facts, a file for each trade.
 
-To add a tool, write a `Tool` into the `ROWS` of a file here, and a function into `benchmarks/tool_runners.py` that runs
-it; `python -m benchmarks.tools --only NAME` writes what was seen to `docs/results/tools.json`, and a test compares both.
-A new file with `ROWS` is found by itself.
+To add a tool, write a `Tool` into the `ROWS` of a file here (a new file is found by itself), and a function into
+`benchmarks/tool_runners.py` that runs it. `python -m benchmarks.tools --only NAME` writes what was seen to
+`docs/results/tools.json`, and a test compares both.
 """
 
 from __future__ import annotations
