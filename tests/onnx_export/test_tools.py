@@ -64,7 +64,7 @@ def test_rows_name_the_packages_and_versions_that_were_seen() -> None:
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=lambda each: each.name)
 def test_rows_speak_of_known_traits_and_verdicts(tool: Tool) -> None:
     for case in tool.cases:
-        assert not case.traits or set(case.traits.split(" + ")) <= set(TRAITS)
+        assert case.words <= set(TRAITS)
         assert case.verdict in VERDICTS
     # A case that no file which was measured is in would be a guess.
     for case in tool.cases:

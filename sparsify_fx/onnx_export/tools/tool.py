@@ -33,10 +33,14 @@ class Case:
     verdict: str
     why: str = ""
 
+    @property
+    def words(self) -> frozenset[str]:
+        """The traits one by one."""
+        return frozenset(self.traits.split(" + ") if self.traits else ())
+
     def covers(self, traits: Collection[str]) -> bool:
         """Whether a file with these traits is one of this case."""
-        words = self.traits.split(" + ") if self.traits else ()
-        return set(words) <= set(traits)
+        return self.words <= set(traits)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Tool:
 
     `name`: the word for users; `what`: what it is, in a few words; `package`: as its package index calls it, and
     `checked`: the version of that in which all of this was seen. `cases`: of those that cover a file the worst holds,
-    of equal ones the first; where there is none, the tool works.
+    of equal ones the first; where there is none, the tool works. A case with all traits of another and more takes the
+    place of that one.
 
     >>> tool = Tool("mine", "an optimizer", "mine", "1.0", (Case("gap", "undoes"), Case("coo", "breaks", "it dies")))
     >>> tool.verdict({"gap"}).verdict, tool.verdict({"dense"}).verdict, tool.verdict({"gap", "coo"}).why
@@ -61,8 +66,16 @@ class Tool:
     def verdict(self, traits: Collection[str]) -> Case:
         """The case that decides on a file with these traits."""
         ranks = list(VERDICTS)
+        found = [each for each in self.cases if each.covers(traits)]
+        left = [each for each in found if not _replaced(each, found)]
+        # The first of the worst: `max` keeps the first of equal ones.
         return max(
-            (each for each in self.cases if each.covers(traits)),
+            left,
             key=lambda each: ranks.index(each.verdict),
             default=Case("", "works"),
         )
+
+
+def _replaced(case: Case, others: Collection[Case]) -> bool:
+    """Whether one of the others says all that the case does, and more."""
+    return any(case.words < other.words for other in others)
