@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 import time
 import venv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,20 @@ def as_text(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def measure(tools: Sequence[str], folder: Path, results: dict[str, Any]) -> None:
+    """Run these tools on every kind of file; results are written after each, as one may take minutes."""
+    with tempfile.TemporaryDirectory() as place:
+        files = files_in(Path(place))
+        results["kinds"] = {kind: sorted(traits_of(each)) for kind, each in files.items()}  # fmt: skip
+        results["surroundings"] = surroundings()
+        for tool in tools:
+            python = environment(LIVES_IN[tool][0], folder)
+            found = results["rows"] | {tool: row(tool, python, files)}
+            results["rows"] = {name: found[name] for name in LIVES_IN if name in found}
+            RAW.write_text(as_text(results), encoding="utf-8")
+            print(tool, results["rows"][tool]["version"], flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -194,18 +209,11 @@ def main() -> None:
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/tools"))
     options = parser.parse_args()
-    results: dict[str, Any] = json.loads(RAW.read_text()) if RAW.exists() else {"rows": {}}  # fmt: skip
+    results: dict[str, Any] = {"rows": {}}
+    if RAW.exists():
+        results = json.loads(RAW.read_text(encoding="utf-8"))
     if not options.page:
-        with tempfile.TemporaryDirectory() as folder:
-            files = files_in(Path(folder))
-            results["kinds"] = {kind: sorted(traits_of(file)) for kind, file in files.items()}  # fmt: skip
-            for tool in options.only or LIVES_IN:
-                python = environment(LIVES_IN[tool][0], options.folder.absolute())
-                results["rows"][tool] = row(tool, python, files)
-                print(f"{tool}: {results['rows'][tool]}", flush=True)
-        results["surroundings"] = surroundings()
-        results["rows"] = {tool: results["rows"][tool] for tool in LIVES_IN if tool in results["rows"]}  # fmt: skip
-        RAW.write_text(as_text(results))
+        measure(options.only or list(LIVES_IN), options.folder.absolute(), results)
     write_page(results)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training_cases import machine
+from sparsify_fx.onnx_export.tools.rows import TOOLS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, ALL = DOCS / "deployment.md", DOCS / "results/tools.md"
@@ -47,6 +48,8 @@ _ALL = """# Other tools, measured
 Small networks at 90 % zeros in every form in which weights are stored, given to each tool; what it made of them ran in
 onnxruntime. {meanings}
 
+{names}
+
 {tables}
 
 Made by `python -m benchmarks.tools`. {machine} What each tool said, and the differences: `docs/results/tools.json`.
@@ -64,6 +67,15 @@ def table(rows: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def names(rows: Mapping[str, Any]) -> str:
+    """What each tool is, and the package that it is in."""
+    lines = [_line(["tool", "what it is", "package"]), "|---|---|---|"]
+    for name, row in rows.items():
+        tool = TOOLS[name]
+        lines.append(_line([name, tool.what, f"{tool.package} {row['version']}"]))
+    return "\n".join(lines)
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -72,7 +84,7 @@ def write_page(results: Mapping[str, Any]) -> None:
     """Both pages; what stands above the mark of docs/deployment.md stays as it is."""
     rows = results["rows"]
     above = PAGE.read_text(encoding="utf-8").split(MARK)[0]
-    parts = [MARK, _MEANINGS, table(rows, ENCODINGS), "", table(rows, SPECIAL)]
+    parts = [MARK, _MEANINGS, "", table(rows, ENCODINGS), "", table(rows, SPECIAL)]
     told = f"\n{machine(results['surroundings'])} [Every kind of file](results/tools.md).\n"
     PAGE.write_text(above + "\n".join([*parts, told]), encoding="utf-8")
     kinds = list(results["kinds"])
@@ -82,6 +94,7 @@ def write_page(results: Mapping[str, Any]) -> None:
     ]
     page = _ALL.format(
         meanings=_MEANINGS,
+        names=names(rows),
         tables="\n\n".join(tables),
         machine=machine(results["surroundings"]),
     )

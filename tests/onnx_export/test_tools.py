@@ -61,6 +61,17 @@ def test_rows_name_the_packages_and_versions_that_were_seen() -> None:
         assert set(row["kinds"]) == set(SEEN["kinds"]) == set(KINDS)
 
 
+def test_no_tool_is_silently_wrong_on_sparse_initializers() -> None:
+    """Else `auto` must not choose `coo`, and docs/deployment.md must not say what it says."""
+    found = {
+        SEEN["rows"][tool]["kinds"][kind]["outcome"]
+        for tool, kind in pairs()
+        if "coo" in SEEN["kinds"][kind]
+    }
+    assert "works" in found
+    assert "wrong" not in found
+
+
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=lambda each: each.name)
 def test_rows_speak_of_known_traits_and_verdicts(tool: Tool) -> None:
     for case in tool.cases:

@@ -5,7 +5,13 @@ from sparsify_fx.onnx_export.tools.tool import Case, Tool
 _COO = "it does not look for weights among sparse initializers"
 
 ROWS = (
-    Tool("onnx-infer-shapes", "onnx.shape_inference.infer_shapes", "onnx", "1.23.2"),
+    Tool(
+        "onnx-infer-shapes",
+        "onnx.shape_inference.infer_shapes",
+        "onnx",
+        "1.23.2",
+        (Case("sparse-ort", "ignores", "it infers no shapes behind sparse operators"),),
+    ),
     Tool(
         "onnx-full-check",
         "onnx.checker.check_model(full_check=True)",
