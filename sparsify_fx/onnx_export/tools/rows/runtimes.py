@@ -96,6 +96,8 @@ ROWS = (
             Case("sparse-ort", "refuses", "it has no sparse operators"),
             Case("functions", "refuses", "it knows no local functions"),
             Case("Scan", "refuses", "pack again with --target mnn"),
+            Case("QDQ", "breaks", "it dies of quantized files of onnxruntime"),
+            Case("gap + QDQ", "refuses", "it loads no quantized files of onnxruntime"),
             Case("QOperator", "refuses", "it reads no quantized files of onnxruntime"),
             Case("fp32-packed", "slow", "it keeps codes, and decodes them in every run"),
             Case("fp16", "slow", "it keeps codes, and decodes them in every run"),
