@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import runtime_runners
 
 Result = Path | np.ndarray | None
 
@@ -247,6 +246,9 @@ def _saved(model: Any, stem: Path) -> Path:
 
 def _runtime(name: str) -> Callable[[Path, Path, np.ndarray], Result]:
     def run(file: Path, _: Path, given: np.ndarray) -> Result:
+        # As a program this file has its folder on the path; as a module of the tests it has not.
+        import runtime_runners
+
         return np.asarray(runtime_runners.RUNNERS[name](str(file), given)())
 
     return run

@@ -177,6 +177,7 @@ def test_what_cannot_be_checked_is_told(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["check", "nothing.onnx"]).exit_code == 2
 
 
+@pytest.mark.slow
 def test_shape_inference_takes_exported_files_with_sparse_initializers(
     tmp_path: Path,
 ) -> None:
