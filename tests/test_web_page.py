@@ -1,4 +1,4 @@
-"""examples/web in Chromium, served as plain files: figures, equal outputs, two widths, light and dark, and no complaint.
+"""examples/web in Chromium, served as plain files: figures, equal outputs, two widths, light and dark.
 
 Needs Node.js and npm with an index, besides what every test marked `browser` needs.
 """

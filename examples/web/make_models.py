@@ -1,8 +1,8 @@
 """The models of the page: real digits learned sparse, and a resnet18 for its size, each dense and packed.
 
     npm install                                      # onnxruntime-web, whose size the page tells too
-    python examples/web/make_models.py               # a minute or two, half of it for brotli
-    python examples/web/make_models.py --resnet18    # also the large one; brotli takes minutes over it
+    python examples/web/make_models.py               # half a minute of one core
+    python examples/web/make_models.py --resnet18    # also the large one, a minute more
 
 Writes `models/` beside the page, or the folder that `--out` names: ONNX files, digits as pictures, and a manifest.
 """
@@ -111,7 +111,7 @@ def write_forms(
 
 def compressed(files: list[Path]) -> list[dict[str, int]]:
     """`bytes` and `brotli` of each file, by Node, which npm has brought."""
-    command = ["node", str(HERE / "brotli.mjs"), *map(str, files)]
+    command = ["node", str(HERE / "brotli.mjs"), "9", *map(str, files)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError:
@@ -147,7 +147,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     model, accuracy, images, labels = digits(options.epochs)
-    about = f"LeNet-5 with batch norm, {100 * SPARSITY['digits']:.0f} % zeros, {100 * accuracy:.1f} % of 1,000 test digits right"
+    zeros, right = (100 * each for each in (SPARSITY["digits"], accuracy))
+    about = f"LeNet-5 with batch norm, {zeros:.0f} % zeros, {right:.1f} % of 1,000 test digits right"
     models = [{"name": "digits", "about": about, "side": 28, "channels": 1}]
     models[0]["files"] = write_forms(model, "digits", options.out, images[:2])
     if options.resnet18:
