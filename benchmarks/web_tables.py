@@ -20,14 +20,14 @@ torchvision's resnet18 at 90 % zeros in onnxruntime-web {runtime}, one thread, C
 fresh page that has started the WebAssembly ({start:.0f} ms) and has nothing cached; the files take turns in {rounds}
 rounds. *Load* creates the session, *of dense* is its ratio in the same round. *Run* is the median of the last {last} of
 {runs} inferences, *first* the very first. *Difference* is from the dense
-file, over its largest output. Medians; load in time of the processor, the others in wall time, on a machine with other
-work: compare them with each other alone.
+file, over its largest output. Medians of wall times on a machine with other work, which makes all of them longer:
+compare them with each other alone.
 
 {forms}
 
 The runtime itself, `ort-wasm-simd-threaded.wasm`, has {wasm} MB, {wasm_brotli} with brotli (quality 9, as all here).
 
-Seconds from the request to the session: bytes by the speed of the line, and the time of loading.
+Seconds from the request to the session: bytes by the speed of the line, and the least time of loading.
 
 {ready}
 
@@ -56,13 +56,13 @@ def forms_table(found: dict[str, Any]) -> str:
     lines = [HEAD]
     for title, row in rows.items():
         pairs = zip(row["pages"], rows["dense"]["pages"], strict=True)
-        ratio = statistics.median(one["cpu"] / other["cpu"] for one, other in pairs)
+        ratio = statistics.median(one["load"] / other["load"] for one, other in pairs)
         lines.append(
             (
                 title,
                 f"{row['bytes'] / 1e6:.2f}",
                 f"{row['brotli'] / 1e6:.2f}",
-                f"{middle(row, 'cpu'):.0f}",
+                f"{middle(row, 'load'):.0f}",
                 f"{ratio:.1f}",
                 f"{middle(row, lambda page: page['runs'][0]):.0f}",
                 f"{middle(row, settled):.0f}",
@@ -77,7 +77,7 @@ def ready_table(found: dict[str, Any]) -> str:
     head = [f"{speed} Mbit/s{more}" for more in ("", ", brotli") for speed in SPEEDS]
     lines = [("form", *head)]
     for title, row in found["rows"].items():
-        load = middle(row, "cpu") / 1000
+        load = min(each["load"] for each in row["pages"]) / 1000
         times = [
             row[kind] * 8 / speed / 1e6 + load
             for kind in ("bytes", "brotli")

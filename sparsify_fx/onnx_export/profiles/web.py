@@ -1,8 +1,7 @@
 """Target `web`: onnxruntime-web. Its memory never shrinks again, so that large weights are rebuilt in rounds.
 
 Measured in Chromium by `python -m benchmarks.web_page`. All forms of `gap` load alike there, several times as long as a
-dense file: a page that has just begun decodes with code that the browser has hardly optimized. `coo`, which onnxruntime
-fills in itself, loads almost as fast as dense weights, in more bytes.
+dense file. `coo`, which onnxruntime fills in itself, loads about as fast as dense weights, in more bytes.
 """
 
 from sparsify_fx.onnx_export.profiles.profile import LOSSLESS_AND_LOSSY, Profile
