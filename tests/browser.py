@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,18 +28,44 @@ class Seen:
     overflow: int = 0
 
 
+@dataclass
+class Served(Seen):
+    """A page that was served: what it asked of other servers, its line of status, and what was asked of it."""
+
+    elsewhere: list[str] = field(default_factory=list)
+    status: str = ""
+    found: Any = None
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """`python -m http.server` without a word for each request."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder of plain files on this machine."""
+    handler = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 class Browser:
     """Opens pages one after the other."""
 
     def __init__(self, driver: Any) -> None:
-        self._driver = driver
+        self.driver = driver
 
     def open(
         self, file: Path, width: int, scheme: str = "light", picture: Path | None = None
     ) -> Seen:
         """Load a file at this width; a picture of the whole page where one is wanted."""
         seen = Seen()
-        context = self._driver.new_context(
+        context = self.driver.new_context(
             viewport={"width": width, "height": 844}, color_scheme=scheme
         )
         page = context.new_page()
@@ -54,6 +83,38 @@ class Browser:
         seen.asked = [
             url for url in seen.asked if not url.startswith(("file:", "data:"))
         ]
+        return seen
+
+    def visit(
+        self,
+        address: str,
+        width: int,
+        scheme: str,
+        question: str,
+        picture: Path | None = None,
+    ) -> Served:
+        """Open a served page, wait until its body says `ready` or `failed`, and ask it a question in JavaScript."""
+        seen = Served()
+        context = self.driver.new_context(
+            viewport={"width": width, "height": 844}, color_scheme=scheme
+        )
+        page = context.new_page()
+        page.on("console", lambda said: seen.complaints.append(said.text))
+        page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+        page.on("requestfailed", lambda request: seen.complaints.append(request.url))
+        page.on("request", lambda request: seen.asked.append(request.url))
+        page.goto(address, wait_until="load")
+        page.wait_for_selector("body[data-state=ready], body[data-state=failed]", timeout=120_000)  # fmt: skip
+        seen.overflow = page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        seen.status = page.inner_text("[role=status]")
+        seen.found = page.evaluate(question)
+        if picture is not None:
+            page.screenshot(path=str(picture), full_page=True)
+        context.close()
+        own = (address, "data:", "blob:")
+        seen.elsewhere = [url for url in seen.asked if not url.startswith(own)]
         return seen
 
 
