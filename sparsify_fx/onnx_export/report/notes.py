@@ -1,4 +1,4 @@
-"""What a report tells besides its numbers: signs of zeros, inputs that are no more, zeros that stay as they are."""
+"""What a report tells besides its numbers: runtimes, signs of zeros, inputs that are no more, zeros that stay."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from sparsify_fx.onnx_export.files.tensors import TensorReader
+from sparsify_fx.onnx_export.profiles import Profile
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros
 from sparsify_fx.onnx_export.storage.encodings import Encoded
@@ -26,6 +27,18 @@ WHERE_EQUAL = "where equal"
 """For -0.0: stored as 0.0 if the outputs are the same."""
 
 _MOSTLY = 0.5  # the share of zeros from which a tensor should have been packed
+
+
+def about_runtime(profile: Profile, opset: int) -> tuple[str, ...]:
+    """What is to be known of the runtime that a file of this opset is for."""
+    newest = profile.newest_opset
+    notes = [profile.note] if profile.note else []
+    if newest is not None and opset > newest:
+        notes.append(
+            f"the model has opset {opset}, and {profile.runs_in} {profile.checked} was tried with {newest} at most; "
+            f"if it refuses the file, export with opset={newest}"
+        )
+    return tuple(notes)
 
 
 def about_signs(count: int, drop: bool | str, *, told: bool) -> Iterator[str]:
