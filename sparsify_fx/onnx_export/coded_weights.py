@@ -15,7 +15,7 @@ from sparsify_fx.onnx_export.storage.codecs import VALUES, Quantized, ValueKind,
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros, digest
 from sparsify_fx.onnx_export.storage.packable import dtype_name
 from sparsify_fx.onnx_tools.weights import channel_axes
-from sparsify_fx.runtime.coded import Codes, encode_codes
+from sparsify_fx.runtime.coded.weights import Codes, encode_codes
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from sparsify_fx.runtime.candidates import Candidate
 from sparsify_fx.runtime.choice.cost import Times, estimate, measure
-from sparsify_fx.runtime.coded import FORMAT
+from sparsify_fx.runtime.coded.weights import FORMAT
 from sparsify_fx.runtime.library import (
     check_library,
     instruction_set,

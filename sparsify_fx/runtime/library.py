@@ -9,12 +9,12 @@ import onnxruntime
 
 from sparsify_fx.errors import RuntimeLibraryError
 from sparsify_fx.living.native import MISSING, library_file
-from sparsify_fx.runtime.coded import FORMAT
+from sparsify_fx.runtime.coded.weights import FORMAT
 
 _OLD = (
-    "this file has weights in format {needed}, and the library of sparse operators reads up to {found}: it was built "
-    "from an older version. Install sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working "
-    "copy run `python setup.py build_ext --inplace`; values='fp32' gives files that it reads"
+    "these weights are in format {needed}, and the library of sparse operators is of an older version, which reads up "
+    "to {found}: install sparsify_fx again with `pip install --force-reinstall --no-deps -v`, or in a working copy run "
+    "`python setup.py build_ext --inplace`; files with values='fp32' are in format 1"
 )
 
 

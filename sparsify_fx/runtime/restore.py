@@ -14,7 +14,7 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_tools.view import attribute
 from sparsify_fx.runtime.attention.operator import is_attention, standard_attention
 from sparsify_fx.runtime.candidates import DOMAIN, KINDS
-from sparsify_fx.runtime.coded import FORMAT, decode_codes
+from sparsify_fx.runtime.coded.weights import FORMAT, decode_codes
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.fusion.halve import HALVE, standard_halves
 from sparsify_fx.runtime.fusion.join import parts

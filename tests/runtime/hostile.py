@@ -14,6 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from sparsify_fx.runtime.coded.weights import Codes, encode_codes
+from sparsify_fx.runtime.encode import decode_gaps
 from tests.runtime import cases
 from tests.runtime.cases import Case
 
@@ -115,6 +117,8 @@ def hostile_trial(random: Random, library: str) -> Trial:
     )
     if random.random() < 0.5:
         _feed_planes(trial, random, library)
+    if random.random() < 0.4:
+        _code_weights(trial, random)
     for _ in range(int(random.integers(1, 4))):
         CHANGES[random.integers(len(CHANGES))](trial, random)
     return trial
@@ -132,6 +136,25 @@ def _feed_planes(trial: Trial, random: Random, library: str) -> None:
             del trial.fed[node.input[0]]
     if random.random() < 0.3 and trial.nodes[-1].op_type == "UnpadPlanes":
         trial.nodes.pop()
+
+
+def _code_weights(trial: Trial, random: Random) -> None:
+    """Weights with gaps become bytes, with values of any kind; at times one of the bytes of the header is any."""
+    for node in trial.nodes:
+        for name, gaps in zip(node.input, node.input[1:], strict=False):
+            pair = trial.constants.get(name), trial.constants.get(gaps)
+            if "gaps" not in gaps or pair[0] is None or pair[1] is None:
+                continue
+            flat = decode_gaps(pair[0], pair[1], (int((pair[1] + np.int64(1)).sum()),))
+            # No shape is needed to write codes: int8 has one scale, of a channel that may not be there.
+            kind = str(random.choice(["fp16", "int8", "fp32-packed"]))
+            types = {"fp16": np.float16, "int8": np.int8, "fp32-packed": np.float32}
+            codes = Codes(kind, np.sign(flat).astype(types[kind]), np.ones(4, np.int32))
+            values, places = encode_codes(codes)
+            if random.random() < 0.3:
+                values = values.copy()
+                values[random.integers(16)] = random.integers(256)
+            trial.constants |= {name: values, gaps: places}
 
 
 @cache

@@ -23,7 +23,7 @@ from sparsify_fx.onnx_export.storage.quantized import zero_points_by_place
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo
 from sparsify_fx.onnx_tools.constants import Constant, constants, scopes
 from sparsify_fx.onnx_tools.weights import function_weights, key_of, weight_values
-from sparsify_fx.runtime.coded import kind_of
+from sparsify_fx.runtime.coded.weights import kind_of
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 

@@ -1,4 +1,5 @@
-// Weights in bytes: values of less than 32 bits, and gaps as codes of a few bits each (sparsify_fx/runtime/coded.py).
+// Weights in bytes: values of less than 32 bits, and gaps as codes of a few bits each
+// (sparsify_fx/runtime/coded/weights.py).
 #pragma once
 
 #include <vector>

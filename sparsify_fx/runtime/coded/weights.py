@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsify_fx.runtime.gap_codes import (
+from sparsify_fx.runtime.coded.gaps import (
     from_bits,
     places_of,
     to_bits,
