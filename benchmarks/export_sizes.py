@@ -6,8 +6,8 @@
 
 torchvision's resnet50, and timm's deit_small, with random weights, uniform magnitude pruning of every convolution and
 linear layer, the first and last included, and batch norm statistics calibrated on random images. Each file is measured
-against the dense file in the same run, in turns, and so is a second copy of the dense file. Times are processor seconds,
-one thread; ratios are medians of those within a round. zstd -19 of the dense file needs the package `zstandard`.
+against the dense file in the same run, in turns, and so is a second copy of the dense file. Times are seconds of the
+processor, one thread; ratios are medians of those within a round. zstd -19 of the dense file needs `zstandard`.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Case:
 
 
 CASES = {
-    "resnet50, 90 %": Case("resnet50", 0.9, ALL, (15, 31)),
+    "resnet50, 90 %": Case("resnet50", 0.9, ALL, (11, 15)),
     "resnet50, 95 %": Case("resnet50", 0.95, ALL, (0, 0)),
     "deit_small, 90 %": Case(
         "deit_small",
         0.9,
         {"onnx": ONE_FORM, "onnxruntime": ONE_FORM, "sparse-ort": SPARSE},
-        (9, 9),
+        (9, 7),
     ),
 }
 
@@ -122,14 +122,13 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
             file = folder / f"{target}-{name.replace('/', '-')}.onnx"
             report = pack_onnx(
                 dense, file, encoding=encoding, values=values, target=target,
-                functions=bool(more), inputs=feed,
+                functions=bool(more), inputs=feed, verify=False,
             )  # fmt: skip
             files[f"{target}: {name}"] = file
             rows[f"{target}: {name}"] = {
                 "bytes": report.bytes_file,
                 "target": target,
                 "file": name,
-                "difference": report.max_rel_difference,
                 "bound": report.bytes_bound,
             }
             print(f"{target}: {name}: {report.ratio:.2f}", flush=True)

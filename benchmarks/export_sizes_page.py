@@ -22,11 +22,11 @@ WANTED = {
 INTRODUCTION = """# Sizes of packed ONNX files
 
 torchvision's resnet50 and timm's deit_small with random weights, batch norms calibrated, uniform magnitude pruning of
-every convolution and linear layer, the first and last included. Load, memory and latency are ratios to the dense file in
-the same run; times are of the processor, one thread, medians of the ratios within a round, and memory is what loading
-adds to the process. *Dense again* is a second copy of the dense file: how far its ratios are from 1 is what the machine
-does by itself. *Wanted* is what the encoding was built to reach, *to the bound* the bytes over the entropy bound with raw
-fp32 values, which values that lose nothing can be compared with.
+every convolution and linear layer, the first and last included. Load, memory and latency are ratios to the dense file
+in the same run; times are of the processor, one thread, medians of the ratios within a round, and memory is what
+loading adds to the process. *Dense again* is a second copy of the dense file: how far its ratios are from 1 is what the
+machine does by itself. *Wanted* is what the encoding was built to reach, *to the bound* the bytes over the entropy bound
+with raw fp32 values, with which values that lose nothing can be compared.
 """
 
 CODED = """## Kinds of values in sparse operators
@@ -37,8 +37,8 @@ which are decoded once, when the session is created.
 
 END = """
 - **COO** does not load faster than the dense file: onnxruntime makes a dense tensor of it first.
-- **Memory**: with the target `onnxruntime` weights are rebuilt in rounds ([how](../onnx.md#encodings-and-values)); in the
-  form for all runtimes they are not, and take more while the file loads.
+- **Memory**: with the target `onnxruntime` weights are rebuilt in rounds ([how](../onnx.md#encodings-and-values)); in
+  the form for all runtimes they are not, and take more while the file loads.
 
 `benchmarks/large_model.py` packs 2.28 GB of weights in external data with its data segment limited to 2.0 GB.
 

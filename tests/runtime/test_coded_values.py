@@ -16,8 +16,8 @@ from sparsify_fx import runtime
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.coded_weights import hold_weights
 from sparsify_fx.onnx_export.files.tensors import TensorReader
-from sparsify_fx.runtime.coded.weights import Codes, decode_codes, encode_codes
 from sparsify_fx.runtime.coded.gaps import places_of, write_places
+from sparsify_fx.runtime.coded.weights import Codes, decode_codes, encode_codes
 from tests.onnx_export.arrays import run
 from tests.runtime.cases import open_session
 
