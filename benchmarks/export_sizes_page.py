@@ -25,8 +25,8 @@ torchvision's resnet50 and timm's deit_small with random weights, batch norms ca
 every convolution and linear layer, the first and last included. Load, memory and latency are ratios to the dense file
 in the same run; times are of the processor, one thread, medians of the ratios within a round, and memory is what
 loading adds to the process. *Dense again* is a second copy of the dense file: how far its ratios are from 1 is what the
-machine does by itself. *Wanted* is what the encoding was built to reach, *to the bound* the bytes over the entropy bound
-with raw fp32 values, with which values that lose nothing can be compared.
+machine does by itself. *Wanted* is what the encoding was built to reach, *to the bound* the bytes over the entropy
+bound with raw fp32 values, with which values that lose nothing can be compared.
 """
 
 CODED = """## Kinds of values in sparse operators

@@ -21,7 +21,7 @@ from sparsify_fx.onnx_export.files.metadata import (
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.layer_choice import Setting, Sizes, choose_layers
 from sparsify_fx.onnx_export.profiles import PROFILES
-from sparsify_fx.onnx_export.report.notes import about_runtime
+from sparsify_fx.onnx_export.report.notes import about_quantized, about_runtime
 from sparsify_fx.onnx_export.report.rows import SPARSE
 from sparsify_fx.onnx_export.storage.encodings import Encoded, encode_initializers
 from sparsify_fx.onnx_export.storage.options import Wanted
@@ -128,12 +128,9 @@ def encode(
     digests = {name: mark for name, mark in encoded.digests.items() if name not in held}
     rows |= {name: each.row for name, each in weights.items()}
     digests |= {name: each.digest for name, each in weights.items()}
-    return replace(
-        encoded,
-        rows=rows_in_order(dense, rows),
-        digests=digests,
-        notes=chosen.notes,
-    )
+    kept = rows_in_order(dense, rows)
+    notes = (*chosen.notes, *about_quantized(kept))
+    return replace(encoded, rows=kept, digests=digests, notes=notes)
 
 
 def library_for(model: onnx.ModelProto) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import onnx
@@ -54,6 +54,18 @@ def about_signs(count: int, drop: bool | str, *, told: bool) -> Iterator[str]:
             f"{count:,} weights are -0.0 and were stored like other values{why}; pass normalize_zeros=True "
             "(--normalize-zeros) to store them as zeros"
         )
+
+
+def about_quantized(rows: Iterable[LayerRow]) -> tuple[str, ...]:
+    """Which weights no sparse operator can take over, because their layers compute in integers."""
+    names = [row.name for row in rows if row.is_quantized and row.zeros]
+    if not names:
+        return ()
+    return (
+        f"{len(names)} quantized weights ({_some(names)}) stay in their layers, which are as fast as before, and are "
+        "stored without their zeros: sparse operators compute in float32. Of the model before it was quantized, "
+        "values='int8' (--values int8) makes sparse layers with int8 weights",
+    )
 
 
 def about_inputs(moved: Moved, ir_version: int) -> Iterator[str]:
