@@ -51,7 +51,7 @@ def page(results: Mapping[str, Any]) -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for name, case in results["cases"].items():
-        parts += [f"## {name} zeros", _about(case), _sizes(name, case["rows"])]
+        parts += [f"## {name} zeros", _about(case), _sizes(name, case)]
     parts.append(CODED)
     for name, case in results["cases"].items():
         if "run_s" in case["rows"]["dense"]:
@@ -62,7 +62,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _about(case: Mapping[str, Any]) -> str:
     rows = case["rows"]
-    bound = next(row["bound"] for row in rows.values() if row.get("bound"))
+    bound = case["bound"]
     text = f"{rows['dense']['bytes']:,} bytes dense, {bound:,.0f} at the entropy bound with raw fp32 values"
     if case["zstd"]:
         share = rows["dense"]["bytes"] / case["zstd"]
@@ -70,7 +70,8 @@ def _about(case: Mapping[str, Any]) -> str:
     return text + "."
 
 
-def _sizes(name: str, rows: Mapping[str, Any]) -> str:
+def _sizes(name: str, case: Mapping[str, Any]) -> str:
+    rows, bound = case["rows"], case["bound"]
     timed = "load_s" in rows["dense"]
     head = ["target", "file", "bytes", "times smaller", "wanted", "to the bound"]
     lines = [(*head, *(["load", "peak memory", "latency"] if timed else []))]
@@ -81,14 +82,14 @@ def _sizes(name: str, rows: Mapping[str, Any]) -> str:
         aim = WANTED.get(name, {}).get(values, "") if encoding == "gap" else ""
         if key == f"sparse-ort: {encoding}/int8" and name == "resnet50, 90 %":
             aim = 20
-        lossless = row.get("bound") and values.startswith("fp32")
+        lossless = values.startswith("fp32")
         cells = [
             f"`{row['target']}`" if row["target"] else "",
             f"`{row['file'].replace('/', ' ')}`" if row["target"] else key,
             f"{row['bytes']:,}",
             f"{rows['dense']['bytes'] / row['bytes']:.2f}",
             str(aim),
-            f"{row['bytes'] / row['bound']:.3f}" if lossless else "",
+            f"{row['bytes'] / bound:.3f}" if lossless else "",
         ]
         lines.append((*cells, *(_speed(row, rows["dense"]) if timed else [])))
     return table(*lines)

@@ -42,7 +42,7 @@ from sparsify_fx.training_cost.surroundings import surroundings
 RAW = Path(__file__).parents[1] / "docs/results/quantized.json"
 TARGETS = ("onnx", "onnxruntime", "sparse-ort")
 SHAPE = (1, 3, 224, 224)
-LOADS, ROUNDS = 9, 41
+LOADS, ROUNDS = 7, 21
 
 PAGE = """# Quantized models, measured
 
