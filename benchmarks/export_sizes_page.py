@@ -35,7 +35,8 @@ The files of the target `sparse-ort` against the one with fp32 values: kernels c
 which are decoded once, when the session is created.
 """
 
-END = """
+END = """## What the figures say
+
 - **COO** does not load faster than the dense file: onnxruntime makes a dense tensor of it first.
 - **Memory**: with the target `onnxruntime` weights are rebuilt in rounds ([how](../onnx.md#encodings-and-values)); in
   the form for all runtimes they are not, and take more while the file loads.
