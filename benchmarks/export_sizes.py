@@ -1,24 +1,26 @@
-"""Sizes, load time, memory and latency of every encoding and kind of values: the table in docs/results/export_sizes.md.
+"""Sizes, load time, memory and latency of encodings and kinds of values: docs/results/export_sizes.md and .json.
 
-    python benchmarks/export_sizes.py                                   # all, about 15 minutes on one core
-    python benchmarks/export_sizes.py --files gap/fp32 --sparsities 0.9 --loads 3 --no-zstd
-    python benchmarks/export_sizes.py --model deit_small --sparsities 0.9
+    python -m benchmarks.export_sizes                          # all, about 25 minutes on one core
+    python -m benchmarks.export_sizes --only "resnet50, 95 %"  # one network, into the results of the others
+    python -m benchmarks.export_sizes --keep FOLDER            # leave the files there, and take those that are there
+    python -m benchmarks.export_sizes --page                   # only write the page from the results again
 
-torchvision's resnet50, or timm's deit_small, with random weights, uniform magnitude pruning of every convolution and
+torchvision's resnet50, and timm's deit_small, with random weights, uniform magnitude pruning of every convolution and
 linear layer, the first and last included, and batch norm statistics calibrated on random images. Each file is measured
-against the dense file in the same run, in turns. Times are processor seconds, medians, one thread; `restless` is the
-time of the clock over that of the processor for the dense file's runs, 1 on a machine with nothing else to do.
-zstd-19 of the dense file needs the package `zstandard` (extra `bench`).
+against the dense file in the same run, in turns, and so is a second copy of the dense file. Times are seconds of the
+processor, one thread; ratios are medians of those within a round. zstd -19 of the dense file needs `zstandard`.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import sys
+import json
+import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -26,31 +28,44 @@ import torch
 import torchvision
 from torch import nn
 
+from benchmarks.export_sizes_page import PAGE_FILE, RAW, page
+from benchmarks.interleaved import latencies, loads
 from sparsify_fx import export, pack_onnx
-from sparsify_fx.errors import SparsifyError
-from sparsify_fx.onnx_export.checks.measure import Speed, measure
-from sparsify_fx.onnx_export.report.export_report import ExportReport
+from sparsify_fx.onnx_export import inspect_file
 from sparsify_fx.onnx_export.storage.codecs import VALUES
+from sparsify_fx.training_cost.surroundings import surroundings
 
-TARGETS = {0.9: {"fp32-packed": 9.5, "fp32": 8.3, "fp16": 14, "int8": 22}}
-TARGETS[0.95] = {"fp32-packed": 17.5, "fp32": 15, "fp16": 24, "int8": 34}
 IMAGE = 224
-FILES = (
-    *(f"gap/{values}" for values in VALUES),
-    "gap/fp32/functions",
-    "coo/fp32",
-    "bitmask/fp32",
-    "auto/fp32-packed",
-)
+ONE_FORM = ("gap/fp32", "gap/fp32-packed", "gap/fp16", "gap/int8")
+SPARSE = tuple(f"auto/{values}" for values in VALUES)
+ALL = {
+    "onnx": (*ONE_FORM, "gap/fp32/functions", "coo/fp32", "bitmask/fp32", "auto/fp32-packed"),
+    "onnxruntime": (*ONE_FORM, "bitmask/fp32"),
+    "sparse-ort": SPARSE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One file: its report, and ratios to the dense file."""
+class Case:
+    """A network, and its files by target: encoding/values, and /functions. `timed`: how often each is loaded and run;
+    (0, 0) leaves that out."""
 
-    name: str
-    report: ExportReport
-    speed: Speed
+    model: str
+    sparsity: float
+    files: dict[str, tuple[str, ...]]
+    timed: tuple[int, int]
+
+
+CASES = {
+    "resnet50, 90 %": Case("resnet50", 0.9, ALL, (9, 9)),
+    "resnet50, 95 %": Case("resnet50", 0.95, ALL, (0, 0)),
+    "deit_small, 90 %": Case(
+        "deit_small",
+        0.9,
+        {"onnx": ONE_FORM, "onnxruntime": ONE_FORM, "sparse-ort": SPARSE},
+        (9, 7),
+    ),
+}
 
 
 def network(name: str) -> nn.Module:
@@ -90,130 +105,86 @@ def zstd_bytes(file: Path) -> int | None:
     return len(zstandard.ZstdCompressor(level=19).compress(file.read_bytes()))
 
 
-def cells(dense: Path, options: argparse.Namespace, folder: Path) -> list[Cell]:
-    """Every encoding with every kind of values, packed from the dense file and measured against it."""
-    feed = {
-        "x": np.random.default_rng(0)
-        .standard_normal((1, 3, IMAGE, IMAGE))
-        .astype(np.float32)
-    }
-    found = []
-    for name in options.files:
-        encoding, values, *more = name.split("/")
-        packed, functions = folder / "packed.onnx", more == ["functions"]
-        try:
-            report = pack_onnx(
-                dense,
-                packed,
-                encoding=encoding,
-                values=values,
-                functions=functions,
-                inputs=feed,
-            )
-            speed = measure(
-                dense, packed, feed, loads=options.loads, rounds=options.rounds
-            )
-        except SparsifyError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            continue
-        found.append(Cell(name.replace("/", " "), report, speed))
-        print(
-            f"  {name}: {report.ratio:.2f}x, {speed.to_dict()}",
-            file=sys.stderr,
-            flush=True,
-        )
-    return found
+def measured(case: Case, folder: Path) -> dict[str, Any]:
+    """Every file of a case, packed from the dense one, and what it takes against that."""
+    dense = folder / "dense.onnx"
+    files = {"dense": dense, "dense again": folder / "again.onnx"}
+    if not dense.exists():
+        example = torch.randn(1, 3, IMAGE, IMAGE)
+        export(pruned(case.sparsity, 0, case.model), dense, example, encoding="dense")
+    shutil.copyfile(dense, files["dense again"])
+    draw = np.random.default_rng(0).standard_normal((1, 3, IMAGE, IMAGE))
+    feed = {"x": draw.astype(np.float32)}
+    rows: dict[str, Any] = {name: {"target": "", "file": name} for name in files}
+    for target, names in case.files.items():
+        for name in names:
+            files[f"{target}: {name}"] = _packed(dense, target, name, feed)
+            rows[f"{target}: {name}"] = {"target": target, "file": name}
+    for name, file in files.items():
+        rows[name]["bytes"] = file.stat().st_size
+    if case.timed[0]:
+        _time(rows, files, feed, case.timed)
+    return {"rows": rows, "bound": _bound(dense), "zstd": zstd_bytes(dense)}
 
 
-def rows(
-    sparsity: float, dense: Path, options: argparse.Namespace, folder: Path
-) -> list[str]:
-    """The lines of the table for one sparsity."""
-    size = dense.stat().st_size
-    lines = [
-        f"| {sparsity:.0%} | dense | {size:,} | 1.00 | | | 1.00 | 1.00 | 1.00 | | |"
-    ]
-    done = cells(dense, options, folder)
-    if done:
-        bound = done[0].report.bytes_bound
-        lines.append(
-            f"| {sparsity:.0%} | entropy bound, raw fp32 | {bound:,.0f} | {size / bound:.2f} | | 1.00 | | | | | |"
-        )
-    zstd = zstd_bytes(dense) if options.zstd else None
-    if zstd:
-        lines.append(
-            f"| {sparsity:.0%} | zstd -19 of dense | {zstd:,} | {size / zstd:.2f} | | | | | | | |"
-        )
-    for cell in done:
-        encoding, values = cell.name.split()[:2]
-        target = (
-            TARGETS.get(sparsity, {}).get(values)
-            if encoding == "gap" and options.model == "resnet50"
-            else None
-        )
-        aim = "" if target is None else f"{target:g}"
-        over = (
-            f"{cell.report.bytes_file / cell.report.bytes_bound:.3f}"
-            if VALUES[values].lossless
-            else ""
-        )
-        difference, speed = cell.report.max_rel_difference, cell.speed
-        busy = speed.latency_dense / speed.cpu_latency_dense
-        shown = "" if difference is None else f"{difference:.0e}" if difference else "0"
-        size_part = (
-            f"{cell.report.bytes_file:,} | {cell.report.ratio:.2f} | {aim} | {over}"
-        )
-        speed_part = f"{speed.cpu_load_ratio:.2f} | {speed.peak_ratio:.2f} | {speed.cpu_latency_ratio:.3f}"
-        lines.append(
-            f"| {sparsity:.0%} | {cell.name} | {size_part} | {speed_part} | {shown} | {busy:.1f} |"
-        )
-    return lines
+def _packed(dense: Path, target: str, name: str, feed: Any) -> Path:
+    """The file of this target: encoding/values, and /functions; one that is there is not packed again."""
+    encoding, values, *more = name.split("/")
+    file = dense.with_name(f"{target}-{name.replace('/', '-')}.onnx")
+    if not file.exists():
+        report = pack_onnx(
+            dense, file, encoding=encoding, values=values, target=target,
+            functions=bool(more), inputs=feed, verify=False,
+        )  # fmt: skip
+        print(f"{target}: {name}: {report.ratio:.2f}", flush=True)
+    return file
+
+
+def _bound(dense: Path) -> float:
+    """Bytes of the file with every weight at its entropy bound, values raw."""
+    weights = [row for row in inspect_file(dense).layers if row.prunable]
+    return dense.stat().st_size + sum(
+        row.bytes_bound - row.bytes_dense for row in weights
+    )
+
+
+def _time(
+    rows: dict[str, Any], files: dict[str, Path], feed: Any, timed: tuple[int, int]
+) -> None:
+    """Put loads and runs into the rows, in place."""
+    for name, found in loads(files, timed[0]).items():
+        rows[name] |= found
+    for name, seconds in latencies(files, feed, timed[1]).items():
+        rows[name]["run_s"] = seconds
+
+
+def run(names: Iterable[str], kept: Path) -> dict[str, Any]:
+    """The results of these cases, with what was there for others."""
+    known = json.loads(RAW.read_text()) if RAW.exists() else {"cases": {}}
+    for name in names:
+        print(name, flush=True)
+        case = CASES[name]
+        folder = kept / f"{case.model}-{case.sparsity}"
+        folder.mkdir(parents=True, exist_ok=True)
+        known["cases"][name] = measured(case, folder)
+    known["surroundings"] = surroundings()
+    known["surroundings"]["versions"]["onnxruntime"] = onnxruntime.__version__
+    return known
 
 
 def main() -> None:
-    """Print the table, and write it to --out."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95])
-    parser.add_argument(
-        "--files", nargs="+", default=FILES, help="encoding/values, and /functions"
-    )
-    parser.add_argument(
-        "--model", choices=["resnet50", "deit_small"], default="resnet50"
-    )
-    parser.add_argument(
-        "--loads",
-        type=int,
-        default=7,
-        help="loads of each file, of which the median counts",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=31,
-        help="runs of each file, of which the median counts",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--zstd", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--only", action="append", choices=list(CASES))
+    parser.add_argument("--keep", type=Path, help="a folder for the files")
     options = parser.parse_args()
-    titles = "sparsity, file, bytes, times smaller, target, to bound, load, peak memory, latency, difference, restless"
-    table = [
-        f"| {titles.replace(', ', ' | ')} |",
-        "|" + "---|" * (titles.count(",") + 1),
-    ]
-    with tempfile.TemporaryDirectory() as name:
-        for sparsity in options.sparsities:
-            dense = Path(name) / "dense.onnx"
-            model = pruned(sparsity, options.seed, options.model)
-            export(model, dense, torch.randn(1, 3, IMAGE, IMAGE), encoding="dense")
-            table += rows(sparsity, dense, options, Path(name))
-    versions = f"onnxruntime {onnxruntime.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    text = "\n".join([*table, "", f"{versions}, one thread, {platform.machine()}."])
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    if not options.page:
+        with tempfile.TemporaryDirectory() as folder:
+            results = run(options.only or CASES, options.keep or Path(folder))
+        RAW.write_text(json.dumps(results, indent=1) + "\n")
+    PAGE_FILE.write_text(page(json.loads(RAW.read_text())))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import onnx
 
 from sparsify_fx import runtime
 from sparsify_fx.errors import ExportError
+from sparsify_fx.onnx_export.coded_weights import hold_weights, rows_in_order
 from sparsify_fx.onnx_export.files.metadata import (
     CHOICE,
     TARGET,
@@ -21,12 +21,11 @@ from sparsify_fx.onnx_export.files.metadata import (
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.layer_choice import Setting, Sizes, choose_layers
 from sparsify_fx.onnx_export.profiles import PROFILES
-from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
-from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros, digest
+from sparsify_fx.onnx_export.report.notes import about_quantized, about_runtime
+from sparsify_fx.onnx_export.report.rows import SPARSE
 from sparsify_fx.onnx_export.storage.encodings import Encoded, encode_initializers
 from sparsify_fx.onnx_export.storage.options import Wanted
 from sparsify_fx.onnx_export.storage.origins import Moved
-from sparsify_fx.onnx_export.storage.packable import dtype_name
 from sparsify_fx.onnx_export.tracing.trace import opset_of
 
 _LOG = logging.getLogger(__name__)
@@ -50,19 +49,15 @@ def check_wanted(wanted: Wanted) -> None:
         raise ExportError(
             f"functions=True is not for target {wanted.target!r}, which takes no local functions; leave it out"
         )
+    _check_values(wanted)
     if wanted.target != SPARSE:
-        _check_values(wanted)
         if wanted.autotune:
             raise ExportError(
                 f"autotune chooses layers for the sparse operators, but the target is {wanted.target!r}; "
                 f"pass target={SPARSE!r} (--target {SPARSE})"
             )
         return
-    if wanted.values not in ("fp32", "fp32-packed"):
-        raise ExportError(
-            f"values={wanted.values!r} is not for target {SPARSE!r}: the sparse operators hold float32; use fp32"
-        )
-    runtime.library()
+    runtime.check_library(1 if wanted.values == "fp32" else runtime.FORMAT)
 
 
 def _check_values(wanted: Wanted) -> None:
@@ -92,7 +87,7 @@ def encode(
     `wanted` asks for that.
 
     Which layers are sparse, why, and the times in nanoseconds that decided are in the copy's metadata. Rows and
-    digests are those of the dense weights, whatever holds them.
+    digests are those of the weights that the file gives, whatever holds them.
     """
     count = len(dense.graph.initializer)
     _LOG.info(
@@ -104,7 +99,7 @@ def encode(
     )
     if wanted.target != SPARSE:
         encoded = encode_initializers(dense, wanted, reader, moved=moved)
-        return replace(encoded, notes=_about_runtime(wanted, opset_of(dense)))
+        return replace(encoded, notes=about_runtime(wanted.profile, opset_of(dense)))
     reader = reader or TensorReader()
 
     # 1. Sparse operators first: what they take over is no weight to encode any more.
@@ -116,63 +111,32 @@ def encode(
         sparse, get_metadata(sparse) | ({TARGET: SPARSE, CHOICE: chosen.choice})
     )
 
-    # 2. All other weights as usual. Values and gaps of sparse operators must stay plain,
+    # 2. What they hold gets values of the wanted kind. How fast a layer runs does not
+    # depend on it: all are float32 once the file is loaded.
+    weights = hold_weights(sparse, dense, names, wanted.values, reader)
+
+    # 3. All other weights as usual. Values and gaps of sparse operators must stay plain,
     # as the kernels read them at load.
     held = {f"{name}.values" for name in names} | {f"{name}.gaps" for name in names}
     encoded = encode_initializers(
         sparse, wanted, reader, untouched_names=held, moved=moved, in_order=False
     )
 
-    # 3. Rows and digests are those of the dense weights, so that reports compare targets
-    # and the check sees every bit.
-    bytes_of = {row.name: row.bytes_stored for row in encoded.rows}
+    # 4. Rows and digests are those of the weights and not of the tensors that hold them,
+    # so that reports compare targets and the check sees every bit.
     rows = {row.name: row for row in encoded.rows if row.name not in held}
     digests = {name: mark for name, mark in encoded.digests.items() if name not in held}
-    for tensor in dense.graph.initializer:
-        if tensor.name in names:
-            stored = bytes_of[f"{tensor.name}.values"] + bytes_of[f"{tensor.name}.gaps"]
-            array = reader.array(tensor)
-            rows[tensor.name] = _row(
-                tensor, count_nonzeros(array), reader.size(tensor), stored
-            )
-            digests[tensor.name] = digest(array)
-    kept = [
-        rows[tensor.name] for tensor in dense.graph.initializer if tensor.name in rows
-    ]
-    return replace(encoded, rows=tuple(kept), digests=digests, notes=chosen.notes)
-
-
-def _row(tensor: onnx.TensorProto, nonzeros: int, size: int, stored: int) -> LayerRow:
-    """The row of a weight that a sparse operator holds."""
-    shape = tuple(tensor.dims)
-    return LayerRow(
-        name=tensor.name,
-        shape=shape,
-        dtype=dtype_name(tensor.data_type),
-        size=math.prod(shape),
-        nonzeros=nonzeros,
-        bytes_dense=size,
-        bytes_stored=stored,
-        encoding=SPARSE,
-        prunable=True,
-    )
-
-
-def _about_runtime(wanted: Wanted, opset: int) -> tuple[str, ...]:
-    """What the report says of the runtime that the file is for."""
-    profile, newest = wanted.profile, wanted.profile.newest_opset
-    notes = [profile.note] if profile.note else []
-    if newest is not None and opset > newest:
-        notes.append(
-            f"the model has opset {opset}, and {profile.runs_in} {profile.checked} was tried with {newest} at most; "
-            f"if it refuses the file, export with opset={newest}"
-        )
-    return tuple(notes)
+    rows |= {name: each.row for name, each in weights.items()}
+    digests |= {name: each.digest for name, each in weights.items()}
+    kept = rows_in_order(dense, rows)
+    notes = (*chosen.notes, *about_quantized(kept))
+    return replace(encoded, rows=kept, digests=digests, notes=notes)
 
 
 def library_for(model: onnx.ModelProto) -> str | None:
     """The library that a session needs for this model; None for a model without sparse operators.
 
-    Raises RuntimeLibraryError when it needs one and there is none.
+    Raises RuntimeLibraryError when it needs one and there is none, or one that is older than the file.
     """
-    return runtime.library() if runtime.sparse_weights(model) else None
+    needed = runtime.format_of(model)
+    return runtime.check_library(needed) if needed else None

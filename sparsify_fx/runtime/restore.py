@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -13,6 +14,7 @@ from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_tools.view import attribute
 from sparsify_fx.runtime.attention.operator import is_attention, standard_attention
 from sparsify_fx.runtime.candidates import DOMAIN, KINDS
+from sparsify_fx.runtime.coded.weights import FORMAT, decode_codes
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.fusion.halve import HALVE, standard_halves
 from sparsify_fx.runtime.fusion.join import parts
@@ -28,6 +30,22 @@ Read = Callable[[TensorProto], NDArray[Any]]
 def sparse_weights(model: onnx.ModelProto) -> dict[str, NodeProto]:
     """The sparse operator of every weight that one holds, by the weight's name; empty for any other model."""
     return {_weight_name(node): node for node in _apart(model) if _is_ours(node)}
+
+
+def format_of(model: onnx.ModelProto) -> int:
+    """The format of weights that a library has to read for this model; 0 where there are no sparse operators.
+
+    >>> format_of(onnx.ModelProto())
+    0
+    """
+    held = sparse_weights(model)
+    coded = {f"{name}.values" for name in held}
+    kinds = {
+        tensor.data_type for tensor in model.graph.initializer if tensor.name in coded
+    }
+    if not held:
+        return 0
+    return FORMAT if TensorProto.UINT8 in kinds else 1
 
 
 def to_dense(
@@ -98,8 +116,9 @@ def _weight(
             f"{name}: the sparse operator {node.name!r} has no packed weight; write the file again"
         )
     values, gaps = read(parts[0]), read(parts[1])
+    decode = decode_codes if values.dtype == np.uint8 else decode_gaps
     try:
-        return decode_gaps(values, gaps, tuple(shape))
+        return decode(values, gaps, tuple(shape))
     except (ValueError, IndexError) as error:
         raise ExportError(
             f"{name}: its gap codes are damaged ({error}); write the file again"

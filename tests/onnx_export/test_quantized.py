@@ -19,6 +19,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from sparsify_fx import runtime
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.storage.quantized import zero_points
 from tests.onnx_export.arrays import in_one_order, random_tensor, run, save
@@ -110,6 +111,22 @@ def test_files_of_onnxruntimes_quantizers(tmp_path: Path, how: str) -> None:
     assert in_one_order(onnx.load(str(tmp_path / "c.onnx"))) == in_one_order(
         onnx.load(str(source))
     )
+
+
+def test_sparse_operators_leave_quantized_layers_alone_and_the_report_says_so(
+    tmp_path: Path,
+) -> None:
+    source = quantized(tmp_path, "qdq-int8")
+    report = pack_onnx(source, tmp_path / "b.onnx", target="sparse-ort")
+    assert report.sparse_layers == ()
+    assert "3 are quantized and stay as they were" in report.verdict
+    assert any(
+        "3 quantized weights" in note and "compute in float32" in note
+        for note in report.notes
+    )
+    assert report.max_abs_difference == 0.0
+    assert report.ratio > 3
+    assert not runtime.sparse_weights(onnx.load(tmp_path / "b.onnx"))
 
 
 @pytest.mark.parametrize("encoding", ["gap", "bitmask", "coo", "auto"])

@@ -5,6 +5,7 @@ Each begins as a layer that runs (`cases.py`), so that most changes are met deep
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -115,6 +116,8 @@ def hostile_trial(random: Random, library: str) -> Trial:
     )
     if random.random() < 0.5:
         _feed_planes(trial, random, library)
+    if random.random() < 0.4:
+        _code_weights(trial, random)
     for _ in range(int(random.integers(1, 4))):
         CHANGES[random.integers(len(CHANGES))](trial, random)
     return trial
@@ -132,6 +135,50 @@ def _feed_planes(trial: Trial, random: Random, library: str) -> None:
             del trial.fed[node.input[0]]
     if random.random() < 0.3 and trial.nodes[-1].op_type == "UnpadPlanes":
         trial.nodes.pop()
+
+
+def _code_weights(trial: Trial, random: Random) -> None:
+    """Weights with gaps become bytes, with values of any kind; at times one of the bytes of the header is any."""
+    for node in trial.nodes:
+        for name, gaps in zip(node.input, node.input[1:], strict=False):
+            values, places = trial.constants.get(name), trial.constants.get(gaps)
+            if "gaps" not in gaps or values is None or places is None:
+                continue
+            coded = _coded(values, _first_length(node), random)
+            if random.random() < 0.3:
+                coded[random.integers(16)] = random.integers(256)
+            trial.constants |= {name: coded, gaps: _nibbles(places)}
+
+
+def _first_length(node: NodeProto) -> int:
+    """Of the shape that the node gives its weight; 1 where there is none."""
+    listed = [each.ints for each in node.attribute if each.name == "weight_shape"]
+    return int(listed[0][0]) if listed else 1
+
+
+def _coded(values: Array, channels: int, random: Random) -> NDArray[np.uint8]:
+    """Values behind the header of `csrc/coded.cpp`, written without the package: its imports take too much memory."""
+    kind, count = int(random.integers(1, 4)), values.size
+    if kind == 1:
+        payload = values.astype(np.float16).tobytes()
+    elif kind == 2:
+        # How many channels there are, shapes tell; with the wrong number this is refused.
+        payload = np.ones(min(channels, 64), "<i4").tobytes() + bytes(count)
+    else:
+        payload = random.bytes(16 + 3 * count + (count * 4 + 7) // 8)
+    detail = 4 if kind == 3 else int(random.integers(2))
+    header = struct.pack("<BBBBhHQ", 2, kind, 4, detail, -7, 0, count)
+    return np.frombuffer(header + payload, np.uint8).copy()
+
+
+def _nibbles(gaps: Array) -> NDArray[np.uint8]:
+    """Gaps as codes of four bits, of which 15 means that 15 zeros follow and no value."""
+    codes: list[int] = []
+    for gap in gaps.reshape(-1).tolist():
+        codes += [15] * (gap // 15) + [gap % 15]
+    codes += [15] * (len(codes) % 2)
+    pairs = np.array(codes, np.uint8).reshape(-1, 2)
+    return np.asarray(pairs[:, 0] | pairs[:, 1] << 4, np.uint8)
 
 
 @cache

@@ -23,6 +23,7 @@ from sparsify_fx.onnx_export.storage.quantized import zero_points_by_place
 from sparsify_fx.onnx_export.storage.sparse_initializers import decode_coo
 from sparsify_fx.onnx_tools.constants import Constant, constants, scopes
 from sparsify_fx.onnx_tools.weights import function_weights, key_of, weight_values
+from sparsify_fx.runtime.coded.weights import kind_of
 from sparsify_fx.runtime.restore import sparse_weights, to_dense
 
 
@@ -39,7 +40,7 @@ def onnx_rows(file: Path) -> tuple[tuple[LayerRow, ...], tuple[str, ...]]:
         # 2. Sparse operators become dense ones, whose weights can be counted; how many
         # bytes they take in the file is noted before.
         held = {
-            name: _held_bytes(model, node, reader)
+            name: _held(model, node, reader)
             for name, node in sparse_weights(model).items()
         }
         model = to_dense(model, reader.array) if held else model
@@ -48,7 +49,12 @@ def onnx_rows(file: Path) -> tuple[tuple[LayerRow, ...], tuple[str, ...]]:
         macs = layer_macs(model, rows, {})
     rows = [replace(row, macs=macs.get(row.name)) for row in rows]
     shown = tuple(
-        replace(row, encoding=SPARSE, bytes_stored=held[row.name])
+        replace(
+            row,
+            encoding=SPARSE,
+            bytes_stored=held[row.name][0],
+            values=held[row.name][1],
+        )
         if row.name in held
         else row
         for row in rows
@@ -71,15 +77,15 @@ def _about_lost(names: Collection[str]) -> Iterator[str]:
         )
 
 
-def _held_bytes(
+def _held(
     model: onnx.ModelProto, node: onnx.NodeProto, reader: TensorReader
-) -> int:
-    """Bytes of the tensors of a sparse operator's weight."""
-    return sum(
-        reader.size(tensor)
-        for tensor in model.graph.initializer
-        if tensor.name in node.input[1:3]
-    )
+) -> tuple[int, str]:
+    """Bytes of the tensors of a sparse operator's weight, and their kind of values."""
+    parts = [each for each in model.graph.initializer if each.name in node.input[1:3]]
+    kinds = [
+        kind_of(reader.array(each)) for each in parts if each.name == node.input[1]
+    ]
+    return sum(map(reader.size, parts)), (kinds or ["fp32"])[0]
 
 
 def _rows(model: onnx.ModelProto, reader: TensorReader) -> list[LayerRow]:

@@ -1,6 +1,6 @@
 """Target `sparse-ort`: onnxruntime with this package's library, whose operators skip zeros."""
 
-from sparsify_fx.onnx_export.profiles.profile import Profile
+from sparsify_fx.onnx_export.profiles.profile import LOSSLESS_AND_LOSSY, Profile
 from sparsify_fx.onnx_export.report.rows import SPARSE
 from sparsify_fx.onnx_export.storage.codecs.operators import FASTEST
 
@@ -11,6 +11,6 @@ PROFILE = Profile(
     # For what no sparse operator takes over.
     operators=FASTEST,
     encodings=("dense", "coo", "gap", "bitmask"),
-    values=("fp32", "fp32-packed"),
+    values=LOSSLESS_AND_LOSSY,
     functions=True,
 )

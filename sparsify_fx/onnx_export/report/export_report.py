@@ -104,6 +104,9 @@ class ExportReport(Shown):
 
     def _measured_speed(self) -> str:
         """What is known about the speed of a file with sparse operators."""
+        quantized = sum(row.is_quantized for row in self.layers)
+        if not self.sparse_layers and quantized:
+            return f"{quantized} are quantized and stay as they were, as fast as before"
         if not self.sparse_layers:
             return "the others would not be faster: the file is as fast as a dense one"
         if self.speed is None:

@@ -1,15 +1,16 @@
-"""What a report tells besides its numbers: signs of zeros, inputs that are no more, zeros that stay as they are."""
+"""What a report tells besides its numbers: runtimes, signs of zeros, inputs that are no more, zeros that stay."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import onnx
 from numpy.typing import NDArray
 
 from sparsify_fx.onnx_export.files.tensors import TensorReader
+from sparsify_fx.onnx_export.profiles import Profile
 from sparsify_fx.onnx_export.report.rows import LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros
 from sparsify_fx.onnx_export.storage.encodings import Encoded
@@ -28,6 +29,18 @@ WHERE_EQUAL = "where equal"
 _MOSTLY = 0.5  # the share of zeros from which a tensor should have been packed
 
 
+def about_runtime(profile: Profile, opset: int) -> tuple[str, ...]:
+    """What is to be known of the runtime that a file of this opset is for."""
+    newest = profile.newest_opset
+    notes = [profile.note] if profile.note else []
+    if newest is not None and opset > newest:
+        notes.append(
+            f"the model has opset {opset}, and {profile.runs_in} {profile.checked} was tried with {newest} at most; "
+            f"if it refuses the file, export with opset={newest}"
+        )
+    return tuple(notes)
+
+
 def about_signs(count: int, drop: bool | str, *, told: bool) -> Iterator[str]:
     """What became of `count` zeros that are -0.0; `told`: that they were kept has been said."""
     if count and drop == WHERE_EQUAL:
@@ -41,6 +54,18 @@ def about_signs(count: int, drop: bool | str, *, told: bool) -> Iterator[str]:
             f"{count:,} weights are -0.0 and were stored like other values{why}; pass normalize_zeros=True "
             "(--normalize-zeros) to store them as zeros"
         )
+
+
+def about_quantized(rows: Iterable[LayerRow]) -> tuple[str, ...]:
+    """Which weights no sparse operator can take over, because their layers compute in integers."""
+    names = [row.name for row in rows if row.is_quantized and row.zeros]
+    if not names:
+        return ()
+    return (
+        f"{len(names)} quantized weights ({_some(names)}) stay in their layers, which are as fast as before, and are "
+        "stored without their zeros: sparse operators compute in float32. Of the model before it was quantized, "
+        "values='int8' (--values int8) makes sparse layers with int8 weights",
+    )
 
 
 def about_inputs(moved: Moved, ir_version: int) -> Iterator[str]:

@@ -43,6 +43,11 @@ class LayerRow:
         return self.size - self.nonzeros
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether this is a weight of 8-bit integers, which its layer computes with as they are."""
+        return self.prunable and self.dtype in ("int8", "uint8")
+
+    @property
     def density(self) -> float:
         """nonzeros / size; 1.0 for an empty tensor."""
         return self.nonzeros / self.size if self.size else 1.0

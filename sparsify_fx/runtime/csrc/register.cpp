@@ -4,6 +4,7 @@
 #include <new>
 
 #include "attention.h"
+#include "coded.h"
 #include "conv.h"
 #include "conv_depthwise.h"
 #include "conv_pool.h"
@@ -45,7 +46,11 @@ OrtCustomOp describe(uint32_t version) {
   op.GetName = [](const OrtCustomOp*) { return Operator::kName; };
   op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
   op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return Operator::kInputs; };
-  op.GetInputType = [](const OrtCustomOp*, size_t index) { return Operator::is_gaps(index) ? kUint8 : kFloat; };
+  // A weight, which gaps follow, is float32 or bytes: onnxruntime takes any type there, and weights.cpp says what it
+  // does not know.
+  op.GetInputType = [](const OrtCustomOp*, size_t index) {
+    return Operator::is_gaps(index) ? kUint8 : Operator::is_gaps(index + 1) ? kUndefined : kFloat;
+  };
   // The activations and the weight. What else an operator cannot do without, as the sum its input P, it asks for
   // itself.
   op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) { return index < 2 ? kRequired : kOptional; };
@@ -122,6 +127,9 @@ extern "C" __attribute__((visibility("default"))) const char* sparsify_fx_instru
     return "";
   }
 }
+
+// The newest layout of weights that this library reads. Libraries without this function read the first one.
+extern "C" __attribute__((visibility("default"))) int sparsify_fx_newest_format() { return sparsify::kNewestFormat; }
 
 extern "C" __attribute__((visibility("default"))) sparsify::OrtStatus* RegisterCustomOps(
     sparsify::OrtSessionOptions* options, const sparsify::OrtApiBase* base) {

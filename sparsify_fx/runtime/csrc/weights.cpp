@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "coded.h"
+
 namespace sparsify {
 
 namespace {
@@ -21,11 +23,14 @@ int64_t checked_size(const std::vector<int64_t>& shape) {
 }  // namespace
 
 Weights read_weights(const Tensor& values, const Tensor& gaps, const std::vector<int64_t>& shape) {
-  if (values.type != kFloat) throw InvalidArgument("the weight must be float32");
+  if (values.type != kFloat && values.type != kUint8)
+    throw InvalidArgument("the weight must be float32, or uint8 with gaps; its ONNX type is " +
+                          std::to_string(values.type));
   if (gaps && shape.empty()) throw InvalidArgument("with gaps, weight_shape must give the shape of the weight");
   Weights weights;
   weights.shape = gaps ? shape : values.shape;
   const int64_t size = checked_size(weights.shape);
+  if (values.type == kUint8) return read_coded(values, gaps, weights.shape, size);
   const float* from = values.floats();
   if (!gaps) {
     for (int64_t i = 0; i < size; ++i)

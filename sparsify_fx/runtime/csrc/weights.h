@@ -19,7 +19,8 @@ struct Weights {
 };
 
 // `values` is the dense tensor when `gaps` is missing; otherwise value i stands gaps[i] + 1 places after value i - 1
-// (the first one at gaps[0]) in a tensor of `shape`, and values that are zero only bridge gaps above 255.
+// (the first one at gaps[0]) in a tensor of `shape`, and values that are zero only bridge gaps above 255. Values of
+// type uint8 are codes of less than 32 bits (coded.h).
 Weights read_weights(const Tensor& values, const Tensor& gaps, const std::vector<int64_t>& shape);
 
 // The same of the inputs `input` and `input` + 1 of a node, which must be constant; `shape` is an attribute that gives
