@@ -43,9 +43,21 @@ static inline Vec masked(Vec v, const int32_t* kept) {
   return v;
 }
 
-// The epilogue: residual, activation, and the way to the output.
+// Sums whose lanes go to several places of the output.
 template <int V>
-static inline void write(const RowsCall& call, int row, Vec* sum) {
+__attribute__((noinline)) static void write_pieces(const RowsCall& call, float* target, const float* residual,
+                                                   const Vec* sum) {
+  const Piece* piece = call.outputs;
+#pragma GCC unroll 8
+  for (int q = 0; q < V; ++q)
+    for (int i = 0; i < call.outputs_per_vector; ++i, ++piece)
+      write_piece(target, residual, sum[q], *piece, call.activation);
+}
+
+// The epilogue: residual, activation, and the way to the output. Inlined, or the sums would go through memory, which
+// takes as long as the products of a row with few non-zeros.
+template <int V>
+__attribute__((always_inline)) static inline void write(const RowsCall& call, int row, Vec* sum) {
   float* target = call.target + row * call.target_step;
   const float* residual = call.residual == nullptr ? nullptr : call.residual + row * call.target_step;
   if (call.whole) {
@@ -68,11 +80,11 @@ static inline void write(const RowsCall& call, int row, Vec* sum) {
       store_first(target + (V - 1) * LANES, sum[V - 1], call.written);
     return;
   }
-  const Piece* piece = call.outputs;
+  // A copy, so that the sums themselves have no address.
+  Vec copy[V];
 #pragma GCC unroll 8
-  for (int q = 0; q < V; ++q)
-    for (int i = 0; i < call.outputs_per_vector; ++i, ++piece)
-      write_piece(target, residual, sum[q], *piece, call.activation);
+  for (int q = 0; q < V; ++q) copy[q] = sum[q];
+  write_pieces<V>(call, target, residual, copy);
 }
 
 // Vector q of a plane of the panel. With Tail the panel is the image itself: the last vector ends where the image does,

@@ -136,7 +136,12 @@ static inline __attribute__((always_inline)) Vec activate(Vec x, Activation acti
 }
 
 template <int V>
-static inline void activate_all(Vec* x, Activation activation) {
+__attribute__((noinline)) static void activate_slowly(Vec* x, Activation activation) {
+  for (int q = 0; q < V; ++q) x[q] = activate(x[q], activation);
+}
+
+template <int V>
+__attribute__((always_inline)) static inline void activate_all(Vec* x, Activation activation) {
   switch (activation) {
     case Activation::kNone:
       return;
@@ -148,7 +153,14 @@ static inline void activate_all(Vec* x, Activation activation) {
 #pragma GCC unroll 8
       for (int q = 0; q < V; ++q) x[q] = smaller(all(6.0f), larger(all(0.0f), x[q]));
       return;
-    default:
-      for (int q = 0; q < V; ++q) x[q] = activate(x[q], activation);
+    default: {
+      // A copy, so that vectors that are not given to a function stay in registers.
+      Vec copy[V];
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) copy[q] = x[q];
+      activate_slowly<V>(copy, activation);
+#pragma GCC unroll 8
+      for (int q = 0; q < V; ++q) x[q] = copy[q];
+    }
   }
 }
