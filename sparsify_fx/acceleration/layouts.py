@@ -104,7 +104,8 @@ def _normed(self: nn.BatchNorm2d, input: Tensor) -> Tensor:
         return nn.BatchNorm2d.forward(self, input)
     # What `nn.BatchNorm2d.forward` does around its operator.
     share = 0.0 if self.momentum is None else self.momentum
-    if self.training and self.num_batches_tracked is not None:
+    counts = self.training and self.track_running_stats
+    if counts and self.num_batches_tracked is not None:
         self.num_batches_tracked.add_(1)
         if self.momentum is None:
             share = 1.0 / float(self.num_batches_tracked)

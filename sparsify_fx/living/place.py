@@ -155,6 +155,9 @@ def is_plain(tensor: Tensor) -> bool:
         and not tensor.is_meta
         # Many gradients at once (`is_grads_batched`) come as tensors without one.
         and torch._C._has_storage(tensor)
+        # Their memory says something else than they do.
+        and not tensor.is_neg()
+        and not tensor._is_zerotensor()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._is_tracing()

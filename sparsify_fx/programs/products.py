@@ -15,6 +15,7 @@ from sparsify_fx.living.products.function import convolution
 from sparsify_fx.living.products.native import TYPES
 from sparsify_fx.living.products.shapes import (
     Window,
+    fits,
     lies_side_by_side,
     shape_of,
     sizes_of,
@@ -87,10 +88,14 @@ def product(layer: nn.Module, inputs: Tensor) -> Tensor | None:
     images = _as_images(layer, inputs, weight[2])
     if images is None:
         return None
-    shape = shape_of(images.shape, sizes_of(weight[2]), window)
-    fits = layer.bias is None or layer.bias.shape == (shape.rows,)
-    if not fits or min(shape) < 0 or min(shape.output) < 1:
+    if min(window.stride) < 1:
         return None  # torch says what is wrong
+    shape = shape_of(images.shape, sizes_of(weight[2]), window)
+    right = layer.bias is None or layer.bias.shape == (shape.rows,)
+    if not right or min(shape) < 0 or min(shape.output) < 1:
+        return None
+    if not fits(shape):
+        return None
     if not choice.takes(shape, images, weight, window):
         return None
     # A matrix of rows goes on as rows where it came so, with more axes: norms and attention read it.
@@ -154,8 +159,8 @@ def _weight(program: Stored, choice: Choice) -> _Weight | None:
         if len(asked) != 1 or asked[0][0] is not values:
             return None
         weight = asked[0]
-    fits = weight[0].dtype == torch.float32 and weight[1].dtype == torch.int32
-    return weight if fits else None
+    taken = weight[0].dtype == torch.float32 and weight[1].dtype == torch.int32
+    return weight if taken else None
 
 
 def placed_tensors(program: Any) -> tuple[str, ...]:

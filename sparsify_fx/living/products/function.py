@@ -64,7 +64,8 @@ class _Convolution(torch.autograd.Function):
         shape = shape_of(inputs.shape, sizes, window)
         made = layer_of(places, shape).forward(inputs, values, factor, bias, beside)
         # As in `sparsify_fx.living.linear`: a parameter itself may be written before this goes backward.
-        alone = values.is_leaf and factor is None
+        # Tensors of inference mode have no versions, and nothing goes backward from there.
+        alone = values.is_leaf and factor is None and not values.is_inference()
         ctx.leaf = (values, values._version) if alone else None
         kept = values.detach().clone() if alone else values
         ctx.save_for_backward(inputs, kept, factor, places)

@@ -143,7 +143,9 @@ class SparseLayer:
 
 
 def _empty(sizes: tuple[int, ...], beside: bool, dtype: torch.dtype) -> Tensor:
-    return side_by_side(sizes, dtype) if beside else torch.empty(sizes, dtype=dtype)
+    if beside:
+        return side_by_side(sizes, dtype)
+    return torch.empty(sizes, dtype=dtype, device="cpu")
 
 
 def layer_of(places: Tensor, shape: Shape) -> SparseLayer:

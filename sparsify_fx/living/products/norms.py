@@ -37,7 +37,10 @@ def normed(
     """
     channels, count = inputs.shape
     inputs, weight, bias = map(_dense, (inputs, weight, bias))  # type: ignore[assignment]
-    mean, deviation = torch.empty(channels), torch.empty(channels)
+    # What the kernels write, whatever the default dtype and device of torch are.
+    mean, deviation = (
+        torch.empty(channels, dtype=torch.float32, device="cpu") for _ in range(2)
+    )
     if by_batch:
         _moments(inputs, epsilon, mean, deviation, running, share)
     else:
@@ -78,7 +81,8 @@ def _moments(
         running, (mean, variance * (count / max(1, count - 1))), strict=True
     ):
         if kept is not None:
-            kept.lerp_(found, share)
+            # By its data, as torch's own batch norm does: one whose backward is still to come may have saved it.
+            kept.data.lerp_(found, share)
 
 
 def normed_backward(

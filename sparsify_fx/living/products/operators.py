@@ -91,10 +91,13 @@ def _shaped(inputs: Any, values: Any, factor: Any, bias: Any, places: Any, sizes
 
 
 def _shaped_backward(gradient: Any, inputs: Any, values: Any, factor: Any, *rest: Any) -> Any:  # fmt: skip
-    *_, to_input, to_values = rest
+    _, sizes, *window, to_input, to_values = rest
+    shape = shape_of(inputs.shape, tuple(sizes), _window(tuple(window)))
     none = values.new_empty(0)
     back = none
-    if to_input and lies_side_by_side(inputs):
+    # As `SparseLayer` gives it: rows of a matrix may lie so and fill no blocks.
+    beside = lies_side_by_side(inputs) and fills_blocks(Shape(*map(int, shape)))
+    if to_input and beside:
         images, *others = inputs.shape
         back = inputs.new_empty(*others, images).permute(3, 0, 1, 2)
     elif to_input:
@@ -110,13 +113,21 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.sizes, ctx.window = sizes, window
 
 
+def _traced() -> bool:
+    """Whether a compiler traces; other modes that watch operators do no more than that."""
+    modes = torch._C._TorchDispatchModeKey
+    return torch.compiler.is_compiling() or any(
+        torch._C._get_dispatch_mode(key) is not None
+        for key in (modes.FAKE, modes.PROXY, modes.FUNCTIONAL)
+    )
+
+
 def _derived(ctx: Any, gradient: Tensor) -> Any:
     inputs, values, factor, places = ctx.saved_tensors
     needs = ctx.needs_input_grad
     summed = of_bias(gradient) if needs[3] else None
     # Of operators that compilers trace, the backward is traced under grad mode too, but nobody derives it again.
-    compiled = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    if torch.is_grad_enabled() and not compiled:
+    if torch.is_grad_enabled() and not _traced():
         window = _window(tuple(ctx.window))
         weight = (values, factor, places)
         found = by_torch(gradient, inputs, weight, tuple(ctx.sizes), window)

@@ -88,6 +88,30 @@ def shape_of(inputs: tuple[int, ...], weight: tuple[int, ...], window: Window) -
     )  # fmt: skip
 
 
+# Places in a block of images, of which there are 96 at most, and in the images have 32 bits.
+_MOST_PLACES, _MOST_IN_BLOCK, _MOST_LENGTH = 2**31 - 1, 96, 2**24
+
+
+def fits(shape: Shape) -> bool:
+    """Whether the kernels have room for a layer, by a bound a little below what they take.
+
+    Arithmetic alone, which compilers can follow.
+
+    >>> fits(Shape(1, 64, 56, 56, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 56, 56))
+    True
+    >>> fits(Shape(1, 64, 608, 608, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 608, 608))
+    False
+    """
+    edge_y = 2 * (shape.pad_y + shape.kernel_y * shape.dilation_y + shape.stride_y)
+    edge_x = 2 * (shape.pad_x + shape.kernel_x * shape.dilation_x + shape.stride_x)
+    read = (shape.height + edge_y) * (shape.width + edge_x)
+    written = (shape.out_height + edge_y) * (shape.out_width + edge_x)
+    block = max(shape.channels * read, shape.rows * written) * _MOST_IN_BLOCK
+    images = max(read, written) * (shape.images + _MOST_IN_BLOCK)
+    longest = max(shape.height + edge_y, shape.width + edge_x)
+    return longest <= _MOST_LENGTH and max(block, images) <= _MOST_PLACES
+
+
 def lies_side_by_side(tensor: Tensor) -> bool:
     """Whether entries of neighboring images are neighbors in memory: the strides of [n, c, h, w] are (1, hwn, wn, n).
 
@@ -104,4 +128,4 @@ def side_by_side(sizes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> 
     images, _, height, width = sizes
     # No view of another tensor, into which autograd would let nobody write.
     strides = (1, height * width * images, width * images, images)
-    return torch.empty_strided(sizes, strides, dtype=dtype)
+    return torch.empty_strided(sizes, strides, dtype=dtype, device="cpu")
