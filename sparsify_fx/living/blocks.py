@@ -70,7 +70,7 @@ def outputs(inputs: Tensor, weight: Entries, bias: Tensor | None) -> Tensor:
     tensor([[2., 3.]])
     """
     rows, columns = weight.shape
-    put = placer(weight.values, weight.places, weight.factor)
+    put = placer(weight.values, weight.places, weight.factor, weight.shape.numel())
     if put is None:
         whole = placed(weight.values, weight.places, weight.shape, weight.factor)
         return F.linear(inputs, whole, bias)
@@ -119,9 +119,11 @@ def weight_gradients(
     flat = weight.factors()
     made = [empty_vector(each, weight.places) for each in flat]
     take = (
-        picker(weight.places, made[0])
+        picker(weight.places, made[0], weight.shape.numel())
         if weight.factor is None
-        else product_picker(weight.places, (flat[0], flat[1]), (made[0], made[1]))
+        else product_picker(
+            weight.places, (flat[0], flat[1]), (made[0], made[1]), weight.shape.numel()
+        )
     )
     for part, first, last in _row_blocks(weight, height):
         if first == last:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify_fx.living import bits
 from sparsify_fx.living.memory import memory_for
 from sparsify_fx.living.native import loaded
 
@@ -46,7 +47,7 @@ def placed(
         shape: of the result.
         factor: like `values`, which are multiplied by it.
     """
-    put = placer(values, places, factor)
+    put = placer(values, places, factor, shape.numel())
     if put is None and (triton := _triton(values, places, factor)):
         made: Tensor = triton.placed(values, places, shape, factor)
         return made
@@ -60,11 +61,17 @@ def placed(
     return dense
 
 
-def placer(values: Tensor, places: Tensor, factor: Tensor | None = None) -> Part | None:
-    """`placed` for parts of a dense tensor: put(part, first, last, origin) for the places from first to last.
+def placer(
+    values: Tensor, places: Tensor, factor: Tensor | None, size: int
+) -> Part | None:
+    """`placed` for parts of a dense tensor of `size` entries: put(part, first, last, origin).
 
-    `origin` is the place of the part's first entry; the part is contiguous. None where there is no kernel.
+    The places in a part are those from first to last, and `origin`, a multiple of eight, is the place of its first
+    entry; the part is contiguous. None where there is no kernel.
     """
+    if bits.pays(places, size, values, factor):
+        given = (values,) if factor is None else (values, factor)
+        return bits.placer(tuple(each.reshape(-1) for each in given), places, size)
     product = factor is not None
     name = "sparsify_fx_place_product" if product else "sparsify_fx_place_values"
     kernel = _kernel(name, places, values, factor)
@@ -103,6 +110,8 @@ def column_placer(
         factors: one or two vectors, whose product are the values at `places`.
         starts: for each row and block of columns the number of its first place, and their number at the end; int32.
     """
+    if bits.pays(places, shape.numel(), *factors) and shape[1] % 8 == 0:
+        return bits.column_placer(factors, places, starts, shape)
     kernel = _kernel("sparsify_fx_place_columns", places, *factors)
     if kernel is None:
         return None
@@ -139,7 +148,7 @@ def picked(dense: Tensor, places: Tensor, into: Tensor) -> Tensor:
     if triton := _triton(dense, places, into):
         triton.picked(dense, places, into)
     else:
-        picker(places, into)(dense, 0, places.numel(), 0)
+        picker(places, into, dense.numel())(dense, 0, places.numel(), 0)
     return into
 
 
@@ -155,14 +164,17 @@ def picked_product(
     if triton := _triton(dense, places, *factors):
         triton.picked_product(dense, places, factors, into)
     else:
-        product_picker(places, factors, into)(dense, 0, places.numel(), 0)
+        pick = product_picker(places, factors, into, dense.numel())
+        pick(dense, 0, places.numel(), 0)
 
 
-def picker(places: Tensor, into: Tensor) -> Part:
-    """`picked` for parts of a dense tensor: pick(part, first, last, origin) for the places from first to last.
+def picker(places: Tensor, into: Tensor, size: int) -> Part:
+    """`picked` for parts of a dense tensor of `size` entries: pick(part, first, last, origin), see `placer`.
 
-    `origin` is the place of the part's first entry. What is the same for all parts is looked up once.
+    What is the same for all parts is looked up once.
     """
+    if bits.pays(places, size, into) and into.is_contiguous():
+        return bits.picker(places, size, (), (into,))
     kernel = _kernel("sparsify_fx_pick", places, into)
     if kernel is None:
 
@@ -190,8 +202,10 @@ def picker(places: Tensor, into: Tensor) -> Part:
     return pick
 
 
-def product_picker(places: Tensor, factors: Vectors, into: Vectors) -> Part:
+def product_picker(places: Tensor, factors: Vectors, into: Vectors, size: int) -> Part:
     """`picked_product` for parts of a dense tensor, see `picker`."""
+    if bits.pays(places, size, *factors, *into):
+        return bits.picker(places, size, factors, into)
     kernel = _kernel("sparsify_fx_pick_product", places, *factors)
     if kernel is None:
 

@@ -26,10 +26,12 @@ _LEAST = 1 << 16
 _MOST_THREADS = 4
 
 
-def pays(mask: Tensor, inputs: Tensor) -> bool:
+def pays(mask: Tensor, places: Tensor, inputs: Tensor) -> bool:
     """Whether blocks are possible here, and likely to be faster."""
     return (
         mask.dim() == 2
+        # Where nothing is dead the values are the weight, which needs no placing.
+        and places.numel() < mask.numel()
         and mask.numel() >= _LEAST
         and mask.shape[0] % GROUP == mask.shape[1] % GROUP == 0
         and inputs.dtype == torch.float32

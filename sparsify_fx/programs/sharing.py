@@ -231,11 +231,11 @@ def _linear_forward(self: nn.Linear, input: Tensor) -> Tensor:
     fits = (
         program is not None
         and isinstance(program, Stored)
-        and program.places() is not None
+        and (places := program.places()) is not None
         and given is None
         and _SPAN.results is None
         and is_plain(input)
-        and pays(program.get_buffer("mask"), input)
+        and pays(program.get_buffer("mask"), places, input)
     )
     if not fits:
         return nn.Linear.forward(self, input)

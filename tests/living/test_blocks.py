@@ -69,9 +69,16 @@ def test_outputs_can_be_written_in_place(shape: tuple[int, ...]) -> None:
 
 def test_where_blocks_would_round_otherwise_they_are_not_used() -> None:
     mask, inputs = random_mask((512, 512), 0.1), torch.randn(8, 512)
-    assert pays(mask, inputs)
-    assert not pays(mask, inputs.double())
-    assert not pays(random_mask((513, 512), 0.1), inputs)
+    places = places_of(mask)
+    assert pays(mask, places, inputs)
+    assert not pays(mask, places, inputs.double())
+    odd = random_mask((513, 512), 0.1)
+    assert not pays(odd, places_of(odd), inputs)
+
+
+def test_a_weight_without_zeros_is_not_copied_into_blocks() -> None:
+    mask = torch.ones(512, 512, dtype=torch.uint8)
+    assert not pays(mask, places_of(mask), torch.randn(8, 512))
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
