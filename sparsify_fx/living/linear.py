@@ -22,6 +22,8 @@ from sparsify_fx.living.place import is_plain, pick, place
 
 # Weights that are worth it: below, they and their gradients stay in the cache anyway.
 _LEAST = 1 << 16
+# With more living entries than one in so many, placing them twice takes longer than going through a whole weight.
+_SHARE = 4
 # With more threads the product of one block is too small to divide.
 _MOST_THREADS = 4
 
@@ -30,8 +32,7 @@ def pays(mask: Tensor, places: Tensor, inputs: Tensor) -> bool:
     """Whether blocks are possible here, and likely to be faster."""
     return (
         mask.dim() == 2
-        # Where nothing is dead the values are the weight, which needs no placing.
-        and places.numel() < mask.numel()
+        and _SHARE * places.numel() <= mask.numel()
         and mask.numel() >= _LEAST
         and mask.shape[0] % GROUP == mask.shape[1] % GROUP == 0
         and inputs.dtype == torch.float32
