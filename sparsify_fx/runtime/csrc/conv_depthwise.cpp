@@ -10,7 +10,6 @@ namespace {
 
 // Channels of the intermediate result that lie in the cache together.
 constexpr int64_t kRows = 64;
-constexpr int32_t kNoOffset = 0;  // a 1x1 kernel has one tap
 
 bool is_pointwise(const ConvAttributes& a) {
   const auto all_are = [](const std::vector<int64_t>& values, int64_t expected) {
@@ -21,6 +20,14 @@ bool is_pointwise(const ConvAttributes& a) {
 }
 
 }  // namespace
+
+SparseConvDepthwise::Thin SparseConvDepthwise::thin_of(const Matrix& matrix) {
+  Thin thin{};
+  const Stretch& stretch = matrix.blocks[0].stretches[0];
+  for (; thin.rows < stretch.rows && matrix.refs[stretch.first_row + thin.rows].count <= kThinRow; ++thin.rows)
+    thin.nonzeros += matrix.refs[stretch.first_row + thin.rows].count;
+  return thin;
+}
 
 SparseConvDepthwise::SparseConvDepthwise(const OrtApi* api, const OrtKernelInfo* info) : api_(api) {
   const ConvModel first = read_conv(api, info, kWeight, "W");
@@ -37,10 +44,14 @@ SparseConvDepthwise::SparseConvDepthwise(const OrtApi* api, const OrtKernelInfo*
   for (int64_t row = 0; row < first_.out_channels; row += kRows) {
     const int64_t rows = std::min(kRows, first_.out_channels - row);
     matrices_.push_back(build_matrix(take_rows(first.weights, row, rows, first_.in_channels), kMaxBlockPlanes, true));
+    thin_.push_back(thin_of(matrices_.back()));
   }
   const Kernels& kernel = kernels();
   max_vectors_ = static_cast<int>(std::clamp<int64_t>(kTileFloats / (kernel.lanes * first_.in_channels),
                                                       std::min(4, kernel.max_vectors), kernel.max_vectors));
+  // So many that what they read of all planes stays in the first-level cache.
+  run_vectors_ = max_vectors_ * static_cast<int>(std::max<int64_t>(
+                                    1, kTileFloats / (max_vectors_ * kernel.lanes * first_.in_channels)));
 }
 
 struct SparseConvDepthwise::Call {
@@ -111,23 +122,38 @@ class SparseConvDepthwise::Worker {
   void multiply(int64_t number, int64_t count, int64_t at) {
     const Matrix& matrix = conv_.matrices_[number];
     const Kernels& kernel = kernels();
-    const Tiling tiling(count, kernel.lanes, conv_.max_vectors_);
+    const Tiling runs(count, kernel.lanes, conv_.run_vectors_, false);
     RowsCall call{};
     call.plane_step = call_.panel_step;
-    call.offsets = &kNoOffset;
-    call.first = call.last = call.whole = true;
+    call.first = call.last = call.whole = call.cached = true;
     call.bias = call_.bias == nullptr ? nullptr : call_.bias + number * kRows;
     call.target = lines_ + call_.bands.before + at;
     call.target_step = call_.lines_step;
     call.outputs_per_vector = 1;
     call.activation = conv_.first_.activation;
-    for (int64_t tile = 0; tile < tiling.tiles; ++tile) {
-      const Piece piece{tiling.first(tile), 0, 0};
-      call.outputs = &piece;
-      call.kept = kept_.data() + tiling.first(tile);
-      call.panel = panel_ + tiling.first(tile);
-      for (int group = 0; group < matrix.groups(); ++group)
-        kernel.rows(tiling.width(tile), stretch_of(matrix, matrix.blocks[0], group, call));
+    const RowsCall all = stretch_of(matrix, matrix.blocks[0], 0, call);
+    for (int64_t run = 0; run < runs.tiles; ++run)
+      multiply_run(conv_.thin_[number], runs.first(run), runs.width(run), all);
+  }
+
+  // The same for `vectors` from position `first` on: at once for rows with few non-zeros, otherwise tile by tile.
+  void multiply_run(const Thin& thin, int64_t first, int vectors, RowsCall call) {
+    const Kernels& kernel = kernels();
+    const auto from = [&](int64_t position) {
+      call.kept = kept_.data() + position;
+      call.panel = panel_ + position;
+      return Piece{position, 0, 0};
+    };
+    const int rows = call.row_count;
+    Piece piece = from(first);
+    call.outputs = &piece;
+    call.row_count = thin.rows;
+    kernel.thin(vectors, call);
+    call.rows += thin.rows, call.nonzeros += thin.nonzeros, call.row_count = rows - thin.rows;
+    const Tiling tiling(static_cast<int64_t>(vectors) * kernel.lanes, kernel.lanes, conv_.max_vectors_, false);
+    for (int64_t tile = 0; tile < tiling.tiles && call.row_count > 0; ++tile) {
+      piece = from(first + tiling.first(tile));
+      kernel.rows(tiling.width(tile), call);
     }
   }
 

@@ -22,12 +22,19 @@ class SparseConvDepthwise {
  private:
   struct Call;
   class Worker;
+  // The first rows of a matrix and their non-zeros: those of at most kThinRow.
+  struct Thin {
+    int rows;
+    int64_t nonzeros;
+  };
+  static Thin thin_of(const Matrix& matrix);
 
   const OrtApi* api_;
   ConvAttributes first_;
   Depthwise second_;
-  std::vector<Matrix> matrices_;  // of kRows rows each; the last one may have fewer
-  int max_vectors_;
+  std::vector<Matrix> matrices_;   // of kRows rows each; the last one may have fewer
+  std::vector<Thin> thin_;         // of each of them
+  int max_vectors_, run_vectors_;  // of a tile, and of what thin rows go over at once
 };
 
 }  // namespace sparsify

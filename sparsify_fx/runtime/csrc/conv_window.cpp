@@ -114,7 +114,7 @@ void WindowConv::Worker::multiply(const Block& block, const float* panel, int64_
   RowsCall call{};
   call.panel = panel + in_band * kernel.lanes;
   call.plane_step = in_place_ ? g.plane() : static_cast<int64_t>(window_vectors_) * kernel.lanes;
-  call.offsets = call_.window.offsets.data();
+  call.offsets = call_.window.offsets.size() == 1 ? nullptr : call_.window.offsets.data();
   call.tail = in_place_ ? tiling.count(tile) % kernel.lanes : 0;
   call.first = &block == &matrix.blocks.front();
   call.last = &block == &matrix.blocks.back();

@@ -22,11 +22,7 @@ SparseMatMul::SparseMatMul(const OrtApi* api, const OrtKernelInfo* info) : api_(
   matrix_ = build_matrix(rows, shape.block_planes, true);
 }
 
-namespace {
-
-constexpr int32_t kNoOffset = 0;  // a matrix product has one tap
-
-}  // namespace
+namespace {}  // namespace
 
 // One run. The tasks are tiles of pixels, and parts of the rows when those are few.
 struct SparseMatMul::Call {
@@ -125,7 +121,6 @@ class SparseMatMul::TileWorker {
     RowsCall rows_call{};
     rows_call.panel = panel;
     rows_call.plane_step = width_;
-    rows_call.offsets = &kNoOffset;
     rows_call.first = &block == &op_.matrix_.blocks.front();
     rows_call.bias = call_.bias;
     rows_call.sums = sums;

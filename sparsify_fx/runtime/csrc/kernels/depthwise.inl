@@ -63,6 +63,12 @@ static inline void keep_in_register(Vec& v) {
 #endif
 }
 
+// A place to which compilers go step by step: all places of a loop at once would be more than there are registers.
+template <typename T>
+static inline void step_by_step(T& place) {
+  asm("" : "+r"(place));
+}
+
 // `Count` output lines from line `y` of the band on, which share what they read.
 template <int Kernel, int Stride, int Count>
 static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, int64_t y) {
@@ -71,6 +77,8 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
   // Whatever is stored might be a part of plan or call, for all that compilers know.
   const int64_t width = plan.out_width, step = plan.line;
   const Activation activation = plan.activation;
+  const Cut cut = cut_of(activation);
+  const auto activated = [&](Vec sum) { return cut.all ? cut_off(sum, cut) : activate(sum, activation); };
   const float *weights = call.weights, *residual = call.residual;
   float* target = call.target + y * width;
   if (residual != nullptr) residual += y * width;
@@ -92,10 +100,12 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
 #pragma GCC unroll 3
     for (int kx = 0; kx < Kernel; ++kx) {
       const float* from = columns[kx] + x;
-#pragma GCC unroll 16
+#pragma GCC unroll 20
       for (int line = 0; line < kRead; ++line) {
-        Vec pixels = load(from + line * step);
+        Vec pixels = load(from);
         keep_in_register(pixels);
+        from += step;
+        step_by_step(from);
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i) {
           const int tap = kx * Kernel + line - i * Stride;
@@ -104,20 +114,33 @@ static void output_lines(const DepthwisePlan& plan, const DepthwiseCall& call, i
         }
       }
     }
+    int64_t at = x;
 #pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) epilogue(sums[i], i * width + x);
+    for (int i = 0; i < Count; ++i) {
+      epilogue(sums[i], at);
+      at += width;
+      step_by_step(at);
+    }
   };
-  int64_t x = 0;
-  for (; x + LANES <= width; x += LANES)
+  // Stores of single lanes take several times as long as whole ones. Where nothing else is read of the target, the
+  // last vector of a line begins earlier, and computes some pixels again; in a line of less than a vector it goes on
+  // into the next lines, which come after it.
+  const bool alone = residual == nullptr;
+  const int64_t end = alone && width >= LANES ? width : width / LANES * LANES;
+  for (int64_t next = 0; next < end; next += LANES) {
+    const int64_t x = next + LANES <= width ? next : width - LANES;
     vectors_at(x, [&](Vec sum, int64_t at) {
-      if (residual != nullptr) sum += load(residual + at);
-      store(target + at, activate(sum, activation));
+      if (!alone) sum += load(residual + at);
+      store(target + at, activated(sum));
     });
-  const int left = static_cast<int>(width - x);
+  }
+  const int left = static_cast<int>(width - end);
+  const int64_t room = alone ? (call.out_lines - y) * width : 0;
   if (left > 0)
-    vectors_at(x, [&](Vec sum, int64_t at) {
-      if (residual != nullptr) sum += load_first(residual + at, left);
-      store_first(target + at, activate(sum, activation), left);
+    vectors_at(end, [&](Vec sum, int64_t at) {
+      if (at + LANES <= room) return store(target + at, activated(sum));
+      if (!alone) sum += load_first(residual + at, left);
+      store_first(target + at, activated(sum), left);
     });
 }
 
@@ -151,9 +174,19 @@ static void depthwise_of(const DepthwisePlan& plan, const DepthwiseCall& call) {
   if (plan.pitch < LANES) return narrow_lines<Kernel>(plan, call);
 #endif
   int64_t y = 0;
-  for (; y + 4 <= call.out_lines; y += 4) output_lines<Kernel, Stride, 4>(plan, call, y);
-  if (y + 2 <= call.out_lines) output_lines<Kernel, Stride, 2>(plan, call, y), y += 2;
-  if (y < call.out_lines) output_lines<Kernel, Stride, 1>(plan, call, y);
+  while (y < call.out_lines) {
+    const int64_t left = call.out_lines - y;
+    if (Kernel < 7 && left >= 7 && (left % 7 == 0 || left % 4 == 3))
+      output_lines < Kernel, Stride, Kernel<7 ? 7 : 4>(plan, call, y), y += 7;
+    else if (left >= 4)
+      output_lines<Kernel, Stride, 4>(plan, call, y), y += 4;
+    else if (left == 3)
+      output_lines<Kernel, Stride, 3>(plan, call, y), y += 3;
+    else if (left == 2)
+      output_lines<Kernel, Stride, 2>(plan, call, y), y += 2;
+    else
+      output_lines<Kernel, Stride, 1>(plan, call, y), y += 1;
+  }
 }
 
 static void depthwise(const DepthwisePlan& plan, const DepthwiseCall& call) {

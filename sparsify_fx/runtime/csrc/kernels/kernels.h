@@ -82,7 +82,7 @@ struct RowsCall {
   const Place* places;     // the same as places in the panel; null where they are not known
   const float* panel;      // of this block, at the first position of the tile
   int64_t plane_step;      // floats from one plane of the panel to the next
-  const int32_t* offsets;  // of the taps, in floats
+  const int32_t* offsets;  // of the taps, in floats; null where all are 0, as they are with a `tail`
   int tail;                // lanes of the last vector that may be read; 0 when all may
   bool cached;             // the outputs need no prefetching: they lie in the first caches
   bool first, last;        // start the sums from the bias, write them to `target`; otherwise `sums` keeps them
@@ -98,6 +98,8 @@ struct RowsCall {
   int written;          // and lanes of the last vector that are written; 0 when all are
   Activation activation;
 };
+
+constexpr int kThinRow = 8;
 
 // Some rows of a lean matrix (lean.h) times a few pixels.
 struct FewCall {
@@ -179,6 +181,9 @@ struct Kernels {
   bool masks;         // takes pieces of several runs of lanes, and a tail
   // Rows of a sparse matrix times a tile of the panel, and their epilogue.
   void (*rows)(int vectors, const RowsCall&);
+  // The same, without residual, for rows of at most kThinRow non-zeros, and for any number of vectors: rows that go by
+  // their number of non-zeros, single taps, all lanes written to neighboring places.
+  void (*thin)(int vectors, const RowsCall&);
   // Of one pixel, which is the panel: sums[row] = bias + row times panel[plane].
   void (*dots)(const FewCall&);
   // The same of up to `lanes` pixels side by side: sums[row][lane], with panel[plane][lane].

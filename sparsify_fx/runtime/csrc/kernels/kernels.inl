@@ -5,6 +5,7 @@
 #include "lanes.inl"
 #include "vectors.inl"
 #include "rows.inl"
+#include "thin.inl"
 #include "few.inl"
 #include "pack.inl"
 #include "transpose.inl"

@@ -98,11 +98,13 @@ static inline Vec load_pixels(const RowsCall& call, const float* from, int q) {
   return load(from + q * LANES);
 }
 
-static inline const Place* entries_of(const RowsCall& call, std::true_type) { return call.places; }
-static inline const Nonzero* entries_of(const RowsCall& call, std::false_type) { return call.nonzeros; }
-static inline int64_t place_of(const RowsCall&, const Place& place) { return place.at; }
-static inline int64_t place_of(const RowsCall& call, const Nonzero& nonzero) {
-  return nonzero.plane * call.plane_step + call.offsets[nonzero.tap];
+// How the place of what a non-zero reads is known: as one number, or from its plane alone, or from plane and tap.
+enum class Known { kPlace, kPlane, kTap };
+
+static inline int64_t place_of(const RowsCall&, const Place& place, Known) { return place.at; }
+static inline int64_t place_of(const RowsCall& call, const Nonzero& nonzero, Known known) {
+  const int64_t plane = nonzero.plane * call.plane_step;
+  return known == Known::kPlane ? plane : plane + call.offsets[nonzero.tap];
 }
 
 // Of V vectors that are soon read, or written (Write: 1).
@@ -115,15 +117,19 @@ static inline void prefetch(const float* from) {
 }
 
 // V vectors of sums stay in registers while the non-zeros of a row go by: each is loaded once, and multiplies V vectors
-// of its plane. Placed: the non-zeros name places in the panel, otherwise planes and taps.
-template <int V, bool Tail, bool Placed>
+// of its plane.
+template <int V, bool Tail, Known Where>
 static void rows_of(const RowsCall& call) {
   constexpr int kTile = V * LANES;
   constexpr bool kTwoChains = V < 6;  // of sums: a few vectors alone do not hide the latency of a multiply-add
   constexpr int kAhead = 4;           // rows between prefetching an output and writing it
   const bool writes = call.last && call.target != nullptr;
-  const auto* entry = entries_of(call, std::integral_constant<bool, Placed>());
-  const auto pixels_of = [&](const auto& nonzero) { return call.panel + place_of(call, nonzero); };
+  const std::conditional_t<Where == Known::kPlace, Place, Nonzero>* entry;
+  if constexpr (Where == Known::kPlace)
+    entry = call.places;
+  else
+    entry = call.nonzeros;
+  const auto pixels_of = [&](const auto& nonzero) { return call.panel + place_of(call, nonzero, Where); };
   for (int i = 0; i < call.row_count; ++i) {
     const int row = call.rows[i].row;
     const int count = call.rows[i].count;
@@ -177,36 +183,37 @@ static void rows_of(const RowsCall& call) {
   }
 }
 
-template <bool Tail, bool Placed>
+template <bool Tail, Known Where>
 static void rows_with(int vectors, const RowsCall& call) {
   switch (vectors) {
     case 1:
-      return rows_of<1, Tail, Placed>(call);
+      return rows_of<1, Tail, Where>(call);
     case 2:
-      return rows_of<2, Tail, Placed>(call);
+      return rows_of<2, Tail, Where>(call);
     case 3:
-      return rows_of<3, Tail, Placed>(call);
+      return rows_of<3, Tail, Where>(call);
     case 4:
-      return rows_of<4, Tail, Placed>(call);
+      return rows_of<4, Tail, Where>(call);
 #if MAX_VECTORS > 4
     case 5:
-      return rows_of<5, Tail, Placed>(call);
+      return rows_of<5, Tail, Where>(call);
     case 6:
-      return rows_of<6, Tail, Placed>(call);
+      return rows_of<6, Tail, Where>(call);
 #endif
 #if MAX_VECTORS > 6
     case 7:
-      return rows_of<7, Tail, Placed>(call);
+      return rows_of<7, Tail, Where>(call);
     case 8:
-      return rows_of<8, Tail, Placed>(call);
+      return rows_of<8, Tail, Where>(call);
 #endif
   }
 }
 
 static void rows(int vectors, const RowsCall& call) {
-  if (call.places != nullptr) return rows_with<false, true>(vectors, call);
+  if (call.places != nullptr) return rows_with<false, Known::kPlace>(vectors, call);
 #if defined(SPARSIFY_AVX512)
-  if (call.tail != 0) return rows_with<true, false>(vectors, call);
+  if (call.tail != 0) return rows_with<true, Known::kPlane>(vectors, call);
 #endif
-  rows_with<false, false>(vectors, call);
+  if (call.offsets == nullptr) return rows_with<false, Known::kPlane>(vectors, call);
+  rows_with<false, Known::kTap>(vectors, call);
 }

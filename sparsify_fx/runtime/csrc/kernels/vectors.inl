@@ -164,3 +164,18 @@ __attribute__((always_inline)) static inline void activate_all(Vec* x, Activatio
     }
   }
 }
+
+// What an activation that only cuts off leaves of a number: [low, high]. One that does not is none of `all`, and leaves
+// every number as it is.
+struct Cut {
+  Vec low, high;
+  bool all;
+};
+
+static inline Cut cut_of(Activation activation) {
+  const bool cuts = activation == Activation::kRelu || activation == Activation::kRelu6;
+  return {all(cuts ? 0.0f : -__builtin_inff()), all(activation == Activation::kRelu6 ? 6.0f : __builtin_inff()),
+          activation == Activation::kNone || cuts};
+}
+
+static inline Vec cut_off(Vec x, const Cut& cut) { return smaller(cut.high, larger(cut.low, x)); }
