@@ -22,6 +22,7 @@ from sparsify_fx.runtime.fusion.join_pool import pool_parts
 from sparsify_fx.runtime.fusion.join_sum import sum_parts
 from sparsify_fx.runtime.fusion.planes import without_planes
 from sparsify_fx.runtime.fusion.pools import standard_pool
+from sparsify_fx.runtime.quantized.record import with_codes
 from sparsify_fx.runtime.replace import copied, replace
 
 Read = Callable[[TensorProto], NDArray[Any]]
@@ -79,6 +80,7 @@ def to_dense(
             )
         nodes += _dense_nodes(node, name, weights)
     replace(dense, nodes, weights.values())
+    with_codes(dense)
     # Functions may lie in our domain too, so its import stays with them.
     if not dense.functions:
         kept = [opset for opset in dense.opset_import if opset.domain != DOMAIN]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import onnx
@@ -61,6 +61,7 @@ def sparse_times(
     # A sparse operator is known by the weights that it holds: outputs have other names
     # once tails are fused.
     readers: dict[str, list[str]] = {}
+    layers = list(layers)
     for layer in layers:
         readers.setdefault(f"{layer.node.input[1]}.values", []).append(
             layer.node.output[0]
@@ -71,12 +72,48 @@ def sparse_times(
             held[node.name] = []
             for name in node.input:
                 held[node.name] += readers.get(name, [])
+    beside = _around(
+        marked, {layer.node.output[0] for layer in layers if layer.quantized}, held
+    )
     found: dict[str, list[float]] = {}
+    more: dict[str, float] = {}
     for name, taken in node_times(marked, feed, threads).items():
         for key in held.get(name, []):
             found.setdefault(key, []).append(taken / len(held[name]))
+        # onnxruntime copies a DequantizeLinear for each that reads it: its name holds the mark.
+        for key in {
+            key for mark in _MARK.findall(name) for key in beside.get(mark, [])
+        }:
+            more[key] = more.get(key, 0.0) + taken
     # A weight that several nodes read: each of them takes as long as all on the average.
-    return {key: statistics.fmean(taken) for key, taken in found.items()}
+    return {
+        key: statistics.fmean(taken) + more.get(key, 0.0)
+        for key, taken in found.items()
+    }
+
+
+def _around(
+    model: onnx.ModelProto, quantized: Collection[str], held: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """The nodes that dequantize for sparse operators, and quantize what they give, each with the layers it is for.
+
+    In integers a layer does both itself, so that they count as a part of it.
+    """
+    makers = {node.output[0]: node for node in model.graph.node if node.output}
+    found: dict[str, list[str]] = {}
+    owners: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        layers = [key for key in held.get(node.name, []) if key in quantized]
+        if not layers:
+            continue
+        owners[node.output[0]] = layers
+        maker = makers.get(node.input[0])
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            found.setdefault(maker.name, []).extend(layers)
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in owners:
+            found[node.name] = owners[node.input[0]]
+    return found
 
 
 def _mark(model: onnx.ModelProto) -> dict[str, str]:
