@@ -82,7 +82,7 @@ def _hold_codes(
     stored: tuple[onnx.TensorProto, onnx.TensorProto],
     reader: TensorReader,
 ) -> Held:
-    """A weight that came in 8 bits: it keeps its codes, whatever values are wanted, or float32 where there is no room."""
+    """A weight that came in 8 bits: it keeps its codes, or float32 where there is no room for these."""
     codes = reader.array(tensor)
     coded = scale.coded(codes)
     if coded is not None:

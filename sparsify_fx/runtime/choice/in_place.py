@@ -81,9 +81,9 @@ def sparse_times(
         for key in held.get(name, []):
             found.setdefault(key, []).append(taken / len(held[name]))
         # onnxruntime copies a DequantizeLinear for each that reads it: its name holds the mark.
-        for key in {
-            key for mark in _MARK.findall(name) for key in beside.get(mark, [])
-        }:
+        around: set[str] = set()
+        around.update(*(beside.get(mark, []) for mark in _MARK.findall(name)))
+        for key in around:
             more[key] = more.get(key, 0.0) + taken
     # A weight that several nodes read: each of them takes as long as all on the average.
     return {

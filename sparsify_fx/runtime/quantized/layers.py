@@ -77,24 +77,31 @@ def put_back(
 ) -> None:
     """Give all weights but those `held` by sparse operators their codes again, and the biases theirs, in place."""
     graph = model.graph
+    # 1. The nodes that dequantize, in front of their readers; float32 tensors were under the names of codes, and
+    # those of biases under the names of what these nodes give.
     left = {name: w for name, w in floats.weights.items() if name not in held}
-    temporary = left.keys() | floats.biases.keys()
-    old = {tensor.name: tensor for tensor in before.graph.initializer}
-    kept = [t for t in graph.initializer if t.name not in temporary]
-    tensors = [TensorProto.FromString(t.SerializeToString()) for t in kept]
-    present = {tensor.name for tensor in tensors}
     makers = {w.node.output[0]: w.node for w in left.values()} | dict(floats.biases)
     outputs = {name: w.node.output[0] for name, w in left.items()}
     nodes = list(_with_makers(graph.node, makers, outputs))
-    read = {name for node in nodes for name in node.input}
-    for maker in makers.values():
-        for name in maker.input:
-            if name in old and name in read and name not in present:
-                tensors.append(old[name])
-                present.add(name)
-    parts = {each.name for name in held for each in floats.weights[name].tensors}
-    fixed = GraphView(model).fixed
-    unread = parts - read - fixed
+    read: set[str] = set()
+    read.update(*(node.input for node in nodes))
+
+    # 2. Codes in the place of floats.
+    temporary = left.keys() | floats.biases.keys()
+    kept = [t for t in graph.initializer if t.name not in temporary]
+    tensors = [TensorProto.FromString(t.SerializeToString()) for t in kept]
+    present = {tensor.name for tensor in tensors}
+    tensors += [
+        tensor
+        for tensor in before.graph.initializer
+        if tensor.name in read and tensor.name not in present
+    ]
+
+    # 3. Scales and zero points of weights that are held go, unless something else reads them.
+    unread: set[str] = set()
+    for name in held:
+        unread.update(each.name for each in floats.weights[name].tensors)
+    unread -= read | GraphView(model).fixed
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.initializer[:]
@@ -196,14 +203,16 @@ def _only_layers(view: GraphView, codes: str) -> bool:
         for each in makers
     ):
         return False
-    readers = [
-        (node, each.output[0]) for each in makers for node in view.uses[each.output[0]]
-    ]
-    return all(
-        is_standard(node, *_LAYERS)
-        and [i for i, n in enumerate(node.input) if n == name] == [1]
-        for node, name in readers
-    )
+    return all(_only_weight_of_layers(view, each.output[0]) for each in makers)
+
+
+def _only_weight_of_layers(view: GraphView, name: str) -> bool:
+    """Whether each reader of this value is a layer, of which it is the weight and nothing else."""
+    for node in view.uses[name]:
+        places = [place for place, given in enumerate(node.input) if given == name]
+        if not is_standard(node, *_LAYERS) or places != [1]:
+            return False
+    return True
 
 
 def _outputs_of(

@@ -21,6 +21,10 @@ KEY = "sparsify_fx.quantized"
 """The entry of the metadata: by weight its DequantizeLinear and what that reads beside the codes."""
 
 _INTEGERS = ("int8", "uint8")
+# What json, base64, protobuf and numpy raise for what they cannot read.
+_DAMAGE = (
+    ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, DecodeError,
+)  # fmt: skip
 
 
 def write_record(
@@ -56,7 +60,7 @@ def quantized_weights(model: onnx.ModelProto) -> dict[str, Weight]:
     try:
         entries = json.loads(text)
         return {str(name): _weight(str(name), each) for name, each in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, DecodeError, RecursionError) as error:  # fmt: skip
+    except _DAMAGE as error:
         raise ExportError(
             f"what the file says of its quantized weights ({KEY}) is damaged ({error}); write the file again"
         ) from error

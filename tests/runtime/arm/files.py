@@ -14,8 +14,8 @@ import sparsify_fx
 from sparsify_fx import runtime
 from sparsify_fx.onnx_export import pack_onnx
 from tests.runtime.sparse_files import X, net
-from tests.runtime.test_attention import X as TOKENS
 from tests.runtime.test_attention import Block, fused
+from tests.runtime.test_attention import X as TOKENS
 from tests.runtime.test_layouts import Inverted
 from tests.runtime.test_planes import Residual
 

@@ -84,8 +84,7 @@ def by_kernels(library: Library, given: Any, beside: bool) -> list[Array]:
     """The result, and the gradients of inputs, values and factor."""
     sizes, kind = given["sizes"], int(given["type"])
     values, places = given["values"], given["places"]
-    factor = given["factor"] if "factor" in given else None
-    bias = given["bias"] if "bias" in given else None
+    factor, bias = given.get("factor"), given.get("bias")
     handle = np.zeros(1, np.uint64)
     library.call("sparsify_fx_layer", sizes, places, int(places.size), handle)
     layer = handle.view(np.intp)
@@ -141,8 +140,10 @@ def check_norm(library: Library, seed: int) -> None:
     out, back = np.empty_like(values), np.empty_like(values)
     of_weight, of_bias = np.empty((2, channels), np.float32)
     epsilon = np.array([1e-5])
-    library.call("sparsify_fx_norm_moments", 0, values, channels, count, epsilon, means, deviations, variances, 2)  # fmt: skip
-    library.call("sparsify_fx_norm_forward", 0, values, channels, count, means, deviations, weight, bias, out, 2)  # fmt: skip
+    library.call("sparsify_fx_norm_moments", 0, values, channels, count, epsilon, means, deviations,
+                 variances, 2)  # fmt: skip
+    library.call("sparsify_fx_norm_forward", 0, values, channels, count, means, deviations, weight, bias,
+                 out, 2)  # fmt: skip
     library.call(
         "sparsify_fx_norm_backward", 0, gradients, values, channels, count, means, deviations, weight, 1, back,
         of_weight, of_bias, 2,
