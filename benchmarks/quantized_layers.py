@@ -48,9 +48,9 @@ PAGE = """# Sparse layers in quantized models, measured
 
 torchvision's networks at 90 % zeros, quantized by onnxruntime to QDQ (int8 weights with a scale for each channel,
 uint8 activations). *Run* is the time over that of the QDQ file as onnxruntime runs it, in integers; times are of the
-processor, one thread, medians of the ratios within a round. *From its meaning* is how far outputs are from those of the
-QDQ file where onnxruntime computes it in float32 (`session.disable_quant_qdq`), as a fraction of the largest: what falls
-on the other side of a rounding to 8 bits, and what onnxruntime's integers do besides.
+processor, one thread, medians of the ratios within a round. *From its meaning* is how far outputs are from those of
+the QDQ file where onnxruntime computes it in float32 (`session.disable_quant_qdq`), as a fraction of the largest: what
+falls on the other side of a rounding to 8 bits, and what onnxruntime's integers do besides.
 
 {table}
 

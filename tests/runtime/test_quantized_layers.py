@@ -137,8 +137,8 @@ def conv(
     return layer(weight, scale, np.asarray(point, kind) if told else None, **more)
 
 
-def product(kind: str, point: int, scale: Array, **more: Any) -> onnx.ModelProto:
-    return layer(codes(kind, point, (40, 24)), scale, np.asarray(point, kind), **more)
+def product(form: str, point: int, scale: Array, **more: Any) -> onnx.ModelProto:
+    return layer(codes(form, point, (40, 24)), scale, np.asarray(point, form), **more)
 
 
 ODD: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -332,6 +332,7 @@ def test_pack_takes_the_layers_that_gain_and_the_report_says_which(
     np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.sweep
 def test_the_whole_model_decides_with_autotune(source: Path, tmp_path: Path) -> None:
     report = pack_onnx(
         source, tmp_path / "b.onnx", target="sparse-ort", autotune=True, measure=True
@@ -342,6 +343,26 @@ def test_the_whole_model_decides_with_autotune(source: Path, tmp_path: Path) -> 
         "sparsify_fx.choice", ""
     )
     assert not report.sparse_layers or '"ratio":' in choice
+
+
+def test_a_packed_file_may_be_packed_again(source: Path, tmp_path: Path) -> None:
+    for first, second in ((source, "b.onnx"), (tmp_path / "b.onnx", "c.onnx")):
+        report = pack_onnx(first, tmp_path / second, target="sparse-ort")
+        assert report.sparse_layers == ("w1_quantized",)
+    one, two = (onnx.load(tmp_path / name).graph for name in ("b.onnx", "c.onnx"))
+    assert sorted(t.name for t in one.initializer) == sorted(t.name for t in two.initializer)  # fmt: skip
+
+
+def test_a_scale_that_does_not_fit_is_refused_in_words() -> None:
+    sparse, _ = runtime.to_sparse(ODD["channels"](), lambda layer: True)
+    (item,) = sparse.metadata_props
+    item.value = item.value.replace("int8", "uint8")
+    with pytest.raises(ExportError, match="another type"):
+        runtime.to_dense(sparse)
+    other, _ = runtime.to_sparse(conv("int8", 0, np.float32(1e-6)), lambda layer: True)
+    item.value = other.metadata_props[0].value
+    with pytest.raises(ExportError, match="codes are beyond -128 to 127"):
+        runtime.to_dense(sparse)
 
 
 @pytest.mark.parametrize(

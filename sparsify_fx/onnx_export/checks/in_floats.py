@@ -14,7 +14,9 @@ from typing import Any
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.checks.comparing import Trial
 from sparsify_fx.onnx_export.checks.verify import Runtime
+from sparsify_fx.onnx_export.files.tensors import load_onnx
 from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
+from sparsify_fx.onnx_export.sparse_ort import library_for
 from sparsify_fx.onnx_tools.values import UnlikeError, measure_difference
 
 LIMIT = 0.02
@@ -36,8 +38,9 @@ def compare_in_floats(trial: Trial, written: Path, library: str | None) -> None:
     if trial.feed is None:
         return  # `Trial.differences` says why nothing is compared
     feed = trial.feed
-    expected = _outputs(Runtime(trial.file, in_floats=True), feed)
-    other = _outputs(Runtime(trial.file, optimized=False), feed)
+    own_library = library_for(load_onnx(trial.file))
+    expected = _outputs(Runtime(trial.file, own_library, in_floats=True), feed)
+    other = _outputs(Runtime(trial.file, own_library, optimized=False), feed)
     got = _outputs(Runtime(written, library, in_floats=True), feed)
     worst = 0.0
     for name in expected.keys() - trial.random:

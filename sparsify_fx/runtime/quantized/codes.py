@@ -38,13 +38,18 @@ class Scale:
         return np.where(steps == 0, np.float32(0), values)
 
     def codes_of(self, values: Floats) -> Array:
-        """The codes that give these values.
+        """The codes that give these values; ValueError where none do.
 
         >>> Scale(np.float32(0.1), np.int8(0), 1).codes_of(np.float32([[0.3, -0.2]])).tolist()
         [[3, -2]]
         """
         scale = self._along(self.scale, values.ndim).astype(np.float64)
+        if not (np.isfinite(scale).all() and scale.all() and np.isfinite(values).all()):
+            raise ValueError("a scale is zero, or something is no number")
         steps = np.rint(values / scale) + self._along(self.zero_point, values.ndim)
+        limits = np.iinfo(self.zero_point.dtype)
+        if steps.min(initial=0) < limits.min or steps.max(initial=0) > limits.max:
+            raise ValueError(f"codes are beyond {limits.min} to {limits.max}")
         return steps.astype(self.zero_point.dtype)
 
     def _along(self, given: Array, rank: int) -> Array:

@@ -156,6 +156,8 @@ def _weight(maker: NodeProto, view: GraphView, read: Read) -> Weight | None:
     # Blocks have a scale each, and other types of scales round otherwise.
     if attribute(maker, "block_size", 0) or scale.dtype != np.float32 or rank < 2:
         return None
+    if attribute(maker, "output_dtype", 0) not in (0, TensorProto.FLOAT):
+        return None
     if max(scale.ndim, zero.ndim) > 1 or not -rank <= axis < rank:
         return None
     if any(each.size not in (1, codes.dims[axis]) for each in (scale, zero)):
@@ -168,12 +170,11 @@ def _weight(maker: NodeProto, view: GraphView, read: Read) -> Weight | None:
 
 
 def _is_exact(scale: Scale, codes: Array) -> bool:
-    if not np.isfinite(scale.scale).all() or not (np.abs(scale.scale) > 1e-30).all():
+    # Products with smaller scales lose bits, and larger ones may become infinite.
+    sizes = np.abs(scale.scale)
+    if not ((sizes > 1e-30) & (sizes < 1e30)).all():
         return False
-    values = scale.values_of(codes)
-    return bool(
-        np.isfinite(values).all() and np.array_equal(scale.codes_of(values), codes)
-    )
+    return np.array_equal(scale.codes_of(scale.values_of(codes)), codes)
 
 
 def _constant_maker(view: GraphView, name: str) -> NodeProto | None:
