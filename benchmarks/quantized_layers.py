@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,10 @@ Made by `python -m benchmarks.quantized_layers`. {machine} Raw results: `docs/re
 """
 
 
-def make(folder: Path) -> None:
-    """All files of all networks."""
+def make(folder: Path, networks: Sequence[str]) -> None:
+    """All files of these networks."""
     logging.getLogger().setLevel(logging.ERROR)
-    for name in NETWORKS:
+    for name in networks:
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         files = {key: place / f"{key}.onnx" for key in FILES}
@@ -131,8 +132,8 @@ def page(results: dict[str, Any]) -> str:
     return PAGE.format(table=table(*lines), own=own, machine=about)
 
 
-def run(folder: Path) -> dict[str, Any]:
-    found = {name: measured(folder / name) for name in NETWORKS}
+def run(folder: Path, networks: Sequence[str]) -> dict[str, Any]:
+    found = {name: measured(folder / name) for name in networks}
     about = surroundings()
     about["versions"]["onnxruntime"] = onnxruntime.__version__
     return {"surroundings": about, "networks": found}
@@ -144,13 +145,18 @@ def main() -> None:
     )
     parser.add_argument("--make", type=Path)
     parser.add_argument("--measure", type=Path)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--page", action="store_true")
     torch.set_num_threads(1)
     given = parser.parse_args()
     if given.make:
-        make(given.make)
+        make(given.make, given.networks)
     elif given.measure or given.page:
-        results = json.loads(RAW.read_text()) if given.page else run(given.measure)
+        results = (
+            json.loads(RAW.read_text())
+            if given.page
+            else run(given.measure, given.networks)
+        )
         write("quantized_layers", results, page(results))
     else:
         parser.error("expected --make FOLDER, then --measure FOLDER, or --page")

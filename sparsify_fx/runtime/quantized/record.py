@@ -38,7 +38,7 @@ def write_record(
 
 
 def _entry(weight: Weight) -> dict[str, Any]:
-    messages = (weight.node, *weight.tensors)
+    messages: list[Any] = [weight.node, *weight.tensors]
     node, *tensors = (
         base64.b64encode(each.SerializeToString()).decode() for each in messages
     )

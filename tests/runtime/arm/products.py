@@ -27,7 +27,7 @@ def write_products(folder: Path, count: int, first: int = 0) -> None:
     for seed in range(first, first + count):
         given = random_product(seed)
         half = given.inputs.element_size() == 2
-        arrays = {
+        arrays: dict[str, Any] = {
             "sizes": np.array(given.shape, np.int64),
             "places": given.places.numpy(),
             "values": given.values.numpy(),
@@ -38,8 +38,9 @@ def write_products(folder: Path, count: int, first: int = 0) -> None:
         for name in ("factor", "bias"):
             if (each := getattr(given, name)) is not None:
                 arrays[name] = each.numpy()
-        wanted = {f"wanted{i}": each.numpy() for i, each in enumerate(by_torch(given))}
-        np.savez(folder / f"{seed}.npz", **arrays, **wanted)
+        for i, each in enumerate(by_torch(given)):
+            arrays[f"wanted{i}"] = each.numpy()
+        np.savez(folder / f"{seed}.npz", **arrays)
 
 
 class Library:
