@@ -56,9 +56,9 @@ falls on the other side of a rounding to 8 bits, and what onnxruntime's integers
 {table}
 
 onnxruntime's two ways to compute the QDQ file in float32, with and without optimizations, differ by {own}. On a
-processor without dot products of bytes, as here, its integer kernels are further away: sums of two products saturate
-there. Nothing was measured on processors with these instructions, where integers should be faster; `--measure` finds
-out there.
+processor without dot products of bytes, as here, its integer kernels can be further away, where weights and activations
+are large. Nothing was measured on processors with these instructions, where integers should be faster; `--measure`
+finds out there.
 
 Made by `python -m benchmarks.quantized_layers`. {machine} Raw results: `docs/results/quantized_layers.json`.
 """
