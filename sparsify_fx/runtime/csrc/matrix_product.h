@@ -30,8 +30,8 @@ struct Operands {
 // The first tile pixels of `a`, transposed and normalized: a panel of all planes.
 void pack_pixels(float* panel, int vectors, const float* a, int64_t inner, int pixels, const Norm& norm);
 
-// Sums of `rows` rows and a tile of pixels, which change, become outputs pixel after pixel; `y` and `residual` begin with
-// the first of each, `step` floats from one pixel to the next.
+// Sums of `rows` rows and a tile of pixels, which change, become outputs pixel after pixel; `y` and `residual` begin
+// with the first of each, `step` floats from one pixel to the next.
 struct PixelsCall {
   float* y;
   const float* residual;  // or null
@@ -46,7 +46,8 @@ void write_pixels(const PixelsCall& call);
 
 class MatrixProduct {
  public:
-  // Blocks of `block_planes`, or of as many as are best where that is 0. `transposed`: the weight is [N, K], as in Gemm.
+  // Blocks of `block_planes`, or of as many as are best where that is 0. `transposed`: the weight is [N, K], as in
+  // Gemm.
   MatrixProduct(const Weights& weights, bool transposed, Activation activation, int block_planes = 0);
 
   int64_t inner() const { return inner_; }

@@ -130,9 +130,8 @@ void SparseMlp::compute(OrtKernelContext* context) const {
   const Tensor y = output(api_, context, shape);
   if (y.size() == 0) return;
   const int64_t pixels = y.size() / outer;
-  const Call call{{a.floats(), pixels, bias, more, norm, y.writable()},
-                  more_bias,
-                  Tiling(pixels, kernels().lanes, widest_tile())};
+  const Call call{
+      {a.floats(), pixels, bias, more, norm, y.writable()}, more_bias, Tiling(pixels, kernels().lanes, widest_tile())};
   if (call.tiling.tiles >= kLeastTiles) return run_workers<Worker>(api_, context, call.tiling.tiles, *this, call);
   ScratchLease scratch;
   float* hidden = scratch->panel.need(pixels * first_.outer());

@@ -9,7 +9,19 @@ namespace sparsify {
 class SparseMlp {
  public:
   static constexpr const char* kName = "SparseMlp";
-  enum Input : size_t { kA, kWeight, kGaps, kBias, kSecond, kSecondGaps, kSecondBias, kResidual, kScale, kShift, kInputs };
+  enum Input : size_t {
+    kA,
+    kWeight,
+    kGaps,
+    kBias,
+    kSecond,
+    kSecondGaps,
+    kSecondBias,
+    kResidual,
+    kScale,
+    kShift,
+    kInputs
+  };
   static constexpr bool is_gaps(size_t input) { return input == kGaps || input == kSecondGaps; }
   static constexpr bool kSumInPlace = false;
 

@@ -39,7 +39,9 @@ def join_norms(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
             gone.add(node.output[0])
             new[product.output[0]] = _with_norm(node, product)
     # In the place of the product, where all that either reads is there.
-    nodes = [new.get(node.output[0], node) if node.output else node for node in view.nodes]
+    nodes = [
+        new.get(node.output[0], node) if node.output else node for node in view.nodes
+    ]
     if new:
         set_nodes(
             model.graph,
@@ -91,7 +93,8 @@ def norm_parts(node: NodeProto) -> list[NodeProto]:
     inputs = [between, *node.input[1 : _NORM[MATMUL]]]
     product = own_node(MATMUL, inputs, node.output[0], node.name)
     add_attributes(
-        product, {name: value for name, value in found.items() if name != "norm_epsilon"}
+        product,
+        {name: value for name, value in found.items() if name != "norm_epsilon"},
     )
     return [norm, product]
 
@@ -116,7 +119,9 @@ def join_mlps(model: onnx.ModelProto) -> None:
         ):
             gone.add(node.output[0])
             new[second.output[0]] = _joined(node, second)
-    nodes = [new.get(node.output[0], node) if node.output else node for node in view.nodes]
+    nodes = [
+        new.get(node.output[0], node) if node.output else node for node in view.nodes
+    ]
     if new:
         set_nodes(
             model.graph,
@@ -141,9 +146,7 @@ def mlp_parts(node: NodeProto) -> list[NodeProto]:
 
 def _joined(first: NodeProto, second: NodeProto) -> NodeProto:
     inputs = [*[*first.input, ""][:4], *[*second.input[1:], "", ""][:4]]
-    node = own_node(
-        MLP, [*inputs, *_norm_inputs(first)], second.output[0], second.name
-    )
+    node = own_node(MLP, [*inputs, *_norm_inputs(first)], second.output[0], second.name)
     node.attribute.extend(first.attribute)
     add_attributes(
         node, {_PREFIX + name: value for name, value in attributes(second).items()}

@@ -1,17 +1,25 @@
 // Layer normalization of a panel: each lane is a pixel, whose values are the planes.
 
-// The mean of `of(value)` over all planes, vector by vector; two chains of sums, which also round less than one.
-template <int V, typename Of>
-static inline void mean_of(const NormCall& call, Vec* mean, Of of) {
+template <bool Squares>
+static inline Vec term(Vec v, Vec center) {
+  return Squares ? (v - center) * (v - center) : v;
+}
+
+// The mean over all planes, vector by vector, of the values or (Squares) of their squared distances from `center`; two
+// chains of sums, which also round less than one.
+template <int V, bool Squares>
+static inline void mean_of(const NormCall& call, const Vec* center, Vec* mean) {
   Vec even[V] = {}, odd[V] = {};
   const float* at = call.panel;
   int k = 0;
   for (; k + 2 <= call.planes; k += 2, at += 2 * V * LANES) {
 #pragma GCC unroll 8
-    for (int q = 0; q < V; ++q) even[q] += of(load(at + q * LANES), q), odd[q] += of(load(at + (V + q) * LANES), q);
+    for (int q = 0; q < V; ++q) even[q] += term<Squares>(load(at + q * LANES), center[q]);
+#pragma GCC unroll 8
+    for (int q = 0; q < V; ++q) odd[q] += term<Squares>(load(at + (V + q) * LANES), center[q]);
   }
   if (k < call.planes)
-    for (int q = 0; q < V; ++q) even[q] += of(load(at + q * LANES), q);
+    for (int q = 0; q < V; ++q) even[q] += term<Squares>(load(at + q * LANES), center[q]);
   const Vec part = all(1.0f / static_cast<float>(call.planes));
 #pragma GCC unroll 8
   for (int q = 0; q < V; ++q) mean[q] = (even[q] + odd[q]) * part;
@@ -19,10 +27,10 @@ static inline void mean_of(const NormCall& call, Vec* mean, Of of) {
 
 template <int V>
 static void normalize_of(const NormCall& call) {
-  Vec mean[V], variance[V];
-  mean_of<V>(call, mean, [](Vec v, int) { return v; });
+  Vec zero[V] = {}, mean[V], variance[V];
+  mean_of<V, false>(call, zero, mean);
   // Of what is left after the mean: a difference of two means would lose all digits where values are far from zero.
-  mean_of<V>(call, variance, [&](Vec v, int q) { return (v - mean[q]) * (v - mean[q]); });
+  mean_of<V, true>(call, mean, variance);
   float factors[V * LANES];
 #pragma GCC unroll 8
   for (int q = 0; q < V; ++q) store(factors + q * LANES, variance[q] + all(call.epsilon));
