@@ -1,4 +1,4 @@
-"""Random sparse products with a layer normalization before and a second product after, as ours and in standard operators."""
+"""Random sparse products, with a normalization before and a second product after, as ours and in standard operators."""
 
 from __future__ import annotations
 

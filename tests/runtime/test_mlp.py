@@ -1,4 +1,4 @@
-"""A transformer's MLP becomes one operator, with the normalization before it, and comes back; what does not quite match stays."""
+"""An MLP and the normalization before it become one operator, and come back; what does not quite match stays."""
 
 from __future__ import annotations
 
