@@ -18,6 +18,7 @@ from sparsify_fx.runtime.coded.weights import FORMAT, decode_codes
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.fusion.halve import HALVE, standard_halves
 from sparsify_fx.runtime.fusion.join import parts
+from sparsify_fx.runtime.fusion.join_mlp import mlp_parts, norm_parts
 from sparsify_fx.runtime.fusion.join_pool import pool_parts
 from sparsify_fx.runtime.fusion.join_sum import sum_parts
 from sparsify_fx.runtime.fusion.planes import without_planes
@@ -93,10 +94,14 @@ def _apart(model: onnx.ModelProto) -> Iterator[NodeProto]:
     """The nodes in order, joined ones as their parts."""
     # Planes go first: they renamed the values that the parts of a fused node are about to read.
     for node in without_planes(model.graph.node):
-        # The three fusions take plain SparseConv nodes only, so they never nest, and their order here is free.
-        for pooled in pool_parts(node):
-            for summed in sum_parts(pooled):
-                yield from parts(summed)
+        # The fusions of convolutions take plain SparseConv nodes only, so they never nest, and their order is free. A
+        # product in an MLP may have a normalization of its own.
+        apart = [node]
+        for taken_apart in (pool_parts, sum_parts, parts, mlp_parts, norm_parts):
+            joined, apart = apart, []
+            for each in joined:
+                apart += taken_apart(each)
+        yield from apart
 
 
 def _is_ours(node: NodeProto) -> bool:

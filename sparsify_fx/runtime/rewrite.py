@@ -22,6 +22,7 @@ from sparsify_fx.runtime.choice.layouts import fastest_layers
 from sparsify_fx.runtime.choice.racing import inlined, made_up
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fusion.join import join_depthwise
+from sparsify_fx.runtime.fusion.join_mlp import join_mlps, join_norms
 from sparsify_fx.runtime.fusion.join_pool import join_pools
 from sparsify_fx.runtime.fusion.join_sum import join_sums
 from sparsify_fx.runtime.fusion.planes import pad_planes
@@ -144,6 +145,8 @@ def to_sparse(
     join_pools(rewritten)
     join_sums(rewritten)
     pad_planes(rewritten)
+    join_norms(rewritten, shapes)
+    join_mlps(rewritten)
     # Attention alone makes no sparse file either, so that it does not need the library.
     if layers:
         join_attention(rewritten, shapes, Constants(rewritten.graph, read))

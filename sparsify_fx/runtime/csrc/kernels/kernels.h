@@ -173,6 +173,14 @@ struct SoftmaxCall {
   float* factors;
 };
 
+// Layer normalization of a panel whose planes are as long as the tile, in place: every lane over all planes.
+struct NormCall {
+  float* panel;
+  int planes;
+  const float *scale, *shift;  // of every plane; no shift: null
+  float epsilon;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -205,6 +213,7 @@ struct Kernels {
   void (*pack_even)(const EvenCall&);
   void (*dense)(int vectors, const DenseCall&);
   void (*softmax)(const SoftmaxCall&);
+  void (*normalize)(int vectors, const NormCall&);
 };
 
 extern const Kernels kPortableKernels;
