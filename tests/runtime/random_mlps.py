@@ -24,7 +24,9 @@ def random_mlp(random: np.random.Generator) -> Case:
     leading = (int(random.integers(1, 3)), pixels)
     flips = random.integers(0, 2, 2).tolist()
     weights = [
+        # Scaled, or ReLU6 would leave little of large sums but their rounding.
         sparse(random, (second, first) if flip else (first, second))
+        / np.float32(np.sqrt(first))
         for first, second, flip in (
             (inner, hidden, flips[0]),
             (hidden, outer, flips[1]),
