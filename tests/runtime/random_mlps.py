@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,11 +67,13 @@ def norm_constants(case: Case) -> dict[str, np.ndarray]:
     return {"s": drawn[0], "t": drawn[1]} if shifted else {"s": drawn[0]}
 
 
-def own_nodes(case: Case, tag: str, encode: Callable[..., tuple]) -> Part:
+def own_nodes(
+    case: Case, tag: str, encode: Callable[..., tuple[np.ndarray, ...]]
+) -> Part:
     """The case as one operator of ours."""
     layers = [case] if case.second is None else [case, case.second]
     constants: dict[str, np.ndarray | None] = {}
-    attributes: dict[str, object] = {}
+    attributes: dict[str, Any] = {}
     for layer, prefix in zip(layers, ("", "second_"), strict=False):
         names = [prefix[:1] + name for name in ("w", "gaps", "b")]
         constants |= dict(zip(names, (*encode(layer.weight), layer.bias), strict=True))

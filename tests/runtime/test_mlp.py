@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,7 +30,7 @@ def mlp(**changed: object) -> onnx.ModelProto:
         "down": np.eye(HIDDEN, WIDTH, dtype=np.float32),
         "down_bias": random.standard_normal(WIDTH, np.float32),
     }
-    given = {"axis": -1, "epsilon": 1e-6} | changed
+    given: dict[str, Any] = {"axis": -1, "epsilon": 1e-6} | changed
     nodes = [
         helper.make_node("LayerNormalization", ["x", "scale", "shift"], ["n"], **given),
         helper.make_node("MatMul", ["n", "up"], ["u"]),
