@@ -208,10 +208,10 @@ def measure(
     # In turns, so that both meet the same state of the machine; the first two of each
     # warm up.
     for _ in range(runs + 2):
-        for session, times in zip(sessions, taken, strict=True):
+        for session, samples in zip(sessions, taken, strict=True):
             start = time.perf_counter_ns()
             session.run(None, feed)
-            times.append(time.perf_counter_ns() - start)
+            samples.append(time.perf_counter_ns() - start)
     times = Times(*(statistics.median(each[2:]) for each in taken))
     return in_8_bits(layer, times, batch) if layer.quantized else times
 
