@@ -155,7 +155,9 @@ class Scheduler(Readings):
             self._rates.set(self._step)
             self._advance()
         else:
-            # Masks are compared at events, and the last step has none.
+            # Of what is due at the end only a last pruning is done: nothing would train on a rescaling or a rewind.
+            self._do_events(only="settle and prune")
+            # Masks are compared at events, and the last step may have none.
             check_equal_masks(programs(self.model), "after the last step")
 
         # Last: after an error above the weights tell the step before, and the next call refuses to go on.
@@ -297,4 +299,6 @@ class Scheduler(Readings):
 
     def _refresh(self) -> None:
         for track in self._tracks:
-            track.refresh(min(self._step, self.steps - 1))
+            # What settled after the last step stays so: no step follows that wants another temperature or noise.
+            if not (self.finished and track.settles == self.steps):
+                track.refresh(min(self._step, self.steps - 1))

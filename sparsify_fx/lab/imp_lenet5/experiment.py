@@ -59,9 +59,9 @@ def measure(size: Size, seed: int) -> Findings:
 
 
 _NOTES = (
-    "The paper has MNIST with 10,000 to 40,000 images; the 4,000 digits at hand are all there are here, with --full too.",
-    "'the code' is what the paper names for Fig. 7, with its nets and 100 epochs under --full; what was taken from it was "
-    "read there. It freezes the gradients of negative weights (weight < 1e-6, without an absolute value), which decay "
+    "The paper has MNIST with 10,000 to 40,000 images; here there are the 4,000 digits at hand, with --full too.",
+    "'the code' is what the paper names for Fig. 7, with its net and 100 epochs under --full; all of it was read there, "
+    "nothing is from memory. It freezes the gradients of negative weights (weight < 1e-6, without an absolute value), which decay "
     "and Adam then bring to zero; 'the code, all gradients' does not.",
     "The code's accuracies are of the best epoch by the test set itself: they are no estimates of a new test's.",
 )
@@ -83,9 +83,7 @@ def _curves(size: Size, protocol: Protocol, seed: int) -> Curves:
     return curves
 
 
-def _grid(
-    protocol: Protocol, left: list[float], means: dict[int, list[Mean]]
-) -> Grid:
+def _grid(protocol: Protocol, left: list[float], means: dict[int, list[Mean]]) -> Grid:
     rows = []
     for index, share in enumerate(left):
         cells = [f"{of_samples[index].mean:.4f}" for of_samples in means.values()]

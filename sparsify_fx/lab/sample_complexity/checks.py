@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from sparsify_fx.lab.base import Check
 from sparsify_fx.lab.common.statistics import Line
-from sparsify_fx.lab.sample_complexity.rates import Speed
 from sparsify_fx.lab.sample_complexity.geometry import Bounds
 from sparsify_fx.lab.sample_complexity.pruning import Once, Pruned
+from sparsify_fx.lab.sample_complexity.rates import Speed
 from sparsify_fx.lab.sample_complexity.runs import Size
 from sparsify_fx.lab.sample_complexity.tensor_start import StartQuality
 
@@ -102,16 +103,16 @@ def bound_checks(
         values = [found.least.mean for found in bounds[axis].values()]
         told = ", ".join(f"{value:.3g}" for value in values)
         claim = f"Theorem 1: the smallest eigenvalue falls as {what}"
-        falls = all(
-            after < before for before, after in zip(values, values[1:], strict=False)
-        )
+        falls = all(after < before for before, after in pairwise(values))
         checks.append(Check(claim, told, falls))
     for axis, allowed in (("K", 8), ("d", 1)):
-        first, last = list(needed[axis].items())[0], list(needed[axis].items())[-1]
+        (first, *_, last) = needed[axis].items()
         # Upper bounds: at most K⁸, and at most log d.
         grown = last[1] / first[1]
         ratio = last[0] / first[0] if axis == "K" else math.log(last[0], first[0])
-        told = f"{first[1]:.0f} at {axis} = {first[0]}, {last[1]:.0f} at {axis} = {last[0]}: power {math.log(grown) / math.log(ratio):.2f}"
+        power = math.log(grown) / math.log(ratio)
+        ends = [f"{count:.0f} at {axis} = {value}" for value, count in (first, last)]
+        told = f"{', '.join(ends)}: power {power:.2f}"
         law = "K⁸" if axis == "K" else "log d"
         claim = f"Theorem 2: the samples needed grow no faster than {law}"
         checks.append(Check(claim, told, grown <= ratio**allowed))

@@ -40,8 +40,7 @@ from sparsify_fx.tables.fitting import Grid, Value
     "sample-complexity",
     paper="[Zhang 2021], Algorithm 1, Lemma 1, Theorems 1 and 2, section 4.1, Figs. 2 to 6",
     claim="With r inputs per neuron, the convex region's radius falls and the convergence rate grows as sqrt(r), the "
-    "samples needed grow as r; accelerated descent is faster than descent; IMP is best at the teacher's sparsity, where it "
-    "finds the teacher at all.",
+    "samples needed grow as r; accelerated descent is faster than descent; IMP is best at the teacher's sparsity.",
 )
 def sample_complexity(full: bool, seed: int) -> Findings:
     """Figs. 2 to 6 of [Zhang 2021] on synthetic data, and the tensor initialization."""
@@ -52,10 +51,10 @@ _NOTES = (
     "Fig. 7, IMP of LeNet-5 on digits: sparsify-fx lab imp-lenet5",
     "Fig. 6: the paper does not say where IMP starts. A near start, |W - W*| = 0.5 |W*|, holds most of the teacher's "
     "mask before any training; a blind one, a random direction of the teacher's length, holds what chance gives.",
-    "--full has the paper's K, d and N, its 100 runs in Figs. 2 and 4, eta and beta of Fig. 3, and 10,000 steps. Not in "
-    "the paper's text, so chosen here: r and noise levels on the axes, runs of Figs. 3, 5 and 6, eta and beta elsewhere.",
-    "The Hessian of the empirical risk, where it exists, is that of Gauss and Newton and never negative: curvature that "
-    "is lost away from the teacher sits in relu's kinks, which no Hessian at a point sees.",
+    "--full has the paper's K, d and N, its 100 runs in Figs. 2 and 4, eta and beta of Fig. 3, and 10,000 steps. Not "
+    "in the paper's text, so chosen here: r and noise on the axes, runs of Figs. 3, 5 and 6, eta and beta elsewhere.",
+    "The Hessian of the empirical risk, where it exists, is that of Gauss and Newton and never negative: curvature "
+    "that is lost away from the teacher sits in relu's kinks, which no Hessian at a point sees.",
 )
 
 

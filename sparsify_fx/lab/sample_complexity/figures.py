@@ -111,7 +111,11 @@ def _pruning(axes: Any, size: Size, pruned: dict[tuple[str, int], Pruned]) -> No
         # The color tells N, and the dashes whether the start knew of the teacher.
         style = series(size.imp_samples.index(samples))
         dashes = {"linestyle": "-" if start == size.imp_starts[0] else "--"}
-        label = f"N = {samples}, {start} start"
+        # Named once for each N and once for each start: with every pair the legend would be as large as the panel.
+        if start == size.imp_starts[0]:
+            label = f"N = {samples}"
+        else:
+            label = "" if samples != size.imp_samples[0] else f"dashed: {start} start"
         axes.plot(left, errors, label=label, **{**style, **dashes})
     # The teacher's own sparsity, where the theory has the minimum.
     own = 100 * size.imp_kept / size.imp_width

@@ -1,7 +1,7 @@
-"""IMP on synthetic data (Fig. 6), from a start near the teacher and from a blind one, and AGD with one pruning (section 4.1).
+"""IMP on synthetic data (Fig. 6) from near the teacher and from a blind start; AGD with one pruning (section 4.1).
 
-The paper does not say where Fig. 6 starts. Section 5 starts Algorithm 1 near the teacher, and such a start knows most of
-the teacher's mask before any training: `Cycle.recall` of the untrained weights says how much.
+The paper does not say where Fig. 6 starts. Section 5 starts Algorithm 1 near the teacher, and such a start knows most
+of the teacher's mask before any training: the recall of the untrained weights says how much.
 """
 
 from __future__ import annotations
@@ -20,22 +20,18 @@ from sparsify_fx.lab.sample_complexity.runs import SUCCESS, Size
 from sparsify_fx.lab.sample_complexity.teacher import (
     Dense,
     Masked,
-    accelerated,
     draw_dense,
     draw_masks,
     draw_teacher,
     norm,
     perturbed,
-    relative_error,
 )
 
 Start = Callable[[Tensor, torch.Generator], Tensor]
 STARTS: dict[str, Start] = {
     "near": lambda teacher, generator: perturbed(teacher, 0.5, generator),
     # As long as the teacher, in a direction that does not depend on it.
-    "blind": lambda teacher, generator: (
-        perturbed(teacher, 1.0, generator) - teacher
-    ),
+    "blind": lambda teacher, generator: perturbed(teacher, 1.0, generator) - teacher,
 }
 """W⁽⁰⁾ of a teacher [runs, K, d]: half of |W*| away from it, or at random."""
 

@@ -17,8 +17,10 @@ METHODS.add(
         sets=Axes(
             parameterization=BalancedProduct(),
             penalty=FactorDecay(strength=2e-4, floor=0.3),
-            schedule=Late(),
         ),
-        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+        # A suggestion: under the cycles of lrr or wr the strength stays constant.
+        suggests=Axes(
+            criterion=CRITERIA["magnitude"], allocation=Global(), schedule=Late()
+        ),
     ),
 )
