@@ -155,9 +155,8 @@ class Scheduler(Readings):
             self._rates.set(self._step)
             self._advance()
         else:
-            # Of what is due at the end only a last pruning is done: nothing would train on a rescaling or a rewind.
+            # A last pruning alone, since nothing would train on a rescaling.
             self._do_events(only="settle and prune")
-            # Masks are compared at events, and the last step may have none.
             check_equal_masks(programs(self.model), "after the last step")
 
         # Last: after an error above the weights tell the step before, and the next call refuses to go on.
@@ -299,6 +298,5 @@ class Scheduler(Readings):
 
     def _refresh(self) -> None:
         for track in self._tracks:
-            # What settled after the last step stays so: no step follows that wants another temperature or noise.
             if not (self.finished and track.settles == self.steps):
                 track.refresh(min(self._step, self.steps - 1))

@@ -60,9 +60,9 @@ def measure(size: Size, seed: int) -> Findings:
 
 _NOTES = (
     "The paper has MNIST with 10,000 to 40,000 images; here there are the 4,000 digits at hand, with --full too.",
-    "'the code' is what the paper names for Fig. 7, with its net and 100 epochs under --full; all of it was read there. "
-    "It freezes the gradients of negative weights (weight < 1e-6, without an absolute value), which decay and Adam then "
-    "bring to zero; 'the code, all gradients' does not.",
+    "'the code' is what the paper names for Fig. 7, with its net and 100 epochs under --full; all of it was read "
+    "there. It freezes the gradients of negative weights (weight < 1e-6, without an absolute value), which decay and "
+    "Adam then bring to zero; 'the code, all gradients' does not.",
     "The code's accuracies are of the best epoch by the test set itself: they are no estimates of a new test's.",
 )
 
