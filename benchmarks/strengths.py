@@ -79,8 +79,8 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Led and constant strengths",
         "",
-        "Test accuracy in per cent, with the largest strength that was applied: LeNet-300-100 on 4,000 digits, tested on 1,000",
-        "others, 20 epochs, one pruning after 16 of them, seed 0. One seed: differences below two points say little.",
+        "Test accuracy in per cent, with the largest strength that was applied: LeNet-300-100 on 4,000 digits,",
+        "tested on 1,000 others, 20 epochs, one pruning after 16 of them. One seed: two points say little.",
         "",
         "Made by `python benchmarks/strengths.py`.",
     ]

@@ -155,7 +155,7 @@ class Scheduler(Readings):
             self._rates.set(self._step)
             self._advance()
         else:
-            # A last pruning alone, since nothing would train on a rescaling.
+            # A last pruning alone: nothing would train on the rest.
             self._do_events(only="settle and prune")
             check_equal_masks(programs(self.model), "after the last step")
 
@@ -298,5 +298,4 @@ class Scheduler(Readings):
 
     def _refresh(self) -> None:
         for track in self._tracks:
-            if not (self.finished and track.settles == self.steps):
-                track.refresh(min(self._step, self.steps - 1))
+            track.refresh(self._step, self.steps)

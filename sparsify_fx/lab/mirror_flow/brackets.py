@@ -27,7 +27,7 @@ def seen_brackets(of: Map, parameters: Tensor) -> Tensor:
     [∇g_i, ∇g_j] = ∇²g_j ∇g_i − ∇²g_i ∇g_j up to its sign.
     """
     jacobian = torch.func.jacrev(of)(parameters)
-    hessians = torch.func.jacfwd(torch.func.jacrev(of))(parameters)
+    hessians = torch.func.jacrev(torch.func.jacrev(of))(parameters)
     moved = torch.einsum("jkl,il->ijk", hessians, jacobian)
     return torch.einsum("ijk,nk->ijn", moved - moved.transpose(0, 1), jacobian)
 
@@ -46,5 +46,5 @@ def order_matters(of: Map, parameters: Tensor, time: float = 0.1) -> float:
 
 def _follow(of: Map, entry: int, start: Tensor, time: float) -> Tensor:
     """The flow along ∇g_entry: its Hessian is constant for both maps, so that it is a matrix exponential."""
-    hessian = torch.func.hessian(lambda p: of(p)[entry])(start)
+    hessian = torch.func.jacrev(torch.func.jacrev(lambda p: of(p)[entry]))(start)
     return torch.linalg.matrix_exp(time * hessian) @ start

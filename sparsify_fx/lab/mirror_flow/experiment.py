@@ -116,11 +116,12 @@ def follow(size: Size, problem: Regression, total: float) -> Ended:
 
 
 def _rate(times: torch.Tensor, losses: torch.Tensor) -> float:
-    """The slowest seed's rate, from the later half of the points at which the loss is more than rounding."""
+    """The slowest seed's rate, from the later half of the points before the loss is rounding and integration error."""
     found = []
     for column in losses.T:
-        large = (column > 1e-18).nonzero().flatten()
-        late = large[len(large) // 2 :]
+        small = (column < 1e-12).nonzero().flatten()
+        end = int(small[0]) if len(small) else len(column)
+        late = slice(end // 2, end)
         found.append(-fit_line(times[late], column[late].log()).slope)
     return min(found)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from sparsify_fx.lab.common.flow import integrate
 from sparsify_fx.lab.common.neuron import QUADRANTS, draw_samples, first_axis
@@ -24,7 +23,7 @@ class Finite:
 def finite_samples(
     runs: int, samples: int, noise: float, time: float, seed: int
 ) -> tuple[dict[tuple[int, int], Finite], float, float]:
-    """By quadrant, where the flow is at `time`; then the variance of C₂/C₁ and that of linear regression on all samples.
+    """By quadrant, where the flow is at `time`; then the variances of C₂/C₁ and of linear regression.
 
     C₁ = Σ x²/n and C₂ = Σ xy/n over the samples that the neuron sees at the start; C̃₂ = C₂ sign(a) sign(w).
     """
@@ -41,7 +40,7 @@ def finite_samples(
         product = (inputs * labels * seen).mean(1) * outer * first
         # Both factors have one size, |w|, whose closed form is exact at every time, not in the limit alone.
         sizes = [
-            corrected(torch.tensor(time), 0.8, float(one), float(two))
+            corrected(torch.tensor(time).double(), 0.8, float(one), float(two))
             for one, two in zip(square, product, strict=True)
         ]
         off = float((end.abs() - torch.stack(sizes)[:, None]).abs().max())

@@ -79,8 +79,8 @@ class Size:
     bound_share: float = 100.0
     need_runs: int = 16
     need_rank: int = 20
-    need_neurons: tuple[int, ...] = (2, 4, 8, 12)
-    need_widths: tuple[int, ...] = (50, 100, 200, 400, 800)
+    need_neurons: tuple[int, ...] = (2, 4, 8)
+    need_widths: tuple[int, ...] = (50, 100, 200, 400)
     moments: MomentSize = field(default_factory=MomentSize)
 
 
@@ -103,6 +103,8 @@ FULL = Size(
     once_runs=100,
     bound_runs=20,
     need_runs=100,
+    need_neurons=(2, 4, 8, 12),
+    need_widths=(50, 100, 200, 400, 800),
 )
 
 
