@@ -158,7 +158,6 @@ class Scheduler(Readings):
             # A last pruning alone: nothing would train on the rest.
             self._do_events(only="settle and prune")
             check_equal_masks(programs(self.model), "after the last step")
-
         # Last: after an error above the weights tell the step before, and the next call refuses to go on.
         self._record()
 

@@ -163,7 +163,7 @@ def _train(
     *,
     first: bool,
 ) -> None:
-    """One step."""
+    """One optimizer step at the protocol's rate, in the first cycle at its first."""
     loss = F.cross_entropy(model(digits.images[batch]), digits.labels[batch])
     loss.backward()  # type: ignore[no-untyped-call]
     if protocol.positive_only:
