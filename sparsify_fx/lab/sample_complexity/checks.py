@@ -110,9 +110,9 @@ def bound_checks(
         # Upper bounds: at most K⁸, and at most log d.
         grown = last[1] / first[1]
         ratio = last[0] / first[0] if axis == "K" else math.log(last[0], first[0])
-        power = math.log(grown) / math.log(ratio)
+        exponent = math.log(grown) / math.log(ratio)
         ends = [f"{count:.0f} at {axis} = {value}" for value, count in (first, last)]
-        told = f"{', '.join(ends)}: power {power:.2f}"
+        told = f"{', '.join(ends)}: power {exponent:.2f}"
         law = "K⁸" if axis == "K" else "log d"
         claim = f"Theorem 2: the samples needed grow no faster than {law}"
         checks.append(Check(claim, told, grown <= ratio**allowed))

@@ -74,7 +74,11 @@ def bounds_grids(bounds: dict[str, dict[float, Bounds]]) -> tuple[Grid, ...]:
         for value, found in by_value.items():
             row = (f"{value:g}", str(found.least), str(found.most))
             rows.append((*row, str(found.secant)) if axis == "distance" else row)
-        columns = (axis, "K² · smallest eigenvalue", "K · largest eigenvalue")
+        columns: tuple[str, ...] = (
+            axis,
+            "K² · smallest eigenvalue",
+            "K · largest eigenvalue",
+        )
         if axis == "distance":
             columns = (*columns, "K² · curvature to W*")
         grids.append(Grid(titles[axis], columns, tuple(rows)))
