@@ -15,7 +15,7 @@ from sparsify_fx.lab.base import Check, Findings, experiment
 from sparsify_fx.lab.common.statistics import Mean, mean_with_interval
 from sparsify_fx.lab.imp_lenet5.protocols import OURS, Protocol
 from sparsify_fx.lab.imp_lenet5.runs import FULL, Size, accuracies, load_digits
-from sparsify_fx.tables.fitting import Grid
+from sparsify_fx.tables.fitting import Draw, Grid
 
 Curves = dict[int, tuple[Tensor, Tensor]]
 """By number of training images: densities [cycles], test accuracies [seeds, cycles]."""
@@ -34,7 +34,9 @@ def imp_lenet5(full: bool, seed: int) -> Findings:
 
 def measure(size: Size, seed: int) -> Findings:
     """The whole experiment at a given size."""
-    grids, checks, figures = [], [], {}
+    grids: list[Grid] = []
+    checks: list[Check] = []
+    figures: dict[str, Draw] = {}
     for protocol in (OURS, *size.codes):
         curves = _curves(size, protocol, seed)
         means = {

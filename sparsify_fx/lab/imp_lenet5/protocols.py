@@ -62,6 +62,7 @@ MENDED = replace(CODE, name="the code, all gradients", positive_only=False)
 
 def build_net(protocol: Protocol) -> nn.Module:
     """The net for digits of 28x28 pixels, with its first weights from torch's global generator."""
+    model: nn.Module
     if protocol.net == "conv2":
         model = conv2()
     else:

@@ -47,4 +47,5 @@ def order_matters(of: Map, parameters: Tensor, time: float = 0.1) -> float:
 def _follow(of: Map, entry: int, start: Tensor, time: float) -> Tensor:
     """The flow along ∇g_entry: its Hessian is constant for both maps, so that it is a matrix exponential."""
     hessian = torch.func.jacrev(torch.func.jacrev(lambda p: of(p)[entry]))(start)
-    return torch.linalg.matrix_exp(time * hessian) @ start
+    end: Tensor = torch.linalg.matrix_exp(time * hessian) @ start
+    return end

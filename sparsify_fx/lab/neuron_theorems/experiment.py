@@ -17,7 +17,7 @@ from sparsify_fx.lab.neuron_theorems.parameterized import (
     follow,
 )
 from sparsify_fx.lab.neuron_theorems.samples import Finite, finite_samples
-from sparsify_fx.tables.fitting import Grid
+from sparsify_fx.tables.fitting import Grid, Value
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def _ends(size: Size, name: str, seed: int) -> dict[tuple[int, int], Tensor]:
     # All quadrants in one batch, one after the other.
     starts = torch.cat([_start(size, *quadrant, seed) for quadrant in QUADRANTS])
     how = REPARAMETERIZATIONS[name]
-    ends = follow(how, starts, rate=size.rate, steps=size.steps).split(size.runs)
-    return dict(zip(QUADRANTS, ends, strict=True))
+    ends = follow(how, starts, rate=size.rate, steps=size.steps)
+    return dict(zip(QUADRANTS, ends.view(-1, size.runs, 2), strict=True))
 
 
 def found(ends: Tensor) -> float:
@@ -95,7 +95,7 @@ def found(ends: Tensor) -> float:
 
 
 def _ends_grid(ends: Ends) -> Grid:
-    rows = []
+    rows: list[tuple[Value, ...]] = []
     for name, by_quadrant in ends.items():
         shares = [found(end) for end in by_quadrant.values()]
         rows.append((name, *shares, f"{_largest(by_quadrant):.1g}"))
