@@ -11,7 +11,7 @@ from sparsify_fx.allocations import ALLOCATIONS, Allocation
 from sparsify_fx.criteria import CRITERIA, Criterion, FunctionCriterion
 from sparsify_fx.errors import MethodError, unknown
 from sparsify_fx.parameterizations import PARAMETERIZATIONS, ByLayer, Parameterization
-from sparsify_fx.penalties import PENALTIES, Penalty
+from sparsify_fx.penalties import PENALTIES, Penalty, PenaltySum
 from sparsify_fx.plugins import load_plugins
 from sparsify_fx.registry import Registry, described
 from sparsify_fx.rewinds import Rewind
@@ -95,6 +95,8 @@ def axis_value(axis: str, value: Any) -> Any:
             if isinstance(value, Mapping)
             else _expect(value, Rewind, axis)
         )
+    if axis == "penalty" and isinstance(value, (list, tuple)):
+        return PenaltySum(tuple(named(PENALTIES, Penalty, item) for item in value))
     if axis == "parameterization" and (by_layer := _by_layer(value)) is not None:
         return by_layer
     return named(*_NAMED[axis], value)
@@ -127,6 +129,8 @@ def describe(axis: str, value: Any, *, stored: bool = False) -> Any:
     """The JSON-ready form of an axis value: its registered name and its fields; see `ResolvedAxes.to_dict`."""
     if axis == "actions":
         return [described(ACTIONS, action, stored=stored) for action in value]
+    if axis == "penalty" and isinstance(value, PenaltySum):
+        return [described(PENALTIES, part, stored=stored) for part in value.parts]
     if axis == "rewind":
         return {f.name: getattr(value, f.name) for f in fields(value)}
     # Always as mappings: patterns are free, and "run" with a word would be a run folder.

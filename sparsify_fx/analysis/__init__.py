@@ -24,6 +24,7 @@ from sparsify_fx.analysis.curvature import (
 from sparsify_fx.analysis.gradients import GradientNorm, gradient_flow
 from sparsify_fx.analysis.loss import MeanLoss, mean_loss
 from sparsify_fx.analysis.overlap import Overlap, mask_overlap, total_overlap
+from sparsify_fx.analysis.pruning import PruneCurve, prune_curve
 from sparsify_fx.analysis.sign_history import kept_signs, settled_after, sign_switches
 from sparsify_fx.analysis.signs import (
     SignFlips,
@@ -42,6 +43,7 @@ __all__ = [
     "MeanLoss",
     "Operator",
     "Overlap",
+    "PruneCurve",
     "Scales",
     "SignFlips",
     "Trace",
@@ -57,6 +59,7 @@ __all__ = [
     "loss_and_error",
     "mask_overlap",
     "mean_loss",
+    "prune_curve",
     "reestimate",
     "scale_names",
     "settled_after",

@@ -134,8 +134,10 @@ def _fill() -> None:
     from sparsify_fx.lab import (  # noqa: F401
         diagonal,
         imp_lenet5,
+        mirror_flow,
         neuron_lrr,
         neuron_signin,
+        neuron_theorems,
         neurons_signin,
         sample_complexity,
     )

@@ -10,6 +10,7 @@ from sparsify_fx.penalties.base import (
 from sparsify_fx.penalties.factors import FactorDecay
 from sparsify_fx.penalties.gates import Gated, OpenGates, ThresholdDecay
 from sparsify_fx.penalties.pilot import Pilot
+from sparsify_fx.penalties.sums import PenaltySum
 from sparsify_fx.penalties.towards import UPDATES, TowardsSparsity, goal
 from sparsify_fx.penalties.weights import L1, L2, Frobenius
 
@@ -26,6 +27,7 @@ __all__ = [
     "Observation",
     "OpenGates",
     "Penalty",
+    "PenaltySum",
     "Pilot",
     "ThresholdDecay",
     "TowardsSparsity",

@@ -9,6 +9,7 @@ from sparsify_fx.actions import action_label
 from sparsify_fx.criteria import criterion_name
 from sparsify_fx.learning_rate import Curve, HandsOff, TorchSchedule
 from sparsify_fx.parameterizations import ByLayer
+from sparsify_fx.penalties import PenaltySum
 from sparsify_fx.recipe import describe
 from sparsify_fx.scheduler.events import RewindTo, RunAction, TakeSnapshot, UpdateMasks
 from sparsify_fx.scheduler.snapshots import PARTS
@@ -128,7 +129,8 @@ def _first_mask(track: Track) -> Iterator[tuple[str, str]]:
     if kept is None:
         yield "no mask", f"all {total} weights stay"
     elif kept < total:
-        chosen = f"{criterion_name(axes.criterion)}, {_axis_name('allocation', axes.allocation)}"
+        first = getattr(axes.schedule, "first_criterion", None) or axes.criterion
+        chosen = f"{criterion_name(first)}, {_axis_name('allocation', axes.allocation)}"
         detail = f"{chosen}: keep {kept} of {total} weights, density {kept / total:.6g}"
         yield "mask at initialization", detail
     elif not track.updates:
@@ -137,10 +139,12 @@ def _first_mask(track: Track) -> Iterator[tuple[str, str]]:
 
 
 def _penalty(track: Track) -> Iterator[tuple[str, str]]:
-    penalty = _axis_name("penalty", track.plan.axes.penalty)
+    given = track.plan.axes.penalty
+    parts = given.parts if isinstance(given, PenaltySum) else (given,)
+    penalty = " + ".join(_axis_name("penalty", part) for part in parts)
     if penalty == "none":
         return
-    adaptive = track.strengths.adaptive
+    adaptive = track.strengths.led
     how = "strength adapts" if adaptive else "constant strength"
     until = (
         f", until step {track.settles}"

@@ -97,7 +97,9 @@ def first_masks(
         for name, weight in weights.items()
     }
     if now:
-        masks = choose_masks(axes.criterion, context)
+        # A schedule may start from a mask of another kind than those that its prunings make.
+        first = getattr(axes.schedule, "first_criterion", None) or axes.criterion
+        masks = choose_masks(first, context)
         told = f"{plan.method} at sparsity {plan.sparsity:g}"
         find_collapse(model, masks, inputs.batches).warn(told)
 

@@ -155,9 +155,9 @@ class Scheduler(Readings):
             self._rates.set(self._step)
             self._advance()
         else:
-            # Masks are compared at events, and the last step has none.
+            # A last pruning alone: nothing would train on the rest.
+            self._do_events(only="settle and prune")
             check_equal_masks(programs(self.model), "after the last step")
-
         # Last: after an error above the weights tell the step before, and the next call refuses to go on.
         self._record()
 
@@ -297,4 +297,4 @@ class Scheduler(Readings):
 
     def _refresh(self) -> None:
         for track in self._tracks:
-            track.refresh(min(self._step, self.steps - 1))
+            track.refresh(self._step, self.steps)

@@ -15,11 +15,11 @@ from sparsify_fx.errors import SchedulerError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.penalties import (
     UPDATES,
-    AdaptivePenalty,
     NoPenalty,
     Observation,
     Penalty,
 )
+from sparsify_fx.penalties.sums import leading, split
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.sharded import in_full, meeting, on_shards
 from sparsify_fx.scheduler.clock import Clock
@@ -32,8 +32,8 @@ NEAR_ZERO = 0.1
 class Strengths:
     """Holds the strength of the method's penalty, gives the term of the loss, and adapts it when it is time.
 
-    A penalty that is not adaptive is called as it is. An adaptive one starts every run at its own strength, is off
-    after the final pruning of the schedule `late`, and takes part in the checkpoint.
+    A penalty that is not adaptive is called as it is, also in a sum. An adaptive one starts every run at its own
+    strength, is off after the final pruning of the schedule `late`, and takes part in the checkpoint.
 
     Args:
         view: the weight programs that are penalized, or a module with no others.
@@ -54,8 +54,8 @@ class Strengths:
         until: int | None,
         occasion: Callable[[int, float], Occasion],
     ) -> None:
-        self._penalty = penalty if isinstance(penalty, AdaptivePenalty) else None
-        self._constant, self._view, self._clock = penalty, view, clock
+        self._penalty, self._constants = split(penalty)
+        self._view, self._clock = view, clock
         self._sparsity, self._until, self._occasion = sparsity, until, occasion
         self._level = self.applied = 0.0
         # A tensor that is written in place: a number would be compiled into the loss, and every new one would compile
@@ -79,19 +79,24 @@ class Strengths:
         """What is added to the loss (0-dimensional)."""
         found = programs(self._view).values()
         with on_shards(found):
-            if self._penalty is None:
-                term = self._constant(found)
+            terms = [part(found) for part in self._constants]
             # Off, not times 0: that would still cost its backward, and be NaN where the term overflows.
-            elif self.applied == 0:
-                term = NoPenalty()(found)
-            else:
-                term = self._penalty(found, meeting(self._tensor, found))
-            return in_full(term)
+            if self._penalty is not None and self.applied != 0:
+                terms.append(self._penalty(found, meeting(self._tensor, found)))
+            return in_full(sum(terms[1:], terms[0]) if terms else NoPenalty()(found))
 
     @property
     def adaptive(self) -> bool:
         """Whether the strength can change during the training."""
         return self._penalty is not None
+
+    @property
+    def led(self) -> bool:
+        """Whether it will: not with `reach=1`, nor where a schedule brings the sparsity."""
+        given = self._penalty
+        if given is None or not leading(given):
+            return False
+        return given.every_epoch or self._until is not None
 
     def observe(self, accuracy: float) -> None:
         """Take the training accuracy of the epoch that ends with the next step."""

@@ -210,9 +210,13 @@ class Track:
         """What an optimizer step moved without a gradient goes back to zero."""
         rest(self._restless, self.pruner.optimizers)
 
-    def refresh(self, step: int) -> None:
-        """Temperatures and noise of the optimizer step that follows `step` others."""
-        refresh(self.part.view(), self.clock, self.updates, self.plan.seed, step)
+    def refresh(self, step: int, steps: int) -> None:
+        """Temperatures and noise of the optimizer step that follows `step` of `steps`; of the last at the end."""
+        # Gates that settled after the last step stay so, also where a finished training is loaded.
+        if step == steps == self.settles:
+            return
+        now = min(step, steps - 1)
+        refresh(self.part.view(), self.clock, self.updates, self.plan.seed, now)
 
     def term(self) -> Tensor:
         """What the penalty adds to the loss (0-dimensional)."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from sparsify_fx.errors import MethodError, SchedulerError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.registry import Registry
-from sparsify_fx.schedules.updates import MaskUpdate
+from sparsify_fx.schedules.updates import MaskUpdate, SettleAndPrune
 
 MOST_UPDATES = 100_000
 """Mask updates of one training."""
@@ -112,7 +112,8 @@ def check_times(
 ) -> None:
     """Raise SchedulerError for updates that do not fit into the runs, or for runs of more than `MOST_EPOCHS` in all.
 
-    Two updates may not fall on one step, nor the last one on the end: such a run is too short.
+    Two updates may not fall on one step, nor the last one on the end: such a run is too short. A settling alone may
+    fall on the end, since no training has to follow it.
     """
     # Run 0 is there even when nothing changes in it.
     runs = 1 + max((update.run for update in updates), default=0)
@@ -123,8 +124,12 @@ def check_times(
         )
     # Two updates on one step would run one after the other without training between them.
     steps = [(update.run, round(update.epoch * steps_per_epoch)) for update in updates]
+    ends = [
+        step + (not isinstance(update, SettleAndPrune))
+        for update, (_, step) in zip(updates, steps, strict=True)
+    ]
     if len(set(steps)) < len(steps) or any(
-        step >= epochs * steps_per_epoch for _, step in steps
+        end > epochs * steps_per_epoch for end in ends
     ):
         raise SchedulerError(
             f"{len(updates)} mask updates do not fit into runs of {epochs * steps_per_epoch} steps; train for more "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sparsify_fx.criteria import CRITERIA, Criterion
 from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
 from sparsify_fx.registry import added_option
@@ -25,22 +26,43 @@ class Cycles(OneRun):
     Attributes:
         keep: the fraction of the weights that stay in each cycle.
         trained: the net is trained already: it is pruned at once, and there is no dense run.
+        start: the share of the weights that a random mask keeps from initialization on, by the method's allocation; the
+            cycles go on from there. 1 starts dense.
 
-    Source: [Gadhikar 2024], appendix A.3 (80 % of the remaining weights stay in each cycle).
+    Source: [Gadhikar 2024], appendix A.3 (80 % of the remaining weights stay in each cycle); start: [Gadhikar 2023],
+    sparse-to-sparse training from a random mask, as [Gadhikar 2024], section 1, cites it.
     """
 
     keep: float = 0.8
     trained: bool = added_option(False)
+    start: float = added_option(1.0)
 
     def __post_init__(self) -> None:
         if not 0 < self.keep < 1:
             raise MethodError(
                 f"cycles: keep={self.keep!r} must be a fraction in (0, 1), for instance 0.8"
             )
+        if not 0 < self.start <= 1:
+            raise MethodError(
+                f"cycles: start={self.start!r} must be a density in (0, 1], for instance 0.5; 1 starts dense"
+            )
+        if self.trained and self.start < 1:
+            raise MethodError(
+                f"cycles: start={self.start!r} begins with a random mask, which a trained net has no use for; "
+                "leave out one of start and trained"
+            )
 
     def initial(self, budget: Budget) -> int | None:
-        """All weights; those that the first cycle leaves, of a net that is trained already."""
-        return self._counts(budget)[0] if self._prunes_at_once(budget) else budget.total
+        """All weights, or those of the random mask; those that the first cycle leaves, of a trained net."""
+        if self._prunes_at_once(budget):
+            return self._counts(budget)[0]
+        self._check_start(budget.sparsity)
+        return max(budget.kept, kept_count(budget.total, 1 - self.start))
+
+    @property
+    def first_criterion(self) -> Criterion | None:
+        """What chooses the first mask, where it is not the method's own criterion."""
+        return CRITERIA["random"] if self.start < 1 else None
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:
         """One at the start of every run after the first."""
@@ -65,7 +87,7 @@ class Cycles(OneRun):
         last = self._cycles(budget.sparsity)
         steps = [
             # Of the total and not of the last count: rounding does not add up over the cycles.
-            max(budget.kept, kept_count(budget.total, 1 - self.keep**i))
+            max(budget.kept, kept_count(budget.total, 1 - self.start * self.keep**i))
             for i in range(1, last)
         ]
         return [*steps, budget.kept][:last]
@@ -73,15 +95,25 @@ class Cycles(OneRun):
     def runs(self, sparsity: float) -> int:
         """The dense run, if any, and one for every pruning; MethodError for more than `MOST_RUNS`."""
         if sparsity == 0:
+            self._check_start(sparsity)
             return 1
         return self._cycles(sparsity) + (not self.trained)
+
+    def _check_start(self, sparsity: float) -> None:
+        """MethodError where the first mask keeps fewer weights than the last shall."""
+        if self.start < 1 - sparsity:
+            raise MethodError(
+                f"cycles: start={self.start!r} keeps fewer weights than the {1 - sparsity:.6g} of "
+                f"sparsity={sparsity!r}; give a larger start or a higher sparsity"
+            )
 
     def _cycles(self, sparsity: float) -> int:
         """How many prunings there are."""
         if sparsity == 0:
             return 0
         # A power of keep must not be taken for a little more than itself, which would add a cycle.
-        cycles = math.log(1 - sparsity) / math.log(self.keep) - 1e-9
+        self._check_start(sparsity)
+        cycles = math.log((1 - sparsity) / self.start) / math.log(self.keep) - 1e-9
         check_count(
             f"cycles: keep={self.keep!r} makes cycles:",
             cycles,

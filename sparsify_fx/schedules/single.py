@@ -57,15 +57,17 @@ class Late(OneRun):
     adaptive strength end there.
 
     Attributes:
-        at: when, as a share of the run.
+        at: when, as a share of the run. 1.0 prunes after the last step: the penalty works to the very end, and nothing
+            is fine-tuned. At sparsity 0 nothing is pruned then, and the analysis `prune-curve` prunes what was trained
+            to many levels.
     """
 
     at: float = 0.8
 
     def __post_init__(self) -> None:
-        if not 0 < self.at < 1:
+        if not 0 < self.at <= 1:
             raise MethodError(
-                f"late: at={self.at!r} must be a share of the run in (0, 1), for instance 0.8"
+                f"late: at={self.at!r} must be a share of the run in (0, 1], for instance 0.8"
             )
 
     def updates(self, budget: Budget) -> tuple[MaskUpdate, ...]:

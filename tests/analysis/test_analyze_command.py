@@ -287,3 +287,32 @@ def test_tied_weights_count_once(runs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copy(runs["signin"] / "config.yaml", tmp_path)
     torch.save({"model": model.state_dict()}, tmp_path / "checkpoint.pt")
     assert Run(tmp_path).weights == tuple(programs(model)) == ("0.weight", "1.weight")
+
+
+def test_a_run_with_the_penalty_to_the_end_is_pruned_to_many_levels(
+    tmp_path: Path,
+) -> None:
+    """spred with a constant strength, nothing pruned in training; measured on the validation images."""
+    sets = [
+        "method=spred",
+        "sparsity=0.0",
+        "validation=0.25",
+        "axes.schedule={name: late, at: 1.0}",
+        "axes.penalty={name: factors, strength: 0.001, reach: 1.0}",
+    ]
+    values = {"device": "cpu", "epochs": 2, "batch_size": 500}
+    run = train(
+        load_config("mnist5k-lenet5-bn", sets, values),
+        runs_dir=tmp_path / "runs",
+        progress=False,
+        tensorboard=False,
+    )
+    told = call_json(run.path, "--only", "prune-curve", "--out", tmp_path / "out")
+    found = told["analyses"]["prune-curve"]
+    (curve,) = found["data"].values()
+    assert curve["sparsities"][0] == 0
+    assert curve["sparsities"][-1] == 0.99
+    last = json.loads((run.path / "result.json").read_text())
+    assert curve["accuracies"][0] == pytest.approx(last["validation_accuracy"])
+    assert curve["accuracies"][-1] < curve["accuracies"][0]
+    assert found["notes"] == ["spred: measured on the validation images"]

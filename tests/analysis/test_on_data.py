@@ -15,6 +15,7 @@ from sparsify_fx.analysis.connectivity import interpolate, line_between, loss_an
 from sparsify_fx.analysis.curvature import Operator, hessian, largest_eigenvalue, trace
 from sparsify_fx.analysis.gradients import gradient_flow
 from sparsify_fx.analysis.loss import MeanLoss, Weights, mean_loss
+from sparsify_fx.analysis.pruning import PruneCurve, prune_curve
 from sparsify_fx.errors import AnalysisError
 from sparsify_fx.programs.owners import programs
 from tests.conftest import batch, small_net
@@ -330,3 +331,34 @@ def test_transposed_and_unbatched_channels() -> None:
         found["0"].constant,
         found["0"].dead,
     ) == (6, 1, 1, 1)
+
+
+def test_a_prune_curve_prunes_a_copy_over_all_layers_and_starts_from_the_net_itself() -> (
+    None
+):
+    model = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 4, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(1.0, 21.0).view(5, 4))
+        model[1].weight.copy_(-torch.arange(21.0, 41.0).view(4, 5))
+        model[0].weight[0] = 0.0  # 4 of 40 weights are pruned already
+    before = copy.deepcopy(model.state_dict())
+    found = prune_curve(
+        model,
+        ("0.weight", "1.weight"),
+        lambda net: sum(int(p.count_nonzero()) for p in net.parameters()) / 40,
+        levels=(0.0, 0.1, 0.5, 0.9),
+    )
+    assert found.sparsities == pytest.approx((0.1, 0.5, 0.9))
+    assert found.accuracies == pytest.approx((0.9, 0.5, 0.1))
+    assert all(torch.equal(model.state_dict()[name], t) for name, t in before.items())
+    with pytest.raises(AnalysisError, match="no sparsity"):
+        prune_curve(model, ("0.weight",), lambda net: 1.0, levels=(1.0,))
+
+
+def test_the_level_before_a_drop_is_the_last_before_the_first() -> None:
+    curve = PruneCurve((0.0, 0.8, 0.9, 0.95, 0.99), (0.95, 0.945, 0.935, 0.946, 0.5))
+    assert curve.before_drop(0.01) == 0.8  # 0.95 is fine again, and behind a drop
+    assert curve.before_drop(0.02) == 0.95
+    assert curve.chosen() == 0.95  # high sparsity: 2 % may go
+    low = PruneCurve((0.0, 0.5, 0.8, 0.9), (0.95, 0.945, 0.935, 0.5))
+    assert low.chosen() == 0.5

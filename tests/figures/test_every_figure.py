@@ -13,6 +13,7 @@ from sparsify_fx.analysis.connectivity import Line
 from sparsify_fx.analysis.curvature import Eigenvalue, Trace
 from sparsify_fx.analysis.gradients import GradientNorm
 from sparsify_fx.analysis.overlap import Overlap
+from sparsify_fx.analysis.pruning import PruneCurve
 from sparsify_fx.analysis.reports import (
     bn_scales,
     connectivity,
@@ -20,6 +21,7 @@ from sparsify_fx.analysis.reports import (
     gradient_flow,
     hessian,
     overlap,
+    prune_curve,
     sharpness_curve,
     sign_curve,
     sign_cycles,
@@ -34,6 +36,7 @@ from sparsify_fx.lab.imp_lenet5.experiment import draw as draw_imp
 from sparsify_fx.lab.neuron_signin.experiment import draw as draw_paths
 from sparsify_fx.lab.sample_complexity.figures import draw as draw_samples
 from sparsify_fx.lab.sample_complexity.figures import draw_transition
+from sparsify_fx.lab.sample_complexity.pruning import Cycle, Pruned
 from sparsify_fx.lab.sample_complexity.rates import METHODS, Speed
 from sparsify_fx.lab.sample_complexity.runs import Size
 from tests.figures.common import check_legible, drawn
@@ -62,7 +65,11 @@ def samples(figure: Any) -> None:
         noise |= {(level, k): Mean(k * level, level) for k in size.noise_ranks}
     some = {5: MEAN, 10: Mean(0.4, 0.1), 20: Mean(0.3, 0.1)}
     halves = {5: 100.0, 10: 190.0, 20: 420.0}
-    pruned = {100: [(1.0, MEAN), (0.1, MEAN)], 200: [(1.0, MEAN), (0.1, MEAN)]}
+    errors = torch.tensor([0.4, 0.5, 0.6])
+    cycles = (Cycle(1.0, errors, errors), Cycle(0.1, errors / 2, errors))
+    pruned = {}
+    for start in size.imp_starts:
+        pruned |= {(start, count): Pruned(errors, cycles) for count in size.imp_samples}
     draw_samples(figure, size, some, Speed(rates, rates, paths), halves, noise, pruned)
 
 
@@ -81,6 +88,7 @@ SPACES = dict.fromkeys(
 )
 COURSE = [(0, 0.0, 0.5), (1, 0.2, 0.3), (9, 0.5, 0.0)]
 LINE = Line((0.0, 0.5, 1.0), (1.0, 2.0, 1.0), (0.1, 0.2, 0.1))
+CURVE = PruneCurve((0.0, 0.9, 0.99), (0.95, 0.94, 0.5))
 MEANS = {500: [MEAN] * 3, 4000: [MEAN] * 3}
 FIGURES: dict[str, Any] = {
     "signs": partial(signs.draw, dict.fromkeys(RUNS, FLIPS)),
@@ -96,7 +104,8 @@ FIGURES: dict[str, Any] = {
         sharpness_curve.draw, {run: {1: TOP, 2: TOP} for run in RUNS}
     ),
     "connectivity": partial(connectivity.draw, {"lrr & imp": LINE}),
-    "imp-lenet5": partial(draw_imp, [1.0, 0.5, 0.1], MEANS),
+    "prune-curve": partial(prune_curve.draw, dict.fromkeys(RUNS, CURVE)),
+    "imp-lenet5": partial(draw_imp, [1.0, 0.5, 0.1], MEANS, title="Fig. 7, ours"),
     "diagonal-potential": draw_potential,
     "neuron-signin": partial(draw_paths, PATHS),
     "sample-complexity": samples,

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from sparsify_fx.lab.common.statistics import fit_line
 from sparsify_fx.lab.sample_complexity import measure
+from sparsify_fx.lab.sample_complexity.geometry import hessian_bounds, samples_needed
+from sparsify_fx.lab.sample_complexity.pruning import pruned_errors, pruned_once, recall
 from sparsify_fx.lab.sample_complexity.rates import (
     asymptotic_rate,
     courses,
@@ -24,11 +26,11 @@ from sparsify_fx.lab.sample_complexity.runs import (
     half_point,
     noisy_errors,
     problem,
-    pruned_errors,
     radii,
     transitions,
 )
 from sparsify_fx.lab.sample_complexity.teacher import (
+    Dense,
     Masked,
     accelerated,
     draw_masked,
@@ -273,10 +275,73 @@ def test_the_error_grows_as_the_root_of_r_and_as_the_noise() -> None:
 
 
 def test_imp_is_best_within_a_pruning_step_of_the_teacher_s_sparsity() -> None:
-    (rows,) = pruned_errors(SMALL, 0).values()
-    best, _ = min(rows, key=lambda row: row[1].mean)
-    assert 0.2 * 0.8 <= best <= 0.2 / 0.8
-    assert rows[-1][1].mean > 10 * min(mean.mean for _, mean in rows)
+    """From near the teacher; a blind start with as few samples does not find it, and knew nothing of its mask."""
+    found = pruned_errors(replace(SMALL, imp_samples=(200,), imp_cycles=9), 0)
+    near, blind = found["near", 200], found["blind", 200]
+    best = min(near.cycles, key=lambda cycle: cycle.error.mean)
+    assert 0.2 * 0.8 <= best.left <= 0.2 / 0.8
+    assert near.cycles[-1].error.mean > 10 * best.error.mean
+    assert float(near.untrained.mean()) > 0.6 > 0.45 > float(blind.untrained.mean())
+    assert blind.cycles[0].error.mean > 10 * near.cycles[0].error.mean
+
+
+def test_one_pruning_after_descent_gives_the_teacher_s_mask() -> None:
+    size = replace(SMALL, once_runs=4, once_samples=(400,), imp_starts=("near",))
+    found = pruned_once(size, 0)["near", 400]
+    assert found.exact == found.success == 1
+    assert found.recall.mean == 1 > found.untrained.mean
+    assert 0 < found.steps <= found.enough
+
+
+def test_recall_counts_the_mask_in_any_order_of_the_neurons() -> None:
+    teacher = torch.tensor([[[1.0, -2.0, 0.0, 0.0], [0.0, 0.0, 3.0, 4.0]]])
+    assert recall(teacher.flip(1), teacher).tolist() == [1.0]
+    half = torch.tensor([[[5.0, 0.0, 5.0, 0.0], [5.0, 0.0, 5.0, 0.0]]])
+    assert recall(half, teacher).tolist() == [0.5]
+
+
+def test_shared_inputs_give_the_gradient_of_inputs_by_neuron() -> None:
+    generator = seeded()
+    inputs, labels = (
+        torch.randn(s, generator=generator) for s in ((2, 40, 6), (2, 40))
+    )
+    weights = torch.randn(2, 3, 6, generator=generator)
+    apart = Masked(inputs[:, None].expand(-1, 3, -1, -1).contiguous(), labels)
+    together = Dense(inputs, labels)
+    assert torch.allclose(apart.outputs(weights), together.outputs(weights), atol=1e-6)
+    assert torch.allclose(
+        apart.gradient(weights), together.gradient(weights), atol=1e-6
+    )
+    some = torch.tensor([1])
+    assert torch.equal(together.some(some).labels, labels[1:])
+
+
+def test_the_hessian_has_the_theorem_s_order_in_k_and_no_negative_curvature() -> None:
+    size = replace(
+        SMALL,
+        bound_runs=2,
+        bound_neurons=(2, 8),
+        bound_ranks=(5, 20),
+        bound_distances=(0.0, 0.8),
+        need_rank=10,
+    )
+    found = hessian_bounds(size, 0)
+    few, many = found["K"].values()
+    assert few.least.mean < 4 * many.least.mean
+    assert few.most.mean < 4 * many.most.mean
+    low, high = found["r"].values()
+    assert low.least.mean > high.least.mean > 0
+    assert found["distance"][0.8].least.mean > 0
+    assert found["distance"][0.8].secant.mean > found["distance"][0.8].least.mean
+
+
+def test_the_samples_needed_hardly_depend_on_the_number_of_inputs() -> None:
+    size = replace(
+        SMALL, need_runs=6, need_rank=8, need_neurons=(2, 4), need_widths=(20, 80)
+    )
+    found = samples_needed(size, 0)
+    assert found["K"][4] > 1.3 * found["K"][2]
+    assert found["d"][80] < 1.3 * found["d"][20]
 
 
 def test_the_radius_falls_with_r() -> None:
@@ -301,17 +366,26 @@ def test_the_whole_experiment_is_reported_and_drawn() -> None:
         sample_runs=2,
         noise_ranks=(4, 8),
         imp_cycles=4,
+        once_runs=2,
+        once_samples=(100,),
+        bound_runs=1,
+        bound_neurons=(2, 3),
+        bound_ranks=(5, 10),
+        bound_distances=(0.0, 0.1),
+        need_runs=1,
+        need_rank=5,
+        need_neurons=(2, 3),
+        need_widths=(20, 30),
+        sample_shares=(1.0, 3.0),
         steps=100,
         moments=MomentSize(
             runs=1, samples=(5_000,), chunk=5_000, width=40, kept=4, steps=50
         ),
     )
     findings = measure(tiny, 0)
-    assert len(findings.grids) == 7
-    assert (
-        len(findings.checks)
-        == 6 + len(SMALL.noise_levels) + 2 + len(SMALL.imp_samples) + 1
-    )
+    assert len(findings.grids) == 6 + 2 + 2 + 1 + 3 + 1
+    lines, imp = 6 + len(SMALL.noise_levels), 2 * len(SMALL.imp_samples)
+    assert len(findings.checks) == lines + 2 + imp + 1 + 1 + 6
     for draw in findings.figures.values():
         figure = Figure()
         draw(figure)

@@ -27,12 +27,14 @@ from sparsify_fx.penalties import (
     Frobenius,
     Observation,
     OpenGates,
+    PenaltySum,
     Pilot,
     ThresholdDecay,
     goal,
 )
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.recipe import axis_value, describe
 from tests.conftest import small_net
 
 THETA = torch.tensor([[0.5, -0.25, 0.0], [-2.0, 1.0, 0.75]], dtype=torch.float64)
@@ -271,3 +273,75 @@ def test_the_floor_ends_the_shrinking_of_all_weights() -> None:
         )
     with pytest.raises(MethodError, match=r"floor=1.0 must be in \[0, 1\)"):
         FactorDecay(1.0, floor=1.0)
+
+
+# ------------------------------------------------------------------ sums
+
+
+def both() -> PenaltySum:
+    return PenaltySum((FactorDecay(2e-3, reach=1.0), Frobenius(5e-2)))
+
+
+def test_a_sum_is_the_sum_of_value_and_gradient() -> None:
+    one, other, together = (program(Product(beta=1.0)) for _ in range(3))
+    first, second = FactorDecay(2e-3)([one]), Frobenius(5e-2)([other])
+    term = both()(iter([together]))
+    for each in (first, second, term):
+        each.backward()
+    assert float(term.detach()) == pytest.approx(
+        float(first.detach() + second.detach()), rel=1e-12
+    )
+    for name, factor in together.factor_tensors().items():
+        parts = [p.factor_tensors()[name].grad for p in (one, other)]
+        assert parts[0] is not None
+        assert parts[1] is not None
+        torch.testing.assert_close(factor.grad, parts[0] + parts[1])
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        (["factors"], "two penalties or more"),
+        (["factors", "none"], "neither 'none' nor a sum"),
+        (["l2", {"name": "l2", "strength": 1.0}], "one kind twice"),
+        (["factors", "l1"], "FactorDecay and L1 both adapt their strength"),
+        (["pilot", "factors"], "Pilot and FactorDecay both adapt"),
+    ],
+)
+def test_sums_that_mean_nothing_are_refused(parts: list[object], told: str) -> None:
+    with pytest.raises(MethodError, match=told):
+        axis_value("penalty", parts)
+
+
+def test_a_sum_is_written_as_a_list_and_told_as_one() -> None:
+    given = [
+        {"name": "factors", "strength": 2e-3, "reach": 1.0, "floor": 0.0},
+        {"name": "frobenius", "strength": 5e-2},
+    ]
+    assert axis_value("penalty", given) == both()
+    assert describe("penalty", both()) == given
+    assert both().without_decay == ("factors",)
+
+
+def test_after_the_final_pruning_the_constant_part_of_a_sum_goes_on() -> None:
+    model = small_net()
+    model = sparsify_fx.apply(
+        model,
+        "spred",
+        sparsity=0.5,
+        penalty=PenaltySum((FactorDecay(1e-3), Frobenius(1e-2))),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = sparsify_fx.Scheduler(model, optimizer, epochs=5, steps_per_epoch=2)
+    terms = []
+    for _ in range(scheduler.steps):
+        term = scheduler.penalty()
+        alone = Frobenius(1e-2)(programs(model).values())
+        terms.append(float(term.detach() - alone.detach()))
+        term.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+    # The decay of the factors is on until the pruning at 0.8 of the run and off after it.
+    assert terms[0] > 0
+    assert terms[-2:] == pytest.approx([0.0, 0.0], abs=1e-9)

@@ -4,6 +4,7 @@
 """
 
 from sparsify_fx.lab.imp_lenet5.experiment import imp_lenet5, measure
+from sparsify_fx.lab.imp_lenet5.protocols import CODE, MENDED, OURS, Protocol
 from sparsify_fx.lab.imp_lenet5.runs import (
     FULL,
     Digits,
@@ -14,8 +15,12 @@ from sparsify_fx.lab.imp_lenet5.runs import (
 )
 
 __all__ = [
+    "CODE",
     "FULL",
+    "MENDED",
+    "OURS",
     "Digits",
+    "Protocol",
     "Size",
     "accuracies",
     "accuracy",

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sparsify_fx.api import apply
+from sparsify_fx.lab.imp_lenet5.protocols import (
+    CODE,
+    MENDED,
+    OURS,
+    Protocol,
+    build_net,
+    freeze_small,
+)
+from sparsify_fx.rewinds import Rewind
 from sparsify_fx.scheduler.scheduler import Scheduler
 from sparsify_fx.zoo.data import load_data
-from sparsify_fx.zoo.models import build_model
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the experiment is. samples: training images; steps: of each cycle, whatever the number of images."""
+    """How large the experiment is.
+
+    samples: training images of `OURS`, whose cycles have `steps` steps whatever their number; code_samples,
+    code_prunings, code_seeds: of the protocols in `codes`, whose cycles have epochs.
+    """
 
     samples: tuple[int, ...] = (500, 1000, 4000)
     seeds: int = 3
     prunings: int = 20
     steps: int = 200
     batch: int = 60
-    rate: float = 1.2e-3
+    codes: tuple[Protocol, ...] = (
+        replace(CODE, net="lenet5", epochs=10),
+        replace(MENDED, net="lenet5", epochs=10),
+    )
+    code_samples: tuple[int, ...] = (500, 2000)
+    code_prunings: int = 20
+    code_seeds: int = 2
 
 
-FULL = Size(samples=(250, 500, 1000, 2000, 4000), seeds=5, prunings=20, steps=2000)
+# The code has 35 cycles of 100 epochs, and the paper 10,000 to 40,000 images of MNIST: here 4,000 digits at hand.
+FULL = Size(
+    samples=(250, 500, 1000, 2000, 4000),
+    seeds=5,
+    prunings=20,
+    steps=2000,
+    codes=(CODE, MENDED),
+    code_samples=(1000, 4000),
+    code_prunings=34,
+    code_seeds=3,
+)
 
 
 @dataclass(frozen=True)
@@ -58,34 +87,91 @@ def load_digits(name: str) -> Digits:
 
 
 def accuracies(
-    size: Size, digits: Digits, seed: int
+    size: Size, digits: Digits, seed: int, protocol: Protocol = OURS
 ) -> tuple[list[float], list[float]]:
-    """Density and test accuracy at the end of every cycle of one run, which keeps 0.8 of the weights each time."""
+    """Density and test accuracy of every cycle of one run, which keeps 0.8 of the weights each time."""
     # 1. The model and its scheduler. The weights come from torch's global generator.
     torch.manual_seed(seed)
-    model = build_model("lenet5", num_classes=10, in_channels=1, image_size=28)
-    apply(model, method="imp", sparsity=1 - 0.8**size.prunings, seed=seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=size.rate)
+    model = build_net(protocol)
+    prunings = size.prunings if protocol.epochs is None else size.code_prunings
+    apply(
+        model,
+        method="imp",
+        sparsity=1 - 0.8**prunings,
+        allocation="uniform" if protocol.layerwise else None,
+        # The rate is ours to set below: cycles after the first may have another.
+        rewind=Rewind(weights="init", optimizer="init", learning_rate=None),
+        seed=seed,
+    )
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=protocol.rate, weight_decay=protocol.decay
+    )
+    # 2. Without epochs, cycles of as many steps for every number of images: with them, more images mean more
+    # training, and the comparison shows both.
+    per_epoch = math.ceil(len(digits.images) / size.batch)
+    epochs, length = (
+        (1, size.steps) if protocol.epochs is None else (protocol.epochs, per_epoch)
+    )
     scheduler = Scheduler(
-        model, optimizer, epochs=1, steps_per_epoch=size.steps, learning_rate="constant"
+        model,
+        optimizer,
+        epochs=epochs,
+        steps_per_epoch=length,
+        learning_rate=None,
     )
 
-    # 2. Cycles of as many steps for every number of images: with epochs, more images would mean more
-    # training, and the comparison would show both.
+    # 3. Before `step`, which prunes and rewinds at the end of a cycle: afterwards the trained weights are gone.
     order = torch.Generator().manual_seed(seed)
-    densities, found = [], []
-    for _ in range(scheduler.steps):
-        batch = torch.randint(len(digits.images), (size.batch,), generator=order)
-        loss = F.cross_entropy(model(digits.images[batch]), digits.labels[batch])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-        # Before `step`, which prunes and rewinds: afterwards the trained weights are gone.
+    densities: list[float] = []
+    found: list[float] = []
+    tested: list[float] = []
+    for step in range(scheduler.steps):
+        within = step % (epochs * length)
+        if protocol.best and within % length == 0:
+            tested.append(accuracy(model, digits))
+        chosen = _batch(size, digits, order, protocol, within % length)
+        _train(model, optimizer, digits, chosen, protocol, first=step == within)
         if scheduler.ends_run:
             densities.append(scheduler.density())
-            found.append(accuracy(model, digits))
+            found.append(max(tested) if protocol.best else accuracy(model, digits))
+            tested = []
         scheduler.step()
     return densities, found
+
+
+def _batch(
+    size: Size, digits: Digits, order: torch.Generator, protocol: Protocol, index: int
+) -> Tensor:
+    """Which images the next step sees: at random with replacement, or a part of a new order in each epoch."""
+    count = len(digits.images)
+    if protocol.epochs is None:
+        return torch.randint(count, (size.batch,), generator=order)
+    # Drawn anew from a copy of the generator: the same order for all steps of an epoch.
+    state = order.get_state()
+    shuffled = torch.randperm(count, generator=order)
+    if (index + 1) * size.batch < count:
+        order.set_state(state)
+    return shuffled[index * size.batch : (index + 1) * size.batch]
+
+
+def _train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    digits: Digits,
+    batch: Tensor,
+    protocol: Protocol,
+    *,
+    first: bool,
+) -> None:
+    """One optimizer step at the protocol's rate, in the first cycle at its first."""
+    loss = F.cross_entropy(model(digits.images[batch]), digits.labels[batch])
+    loss.backward()  # type: ignore[no-untyped-call]
+    if protocol.positive_only:
+        freeze_small(model)
+    for group in optimizer.param_groups:
+        group["lr"] = protocol.first_rate if first else protocol.rate
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 @torch.no_grad()

@@ -7,8 +7,9 @@ from typing import Any
 from sparsify_fx.figures import color, legend, panels, series
 from sparsify_fx.lab.common.fits import draw_fit
 from sparsify_fx.lab.common.statistics import Mean
+from sparsify_fx.lab.sample_complexity.pruning import Pruned
 from sparsify_fx.lab.sample_complexity.rates import METHODS, Speed, means_of
-from sparsify_fx.lab.sample_complexity.runs import Pruned, Size
+from sparsify_fx.lab.sample_complexity.runs import Size
 
 
 def draw(
@@ -18,7 +19,7 @@ def draw(
     speed: Speed,
     halves: dict[int, float],
     noise: dict[tuple[float, int], Mean],
-    pruned: Pruned,
+    pruned: dict[tuple[str, int], Pruned],
 ) -> None:
     """Figs. 2, 3, 4, 5 and 6 of [Zhang 2021] as lines."""
     places = panels(figure, 6, shape=0.9, room=5.5)
@@ -103,10 +104,19 @@ def _noise(axes: Any, size: Size, noise: dict[tuple[float, int], Mean]) -> None:
     axes.set(xlabel="sqrt(r)", ylabel="relative error", title="Fig. 5: noise")
 
 
-def _pruning(axes: Any, size: Size, pruned: Pruned) -> None:
-    for index, (samples, rows) in enumerate(pruned.items()):
-        left, errors = [100 * share for share, _ in rows], [m.mean for _, m in rows]
-        axes.plot(left, errors, label=f"N = {samples}", **series(index))
+def _pruning(axes: Any, size: Size, pruned: dict[tuple[str, int], Pruned]) -> None:
+    for (start, samples), found in pruned.items():
+        left = [100 * cycle.left for cycle in found.cycles]
+        errors = [cycle.error.mean for cycle in found.cycles]
+        # The color tells N, and the dashes whether the start knew of the teacher.
+        style = series(size.imp_samples.index(samples))
+        dashes = {"linestyle": "-" if start == size.imp_starts[0] else "--"}
+        # Named once for each N and once for each start: with every pair the legend would be as large as the panel.
+        if start == size.imp_starts[0]:
+            label = f"N = {samples}"
+        else:
+            label = "" if samples != size.imp_samples[0] else f"dashed: {start} start"
+        axes.plot(left, errors, label=label, **{**style, **dashes})
     # The teacher's own sparsity, where the theory has the minimum.
     own = 100 * size.imp_kept / size.imp_width
     axes.axvline(own, color="gray", linestyle=":", label="the teacher's sparsity")

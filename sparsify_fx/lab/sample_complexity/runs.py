@@ -1,4 +1,4 @@
-"""What `sample-complexity` measures: radius, samples, noise, and IMP on synthetic data; rates: `sample_rates`."""
+"""What `sample-complexity` measures: radius, samples and noise; in `rates`, `pruning` and `geometry` the rest."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ from sparsify_fx.lab.sample_complexity.teacher import (
     draw_masked,
     draw_masks,
     draw_teacher,
-    norm,
     perturbed,
     relative_error,
 )
 from sparsify_fx.lab.sample_complexity.tensor_start import MomentSize
 
-# By the number of samples N: shares of weights left, and the test error at each.
-Pruned = dict[int, list[tuple[float, Mean]]]
 SUCCESS = 1e-4
 """A run has found the teacher when its relative error is below this. Source: [Zhang 2021], section 5.1."""
 
@@ -33,6 +30,8 @@ class Size:
 
     rate, momentum: Algorithm 1 where only its end counts; slow_rate, slow_momentum: η and β of Fig. 3, whose runs start
     at the relative distance rate_start and end at rate_until; radius_ranks: whose radius is neither 0 nor beyond 4.
+    imp_starts: of `pruning.STARTS`; once_*: section 4.1, one pruning after AGD; bound_*: Theorem 1's Hessian, with
+    bound_share samples for each unknown; need_*: the samples needed by K and by d, with need_rank inputs a neuron.
     """
 
     neurons: int = 5
@@ -67,14 +66,29 @@ class Size:
     imp_runs: int = 3
     imp_width: int = 100
     imp_kept: int = 20
-    imp_samples: tuple[int, ...] = (100, 700, 1000, 2000)
+    imp_samples: tuple[int, ...] = (100, 700, 1000, 2000, 3000)
     imp_cycles: int = 12
     imp_noise: float = 1e-3
+    imp_starts: tuple[str, ...] = ("near", "blind")
+    once_runs: int = 8
+    once_samples: tuple[int, ...] = (700, 1000, 3000)
+    bound_runs: int = 4
+    bound_neurons: tuple[int, ...] = (2, 4, 8, 16)
+    bound_ranks: tuple[int, ...] = (10, 20, 40, 80)
+    bound_distances: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+    bound_share: float = 100.0
+    need_runs: int = 16
+    need_rank: int = 20
+    need_neurons: tuple[int, ...] = (2, 4, 8)
+    need_widths: tuple[int, ...] = (50, 100, 200, 400)
     moments: MomentSize = field(default_factory=MomentSize)
 
 
 # Radii are finite where r is not far below N/6.3: with 3,000 samples at larger ranks than with 600.
+# K, d, N, the runs, η and β of Fig. 3 and the limit of 10,000 steps are the paper's; it does not give the ranks and
+# noise levels on its axes, the number of runs of Figs. 3, 5 and 6, nor η and β of all figures but the third.
 FULL = Size(
+    steps=10_000,
     radius_runs=100,
     radius_width=500,
     radius_samples=3000,
@@ -85,7 +99,12 @@ FULL = Size(
     noise_runs=20,
     noise_ranks=(4, 8, 12, 16, 20, 25, 30),
     imp_runs=20,
-    imp_samples=(100, 700, 1000, 2000, 4000),
+    imp_samples=(100, 700, 1000, 2000, 3000, 4000),
+    once_runs=100,
+    bound_runs=20,
+    need_runs=100,
+    need_neurons=(2, 4, 8, 12),
+    need_widths=(50, 100, 200, 400, 800),
 )
 
 
@@ -166,7 +185,7 @@ def transitions(size: Size, seed: int) -> dict[int, tuple[dict[int, float], floa
                 perturbed(teacher, 0.3, generator),
                 rate=size.rate,
                 momentum=size.momentum,
-                steps=2 * size.steps,
+                steps=min(2 * size.steps, 10_000),
                 teacher=teacher,
                 enough=SUCCESS,
             )
@@ -212,62 +231,7 @@ def noisy_errors(size: Size, seed: int) -> dict[tuple[float, int], Mean]:
                 # The mean over twice as many neurons halves the gradient.
                 rate=2 * size.rate,
                 momentum=size.momentum,
-                steps=2 * size.steps,
+                steps=min(2 * size.steps, 10_000),
             )
             found[level, kept] = mean_with_interval(relative_error(weights, teacher))
     return found
-
-
-def pruned_errors(size: Size, seed: int) -> Pruned:
-    """Fig. 6: by N, the share of weights left and the test error of IMP, which keeps 0.8 of the weights a cycle.
-
-    The teacher is sparse, the student starts dense. Test error: root mean square over that of the labels, fresh data.
-    """
-    return {samples: _pruned(size, samples, seed) for samples in size.imp_samples}
-
-
-def _pruned(size: Size, samples: int, seed: int) -> list[tuple[float, Mean]]:
-    """One sample size of `pruned_errors`: masks multiply dense weights, since every neuron sees all inputs."""
-    # 1. A sparse teacher as dense weights, data to train on, and data without noise to test on.
-    generator = torch.Generator().manual_seed(seed)
-    runs, width, neurons = size.imp_runs, size.imp_width, size.neurons
-    masks = draw_masks(runs, neurons, width, size.imp_kept, generator)
-    teacher = torch.zeros(runs, neurons, width).scatter_(
-        2, masks, draw_teacher(runs, neurons, size.imp_kept, generator)
-    )
-    everything = torch.arange(width).expand(runs, neurons, width)
-    data = draw_masked(
-        teacher, everything, width, samples, generator, noise=size.imp_noise
-    )
-    test = draw_masked(teacher, everything, width, 2000, generator)
-
-    # 2. Cycles: prune what training has made small, rewind the rest to the start, train.
-    start = perturbed(teacher, 0.5, generator)
-    weights, kept, found = start, torch.ones_like(teacher), []
-    for cycle in range(size.imp_cycles):
-        count = round(neurons * width * 0.8**cycle)
-        if cycle:
-            # Over all neurons of a run together; what was pruned ranks last and never comes back.
-            score = torch.where(kept > 0, weights.abs(), -1.0).flatten(1)
-            best = score.topk(count, dim=1).indices
-            kept = torch.zeros_like(score).scatter_(1, best, 1.0).view_as(kept)
-        weights = _masked_descent(size, data, start * kept, kept)
-        off = (test.outputs(weights) - test.labels).square().mean(1).sqrt()
-        error = off / test.labels.square().mean(1).sqrt()
-        found.append((count / (neurons * width), mean_with_interval(error)))
-    return found
-
-
-def _masked_descent(size: Size, data: Masked, start: Tensor, kept: Tensor) -> Tensor:
-    """Algorithm 1 on dense weights whose pruned entries stay zero."""
-    before = now = start
-    for index in range(size.steps):
-        gradient = kept * data.gradient(now)
-        step = size.momentum * (now - before)
-        now, before = now - size.rate * gradient + step, now
-        # Asked every 20 steps only: the answer is no for hundreds of them.
-        if (index + 1) % 20 == 0 and bool(
-            (norm(now - before) < 1e-8 * norm(now)).all()
-        ):
-            break
-    return now

@@ -14,7 +14,10 @@ METHODS.add(
         summary="An L1 penalty on plain weights, led to the requested sparsity; then one exact pruning and a short "
         "fine-tuning.",
         source="[Tibshirani 1996]; [Jacobs 2025], section 4 (as LASSO)",
-        sets=Axes(parameterization=Dense(), penalty=L1(strength=1e-5), schedule=Late()),
-        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+        sets=Axes(parameterization=Dense(), penalty=L1(strength=1e-4, reach=30.0)),
+        # A suggestion: under the cycles of lrr or wr the strength stays constant.
+        suggests=Axes(
+            criterion=CRITERIA["magnitude"], allocation=Global(), schedule=Late()
+        ),
     ),
 )

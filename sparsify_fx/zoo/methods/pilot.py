@@ -32,8 +32,7 @@ METHODS.add(
         sets=Axes(
             parameterization=Product(beta=1.0),
             penalty=FactorDecay(strength=1e-4, reach=1.0),
-            schedule=Late(),
         ),
-        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+        suggests=_SUGGESTS,
     ),
 )

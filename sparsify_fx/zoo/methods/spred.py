@@ -16,9 +16,11 @@ METHODS.add(
         source="[Ziyin 2023]; [Jacobs 2025], eq. 2 and 7, Table 3",
         sets=Axes(
             parameterization=BalancedProduct(),
-            penalty=FactorDecay(strength=2e-4, floor=0.3),
-            schedule=Late(),
+            penalty=FactorDecay(strength=1e-3, reach=10.0, floor=0.5),
         ),
-        suggests=Axes(criterion=CRITERIA["magnitude"], allocation=Global()),
+        # A suggestion: under the cycles of lrr or wr the strength stays constant.
+        suggests=Axes(
+            criterion=CRITERIA["magnitude"], allocation=Global(), schedule=Late()
+        ),
     ),
 )
