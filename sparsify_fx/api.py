@@ -38,7 +38,7 @@ from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import Progress
 from sparsify_fx.programs.selection import Layer, Selection, is_finite, select_layers
 from sparsify_fx.recipe import find_method
-from sparsify_fx.scheduler.first_masks import check_budget, first_masks
+from sparsify_fx.scheduler.first_masks import check_budget, first_masks, write_moved
 from sparsify_fx.scheduler.storage import masks_change, storable, store, unwrapped
 from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
@@ -149,7 +149,7 @@ def apply(
     check_budget(plan, layers, weights, inputs)
 
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
-    masks = first_masks(model, plan, layers, weights, inputs)
+    masks, moved = first_masks(model, plan, layers, weights, inputs)
     fixed = not changes or kernels != DENSE
     living = storable(storage, masks, chosen, fixed=fixed)
     stored = {name: layers[name].weight for name in living}
@@ -165,6 +165,7 @@ def apply(
         store(programs, living)
         if kernels != DENSE:
             accelerate(model, example_inputs, kernels=kernels)
+    write_moved(programs, moved)
     # For the Scheduler, which may be built far from where the data are.
     plan.inputs[model] = inputs
     ignore_masks_in_ddp(model)

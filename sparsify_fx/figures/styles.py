@@ -20,10 +20,17 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (7, 2, 2, 2)), (0, (3, 3)))
 _BY_COLOR = {
     INK: ("dense", "keep-zeros"),
     _GRAY: ("random", "imp-rand", "lrr-rand"),
-    PALETTE[0]: ("lrr", "lrr-bn", "lrr-nowarmup", "str", "woodfisher"),
+    PALETTE[0]: (
+        "lrr",
+        "lrr-bn",
+        "lrr-nowarmup",
+        "str",
+        "woodfisher",
+        "woodfisher-gradual",
+    ),
     PALETTE[1]: ("signin", "snip", "pilot-init", "cs"),
     PALETTE[2]: ("wr", "rigl", "lrr+signin", "grasp", "spred", "set"),
-    PALETTE[3]: ("gmp", "synflow", "l0", "obd"),
+    PALETTE[3]: ("gmp", "synflow", "l0", "obd", "cap"),
     PALETTE[4]: ("magnitude", "pilot", "powerprop"),
     PALETTE[5]: ("imp", "acdc", "l1"),
 }

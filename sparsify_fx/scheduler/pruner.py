@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator, rehearse
-from sparsify_fx.criteria.choosing import checked_scores, choose_masks
+from sparsify_fx.criteria.choosing import checked_scores, choose
 from sparsify_fx.living.followers import followed_by
 from sparsify_fx.masks import nonzeros, top_mask
-from sparsify_fx.optimizer_states import check_layouts, settled
+from sparsify_fx.optimizer_states import check_layouts, following, settled
 from sparsify_fx.optimizer_states.moves import Moving
 from sparsify_fx.passes import Merge
 from sparsify_fx.plan import Inputs, Plan
@@ -60,9 +60,12 @@ class Pruner:
             draw: number of the pruning; decides the random numbers together with apply's seed.
         """
         criterion = self.plan.axes.criterion
-        self._write(
-            choose_masks(criterion, self._context(criterion, kept, draw, self.masks()))
+        masks, weights = choose(
+            criterion, self._context(criterion, kept, draw, self.masks())
         )
+        self._write(masks)
+        if weights is not None:
+            self._move(weights)
 
     def settle(self, kept: int) -> None:
         """Open or close all gates for good; what was settled starts with fresh optimizer state.
@@ -114,6 +117,19 @@ class Pruner:
             grow = top_mask(_without(weight, wanted, stay == 1), moved)
             masks[name] = stay | whole(grow)
         self._write(masks)
+
+    def _move(self, weights: dict[str, Tensor]) -> None:
+        """Give the weights that live these values; what optimizers remember of them stays."""
+        found = programs(self.view)
+        factors: list[nn.Parameter] = []
+        for program in found.values():
+            factors += program.factor_tensors().values()
+        # Averages and fast copies that an optimizer keeps would pull the weights back.
+        with following(self.optimizers, factors):
+            for name, program in found.items():
+                mask = program.current_mask()
+                assert mask is not None
+                program.write(weights[name], where=mask == 1)
 
     def _context(
         self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]
