@@ -20,7 +20,9 @@ from sparsify_fx.criteria.base import (
 from sparsify_fx.criteria.fisher import Fisher
 from sparsify_fx.criteria.gradients import Gradient, GraSP, Snip, gradient, snip
 from sparsify_fx.criteria.masks_of import MasksOf
+from sparsify_fx.criteria.momentum import Momentum
 from sparsify_fx.criteria.nonzero import NonZero
+from sparsify_fx.criteria.phew import Phew
 from sparsify_fx.criteria.rehearsal import rehearse
 from sparsify_fx.criteria.surgeon import CAP, WoodFisher
 from sparsify_fx.criteria.synflow import Synflow
@@ -38,7 +40,9 @@ __all__ = [
     "GraSP",
     "Gradient",
     "MasksOf",
+    "Momentum",
     "NonZero",
+    "Phew",
     "PruningContext",
     "Scores",
     "Snip",

@@ -144,7 +144,8 @@ def _fisher(name: str, how: WoodFisher | CAP, context: PruningContext) -> BlockF
 
 def _alone(weights: Tensor, fisher: Tensor) -> Tensor:
     """θ² / (2 [F⁻¹]_ii)."""
-    return weights.square() / (2 * torch.linalg.inv(fisher).diagonal(dim1=1, dim2=2))
+    inverse: Tensor = torch.linalg.inv(fisher)
+    return weights.square() / (2 * inverse.diagonal(dim1=1, dim2=2))
 
 
 def _in_turn(weights: Tensor, fisher: Tensor) -> Tensor:
@@ -173,7 +174,7 @@ def _in_turn(weights: Tensor, fisher: Tensor) -> Tensor:
 
 def _separately(weights: Tensor, fisher: Tensor, gone: Tensor, kept: Tensor) -> Tensor:
     """θ − Σ_q θ_q F⁻¹e_q / [F⁻¹]_qq."""
-    inverse = torch.linalg.inv(fisher)
+    inverse: Tensor = torch.linalg.inv(fisher)
     scaled = weights * gone / inverse.diagonal(dim1=1, dim2=2)
     return weights - (inverse @ scaled[..., None])[..., 0]
 
@@ -185,4 +186,5 @@ def _jointly(weights: Tensor, fisher: Tensor, gone: Tensor, kept: Tensor) -> Ten
     system = fisher * stays[:, :, None] * stays[:, None, :]
     system.diagonal(dim1=1, dim2=2).add_(1 - stays)
     right = stays * (fisher @ (weights * gone)[..., None])[..., 0]
-    return weights + torch.linalg.solve(system, right[..., None])[..., 0]
+    moved: Tensor = torch.linalg.solve(system, right[..., None])[..., 0]
+    return weights + moved

@@ -31,8 +31,8 @@ _BY_COLOR = {
     PALETTE[1]: ("signin", "snip", "pilot-init", "cs"),
     PALETTE[2]: ("wr", "rigl", "lrr+signin", "grasp", "spred", "set"),
     PALETTE[3]: ("gmp", "synflow", "l0", "obd", "cap"),
-    PALETTE[4]: ("magnitude", "pilot", "powerprop"),
-    PALETTE[5]: ("imp", "acdc", "l1"),
+    PALETTE[4]: ("magnitude", "pilot", "powerprop", "srigl"),
+    PALETTE[5]: ("imp", "acdc", "l1", "snfs"),
 }
 _OF_METHOD: dict[str, tuple[str, int]] = {}
 for _shade, _methods in _BY_COLOR.items():
