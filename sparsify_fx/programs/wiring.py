@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,8 +43,10 @@ def wiring(
     Args:
         purpose: who asks, for errors.
 
+    Layers before that have other units (padded shortcuts) are left out.
+
     Raises MethodError for layers other than linear ones and convolutions, layers that run several times or not at
-    all, and units that are not those of the layer before (or several positions of each, as after flattening).
+    all, and units that are not those of any layer before (or several positions of each, as after flattening).
     """
     layers = {name: _layer(model, name, purpose) for name in weights}
     entered, left = _run(model, layers, inputs, purpose)
@@ -55,17 +57,33 @@ def wiring(
         before, first = _sources(entered[name], of_output)
         layer = layers[name]
         groups = int(getattr(layer, "groups", 1))
-        rows, columns = layer.weight.shape[:2]  # type: ignore[index,union-attr]
+        rows, columns = layer.weight.shape[:2]  # type: ignore[index]
         wire = Wire(before, first, name in ends, columns * groups, rows, groups)
         found[name] = wire
-    for name, wire in found.items():
-        for source in wire.before:
-            if wire.inputs % found[source].outputs:
-                raise MethodError(
-                    f"{purpose}: {name} has {wire.inputs} inputs, {source} before it {found[source].outputs} outputs; "
-                    "layers must feed each other whole, without concatenation or reordering of channels"
-                )
-    return found
+    return {name: _fitting(name, found, layers, purpose) for name in found}
+
+
+def _fitting(
+    name: str, found: dict[str, Wire], layers: dict[str, nn.Module], purpose: str
+) -> Wire:
+    """The wire without the layers before it that have other units, such as shortcuts with padded channels."""
+    wire = found[name]
+    before = [each for each in wire.before if found[each].outputs == wire.inputs]
+    # Flattened channels have several features each; between layers of one kind a multiple is something else.
+    if not before and isinstance(layers[name], nn.Linear):
+        before = [
+            source
+            for source in wire.before
+            if not isinstance(layers[source], nn.Linear)
+            and wire.inputs % found[source].outputs == 0
+        ]
+    if wire.before and not before and not wire.first:
+        source = wire.before[0]
+        raise MethodError(
+            f"{purpose}: {name} has {wire.inputs} inputs, {source} before it {found[source].outputs} outputs; "
+            "layers must feed each other whole, without concatenation or reordering of channels"
+        )
+    return replace(wire, before=tuple(before))
 
 
 def _layer(model: nn.Module, name: str, purpose: str) -> nn.Module:
@@ -88,9 +106,13 @@ def _run(
     left: dict[str, Any] = {}
 
     def hook(name: str) -> Any:
-        def record(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        def record(
+            module: nn.Module, given: tuple[Tensor, ...], output: Tensor
+        ) -> None:
             if name in left:
-                raise MethodError(f"{purpose}: {name} runs several times in one forward")
+                raise MethodError(
+                    f"{purpose}: {name} runs several times in one forward"
+                )
             entered[name], left[name] = given[0].grad_fn, output.grad_fn
 
         return record
@@ -128,6 +150,8 @@ def _sources(function: Any, of_output: dict[Any, str]) -> tuple[tuple[str, ...],
             continue
         variable = getattr(now, "variable", None)
         # Of all leaves the input alone is no parameter.
-        first = first or (variable is not None and not isinstance(variable, nn.Parameter))
+        first = first or (
+            variable is not None and not isinstance(variable, nn.Parameter)
+        )
         waiting += [before for before, _ in now.next_functions]
     return tuple(sorted(found)), first

@@ -9,8 +9,8 @@ METHODS.add(
     "srigl",
     Method(
         name="srigl",
-        summary="RigL in which every unit of a layer has the same number of weights; units with few salient ones are given "
-        "up.",
+        summary="RigL in which every unit of a layer has the same number of weights; units with few salient ones "
+        "are given up.",
         source="[Lasby 2024]",
         sets=Axes(
             allocation=FanIn(),
