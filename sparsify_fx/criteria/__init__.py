@@ -22,6 +22,7 @@ from sparsify_fx.criteria.gradients import Gradient, GraSP, Snip, gradient, snip
 from sparsify_fx.criteria.masks_of import MasksOf
 from sparsify_fx.criteria.momentum import Momentum
 from sparsify_fx.criteria.nonzero import NonZero
+from sparsify_fx.criteria.npb import NodePathBalance
 from sparsify_fx.criteria.phew import Phew
 from sparsify_fx.criteria.rehearsal import rehearse
 from sparsify_fx.criteria.surgeon import CAP, WoodFisher
@@ -41,6 +42,7 @@ __all__ = [
     "Gradient",
     "MasksOf",
     "Momentum",
+    "NodePathBalance",
     "NonZero",
     "Phew",
     "PruningContext",

@@ -27,8 +27,8 @@ class Phew:
     Walks start at the units of the input and, every other one, of the output, in turn. Forwards a walk goes from unit j
     to unit i of the next layer with probability Σ_k|θ_ijk| / Σ_i'k|θ_i'jk|, backwards from i to j with
     Σ_k|θ_ijk| / Σ_j'k|θ_ij'k|, k the positions of a kernel, and over one of them with |θ_ijk| / Σ_k'|θ_ijk'|.
-    Where several layers come next (branches, skips) it takes one at random. They go on until as many weights as are to stay have been
-    walked over; after `patience` walks for each of these the largest of the others fill up.
+    Where several layers come next (branches, skips) it takes one at random. They go on until as many weights as are to
+    stay have been walked over; after `patience` walks for each of these the largest of the others fill up.
 
     Only the shape of the inputs in `batches` is read; the model runs once, in evaluation mode.
 
