@@ -28,7 +28,7 @@ from sparsify_fx.distributed.data_parallel import (
 )
 from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import LayerError, MethodError
-from sparsify_fx.parameterizations import Dense
+from sparsify_fx.parameterizations import Dense, fitted
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
 from sparsify_fx.passes.transaction import untouched_on_error
@@ -139,7 +139,9 @@ def apply(
         resolved = replace(resolved, allocation=met.allocation)
 
     # 2. Refuse what does not fit before a weight is scored, since scores may take long.
-    chosen = assigned(resolved.parameterization, layers)
+    how = fitted(resolved.parameterization, sparsity)
+    resolved = replace(resolved, parameterization=how)
+    chosen = assigned(how, layers)
     weights = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
     names = tuple(layers)
     changes = masks_change(resolved.schedule, weights)

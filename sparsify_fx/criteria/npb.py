@@ -27,7 +27,8 @@ class NodePathBalance:
 
     where Σ m_io = n, m_io is at most `per_kernel`, and `most` are the most paths that n weights could make. n is what
     the allocation gives the layer. Within a kernel, and among equals, large weights are taken. Chosen weights score
-    above 1, the others below. Only the shape of the inputs in `batches` is read; the model runs once, in evaluation mode.
+    above 1, the others below. Only the shape of the inputs in `batches` is read; the model runs once, in evaluation
+    mode.
 
     Attributes:
         alpha, beta: α in [0, 1] and β >= 0; those with which the published code runs ResNet-20.

@@ -19,7 +19,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (7, 2, 2, 2)), (0, (3, 3)))
 # on different lines.
 _BY_COLOR = {
     INK: ("dense", "keep-zeros"),
-    _GRAY: ("random", "imp-rand", "lrr-rand"),
+    _GRAY: ("random", "imp-rand", "lrr-rand", "edge-popup"),
     PALETTE[0]: (
         "lrr",
         "lrr-bn",
@@ -31,7 +31,7 @@ _BY_COLOR = {
     PALETTE[1]: ("signin", "snip", "pilot-init", "cs"),
     PALETTE[2]: ("wr", "rigl", "lrr+signin", "grasp", "spred", "set"),
     PALETTE[3]: ("gmp", "synflow", "l0", "obd", "cap", "phew", "npb"),
-    PALETTE[4]: ("magnitude", "pilot", "powerprop", "srigl"),
+    PALETTE[4]: ("magnitude", "pilot", "powerprop", "srigl", "probmask"),
     PALETTE[5]: ("imp", "acdc", "l1", "snfs"),
 }
 _OF_METHOD: dict[str, tuple[str, int]] = {}
