@@ -166,7 +166,7 @@ def _in_turn(weights: Tensor, fisher: Tensor) -> Tensor:
         left = left - column * (left.gather(1, at) / pivot)
         gone = gone.scatter(1, at, True)
         left = left.masked_fill(gone, 0.0)
-        inverse = inverse - column[:, :, None] * (column / pivot)[:, None, :]
+        inverse.baddbmm_(column[:, :, None], (column / pivot)[:, None, :], alpha=-1)
         # Rounding leaves a little where exactly nothing is; the next division must not find it.
         inverse.diagonal(dim1=1, dim2=2).masked_fill_(gone, 1.0)
     return losses
