@@ -19,7 +19,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (7, 2, 2, 2)), (0, (3, 3)))
 # on different lines.
 _BY_COLOR = {
     INK: ("dense", "keep-zeros"),
-    _GRAY: ("random", "imp-rand", "lrr-rand", "edge-popup"),
+    _GRAY: ("random", "imp-rand", "lrr-rand", "edge-popup", "rare-gems"),
     PALETTE[0]: (
         "lrr",
         "lrr-bn",

@@ -22,6 +22,7 @@ from sparsify_fx.parameterizations.hard_concrete import HardConcrete
 from sparsify_fx.parameterizations.power_propagation import PowerPropagation
 from sparsify_fx.parameterizations.probability_gate import ProbabilityGate
 from sparsify_fx.parameterizations.product import Product
+from sparsify_fx.parameterizations.rounded_gate import RoundedGate
 from sparsify_fx.parameterizations.sigmoid_gate import SigmoidGate
 from sparsify_fx.parameterizations.soft_threshold import SoftThreshold
 from sparsify_fx.parameterizations.top_scores import TopScores
@@ -42,6 +43,7 @@ __all__ = [
     "Product",
     "Projecting",
     "Reopening",
+    "RoundedGate",
     "SigmoidGate",
     "SoftThreshold",
     "Tensors",

@@ -81,10 +81,10 @@ class TopScores(Plain):
         """d = θ; the scores stay where there are some."""
         known = None if others is None else others.get("score")
         score = known if known is not None and known.shape == theta.shape else None
-        return {
-            "dense": theta.clone(),
-            "score": _drawn(theta) if score is None else score,
-        }
+        if score is None:
+            inputs = theta[0].numel() if theta.dim() > 1 else theta.numel()
+            score = drawn_scores(theta) / math.sqrt(max(1, inputs))
+        return {"dense": theta.clone(), "score": score}
 
     def state(self, theta: Tensor) -> dict[str, Tensor]:
         """share = 1, where every gate is open."""
@@ -110,13 +110,12 @@ class TopScores(Plain):
         return {"score": torch.where(where, score.abs().amax() + 1, score)}
 
 
-def _drawn(theta: Tensor) -> Tensor:
-    """Uniform in ±1/√(inputs), by the shape and the first entry: other nets have others, resumed trainings the same."""
+def drawn_scores(theta: Tensor) -> Tensor:
+    """Uniform in [−1, 1), by the shape and the first entry: other nets have others, resumed trainings the same."""
     first = theta.detach().flatten()[:1].tolist() if not theta.is_meta else []
     text = f"scores {tuple(theta.shape)} {first}"
     generator = torch.Generator().manual_seed(seed_of(text, signed=True))
-    inputs = theta[0].numel() if theta.dim() > 1 else theta.numel()
     uniform = torch.rand(
         theta.shape, generator=generator, dtype=torch.float32, device="cpu"
     )
-    return ((2 * uniform - 1) / math.sqrt(max(1, inputs))).to(theta.device, theta.dtype)
+    return (2 * uniform - 1).to(theta.device, theta.dtype)

@@ -31,6 +31,7 @@ from sparsify_fx.parameterizations import (
     PowerPropagation,
     ProbabilityGate,
     Product,
+    RoundedGate,
     SigmoidGate,
     SoftThreshold,
     TopScores,
@@ -63,6 +64,8 @@ PARAMETERIZED = [
     PowerPropagation(),
     PowerPropagation(alpha=3.0),
     TopScores(),
+    RoundedGate(),
+    RoundedGate(levels=3, scale=2.0),
     ProbabilityGate(),
     ProbabilityGate(start=0.0, end=1.0, scale=2.0),
 ]
