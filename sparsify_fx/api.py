@@ -28,7 +28,7 @@ from sparsify_fx.distributed.data_parallel import (
 )
 from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import LayerError, MethodError
-from sparsify_fx.parameterizations import Dense
+from sparsify_fx.parameterizations import Dense, fitted
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
 from sparsify_fx.passes.transaction import untouched_on_error
@@ -38,7 +38,7 @@ from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import Progress
 from sparsify_fx.programs.selection import Layer, Selection, is_finite, select_layers
 from sparsify_fx.recipe import find_method
-from sparsify_fx.scheduler.first_masks import check_budget, first_masks
+from sparsify_fx.scheduler.first_masks import check_budget, first_masks, write_moved
 from sparsify_fx.scheduler.storage import masks_change, storable, store, unwrapped
 from sparsify_fx.scheduler.unfinished import warn_unfinished
 from sparsify_fx.schedules import Budget
@@ -139,7 +139,9 @@ def apply(
         resolved = replace(resolved, allocation=met.allocation)
 
     # 2. Refuse what does not fit before a weight is scored, since scores may take long.
-    chosen = assigned(resolved.parameterization, layers)
+    how = fitted(resolved.parameterization, sparsity)
+    resolved = replace(resolved, parameterization=how)
+    chosen = assigned(how, layers)
     weights = Budget(sum(layer.weight.numel() for layer in layers.values()), sparsity)
     names = tuple(layers)
     changes = masks_change(resolved.schedule, weights)
@@ -149,7 +151,7 @@ def apply(
     check_budget(plan, layers, weights, inputs)
 
     # 3. Nothing of the model has changed until the masks are there, and `prepare` takes itself back when it fails.
-    masks = first_masks(model, plan, layers, weights, inputs)
+    masks, moved = first_masks(model, plan, layers, weights, inputs)
     fixed = not changes or kernels != DENSE
     living = storable(storage, masks, chosen, fixed=fixed)
     stored = {name: layers[name].weight for name in living}
@@ -165,6 +167,7 @@ def apply(
         store(programs, living)
         if kernels != DENSE:
             accelerate(model, example_inputs, kernels=kernels)
+    write_moved(programs, moved)
     # For the Scheduler, which may be built far from where the data are.
     plan.inputs[model] = inputs
     ignore_masks_in_ddp(model)

@@ -10,8 +10,10 @@ from sparsify_fx.allocations.base import (
     Checked,
     Chooser,
     Pattern,
+    RegrowingPattern,
     proportional,
 )
+from sparsify_fx.allocations.fan_in import FanIn
 from sparsify_fx.allocations.floors import Floored, with_min_per_layer
 from sparsify_fx.allocations.patterns import NofM
 from sparsify_fx.allocations.per_layer import PerLayer
@@ -24,11 +26,13 @@ __all__ = [
     "Checked",
     "Chooser",
     "ErdosRenyiKernel",
+    "FanIn",
     "Floored",
     "Global",
     "NofM",
     "Pattern",
     "PerLayer",
+    "RegrowingPattern",
     "Uniform",
     "proportional",
     "with_min_per_layer",

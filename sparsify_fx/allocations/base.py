@@ -45,6 +45,23 @@ class Pattern(Protocol):
 
 
 @runtime_checkable
+class RegrowingPattern(Pattern, Protocol):
+    """A pattern that masks which regrow can keep to."""
+
+    def regrown(
+        self, sizes: Tensor, wanted: Tensor, moved: tuple[int, int], last: bool
+    ) -> Tensor:
+        """The mask of a layer after a regrowth.
+
+        Args:
+            sizes: |θ|, −inf where pruned; as [outputs, inputs, ...].
+            wanted: the scores of the growth criterion, for all entries.
+            moved: how many weights the layer loses, and how many it gains.
+            last: whether it is the last layer of the model.
+        """
+
+
+@runtime_checkable
 class Chooser(Protocol):
     """An allocation that comes to its masks faster than by counting them layer by layer."""
 

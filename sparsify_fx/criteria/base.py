@@ -21,6 +21,8 @@ from sparsify_fx.registry import Registry
 
 Scores = dict[str, Tensor]
 Masks = Mapping[str, Tensor]
+# From the masks that were chosen to the weights that stay under them, whole and in their shapes.
+Update = Callable[[Masks], dict[str, Tensor]]
 NEEDS = ("model", "batches", "loss_fn")
 
 
@@ -88,6 +90,14 @@ class FindsSparsity(Protocol):
 
     def found_sparsity(self, weights: Mapping[str, Tensor]) -> float:
         """In (0, 1); SparsityError for weights that have none to take."""
+
+
+@runtime_checkable
+class Updating(Protocol):
+    """A criterion that knows how the weights that stay make up for those that go."""
+
+    def scored(self, context: PruningContext) -> tuple[Scores, Update | None]:
+        """The scores, and what gives the weights under the masks that come of them; None where they stay."""
 
 
 @runtime_checkable

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.allocations import Allocation, Chooser, Pattern
-from sparsify_fx.criteria import Criterion, PruningContext, criterion_name
+from sparsify_fx.criteria import (
+    Criterion,
+    FunctionCriterion,
+    PruningContext,
+    Scores,
+    Update,
+    Updating,
+    criterion_name,
+)
 from sparsify_fx.criteria.ties import find_ties
 from sparsify_fx.distributed.ranks import averaged_if_different, together
 from sparsify_fx.errors import SparsityError
@@ -27,7 +35,41 @@ def choose_masks(criterion: Criterion, context: PruningContext) -> dict[str, Ten
 
     Raises SparsityError when scores are missing, misshapen or NaN, or the budget does not fit.
     """
-    scores = checked_scores(criterion, context)
+    return _masks(criterion, context, checked_scores(criterion, context))
+
+
+def choose(
+    criterion: Criterion, context: PruningContext
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """As `choose_masks`, and the weights under these masks where the criterion moves those that stay, else None."""
+    if not isinstance(criterion, Updating):
+        return choose_masks(criterion, context), None
+    updates: list[Update | None] = []
+
+    def scores(context: PruningContext) -> Scores:
+        found, update = criterion.scored(context)
+        updates.append(update)
+        return found
+
+    label = criterion_name(criterion)
+    once = FunctionCriterion(label, scores, criterion.needs)
+    masks = _masks(criterion, context, checked_scores(once, context))
+    (update,) = updates
+    if update is None:
+        return masks, None
+    with together(f"the update of {label}"):
+        weights = update(masks)
+        for name, weight in weights.items():
+            if not torch.isfinite(weight).all():
+                raise SparsityError(
+                    f"{label} moves {name} to values that are not finite; give it more damping. Nothing was pruned"
+                )
+    return masks, weights
+
+
+def _masks(
+    criterion: Criterion, context: PruningContext, scores: dict[str, Tensor]
+) -> dict[str, Tensor]:
     # What is pruned must lose against everything alive, or a criterion that scores it high (gradients do, at
     # pruned weights too) would bring it back.
     if context.alive is not None:

@@ -1,10 +1,10 @@
-"""Criteria of second order, from the empirical Fisher information of single samples."""
+"""Gradients of single samples, and the criterion of second order that looks at each weight alone."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -22,11 +22,8 @@ from sparsify_fx.criteria.objective import (
 from sparsify_fx.criteria.scoring_mode import in_mode
 from sparsify_fx.distributed.ranks import sum_over_ranks
 from sparsify_fx.errors import MethodError
-from sparsify_fx.numerics import widened
 
 _NEEDS = ("model", "batches", "loss_fn")
-# Inverted together: 80 MB in float64 for blocks of 50.
-_BLOCKS_AT_ONCE = 4096
 
 
 def sample_gradients(
@@ -48,7 +45,7 @@ def sample_gradients(
             or len(targets) != len(inputs)
         ):
             raise MethodError(
-                "fisher and woodfisher need targets that are a tensor with an entry for every input"
+                "fisher, woodfisher and cap need targets that are a tensor with an entry for every input"
             )
         # Gradients of all samples of a batch at once would take batch size times the memory of the weights.
         for start in range(0, len(inputs), chunk):
@@ -149,87 +146,3 @@ class Fisher:
             }
             count += len(next(iter(gradients.values())))
         return squares, count
-
-
-@CRITERIA.register("woodfisher")
-@dataclass(frozen=True)
-class WoodFisher:
-    """θ² / (2 [F⁻¹]_ii), with F = λI + (1/N) Σ g gᵀ block-diagonal: the loss after the best update of the block.
-
-    The blocks of F are summed up and inverted in float64, which gives what the sample-by-sample Woodbury identity of
-    the paper gives, without its rounding. Pruned weights take no part in F. Memory: 4 · block bytes per weight. The
-    model is in evaluation mode meanwhile. Targets are a tensor with one entry for every sample. In a process group F is
-    that of the samples of all ranks.
-
-    Attributes:
-        block: consecutive weights of a layer whose interactions count.
-        damping: λ > 0, in units of the squared gradient.
-        samples: the most samples to read, on each rank of a process group.
-        chunk: samples whose gradients are held at once.
-
-    Source: [Singh 2020], eq. 9 and 15; [Kuznedelev 2023] (CAP) for blocks of 50. Scores only: the weights
-    that stay are not updated.
-    """
-
-    block: int = 50
-    damping: float = 1e-5
-    samples: int = 256
-    chunk: int = 32
-    needs: ClassVar[tuple[str, ...]] = _NEEDS
-
-    def __post_init__(self) -> None:
-        if self.block < 1 or self.samples < 1 or self.chunk < 1 or not self.damping > 0:
-            raise MethodError(
-                "woodfisher: block, samples and chunk must be >= 1 and damping > 0"
-            )
-
-    def brief(self) -> tuple[Criterion, int]:
-        """Blocks of one weight, on two samples."""
-        return replace(self, block=1), 2
-
-    def scores(self, context: PruningContext) -> Scores:
-        """θ² / (2 [F⁻¹]_ii)."""
-        sums, count = sum_over_ranks(
-            "the Fisher blocks of woodfisher", lambda: self._blocks(context)
-        )
-        return {
-            # Popped, so that the blocks of one layer are freed before those of the next are inverted.
-            name: self._score(weight, sums.pop(name) / count)
-            for name, weight in context.weights.items()
-        }
-
-    def _blocks(self, context: PruningContext) -> tuple[Weights, int]:
-        sums: dict[str, Tensor] = {}
-        count = 0
-        for gradients in sample_gradients(context, self.chunk, self.samples):
-            for name, gradient in gradients.items():
-                # Pruned weights take no part in F: an update of the block could not move them.
-                alive = 1 if context.alive is None else context.alive[name]
-                g = _blocks((gradient * alive).flatten(1), self.block)
-                outer = torch.einsum("cni,cnj->nij", g, g)
-                # In place: these sums are the largest tensors here, `block` times the weights.
-                sums[name] = sums[name].add_(outer) if name in sums else outer
-            count += len(next(iter(gradients.values())))
-        return sums, count
-
-    def _score(self, weight: Tensor, fisher: Tensor) -> Tensor:
-        diagonals = []
-        for part in torch.split(fisher, _BLOCKS_AT_ONCE):
-            wide = widened(part)
-            # Fewer samples than weights in a block make F singular; λI is what lets it be inverted at all.
-            wide.diagonal(dim1=1, dim2=2).add_(self.damping)
-            diagonals.append(torch.linalg.inv(wide).diagonal(dim1=1, dim2=2))
-        inverse = (
-            # The last block was padded with weights that do not exist; they are cut off again.
-            torch.cat(diagonals).reshape(-1)[: weight.numel()].reshape(weight.shape)
-        )
-        return widened(weight).square() / (2 * inverse)
-
-
-def _blocks(rows: Tensor, block: int) -> Tensor:
-    """[samples, weights] -> [samples, blocks, block] in float32, the last block padded with zeros."""
-    size = min(block, rows.shape[1])
-    missing = -rows.shape[1] % size
-    return torch.nn.functional.pad(rows.float(), (0, missing)).reshape(
-        len(rows), -1, size
-    )

@@ -19,13 +19,20 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (7, 2, 2, 2)), (0, (3, 3)))
 # on different lines.
 _BY_COLOR = {
     INK: ("dense", "keep-zeros"),
-    _GRAY: ("random", "imp-rand", "lrr-rand"),
-    PALETTE[0]: ("lrr", "lrr-bn", "lrr-nowarmup", "str", "woodfisher"),
+    _GRAY: ("random", "imp-rand", "lrr-rand", "edge-popup", "rare-gems"),
+    PALETTE[0]: (
+        "lrr",
+        "lrr-bn",
+        "lrr-nowarmup",
+        "str",
+        "woodfisher",
+        "woodfisher-gradual",
+    ),
     PALETTE[1]: ("signin", "snip", "pilot-init", "cs"),
     PALETTE[2]: ("wr", "rigl", "lrr+signin", "grasp", "spred", "set"),
-    PALETTE[3]: ("gmp", "synflow", "l0", "obd"),
-    PALETTE[4]: ("magnitude", "pilot", "powerprop"),
-    PALETTE[5]: ("imp", "acdc", "l1"),
+    PALETTE[3]: ("gmp", "synflow", "l0", "obd", "cap", "phew", "npb"),
+    PALETTE[4]: ("magnitude", "pilot", "powerprop", "srigl", "probmask"),
+    PALETTE[5]: ("imp", "acdc", "l1", "snfs"),
 }
 _OF_METHOD: dict[str, tuple[str, int]] = {}
 for _shade, _methods in _BY_COLOR.items():

@@ -8,19 +8,24 @@ from sparsify_fx.parameterizations.balanced_product import BalancedProduct
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
     Balancing,
+    KnowsDensity,
     Moment,
     Parameterization,
     Plain,
+    Projecting,
     Reopening,
     Tensors,
 )
-from sparsify_fx.parameterizations.by_layer import ByLayer
+from sparsify_fx.parameterizations.by_layer import ByLayer, fitted
 from sparsify_fx.parameterizations.dense import Dense
 from sparsify_fx.parameterizations.hard_concrete import HardConcrete
 from sparsify_fx.parameterizations.power_propagation import PowerPropagation
+from sparsify_fx.parameterizations.probability_gate import ProbabilityGate
 from sparsify_fx.parameterizations.product import Product
+from sparsify_fx.parameterizations.rounded_gate import RoundedGate
 from sparsify_fx.parameterizations.sigmoid_gate import SigmoidGate
 from sparsify_fx.parameterizations.soft_threshold import SoftThreshold
+from sparsify_fx.parameterizations.top_scores import TopScores
 
 __all__ = [
     "PARAMETERIZATIONS",
@@ -29,15 +34,21 @@ __all__ = [
     "ByLayer",
     "Dense",
     "HardConcrete",
+    "KnowsDensity",
     "Moment",
     "Parameterization",
     "Plain",
     "PowerPropagation",
+    "ProbabilityGate",
     "Product",
+    "Projecting",
     "Reopening",
+    "RoundedGate",
     "SigmoidGate",
     "SoftThreshold",
     "Tensors",
+    "TopScores",
+    "fitted",
     "ulp",
     "widened",
 ]

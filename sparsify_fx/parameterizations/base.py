@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -44,6 +44,7 @@ class Parameterization(Protocol):
         gates (optional): those of the factors that decide which weights are zero.
         without_decay (optional): groups of `sparsify_fx.parameter_groups` on which the weight decay of the optimizer
             does not fall by default.
+        together (optional): True where the entries of a weight are not made each by itself; it is stored in full.
     """
 
     factors: ClassVar[tuple[str, ...]]
@@ -89,6 +90,29 @@ class Reopening(Protocol):
 
     def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
         """Factors with which `settle` leaves the entries `where` (bool) open and other than zero."""
+
+
+@runtime_checkable
+class KnowsDensity(Protocol):
+    """A parameterization that has to know how many weights stay; `apply` tells it."""
+
+    def with_density(self, density: float) -> Parameterization:
+        """The same for this share of the weights, in (0, 1]."""
+
+
+@runtime_checkable
+class Projecting(Protocol):
+    """A parameterization whose factors of all weights together have to be within a set, after every optimizer step."""
+
+    def projected(
+        self, parts: Sequence[Tensors], progress: float
+    ) -> list[dict[str, Tensor]]:
+        """Factors of each weight that change; an empty list where all are within, as they are after a projection.
+
+        Args:
+            parts: the tensors of each weight that is made so.
+            progress: as in `Moment`.
+        """
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsify_fx.errors import MethodError
-from sparsify_fx.parameterizations.base import Parameterization
+from sparsify_fx.parameterizations.base import KnowsDensity, Parameterization
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,24 @@ class ByLayer:
         return ", ".join(
             f"{pattern}: {how}" for pattern, how in self.by_pattern.items()
         )
+
+
+def fitted(
+    how: Parameterization | ByLayer, sparsity: float
+) -> Parameterization | ByLayer:
+    """The parameterization, told how many weights stay where it asks for that.
+
+    >>> from sparsify_fx.parameterizations import TopScores
+    >>> fitted(TopScores(), 0.75)
+    TopScores(density=0.25)
+    """
+    if isinstance(how, ByLayer):
+        return ByLayer(
+            {
+                pattern: each.with_density(1 - sparsity)
+                if isinstance(each, KnowsDensity)
+                else each
+                for pattern, each in how.by_pattern.items()
+            }
+        )
+    return how.with_density(1 - sparsity) if isinstance(how, KnowsDensity) else how

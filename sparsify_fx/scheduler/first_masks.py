@@ -17,13 +17,14 @@ from sparsify_fx.criteria import (
     pruning_generator,
     rehearse,
 )
-from sparsify_fx.criteria.choosing import choose_masks
+from sparsify_fx.criteria.choosing import choose
 from sparsify_fx.distributed.ranks import check_equal
 from sparsify_fx.passes import Merge
 from sparsify_fx.plan import Inputs, Plan
 from sparsify_fx.programs.collapse import find_collapse
 from sparsify_fx.programs.input_layouts import InputLayout, layout_of
 from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.selection import Layer
 from sparsify_fx.schedules import Budget
 from sparsify_fx.schedules.updates import late_criteria
@@ -65,8 +66,11 @@ def first_masks(
     layers: Mapping[str, Layer],
     budget: Budget,
     inputs: Inputs,
-) -> dict[str, Tensor] | None:
-    """The masks at initialization (1 keeps); None for a method without masks. Later criteria are tried."""
+) -> tuple[dict[str, Tensor] | None, dict[str, Tensor]]:
+    """The masks at initialization (1 keeps; None for a method without masks), and weights that move under them.
+
+    Later criteria are tried.
+    """
     axes, total = plan.axes, budget.total
     kept = axes.schedule.initial(budget)
     now = (axes.criterion,) if kept is not None and kept < total else ()
@@ -89,23 +93,33 @@ def first_masks(
     for rule in late:
         rehearse(rule, context)
     if kept is None:
-        return None
+        return None, {}
 
     # 2. Full masks, where nothing is pruned yet, are chosen without a criterion.
     masks = {
         name: torch.ones_like(weight, dtype=torch.uint8)
         for name, weight in weights.items()
     }
+    moved = None
     if now:
         # A schedule may start from a mask of another kind than those that its prunings make.
         first = getattr(axes.schedule, "first_criterion", None) or axes.criterion
-        masks = choose_masks(first, context)
+        masks, moved = choose(first, context)
         told = f"{plan.method} at sparsity {plan.sparsity:g}"
         find_collapse(model, masks, inputs.batches).warn(told)
 
     # 3. Here, and not at the first event: ranks that prune differently would train a net that none of them has.
     check_equal("masks", masks, f"in apply(method={plan.method!r})")
-    return masks
+    return masks, moved or {}
+
+
+def write_moved(
+    programs: Mapping[str, WeightProgram], moved: Mapping[str, Tensor]
+) -> None:
+    """Give weights that make up for those that went their values; last, for what is written over does not come back."""
+    for name, theta in moved.items():
+        mask = programs[name].current_mask()
+        programs[name].write(theta, where=None if mask is None else mask == 1)
 
 
 def _layouts(layers: Mapping[str, Layer]) -> dict[str, InputLayout]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,19 +9,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sparsify_fx.allocations import RegrowingPattern
 from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator, rehearse
-from sparsify_fx.criteria.choosing import checked_scores, choose_masks
+from sparsify_fx.criteria.choosing import checked_scores, choose
 from sparsify_fx.living.followers import followed_by
-from sparsify_fx.masks import nonzeros, top_mask
-from sparsify_fx.optimizer_states import check_layouts, settled
+from sparsify_fx.masks import nonzeros
+from sparsify_fx.optimizer_states import check_layouts, following, settled
 from sparsify_fx.optimizer_states.moves import Moving
 from sparsify_fx.passes import Merge
 from sparsify_fx.plan import Inputs, Plan
-from sparsify_fx.programs.input_layouts import input_layouts
+from sparsify_fx.programs.input_layouts import USUAL, input_layouts
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.scheduler.overshoot import find_overshoot
+from sparsify_fx.scheduler.regrowth import (
+    in_place,
+    moved,
+    moved_in_pattern,
+    redistributed,
+)
 from sparsify_fx.scheduler.snapshots import clear_state
-from sparsify_fx.sharding import copy_in_full, part, shard, whole
+from sparsify_fx.sharding import copy_in_full, shard, whole
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,12 @@ class Pruner:
             draw: number of the pruning; decides the random numbers together with apply's seed.
         """
         criterion = self.plan.axes.criterion
-        self._write(
-            choose_masks(criterion, self._context(criterion, kept, draw, self.masks()))
+        masks, weights = choose(
+            criterion, self._context(criterion, kept, draw, self.masks())
         )
+        self._write(masks)
+        if weights is not None:
+            self._move(weights)
 
     def settle(self, kept: int) -> None:
         """Open or close all gates for good; what was settled starts with fresh optimizer state.
@@ -89,31 +98,57 @@ class Pruner:
             {name: torch.ones_like(mask) for name, mask in self.masks().items()}
         )
 
-    def regrow(self, fraction: float, growth: Criterion, draw: int) -> None:
+    def regrow(
+        self,
+        fraction: float,
+        growth: Criterion,
+        draw: int,
+        redistribute: bool = False,
+    ) -> None:
         """In each layer, drop `fraction` of the living weights by |θ| and grow as many of the others by `growth`.
 
-        A weight that is dropped and grown at once keeps its value; the number of non-zeros of each layer stays.
+        A weight that is dropped and grown at once keeps its value. The number of non-zeros of each layer stays, or with
+        `redistribute` that of all together.
         """
-        # 1. Growth is scored before anything is dropped, on the weights that made the gradients.
+        # Growth is scored before anything is dropped, on the weights that made the gradients.
         alive = self.masks()
-        grown = checked_scores(
+        wanted = checked_scores(
             growth, self._context(growth, nonzeros(alive), draw, alive)
         )
-        masks = {}
-        for name, program in programs(self.view).items():
-            mask = alive[name]
-            living = int(mask.sum(dtype=torch.int64))
-            # No more than there is room for: a layer that is nearly full has few weights to grow.
-            moved = min(math.floor(fraction * living), mask.numel() - living)
-            # 2. Drop the smallest of the living. −inf keeps pruned entries, whose size is 0 too, out of the ranking.
+        dropped, grown = (
+            redistributed(alive, wanted, fraction)
+            if redistribute
+            else in_place(alive, fraction)
+        )
+        found, masks = programs(self.view), {}
+        pattern, layouts = self.plan.axes.allocation, input_layouts(self.scored)
+        for name, program in found.items():
+            counts = dropped[name], grown[name]
+            if isinstance(pattern, RegrowingPattern):
+                masks[name] = moved_in_pattern(
+                    pattern,
+                    layouts.get(name, USUAL),
+                    (program.effective(), alive[name], wanted[name]),
+                    counts,
+                    last=name == list(found)[-1],
+                )
+                continue
             weight = program.effective_in_place()
-            size = _without(weight, part(weight, weight).abs(), mask == 0)
-            stay = whole(top_mask(size, living - moved))
-            # 3. Grow among all that do not stay. The dropped ones are among them: one may come back at once, as it was.
-            wanted = part(grown[name].to(mask.device), weight)
-            grow = top_mask(_without(weight, wanted, stay == 1), moved)
-            masks[name] = stay | whole(grow)
+            masks[name] = moved(weight, alive[name], wanted[name], counts)
         self._write(masks)
+
+    def _move(self, weights: dict[str, Tensor]) -> None:
+        """Give the weights that live these values; what optimizers remember of them stays."""
+        found = programs(self.view)
+        factors: list[nn.Parameter] = []
+        for program in found.values():
+            factors += program.factor_tensors().values()
+        # Averages and fast copies that an optimizer keeps would pull the weights back.
+        with following(self.optimizers, factors):
+            for name, program in found.items():
+                mask = program.current_mask()
+                assert mask is not None
+                program.write(weights[name], where=mask == 1)
 
     def _context(
         self, criterion: Criterion, kept: int, draw: int, alive: dict[str, Tensor]
@@ -175,8 +210,3 @@ class Pruner:
             self.optimizers,
             {name: entries for name, entries in touched.items() if name not in living},
         )
-
-
-def _without(weight: Tensor, scores: Tensor, where: Tensor) -> Tensor:
-    """The scores, which lie as the weight's own part, with −inf at `where`; sharded as the weight is."""
-    return shard(scores.masked_fill(part(where, weight), -torch.inf), weight)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from sparsify_fx.parameterizations import Moment
+from sparsify_fx.parameterizations import Moment, Parameterization, Projecting
 from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.randomness import seed_of
 from sparsify_fx.scheduler.clock import Clock
 from sparsify_fx.schedules.updates import MaskUpdate
@@ -28,6 +29,21 @@ def refresh(
     for name, program in stateful.items():
         moment = Moment(progress, derived_seed(seed, step, name))
         program.refresh(moment)
+    _project(stateful, progress)
+
+
+def _project(found: Mapping[str, WeightProgram], progress: float) -> None:
+    """Bring the factors of weights that share a budget back into it."""
+    groups: dict[Parameterization, list[WeightProgram]] = {}
+    for program in found.values():
+        if isinstance(program.parameterization, Projecting):
+            groups.setdefault(program.parameterization, []).append(program)
+    for how, programs_ in groups.items():
+        assert isinstance(how, Projecting)
+        new = how.projected([program.tensors() for program in programs_], progress)
+        for program, factors in zip(programs_, new, strict=False):
+            for name, value in factors.items():
+                program.put(name, value)
 
 
 def progress_at(clock: Clock, updates: Iterable[MaskUpdate], step: int) -> float:

@@ -75,8 +75,14 @@ def storable(
         # Two axes tell a tensor for each row from one for the whole weight.
         shared = how.shared(torch.zeros(2, 2, device="cpu"))
         several = [part for part, tensor in shared.items() if tensor.dim() > 0]
-        if not several and not masks[name].is_meta:
+        together = getattr(how, "together", False)
+        if not several and not together and not masks[name].is_meta:
             found.append(name)
+        elif storage == "living" and together:
+            raise MethodError(
+                f"{name}: storage='living' needs a parameterization that makes each entry by itself, and in {how} "
+                "those of a layer compete; use storage='auto'"
+            )
         elif storage == "living" and several:
             raise MethodError(
                 f"{name}: storage='living' needs a parameterization that makes each entry by itself, and {how} has "

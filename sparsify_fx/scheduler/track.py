@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sparsify_fx.actions import TimedAction
-from sparsify_fx.allocations import Pattern
+from sparsify_fx.allocations import Pattern, RegrowingPattern
 from sparsify_fx.criteria import CRITERIA, check_inputs, criterion_name
 from sparsify_fx.distributed.ranks import mean_number
 from sparsify_fx.errors import MethodError, SchedulerError
@@ -71,9 +71,9 @@ class Track:
             Budget(self.total, self.plan.sparsity, epochs)
         )
         check_times(self.updates, epochs, clock.steps_per_epoch)
-        if isinstance(axes.allocation, Pattern) and any(
-            isinstance(update, Regrow) for update in self.updates
-        ):
+        fixed = isinstance(axes.allocation, Pattern)
+        fixed = fixed and not isinstance(axes.allocation, RegrowingPattern)
+        if fixed and any(isinstance(update, Regrow) for update in self.updates):
             raise MethodError(
                 f"{self.plan.method}: regrowing breaks the pattern {axes.allocation}; use allocation='erk'"
             )
@@ -265,7 +265,10 @@ class Track:
 
 
 def _scores_current_batch(update: MaskUpdate) -> bool:
-    return isinstance(update, Regrow) and "batches" in CRITERIA[update.growth].needs
+    if not isinstance(update, Regrow):
+        return False
+    growth = CRITERIA[update.growth]
+    return "batches" in growth.needs and getattr(growth, "current_batch", True)
 
 
 def tracks_of(

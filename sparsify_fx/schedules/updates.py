@@ -21,8 +21,14 @@ class MaskEditor(Protocol):
     def grow_all(self) -> None:
         """Every pruned weight comes back, from zero."""
 
-    def regrow(self, fraction: float, growth: Criterion, draw: int) -> None:
-        """Drop a fraction of each layer's living weights and grow as many others."""
+    def regrow(
+        self,
+        fraction: float,
+        growth: Criterion,
+        draw: int,
+        redistribute: bool = False,
+    ) -> None:
+        """Drop a fraction of each layer's living weights and grow as many others, there or in other layers."""
 
 
 class MaskUpdate(Protocol):
@@ -122,24 +128,30 @@ class Decompress:
 
 @dataclass(frozen=True)
 class Regrow:
-    """Drop a fraction of the living weights of each layer by |θ| and grow as many by the criterion `growth`."""
+    """Drop a fraction of the living weights of each layer by |θ| and grow as many by the criterion `growth`.
+
+    In the same layer, or with `redistribute` in those whose living weights the criterion likes most.
+    """
 
     run: int
     epoch: float
     fraction: float
     growth: str
+    redistribute: bool = False
 
     def label(self, total: int) -> tuple[str, str]:
         """By which criterion; the fraction changes from time to time."""
-        return "regrow", f"drop by magnitude, grow by {self.growth}"
+        where = " where it is largest" if self.redistribute else ""
+        return "regrow", f"drop by magnitude, grow by {self.growth}{where}"
 
     def alive(self, before: int, total: int) -> int:
-        """As many as before: what is dropped is grown elsewhere in its layer."""
+        """As many as before: what is dropped is grown elsewhere."""
         return before
 
     def apply(self, pruner: MaskEditor, draw: int) -> None:
         """Move weights; the number of non-zeros stays."""
-        pruner.regrow(self.fraction, find_criterion(self.growth), draw)
+        growth = find_criterion(self.growth)
+        pruner.regrow(self.fraction, growth, draw, self.redistribute)
 
 
 def late_criteria(

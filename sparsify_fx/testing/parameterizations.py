@@ -154,8 +154,10 @@ def _rescales(how: Parameterization, model: nn.Module) -> None:
 
 def _trains_alike_when_living(how: Parameterization) -> None:
     """Vectors of living entries train as whole tensors do, and take each other's states."""
-    # Shared by some entries and not by others: such a weight is never stored so.
-    if any(tensor.dim() > 0 for tensor in how.shared(torch.zeros(2, 2)).values()):
+    # Entries that compete, or share a tensor with some others: such a weight is never stored so.
+    if getattr(how, "together", False) or any(
+        tensor.dim() > 0 for tensor in how.shared(torch.zeros(2, 2)).values()
+    ):
         return
     full, living = (
         apply(

@@ -29,9 +29,12 @@ from sparsify_fx.parameterizations import (
     Moment,
     Plain,
     PowerPropagation,
+    ProbabilityGate,
     Product,
+    RoundedGate,
     SigmoidGate,
     SoftThreshold,
+    TopScores,
 )
 from sparsify_fx.passes import InsertMask, Rescale, RewindBatchNorm, batchnorm_state
 from sparsify_fx.programs.owners import programs
@@ -60,6 +63,11 @@ PARAMETERIZED = [
     HardConcrete(start=1.0, b=0.5, gamma=-0.2, zeta=1.2, scale=2.0),
     PowerPropagation(),
     PowerPropagation(alpha=3.0),
+    TopScores(),
+    RoundedGate(),
+    RoundedGate(levels=3, scale=2.0),
+    ProbabilityGate(),
+    ProbabilityGate(start=0.0, end=1.0, scale=2.0),
 ]
 
 

@@ -84,7 +84,7 @@ def test_a_model_is_restored_without_data_and_scores(
     def scored(*_: Any) -> None:
         raise AssertionError("weights were scored again")
 
-    monkeypatch.setattr("sparsify_fx.scheduler.first_masks.choose_masks", scored)
+    monkeypatch.setattr("sparsify_fx.scheduler.first_masks.choose", scored)
     trained = load_trained(folder)
     assert tuple(trained.inputs.shape) == (20, 1, 16, 16)
     for name, tensor in trained.model.state_dict().items():
