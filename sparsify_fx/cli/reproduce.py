@@ -144,8 +144,8 @@ def _train(
 
 def _list(output: Output, every: tuple[Figure, ...], key: str | None) -> None:
     """Those of one paper, or all, a line each."""
-    from sparsify_fx.reproduce.catalog import PAPERS
     from sparsify_fx.errors import unknown
+    from sparsify_fx.reproduce.catalog import PAPERS
 
     if key is not None and key not in PAPERS:
         raise unknown("paper", key, PAPERS)

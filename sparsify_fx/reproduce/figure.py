@@ -17,7 +17,7 @@ X = str | float
 
 @dataclass(frozen=True)
 class Point:
-    """One number: y of `series` at x in `panel`; half of its 95 % interval, None for one seed; n seeds, 0 the paper's."""
+    """One number: y of `series` at x in `panel`; half of its 95 % interval, None for one seed; n seeds, 0: a paper."""
 
     panel: str
     series: str
@@ -37,7 +37,7 @@ class Claim(Section):
 
 
 class Row(Section):
-    """A row of a table of settings: as printed, by column; `means`: the recipe's value where it is written otherwise."""
+    """A row of a table of settings: as printed, by column; `means`: what the recipe has for it, where that differs."""
 
     name: str
     key: str

@@ -147,8 +147,8 @@ def check_data(figure: Figure, trials: Mapping[str, Trial]) -> None:
             missing.append(str(error))
     if missing:
         raise DataError(
-            f"{figure.key} {figure.name} is trained on data that are not there: {'; '.join(missing)}. Put them there, name "
-            "another place with --set data=imagefolder:PATH, or take --scale cpu, which needs digits alone"
+            f"{figure.key} {figure.name} is trained on data that are not there: {'; '.join(missing)}. Put them there, "
+            "name another place with --set data=imagefolder:PATH, or take --scale cpu, which needs digits alone"
         )
 
 
