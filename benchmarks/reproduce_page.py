@@ -78,7 +78,8 @@ def _counted(every: tuple[Figure, ...]) -> str:
     lines = [f"| {KINDS[kind]} | {kinds[kind]} |\n" for kind in KINDS]
     return (
         f"\n{len(numbers)} in all: {drawn} figures and {len(numbers) - drawn} tables, in {len(every)} files. A figure with "
-        "parts of two kinds counts in both rows.\n\n| how | figures and tables |\n|---|---|\n" + "".join(lines)
+        "parts of two kinds counts in both rows.\n\n| how | figures and tables |\n|---|---|\n"
+        + "".join(lines)
     )
 
 

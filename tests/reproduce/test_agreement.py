@@ -18,7 +18,7 @@ from sparsify_fx.reproduce.settings import compared
 FIGURE = Figure.model_validate(
     {
         "key": "gadhikar2025",
-        "name": "table3-made-up".replace("-made-up", "-x"),
+        "name": "table3-x",
         "title": "Made up.",
         "shows": "Two series.",
         "kind": "sweep",
@@ -72,7 +72,9 @@ def test_a_reduction_is_compared_by_order_alone() -> None:
 
 
 def test_the_best_of_a_series_at_each_sparsity() -> None:
-    some = [Point("", "", x, y) for x, y in ((0.9, 80), (0.8, 79), (0.95, 70), (0.7, 90))]
+    some = [
+        Point("", "", x, y) for x, y in ((0.9, 80), (0.8, 79), (0.95, 70), (0.7, 90))
+    ]
     assert [(point.x, point.y) for point in best(some)] == [
         (0.7, 90),
         (0.9, 80),
@@ -88,7 +90,8 @@ def test_files_have_both_sides(form: str, tmp_path: Path) -> None:
     done = Reproduced(figure, "full", ours, agreed, "A sentence.")
     written = done.write(tmp_path, look(("png",), 80, None))
     assert [Path(path).suffix for path in written] == [".csv", ".json", ".md", ".png"]
-    rows = list(csv.DictReader((tmp_path / f"{done.stem}.csv").open()))
+    text = (tmp_path / f"{done.stem}.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
     assert [row["whose"] for row in rows] == ["ours"] * 4 + ["paper"] * 4
     content = json.loads((tmp_path / f"{done.stem}.json").read_text())
     assert content["sentence"] == "A sentence."
