@@ -6,6 +6,7 @@ convolution in blocks of channels is named after the value that it gives.
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -55,7 +56,7 @@ def sparse_times(
     feed: Mapping[str, Any],
     threads: int = 1,
 ) -> dict[str, float]:
-    """The same of layers that are sparse operators in `model`; what joined ones take falls on their layers alike."""
+    """The same of layers that are sparse operators in `model`; what joined ones take is shared by multiply-adds."""
     marked = copied(model)
     _mark(marked)
     # A sparse operator is known by the weights that it holds: outputs have other names
@@ -66,6 +67,7 @@ def sparse_times(
         readers.setdefault(f"{layer.node.input[1]}.values", []).append(
             layer.node.output[0]
         )
+    work = {layer.node.output[0]: _multiply_adds(layer) for layer in layers}
     held: dict[str, list[str]] = {}
     for node in marked.graph.node:
         if node.domain == DOMAIN:
@@ -78,8 +80,10 @@ def sparse_times(
     found: dict[str, list[float]] = {}
     more: dict[str, float] = {}
     for name, taken in node_times(marked, feed, threads).items():
-        for key in held.get(name, []):
-            found.setdefault(key, []).append(taken / len(held[name]))
+        own = held.get(name, [])
+        whole = sum(work[key] for key in own)
+        for key in own:
+            found.setdefault(key, []).append(taken * work[key] / whole)
         # onnxruntime copies a DequantizeLinear for each that reads it: its name holds the mark.
         around: set[str] = set()
         around.update(*(beside.get(mark, []) for mark in _MARK.findall(name)))
@@ -90,6 +94,17 @@ def sparse_times(
         key: statistics.fmean(taken) + more.get(key, 0.0)
         for key, taken in found.items()
     }
+
+
+def _multiply_adds(layer: Candidate) -> float:
+    """Those of its living weights, at least one; as for one pixel or row where the shape of the result is unknown."""
+    living = layer.density * layer.weight.size
+    shape = layer.output_shape or ()
+    lengths = [length for length in shape if isinstance(length, int)]
+    if len(lengths) != len(shape):
+        return max(1.0, living)
+    pixels = lengths[2:] if layer.node.op_type == "Conv" else lengths[:-1]
+    return max(1.0, living * math.prod(pixels))
 
 
 def _around(

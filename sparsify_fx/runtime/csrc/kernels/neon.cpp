@@ -33,7 +33,8 @@ const Kernels kNeonKernels = {"neon",
                               neon::pack_lines,
                               neon::pack_even,
                               neon::dense,
-                              neon::softmax};
+                              neon::softmax,
+                              neon::normalize};
 
 }  // namespace sparsify
 #endif
