@@ -26,8 +26,8 @@ KINDS = {
 }
 INTRODUCTION = """# Figures and tables of the papers
 
-`sparsify-fx reproduce KEY FIGURE --scale full|cpu|tiny` makes a figure or table of the four papers that this library began with, and
-puts the paper's numbers beside ours.
+`sparsify-fx reproduce KEY FIGURE --scale full|cpu|tiny` makes a figure or table of the four papers that this library
+began with, and puts the paper's numbers beside ours.
 
     sparsify-fx reproduce                                            # all there are
     sparsify-fx reproduce gadhikar2025 table3 --scale cpu            # both parts of Table 3
@@ -36,20 +36,22 @@ puts the paper's numbers beside ours.
 
 """
 OUTPUT = """
-A figure that is trained is a [sweep](sweeps.md). Its file is written first, so `sparsify-fx sweep` (with `--ray` on a cluster) and
-`compare` take it too; the same command goes on where it was stopped, and figures share trials that are the same training. Into `--out`
-go the figure in the paper's form, with the paper's numbers as empty markers; a table of both sides as Markdown, CSV and JSON; and a
-sentence on what agrees: the orders that the paper claims, the orders between its numbers, and, at full scale, how far ours lie from
-them. `--set KEY=VALUE` changes a key of the recipe for all trials, such as the place of the data.
+A figure that is trained is a [sweep](sweeps.md). Its file is written first, so `sparsify-fx sweep` (with `--ray` on a
+cluster) and `compare` take it too; the same command goes on where it was stopped, and figures share trials that are
+the same training. Into `--out` go the figure in the paper's form, with the paper's numbers as empty markers; a table
+of both sides as Markdown, CSV and JSON; and a sentence on what agrees: the orders that the paper claims, the orders
+between its numbers, and, at full scale, how far ours lie from them. `--set KEY=VALUE` changes a key of the recipe for
+all trials, such as the place of the data.
 
-Data are looked for before anything is trained, and an error names each that is missing and where it was expected. CIFAR and MNIST are
-downloaded; ImageNet and Tiny ImageNet are expected as image folders in `data/imagenet` and `data/tiny-imagenet`.
+Data are looked for before anything is trained, and an error names each that is missing and where it was expected.
+CIFAR and MNIST are downloaded; ImageNet and Tiny ImageNet are expected as image folders in `data/imagenet` and
+`data/tiny-imagenet`.
 
 The laboratory has two sizes: `full`, and its default for `cpu` and `tiny` (half a minute to six minutes of one core).
 
-Numbers are those in our copies of the papers, which have tables and text, but no curves: figures are known by their captions and by
-what the text says of them. Each is a file in `sparsify_fx/zoo/recipes/reproduce/KEY`; this page is made from them by
-`python -m benchmarks.reproduce_page`.
+Numbers are those in our copies of the papers, which have tables and text, but no curves: figures are known by their
+captions and by what the text says of them. Each is a file in `sparsify_fx/zoo/recipes/reproduce/KEY`; this page is
+made from them by `python -m benchmarks.reproduce_page`.
 """
 
 
@@ -77,17 +79,18 @@ def _counted(every: tuple[Figure, ...]) -> str:
     )
     lines = [f"| {KINDS[kind]} | {kinds[kind]} |\n" for kind in KINDS]
     return (
-        f"\n{len(numbers)} in all: {drawn} figures and {len(numbers) - drawn} tables, in {len(every)} files. A figure with "
-        "parts of two kinds counts in both rows.\n\n| how | figures and tables |\n|---|---|\n"
+        f"\n{len(numbers)} in all: {drawn} figures and {len(numbers) - drawn} tables, in {len(every)} files. A figure "
+        "with parts of two kinds counts in both rows.\n\n| how | figures and tables |\n|---|---|\n"
         + "".join(lines)
     )
 
 
 def _table(of_paper: list[Figure]) -> str:
-    head = "| figure | what it shows | made by | data at `full` | the paper's numbers | status |\n|---|---|---|---|---|---|\n"
+    columns = "| figure | what it shows | made by | data at `full` | the paper's numbers | status |\n"
+    head = columns + "|---|---|---|---|---|---|\n"
     rows = [
-        f"| `{one.name}` | {one.title.removesuffix('.')}. {one.shows} | {_made_by(one)} | {_data(one)} | {_numbers(one)} "
-        f"| {_status(one)} |\n"
+        f"| `{one.name}` | {one.title.removesuffix('.')}. {one.shows} | {_made_by(one)} | {_data(one)} "
+        f"| {_numbers(one)} | {_status(one)} |\n"
         for one in of_paper
     ]
     return head + "".join(row.replace("|a_i|", "abs(a_i)") for row in rows)

@@ -72,7 +72,7 @@ def command(
 ) -> None:
     """A figure or table of one of the four papers: trained or computed, with the paper's numbers beside ours.
 
-    The same command goes on where it was stopped. Without FIGURE those of the paper are listed.
+    The same command goes on where it was stopped; the exit code is 1 when trials are missing. Without FIGURE those of the paper are listed.
 
     Examples:
 
@@ -117,6 +117,8 @@ def command(
                 output.console.print(Text(line), soft_wrap=True)
         results.append(done.to_dict())
     output.finish(results)
+    if any(result["missing"] for result in results):
+        raise typer.Exit(1)
 
 
 def _train(

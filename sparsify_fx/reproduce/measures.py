@@ -245,9 +245,10 @@ MEASURES: dict[str, Measure] = {
 def measured(records: Records, figure: Figure) -> list[Point]:
     """The figure's points; with `first_minus_second` the difference of the first two series is one more."""
     found = MEASURES[figure.measure](records, figure)
-    if not figure.first_minus_second:
-        return found
     names = list(dict.fromkeys(point.series for point in found))[:2]
+    # Where all trials of one of them failed, there is nothing to take off.
+    if not figure.first_minus_second or len(names) < 2:
+        return found
     at = {(point.panel, point.x, point.series): point for point in found}
     series = " − ".join(names)
     for panel, x, name in list(at):

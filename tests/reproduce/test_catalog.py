@@ -101,7 +101,7 @@ def test_names_are_found_as_people_write_them() -> None:
 def test_unknown_names_tell_those_there_are() -> None:
     with pytest.raises(UnknownNameError, match="Known: gadhikar2024, gadhikar2025"):
         find("gadhikar2023", "fig1")
-    with pytest.raises(UnknownNameError, match="fig22.*Known: fig1, fig10"):
+    with pytest.raises(UnknownNameError, match=r"fig22.*Known: fig1, fig10"):
         find("gadhikar2024", "fig22")
 
 
@@ -114,7 +114,7 @@ def test_unknown_names_tell_those_there_are() -> None:
     ],
 )
 def test_a_wrong_file_is_told(text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"zhang2021/fig1.yaml: .*{told}"):
+    with pytest.raises(ConfigError, match=rf"zhang2021/fig1\.yaml: .*{told}"):
         catalog._read("zhang2021", "fig1", text)
 
 

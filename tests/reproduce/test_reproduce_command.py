@@ -11,7 +11,7 @@ from sparsify_fx.reproduce import Figure, figures
 from tests.sweeps.common import call
 from tests.train.common import write_images
 
-SMALL = ("model=lenet300", "batch_size=20", "optimizer.lr=0.02", "epochs=1")
+SMALL = ("model=lenet300", "batch_size=20", "optimizer.lr=0.02")
 # Each experiment once; which figures it makes is in the catalog.
 BY_EXPERIMENT = {figure.lab: figure for figure in figures() if figure.kind == "lab"}
 
@@ -65,6 +65,23 @@ def test_signs_by_cycle_are_read_out_of_the_runs(tmp_path: Path) -> None:
     assert {x for _, x in at} == {0.0, 0.2, 0.36}
     for x in (0.0, 0.2, 0.36):
         assert at["LRR − IMP", x] == pytest.approx(at["LRR", x] - at["IMP", x])
+
+
+@pytest.mark.slow
+def test_trials_that_failed_are_told_beside_the_numbers_of_the_others(
+    tmp_path: Path,
+) -> None:
+    # IMP goes back to the end of the warm-up, which a run of one epoch has not.
+    options = [*small(tmp_path), "--set", "epochs=1", "--json", "found.json"]
+    code, out, _ = call(
+        "reproduce", "gadhikar2024", "fig13", "--scale", "tiny", *options,
+        folder=tmp_path,
+    )  # fmt: skip
+    assert code == 1
+    assert "1 trials are missing" in out
+    (found,) = json.loads((tmp_path / "found.json").read_text())
+    assert "rewind point 'warmup'" in found["missing"][0]
+    assert {point["series"] for point in found["ours"]} == {"LRR"}
 
 
 @pytest.mark.slow
