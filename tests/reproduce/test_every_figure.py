@@ -40,7 +40,7 @@ def test_every_sweep(
     # 1. The sweep of `tiny`, with a hundred images in place of the digits.
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "mine.npz", side=28)
-    changes = ["data=npz:mine.npz", "batch_size=20", "device=cpu"]
+    changes = ["data=npz:mine.npz", "batch_size=4", "device=cpu"]
     path = write_sweep(figure, "tiny", tmp_path, changes)
     trials = trials_of(load_sweep(path))
     check_data(figure, trials)
