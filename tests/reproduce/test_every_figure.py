@@ -30,9 +30,7 @@ class Here:
 
 
 @pytest.mark.slow
-@pytest.mark.cross_section(
-    "gadhikar2024-fig7-cd", "gadhikar2025-fig1", "jacobs2025-table4"
-)
+@pytest.mark.cross_section("gadhikar2024-fig7-cd", "gadhikar2025-fig9")
 @pytest.mark.parametrize("figure", TRAINED.values(), ids=TRAINED)
 def test_every_sweep(
     figure: Figure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
