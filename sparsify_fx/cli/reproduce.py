@@ -72,7 +72,8 @@ def command(
 ) -> None:
     """A figure or table of one of the four papers: trained or computed, with the paper's numbers beside ours.
 
-    The same command goes on where it was stopped; the exit code is 1 when trials are missing. Without FIGURE those of the paper are listed.
+    The same command goes on where it was stopped; the exit code is 1 when trials are missing. Without FIGURE those of
+    the paper are listed.
 
     Examples:
 
