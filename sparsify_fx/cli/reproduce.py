@@ -128,7 +128,7 @@ def _train(
     runs: Path,
     workers: int | None,
     ray: str | None,
-    plugin: list[Path] | None,
+    plugin: list[str] | None,
     output: Output,
 ) -> None:
     """Train the trials of a figure that are not finished; typer.Exit(1) where none is."""

@@ -78,7 +78,7 @@ def launch(
     runs: Path,
     workers: int | None,
     ray: str | None,
-    plugin: list[Path] | None,
+    plugin: list[str] | None,
     output: Output,
 ) -> list[Entry]:
     """Train a sweep's trials and tell of them; the record of each. typer.Exit(130) when interrupted."""
