@@ -15,7 +15,7 @@ from sparsify_fx.sweeps.grid import Trial
 from sparsify_fx.train.config import TrainConfig
 from sparsify_fx.train.files import write_text
 from sparsify_fx.train.safe_yaml import parse_yaml
-from sparsify_fx.zoo.data import load_data
+from sparsify_fx.zoo.data import LIMIT_BYTES, load_data
 
 # A recipe of its own, and not the paper's with changes: nothing of another net's rates and decays is left in it.
 REDUCED = "mnist5k-lenet5-bn"
@@ -59,7 +59,8 @@ def plan_of(
     # Whole cycles down to 0.98 take minutes, which a smoke test has not.
     if scale == "tiny" and plan.get("sparsity") == [_ALL]:
         plan["sparsity"] = [_TWO]
-    plan = merged(plan, getattr(figure, scale))
+    own = {"full": figure.full, "cpu": figure.cpu, "tiny": figure.tiny}
+    plan = merged(plan, own[scale])
     values = plan.pop("values", {})
     plan = merged(plan, {"set": dict(_change(told) for told in changes)})
     found: dict[str, Any] = _filled(plan, values)
@@ -141,8 +142,10 @@ def check_data(figure: Figure, trials: Mapping[str, Trial]) -> None:
     for (spec, root), config in wanted.items():
         try:
             # Streamed, whatever its size: images are listed here, and decoded by the trials.
-            limit = {"limit_bytes": 0} if spec.startswith("imagefolder:") else {}
-            load_data(spec, root=Path(root), image_size=config.image_size, **limit)
+            limit = 0 if spec.startswith("imagefolder:") else LIMIT_BYTES
+            load_data(
+                spec, root=Path(root), image_size=config.image_size, limit_bytes=limit
+            )
         except DataError as error:
             missing.append(str(error))
     if missing:

@@ -71,7 +71,7 @@ class Reproduced:
     def _rows(self) -> list[tuple[str, ...]]:
         """A row for each point: ours with the paper's beside it where both have one, then what only the paper has."""
         theirs = {(p.panel, p.series, p.x): p for p in self.figure.points()}
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for point in self.ours:
             other = theirs.pop((point.panel, point.series, point.x), None)
             half = "–" if point.half is None else f"{point.half:.3g}"
