@@ -61,6 +61,9 @@ def test_the_wheel_holds_passes_zoo_and_recipes(wheel: list[str]) -> None:
     recipes = {
         f"sparsify_fx/zoo/recipes/{path.name}"
         for path in (ROOT / "sparsify_fx/zoo/recipes").glob("*.yaml")
+    } | {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "sparsify_fx/zoo/recipes/reproduce").rglob("*.yaml")
     }
     assert len(recipes) >= 14
     assert recipes <= set(wheel)

@@ -25,6 +25,7 @@ from sparsify_fx.cli import (
     methods,
     pack,
     report,
+    reproduce,
     sweep,
     train,
     unpack,
@@ -83,6 +84,7 @@ for _module in (
     methods,
     analyze,
     lab,
+    reproduce,
     coverage,
     bench,
 ):

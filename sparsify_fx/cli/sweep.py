@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -12,6 +12,10 @@ from rich.text import Text
 from sparsify_fx.cli.options import PluginOption
 from sparsify_fx.cli.output import JsonOption, Output
 from sparsify_fx.plugins import load_files
+
+if TYPE_CHECKING:
+    from sparsify_fx.sweeps.ledger import Entry
+    from sparsify_fx.sweeps.plan import SweepConfig
 
 NAME = "sweep"
 
@@ -54,18 +58,36 @@ def command(
 
         sparsify-fx sweep signs.yaml --ray auto
     """
-    from sparsify_fx.sweeps.driver import Sweep, each_line_once, run_sweep
-    from sparsify_fx.sweeps.first_cycle import leaders_of
-    from sparsify_fx.sweeps.grid import trials_of
-    from sparsify_fx.sweeps.ledger import ledger_path, only_one
-    from sparsify_fx.sweeps.live import shown, sweep_table
     from sparsify_fx.sweeps.plan import load_sweep
 
     output = Output(json)
     load_files(plugin)
     if workers is not None and ray is not None:
         raise typer.BadParameter("a cluster has its own number", param_hint="--workers")
-    plan = load_sweep(sweep)
+    entries = launch(load_sweep(sweep), sweep, runs, workers, ray, plugin, output)
+    told = f"compare with: sparsify-fx compare {sweep} --runs {runs}"
+    output.console.print(Text(told), soft_wrap=True)
+    output.finish([asdict(entry) for entry in entries])
+    if any(entry.state == "failed" for entry in entries):
+        raise typer.Exit(1)
+
+
+def launch(
+    plan: SweepConfig,
+    sweep: Path,
+    runs: Path,
+    workers: int | None,
+    ray: str | None,
+    plugin: list[str] | None,
+    output: Output,
+) -> list[Entry]:
+    """Train a sweep's trials and tell of them; the record of each. typer.Exit(130) when interrupted."""
+    from sparsify_fx.sweeps.driver import Sweep, each_line_once, run_sweep
+    from sparsify_fx.sweeps.first_cycle import leaders_of
+    from sparsify_fx.sweeps.grid import trials_of
+    from sparsify_fx.sweeps.ledger import ledger_path, only_one
+    from sparsify_fx.sweeps.live import shown, sweep_table
+
     files = tuple(str(Path(file).expanduser().resolve()) for file in plugin or ())
     with each_line_once(), only_one(path := ledger_path(runs, sweep)):
         trials = trials_of(plan)
@@ -89,15 +111,14 @@ def command(
             raise typer.Exit(130) from None
     if not output.console.is_terminal:
         output.console.print(sweep_table(state))
-    failed = [entry for entry in state.entries.values() if entry.state == "failed"]
-    for entry in failed:
-        line = f"failed after {entry.attempts} attempts: {entry.name}: {entry.error}"
-        output.console.print(Text(line, "red"), soft_wrap=True)
-    told = f"compare with: sparsify-fx compare {sweep} --runs {runs}"
-    output.console.print(Text(told), soft_wrap=True)
-    output.finish([asdict(entry) for entry in state.entries.values()])
-    if failed:
-        raise typer.Exit(1)
+    entries = list(state.entries.values())
+    for entry in entries:
+        if entry.state == "failed":
+            line = (
+                f"failed after {entry.attempts} attempts: {entry.name}: {entry.error}"
+            )
+            output.console.print(Text(line, "red"), soft_wrap=True)
+    return entries
 
 
 def _engine(trial: Any, workers: int | None, ray: str | None) -> Any:
