@@ -28,6 +28,7 @@ from sparsify_fx.distributed.data_parallel import (
 )
 from sparsify_fx.distributed.ranks import together
 from sparsify_fx.errors import LayerError, MethodError
+from sparsify_fx.granularity.find import find_granularity, refuse_moves
 from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
@@ -63,6 +64,8 @@ def apply(
     kernels: str = DENSE,
     budget: Any = "parameters",
     example_inputs: Any = None,
+    granularity: str = "weight",
+    reduction: str = "mean",
     **axes: Any,
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
@@ -98,6 +101,10 @@ def apply(
             `MACs(left=50_000_000)` or `Latency(milliseconds=5)`, which finds the sparsity by itself.
         example_inputs: for those: one sample as the model takes it (a tensor, a tuple of arguments, a dict by name);
             with kernels="auto" a batch, at which layers decide before the training; the model is run on it.
+        granularity: what is pruned as one: "weight"; "channel" and "head", found at the `example_inputs` with all that is
+            coupled with them; "block:32x1", rows by columns; "2:4". Channels, heads and blocks keep at most as many
+            weights as are asked for, within one group. After `merge`, `shrink` cuts channels and heads out.
+        reduction: the score of a group is the "mean", "l2", "sum" or "max" of its weights' scores.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.
@@ -126,6 +133,11 @@ def apply(
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
     layers = _prunable(model, include, exclude)
+    divided = find_granularity(
+        granularity, reduction, model, layers, resolved.allocation, example_inputs
+    )
+    resolved = replace(resolved, allocation=divided)
+    refuse_moves(granularity, resolved.schedule)
     inputs = Inputs(batches, loss_fn)
     target, met = find_budget(budget), None
     if isinstance(resolved.criterion, FindsSparsity):

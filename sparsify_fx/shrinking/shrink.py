@@ -88,13 +88,14 @@ class _Search:
         self.model, self.coupling, self.trial = model, coupling, trial
         self.weights: dict[str, Tensor] = named_tensors(model)
         self.notes: list[str] = []
+        self.kinds = self._kinds()
+        self.failed: set[str] = set()
         self.trials = 0
 
     def largest(self) -> Ids:
         """All that may go; where that fails, family by family, those first whose sizes no code reshapes."""
         families = self.coupling.families()
-        resized = self._resized()
-        families.sort(key=lambda family: bool(np.isin(family, resized).any()))
+        families.sort(key=self._kind)
         chosen = self._grown([], families)
         return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
@@ -104,21 +105,33 @@ class _Search:
         kept = under_all_names(self.model, kept_slices(self.coupling, stays))
         return kept, attributes_of(self.model, self.coupling, stays, kept)
 
-    def _resized(self) -> Ids:
-        found = [
-            value_classes(self.coupling, item.before) for item in self.coupling.resized
-        ]
-        return np.unique(np.concatenate([np.zeros(1, np.int64), *(f.ravel() for f in found)]))  # fmt: skip
+    def _kinds(self) -> dict[int, str]:
+        """The kind of module that reshapes each class; what is in none is missing."""
+        found = {}
+        for item in self.coupling.resized:
+            stack = item.node.meta.get("nn_module_stack") or {}
+            kind = str([entry[1] for entry in stack.values()][-1]) if stack else "?"
+            classes = np.unique(value_classes(self.coupling, item.before))
+            found.update(dict.fromkeys(classes[classes > 0].tolist(), kind))
+        return found
+
+    def _kind(self, family: Ids) -> str:
+        return max(self.kinds.get(member, "") for member in family.tolist())
 
     def _grown(self, base: list[Ids], more: Sequence[Ids]) -> list[Ids]:
         """`base` and as many of `more` as the model survives, by halves."""
+        # What one module of a kind does not survive, the next does not either.
+        more = [family for family in more if self._kind(family) not in self.failed]
         if not more:
             return base
         failure = self._failure([*base, *more])
         if not failure:
             return [*base, *more]
         if len(more) == 1 or self.trials >= _TRIALS:
-            self.notes.append(f"{self._described(more)} stay: {failure}")
+            kind = self._kind(more[0])
+            self.failed |= {kind} if kind else set()
+            where = f", and in every other {kind}," if kind else ""
+            self.notes.append(f"{self._described(more)}{where} stay: {failure}")
             return base
         middle = len(more) // 2
         return self._grown(self._grown(base, more[:middle]), more[middle:])

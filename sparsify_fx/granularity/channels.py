@@ -1,0 +1,108 @@
+"""Channels and heads, with all that is coupled with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsify_fx.coupling.classes import Ids
+from sparsify_fx.errors import SparsityError
+from sparsify_fx.granularity.reductions import Totals, check_reduction, fewest_removed
+from sparsify_fx.masks import nonzeros
+
+Members = Mapping[str, Mapping[int, Ids]]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Groups of channels stay or go as a whole: rows of the layers that make them, columns of those that read them.
+
+    The groups with the lowest scores go, in all layers together or, with `uniform`, the same fraction of each width of
+    the model, until at most `kept` weights are left. The best group of each width always stays.
+
+    Attributes:
+        reduction: "l2", "sum", "max" or "mean" over the scores of a group's weights.
+        uniform: whether every width loses the same fraction.
+        members: {weight: {axis: the group of each slice, 0 where it stays}}.
+        families: the groups of each width.
+    """
+
+    reduction: str = "mean"
+    uniform: bool = False
+    members: Members = field(default_factory=dict, repr=False, compare=False)
+    families: tuple[Ids, ...] = field(default=(), repr=False, compare=False)
+
+    whole_groups = True
+
+    def __post_init__(self) -> None:
+        check_reduction(self.reduction)
+
+    def counts(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> dict[str, int]:
+        """Non-zeros of each layer under these groups."""
+        masks = self.choose(scores, capacity, kept)
+        return {name: nonzeros({name: mask}) for name, mask in masks.items()}
+
+    def choose(
+        self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
+    ) -> dict[str, Tensor]:
+        """The masks; SparsityError where more weights than `kept` are in no group that may go."""
+        order = self._order(self.group_scores(scores))
+        living = {name: ~torch.isneginf(score) for name, score in scores.items()}
+
+        def left(removed: Ids) -> int:
+            return nonzeros(self._masks(living, removed))
+
+        gone = fewest_removed(order, left, kept)
+        masks = self._masks(living, order[:gone])
+        if nonzeros(masks) > kept:
+            raise SparsityError(
+                f"{nonzeros(masks)} weights are in channels that must stay, or in the last one of their layers; {kept} "
+                "were asked for: ask for less sparsity"
+            )
+        return masks
+
+    def group_scores(self, scores: Mapping[str, Tensor]) -> dict[int, float]:
+        """The score of each group that may go."""
+        groups = np.concatenate(self.families)
+        totals = Totals(int(groups.max()) + 1)
+        for name, axes in self.members.items():
+            for axis, ids in axes.items():
+                slices = scores[name].movedim(axis, 0).flatten(1)
+                totals.add(slices, ids)
+        found = totals.scores(self.reduction)
+        return {int(group): float(found[group]) for group in groups}
+
+    def _order(self, scores: Mapping[int, float]) -> Ids:
+        """The groups that may go, the worst first; never the best of a width."""
+        ranked: list[tuple[float, float, int]] = []
+        for family in self.families:
+            worst_first = sorted(family.tolist(), key=lambda group: (scores[group], -group))
+            for place, group in enumerate(worst_first[:-1]):
+                share = (place + 1) / len(worst_first)
+                first = share if self.uniform else scores[group]
+                # What is gone already stays gone, and counts first.
+                first = first if np.isfinite(scores[group]) else -np.inf
+                ranked.append((first, scores[group], group))
+        return np.array([group for _, _, group in sorted(ranked)], np.int64)
+
+    def _masks(
+        self, living: Mapping[str, Tensor], removed: Ids
+    ) -> dict[str, Tensor]:
+        """Ones where a weight lives and none of its groups is removed."""
+        masks = {}
+        for name, alive in living.items():
+            mask = alive.to(torch.uint8)
+            for axis, ids in self.members.get(name, {}).items():
+                gone = torch.from_numpy(np.isin(ids, removed)).to(mask.device)
+                shape: list[Any] = [1] * mask.ndim
+                shape[axis] = -1
+                mask = mask * (~gone).reshape(shape)
+            masks[name] = mask.contiguous()
+        return masks
