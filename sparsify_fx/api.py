@@ -101,7 +101,7 @@ def apply(
             `MACs(left=50_000_000)` or `Latency(milliseconds=5)`, which finds the sparsity by itself.
         example_inputs: for those: one sample as the model takes it (a tensor, a tuple of arguments, a dict by name);
             with kernels="auto" a batch, at which layers decide before the training; the model is run on it.
-        granularity: what is pruned as one: "weight"; "channel" and "head", found at the `example_inputs` with all that is
+        granularity: what is pruned as one: "weight"; "channel", "head", found at the `example_inputs` with all that is
             coupled with them; "block:32x1", rows by columns; "2:4". Channels, heads and blocks keep at most as many
             weights as are asked for, within one group. After `merge`, `shrink` cuts channels and heads out.
         reduction: the score of a group is the "mean", "l2", "sum" or "max" of its weights' scores.

@@ -11,6 +11,7 @@ from torch import Tensor
 from sparsify_fx.allocations import (
     Allocation,
     Balanced,
+    Chooser,
     ErdosRenyiKernel,
     Floored,
     Pattern,
@@ -59,6 +60,8 @@ class Division:
     @property
     def least(self) -> int:
         """The smallest number of weights that can be divided: with floors, the sum of those."""
+        if getattr(self.allocation, "whole_groups", False):
+            return int(self.allocation.least(self.scores))  # type: ignore[attr-defined]
         if isinstance(self.allocation, Floored):
             return max(1, sum(self.allocation.floors(self.sizes, self.total).values()))
         return 1
@@ -69,12 +72,17 @@ class Division:
 
     def masks(self, kept: int) -> dict[str, Tensor]:
         """Masks of these numbers: the highest scores of each layer."""
+        if isinstance(self.allocation, Chooser) and getattr(
+            self.allocation, "whole_groups", False
+        ):
+            return self.allocation.choose(self.scores, self.sizes, kept)
         counts = self.counts(kept)
         return {name: top_mask(s, counts[name]) for name, s in self.scores.items()}
 
     def fixed(self, kept: int) -> Allocation:
         """The allocation itself, or the densities that it gives now where scores decide: training changes those."""
-        if self.by_shape:
+        # Groups have no number for each layer: those of the end are chosen by the scores of the end.
+        if self.by_shape or getattr(self.allocation, "whole_groups", False):
             return self.allocation
         counts = self.counts(kept)
         # A layer without weights has no density; any will do.

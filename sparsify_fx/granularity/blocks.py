@@ -14,6 +14,7 @@ from torch.nn import functional
 from sparsify_fx.errors import MethodError, SparsityError
 from sparsify_fx.granularity.reductions import Totals, check_reduction, fewest_removed
 from sparsify_fx.masks import nonzeros
+from sparsify_fx.sharding import shard, whole
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Blocks:
         self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
     ) -> dict[str, Tensor]:
         """The masks; SparsityError where not even one block fits."""
+        own, scores = scores, {name: whole(score) for name, score in scores.items()}
         blocks = {name: self._blocks(score) for name, score in scores.items()}
         totals = Totals(sum(len(part) for part in blocks.values()))
         start = 0
@@ -64,15 +66,19 @@ class Blocks:
         )  # fmt: skip
         if gone == len(order):
             raise SparsityError(
-                f"no block of {self.rows}x{self.columns} fits into {kept} weights; ask for less sparsity or smaller blocks"
+                f"no block of {self.rows}x{self.columns} fits into {kept} weights; ask for less sparsity"
             )
         stays = torch.ones(len(order), dtype=torch.uint8)
         stays[torch.from_numpy(order[:gone])] = 0
         parts = torch.split(stays, [len(part) for part in blocks.values()])
         return {
-            name: self._mask(part, scores[name])
+            name: shard(self._mask(part, scores[name]), own[name])
             for name, part in zip(blocks, parts, strict=True)
         }
+
+    def least(self, scores: Mapping[str, Tensor]) -> int:
+        """The smallest number of weights that can be left: one block."""
+        return min(self.rows * self.columns, sum(s.numel() for s in scores.values()))
 
     def _grid(self, shape: torch.Size) -> tuple[int, int, int, int]:
         """(rows, columns) of the matrix, and blocks along each."""

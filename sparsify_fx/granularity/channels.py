@@ -14,6 +14,7 @@ from sparsify_fx.coupling.classes import Ids
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.granularity.reductions import Totals, check_reduction, fewest_removed
 from sparsify_fx.masks import nonzeros
+from sparsify_fx.sharding import shard, whole
 
 Members = Mapping[str, Mapping[int, Ids]]
 
@@ -53,6 +54,7 @@ class Channels:
         self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
     ) -> dict[str, Tensor]:
         """The masks; SparsityError where more weights than `kept` are in no group that may go."""
+        own, scores = scores, {name: whole(score) for name, score in scores.items()}
         order = self._order(self.group_scores(scores))
         living = {name: ~torch.isneginf(score) for name, score in scores.items()}
 
@@ -66,7 +68,12 @@ class Channels:
                 f"{nonzeros(masks)} weights are in channels that must stay, or in the last one of their layers; {kept} "
                 "were asked for: ask for less sparsity"
             )
-        return masks
+        return {name: shard(mask, own[name]) for name, mask in masks.items()}
+
+    def least(self, scores: Mapping[str, Tensor]) -> int:
+        """The smallest number of weights that can be left."""
+        living = {name: ~torch.isneginf(score) for name, score in scores.items()}
+        return nonzeros(self._masks(living, self._order(self.group_scores(scores))))
 
     def group_scores(self, scores: Mapping[str, Tensor]) -> dict[int, float]:
         """The score of each group that may go."""
@@ -83,7 +90,9 @@ class Channels:
         """The groups that may go, the worst first; never the best of a width."""
         ranked: list[tuple[float, float, int]] = []
         for family in self.families:
-            worst_first = sorted(family.tolist(), key=lambda group: (scores[group], -group))
+            worst_first = sorted(
+                family.tolist(), key=lambda group: (scores[group], -group)
+            )
             for place, group in enumerate(worst_first[:-1]):
                 share = (place + 1) / len(worst_first)
                 first = share if self.uniform else scores[group]
@@ -92,9 +101,7 @@ class Channels:
                 ranked.append((first, scores[group], group))
         return np.array([group for _, _, group in sorted(ranked)], np.int64)
 
-    def _masks(
-        self, living: Mapping[str, Tensor], removed: Ids
-    ) -> dict[str, Tensor]:
+    def _masks(self, living: Mapping[str, Tensor], removed: Ids) -> dict[str, Tensor]:
         """Ones where a weight lives and none of its groups is removed."""
         masks = {}
         for name, alive in living.items():

@@ -19,6 +19,7 @@ from sparsify_fx.granularity.channels import Channels
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.selection import Layer
 from sparsify_fx.schedules.regrow import RegrowEvery
+from sparsify_fx.schedules.single import Late
 
 WEIGHT = "weight"
 
@@ -69,6 +70,11 @@ def refuse_moves(granularity: str, schedule: object) -> None:
         raise MethodError(
             f"granularity={granularity!r}: the schedule 'regrow' moves single weights; take another schedule"
         )
+    if granularity != WEIGHT and isinstance(schedule, Late):
+        raise MethodError(
+            f"granularity={granularity!r}: methods that sparsify by themselves close the gates of single weights; take "
+            "another method"
+        )
 
 
 def _channels(
@@ -80,7 +86,7 @@ def _channels(
 ) -> Channels:
     if example_inputs is None:
         raise MethodError(
-            f"granularity={granularity!r} needs example_inputs=, one batch as the model takes it, to see what is coupled"
+            f"granularity={granularity!r} needs example_inputs=, a batch as the model takes it, to see what is coupled"
         )
     if programs(model):
         raise LayerError(
