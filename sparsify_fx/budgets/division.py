@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -57,6 +59,12 @@ class Division:
         """How many weights there are to divide."""
         return sum(self.sizes.values())
 
+    @cached_property
+    def _ranked(self) -> Any:
+        """Groups in the order in which they go, ranked once for all numbers; None for other allocations."""
+        ranked = getattr(self.allocation, "ranked", None)
+        return None if ranked is None else ranked(self.scores)
+
     @property
     def least(self) -> int:
         """The smallest number of weights that can be divided: with floors, the sum of those."""
@@ -68,6 +76,8 @@ class Division:
 
     def counts(self, kept: int) -> Counts:
         """How many weights of each layer stay."""
+        if self._ranked is not None:
+            return dict(self._ranked.counts(kept))
         return self.allocation.counts(self.scores, self.sizes, kept)
 
     def masks(self, kept: int) -> dict[str, Tensor]:

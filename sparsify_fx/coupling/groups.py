@@ -162,6 +162,9 @@ def _within_layers(model: nn.Module, reason: str) -> Coupling:
             rows = parameter.shape[0]
             axes[name] = {0: np.arange(count, count + rows)}
             count += rows
+    # Its rows are taken for the model's outputs, all of which are wanted.
+    if len(axes) > 1:
+        axes.popitem()
     stays = np.zeros(count, bool)
     stays[0] = True
     return Coupling(axes, stays, traced=False, note=note)

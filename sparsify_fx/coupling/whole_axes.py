@@ -58,7 +58,11 @@ def _round(values: list[Value], tracks: Tracks) -> bool:
 
 def _distinct(classes: torch.Tensor, axis: int) -> int:
     """How many classes there are along an axis."""
-    return int(torch.unique(classes.movedim(axis, 0).flatten(1)[:, 0]).numel())
+    return int(
+        torch.unique(
+            classes.movedim(axis, 0).reshape(classes.shape[axis], -1)[:, 0]
+        ).numel()
+    )
 
 
 def _of_one(uses: list[dict[int, Ids] | Value], tracks: Tracks) -> dict[int, Ids]:

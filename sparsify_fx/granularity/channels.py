@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.coupling.classes import Ids
-from sparsify_fx.errors import SparsityError
-from sparsify_fx.granularity.reductions import Totals, check_reduction, fewest_removed
-from sparsify_fx.masks import nonzeros
+from sparsify_fx.granularity.ranked import Ranked, table_of
+from sparsify_fx.granularity.reductions import Totals, check_reduction
 from sparsify_fx.sharding import shard, whole
 
 Members = Mapping[str, Mapping[int, Ids]]
@@ -47,33 +46,31 @@ class Channels:
         self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
     ) -> dict[str, int]:
         """Non-zeros of each layer under these groups."""
-        masks = self.choose(scores, capacity, kept)
-        return {name: nonzeros({name: mask}) for name, mask in masks.items()}
+        return self.ranked(scores).counts(kept)
 
     def choose(
         self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
     ) -> dict[str, Tensor]:
         """The masks; SparsityError where more weights than `kept` are in no group that may go."""
         own, scores = scores, {name: whole(score) for name, score in scores.items()}
-        order = self._order(self.group_scores(scores))
+        ranked = self.ranked(scores)
+        removed = ranked.removed(kept)
         living = {name: ~torch.isneginf(score) for name, score in scores.items()}
-
-        def left(removed: Ids) -> int:
-            return nonzeros(self._masks(living, removed))
-
-        gone = fewest_removed(order, left, kept)
-        masks = self._masks(living, order[:gone])
-        if nonzeros(masks) > kept:
-            raise SparsityError(
-                f"{nonzeros(masks)} weights are in channels that must stay, or in the last one of their layers; {kept} "
-                "were asked for: ask for less sparsity"
-            )
+        masks = self._masks(living, removed)
         return {name: shard(mask, own[name]) for name, mask in masks.items()}
+
+    def ranked(self, scores: Mapping[str, Tensor]) -> Ranked:
+        """The groups in the order in which they go, and what each tensor holds of them."""
+        tables = {}
+        for name, score in scores.items():
+            living = (~torch.isneginf(score.detach())).cpu()
+            tables[name] = table_of(living, self.members.get(name, {}))
+        return Ranked(self._order(self.group_scores(scores)), tables)
 
     def least(self, scores: Mapping[str, Tensor]) -> int:
         """The smallest number of weights that can be left."""
-        living = {name: ~torch.isneginf(score) for name, score in scores.items()}
-        return nonzeros(self._masks(living, self._order(self.group_scores(scores))))
+        ranked = self.ranked(scores)
+        return ranked.left(ranked.order)
 
     def group_scores(self, scores: Mapping[str, Tensor]) -> dict[int, float]:
         """The score of each group that may go."""

@@ -29,6 +29,7 @@ class Trial:
             # Code that names its precision cannot run in another one; what else is wrong is raised below.
             self.dtype, self.tolerance = None, SINGLE
             self.expected = self._outputs(self._copy())
+        self.trains = not self._training_failure(self._copy())
 
     def failure(self, change: Callable[[nn.Module], None]) -> str:
         """Why a copy that is changed so does not do what the model does; empty if it does."""
@@ -40,7 +41,23 @@ class Trial:
             # Whatever the model's own code raises at sizes that it does not expect.
             lines = str(error).strip().splitlines() or ["no message"]
             return f"{type(error).__name__}: {lines[0]}"
-        return self._difference(found)
+        different = self._difference(found)
+        if different or not self.trains:
+            return different
+        # Heads that only training uses read channels that evaluation does not.
+        return self._training_failure(trial)
+
+    def _training_failure(self, model: nn.Module) -> str:
+        """Why a copy does not run in training mode; empty if it does."""
+        args, kwargs = pytree.tree_map_only(Tensor, self._cast, as_call(self.inputs))
+        try:
+            # What dropout draws here must not be missing in the training.
+            with torch.random.fork_rng(), torch.no_grad():
+                model.train()(*args, **kwargs)
+        except Exception as error:
+            # A model may ask for targets in training, or for more samples than there are here.
+            return f"in training mode {type(error).__name__}: {error}".splitlines()[0]
+        return ""
 
     def _copy(self) -> nn.Module:
         trial = copy.deepcopy(self.model)

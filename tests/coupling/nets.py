@@ -108,6 +108,31 @@ class Unknown(nn.Module):
         return self.last(functional.relu(self.second(self.first(x).sort(-1).values)))
 
 
+class Scaled(nn.Module):
+    """A scale by channel that is reshaped before it is used, as layer scales are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+        self.scale = nn.Parameter(torch.rand(8) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) * self.scale.reshape(1, -1, 1, 1))
+
+
+class Helped(nn.Module):
+    """A second head that only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.helper = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.first(x))
+        return self.last(x) + self.helper(x) if self.training else self.last(x)
+
+
 class Untraceable(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -125,6 +150,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], torch.Size]] = {
     "attention": (Attention, torch.Size((2, 7, 10))),
     "gated": (Gated, torch.Size((2, 6))),
     "tied": (Tied, ROWS),
+    "scaled": (Scaled, IMAGE),
     "unknown": (Unknown, ROWS),
 }
 

@@ -14,7 +14,7 @@ import sparsify_fx
 from sparsify_fx.coupling.groups import coupled_groups
 from sparsify_fx.errors import LayerError
 from sparsify_fx.shrinking import Shrunk, shrink
-from tests.coupling.nets import NETS, Untraceable, made, some, unread
+from tests.coupling.nets import NETS, Helped, Untraceable, made, some, unread
 
 
 def prepared(name: str) -> tuple[nn.Module, Tensor]:
@@ -180,3 +180,13 @@ def test_the_map_can_be_saved() -> None:
     Shrunk.from_dict(stored).undo(net)
     assert net.heads == 4
     assert torch.allclose(net(inputs), expected, atol=1e-6)
+
+
+def test_what_only_training_reads_stays() -> None:
+    net, inputs = Helped(), torch.randn(2, 5)
+    _unread_again(net, inputs)
+    shrunk = shrink(net, inputs)
+    assert net.first.out_features == 8
+    assert "in training mode" in shrunk.notes[0]
+    assert net.training
+    net(inputs)
