@@ -70,8 +70,8 @@ def placer(
     entry; the part is contiguous. None where there is no kernel.
     """
     if bits.pays(places, size, values, factor):
-        given = (values,) if factor is None else (values, factor)
-        return bits.placer(tuple(each.reshape(-1) for each in given), places, size)
+        flat = [each.reshape(-1) for each in (values, factor) if each is not None]
+        return bits.placer(tuple(flat), places, size)
     product = factor is not None
     name = "sparsify_fx_place_product" if product else "sparsify_fx_place_values"
     kernel = _kernel(name, places, values, factor)

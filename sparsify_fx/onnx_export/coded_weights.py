@@ -15,7 +15,9 @@ from sparsify_fx.onnx_export.storage.codecs import VALUES, Quantized, ValueKind,
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros, digest
 from sparsify_fx.onnx_export.storage.packable import dtype_name
 from sparsify_fx.onnx_tools.weights import channel_axes
-from sparsify_fx.runtime.coded.weights import Codes, encode_codes
+from sparsify_fx.runtime.coded.weights import Bytes, Codes, encode_codes
+from sparsify_fx.runtime.quantized.codes import Scale
+from sparsify_fx.runtime.quantized.record import quantized_weights
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,16 @@ def hold_weights(
     a lossless one makes no smaller, keeps its float32 values.
     """
     axes, held = channel_axes(dense.graph), {}
+    quantized = quantized_weights(sparse)
     parts = {tensor.name: tensor for tensor in sparse.graph.initializer}
     for tensor in dense.graph.initializer:
         if tensor.name not in names:
             continue
         stored = parts[f"{tensor.name}.values"], parts[f"{tensor.name}.gaps"]
+        if tensor.name in quantized:
+            scale = quantized[tensor.name].scale
+            held[tensor.name] = _hold_codes(tensor, scale, stored, reader)
+            continue
         weight = Weight(reader.array(tensor), axes.get(tensor.name, 0))
         held[tensor.name] = _hold(tensor, weight, stored, VALUES[values], reader)
     return held
@@ -64,21 +71,53 @@ def _hold(
         coded = encode_codes(_codes(kind, quantized, weight))
         if not kind.lossless or sum(part.nbytes for part in coded) < before:
             array, used = quantized.decoded(), kind.name
-            for part, data in zip(stored, coded, strict=True):
-                part.CopyFrom(numpy_helper.from_array(data, part.name))
-    row = LayerRow(
+            _exchange(stored, coded)
+    row = _row(tensor, count_nonzeros(array), stored, used, reader)
+    return Held(row, digest(array))
+
+
+def _hold_codes(
+    tensor: onnx.TensorProto,
+    scale: Scale,
+    stored: tuple[onnx.TensorProto, onnx.TensorProto],
+    reader: TensorReader,
+) -> Held:
+    """A weight that came in 8 bits: it keeps its codes, or float32 where there is no room for these."""
+    codes = reader.array(tensor)
+    coded = scale.coded(codes)
+    if coded is not None:
+        _exchange(stored, encode_codes(coded))
+    kind = "fp32" if coded is None else coded.kind
+    nonzeros = count_nonzeros(scale.values_of(codes))
+    return Held(_row(tensor, nonzeros, stored, kind, reader), digest(codes))
+
+
+def _exchange(
+    stored: tuple[onnx.TensorProto, onnx.TensorProto], coded: tuple[Bytes, Bytes]
+) -> None:
+    for part, data in zip(stored, coded, strict=True):
+        part.CopyFrom(numpy_helper.from_array(data, part.name))
+
+
+def _row(
+    tensor: onnx.TensorProto,
+    nonzeros: int,
+    stored: tuple[onnx.TensorProto, onnx.TensorProto],
+    values: str,
+    reader: TensorReader,
+) -> LayerRow:
+    return LayerRow(
         name=tensor.name,
         shape=tuple(tensor.dims),
         dtype=dtype_name(tensor.data_type),
         size=math.prod(tensor.dims),
-        nonzeros=count_nonzeros(array),
+        nonzeros=nonzeros,
         bytes_dense=reader.size(tensor),
         bytes_stored=sum(map(reader.size, stored)),
         encoding=SPARSE,
         prunable=True,
-        values=used,
+        values=values,
     )
-    return Held(row, digest(array))
 
 
 def _codes(kind: ValueKind, quantized: Quantized, weight: Weight) -> Codes:

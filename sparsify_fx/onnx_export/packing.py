@@ -14,6 +14,10 @@ import onnx
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.checks.comparing import Trial, trial_of
+from sparsify_fx.onnx_export.checks.in_floats import (
+    compare_in_floats,
+    holds_quantized,
+)
 from sparsify_fx.onnx_export.checks.measure import Speed
 from sparsify_fx.onnx_export.checks.measure import measure as measure_files
 from sparsify_fx.onnx_export.files.reading import read_plain, told_of
@@ -177,6 +181,9 @@ class Job:
         Raises SignsMatterError where it does, or where that cannot be seen.
         """
         library = library_for(encoded.model)
+        if self.verify and holds_quantized(encoded.rows):
+            compare_in_floats(trial, written, library)
+            limit = math.inf
         try:
             checked = self._compared(trial, written, limit, library)
         # Whatever is wrong, the dropped signs may be why; with every -0.0 it is tried

@@ -30,7 +30,8 @@ class Candidate:
     """A layer that a sparse kernel can compute: its node, its weight, and the shapes around it as far as known.
 
     `chained`: it could pass padded planes on to another such layer, or take them from one (`planes.pad_planes`);
-    `values`: what it and the nodes give that become one operator with it.
+    `values`: what it and the nodes give that become one operator with it; `quantized`: it lies between activations in
+    8 bits, so that without a sparse operator it computes in integers.
     """
 
     node: NodeProto
@@ -39,6 +40,7 @@ class Candidate:
     output_shape: tuple[object, ...] | None
     chained: bool = False
     values: tuple[str, ...] = ()
+    quantized: bool = False
 
     @property
     def density(self) -> float:

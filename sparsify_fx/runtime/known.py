@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,12 +27,15 @@ from sparsify_fx.runtime.restore import Read
 
 @dataclass(frozen=True)
 class Known:
-    """A graph, its constants, the shapes that every input gives, and those of the expected input."""
+    """A graph, its constants, the shapes that every input gives, those of the expected input, and the weights of
+    quantized layers.
+    """
 
     view: GraphView
     constants: Constants
     shapes: Mapping[str, Shape]
     expected: Mapping[str, Shape]
+    quantized: Collection[str] = ()
 
     def candidate(self, node: NodeProto) -> Candidate | None:
         stored = len(node.input) > 1 and self.constants.can_be_sparse(node.input[1])
@@ -44,7 +47,10 @@ class Known:
         for each in self.tail(node, set()).nodes:
             values += each.output
         return dataclasses.replace(
-            found, chained=id(node) in self.chained, values=tuple(values)
+            found,
+            chained=id(node) in self.chained,
+            values=tuple(values),
+            quantized=node.input[1] in self.quantized,
         )
 
     @cached_property

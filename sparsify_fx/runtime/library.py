@@ -36,11 +36,11 @@ def library() -> str:
 
 
 def instruction_set() -> str:
-    """Which kernels run on this processor: `avx512`, `avx2` or `portable`.
+    """Which kernels run on this processor: `avx512`, `avx2`, `neon` or `portable`.
 
     The environment variable SPARSIFY_FX_ISA, set before the first use, takes lesser ones than the best.
 
-    >>> instruction_set() in ("avx512", "avx2", "portable")
+    >>> instruction_set() in ("avx512", "avx2", "neon", "portable")
     True
     """
     function = ctypes.CDLL(library()).sparsify_fx_instruction_set

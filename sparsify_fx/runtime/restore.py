@@ -18,10 +18,12 @@ from sparsify_fx.runtime.coded.weights import FORMAT, decode_codes
 from sparsify_fx.runtime.encode import decode_gaps
 from sparsify_fx.runtime.fusion.halve import HALVE, standard_halves
 from sparsify_fx.runtime.fusion.join import parts
+from sparsify_fx.runtime.fusion.join_mlp import mlp_parts, norm_parts
 from sparsify_fx.runtime.fusion.join_pool import pool_parts
 from sparsify_fx.runtime.fusion.join_sum import sum_parts
 from sparsify_fx.runtime.fusion.planes import without_planes
 from sparsify_fx.runtime.fusion.pools import standard_pool
+from sparsify_fx.runtime.quantized.record import with_codes
 from sparsify_fx.runtime.replace import copied, replace
 
 Read = Callable[[TensorProto], NDArray[Any]]
@@ -79,6 +81,7 @@ def to_dense(
             )
         nodes += _dense_nodes(node, name, weights)
     replace(dense, nodes, weights.values())
+    with_codes(dense)
     # Functions may lie in our domain too, so its import stays with them.
     if not dense.functions:
         kept = [opset for opset in dense.opset_import if opset.domain != DOMAIN]
@@ -91,10 +94,14 @@ def _apart(model: onnx.ModelProto) -> Iterator[NodeProto]:
     """The nodes in order, joined ones as their parts."""
     # Planes go first: they renamed the values that the parts of a fused node are about to read.
     for node in without_planes(model.graph.node):
-        # The three fusions take plain SparseConv nodes only, so they never nest, and their order here is free.
-        for pooled in pool_parts(node):
-            for summed in sum_parts(pooled):
-                yield from parts(summed)
+        # The fusions of convolutions take plain SparseConv nodes only, so they never nest, and their order is free. A
+        # product in an MLP may have a normalization of its own.
+        apart = [node]
+        for taken_apart in (pool_parts, sum_parts, parts, mlp_parts, norm_parts):
+            joined, apart = apart, []
+            for each in joined:
+                apart += taken_apart(each)
+        yield from apart
 
 
 def _is_ours(node: NodeProto) -> bool:

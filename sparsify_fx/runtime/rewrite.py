@@ -22,11 +22,14 @@ from sparsify_fx.runtime.choice.layouts import fastest_layers
 from sparsify_fx.runtime.choice.racing import inlined, made_up
 from sparsify_fx.runtime.encode import packed_weight
 from sparsify_fx.runtime.fusion.join import join_depthwise
+from sparsify_fx.runtime.fusion.join_mlp import join_mlps, join_norms
 from sparsify_fx.runtime.fusion.join_pool import join_pools
 from sparsify_fx.runtime.fusion.join_sum import join_sums
 from sparsify_fx.runtime.fusion.planes import pad_planes
 from sparsify_fx.runtime.fusion.pools import is_pool, pool_node
 from sparsify_fx.runtime.known import Constants, Known
+from sparsify_fx.runtime.quantized.layers import in_floats, put_back
+from sparsify_fx.runtime.quantized.record import write_record
 from sparsify_fx.runtime.replace import copied, replace
 from sparsify_fx.runtime.restore import Read
 
@@ -49,6 +52,8 @@ def to_sparse(
     nodes stay as they are, but for attention over packed heads, which becomes one operator; activations stay in NCHW,
     so nothing is converted between sparse and dense layers. A weight that several nodes read becomes sparse for all of
     them or for none.
+
+    A layer between activations in 8 bits (QDQ) may become one that computes in float32 between these.
 
     Args:
         model: a model with dense weights as initializers.
@@ -92,7 +97,8 @@ def to_sparse(
 
     # 2. Shapes twice: those that hold for every input decide what may be fused, those at
     # the expected sizes what is fast.
-    rewritten = copied(model)
+    floats = in_floats(model, read)
+    rewritten = copied(floats.model)
     shapes = infer_shapes(rewritten, recorded=True)
     at_sizes = (
         shapes
@@ -100,7 +106,11 @@ def to_sparse(
         | dict(expected or {})
     )
     known = Known(
-        GraphView(rewritten), Constants(rewritten.graph, read), shapes, at_sizes
+        GraphView(rewritten),
+        Constants(rewritten.graph, read),
+        shapes,
+        at_sizes,
+        floats.weights,
     )
 
     # 3. Layers and the poolings between them are chosen together, as a minimum cut.
@@ -120,6 +130,8 @@ def to_sparse(
     # Pooling pays between sparse layers alone, and a file without any must not need the library.
     nodes = _with_ours(known, layers, pools if layers else [])
     weights = {layer.node.input[1]: layer.weight for layer in layers.values()}
+    if floats.weights and not weights:
+        return copied(model), []
     packed: list[TensorProto] = []
     for name, weight in weights.items():
         packed += packed_weight(name, weight)
@@ -133,9 +145,16 @@ def to_sparse(
     join_pools(rewritten)
     join_sums(rewritten)
     pad_planes(rewritten)
+    join_norms(rewritten, shapes)
+    join_mlps(rewritten)
     # Attention alone makes no sparse file either, so that it does not need the library.
     if layers:
         join_attention(rewritten, shapes, Constants(rewritten.graph, read))
+
+    # 6. Quantized layers that stay have codes again; of the others the file tells what they were.
+    if floats.weights:
+        put_back(rewritten, model, floats, floats.weights.keys() & weights)
+        write_record(rewritten, floats.weights, weights)
     return rewritten, list(weights)
 
 

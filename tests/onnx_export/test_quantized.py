@@ -113,15 +113,16 @@ def test_files_of_onnxruntimes_quantizers(tmp_path: Path, how: str) -> None:
     )
 
 
-def test_sparse_operators_leave_quantized_layers_alone_and_the_report_says_so(
+def test_sparse_operators_leave_integer_operators_alone_and_the_report_says_so(
     tmp_path: Path,
 ) -> None:
-    source = quantized(tmp_path, "qdq-int8")
+    """Those between QuantizeLinear and DequantizeLinear they do not: tests/runtime/test_quantized_layers.py."""
+    source = quantized(tmp_path, "operator-int8")
     report = pack_onnx(source, tmp_path / "b.onnx", target="sparse-ort")
     assert report.sparse_layers == ()
     assert "3 are quantized and stay as they were" in report.verdict
     assert any(
-        "3 quantized weights" in note and "compute in float32" in note
+        "3 quantized weights" in note and "compute in integers" in note
         for note in report.notes
     )
     assert report.max_abs_difference == 0.0

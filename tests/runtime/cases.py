@@ -31,6 +31,7 @@ from tests.runtime.random_layers import (
     random_sum,
     sparse,
 )
+from tests.runtime.random_mlps import own_nodes, random_mlp, standard_nodes
 from tests.runtime.random_planes import (
     halves_nodes,
     on_planes,
@@ -52,6 +53,7 @@ __all__ += [
     "random_attention",
     "random_chain",
     "random_halves",
+    "random_mlp",
     "random_planes_sum",
     "random_sum",
     "sparse",
@@ -64,6 +66,8 @@ def sparse_nodes(
     """The case as one operator of ours; on planes, as one for each layer."""
     if case.padded:
         return _planes_nodes(case, tag)
+    if case.kind == "Mlp" or case.norm is not None:
+        return own_nodes(case, tag, encode)
     if case.kind in ("MaxPool", "Attention"):
         return [
             helper.make_node(
@@ -225,6 +229,8 @@ def dense_nodes(
         ], []
     if case.kind == "Halves":
         return halves_nodes(case, tag)
+    if case.kind == "Mlp" or case.norm is not None:
+        return standard_nodes(case, tag, dense_nodes)
     if case.kind == "Attention":
         return _dense_attention(case, tag)
     if case.second is not None and case.kind == "ConvSum":
@@ -467,7 +473,7 @@ def check_many(library: str, count: int, seed: int) -> float:
         random_chain,
         random_planes_sum,
         random_attention,
-        random_chain,
+        random_mlp,
         random_halves,
     )
     worst = 0.0

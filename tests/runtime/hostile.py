@@ -41,7 +41,7 @@ EDGES = (
 )
 HUGE = (2**31 - 1, 2**31, 2**32 + 1, 2**40, 2**62, 2**63 - 1)
 INTS = ("strides", "pads", "dilations", "weight_shape", "kernel_shape")
-PREFIXES = ("", "depthwise_", "projection_", "pool_")
+PREFIXES = ("", "depthwise_", "projection_", "pool_", "second_")
 NUMBERS = (
     "group",
     "padded",
@@ -57,7 +57,7 @@ TYPES = (np.float64, np.float16, np.int8, np.uint8, np.int32, np.int64, np.bool_
 LAYERS: tuple[Callable[[Random], Case], ...] = (
     cases.random_conv, cases.random_depthwise, cases.random_joined, cases.random_pooled, cases.random_matmul,
     cases.random_pool, cases.random_sum, cases.random_chain, cases.random_planes_sum, cases.random_attention,
-    cases.random_halves,
+    cases.random_halves, cases.random_mlp, cases.random_mlp,
 )  # fmt: skip
 
 

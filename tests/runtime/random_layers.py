@@ -17,7 +17,7 @@ ACTIVATIONS = ("", "Relu", "Relu6", "Silu", "Gelu")
 class Case:
     """One layer: dense weights, and everything else that the sparse and the dense operator share."""
 
-    kind: str  # "Conv", "MatMul", "MaxPool", "ConvSum", "Attention" or "Halves"
+    kind: str  # "Conv", "MatMul", "MaxPool", "ConvSum", "Attention", "Mlp" or "Halves"
     x: Floats
     weight: Floats
     bias: Floats | None
@@ -32,6 +32,8 @@ class Case:
     """
     padded: bool = False
     """Computed on padded planes."""
+    norm: tuple[int, float, bool] | None = None
+    """Of a product: a normalization before it, drawn from this seed, with this epsilon, and with a shift or without."""
 
 
 def random_conv(random: np.random.Generator) -> Case:

@@ -9,6 +9,7 @@ of 3 GB. Exits with an error at the first report. Needs GCC with its sanitizers.
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,10 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "sparsify_fx/runtime/csrc"
 # AddressSanitizer ends the process where memory runs out, so that results of more than 64 MB are refused before.
 FEWER = "-DSPARSIFY_FX_MOST_FLOATS=(int64_t{1} << 24)"
-ISAS = "portable", "avx2", "avx512"
+ISAS = {
+    "x86_64": ("portable", "avx2", "avx512"),
+    "aarch64": ("portable", "neon"),
+}
 SECONDS = "300"  # of one model: kernels of that build are some fifty times slower
 
 
@@ -76,10 +80,11 @@ def run(program: str, isa: str, preload: str, *arguments: str) -> None:
 
 def run_here() -> tuple[str, ...]:
     """The instruction sets of this processor; says which are left out."""
-    count = ISAS.index(runtime.instruction_set()) + 1
-    for isa in ISAS[count:]:
+    known = ISAS.get(platform.machine(), ("portable",))
+    count = known.index(runtime.instruction_set()) + 1
+    for isa in known[count:]:
         print(f"{isa}: this processor does not run it", flush=True)
-    return ISAS[:count]
+    return known[:count]
 
 
 def main(layers: str = "1000", models: str = "3000") -> int:

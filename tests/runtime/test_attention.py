@@ -137,7 +137,6 @@ def test_attention_becomes_one_operator_and_comes_back(
     sparse, names = runtime.to_sparse(model, lambda layer: True)
     assert len(names) == 2
     assert kinds(sparse) == [
-        "LayerNormalization",
         "SparseMatMul",
         "Attention",
         "SparseMatMul",

@@ -84,11 +84,12 @@ def test_all_is_given_back_where_nothing_is_faster() -> None:
 
 @pytest.mark.parametrize("add", [False, True])
 def test_the_layers_that_are_slower_are_given_back_and_no_others(add: bool) -> None:
-    found = tried(products(0.02, 0.9, 0.9, 0.9, 0.02), add=add)
-    assert set(found.names) == {"w0", "w4"}
-    assert set(found.given_back) == {"w1", "w2", "w3"}
+    # Each of seven loses about half of what each of two gains, by a wide margin.
+    found = tried(products(0.02, *[0.97] * 7, 0.02), add=add)
+    assert set(found.names) == {"w0", "w8"}
+    assert set(found.given_back) == {f"w{number}" for number in range(1, 8)}
     assert found.ratio < 1
-    assert found.sentence.startswith("given back: 3 layers, ")
+    assert found.sentence.startswith("given back: 7 layers, ")
 
 
 def test_an_estimate_that_is_faster_stays_as_it_is() -> None:

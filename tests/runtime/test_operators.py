@@ -31,9 +31,11 @@ def test_thousands_of_random_layers_equal_dense_ones(isa: str) -> None:
         ("avx512", "avx2"),
         ("avx512", "portable"),
         ("avx2", "portable"),
+        ("avx512", "neon"),
+        ("avx2", "neon"),
     ):
         isa = best  # a lesser processor checks its best kernels again, with other seeds
-    seed = {"avx512": 0, "avx2": 1, "portable": 2}[isa]
+    seed = {"avx512": 0, "avx2": 1, "neon": 1, "portable": 2}[isa]
     command = [
         sys.executable,
         str(ROOT / "tests/runtime/cases.py"),

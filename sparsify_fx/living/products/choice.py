@@ -161,11 +161,12 @@ def _dense_step(
     if inputs.shape[2:] == gradient.shape[2:] == (1, 1) and whole.dim() == 2:
         # A linear layer's: as a convolution it would take up to three times as long.
         rows, back = inputs.flatten(1), gradient.flatten(1)
-        rows @ whole.t()
-        back @ whole
-        return back.t() @ rows
+        for one, other in ((rows, whole.t()), (back, whole)):
+            torch.mm(one, other)
+        return torch.mm(back.t(), rows)
     weight = whole.view(shape.weight)
     torch.conv2d(inputs, weight, None, *window)
+    found: Tensor
     _, found, _ = torch.ops.aten.convolution_backward(
         gradient, inputs, weight, None, window.stride, window.padding, window.dilation, False, (0, 0),
         window.groups, (True, True, False),

@@ -25,11 +25,25 @@ HOW_TO_OPEN = (
 class Runtime:
     """An ONNX file loaded into onnxruntime on the CPU, with a library of operators or stock.
 
+    `in_floats`: quantized layers compute in float32; `optimized`: onnxruntime may change the graph.
     Raises ExportError when it does not load.
     """
 
-    def __init__(self, path: Path, library: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        library: str | None = None,
+        *,
+        in_floats: bool = False,
+        optimized: bool = True,
+    ) -> None:
         options = onnxruntime.SessionOptions()
+        if in_floats:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if not optimized:
+            options.graph_optimization_level = (
+                onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            )
         # Errors only; warnings are about unused initializers and the like.
         options.log_severity_level = 3
         if library is not None:

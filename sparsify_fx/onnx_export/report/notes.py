@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparsify_fx.onnx_export.files.tensors import TensorReader
 from sparsify_fx.onnx_export.profiles import Profile
-from sparsify_fx.onnx_export.report.rows import LayerRow
+from sparsify_fx.onnx_export.report.rows import SPARSE, LayerRow
 from sparsify_fx.onnx_export.storage.codecs.choosing import count_nonzeros
 from sparsify_fx.onnx_export.storage.encodings import Encoded
 from sparsify_fx.onnx_export.storage.origins import Moved
@@ -56,16 +56,22 @@ def about_signs(count: int, drop: bool | str, *, told: bool) -> Iterator[str]:
         )
 
 
-def about_quantized(rows: Iterable[LayerRow]) -> tuple[str, ...]:
-    """Which weights no sparse operator can take over, because their layers compute in integers."""
-    names = [row.name for row in rows if row.is_quantized and row.zeros]
-    if not names:
-        return ()
-    return (
-        f"{len(names)} quantized weights ({_some(names)}) stay in their layers, which are as fast as before, and are "
-        "stored without their zeros: sparse operators compute in float32. Of the model before it was quantized, "
-        "values='int8' (--values int8) makes sparse layers with int8 weights",
-    )
+def about_quantized(rows: Iterable[LayerRow]) -> Iterator[str]:
+    """Which weights of quantized layers sparse operators have taken over, and which compute in integers as before."""
+    quantized = [row for row in rows if row.is_quantized]
+    held = [row.name for row in quantized if row.encoding == SPARSE]
+    stay = [row.name for row in quantized if row.encoding != SPARSE and row.zeros]
+    if held:
+        yield (
+            f"{len(held)} quantized layers ({_some(held)}) became sparse operators that compute in float32 between "
+            "activations in 8 bits, with the same weights in 8 bits: outputs differ from those in integers by rounding"
+        )
+    if stay:
+        yield (
+            f"{len(stay)} quantized weights ({_some(stay)}) stay in their layers, which compute in integers as before, "
+            "and are stored without their zeros. Of the model before it was quantized, values='int8' (--values int8) "
+            "makes sparse layers with int8 weights"
+        )
 
 
 def about_inputs(moved: Moved, ir_version: int) -> Iterator[str]:

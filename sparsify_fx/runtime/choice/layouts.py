@@ -17,13 +17,15 @@ from sparsify_fx.onnx_tools.shapes import Shape
 from sparsify_fx.runtime.candidates import Candidate, attributes
 from sparsify_fx.runtime.choice.cost import MARGIN, Times
 from sparsify_fx.runtime.choice.cut import SINK, SOURCE, minimum_cut
-from sparsify_fx.runtime.fusion.join import is_depthwise, is_pointwise
+from sparsify_fx.runtime.fusion.join import is_depthwise, is_pointwise, read_counts
 from sparsify_fx.runtime.fusion.pools import DENSE_VALUE, OWN_VALUE, is_pool
 
 TO_BLOCKS, FROM_BLOCKS = 0.14, 0.2
 """Nanoseconds to copy one value from NCHW into blocks and back, on the machine of `estimate`."""
 JOINED_VALUE, JOINED_LAYER = 0.1, 4000.0
 """Nanoseconds that joining two layers saves: for each value between them, and for a pass over them."""
+HIDDEN_VALUE = 0.4
+"""The same for each value between two matrix products, which is neither written nor transposed twice."""
 
 # Operators that onnxruntime computes in blocks where their input is in blocks, and in NCHW otherwise.
 EITHER = {
@@ -61,6 +63,14 @@ class Graph:
         shape = self.shapes.get(name)
         if shape is None or len(shape) != 4:
             return 0.0
+        return self._floats(shape)
+
+    def rows(self, name: str) -> float:
+        """Floats of what a matrix product reads or gives; 0 where the shape is unknown."""
+        shape = self.shapes.get(name)
+        return self._floats(shape) if shape else 0.0
+
+    def _floats(self, shape: Shape) -> float:
         first = shape[0] if isinstance(shape[0], int) else self.batch
         return float(
             first * math.prod(length for length in shape[1:] if isinstance(length, int))
@@ -111,6 +121,7 @@ class _Costs:
         pools: poolings.
         pointwise: 1x1 convolutions, by the value that reaches the node after them.
         depthwise: depthwise convolutions, by the value that they read.
+        products: matrix products that have zeros, by the value that reaches the node after them, and by what they read.
     """
 
     edges: dict[tuple[str, str], float] = field(
@@ -120,6 +131,9 @@ class _Costs:
     pools: set[str] = field(default_factory=set)
     pointwise: dict[str, str] = field(default_factory=dict)
     depthwise: dict[str, str] = field(default_factory=dict)
+    products: tuple[dict[str, str], dict[str, str]] = field(
+        default_factory=lambda: ({}, {})
+    )
 
     def add(self, key: str, dense: float, own: float) -> None:
         """What a node costs in onnxruntime, and as one of ours."""
@@ -144,6 +158,9 @@ def _add_layer(found: _Costs, graph: Graph, layer: Candidate, times: Times) -> N
             layer.weight.shape, attributes(node)
         ):
             found.pointwise[graph.tail_output(node)] = key
+        if node.op_type != "Conv":
+            found.products[0][graph.tail_output(node)] = key
+            found.products[1][node.input[0]] = key
     if _is_depthwise(layer):
         found.depthwise[node.input[0]] = key
 
@@ -155,17 +172,25 @@ def _add_pool(found: _Costs, graph: Graph, node: NodeProto) -> None:
 
 
 def _join(found: _Costs, graph: Graph) -> None:
-    """A 1x1 convolution is cheaper where the depthwise one after it is ours too."""
+    """What is saved where both layers of a pair are ours, which then are one operator."""
     for name in found.pointwise.keys() & found.depthwise.keys():
-        first, second = found.pointwise[name], found.depthwise[name]
-        # Saved only if both are ours, so the amount moves from the first layer's own edge
-        # to one between the two, which is paid if the second stays dense. No edge of a
-        # cut may be negative, hence the minimum.
-        saved = min(
-            JOINED_VALUE * graph.values(name) + JOINED_LAYER, found.edges[first, SINK]
-        )
-        found.edges[first, SINK] -= saved
-        found.edges[first, second] += saved
+        saved = JOINED_VALUE * graph.values(name) + JOINED_LAYER
+        _save(found, found.pointwise[name], found.depthwise[name], saved)
+    makers, readers = found.products
+    read = read_counts(graph.nodes)
+    for name in makers.keys() & readers.keys():
+        # What somebody else reads has to be written.
+        if read[name] == 1 and name not in graph.outputs:
+            saved = HIDDEN_VALUE * graph.rows(name) + JOINED_LAYER
+            _save(found, makers[name], readers[name], saved)
+
+
+def _save(found: _Costs, first: str, second: str, saved: float) -> None:
+    """Saved only if both are ours, so the amount moves from the first layer's own edge to one between the two, which is
+    paid if the second stays dense. No edge of a cut may be negative, hence the minimum."""
+    saved = min(saved, found.edges[first, SINK])
+    found.edges[first, SINK] -= saved
+    found.edges[first, second] += saved
 
 
 def _add_copies(graph: Graph, costs: dict[tuple[str, str], float]) -> None:

@@ -11,6 +11,7 @@
 #include "conv_sum.h"
 #include "halve_planes.h"
 #include "matmul.h"
+#include "mlp.h"
 #include "planes.h"
 #include "pool.h"
 
@@ -102,7 +103,7 @@ OrtStatus* create_domain(const OrtApi* api, uint32_t version, OrtCustomOpDomain*
       describe<SparseConv>(version), describe<SparseMatMul>(version),   describe<SparseConvDepthwise>(version),
       describe<MaxPool>(version),    describe<SparseConvPool>(version), describe<SparseConvSum>(version),
       describe<PadPlanes>(version),  describe<UnpadPlanes>(version),    describe<HalvePlanes>(version),
-      describe<Attention>(version),
+      describe<Attention>(version),  describe<SparseMlp>(version),
   };
   OrtCustomOpDomain* created = nullptr;
   if (OrtStatus* status = CreateCustomOpDomain::call(api, "sparsify_fx", &created)) return status;

@@ -49,7 +49,8 @@ const Kernels kAvx2Kernels = {"avx2",
                               avx2::pack_lines,
                               avx2::pack_even,
                               avx2::dense,
-                              avx2::softmax};
+                              avx2::softmax,
+                              avx2::normalize};
 
 }  // namespace sparsify
 #endif

@@ -49,7 +49,8 @@ const Kernels kAvx512Kernels = {"avx512",
                                 avx512::pack_lines,
                                 avx512::pack_even,
                                 avx512::dense,
-                                avx512::softmax};
+                                avx512::softmax,
+                                avx512::normalize};
 
 }  // namespace sparsify
 #endif

@@ -58,6 +58,8 @@ static inline void keep_in_register(Vec& v) {
   asm("" : "+v"(v));
 #elif defined(SPARSIFY_AVX2)
   asm("" : "+x"(v));
+#elif defined(SPARSIFY_NEON)
+  asm("" : "+w"(v));
 #else
   (void)v;
 #endif

@@ -14,6 +14,8 @@ const Kernels* const kAll[] = {
 #if defined(__x86_64__)
     &kAvx512Kernels,
     &kAvx2Kernels,
+#elif defined(__aarch64__)
+    &kNeonKernels,
 #endif
     &kPortableKernels,
 };
@@ -23,6 +25,8 @@ bool runs_here(const Kernels& kernel) {
   __builtin_cpu_init();
   if (&kernel == &kAvx512Kernels) return __builtin_cpu_supports("avx512f");
   if (&kernel == &kAvx2Kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#elif defined(__aarch64__)
+  if (&kernel == &kNeonKernels) return true;  // every such processor has it
 #endif
   return &kernel == &kPortableKernels;
 }

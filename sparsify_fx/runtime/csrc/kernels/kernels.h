@@ -173,6 +173,14 @@ struct SoftmaxCall {
   float* factors;
 };
 
+// Layer normalization of a panel whose planes are as long as the tile, in place: every lane over all planes.
+struct NormCall {
+  float* panel;
+  int planes;
+  const float *scale, *shift;  // of every plane; no shift: null
+  float epsilon;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -205,12 +213,15 @@ struct Kernels {
   void (*pack_even)(const EvenCall&);
   void (*dense)(int vectors, const DenseCall&);
   void (*softmax)(const SoftmaxCall&);
+  void (*normalize)(int vectors, const NormCall&);
 };
 
 extern const Kernels kPortableKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+#elif defined(__aarch64__)
+extern const Kernels kNeonKernels;
 #endif
 
 // The fastest that this processor runs, or the one that the environment variable SPARSIFY_FX_ISA names;

@@ -13,3 +13,4 @@
 #include "pool.inl"
 #include "pack_lines.inl"
 #include "dense.inl"
+#include "norm.inl"

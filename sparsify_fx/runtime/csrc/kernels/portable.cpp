@@ -29,6 +29,7 @@ const Kernels kPortableKernels = {"portable",
                                   portable::pack_lines,
                                   portable::pack_even,
                                   portable::dense,
-                                  portable::softmax};
+                                  portable::softmax,
+                                  portable::normalize};
 
 }  // namespace sparsify

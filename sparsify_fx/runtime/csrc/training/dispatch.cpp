@@ -7,11 +7,17 @@ namespace sparsify {
 namespace training {
 
 const Kernels& kernels() {
-  const char* name = sparsify::kernels().name;
+  const Kernels* const all[] = {
 #if defined(__x86_64__)
-  if (std::strcmp(name, kAvx512.name) == 0) return kAvx512;
-  if (std::strcmp(name, kAvx2.name) == 0) return kAvx2;
+      &kAvx512,
+      &kAvx2,
+#elif defined(__aarch64__)
+      &kNeon,
 #endif
+  };
+  for (const Kernels* kernel : all) {
+    if (std::strcmp(sparsify::kernels().name, kernel->name) == 0) return *kernel;
+  }
   return kPortable;
 }
 

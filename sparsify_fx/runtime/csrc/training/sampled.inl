@@ -19,6 +19,11 @@ static inline __m128 four_sums(Vec a, Vec b, Vec c, Vec d) {
 static inline void add_sums(float* sums, Vec a, Vec b, Vec c, Vec d) {
   _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), four_sums(a, b, c, d)));
 }
+#elif defined(SPARSIFY_NEON)
+static inline void add_sums(float* sums, Vec a, Vec b, Vec c, Vec d) {
+  const float32x4_t ab = vpaddq_f32((float32x4_t)a, (float32x4_t)b), cd = vpaddq_f32((float32x4_t)c, (float32x4_t)d);
+  store(sums, load(sums) + (Vec)vpaddq_f32(ab, cd));
+}
 #else
 static inline float sum_of(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 static inline void add_sums(float* sums, Vec a, Vec b, Vec c, Vec d) {
