@@ -172,4 +172,5 @@ def _within_layers(model: nn.Module, reason: str) -> Coupling:
 
 def value_classes(coupling: Coupling, value: Value) -> Ids:
     """The class of every entry's id, in the shape in which the ids are stored."""
-    return coupling.ids[value.ids.numpy()]
+    found: Ids = coupling.ids[value.ids.numpy()]
+    return found

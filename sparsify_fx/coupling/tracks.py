@@ -109,7 +109,8 @@ class Tracks:
 
     def join(self, first: Tensor, second: Tensor) -> None:
         """Entries of equal place, after broadcasting, stand and fall together."""
-        pairs = torch.stack(torch.broadcast_tensors(first, second)).reshape(2, -1)
+        shape = torch.broadcast_shapes(first.shape, second.shape)
+        pairs = torch.stack([first.expand(shape), second.expand(shape)]).reshape(2, -1)
         pairs = torch.unique(pairs[:, pairs[0] != pairs[1]], dim=1)
         if pairs.numel():
             self.classes.join(pairs[0].numpy(), pairs[1].numpy())

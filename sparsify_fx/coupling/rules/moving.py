@@ -80,7 +80,7 @@ def _pad(node: fx.Node, tracks: Tracks) -> Value | None:
 
 def getitem(node: fx.Node, tracks: Tracks) -> Value | None:
     """One of several results."""
-    source, index = node.args
+    source, index = node.args[0], int(str(node.args[1]))
     assert isinstance(source, fx.Node)
     found = tracks.values.get(source.name)
     return found[index] if isinstance(found, list) else None

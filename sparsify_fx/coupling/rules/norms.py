@@ -18,8 +18,9 @@ _VECTORS = ("weight", "bias", "running_mean", "running_var")
 
 
 def _slice_vectors(given: dict[str, Any], ids: Tensor, tracks: Tracks) -> bool:
-    vectors = [given.get(name) for name in _VECTORS]
-    vectors = [vector for vector in vectors if vector is not None]
+    vectors: list[Any] = [
+        given[name] for name in _VECTORS if given.get(name) is not None
+    ]
     if not all(tracks.is_raw(vector) for vector in vectors):
         return False
     for vector in vectors:
