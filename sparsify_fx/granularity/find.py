@@ -18,6 +18,7 @@ from sparsify_fx.granularity.blocks import Blocks
 from sparsify_fx.granularity.channels import Channels
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.selection import Layer
+from sparsify_fx.recipe import ResolvedAxes
 from sparsify_fx.schedules.regrow import RegrowEvery
 from sparsify_fx.schedules.single import Late
 
@@ -62,6 +63,22 @@ def find_granularity(
         )
     uniform = isinstance(allocation, Uniform)
     return _channels(granularity, Channels(reduction, uniform), model, layers, example_inputs)  # fmt: skip
+
+
+def in_groups(
+    granularity: str,
+    reduction: str,
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    axes: ResolvedAxes,
+    example_inputs: Any,
+) -> ResolvedAxes:
+    """The axes with the allocation of `find_granularity`; MethodError for schedules that break groups up."""
+    refuse_moves(granularity, axes.schedule)
+    allocation = find_granularity(
+        granularity, reduction, model, layers, axes.allocation, example_inputs
+    )
+    return replace(axes, allocation=allocation)
 
 
 def refuse_moves(granularity: str, schedule: object) -> None:
