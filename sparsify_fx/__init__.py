@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         unpack_onnx,
     )
     from sparsify_fx.previews import sensitivity, summary
+    from sparsify_fx.shrinking import Shrunk, shrink
     from sparsify_fx.training_cost import bench
 
 __version__ = _version("sparsify_fx")
@@ -41,6 +42,7 @@ _find_old_paths()
 # what is of onnx_export is imported when it is first asked for, and so is what nobody needs in a training.
 _LATER = {
     "ExportReport": "onnx_export",
+    "Shrunk": "shrinking",
     "bench": "training_cost",
     "check_file": "onnx_export",
     "export": "onnx_export",
@@ -50,6 +52,7 @@ _LATER = {
     "inspect_file": "onnx_export",
     "pack_onnx": "onnx_export",
     "sensitivity": "previews",
+    "shrink": "shrinking",
     "summary": "previews",
     "unpack_onnx": "onnx_export",
 }
@@ -57,6 +60,7 @@ _LATER = {
 __all__ = [
     "ExportReport",
     "Scheduler",
+    "Shrunk",
     "__version__",
     "accelerate",
     "apply",
@@ -75,6 +79,7 @@ __all__ = [
     "parameter_groups",
     "sensitivity",
     "shared_weights",
+    "shrink",
     "summary",
     "take_from",
     "unpack_onnx",

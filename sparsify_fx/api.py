@@ -19,6 +19,7 @@ from sparsify_fx.acceleration import (
 )
 from sparsify_fx.allocations import with_min_per_layer
 from sparsify_fx.budgets import DEFAULT_SPARSITY, Parameters, Request, find_budget
+from sparsify_fx.budgets.parameters import found_sparsity
 from sparsify_fx.criteria import FindsSparsity
 from sparsify_fx.distributed.data_parallel import (
     ignore_masks_in_ddp,
@@ -27,7 +28,8 @@ from sparsify_fx.distributed.data_parallel import (
     restore_ddp,
 )
 from sparsify_fx.distributed.ranks import together
-from sparsify_fx.errors import LayerError, MethodError
+from sparsify_fx.errors import LayerError
+from sparsify_fx.granularity.find import in_groups
 from sparsify_fx.parameterizations import Dense, fitted
 from sparsify_fx.passes import Merge
 from sparsify_fx.passes.prepare import assigned, prepare
@@ -63,6 +65,8 @@ def apply(
     kernels: str = DENSE,
     budget: Any = "parameters",
     example_inputs: Any = None,
+    granularity: str = "weight",
+    reduction: str = "mean",
     **axes: Any,
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
@@ -98,6 +102,9 @@ def apply(
             `MACs(left=50_000_000)` or `Latency(milliseconds=5)`, which finds the sparsity by itself.
         example_inputs: for those: one sample as the model takes it (a tensor, a tuple of arguments, a dict by name);
             with kernels="auto" a batch, at which layers decide before the training; the model is run on it.
+        granularity: what is pruned as one: "weight"; "channel", "head", found at the `example_inputs` with all that is
+            coupled with them; "block:32x1"; "2:4". At most as many weights stay as are asked for, within one group.
+        reduction: the score of a group is the "mean", "l2", "sum" or "max" of its weights' scores.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.
@@ -126,10 +133,13 @@ def apply(
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
     layers = _prunable(model, include, exclude)
+    resolved = in_groups(
+        granularity, reduction, model, layers, resolved, example_inputs
+    )
     inputs = Inputs(batches, loss_fn)
     target, met = find_budget(budget), None
     if isinstance(resolved.criterion, FindsSparsity):
-        sparsity = _found_sparsity(resolved.criterion, layers, target)
+        sparsity = found_sparsity(resolved.criterion, layers, target)
     elif target != Parameters():
         request = Request(
             model, found.name, layers, resolved, sparsity, seed, inputs, example_inputs
@@ -213,20 +223,6 @@ def _prunable(
             f"weights hold NaN or Inf: {', '.join(broken)}; initialize or reload them first"
         )
     return layers
-
-
-def _found_sparsity(
-    criterion: FindsSparsity, layers: dict[str, Layer], target: object
-) -> float:
-    """The sparsity that the weights have; MethodError for a budget, which would ask for another one."""
-    if target != Parameters():
-        raise MethodError(
-            f"budget={target} has no meaning for a method that takes the sparsity of the weights as they are; leave it "
-            "out"
-        )
-    return criterion.found_sparsity(
-        {name: layer.weight.detach() for name, layer in layers.items()}
-    )
 
 
 def merge(model: M) -> M:

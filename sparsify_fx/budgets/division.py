@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
 from sparsify_fx.allocations import (
     Allocation,
     Balanced,
+    Chooser,
     ErdosRenyiKernel,
     Floored,
     Pattern,
@@ -56,25 +59,40 @@ class Division:
         """How many weights there are to divide."""
         return sum(self.sizes.values())
 
+    @cached_property
+    def _ranked(self) -> Any:
+        """Groups in the order in which they go, ranked once for all numbers; None for other allocations."""
+        ranked = getattr(self.allocation, "ranked", None)
+        return None if ranked is None else ranked(self.scores)
+
     @property
     def least(self) -> int:
         """The smallest number of weights that can be divided: with floors, the sum of those."""
+        if getattr(self.allocation, "whole_groups", False):
+            return int(self.allocation.least(self.scores))  # type: ignore[attr-defined]
         if isinstance(self.allocation, Floored):
             return max(1, sum(self.allocation.floors(self.sizes, self.total).values()))
         return 1
 
     def counts(self, kept: int) -> Counts:
         """How many weights of each layer stay."""
+        if self._ranked is not None:
+            return dict(self._ranked.counts(kept))
         return self.allocation.counts(self.scores, self.sizes, kept)
 
     def masks(self, kept: int) -> dict[str, Tensor]:
         """Masks of these numbers: the highest scores of each layer."""
+        if isinstance(self.allocation, Chooser) and getattr(
+            self.allocation, "whole_groups", False
+        ):
+            return self.allocation.choose(self.scores, self.sizes, kept)
         counts = self.counts(kept)
         return {name: top_mask(s, counts[name]) for name, s in self.scores.items()}
 
     def fixed(self, kept: int) -> Allocation:
         """The allocation itself, or the densities that it gives now where scores decide: training changes those."""
-        if self.by_shape:
+        # Groups have no number for each layer: those of the end are chosen by the scores of the end.
+        if self.by_shape or getattr(self.allocation, "whole_groups", False):
             return self.allocation
         counts = self.counts(kept)
         # A layer without weights has no density; any will do.

@@ -12,7 +12,10 @@ from sparsify_fx.budgets.base import (
     check_unused,
     unreachable,
 )
+from sparsify_fx.criteria import FindsSparsity
+from sparsify_fx.errors import MethodError
 from sparsify_fx.masks import kept_count
+from sparsify_fx.programs.selection import Layer
 
 
 @BUDGETS.register("parameters")
@@ -49,3 +52,17 @@ class Parameters:
             )
         allocation = request.axes.allocation
         return Met("parameters", "weights", kept, kept, total, kept, total, allocation)
+
+
+def found_sparsity(
+    criterion: FindsSparsity, layers: dict[str, Layer], target: object
+) -> float:
+    """The sparsity that the weights have; MethodError for a budget, which would ask for another one."""
+    if target != Parameters():
+        raise MethodError(
+            f"budget={target} has no meaning for a method that takes the sparsity of the weights as they are; leave it "
+            "out"
+        )
+    return criterion.found_sparsity(
+        {name: layer.weight.detach() for name, layer in layers.items()}
+    )

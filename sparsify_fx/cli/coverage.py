@@ -38,6 +38,13 @@ def command(
     onnx: Annotated[
         bool, typer.Option(help="Export every model too; that takes most of the time.")
     ] = True,
+    structured: Annotated[
+        bool,
+        typer.Option(
+            "--structured",
+            help="Instead of all others: half of the multiply-adds go by channels, and the model shrinks.",
+        ),
+    ] = False,
     time_limit: Annotated[
         float, typer.Option(min=1, help="Seconds of processor time for one check.")
     ] = 600,
@@ -74,7 +81,7 @@ def command(
 
         sparsify-fx coverage --results torchvision.json --results timm-1.json --markdown coverage.md
     """
-    from sparsify_fx.coverage.checks import CHECKS
+    from sparsify_fx.coverage.checks import CHECKS, STRUCTURED
     from sparsify_fx.coverage.page import write_page
     from sparsify_fx.coverage.process import Limits
     from sparsify_fx.coverage.report import failure_table, line_of, summary_table
@@ -111,6 +118,7 @@ def command(
             shard,
         )
         checks = [name for name in CHECKS if onnx or name != "onnx"]
+        checks = list(STRUCTURED) if structured else checks
         limits = Limits(time_limit, int(memory_limit * 2**30), threads)
         # The sweep writes PATH itself after every model; with - the document comes at the end, and nothing is resumed.
         path = None if json is None or json == "-" else Path(json)
@@ -122,7 +130,7 @@ def command(
             )
             # 128 + SIGINT, as shells have it.
             raise typer.Exit(130) from None
-    output.console.print(summary_table(found, CHECKS))
+    output.console.print(summary_table(found, [*CHECKS, *STRUCTURED]))
     failed = any(result.failures() for result in found)
     if failed:
         output.console.print(failure_table(found))

@@ -19,13 +19,14 @@ from typing import Any
 import torch
 
 from sparsify_fx.coverage.bench import Bench, set_up
-from sparsify_fx.coverage.checks import CHECKS
+from sparsify_fx.coverage.checks import CHECKS, STRUCTURED
 from sparsify_fx.coverage.export_check import NoDenseExport
 from sparsify_fx.coverage.results import FAILED, NO_EXPORT, PASSED, Outcome
 from sparsify_fx.coverage.suites import Subject
 from sparsify_fx.errors import CoverageError
 
 SET_UP = "set up"
+_ALL = {**CHECKS, **STRUCTURED}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def examine(subject: Subject, checks: Sequence[str], folder: Path, send: Send) -
     except Exception as error:
         broken = Outcome(FAILED, reason_of(error))
     # In the order of CHECKS, whatever the order asked for: each check counts on the state that those before it left.
-    for name in (name for name in CHECKS if name in checks):
+    for name in (name for name in _ALL if name in checks):
         send(Message(begin=name))
         if broken is None:
             outcome, usable = _run(name, bench)
@@ -114,7 +115,7 @@ def _run(name: str, bench: Bench) -> tuple[Outcome, bool]:
     start = time.process_time()
     state, note, usable = PASSED, "", True
     try:
-        note = CHECKS[name](bench)
+        note = _ALL[name](bench)
     except NoDenseExport as error:
         state, note = NO_EXPORT, reason_of(error)
     except CoverageError as error:

@@ -79,8 +79,9 @@ def _masks(
     masks = allocated(
         context.allocation, scores, context.alive, context.kept, context.layouts
     )
+    in_groups = getattr(context.allocation, "whole_groups", False)
     # The groups of a pattern are small and tie by nature: that the order decides there tells nothing.
-    if not isinstance(context.allocation, Pattern):
+    if not isinstance(context.allocation, Pattern) and not in_groups:
         find_ties(scores, masks, context.weights).warn(criterion_name(criterion))
     return masks
 
@@ -119,7 +120,9 @@ def allocated(
         masks = masks_of_counts(scores, allocation.counts(scores, capacity, kept))
     # A budget that is missed by one weight would fail much later, where nobody sees why: when another rank,
     # a resumed run or `MasksOf` expects the exact number.
-    if nonzeros(masks) != kept:
+    # Groups that go as a whole meet it within one group.
+    fewer = getattr(allocation, "whole_groups", False) and nonzeros(masks) < kept
+    if nonzeros(masks) != kept and not fewer:
         raise SparsityError(
             f"{allocation} kept {nonzeros(masks)} weights, the budget is {kept}"
         )

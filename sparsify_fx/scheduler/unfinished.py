@@ -56,7 +56,9 @@ def _unfinished(part: Part) -> str:
         kept_count(total, part.plan.sparsity),
         sum(int(mask.sum()) for mask in masks if mask is not None),
     )
-    if kept == asked:
+    # Groups that go as a whole seldom meet the number: they keep at most that many.
+    whole_groups = getattr(part.plan.axes.allocation, "whole_groups", False)
+    if kept == asked or (whole_groups and kept < asked):
         return ""
     progress = part.progress
     reached = (

@@ -8,23 +8,13 @@ inputs of convolutions keep a multiple of `multiple` channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from sparsify_fx.coupling.classes import Edge, spread
 from sparsify_fx.passes.onnx_graph.channels.constants import Constants
 from sparsify_fx.passes.onnx_graph.channels.spaces import Ids, Mask, Reading, Spaces
 
 _FEW = 8  # up to here onnxruntime has fast kernels for any number of channels
-
-
-@dataclass(frozen=True)
-class _Edge:
-    """A layer: the classes of its inputs and outputs, and where it really reads."""
-
-    inputs: Ids
-    outputs: Ids
-    reads: Mask
 
 
 def channels_that_stay(
@@ -40,7 +30,7 @@ def channels_that_stay(
     classes, stays = spaces.resolve()
     edges = [
         _edge(reading, classes, constants)
-        # From the last layer to the first: `_spread` then needs few rounds.
+        # From the last layer to the first: `spread` then needs few rounds.
         for reading in reversed(list(spaces.readings.values()))
         if reading.inputs is not None
     ]
@@ -51,7 +41,7 @@ def channels_that_stay(
     ]
     while True:
         # 1. What stays needs what it reads.
-        _spread(edges, stays)
+        spread(edges, stays)
         # 2. A tensor without channels runs nowhere; from the back, as a kept class keeps others before it.
         empty = next(
             (members for members in reversed(values) if not stays[members].any()), None
@@ -90,7 +80,7 @@ def _missing(members: Ids, stays: Mask, multiple: int) -> int:
     return more if left > _FEW and left + more <= members.size else 0
 
 
-def _edge(reading: Reading, classes: Ids, constants: Constants | None) -> _Edge:
+def _edge(reading: Reading, classes: Ids, constants: Constants | None) -> Edge:
     assert reading.inputs is not None
     reads = reading.nonzero
     if constants is not None:
@@ -98,21 +88,10 @@ def _edge(reading: Reading, classes: Ids, constants: Constants | None) -> _Edge:
         # A constant that moves into the reader's bias is no read. At a padded border only zero can.
         folds = ~np.isnan(values) if reading.folds_any else values == 0
         reads = reads & ~folds
-    return _Edge(classes[reading.inputs], classes[reading.outputs], reads)
+    return Edge(classes[reading.inputs], classes[reading.outputs], reads)
 
 
-def _spread(edges: list[_Edge], stays: Mask) -> None:
-    """Mark everything that what stays depends on, in place."""
-    before = -1
-    while (now := int(stays.sum())) != before:
-        before = now
-        for edge in edges:
-            # [outputs that stay, inputs] -> inputs that any of them reads. Ids of one
-            # class repeat, and assigning True twice does no harm.
-            stays[edge.inputs[edge.reads[stays[edge.outputs]].any(axis=0)]] = True
-
-
-def _cheapest(members: Ids, edges: list[_Edge]) -> list[int]:
+def _cheapest(members: Ids, edges: list[Edge]) -> list[int]:
     """The classes by how many channels they read: constant ones read none. Ties by index."""
     cost: dict[int, int] = dict.fromkeys(members.tolist(), 0)
     for edge in edges:

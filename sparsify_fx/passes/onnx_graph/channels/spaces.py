@@ -9,18 +9,14 @@ a whole, in every value that has it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from sparsify_fx.coupling.classes import Array, Classes, Ids, Mask
 from sparsify_fx.onnx_tools.shapes import Shape
 from sparsify_fx.onnx_tools.view import GraphView
 
-Array = NDArray[Any]
-Ids = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+__all__ = ["Array", "Ids", "Mask", "Reading", "Spaces", "Track"]
 
 
 @dataclass(frozen=True)
@@ -63,23 +59,20 @@ class Spaces:
     shapes: dict[str, Shape]
     tracks: dict[str, Track] = field(default_factory=dict)
     readings: dict[str, Reading] = field(default_factory=dict)
-    count: int = 0
-    _joined: list[tuple[Ids, Ids]] = field(default_factory=list)
-    _pinned: list[Ids] = field(default_factory=list)
+    classes: Classes = field(default_factory=Classes)
     _weights: dict[str, list[tuple[str, Ids | None, Ids]]] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Ids:
         """Ids that no channel has yet, in order: [size]."""
-        self.count += size
-        return np.arange(self.count - size, self.count)
+        return self.classes.fresh(size)
 
     def join(self, first: Ids, second: Ids) -> None:
         """These channels stand and fall together, pair by pair."""
-        self._joined.append((first, second))
+        self.classes.join(first, second)
 
     def pin(self, ids: Ids) -> None:
         """These channels stay, and so do those that they are joined with."""
-        self._pinned.append(ids)
+        self.classes.pin(ids)
 
     def pin_value(self, name: str) -> None:
         """All channels of a value stay."""
@@ -98,21 +91,10 @@ class Spaces:
 
     def resolve(self) -> tuple[Ids, Mask]:
         """(the class of every id, whether each class must stay)."""
-        # 1. Shared weights come last, when all their layers are known.
+        # Shared weights come last, when all their layers are known.
         for name, uses in self._weights.items():
             self._share(name, uses)
-        # 2. Classes: connected components over the pairs that were joined. An id alone is one of its own.
-        classes = np.arange(self.count)
-        if self._joined:
-            first, second = (
-                np.concatenate(part) for part in zip(*self._joined, strict=True)
-            )
-            classes = _components(self.count, first, second)
-        # 3. A class with one pinned member stays. `stays` is indexed by class, the smallest of its ids.
-        stays = np.zeros(self.count, bool)
-        for ids in self._pinned:
-            stays[classes[ids]] = True
-        return classes, stays
+        return self.classes.resolve()
 
     def _share(self, name: str, uses: list[tuple[str, Ids | None, Ids]]) -> None:
         """Join the channels of layers that share a weight; pin them where anything else reads it too."""
@@ -141,25 +123,3 @@ class Spaces:
             self.join(outputs, others)
             if inputs is not None and some is not None:
                 self.join(inputs, some)
-
-
-def _components(count: int, first: Ids, second: Ids) -> Ids:
-    """The smallest id that each id is connected with: label propagation over the pairs, vectorized.
-
-    A union-find in Python would take a step for each pair, and every sum joins hundreds. Here each round takes
-    the smaller label to both ends of every pair, then lets each label point to the label of its label; that halves the
-    length of chains, so the rounds grow as their logarithm.
-    """
-    labels = np.arange(count)
-    while True:
-        smaller = np.minimum(labels[first], labels[second])
-        # `minimum.at` takes an id that occurs in several pairs once for each; plain
-        # indexing would keep the last only. It is the label that is lowered, and so all
-        # ids that already have it.
-        after = labels.copy()
-        np.minimum.at(after, labels[first], smaller)
-        np.minimum.at(after, labels[second], smaller)
-        after = after[after]
-        if np.array_equal(after, labels):
-            return labels
-        labels = after

@@ -1,0 +1,1 @@
+"""Which channels, heads and blocks of a model must live or die together."""

@@ -1,0 +1,53 @@
+"""Operators that reduce or look around along some axes, such as pooling and softmax: channels along others pass."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from sparsify_fx.coupling.rules.base import Rule, arguments, keep_ids, shape_of
+from sparsify_fx.coupling.tracks import Tracks, Value
+
+_POOLS = (
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d",
+    "upsample_bicubic2d", "upsample_nearest1d", "upsample_linear1d", "lp_pool2d",
+)  # fmt: skip
+_REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "logsumexp")
+_ALONG = ("softmax", "log_softmax", "_softmax", "cumsum", "_log_softmax", "safe_softmax")  # fmt: skip
+
+
+def _pool(node: fx.Node, tracks: Tracks) -> Value | None:
+    """Windows lie on the last axes; ids that differ there are mixed."""
+    data = tracks.value(node.args[0])
+    spatial = len(data.shape) - 2
+    if any(axis > len(data.shape) - 1 - spatial for axis in data.varying):
+        return None
+    return keep_ids(node, tracks)
+
+
+def _reduce(node: fx.Node, tracks: Tracks) -> Value | None:
+    data, given = tracks.value(node.args[0]), arguments(node)
+    chosen = given.get("dim")
+    rank = len(data.shape)
+    axes = list(range(rank)) if chosen in (None, []) else chosen
+    axes = [axis % rank for axis in ([axes] if isinstance(axes, int) else axes)]
+    if any(data.varies(axis) for axis in axes):
+        return None
+    ids = data.ids
+    if not given.get("keepdim", False):
+        left = [size for axis, size in enumerate(ids.shape) if axis not in axes]
+        ids = ids.reshape(left)
+    return Value(ids, shape_of(node))
+
+
+def _along(node: fx.Node, tracks: Tracks) -> Value | None:
+    data, given = tracks.value(node.args[0]), arguments(node)
+    axis = given["dim"] % len(data.shape)
+    return None if data.varies(axis) else keep_ids(node, tracks)
+
+
+REDUCING: dict[str, Rule] = {
+    **dict.fromkeys(_POOLS, _pool),
+    **dict.fromkeys(_REDUCTIONS, _reduce),
+    **dict.fromkeys(_ALONG, _along),
+}

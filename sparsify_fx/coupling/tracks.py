@@ -1,0 +1,157 @@
+"""The ids of every entry of every value of a traced model.
+
+The ids of a value are a tensor of its rank that broadcasts over its shape: [1, C, 1, 1] for an image whose channels
+differ. So the operators that move entries (reshapes, permutations, cuts, concatenations) are simply run on the ids.
+Id 0 is that of all entries that must stay: inputs of the model, constants, results of what is not understood.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from sparsify_fx.coupling.classes import Classes, Ids
+
+# Larger tensors get no ids entry by entry: those of a table of words alone would fill the memory.
+_LARGEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Value:
+    """The ids of a tensor of this shape; along an axis where they do not differ `ids` has size 1."""
+
+    ids: Tensor
+    shape: tuple[int, ...]
+
+    @property
+    def varying(self) -> tuple[int, ...]:
+        """The axes along which the ids differ."""
+        return tuple(axis for axis, size in enumerate(self.ids.shape) if size > 1)
+
+    def varies(self, axis: int) -> bool:
+        """Whether the ids differ along this axis."""
+        return self.ids.shape[axis] > 1
+
+    def full(self) -> Tensor:
+        """The id of every entry."""
+        return self.ids.expand(self.shape)
+
+    def along(self, axis: int) -> Tensor:
+        """[size of the axis]: the ids along the only axis on which they differ."""
+        return self.full().movedim(axis, 0).reshape(self.shape[axis], -1)[:, 0]
+
+
+def staying(shape: tuple[int, ...]) -> Value:
+    """A value whose entries all stay."""
+    return Value(torch.zeros([1] * len(shape), dtype=torch.int64), shape)
+
+
+def compressed(ids: Tensor) -> Value:
+    """The value with the id of every entry, stored once along axes on which they are equal."""
+    small = ids
+    for axis in range(ids.ndim):
+        first = small.narrow(axis, 0, min(1, small.shape[axis]))
+        if small.shape[axis] > 1 and bool((small == first).all()):
+            small = first
+    return Value(small, tuple(ids.shape))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A layer that mixes channels: output o reads input c where its weight [o, c, ...] is not zero."""
+
+    weight: str
+    inputs: Ids
+    outputs: Ids
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Resized:
+    """An operator whose result has other axes than what it was given, such as a reshape, and the module it is in."""
+
+    node: fx.Node
+    before: Value
+    after: Value
+
+
+@dataclass
+class Tracks:
+    """What is known so far of a traced model.
+
+    Attributes:
+        tensors: the qualified name of the parameter or buffer that a node stands for.
+        constants: the values of nodes that are constants, for operators that need them (tables of indices).
+        uses: the ids of parameters and buffers, one value for each use.
+        unknown: targets of operators that were not understood, with channels passing through them.
+        heads: ids of heads of attention.
+    """
+
+    tensors: dict[str, str]
+    constants: dict[str, Tensor]
+    classes: Classes = field(default_factory=Classes)
+    values: dict[str, Any] = field(default_factory=dict)
+    uses: dict[str, list[dict[int, Ids] | Value]] = field(default_factory=dict)
+    readings: list[Reading] = field(default_factory=list)
+    resized: list[Resized] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+    heads: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.classes.pin(self.classes.fresh(1))
+
+    def fresh(self, size: int) -> Tensor:
+        """[size] ids that nothing has yet."""
+        return torch.from_numpy(self.classes.fresh(size))
+
+    def join(self, first: Tensor, second: Tensor) -> None:
+        """Entries of equal place, after broadcasting, stand and fall together."""
+        shape = torch.broadcast_shapes(first.shape, second.shape)
+        pairs = torch.stack([first.expand(shape), second.expand(shape)]).reshape(2, -1)
+        pairs = torch.unique(pairs[:, pairs[0] != pairs[1]], dim=1)
+        if pairs.numel():
+            self.classes.join(pairs[0].numpy(), pairs[1].numpy())
+
+    def unify(self, value: Value, axes: tuple[int, ...]) -> Value:
+        """Join along these axes, and so give them one id."""
+        ids = value.ids
+        for axis in axes:
+            first = ids.narrow(axis, 0, 1)
+            if ids.shape[axis] > 1:
+                self.join(ids, first)
+            ids = first
+        return Value(ids, value.shape)
+
+    def pin(self, value: Value | Tensor) -> None:
+        """All of these entries stay."""
+        ids = value.ids if isinstance(value, Value) else value
+        self.classes.pin(torch.unique(ids).numpy())
+
+    def use(self, node: fx.Node, axes: dict[int, Tensor]) -> None:
+        """A layer slices a parameter or buffer along these axes, by these ids."""
+        self.uses.setdefault(self.tensors[node.name], []).append(
+            {axis: ids.numpy() for axis, ids in axes.items()}
+        )
+
+    def is_raw(self, arg: Any) -> bool:
+        """Whether this is a parameter or buffer itself, not something computed."""
+        return isinstance(arg, fx.Node) and arg.name in self.tensors
+
+    def value(self, arg: Any) -> Value:
+        """The ids of a node's tensor; a parameter's entries get ids of their own."""
+        found = self.values.get(arg.name)
+        if isinstance(found, Value):
+            return found
+        shape = tuple(arg.meta["val"].shape)
+        if not self.is_raw(arg):
+            return staying(shape)
+        size = arg.meta["val"].numel()
+        # One number has no channels, and a large table none that could be followed.
+        made = staying(shape)
+        if 1 < size <= _LARGEST:
+            made = Value(self.fresh(size).reshape(shape), shape)
+        self.uses.setdefault(self.tensors[arg.name], []).append(made)
+        return made

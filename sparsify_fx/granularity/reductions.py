@@ -1,0 +1,71 @@
+"""From the scores of a group's weights to one score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsify_fx.errors import MethodError
+
+REDUCTIONS = ("l2", "sum", "max", "mean")
+Numbers = NDArray[np.float64]
+
+
+def check_reduction(name: str) -> None:
+    """Raise MethodError for another name."""
+    if name not in REDUCTIONS:
+        raise MethodError(
+            f"reduction={name!r}: the score of a group is one of {', '.join(REDUCTIONS)} over its weights"
+        )
+
+
+@dataclass
+class Totals:
+    """Sums over the living weights of each group, tensor by tensor."""
+
+    count: int
+    sums: Numbers = field(init=False)
+    squares: Numbers = field(init=False)
+    largest: Numbers = field(init=False)
+    living: Numbers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sums, self.squares, self.living = (np.zeros(self.count) for _ in range(3))
+        self.largest = np.full(self.count, -np.inf)
+
+    def add(self, slices: Tensor, groups: NDArray[np.int64]) -> None:
+        """Add [slices, entries] scores, of which slice i belongs to groups[i]; −inf is a weight that is pruned."""
+        dead = torch.isneginf(slices)
+        scores = slices.detach().double().masked_fill(dead, 0.0)
+        np.add.at(self.sums, groups, scores.sum(1).cpu().numpy())
+        np.add.at(self.squares, groups, scores.square().sum(1).cpu().numpy())
+        np.add.at(self.living, groups, (~dead).sum(1).cpu().numpy())
+        largest = slices.detach().double().amax(1).cpu().numpy()
+        np.maximum.at(self.largest, groups, largest)
+
+    def scores(self, reduction: str) -> Numbers:
+        """The score of each group; −inf for one without living weights."""
+        found = {
+            "l2": np.sqrt(self.squares),
+            "sum": self.sums,
+            "max": self.largest,
+            "mean": self.sums / np.maximum(self.living, 1),
+        }[reduction]
+        return np.where(self.living > 0, found, -np.inf)
+
+
+def fewest_removed(order: NDArray[np.int64], left: object, kept: int) -> int:
+    """How many of the groups, the worst first, must go so that at most `kept` weights are left: by bisection."""
+    assert callable(left)
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        if left(order[:middle]) <= kept:
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,145 @@
+"""What a shrink took away, and the way back to the original shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Kept = dict[str, dict[int, Tensor]]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A number of a module that depends on a width: `module.name` was `before` and is `after`."""
+
+    module: str
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What `shrink` did.
+
+    Attributes:
+        shapes: the original shapes of the tensors that were cut, by name.
+        kept: {name: {axis: the slices that stayed}}.
+        attributes: numbers of modules that changed with them.
+        notes: what stayed although nothing reads it, and why.
+        parameters: (before, after) of the whole model.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    kept: Kept = field(repr=False)
+    attributes: tuple[Attribute, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+    parameters: tuple[int, int] = (0, 0)
+
+    @property
+    def changed(self) -> bool:
+        """Whether any tensor is smaller now."""
+        return bool(self.shapes)
+
+    def full_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """The state of the shrunk model in the original shapes: zeros where it was cut (ones in running variances).
+
+        An unshrunk model that loads it has the same outputs, since nothing reads what was cut.
+        """
+        return {
+            name: self._full(name, value) if name in self.shapes else value
+            for name, value in model.state_dict().items()
+        }
+
+    def undo(self, model: nn.Module) -> None:
+        """Give a shrunk model its original shapes back, in place, with the values that it has now."""
+        done: set[int] = set()
+        for name, tensor in named_tensors(model).items():
+            # A tied tensor has several names, and is restored once.
+            if name in self.shapes and id(tensor) not in done:
+                done.add(id(tensor))
+                set_tensor(model, name, self._full(name, tensor.detach()))
+        for item in self.attributes:
+            setattr(model.get_submodule(item.module), item.name, item.before)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-ready values, which `from_dict` reads."""
+        return {
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "kept": {
+                name: {str(axis): index.tolist() for axis, index in axes.items()}
+                for name, axes in self.kept.items()
+            },
+            "attributes": [list(vars(item).values()) for item in self.attributes],
+            "notes": list(self.notes),
+            "parameters": list(self.parameters),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Shrunk:
+        """The map that `to_dict` wrote down."""
+        kept = {
+            name: {int(axis): torch.tensor(index) for axis, index in axes.items()}
+            for name, axes in stored["kept"].items()
+        }
+        before, after = stored["parameters"]
+        return cls(
+            {name: tuple(shape) for name, shape in stored["shapes"].items()},
+            kept,
+            tuple(Attribute(*item) for item in stored["attributes"]),
+            tuple(stored["notes"]),
+            (before, after),
+        )
+
+    def _full(self, name: str, value: Tensor) -> Tensor:
+        # A variance of zero would be divided by; nothing reads the channel, but NaN times zero is NaN.
+        fill = 1.0 if name.endswith("running_var") else 0.0
+        result = torch.full(
+            self.shapes[name], fill, dtype=value.dtype, device=value.device
+        )
+        result[grid(self.kept[name], self.shapes[name])] = value
+        return result
+
+
+def grid(kept: Mapping[int, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Indices of the kept block of a tensor of this shape."""
+    chosen = [kept.get(axis, torch.arange(size)) for axis, size in enumerate(shape)]
+    return torch.meshgrid(*chosen, indexing="ij")
+
+
+def cut(value: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """The slices of a tensor that stay."""
+    for axis, index in kept.items():
+        value = value.index_select(axis, index.to(value.device))
+    return value
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
+    """Another value of another shape in the same parameter, so that optimizers and ties keep it."""
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    if own in module._parameters:
+        parameter = module._parameters[own]
+        assert parameter is not None
+        parameter.data = value
+        parameter.grad = None
+    else:
+        module._buffers[own] = value
+
+
+def count(model: nn.Module) -> int:
+    """The number of parameters, tied ones once."""
+    return sum(math.prod(parameter.shape) for parameter in model.parameters())

@@ -1,0 +1,88 @@
+"""Try a cut on a copy: the outputs of the copy must be those of the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sparsify_fx.coupling.tracing import as_call, evaluating
+
+EXACT = 1e-6  # of the largest output, in double precision
+SINGLE = 1e-5  # where the model runs in single precision alone: sums in another order round otherwise
+
+
+class Trial:
+    """The outputs of a model at its example inputs, and cuts of copies to compare with them."""
+
+    def __init__(self, model: nn.Module, example_inputs: Any) -> None:
+        self.model, self.tolerance = model, EXACT
+        self.dtype: torch.dtype | None = torch.float64
+        self.inputs = example_inputs
+        try:
+            self.expected = self._outputs(self._copy())
+        except Exception:
+            # Code that names its precision cannot run in another one; what else is wrong is raised below.
+            self.dtype, self.tolerance = None, SINGLE
+            self.expected = self._outputs(self._copy())
+        self.trains = not self._training_failure(self._copy())
+
+    def failure(self, change: Callable[[nn.Module], None]) -> str:
+        """Why a copy that is changed so does not do what the model does; empty if it does."""
+        trial = self._copy()
+        try:
+            change(trial)
+            found = self._outputs(trial)
+        except Exception as error:
+            # Whatever the model's own code raises at sizes that it does not expect.
+            lines = str(error).strip().splitlines() or ["no message"]
+            return f"{type(error).__name__}: {lines[0]}"
+        different = self._difference(found)
+        if different or not self.trains:
+            return different
+        # Heads that only training uses read channels that evaluation does not.
+        return self._training_failure(trial)
+
+    def _training_failure(self, model: nn.Module) -> str:
+        """Why a copy does not run in training mode; empty if it does."""
+        args, kwargs = pytree.tree_map_only(Tensor, self._cast, as_call(self.inputs))
+        try:
+            # What dropout draws here must not be missing in the training.
+            with torch.random.fork_rng(), torch.no_grad():
+                model.train()(*args, **kwargs)
+        except Exception as error:
+            # A model may ask for targets in training, or for more samples than there are here.
+            return f"in training mode {type(error).__name__}: {error}".splitlines()[0]
+        return ""
+
+    def _copy(self) -> nn.Module:
+        trial = copy.deepcopy(self.model)
+        return trial if self.dtype is None else trial.to(self.dtype)
+
+    def _outputs(self, model: nn.Module) -> list[Tensor]:
+        args, kwargs = pytree.tree_map_only(Tensor, self._cast, as_call(self.inputs))
+        with evaluating(model), torch.no_grad():
+            found = pytree.tree_leaves(model(*args, **kwargs))
+        return [value for value in found if isinstance(value, Tensor)]
+
+    def _cast(self, value: Tensor) -> Tensor:
+        if self.dtype is None or not value.is_floating_point():
+            return value.clone()
+        return value.to(self.dtype)
+
+    def _difference(self, found: list[Tensor]) -> str:
+        if [value.shape for value in found] != [v.shape for v in self.expected]:
+            return "outputs of other shapes"
+        for value, expected in zip(found, self.expected, strict=True):
+            if not value.numel():
+                continue
+            scale = max(1.0, float(expected.abs().max()))
+            error = float((value - expected).abs().max())
+            # Written so that NaN is a failure.
+            if not error <= self.tolerance * scale:
+                return f"outputs differ by {error:.2g}"
+        return ""
