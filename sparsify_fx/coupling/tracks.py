@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -109,7 +110,7 @@ class Tracks:
 
     def join(self, first: Tensor, second: Tensor) -> None:
         """Entries of equal place, after broadcasting, stand and fall together."""
-        shape = torch.broadcast_shapes(first.shape, second.shape)
+        shape = np.broadcast_shapes(tuple(first.shape), tuple(second.shape))
         pairs = torch.stack([first.expand(shape), second.expand(shape)]).reshape(2, -1)
         pairs = torch.unique(pairs[:, pairs[0] != pairs[1]], dim=1)
         if pairs.numel():
