@@ -60,6 +60,8 @@ def pays(places: Tensor, size: int, *vectors: Tensor | None) -> bool:
         and _functions() is not None
         and places.device.type == "cpu"
         and places.dtype == torch.int32
+        # Those that were copied under inference_mode do not tell whether they were written since.
+        and not places.is_inference()
         and all(_is_vector(each) for each in vectors if each is not None)
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import sparsify_fx
 from sparsify_fx.living import bits
 from sparsify_fx.living.kernels import picked, picked_product, placed
 from sparsify_fx.living.place import places_of
@@ -80,3 +83,11 @@ def test_other_precisions_go_by_places() -> None:
     assert not bits.pays(places, 4096, values)
     found = placed(values, places, torch.Size([4096]))
     assert torch.equal(found[places.long()], values)
+
+
+def test_a_copy_under_inference_mode_goes_by_places() -> None:
+    model = nn.Sequential(nn.Linear(128, 128))
+    sparsify_fx.apply(model, "random", sparsity=0.5, storage="living")
+    inputs = torch.randn(4, 128)
+    with torch.inference_mode():
+        assert torch.equal(copy.deepcopy(model)(inputs), model(inputs))

@@ -38,16 +38,22 @@ def join_norms(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
         ):
             gone.add(node.output[0])
             new[product.output[0]] = _with_norm(node, product)
-    # In the place of the product, where all that either reads is there.
+    _replace(model, view, new, gone)
+
+
+def _replace(
+    model: onnx.ModelProto,
+    view: GraphView,
+    new: Mapping[str, NodeProto],
+    gone: set[str],
+) -> None:
+    """Puts joined nodes, by output, in the place of the later one, where all that either reads is there, in place."""
     nodes = [
         new.get(node.output[0], node) if node.output else node for node in view.nodes
     ]
     if new:
-        set_nodes(
-            model.graph,
-            [node for node in nodes if not gone.intersection(node.output)],
-            gone,
-        )
+        left = [node for node in nodes if not gone.intersection(node.output)]
+        set_nodes(model.graph, left, gone)
 
 
 def _is_norm(
@@ -119,15 +125,7 @@ def join_mlps(model: onnx.ModelProto) -> None:
         ):
             gone.add(node.output[0])
             new[second.output[0]] = _joined(node, second)
-    nodes = [
-        new.get(node.output[0], node) if node.output else node for node in view.nodes
-    ]
-    if new:
-        set_nodes(
-            model.graph,
-            [node for node in nodes if not gone.intersection(node.output)],
-            gone,
-        )
+    _replace(model, view, new, gone)
 
 
 def mlp_parts(node: NodeProto) -> list[NodeProto]:
