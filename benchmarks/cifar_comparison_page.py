@@ -22,9 +22,9 @@ QUESTIONS = {
 HEAD = """# Methods on CIFAR-10
 
 ResNet-20 on all 50,000 training images, tested on the 10,000 test images, on a processor's budget: {epochs} epochs a
-training, {cycle} a cycle, batches of 128, {seeds} seeds. The papers train 150 epochs and more, so levels are not theirs; methods
-that need long trainings are at a disadvantage here. Settings are in `benchmarks/cifar_trials.py`; nothing was chosen by
-the test images, and no strength was tuned.
+training, {cycle} a cycle, batches of 128, {seeds} seeds. The papers train 150 epochs and more, so levels are not
+theirs; methods that need long trainings are at a disadvantage here. Settings are in `benchmarks/cifar_trials.py`;
+nothing was chosen by the test images, and no strength was tuned.
 
 {done} of {all} trainings are done, in {hours:.1f} hours of one core. {state}
 

@@ -1,7 +1,7 @@
 """The trainings of `benchmarks.cifar_comparison`: which there are, and the command of each.
 
-One setting for all: ResNet-20 on all images of CIFAR-10, 12 epochs (6 in each of five cycles), batches of 128, SGD with
-a triangular curve of rates that peaks at 0.1 after a sixth of them. Processor time of one core, in epochs of two minutes
+One setting for all: ResNet-20 on all images of CIFAR-10, 12 epochs (6 in each of five cycles), batches of 128, SGD
+with a triangular curve of rates that peaks at 0.1 after a sixth of them. An epoch takes two minutes of one core
 (sparse) to four and a half (dense): about 37 hours in all, 18 on two cores.
 """
 
