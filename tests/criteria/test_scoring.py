@@ -27,6 +27,8 @@ NEED_MORE = ("masks-of", "nonzero")
 every_criterion = pytest.mark.parametrize(
     "criterion", [name for name in CRITERIA if name not in NEED_MORE]
 )
+# These follow units from layer to layer, and refuse layers whose units they do not know.
+FOLLOW_UNITS = ("npb", "phew")
 WITH_DATA = ["fisher", "gradient", "grasp", "snip", "woodfisher"]
 
 
@@ -167,6 +169,10 @@ def test_attention_and_recurrent_models_are_scored(criterion: str) -> None:
         "loss_fn": F.cross_entropy,
         "allocation": "global",
     }
+    if criterion in FOLLOW_UNITS:
+        with pytest.raises(MethodError, match=rf"^{criterion} .*exclude="):
+            sparsify_fx.apply(Sequence(), "random", criterion=criterion, **given)
+        return
     model = sparsify_fx.apply(
         Sequence(), "random", criterion=criterion, sparsity=0.5, **given
     )

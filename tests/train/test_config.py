@@ -38,7 +38,8 @@ def test_every_recipe_loads_and_its_model_takes_its_method(name: str) -> None:
     assert outputs.shape == (2, classes)
     assert config.find_method().resolved().to_dict()
     warmup = config.learning_rate.build().warmup_epochs(config.epochs)
-    assert 0 < warmup < config.epochs
+    # The one-shot experiments of [Jacobs 2025] have none (Table 2).
+    assert warmup < config.epochs and (warmup > 0 or name.endswith("-pilot"))
 
 
 def test_the_papers_recipes_are_complete() -> None:
@@ -115,7 +116,7 @@ ON_CPU = ["device=cpu", "compile=false", "amp=false"]
         ("cs", "939860f394"),
         ("l0", "e63db9bddc"),
         ("powerprop", "5c2249d477"),
-        ("spred", "49112541a8"),
+        ("spred", "09f8694509"),
         ("str", "a29501d25c"),
     ],
 )
