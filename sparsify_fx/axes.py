@@ -79,7 +79,7 @@ def axis_value(axis: str, value: Any) -> Any:
     """The object that a name or a mapping stands for, or the object itself.
 
     >>> axis_value("schedule", {"name": "cycles", "keep": 0.5})
-    Cycles(keep=0.5, trained=False)
+    Cycles(keep=0.5, trained=False, start=1.0)
     """
     # A name may be a plugin's; the first look-up of any name imports them.
     load_plugins()

@@ -34,12 +34,14 @@ ALL = list(
         repr(find_method(name).resolved()): name for name in reversed([*METHODS, *SUMS])
     }.values()
 )[::-1]
-# Sums that `pytest -m sweep` alone tries: three of four; those with Sign-In and learning rate rewinding always run.
+# Sums that `pytest -m sweep` alone tries: fifteen of sixteen; those with Sign-In and learning rate rewinding always run.
 SWEPT = {
     name
     for number, name in enumerate(name for name in ALL if "+" in name)
-    if number % 4 and name not in ("lrr+signin", "signin+lrr", "acdc+signin")
+    if number % 16 and name not in ("lrr+signin", "signin+lrr", "acdc+signin")
 }
+# Near relations of methods that always run: the same axes but for one.
+SWEPT |= {"cap", "imp-rand", "lrr-nowarmup", "npb", "rare-gems", "str-constant"}
 every_method = pytest.mark.parametrize(
     "method",
     [pytest.param(name, marks=SWEEP if name in SWEPT else ()) for name in ALL],
