@@ -102,8 +102,9 @@ def apply(
             `MACs(left=50_000_000)` or `Latency(milliseconds=5)`, which finds the sparsity by itself.
         example_inputs: for those: one sample as the model takes it (a tensor, a tuple of arguments, a dict by name);
             with kernels="auto" a batch, at which layers decide before the training; the model is run on it.
-        granularity: what is pruned as one: "weight"; "channel", "head", found at the `example_inputs` with all that is
-            coupled with them; "block:32x1"; "2:4". At most as many weights stay as are asked for, within one group.
+        granularity: what is pruned as one: "weight"; "channel", "channel:8" (multiples of 8 stay), "head", found at the
+            `example_inputs` with all that is coupled with them; "block:32x1"; "2:4". At most as many weights stay as
+            are asked for, within one group.
         reduction: the score of a group is the "mean", "l2", "sum" or "max" of its weights' scores.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization

@@ -2,6 +2,7 @@
 
 "weight"        every weight by itself
 "channel"       channels with all that is coupled with them, heads of attention among them
+"channel:8"     the same; what stays of a width is a multiple of 8 channels
 "head"          heads of attention alone
 "block:32x1"    32 rows by 1 column of the weight as a matrix [rows, all other axes]
 "2:4"           2 of 4 consecutive inputs; "n:m" is 2:4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.coupling.classes import Ids
+from sparsify_fx.errors import MethodError
 from sparsify_fx.granularity.ranked import Ranked, table_of
 from sparsify_fx.granularity.reductions import Totals, check_reduction
+from sparsify_fx.granularity.rounding import rounding_of
 from sparsify_fx.sharding import shard, whole
 
 Members = Mapping[str, Mapping[int, Ids]]
@@ -28,12 +30,14 @@ class Channels:
     Attributes:
         reduction: "l2", "sum", "max" or "mean" over the scores of a group's weights.
         uniform: whether every width loses the same fraction.
+        multiple: the channels of a width that loses some are a multiple of it, at least so many.
         members: {weight: {axis: the group of each slice, 0 where it stays}}.
         families: the groups of each width.
     """
 
     reduction: str = "mean"
     uniform: bool = False
+    multiple: int = 1
     members: Members = field(default_factory=dict, repr=False, compare=False)
     families: tuple[Ids, ...] = field(default=(), repr=False, compare=False)
 
@@ -41,6 +45,10 @@ class Channels:
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
+        if self.multiple < 1:
+            raise MethodError(
+                f"channel:{self.multiple}: expected a number of at least 1, such as channel:8"
+            )
 
     def counts(
         self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
@@ -65,12 +73,15 @@ class Channels:
         for name, score in scores.items():
             living = (~torch.isneginf(score.detach())).cpu()
             tables[name] = table_of(living, self.members.get(name, {}))
-        return Ranked(self._order(self.group_scores(scores)), tables)
+        found = self.group_scores(scores)
+        worst_first = self._worst_first(found)
+        rounding = rounding_of(self.multiple, worst_first, self.members)
+        return Ranked(self._order(found, worst_first), tables, rounding)
 
     def least(self, scores: Mapping[str, Tensor]) -> int:
         """The smallest number of weights that can be left."""
         ranked = self.ranked(scores)
-        return ranked.left(ranked.order)
+        return ranked.left(ranked.rounding(ranked.order))
 
     def group_scores(self, scores: Mapping[str, Tensor]) -> dict[int, float]:
         """The score of each group that may go."""
@@ -83,15 +94,19 @@ class Channels:
         found = totals.scores(self.reduction)
         return {int(group): float(found[group]) for group in groups}
 
-    def _order(self, scores: Mapping[int, float]) -> Ids:
+    def _worst_first(self, scores: Mapping[int, float]) -> list[Ids]:
+        """The groups of each width."""
+        return [
+            np.array(sorted(family.tolist(), key=lambda g: (scores[g], -g)), np.int64)
+            for family in self.families
+        ]
+
+    def _order(self, scores: Mapping[int, float], worst_first: Sequence[Ids]) -> Ids:
         """The groups that may go, the worst first; never the best of a width."""
         ranked: list[tuple[float, float, int]] = []
-        for family in self.families:
-            worst_first = sorted(
-                family.tolist(), key=lambda group: (scores[group], -group)
-            )
-            for place, group in enumerate(worst_first[:-1]):
-                share = (place + 1) / len(worst_first)
+        for family in worst_first:
+            for place, group in enumerate(family[:-1].tolist()):
+                share = (place + 1) / len(family)
                 first = share if self.uniform else scores[group]
                 # What is gone already stays gone, and counts first.
                 first = first if np.isfinite(scores[group]) else -np.inf

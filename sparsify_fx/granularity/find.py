@@ -36,7 +36,8 @@ def find_granularity(
     """The allocation that prunes in groups of this granularity.
 
     Args:
-        granularity: "weight", "channel", "head", "block:RxC", "n:m", or numbers such as "2:4".
+        granularity: "weight", "channel", "channel:8" for multiples of 8, "head", "block:RxC", "n:m", or numbers such as
+            "2:4".
         reduction: how a group's score comes from those of its weights.
         allocation: the method's; groups are divided by "global" and, channels and heads, by "uniform".
         example_inputs: for channels and heads, which are found in the traced model.
@@ -57,12 +58,14 @@ def find_granularity(
         return NofM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"block:(\d+)x(\d+)", granularity):
         return Blocks(int(found[1]), int(found[2]), reduction)
-    if granularity not in ("channel", "head"):
+    found = re.fullmatch(r"channel(?::(\d+))?|head", granularity)
+    if found is None:
         raise MethodError(
-            f"granularity={granularity!r}: expected 'weight', 'channel', 'head', 'block:32x1' or '2:4'"
+            f"granularity={granularity!r}: expected 'weight', 'channel', 'channel:8', 'head', 'block:32x1' or '2:4'"
         )
     uniform = isinstance(allocation, Uniform)
-    return _channels(granularity, Channels(reduction, uniform), model, layers, example_inputs)  # fmt: skip
+    channels = Channels(reduction, uniform, int(found[1] or 1))
+    return _channels(granularity, channels, model, layers, example_inputs)
 
 
 def in_groups(

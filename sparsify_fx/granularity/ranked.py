@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsify_fx.coupling.classes import Ids
 from sparsify_fx.errors import SparsityError
 from sparsify_fx.granularity.reductions import fewest_removed
+from sparsify_fx.granularity.rounding import NONE, Rounding
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,16 @@ class Ranked:
 
     order: Ids
     tables: Mapping[str, Table]
+    rounding: Rounding = NONE
 
     def removed(self, kept: int) -> Ids:
         """The fewest groups without which at most `kept` weights are left; SparsityError where all are too few."""
-        gone = self.order[: fewest_removed(self.order, self.left, kept)]
+
+        def left_of(first: Ids) -> int:
+            return self.left(self.rounding(first))
+
+        fewest = fewest_removed(self.order, left_of, kept)
+        gone = self.rounding(self.order[:fewest])
         if (left := self.left(gone)) > kept:
             raise SparsityError(
                 f"{left} weights are in channels that must stay, or in the last one of their layers; {kept} were asked "
