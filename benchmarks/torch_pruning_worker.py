@@ -25,7 +25,7 @@ from sparsify_fx.coverage.build import Trial, trials
 from sparsify_fx.coverage.measure import evaluate, train
 from sparsify_fx.coverage.suites import subjects
 
-FINE, COARSE = 100, 25  # steps from all channels to none
+FINE, COARSE = 50, 25  # steps from all channels to none
 HEADS = ("head", "rpn.head", "roi_heads", "backbone.fpn")
 SHARE = 0.5
 
