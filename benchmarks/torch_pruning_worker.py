@@ -19,11 +19,9 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from sparsify_fx.budgets.counting import count_multiply_adds
-from sparsify_fx.coverage.build import Trial, trials
-from sparsify_fx.coverage.measure import evaluate, train
-from sparsify_fx.coverage.suites import subjects
 
 FINE, COARSE = 50, 25  # steps from all channels to none
 HEADS = ("head", "rpn.head", "roi_heads", "backbone.fpn")
@@ -79,7 +77,7 @@ def heads_of(model: nn.Module) -> dict[nn.Module, int]:
 
 def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[nn.Module]:
     """What its own scripts ignore: layers with as many channels as an output has, and the heads of detectors."""
-    sizes = {shape[1] for shape in shapes_of(evaluate(model, inputs)) if len(shape) > 1}
+    sizes = {shape[1] for shape in shapes_of(model, inputs) if len(shape) > 1}
     found = [
         module
         for module in model.modules()
@@ -90,8 +88,11 @@ def output_layers(model: nn.Module, inputs: tuple[Any, ...]) -> list[nn.Module]:
     return found + [part for name, part in named if name in HEADS]
 
 
-def shapes_of(outputs: dict[str, Tensor]) -> list[torch.Size]:
-    return [value.shape for value in outputs.values()]
+def shapes_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[torch.Size]:
+    """The shapes of all outputs in evaluation mode."""
+    with torch.no_grad():
+        outputs = pytree.tree_leaves(model.eval()(*inputs))
+    return [value.shape for value in outputs if isinstance(value, Tensor)]
 
 
 def prune(options: argparse.Namespace) -> dict[str, Any]:
@@ -107,13 +108,18 @@ def prune(options: argparse.Namespace) -> dict[str, Any]:
 
 def cover(options: argparse.Namespace) -> dict[str, Any]:
     """Half of the multiply-adds of a model of a library: what came of it."""
+    # Libraries of models take seconds to import, and `prune` needs none.
+    from sparsify_fx.coverage.build import trials
+    from sparsify_fx.coverage.measure import train
+    from sparsify_fx.coverage.suites import subjects
+
     limit = (options.seconds, options.seconds)
     resource.setrlimit(resource.RLIMIT_CPU, limit)
     (subject,) = subjects(options.suite, names=[options.name])
-    trial, model = first_that_runs(trials(subject))
-    before = shapes_of(evaluate(model, trial.inputs))
+    trial, model = first_that_runs(trials(subject), train)
+    before = shapes_of(model, trial.inputs)
     left = prune_to(model, trial.inputs, SHARE, steps=COARSE, everywhere=False)
-    after = shapes_of(evaluate(model, trial.inputs))
+    after = shapes_of(model, trial.inputs)
     # Detections differ in number; what each one is must not.
     if [shape[1:] for shape in before] != [shape[1:] for shape in after]:
         raise RuntimeError(f"outputs {before} became {after}")
@@ -124,13 +130,15 @@ def cover(options: argparse.Namespace) -> dict[str, Any]:
     return {"share": left, "version": version("torch-pruning")}
 
 
-def first_that_runs(found: Iterator[Trial]) -> tuple[Trial, nn.Module]:
+def first_that_runs(
+    found: Iterator[Any], train: Callable[..., Any]
+) -> tuple[Any, nn.Module]:
     """The smallest inputs that the model takes, and the model in both modes with them."""
     reason = "it takes no input"
     for trial in found:
         model = trial.build()
         try:
-            evaluate(model, trial.inputs)
+            shapes_of(model, trial.inputs)
             train(model, trial.training)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
