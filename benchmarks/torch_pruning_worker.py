@@ -45,6 +45,7 @@ def prune_to(
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         global_pruning=everywhere,
         pruning_ratio=1.0,
+        max_pruning_ratio=0.95,  # no layer without channels
         iterative_steps=steps,
         ignored_layers=output_layers(model, inputs),
         num_heads=heads,

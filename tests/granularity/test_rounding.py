@@ -74,7 +74,7 @@ def test_groups_of_several_channels_count_as_so_many() -> None:
 
 def test_no_channels_is_no_multiple() -> None:
     net, inputs = chain()
-    with pytest.raises(MethodError, match="channel:0: expected a number of at least 1"):
+    with pytest.raises(MethodError, match="at least 1, such as channel:8"):
         sparsify_fx.apply(
             net, "gmp", granularity="channel:0", sparsity=0.5, example_inputs=inputs
         )
