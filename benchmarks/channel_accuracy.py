@@ -230,7 +230,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=4000)
     parser.add_argument("--dense-epochs", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=3, help="how many in all")
     parser.add_argument("--threads", type=int, default=1, help="of the training")
     parser.add_argument("--rounds", type=int, default=200, help="of --speed")
     parser.add_argument("--speed", action="store_true", help="only time the nets")
@@ -257,7 +258,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     train = load(options.data, "train", options.images, options.side)
     test = load(options.data, "test", options.test, options.side)
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.seeds):
         measure_seed(results, seed, train, test, options)
 
 
