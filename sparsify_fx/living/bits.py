@@ -6,7 +6,6 @@ each living entry, a bit an eighth of one for each entry.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsify_fx.living.native import loaded
+from sparsify_fx.living import native
 from sparsify_fx.living.remembered import Remembered
 
 Part = Callable[[Tensor, int, int, int], None]
@@ -167,15 +166,10 @@ def _function(name: str) -> Any:
 @functools.cache
 def _functions() -> dict[str, Any] | None:
     """The kernels by name; None without a library, or on a processor without what they need."""
-    library = loaded()
+    library = native.loaded()
     # A library that was built before there were these kernels is no reason to fail.
     if library is None or not hasattr(library, "sparsify_fx_has_bits"):
         return None
     if not library.sparsify_fx_has_bits():
         return None
-    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
-    for name, arguments in _ARGUMENTS.items():
-        function = getattr(library, name)
-        function.restype = None
-        function.argtypes = [kinds[each] for each in arguments]
-    return {name: getattr(library, name) for name in _ARGUMENTS}
+    return {name: native.function(name, wants) for name, wants in _ARGUMENTS.items()}

@@ -5,7 +5,6 @@ None knows of gradients; `sparsify_fx.living.place` and `sparsify_fx.living.line
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib
 from collections.abc import Callable
@@ -14,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsify_fx.living import bits
+from sparsify_fx.living import bits, native
 from sparsify_fx.living.memory import memory_for
-from sparsify_fx.living.native import loaded
 
 _Function = Callable[..., None]
 Vectors = tuple[Tensor, Tensor]
@@ -279,13 +277,4 @@ def _kernel(name: str, places: Tensor, *tensors: Tensor | None) -> _Function | N
 
 @functools.cache
 def _function(name: str) -> _Function | None:
-    library = loaded()
-    # A library that was built before there were these kernels is no reason to fail.
-    if library is None or not hasattr(library, name):
-        return None
-    function = getattr(library, name)
-    kinds = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
-    function.restype = None
-    function.argtypes = [kinds[each] for each in _ARGUMENTS[name]]
-    found: _Function = function
-    return found
+    return native.function(name, _ARGUMENTS[name])

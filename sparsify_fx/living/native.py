@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +14,8 @@ MISSING = (
     "run `python setup.py build_ext --inplace`"
 )
 """What errors say where the compiled library, or a function of it, is not there."""
+KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+"""Arguments of our kernels, as one letter each: pointers and numbers."""
 
 
 def library_file() -> Path | None:
@@ -42,3 +44,17 @@ def loaded() -> ctypes.CDLL | None:
     """The library, loaded once; None where there is none."""
     file = library_file()
     return None if file is None else ctypes.CDLL(str(file))
+
+
+def function(name: str, arguments: str) -> Callable[..., None] | None:
+    """A kernel of the library that returns nothing, by its arguments as letters of KINDS.
+
+    None without a library, and where that was built before there was this kernel.
+    """
+    library = loaded()
+    if library is None or not hasattr(library, name):
+        return None
+    found: Callable[..., None] = getattr(library, name)
+    found.restype = None  # type: ignore[attr-defined]
+    found.argtypes = [KINDS[each] for each in arguments]  # type: ignore[attr-defined]
+    return found

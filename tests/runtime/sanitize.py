@@ -1,4 +1,7 @@
-"""Random layers and hostile models under sanitizers: `python -m tests.runtime.sanitize [LAYERS [MODELS]]`.
+"""Random layers and hostile models under sanitizers.
+
+    python -m tests.runtime.sanitize [LAYERS [MODELS]]      # 1000 layers and 3000 models if left out
+    python -m tests.runtime.sanitize 1000 0                 # layers alone
 
 Builds the kernels with -fsanitize=address,undefined and runs `cases.py`, `fuzz_kernels.py` and, for the kernels of
 training, `tests.living.random_products` on them in a process that loads the sanitizer first, once per instruction
@@ -8,11 +11,13 @@ of 3 GB. Exits with an error at the first report. Needs GCC with its sanitizers.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sparsify_fx import runtime
@@ -25,6 +30,12 @@ ISAS = {
     "x86_64": ("portable", "avx2", "avx512"),
     "aarch64": ("portable", "neon"),
 }
+BUILDS = {
+    "plain": ("-fsanitize=address,undefined",),
+    "small": ("-fsanitize=address,undefined", FEWER),
+    "large": ("-fsanitize=undefined",),
+}
+"""The libraries by the flags that they are built with."""
 SECONDS = "300"  # of one model: kernels of that build are some fifty times slower
 
 
@@ -87,42 +98,35 @@ def run_here() -> tuple[str, ...]:
     return known[:count]
 
 
-def main(layers: str = "1000", models: str = "3000") -> int:
-    """Runs every instruction set; 0 when no sanitizer complained."""
+def check(isa: str, seed: int, files: dict[str, str], layers: str, models: str) -> None:
+    """Everything on one instruction set. Raises CalledProcessError when a sanitizer complained."""
     both, one = libraries("libasan.so", "libubsan.so"), libraries("libubsan.so")
+    run("tests.runtime.cases", isa, both, files["plain"], layers, "7")
+    run("tests.living.random_products", isa, both, layers, "7", files["plain"])
+    if models == "0":
+        return
+    fuzz, limit = "tests.runtime.fuzz_kernels", ("--seconds", SECONDS)
+    run(fuzz, isa, both, files["small"], models, str(seed), *limit)
+    run(fuzz, isa, one, files["large"], models, str(seed + 3), *limit, "--memory", "3")
+
+
+def main() -> int:
+    """Runs every instruction set; 0 when no sanitizer complained."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("layers", type=int, nargs="?", default=1000)
+    parser.add_argument("models", type=int, nargs="?", default=3000)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        plain, small, large = (
-            str(Path(folder) / f"{name}.so") for name in ("plain", "small", "large")
-        )
-        build(Path(plain), "-fsanitize=address,undefined")
-        build(Path(small), "-fsanitize=address,undefined", FEWER)
-        build(Path(large), "-fsanitize=undefined")
+        files = {name: f"{folder}/{name}.so" for name in BUILDS}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = [pool.submit(build, Path(files[name]), *BUILDS[name]) for name in BUILDS]  # fmt: skip
+        for each in made:
+            each.result()
         try:
             for seed, isa in enumerate(run_here()):
-                run("tests.runtime.cases", isa, both, plain, layers, "7")
-                run("tests.living.random_products", isa, both, layers, "7", plain)
-                run(
-                    "tests.runtime.fuzz_kernels",
-                    isa,
-                    both,
-                    small,
-                    models,
-                    str(seed),
-                    "--seconds",
-                    SECONDS,
-                )
-                run(
-                    "tests.runtime.fuzz_kernels",
-                    isa,
-                    one,
-                    large,
-                    models,
-                    str(seed + 3),
-                    "--seconds",
-                    SECONDS,
-                    "--memory",
-                    "3",
-                )
+                check(isa, seed, files, str(options.layers), str(options.models))
                 print(f"{isa}: no report", flush=True)
         except subprocess.CalledProcessError as error:
             return error.returncode or 1
@@ -130,4 +134,4 @@ def main(layers: str = "1000", models: str = "3000") -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+    raise SystemExit(main())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.errors import RuntimeLibraryError
-from sparsify_fx.living.native import MISSING, loaded
+from sparsify_fx.living.native import KINDS, MISSING, loaded
 from sparsify_fx.living.products.shapes import (
     Shape,
     lies_side_by_side,
@@ -196,8 +196,7 @@ def _function(name: str) -> Any:
     if library is None or not hasattr(library, name):
         raise RuntimeLibraryError(MISSING)
     function = library[name]
-    kinds: dict[str, Any] = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
-    function.argtypes = [kinds[each] for each in _ARGUMENTS[name]]
+    function.argtypes = [KINDS[each] for each in _ARGUMENTS[name]]
     function.restype = None if name.endswith("_free") else ctypes.c_char_p
     return function
 
