@@ -293,6 +293,30 @@ def test_signs_of_zeros_that_matter_are_kept(tmp_path: Path) -> None:
     assert tensors(tmp_path / "b.onnx") == tensors(source)
 
 
+def test_functions_beside_a_node_that_has_the_name_of_a_weight(tmp_path: Path) -> None:
+    model = matmul_with(random_tensor((90, 60), 0.1, 0, 1))
+    model.graph.node[0].name = "w"
+    source = save(model, tmp_path / "a.onnx")
+    report = pack_onnx(source, tmp_path / "b.onnx", encoding="gap", functions=True)
+    assert report.max_abs_difference == 0.0
+    packed = onnx.load(tmp_path / "b.onnx").graph.node
+    assert [node.name for node in packed if node.op_type == "MatMul"] == ["w"]
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert (tmp_path / "c.onnx").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("options", [{"target": "tvm"}, {"encoding": "dense"}])
+def test_signs_of_zeros_stay_where_nothing_is_gained(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    source = save(matmul_with(with_signs(random_tensor((90, 60), 0.1, 0, 1))), tmp_path / "a.onnx")  # fmt: skip
+    report = pack_onnx(source, tmp_path / "b.onnx", **options)
+    assert "-0.0 was kept: nothing in this file becomes smaller" in report.notes
+    assert (tmp_path / "b.onnx").read_bytes() == source.read_bytes()
+    pack_onnx(source, tmp_path / "c.onnx", normalize_zeros=True, **options)
+    assert (tmp_path / "c.onnx").read_bytes() != source.read_bytes()
+
+
 def test_signs_of_zeros_in_initializers_that_are_inputs(tmp_path: Path) -> None:
     """onnxruntime rounds otherwise once these are constants; that is no reason to keep signs."""
     weight, scale = (
