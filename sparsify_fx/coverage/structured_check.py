@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import sparsify_fx
+from sparsify_fx.budgets import MACs
 from sparsify_fx.budgets.counting import Work, count_multiply_adds
 from sparsify_fx.coverage.bench import Bench
 from sparsify_fx.coverage.export_check import NoDenseExport, bytes_of
@@ -48,8 +49,7 @@ def check_shrink(bench: Bench) -> str:
         sparsify_fx.apply(
             model,
             "magnitude",
-            sparsity=1 - SHARE,
-            budget="macs",
+            budget=MACs(left=round(SHARE * work.total)),
             granularity="channel",
             allocation="uniform",
             schedule="at-init",

@@ -22,6 +22,7 @@ from sparsify_fx.granularity.ranked import Ranked, ranked_of, table_of, unit_bou
 from sparsify_fx.granularity.reductions import Totals, check_reduction
 from sparsify_fx.sharding import shard, whole
 
+
 @dataclass(frozen=True)
 class Channels:
     """Groups of channels stay or go as a whole: rows of the layers that make them, columns of those that read them.

@@ -72,9 +72,7 @@ def find_granularity(
 
 
 def _plain(allocation: Allocation) -> bool:
-    return (
-        type(allocation) in (Global, Uniform) and allocation == type(allocation)()
-    )
+    return type(allocation) in (Global, Uniform) and allocation == type(allocation)()
 
 
 def in_groups(

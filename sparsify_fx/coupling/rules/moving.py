@@ -117,7 +117,14 @@ MOVING: dict[str, Rule] = {
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _made),
     # They take their sizes from what they are like.
     **dict.fromkeys(
-        ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
+        (
+            "zeros_like",
+            "ones_like",
+            "full_like",
+            "empty_like",
+            "rand_like",
+            "randn_like",
+        ),
         keep_ids,
     ),
 }
