@@ -92,7 +92,7 @@ def check_step(bench: Bench) -> str:
 
 
 def check_file(bench: Bench) -> str:
-    """The shrunk model's ONNX file is smaller than what the dense one's holds at least: the weights it multiplies by."""
+    """The shrunk model's ONNX file is smaller than the weights that the dense one multiplies by, which its file holds."""
     smaller = _smaller(bench)
     try:
         found = bytes_of(bench, smaller.model.eval())

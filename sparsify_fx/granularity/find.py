@@ -105,8 +105,8 @@ def refuse_moves(granularity: str, schedule: object) -> None:
     if isinstance(schedule, RegrowEvery):
         if granularity not in COUPLED:
             raise MethodError(
-                f"granularity={granularity!r}: the schedule 'regrow' moves single weights, or whole channels and heads; "
-                "take another schedule"
+                f"granularity={granularity!r}: the schedule 'regrow' moves single weights, or whole channels and "
+                "heads; take another schedule"
             )
         # Weights that are dead have neither momentum nor, in coupled rows and columns, a share of a layer's.
         if schedule.growth == "momentum" or schedule.redistribute:

@@ -42,7 +42,7 @@ def table_of(living: Tensor, axes: Mapping[int, Ids]) -> Table:
 
 
 def unit_bounds(count: int, multiple: int) -> list[tuple[int, int]]:
-    """(start, end) of the units in which `count` groups go, so that a multiple is left, or at most `_FEW`; the last stays.
+    """(start, end) of the units in which `count` groups go, so that a multiple is left, or at most 8; one stays.
 
     >>> unit_bounds(14, 4)
     [(0, 2), (2, 6), (6, 7), (7, 8), (8, 9), (9, 10), (10, 11), (11, 12), (12, 13)]

@@ -52,9 +52,9 @@ def shrink(
         scheduler: the Scheduler that trains it, which goes on: between two cycles, for instance. The numbers of weights
             that it keeps stay as planned.
 
-    Raises SchedulerError for a scheduler whose rewind brings back the state of the optimizer; LayerError for inputs that the model does not take, for weights without values, for a model that
-    DistributedDataParallel or fully_shard holds, and for state of an optimizer that has another shape than its
-    parameter. After an error nothing has changed.
+    Raises SchedulerError for a scheduler whose rewind brings back the state of the optimizer; LayerError for inputs
+    that the model does not take, for weights without values, for a model that DistributedDataParallel or fully_shard
+    holds, and for state of an optimizer that has another shape than its parameter. After an error nothing has changed.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

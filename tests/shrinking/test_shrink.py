@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import sparsify_fx
 from sparsify_fx.coupling.groups import coupled_groups
 from sparsify_fx.errors import LayerError
 from sparsify_fx.shrinking import Shrunk, shrink
