@@ -92,7 +92,7 @@ def check_step(bench: Bench) -> str:
 
 
 def check_file(bench: Bench) -> str:
-    """The shrunk model's ONNX file is smaller than the weights that the dense one multiplies by, which its file holds."""
+    """The shrunk model's ONNX file is smaller than the weights that the dense one multiplies by, which its file has."""
     smaller = _smaller(bench)
     try:
         found = bytes_of(bench, smaller.model.eval())
