@@ -90,6 +90,8 @@ def in_groups(
         asked: whether the user gave the allocation. One that only the method suggests, such as "erk", is replaced by
             "uniform".
     """
+    if granularity == WEIGHT:
+        return axes
     refuse_moves(granularity, axes.schedule)
     own = axes.allocation if asked or _plain(axes.allocation) else Uniform()
     allocation = find_granularity(

@@ -25,7 +25,7 @@ def living_groups(masks: Mapping[str, Tensor], members: Members, count: int) -> 
     found = np.zeros(count, bool)
     for name, axes in members.items():
         for axis, ids in axes.items():
-            alive = masks[name].movedim(axis, 0).flatten(1).any(1).cpu().numpy()
+            alive = masks[name].bool().movedim(axis, 0).flatten(1).any(1).cpu().numpy()
             np.logical_or.at(found, ids, alive)
     found[0] = True
     return found

@@ -46,7 +46,9 @@ def write_woken(found: Mapping[str, WeightProgram], woken: Woken) -> None:
 
 def awake(context: PruningContext, alive: Masks, allocation: Waking) -> PruningContext:
     """The context with weights in which dead channels have rows already, so that their columns have gradients."""
-    generator = torch.Generator().set_state(context.generator.get_state())
+    # A copy of it, so that what the criterion draws stays the same.
+    generator = torch.Generator()
+    generator.set_state(context.generator.get_state())
     weights = dict(context.weights)
     for name, (values, where) in allocation.woken(weights, alive, None, generator).items():  # fmt: skip
         weights[name] = torch.where(where.to(weights[name].device), values, weights[name])  # fmt: skip
