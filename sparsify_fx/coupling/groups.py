@@ -15,6 +15,7 @@ from sparsify_fx.coupling.classes import Edge, Ids, Mask
 from sparsify_fx.coupling.parts import first_line, followed
 from sparsify_fx.coupling.tracks import Reading, Resized, Tracks, Value
 from sparsify_fx.coupling.whole_axes import whole_axes
+from sparsify_fx.errors import LayerError
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def coupled_groups(model: nn.Module, example_inputs: Any) -> Coupling:
 
     Of a model that cannot be traced as a whole, such as a detector, the largest parts that can be are followed each by
     itself, between their inputs and outputs, with a note. Where there are none, groups are the rows of single layers,
-    and `traced` is False.
+    and `traced` is False. Raises LayerError for inputs that the model does not take.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> len(coupled_groups(net, torch.ones(1, 4)).removable())
@@ -90,6 +91,8 @@ def coupled_groups(model: nn.Module, example_inputs: Any) -> Coupling:
     """
     try:
         tracks, note = followed(model, example_inputs)
+    except LayerError:
+        raise
     except Exception as error:
         # torch.export raises whatever the model's own code, or one of its parts, raised.
         return _within_layers(model, f"{type(error).__name__}: {first_line(error)}")

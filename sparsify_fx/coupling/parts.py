@@ -13,14 +13,16 @@ from torch import nn
 from sparsify_fx.coupling.classes import Classes
 from sparsify_fx.coupling.tracing import as_call, in_mode, tracked
 from sparsify_fx.coupling.tracks import Tracks, first_classes
+from sparsify_fx.errors import LayerError
 
 _MOST = 60  # parts that are tried: each takes a tracing
 Calls = dict[str, tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 def followed(model: nn.Module, example_inputs: Any) -> tuple[Tracks, str]:
-    """(the tracks, a note where only parts of the model could be traced); raises what torch.export raised of all.
+    """(the tracks, a note where only parts of the model could be traced).
 
+    Raises LayerError for inputs that the model does not take, and what torch.export raised where it traces no part.
     Layers that evaluation does not use are followed as training uses them, where that can be traced too.
     """
     args, kwargs = as_call(example_inputs)
@@ -45,6 +47,14 @@ def followed(model: nn.Module, example_inputs: Any) -> tuple[Tracks, str]:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def inputs_error(model: nn.Module, error: BaseException) -> LayerError:
+    """The error for inputs at which the model itself raises this one."""
+    return LayerError(
+        f"{type(model).__name__} does not take the example inputs ({type(error).__name__}: {first_line(error)}); give "
+        "example_inputs as its forward takes them: a tensor, a tuple of arguments, or a dict by name"
+    )
 
 
 def _empty(classes: Classes, names: Mapping[str, str], prefix: str = "") -> Tracks:
@@ -133,9 +143,8 @@ def _calls(model: nn.Module, example_inputs: Any) -> Calls:
     try:
         with in_mode(model), torch.no_grad(), torch.random.fork_rng():
             model(*args, **kwargs)
-    except Exception:
-        # A model that does not take these inputs is told by whoever asked.
-        return {}
+    except Exception as error:
+        raise inputs_error(model, error) from error
     finally:
         for hook in hooks:
             hook.remove()

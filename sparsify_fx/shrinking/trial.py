@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sparsify_fx.coupling.parts import first_line
+from sparsify_fx.coupling.parts import first_line, inputs_error
 from sparsify_fx.coupling.tracing import as_call, in_mode
-from sparsify_fx.errors import LayerError
 
 EXACT = 1e-6  # of the largest output, in double precision
 SINGLE = 1e-5  # where the model runs in single precision alone: sums in another order round otherwise
@@ -61,11 +60,7 @@ class Trial:
         try:
             return self._outputs(self._copy())
         except Exception as error:
-            raise LayerError(
-                f"{type(self.model).__name__} does not take the example inputs ({type(error).__name__}: "
-                f"{first_line(error)}); give example_inputs as its forward takes them: a tensor, a tuple of arguments, "
-                "or a dict by name"
-            ) from error
+            raise inputs_error(self.model, error) from error
 
     def _training_failure(self, model: nn.Module) -> str:
         """Why a copy does not run in training mode; empty if it does."""
