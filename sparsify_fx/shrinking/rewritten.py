@@ -12,6 +12,7 @@ from sparsify_fx.acceleration import decelerate
 from sparsify_fx.errors import LayerError
 from sparsify_fx.living.followers import followed_by
 from sparsify_fx.living.wrapping import data_parallel_holds
+from sparsify_fx.masks import kept_count
 from sparsify_fx.passes.store import StoreFull
 from sparsify_fx.programs.owners import (
     owned_tensors,
@@ -81,8 +82,22 @@ def store_in_full(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         StoreFull()(model)
 
 
-def renew_plans(model: nn.Module, kept: Kept) -> None:
-    """Give the programs plans whose allocations know the new sizes; one plan for those that shared one."""
+def plan_totals(model: nn.Module) -> dict[int, int]:
+    """How many weights each plan has, by the plan's id."""
+    found: dict[int, int] = {}
+    for program in programs(model).values():
+        own = id(program.plan)
+        found[own] = found.get(own, 0) + program.full_shape().numel()
+    return found
+
+
+def renew_plans(model: nn.Module, kept: Kept, totals: Mapping[int, int]) -> None:
+    """Give the programs plans for the new sizes, with the same number of weights; one for those that shared one.
+
+    Args:
+        totals: `plan_totals` from before the cut.
+    """
+    left = plan_totals(model)
     renewed: dict[int, object] = {}
     for program in programs(model).values():
         plan = program.plan
@@ -93,7 +108,12 @@ def renew_plans(model: nn.Module, kept: Kept) -> None:
             after_cut = getattr(allocation, "after_cut", None)
             if after_cut is not None:
                 allocation = after_cut(_own(model, plan, kept))
-            new = replace(plan, axes=replace(plan.axes, allocation=allocation))
+            stay = kept_count(totals[id(plan)], plan.sparsity)
+            new = replace(
+                plan,
+                axes=replace(plan.axes, allocation=allocation),
+                sparsity=max(0.0, 1 - stay / left[id(plan)]),
+            )
             new.inputs.update(plan.inputs)
             renewed[id(plan)] = new
         program.plan = renewed[id(plan)]

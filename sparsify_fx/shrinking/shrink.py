@@ -19,6 +19,7 @@ from sparsify_fx.shrinking.optimizer import check_states, cut_states
 from sparsify_fx.shrinking.record import Shrunk, count, cut, lost, named_tensors
 from sparsify_fx.shrinking.rewritten import (
     of_programs,
+    plan_totals,
     refuse_wrapped,
     renew_plans,
     store_in_full,
@@ -85,10 +86,11 @@ def shrink(
     if scheduler is not None:
         check_follows(scheduler)
     after = before - lost(plain, kept)
+    totals = plan_totals(model)
     store_in_full(model, optimizers)
     cut_states(model, every, optimizers)
     cut_model(model, every, attributes)
-    renew_plans(model, kept)
+    renew_plans(model, kept, totals)
     if scheduler is not None:
         follow(scheduler, lambda name, value: cut(value, every.get(name, {})))
     return Shrunk(shapes, kept, tuple(attributes), notes, (before, after))

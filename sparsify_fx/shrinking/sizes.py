@@ -21,8 +21,11 @@ def sizes_in_code(
     found: list[Attribute] = []
     if module is None:
         return found
-    for value in (item.before, item.after):
-        for old, new in _changed_sizes(coupling, value, stays).items():
+    before, after = (
+        _changed_sizes(coupling, value, stays) for value in (item.before, item.after)
+    )
+    for changes in (before, after, _paddings(coupling, item, stays)):
+        for old, new in changes.items():
             found += [
                 Attribute(item.path, name, old, new)
                 for name, number in vars(module).items()
@@ -46,6 +49,21 @@ def _changed_sizes(coupling: Coupling, value: Value, stays: Mask) -> dict[int, i
         left = _left(classes, axis, 0, classes.shape[axis], stays)
         if left < classes.shape[axis]:
             found[classes.shape[axis]] = left
+    return found
+
+
+def _paddings(coupling: Coupling, item: Resized, stays: Mask) -> dict[int, int]:
+    """{how many channels an operator adds: how many of them stay}."""
+    if "pad" not in str(item.node.target):
+        return {}
+    found = {}
+    for axis in item.before.varying:
+        sizes, left = list[int](), list[int]()
+        for value in (item.before, item.after):
+            classes = value_classes(coupling, value)
+            sizes.append(classes.shape[axis])
+            left.append(_left(classes, axis, 0, classes.shape[axis], stays))
+        found[sizes[1] - sizes[0]] = left[1] - left[0]
     return found
 
 
