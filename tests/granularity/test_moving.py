@@ -39,8 +39,8 @@ def channels(net: nn.Module) -> dict[str, Tensor]:
     """Which rows of each weight live; the weights must have whole ones."""
     found = {}
     for name, mask in current_masks(programs(net)).items():
-        rows = mask.flatten(1).any(1)
-        columns = mask.transpose(0, 1).flatten(1).any(1)
+        rows = mask.bool().flatten(1).any(1)
+        columns = mask.bool().transpose(0, 1).flatten(1).any(1)
         shape = [-1, 1] + [1] * (mask.ndim - 2)
         whole = rows.reshape(shape) & columns.reshape(1, *shape[:1], *shape[2:])
         assert torch.equal(mask.bool(), whole.expand(mask.shape)), name
@@ -77,7 +77,7 @@ def test_channels_that_come_back_are_awake() -> None:
     """AC/DC: the outputs stay when the channels come back, and the columns that read them have gradients."""
     net, inputs, targets = started("acdc")
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
-    scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=8, steps_per_epoch=2)
+    scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=8, steps_per_epoch=4)
     seen = 0
     while not scheduler.finished:
         before = channels(net)

@@ -134,7 +134,7 @@ def test_channels_first_then_scattered_zeros(tmp_path: Path) -> None:
         shrunk.undo(net)
     sparsify_fx.merge(net)
     momentum = [optimizer.state[p]["momentum_buffer"] for p in net.parameters()]
-    sparsify_fx.apply(net, "gmp", sparsity=0.8)
+    sparsify_fx.apply(net, "gmp", sparsity=0.8, allocation="uniform")
     scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=2, steps_per_epoch=2)
     held = [optimizer.state[p]["momentum_buffer"] for p in net.parameters()]
     assert {id(tensor) for tensor in held} == {id(tensor) for tensor in momentum}
