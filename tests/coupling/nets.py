@@ -192,7 +192,7 @@ class Parts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x)
-        return self.head(x * (2 if float(x.sum()) > 0 else 3))
+        return self.head(x * (2 if float(x.detach().sum()) > 0 else 3))
 
 
 class Untraceable(nn.Module):
