@@ -75,7 +75,7 @@ def test_channels_move(method: str) -> None:
 
 def test_channels_that_come_back_are_awake() -> None:
     """AC/DC: the outputs stay when the channels come back, and the columns that read them have gradients."""
-    net, inputs, targets = started("acdc")
+    net, inputs, targets = started("acdc", allocation="uniform")
     optimizer = torch.optim.SGD(net.parameters(), 0.01)
     scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=8, steps_per_epoch=4)
     seen = 0
