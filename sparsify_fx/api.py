@@ -134,8 +134,9 @@ def apply(
     if resolved.parameterization != Dense():
         refuse_early_wrapping(model)
     layers = _prunable(model, include, exclude)
+    asked = "allocation" in axes or min_per_layer is not None
     resolved = in_groups(
-        granularity, reduction, model, layers, resolved, example_inputs
+        granularity, reduction, model, layers, resolved, example_inputs, asked
     )
     inputs = Inputs(batches, loss_fn)
     target, met = find_budget(budget), None

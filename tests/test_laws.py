@@ -34,7 +34,7 @@ ALL = list(
         repr(find_method(name).resolved()): name for name in reversed([*METHODS, *SUMS])
     }.values()
 )[::-1]
-# Sums that `pytest -m sweep` alone tries: fifteen of sixteen; those with Sign-In and learning rate rewinding always run.
+# Sums that `pytest -m sweep` alone tries: fifteen of sixteen; those that the papers rest on always run.
 SWEPT = {
     name
     for number, name in enumerate(name for name in ALL if "+" in name)

@@ -102,6 +102,8 @@ class Division:
 
     def most_within(self, cost: Callable[[Counts], Fraction], most: int) -> int:
         """The largest number of weights that costs at most `most`; 0 when even the smallest costs more."""
+        if self._ranked is not None:
+            return int(self._ranked.most_within(cost, most))
         low, high = self.least - 1, self.total
         # Costs never fall when weights are added: no layer of a larger budget has fewer, but for a weight of rounding.
         while low < high:

@@ -81,14 +81,15 @@ def command(
 
         sparsify-fx coverage --results torchvision.json --results timm-1.json --markdown coverage.md
     """
-    from sparsify_fx.coverage.checks import CHECKS, STRUCTURED
+    from sparsify_fx.coverage.checks import CHECKS
     from sparsify_fx.coverage.page import write_page
     from sparsify_fx.coverage.process import Limits
     from sparsify_fx.coverage.report import failure_table, line_of, summary_table
     from sparsify_fx.coverage.results import ModelResult, read_results, to_document
     from sparsify_fx.coverage.runner import sweep
+    from sparsify_fx.coverage.structured_check import STRUCTURED
+    from sparsify_fx.coverage.suites import Subject, subjects
     from sparsify_fx.coverage.suites import shard as part
-    from sparsify_fx.coverage.suites import subjects
 
     # Results of an earlier sweep are shown as they are; with both it would not be clear which models are meant.
     if (suite is None) == (not results):
@@ -106,6 +107,10 @@ def command(
             soft_wrap=True,
         )
 
+    def begun(number: int, count: int, subject: Subject) -> None:
+        text = f"{number}/{count} {subject.name}: {subject.parameters:,} parameters ..."
+        output.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     if suite is None:
         found = []
         for earlier in results or ():
@@ -117,13 +122,21 @@ def command(
             ),
             shard,
         )
-        checks = [name for name in CHECKS if onnx or name != "onnx"]
-        checks = list(STRUCTURED) if structured else checks
+        wanted = STRUCTURED if structured else CHECKS
+        checks = [n for n in wanted if onnx or n not in ("onnx", "shrunk file")]
         limits = Limits(time_limit, int(memory_limit * 2**30), threads)
         # The sweep writes PATH itself after every model; with - the document comes at the end, and nothing is resumed.
         path = None if json is None or json == "-" else Path(json)
         try:
-            found = sweep(chosen, checks, limits, path=path, again=retry, progress=said)
+            found = sweep(
+                chosen,
+                checks,
+                limits,
+                path=path,
+                again=retry,
+                progress=said,
+                begun=begun,
+            )
         except KeyboardInterrupt:
             output.console.print(
                 "interrupted; with --json PATH the same command goes on from there"

@@ -40,6 +40,14 @@ class Classes:
         """These channels stay, and so do those that they are joined with."""
         self._pinned.append(ids)
 
+    def mark(self) -> tuple[int, int]:
+        """How much is joined and pinned so far, for `back_to`."""
+        return len(self._joined), len(self._pinned)
+
+    def back_to(self, mark: tuple[int, int]) -> None:
+        """Forget what was joined and pinned since; ids that were given out stay so."""
+        del self._joined[mark[0] :], self._pinned[mark[1] :]
+
     def resolve(self) -> tuple[Ids, Mask]:
         """(the class of every id, whether each class must stay)."""
         # 1. Classes: connected components over the pairs that were joined. An id alone is one of its own.

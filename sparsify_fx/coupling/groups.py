@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from sparsify_fx.coupling.classes import Edge, Ids, Mask
-from sparsify_fx.coupling.tracing import tracked
+from sparsify_fx.coupling.parts import first_line, followed
 from sparsify_fx.coupling.tracks import Reading, Resized, Tracks, Value
 from sparsify_fx.coupling.whole_axes import whole_axes
+from sparsify_fx.errors import LayerError
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ class Coupling:
         resized: reshapes and the like, whose sizes may be written in the model's code.
         heads: the classes that are heads of attention.
         unknown: operators that were not understood, and how often they kept channels.
-        traced: whether the model could be traced; where not, groups are the outputs of single layers.
-        note: why not, and what that means; empty for a traced model.
+        traced: whether the model, or parts of it, could be traced; where not, groups are the outputs of single layers.
+        note: what could not be traced, and what that means; empty for a model that was traced as a whole.
     """
 
     axes: dict[str, dict[int, Ids]]
@@ -80,22 +81,27 @@ def coupled_groups(model: nn.Module, example_inputs: Any) -> Coupling:
         model: any module that is not rewritten by `apply`; it is not changed.
         example_inputs: a tensor, a tuple of arguments, or a dict of them by name.
 
-    A model that cannot be traced gets groups within its layers, and `traced` is False, with a note.
+    Of a model that cannot be traced as a whole, such as a detector, the largest parts that can be are followed each by
+    itself, between their inputs and outputs, with a note. Where there are none, groups are the rows of single layers,
+    and `traced` is False. Raises LayerError for inputs that the model does not take.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> len(coupled_groups(net, torch.ones(1, 4)).removable())
     8
     """
     try:
-        tracks = tracked(model, example_inputs)
+        tracks, note = followed(model, example_inputs)
+    except LayerError:
+        raise
     except Exception as error:
         # torch.export raises whatever the model's own code, or one of its parts, raised.
-        lines = str(error).strip().splitlines() or ["no message"]
-        return _within_layers(model, f"{type(error).__name__}: {lines[0]}")
-    return resolved(tracks)
+        return _within_layers(model, f"{type(error).__name__}: {first_line(error)}")
+    if note:
+        _LOG.warning("%s: %s", type(model).__name__, note)
+    return resolved(tracks, note)
 
 
-def resolved(tracks: Tracks) -> Coupling:
+def resolved(tracks: Tracks, note: str = "") -> Coupling:
     """The classes of all that was followed."""
     axes = whole_axes(tracks)
     classes, stays = tracks.classes.resolve()
@@ -122,6 +128,7 @@ def resolved(tracks: Tracks) -> Coupling:
         ids=classes,
         heads=np.unique(classes[torch.cat([*tracks.heads, torch.zeros(1).long()])]),
         unknown=dict(tracks.unknown),
+        note=note,
     )
 
 

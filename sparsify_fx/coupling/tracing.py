@@ -12,8 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from sparsify_fx.coupling.rules import RULES
+from sparsify_fx.coupling.rules.base import tables
 from sparsify_fx.coupling.rules.moving import getitem
 from sparsify_fx.coupling.tracks import Tracks, Value, staying
+
+# They look at shapes and types alone.
+_LOOKING = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async")
 
 
 def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -26,24 +30,38 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode meanwhile; afterwards every module is in the mode that it was in."""
+def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """In eval or training mode meanwhile; afterwards every module is in the mode that it was in."""
     before = {module: module.training for module in model.modules()}
-    model.eval()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # One kernel for a whole layer of a transformer has no channels that could be followed.
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.train(training)
     try:
         yield
     finally:
-        for module, training in before.items():
-            module.training = training
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in before.items():
+            module.training = mode
 
 
-def tracked(model: nn.Module, example_inputs: Any) -> Tracks:
-    """Follow the channels of every layer from the inputs to the outputs; whatever torch.export raises goes on."""
-    args, kwargs = as_call(example_inputs)
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+def tracked(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    start: Tracks,
+    training: bool = False,
+) -> Tracks:
+    """Follow the channels of every layer from the inputs to the outputs; whatever torch.export raises goes on.
+
+    Args:
+        start: empty tracks, whose classes and names of tensors are used.
+        training: trace the model as it trains.
+    """
+    with in_mode(model, training), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, args, kwargs, strict=False)
-    tracks = _start(program, model)
+        program = torch.export.export(model, args, dict(kwargs), strict=False)
+    tracks = _named(program, start)
     for node in program.graph.nodes:
         if node.op == "call_function":
             _follow(node, tracks)
@@ -52,21 +70,24 @@ def tracked(model: nn.Module, example_inputs: Any) -> Tracks:
     return tracks
 
 
-def _start(program: torch.export.ExportedProgram, model: nn.Module) -> Tracks:
-    """The tensors of the model, by the nodes that stand for them."""
+def _named(program: torch.export.ExportedProgram, tracks: Tracks) -> Tracks:
+    """With the tensors of the model, by the nodes that stand for them."""
     signature = program.graph_signature
     places = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    constants: dict[str, Tensor] = {}
+    tracks.tensors.update({n: tracks.name_of(name) for n, name in places.items()})
     stored = {**program.constants, **program.state_dict}
     lifted = {**places, **signature.inputs_to_lifted_tensor_constants}
     for node, name in lifted.items():
         if isinstance(stored.get(name), Tensor):
-            constants[node] = stored[name]
-    return Tracks(places, constants)
+            tracks.constants[node] = stored[name]
+    return tracks
 
 
 def _follow(node: fx.Node, tracks: Tracks) -> None:
     """Note the ids of a node's results; what is not understood keeps all that it reads."""
+    if _name(node) in _LOOKING:
+        return
+    tables(node, tracks)
     if node.target is operator.getitem:
         found: Value | list[Value] | None = getitem(node, tracks)
     else:

@@ -7,6 +7,7 @@ Id 0 is that of all entries that must stay: inputs of the model, constants, resu
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, fx
 from sparsify_fx.coupling.classes import Classes, Ids
 
 # Larger tensors get no ids entry by entry: those of a table of words alone would fill the memory.
-_LARGEST = 1 << 20
+_LARGEST = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,29 @@ class Resized:
     node: fx.Node
     before: Value
     after: Value
+    prefix: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path of the module whose code holds it."""
+        return f"{self.prefix}{self._place()[0]}".removesuffix(".")
+
+    @property
+    def kind(self) -> str:
+        """The class of that module, with its package."""
+        return self._place()[1]
+
+    def _place(self) -> tuple[str, str]:
+        stack = self.node.meta.get("nn_module_stack") or {}
+        places = [(str(path), str(kind)) for path, kind, *_ in stack.values()]
+        return places[-1] if places else ("", "?")
+
+
+def first_classes() -> Classes:
+    """Classes whose id 0 is that of all that stays."""
+    classes = Classes()
+    classes.pin(classes.fresh(1))
+    return classes
 
 
 @dataclass
@@ -89,20 +113,26 @@ class Tracks:
         uses: the ids of parameters and buffers, one value for each use.
         unknown: targets of operators that were not understood, with channels passing through them.
         heads: ids of heads of attention.
+        names: the first name of the tensor that each name stands for; tied ones have several.
+        prefix: of the names of what was traced within the model, with its dot.
     """
 
     tensors: dict[str, str]
     constants: dict[str, Tensor]
-    classes: Classes = field(default_factory=Classes)
+    classes: Classes = field(default_factory=first_classes)
     values: dict[str, Any] = field(default_factory=dict)
     uses: dict[str, list[dict[int, Ids] | Value]] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     resized: list[Resized] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
     heads: list[Tensor] = field(default_factory=list)
+    names: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
 
-    def __post_init__(self) -> None:
-        self.classes.pin(self.classes.fresh(1))
+    def name_of(self, name: str) -> str:
+        """The name in the whole model of a tensor of the traced part."""
+        full = f"{self.prefix}{name}"
+        return self.names.get(full, full)
 
     def fresh(self, size: int) -> Tensor:
         """[size] ids that nothing has yet."""
@@ -125,6 +155,13 @@ class Tracks:
                 self.join(ids, first)
             ids = first
         return Value(ids, value.shape)
+
+    def within(self, value: Value, axes: Iterable[int]) -> Value | None:
+        """`value` with one id along these axes, where the others tell channels apart too; else None."""
+        mine = tuple(axis for axis in axes if value.varies(axis))
+        if not mine:
+            return value
+        return None if set(mine) == set(value.varying) else self.unify(value, mine)
 
     def pin(self, value: Value | Tensor) -> None:
         """All of these entries stay."""

@@ -16,8 +16,11 @@ def whole_axes(tracks: Tracks) -> dict[str, dict[int, Ids]]:
     reshapes knows no others: of several axes the one with most classes is kept, and the others are joined.
     """
     found = {}
+    # As they are now, for all: joins that are made meanwhile are found by the rounds below.
+    classes, stays = tracks.classes.resolve()
+    classes = np.where(stays[classes], 0, classes)
     for name, uses in tracks.uses.items():
-        found[name] = _of_one(uses, tracks)
+        found[name] = _of_one(uses, classes, tracks)
     values = [value for value in _values(tracks) if len(value.varying) > 1]
     # Each round only joins, so there is an end.
     while _round(values, tracks):
@@ -65,9 +68,11 @@ def _distinct(classes: torch.Tensor, axis: int) -> int:
     )
 
 
-def _of_one(uses: list[dict[int, Ids] | Value], tracks: Tracks) -> dict[int, Ids]:
+def _of_one(
+    uses: list[dict[int, Ids] | Value], classes: Ids, tracks: Tracks
+) -> dict[int, Ids]:
     """The ids along the axes of one tensor; what one use slices and another does not stays."""
-    slices = [_slices(use, tracks) for use in uses]
+    slices = [_slices(use, classes, tracks) for use in uses]
     first = slices[0]
     for axis in sorted(set().union(*slices)):
         ids = [mine[axis] for mine in slices if axis in mine]
@@ -79,15 +84,16 @@ def _of_one(uses: list[dict[int, Ids] | Value], tracks: Tracks) -> dict[int, Ids
     return first
 
 
-def _slices(use: dict[int, Ids] | Value, tracks: Tracks) -> dict[int, Ids]:
+def _slices(
+    use: dict[int, Ids] | Value, classes: Ids, tracks: Tracks
+) -> dict[int, Ids]:
     """The ids by axis; of entries with ids of their own, those along the axis with most classes."""
     if not isinstance(use, Value):
         return use
     if not use.varying:
         tracks.pin(use)
         return {}
-    classes, stays = tracks.classes.resolve()
-    mine = torch.from_numpy(np.where(stays[classes], 0, classes))[use.ids]
+    mine = torch.from_numpy(classes)[use.ids]
     axes = [axis for axis in use.varying if bool((mine != mine.narrow(axis, 0, 1)).any())]  # fmt: skip
     best = max(axes or use.varying, key=lambda axis: _distinct(mine, axis))
     one = tracks.unify(use, tuple(axis for axis in use.varying if axis != best))

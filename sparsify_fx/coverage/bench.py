@@ -58,6 +58,8 @@ class Bench:
     folder: Path
     # Of the last `apply`; None while the model is plain.
     sparsity: float | None = None
+    # What `--structured` made of the model, for its later checks.
+    smaller: object = None
 
     def rewritten(self, sparsity: float) -> nn.Module:
         """The model under signin at this sparsity (0.0: masks of ones), balanced.

@@ -15,7 +15,6 @@ from sparsify_fx.coverage.bench import Bench, in_float64, signature
 from sparsify_fx.coverage.export_check import check_onnx
 from sparsify_fx.coverage.living_check import check_living
 from sparsify_fx.coverage.measure import Tensors, difference, evaluate, train
-from sparsify_fx.coverage.structured_check import check_structured
 from sparsify_fx.criteria import CRITERIA, PruningContext
 from sparsify_fx.criteria.choosing import choose_masks
 from sparsify_fx.errors import CoverageError
@@ -292,6 +291,3 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
     "onnx": check_onnx,
 }
 """Every check by its name, in the order in which they run."""
-
-STRUCTURED: dict[str, Callable[[Bench], str]] = {"structured": check_structured}
-"""The check of `--structured`, which builds a model of its own."""

@@ -158,6 +158,12 @@ def _judged(bench: Bench, model: nn.Module, found: float | None) -> str:
     return f"{found:.1e} by rounding of float32, which makes {rounding:.1e} in PyTorch alone"
 
 
+def bytes_of(bench: Bench, model: nn.Module) -> int:
+    """The size of the model's file as torch.onnx writes it, for one batch size; ExportError where it cannot."""
+    _write(bench, model, dynamic=False, verify=False)
+    return sum(file.stat().st_size for file in bench.folder.glob("model.onnx*"))
+
+
 def _released(error: ExportError) -> ExportError:
     """The error, whose frames no longer hold the model in ONNX, nor the session that gave the outputs."""
     link: BaseException | None = error

@@ -17,6 +17,7 @@ from sparsify_fx.errors import CheckpointError
 _LOG = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, ModelResult], None]
+Begun = Callable[[int, int, Subject], None]
 
 
 def sweep(
@@ -27,6 +28,7 @@ def sweep(
     path: Path | None = None,
     again: bool = False,
     progress: Progress = lambda number, count, result: None,
+    begun: Begun = lambda number, count, subject: None,
 ) -> list[ModelResult]:
     """The results of all models, in order.
 
@@ -35,6 +37,7 @@ def sweep(
         path: where results are written after every model; checks that stand in it already are not repeated.
         again: repeat those that failed.
         progress: called after every model that was examined, with its place, the number of models, and its result.
+        begun: called before each, with the same and the model.
 
     Raises CheckpointError when `path` holds something else, or results of other library versions, and when another
     sweep writes to it.
@@ -42,7 +45,7 @@ def sweep(
     # Every result is written by writing the whole file, so of two sweeps the slower one would undo the other's work.
     try:
         with nullcontext() if path is None else FileLock(f"{path}.lock", timeout=0):
-            return _sweep(found, checks, limits, path, again, progress)
+            return _sweep(found, checks, limits, path, again, progress, begun)
     except Timeout as error:
         raise CheckpointError(
             f"another sweep writes to {path}; wait for it, or give each a file of its own"
@@ -56,6 +59,7 @@ def _sweep(
     path: Path | None,
     again: bool,
     progress: Progress,
+    begun: Begun,
 ) -> list[ModelResult]:
     """The sweep, by the only process that writes to `path`."""
     known = (
@@ -81,6 +85,7 @@ def _sweep(
             subject.name,
             ", ".join(missing),
         )
+        begun(number, len(found), subject)
         result = joined(old, examine_apart(subject, missing, limits))
         # At once and whole: days of work must survive a power failure at any moment.
         known[result.key] = result

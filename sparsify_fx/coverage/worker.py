@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from sparsify_fx.coverage.bench import Bench, set_up
-from sparsify_fx.coverage.checks import CHECKS, STRUCTURED
+from sparsify_fx.coverage.checks import CHECKS
 from sparsify_fx.coverage.export_check import NoDenseExport
 from sparsify_fx.coverage.results import FAILED, NO_EXPORT, PASSED, Outcome
+from sparsify_fx.coverage.structured_check import STRUCTURED
 from sparsify_fx.coverage.suites import Subject
 from sparsify_fx.errors import CoverageError
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from sparsify_fx.allocations import Global, Pattern
+from sparsify_fx.allocations import Chooser, Global, Pattern
 from sparsify_fx.criteria.base import CRITERIA, Criterion, PruningContext, Scores
 from sparsify_fx.criteria.objective import scoring_batches
 from sparsify_fx.criteria.scoring_mode import unit_scales
@@ -83,10 +83,17 @@ class Synflow:
         # 1. Rounds go down exponentially from what is alive now, be that all weights or those of the last cycle.
         start = _counts(masks)
         # A pattern fixes how many weights of a group stay: there is no way to it in small steps.
-        rounds = 1 if isinstance(context.allocation, Pattern) else self.rounds
+        allocation = context.allocation
+        rounds = 1 if isinstance(allocation, Pattern) else self.rounds
+        groups = getattr(allocation, "whole_groups", False)
         # 2. Each round scores the net that the rounds before it left: that is what keeps layers from being emptied.
         for k in range(1, rounds):
             scores = _living(flow.scores(masks), masks)
+            if groups and isinstance(allocation, Chooser):
+                # Whole groups: as many weights as this round leaves, divided as the groups are.
+                left = _left(context, sum(start.values()), k / rounds)
+                masks = allocation.choose(scores, _counts(masks), left)
+                continue
             masks = masks_of_counts(
                 scores,
                 _round_counts(context, scores, start, _counts(masks), k / rounds),
@@ -106,6 +113,11 @@ def _living(scores: Scores, masks: dict[str, Tensor]) -> Scores:
     }
 
 
+def _left(context: PruningContext, before: int, share: float) -> int:
+    """Weights of the whole model after the share k/n of the rounds."""
+    return round(before * (context.kept / before) ** share)
+
+
 def _round_counts(
     context: PruningContext,
     scores: Scores,
@@ -115,10 +127,8 @@ def _round_counts(
 ) -> dict[str, int]:
     """Weights of each layer after the share k/n of the rounds: N · ρ^(k/n), over the model or layer by layer."""
     if isinstance(context.allocation, Global):
-        before = sum(start.values())
-        return context.allocation.counts(
-            scores, now, round(before * (context.kept / before) ** share)
-        )
+        left = _left(context, sum(start.values()), share)
+        return context.allocation.counts(scores, now, left)
     final = context.allocation.counts(scores, start, context.kept)
     return {
         # Geometric between start and end, as over the model: each layer falls to its own count.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from sparsify_fx.coupling.classes import Ids
-from sparsify_fx.errors import MethodError
-from sparsify_fx.granularity.ranked import Ranked, table_of
+from sparsify_fx.granularity.moving import (
+    Members,
+    after_moves,
+    living_groups,
+    masks_of,
+    woken_rows,
+)
+from sparsify_fx.granularity.ranked import Ranked, ranked_of, table_of, unit_bounds
 from sparsify_fx.granularity.reductions import Totals, check_reduction
-from sparsify_fx.granularity.rounding import rounding_of
 from sparsify_fx.sharding import shard, whole
-
-Members = Mapping[str, Mapping[int, Ids]]
 
 
 @dataclass(frozen=True)
@@ -30,25 +33,23 @@ class Channels:
     Attributes:
         reduction: "l2", "sum", "max" or "mean" over the scores of a group's weights.
         uniform: whether every width loses the same fraction.
-        multiple: the channels of a width that loses some are a multiple of it, at least so many.
         members: {weight: {axis: the group of each slice, 0 where it stays}}.
         families: the groups of each width.
+        steps: for each width, a multiple of how many groups stays while there are many.
+        made: {weight: the axis of the channels that it makes}.
     """
 
     reduction: str = "mean"
     uniform: bool = False
-    multiple: int = 1
     members: Members = field(default_factory=dict, repr=False, compare=False)
     families: tuple[Ids, ...] = field(default=(), repr=False, compare=False)
+    steps: tuple[int, ...] = field(default=(), repr=False, compare=False)
+    made: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     whole_groups = True
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
-        if self.multiple < 1:
-            raise MethodError(
-                f"channel:{self.multiple}: expected a number of at least 1, such as channel:8"
-            )
 
     def counts(
         self, scores: Mapping[str, Tensor], capacity: Mapping[str, int], kept: int
@@ -67,21 +68,67 @@ class Channels:
         masks = self._masks(living, removed)
         return {name: shard(mask, own[name]) for name, mask in masks.items()}
 
+    def regrown(
+        self,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        wanted: Mapping[str, Tensor],
+        fraction: float,
+    ) -> dict[str, Tensor]:
+        """The masks when in each width this fraction of the living groups, the smallest, makes room for dead ones."""
+        was = living_groups(masks, self.members, self._count())
+        sizes = {n: w.abs().masked_fill(masks[n] == 0, -torch.inf) for n, w in weights.items()}  # fmt: skip
+        now = after_moves(
+            self.families,
+            was,
+            self.group_scores(sizes),
+            self.group_scores(wanted),
+            fraction,
+        )
+        return masks_of(masks, self.members, was, now)
+
+    def woken(
+        self,
+        weights: Mapping[str, Tensor],
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor] | None,
+        generator: torch.Generator,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """{weight: (values, where)} of groups that were dead before and live after; None: all live."""
+        was = living_groups(before, self.members, self._count())
+        now = np.ones_like(was) if after is None else living_groups(after, self.members, self._count())  # fmt: skip
+        return woken_rows(weights, self.members, self.made, now & ~was, generator)
+
+    def _count(self) -> int:
+        return 1 + max(int(ids.max()) for ids in self._all_ids())
+
+    def _all_ids(self) -> list[Ids]:
+        found = list(self.families)
+        for axes in self.members.values():
+            found += axes.values()
+        return found
+
+    def after_cut(self, kept: Mapping[str, Mapping[int, Tensor]]) -> Channels:
+        """The same groups of a model whose weights have lost slices: {weight: {axis: those that stay}}."""
+        members = {name: dict(axes) for name, axes in self.members.items()}
+        for name, axes in kept.items():
+            for axis, index in axes.items():
+                if axis in members.get(name, {}):
+                    members[name][axis] = members[name][axis][index.cpu().numpy()]
+        return replace(self, members=members)
+
     def ranked(self, scores: Mapping[str, Tensor]) -> Ranked:
         """The groups in the order in which they go, and what each tensor holds of them."""
         tables = {}
         for name, score in scores.items():
             living = (~torch.isneginf(score.detach())).cpu()
             tables[name] = table_of(living, self.members.get(name, {}))
-        found = self.group_scores(scores)
-        worst_first = self._worst_first(found)
-        rounding = rounding_of(self.multiple, worst_first, self.members)
-        return Ranked(self._order(found, worst_first), tables, rounding)
+        return ranked_of(self._units(self.group_scores(scores)), tables)
 
     def least(self, scores: Mapping[str, Tensor]) -> int:
         """The smallest number of weights that can be left."""
         ranked = self.ranked(scores)
-        return ranked.left(ranked.rounding(ranked.order))
+        return ranked.left(ranked.order)
 
     def group_scores(self, scores: Mapping[str, Tensor]) -> dict[int, float]:
         """The score of each group that may go."""
@@ -94,24 +141,21 @@ class Channels:
         found = totals.scores(self.reduction)
         return {int(group): float(found[group]) for group in groups}
 
-    def _worst_first(self, scores: Mapping[int, float]) -> list[Ids]:
-        """The groups of each width."""
-        return [
-            np.array(sorted(family.tolist(), key=lambda g: (scores[g], -g)), np.int64)
-            for family in self.families
-        ]
-
-    def _order(self, scores: Mapping[int, float], worst_first: Sequence[Ids]) -> Ids:
-        """The groups that may go, the worst first; never the best of a width."""
-        ranked: list[tuple[float, float, int]] = []
-        for family in worst_first:
-            for place, group in enumerate(family[:-1].tolist()):
-                share = (place + 1) / len(family)
-                first = share if self.uniform else scores[group]
+    def _units(self, scores: Mapping[int, float]) -> list[list[int]]:
+        """The groups that may go, in the units in which they do, the worst first; never the best of a width."""
+        ranked: list[tuple[float, float, list[int]]] = []
+        for family, step in zip(self.families, self.steps, strict=True):
+            worst_first = sorted(
+                family.tolist(), key=lambda group: (scores[group], -group)
+            )
+            for start, end in unit_bounds(len(worst_first), step):
+                unit = worst_first[start:end]
+                best, share = scores[unit[-1]], end / len(worst_first)
+                first = share if self.uniform else best
                 # What is gone already stays gone, and counts first.
-                first = first if np.isfinite(scores[group]) else -np.inf
-                ranked.append((first, scores[group], group))
-        return np.array([group for _, _, group in sorted(ranked)], np.int64)
+                first = first if np.isfinite(best) else -np.inf
+                ranked.append((first, best, unit))
+        return [unit for _, _, unit in sorted(ranked)]
 
     def _masks(self, living: Mapping[str, Tensor], removed: Ids) -> dict[str, Tensor]:
         """Ones where a weight lives and none of its groups is removed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,8 +23,12 @@ from sparsify_fx.programs.selection import Layer
 from sparsify_fx.recipe import ResolvedAxes
 from sparsify_fx.schedules.regrow import RegrowEvery
 from sparsify_fx.schedules.single import Late
+from sparsify_fx.shrinking.search import survivors
 
+_LOG = logging.getLogger(__name__)
 WEIGHT = "weight"
+# With another number of channels the kernels of CPUs take up to twice as long.
+MULTIPLE = 4
 
 
 def find_granularity(
@@ -47,8 +53,7 @@ def find_granularity(
     """
     if granularity == WEIGHT:
         return allocation
-    plain = type(allocation) in (Global, Uniform) and allocation == type(allocation)()
-    if not plain:
+    if not _plain(allocation):
         raise MethodError(
             f"granularity={granularity!r} divides by itself; leave allocation= out, or give 'global' or 'uniform'"
         )
@@ -58,14 +63,34 @@ def find_granularity(
         return NofM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"block:(\d+)x(\d+)", granularity):
         return Blocks(int(found[1]), int(found[2]), reduction)
-    found = re.fullmatch(r"channel(?::(\d+))?|head", granularity)
-    if found is None:
+    multiple = multiple_of(granularity)
+    if multiple is None:
         raise MethodError(
             f"granularity={granularity!r}: expected 'weight', 'channel', 'channel:8', 'head', 'block:32x1' or '2:4'"
         )
     uniform = isinstance(allocation, Uniform)
-    channels = Channels(reduction, uniform, int(found[1] or 1))
-    return _channels(granularity, channels, model, layers, example_inputs)
+    channels = Channels(reduction, uniform)
+    return _channels(granularity, channels, multiple, model, layers, example_inputs)
+
+
+def multiple_of(granularity: str) -> int | None:
+    """The multiple of channels that stays of a width: 8 for "channel:8"; None for what is no channels or heads.
+
+    Raises MethodError for a multiple of 0.
+    """
+    found = re.fullmatch(r"channel(?::(\d+))?|head", granularity)
+    if found is None:
+        return None
+    multiple = int(found[1] or MULTIPLE)
+    if multiple < 1:
+        raise MethodError(
+            f"granularity={granularity!r}: expected a number of at least 1, such as channel:8"
+        )
+    return multiple
+
+
+def _plain(allocation: Allocation) -> bool:
+    return type(allocation) in (Global, Uniform) and allocation == type(allocation)()
 
 
 def in_groups(
@@ -75,22 +100,41 @@ def in_groups(
     layers: Mapping[str, Layer],
     axes: ResolvedAxes,
     example_inputs: Any,
+    asked: bool = True,
 ) -> ResolvedAxes:
-    """The axes with the allocation of `find_granularity`; MethodError for schedules that break groups up."""
+    """The axes with the allocation of `find_granularity`; MethodError for schedules that break groups up.
+
+    Args:
+        asked: whether the user gave the allocation. One that only the method suggests, such as "erk", is replaced by
+            "uniform".
+    """
+    if granularity == WEIGHT:
+        return axes
     refuse_moves(granularity, axes.schedule)
+    own = axes.allocation if asked or _plain(axes.allocation) else Uniform()
     allocation = find_granularity(
-        granularity, reduction, model, layers, axes.allocation, example_inputs
+        granularity, reduction, model, layers, own, example_inputs
     )
     return replace(axes, allocation=allocation)
 
 
 def refuse_moves(granularity: str, schedule: object) -> None:
     """Raise MethodError for a schedule that moves single weights, which would break groups up."""
-    if granularity != WEIGHT and isinstance(schedule, RegrowEvery):
-        raise MethodError(
-            f"granularity={granularity!r}: the schedule 'regrow' moves single weights; take another schedule"
-        )
-    if granularity != WEIGHT and isinstance(schedule, Late):
+    if granularity == WEIGHT:
+        return
+    if isinstance(schedule, RegrowEvery):
+        if multiple_of(granularity) is None:
+            raise MethodError(
+                f"granularity={granularity!r}: the schedule 'regrow' moves single weights, or whole channels and "
+                "heads; take another schedule"
+            )
+        # Weights that are dead have neither momentum nor, in coupled rows and columns, a share of a layer's.
+        if schedule.growth == "momentum" or schedule.redistribute:
+            raise MethodError(
+                f"granularity={granularity!r}: channels grow by 'gradient' or 'random', within their own width; take "
+                "schedule={'name': 'regrow', 'growth': 'gradient'}"
+            )
+    if isinstance(schedule, Late):
         raise MethodError(
             f"granularity={granularity!r}: methods that sparsify by themselves close the gates of single weights; take "
             "another method"
@@ -100,6 +144,7 @@ def refuse_moves(granularity: str, schedule: object) -> None:
 def _channels(
     granularity: str,
     channels: Channels,
+    multiple: int,
     model: nn.Module,
     layers: Mapping[str, Layer],
     example_inputs: Any,
@@ -114,16 +159,25 @@ def _channels(
         )
     coupling = coupled_groups(model, example_inputs)
     names = _names(model, layers)
-    may_go = _within(coupling, names)
+    # What the model's code does not survive the loss of would be pruned for nothing.
+    able, notes = survivors(model, coupling, example_inputs)
+    for note in notes:
+        _LOG.info("%s: %s", type(model).__name__, note)
+    may_go = np.intersect1d(_within(coupling, names), able)
     if granularity == "head":
         may_go = np.intersect1d(may_go, coupling.heads)
     families = [np.intersect1d(family, may_go) for family in coupling.families()]
     families = [family for family in families if family.size > 1]
     if not families:
+        why = "; ".join(filter(None, [coupling.note, *notes]))
         raise LayerError(
             f"{type(model).__name__} has no {granularity} that may go: all reach an output or an operator that is not "
-            f"understood ({', '.join(coupling.unknown) or 'none'})"
+            f"understood ({', '.join(coupling.unknown) or 'none'}){f'; {why}' if why else ''}"
         )
+    made = {names[n]: 0 for n in coupling.axes if n in names}
+    for reading in coupling.readings:
+        if reading.weight in names and reading.transposed:
+            made[names[reading.weight]] = 1
     members: dict[str, dict[int, Ids]] = {}
     kept = np.concatenate(families)
     for name, axes in coupling.axes.items():
@@ -131,7 +185,22 @@ def _channels(
             members[names[name]] = {
                 axis: np.where(np.isin(ids, kept), ids, 0) for axis, ids in axes.items()
             }
-    return replace(channels, members=members, families=tuple(families))
+    return replace(
+        channels,
+        members=members,
+        families=tuple(families),
+        steps=tuple(_step(coupling, family, multiple) for family in families),
+        made=made,
+    )
+
+
+def _step(coupling: Coupling, family: Ids, multiple: int) -> int:
+    """A multiple of how many groups of a width is this multiple of channels, in every tensor."""
+    first, widths = int(family[0]), []
+    for axes in coupling.axes.values():
+        widths += [int((ids == first).sum()) for ids in axes.values()]
+    width = min(filter(None, widths), default=1)
+    return multiple // math.gcd(multiple, width)
 
 
 def _names(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, str]:

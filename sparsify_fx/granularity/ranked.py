@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sparsify_fx.coupling.classes import Ids
 from sparsify_fx.errors import SparsityError
-from sparsify_fx.granularity.reductions import fewest_removed
-from sparsify_fx.granularity.rounding import NONE, Rounding
+
+_FEW = 8  # of fewer channels any number is as good
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Table:
         found = self.living
         # The last axis first, so that the places of the others stay.
         for ids in reversed(self.groups):
-            found = found @ (~gone[ids]).astype(np.int64)
-        return int(found)
+            found = found @ (~gone[ids]).astype(np.float64)
+        return round(float(found))
 
 
 def table_of(living: Tensor, axes: Mapping[int, Ids]) -> Table:
@@ -37,31 +37,63 @@ def table_of(living: Tensor, axes: Mapping[int, Ids]) -> Table:
     order = sorted(axes)
     others = tuple(axis for axis in range(living.ndim) if axis not in axes)
     summed = living.sum(others) if others else living.long()
-    return Table(tuple(axes[axis] for axis in order), summed.numpy())
+    # Doubles, whose products are fast and count exactly up to 2^53.
+    return Table(tuple(axes[axis] for axis in order), summed.double().numpy())
+
+
+def unit_bounds(count: int, multiple: int) -> list[tuple[int, int]]:
+    """(start, end) of the units in which `count` groups go, so that a multiple is left, or at most 8; one stays.
+
+    >>> unit_bounds(14, 4)
+    [(0, 2), (2, 6), (6, 7), (7, 8), (8, 9), (9, 10), (10, 11), (11, 12), (12, 13)]
+    """
+    ends = [k for k in range(1, count) if (count - k) % multiple == 0 or count - k <= _FEW]  # fmt: skip
+    return list(zip([0, *ends[:-1]], ends, strict=False))
+
+
+def ranked_of(units: Sequence[Sequence[int]], tables: Mapping[str, Table]) -> Ranked:
+    """The groups of these units, one after the other."""
+    order: list[int] = []
+    ends = [0]
+    for unit in units:
+        order += unit
+        ends.append(len(order))
+    return Ranked(np.array(order, np.int64), tables, tuple(ends))
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The groups that may go, the worst first, and the tables of all tensors."""
+    """The groups that may go, the worst first, and the tables of all tensors; `ends`: after how many one may stop."""
 
     order: Ids
     tables: Mapping[str, Table]
-    rounding: Rounding = NONE
+    ends: tuple[int, ...]
 
     def removed(self, kept: int) -> Ids:
         """The fewest groups without which at most `kept` weights are left; SparsityError where all are too few."""
-
-        def left_of(first: Ids) -> int:
-            return self.left(self.rounding(first))
-
-        fewest = fewest_removed(self.order, left_of, kept)
-        gone = self.rounding(self.order[:fewest])
+        gone = self._fewest(self.left, kept)
         if (left := self.left(gone)) > kept:
             raise SparsityError(
                 f"{left} weights are in channels that must stay, or in the last one of their layers; {kept} were asked "
                 "for: ask for less sparsity"
             )
         return gone
+
+    def most_within(self, cost: Callable[[dict[str, int]], Any], most: int) -> int:
+        """The most weights that stay when groups go until the cost is at most `most`; 0 where all are too few."""
+        counts = self._counts(self._fewest(lambda r: cost(self._counts(r)), most))
+        return sum(counts.values()) if cost(counts) <= most else 0
+
+    def _fewest(self, measure: Callable[[Ids], Any], most: int) -> Ids:
+        """The shortest beginning of the order that brings the measure down to `most`; all of it where none does."""
+        low, high = 0, len(self.ends) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if measure(self.order[: self.ends[middle]]) <= most:
+                high = middle
+            else:
+                low = middle + 1
+        return self.order[: self.ends[low]]
 
     def left(self, removed: Ids) -> int:
         """How many weights stay without these groups."""

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any, cast
 
 MISSING = (
     "the sparse kernels of sparsify_fx are missing or of another version; they need a C++17 compiler (GCC or Clang): "
@@ -14,7 +15,7 @@ MISSING = (
     "run `python setup.py build_ext --inplace`"
 )
 """What errors say where the compiled library, or a function of it, is not there."""
-KINDS = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
+KINDS: dict[str, Any] = {"p": ctypes.c_void_p, "n": ctypes.c_int64}
 """Arguments of our kernels, as one letter each: pointers and numbers."""
 
 
@@ -54,7 +55,7 @@ def function(name: str, arguments: str) -> Callable[..., None] | None:
     library = loaded()
     if library is None or not hasattr(library, name):
         return None
-    found: Callable[..., None] = getattr(library, name)
-    found.restype = None  # type: ignore[attr-defined]
-    found.argtypes = [KINDS[each] for each in arguments]  # type: ignore[attr-defined]
-    return found
+    found: Any = getattr(library, name)
+    found.restype = None
+    found.argtypes = [KINDS[each] for each in arguments]
+    return cast(Callable[..., None], found)

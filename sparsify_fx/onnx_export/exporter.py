@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,8 @@ def _limit(tolerance: float | None, values: str) -> float:
     """The tolerance to use: its default depends on whether the values lose something."""
     if tolerance is None:
         return 1e-4 if VALUES[values].lossless else math.inf
-    if not (math.isfinite(tolerance) and tolerance > 0):
+    number = isinstance(tolerance, Real)
+    if not (number and math.isfinite(tolerance) and tolerance > 0):
         raise ExportError(
             f"tolerance={tolerance!r} must be a positive finite number, for instance 1e-4"
         )

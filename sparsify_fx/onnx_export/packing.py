@@ -104,7 +104,7 @@ class Job:
     asked: Asked
 
     def run(self, drop: bool | str, notes: Sequence[str] = ()) -> ExportReport:
-        """Pack; `drop`: whether -0.0 becomes 0.0. Raises SignsMatterError where that was to change no output."""
+        """Pack; `drop`: whether -0.0 becomes 0.0. SignsMatterError where that changes outputs or gains nothing."""
         _LOG.info("reading %s", self.file)
         source = _read(self.file)
         with told_of(self.file):
@@ -114,6 +114,8 @@ class Job:
             negative = _drop_signs(source.model, source.reader, drop)
             trial = self._trial(source)
             encoded = self._encoded(source, trial)
+            if negative and drop == WHERE_EQUAL and not _is_packed(encoded):
+                raise SignsMatterError("nothing in this file becomes smaller")
             said = [*notes, *about_signs(negative, drop, told=bool(notes))]
             said += about_inputs(encoded.moved, source.history.ir_version)
             said += about_kept_zeros(encoded, source.reader)
@@ -256,6 +258,11 @@ class Job:
         return trial_of(
             self.file, source.model, source.reader, self.asked, run=run, shapes=shapes
         )
+
+
+def _is_packed(encoded: Encoded) -> bool:
+    """Whether anything is stored otherwise than in the original."""
+    return any((row.encoding, row.values) != ("dense", "fp32") for row in encoded.rows)
 
 
 def _drop_signs(model: onnx.ModelProto, reader: TensorReader, drop: bool | str) -> int:

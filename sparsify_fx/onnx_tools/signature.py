@@ -138,6 +138,12 @@ def _port(name: str, kind: onnx.TypeProto, optional: bool = False) -> Port:
 
 def check_asked(model: onnx.ModelProto, asked: Asked) -> None:
     """InputError or UnknownNameError for names that the model lacks, and for lengths and types that contradict it."""
+    given = {"inputs": asked.inputs, "input_shapes": asked.shapes, "axes": asked.axes}
+    for what, held in given.items():
+        if not isinstance(held, Mapping):
+            raise InputError(
+                f"{what}: expected a dict by name, got {type(held).__name__}"
+            )
     ports, names = ports_of(model), axis_names(model)
     # Inputs with a default may be given too, so values are checked against all inputs.
     every = {item.name: _port(item.name, item.type) for item in model.graph.input}
@@ -170,6 +176,10 @@ def _check_shape(port: Port, shape: Sequence[int], asked: Asked) -> None:
     if port.form != "tensor":
         raise InputError(
             f"input {port.name!r} is a {port.form} and has no shape to give; give it with inputs= instead"
+        )
+    if not isinstance(shape, Iterable):
+        raise InputError(
+            f"shape of input {port.name!r}: expected a list of lengths, got {type(shape).__name__}"
         )
     for axis, length in enumerate(shape):
         _check_length(length, f"shape of input {port.name!r}, axis {axis}")

@@ -133,8 +133,8 @@ def _reaching(
 def channel_axes(graph: onnx.GraphProto) -> dict[str, int]:
     """The axis of the output channels for each value that a convolution or matrix product reads as its weight.
 
-    0 for Conv and for Gemm with transB; 1 for ConvTranspose and Gemm; the last one for MatMul, -1. Values that
-    nodes read both ways, or not at all, are left out.
+    0 for Conv and for Gemm with transB; 1 for ConvTranspose and for recurrent layers, whose first axis is the
+    direction; the last one, -1, for Gemm and MatMul. Values that nodes read both ways, or not at all, are left out.
 
     >>> node = onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])
     >>> channel_axes(onnx.helper.make_graph([node], "g", [], []))
@@ -145,12 +145,16 @@ def channel_axes(graph: onnx.GraphProto) -> dict[str, int]:
         for node in inner.node:
             # A weight that is read both as rows and as columns has no axis of its own.
             axis = _channel_axis(node)
-            if axis is not None and len(node.input) > 1:
-                found.setdefault(node.input[1], set()).add(axis)
+            for name in node.input[1 : 3 if node.op_type in _RECURRENT else 2]:
+                if axis is not None:
+                    found.setdefault(name, set()).add(axis)
     return {name: axes.pop() for name, axes in found.items() if len(axes) == 1}
+
+
+_RECURRENT = dict.fromkeys(("LSTM", "GRU", "RNN"), 1)
 
 
 def _channel_axis(node: onnx.NodeProto) -> int | None:
     if node.op_type == "Gemm":
-        return 0 if attribute(node, "transB", 0) else 1
-    return {"Conv": 0, "ConvTranspose": 1, "MatMul": -1}.get(node.op_type)
+        return 0 if attribute(node, "transB", 0) else -1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, **_RECURRENT}.get(node.op_type)

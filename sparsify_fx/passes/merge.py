@@ -6,15 +6,18 @@ from torch import nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from sparsify_fx.errors import PassError
+from sparsify_fx.parameterizations import Dense
 from sparsify_fx.passes.module_pass import ModulePass
 from sparsify_fx.programs.owners import owners, program_of, programs, uninstall
 from sparsify_fx.programs.program import WeightProgram
+from sparsify_fx.sharding import sharded
 
 
 class Merge(ModulePass):
     """Evaluate every program: plain weights, original classes and keys, exact +0.0 at pruned entries.
 
-    merged = θ where mask = 1, and 0 elsewhere; for the dense parameterization bit for bit. Tied weights stay tied.
+    merged = θ where mask = 1, and 0 elsewhere; for the dense parameterization bit for bit, and in the same parameters:
+    an optimizer goes on with them. Tied weights stay tied.
     A plain model is left alone (modified = False).
 
     >>> from sparsify_fx.passes import Product
@@ -52,4 +55,9 @@ class Merge(ModulePass):
 def _weight(program: WeightProgram) -> nn.Parameter:
     # A weight that was frozen before `apply` is frozen after merging.
     trainable = any(tensor.requires_grad for tensor in program.parameters())
+    own = program.get_parameter(program.parameterization.factors[0])
+    same = own.shape == program.full_shape() and not sharded(own)
+    if same and program.parameterization == Dense():
+        own.data = program.effective()
+        return own
     return nn.Parameter(program.effective(), requires_grad=trainable)

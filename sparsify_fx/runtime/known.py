@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto
 
 from sparsify_fx.onnx_tools.shapes import Shape
-from sparsify_fx.onnx_tools.view import GraphView, attribute
+from sparsify_fx.onnx_tools.view import GraphView, attribute, names_in
 from sparsify_fx.runtime.candidates import (
     Candidate,
     attributes,
@@ -127,6 +127,8 @@ class Constants(Mapping[str, NDArray[Any]]):
         # run.
         given = {item.name for item in graph.input}
         self._names = {tensor.name for tensor in graph.initializer}
+        # Values of nodes and inputs too: a tensor of such a name would be a second one.
+        self._taken = set(names_in(graph))
         self._tensors: dict[str, TensorProto] = {
             t.name: t for t in graph.initializer if t.name not in given
         }
@@ -143,7 +145,7 @@ class Constants(Mapping[str, NDArray[Any]]):
 
     def can_be_sparse(self, name: str) -> bool:
         """Whether this is an initializer, and the names that its sparse form would use are free."""
-        return name in self._names and self._names.isdisjoint(
+        return name in self._names and self._taken.isdisjoint(
             (f"{name}.values", f"{name}.gaps")
         )
 

@@ -20,6 +20,7 @@ from sparsify_fx.passes import Merge
 from sparsify_fx.plan import Inputs, Plan
 from sparsify_fx.programs.input_layouts import USUAL, input_layouts
 from sparsify_fx.programs.owners import current_masks, programs
+from sparsify_fx.scheduler.channel_moves import Waking, awake, write_woken
 from sparsify_fx.scheduler.overshoot import find_overshoot
 from sparsify_fx.scheduler.regrowth import (
     in_place,
@@ -93,10 +94,29 @@ class Pruner:
                 settled(self.optimizers, program.get_parameter(name))
 
     def grow_all(self) -> None:
-        """Every pruned weight comes back, from zero."""
-        self._write(
-            {name: torch.ones_like(mask) for name, mask in self.masks().items()}
-        )
+        """Every pruned weight comes back, from zero; whole channels with values in the rows that make them."""
+        before = {name: mask.clone() for name, mask in self.masks().items()}
+        self._write_groups({n: torch.ones_like(m) for n, m in before.items()}, before)
+
+    def _write_groups(self, after: dict[str, Tensor], before: dict[str, Tensor]) -> None:  # fmt: skip
+        """Masks, and where whole channels come back their first values."""
+        allocation, found = self.plan.axes.allocation, programs(self.view)
+        if not isinstance(allocation, Waking):
+            self._write(after)
+            return
+        weights = {name: program.effective() for name, program in found.items()}
+        self._write(after)
+        # The number of living weights differs from update to update, and so do the values.
+        generator = pruning_generator(self.plan.seed, nonzeros(before) % (1 << 20))
+        woken = allocation.woken(weights, before, after, generator)
+        with following(self.optimizers, self._factors()):
+            write_woken(found, woken)
+
+    def _factors(self) -> list[nn.Parameter]:
+        factors: list[nn.Parameter] = []
+        for program in programs(self.view).values():
+            factors += program.factor_tensors().values()
+        return factors
 
     def regrow(
         self,
@@ -112,9 +132,15 @@ class Pruner:
         """
         # Growth is scored before anything is dropped, on the weights that made the gradients.
         alive = self.masks()
-        wanted = checked_scores(
-            growth, self._context(growth, nonzeros(alive), draw, alive)
-        )
+        groups = self.plan.axes.allocation
+        context = self._context(growth, nonzeros(alive), draw, alive)
+        if isinstance(groups, Waking):
+            before = {name: mask.clone() for name, mask in alive.items()}
+            wanted = checked_scores(growth, awake(context, before, groups))
+            masks = groups.regrown(context.weights, before, wanted, fraction)
+            self._write_groups(masks, before)
+            return
+        wanted = checked_scores(growth, context)
         dropped, grown = (
             redistributed(alive, wanted, fraction)
             if redistribute
@@ -139,10 +165,7 @@ class Pruner:
 
     def _move(self, weights: dict[str, Tensor]) -> None:
         """Give the weights that live these values; what optimizers remember of them stays."""
-        found = programs(self.view)
-        factors: list[nn.Parameter] = []
-        for program in found.values():
-            factors += program.factor_tensors().values()
+        found, factors = programs(self.view), self._factors()
         # Averages and fast copies that an optimizer keeps would pull the weights back.
         with following(self.optimizers, factors):
             for name, program in found.items():
@@ -181,10 +204,7 @@ class Pruner:
     def _write(self, masks: dict[str, Tensor]) -> None:
         found = programs(self.view)
         # An optimizer whose state nobody can read is refused before a mask is written.
-        factors: list[nn.Parameter] = []
-        for program in found.values():
-            factors += program.factor_tensors().values()
-        check_layouts(self.optimizers, factors)
+        check_layouts(self.optimizers, self._factors())
 
         living = {
             n: program for n, program in found.items() if program.places() is not None

@@ -24,6 +24,7 @@ from sparsify_fx.scheduler.clock import Clock, resolve
 from sparsify_fx.scheduler.parts import Part, belonging
 from sparsify_fx.scheduler.pruner import Pruner
 from sparsify_fx.scheduler.refresh import refresh
+from sparsify_fx.scheduler.smaller import check_plan
 from sparsify_fx.scheduler.snapshots import (
     PARTS,
     Scope,
@@ -153,6 +154,7 @@ class Track:
         Args:
             draw: number of the update in the training, from 1.
         """
+        check_plan(self.part)
         pruner = self.pruner
         # RigL grows by the gradient of the batch that was just trained on; other updates keep to their own batches.
         if self._batch is not None and _scores_current_batch(update):
@@ -183,6 +185,7 @@ class Track:
 
     def rewind(self, part: str, point: Epoch) -> None:
         """Bring one of `PARTS` back to the snapshot of `point`, under the current masks."""
+        check_plan(self.part)
         rewind(part, self._scope, self.snapshots[str(point)])
 
     def _occasion(self, run: int, epoch: float) -> Occasion:

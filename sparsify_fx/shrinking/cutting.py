@@ -11,8 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sparsify_fx.coupling.classes import Ids, Mask, spread
-from sparsify_fx.coupling.groups import Coupling, edges_of, value_classes
-from sparsify_fx.coupling.tracks import Value
+from sparsify_fx.coupling.groups import Coupling, edges_of
 from sparsify_fx.shrinking.record import (
     Attribute,
     Kept,
@@ -20,6 +19,7 @@ from sparsify_fx.shrinking.record import (
     named_tensors,
     set_tensor,
 )
+from sparsify_fx.shrinking.sizes import sizes_in_code
 
 
 def classes_that_stay(
@@ -73,38 +73,9 @@ def attributes_of(
             found[path, name] = Attribute(path, name, getattr(module, name), after)
     # Code that reshapes reads sizes from its module: those that are equal to a size that changes.
     for item in coupling.resized:
-        stack = item.node.meta.get("nn_module_stack") or {}
-        path = [entry[0] for entry in stack.values()][-1] if stack else ""
-        for value in (item.before, item.after):
-            for old, new in _changed_sizes(coupling, value, stays).items():
-                for attribute in _equal_numbers(model, path, old, new):
-                    found.setdefault((path, attribute.name), attribute)
+        for change in sizes_in_code(model, coupling, item, stays):
+            found.setdefault((change.module, change.name), change)
     return [item for item in found.values() if item.before != item.after]
-
-
-def _changed_sizes(coupling: Coupling, value: Value, stays: Mask) -> dict[int, int]:
-    """{size along an axis: how many stay}."""
-    found = {}
-    classes = value_classes(coupling, value)
-    for axis in value.varying:
-        # Whole slices go, so one that is left anywhere is left.
-        slices = np.moveaxis(classes, axis, 0).reshape(classes.shape[axis], -1)
-        left = int(stays[slices].any(1).sum())
-        if left < len(slices):
-            found[len(slices)] = left
-    return found
-
-
-def _equal_numbers(model: nn.Module, path: str, old: int, new: int) -> list[Attribute]:
-    try:
-        module = model.get_submodule(path)
-    except AttributeError:
-        return []  # a function that looked like a module to the tracer
-    return [
-        Attribute(path, name, old, new)
-        for name, number in vars(module).items()
-        if type(number) is int and number == old and not name.startswith("_")
-    ]
 
 
 def _layer_numbers(path: str, module: nn.Module, kept: Kept) -> dict[str, int]:
@@ -151,8 +122,8 @@ def cut_model(model: nn.Module, kept: Kept, attributes: list[Attribute]) -> None
         if name in kept and id(tensor) not in done:
             done.add(id(tensor))
             gradient = tensor.grad
-            set_tensor(model, name, cut(tensor.detach(), kept[name]).contiguous())
+            set_tensor(model, name, cut(tensor.detach(), kept[name]))
             if gradient is not None:
-                tensor.grad = cut(gradient, kept[name]).contiguous()
+                tensor.grad = cut(gradient, kept[name])
     for item in attributes:
         setattr(model.get_submodule(item.module), item.name, item.after)

@@ -32,7 +32,7 @@ def cut_states(model: nn.Module, kept: Kept, optimizers: Sequence[Optimizer]) ->
     for name, parameter, state in _states(model, kept, optimizers):
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[key] = cut(value, kept[name]).contiguous()
+                state[key] = cut(value, kept[name])
 
 
 def _states(

@@ -10,17 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify_fx.errors import LayerError
+from sparsify_fx.living.moving import set_data
+from sparsify_fx.programs.owners import programs
+
 Kept = dict[str, dict[int, Tensor]]
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A number of a module that depends on a width: `module.name` was `before` and is `after`."""
+    """A number of a module, or a list of them, that depends on a width: `module.name` was `before` and is `after`."""
 
     module: str
     name: str
-    before: int
-    after: int
+    before: int | list[int] | tuple[int, ...]
+    after: int | list[int] | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,21 @@ class Shrunk:
     def full_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """The state of the shrunk model in the original shapes: zeros where it was cut (ones in running variances).
 
-        An unshrunk model that loads it has the same outputs, since nothing reads what was cut.
+        An unshrunk model that loads it has the same outputs, since nothing reads what was cut. Raises LayerError for a
+        model with weight programs.
         """
+        _check_plain(model)
         return {
             name: self._full(name, value) if name in self.shapes else value
             for name, value in model.state_dict().items()
         }
 
     def undo(self, model: nn.Module) -> None:
-        """Give a shrunk model its original shapes back, in place, with the values that it has now."""
+        """Give a shrunk model its original shapes back, in place, with the values that it has now.
+
+        Raises LayerError for a model with weight programs.
+        """
+        _check_plain(model)
         done: set[int] = set()
         for name, tensor in named_tensors(model).items():
             # A tied tensor has several names, and is restored once.
@@ -106,6 +116,14 @@ class Shrunk:
         return result
 
 
+def _check_plain(model: nn.Module) -> None:
+    if programs(model):
+        raise LayerError(
+            f"{type(model).__name__} has weight programs, whose factors have no values where it was cut; call "
+            "sparsify_fx.merge(model) first"
+        )
+
+
 def grid(kept: Mapping[int, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Indices of the kept block of a tensor of this shape."""
     chosen = [kept.get(axis, torch.arange(size)) for axis, size in enumerate(shape)]
@@ -113,10 +131,15 @@ def grid(kept: Mapping[int, Tensor], shape: tuple[int, ...]) -> tuple[Tensor, ..
 
 
 def cut(value: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
-    """The slices of a tensor that stay."""
+    """The slices of a tensor that stay, in the memory format that it has."""
+    format = torch.contiguous_format
+    if not value.is_contiguous():
+        for dims, other in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+            if value.dim() == dims and value.is_contiguous(memory_format=other):
+                format = other
     for axis, index in kept.items():
         value = value.index_select(axis, index.to(value.device))
-    return value
+    return value.contiguous(memory_format=format)
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -134,10 +157,20 @@ def set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
     if own in module._parameters:
         parameter = module._parameters[own]
         assert parameter is not None
-        parameter.data = value
-        parameter.grad = None
+        set_data(parameter, value)
     else:
         module._buffers[own] = value
+
+
+def lost(model: nn.Module, kept: Kept) -> int:
+    """How many parameters a cut takes away, tied ones once."""
+    total = 0
+    for name, parameter in model.named_parameters():
+        left = list(parameter.shape)
+        for axis, index in kept.get(name, {}).items():
+            left[axis] = len(index)
+        total += parameter.numel() - math.prod(left)
+    return total
 
 
 def count(model: nn.Module) -> int:

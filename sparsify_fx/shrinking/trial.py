@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from sparsify_fx.coupling.tracing import as_call, evaluating
+from sparsify_fx.coupling.parts import first_line, inputs_error
+from sparsify_fx.coupling.tracing import as_call, in_mode
 
 EXACT = 1e-6  # of the largest output, in double precision
 SINGLE = 1e-5  # where the model runs in single precision alone: sums in another order round otherwise
@@ -28,24 +30,37 @@ class Trial:
         except Exception:
             # Code that names its precision cannot run in another one; what else is wrong is raised below.
             self.dtype, self.tolerance = None, SINGLE
-            self.expected = self._outputs(self._copy())
-        self.trains = not self._training_failure(self._copy())
+            self.expected = self._own_outputs()
 
-    def failure(self, change: Callable[[nn.Module], None]) -> str:
-        """Why a copy that is changed so does not do what the model does; empty if it does."""
+    @cached_property
+    def trains(self) -> bool:
+        """Whether the model runs in training mode at these inputs."""
+        return not self._training_failure(self._copy())
+
+    def failure(
+        self, change: Callable[[nn.Module], None], training: bool = False
+    ) -> str:
+        """Why a copy that is changed so does not do what the model does; empty if it does.
+
+        With `training` it must run in training mode too, where the model does.
+        """
         trial = self._copy()
         try:
             change(trial)
             found = self._outputs(trial)
         except Exception as error:
             # Whatever the model's own code raises at sizes that it does not expect.
-            lines = str(error).strip().splitlines() or ["no message"]
-            return f"{type(error).__name__}: {lines[0]}"
+            return f"{type(error).__name__}: {first_line(error)}"
         different = self._difference(found)
-        if different or not self.trains:
+        if different or not training or not self.trains:
             return different
-        # Heads that only training uses read channels that evaluation does not.
         return self._training_failure(trial)
+
+    def _own_outputs(self) -> list[Tensor]:
+        try:
+            return self._outputs(self._copy())
+        except Exception as error:
+            raise inputs_error(self.model, error) from error
 
     def _training_failure(self, model: nn.Module) -> str:
         """Why a copy does not run in training mode; empty if it does."""
@@ -56,7 +71,7 @@ class Trial:
                 model.train()(*args, **kwargs)
         except Exception as error:
             # A model may ask for targets in training, or for more samples than there are here.
-            return f"in training mode {type(error).__name__}: {error}".splitlines()[0]
+            return f"in training mode {type(error).__name__}: {first_line(error)}"
         return ""
 
     def _copy(self) -> nn.Module:
@@ -65,7 +80,7 @@ class Trial:
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:
         args, kwargs = pytree.tree_map_only(Tensor, self._cast, as_call(self.inputs))
-        with evaluating(model), torch.no_grad():
+        with in_mode(model), torch.no_grad():
             found = pytree.tree_leaves(model(*args, **kwargs))
         return [value for value in found if isinstance(value, Tensor)]
 

@@ -133,6 +133,68 @@ class Helped(nn.Module):
         return self.last(x) + self.helper(x) if self.training else self.last(x)
 
 
+class Normed(nn.Module):
+    """Queries and keys are normalized in each head, and the products are written with letters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 4, 6
+        self.q, self.k, self.v = (nn.Linear(10, 24) for _ in range(3))
+        self.norm = nn.LayerNorm(6)
+        self.out = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, self.width))
+            for layer in (self.q, self.k, self.v)
+        )
+        q, k = self.norm(q), functional.normalize(k, dim=-1)
+        weights = torch.einsum("bnhd,bmhd->bhnm", q, k).softmax(-1)
+        return self.out(torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2))
+
+
+class Padded(nn.Module):
+    """A shortcut that is padded to more channels, and a layer that is cut into pieces of sizes in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.more, self.sizes = 4, [6, 6, 4]
+        self.stem, self.wide = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 3, padding=1)
+        self.cut, self.last = nn.Conv2d(12, 16, 1), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.stem(x))
+        x = functional.pad(x, (0, 0, 0, 0, 0, self.more)) + self.wide(x)
+        a, b, c = torch.split(self.cut(x), self.sizes, 1)
+        return self.last(torch.cat([a.sigmoid(), b * 2, c.relu()], 1)).mean((2, 3))
+
+
+class Tokens(nn.Module):
+    """A layer over tokens within channels that are gated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.down = nn.Linear(6, 16), nn.Linear(8, 6)
+        self.mix = nn.Linear(7, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.both(x).chunk(2, dim=-1)
+        return self.down(a * self.mix(b.transpose(1, 2)).transpose(1, 2))
+
+
+class Parts(nn.Module):
+    """A model whose middle cannot be traced; the parts before and behind it can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 7))
+        self.head = nn.Sequential(nn.Linear(7, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(x * (2 if float(x.detach().sum()) > 0 else 3))
+
+
 class Untraceable(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -152,6 +214,10 @@ NETS: dict[str, tuple[Callable[[], nn.Module], torch.Size]] = {
     "tied": (Tied, ROWS),
     "scaled": (Scaled, IMAGE),
     "unknown": (Unknown, ROWS),
+    "normed": (Normed, torch.Size((2, 7, 10))),
+    "padded": (Padded, IMAGE),
+    "tokens": (Tokens, torch.Size((2, 7, 6))),
+    "parts": (Parts, ROWS),
 }
 
 

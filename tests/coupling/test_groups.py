@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsify_fx.coupling.groups import Coupling, coupled_groups
-from tests.coupling.nets import Untraceable, made
+from tests.coupling.nets import Helped, Untraceable, made
 
 
 def found(name: str) -> Coupling:
@@ -100,3 +100,32 @@ def test_the_mode_of_every_module_stays() -> None:
     coupled_groups(net, inputs)
     assert net.training
     assert not net.norm.training  # type: ignore[union-attr]
+
+
+def test_heads_stay_whole_where_they_are_normalized() -> None:
+    axes = found("normed").axes
+    heads = axes["q.weight"][0].reshape(4, 6)
+    assert (heads == heads[:, :1]).all()
+    assert len(set(heads[:, 0])) == 4
+    for name, axis in (("k.weight", 0), ("v.weight", 0), ("out.weight", 1)):
+        assert axes[name][axis].tolist() == heads.reshape(-1).tolist()
+
+
+def test_channels_pass_layers_over_tokens() -> None:
+    coupling = found("tokens")
+    assert len(coupling.removable()) == 8
+    assert "mix.weight" not in coupling.axes
+
+
+def test_parts_are_followed_where_the_whole_cannot_be() -> None:
+    coupling = found("parts")
+    assert coupling.traced
+    assert "body, head" in coupling.note
+    assert len(coupling.removable()) == 9 + 8
+    assert set(coupling.axes["body.2.weight"]) == {1}
+
+
+def test_what_only_training_uses_is_followed_too() -> None:
+    coupling = coupled_groups(Helped(), torch.randn(2, 5))
+    axes = coupling.axes
+    assert axes["helper.weight"][1].tolist() == axes["first.weight"][0].tolist()

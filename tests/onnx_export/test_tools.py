@@ -200,3 +200,8 @@ def test_shape_inference_takes_exported_files_with_sparse_initializers(
     unpack_onnx(tmp_path / "noted.onnx", tmp_path / "plain.onnx")
     weight = onnx.load(tmp_path / "plain.onnx").graph.initializer[0]
     assert np.count_nonzero(numpy_helper.to_array(weight)) <= 4 * 32
+
+
+def test_one_tool_may_be_given_as_a_word(tmp_path: Path) -> None:
+    report = check_file(packed(tmp_path), "openvino")
+    assert [each.tool for each in report.tools] == ["openvino"]

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import sparsify_fx
 from sparsify_fx.coupling.groups import coupled_groups
 from sparsify_fx.errors import LayerError
 from sparsify_fx.shrinking import Shrunk, shrink
@@ -31,7 +30,8 @@ def test_outputs_stay_and_layers_shrink(name: str) -> None:
     shrunk = shrink(net, inputs)
     assert type(net) is type(original)
     assert shrunk.changed
-    assert shrunk.notes == ()
+    assert all("as a whole" in note for note in shrunk.notes)
+    assert len(shrunk.notes) == (name == "parts")
     before, after = shrunk.parameters
     assert after == sum(p.numel() for p in net.parameters()) < before
     assert torch.allclose(net(inputs), expected, atol=1e-6)
@@ -167,12 +167,6 @@ def test_a_model_that_cannot_be_traced_stays_with_a_note() -> None:
     assert "cannot be traced" in shrunk.notes[0]
 
 
-def test_weight_programs_are_merged_first() -> None:
-    net = sparsify_fx.apply(nn.Sequential(nn.Linear(4, 4)), "random", sparsity=0.5)
-    with pytest.raises(LayerError, match="merge"):
-        shrink(net, torch.ones(1, 4))
-
-
 def test_the_map_can_be_saved() -> None:
     net, inputs = prepared("attention")
     expected = net(inputs)
@@ -184,9 +178,61 @@ def test_the_map_can_be_saved() -> None:
 
 def test_what_only_training_reads_stays() -> None:
     net, inputs = Helped(), torch.randn(2, 5)
-    _unread_again(net, inputs)
+    with torch.no_grad():
+        net.last.weight[:, :4] = 0
+    assert not shrink(net, inputs).changed
+    with torch.no_grad():
+        net.helper.weight[:, :2] = 0
     shrunk = shrink(net, inputs)
-    assert net.first.out_features == 8
-    assert "in training mode" in shrunk.notes[0]
+    assert shrunk.notes == ()
+    assert net.helper.in_features == net.first.out_features == 6
     assert net.training
     net(inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    net, inputs = prepared("residual")
+    net, inputs = net.to(dtype), inputs.to(dtype)
+    expected = net(inputs)
+    assert shrink(net, inputs).changed
+    assert next(net.parameters()).dtype == dtype
+    assert torch.allclose(net(inputs), expected, atol=0.02)
+
+
+def test_the_memory_format_stays() -> None:
+    net, inputs = prepared("residual")
+    net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shrink(net, inputs)
+    for layer in (net.stem, net.inner, net.outer):
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_part_of_a_model_within_another() -> None:
+    net, inputs = prepared("residual")
+    whole = nn.ModuleDict({"net": net})
+    expected = net(inputs)
+    assert shrink(whole["net"], inputs).changed
+    assert torch.allclose(whole["net"](inputs), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["meta", "inputs", "lazy", "none"])
+def test_what_cannot_be_shrunk_is_told_in_words(what: str) -> None:
+    net, inputs = made("residual")
+    given: object = inputs
+    if what == "meta":
+        net = net.to("meta")
+    elif what == "inputs":
+        given = torch.ones(2, 3)
+    elif what == "lazy":
+        net.head = nn.LazyLinear(5)  # type: ignore[assignment]
+    else:
+        net = None  # type: ignore[assignment]
+    words = {
+        "meta": "meta device",
+        "inputs": "does not take the example inputs",
+        "lazy": "not initialized",
+        "none": "expected a torch.nn.Module",
+    }
+    with pytest.raises(LayerError, match=words[what]):
+        shrink(net, given)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from sparsify_fx.coupling.tracks import Tracks, Value
 
@@ -39,3 +40,23 @@ def keep_ids(node: fx.Node, tracks: Tracks) -> Value | None:
     if any(shape[axis] != data.shape[axis] for axis in data.varying):
         return None
     return Value(data.ids, shape)
+
+
+_TABLE = 1 << 20
+
+
+def tables(node: fx.Node, tracks: Tracks) -> None:
+    """Note the value of a node that makes whole numbers of constants alone: a table of places, for the rules."""
+    made = node.meta.get("val")
+    inputs = node.all_input_nodes
+    if not isinstance(made, Tensor) or made.is_floating_point() or made.is_complex():
+        return
+    if made.numel() > _TABLE or any(arg.name not in tracks.constants for arg in inputs):
+        return
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return
+    # A copy, since some operators write into what they are given.
+    args, kwargs = fx.map_arg(
+        (node.args, node.kwargs), lambda arg: tracks.constants[arg.name].clone()
+    )
+    tracks.constants[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from sparsify_fx.coupling.rules.base import Rule, keep_ids, shape_of
-from sparsify_fx.coupling.tracks import Tracks, Value
+from sparsify_fx.coupling.rules.base import Rule, arguments, keep_ids, shape_of
+from sparsify_fx.coupling.tracks import Tracks, Value, compressed
 
 UNARY = (
     "relu", "relu_", "relu6", "relu6_", "leaky_relu", "leaky_relu_", "elu", "elu_", "selu", "selu_", "celu", "celu_",
@@ -20,6 +20,9 @@ UNARY = (
     "square", "clamp", "clamp_", "clamp_min", "clamp_max", "dropout", "dropout_", "feature_dropout", "alpha_dropout",
     "to", "type_as", "_to_copy", "clone", "contiguous", "alias", "detach", "detach_", "lift_fresh_copy", "positive",
     "logical_not", "bitwise_not", "isnan", "nan_to_num", "fill_", "fill", "zero_", "log_sigmoid", "softsign", "expm1",
+    "log2", "log10", "exp2", "isinf", "isfinite", "trunc", "frac", "hardshrink", "softshrink", "sqrt_", "exp_", "abs_",
+    "neg_", "square_", "clamp_min_", "clamp_max_", "erf_", "rrelu", "feature_dropout_", "alpha_dropout_", "celu_",
+    "bernoulli", "bernoulli_", "float", "double", "half", "tan", "asin", "acos", "atan", "sinh", "cosh",
 )  # fmt: skip
 SEVERAL = (
     "add", "add_", "sub", "sub_", "rsub", "mul", "mul_", "div", "div_", "pow", "maximum", "minimum", "where",
@@ -97,6 +100,14 @@ def _with_parameter(
     return other
 
 
+def _glu(node: fx.Node, tracks: Tracks) -> Value | None:
+    """Halves, of which one is the gate of the other."""
+    data, axis = tracks.value(node.args[0]), arguments(node)["dim"]
+    first, second = data.full().chunk(2, axis)
+    tracks.join(first, second)
+    return compressed(first)
+
+
 def _prelu(node: fx.Node, tracks: Tracks) -> Value | None:
     data, slopes = tracks.value(node.args[0]), node.args[1]
     assert isinstance(slopes, fx.Node)
@@ -110,5 +121,6 @@ def _prelu(node: fx.Node, tracks: Tracks) -> Value | None:
 ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys(UNARY, keep_ids),
     **dict.fromkeys(SEVERAL, _several),
+    "glu": _glu,
     "prelu": _prelu,
 }

@@ -1,6 +1,7 @@
 """Layers with a weight: they give their outputs fresh ids.
 
 linear, convolution     rows are outputs, columns are inputs
+linear over tokens      channels along another axis pass
 grouped convolution     a group's inputs and outputs live or die together
 embedding               columns are outputs; rows are words, and stay
 """
@@ -31,7 +32,14 @@ def _linear(node: fx.Node, tracks: Tracks) -> Value | None:
     if not tracks.is_raw(weight) or (bias is not None and not tracks.is_raw(bias)):
         return None
     data, shape = tracks.value(given["input"]), shape_of(node)
-    inputs = _only(data, len(data.shape) - 1, tracks)
+    last = len(data.shape) - 1
+    # A layer over tokens, [..., channels, tokens]: each channel by itself.
+    if data.varying and not data.varies(last):
+        for tensor in (weight, bias):
+            if tensor is not None:
+                tracks.use(tensor, {})
+        return Value(data.ids, shape)
+    inputs = _only(data, last, tracks)
     outputs = tracks.fresh(shape[-1])
     tracks.use(weight, {0: outputs, 1: inputs})
     if bias is not None:

@@ -24,7 +24,9 @@ _INSTEAD: dict[str, Callable[..., Any]] = {
     "_unsafe_view": torch.ops.aten.reshape.default,
     "view_as": torch.ops.aten.reshape_as.default,
 }
-_RESIZING = ("view", "reshape", "unflatten", "expand", "split", "repeat")
+_RESIZING = (
+    "view", "reshape", "unflatten", "expand", "split", "split_with_sizes", "repeat", "slice", "narrow",
+)  # fmt: skip
 
 
 def _move(node: fx.Node, tracks: Tracks) -> Value | list[Value] | None:
@@ -38,12 +40,21 @@ def _move(node: fx.Node, tracks: Tracks) -> Value | list[Value] | None:
     run: Any = _INSTEAD.get(name, node.target)
     found = run(*args, **kwargs)
     if not isinstance(found, Tensor):
-        return _pieces([compressed(part) for part in found], tracks)
+        pieces = _pieces([compressed(part) for part in found], tracks)
+        for piece in pieces:
+            _note(node, name, piece, tracks)
+        return pieces
     result = compressed(found)
+    _note(node, name, result, tracks)
+    return result
+
+
+def _note(node: fx.Node, name: str, result: Value, tracks: Tracks) -> None:
+    """That the sizes of a result may be written in the code."""
     first = node.args[0]
     if name in _RESIZING and isinstance(first, fx.Node):
-        tracks.resized.append(Resized(node, tracks.value(first), result))
-    return result
+        before = tracks.value(first)
+        tracks.resized.append(Resized(node, before, result, tracks.prefix))
 
 
 def _pieces(pieces: list[Value], tracks: Tracks) -> list[Value]:
@@ -67,15 +78,24 @@ def _operand(arg: fx.Node, node: fx.Node, tracks: Tracks) -> Any:
 
 
 def _pad(node: fx.Node, tracks: Tracks) -> Value | None:
-    """Along other axes than those of the channels nothing changes; new channels are constants, and stay."""
+    """Along other axes than those of the channels nothing changes; new channels are constants with ids of their own."""
     kept = keep_ids(node, tracks)
     given = arguments(node)
     if kept is not None:
         return kept
     if given.get("mode", "constant") != "constant":
         return None
-    ids = tracks.value(given["self"]).full()
-    return compressed(torch.nn.functional.pad(ids, given["pad"], value=0))
+    data = tracks.value(given["self"])
+    padded = torch.nn.functional.pad(data.full(), given["pad"], value=-1)
+    # Constants along the channels go where what they are added to goes. One id for each slice.
+    for axis in data.varying:
+        new = tracks.fresh(padded.shape[axis])
+        shape = [1] * padded.ndim
+        shape[axis] = -1
+        padded = torch.where(padded < 0, new.reshape(shape), padded)
+    result = compressed(padded)
+    tracks.resized.append(Resized(node, data, result, tracks.prefix))
+    return result
 
 
 def getitem(node: fx.Node, tracks: Tracks) -> Value | None:
@@ -94,8 +114,17 @@ def _made(node: fx.Node, tracks: Tracks) -> Value:
 MOVING: dict[str, Rule] = {
     **dict.fromkeys(NAMES, _move),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), _made),
+    # They take their sizes from what they are like.
     **dict.fromkeys(
-        ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "new_empty"),
-        _made,
+        (
+            "zeros_like",
+            "ones_like",
+            "full_like",
+            "empty_like",
+            "rand_like",
+            "randn_like",
+        ),
+        keep_ids,
     ),
 }

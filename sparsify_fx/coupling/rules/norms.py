@@ -2,7 +2,7 @@
 
 batch, instance    each channel by itself: the vectors of the norm are sliced along
 group              a group as a whole, since its mean is over all its channels
-layer, RMS         the mean is over all channels: they stay
+layer, RMS         the mean is over all channels: they stay; those of a head alone live or die together
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _last(node: fx.Node, tracks: Tracks) -> Value | None:
     given = arguments(node)
     data = tracks.value(given["input"])
     axes = range(len(data.shape) - len(given["normalized_shape"]), len(data.shape))
-    return None if any(data.varies(axis) for axis in axes) else data
+    return tracks.within(data, axes)
 
 
 NORMS: dict[str, Rule] = {

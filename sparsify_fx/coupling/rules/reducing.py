@@ -1,4 +1,7 @@
-"""Operators that reduce or look around along some axes, such as pooling and softmax: channels along others pass."""
+"""Operators that reduce or look around along some axes, such as pooling and softmax: channels along others pass.
+
+Along an axis within heads, or among equal branches, the ids of each head, or of each channel, become one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ _POOLS = (
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d",
     "upsample_bicubic2d", "upsample_nearest1d", "upsample_linear1d", "lp_pool2d",
 )  # fmt: skip
-_REDUCTIONS = ("mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "logsumexp")
+_REDUCTIONS = (
+    "mean", "sum", "amax", "amin", "var", "std", "prod", "norm", "logsumexp", "linalg_vector_norm",
+)  # fmt: skip
 _ALONG = ("softmax", "log_softmax", "_softmax", "cumsum", "_log_softmax", "safe_softmax")  # fmt: skip
 
 
@@ -31,9 +36,10 @@ def _reduce(node: fx.Node, tracks: Tracks) -> Value | None:
     rank = len(data.shape)
     axes = list(range(rank)) if chosen in (None, []) else chosen
     axes = [axis % rank for axis in ([axes] if isinstance(axes, int) else axes)]
-    if any(data.varies(axis) for axis in axes):
+    found = tracks.within(data, axes)
+    if found is None:
         return None
-    ids = data.ids
+    ids = found.ids
     if not given.get("keepdim", False):
         left = [size for axis, size in enumerate(ids.shape) if axis not in axes]
         ids = ids.reshape(left)
@@ -43,7 +49,8 @@ def _reduce(node: fx.Node, tracks: Tracks) -> Value | None:
 def _along(node: fx.Node, tracks: Tracks) -> Value | None:
     data, given = tracks.value(node.args[0]), arguments(node)
     axis = given["dim"] % len(data.shape)
-    return None if data.varies(axis) else keep_ids(node, tracks)
+    found = tracks.within(data, [axis])
+    return None if found is None else Value(found.ids, data.shape)
 
 
 REDUCING: dict[str, Rule] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection, Iterable
 
 import onnx
 from onnx import helper
@@ -23,6 +24,7 @@ from sparsify_fx.onnx_export.storage.codecs.rebuilding import rebuilding
 from sparsify_fx.onnx_export.tracing.trace import opset_of
 from sparsify_fx.onnx_tools.outside import copy_but
 from sparsify_fx.onnx_tools.view import names_in
+from sparsify_fx.onnx_tools.weights import all_nodes
 
 
 def with_choices(
@@ -43,6 +45,7 @@ def with_choices(
     placed = place(
         stored, _prefix(graph), opset_of(dense), functions=functions, rounds=rounds
     )
+    _forget_names(placed.nodes, {node.name for node in all_nodes(graph.node)})
     encoded.graph.initializer.extend(
         tensor for tensor, choice in pairs if choice.parts is None
     )
@@ -83,6 +86,14 @@ def shell(model: onnx.ModelProto) -> onnx.ModelProto:
     copy_but(model, copied, {"graph"})
     copy_but(model.graph, copied.graph, {"initializer", "sparse_initializer", "node"})
     return copied
+
+
+def _forget_names(nodes: Iterable[onnx.NodeProto], taken: Collection[str]) -> None:
+    """Leave calls of functions, which are named like their weights, without a name that another node has."""
+    # Nodes may have the names of values, but of two nodes with one name onnxruntime loads no file with functions.
+    for node in nodes:
+        if node.name in taken:
+            node.ClearField("name")
 
 
 def _forget_types(graph: onnx.GraphProto, names: set[str]) -> None:

@@ -72,7 +72,7 @@ def zero_points_by_place(
     }
     ranks |= {(0, name): rank for name, rank in (decoded or {}).items()}
     found: dict[Place, list[Array | None]] = {}
-    for node, given, weight, point in _quantized_operands(model):
+    for node, at, given, weight, point in _quantized_operands(model):
         if weight is None or weight not in ranks:
             continue
         # Operators take a missing zero point for 0.
@@ -81,7 +81,7 @@ def zero_points_by_place(
             known = read(tensors[point]) if point in tensors else None
         # All readers are collected: only if they agree is there a value that means zero.
         found.setdefault(weight, []).append(
-            None if known is None else _as_wide(node, known, ranks[weight])
+            None if known is None else _as_wide(node, at, known, ranks[weight])
         )
     return {
         place: points[0]
@@ -92,9 +92,7 @@ def zero_points_by_place(
 
 def names_of_points(model: onnx.ModelProto) -> set[str]:
     """The values that are zero points of quantized weights: they stay readable, since they tell what zero is."""
-    return {
-        point[1] for _, _, _, point in _quantized_operands(model) if point is not None
-    }
+    return {point[1] for *_, point in _quantized_operands(model) if point is not None}
 
 
 def kept_inside(model: onnx.ModelProto) -> set[Place]:
@@ -136,15 +134,15 @@ def _readers(body: onnx.GraphProto | onnx.FunctionProto) -> dict[str, set[str]]:
 
 def _quantized_operands(
     model: onnx.ModelProto,
-) -> Iterator[tuple[onnx.NodeProto, bool, Place | None, Place | None]]:
-    """Each node that reads quantized weights, whether it has a zero point for one, and where both are defined."""
+) -> Iterator[tuple[onnx.NodeProto, int, bool, Place | None, Place | None]]:
+    """Each node that reads a quantized weight, as which input, if with a zero point, and where both are defined."""
     bindings = Bindings(model)
     for number, scope in enumerate(bindings.scopes):
         for node in scope.body.node:
             for pair in _READERS.get(node.op_type, ()):
                 given = bool(input_of(node, pair[1]))
                 yield from (
-                    (node, given, weight, point)
+                    (node, pair[0], given, weight, point)
                     for weight, point in bindings.read(number, node, pair)
                 )
 
@@ -158,8 +156,8 @@ def _agree(points: Iterable[Array | None]) -> bool:
     )
 
 
-def _as_wide(node: onnx.NodeProto, point: Array, rank: int) -> Array | None:
-    """The zero points of a node's weight with `rank` axes, of which all but that of the channels have length 1."""
+def _as_wide(node: onnx.NodeProto, at: int, point: Array, rank: int) -> Array | None:
+    """The zero points of input number `at`, a weight with `rank` axes; all but that of the channels have length 1."""
     # One for the whole weight, whatever its axis.
     if point.size == 1:
         return point.reshape((1,) * rank)
@@ -173,7 +171,7 @@ def _as_wide(node: onnx.NodeProto, point: Array, rank: int) -> Array | None:
     if point.ndim != 1:
         return None  # a block of the weight each: zeros are zeros
     # One for each channel, along an axis that depends on the operator.
-    axis = _channel_axis(node)
+    axis = _channel_axis(node, at)
     shape = [1] * rank
     if not -rank <= axis < rank:
         return None
@@ -181,12 +179,15 @@ def _as_wide(node: onnx.NodeProto, point: Array, rank: int) -> Array | None:
     return point.reshape(shape)
 
 
-def _channel_axis(node: onnx.NodeProto) -> int:
-    """The axis along which a vector of zero points runs."""
+def _channel_axis(node: onnx.NodeProto, at: int) -> int:
+    """The axis along which a vector of zero points of input number `at` runs."""
     if node.op_type == "DequantizeLinear":
         return int(attribute(node, "axis", 1))
     if node.op_type in ("ConvInteger", "QLinearConv"):
         return 0
+    # A matrix on the left has one for each row.
+    if at == 0:
+        return -2
     # Matrix products have their channels last, unless the right operand is stored
     # transposed.
     return 0 if node.op_type == "QGemm" and attribute(node, "transB", 0) else -1

@@ -107,7 +107,7 @@ def check_file(
     """What an ONNX file holds, and whether other tools work on it, undo it, refuse it or break it.
 
     Verdicts are what each tool was seen to do, in the version that the row names, with files that hold the same
-    (`docs/results/tools.json`); nothing is run. `tools`: their names, as reports have them; empty: all.
+    (`docs/results/tools.json`); nothing is run. `tools`: a name, or several, as reports have them; empty: all.
 
     Raises ExportError for a file that is missing, damaged or no ONNX, and UnknownNameError for an unknown tool.
 
@@ -123,6 +123,8 @@ def check_file(
     >>> report.traits, report.failing
     ({'dense': 1}, ('coremltools',))
     """
+    # A word is a collection of letters.
+    tools = (tools,) if isinstance(tools, str) else tools
     for name in tools:
         if name not in TOOLS:
             raise unknown("tool", name, TOOLS)

@@ -2,11 +2,11 @@
 
 template <bool Squares>
 static inline Vec term(Vec v, Vec center) {
-  return Squares ? (v - center) * (v - center) : v;
+  return Squares ? (v - center) * (v - center) : v - center;
 }
 
-// The mean over all planes, vector by vector, of the values or (Squares) of their squared distances from `center`; two
-// chains of sums, which also round less than one.
+// The mean over all planes, vector by vector, of the distances from `center` or (Squares) of their squares; two chains
+// of sums, which also round less than one.
 template <int V, bool Squares>
 static inline void mean_of(const NormCall& call, const Vec* center, Vec* mean) {
   Vec even[V] = {}, odd[V] = {};
@@ -27,8 +27,13 @@ static inline void mean_of(const NormCall& call, const Vec* center, Vec* mean) {
 
 template <int V>
 static void normalize_of(const NormCall& call) {
-  Vec zero[V] = {}, mean[V], variance[V];
+  Vec zero[V] = {}, mean[V], rest[V], variance[V];
   mean_of<V, false>(call, zero, mean);
+  // What rounding left of the mean. Of values that are all equal it would be all that is normalized: with a small
+  // epsilon up to 1 in place of 0.
+  mean_of<V, false>(call, mean, rest);
+#pragma GCC unroll 8
+  for (int q = 0; q < V; ++q) mean[q] += rest[q];
   // Of what is left after the mean: a difference of two means would lose all digits where values are far from zero.
   mean_of<V, true>(call, mean, variance);
   float factors[V * LANES];

@@ -1,0 +1,126 @@
+"""The largest set of channels whose removal a model's code survives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.coupling.classes import Ids
+from sparsify_fx.coupling.groups import Coupling, value_classes
+from sparsify_fx.shrinking.cutting import (
+    attributes_of,
+    classes_that_stay,
+    cut_model,
+    kept_slices,
+    under_all_names,
+)
+from sparsify_fx.shrinking.record import Attribute, Kept, named_tensors
+from sparsify_fx.shrinking.trial import Trial
+
+_TRIALS = 40  # each copies and runs the model
+
+
+def survivors(model: nn.Module, coupling: Coupling, example_inputs: Any) -> tuple[Ids, list[str]]:  # fmt: skip
+    """(the classes that could be cut out of the model if nothing read them, what could not and why).
+
+    Tried on a copy, of which nothing reads about half of the classes of each width.
+    """
+    half = [family[: family.size // 2] for family in coupling.families()]
+    gone = np.concatenate([*half, np.zeros(0, np.int64)])
+    if not coupling.traced or not gone.size:
+        return coupling.removable(), []
+    copied = copy.deepcopy(model)
+    unread(copied, coupling, gone)
+    search = Search(copied, coupling, Trial(copied, example_inputs))
+    return search.largest(), search.notes
+
+
+@torch.no_grad()
+def unread(model: nn.Module, coupling: Coupling, classes: Ids) -> None:
+    """Zero all weights that read these classes, in place."""
+    weights = named_tensors(model)
+    for reading in coupling.readings:
+        weight = weights[reading.weight]
+        columns = torch.from_numpy(np.isin(reading.inputs, classes)).to(weight.device)
+        (weight.transpose(0, 1) if not reading.transposed else weight)[columns] = 0
+
+
+class Search:
+    """The largest set of classes whose removal the model survives."""
+
+    def __init__(self, model: nn.Module, coupling: Coupling, trial: Trial) -> None:
+        self.model, self.coupling, self.trial = model, coupling, trial
+        self.weights: dict[str, Tensor] = named_tensors(model)
+        self.notes: list[str] = []
+        self.kinds = self._kinds()
+        self.failed: set[str] = set()
+        self.trials = 0
+        self.training = False
+
+    def largest(self) -> Ids:
+        """All that may go; where that fails, family by family, those first whose sizes no code reshapes."""
+        families = self.coupling.families()
+        families.sort(key=self._kind)
+        chosen = self._grown([], families)
+        # Heads that only training uses read channels that evaluation does not: looked at once, where that is enough.
+        if chosen and self.trial.trains and self._failure(chosen, training=True):
+            self.training = True
+            chosen = self._grown([], chosen)
+        return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+
+    def cuts(self, allowed: Ids) -> tuple[Kept, list[Attribute]]:
+        """The slices that stay when these classes may go, and the numbers that change."""
+        stays = classes_that_stay(self.coupling, self.weights, allowed)
+        kept = under_all_names(self.model, kept_slices(self.coupling, stays))
+        return kept, attributes_of(self.model, self.coupling, stays, kept)
+
+    def _kinds(self) -> dict[int, str]:
+        """The kind of module that reshapes each class; what is in none is missing."""
+        found = {}
+        for item in self.coupling.resized:
+            classes = np.unique(value_classes(self.coupling, item.before))
+            found.update(dict.fromkeys(classes[classes > 0].tolist(), item.kind))
+        return found
+
+    def _kind(self, family: Ids) -> str:
+        return max(self.kinds.get(member, "") for member in family.tolist())
+
+    def _grown(self, base: list[Ids], more: Sequence[Ids]) -> list[Ids]:
+        """`base` and as many of `more` as the model survives, by halves."""
+        # What one module of a kind does not survive, the next does not either.
+        more = [family for family in more if self._kind(family) not in self.failed]
+        if not more:
+            return base
+        failure = self._failure([*base, *more], self.training)
+        if not failure:
+            return [*base, *more]
+        if len(more) == 1 or self.trials >= _TRIALS:
+            kind = self._kind(more[0])
+            self.failed |= {kind} if kind else set()
+            where = f", and in every other {kind}," if kind else ""
+            self.notes.append(f"{self._described(more)}{where} stay: {failure}")
+            return base
+        middle = len(more) // 2
+        return self._grown(self._grown(base, more[:middle]), more[middle:])
+
+    def _failure(self, families: list[Ids], training: bool) -> str:
+        kept, attributes = self.cuts(np.concatenate(families))
+        if not kept:
+            return ""
+        self.trials += 1
+        return self.trial.failure(
+            lambda trial: cut_model(trial, kept, attributes), training
+        )
+
+    def _described(self, families: Sequence[Ids]) -> str:
+        """How many channels, and the first tensor that they are in."""
+        mine = np.concatenate(families)
+        for name, axes in self.coupling.axes.items():
+            if any(np.isin(ids, mine).any() for ids in axes.values()):
+                return f"{mine.size} channels of {name} and what is coupled with them"
+        return f"{mine.size} channels"
