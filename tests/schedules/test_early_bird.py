@@ -51,7 +51,8 @@ def reference(below: float, count: int, of: str) -> Reference:
     total = sum(weight.numel() for weight in weights)
     masks: list[Tensor] | None = None
     last: Tensor | None = None
-    drawn, distances = None, []
+    drawn: int | None = None
+    distances: list[float] = []
     for step in range(1, EPOCHS * STEPS + 1):
         leaves = [weight.clone().requires_grad_() for weight in weights]
         inputs, labels = batch(step - 1)

@@ -32,7 +32,7 @@ def lacks(run: Run) -> str | None:
 
 
 def measure(run: Run) -> dict[int, Cycle]:
-    """By cycle."""
+    """The scales at the end of each cycle that the folder keeps."""
     names, found = scale_names(run.session.model), {}
     for cycle in run.cycles:
         state = run.at_cycle(cycle)

@@ -33,15 +33,19 @@ class Difference:
 
 def difference(a: Cycles, b: Cycles) -> Difference:
     """Of two histories; empty where they have no sparsity in common."""
-    found = []
+    found: list[tuple[float, int, int, float]] = []
     for i, sparsity in enumerate(a.sparsity):
         for j, other in enumerate(b.sparsity):
             if abs(sparsity - other) < _SAME:
                 share = a.flips[i] / a.kept[i] - b.flips[j] / b.kept[j]
-                flips = a.flips[i], b.flips[j]
-                found.append((sparsity, *flips, flips[0] - flips[1], share))
-    columns = zip(*found, strict=True) if found else ((),) * 5
-    return Difference(*columns)
+                found.append((sparsity, a.flips[i], b.flips[j], share))
+    return Difference(
+        tuple(row[0] for row in found),
+        tuple(row[1] for row in found),
+        tuple(row[2] for row in found),
+        tuple(row[1] - row[2] for row in found),
+        tuple(row[3] for row in found),
+    )
 
 
 def report(runs: Sequence[Run], options: Options) -> Findings:

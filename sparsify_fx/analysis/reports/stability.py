@@ -98,7 +98,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
             "points": options.points,
         },
         notes=(
-            f"stable: an error barrier of at most {STABLE:g}; apart: the distance of the ends by the way from the start",
+            f"stable: an error barrier of at most {STABLE:g}; apart: the distance of the ends by the way they went",
             "each run has a whole schedule of learning rates from the common state on, where the paper trains on "
             "with what is left of one",
         ),

@@ -103,9 +103,9 @@ def load_data(
     """The data set of a spec.
 
     Args:
-        spec: `mnist5k` (`mnist5k:500` for so many of its digits), `mnist`, `cifar10`, `cifar100`, `imagefolder:PATH` (with train and test or val, or Tiny
-            ImageNet as published), `npz:PATH` (a file, or a folder with train.npz and test.npz) or the import path of
-            a function (see `own.py`). A relative PATH starts at the current folder.
+        spec: `mnist5k` (`mnist5k:500` for so many of its digits), `mnist`, `cifar10`, `cifar100`, `imagefolder:PATH`
+            (with train and test or val, or Tiny ImageNet as published), `npz:PATH` (a file, or a folder with train.npz
+            and test.npz) or the import path of a function (see `own.py`). A relative PATH starts at the current folder.
         root: folder for downloads, made when needed.
         device: where the batches are needed; small sets are held there whole.
         image_size: pixels a side; images of another size are resized. None: as they are.
