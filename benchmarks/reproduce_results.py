@@ -17,7 +17,7 @@ from sparsify_fx.reproduce.figure import SCALES
 RESULTS = Path(__file__).parents[1] / "docs/results/reproduce"
 HEAD = """# Figures and tables of the papers, measured
 
-Results of `python -m benchmarks.reproduce_kept`, {count} in all, {hours:.1f} hours of one core. [What the scales
+Results of `python -m benchmarks.reproduce_kept`, {count} in all, {minutes:.0f} minutes of one core. [What the scales
 mean](../reproduce.md): at `tiny` nets of a few thousand digits train for two epochs, so its numbers show that a figure
 can be made, and say nothing about the paper; at `cpu` orders can be compared. A cell gives "x: y", with the 95 %
 interval over seeds where there are several. The laboratory has numbers of its own, and tells claim by claim what it
@@ -46,8 +46,8 @@ def results_page() -> str:
     """The whole page."""
     every = figures()
     contents = [content for one in every for content in kept(one).values()]
-    hours = sum(content["processor_seconds"] for content in contents) / 3600
-    parts = [HEAD.format(count=len(contents), hours=hours)]
+    minutes = sum(content["processor_seconds"] for content in contents) / 60
+    parts = [HEAD.format(count=len(contents), minutes=minutes)]
     for key, cited in PAPERS.items():
         of_paper = [one for one in every if one.key == key and kept(one)]
         if of_paper:
