@@ -1,23 +1,22 @@
-"""The page docs/reproduce.md, out of the catalog and of results in docs/results/reproduce.
+"""The pages docs/reproduce.md and docs/results/reproduce.md, out of the catalog and of docs/results/reproduce.
 
-    python -m benchmarks.reproduce_page
-
-A result is the JSON file that `sparsify-fx reproduce KEY FIGURE --scale SCALE` writes, copied there.
+python -m benchmarks.reproduce_kept     # the results
+python -m benchmarks.reproduce_page
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.reproduce_results import kept, results_page, sentence
 from sparsify_fx.reproduce import Figure, figures
 from sparsify_fx.reproduce.catalog import PAPERS
 from sparsify_fx.reproduce.plans import LABELS, plan_of
 from sparsify_fx.train import load_config
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE_FILE, RESULTS = DOCS / "reproduce.md", DOCS / "results/reproduce"
+PAGE_FILE, RESULTS_FILE = DOCS / "reproduce.md", DOCS / "results/reproduce.md"
 KINDS = {
     "sweep": "trained by a sweep, at all three scales",
     "lab": "made by an experiment of the [laboratory](lab.md)",
@@ -50,7 +49,8 @@ CIFAR and MNIST are downloaded; ImageNet and Tiny ImageNet are expected as image
 The laboratory has two sizes: `full`, and its default for `cpu` and `tiny` (half a minute to six minutes of one core).
 
 Numbers are those in our copies of the papers, which have tables and text, but no curves: figures are known by their
-captions and by what the text says of them. Each is a file in `sparsify_fx/zoo/recipes/reproduce/KEY`; this page is
+captions and by what the text says of them. [Our numbers beside them](results/reproduce.md), where a result is kept by
+`python -m benchmarks.reproduce_kept`. Each figure is a file in `sparsify_fx/zoo/recipes/reproduce/KEY`; this page is
 made from them by `python -m benchmarks.reproduce_page`.
 """
 
@@ -124,11 +124,15 @@ def _status(one: Figure) -> str:
     """What can be run, and the sentences of runs whose results are kept."""
     if one.kind == "drawing":
         return "nothing to run"
-    found = sorted(RESULTS.glob(f"{one.key}-{one.name}-*.json"))
-    told = [json.loads(path.read_text(encoding="utf-8"))["sentence"] for path in found]
-    runs = "compared at once" if one.kind == "settings" else "runs; no result kept yet"
-    return " ".join(told) or runs
+    place = f"results/reproduce.md#{one.key}-{one.name}"
+    # What agrees at `tiny` does so by chance: there the status is that it can be made.
+    told = [
+        f"[`{scale}`]({place}): {'made' if scale == 'tiny' else sentence(content)}"
+        for scale, content in kept(one).items()
+    ]
+    return "; ".join(told) or "runs; no result kept yet"
 
 
 if __name__ == "__main__":
     PAGE_FILE.write_text(page(), encoding="utf-8")
+    RESULTS_FILE.write_text(results_page(), encoding="utf-8")

@@ -100,15 +100,18 @@ class _Step:
     analysis: Analysis
     runs: list[Run]
     left_out: dict[str, str]
+    misfit: str | None = None
 
     @property
     def allowed(self) -> bool:
-        return len(self.runs) >= self.analysis.least
+        return len(self.runs) >= self.analysis.least and self.misfit is None
 
     def reason(self) -> str:
         """Why it is not carried out."""
         # A run that lacks something is told first: giving more runs like it would not help.
         least = self.analysis.least
+        if self.misfit is not None:
+            return self.misfit
         if self.left_out:
             return "; ".join(
                 f"{label}: {lack}" for label, lack in self.left_out.items()
@@ -203,7 +206,10 @@ def _plan(analysis: Analysis, runs: Sequence[Run]) -> _Step:
             usable.append(run)
         else:
             left_out[run.label] = lack
-    return _Step(analysis, usable, left_out)
+    # Asked only of enough runs: it compares them.
+    enough = len(usable) >= analysis.least
+    misfit = analysis.together(usable) if enough else None
+    return _Step(analysis, usable, left_out, misfit)
 
 
 def _kind(run: Run) -> tuple[Any, ...]:

@@ -76,6 +76,10 @@ def _nothing(run: Run) -> str | None:
     return None
 
 
+def _fitting(runs: Sequence[Run]) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Analysis:
     """An analysis of one or more runs.
@@ -86,6 +90,7 @@ class Analysis:
         run: called with the runs that lack nothing.
         lacks: what a run lacks and how to get it, or None; before any analysis is carried out.
         least: how many runs it takes; `alike`: of one model only.
+        together: why runs of which none lacks anything cannot be taken together, or None.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Analysis:
     lacks: Callable[[Run], str | None] = _nothing
     least: int = 1
     alike: bool = False
+    together: Callable[[Sequence[Run]], str | None] = _fitting
 
 
 # Filled by importing `analysis.reports`, and by plugins.

@@ -30,7 +30,7 @@ _BY_COLOR = {
     ),
     PALETTE[1]: ("signin", "snip", "pilot-init", "cs"),
     PALETTE[2]: ("wr", "rigl", "lrr+signin", "grasp", "spred", "set"),
-    PALETTE[3]: ("gmp", "synflow", "l0", "obd", "cap", "phew", "npb"),
+    PALETTE[3]: ("gmp", "synflow", "l0", "obd", "cap", "phew", "npb", "early-bird"),
     PALETTE[4]: ("magnitude", "pilot", "powerprop", "srigl", "probmask"),
     PALETTE[5]: ("imp", "acdc", "l1", "snfs"),
 }

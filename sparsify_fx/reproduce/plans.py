@@ -32,14 +32,14 @@ REDUCTIONS: dict[Scale, dict[str, Any]] = {
     "tiny": {
         "recipe": REDUCED,
         "seed": [0],
-        "set": {"epochs": 2},
+        "set": {"epochs": 2, "data": "mnist5k:500", "batch_size": 20},
         "trial": {"cpus": 1, "gpus": 0},
     },
 }
 LABELS: dict[Scale, str] = {
     "full": "the paper's hyperparameters",
     "cpu": f"a reduction: {REDUCED}, 6 epochs a cycle, 3 seeds; orders can be compared, levels cannot",
-    "tiny": f"a smoke test: {REDUCED}, 2 epochs a cycle, one seed; its numbers say nothing about the paper",
+    "tiny": f"a smoke test: {REDUCED} on 400 digits, 2 epochs a cycle, one seed; it says nothing about the paper",
 }
 
 

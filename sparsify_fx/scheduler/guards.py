@@ -14,7 +14,7 @@ from sparsify_fx.optimizer_states import check_supported
 from sparsify_fx.programs.owners import programs, qualified
 from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.progress import UNKNOWN, Progress
-from sparsify_fx.schedules.updates import Prune, SettleAndPrune
+from sparsify_fx.schedules.updates import DrawTicket, Prune, SettleAndPrune
 from sparsify_fx.sharding import lowest, part, sharded
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def no_room(track: Track) -> str:
     alive, total, part = track.nonzeros(), track.total, track.part
     for update in track.updates:
         after = update.alive(alive, total)
-        if isinstance(update, (Prune, SettleAndPrune)) and after > alive:
+        if isinstance(update, (Prune, SettleAndPrune, DrawTicket)) and after > alive:
             return part.says(
                 f"the masks keep {alive} of {total} weights already, and {part.plan.method} keeps {after} at "
                 f"epoch {update.epoch:g} of run {update.run}: the model has been pruned before. Call "

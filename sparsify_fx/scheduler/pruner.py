@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from sparsify_fx.allocations import RegrowingPattern
 from sparsify_fx.criteria import Criterion, PruningContext, pruning_generator, rehearse
-from sparsify_fx.criteria.choosing import checked_scores, choose
+from sparsify_fx.criteria.choosing import checked_scores, choose, choose_masks
 from sparsify_fx.living.followers import followed_by
 from sparsify_fx.masks import nonzeros
 from sparsify_fx.optimizer_states import check_layouts, following, settled
@@ -29,6 +29,8 @@ from sparsify_fx.scheduler.regrowth import (
     redistributed,
 )
 from sparsify_fx.scheduler.snapshots import clear_state
+from sparsify_fx.scheduler.tickets import Tickets
+from sparsify_fx.schedules.updates import Settled
 from sparsify_fx.sharding import copy_in_full, shard, whole
 
 
@@ -39,6 +41,7 @@ class Pruner:
     Attributes:
         scored: the module that criteria evaluate on `inputs`.
         view: the programs, by their names in `scored`.
+        tickets: masks that were looked at and not chosen.
     """
 
     scored: nn.Module
@@ -46,6 +49,7 @@ class Pruner:
     optimizers: Sequence[Optimizer]
     plan: Plan
     inputs: Inputs = field(default_factory=Inputs)
+    tickets: Tickets = field(default_factory=Tickets)
 
     def reading(self, scored: nn.Module, view: nn.Module, inputs: Inputs) -> Pruner:
         """The same with other inputs, for another module around the same programs."""
@@ -73,6 +77,19 @@ class Pruner:
         self._write(masks)
         if weights is not None:
             self._move(weights)
+
+    def draw_ticket(self, kept: int, draw: int, rule: Settled, last: bool) -> None:
+        """Prune, once in a training, as soon as the mask that this would choose has settled, or at the `last` look."""
+        if self.tickets.drawn:
+            return
+        criterion = self.plan.axes.criterion
+        context = self._context(criterion, kept, draw, self.masks())
+        chosen = choose_masks(criterion, context)
+        settled = self.tickets.look({n: whole(m) for n, m in chosen.items()}, rule)
+        if settled or last:
+            # Chosen again: criteria that move the weights that stay do so as they choose.
+            self.prune(kept, draw)
+            self.tickets.close()
 
     def settle(self, kept: int) -> None:
         """Open or close all gates for good; what was settled starts with fresh optimizer state.

@@ -257,6 +257,10 @@ class Track:
             "strengths": self.strengths.state_dict(),
             "snapshots": dict(self.snapshots),
             "notes": list(self.notes),
+            # Only where there are any, so that the states of all other methods stay as they were.
+            **(
+                {"tickets": tickets} if (tickets := self.pruner.tickets.state()) else {}
+            ),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -265,6 +269,7 @@ class Track:
         self.snapshots = dict(state["snapshots"])
         self.strengths.load_state_dict(state["strengths"])
         self.notes = list(state.get("notes", ()))
+        self.pruner.tickets.load(state.get("tickets", {}))
 
 
 def _scores_current_batch(update: MaskUpdate) -> bool:

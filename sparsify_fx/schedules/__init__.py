@@ -11,6 +11,7 @@ from sparsify_fx.schedules.base import (
 )
 from sparsify_fx.schedules.cubic import Cubic
 from sparsify_fx.schedules.cycles import Cycles
+from sparsify_fx.schedules.early_bird import EarlyBird
 from sparsify_fx.schedules.gradual import Gradual, GradualCycles
 from sparsify_fx.schedules.regrow import RegrowEvery
 from sparsify_fx.schedules.single import AtInit, Late, Never, OneShot
@@ -22,6 +23,7 @@ __all__ = [
     "Budget",
     "Cubic",
     "Cycles",
+    "EarlyBird",
     "ForTrained",
     "Gradual",
     "GradualCycles",

@@ -9,11 +9,23 @@ from typing import Protocol
 from sparsify_fx.criteria import Criterion, find_criterion
 
 
+@dataclass(frozen=True)
+class Settled:
+    """When a mask has settled: the last `distances` distances are at most `below`; see `EarlyBird`."""
+
+    below: float
+    distances: int
+    of: str
+
+
 class MaskEditor(Protocol):
     """What an update may do to the masks of a model in training; see `sparsify_fx.scheduler.pruner.Pruner`."""
 
     def prune(self, kept: int, draw: int) -> None:
         """Keep `kept` of the living weights by the method's criterion and allocation."""
+
+    def draw_ticket(self, kept: int, draw: int, rule: Settled, last: bool) -> None:
+        """Prune, once in a training, as soon as the mask that this would choose has settled, or at the `last` look."""
 
     def settle(self, kept: int) -> None:
         """Open or close the gates of the parameterization for good, so that at least `kept` weights are left."""
@@ -78,6 +90,37 @@ class Prune:
     def apply(self, pruner: MaskEditor, draw: int) -> None:
         """Prune by the method's criterion and allocation."""
         pruner.prune(self.kept, draw)
+
+
+@dataclass(frozen=True)
+class DrawTicket:
+    """Keep `kept` of the living weights if their mask has settled, or in any case at the last of these updates."""
+
+    run: int
+    epoch: float
+    kept: int
+    rule: Settled
+    last: bool = False
+
+    def label(self, total: int) -> tuple[str, str]:
+        """The event, the condition, and how many weights stay."""
+        when = "in any case" if self.last else f"if within {self.rule.below:g}"
+        return (
+            "draw ticket",
+            f"{when}, unless drawn: keep {self.kept} of {total} weights, density {self.kept / total:.6g}",
+        )
+
+    def alive(self, before: int, total: int) -> int:
+        """`kept` after the last one; what an earlier one leaves is known in training alone, at most `before`."""
+        return self.kept if self.last else before
+
+    def may_leave(self, before: int) -> set[int]:
+        """All that may live afterwards, when `before` did."""
+        return {self.kept} if self.last else {before, self.kept}
+
+    def apply(self, pruner: MaskEditor, draw: int) -> None:
+        """Look at the mask of now, and prune if it is time."""
+        pruner.draw_ticket(self.kept, draw, self.rule, self.last)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def test_one_run_gets_every_analysis_of_one_run(
 ) -> None:
     told = call_json(runs["lrr"], "--out", tmp_path / "new" / "out", *QUICK)
     assert told["runs"] == {"lrr": str(runs["lrr"])}
-    assert set(told["skipped"]) == {"overlap", "connectivity"}
+    of_several = {"overlap", "connectivity", "sign-difference", "stability"}
+    assert set(told["skipped"]) == of_several
     assert "give 1 more" in told["skipped"]["overlap"]
     assert list(told["analyses"]) == [
         name for name in ANALYSES if name not in told["skipped"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import sparsify_fx.reproduce.catalog as catalog
-from benchmarks.reproduce_page import PAGE_FILE, page
+from benchmarks.reproduce_page import PAGE_FILE, RESULTS_FILE, page
+from benchmarks.reproduce_results import RESULTS, kept, results_page
 from sparsify_fx.errors import ConfigError, UnknownNameError
 from sparsify_fx.lab import EXPERIMENTS, all_experiments
 from sparsify_fx.reproduce import figures, find
@@ -73,9 +74,12 @@ def test_a_sweep_is_checked_and_is_a_file_for_sweep(
     configs = [trial.config({}) for trial in trials.values()]
     assert len(configs) == (2 if scale == "tiny" else 6)
     assert {config.optimizer.lr for config in configs} == {0.5}
-    assert {config.data for config in configs} == {
-        "imagefolder:data/imagenet" if scale == "full" else "mnist5k"
+    data = {
+        "full": "imagefolder:data/imagenet",
+        "cpu": "mnist5k",
+        "tiny": "mnist5k:500",
     }
+    assert {config.data for config in configs} == {data[scale]}
 
 
 @pytest.mark.sweep
@@ -151,5 +155,8 @@ def test_the_page_is_what_the_catalog_makes() -> None:
     assert PAGE_FILE.read_text(encoding="utf-8") == page(), (
         "run: python -m benchmarks.reproduce_page"
     )
+    assert RESULTS_FILE.read_text(encoding="utf-8") == results_page()
+    # Every file there belongs to a figure, and so to a row.
+    assert len(list(RESULTS.glob("*.json"))) == sum(len(kept(one)) for one in ALL)
     rows = re.findall(r"^\| `?(?:fig|table)\d", page(), re.MULTILINE)
     assert len(rows) == len(ALL)

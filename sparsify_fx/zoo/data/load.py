@@ -70,6 +70,7 @@ class Request:
 class Kind:
     """A kind of data: its loader, and what its argument is ("PATH"), "" where it takes none.
 
+    `optional`: whether it may be left out.
     `digest` gives `Data.digest` alone, for a kind that takes long to load. `task`: classes, channels and pixels a side,
     of a kind that always has the same.
     """
@@ -78,6 +79,7 @@ class Kind:
     argument: str = ""
     digest: Callable[[Request], str] | None = None
     task: tuple[int, int, int] | None = None
+    optional: bool = False
 
 
 OWN = "package.module"
@@ -101,9 +103,9 @@ def load_data(
     """The data set of a spec.
 
     Args:
-        spec: `mnist5k`, `mnist`, `cifar10`, `cifar100`, `imagefolder:PATH` (with train and test or val, or Tiny
-            ImageNet as published), `npz:PATH` (a file, or a folder with train.npz and test.npz) or the import path of
-            a function (see `own.py`). A relative PATH starts at the current folder.
+        spec: `mnist5k` (`mnist5k:500` for so many of its digits), `mnist`, `cifar10`, `cifar100`, `imagefolder:PATH`
+            (with train and test or val, or Tiny ImageNet as published), `npz:PATH` (a file, or a folder with train.npz
+            and test.npz) or the import path of a function (see `own.py`). A relative PATH starts at the current folder.
         root: folder for downloads, made when needed.
         device: where the batches are needed; small sets are held there whole.
         image_size: pixels a side; images of another size are resized. None: as they are.
@@ -167,7 +169,7 @@ def _kind(spec: str) -> Kind:
     if argument and not own and name not in DATASETS:
         raise if_a_module(unknown("data set", name, DATASETS))
     kind = DATASETS[OWN if own else name]
-    if kind.argument and not argument:
+    if kind.argument and not argument and (colon or not kind.optional):
         raise DataError(
             f"{spec!r} lacks its {kind.argument}; write {name}:{kind.argument}"
         )
