@@ -115,7 +115,8 @@ def _living(scores: Scores, masks: dict[str, Tensor]) -> Scores:
 
 def _left(context: PruningContext, before: int, share: float) -> int:
     """Weights of the whole model after the share k/n of the rounds."""
-    return round(before * (context.kept / before) ** share)
+    left: float = before * (context.kept / before) ** share
+    return round(left)
 
 
 def _round_counts(
