@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import onnx
 from torch import nn
 
-from sparsify_fx.errors import ExportError, unknown
+from sparsify_fx.errors import unknown
+from sparsify_fx.onnx_export.checks.arguments import check_words, limit_of
 from sparsify_fx.onnx_export.checks.verify import Runtime
 from sparsify_fx.onnx_export.files.targets import check_target
 from sparsify_fx.onnx_export.files.tensors import TensorReader
@@ -33,7 +32,6 @@ from sparsify_fx.onnx_export.sparse_ort import (
     encode,
     library_for,
 )
-from sparsify_fx.onnx_export.storage.codecs import VALUES
 from sparsify_fx.onnx_export.storage.options import ENCODING_NAMES, VALUE_NAMES, Wanted
 from sparsify_fx.onnx_export.tracing.clean import (
     keep_zero_padding,
@@ -157,7 +155,8 @@ def export(
     # 1. Whatever can be refused is refused now, before minutes of tracing.
     wanted = Wanted(encoding, values, functions, target, autotune, measure)
     check_wanted(wanted)
-    limit = _limit(tolerance, values)
+    limit = limit_of(tolerance, values)
+    check_words(metadata, opset)
     place = check_target(path)
     check_choice(dynamic_batch, dynamic_shapes)
     inputs = example_tensors(example_inputs)
@@ -244,18 +243,6 @@ def _tidy(dense: onnx.ModelProto, model: nn.Module, outputs: list[str]) -> None:
     name_outputs(dense.graph, outputs)
     normalize_zeros(dense)
     set_producer(dense)
-
-
-def _limit(tolerance: float | None, values: str) -> float:
-    """The tolerance to use: its default depends on whether the values lose something."""
-    if tolerance is None:
-        return 1e-4 if VALUES[values].lossless else math.inf
-    number = isinstance(tolerance, Real)
-    if not (number and math.isfinite(tolerance) and tolerance > 0):
-        raise ExportError(
-            f"tolerance={tolerance!r} must be a positive finite number, for instance 1e-4"
-        )
-    return tolerance
 
 
 def _shapes(dense: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[int, ...]]:

@@ -139,6 +139,18 @@ FAILURES: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
         {"tolerance": "1e-4"},
         "must be a positive",
     ),
+    "metadata": (
+        lambda: nn.Linear(4, 4),
+        X,
+        {"metadata": {"epoch": 3}},
+        r"metadata=\{'epoch': 3\} must be a mapping from text to text",
+    ),
+    "opset in words": (
+        lambda: nn.Linear(4, 4),
+        X,
+        {"opset": "18"},
+        "opset='18' must be a whole number",
+    ),
     "opset": (
         lambda: nn.Linear(4, 4),
         X,
