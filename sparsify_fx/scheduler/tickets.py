@@ -59,6 +59,11 @@ class Tickets:
             "drawn": self.drawn,
         }
 
+    def as_entry(self) -> dict[str, Any]:
+        """The state under its key; nothing before the first look, so that the states of other methods have no such key."""
+        found = self.state()
+        return {"tickets": found} if found else {}
+
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.masks = dict(state.get("masks", {}))

@@ -257,10 +257,7 @@ class Track:
             "strengths": self.strengths.state_dict(),
             "snapshots": dict(self.snapshots),
             "notes": list(self.notes),
-            # Only where there are any, so that the states of all other methods stay as they were.
-            **(
-                {"tickets": tickets} if (tickets := self.pruner.tickets.state()) else {}
-            ),
+            **self.pruner.tickets.as_entry(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
