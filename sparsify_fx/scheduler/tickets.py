@@ -60,7 +60,7 @@ class Tickets:
         }
 
     def as_entry(self) -> dict[str, Any]:
-        """The state under its key; nothing before the first look, so that the states of other methods have no such key."""
+        """The state under its key; nothing before the first look: states of other methods have no such key."""
         found = self.state()
         return {"tickets": found} if found else {}
 
