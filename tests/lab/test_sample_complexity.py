@@ -335,6 +335,7 @@ def test_the_hessian_has_the_theorem_s_order_in_k_and_no_negative_curvature() ->
     assert found["distance"][0.8].secant.mean > found["distance"][0.8].least.mean
 
 
+@pytest.mark.sweep
 def test_the_samples_needed_hardly_depend_on_the_number_of_inputs() -> None:
     size = replace(
         SMALL, need_runs=6, need_rank=8, need_neurons=(2, 4), need_widths=(20, 80)

@@ -53,6 +53,7 @@ def test_a_table_is_trained_and_the_paper_stands_beside_it(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_signs_by_cycle_are_read_out_of_the_runs(tmp_path: Path) -> None:
     options = [*small(tmp_path), "--set", "save_cycles=true", "--json", "found.json"]
     code, _, err = call(
@@ -68,6 +69,7 @@ def test_signs_by_cycle_are_read_out_of_the_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_trials_that_failed_are_told_beside_the_numbers_of_the_others(
     tmp_path: Path,
 ) -> None:

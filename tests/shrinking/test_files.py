@@ -14,6 +14,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock
 
 import sparsify_fx
+from tests.common import swept
 from tests.coupling.nets import made
 
 
@@ -61,7 +62,8 @@ def shapes(path: Path) -> list[tuple[int, ...]]:
     return sorted(tuple(t.dims) for t in graph.initializer if len(t.dims) > 1)
 
 
-@pytest.mark.parametrize("name", ["residual", "inverted", "gated", "attention"])
+# Not heads of attention: the passes over files leave those, so such a model is shrunk first (docs/channels.md).
+@pytest.mark.parametrize("name", ["gated", *swept(["residual", "inverted"])])
 def test_masked_and_shrunk_give_the_same_file(name: str, tmp_path: Path) -> None:
     net, inputs = built(name)
     sparsify_fx.export(net, tmp_path / "dense.onnx", inputs)
