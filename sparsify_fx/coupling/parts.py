@@ -116,6 +116,7 @@ def _parts(
                 paths.append(path)
                 continue
             except Exception:
+                # torch.export raises whatever the part's own code raised; its own parts are tried next.
                 classes.back_to(mark)
         waiting += [(f"{path}.{name}", child) for name, child in module.named_children()]  # fmt: skip
     return found, paths
