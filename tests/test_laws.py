@@ -43,7 +43,16 @@ SWEPT = {
 # Near relations of methods that always run: the same axes but for one.
 SWEPT |= {
     *("cap", "grasp", "imp-rand", "lrr-nowarmup", "npb", "obd", "pilot-init"),
-    *("rare-gems", "snfs", "snip", "str-constant", "woodfisher"),
+    *(
+        "lrr-bn",
+        "rare-gems",
+        "set",
+        "snfs",
+        "snip",
+        "srigl",
+        "str-constant",
+        "woodfisher",
+    ),
 }
 every_method = pytest.mark.parametrize(
     "method",
