@@ -20,7 +20,7 @@ export async function startRuntime() {
 /** A session, the bytes that came over the wire, and how long creating the session took. */
 export async function load(ort, url) {
   const answer = await fetch(url);
-  if (!answer.ok) throw new Error(`${url}: the server says ${answer.status}`);
+  if (!answer.ok) throw new Error(`${url}: the server says ${answer.status}, expected 200: run python make_models.py and start the server in this folder.`);
   const file = new Uint8Array(await answer.arrayBuffer());
   const [entry] = performance.getEntriesByName(new URL(url, location.href).href).slice(-1);
   const begin = performance.now();

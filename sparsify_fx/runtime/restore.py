@@ -157,9 +157,11 @@ def _dense_nodes(
     steps += [("Add", [residual])] if residual else []
     steps += [(activation, [])] if activation in ("Relu", "Gelu") else []
     if activation == "Relu6":
-        for limit, value in (("sparsify_fx.zero", 0.0), ("sparsify_fx.six", 6.0)):
+        # Named after the output, as the tensors between are: a model may hold any fixed name itself.
+        limits = {f"{output}.sparsify_fx.zero": 0.0, f"{output}.sparsify_fx.six": 6.0}
+        for limit, value in limits.items():
             weights[limit] = helper.make_tensor(limit, TensorProto.FLOAT, [], [value])
-        steps.append(("Clip", ["sparsify_fx.zero", "sparsify_fx.six"]))
+        steps.append(("Clip", list(limits)))
     steps += [("Sigmoid", [])] if activation == "Silu" else []
 
     # 2. A chain of them; only the last gives the old output.

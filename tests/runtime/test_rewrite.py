@@ -106,6 +106,23 @@ def test_tails_are_taken_over(model: onnx.ModelProto) -> None:
     assert not left & {"Conv", "Gemm", "MatMul", "Sigmoid", "Clip"}
 
 
+def test_the_limits_of_relu6_take_no_name_from_the_model(
+    model: onnx.ModelProto,
+) -> None:
+    own, name = onnx.ModelProto(), "sparsify_fx.six"
+    own.CopyFrom(model)
+    bias = own.graph.initializer[-1].name
+    next(t for t in own.graph.initializer if t.name == bias).name = name
+    for node in own.graph.node:
+        node.input[:] = [name if each == bias else each for each in node.input]
+
+    sparse, _ = runtime.to_sparse(own, lambda layer: True)
+    expected = run(own, images(2))
+    np.testing.assert_allclose(
+        run(runtime.to_dense(sparse), images(2)), expected, atol=1e-5
+    )
+
+
 class Projected(nn.Module):
     """Two residual blocks that end in a sum with a projection; what the first projection gives is an output, too."""
 
