@@ -1,0 +1,70 @@
+"""The checks of whole channels: what passes, what rounding may do, and what fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.coverage.bench import Bench, bench_of
+from sparsify_fx.coverage.build import Trial, seed_everything
+from sparsify_fx.coverage.structured_check import STRUCTURED, check_shrink, check_step
+from sparsify_fx.errors import CoverageError
+from tests.conftest import small_net
+
+pytestmark = pytest.mark.slow
+
+
+class Changed(nn.Module):
+    """`small_net`, and what `change` makes of its outputs."""
+
+    def __init__(self, change: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.change = small_net(), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.net, self.net(x))
+
+
+def bench(folder: Path, change: Callable[[nn.Module, Tensor], Tensor]) -> Bench:
+    def seeded() -> nn.Module:
+        seed_everything(0)
+        return Changed(change)
+
+    inputs = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
+    return bench_of(Trial(seeded, inputs, inputs, "small"), folder)
+
+
+def chaotic(net: nn.Module, outputs: Tensor) -> Tensor:
+    # The logistic map doubles an error in each step: 1e-8 becomes 1e-2, and what float64 rounds stays below 1e-9.
+    x = torch.sigmoid(outputs)
+    for _ in range(20):
+        x = 4 * x * (1 - x)
+    return x
+
+
+def by_width(net: nn.Module, outputs: Tensor) -> Tensor:
+    return outputs * sum(p.numel() for p in net.parameters())
+
+
+def test_a_model_passes_all_of_them(tmp_path: Path) -> None:
+    usual = bench(tmp_path, lambda net, outputs: outputs)
+    said = {name: check(usual) for name, check in STRUCTURED.items()}
+    assert said["multiply-adds"].startswith("0.")
+    assert "in float64" not in said["shrink"]
+
+
+def test_rounding_that_grows_is_judged_in_float64(tmp_path: Path) -> None:
+    assert "in float64 by" in check_shrink(bench(tmp_path, chaotic))
+
+
+def test_other_outputs_fail_and_the_later_checks_with_them(tmp_path: Path) -> None:
+    wrong = bench(tmp_path, by_width)
+    with pytest.raises(CoverageError) as first:
+        check_shrink(wrong)
+    with pytest.raises(CoverageError) as later:
+        check_step(wrong)
+    assert later.value is first.value
