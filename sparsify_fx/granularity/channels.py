@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify_fx.coupling.classes import Ids
 from sparsify_fx.granularity.moving import (
@@ -21,6 +21,7 @@ from sparsify_fx.granularity.moving import (
 from sparsify_fx.granularity.ranked import Ranked, ranked_of, table_of, unit_bounds
 from sparsify_fx.granularity.reductions import Totals, check_reduction
 from sparsify_fx.sharding import shard, whole
+from sparsify_fx.shrinking import shrink
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ class Channels:
                 if axis in members.get(name, {}):
                     members[name][axis] = members[name][axis][index.cpu().numpy()]
         return replace(self, members=members)
+
+    def cut_dead(self, model: nn.Module, example_inputs: Any) -> None:
+        """Cut what nothing reads out of a plain model with these zeros, in place; `export` does so to its copy."""
+        shrink(model, example_inputs)
 
     def ranked(self, scores: Mapping[str, Tensor]) -> Ranked:
         """The groups in the order in which they go, and what each tensor holds of them."""

@@ -40,6 +40,7 @@ from sparsify_fx.onnx_export.tracing.clean import (
     set_producer,
     strip_metadata,
 )
+from sparsify_fx.onnx_export.tracing.groups import cut_dead_groups
 from sparsify_fx.onnx_export.tracing.inputs import (
     ExampleInputs,
     Inputs,
@@ -118,7 +119,8 @@ def export(
             int8, whose difference is yours to judge, only NaN and Inf are errors.
         functions: store each encoded weight as one node, a call of a local function, for readers of the graph.
         optimize: run `passes.onnx_graph` first: norms are folded, channels that are dead or that nothing reads are
-            removed; `report.passes` says what that saved. A model without any keeps its bytes.
+            removed; `report.passes` says what that saved. A model without any keeps its bytes. What was pruned in whole
+            channels or heads is cut out of the copy as `shrink` does it.
         measure: also measure load time, memory and latency against the dense file (`report.speed`); with `sparse-ort`,
             make layers dense again until the file is not slower than dense.
         autotune: with `sparse-ort`, choose layers by times of whole models on this machine; the file's metadata say
@@ -173,6 +175,7 @@ def export(
         _LOG.info("merging a copy of %s and running it", type(model).__name__)
         copied = merged_copy(model)
         reference = run_reference(copied, inputs, probes)
+        notes += cut_dead_groups(copied, model, inputs) if optimize else ()
         wanted_axes = find_axes(copied, inputs, dynamic_batch, dynamic_shapes)
         flatten_outputs(copied)
         _LOG.info("tracing it")

@@ -62,8 +62,9 @@ def shapes(path: Path) -> list[tuple[int, ...]]:
     return sorted(tuple(t.dims) for t in graph.initializer if len(t.dims) > 1)
 
 
-# Not heads of attention: the passes over files leave those, so such a model is shrunk first (docs/channels.md).
-@pytest.mark.parametrize("name", ["gated", *swept(["residual", "inverted"])])
+@pytest.mark.parametrize(
+    "name", ["gated", "attention", *swept(["residual", "inverted"])]
+)
 def test_masked_and_shrunk_give_the_same_file(name: str, tmp_path: Path) -> None:
     net, inputs = built(name)
     sparsify_fx.export(net, tmp_path / "dense.onnx", inputs)
@@ -87,3 +88,34 @@ def test_masked_and_shrunk_give_the_same_file(name: str, tmp_path: Path) -> None
     # The metadata of the masked one name its method and sparsity.
     assert abs(one - other) < 256
     assert other < dense
+
+
+class Scaled(nn.Module):
+    """Attention, and a second input."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.inner(x) * scale
+
+
+def test_heads_that_stay_in_the_file_are_told(tmp_path: Path) -> None:
+    inner, x = built("attention")
+    net, scale = Scaled(inner).eval(), torch.ones(1)
+    sparsify_fx.apply(
+        net,
+        "magnitude",
+        sparsity=0.5,
+        granularity="head",
+        schedule="at-init",
+        example_inputs=(x, scale),
+    )
+    report = sparsify_fx.export(net, tmp_path / "mixed.onnx", (x, {"scale": scale}))
+    assert any("dead heads stay" in note for note in report.notes)
+    report = sparsify_fx.export(net, tmp_path / "all.onnx", (x, scale))
+    assert not any("dead heads stay" in note for note in report.notes)
+    assert sum(map(len, shapes(tmp_path / "all.onnx"))) > 0
+    small, large = ((tmp_path / f"{n}.onnx").stat().st_size for n in ("all", "mixed"))
+    assert small < large
