@@ -43,9 +43,12 @@ class Here:
     """Trains in this process: its clock is then that of one core."""
 
     def submit(self, job: Job) -> Future[Outcome]:
-        """Train at once."""
+        """Train at once; SystemExit when a signal asked that training to end: it asked us."""
         future: Future[Outcome] = Future()
-        future.set_result(run_job(job))
+        outcome = run_job(job)
+        if outcome.again:
+            sys.exit(f"{job.trial}: {outcome.error}")
+        future.set_result(outcome)
         return future
 
 
