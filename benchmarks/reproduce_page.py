@@ -86,10 +86,10 @@ def _counted(every: tuple[Figure, ...]) -> str:
 
 
 def _table(of_paper: list[Figure]) -> str:
-    columns = "| figure | what it shows | made by | data at `full` | the paper's numbers | status |\n"
+    columns = "| `sparsify-fx reproduce` … | what it shows | made by | data at `full` | the paper's numbers | status |\n"
     head = columns + "|---|---|---|---|---|---|\n"
     rows = [
-        f"| `{one.name}` | {one.title.removesuffix('.')}. {one.shows} | {_made_by(one)} | {_data(one)} "
+        f"| `{one.key} {one.name}` | {one.title.removesuffix('.')}. {one.shows} | {_made_by(one)} | {_data(one)} "
         f"| {_numbers(one)} | {_status(one)} |\n"
         for one in of_paper
     ]
