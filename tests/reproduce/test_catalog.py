@@ -158,5 +158,5 @@ def test_the_page_is_what_the_catalog_makes() -> None:
     assert RESULTS_FILE.read_text(encoding="utf-8") == results_page()
     # Every file there belongs to a figure, and so to a row.
     assert len(list(RESULTS.glob("*.json"))) == sum(len(kept(one)) for one in ALL)
-    rows = re.findall(r"^\| `?(?:fig|table)\d", page(), re.MULTILINE)
+    rows = re.findall(r"^\| `\w+ (?:fig|table)\d", page(), re.MULTILINE)
     assert len(rows) == len(ALL)
