@@ -41,7 +41,7 @@ class Case:
             return f"{DENSE}, 90 % zeros" if self.zeros else DENSE
         multiple = self.granularity.partition(":")[2]
         said = f"{self.share:g} of the MACs"
-        said += f", multiples of {multiple}" if multiple != "1" else ""
+        said += {"": "", "1": ", any number"}.get(multiple, f", multiples of {multiple}")
         return f"{said}, 90 % zeros" if self.zeros else said
 
     @property
@@ -55,7 +55,7 @@ def cases() -> tuple[Case, ...]:
     """Dense ones first: the others are compared with them."""
     found = [Case(1, ""), Case(1, "", zeros=True)]
     for share, wanted in ((0.5, 1.8), (0.25, 3.2)):
-        for granularity in ("channel:1", "channel:8", "channel:16"):
+        for granularity in ("channel", "channel:1", "channel:8", "channel:16"):
             found.append(Case(share, granularity, wanted=wanted))
         plain = Case(share, "channel:8")
         found.append(Case(share, "channel:8", True, 2.0, plain.name))

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
 from sparsify_fx.errors import LayerError, MethodError
+from sparsify_fx.finetuning.mergeable import check_mergeable
 from sparsify_fx.programs.owners import programs
 
 
@@ -49,7 +51,7 @@ def mask_lora(model: nn.Module) -> nn.Module:
 
     Raises, with nothing changed: LayerError for a model without LoRA layers or without zeros, or one that is still
     rewritten; MethodError for DoRA and other variants, for dropout on the update, and for adapted layers other than
-    linear ones and convolutions.
+    linear ones and convolutions, or such whose outputs are not linear in their weight.
 
     >>> from peft import LoraConfig, get_peft_model
     >>> net = nn.Sequential(nn.Linear(4, 4, bias=False))
@@ -62,6 +64,7 @@ def mask_lora(model: nn.Module) -> nn.Module:
     """
     found = dict(_adapted(model))
     for name, layer in found.items():
+        check_mergeable(name, layer.get_base_layer())
         _check_plain(name, layer)
     for layer in found.values():
         if _take_outside not in layer._forward_hooks.values():
@@ -75,9 +78,12 @@ def merge_lora(model: Any) -> tuple[nn.Module, LoraReport]:
     W ← (W + ΔW) ⊙ M with M = (W ≠ 0). Without `mask_lora` in training this drops what the adapter has learned at the
     zeros, mostly as large a share as there are zeros: train on with "keep-zeros" then.
 
-    Raises LayerError for a model without LoRA layers or without zeros, or one that is still rewritten.
+    Raises, with nothing changed: LayerError for a model without LoRA layers or without zeros, or one that is still
+    rewritten; MethodError for adapted layers whose outputs are not linear in their weight.
     """
     found = dict(_adapted(model))
+    for name, layer in found.items():
+        check_mergeable(name, layer.get_base_layer())
     before = {
         name: layer.get_base_layer().weight.detach().clone()
         for name, layer in found.items()
@@ -151,11 +157,19 @@ def _product(base: nn.Module) -> Any:
     if isinstance(base, nn.Linear):
         return lambda x, weight: F.linear(x, weight)
     if isinstance(base, _ConvNd) and hasattr(base, "_conv_forward"):
-        return lambda x, weight: base._conv_forward(x, weight, None)
+        # By its own forward: a class derived from it may pad in another way before (timm's Conv2dSame).
+        return lambda x, weight: functional_call(base, _without_bias(base, weight), x)
     # The linear layer of GPT-2 and its like, whose weight is [inputs, outputs].
     if type(base).__name__ == "Conv1D":
         return lambda x, weight: x @ weight
     return None
+
+
+def _without_bias(base: nn.Module, weight: Tensor) -> dict[str, Tensor]:
+    bias = getattr(base, "bias", None)
+    return {"weight": weight} | (
+        {} if bias is None else {"bias": torch.zeros_like(bias)}
+    )
 
 
 def _take_outside(layer: Any, args: Any, options: Any, output: Tensor) -> Tensor:

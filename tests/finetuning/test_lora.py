@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from timm.layers import Conv2dSame, ScaledStdConv2d, StdConv2d
 from torch import nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -71,6 +72,28 @@ def test_without_masks_in_training_the_merge_says_what_it_costs() -> None:
     )
     # keep-zeros goes on from there.
     sparsify_fx.apply(merged, "keep-zeros")
+
+
+@pytest.mark.parametrize("kind", [ScaledStdConv2d, StdConv2d])
+def test_layers_that_standardize_their_weight_are_refused(kind: Any) -> None:
+    net = nn.Sequential(kind(8, 8, 3), nn.Linear(4, 4))
+    net[0].weight.data[:, 4:] = 0
+    model = adapted(net, target_modules=["0"])
+    before = copy.deepcopy(model.state_dict())
+    for function in (mask_lora, merge_lora):
+        with pytest.raises(MethodError, match=f"0 is a {kind.__name__}.*not linear"):
+            function(model)
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_convolutions_that_pad_in_their_own_way_are_merged() -> None:
+    net = nn.Sequential(Conv2dSame(3, 8, 3, stride=2), nn.Flatten(), nn.Linear(128, 10))
+    net[0].weight.data[:, 1] = 0
+    model = mask_lora(adapted(net, target_modules=["0"], init_lora_weights=False))
+    x = batch()[0]
+    tuned = model.eval()(x)
+    torch.testing.assert_close(merge_lora(model)[0](x), tuned, rtol=1e-4, atol=1e-4)
 
 
 def test_an_adapter_that_is_switched_off_or_untrained_changes_nothing() -> None:
