@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sparsify_fx.coverage.bench import Bench
 from sparsify_fx.coverage.checks import CHECKS
 from sparsify_fx.coverage.report import markdown
 from sparsify_fx.coverage.results import ModelResult, versions
+from sparsify_fx.coverage.structured_check import STRUCTURED
 from sparsify_fx.coverage.suites import SUITES, subjects
+from sparsify_fx.errors import ConfigError
 from sparsify_fx.train.files import write_text
 
 _INTRO = """\
@@ -49,8 +52,46 @@ calibrated on 32, and the check is made again.
 """
 
 
+_STRUCTURED = """\
+# Coverage of whole channels
+
+Every model of torchvision, and the smallest variant of every architecture module of timm: half of its multiply-adds
+removed as whole channels, each in its own process. This page is written by the command:
+
+```
+sparsify-fx coverage --structured --suite torchvision --json torchvision.json
+sparsify-fx coverage --structured --suite timm --json timm.json
+sparsify-fx coverage --results torchvision.json --results timm.json --markdown docs/results/coverage_structured.md
+```
+
+Stopped, it goes on from its file. [What is coupled, and what `shrink` does](../channels.md); [Torch-Pruning on the same
+models](torch_pruning_coverage.md).
+
+## What is checked
+
+{checks}
+
+Weights are random, for nothing is downloaded; inputs are the smallest that the model takes, two at a time. Channels are
+chosen by magnitude, the same fraction of each width (`allocation="uniform"`). A difference is the largest one, as a
+share of the largest value of the output, and at most 1e-5; a model that makes more of the rounding of float32 is judged
+in float64, and says so.
+
+The tables give what is left: of the multiply-adds, of the parameters, and of the bytes of the dense weights in the
+file.
+"""
+
+
 def write_page(path: Path, results: Sequence[ModelResult]) -> None:
-    """Write the page; the folder must exist."""
+    """Write the page of what these results are of; the folder must exist.
+
+    Raises ConfigError for results of both kinds: a page tells of one.
+    """
+    structured = {bool(set(STRUCTURED) & set(result.checks)) for result in results}
+    if structured == {True, False}:
+        raise ConfigError(
+            "some of these results are of `coverage --structured` and some are not; write a page of each kind"
+        )
+    checks = STRUCTURED if structured == {True} else CHECKS
     # Models that nobody looked at are named, or a page of half a sweep would look like one of all.
     seen = {result.key for result in results}
     unseen = []
@@ -58,14 +99,15 @@ def write_page(path: Path, results: Sequence[ModelResult]) -> None:
         left = [s.name for s in subjects(suite) if (suite, s.name) not in seen]
         unseen += [f"{suite} {name}" for name in left]
     write_text(
-        path, markdown(results, list(CHECKS), versions(), introduction(), unseen)
+        path, markdown(results, list(checks), versions(), introduction(checks), unseen)
     )
 
 
-def introduction() -> str:
+def introduction(checks: Mapping[str, Callable[[Bench], str]] = CHECKS) -> str:
     """What stands above the tables: how they are made, and what each check promises."""
     # The checks' own docstrings, so that the page cannot promise what the code does not look at.
-    checks = "\n".join(
-        f"- `{name}`: {(check.__doc__ or '').strip()}" for name, check in CHECKS.items()
+    told = "\n".join(
+        f"- `{name}`: {(check.__doc__ or '').strip()}" for name, check in checks.items()
     )
-    return _INTRO.format(checks=checks)
+    text = _STRUCTURED if checks is STRUCTURED else _INTRO
+    return text.format(checks=told)

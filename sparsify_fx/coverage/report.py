@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from sparsify_fx.coverage.results import FAILED, NO_EXPORT, PASSED, ModelResult, Outcome
 from sparsify_fx.tables.fitting import FittingTable
 
+_SHARE = re.compile(r"[01]\.\d+(?= of )")
 _MARKS = {PASSED: "yes", FAILED: "**no**", NO_EXPORT: "dense: no"}
 
 
@@ -139,32 +141,38 @@ def _summary(results: Sequence[ModelResult], checks: Iterable[str]) -> str:
 
 def _models(results: Sequence[ModelResult], checks: Sequence[str]) -> str:
     """A row for each model with a mark for each check; the cell of one that has not run yet stays empty."""
+    # Whole channels are pruned by what they compute: no number of weights is asked for.
+    counted = any(result.weights for result in results)
     rows = []
     for r in sorted(results, key=lambda r: (r.group, r.name)):
-        marks = [
-            _MARKS[r.checks[check].state] if check in r.checks else ""
-            for check in checks
-        ]
-        rows.append(
-            (
-                r.name,
-                r.group,
-                f"{r.parameters / 1e6:.1f} M",
-                r.inputs,
-                str(r.weights),
-                *marks,
-            )
-        )
-    return _table(("model", "group", "parameters", "input", "weights", *checks), rows)
+        marks = [_mark(r.checks[c]) if c in r.checks else "" for c in checks]
+        first = (r.name, r.group, f"{r.parameters / 1e6:.1f} M", r.inputs)
+        rows.append((*first, *([str(r.weights)] if counted else []), *marks))
+    head = ("model", "group", "parameters", "input", *(["weights"] if counted else []))
+    return _table((*head, *checks), rows)
+
+
+def _mark(outcome: Outcome) -> str:
+    """Yes or no, or the share that was left, with which some notes begin."""
+    share = _SHARE.match(outcome.note)
+    if share is None:
+        return _MARKS[outcome.state]
+    return share[0] if outcome.state == PASSED else f"{_MARKS[outcome.state]}, {share[0]}"  # fmt: skip
 
 
 def _reasons(results: Iterable[ModelResult], chosen: Callable[[Outcome], bool]) -> str:
     """A table of the notes of all outcomes that are chosen; "" when none is."""
     rows = []
     for result in results:
+        # What several checks of a model failed of stands there once.
+        by_note: dict[str, list[str]] = {}
         for check, outcome in result.checks.items():
             if chosen(outcome):
-                rows.append((result.name, check, _cell(outcome.note)))
+                by_note.setdefault(outcome.note, []).append(check)
+        rows += [
+            (result.name, ", ".join(names), _cell(note))
+            for note, names in by_note.items()
+        ]
     return _table(("model", "check", "reason"), rows) if rows else ""
 
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from sparsify_fx.coverage.bench import Bench, bench_of
 from sparsify_fx.coverage.build import Trial, seed_everything
+from sparsify_fx.coverage.page import introduction, write_page
+from sparsify_fx.coverage.results import FAILED, PASSED, ModelResult, Outcome
 from sparsify_fx.coverage.structured_check import STRUCTURED, check_shrink, check_step
-from sparsify_fx.errors import CoverageError
+from sparsify_fx.errors import ConfigError, CoverageError
 from tests.conftest import small_net
 
 pytestmark = pytest.mark.slow
@@ -68,3 +70,32 @@ def test_other_outputs_fail_and_the_later_checks_with_them(tmp_path: Path) -> No
     with pytest.raises(CoverageError) as later:
         check_step(wrong)
     assert later.value is first.value
+
+
+def found(**checks: Outcome) -> ModelResult:
+    named = {name.replace("_", "-"): outcome for name, outcome in checks.items()}
+    return ModelResult("timm", "starnet_s050", "nets", 500_000, "2x3", 0, named)
+
+
+def test_their_page_gives_what_is_left_and_each_reason_once(tmp_path: Path) -> None:
+    smaller = found(
+        shrink=Outcome(PASSED, "0.620 of the parameters"),
+        multiply_adds=Outcome(FAILED, "0.700 of the multiply-adds"),
+    )
+    write_page(tmp_path / "page.md", [smaller])
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert page.startswith(introduction(STRUCTURED))
+    assert "coverage --structured" in page
+    assert "| starnet_s050 | nets | 0.5 M | 2x3 | 0.620 | **no**, 0.700 |" in page
+
+    failed = found(shrink=Outcome(FAILED, "odd"), multiply_adds=Outcome(FAILED, "odd"))
+    write_page(tmp_path / "page.md", [failed])
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "| starnet_s050 | shrink, multiply-adds | `odd` |" in page
+
+
+def test_a_page_is_of_one_kind(tmp_path: Path) -> None:
+    kinds = [found(shrink=Outcome(PASSED)), found(onnx=Outcome(PASSED))]
+    with pytest.raises(ConfigError, match="a page of each kind"):
+        write_page(tmp_path / "page.md", kinds)
+    assert not (tmp_path / "page.md").exists()
