@@ -218,7 +218,8 @@ def main() -> None:
         parser.error("measure --inference first: the page begins with it")
     if "training" in chosen:
         results["training"] = training(options.folder, options.rounds)
-    if "inference" in results:
+    # Of files that were only made there is nothing to tell yet.
+    if chosen != ["prepare"] and "inference" in results:
         write(NAME, results, page(results))
 
 
