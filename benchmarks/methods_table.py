@@ -1,51 +1,53 @@
-"""Every method at several sparsities with one budget of epochs: the table in docs/results/methods_mnist5k.md.
+"""Every method at several sparsities with one budget of epochs: docs/results/methods_mnist5k.json and the pages of it.
 
-    python benchmarks/methods_table.py                          # all methods, about 40 minutes on 2 cores; resumes
-    python benchmarks/methods_table.py --methods lrr signin --sparsities 0.9 --seeds 1 --budget 10
-    python benchmarks/methods_table.py --methods cap npb --add  # new rows; its others stay
+    python -m benchmarks.methods_table                        # what the JSON lacks; all of it takes an hour of one core
+    python -m benchmarks.methods_table --rows cap "l1, scanned"
+    python -m benchmarks.methods_table --rows lrr --again     # once more, over what is there
 
 Each training gets the same number of epochs in all, whether its method spends them in one run or in many cycles.
-Finished runs are kept in --runs and not repeated, so the command can be stopped at any time.
+A row `l1, scanned` has a constant strength, chosen by training on 3,200 of the 4,000 training digits and judging on the
+other 800, then trained as all others. Each result is written when it is there, so the command can be stopped at any time.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
-from collections.abc import Iterable
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.methods_page import strengths_page, table_page
+from benchmarks.methods_results import Place, Results, get, package_commit, put
+from benchmarks.methods_results import read, write
+from benchmarks.methods_scans import ANY, SCANS, SUFFIX, chosen, scan_of
 from sparsify_fx.errors import SparsifyError
 from sparsify_fx.recipe import METHODS, find_method
 from sparsify_fx.schedules import Cycles
-from sparsify_fx.train import load_config, train
+from sparsify_fx.train import Result, load_config, train
+from sparsify_fx.train.run_folder import METRICS
 
+OUT = Path(__file__).parents[1] / "docs/results/methods_mnist5k.json"
+STRENGTHS = "strengths.md"
+RECIPE = "mnist5k-lenet5-bn"
 SUMS = (
-    *(
-        "acdc+signin",
-        "lrr+signin",
-        "lrr+pilot",
-        "wr+pilot",
-        "snip+signin",
-        "synflow+signin",
-        "rigl+signin",
-    ),
-    *("lrr+snip", "imp+synflow"),
+    *("acdc+signin", "lrr+signin", "lrr+pilot", "wr+pilot", "snip+signin"),
+    *("synflow+signin", "rigl+signin", "lrr+snip", "imp+synflow"),
 )
-STUDENT_T = {
-    2: 12.706,
-    3: 4.303,
-    4: 3.182,
-    5: 2.776,
-}  # two-sided 95 %, by number of seeds
-# Reaches the sparsity that comes out of its strength, which no column of the table has.
-UNTARGETED = ("str-constant",)
+# It keeps the zeros of a pruned checkpoint, and there is none here.
+LEFT_OUT = ("keep-zeros",)
+# No sparsity decides what they train.
+UNTARGETED = ("dense", "str-constant")
+SPARSITIES = (0.8, 0.9, 0.95, 0.98)
 KEEP = 0.5  # of the weights in a cycle: with 0.8 the cycles to 0.98 would not fit into the budget
-# A multilayer perceptron: two seconds a training, so that all cells take 40 minutes, not hours.
+VALIDATION = 0.2  # of the training digits
+# A multilayer perceptron: a few seconds a training, so that all cells take an hour, not a day.
 SETUP = {
     "model": "lenet300",
     "init": "kaiming_normal",
@@ -53,151 +55,148 @@ SETUP = {
     "eval_every": 100,
     "checkpoint_every": 100,
 }
-Cell = tuple[str, float]
 
 
-def one_run(
-    recipe: str, method: str, sparsity: float, seed: int, budget: int, runs: Path
-) -> tuple[Cell, float | str]:
-    """Train one cell with one seed; its test accuracy, or the reason why it failed."""
-    torch.set_num_threads(1)
-    schedule, axes = find_method(method).resolved().schedule, {}
+@dataclass(frozen=True)
+class Job:
+    """One training: where its outcome goes, the values of its recipe, the strength that was chosen for it."""
+
+    place: Place
+    values: dict[str, Any]
+    strength: float | None = None
+
+
+def all_rows() -> list[str]:
+    """All rows of the table."""
+    find_method("dense")  # fills the registry
+    methods = [name for name in METHODS if name not in LEFT_OUT]
+    return [*methods, *(name + SUFFIX for name in SCANS), *SUMS]
+
+
+def values(
+    method: str, column: str, seed: int, budget: int, axes: dict[str, Any]
+) -> dict[str, Any]:
+    """A recipe's values, with the budget shared by the method's cycles."""
+    sparsity = 0.0 if column == ANY else float(column)
+    schedule = find_method(method).resolved().schedule
     if isinstance(schedule, Cycles):
         schedule = Cycles(keep=KEEP)
-        axes = {"schedule": {"name": "cycles", "keep": KEEP}}
+        axes = {**axes, "schedule": {"name": "cycles", "keep": KEEP}}
     epochs = max(2, round(budget / schedule.runs(sparsity)))
-    values = {
-        "method": method,
-        "sparsity": sparsity,
-        "seed": seed,
-        "epochs": epochs,
-        "axes": axes,
-        **SETUP,
-    }
-    try:
-        result = train(
-            load_config(recipe, values=values),
-            runs_dir=runs,
-            progress=False,
-            tensorboard=False,
-        )
-    except SparsifyError as error:
-        return (method, sparsity), f"{type(error).__name__}: {error}"
-    return (method, sparsity), result.test_accuracy
+    own = {"method": method, "sparsity": sparsity, "seed": seed, "epochs": epochs}
+    return {**own, "axes": axes, **SETUP}
 
 
-def interval(values: list[float]) -> str:
-    """Mean and half-width of the 95 % interval, in per cent."""
-    mean = 100 * statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    return f"{mean:.1f} ± {100 * STUDENT_T[len(values)] * statistics.stdev(values) / len(values) ** 0.5:.1f}"
+def scan_jobs(
+    rows: Sequence[str], columns: Sequence[str], budget: int
+) -> Iterator[Job]:
+    """The trainings by which the strengths of scanned rows are chosen, with seed 0."""
+    for row in rows:
+        scan, method = scan_of(row), row.removesuffix(SUFFIX)
+        if scan is None:
+            continue
+        for column in columns if scan.targeted else (ANY,):
+            for strength in scan.strengths:
+                own = values(method, column, 0, budget, scan.axes(strength))
+                place = ("scans", method, column, f"{strength:g}")
+                yield Job(place, {**own, "validation": VALIDATION})
 
 
-def table(
-    found: dict[Cell, list[float]], failed: dict[Cell, str], sparsities: Iterable[float]
-) -> str:
-    """Markdown: one row a method, one column a sparsity."""
-    columns = list(sparsities)
-    lines = [
-        "| method | " + " | ".join(f"s = {s:g}" for s in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    methods = dict.fromkeys(method for method, _ in (*found, *failed))
-    for method in methods:
-        cells = [
-            interval(found[method, s]) if (method, s) in found else "failed"
-            for s in columns
-        ]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    lines += [
-        f"\n{method} at {sparsity:g}: {reason}"
-        for (method, sparsity), reason in failed.items()
-    ]
-    return "\n".join(lines) + "\n"
+def cell_jobs(
+    rows: Sequence[str], columns: Sequence[str], results: Results
+) -> Iterator[Job]:
+    """The trainings of the table's cells; scanned rows take what the scans have chosen."""
+    budget, seeds = results["setting"]["budget"], results["setting"]["seeds"]
+    for row in rows:
+        scan, method = scan_of(row), row.removesuffix(SUFFIX)
+        for column in (ANY,) if row in UNTARGETED else columns:
+            strength, axes = None, {}
+            if scan is not None:
+                found = results["scans"][method][column if scan.targeted else ANY]
+                strength = chosen(scan, found, float(column))
+                axes = scan.axes(strength)
+            for seed in range(seeds):
+                own = values(method, column, seed, budget, axes)
+                yield Job(("cells", row, column, str(seed)), own, strength)
 
 
-def with_rows(page: str, rows: str) -> str:
-    """The page with these rows in its table: in place of those of the same methods, the others before the sums."""
-    new = {
-        row.split(" | ")[0]: row for row in rows.splitlines() if row.startswith("| ")
-    }
-    new.pop("| method", None)
-    lines = []
-    for line in page.splitlines():
-        first = line.split(" | ")[0]
-        # Sums stand behind the methods.
-        if "+" in first and first.startswith("| "):
-            lines += [new.pop(name) for name in sorted(new) if "+" not in name]
-        lines.append(new.pop(first, line))
-    end = max(i for i, line in enumerate(lines) if line.startswith("| "))
-    lines[end + 1 : end + 1] = [new[name] for name in sorted(new)]
-    return "\n".join(lines) + "\n"
+def is_there(results: Results, job: Job) -> bool:
+    """Whether the results have this training, with the strength that is chosen now."""
+    found = get(results, job.place)
+    return found is not None and found.get("strength") == job.strength
 
 
-def main() -> None:
-    find_method("dense")  # fills the registry
+def outcome_of(job: Job, recipe: str, commit: str) -> dict[str, Any]:
+    """Train, and tell accuracy and sparsity, or the reason why it failed."""
+    torch.set_num_threads(1)
+    config = load_config(recipe, values=job.values)
+    facts = {"commit": commit}
+    chose = {} if job.strength is None else {"strength": job.strength}
+    # Not in runs/: a run of former code that lies there would be taken for this one.
+    with tempfile.TemporaryDirectory() as runs:
+        try:
+            result = train(config, runs_dir=runs, progress=False, tensorboard=False)
+        except SparsifyError as error:
+            return {"error": f"{type(error).__name__}: {error}", **facts, **chose}
+        came = {"sparsity": sparsity_of(result), **facts, **chose}
+    if job.place[0] == "scans":
+        return {"validation": result.validation_accuracy, **came}
+    return {"accuracy": result.test_accuracy, **came}
+
+
+def sparsity_of(result: Result) -> float:
+    """The share of exact zeros among the prunable weights; `result.density` counts those that masks make alone."""
+    last = json.loads((result.path / METRICS).read_text("utf-8").splitlines()[-1])
+    return round(1 - (last["nonzeros"] - last["kept_zeros"]) / result.weights, 6)
+
+
+def run(jobs: Sequence[Job], results: Results, out: Path, workers: int) -> None:
+    """Train all jobs; results and pages are written after each."""
+    recipe = results["setting"]["recipe"]
+    work = partial(outcome_of, recipe=recipe, commit=package_commit())
+    with ProcessPoolExecutor(workers) as pool:
+        done = map(work, jobs) if workers == 1 else pool.map(work, jobs)
+        for number, (job, outcome) in enumerate(zip(jobs, done, strict=True), start=1):
+            put(results, job.place, outcome)
+            save(results, out)
+            told = outcome.get("accuracy", outcome.get("validation", "failed"))
+            print(f"{number} of {len(jobs)}: {job.place[1:]}: {told}", flush=True)
+
+
+def save(results: Results, out: Path) -> None:
+    """The JSON and the two pages of it."""
+    write(out, results)
+    out.with_suffix(".md").write_text(table_page(results), encoding="utf-8")
+    scans = strengths_page(results)
+    (out.parent / STRENGTHS).write_text(scans, encoding="utf-8")
+
+
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recipe", default="mnist5k-lenet5-bn")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=[*(m for m in METHODS if m not in UNTARGETED), *SUMS],
-    )
-    parser.add_argument(
-        "--sparsities", nargs="+", type=float, default=[0.8, 0.9, 0.95, 0.98]
-    )
+    rows = all_rows()
+    parser.add_argument("--rows", nargs="+", default=rows, metavar="ROW", choices=rows)
+    parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument(
-        "--budget",
-        type=int,
-        default=20,
-        help="epochs of one training, over all its cycles",
+    told = "epochs of one training, over all its cycles"
+    parser.add_argument("--budget", type=int, default=20, help=told)
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--out", type=Path, default=OUT, help="the JSON")
+    told = "train what is there once more"
+    parser.add_argument("--again", action="store_true", help=told)
+    args = parser.parse_args(words)
+    shared = {"recipe": RECIPE, "budget": args.budget, "seeds": args.seeds}
+    results = read(
+        args.out, {**shared, "keep": KEEP, "validation": VALIDATION, **SETUP}
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs/methods-table"))
-    parser.add_argument(
-        "--out", type=Path, default=Path("docs/results/methods_mnist5k.md")
-    )
-    parser.add_argument(
-        "--add", action="store_true", help="leave the other rows of --out as they are"
-    )
-    args = parser.parse_args()
-    jobs = [(args.recipe, m, s, seed, args.budget, args.runs)
-            for m in args.methods for s in args.sparsities for seed in range(args.seeds)]  # fmt: skip
-    found: dict[Cell, list[float]] = {}
-    failed: dict[Cell, str] = {}
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for done, (cell, outcome) in enumerate(
-            pool.map(one_run, *zip(*jobs, strict=True)), start=1
-        ):
-            if isinstance(outcome, str):
-                failed[cell] = outcome
-            else:
-                found.setdefault(cell, []).append(outcome)
-            print(
-                f"{done} of {len(jobs)}: {cell[0]} at {cell[1]:g}: {outcome}",
-                flush=True,
-            )
-    for cell in failed:
-        found.pop(cell, None)
-    command = "python benchmarks/methods_table.py" + (
-        f" --budget {args.budget} --seeds {args.seeds}"
-    )
-    head = (
-        "# All methods on 5,000 digits\n\n"
-        f"Test accuracy in per cent on 1,000 real digits, mean and 95 % interval over {args.seeds} seeds.\n"
-        f"LeNet-300-100, recipe `{args.recipe}` with batch 256 and Kaiming initialization, {args.budget} epochs\n"
-        f"in all for every method; cycles share them and keep {KEEP} of the weights each. `dense` has no zeros.\n\n"
-        "The digits are easy and the budget is short: the table shows that every method works and where it breaks,\n"
-        f"not a ranking.\n\nMade by `{command}`.\n\n"
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    page = head + table(found, failed, args.sparsities)
-    if args.add:
-        page = with_rows(args.out.read_text(encoding="utf-8"), page)
-    args.out.write_text(page, encoding="utf-8")
+    columns = [f"{sparsity:g}" for sparsity in args.sparsities]
+    # The cells of scanned rows are known only when their scans are done.
+    for find in (partial(scan_jobs, budget=args.budget), partial(cell_jobs, results=results)):  # fmt: skip
+        jobs = list(find(args.rows, columns))
+        left = [job for job in jobs if args.again or not is_there(results, job)]
+        run(left, results, args.out, args.workers)
+    save(results, args.out)
     print(f"written: {args.out}")
 
 
