@@ -32,16 +32,16 @@ not a ranking.
 
 Made by `{command}`. Raw results: `docs/results/methods_mnist5k.json`.
 """
-CHOSEN = """The strengths of the `{suffix}` rows are constant. They were chosen on {share:.0%} of the training digits, which were kept
-aside ([scans](strengths.md)); then the net was trained on all of them:"""
+CHOSEN = """The strengths of the `{suffix}` rows are constant. They were chosen on {share:.0%} of the training digits,
+which were kept aside ([scans](strengths.md)); then the net was trained on all of them:"""
 FOOTNOTE = "† {source}, with the code of that time; single seeds were not kept."
 SCANNED = """# Strengths, scanned
 
-Accuracy in per cent on {share:.0%} of the 4,000 training digits, which were kept aside, after training on the others with
-a constant strength; in bold the one that is chosen for the sparsity, with which the rows `{suffix}` of
-[the table of methods](methods_mnist5k.md) are trained on all 4,000 and tested on the 1,000 test digits. There they stand
+Accuracy in per cent on {share:.0%} of the 4,000 training digits, which were kept aside, after training on the others
+with a constant strength for {budget} epochs. In bold: the strength that is chosen for the sparsity. With it the rows
+`{suffix}` of [the table of methods](methods_mnist5k.md) are trained on all 4,000 and tested on the 1,000 test digits,
 beside the rows of the methods' own strengths, most of which are led to the requested sparsity.
-One seed, {budget} epochs: near values are equal.
+One seed: two points say little.
 
 {tables}
 

@@ -43,7 +43,7 @@ SCANS = {
     "pilot-init": Scan("factors", (3e-4, 1e-3, 3e-3, 1e-2)),
     "spred": Scan("factors", (1e-3, 2e-3, 5e-3, 1e-2)),
     "str": Scan("thresholds", (1e-2, 2e-2, 3e-2)),
-    "str-constant": Scan("thresholds", (2e-2, 2.5e-2, 3e-2, 5e-2), targeted=False),
+    "str-constant": Scan("thresholds", (3e-2, 4e-2, 4.5e-2, 1e-1), targeted=False),
 }
 
 

@@ -6,7 +6,7 @@
 
 Each training gets the same number of epochs in all, whether its method spends them in one run or in many cycles.
 A row `l1, scanned` has a constant strength, chosen by training on 3,200 of the 4,000 training digits and judging on the
-other 800, then trained as all others. Each result is written when it is there, so the command can be stopped at any time.
+other 800, then trained as all others. Each result is written at once, so the command can be stopped at any time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ from typing import Any
 import torch
 
 from benchmarks.methods_page import strengths_page, table_page
-from benchmarks.methods_results import Place, Results, get, package_commit, put
-from benchmarks.methods_results import read, write
+from benchmarks.methods_results import (
+    Place,
+    Results,
+    get,
+    package_commit,
+    put,
+    read,
+    write,
+)
 from benchmarks.methods_scans import ANY, SCANS, SUFFIX, chosen, scan_of
 from sparsify_fx.errors import SparsifyError
 from sparsify_fx.recipe import METHODS, find_method

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,10 +13,10 @@ from sparsify_fx.errors import MethodError
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
     Moment,
-    Plain,
     Tensors,
     check_scale,
 )
+from sparsify_fx.parameterizations.probabilities import Probabilities
 
 # log p of a probability of 0; the paper's 1e-20 vanishes in float32 beside 1.
 _SMALL = 1e-6
@@ -29,7 +28,7 @@ _NEAR = 1 + 1e-5
 
 @PARAMETERIZATIONS.register("probability-gate")
 @dataclass(frozen=True)
-class ProbabilityGate(Plain):
+class ProbabilityGate(Probabilities):
     """θ = d·σ(τ (log p − log(1 − p) + noise)) in training, d·[p >= 1/2] in evaluation; d and p = scale·t are trained.
 
     The noise is logistic, drawn before every step from (seed, step, weight). τ = 1 / (1 − 0.97 x) for the progress x
@@ -53,9 +52,6 @@ class ProbabilityGate(Plain):
     start: float = 0.16
     end: float = 0.6
     scale: float = 1.0
-    factors: ClassVar[tuple[str, ...]] = ("dense", "probability")
-    gates: ClassVar[tuple[str, ...]] = ("probability",)
-    without_decay: ClassVar[tuple[str, ...]] = ("shared",)
     transient: ClassVar[tuple[str, ...]] = ("noise", "noisy")
 
     def __post_init__(self) -> None:
@@ -93,23 +89,6 @@ class ProbabilityGate(Plain):
             "temperature": one.clone(),
             "soft": theta.new_zeros(()),
             "noisy": one,
-        }
-
-    def settle(self, tensors: Tensors) -> dict[str, Tensor]:
-        """d = 0 where p < 1/2; p = 1 everywhere."""
-        dense, p = tensors["dense"], self.scale * tensors["probability"]
-        open_ = torch.full_like(dense, 1 / self.scale)
-        return {"dense": torch.where(p >= 0.5, dense, 0.0), "probability": open_}
-
-    def nearness(self, tensors: Tensors) -> Tensor:
-        """The probability; −inf where there is no weight to bring back."""
-        p = self.scale * tensors["probability"]
-        return torch.where(tensors["dense"] == 0, -math.inf, p)
-
-    def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
-        """p = 1 there."""
-        return {
-            "probability": torch.where(where, 1 / self.scale, tensors["probability"])
         }
 
     def refresh(self, state: Tensors, moment: Moment) -> None:

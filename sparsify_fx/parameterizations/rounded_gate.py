@@ -14,16 +14,16 @@ from sparsify_fx.errors import MethodError
 from sparsify_fx.parameterizations.base import (
     PARAMETERIZATIONS,
     Moment,
-    Plain,
     Tensors,
     check_scale,
 )
+from sparsify_fx.parameterizations.probabilities import Probabilities
 from sparsify_fx.parameterizations.top_scores import drawn_scores
 
 
 @PARAMETERIZATIONS.register("rounded-gate")
 @dataclass(frozen=True)
-class RoundedGate(Plain):
+class RoundedGate(Probabilities):
     """θ = d·[p >= 1/2] with p = scale·t; until the masks are final p is trained and d is not, then d is trained.
 
     The gradient goes straight through: ∂θ/∂p = d. After every step p is clipped to [0, 1], and of all weights together
@@ -45,9 +45,6 @@ class RoundedGate(Plain):
     density: float = 1.0
     levels: int = 10
     scale: float = 1.0
-    factors: ClassVar[tuple[str, ...]] = ("dense", "probability")
-    gates: ClassVar[tuple[str, ...]] = ("probability",)
-    without_decay: ClassVar[tuple[str, ...]] = ("shared",)
     together: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -84,23 +81,6 @@ class RoundedGate(Plain):
     def state(self, theta: Tensor) -> dict[str, Tensor]:
         """trained = 0: the weights are as they were drawn."""
         return {"trained": theta.new_zeros(())}
-
-    def settle(self, tensors: Tensors) -> dict[str, Tensor]:
-        """d = 0 where a gate is closed; every p 1."""
-        dense, p = tensors["dense"], self.scale * tensors["probability"]
-        ones = torch.full_like(dense, 1 / self.scale)
-        return {"dense": torch.where(p >= 0.5, dense, 0.0), "probability": ones}
-
-    def nearness(self, tensors: Tensors) -> Tensor:
-        """The probability; −inf where there is no weight to bring back."""
-        p = self.scale * tensors["probability"]
-        return torch.where(tensors["dense"] == 0, -math.inf, p)
-
-    def opened(self, tensors: Tensors, where: Tensor) -> dict[str, Tensor]:
-        """p = 1 there."""
-        return {
-            "probability": torch.where(where, 1 / self.scale, tensors["probability"])
-        }
 
     def refresh(self, state: Tensors, moment: Moment) -> None:
         """The weights train once the masks are final."""
