@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
+
+from torch import nn
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.connectivity import Line, line_between, loss_and_error
@@ -13,65 +15,68 @@ from sparsify_fx.analysis.runs import Run
 from sparsify_fx.figures import legend, panels, styles_of
 from sparsify_fx.tables.fitting import Grid
 
+# What is told of a line: of its ends, and between them.
+COLUMNS = (
+    "error of first",
+    "of second",
+    "highest between",
+    "error barrier",
+    "loss barrier",
+)
+NOTES = (
+    "statistics of batch norm estimated on training images at every point, the ends included",
+)
+
 
 def report(runs: Sequence[Run], options: Options) -> Findings:
     """Every pair of runs: errors at the ends, the highest between, and barriers."""
     # Once for each pair: the line from the second to the first is the same one.
     found = {
-        f"{a.label} & {b.label}": line(a, b, options) for a, b in combinations(runs, 2)
+        f"{a.label} & {b.label}": measure_of(a, options)(a.model(), b.model())
+        for a, b in combinations(runs, 2)
     }
-    rows = tuple(
-        (
-            pair,
-            one.error[0],
-            one.error[-1],
-            max(one.error),
-            one.error_barrier,
-            one.loss_barrier,
-        )
-        for pair, one in found.items()
-    )
-    columns = (
-        "runs",
-        "error of first",
-        "of second",
-        "highest between",
-        "error barrier",
-        "loss barrier",
-    )
+    rows = tuple((pair, *cells_of(one)) for pair, one in found.items())
+    columns = ("runs", *COLUMNS)
     return Findings(
         grids=(Grid("test error on the line between two runs", columns, rows),),
         figures={"connectivity": lambda figure: draw(found, figure)},
-        data={
-            pair: {
-                **asdict(one),
-                "error_barrier": one.error_barrier,
-                "loss_barrier": one.loss_barrier,
-            }
-            for pair, one in found.items()
-        },
-        settings={
-            "samples": options.samples,
-            "seed": options.seed,
-            "points": options.points,
-        },
-        notes=(
-            "statistics of batch norm estimated on training images at every point, the ends included",
-        ),
+        data={pair: {**asdict(one), **barriers_of(one)} for pair, one in found.items()},
+        settings=settings_of(options),
+        notes=NOTES,
     )
 
 
-def line(a: Run, b: Run, options: Options) -> Line:
-    """Loss and error on the way from one run to the other, on the whole test set."""
-    # Read once for all points; that both runs have the same data, `alike` has seen to.
-    test = a.test_batches()
-    return line_between(
-        a.model(),
-        b.model(),
+def measure_of(run: Run, options: Options) -> Callable[[nn.Module, nn.Module], Line]:
+    """Loss and error on the way from one network to another, on the whole test set of this run."""
+    # Read once for all points; that other runs have the same data, `alike` has seen to.
+    test, training = run.test_batches(), run.batches(options.samples, options.seed)
+    return lambda a, b: line_between(
+        a,
+        b,
         options.points,
-        a.batches(options.samples, options.seed),
-        lambda model: loss_and_error(model, test, a.loss),
+        training,
+        lambda model: loss_and_error(model, test, run.loss),
     )
+
+
+def cells_of(line: Line) -> tuple[float, ...]:
+    """The values of `COLUMNS`."""
+    ends = line.error[0], line.error[-1], max(line.error)
+    return (*ends, *barriers_of(line).values())
+
+
+def barriers_of(line: Line) -> dict[str, float]:
+    """Of error and loss, by name."""
+    return {"error_barrier": line.error_barrier, "loss_barrier": line.loss_barrier}
+
+
+def settings_of(options: Options) -> dict[str, Any]:
+    """The options that these analyses read."""
+    return {
+        "samples": options.samples,
+        "seed": options.seed,
+        "points": options.points,
+    }
 
 
 def draw(found: dict[str, Line], figure: Any) -> None:

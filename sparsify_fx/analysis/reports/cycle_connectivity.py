@@ -8,7 +8,15 @@ from itertools import pairwise
 from typing import Any
 
 from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
-from sparsify_fx.analysis.connectivity import Line, line_between, loss_and_error
+from sparsify_fx.analysis.connectivity import Line
+from sparsify_fx.analysis.reports.connectivity import (
+    COLUMNS,
+    NOTES,
+    barriers_of,
+    cells_of,
+    measure_of,
+    settings_of,
+)
 from sparsify_fx.analysis.reports.sign_cycles import lacks
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.figures import legend, panels, styles_of
@@ -27,18 +35,12 @@ class Step:
 
 def measure(run: Run, options: Options) -> list[Step]:
     """Loss and error between the ends of consecutive cycles, on the whole test set."""
-    test, training = run.test_batches(), run.batches(options.samples, options.seed)
+    measured = measure_of(run, options)
     found = []
     for pair in pairwise(run.cycles):
         first, second = (run.at_cycle(cycle) for cycle in pair)
         masks = run.masks(second)
-        line = line_between(
-            run.model(first),
-            run.model(second),
-            options.points,
-            training,
-            lambda model: loss_and_error(model, test, run.loss),
-        )
+        line = measured(run.model(first), run.model(second))
         total = sum(mask.numel() for mask in masks.values())
         found.append(Step(pair, 1 - nonzeros(masks) / total, line))
     return found
@@ -50,39 +52,20 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
     rows: list[tuple[Value, ...]] = []
     for label, steps in found.items():
         for step in steps:
-            line, between = step.line, f"{step.cycles[0]} to {step.cycles[1]}"
-            ends = line.error[0], line.error[-1], max(line.error)
-            barriers = line.error_barrier, line.loss_barrier
-            rows.append((label, between, step.sparsity, *ends, *barriers))
-    columns = (
-        "run",
-        "cycles",
-        "sparsity",
-        "error of first",
-        "of second",
-        "highest between",
-        "error barrier",
-        "loss barrier",
-    )
+            between = f"{step.cycles[0]} to {step.cycles[1]}"
+            rows.append((label, between, step.sparsity, *cells_of(step.line)))
+    columns = ("run", "cycles", "sparsity", *COLUMNS)
     return Findings(
         grids=(Grid("test error between consecutive cycles", columns, tuple(rows)),),
         figures={"cycle-connectivity": lambda figure: draw(found, figure)},
         data={label: [_plain(s) for s in steps] for label, steps in found.items()},
-        settings={
-            "samples": options.samples,
-            "seed": options.seed,
-            "points": options.points,
-        },
-        notes=(
-            "statistics of batch norm estimated on training images at every point, the ends included",
-        ),
+        settings=settings_of(options),
+        notes=NOTES,
     )
 
 
 def _plain(step: Step) -> dict[str, Any]:
-    line = step.line
-    barriers = {"error_barrier": line.error_barrier, "loss_barrier": line.loss_barrier}
-    return {**asdict(step), **barriers}
+    return {**asdict(step), **barriers_of(step.line)}
 
 
 def draw(found: dict[str, list[Step]], figure: Any) -> None:
