@@ -34,7 +34,6 @@ Made by `{command}`. Raw results: `docs/results/methods_mnist5k.json`.
 """
 CHOSEN = """The strengths of the `{suffix}` rows are constant. They were chosen on {share:.0%} of the training digits,
 which were kept aside ([scans](strengths.md)); then the net was trained on all of them:"""
-FOOTNOTE = "† {source}, with the code of that time; single seeds were not kept."
 SCANNED = """# Strengths, scanned
 
 Accuracy in per cent on {share:.0%} of the 4,000 training digits, which were kept aside, after training on the others
@@ -100,6 +99,8 @@ def cell(results: Results, row: str, column: str) -> str:
     if any("error" in seed for seed in seeds):
         return "failed"
     shown = interval([seed["accuracy"] for seed in seeds])
+    if len(seeds) < results["setting"]["seeds"]:
+        shown += f" (n = {len(seeds)})"
     sparsity = statistics.mean(seed["sparsity"] for seed in seeds)
     meant = row != "dense" and abs(sparsity - float(column)) > NEAR
     return f"{shown} (s = {sparsity:.3f})" if meant else shown
@@ -116,10 +117,20 @@ def notes(results: Results) -> list[str]:
         share = results["setting"]["validation"]
         told = CHOSEN.format(suffix=SUFFIX.strip(" ,"), share=share)
         found.append(told + "\n\n" + "\n".join(_chosen(results)))
-    sources = set()
-    for row in results["former"].values():
-        sources |= {former["source"] for former in row.values()}
-    return found + [FOOTNOTE.format(source=source) for source in sorted(sources)]
+    return found + _footnotes(results)
+
+
+def _footnotes(results: Results) -> list[str]:
+    """What the sign means: a line for each source of former cells, the one with the most rows last."""
+    rows: dict[str, list[str]] = {}
+    for row in rows_of(results):
+        by_column = results["former"].get(row, {})
+        for source in sorted({former["source"] for former in by_column.values()}):
+            rows.setdefault(source, []).append(f"`{row}`")
+    found = sorted(rows, key=lambda source: len(rows[source]))
+    lines = [f"† in {', '.join(rows[source])}: {source}." for source in found[:-1]]
+    others = "† elsewhere" if lines else "†"
+    return lines + [f"{others}: {source}, seeds not kept." for source in found[-1:]]
 
 
 def _chosen(results: Results) -> list[str]:

@@ -13,6 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from benchmarks.methods_scans import ANY
+
 Results = dict[str, Any]
 # cells or scans, row, sparsity, seed or strength.
 Place = tuple[str, str, str, str]
@@ -53,10 +55,11 @@ def put(results: Results, place: Place, outcome: dict[str, Any]) -> None:
     entries = results[kind].setdefault(row, {}).setdefault(column, {})
     entries[entry] = outcome
     if kind == "cells" and len(entries) >= results["setting"]["seeds"]:
-        former = results["former"].get(row, {})
-        former.pop(column, None)
-        if not former:
-            results["former"].pop(row, None)
+        former = results["former"].pop(row, {})
+        # What knows no sparsity is the same in all columns.
+        left = {} if column == ANY else {c: v for c, v in former.items() if c != column}
+        if left:
+            results["former"][row] = left
 
 
 def package_commit() -> str:
