@@ -32,8 +32,7 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
     """Every pair of runs: errors at the ends, the highest between, and barriers."""
     # Once for each pair: the line from the second to the first is the same one.
     found = {
-        f"{a.label} & {b.label}": measure_of(a, options)(a.model(), b.model())
-        for a, b in combinations(runs, 2)
+        f"{a.label} & {b.label}": line(a, b, options) for a, b in combinations(runs, 2)
     }
     rows = tuple((pair, *cells_of(one)) for pair, one in found.items())
     columns = ("runs", *COLUMNS)
@@ -44,6 +43,11 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         settings=settings_of(options),
         notes=NOTES,
     )
+
+
+def line(a: Run, b: Run, options: Options) -> Line:
+    """Loss and error on the way from one run to the other, on the whole test set."""
+    return measure_of(a, options)(a.model(), b.model())
 
 
 def measure_of(run: Run, options: Options) -> Callable[[nn.Module, nn.Module], Line]:
@@ -59,15 +63,15 @@ def measure_of(run: Run, options: Options) -> Callable[[nn.Module, nn.Module], L
     )
 
 
-def cells_of(line: Line) -> tuple[float, ...]:
+def cells_of(found: Line) -> tuple[float, ...]:
     """The values of `COLUMNS`."""
-    ends = line.error[0], line.error[-1], max(line.error)
-    return (*ends, *barriers_of(line).values())
+    ends = found.error[0], found.error[-1], max(found.error)
+    return (*ends, *barriers_of(found).values())
 
 
-def barriers_of(line: Line) -> dict[str, float]:
+def barriers_of(found: Line) -> dict[str, float]:
     """Of error and loss, by name."""
-    return {"error_barrier": line.error_barrier, "loss_barrier": line.loss_barrier}
+    return {"error_barrier": found.error_barrier, "loss_barrier": found.loss_barrier}
 
 
 def settings_of(options: Options) -> dict[str, Any]:

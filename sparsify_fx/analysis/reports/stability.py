@@ -86,17 +86,12 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
         data={
             name: {
                 **asdict(line),
-                "error_barrier": line.error_barrier,
-                "loss_barrier": line.loss_barrier,
+                **connectivity.barriers_of(line),
                 "apart": apart[name],
             }
             for name, line in found.items()
         },
-        settings={
-            "samples": options.samples,
-            "seed": options.seed,
-            "points": options.points,
-        },
+        settings=connectivity.settings_of(options),
         notes=(
             f"stable: an error barrier of at most {STABLE:g}; apart: the distance of the ends by the way they went",
             "each run has a whole schedule of learning rates from the common state on, where the paper trains on "
