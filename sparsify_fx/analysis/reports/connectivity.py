@@ -13,7 +13,7 @@ from sparsify_fx.analysis.base import ANALYSES, Analysis, Findings, Options
 from sparsify_fx.analysis.connectivity import Line, line_between, loss_and_error
 from sparsify_fx.analysis.runs import Run
 from sparsify_fx.figures import legend, panels, styles_of
-from sparsify_fx.tables.fitting import Grid
+from sparsify_fx.tables.fitting import Grid, Value
 
 # What is told of a line: of its ends, and between them.
 COLUMNS = (
@@ -34,10 +34,12 @@ def report(runs: Sequence[Run], options: Options) -> Findings:
     found = {
         f"{a.label} & {b.label}": line(a, b, options) for a, b in combinations(runs, 2)
     }
-    rows = tuple((pair, *cells_of(one)) for pair, one in found.items())
+    rows: list[tuple[Value, ...]] = [
+        (pair, *cells_of(one)) for pair, one in found.items()
+    ]
     columns = ("runs", *COLUMNS)
     return Findings(
-        grids=(Grid("test error on the line between two runs", columns, rows),),
+        grids=(Grid("test error on the line between two runs", columns, tuple(rows)),),
         figures={"connectivity": lambda figure: draw(found, figure)},
         data={pair: {**asdict(one), **barriers_of(one)} for pair, one in found.items()},
         settings=settings_of(options),
