@@ -193,7 +193,7 @@ def _scan(scan: Scan, found: dict[str, Any]) -> str:
 def _free(scan: Scan, found: dict[str, Any], results: Results) -> str:
     """Strength, accuracy, sparsity, and what it is chosen for, where the sparsity comes out of the strength."""
     by_strength = found[ANY]
-    meant: dict[float, list[str]] = {}
+    meant: dict[float | None, list[str]] = {}
     for column in columns(results):
         meant.setdefault(chosen(scan, by_strength, float(column)), []).append(column)
     rows = []
@@ -207,4 +207,6 @@ def _free(scan: Scan, found: dict[str, Any], results: Results) -> str:
 
 
 def _percent(one: dict[str, Any]) -> str:
-    return f"{100 * one['validation']:.1f}" if "validation" in one else "failed"
+    if "validation" in one:
+        return f"{100 * one['validation']:.1f}"
+    return "failed" if one else "not run"

@@ -52,8 +52,8 @@ def scan_of(row: str) -> Scan | None:
     return SCANS[row.removesuffix(SUFFIX)] if row.endswith(SUFFIX) else None
 
 
-def chosen(scan: Scan, found: Found, sparsity: float) -> float:
-    """The strength with the highest validation accuracy, of equal ones the smallest.
+def chosen(scan: Scan, found: Found, sparsity: float) -> float | None:
+    """The strength with the highest validation accuracy, of equal ones the smallest; None where none was trained.
 
     Where the sparsity is what comes out, accuracy would always choose the densest net: there it is the strength whose
     share of weights left is nearest to the requested one, as a ratio.
@@ -64,9 +64,7 @@ def chosen(scan: Scan, found: Found, sparsity: float) -> float:
     """
     done = [s for s in scan.strengths if "validation" in found.get(f"{s:g}", {})]
     if not done:
-        raise SystemExit(
-            f"{scan.penalty}: none of the strengths {scan.strengths} was trained, so none can be chosen"
-        )
+        return None
     if scan.targeted:
         return max(done, key=lambda s: found[f"{s:g}"]["validation"])
     return min(done, key=lambda s: _missed(found[f"{s:g}"]["sparsity"], sparsity))

@@ -121,6 +121,10 @@ def cell_jobs(
             if scan is not None:
                 found = results["scans"][method][column if scan.targeted else ANY]
                 strength = chosen(scan, found, float(column))
+                if strength is None:
+                    raise SystemExit(
+                        f"{row} at {column}: every strength failed, {found}"
+                    )
                 axes = scan.axes(strength)
             for seed in range(seeds):
                 own = values(method, column, seed, budget, axes)

@@ -82,8 +82,12 @@ def test_the_best_strength_or_the_nearest_sparsity_is_chosen() -> None:
     assert chosen(Scan("l1", strengths), found, 0.9) == 2.0
     free = Scan("thresholds", strengths, targeted=False)
     assert [chosen(free, found, s) for s in (0.6, 0.9, 0.98)] == [1.0, 2.0, 3.0]
-    with pytest.raises(SystemExit, match="none of the strengths"):
-        chosen(free, {"1": {"error": "diverged"}}, 0.9)
+    failed = {"l1": {"0.9": {"0.0003": {"error": "diverged"}}}}
+    kept = results(scans=failed)
+    page = methods_page.strengths_page(kept)
+    assert "| 0.0003 | failed |\n| 0.001 | not run |" in page
+    with pytest.raises(SystemExit, match=r"l1, scanned at 0\.9: every strength failed"):
+        list(methods_table.cell_jobs(["l1, scanned"], ["0.9"], kept))
 
 
 def test_measured_cells_take_the_place_of_former_ones() -> None:
