@@ -41,7 +41,9 @@ class Case:
             return f"{DENSE}, 90 % zeros" if self.zeros else DENSE
         multiple = self.granularity.partition(":")[2]
         said = f"{self.share:g} of the MACs"
-        said += {"": "", "1": ", any number"}.get(multiple, f", multiples of {multiple}")
+        said += {"": "", "1": ", any number"}.get(
+            multiple, f", multiples of {multiple}"
+        )
         return f"{said}, 90 % zeros" if self.zeros else said
 
     @property

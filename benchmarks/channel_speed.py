@@ -45,10 +45,10 @@ PAGE = """# Fewer channels, measured
 
 ResNet-50 of torchvision with random weights, channels pruned by `granularity="channel"` (a multiple of 4 of each
 width stays), `"channel:1"` (any number) or multiples of 8 and 16, `budget="macs"`, each width by the same fraction,
-`shrink`, `export`. *Times as fast* is the median over {rounds} rounds of the processor time of the dense file over that of the case, one thread,
-a batch of one image of 224 x 224; *dense again* is noise. Dense files run in stock onnxruntime alone; *90 % zeros*
-are scattered in what is left and run by the sparse operators (`target="sparse-ort"`), compared with the file of the
-same channels without zeros.
+`shrink`, `export`. *Times as fast* is the median over {rounds} rounds of the processor time of the dense file over
+that of the case, one thread, a batch of one image of 224 x 224; *dense again* is noise. Dense files run in stock
+onnxruntime alone; *90 % zeros* are scattered in what is left and run by the sparse operators (`target="sparse-ort"`),
+compared with the file of the same channels without zeros.
 
 {inference}
 

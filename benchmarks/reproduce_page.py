@@ -86,8 +86,8 @@ def _counted(every: tuple[Figure, ...]) -> str:
 
 
 def _table(of_paper: list[Figure]) -> str:
-    columns = "| `sparsify-fx reproduce` … | what it shows | made by | data at `full` | the paper's numbers | status |\n"
-    head = columns + "|---|---|---|---|---|---|\n"
+    columns = "what it shows | made by | data at `full` | the paper's numbers | status"
+    head = f"| `sparsify-fx reproduce` … | {columns} |\n|---|---|---|---|---|---|\n"
     rows = [
         f"| `{one.key} {one.name}` | {one.title.removesuffix('.')}. {one.shows} | {_made_by(one)} | {_data(one)} "
         f"| {_numbers(one)} | {_status(one)} |\n"
