@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from sparsify_fx.coupling.classes import Classes
 from sparsify_fx.coupling.tracing import as_call, in_mode, tracked
 from sparsify_fx.coupling.tracks import Tracks, first_classes
 from sparsify_fx.errors import LayerError
+from sparsify_fx.sharding import copy_in_full
 
 _MOST = 60  # parts that are tried: each takes a tracing
 Calls = dict[str, tuple[tuple[Any, ...], dict[str, Any]]]
@@ -27,6 +27,8 @@ def followed(model: nn.Module, example_inputs: Any) -> tuple[Tracks, str]:
     """
     args, kwargs = as_call(example_inputs)
     classes, names = first_classes(), _first_names(model)
+    # A forward may write into attributes of the model: what tracing leaves there has no values.
+    model = copy_in_full(model)
     try:
         found = [tracked(model, args, kwargs, _empty(classes, names))]
         note = ""
@@ -85,7 +87,7 @@ def _in_training(
     args, kwargs = as_call(example_inputs)
     try:
         with torch.random.fork_rng():
-            twin = copy.deepcopy(model)
+            twin = copy_in_full(model)
             return [tracked(twin, args, kwargs, _empty(classes, names), training=True)]
     except Exception:
         # What was followed before the error joins nothing.

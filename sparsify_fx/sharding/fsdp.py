@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsify_fx.errors import LayerError
+from sparsify_fx.sharding.copying import without_history
 from sparsify_fx.sharding.shards import sharded, whole
 
 # What `fully_shard` leaves in the `__dict__` of modules, beside hooks.
@@ -56,6 +58,8 @@ def copy_in_full(
     Args:
         memo: as of `copy.deepcopy`; what it has in place of a parameter is not gathered.
         device: of the copy's parameters and buffers; None: where they are.
+
+    Values with gradient history in attributes lose it. Raises LayerError for a model that cannot be copied.
     """
     reshard(model)
     memo = {} if memo is None else memo
@@ -70,11 +74,24 @@ def copy_in_full(
         if is_fsdp(module):
             state = module._get_fsdp_state()  # type: ignore[operator]
             memo[id(state)] = state
+    for value, values in without_history(model):
+        memo.setdefault(id(value), values)
     with _plain_classes(model):
-        copied = copy.deepcopy(model, memo)
+        copied = _deep_copy(model, memo)
     for module in copied.modules():
         _forget(module)
     return copied if device is None else copied.to(device)
+
+
+def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        # Whatever the objects that the model holds raise: open handles, tensors with history deep inside them.
+        raise LayerError(
+            f"{type(model).__name__} cannot be copied ({str(error).splitlines()[0] if str(error) else error!r}); keep "
+            "no open handles, and no tensors with gradient history, in objects that the model holds"
+        ) from error
 
 
 def make_whole(model: nn.Module) -> bool:

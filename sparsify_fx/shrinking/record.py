@@ -51,7 +51,9 @@ class Shrunk:
         return bool(self.shapes)
 
     def full_state_dict(self, model: nn.Module) -> dict[str, Tensor]:
-        """The state of the shrunk model in the original shapes: zeros where it was cut (ones in running variances).
+        """The state of the shrunk model in the original shapes: zeros where weights were cut.
+
+        Vectors, with one value for each channel, have that of the first channel that stayed instead of zeros.
 
         An unshrunk model that loads it has the same outputs, since nothing reads what was cut. Raises LayerError for a
         model with weight programs.
@@ -107,12 +109,13 @@ class Shrunk:
         )
 
     def _full(self, name: str, value: Tensor) -> Tensor:
-        # A variance of zero would be divided by; nothing reads the channel, but NaN times zero is NaN.
-        fill = 1.0 if name.endswith("running_var") else 0.0
-        result = torch.full(
-            self.shapes[name], fill, dtype=value.dtype, device=value.device
-        )
-        result[grid(self.kept[name], self.shapes[name])] = value
+        shape, kept = self.shapes[name], self.kept[name]
+        result = value.new_zeros(shape)
+        # One value for each channel, such as a variance, may be divided by: nothing reads what comes of it, but NaN
+        # times zero is NaN. That of a channel that stayed is a value that the model can do with.
+        if math.prod(shape) == max(shape):
+            result += value.flatten()[0]
+        result[grid(kept, shape)] = value
         return result
 
 

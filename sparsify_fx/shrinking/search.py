@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsify_fx.coupling.classes import Ids
 from sparsify_fx.coupling.groups import Coupling, value_classes
+from sparsify_fx.sharding import copy_in_full
 from sparsify_fx.shrinking.cutting import (
     attributes_of,
     classes_that_stay,
@@ -34,7 +34,7 @@ def survivors(model: nn.Module, coupling: Coupling, example_inputs: Any) -> tupl
     gone = np.concatenate([*half, np.zeros(0, np.int64)])
     if not coupling.traced or not gone.size:
         return coupling.removable(), []
-    copied = copy.deepcopy(model)
+    copied = copy_in_full(model)
     unread(copied, coupling, gone)
     search = Search(copied, coupling, Trial(copied, example_inputs))
     return search.largest(), search.notes

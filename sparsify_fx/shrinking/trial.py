@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import random
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from sparsify_fx.budgets.plain import untouched_randomness
 from sparsify_fx.coupling.parts import first_line, inputs_error
 from sparsify_fx.coupling.tracing import as_call, in_mode
+from sparsify_fx.sharding import copy_in_full
 
 EXACT = 1e-6  # of the largest output, in double precision
 SINGLE = 1e-5  # where the model runs in single precision alone: sums in another order round otherwise
@@ -75,14 +78,15 @@ class Trial:
         return ""
 
     def _copy(self) -> nn.Module:
-        trial = copy.deepcopy(self.model)
+        trial = copy_in_full(self.model)
         return trial if self.dtype is None else trial.to(self.dtype)
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:
         args, kwargs = pytree.tree_map_only(Tensor, self._cast, as_call(self.inputs))
-        with in_mode(model), torch.no_grad():
-            found = pytree.tree_leaves(model(*args, **kwargs))
-        return [value for value in found if isinstance(value, Tensor)]
+        # Noise that a model draws in evaluation is the same in each trial.
+        with in_mode(model), torch.no_grad(), untouched_randomness():
+            _seed()
+            return tensors_of(model(*args, **kwargs))
 
     def _cast(self, value: Tensor) -> Tensor:
         if self.dtype is None or not value.is_floating_point():
@@ -92,12 +96,54 @@ class Trial:
     def _difference(self, found: list[Tensor]) -> str:
         if [value.shape for value in found] != [v.shape for v in self.expected]:
             return "outputs of other shapes"
+        if not found:
+            return "the outputs hold no tensors that could be compared"
         for value, expected in zip(found, self.expected, strict=True):
             if not value.numel():
                 continue
-            scale = max(1.0, float(expected.abs().max()))
-            error = float((value - expected).abs().max())
+            error, scale = _error_and_scale(_wide(value), _wide(expected))
             # Written so that NaN is a failure.
             if not error <= self.tolerance * scale:
                 return f"outputs differ by {error:.2g}"
         return ""
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The tensors in what a model returns; where there are none, numbers as tensors and those in its objects.
+
+    >>> tensors_of({"loss": torch.ones(1), "steps": 3, "name": "a"})
+    [tensor([1.])]
+    """
+    leaves = pytree.tree_leaves(outputs)
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    seen = set[int]()
+    # Dataclasses, and objects such as the distributions that policies return.
+    while leaves and not found:
+        found = [torch.tensor(n) for n in leaves if isinstance(n, int | float | complex)]
+        inner = [leaf for leaf in leaves if hasattr(leaf, "__dict__") and id(leaf) not in seen]  # fmt: skip
+        seen.update(map(id, inner))
+        leaves = pytree.tree_leaves([dict(vars(leaf)) for leaf in inner])
+        found += [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return found
+
+
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
+    # Where CUDA is not in use, a seed would wait for the user's own first use of it.
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(0)
+
+
+def _wide(value: Tensor) -> Tensor:
+    """In double precision, in which truth values and small numbers have differences, too."""
+    return value if value.is_complex() else value.double()
+
+
+def _error_and_scale(value: Tensor, expected: Tensor) -> tuple[float, float]:
+    """(the largest difference, the largest finite output, of 1 at least): equal infinities do not differ."""
+    error = (value - expected).abs().masked_fill(value == expected, 0.0)
+    sizes = expected.abs()
+    finite = sizes[sizes.isfinite()]
+    return float(error.max()), max(1.0, float(finite.max()) if finite.numel() else 1.0)

@@ -31,7 +31,8 @@ SEVERAL = (
 )  # fmt: skip
 
 
-def _several(node: fx.Node, tracks: Tracks) -> Value | None:
+def several(node: fx.Node, tracks: Tracks) -> Value | None:
+    """The ids of all operands, joined."""
     shape = shape_of(node)
     # Whatever is no tensor is one number for all entries.
     given = [arg for arg in node.args if isinstance(arg, fx.Node)]
@@ -120,7 +121,7 @@ def _prelu(node: fx.Node, tracks: Tracks) -> Value | None:
 
 ELEMENTWISE: dict[str, Rule] = {
     **dict.fromkeys(UNARY, keep_ids),
-    **dict.fromkeys(SEVERAL, _several),
+    **dict.fromkeys(SEVERAL, several),
     "glu": _glu,
     "prelu": _prelu,
 }

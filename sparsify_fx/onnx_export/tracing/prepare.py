@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
 from sparsify_fx.errors import ExportError
 from sparsify_fx.onnx_export.tracing.inputs import Inputs
 from sparsify_fx.passes import Merge
 from sparsify_fx.programs.program import WeightProgram
-from sparsify_fx.sharding import is_fsdp, sharded
+from sparsify_fx.sharding import is_fsdp, sharded, without_history
 
 
 def merged_copy(model: nn.Module) -> nn.Module:
@@ -38,7 +37,8 @@ def merged_copy(model: nn.Module) -> nn.Module:
         )
     try:
         # Tensors that the memo holds already are not copied on the accelerator first.
-        held = (*_on_cpu(bare), *_without_history(bare))
+        held = [*_on_cpu(bare)]
+        held += [(tensor, values.cpu()) for tensor, values in without_history(bare)]
         copied = copy.deepcopy(bare, {id(tensor): moved for tensor, moved in held})
     except Exception as error:
         raise ExportError(
@@ -94,15 +94,6 @@ def _on_cpu(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
                 if isinstance(tensor, nn.Parameter)
                 else moved,
             )
-
-
-def _without_history(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """(tensor, its values) for what a training step left in attributes, which torch refuses to copy; RAFT does that."""
-    for module in model.modules():
-        # In attributes and containers of them; parameters are leaves of autograd and have no history.
-        for value in _pytree.tree_leaves(dict(vars(module))):
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                yield value, value.detach().cpu()
 
 
 def _is_odd_float(tensor: Tensor) -> bool:
