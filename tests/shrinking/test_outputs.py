@@ -1,0 +1,166 @@
+"""Models whose outputs, attributes or vectors are of an unusual kind shrink like others, and are left as they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsify_fx.shrinking import shrink
+from sparsify_fx.shrinking.trial import Trial
+
+
+class Net(nn.Module):
+    """Half of the hidden channels are read by nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.last.weight.data[:, 4:] = 0
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return self.first(x).relu()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.hidden(x))
+
+
+class TruthValues(Net):
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x)
+        return y, y > 0
+
+
+class Infinite(Net):
+    """Classes that are not allowed are masked, as pointers and vocabularies are."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x).masked_fill(torch.arange(3) == 1, -torch.inf)
+
+
+class Noisy(Net):
+    """Samples are drawn in evaluation too, as in the middle of an autoencoder."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x)
+        return y + torch.randn_like(y)
+
+
+class Remembering(Net):
+    """What was computed stays in an attribute, with its history."""
+
+    def hidden(self, x: Tensor) -> Tensor:
+        self.last_hidden = super().hidden(x)
+        return self.last_hidden
+
+
+class OldNorm(Net):
+    """torch.nn.utils.weight_norm keeps the weight that it computed in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.utils.weight_norm(nn.Linear(5, 8))  # type: ignore[no-untyped-call]
+        self.middle = nn.Linear(8, 8)
+        self.last.weight.data[:, 4:] = 0
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return self.middle(super().hidden(x)).relu()
+
+
+class Largest(nn.Module):
+    """Largest entries come with their places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv1d(5, 8, 1), nn.Linear(8, 3)
+        self.last.weight.data[:, 4:] = 0
+        self.pool = nn.AdaptiveMaxPool1d(2)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.pool(self.first(x.unsqueeze(-1).expand(-1, -1, 4)))
+        return self.last(torch.max(y.max(-1).values, y.min(dim=-1)[0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "kind", [TruthValues, Infinite, Noisy, Remembering, OldNorm, Largest]
+)
+def test_half_of_the_channels_go(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    net, inputs = kind(), torch.randn(4, 5)
+    # Attributes hold what a step of training left there.
+    net(inputs)
+    torch.manual_seed(1)
+    expected = net(inputs)
+    state = torch.get_rng_state()
+    shrunk = shrink(net, inputs)
+    assert net.last.in_features == 4
+    assert not shrunk.notes
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    torch.testing.assert_close(net(inputs), expected, atol=1e-6, rtol=0)
+
+
+def test_what_a_forward_leaves_in_the_model_stays_as_it_was() -> None:
+    net, inputs = Remembering(), torch.randn(4, 5)
+    net(inputs)
+    left = net.last_hidden
+    shrink(net, inputs)
+    assert net.last_hidden is left
+
+
+class Snake(nn.Module):
+    """An activation that divides by a parameter of its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.last.weight.data[:, 4:] = 0
+        self.alpha = nn.Parameter(torch.rand(1, 8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y + torch.sin(self.alpha * y).square() / self.alpha)
+
+
+def test_what_is_divided_by_is_not_zero_on_the_way_back() -> None:
+    net, inputs = Snake(), torch.randn(4, 5)
+    expected, whole = net(inputs), Snake()
+    shrunk = shrink(net, inputs)
+    assert shrunk.changed
+    whole.load_state_dict(shrunk.full_state_dict(net))
+    torch.testing.assert_close(whole(inputs), expected, atol=1e-6, rtol=0)
+    whole(inputs).sum().backward()
+    assert all(p.grad.isfinite().all() for p in whole.parameters())  # type: ignore[union-attr]
+
+
+@dataclass
+class Answer:
+    logits: Tensor
+
+
+class Answering(Net):
+    def forward(self, x: Tensor) -> Any:
+        return Answer(super().forward(x))
+
+
+class Policy(Net):
+    def forward(self, x: Tensor) -> Any:
+        return torch.distributions.Normal(super().forward(x), 1.0)
+
+
+class Silent(Net):
+    def forward(self, x: Tensor) -> Any:
+        return "no tensors"
+
+
+@pytest.mark.parametrize("kind", [Answering, Policy, Net, Silent])
+def test_a_change_that_shows_in_no_tensor_is_no_proof(kind: type[nn.Module]) -> None:
+    trial = Trial(kind(), torch.randn(4, 5))
+    unchanged = trial.failure(lambda model: None)
+    changed = trial.failure(lambda model: model.last.weight.data.mul_(2))
+    assert unchanged == ("the outputs hold no tensors that could be compared" if kind is Silent else "")  # fmt: skip
+    assert changed.startswith("the outputs hold no" if kind is Silent else "outputs differ")  # fmt: skip
