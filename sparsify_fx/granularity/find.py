@@ -27,6 +27,7 @@ from sparsify_fx.shrinking.search import survivors
 
 _LOG = logging.getLogger(__name__)
 WEIGHT = "weight"
+_NAMES = "'weight', 'channel', 'channel:8', 'head', 'block:32x1' or '2:4'"
 # With another number of channels the kernels of CPUs take up to twice as long.
 MULTIPLE = 4
 
@@ -65,9 +66,7 @@ def find_granularity(
         return Blocks(int(found[1]), int(found[2]), reduction)
     multiple = multiple_of(granularity)
     if multiple is None:
-        raise MethodError(
-            f"granularity={granularity!r}: expected 'weight', 'channel', 'channel:8', 'head', 'block:32x1' or '2:4'"
-        )
+        raise MethodError(f"granularity={granularity!r}: expected {_NAMES}")
     uniform = isinstance(allocation, Uniform)
     channels = Channels(reduction, uniform)
     return _channels(granularity, channels, multiple, model, layers, example_inputs)
@@ -110,6 +109,8 @@ def in_groups(
     """
     if granularity == WEIGHT:
         return axes
+    if not isinstance(granularity, str):
+        raise MethodError(f"granularity={granularity!r}: expected {_NAMES}")
     refuse_moves(granularity, axes.schedule)
     own = axes.allocation if asked or _plain(axes.allocation) else Uniform()
     allocation = find_granularity(

@@ -55,10 +55,10 @@ class Shrunk:
 
         Vectors, with one value for each channel, have that of the first channel that stayed instead of zeros.
 
-        An unshrunk model that loads it has the same outputs, since nothing reads what was cut. Raises LayerError for a
-        model with weight programs.
+        An unshrunk model that loads it has the same outputs, since nothing reads what was cut. Raises LayerError as
+        `undo` does.
         """
-        _check_plain(model)
+        self._check(model)
         return {
             name: self._full(name, value) if name in self.shapes else value
             for name, value in model.state_dict().items()
@@ -67,9 +67,10 @@ class Shrunk:
     def undo(self, model: nn.Module) -> None:
         """Give a shrunk model its original shapes back, in place, with the values that it has now.
 
-        Raises LayerError for a model with weight programs.
+        Raises LayerError for a model with weight programs, and for one that is not as this shrink left it: another
+        one, one that was cut again, or that has its original shapes already.
         """
-        _check_plain(model)
+        self._check(model)
         done: set[int] = set()
         for name, tensor in named_tensors(model).items():
             # A tied tensor has several names, and is restored once.
@@ -107,6 +108,20 @@ class Shrunk:
             tuple(stored["notes"]),
             (before, after),
         )
+
+    def _check(self, model: nn.Module) -> None:
+        """Raise LayerError for a model to which the map does not belong."""
+        _check_plain(model)
+        tensors = named_tensors(model)
+        for name, shape in self.shapes.items():
+            kept = self.kept[name]
+            left = tuple(len(kept[a]) if a in kept else n for a, n in enumerate(shape))
+            found = tuple(tensors[name].shape) if name in tensors else None
+            if found != left:
+                raise LayerError(
+                    f"{name} has the shape {found} in this {type(model).__name__}, and {left} after the shrink; give the "
+                    "model that was shrunk, and undo the last shrink first"
+                )
 
     def _full(self, name: str, value: Tensor) -> Tensor:
         shape, kept = self.shapes[name], self.kept[name]

@@ -158,6 +158,7 @@ def test_numbers_are_a_pattern() -> None:
     ("options", "words"),
     [
         ({"granularity": "chanel"}, "expected 'weight'"),
+        ({"granularity": None}, "granularity=None: expected 'weight'"),
         ({"granularity": "channel"}, "example_inputs"),
         ({"granularity": "block:0x2"}, "at least 1"),
         ({"granularity": "block:2x2", "reduction": "median"}, "reduction"),
