@@ -69,7 +69,7 @@ def attributes_of(
     """The numbers of modules that change with these slices."""
     found = {}
     for path, module in model.named_modules():
-        for name, after in _layer_numbers(path, module, kept).items():
+        for name, after in layer_numbers(path, module, kept).items():
             found[path, name] = Attribute(path, name, getattr(module, name), after)
     # Code that reshapes reads sizes from its module: those that are equal to a size that changes.
     for item in coupling.resized:
@@ -78,7 +78,7 @@ def attributes_of(
     return [item for item in found.values() if item.before != item.after]
 
 
-def _layer_numbers(path: str, module: nn.Module, kept: Kept) -> dict[str, int]:
+def layer_numbers(path: str, module: nn.Module, kept: Kept) -> dict[str, int]:
     """The numbers of torch's own layers, after the cut."""
     prefix = f"{path}." if path else ""
     axes = kept.get(f"{prefix}weight", {})

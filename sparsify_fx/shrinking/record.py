@@ -119,8 +119,8 @@ class Shrunk:
             found = tuple(tensors[name].shape) if name in tensors else None
             if found != left:
                 raise LayerError(
-                    f"{name} has the shape {found} in this {type(model).__name__}, and {left} after the shrink; give the "
-                    "model that was shrunk, and undo the last shrink first"
+                    f"{name} has the shape {found} here, and {left} in the model that was shrunk; give that "
+                    "model, and undo the last shrink first"
                 )
 
     def _full(self, name: str, value: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sparsify_fx.shrinking.cutting import (
     classes_that_stay,
     cut_model,
     kept_slices,
+    layer_numbers,
     under_all_names,
 )
 from sparsify_fx.shrinking.record import Attribute, Kept, named_tensors
@@ -78,6 +80,28 @@ class Search:
         stays = classes_that_stay(self.coupling, self.weights, allowed)
         kept = under_all_names(self.model, kept_slices(self.coupling, stays))
         return kept, attributes_of(self.model, self.coupling, stays, kept)
+
+    def needed(self, kept: Kept, attributes: list[Attribute]) -> list[Attribute]:
+        """Without numbers that are equal to a size by chance, such as a longest length that is as large as a width.
+
+        Of several equal numbers of one module those change without which the model does not do the same.
+        """
+        rivals: dict[tuple[type, str], list[Attribute]] = {}
+        for item in attributes:
+            module = self.model.get_submodule(item.module)
+            # torch's own layers say what their numbers are.
+            if item.name not in layer_numbers(item.module, module, kept):
+                rivals.setdefault((type(module), item.name), []).append(item)
+        left = attributes
+        for mine in rivals.values():
+            fewer = [item for item in left if item not in mine]
+            others = {(item.module, str(item.before)) for item in fewer}
+            if not all((item.module, str(item.before)) in others for item in mine):
+                continue
+            change = partial(cut_model, kept=kept, attributes=fewer)
+            if not self.trial.failure(change, training=True):
+                left = fewer
+        return left
 
     def _kinds(self) -> dict[int, str]:
         """The kind of module that reshapes each class; what is in none is missing."""

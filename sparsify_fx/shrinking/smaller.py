@@ -115,6 +115,7 @@ def _shrunk(
     # 1. What may go, tried on copies, so that nothing has changed when all of it fails.
     search = Search(plain, coupling, Trial(plain, example_inputs))
     kept, attributes = search.cuts(search.largest())
+    attributes = search.needed(kept, attributes)
     shapes = {n: tuple(t.shape) for n, t in named_tensors(plain).items() if n in kept}
     notes = tuple(filter(None, (*search.notes, coupling.note, _unknown(coupling, kept))))  # fmt: skip
     for note in notes:
@@ -142,6 +143,6 @@ def _unknown(coupling: Coupling, kept: Kept) -> str:
         return ""
     names = ", ".join(coupling.unknown)
     return (
-        f"nothing was cut: channels that reach {names} stay, since it is not understood there; weights that are computed "
-        "(torch.nn.utils.prune, weight_norm) are understood once they are plain parameters again"
+        f"nothing was cut: channels that reach {names} stay, since it is not understood there; weights that are "
+        "computed (torch.nn.utils.prune, weight_norm) are understood once they are plain parameters again"
     )

@@ -119,7 +119,9 @@ def tensors_of(outputs: Any) -> list[Tensor]:
     seen = set[int]()
     # Dataclasses, and objects such as the distributions that policies return.
     while leaves and not found:
-        found = [torch.tensor(n) for n in leaves if isinstance(n, int | float | complex)]
+        found = [
+            torch.tensor(n) for n in leaves if isinstance(n, int | float | complex)
+        ]
         inner = [leaf for leaf in leaves if hasattr(leaf, "__dict__") and id(leaf) not in seen]  # fmt: skip
         seen.update(map(id, inner))
         leaves = pytree.tree_leaves([dict(vars(leaf)) for leaf in inner])

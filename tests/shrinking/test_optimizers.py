@@ -25,7 +25,8 @@ class Preconditioned(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 matrices = [torch.eye(size) for size in parameter.shape]
-                self.state[parameter] = {"matrices": matrices} if group["listed"] else dict(enumerate(matrices))  # fmt: skip
+                own = {"matrices": matrices}
+                self.state[parameter] = own if group["listed"] else dict(enumerate(matrices))  # fmt: skip
 
 
 class Wrapping(Optimizer):

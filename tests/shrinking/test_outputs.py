@@ -164,3 +164,27 @@ def test_a_change_that_shows_in_no_tensor_is_no_proof(kind: type[nn.Module]) -> 
     changed = trial.failure(lambda model: model.last.weight.data.mul_(2))
     assert unchanged == ("the outputs hold no tensors that could be compared" if kind is Silent else "")  # fmt: skip
     assert changed.startswith("the outputs hold no" if kind is Silent else "outputs differ")  # fmt: skip
+
+
+class Longest(nn.Module):
+    """The longest length is by chance as large as the number of heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.longest = 4, 4
+        self.rows, self.out = nn.Linear(5, 12), nn.Linear(12, 5)
+        self.out.weight.data[:, 6:] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > self.longest:
+            raise ValueError("too long")
+        y = self.rows(x).view(*x.shape[:2], self.heads, -1)
+        return self.out(y.relu().flatten(2))
+
+
+def test_numbers_that_are_equal_by_chance_stay() -> None:
+    net, inputs = Longest(), torch.randn(2, 4, 5)
+    expected = net(inputs)
+    assert shrink(net, inputs[:, :2]).changed
+    assert (net.heads, net.longest) == (2, 4)
+    torch.testing.assert_close(net(inputs), expected, atol=1e-6, rtol=0)

@@ -71,7 +71,9 @@ def _reduce(node: fx.Node, tracks: Tracks) -> Value | list[Value] | None:
 
 def _extreme(node: fx.Node, tracks: Tracks) -> Value | list[Value] | None:
     """The largest entry along an axis, or of each pair of two tensors."""
-    return several(node, tracks) if "other" in arguments(node) else _reduce(node, tracks)
+    return (
+        several(node, tracks) if "other" in arguments(node) else _reduce(node, tracks)
+    )
 
 
 def _along(node: fx.Node, tracks: Tracks) -> Value | None:
