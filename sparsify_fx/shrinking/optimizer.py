@@ -72,7 +72,7 @@ def _check_flat(holder: Any, cut_ones: Sequence[nn.Parameter]) -> None:
     """Raise LayerError for state of all parameters in one row, as LBFGS keeps it under the first of them."""
     mine = parameters_of(holder)
     state = own_state(holder)
-    if len(mine) < 2 or not any(p is each for p in mine for each in cut_ones):
+    if len(mine) < 2 or not {id(p) for p in mine} & {id(p) for p in cut_ones}:
         return
     total = sum(parameter.numel() for parameter in mine)
     for path, value in walk(state.get(mine[0], {})):
