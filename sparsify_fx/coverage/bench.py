@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class Bench:
     sparsity: float | None = None
     # What `--structured` made of the model, for its later checks.
     smaller: object = None
+    # Which model it is, where it is one of a suite.
+    subject: Subject | None = None
 
     def rewritten(self, sparsity: float) -> nn.Module:
         """The model under signin at this sparsity (0.0: masks of ones), balanced.
@@ -134,7 +136,7 @@ def set_up(subject: Subject, folder: Path) -> Bench:
     reason = "it takes no input"
     for trial in trials(subject):
         try:
-            return bench_of(trial, folder)
+            return replace(bench_of(trial, folder), subject=subject)
         # As text: the error itself holds the frames that hold the model, while the next trial builds another.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sparsify_fx
 from sparsify_fx.budgets import MACs
 from sparsify_fx.budgets.counting import Work, count_multiply_adds
-from sparsify_fx.coverage.bench import Bench, in_float64
+from sparsify_fx.coverage.bench import Bench, bench_of, in_float64
+from sparsify_fx.coverage.build import Trial, trials
 from sparsify_fx.coverage.export_check import NoDenseExport, bytes_of
 from sparsify_fx.coverage.measure import difference, evaluate, train
-from sparsify_fx.errors import CoverageError, ExportError, SparsifyError
+from sparsify_fx.errors import (
+    CoverageError,
+    ExportError,
+    SparsifyError,
+    SparsityError,
+)
 from sparsify_fx.shrinking import Shrunk
 
 SHARE = 0.5
@@ -23,6 +29,11 @@ SHARE = 0.5
 
 _NEAR = 1.1  # times what was asked for is near enough
 _BOUND = 1e-5
+_SIDE = 256  # of the images that most models are made for, or smaller
+
+
+class _OutOfReachError(CoverageError):
+    """So few multiply-adds cannot be left."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +54,65 @@ class Smaller:
 def check_shrink(bench: Bench) -> str:
     """Channels go until half of the multiply-adds are left; the shrunk model has the masked one's outputs."""
     try:
-        bench.smaller, note = _made_smaller(bench)
+        return _check_shrink(bench)
     except CoverageError as error:
         # For the later checks: what failed once would take as long to fail again.
         bench.smaller = error
         raise
-    before, after = bench.smaller.shrunk.parameters
-    return f"{after / before:.3f} of the parameters{note}"
 
 
-def _made_smaller(bench: Bench) -> tuple[Smaller, str]:
+def _check_shrink(bench: Bench) -> str:
+    first: _OutOfReachError | None = None
+    for share, told in _attempts(bench):
+        try:
+            bench.smaller, note = _made_smaller(bench, share)
+        except _OutOfReachError as error:
+            first = first or error
+            continue
+        before, after = bench.smaller.shrunk.parameters
+        return f"{after / before:.3f} of the parameters{note}{told}"
+    assert first is not None
+    raise first
+
+
+def _attempts(bench: Bench) -> Iterator[tuple[float, str]]:
+    """The shares of the multiply-adds to ask for, one after the other while they are out of reach, and what to say."""
+    yield SHARE, ""
+    yield SHARE * _NEAR, ""
+    larger = _larger(bench)
+    if larger is None:
+        return
+    # On small images windows of attention are mostly padding, and what can go is a small share of the work.
+    renewed = bench_of(larger, bench.folder)
+    bench.trial, bench.original = renewed.trial, renewed.original
+    told = f"; inputs {larger.shape}: of smaller ones half is out of reach"
+    yield SHARE, told
+    yield SHARE * _NEAR, told
+
+
+def _larger(bench: Bench) -> Trial | None:
+    """The model with images of the size that it is made for; None where it has them, or takes no other."""
+    if bench.subject is None:
+        return None
+    found = [t for t in trials(bench.subject) if isinstance(t.inputs[0], Tensor)]
+    sized = [t for t in found if t.inputs[0].shape[-1] <= _SIDE]
+    largest = max(sized, key=lambda t: t.inputs[0].numel(), default=bench.trial)
+    return None if largest.shape == bench.trial.shape else largest
+
+
+def _made_smaller(bench: Bench, share: float) -> tuple[Smaller, str]:
     """The shrunk model, and what is to be said of it."""
     model, inputs = bench.rebuilt().eval(), bench.trial.inputs
     bench.clear()
     work = count_multiply_adds(model, (inputs, {}))
+    left = round(share * work.total)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    shrunk, found = _shrunk(model, inputs, work)
+    shrunk, found = _shrunk(model, inputs, left)
     note = ""
     # Models that feed outputs back amplify the rounding of float32: in float64 such an error is gone, another is not.
     if found > _BOUND:
         said = f"the shrunk model's outputs differ by {found:.1e}"
-        exact = _difference_in_float64(bench, work)
+        exact = _difference_in_float64(bench, left)
         if exact > _BOUND:
             raise CoverageError(f"{said}, in float64 by {exact:.1e}")
         note = f"; {said}, in float64 by {exact:.1e}"
@@ -71,25 +120,25 @@ def _made_smaller(bench: Bench) -> tuple[Smaller, str]:
     return Smaller(model, shrunk, work, used), note
 
 
-def _difference_in_float64(bench: Bench, work: Work) -> float:
+def _difference_in_float64(bench: Bench, left: int) -> float:
     """Infinite for models that do not run in it."""
     model, inputs, _ = in_float64(bench)
     try:
         evaluate(model.eval(), inputs)
     except RuntimeError:
         return float("inf")
-    return _shrunk(model, inputs, work)[1]
+    return _shrunk(model, inputs, left)[1]
 
 
 def _shrunk(
-    model: nn.Module, inputs: tuple[Any, ...], work: Work
+    model: nn.Module, inputs: tuple[Any, ...], left: int
 ) -> tuple[Shrunk, float]:
     """Shrink in place; the difference between the outputs before, under masks, and after."""
     try:
         sparsify_fx.apply(
             model,
             "magnitude",
-            budget=MACs(left=round(SHARE * work.total)),
+            budget=MACs(left=left),
             granularity="channel",
             allocation="uniform",
             schedule="at-init",
@@ -98,6 +147,8 @@ def _shrunk(
         masked = evaluate(model, inputs)
         sparsify_fx.merge(model)
         shrunk = sparsify_fx.shrink(model, inputs)
+    except SparsityError as error:
+        raise _OutOfReachError(f"{type(error).__name__}: {error}") from error
     except SparsifyError as error:
         raise CoverageError(f"{type(error).__name__}: {error}") from error
     return shrunk, difference(masked, evaluate(model, inputs))
