@@ -46,7 +46,7 @@ from sparsify_fx.budgets.counting import count_multiply_adds
 from sparsify_fx.training_cost.surroundings import surroundings
 
 RATE, TUNING_RATE = 0.1, 0.02
-SETTING = ("images", "side", "test", "dense_epochs", "epochs")
+SETTING = ("images", "tuning_images", "side", "test", "dense_epochs", "epochs")
 
 
 def load(folder: Path, part: str, count: int, side: int) -> tuple[Tensor, Tensor]:
@@ -56,11 +56,14 @@ def load(folder: Path, part: str, count: int, side: int) -> tuple[Tensor, Tensor
         labels = torch.from_numpy(archive["labels"][:count]).long()
     images = images.permute(0, 3, 1, 2).contiguous().float() / 255
     images = F.adaptive_avg_pool2d(images, side)
+    images = images.contiguous(memory_format=torch.channels_last)
     return (images - 0.46) / 0.25, labels
 
 
 def fit(model: nn.Module, images: Images, epochs: int, rate: float) -> None:
     """SGD with momentum under a one-cycle rate, in place."""
+    # Channels side by side: a step takes three quarters of the time on a CPU.
+    model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), rate, momentum=0.9, weight_decay=5e-4
     )
@@ -125,7 +128,7 @@ def dense_net(results: Any, seed: int, train: Any, test: Any, options: Any) -> P
     if not path.exists():
         model = resnet20(seed)
         fit(model, batches(train, seed, 0), options.dense_epochs, RATE)
-        torch.save(model.eval(), path)
+        torch.save(model.eval().to(memory_format=torch.contiguous_format), path)
     if key not in results["runs"]:
         results["runs"][key] = facts(torch.load(path, weights_only=False), test)
         write(NAME, results, page(results))
@@ -156,6 +159,7 @@ def measure_seed(results: Any, seed: int, train: Any, test: Any, options: Any) -
     """All runs of a seed that are not there yet; the results are written after each."""
     file = dense_net(results, seed, train, test, options)
     dense = torch.load(file, weights_only=False)
+    few = [part[: options.tuning_images] for part in train]
     export(dense, options.folder, DENSE, 1, seed)
     for share in SHARES:
         for method in METHODS:
@@ -173,7 +177,7 @@ def measure_seed(results: Any, seed: int, train: Any, test: Any, options: Any) -
                 )
             before = accuracy(model, *test)
             begin = time.process_time()
-            fit(model, batches(train, seed, 1), options.epochs, TUNING_RATE)
+            fit(model, batches(few, seed, 1), options.epochs, TUNING_RATE)
             seconds = time.process_time() - begin
             if method == ZEROS:
                 sparsify_fx.merge(model)
@@ -226,6 +230,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where nets are kept")
     parser.add_argument("--torch-pruning", help="a Python that has torch-pruning")
     parser.add_argument("--images", type=int, default=10000)
+    parser.add_argument("--tuning-images", type=int, default=10000, help="of those")
     parser.add_argument("--side", type=int, default=32, help="of the images trained on")
     parser.add_argument("--test", type=int, default=4000)
     parser.add_argument("--dense-epochs", type=int, default=3)
@@ -238,6 +243,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    options.tuning_images = min(options.tuning_images, options.images)
     results = read(NAME)
     if options.page:
         write(NAME, results, page(results))
