@@ -174,8 +174,8 @@ def _channels(
         why = "; ".join(filter(None, [coupling.note, *notes]))
         raise LayerError(
             f"{type(model).__name__} has no {granularity} that may go: all reach an output or an operator that is not "
-            f"understood ({', '.join(coupling.unknown) or 'none'}){f'; {why}' if why else ''}. If it is a part of a "
-            "model, apply to the whole with include= the part's name: its outputs may go there"
+            f"understood ({', '.join(coupling.unknown) or 'none'}){f'; {why}' if why else ''}. Of a part of a model, "
+            "apply to the whole, where include= names the layers that read its outputs too"
         )
     made = {names[n]: 0 for n in coupling.axes if n in names}
     for reading in coupling.readings:
