@@ -18,6 +18,7 @@ import copy
 import json
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from sparsify_fx.budgets.counting import count_multiply_adds
 from sparsify_fx.training_cost.surroundings import surroundings
 
 RATE, TUNING_RATE = 0.1, 0.02
-SETTING = ("images", "side", "test", "dense_epochs", "epochs")
+SETTING = ("images", "tuning_images", "side", "test", "dense_epochs", "epochs")
 
 
 def load(folder: Path, part: str, count: int, side: int) -> tuple[Tensor, Tensor]:
@@ -77,7 +78,7 @@ def fit(model: nn.Module, images: Images, epochs: int, rate: float) -> None:
 
 
 def pruned_by_us(dense: nn.Module, share: float, allocation: str) -> nn.Module:
-    """Channels by the norm of the weights that go with them, as there; shrunk."""
+    """Channels by the norm of the weights that go with them, relative to those of their width, as there; shrunk."""
     model = with_zeros(dense, share, allocation, "channel")
     sparsify_fx.shrink(sparsify_fx.merge(model), torch.zeros(1, 3, 32, 32))
     return model
@@ -93,7 +94,6 @@ def with_zeros(
         sparsity=1 - share,
         budget="macs",
         granularity=granularity,
-        reduction="l2",
         allocation=allocation,
         schedule="at-init",
         example_inputs=torch.zeros(1, 3, 32, 32),
@@ -156,9 +156,10 @@ def measure_seed(results: Any, seed: int, train: Any, test: Any, options: Any) -
     """All runs of a seed that are not there yet; the results are written after each."""
     file = dense_net(results, seed, train, test, options)
     dense = torch.load(file, weights_only=False)
+    few = [part[: options.tuning_images] for part in train]
     export(dense, options.folder, DENSE, 1, seed)
     for share in SHARES:
-        for method in METHODS:
+        for method in options.methods:
             key = f"{method}/{share}/{seed}"
             if key in results["runs"]:
                 continue
@@ -173,7 +174,7 @@ def measure_seed(results: Any, seed: int, train: Any, test: Any, options: Any) -
                 )
             before = accuracy(model, *test)
             begin = time.process_time()
-            fit(model, batches(train, seed, 1), options.epochs, TUNING_RATE)
+            fit(model, batches(few, seed, 1), options.epochs, TUNING_RATE)
             seconds = time.process_time() - begin
             if method == ZEROS:
                 sparsify_fx.merge(model)
@@ -196,12 +197,12 @@ def file_of(folder: Path, method: str, share: float) -> Path:
     return folder / f"{method.replace(', ', '-')}-{share:g}.onnx"
 
 
-def speed(folder: Path, rounds: int) -> dict[str, Any]:
+def speed(folder: Path, rounds: int, methods: Sequence[str]) -> dict[str, Any]:
     """Seconds of the processor of a run of one image in stock onnxruntime, for each method and share."""
     files = {f"{DENSE}/1": file_of(folder, DENSE, 1)}
     files[AGAIN] = files[f"{DENSE}/1"]
     for share in SHARES:
-        for method in METHODS:
+        for method in methods:
             files[f"{method}/{share}"] = file_of(folder, method, share)
     one = np.zeros((1, 3, 32, 32), np.float32)
     works = {}
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where nets are kept")
     parser.add_argument("--torch-pruning", help="a Python that has torch-pruning")
     parser.add_argument("--images", type=int, default=10000)
+    parser.add_argument("--tuning-images", type=int, default=10000, help="of those")
     parser.add_argument("--side", type=int, default=32, help="of the images trained on")
     parser.add_argument("--test", type=int, default=4000)
     parser.add_argument("--dense-epochs", type=int, default=3)
@@ -233,11 +235,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=3, help="how many in all")
     parser.add_argument("--threads", type=int, default=1, help="of the training")
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=METHODS)
     parser.add_argument("--rounds", type=int, default=200, help="of --speed")
     parser.add_argument("--speed", action="store_true", help="only time the nets")
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    options.tuning_images = min(options.tuning_images, options.images)
     results = read(NAME)
     if options.page:
         write(NAME, results, page(results))
@@ -245,7 +249,7 @@ def main() -> None:
     if options.folder is None:
         parser.error("--folder is needed, where nets are kept")
     if options.speed:
-        results["speed"] = speed(options.folder, options.rounds)
+        results["speed"] = speed(options.folder, options.rounds, options.methods)
         write(NAME, results, page(results))
         return
     if options.data is None or options.torch_pruning is None:

@@ -25,11 +25,11 @@ PAGE = """# Channels and accuracy, measured
 
 ResNet-20 (projections in its two shortcuts, since Torch-Pruning does not follow padded ones) on CIFAR-10, a
 deliberately small setting: {images:,} images of {side} x {side} pixels, {dense_epochs} epochs of training, then
-pruning to a share of the multiply-adds and {epochs} of fine-tuning, alike for all; {test:,} test images, {seeds}
-seeds. *Ours* is `magnitude` with `granularity="channel"`, `reduction="l2"`, `budget="macs"`, then `shrink`;
-Torch-Pruning is {version}'s `GroupNormPruner` with its group magnitude, in small steps down to the same share;
-*scattered zeros* are `magnitude` on single weights, whose multiply-adds by zeros do not count. Accuracies are the
-means over the seeds, in per cent; *before* is before fine-tuning. Milliseconds are those of a run of one image of
+pruning to a share of the multiply-adds and {epochs} of fine-tuning on {tuning_images:,} of the images, alike for
+all; {test:,} test images, {seeds} seeds. *Ours* is `magnitude` with `granularity="channel"` and `budget="macs"`, then
+`shrink`; Torch-Pruning is {version}'s `GroupNormPruner` with its group magnitude, in small steps down to the same
+share; *scattered zeros* are `magnitude` on single weights, whose multiply-adds by zeros do not count. Accuracies are
+the means over the seeds, in per cent; *before* is before fine-tuning. Milliseconds are those of a run of one image of
 32 x 32 in stock onnxruntime, one thread of the processor, of the first seed's net.
 
 {accuracies}

@@ -66,7 +66,7 @@ def apply(
     budget: Any = "parameters",
     example_inputs: Any = None,
     granularity: str = "weight",
-    reduction: str = "mean",
+    reduction: str | None = None,
     **axes: Any,
 ) -> M:
     """Rewrite `model` in place for sparse training and return it.
@@ -105,7 +105,9 @@ def apply(
         granularity: what is pruned as one: "weight"; "channel", "channel:8" (multiples of 8 stay), "head", found at the
             `example_inputs` with all that is coupled with them; "block:32x1"; "2:4". At most as many weights stay as
             are asked for, within one group.
-        reduction: the score of a group is the "mean", "l2", "sum" or "max" of its weights' scores.
+        reduction: the score of a group is the "l2", "sum", "max" or "mean" of its weights' scores, or "relative": their
+            l2 by that of the groups beside it, of the same width or, for blocks, of the same layer. None: "relative"
+            for channels and heads, "mean" for blocks.
         axes: criterion=, allocation=, parameterization=, penalty=, schedule=, rewind=, actions= replace those of the
             method: an object, a name ("uniform"), or a mapping ({"name": "cycles", "keep": 0.5}). A parameterization
             can be given by layer: {"fc": Product(beta=2.0), "*": "dense"}; see `ByLayer`.

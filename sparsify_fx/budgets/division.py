@@ -80,6 +80,12 @@ class Division:
             return dict(self._ranked.counts(kept))
         return self.allocation.counts(self.scores, self.sizes, kept)
 
+    def within(self, kept: int) -> int:
+        """How many weights stay when at most `kept` may: fewer where whole groups stay or go."""
+        if getattr(self.allocation, "whole_groups", False):
+            return sum(self.counts(kept).values())
+        return kept
+
     def masks(self, kept: int) -> dict[str, Tensor]:
         """Masks of these numbers: the highest scores of each layer."""
         if isinstance(self.allocation, Chooser) and getattr(

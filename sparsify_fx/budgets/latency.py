@@ -80,16 +80,22 @@ class Latency:
                 f"budget latency: the dense model takes {trial.milliseconds:.3g} ms here, within "
                 f"{self.milliseconds:g} ms already; nothing has to be pruned for that"
             )
-        kept, taken = self._search(
-            division,
-            lambda number, races: trial.run(division.masks(number), races),
-            trial.milliseconds,
-        )
+        times: dict[int, float] = {}
+
+        def timed(number: int, races: int) -> float:
+            # Between two groups no number of weights is another model: that is not measured again to pass a step.
+            kept = division.within(number)
+            if races > 1 or kept not in times:
+                times[kept] = trial.run(division.masks(kept), races)
+            return times[kept]
+
+        kept, taken = self._search(division, timed, trial.milliseconds)
         # Clocks differ between processes, masks must not: the first one's word counts.
         said = exchange(
             "the budget latency", json.dumps([kept, taken, trial.milliseconds])
         )
         kept, taken, dense = json.loads(said[0])
+        kept = division.within(kept)
         total = division.total
         return Met(
             "latency",

@@ -55,7 +55,8 @@ def inputs_error(model: nn.Module, error: BaseException) -> LayerError:
     """The error for inputs at which the model itself raises this one."""
     return LayerError(
         f"{type(model).__name__} does not take the example inputs ({type(error).__name__}: {first_line(error)}); give "
-        "example_inputs as its forward takes them: a tensor, a tuple of arguments, or a dict by name"
+        "example_inputs as its forward takes them: a tensor, a tuple of arguments, or a dict by name. A part of a "
+        "model takes what reaches it there; or give the whole model, and to apply include= with the part's name"
     )
 
 

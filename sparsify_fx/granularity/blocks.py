@@ -26,7 +26,8 @@ class Blocks:
 
     Attributes:
         rows, columns: the size of a block.
-        reduction: "l2", "sum", "max" or "mean" over the scores of a block's weights.
+        reduction: "l2", "sum", "max" or "mean" over the scores of a block's weights; "relative": l2 by its root mean
+            square over the living blocks of the layer.
     """
 
     rows: int = 32
@@ -56,11 +57,12 @@ class Blocks:
         own, scores = scores, {name: whole(score) for name, score in scores.items()}
         blocks = {name: self._blocks(score) for name, score in scores.items()}
         totals = Totals(sum(len(part) for part in blocks.values()))
-        start = 0
+        layers, start = [], 0
         for part in blocks.values():
-            totals.add(part, np.arange(start, start + len(part)))
+            layers.append(np.arange(start, start + len(part)))
+            totals.add(part, layers[-1])
             start += len(part)
-        order = np.argsort(totals.scores(self.reduction), kind="stable")
+        order = np.argsort(totals.scores(self.reduction, layers), kind="stable")
         gone = fewest_removed(
             order, lambda removed: totals.living.sum() - totals.living[removed].sum(), kept
         )  # fmt: skip

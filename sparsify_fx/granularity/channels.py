@@ -19,7 +19,7 @@ from sparsify_fx.granularity.moving import (
     woken_rows,
 )
 from sparsify_fx.granularity.ranked import Ranked, ranked_of, table_of, unit_bounds
-from sparsify_fx.granularity.reductions import Totals, check_reduction
+from sparsify_fx.granularity.reductions import RELATIVE, Totals, check_reduction
 from sparsify_fx.sharding import shard, whole
 from sparsify_fx.shrinking import shrink
 
@@ -32,7 +32,8 @@ class Channels:
     the model, until at most `kept` weights are left. The best group of each width always stays.
 
     Attributes:
-        reduction: "l2", "sum", "max" or "mean" over the scores of a group's weights.
+        reduction: "l2", "sum", "max" or "mean" over the scores of a group's weights; "relative": l2 by its root mean
+            square over the living groups of the width.
         uniform: whether every width loses the same fraction.
         members: {weight: {axis: the group of each slice, 0 where it stays}}.
         families: the groups of each width.
@@ -40,7 +41,7 @@ class Channels:
         made: {weight: the axis of the channels that it makes}.
     """
 
-    reduction: str = "mean"
+    reduction: str = RELATIVE
     uniform: bool = False
     members: Members = field(default_factory=dict, repr=False, compare=False)
     families: tuple[Ids, ...] = field(default=(), repr=False, compare=False)
@@ -143,7 +144,7 @@ class Channels:
             for axis, ids in axes.items():
                 slices = scores[name].movedim(axis, 0).flatten(1)
                 totals.add(slices, ids)
-        found = totals.scores(self.reduction)
+        found = totals.scores(self.reduction, self.families)
         return {int(group): float(found[group]) for group in groups}
 
     def _units(self, scores: Mapping[int, float]) -> list[list[int]]:

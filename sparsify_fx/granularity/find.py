@@ -18,6 +18,7 @@ from sparsify_fx.coupling.groups import Coupling, coupled_groups
 from sparsify_fx.errors import LayerError, MethodError
 from sparsify_fx.granularity.blocks import Blocks
 from sparsify_fx.granularity.channels import Channels
+from sparsify_fx.granularity.reductions import RELATIVE
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.programs.selection import Layer
 from sparsify_fx.recipe import ResolvedAxes
@@ -34,7 +35,7 @@ MULTIPLE = 4
 
 def find_granularity(
     granularity: str,
-    reduction: str,
+    reduction: str | None,
     model: nn.Module,
     layers: Mapping[str, Layer],
     allocation: Allocation,
@@ -45,7 +46,8 @@ def find_granularity(
     Args:
         granularity: "weight", "channel", "channel:8" for multiples of 8, "head", "block:RxC", "n:m", or numbers such as
             "2:4".
-        reduction: how a group's score comes from those of its weights.
+        reduction: how a group's score comes from those of its weights; None: "relative" for channels and heads, which
+            are of many sizes and depths, "mean" for blocks.
         allocation: the method's; groups are divided by "global" and, channels and heads, by "uniform".
         example_inputs: for channels and heads, which are found in the traced model.
 
@@ -63,12 +65,12 @@ def find_granularity(
     if found := re.fullmatch(r"(\d+):(\d+)", granularity):
         return NofM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"block:(\d+)x(\d+)", granularity):
-        return Blocks(int(found[1]), int(found[2]), reduction)
+        return Blocks(int(found[1]), int(found[2]), reduction or "mean")
     multiple = multiple_of(granularity)
     if multiple is None:
         raise MethodError(f"granularity={granularity!r}: expected {_NAMES}")
     uniform = isinstance(allocation, Uniform)
-    channels = Channels(reduction, uniform)
+    channels = Channels(reduction or RELATIVE, uniform)
     return _channels(granularity, channels, multiple, model, layers, example_inputs)
 
 
@@ -94,7 +96,7 @@ def _plain(allocation: Allocation) -> bool:
 
 def in_groups(
     granularity: str,
-    reduction: str,
+    reduction: str | None,
     model: nn.Module,
     layers: Mapping[str, Layer],
     axes: ResolvedAxes,
@@ -173,7 +175,8 @@ def _channels(
         why = "; ".join(filter(None, [coupling.note, *notes]))
         raise LayerError(
             f"{type(model).__name__} has no {granularity} that may go: all reach an output or an operator that is not "
-            f"understood ({', '.join(coupling.unknown) or 'none'}){f'; {why}' if why else ''}"
+            f"understood ({', '.join(coupling.unknown) or 'none'}){f'; {why}' if why else ''}. Of a part of a model, "
+            "apply to the whole, where include= names the layers that read its outputs too"
         )
     made = {names[n]: 0 for n in coupling.axes if n in names}
     for reading in coupling.readings:

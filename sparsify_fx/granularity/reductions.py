@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from sparsify_fx.errors import MethodError
 
-REDUCTIONS = ("l2", "sum", "max", "mean")
+RELATIVE = "relative"
+REDUCTIONS = (RELATIVE, "l2", "sum", "max", "mean")
 Numbers = NDArray[np.float64]
 
 
@@ -30,11 +32,12 @@ class Totals:
     count: int
     sums: Numbers = field(init=False)
     squares: Numbers = field(init=False)
+    signed: Numbers = field(init=False)
     largest: Numbers = field(init=False)
     living: Numbers = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sums, self.squares, self.living = (np.zeros(self.count) for _ in range(3))
+        self.sums, self.squares, self.signed, self.living = np.zeros((4, self.count))
         self.largest = np.full(self.count, -np.inf)
 
     def add(self, slices: Tensor, groups: NDArray[np.int64]) -> None:
@@ -43,18 +46,33 @@ class Totals:
         scores = slices.detach().double().masked_fill(dead, 0.0)
         np.add.at(self.sums, groups, scores.sum(1).cpu().numpy())
         np.add.at(self.squares, groups, scores.square().sum(1).cpu().numpy())
+        np.add.at(self.signed, groups, (scores * scores.abs()).sum(1).cpu().numpy())
         np.add.at(self.living, groups, (~dead).sum(1).cpu().numpy())
         largest = slices.detach().double().amax(1).cpu().numpy()
         np.maximum.at(self.largest, groups, largest)
 
-    def scores(self, reduction: str) -> Numbers:
-        """The score of each group; −inf for one without living weights."""
+    def scores(
+        self, reduction: str, beside: Iterable[NDArray[np.int64]] = ()
+    ) -> Numbers:
+        """The score of each group; −inf for one without living weights.
+
+        Args:
+            beside: the groups that "relative" compares with each other.
+        """
         found = {
             "l2": np.sqrt(self.squares),
+            # Scores below 0, which some criteria give, count against a group: squares alone would count for it.
+            RELATIVE: np.sign(self.signed) * np.sqrt(np.abs(self.signed)),
             "sum": self.sums,
             "max": self.largest,
             "mean": self.sums / np.maximum(self.living, 1),
         }[reduction]
+        if reduction == RELATIVE:
+            for groups in beside:
+                alive = groups[self.living[groups] > 0]
+                usual = np.sqrt(np.square(found[alive]).sum() / max(1, len(alive)))
+                # Where all are zero none is above the others.
+                found[groups] /= usual or 1.0
         return np.where(self.living > 0, found, -np.inf)
 
 

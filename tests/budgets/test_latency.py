@@ -14,7 +14,7 @@ from torch import nn
 import sparsify_fx
 from sparsify_fx.budgets import Latency, met_by
 from sparsify_fx.errors import MethodError, SparsityError
-from sparsify_fx.programs.owners import programs
+from sparsify_fx.programs.owners import current_masks, programs
 
 X = torch.randn(1, 32, 24, 24, generator=torch.Generator().manual_seed(0))
 
@@ -83,6 +83,36 @@ def test_milliseconds_asked_for_are_milliseconds_measured(tmp_path: Path) -> Non
     # What real models come to is measured by benchmarks/latency_budget.py.
     dense, sparse = milliseconds_in_turn(*paths)
     assert sparse / dense == pytest.approx(0.5, rel=0.3)
+
+
+@pytest.mark.sweep
+def test_channels_within_milliseconds(tmp_path: Path) -> None:
+    """Whole channels go until the target is met, and what `shrink` leaves is as fast in stock onnxruntime."""
+    with pytest.raises(SparsityError, match="nothing has to be pruned") as told:
+        sparsify_fx.apply(net(), "random", budget=Latency(1e4), example_inputs=X)
+    found = re.search(r"takes ([\d.]+) ms here", str(told.value))
+    assert found is not None
+    model = sparsify_fx.apply(
+        net(),
+        "magnitude",
+        allocation="uniform",
+        schedule="at-init",
+        granularity="channel",
+        budget=Latency(0.5 * float(found[1])),
+        example_inputs=X,
+    )
+    (met,) = met_by(model)
+    masks = current_masks(programs(model)).values()
+    assert met.kept == sum(int(mask.sum()) for mask in masks)
+    sparsify_fx.shrink(sparsify_fx.merge(model), X)
+    paths = tmp_path / "dense.onnx", tmp_path / "smaller.onnx"
+    for path, each in zip(paths, (net(), model), strict=True):
+        for module in each.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
+        sparsify_fx.export(each, path, X, encoding="dense", verify=False)
+    dense, smaller = milliseconds_in_turn(*paths)
+    assert smaller < 0.7 * dense
 
 
 @pytest.mark.sweep

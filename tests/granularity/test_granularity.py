@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from sparsify_fx.budgets.counting import count_multiply_adds
 from sparsify_fx.coupling.groups import coupled_groups
 from sparsify_fx.errors import LayerError, MethodError, SparsityError
 from sparsify_fx.granularity import Blocks
+from sparsify_fx.granularity.reductions import Totals
 from tests.conftest import effective
 from tests.coupling.nets import NETS, made
 
@@ -36,7 +38,7 @@ def pruned(name: str, granularity: str, **options: object) -> tuple[nn.Module, T
     return net, inputs
 
 
-@pytest.mark.parametrize("reduction", ["l2", "sum", "max", "mean"])
+@pytest.mark.parametrize("reduction", ["relative", "l2", "sum", "max", "mean"])
 # Of a tensor that is cut into pieces one channel of each stays, though nothing reads it.
 @pytest.mark.parametrize("name", sorted({*NETS} - {"unknown", "attention", "padded"}))
 def test_pruned_channels_shrink_away(name: str, reduction: str) -> None:
@@ -145,6 +147,50 @@ def test_the_best_blocks_stay() -> None:
     assert masks["w"].tolist() == [[1, 1, 0], [0, 0, 0]]
 
 
+def test_blocks_relative_to_their_layer() -> None:
+    """A layer a hundred times as small loses as many blocks as one of the same values; by the mean it loses all."""
+    score = torch.arange(1.0, 9.0).reshape(2, 4)
+    scores = {"large": score, "small": score / 100}
+    capacity = dict.fromkeys(scores, 8)
+    masks = Blocks(1, 1, "relative").choose(scores, capacity, 8)
+    assert torch.equal(masks["large"], masks["small"])
+    masks = Blocks(1, 1).choose(scores, capacity, 8)
+    assert int(masks["small"].sum()) == 0
+
+
+def test_scores_below_zero_count_against_a_group() -> None:
+    totals = Totals(3)
+    totals.add(torch.tensor([[3.0, -4.0], [-3.0, 0.0], [1.0, 0.0]]), np.arange(3))
+    found = totals.scores("relative", [np.arange(3)])
+    size = ((7 + 9 + 1) / 3) ** 0.5
+    assert np.allclose(found, [-(7**0.5) / size, -3 / size, 1 / size])
+
+
+def test_the_scale_of_a_layer_does_not_decide_by_default() -> None:
+    """A width whose weights are a hundred times as small loses no more of its channels than before."""
+
+    def widths(scale: float, **options: object) -> tuple[int, int]:
+        net, inputs = made("residual")
+        with torch.no_grad():
+            for layer in (net.inner, net.outer):
+                layer.weight *= scale  # type: ignore[operator, union-attr]
+        sparsify_fx.apply(
+            net,
+            "magnitude",
+            sparsity=0.5,
+            granularity="channel",
+            schedule="at-init",
+            example_inputs=inputs,
+            **options,  # type: ignore[arg-type]
+        )
+        rows = [(effective(net)[f"{n}.weight"] != 0).flatten(1).any(1).sum() for n in ("stem", "inner")]  # fmt: skip
+        return int(rows[0]), int(rows[1])
+
+    # Only the residual width's own order may change, in which small weights count less.
+    assert abs(widths(1.0)[1] - widths(0.01)[1]) <= 1
+    assert widths(0.01, reduction="mean")[1] == 1
+
+
 def test_numbers_are_a_pattern() -> None:
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
     sparsify_fx.apply(
@@ -176,7 +222,7 @@ def test_what_has_no_meaning_is_refused(options: dict[str, object], words: str) 
 
 def test_a_model_without_channels_that_may_go_is_refused() -> None:
     net = nn.Linear(4, 4)
-    with pytest.raises(LayerError, match="no channel that may go"):
+    with pytest.raises(LayerError, match=r"no channel that may go.* include="):
         sparsify_fx.apply(
             net, "magnitude", granularity="channel", example_inputs=torch.ones(1, 4)
         )
