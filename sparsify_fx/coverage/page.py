@@ -73,9 +73,9 @@ models](torch_pruning_coverage.md).
 
 Weights are random, for nothing is downloaded; inputs are the smallest that the model takes, two at a time. Where half
 of the work is out of reach, 0.55 of it may be left, and then images are of the size that the model is made for, up to
-256 pixels. Channels are chosen by magnitude, the same fraction of each width (`allocation="uniform"`). A difference is the
-largest one, as a share of the largest value of the output, and at most 1e-5; a model that makes more of the rounding of
-float32 is judged in float64, and says so.
+256 pixels. Channels are chosen by magnitude, the same fraction of each width (`allocation="uniform"`). A difference
+is the largest one, as a share of the largest value of the output, and at most 1e-5; a model that makes more of the
+rounding of float32 is judged in float64, and says so.
 
 The tables give what is left: of the multiply-adds, of the parameters, and of the bytes of the dense weights in the
 file.
