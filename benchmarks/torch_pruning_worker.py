@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from sparsify_fx.budgets.counting import count_multiply_adds
 
-FINE, COARSE = 100, 25  # steps from all channels to none
+FINE, COARSE = 100, 10  # steps from all channels to none
 HEADS = ("head", "rpn.head", "roi_heads", "backbone.fpn")
 SHARE = 0.5
 
