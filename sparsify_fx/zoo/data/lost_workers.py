@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from sparsify_fx.errors import DataError
 
 T = TypeVar("T")
+_PATIENCE = 0.2  # seconds; a signal comes within milliseconds of a death
 
 
 @contextlib.contextmanager
@@ -40,8 +42,17 @@ def from_workers(loader: Iterable[T]) -> Iterator[T]:
             # What a living worker could not read comes under its own name.
             if str(error).startswith("Caught "):
                 raise
+            _hear_torch_out()
             raise _lost(f"{type(error).__name__} {error}") from error
         yield batch
+
+
+def _hear_torch_out() -> None:
+    """Let the signal of every worker that is gone come now: later its error would take the place of ours anywhere."""
+    end = time.monotonic() + _PATIENCE
+    while (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(RuntimeError):
+            time.sleep(left)
 
 
 def _found(error: BaseException | None) -> str | None:
