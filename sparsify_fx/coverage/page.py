@@ -59,13 +59,14 @@ Every model of torchvision, and the smallest variant of every architecture modul
 removed as whole channels, each in its own process. This page is written by the command:
 
 ```
-sparsify-fx coverage --structured --suite torchvision --json torchvision.json
-sparsify-fx coverage --structured --suite timm --json timm.json
-sparsify-fx coverage --results torchvision.json --results timm.json --markdown docs/results/coverage_structured.md
+sparsify-fx coverage --structured --suite torchvision --json docs/results/coverage_structured_torchvision.json
+sparsify-fx coverage --structured --suite timm --json docs/results/coverage_structured_timm.json
+sparsify-fx coverage --results docs/results/coverage_structured_torchvision.json \\
+    --results docs/results/coverage_structured_timm.json --markdown docs/results/coverage_structured.md
 ```
 
-Stopped, it goes on from its file. [What is coupled, and what `shrink` does](../channels.md); [Torch-Pruning on the same
-models](torch_pruning_coverage.md).
+Stopped, it goes on from its file, which is there as the raw result. [What is coupled, and what `shrink`
+does](../channels.md); [Torch-Pruning on the same models](torch_pruning_coverage.md).
 
 ## What is checked
 
