@@ -56,10 +56,7 @@ def page() -> str:
     """The whole page of results."""
     parts = [HEAD]
     for name, content in kept().items():
-        seconds = content["seconds"]
-        parts.append(
-            f"\n## {name}\n\n{content['paper']}. {seconds:.0f} s of wall time.\n"
-        )
+        parts.append(f"\n## {name}\n\n{content['paper']}.\n")
         for table in content["tables"]:
             parts.append(f"\n**{table['title']}**\n\n{_table(table)}")
         rows = [
