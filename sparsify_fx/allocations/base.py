@@ -54,7 +54,7 @@ class RegrowingPattern(Pattern, Protocol):
         """The mask of a layer after a regrowth.
 
         Args:
-            sizes: |θ|, −inf where pruned; as [outputs, inputs, ...].
+            sizes: abs(θ), −inf where pruned; as [outputs, inputs, ...].
             wanted: the scores of the growth criterion, for all entries.
             moved: how many weights the layer loses, and how many it gains.
             last: whether it is the last layer of the model.

@@ -70,7 +70,7 @@ class FanIn:
         """The mask of a layer after a regrowth.
 
         Args:
-            sizes: |θ|, −inf where pruned; [outputs, inputs, ...].
+            sizes: abs(θ), −inf where pruned; [outputs, inputs, ...].
             wanted: the growth criterion, for all entries.
             moved: (dropped, grown).
             last: of the last layer no unit is given up.

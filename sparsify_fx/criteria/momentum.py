@@ -22,7 +22,7 @@ from sparsify_fx.errors import MethodError
 @CRITERIA.register("momentum")
 @dataclass(frozen=True)
 class Momentum:
-    """|m| with m ← α m + (1 − α) ∂L/∂θ over the batches in their order, at the weights of now.
+    """abs(m) with m ← α m + (1 − α) ∂L/∂θ over the batches in their order, at the weights of now.
 
     The paper smooths over the steps of the training, where the weights move between the gradients; optimizers here keep
     no momentum of pruned weights. With α = 0.9 it is the last ten batches that count, in which weights hardly move. In
@@ -51,7 +51,7 @@ class Momentum:
         check_mode("momentum", self.mode)
 
     def scores(self, context: PruningContext) -> Scores:
-        """|m|."""
+        """abs(m)."""
         total, ranks = sum_over_ranks(
             "the gradients of momentum", lambda: (self._smoothed(context), 1)
         )

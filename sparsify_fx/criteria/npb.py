@@ -52,7 +52,7 @@ class NodePathBalance:
             )
 
     def scores(self, context: PruningContext) -> Scores:
-        """1 + |θ| scaled to [0, 1] where a weight is chosen, and without the 1 elsewhere."""
+        """1 + abs(θ) scaled to [0, 1] where a weight is chosen, and without the 1 elsewhere."""
         assert context.model is not None
         inputs, _ = next(iter(scoring_batches(context)))
         with in_mode(context.model, "eval"):
@@ -92,7 +92,7 @@ class NodePathBalance:
         return mask
 
     def _best(self, sizes: Tensor, paths: Tensor, count: int) -> Tensor:
-        """The mask of the largest value; sizes are |θ|, −1 where nothing may be."""
+        """The mask of the largest value; sizes are abs(θ), −1 where nothing may be."""
         outputs, inputs, positions = sizes.shape
         if count == 0:
             return torch.zeros_like(sizes)
@@ -134,7 +134,7 @@ class NodePathBalance:
 
 
 def _sizes(context: PruningContext, name: str) -> Tensor:
-    """|θ| in float64 on the CPU, −1 where it is pruned already."""
+    """abs(θ) in float64 on the CPU, −1 where it is pruned already."""
     size = context.weights[name].detach().abs().double().cpu()
     if context.alive is None:
         return size

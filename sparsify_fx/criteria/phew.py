@@ -25,8 +25,9 @@ class Phew:
     """Minus the number of the random walk that first came over the weight.
 
     Walks start at the units of the input and, every other one, of the output, in turn. Forwards a walk goes from unit j
-    to unit i of the next layer with probability Σ_k|θ_ijk| / Σ_i'k|θ_i'jk|, backwards from i to j with
-    Σ_k|θ_ijk| / Σ_j'k|θ_ij'k|, k the positions of a kernel, and over one of them with |θ_ijk| / Σ_k'|θ_ijk'|.
+    to unit i of the next layer with probability Σ_k abs(θ_ijk) / Σ_i'k abs(θ_i'jk), backwards from i to j with
+    Σ_k abs(θ_ijk) / Σ_j'k abs(θ_ij'k), k the positions of a kernel, and over one of them with
+    abs(θ_ijk) / Σ_k' abs(θ_ijk').
     Where several layers come next (branches, skips) it takes one at random. They go on until as many weights as are to
     stay have been walked over; after `patience` walks for each of these the largest of the others fill up.
 
@@ -76,7 +77,7 @@ class _Walks:
             name: [other for other, w in wires.items() if name in w.before]
             for name in wires
         }
-        # |θ| as [outputs, inputs of a group, positions], of what is alive.
+        # abs(θ) as [outputs, inputs of a group, positions], of what is alive.
         self.sizes, self.first = {}, {}
         for name, weight in context.weights.items():
             alive = 1 if context.alive is None else context.alive[name]

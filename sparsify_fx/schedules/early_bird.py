@@ -27,8 +27,8 @@ class EarlyBird(OneRun):
     A mask has settled when the last `distances` distances, each between two masks that follow each other, are at most
     `below`. Until then all weights train; from then on those of the ticket, from their values of that moment.
 
-        distance(A, B) = |A △ B| / (|A| + |B|)    of="kept": the share of the ticket that has changed
-        distance(A, B) = |A △ B| / n              of="all": the paper's, over all n weights
+        distance(A, B) = count(A △ B) / (count A + count B)    of="kept": the share of the ticket that has changed
+        distance(A, B) = count(A △ B) / n                      of="all": the paper's, over all n weights
 
     The two are equal where half of the weights stay. The paper's is at most 2 · density, so that at sparsity 0.95 and
     more any mask is within 0.1 of any other.
