@@ -38,7 +38,8 @@ def classes_that_stay(
     for axes in coupling.axes.values():
         members_of += axes.values()
     for members in members_of:
-        if not stays[members].any():
+        # What the model's code leaves empty has none to keep.
+        if len(members) and not stays[members].any():
             # The least of them; what that needs must stay too.
             stays[members.min()] = True
             spread(edges, stays)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sparsify_fx
 from sparsify_fx.shrinking import shrink
 from sparsify_fx.shrinking.trial import Trial
 
@@ -188,3 +189,32 @@ def test_numbers_that_are_equal_by_chance_stay() -> None:
     assert shrink(net, inputs[:, :2]).changed
     assert (net.heads, net.longest) == (2, 4)
     torch.testing.assert_close(net(inputs), expected, atol=1e-6, rtol=0)
+
+
+class Prefixed(nn.Module):
+    """Joins its features with a prefix that may be empty, as it is here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.inner(x)
+        return self.head(torch.cat([features[:, :0], features], 1).relu())
+
+
+def test_tensors_without_channels_are_no_obstacle() -> None:
+    torch.manual_seed(0)
+    net, x = Prefixed().eval(), torch.randn(3, 4)
+    sparsify_fx.apply(
+        net,
+        "magnitude",
+        sparsity=0.5,
+        granularity="channel",
+        schedule="at-init",
+        example_inputs=x,
+    )
+    masked = net(x)
+    shrunk = shrink(sparsify_fx.merge(net), x)
+    assert shrunk.changed
+    torch.testing.assert_close(net(x), masked)
