@@ -113,6 +113,8 @@ def _made_smaller(bench: Bench, share: float) -> tuple[Smaller, str]:
     if found > _BOUND:
         said = f"the shrunk model's outputs differ by {found:.1e}"
         exact = _difference_in_float64(bench, left)
+        if exact is None:
+            raise CoverageError(f"{said}, and the model does not run in float64")
         if exact > _BOUND:
             raise CoverageError(f"{said}, in float64 by {exact:.1e}")
         note = f"; {said}, in float64 by {exact:.1e}"
@@ -120,13 +122,13 @@ def _made_smaller(bench: Bench, share: float) -> tuple[Smaller, str]:
     return Smaller(model, shrunk, work, used), note
 
 
-def _difference_in_float64(bench: Bench, left: int) -> float:
-    """Infinite for models that do not run in it."""
+def _difference_in_float64(bench: Bench, left: int) -> float | None:
+    """None for models that do not run in it."""
     model, inputs, _ = in_float64(bench)
     try:
         evaluate(model.eval(), inputs)
     except RuntimeError:
-        return float("inf")
+        return None
     return _shrunk(model, inputs, left)[1]
 
 

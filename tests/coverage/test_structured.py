@@ -13,7 +13,12 @@ from sparsify_fx.coverage.bench import Bench, bench_of
 from sparsify_fx.coverage.build import Trial, seed_everything
 from sparsify_fx.coverage.page import introduction, write_page
 from sparsify_fx.coverage.results import FAILED, PASSED, ModelResult, Outcome
-from sparsify_fx.coverage.structured_check import STRUCTURED, check_shrink, check_step
+from sparsify_fx.coverage.structured_check import (
+    STRUCTURED,
+    _difference_in_float64,
+    check_shrink,
+    check_step,
+)
 from sparsify_fx.errors import ConfigError, CoverageError
 from tests.conftest import small_net
 
@@ -48,6 +53,12 @@ def chaotic(net: nn.Module, outputs: Tensor) -> Tensor:
     return x
 
 
+def in_float32_alone(net: nn.Module, outputs: Tensor) -> Tensor:
+    if outputs.dtype != torch.float32:
+        raise RuntimeError("expected scalar type Float")
+    return outputs
+
+
 def by_width(net: nn.Module, outputs: Tensor) -> Tensor:
     return outputs * sum(p.numel() for p in net.parameters())
 
@@ -61,6 +72,10 @@ def test_a_model_passes_all_of_them(tmp_path: Path) -> None:
 
 def test_rounding_that_grows_is_judged_in_float64(tmp_path: Path) -> None:
     assert "in float64 by" in check_shrink(bench(tmp_path, chaotic))
+
+
+def test_a_model_that_has_no_float64_is_not_judged_in_it(tmp_path: Path) -> None:
+    assert _difference_in_float64(bench(tmp_path, in_float32_alone), 1000) is None
 
 
 def test_other_outputs_fail_and_the_later_checks_with_them(tmp_path: Path) -> None:
