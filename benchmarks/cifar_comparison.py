@@ -6,7 +6,7 @@
 
 All trainings take about 18 hours of two cores, so this is made for several sittings: what the results have is not
 trained again, a training that was cut off goes on from its checkpoint in `--runs`, and after `--hours` none is begun.
-Seeds come one after the other, so that what is there compares all methods; the page says what is missing.
+Questions come one after the other, so that what is there has all its seeds; the page says what is missing.
 """
 
 from __future__ import annotations

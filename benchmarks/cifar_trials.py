@@ -47,13 +47,15 @@ class Trial:
 
 
 def trials() -> Iterator[Trial]:
-    """All of them, one seed after the other, so that what is done so far compares all methods."""
-    for seed in SEEDS:
-        for sparsity in SPARSITIES:
+    """All of them, one question after the other, so that what is done first has all its seeds."""
+    for sparsity in SPARSITIES:
+        for seed in SEEDS:
             yield from _at_init(sparsity, seed)
-        for sparsity in SPARSITIES:
-            yield from _penalties(sparsity, seed)
+    for seed in SEEDS:
         yield from _cycles(seed)
+    for sparsity in reversed(SPARSITIES):
+        for seed in SEEDS:
+            yield from _penalties(sparsity, seed)
 
 
 def _common(epochs: int) -> dict[str, Any]:

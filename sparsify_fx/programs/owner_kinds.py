@@ -38,7 +38,7 @@ def _typed(kind: type[nn.Module], *names: str, default: bool = True) -> OwnerKin
     )
 
 
-def _class_of(module_name: str, class_name: str) -> Callable[[nn.Module], bool]:
+def class_of(module_name: str, class_name: str) -> Callable[[nn.Module], bool]:
     """Instances of a class of another library, which is looked up only once that library was imported."""
 
     def matches(module: nn.Module) -> bool:
@@ -121,12 +121,12 @@ KINDS: list[OwnerKind] = [
     ),
     _typed(nn.RNNCellBase, "weight_ih", "weight_hh"),
     OwnerKind(
-        _class_of("transformers.pytorch_utils", "Conv1D"),
+        class_of("transformers.pytorch_utils", "Conv1D"),
         _present("weight"),
         layout=lambda module: {"transposed": True},
     ),
     OwnerKind(
-        _class_of("timm.layers.cond_conv2d", "CondConv2d"),
+        class_of("timm.layers.cond_conv2d", "CondConv2d"),
         _present("weight"),
         layout=_mixture_layout,
     ),
@@ -150,7 +150,7 @@ REFUSED: list[tuple[Callable[[nn.Module], bool], str]] = [
         "is scripted, its code is fixed; rewrite the model before scripting",
     ),
     *(
-        (_class_of(f"torch.ao.nn.quantized.{module}", kind), _PACKED)
+        (class_of(f"torch.ao.nn.quantized.{module}", kind), _PACKED)
         for module, kind in _QUANTIZED
     ),
 ]

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sparsify_fx.coupling.classes import Ids, Mask, spread
 from sparsify_fx.coupling.groups import Coupling, edges_of
+from sparsify_fx.programs.owner_kinds import class_of
 from sparsify_fx.shrinking.record import (
     Attribute,
     Kept,
@@ -20,6 +21,8 @@ from sparsify_fx.shrinking.record import (
     set_tensor,
 )
 from sparsify_fx.shrinking.sizes import sizes_in_code
+
+_is_conv1d = class_of("transformers.pytorch_utils", "Conv1D")
 
 
 def classes_that_stay(
@@ -80,7 +83,7 @@ def attributes_of(
 
 
 def layer_numbers(path: str, module: nn.Module, kept: Kept) -> dict[str, int]:
-    """The numbers of torch's own layers, after the cut."""
+    """The numbers of torch's own layers, and of transformers' Conv1D, after the cut."""
     prefix = f"{path}." if path else ""
     axes = kept.get(f"{prefix}weight", {})
     rows, columns = (len(axes[axis]) if axis in axes else None for axis in (0, 1))
@@ -97,6 +100,10 @@ def layer_numbers(path: str, module: nn.Module, kept: Kept) -> dict[str, int]:
     elif isinstance(module, nn.GroupNorm) and rows is not None:
         groups = module.num_groups * rows // module.num_channels
         names = {"num_channels": rows, "num_groups": groups}
+    elif _is_conv1d(module):
+        # Both, also where one stays: its code reshapes, and of two equal numbers only one may be meant.
+        inputs, outputs = module.weight.shape
+        names = {"nx": rows or inputs, "nf": columns or outputs}
     elif isinstance(module, nn.PReLU):
         names = {"num_parameters": rows}
     return {name: number for name, number in names.items() if number is not None}

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sparsify_fx
@@ -218,3 +219,31 @@ def test_tensors_without_channels_are_no_obstacle() -> None:
     shrunk = shrink(sparsify_fx.merge(net), x)
     assert shrunk.changed
     torch.testing.assert_close(net(x), masked)
+
+
+class Unpooling(nn.Module):
+    """Its decoder puts values back to where its encoder found them, as SegNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.between, self.last = (
+            nn.Conv2d(channels, made, 3, padding=1)
+            for channels, made in ((3, 8), (8, 8), (8, 2))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled, places = F.max_pool2d(self.encode(x).relu(), 2, return_indices=True)
+        return self.last(F.max_unpool2d(self.between(pooled), places, 2))
+
+
+def test_unpooled_channels_go_with_their_places() -> None:
+    torch.manual_seed(0)
+    model, x = Unpooling().eval(), torch.randn(2, 3, 8, 8)
+    # What two channels become is not read; the places of one of them come from a channel that is.
+    model.last.weight.data[:, :2] = 0
+    model.between.weight.data[:, 1] = 0
+    model.between.weight.data[2:, 0] = 0
+    expected = model(x)
+    shrink(model, x)
+    torch.testing.assert_close(model(x), expected, rtol=1e-6, atol=1e-6)
+    assert (model.encode.out_channels, model.between.out_channels) == (6, 6)

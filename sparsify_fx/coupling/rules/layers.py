@@ -2,6 +2,7 @@
 
 linear, convolution     rows are outputs, columns are inputs
 linear over tokens      channels along another axis pass
+matrix [inputs, outputs]  `addmm`, `mm` and `x @ weight`, as transformers' Conv1D
 grouped convolution     a group's inputs and outputs live or die together
 embedding               columns are outputs; rows are words, and stay
 """
@@ -49,6 +50,43 @@ def _linear(node: fx.Node, tracks: Tracks) -> Value | None:
     return _placed(outputs, len(shape) - 1, shape)
 
 
+def _matrix(node: fx.Node, tracks: Tracks) -> Value | None:
+    """A product with a weight [inputs, outputs], and its bias."""
+    given = arguments(node)
+    data, weight = given.get("mat1", given["self"]), given["mat2"]
+    bias = given["self"] if "mat1" in given else None
+    if not tracks.is_raw(weight) or (bias is not None and not _is_row(bias, tracks)):
+        return None
+    return _times(node, data, weight, bias, tracks)
+
+
+def times_weight(node: fx.Node, tracks: Tracks) -> Value | None:
+    """`x @ weight` with a weight [inputs, outputs], of however many axes x is."""
+    data, weight = node.args[:2]
+    if not tracks.is_raw(weight) or len(shape_of(weight)) != 2:
+        return None
+    return _times(node, data, weight, None, tracks)
+
+
+def _is_row(bias: fx.Node, tracks: Tracks) -> bool:
+    return tracks.is_raw(bias) and len(shape_of(bias)) == 1
+
+
+def _times(
+    node: fx.Node, data: fx.Node, weight: fx.Node, bias: fx.Node | None, tracks: Tracks
+) -> Value:
+    shape = shape_of(node)
+    last = len(shape) - 1
+    inputs = _only(tracks.value(data), last, tracks)
+    outputs = tracks.fresh(shape[last])
+    tracks.use(weight, {0: inputs, 1: outputs})
+    if bias is not None:
+        tracks.use(bias, {0: outputs})
+    name = tracks.tensors[weight.name]
+    tracks.readings.append(Reading(name, inputs.numpy(), outputs.numpy(), True))
+    return _placed(outputs, last, shape)
+
+
 def _convolution(node: fx.Node, tracks: Tracks) -> Value | None:
     given = arguments(node)
     weight, bias, groups = given["weight"], given.get("bias"), given["groups"]
@@ -88,6 +126,7 @@ def _embedding(node: fx.Node, tracks: Tracks) -> Value | None:
 
 LAYERS: dict[str, Rule] = {
     "linear": _linear,
+    **dict.fromkeys(("addmm", "mm"), _matrix),
     **dict.fromkeys(
         (
             "conv1d",

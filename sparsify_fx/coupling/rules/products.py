@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from sparsify_fx.coupling.rules.base import Rule, arguments, shape_of
+from sparsify_fx.coupling.rules.layers import times_weight
 from sparsify_fx.coupling.tracks import Tracks, Value
 
 
@@ -25,6 +26,9 @@ def _heads(value: Value, axes: tuple[int, ...], tracks: Tracks) -> Value:
 
 
 def _matmul(node: fx.Node, tracks: Tracks) -> Value | None:
+    made = times_weight(node, tracks)
+    if made is not None:
+        return made
     ranks = [len(tracks.value(arg).shape) for arg in node.args[:2]]
     if min(ranks) < 2 or ranks[0] != ranks[1]:
         return None
@@ -93,7 +97,8 @@ def _attention(node: fx.Node, tracks: Tracks) -> Value | None:
     parts = [tracks.value(given[name]) for name in ("query", "key", "value")]
     rank = len(parts[0].shape)
     batch = range(rank - 2)
-    # Fewer heads of keys than of queries: which belong together is the operator's own rule.
+    if given.get("enable_gqa"):
+        parts = [_for_queries(part, parts[0].shape) for part in parts]
     if len({part.shape[:-2] for part in parts}) > 1:
         return None
     if given.get("attn_mask") is not None:
@@ -111,6 +116,17 @@ def _attention(node: fx.Node, tracks: Tracks) -> Value | None:
             tracks.join(parts[0].ids, part.ids)
     largest = max(parts, key=lambda part: len(part.varying))
     return Value(largest.ids, shape_of(node))
+
+
+def _for_queries(value: Value, queries: tuple[int, ...]) -> Value:
+    """Keys or values of fewer heads than the queries have, each of which serves so many of those in a row."""
+    axis = len(queries) - 3
+    if value.shape[axis] == queries[axis]:
+        return value
+    ids = value.ids
+    if value.varies(axis):
+        ids = ids.repeat_interleave(queries[axis] // value.shape[axis], axis)
+    return Value(ids, (*value.shape[:axis], queries[axis], *value.shape[axis + 1 :]))
 
 
 PRODUCTS: dict[str, Rule] = {

@@ -49,6 +49,15 @@ def _pool_with_places(node: fx.Node, tracks: Tracks) -> list[Value] | None:
     return [Value(data.ids, shape) for shape in shapes]
 
 
+def _unpool(node: fx.Node, tracks: Tracks) -> Value | None:
+    """Each channel is put back to the places that a pool found in a channel: both live or die together."""
+    data, places = _pooled(node, tracks), tracks.value(node.args[1])
+    if data is None or any(axis not in data.varying for axis in places.varying):
+        return None
+    tracks.join(data.ids, places.ids)
+    return keep_ids(node, tracks)
+
+
 def _reduce(node: fx.Node, tracks: Tracks) -> Value | list[Value] | None:
     data, given = tracks.value(node.args[0]), arguments(node)
     chosen = given.get("dim")
@@ -86,6 +95,7 @@ def _along(node: fx.Node, tracks: Tracks) -> Value | None:
 REDUCING: dict[str, Rule] = {
     **dict.fromkeys(_POOLS, _pool),
     **dict.fromkeys(_POOLS_WITH_PLACES, _pool_with_places),
+    **dict.fromkeys(("max_unpool2d", "max_unpool3d"), _unpool),
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys(("max", "min"), _extreme),
     **dict.fromkeys(_ALONG, _along),
