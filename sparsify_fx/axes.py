@@ -93,7 +93,7 @@ def axis_value(axis: str, value: Any) -> Any:
         return (
             _built(Rewind, "rewind", dict(value))
             if isinstance(value, Mapping)
-            else _expect(value, Rewind, axis)
+            else _rewind(value)
         )
     if axis == "penalty" and isinstance(value, (list, tuple)):
         return PenaltySum(tuple(named(PENALTIES, Penalty, item) for item in value))
@@ -189,6 +189,15 @@ def _built(cls: type[Any], label: str, options: Mapping[str, Any]) -> Any:
         raise MethodError(
             f"{label}: {error}; its options are {', '.join(known) or 'none'}"
         ) from error
+
+
+def _rewind(value: Any) -> Rewind:
+    if not isinstance(value, Rewind):
+        known = ", ".join(field.name for field in fields(Rewind))
+        raise MethodError(
+            f"rewind: expected a Rewind, or a mapping such as {{'weights': 'init'}} with some of {known}; got {value!r}"
+        )
+    return value
 
 
 def _expect(value: Any, kind: type[Any], axis: str) -> Any:

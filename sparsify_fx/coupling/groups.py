@@ -63,6 +63,10 @@ class Coupling:
                 left.difference_update(mine.tolist())
         return found
 
+    def mixing(self) -> frozenset[str]:
+        """The names of weights that mix channels, whose zeros say what is read."""
+        return frozenset(reading.weight for reading in self.readings)
+
     def _along_axes(self) -> list[Ids]:
         found: list[Ids] = []
         for axes in self.axes.values():
@@ -104,9 +108,9 @@ def coupled_groups(model: nn.Module, example_inputs: Any) -> Coupling:
 def resolved(tracks: Tracks, note: str = "") -> Coupling:
     """The classes of all that was followed."""
     axes = whole_axes(tracks)
-    classes, stays = tracks.classes.resolve()
-    # One class for all that stays: which one it is tells nothing.
-    classes = np.where(stays[classes], 0, classes)
+    # One class for all that stays: which one it is tells nothing. What no layer makes is no channel, such as the places
+    # of a table of positions, of which the example takes a few.
+    classes, stays = tracks.resolved()
     readings = [
         Reading(r.weight, classes[r.inputs], classes[r.outputs], r.transposed)
         for r in tracks.readings

@@ -159,7 +159,7 @@ def _joined(parts: list[Tracks]) -> Tracks:
     """Several graphs of one model as one: a tensor that two of them use is sliced alike."""
     if len(parts) == 1:
         return parts[0]
-    whole = replace(parts[0], values={}, uses={}, readings=[], resized=[], unknown={}, heads=[])  # fmt: skip
+    whole = replace(parts[0], values={}, uses={}, readings=[], resized=[], unknown={}, heads=[], made=[])  # fmt: skip
     for number, part in enumerate(parts):
         whole.values.update({f"{number} {n}": v for n, v in part.values.items()})
         for name, uses in part.uses.items():
@@ -169,4 +169,5 @@ def _joined(parts: list[Tracks]) -> Tracks:
         whole.readings.extend(part.readings)
         whole.resized.extend(part.resized)
         whole.heads.extend(part.heads)
+        whole.made.extend(part.made)
     return whole

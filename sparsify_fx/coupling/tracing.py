@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import torch
@@ -45,6 +47,20 @@ def in_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch.export tells of a model that it cannot trace, all of its graph included: parts are next."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
 def tracked(
     model: nn.Module,
     args: tuple[Any, ...],
@@ -58,8 +74,7 @@ def tracked(
         start: empty tracks, whose classes and names of tensors are used.
         training: trace the model as it trains.
     """
-    with in_mode(model, training), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with in_mode(model, training), torch.no_grad(), _quietly():
         program = torch.export.export(model, args, dict(kwargs), strict=False)
     tracks = _named(program, start)
     for node in program.graph.nodes:

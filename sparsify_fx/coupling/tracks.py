@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from sparsify_fx.coupling.classes import Classes, Ids
+from sparsify_fx.coupling.classes import Classes, Ids, Mask
 
 # Larger tensors get no ids entry by entry: those of a table of words alone would fill the memory.
 _LARGEST = 1 << 17
@@ -113,6 +113,7 @@ class Tracks:
         uses: the ids of parameters and buffers, one value for each use.
         unknown: targets of operators that were not understood, with channels passing through them.
         heads: ids of heads of attention.
+        made: ids of channels that layers make. Others, such as the places of a table of positions, never go.
         names: the first name of the tensor that each name stands for; tied ones have several.
         prefix: of the names of what was traced within the model, with its dot.
     """
@@ -126,6 +127,7 @@ class Tracks:
     resized: list[Resized] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
     heads: list[Tensor] = field(default_factory=list)
+    made: list[Tensor] = field(default_factory=list)
     names: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
 
@@ -137,6 +139,21 @@ class Tracks:
     def fresh(self, size: int) -> Tensor:
         """[size] ids that nothing has yet."""
         return torch.from_numpy(self.classes.fresh(size))
+
+    def channels(self, size: int) -> Tensor:
+        """[size] fresh ids for the channels that a layer makes."""
+        found = self.fresh(size)
+        self.made.append(found)
+        return found
+
+    def resolved(self) -> tuple[Ids, Mask]:
+        """(the class of every id, 0 for all that stays; whether each class stays): classes that no layer makes do."""
+        classes, stays = self.classes.resolve()
+        made = np.zeros_like(stays)
+        for ids in self.made:
+            made[classes[ids.numpy()]] = True
+        stays |= ~made
+        return np.where(stays[classes], 0, classes), stays
 
     def join(self, first: Tensor, second: Tensor) -> None:
         """Entries of equal place, after broadcasting, stand and fall together."""
@@ -192,4 +209,6 @@ class Tracks:
         if 1 < size <= _LARGEST:
             made = Value(self.fresh(size).reshape(shape), shape)
         self.uses.setdefault(self.tensors[arg.name], []).append(made)
+        # Whoever reads it again reads the same entries.
+        self.values[arg.name] = made
         return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from sparsify_fx.coupling.classes import Ids
@@ -17,8 +16,7 @@ def whole_axes(tracks: Tracks) -> dict[str, dict[int, Ids]]:
     """
     found = {}
     # As they are now, for all: joins that are made meanwhile are found by the rounds below.
-    classes, stays = tracks.classes.resolve()
-    classes = np.where(stays[classes], 0, classes)
+    classes, _ = tracks.resolved()
     for name, uses in tracks.uses.items():
         found[name] = _of_one(uses, classes, tracks)
     values = [value for value in _values(tracks) if len(value.varying) > 1]
@@ -42,8 +40,7 @@ def _values(tracks: Tracks) -> list[Value]:
 
 def _round(values: list[Value], tracks: Tracks) -> bool:
     """Join the axes of values whose classes still differ along several; whether there were any."""
-    classes, stays = tracks.classes.resolve()
-    classes = np.where(stays[classes], 0, classes)
+    classes, _ = tracks.resolved()
     changed = False
     for value in values:
         mine = torch.from_numpy(classes)[value.ids]

@@ -65,13 +65,17 @@ def find_granularity(
     if found := re.fullmatch(r"(\d+):(\d+)", granularity):
         return NofM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"block:(\d+)x(\d+)", granularity):
-        return Blocks(int(found[1]), int(found[2]), reduction or "mean")
+        return Blocks(int(found[1]), int(found[2]), _or(reduction, "mean"))
     multiple = multiple_of(granularity)
     if multiple is None:
         raise MethodError(f"granularity={granularity!r}: expected {_NAMES}")
     uniform = isinstance(allocation, Uniform)
-    channels = Channels(reduction or RELATIVE, uniform)
+    channels = Channels(_or(reduction, RELATIVE), uniform)
     return _channels(granularity, channels, multiple, model, layers, example_inputs)
+
+
+def _or(reduction: str | None, default: str) -> str:
+    return default if reduction is None else reduction
 
 
 def multiple_of(granularity: str) -> int | None:
@@ -103,12 +107,19 @@ def in_groups(
     example_inputs: Any,
     asked: bool = True,
 ) -> ResolvedAxes:
-    """The axes with the allocation of `find_granularity`; MethodError for schedules that break groups up.
+    """The axes with the allocation of `find_granularity`; MethodError for schedules that break groups up, and for a
+    reduction where there are no groups.
 
     Args:
         asked: whether the user gave the allocation. One that only the method suggests, such as "erk", is replaced by
             "uniform".
     """
+    single = granularity == WEIGHT or re.fullmatch(r"n:m|\d+:\d+", str(granularity))
+    if single and reduction is not None:
+        raise MethodError(
+            f"reduction={reduction!r} is how a group is scored, and granularity={granularity!r} scores single weights; "
+            "leave it out, or prune groups, such as granularity='channel'"
+        )
     if granularity == WEIGHT:
         return axes
     if not isinstance(granularity, str):

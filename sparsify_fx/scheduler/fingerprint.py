@@ -6,18 +6,20 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.learning_rate import Curve, TorchSchedule
 from sparsify_fx.scheduler.clock import Clock
-from sparsify_fx.scheduler.track import Track
+
+if TYPE_CHECKING:
+    from sparsify_fx.scheduler.track import Track
 
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def fingerprint(
-    tracks: Sequence[Track], clock: Clock, curve: Curve | TorchSchedule
+    tracks: Sequence[Track], clock: Clock, curve: Curve | TorchSchedule | None
 ) -> dict[str, Any]:
     """Methods with all their axes, lengths, the number of weights, and the learning rate."""
     told = [_told(track) for track in tracks]
@@ -38,6 +40,12 @@ def fingerprint(
             "learning_rate": rates,
         }
     )
+
+
+def of_smaller(before: Mapping[str, Any], tracks: Sequence[Track], clock: Clock) -> dict[str, Any]:  # fmt: skip
+    """The fingerprint of a schedule whose model has lost weights: that of a Scheduler built on the smaller one."""
+    rates = before["learning_rate"]
+    return {**fingerprint(tracks, clock, None), "learning_rate": rates}
 
 
 def _told(track: Track) -> dict[str, Any]:

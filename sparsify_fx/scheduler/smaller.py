@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsify_fx.errors import SchedulerError
 from sparsify_fx.programs.owners import qualified
+from sparsify_fx.scheduler.fingerprint import of_smaller
 from sparsify_fx.scheduler.parts import Part
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ def follow(scheduler: Scheduler, cut: Cut) -> None:
         _follow(track, cut)
     scheduler._undo = None
     scheduler.total_weights = sum(track.total for track in scheduler._tracks)
+    # A checkpoint goes on with a Scheduler that is built on the smaller model.
+    scheduler._fingerprint = of_smaller(
+        scheduler._fingerprint, scheduler._tracks, scheduler._clock
+    )
 
 
 def _follow(track: Track, cut: Cut) -> None:

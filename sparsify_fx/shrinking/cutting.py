@@ -102,7 +102,7 @@ def layer_numbers(path: str, module: nn.Module, kept: Kept) -> dict[str, int]:
         names = {"num_channels": rows, "num_groups": groups}
     elif _is_conv1d(module):
         # Both, also where one stays: its code reshapes, and of two equal numbers only one may be meant.
-        inputs, outputs = module.weight.shape
+        inputs, outputs = module.get_parameter("weight").shape
         names = {"nx": rows or inputs, "nf": columns or outputs}
     elif isinstance(module, nn.PReLU):
         names = {"num_parameters": rows}

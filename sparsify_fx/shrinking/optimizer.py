@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +37,18 @@ def check_states(model: nn.Module, kept: Kept, optimizers: Sequence[Optimizer]) 
     for optimizer in optimizers:
         for holder in holders(optimizer):
             _check_flat(holder, cut_ones)
+
+
+def check_trained(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Raise LayerError for optimizers of which none holds a parameter of the model."""
+    own = {id(parameter) for parameter in model.parameters()}
+    every = chain.from_iterable(map(holders, optimizers))
+    held = list(chain.from_iterable(map(parameters_of, every)))
+    if held and not any(id(parameter) in own for parameter in held):
+        raise LayerError(
+            f"the {type(optimizers[0]).__name__} holds no parameter of the model; give the optimizer that trains it, "
+            "built after apply or merge, which replace parameters"
+        )
 
 
 def cut_states(model: nn.Module, kept: Kept, optimizers: Sequence[Optimizer]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Shrunk:
         attributes: numbers of modules that changed with them.
         notes: what stayed although nothing reads it, and why.
         parameters: (before, after) of the whole model.
+        mixing: names of the weights that read channels, and are zero where those were cut.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -44,6 +45,7 @@ class Shrunk:
     attributes: tuple[Attribute, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
     parameters: tuple[int, int] = (0, 0)
+    mixing: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def changed(self) -> bool:
@@ -67,8 +69,9 @@ class Shrunk:
     def undo(self, model: nn.Module) -> None:
         """Give a shrunk model its original shapes back, in place, with the values that it has now.
 
-        Raises LayerError for a model with weight programs, and for one that is not as this shrink left it: another
-        one, one that was cut again, or that has its original shapes already.
+        Optimizers have state of the smaller shapes, and are built anew. Raises LayerError for a model with weight
+        programs, and for one that is not as this shrink left it: another one, one that was cut again, or that has its
+        original shapes already.
         """
         self._check(model)
         done: set[int] = set()
@@ -91,6 +94,7 @@ class Shrunk:
             "attributes": [list(vars(item).values()) for item in self.attributes],
             "notes": list(self.notes),
             "parameters": list(self.parameters),
+            "mixing": list(self.mixing),
         }
 
     @classmethod
@@ -107,31 +111,57 @@ class Shrunk:
             tuple(Attribute(*item) for item in stored["attributes"]),
             tuple(stored["notes"]),
             (before, after),
+            tuple(stored.get("mixing", ())),
         )
 
     def _check(self, model: nn.Module) -> None:
         """Raise LayerError for a model to which the map does not belong."""
         _check_plain(model)
-        tensors = named_tensors(model)
-        for name, shape in self.shapes.items():
-            kept = self.kept[name]
-            left = tuple(len(kept[a]) if a in kept else n for a, n in enumerate(shape))
-            found = tuple(tensors[name].shape) if name in tensors else None
-            if found != left:
-                raise LayerError(
-                    f"{name} has the shape {found} here, and {left} in the model that was shrunk; give that "
-                    "model, and undo the last shrink first"
-                )
+        left = {name: self._left(name) for name in self.shapes}
+        _check_shapes(model, left, "give that model, and undo the last shrink first")
+
+    def _left(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor after the cut."""
+        kept, shape = self.kept[name], self.shapes[name]
+        return tuple(len(kept[a]) if a in kept else n for a, n in enumerate(shape))
 
     def _full(self, name: str, value: Tensor) -> Tensor:
         shape, kept = self.shapes[name], self.kept[name]
         result = value.new_zeros(shape)
         # One value for each channel, such as a variance, may be divided by: nothing reads what comes of it, but NaN
         # times zero is NaN. That of a channel that stayed is a value that the model can do with.
-        if math.prod(shape) == max(shape):
+        if math.prod(shape) == max(shape) and name not in self.mixing:
             result += value.flatten()[0]
         result[grid(kept, shape)] = value
         return result
+
+
+def _check_shapes(
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], advice: str
+) -> None:
+    """Raise LayerError where tensors of the model have other shapes than these."""
+    tensors = named_tensors(model)
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise LayerError(
+                f"{name} has the shape {found} here, and {shape} in the model that was shrunk; {advice}"
+            )
+
+
+def as_before(model: nn.Module, like: Shrunk) -> Shrunk:
+    """What to cut of a plain model so that it has the shapes of the one that was shrunk.
+
+    Raises LayerError for one that did not have the shapes of that one before.
+    """
+    if not isinstance(like, Shrunk):
+        raise LayerError(
+            f"like= is a {type(like).__name__}; expected what shrink returned, or Shrunk.from_dict of its to_dict()"
+        )
+    advice = "build it as that one was, and where that was shrunk several times repeat all of them in order"
+    _check_shapes(model, like.shapes, advice)
+    before = count(model)
+    return replace(like, notes=(), parameters=(before, before - lost(model, like.kept)))
 
 
 def _check_plain(model: nn.Module) -> None:

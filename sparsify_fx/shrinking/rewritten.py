@@ -59,6 +59,19 @@ def of_programs(model: nn.Module, kept: Mapping[str, Mapping[int, Tensor]]) -> K
     return found
 
 
+def living(model: nn.Module) -> dict[str, Tensor]:
+    """Where the weights of a rewritten model live, by their names: one of value zero, as a layer starts with, does too.
+
+    Weights without a mask, such as those of gates, are missing: their values tell.
+    """
+    found = {}
+    for name, _, program in _named(model):
+        mask = program.current_mask()
+        if mask is not None:
+            found[name] = mask.detach()
+    return found
+
+
 def _along(tensor: Tensor, axis: int, shape: tuple[int, ...]) -> bool:
     """Whether a tensor has a value for each slice along an axis of the weight."""
     return tensor.dim() == len(shape) and tensor.shape[axis] == shape[axis] > 1

@@ -18,16 +18,18 @@ from sparsify_fx.programs.owners import programs
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.scheduler.smaller import check_follows, follow
 from sparsify_fx.shrinking.cutting import cut_model
-from sparsify_fx.shrinking.optimizer import check_states, cut_states
+from sparsify_fx.shrinking.optimizer import check_states, check_trained, cut_states
 from sparsify_fx.shrinking.record import (
     Kept,
     Shrunk,
+    as_before,
     count,
     cut,
     lost,
     named_tensors,
 )
 from sparsify_fx.shrinking.rewritten import (
+    living,
     of_programs,
     plan_totals,
     refuse_wrapped,
@@ -45,6 +47,8 @@ def shrink(
     example_inputs: Any,
     optimizer: Optimizer | Iterable[Optimizer] | None = (),
     scheduler: Scheduler | None = None,
+    *,
+    like: Shrunk | None = None,
 ) -> Shrunk:
     """Cut channels that nothing reads out of `model`, in place; its classes stay, and its outputs in eval mode.
 
@@ -61,12 +65,15 @@ def shrink(
         example_inputs: a tensor, a tuple of arguments, or a dict of them by name.
         optimizer: one or several that train it; their state is cut alike.
         scheduler: the Scheduler that trains it, which goes on: between two cycles, for instance. The numbers of weights
-            that it keeps stay as planned.
+            that it keeps stay as planned. Its optimizers are cut too.
+        like: what another shrink did, which is done again, untried: to an average of the weights, or to a model that is
+            built anew and then loads the state of the shrunk one. Of several, one after the other.
 
     Raises SchedulerError for a scheduler whose rewind brings back the state of the optimizer, and for one that is not
     sparsify_fx's; LayerError for inputs that the model does not take, for a model that cannot be copied, for weights
-    without values, for a model that DistributedDataParallel or fully_shard holds, for what is no optimizer, and for
-    state of an optimizer without a value for each entry of its parameter. After an error nothing has changed.
+    without values, for a model that DistributedDataParallel or fully_shard holds, for what is no optimizer or holds
+    none of the model's parameters, for state of an optimizer without a value for each entry of its parameter, and for
+    a model of other shapes than the one of `like`. After an error nothing has changed.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -83,7 +90,18 @@ def shrink(
         )
     # In inference mode the smaller weights could not be trained.
     with torch.inference_mode(False):
-        return _shrunk(model, example_inputs, optimizers, scheduler)
+        plain = plain_copy(model) if programs(model) else model
+        found = (
+            _search(model, plain, example_inputs)
+            if like is None
+            else as_before(plain, like)
+        )
+        if found.changed:
+            if scheduler is not None:
+                optimizers += [o for o in scheduler.optimizers if o not in optimizers]
+            check_trained(model, optimizers)
+            _cut(model, found, optimizers, scheduler)
+        return found
 
 
 def _optimizers(given: Any) -> list[Optimizer]:
@@ -100,41 +118,67 @@ def _optimizers(given: Any) -> list[Optimizer]:
     return found
 
 
-def _shrunk(
-    model: nn.Module,
-    example_inputs: Any,
-    optimizers: list[Optimizer],
-    scheduler: Scheduler | None,
-) -> Shrunk:
-    plain = plain_copy(model) if programs(model) else model
+def _search(model: nn.Module, plain: nn.Module, example_inputs: Any) -> Shrunk:
+    """What may go, tried on copies, so that nothing has changed when all of it fails."""
     coupling = coupled_groups(plain, example_inputs)
     before = count(plain)
     if not coupling.traced:
         return Shrunk({}, {}, (), (coupling.note,), (before, before))
-
-    # 1. What may go, tried on copies, so that nothing has changed when all of it fails.
-    search = Search(plain, coupling, Trial(plain, example_inputs))
+    trial = Trial(plain, example_inputs, coupling.mixing())
+    search = Search(plain, coupling, trial, living(model))
     kept, attributes = search.cuts(search.largest())
     attributes = search.needed(kept, attributes)
     shapes = {n: tuple(t.shape) for n, t in named_tensors(plain).items() if n in kept}
-    notes = tuple(filter(None, (*search.notes, coupling.note, _unknown(coupling, kept))))  # fmt: skip
+    told = (*search.notes, coupling.note, _unknown(coupling, kept), _zero(search, kept))
+    notes = tuple(filter(None, told))
     for note in notes:
         _LOG.warning("%s: %s", type(model).__name__, note)
+    parameters = (before, before - lost(plain, kept))
+    mixing = _names_of(plain, coupling.mixing(), shapes)
+    return Shrunk(shapes, kept, tuple(attributes), notes, parameters, mixing)
 
-    # 2. The same cut of the model itself. Nothing fails from the check of the optimizers on.
-    every = kept | of_programs(model, kept)
+
+def _cut(
+    model: nn.Module,
+    found: Shrunk,
+    optimizers: list[Optimizer],
+    scheduler: Scheduler | None,
+) -> None:
+    """Cut the model itself. Nothing fails from the check of the schedule on."""
+    every = found.kept | of_programs(model, found.kept)
     check_states(model, every, optimizers)
     if scheduler is not None:
         check_follows(scheduler)
-    after = before - lost(plain, kept)
     totals = plan_totals(model)
     store_in_full(model, optimizers)
     cut_states(model, every, optimizers)
-    cut_model(model, every, attributes)
-    renew_plans(model, kept, totals)
+    cut_model(model, every, list(found.attributes))
+    renew_plans(model, found.kept, totals)
     if scheduler is not None:
         follow(scheduler, lambda name, value: cut(value, every.get(name, {})))
-    return Shrunk(shapes, kept, tuple(attributes), notes, (before, after))
+
+
+def _names_of(model: nn.Module, names: Iterable[str], among: Iterable[str]) -> tuple[str, ...]:  # fmt: skip
+    """All names, of those given, of these tensors: tied ones have several."""
+    tensors = named_tensors(model)
+    mine = {id(tensors[name]) for name in names}
+    return tuple(name for name in among if id(tensors[name]) in mine)
+
+
+def _zero(search: Search, kept: Kept) -> str:
+    """Weights of layers that are zero everywhere, so that what they alone read was cut; else empty."""
+    zero = [
+        name
+        for name in sorted(search.coupling.mixing())
+        if name in kept and not search.weights[name].any()
+    ]
+    if not zero:
+        return ""
+    first = ", ".join(zero[:3]) + (", ..." if len(zero) > 3 else "")
+    return (
+        f"{first} is zero everywhere, and what it alone reads was cut; a layer that only starts with zeros should have "
+        "other values first"
+    )
 
 
 def _unknown(coupling: Coupling, kept: Kept) -> str:

@@ -41,7 +41,7 @@ def _linear(node: fx.Node, tracks: Tracks) -> Value | None:
                 tracks.use(tensor, {})
         return Value(data.ids, shape)
     inputs = _only(data, last, tracks)
-    outputs = tracks.fresh(shape[-1])
+    outputs = tracks.channels(shape[-1])
     tracks.use(weight, {0: outputs, 1: inputs})
     if bias is not None:
         tracks.use(bias, {0: outputs})
@@ -63,6 +63,8 @@ def _matrix(node: fx.Node, tracks: Tracks) -> Value | None:
 def times_weight(node: fx.Node, tracks: Tracks) -> Value | None:
     """`x @ weight` with a weight [inputs, outputs], of however many axes x is."""
     data, weight = node.args[:2]
+    assert isinstance(data, fx.Node)
+    assert isinstance(weight, fx.Node)
     if not tracks.is_raw(weight) or len(shape_of(weight)) != 2:
         return None
     return _times(node, data, weight, None, tracks)
@@ -78,7 +80,7 @@ def _times(
     shape = shape_of(node)
     last = len(shape) - 1
     inputs = _only(tracks.value(data), last, tracks)
-    outputs = tracks.fresh(shape[last])
+    outputs = tracks.channels(shape[last])
     tracks.use(weight, {0: inputs, 1: outputs})
     if bias is not None:
         tracks.use(bias, {0: outputs})
@@ -97,7 +99,7 @@ def _convolution(node: fx.Node, tracks: Tracks) -> Value | None:
     # Unbatched images have their channels first.
     axis = len(shape) - weight.meta["val"].ndim + 1
     inputs = _only(data, axis, tracks)
-    outputs = tracks.fresh(shape[axis])
+    outputs = tracks.channels(shape[axis])
     name = tracks.tensors[weight.name]
     rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
     if groups == 1:
@@ -119,7 +121,7 @@ def _embedding(node: fx.Node, tracks: Tracks) -> Value | None:
     weight, shape = arguments(node)["weight"], shape_of(node)
     if not tracks.is_raw(weight):
         return None
-    outputs = tracks.fresh(shape[-1])
+    outputs = tracks.channels(shape[-1])
     tracks.use(weight, {1: outputs})
     return _placed(outputs, len(shape) - 1, shape)
 
