@@ -35,6 +35,8 @@ class NofM:
     n: int = 2
     m: int = 4
 
+    pattern_axes = (1,)
+
     def __post_init__(self) -> None:
         if not 1 <= self.n < self.m:
             raise SparsityError(

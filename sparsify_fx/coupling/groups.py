@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sparsify_fx.coupling.classes import Edge, Ids, Mask
-from sparsify_fx.coupling.parts import first_line, followed
+from sparsify_fx.coupling.parts import first_line, followed, unused
 from sparsify_fx.coupling.tracks import Reading, Resized, Tracks, Value
 from sparsify_fx.coupling.whole_axes import whole_axes
 from sparsify_fx.errors import LayerError
@@ -30,10 +30,12 @@ class Coupling:
         readings: layers that mix channels, with the classes of what they read and make.
         values: the classes in each value of the graph, none of which may end up empty.
         resized: reshapes and the like, whose sizes may be written in the model's code.
+        bare: norms without vectors, in whose code the width is written alone.
         heads: the classes that are heads of attention.
         unknown: operators that were not understood, and how often they kept channels.
         traced: whether the model, or parts of it, could be traced; where not, groups are the outputs of single layers.
         note: what could not be traced, and what that means; empty for a model that was traced as a whole.
+        unreached: weights of layers that the example inputs do not reach, of a model that was traced as a whole.
     """
 
     axes: dict[str, dict[int, Ids]]
@@ -46,6 +48,8 @@ class Coupling:
     unknown: dict[str, int] = field(default_factory=dict)
     traced: bool = True
     note: str = ""
+    bare: tuple[Resized, ...] = ()
+    unreached: tuple[str, ...] = ()
 
     def removable(self) -> Ids:
         """The classes that may go, in order."""
@@ -102,7 +106,8 @@ def coupled_groups(model: nn.Module, example_inputs: Any) -> Coupling:
         return _within_layers(model, f"{type(error).__name__}: {first_line(error)}")
     if note:
         _LOG.warning("%s: %s", type(model).__name__, note)
-    return resolved(tracks, note)
+        return resolved(tracks, note)
+    return replace(resolved(tracks), unreached=tuple(unused(model, tracks)))
 
 
 def resolved(tracks: Tracks, note: str = "") -> Coupling:
@@ -129,6 +134,7 @@ def resolved(tracks: Tracks, note: str = "") -> Coupling:
         readings=tuple(readings),
         values=tuple(_members(tracks, classes)),
         resized=tuple(tracks.resized),
+        bare=tuple(tracks.bare),
         ids=classes,
         heads=np.unique(classes[torch.cat([*tracks.heads, torch.zeros(1).long()])]),
         unknown=dict(tracks.unknown),

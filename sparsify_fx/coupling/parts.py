@@ -41,7 +41,7 @@ def followed(model: nn.Module, example_inputs: Any) -> tuple[Tracks, str]:
             raise
         note = f"the model cannot be traced as a whole ({reason}); followed within {', '.join(parts)}"
         return _joined(found), note
-    if _unused(model, found[0], names):
+    if unused(model, found[0]):
         found += _in_training(model, example_inputs, classes, names)
     return _joined(found), note
 
@@ -74,10 +74,10 @@ def _first_names(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _unused(model: nn.Module, tracks: Tracks, names: Mapping[str, str]) -> bool:
-    """Whether a matrix or kernel of the model is not in the graph."""
+def unused(model: nn.Module, tracks: Tracks) -> list[str]:
+    """The names of the model's matrices and kernels that are not in the graph."""
     large = [name for name, p in model.named_parameters() if p.dim() > 1]
-    return any(names[name] not in tracks.uses for name in large)
+    return [name for name in large if name not in tracks.uses]
 
 
 def _in_training(
@@ -159,7 +159,8 @@ def _joined(parts: list[Tracks]) -> Tracks:
     """Several graphs of one model as one: a tensor that two of them use is sliced alike."""
     if len(parts) == 1:
         return parts[0]
-    whole = replace(parts[0], values={}, uses={}, readings=[], resized=[], unknown={}, heads=[], made=[])  # fmt: skip
+    lists: dict[str, Any] = {n: [] for n in ("readings", "resized", "bare", "heads", "made")}  # fmt: skip
+    whole = replace(parts[0], values={}, uses={}, unknown={}, **lists)
     for number, part in enumerate(parts):
         whole.values.update({f"{number} {n}": v for n, v in part.values.items()})
         for name, uses in part.uses.items():
@@ -168,6 +169,7 @@ def _joined(parts: list[Tracks]) -> Tracks:
             whole.unknown[name] = whole.unknown.get(name, 0) + count
         whole.readings.extend(part.readings)
         whole.resized.extend(part.resized)
+        whole.bare.extend(part.bare)
         whole.heads.extend(part.heads)
         whole.made.extend(part.made)
     return whole

@@ -112,6 +112,7 @@ class Tracks:
         constants: the values of nodes that are constants, for operators that need them (tables of indices).
         uses: the ids of parameters and buffers, one value for each use.
         unknown: targets of operators that were not understood, with channels passing through them.
+        bare: norms without vectors, whose width only a number of their module tells.
         heads: ids of heads of attention.
         made: ids of channels that layers make. Others, such as the places of a table of positions, never go.
         names: the first name of the tensor that each name stands for; tied ones have several.
@@ -125,6 +126,7 @@ class Tracks:
     uses: dict[str, list[dict[int, Ids] | Value]] = field(default_factory=dict)
     readings: list[Reading] = field(default_factory=list)
     resized: list[Resized] = field(default_factory=list)
+    bare: list[Resized] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
     heads: list[Tensor] = field(default_factory=list)
     made: list[Tensor] = field(default_factory=list)

@@ -35,6 +35,7 @@ class Blocks:
     reduction: str = "mean"
 
     whole_groups = True
+    pattern_axes = (0, 1)
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)

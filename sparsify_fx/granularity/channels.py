@@ -80,8 +80,10 @@ class Channels:
         """The masks when in each width this fraction of the living groups, the smallest, makes room for dead ones."""
         was = living_groups(masks, self.members, self._count())
         sizes = {n: w.abs().masked_fill(masks[n] == 0, -torch.inf) for n, w in weights.items()}  # fmt: skip
+        # What was cut out cannot come back.
+        here = np.unique(np.concatenate(self._all_ids()[len(self.families) :]))
         now = after_moves(
-            self.families,
+            [np.intersect1d(family, here) for family in self.families],
             was,
             self.group_scores(sizes),
             self.group_scores(wanted),

@@ -183,11 +183,12 @@ def _channels(
     families = [np.intersect1d(family, may_go) for family in coupling.families()]
     families = [family for family in families if family.size > 1]
     if not families:
-        why = "; ".join(filter(None, [coupling.note, *notes]))
+        unknown = ", ".join(coupling.unknown)
+        reached = f"an output or what is not understood ({unknown})" if unknown else "an output"  # fmt: skip
+        why = [coupling.note, *notes, f"the others reach {reached}" if notes else f"all reach {reached}"]  # fmt: skip
         raise LayerError(
-            f"{type(model).__name__} has no {granularity} that may go: all reach an output or an operator that is not "
-            f"understood ({', '.join(coupling.unknown) or 'none'}){f'; {why}' if why else ''}. Of a part of a model, "
-            "apply to the whole, where include= names the layers that read its outputs too"
+            f"{type(model).__name__} has no {granularity} that may go: {'; '.join(filter(None, why))}. Of a part of a "
+            "model, apply to the whole, where include= names the layers that read its outputs too"
         )
     made = {names[n]: 0 for n in coupling.axes if n in names}
     for reading in coupling.readings:

@@ -28,6 +28,7 @@ from sparsify_fx.programs.program import WeightProgram
 from sparsify_fx.programs.selection import Layer
 from sparsify_fx.schedules import Budget
 from sparsify_fx.schedules.updates import late_criteria
+from sparsify_fx.sharding import whole
 
 
 def check_budget(
@@ -51,6 +52,13 @@ def check_budget(
         name = criterion_name(axes.criterion)
         check_inputs(name, needs, inputs.batches, inputs.loss_fn)
         check_inputs(plan.method, axes.schedule.needs, inputs.batches, inputs.loss_fn)
+
+    # Groups stay to the last one of their width, whatever their scores will be.
+    if getattr(axes.allocation, "whole_groups", False):
+        scores = {n: whole(layer.weight.detach()).abs() for n, layer in layers.items()}
+        axes.allocation.counts(
+            scores, {name: s.numel() for name, s in scores.items()}, budget.kept
+        )
 
     # Every number of weights that the training will have: criteria with masks of their own may not have one for it.
     if isinstance(axes.criterion, EarlyCheck):

@@ -18,7 +18,7 @@ from sparsify_fx.shrinking.record import (
     Kept,
     cut,
     named_tensors,
-    set_tensor,
+    replace_tensors,
 )
 from sparsify_fx.shrinking.sizes import sizes_in_code
 
@@ -76,7 +76,7 @@ def attributes_of(
         for name, after in layer_numbers(path, module, kept).items():
             found[path, name] = Attribute(path, name, getattr(module, name), after)
     # Code that reshapes reads sizes from its module: those that are equal to a size that changes.
-    for item in coupling.resized:
+    for item in (*coupling.resized, *coupling.bare):
         for change in sizes_in_code(model, coupling, item, stays):
             found.setdefault((change.module, change.name), change)
     return [item for item in found.values() if item.before != item.after]
@@ -124,14 +124,10 @@ def _convolution_numbers(
 
 def cut_model(model: nn.Module, kept: Kept, attributes: list[Attribute]) -> None:
     """Cut the tensors and set the numbers, in place."""
-    done: set[int] = set()
-    for name, tensor in named_tensors(model).items():
-        # A tied tensor has several names, and is cut once.
-        if name in kept and id(tensor) not in done:
-            done.add(id(tensor))
-            gradient = tensor.grad
-            set_tensor(model, name, cut(tensor.detach(), kept[name]))
-            if gradient is not None:
-                tensor.grad = cut(gradient, kept[name])
+    parameters = {n: p for n, p in model.named_parameters() if n in kept}
+    gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+    replace_tensors(model, kept, lambda name, value: cut(value, kept[name]))
+    for name, gradient in gradients.items():
+        parameters[name].grad = cut(gradient, kept[name])
     for item in attributes:
         setattr(model.get_submodule(item.module), item.name, item.after)

@@ -20,36 +20,69 @@ _DROPOUTS: frozenset[Callable[..., Any]] = frozenset(
 )
 
 
-def lively_inputs(example_inputs: Any) -> Any:
-    """The inputs with random numbers in [0, 1) added to tensors of floats that are all the same, such as zeros."""
+def lively_inputs(example_inputs: Any, numbers: bool = True) -> Any:
+    """The inputs with random numbers in tensors that are the same everywhere, such as zeros.
+
+    Floats get what lies in [0, 1) added. Whole numbers, such as tokens, become their own value or the one below it, and
+    zeros 0 or 1; without `numbers` they stay.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def varied(value: Tensor) -> Tensor:
-        constant = (
-            value.is_floating_point()
-            and value.numel() > 1
-            and bool((value == value.flatten()[0]).all())
-        )
-        if not constant:
+        whole = not value.is_floating_point()
+        if value.is_complex() or value.dtype == torch.bool or (whole and not numbers):
             return value
-        return value + torch.rand(value.shape, generator=generator).to(value)
+        if value.numel() < 2 or not _constant(value):
+            return value
+        if not whole:
+            return value + torch.rand(value.shape, generator=generator).to(value)
+        steps = torch.randint(0, 2, value.shape, generator=generator).to(value)
+        return torch.where(value == 0, steps, value - steps)
 
     return pytree.tree_map_only(Tensor, varied, example_inputs)
 
 
-@torch.no_grad()
-def enliven(model: nn.Module, mixing: Collection[str]) -> None:
-    """Give parameters that are zero everywhere numbers in [0.1, 0.6), in place: biases, gates and scales that start so.
+def _constant(value: Tensor) -> bool:
+    return bool((value == value.flatten()[0]).all())
+
+
+_FAINT = 0.01
+"""Scales that start smaller hide what they scale: 1e-4 to 1e-6 is usual for branches of a residual net."""
+
+
+def faint_tensors(model: nn.Module, but: Collection[str]) -> frozenset[str]:
+    """The names of what is faint and the same everywhere, or a faint vector: biases of zero, gates and scales at first.
 
     Args:
-        mixing: weights that are left alone, since their zeros say what is read.
+        but: weights that are none of them, since their zeros say what is read.
     """
+    return frozenset(
+        name
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+        if name not in but and _faint(tensor.detach())
+    )
+
+
+def _faint(value: Tensor) -> bool:
+    if not value.is_floating_point() or not value.numel():
+        return False
+    same = _constant(value) or _vector(value)
+    return same and float(value.abs().max()) < _FAINT
+
+
+@torch.no_grad()
+def enliven(model: nn.Module, names: Collection[str]) -> None:
+    """Give these tensors numbers in [0.1, 0.6), in place."""
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        lies_still = parameter.is_floating_point() and not parameter.any()
-        if lies_still and name not in mixing:
-            noise = torch.rand(parameter.shape, generator=generator) / 2 + 0.1
-            parameter.copy_(noise.to(parameter))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name in names:
+            noise = torch.rand(tensor.shape, generator=generator) / 2 + 0.1
+            tensor.copy_(noise.to(tensor))
+
+
+def _vector(value: Tensor) -> bool:
+    """Whether it has one number for each channel, whatever its other axes of size 1."""
+    return value.numel() == max(value.shape, default=1)
 
 
 class WithoutDropout(TorchFunctionMode):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,12 +74,7 @@ class Shrunk:
         original shapes already.
         """
         self._check(model)
-        done: set[int] = set()
-        for name, tensor in named_tensors(model).items():
-            # A tied tensor has several names, and is restored once.
-            if name in self.shapes and id(tensor) not in done:
-                done.add(id(tensor))
-                set_tensor(model, name, self._full(name, tensor.detach()))
+        replace_tensors(model, self.shapes, self._full)
         for item in self.attributes:
             setattr(model.get_submodule(item.module), item.name, item.before)
 
@@ -198,7 +193,23 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
+def replace_tensors(
+    model: nn.Module, names: Collection[str], new: Callable[[str, Tensor], Tensor]
+) -> None:
+    """Give tensors the values that `new` makes of their names and of those that they have; tied ones stay tied."""
+    made: dict[int, Tensor] = {}
+    for name, tensor in named_tensors(model).items():
+        if name not in names:
+            continue
+        # A parameter stays the same object under all its names; a buffer is another one, under each of them.
+        if id(tensor) not in made:
+            made[id(tensor)] = new(name, tensor.detach())
+        elif isinstance(tensor, nn.Parameter):
+            continue
+        _set_tensor(model, name, made[id(tensor)])
+
+
+def _set_tensor(model: nn.Module, name: str, value: Tensor) -> None:
     """Another value of another shape in the same parameter, so that optimizers and ties keep it."""
     path, _, own = name.rpartition(".")
     module = model.get_submodule(path)

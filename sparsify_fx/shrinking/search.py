@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -73,6 +74,7 @@ class Search:
         self.notes: list[str] = []
         self.kinds = self._kinds()
         self.failed: set[str] = set()
+        self.unmeant: set[tuple[type, str]] = set()
         self.trials = 0
         self.training = False
 
@@ -91,29 +93,62 @@ class Search:
         """The slices that stay when these classes may go, and the numbers that change."""
         stays = classes_that_stay(self.coupling, self.weights, allowed)
         kept = under_all_names(self.model, kept_slices(self.coupling, stays))
-        return kept, attributes_of(self.model, self.coupling, stays, kept)
+        found = attributes_of(self.model, self.coupling, stays, kept)
+        return kept, [i for i in found if self._number(i) not in self.unmeant]
+
+    def _number(self, item: Attribute) -> tuple[type, str]:
+        """The class of the module of a change, and the name of the number."""
+        return type(self.model.get_submodule(item.module)), item.name
 
     def needed(self, kept: Kept, attributes: list[Attribute]) -> list[Attribute]:
         """Without numbers that are equal to a size by chance, such as a longest length that is as large as a width.
 
-        Of several equal numbers of one module those change without which the model does not do the same.
+        Those are numbers that the code does not use as sizes of tensors; and, of several equal numbers of one module,
+        those without which the model does the same.
         """
-        rivals: dict[tuple[type, str], list[Attribute]] = {}
-        for item in attributes:
-            module = self.model.get_submodule(item.module)
-            # torch's own layers say what their numbers are.
-            if item.name not in layer_numbers(item.module, module, kept):
-                rivals.setdefault((type(module), item.name), []).append(item)
+        groups = self._by_number(attributes, kept)
+        every = [(i.module, i.name) for i in chain.from_iterable(groups.values())]
+        if not every:
+            return attributes
+        read = self.trial.sizes_read(every)
         left = attributes
-        for mine in rivals.values():
-            fewer = [item for item in left if item not in mine]
-            others = {(item.module, str(item.before)) for item in fewer}
-            if not all((item.module, str(item.before)) in others for item in mine):
+        # 1. What is no size goes first: it is no rival of one.
+        for mine in groups.values():
+            if not any((i.module, i.name) in read for i in mine):
+                left = self._without(mine, left, kept) or left
+        # 2. Of equal sizes, those that are not needed.
+        for mine in groups.values():
+            others = {(i.module, str(i.before)): i for i in left if i not in mine}
+            equal = [others.get((i.module, str(i.before))) for i in mine]
+            rivals = [item for item in equal if item is not None]
+            if not all(i in left for i in mine) or len(rivals) < len(mine):
                 continue
-            change = partial(cut_model, kept=kept, attributes=fewer)
-            if not self.trial.failure(change, training=True):
+            if fewer := self._without(mine, left, kept):
+                if self._without(rivals, left, kept):
+                    self.notes.append(_ambiguous(mine[0], rivals[0]))
                 left = fewer
         return left
+
+    def _by_number(
+        self, attributes: list[Attribute], kept: Kept
+    ) -> dict[tuple[type, str], list[Attribute]]:
+        """The changes of each number of a class of modules; torch's own layers say what theirs are."""
+        found: dict[tuple[type, str], list[Attribute]] = {}
+        norms = {(norm.path, "num_features") for norm in self.coupling.bare}
+        for item in attributes:
+            module = self.model.get_submodule(item.module)
+            own = item.name in layer_numbers(item.module, module, kept)
+            if not own and (item.module, item.name) not in norms:
+                found.setdefault(self._number(item), []).append(item)
+        return found
+
+    def _without(
+        self, mine: list[Attribute], all_of_them: list[Attribute], kept: Kept
+    ) -> list[Attribute] | None:
+        """The changes without `mine`, where the model does the same without those; else None."""
+        fewer = [item for item in all_of_them if item not in mine]
+        change = partial(cut_model, kept=kept, attributes=fewer)
+        return None if self.trial.failure(change, training=True) else fewer
 
     def _kinds(self) -> dict[int, str]:
         """The kind of module that reshapes each class; what is in none is missing."""
@@ -135,6 +170,8 @@ class Search:
         failure = self._failure([*base, *more], self.training)
         if not failure:
             return [*base, *more]
+        if len(more) == 1 and self._with_one_of_two(base, more[0]):
+            return [*base, more[0]]
         if len(more) == 1 or self.trials >= _TRIALS:
             kind = self._kind(more[0])
             self.failed |= {kind} if kind else set()
@@ -143,6 +180,27 @@ class Search:
             return base
         middle = len(more) // 2
         return self._grown(self._grown(base, more[:middle]), more[middle:])
+
+    def _with_one_of_two(self, base: list[Ids], family: Ids) -> bool:
+        """Whether the model survives where one of two equal numbers stays: 8 heads of 8 channels, say.
+
+        That number stays from then on.
+        """
+        kept, attributes = self.cuts(np.concatenate([*base, family]))
+        sizes: dict[tuple[str, str], set[tuple[type, str]]] = {}
+        for numbers in self._by_number(attributes, kept).values():
+            for item in numbers:
+                same = sizes.setdefault((item.module, str(item.before)), set())
+                same.add(self._number(item))
+        equal = set[tuple[type, str]]().union(
+            *(s for s in sizes.values() if len(s) > 1)
+        )
+        for number in sorted(equal, key=lambda pair: pair[1]):
+            self.unmeant.add(number)
+            if not self._failure([*base, family], self.training):
+                return True
+            self.unmeant.discard(number)
+        return False
 
     def _failure(self, families: list[Ids], training: bool) -> str:
         kept, attributes = self.cuts(np.concatenate(families))
@@ -160,3 +218,10 @@ class Search:
             if any(np.isin(ids, mine).any() for ids in axes.values()):
                 return f"{mine.size} channels of {name} and what is coupled with them"
         return f"{mine.size} channels"
+
+
+def _ambiguous(left: Attribute, changed: Attribute) -> str:
+    return (
+        f"of {left.name} and {changed.name} of {changed.module}, both {changed.before}, the example does not tell "
+        f"which is the size that changes: {changed.name} is {changed.after} now"
+    )

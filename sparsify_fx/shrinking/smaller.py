@@ -11,16 +11,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sparsify_fx.budgets.plain import check_whole, plain_copy
-from sparsify_fx.coupling.groups import Coupling, coupled_groups
+from sparsify_fx.coupling.groups import coupled_groups
 from sparsify_fx.errors import LayerError, SchedulerError
 from sparsify_fx.optimizer_states.holders import is_optimizer
 from sparsify_fx.programs.owners import programs
 from sparsify_fx.scheduler import Scheduler
 from sparsify_fx.scheduler.smaller import check_follows, follow
 from sparsify_fx.shrinking.cutting import cut_model
+from sparsify_fx.shrinking.notes import notes_on
 from sparsify_fx.shrinking.optimizer import check_states, check_trained, cut_states
 from sparsify_fx.shrinking.record import (
-    Kept,
     Shrunk,
     as_before,
     count,
@@ -129,8 +129,7 @@ def _search(model: nn.Module, plain: nn.Module, example_inputs: Any) -> Shrunk:
     kept, attributes = search.cuts(search.largest())
     attributes = search.needed(kept, attributes)
     shapes = {n: tuple(t.shape) for n, t in named_tensors(plain).items() if n in kept}
-    told = (*search.notes, coupling.note, _unknown(coupling, kept), _zero(search, kept))
-    notes = tuple(filter(None, told))
+    notes = (*search.notes, *notes_on(model, plain, search, kept))
     for note in notes:
         _LOG.warning("%s: %s", type(model).__name__, note)
     parameters = (before, before - lost(plain, kept))
@@ -163,30 +162,3 @@ def _names_of(model: nn.Module, names: Iterable[str], among: Iterable[str]) -> t
     tensors = named_tensors(model)
     mine = {id(tensors[name]) for name in names}
     return tuple(name for name in among if id(tensors[name]) in mine)
-
-
-def _zero(search: Search, kept: Kept) -> str:
-    """Weights of layers that are zero everywhere, so that what they alone read was cut; else empty."""
-    zero = [
-        name
-        for name in sorted(search.coupling.mixing())
-        if name in kept and not search.weights[name].any()
-    ]
-    if not zero:
-        return ""
-    first = ", ".join(zero[:3]) + (", ..." if len(zero) > 3 else "")
-    return (
-        f"{first} is zero everywhere, and what it alone reads was cut; a layer that only starts with zeros should have "
-        "other values first"
-    )
-
-
-def _unknown(coupling: Coupling, kept: Kept) -> str:
-    """What kept all channels, where nothing was cut and operators were not understood; else empty."""
-    if kept or not coupling.unknown:
-        return ""
-    names = ", ".join(coupling.unknown)
-    return (
-        f"nothing was cut: channels that reach {names} stay, since it is not understood there; weights that are "
-        "computed (torch.nn.utils.prune, weight_norm) are understood once they are plain parameters again"
-    )

@@ -17,7 +17,13 @@ from sparsify_fx.coupling.parts import first_line, inputs_error
 from sparsify_fx.coupling.tracing import as_call, in_mode
 from sparsify_fx.sharding import copy_in_full
 from sparsify_fx.shrinking.comparing import difference, tensors_of
-from sparsify_fx.shrinking.lively import WithoutDropout, enliven, lively_inputs
+from sparsify_fx.shrinking.lively import (
+    WithoutDropout,
+    enliven,
+    faint_tensors,
+    lively_inputs,
+)
+from sparsify_fx.shrinking.spying import Place, sizes_read
 
 _EXACT = 1e-6  # of the outputs, in double precision
 _SINGLE = 1e-5  # where the model runs in single precision alone: sums in another order round otherwise
@@ -36,16 +42,21 @@ class Trial:
     def __init__(
         self, model: nn.Module, example_inputs: Any, mixing: Collection[str] = ()
     ) -> None:
-        self.model, self.mixing = model, frozenset(mixing)
+        self.model, self.faint = model, faint_tensors(model, mixing)
         self.dtype: torch.dtype | None = torch.float64
         self.inputs = example_inputs
         self.lively = True
         self.expected = self._first_outputs(example_inputs)
 
     @cached_property
+    def training_problem(self) -> str:
+        """What the model raises in training mode at these inputs; empty where it runs."""
+        return self._training_failure(self._copy())
+
+    @property
     def trains(self) -> bool:
         """Whether the model runs in training mode at these inputs."""
-        return not self._training_failure(self._copy())
+        return not self.training_problem
 
     def failure(
         self, change: Callable[[nn.Module], None], training: bool = False
@@ -64,14 +75,26 @@ class Trial:
         different = self._difference(found, self.expected)
         if different or not training or not self.trains:
             return different
-        return self._training_failure(trial, compared=True)
+        different = self._training_failure(trial, compared=True)
+        return f"in training mode {different}" if different else ""
+
+    def sizes_read(self, places: Collection[Place]) -> set[Place]:
+        """Those of these numbers of modules that the code uses as sizes of tensors; all where it cannot be seen."""
+        found = sizes_read(self._copy(), places, self._outputs)
+        if self.trains:
+            found |= sizes_read(
+                self._copy(), places, lambda trial: self._training_outputs(trial, 0)
+            )
+        return found
 
     def _first_outputs(self, example_inputs: Any) -> list[Tensor]:
         """The model's own, in double precision if it runs so, and with lively inputs and vectors if it takes them."""
-        made = lively_inputs(example_inputs)
+        varied = [lively_inputs(example_inputs, numbers) for numbers in (True, False)]
         for self.dtype in (torch.float64, None):
-            for self.lively in (True, False):
-                self.inputs = made if self.lively else example_inputs
+            for self.lively, self.inputs in (
+                *((True, inputs) for inputs in varied),
+                (False, example_inputs),
+            ):
                 try:
                     found = self._outputs(self._copy())
                 except Exception as error:
@@ -98,11 +121,10 @@ class Trial:
             found = self._training_outputs(model, 0)
         except Exception as error:
             # A model may ask for targets in training, or for more samples than there are here.
-            return f"in training mode {type(error).__name__}: {first_line(error)}"
+            return f"{type(error).__name__}: {first_line(error)}"
         if not compared or self._trained is None:
             return ""
-        different = self._difference(found, self._trained)
-        return f"in training mode {different}" if different else ""
+        return self._difference(found, self._trained)
 
     def _training_outputs(self, model: nn.Module, seed: int) -> list[Tensor]:
         args, kwargs = self._call()
@@ -113,7 +135,7 @@ class Trial:
     def _copy(self) -> nn.Module:
         trial = copy_in_full(self.model)
         if self.lively:
-            enliven(trial, self.mixing)
+            enliven(trial, self.faint)
         return trial if self.dtype is None else trial.to(self.dtype)
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:

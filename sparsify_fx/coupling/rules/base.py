@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sparsify_fx.coupling.tracks import Tracks, Value
+from sparsify_fx.coupling.tracks import Tracks, Value, staying
 
 Rule = Callable[[fx.Node, Tracks], Value | list[Value] | None]
 """The ids of a node's result; None where the operator is not understood as it is used here."""
@@ -40,6 +40,19 @@ def keep_ids(node: fx.Node, tracks: Tracks) -> Value | None:
     if any(shape[axis] != data.shape[axis] for axis in data.varying):
         return None
     return Value(data.ids, shape)
+
+
+ONE_TOKEN = "attention over one token (give an example with more)"
+
+
+def over_one(node: fx.Node, tracks: Tracks) -> Value:
+    """Attention over one token, whose weight is 1 whatever the heads are: no wrong cut would show; all stay."""
+    values = [tracks.value(arg) for arg in node.all_input_nodes]
+    for value in values:
+        tracks.pin(value)
+    if any(value.varying for value in values):
+        tracks.unknown[ONE_TOKEN] = tracks.unknown.get(ONE_TOKEN, 0) + 1
+    return staying(shape_of(node))
 
 
 _TABLE = 1 << 20

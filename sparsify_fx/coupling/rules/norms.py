@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from sparsify_fx.coupling.rules.base import Rule, arguments
-from sparsify_fx.coupling.tracks import Tracks, Value
+from sparsify_fx.coupling.tracks import Resized, Tracks, Value
 
 _VECTORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -33,6 +33,8 @@ def _each(node: fx.Node, tracks: Tracks) -> Value | None:
     data = tracks.value(given["input"])
     if set(data.varying) - {1} or not _slice_vectors(given, data.along(1), tracks):
         return None
+    if data.varying and all(given.get(name) is None for name in _VECTORS):
+        tracks.bare.append(Resized(node, data, data, tracks.prefix))
     return data
 
 

@@ -14,7 +14,7 @@ import string
 import torch
 from torch import fx
 
-from sparsify_fx.coupling.rules.base import Rule, arguments, shape_of
+from sparsify_fx.coupling.rules.base import Rule, arguments, over_one, shape_of
 from sparsify_fx.coupling.rules.layers import times_weight
 from sparsify_fx.coupling.tracks import Tracks, Value
 
@@ -95,6 +95,8 @@ def _placed(value: Value, letters: str, result: str, shape: tuple[int, ...]) -> 
 def _attention(node: fx.Node, tracks: Tracks) -> Value | None:
     given = arguments(node)
     parts = [tracks.value(given[name]) for name in ("query", "key", "value")]
+    if parts[1].shape[-2] == 1:
+        return over_one(node, tracks)
     rank = len(parts[0].shape)
     batch = range(rank - 2)
     if given.get("enable_gqa"):

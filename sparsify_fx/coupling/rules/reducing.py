@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from torch import fx
 
-from sparsify_fx.coupling.rules.base import Rule, arguments, keep_ids, shape_of
+from sparsify_fx.coupling.rules.base import (
+    Rule,
+    arguments,
+    keep_ids,
+    over_one,
+    shape_of,
+)
 from sparsify_fx.coupling.rules.elementwise import several
 from sparsify_fx.coupling.tracks import Tracks, Value
 
@@ -88,6 +94,8 @@ def _extreme(node: fx.Node, tracks: Tracks) -> Value | list[Value] | None:
 def _along(node: fx.Node, tracks: Tracks) -> Value | None:
     data, given = tracks.value(node.args[0]), arguments(node)
     axis = given["dim"] % len(data.shape)
+    if "softmax" in str(node.target) and data.shape[axis] == 1:
+        return over_one(node, tracks)
     found = tracks.within(data, [axis])
     return None if found is None else Value(found.ids, data.shape)
 
