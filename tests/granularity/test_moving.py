@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sparsify_fx
-from sparsify_fx.errors import MethodError, SparsifyError
+from sparsify_fx.errors import MethodError, SparsifyError, SparsityError
 from sparsify_fx.programs.owners import current_masks, programs
 from sparsify_fx.recipe import METHODS
 from tests.conftest import effective
@@ -134,3 +134,28 @@ def test_moves_without_meaning_are_refused(
 ) -> None:
     with pytest.raises(MethodError, match=words):
         started("magnitude", granularity=granularity, schedule=schedule)
+
+
+@pytest.mark.parametrize("method", ["set", "rigl"])
+def test_channels_that_were_cut_out_do_not_come_back(method: str) -> None:
+    left = []
+    for shrinks in (0, 3):
+        net, inputs, targets = started(method)
+        optimizer = torch.optim.SGD(net.parameters(), 0.02)
+        scheduler = sparsify_fx.Scheduler(net, optimizer, epochs=12, steps_per_epoch=1)
+        for epoch in range(12):
+            loss_of(net(inputs), targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            if epoch in (2, 5, 8)[:shrinks]:
+                sparsify_fx.shrink(net, inputs, optimizer, scheduler)
+        sparsify_fx.merge(net)
+        left.append(sparsify_fx.shrink(net, inputs).parameters[1])
+    assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("method", ["gmp", "lrr", "magnitude"])
+def test_a_sparsity_that_channels_cannot_reach_is_refused_at_once(method: str) -> None:
+    with pytest.raises(SparsityError, match="or in the last one of their layers"):
+        started(method, sparsity=0.999)
