@@ -53,8 +53,9 @@ def check_budget(
         check_inputs(name, needs, inputs.batches, inputs.loss_fn)
         check_inputs(plan.method, axes.schedule.needs, inputs.batches, inputs.loss_fn)
 
-    # Groups stay to the last one of their width, whatever their scores will be.
-    if getattr(axes.allocation, "whole_groups", False):
+    # The last group of a width stays, whatever its scores will be. Budgets of other units have looked at that already.
+    counted = plan.met is None or plan.met.budget == "parameters"
+    if counted and getattr(axes.allocation, "whole_groups", False):
         scores = {n: whole(layer.weight.detach()).abs() for n, layer in layers.items()}
         axes.allocation.counts(
             scores, {name: s.numel() for name, s in scores.items()}, budget.kept
