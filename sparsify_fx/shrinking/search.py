@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -94,7 +95,14 @@ class Search:
         stays = classes_that_stay(self.coupling, self.weights, allowed)
         kept = under_all_names(self.model, kept_slices(self.coupling, stays))
         found = attributes_of(self.model, self.coupling, stays, kept)
-        return kept, [i for i in found if self._number(i) not in self.unmeant]
+        # In another module of the class the number may be no other's equal, and is meant.
+        equal = Counter((item.module, str(item.before)) for item in found)
+        return kept, [
+            item
+            for item in found
+            if equal[item.module, str(item.before)] == 1
+            or self._number(item) not in self.unmeant
+        ]
 
     def _number(self, item: Attribute) -> tuple[type, str]:
         """The class of the module of a change, and the name of the number."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from sparsify_fx.coupling.classes import Mask
 from sparsify_fx.coupling.groups import Coupling, value_classes
+from sparsify_fx.coupling.rules.base import arguments
 from sparsify_fx.coupling.tracks import Resized, Value
 from sparsify_fx.shrinking.record import Attribute
 
@@ -24,8 +25,12 @@ def sizes_in_code(
     before, after = (
         _changed_sizes(coupling, value, stays) for value in (item.before, item.after)
     )
+    # Of a cut the code says where it begins and ends; what is left of it may be as large by chance.
+    after |= _bounds(coupling, item, stays)
     for changes in (before, after, _paddings(coupling, item, stays)):
         for old, new in changes.items():
+            if old == new:
+                continue
             found += [
                 Attribute(item.path, name, old, new)
                 for name, number in vars(module).items()
@@ -49,6 +54,23 @@ def _changed_sizes(coupling: Coupling, value: Value, stays: Mask) -> dict[int, i
         left = _left(classes, axis, 0, classes.shape[axis], stays)
         if left < classes.shape[axis]:
             found[classes.shape[axis]] = left
+    return found
+
+
+def _bounds(coupling: Coupling, item: Resized, stays: Mask) -> dict[int, int]:
+    """{a bound of a cut: how many stay before it}; of one that counts from the end, how many stay behind it."""
+    if not str(item.node.target).startswith("aten.slice."):
+        return {}
+    given, found = arguments(item.node), {}
+    axis = given["dim"] % len(item.before.shape)
+    size = item.before.shape[axis]
+    if not item.before.varies(axis):
+        return {}
+    classes = value_classes(coupling, item.before)
+    for bound in (given["start"], given["end"]):
+        if isinstance(bound, int) and 0 < abs(bound) < size:
+            first = 0 if bound > 0 else size + bound
+            found[abs(bound)] = _left(classes, axis, first, abs(bound), stays)
     return found
 
 

@@ -168,3 +168,32 @@ def test_numbers_are_followed_through_arithmetic() -> None:
 
 def test_where_the_model_cannot_run_every_number_may_be_a_size() -> None:
     assert sizes_read(Sums(), [("", "idle")], lambda net: net("no tensor")) == {("", "idle")}  # fmt: skip
+
+
+class TwoPaths(nn.Module):
+    """The first `residual` channels are added to, the rest, as many by chance, are passed on."""
+
+    def __init__(self, residual: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.residual = residual
+        self.first = nn.Linear(6, 2 * residual)
+        self.more = nn.Linear(2 * residual, residual)
+        self.last = nn.Linear(2 * residual, 4)
+        # Nothing reads these of the rest.
+        for layer in (self.more, self.last):
+            layer.weight.data[:, residual + 2 :] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        sums = y[:, : self.residual] + self.more(y)
+        found: Tensor = self.last(torch.cat([sums, y[:, self.residual :]], 1))
+        return found
+
+
+def test_the_bound_of_a_cut_stays_when_what_is_behind_it_shrinks() -> None:
+    net, x = TwoPaths(8), torch.randn(3, 6)
+    before = copy.deepcopy(net)
+    assert sparsify_fx.shrink(net, x).notes == ()
+    assert (net.residual, net.first.out_features) == (8, 10)
+    torch.testing.assert_close(net(x), before(x))
