@@ -15,30 +15,19 @@ Place = tuple[str, str]
 
 # Sizes of images and of windows over them, limits and factors: no axis of channels gets them.
 _NO_SIZES = ("pool", "interpolate", "upsample", "arange", "linspace", "clamp")
-_ARITHMETIC = [
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "neg",
-    "abs",
-    "eq",
-    "ne",
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "div",
-]
+_ARITHMETIC = (
+    *("add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow", "neg", "abs"),
+    *("eq", "ne", "lt", "le", "gt", "ge"),
+)
 
 
 class _Spied(int):
     """A number that knows the places that it comes from; what is computed of it comes from there too."""
 
     places: frozenset[Place] = frozenset()
+
+    def __neg__(self) -> _Spied:
+        return _spied(-int(self), self.places)
 
 
 def _spied(number: int, places: Iterable[Place]) -> _Spied:
@@ -67,7 +56,6 @@ for _name in ("add", "sub", "mul", "floordiv", "mod"):
     _compute = getattr(operator, _name)
     setattr(_Spied, f"__{_name}__", _passed_on(_compute))
     setattr(_Spied, f"__r{_name}__", _passed_on(_backwards(_compute)))
-_Spied.__neg__ = _passed_on(operator.neg)  # type: ignore[method-assign]
 
 
 class _Watch(TorchFunctionMode):

@@ -33,7 +33,7 @@ class Trial:
     """The outputs of a model at its example inputs, and cuts of copies to compare with them.
 
     Where the model's outputs stay finite so, constant inputs are made random, and vectors and numbers that are zero
-    everywhere get values: what is multiplied by zero would tell nothing about a cut.
+    or faint get values: what is multiplied by close to nothing would tell nothing about a cut.
 
     Args:
         mixing: the names of weights whose zeros say what is read, and which stay as they are.
