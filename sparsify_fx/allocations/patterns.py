@@ -35,6 +35,7 @@ class NofM:
     n: int = 2
     m: int = 4
 
+    # Of [outputs, inputs]: where those that lose slices break the pattern up.
     pattern_axes = (1,)
 
     def __post_init__(self) -> None:

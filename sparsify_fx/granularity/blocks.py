@@ -35,7 +35,7 @@ class Blocks:
     reduction: str = "mean"
 
     whole_groups = True
-    pattern_axes = (0, 1)
+    pattern_axes = (0, 1)  # as of n:m: axes along which the pattern runs
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)

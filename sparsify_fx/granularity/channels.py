@@ -81,7 +81,7 @@ class Channels:
         was = living_groups(masks, self.members, self._count())
         sizes = {n: w.abs().masked_fill(masks[n] == 0, -torch.inf) for n, w in weights.items()}  # fmt: skip
         # What was cut out cannot come back.
-        here = np.unique(np.concatenate(self._all_ids()[len(self.families) :]))
+        here = np.unique(np.concatenate(self._member_ids()))
         now = after_moves(
             [np.intersect1d(family, here) for family in self.families],
             was,
@@ -107,7 +107,11 @@ class Channels:
         return 1 + max(int(ids.max()) for ids in self._all_ids())
 
     def _all_ids(self) -> list[Ids]:
-        found = list(self.families)
+        return [*self.families, *self._member_ids()]
+
+    def _member_ids(self) -> list[Ids]:
+        """Those of the groups that the weights still hold slices of."""
+        found: list[Ids] = []
         for axes in self.members.values():
             found += axes.values()
         return found
