@@ -123,7 +123,8 @@ class Search:
         # 1. What is no size goes first: it is no rival of one.
         for mine in groups.values():
             if not any((i.module, i.name) in read for i in mine):
-                left = self._without(mine, left, kept) or left
+                fewer = self._without(mine, left, kept)
+                left = left if fewer is None else fewer
         # 2. Of equal sizes, those that are not needed.
         for mine in groups.values():
             others = {(i.module, str(i.before)): i for i in left if i not in mine}
@@ -131,8 +132,9 @@ class Search:
             rivals = [item for item in equal if item is not None]
             if not all(i in left for i in mine) or len(rivals) < len(mine):
                 continue
-            if fewer := self._without(mine, left, kept):
-                if self._without(rivals, left, kept):
+            fewer = self._without(mine, left, kept)
+            if fewer is not None:
+                if self._without(rivals, left, kept) is not None:
                     self.notes.append(_ambiguous(mine[0], rivals[0]))
                 left = fewer
         return left
