@@ -197,3 +197,26 @@ def test_the_bound_of_a_cut_stays_when_what_is_behind_it_shrinks() -> None:
     assert sparsify_fx.shrink(net, x).notes == ()
     assert (net.residual, net.first.out_features) == (8, 10)
     torch.testing.assert_close(net(x), before(x))
+
+
+class Own(nn.Module):
+    """Its weights are its own, so that the number that equals a width by chance is the only one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.limit = 8
+        self.first = nn.Parameter(torch.randn(8, 6))
+        self.last = nn.Parameter(torch.randn(4, 8))
+        self.last.data[:, 5:] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.first).relu()
+        y = -y if len(y) > self.limit else y
+        return F.linear(y.reshape(len(y), -1, 1).flatten(1), self.last)
+
+
+def test_the_only_number_may_be_one_by_chance() -> None:
+    net = Own()
+    sparsify_fx.shrink(net, torch.randn(3, 6))
+    assert (net.limit, net.first.shape[0]) == (8, 5)
